@@ -1,0 +1,420 @@
+"""Rows to Celery messages: routing, the message, a bounded way to the broker. May import store and below.
+
+The message is only a wake-up. It carries the arguments because Celery wants them there, and in one header
+of ours which job, and which attempt of it, it is for. It carries neither `expires` nor an ETA: the row has
+both, and a worker that has discarded a message as expired discards all later ones of that task id.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import Celery
+from celery.canvas import Signature, _chord, abstract
+from celery.exceptions import QueueNotFound
+from celery.utils.saferepr import saferepr
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from . import codec
+from .errors import ApiUsageError, ValidationError
+from .model import Job
+from .store import Outgoing
+
+logger = logging.getLogger(__name__)
+
+HEADER = "jobhandle"
+"""The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``."""
+
+BOUND = 2.0
+"""Seconds that one try to reach the broker may take, and as many for its answer."""
+
+PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
+"""Seconds for which nobody tries again after the first, second, … failure in a row."""
+
+_SIGNATURE_OPTIONS = {
+    "queue",
+    "exchange",
+    "routing_key",
+    "priority",
+    "countdown",
+    "eta",
+    "expires",
+    "time_limit",
+    "soft_time_limit",
+    "shadow",
+    "headers",
+    "ignore_result",
+}
+_CANVAS_OPTIONS = {"link", "link_error", "chord", "chain", "group_id"}
+
+
+def as_job(given: object) -> tuple[Job, dict[str, Any]]:
+    """Return a Job, and the further message options, of what a caller submitted.
+
+    Raises:
+        ApiUsageError: it is neither a Job nor a Celery signature.
+        ValidationError: a chain, group, chord or callback, or an option that a job does not have.
+    """
+    if isinstance(given, Job):
+        return given, {}
+    if not isinstance(given, Mapping) or not isinstance(given, abstract.CallableSignature):
+        raise ApiUsageError(f"{given!r:.200} is neither a Job nor a Celery signature (a task's .s(...))")
+    if given.get("subtask_type") or isinstance(given, _chord):
+        raise ValidationError("job", given, f"one task; a {given.get('subtask_type')} cannot be a job yet")
+    options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
+    for name in options:
+        if name in _CANVAS_OPTIONS and options[name]:
+            raise ValidationError(name, options[name], "one task without callbacks, chord or chain")
+        if name not in _SIGNATURE_OPTIONS | _CANVAS_OPTIONS:
+            raise ValidationError(name, options[name], f"the options {', '.join(sorted(_SIGNATURE_OPTIONS))}")
+    job = Job(
+        task=given["task"],
+        args=tuple(given.get("args") or ()),
+        kwargs=dict(given.get("kwargs") or {}),
+        scheduled_for=_moment("countdown", options.pop("countdown", None))
+        or _moment("eta", options.pop("eta", None)),
+        expires=_moment("expires", options.pop("expires", None)),
+        **{
+            name: options.pop(name)
+            for name in ("queue", "priority", "time_limit", "soft_time_limit")
+            if name in options
+        },
+    )
+    options.pop("eta", None)
+    return job, {name: value for name, value in options.items() if name in _SIGNATURE_OPTIONS}
+
+
+def _moment(field: str, value: Any) -> datetime | timedelta | None:
+    if isinstance(value, bool):
+        raise ValidationError(field, value, "seconds, or an aware datetime")
+    if isinstance(value, (int, float)):
+        return timedelta(seconds=value)
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            raise ValidationError(field, value, "seconds, or an aware datetime") from None
+    return value  # type: ignore[no-any-return]  # checked where every Job's fields are
+
+
+class Dispatcher:
+    """Sends messages for one app, from any process and thread of it."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._local = threading.local()
+        self._failures = 0
+        self._again_at = 0.0
+
+    def route(self, job: Job, options: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
+        """Fill in what the task and Celery's routing say: the queue, the priority, the expiry.
+
+        The routing is resolved now and kept in the row, so that whoever publishes the job again, on
+        another machine, needs nothing of this process's configuration.
+
+        Raises:
+            ValidationError: the queue is not among `task_queues` and may not be made, or the arguments do
+                not fit the signature of a task that is registered here.
+        """
+        task = self._app.tasks.get(job.task)
+        args, kwargs = list(job.args), dict(job.kwargs)
+        given = {
+            name: value
+            for name, value in {"queue": job.queue, "priority": job.priority, **options}.items()
+            if value is not None and name in ("queue", "priority", "exchange", "routing_key")
+        }
+        defaults: dict[str, Any] = {}
+        if task is not None:
+            args, kwargs = _checked(task, args, kwargs)
+            defaults = {name: value for name, value in task._get_exec_options().items() if value is not None}
+        try:
+            routed = self._app.amqp.router.route(dict(defaults, **given), job.task, args, kwargs, task)
+            queue = routed.get("queue")
+            if isinstance(queue, str):
+                queue = self._app.amqp.queues[queue]
+        except (QueueNotFound, KeyError) as error:
+            raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
+        if queue is None and routed.get("exchange") is None:
+            queue = self._app.amqp.default_queue
+        expires = job.expires if job.expires is not None else _moment("expires", defaults.get("expires"))
+        routing = {
+            "exchange": _name(routed.get("exchange")),
+            "routing_key": routed.get("routing_key"),
+            "declare": None if queue is None else _declaration(queue),
+            **{name: options[name] for name in ("shadow", "headers", "ignore_result") if name in options},
+        }
+        parent = self._app.current_worker_task
+        if parent and parent.request.id:
+            routing |= {"parent_id": parent.request.id, "root_id": parent.request.root_id or parent.request.id}
+        return (
+            replace(
+                job,
+                args=args,
+                kwargs=kwargs,
+                queue=None if queue is None else queue.name,
+                priority=routed.get("priority"),
+                expires=expires,
+            ),
+            {name: value for name, value in routing.items() if value is not None},
+        )
+
+    @property
+    def eager(self) -> bool:
+        """True if `task_always_eager` asks that jobs run right here, as users' own tests do."""
+        return bool(self._app.conf.task_always_eager)
+
+    def run_eagerly(self, one: Outgoing) -> None:
+        """Run a job in this thread, through the same claim as in a worker."""
+        result = self._app.tasks[one.task].apply(
+            codec.decode(one.args),
+            codec.decode(one.kwargs),
+            task_id=one.task_id,
+            headers=job_headers(one.job_id, one.attempt),
+            throw=False,
+        )
+        if self._app.conf.task_eager_propagates:
+            result.maybe_throw()
+
+    @property
+    def reachable(self) -> bool:
+        """False for a while after the broker was not reached."""
+        return time.monotonic() >= self._again_at
+
+    def publish(self, messages: Iterable[Outgoing]) -> list[Outgoing]:
+        """Hand messages to the broker; return those that it took.
+
+        Never raises for a broker that is down, and takes no longer than a few times `BOUND`: what was not
+        sent stays due, and the sweep sends it. After a failure nobody in this process tries for a while.
+        """
+        sent: list[Outgoing] = []
+        for one in messages:
+            if not self.reachable:
+                break
+            try:
+                self._send(one)
+            except _Unreachable as error:
+                self._pause(error)
+                break
+            except Exception:
+                # One row that cannot be sent must not hold up the others.
+                logger.exception("job %s could not be made into a message; the sweep tries again", one.job_id)
+                continue
+            self._failures = 0
+            sent.append(one)
+        return sent
+
+    def _pause(self, error: Exception) -> None:
+        pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+        self._failures += 1
+        self._again_at = time.monotonic() + pause
+        logger.warning("broker not reached (%s); no further try for %g s, the sweep sends the jobs", error, pause)
+
+    def _send(self, one: Outgoing) -> None:
+        message, options = self._message(one)
+        line = self._line()
+        try:
+            line.send(one.task, message, options)
+        except line.errors as error:
+            self._hang_up()
+            if line.fresh:
+                raise _Unreachable(f"{type(error).__name__}: {error}") from error
+            # An old connection that the broker has closed meanwhile says nothing about the broker.
+            self._send(one)
+
+    def _message(self, one: Outgoing) -> tuple[Any, dict[str, Any]]:
+        routing = one.routing
+        retry = codec.decode(one.retry) or {}
+        options = retry.get("options", {})
+        args = retry["args"] if retry else codec.decode(one.args)
+        kwargs = retry["kwargs"] if retry else codec.decode(one.kwargs)
+        message = self._app.amqp.as_task_v2(
+            one.task_id,
+            one.task,
+            args,
+            kwargs,
+            retries=options.get("retries", 0),
+            callbacks=options.get("link"),
+            errbacks=options.get("link_error"),
+            chord=options.get("chord"),
+            chain=options.get("chain"),
+            group_id=options.get("group_id"),
+            group_index=options.get("group_index"),
+            root_id=options.get("root_id") or routing.get("root_id"),
+            parent_id=options.get("parent_id") or routing.get("parent_id"),
+            shadow=options.get("shadow") or routing.get("shadow"),
+            time_limit=options.get("time_limit", one.time_limit),
+            soft_time_limit=options.get("soft_time_limit", one.soft_time_limit),
+            ignore_result=options.get("ignore_result", routing.get("ignore_result")),
+            replaced_task_nesting=options.get("replaced_task_nesting", 0),
+            stamped_headers=options.get("stamped_headers"),
+            **{name: options.get(name) for name in options.get("stamped_headers") or ()},
+            origin=options.get("origin"),
+            # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
+            kwargsrepr=saferepr({"job_id": one.job_id, **kwargs}, self._app.amqp.kwargsrepr_maxsize),
+            create_sent_event=self._app.conf.task_send_sent_event,
+        )
+        declared = routing.get("declare")
+        queue = None if one.queue is None else self._queue(one.queue, declared)
+        headers = {**routing.get("headers", {}), **(options.get("headers") or {})}
+        return message, {
+            "queue": queue,
+            "exchange": routing.get("exchange"),
+            "routing_key": routing.get("routing_key"),
+            "priority": options.get("priority", one.priority),
+            # Never pickle or yaml; a signed message is JSON inside.
+            "serializer": "auth" if self._app.conf.task_serializer == "auth" else "json",
+            "headers": headers | job_headers(one.job_id, one.attempt),
+        }
+
+    def _queue(self, name: str, declared: Mapping[str, Any] | None) -> Queue:
+        known: Mapping[str, Queue] = self._app.amqp.queues
+        if dict.__contains__(known, name):  # type: ignore[arg-type]  # a dict that makes what it lacks
+            return known[name]
+        if declared is None or declared["name"] != name:
+            declared = {"name": name, "exchange": "", "type": "direct", "routing_key": name}
+        return Queue(
+            name,
+            Exchange(declared["exchange"], declared["type"]),
+            routing_key=declared["routing_key"],
+            queue_arguments=declared.get("arguments"),
+        )
+
+    def depth(self, queue: str) -> int | None:
+        """Return how many messages a queue holds that no worker has taken; None if the broker cannot say."""
+        if not self.reachable:
+            return None
+        line = self._line()
+        try:
+            return line.depth(queue)
+        except line.errors:
+            self._hang_up()
+            return None
+
+    def _line(self) -> "_Line":
+        line: _Line | None = getattr(self._local, "line", None)
+        if line is None or line.pid != os.getpid():
+            line = self._local.line = _Line(self._app)
+        return line
+
+    def _hang_up(self) -> None:
+        line: _Line | None = getattr(self._local, "line", None)
+        self._local.line = None
+        if line is not None and line.pid == os.getpid():
+            line.close()
+
+    def close(self) -> None:
+        """Close this thread's connection to the broker; the next message opens another."""
+        self._hang_up()
+
+
+class _Unreachable(Exception):
+    """The broker did not take a message on a fresh connection."""
+
+
+class _Line:
+    """A connection to the broker that gives up in bounded time; one per thread and process.
+
+    Celery's own producers retry for as long as a Redis that drops packets makes them wait.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.pid = os.getpid()
+        self.fresh = True
+        self._app = app
+        driver = app.connection_for_write().transport.driver_type
+        bounds: dict[str, Any] = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+        if driver == "redis":
+            bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
+        elif driver == "amqp":
+            # Without a confirmation a message to RabbitMQ can vanish without an error.
+            bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
+        self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
+        self._producer: Any = None
+        self.errors: tuple[type[BaseException], ...] = (
+            OperationalError,
+            OSError,
+            *self._connection.connection_errors,
+            *self._connection.channel_errors,
+        )
+
+    def send(self, task: str, message: Any, options: Mapping[str, Any]) -> None:
+        if self._producer is None:
+            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
+        # retry=True with no retries: kombu then looks at the connection before it uses it.
+        policy = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+        self._app.amqp.send_task_message(
+            self._producer, task, message, retry=True, retry_policy=policy, **options
+        )
+        self.fresh = False
+
+    def depth(self, queue: str) -> int:
+        channel = self._connection.default_channel
+        try:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except self._connection.channel_errors as error:
+            if getattr(error, "code", None) == 404:  # Redis has no empty queues
+                return 0
+            raise
+
+    def close(self) -> None:
+        try:
+            self._connection.collect(socket_timeout=BOUND)
+        except Exception:
+            logger.debug("closing a broken connection", exc_info=True)
+
+
+def job_headers(job_id: int, attempt: int) -> dict[str, Any]:
+    """Return the header that makes a message a job's."""
+    return {HEADER: {"id": job_id, "attempt": attempt}}
+
+
+def _checked(task: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    if task._dump_pydantic_arguments is not None:
+        args, kwargs = task._dump_pydantic_arguments(args, kwargs)
+    if task.typing and hasattr(task, "__header__"):
+        try:
+            task.__header__(*args, **kwargs)
+        except TypeError as error:
+            raise ValidationError("args", (args, kwargs), f"what {task.name} takes ({error})") from None
+    return list(args), dict(kwargs)
+
+
+def _declaration(queue: Queue) -> dict[str, Any]:
+    return {
+        "name": queue.name,
+        "exchange": queue.exchange.name if queue.exchange else "",
+        "type": queue.exchange.type if queue.exchange else "direct",
+        "routing_key": queue.routing_key,
+        "arguments": queue.queue_arguments,
+    }
+
+
+def _name(exchange: Any) -> str | None:
+    return exchange.name if isinstance(exchange, Exchange) else exchange
+
+
+def signature_record(signature: Signature) -> dict[str, Any]:
+    """Return what of a retry's signature its next message needs; its times and our header are the row's."""
+    options = {
+        name: value
+        for name, value in dict(signature.options).items()
+        if name not in ("countdown", "eta", "expires", "task_id", "exchange", "routing_key", "redelivered")
+        and value is not None
+    }
+    headers = {name: value for name, value in (options.pop("headers", None) or {}).items() if name != HEADER}
+    queue = options.pop("queue", None)
+    return {
+        "args": list(signature.args or ()),
+        "kwargs": dict(signature.kwargs or {}),
+        "options": {**options, **({"headers": headers} if headers else {})},
+        "queue": queue.name if isinstance(queue, Queue) else queue,
+    }
+
+
+__all__: Sequence[str] = ["BOUND", "HEADER", "Dispatcher", "as_job", "job_headers", "signature_record"]

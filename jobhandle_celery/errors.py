@@ -1,0 +1,105 @@
+"""What can go wrong, as one tree. Imports nothing of ours.
+
+::
+
+    JobHandleError                     everything this library raises for an expected reason
+    ├── ApiUsageError (ValueError)     the call itself is wrong: an unknown word, not a job
+    ├── ValidationError (ValueError)   a value was understood and refused; names the field
+    ├── NotAttachedError               the handle has no job yet: submit or attach first
+    ├── HandleClosedError              the handle was closed
+    ├── UnknownJobError (LookupError)  no such job, or not yours
+    ├── InvalidTransitionError         the job is not in a status that allows this move
+    ├── JobFailedError                 result(): the job ended in Error; carries the Failure
+    ├── JobCancelledError              result(): the job was cancelled
+    ├── WaitTimeoutError (TimeoutError)
+    ├── ConfigurationError             settings are missing or contradict each other
+    ├── SchemaError                    the tables are missing, old or newer than this code
+    └── DatabaseUnavailableError (ConnectionError)
+
+    JobCancelled (BaseException)       raised in a body by raise_if_cancelled()
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .model import Failure
+
+
+class JobHandleError(Exception):
+    """The root of all errors of this library."""
+
+
+class ApiUsageError(JobHandleError, ValueError):
+    """The call is wrong in itself, whatever the state of any job."""
+
+
+class ValidationError(JobHandleError, ValueError):
+    """A value was refused before anything was written.
+
+    Attributes:
+        field: The name of the parameter or of the `Job` field.
+    """
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        shown = repr(value)
+        if len(shown) > 200:
+            shown = shown[:199] + "…"
+        super().__init__(f"{field}: {shown} was refused; accepted: {accepted}")
+        self.field = field
+
+
+class NotAttachedError(JobHandleError, RuntimeError):
+    """The handle was not given a job yet: call ``submit`` or ``attach`` first."""
+
+
+class HandleClosedError(JobHandleError, RuntimeError):
+    """The handle was closed; its job was not touched by that."""
+
+
+class UnknownJobError(JobHandleError, LookupError):
+    """There is no job of that id for the user of this handle."""
+
+
+class InvalidTransitionError(JobHandleError):
+    """The job's status does not allow that move; nothing was written."""
+
+
+class JobFailedError(JobHandleError):
+    """The job whose result was asked for ended in Error.
+
+    Attributes:
+        failure: What is known of it, as data.
+    """
+
+    def __init__(self, job_id: int, failure: "Failure") -> None:
+        super().__init__(f"job {job_id} failed: {failure.type}: {failure.message}")
+        self.job_id = job_id
+        self.failure = failure
+
+
+class JobCancelledError(JobHandleError):
+    """The job whose result was asked for was cancelled."""
+
+
+class WaitTimeoutError(JobHandleError, TimeoutError):
+    """The job was not final within the time given; it goes on."""
+
+
+class ConfigurationError(JobHandleError):
+    """Settings are missing, malformed, or contradict each other."""
+
+
+class SchemaError(JobHandleError):
+    """The tables in the database do not fit this version of the library; says what to run."""
+
+
+class DatabaseUnavailableError(JobHandleError, ConnectionError):
+    """The database cannot be asked just now; whether the last statement took effect is not known."""
+
+
+class JobCancelled(BaseException):  # noqa: N818 -- a stop, not an error; named as asyncio.CancelledError is
+    """Raised in a body that was asked to stop.
+
+    Not an `Exception`, as asyncio's is not, so that neither ``except Exception`` nor Celery's
+    ``autoretry_for`` swallows a stop. Its text, if it has one, becomes the job's message.
+    """

@@ -1,0 +1,310 @@
+"""`JobHandle`: the thirteen operations of ``omero::api::JobHandle``, and a few beyond. May import submission and below."""
+
+import math
+import time
+import uuid
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from . import text
+from .errors import (
+    ApiUsageError,
+    HandleClosedError,
+    InvalidTransitionError,
+    JobCancelled,
+    JobCancelledError,
+    JobFailedError,
+    NotAttachedError,
+    UnknownJobError,
+    ValidationError,
+    WaitTimeoutError,
+)
+from .model import Failure, Job
+from .status import SETTABLE, JobStatus
+from .store import Run, Store
+from .submission import Submissions, name, status_word
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+POLL_FIRST, POLL_LONGEST = 0.005, 0.5
+"""Seconds between two looks of a wait: short at first, then longer."""
+
+
+class JobHandle:
+    """Submits one job, or attaches to one, watches it, speaks for it and cancels it.
+
+    Calling order: `submit` or `attach`, then the others, then `close`. Submitting or attaching again moves
+    the handle to another job. Any number of handles, in any number of processes, may be attached to one job;
+    each call reads the row afresh. A handle is for one thread.
+
+    With a username, the handle sees that user's jobs alone; without one it is the service's own and sees all.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        submissions: Submissions,
+        username: str | None = None,
+        groupname: str | None = None,
+        *,
+        run: Run | None = None,
+    ) -> None:
+        """Made by `Jobs.handle`, `Jobs.attach` and `current_job`, not by hand."""
+        self._store = store
+        self._submissions = submissions
+        self._username = name("username", username)
+        self._groupname = name("groupname", groupname)
+        self._job_id = run.job_id if run else None
+        self._run = run
+        self._closed = False
+
+    # The thirteen.
+
+    def submit(self, job: object, *, session: "Session | None" = None) -> int:
+        """Store a `Job`, or a Celery signature, and send it to run; return its id.
+
+        Once this has returned the job will start, whatever happens to the broker. With `session`, the row
+        joins that SQLAlchemy transaction: it exists from the caller's commit on, after which the message goes
+        out, and after a rollback there never was a job. With a `unique_key` that an unfinished job has,
+        nothing is written, and the id of that job is returned.
+
+        Raises:
+            ApiUsageError: not a Job or signature, or an unknown status word.
+            ValidationError: a field was refused; nothing was written.
+            DatabaseUnavailableError: whether the job was stored is not known; with a unique key it is safe
+                to submit it again.
+        """
+        self._check_open()
+        submitted = self._submissions.submit([job], self._username, self._groupname, session)[0]
+        self._move_to(submitted.job_id)
+        return submitted.job_id
+
+    def attach(self, job_id: int) -> JobStatus:
+        """Attach to a job and return its current status.
+
+        Raises:
+            UnknownJobError: there is none of that id for this handle's user.
+        """
+        self._check_open()
+        if not isinstance(job_id, int) or isinstance(job_id, bool):
+            raise ApiUsageError(f"job_id: {job_id!r} is not a whole number")
+        # Beyond what a database id can be there is nothing, and no driver that would take it.
+        status = self._store.status(job_id, self._username) if 0 < job_id < 2**63 else None
+        if status is None:
+            raise UnknownJobError(f"no job {job_id}")
+        self._move_to(job_id)
+        return status
+
+    def get_job(self) -> Job:
+        """Return the job as it is now."""
+        job = self._store.job(self.job_id, self._username)
+        if job is None:
+            raise self._unknown()
+        return job
+
+    def job_status(self) -> JobStatus:
+        """Return the current status."""
+        status = self._store.status(self.job_id, self._username)
+        if status is None:
+            raise self._unknown()
+        return status
+
+    def job_finished(self) -> datetime | None:
+        """Return when the job ended, in UTC; None while it is not final."""
+        return self.get_job().finished
+
+    def job_message(self) -> str:
+        """Return the newest message; empty when there is none."""
+        return self.get_job().message
+
+    def job_running(self) -> bool:
+        """Return True while the job is Running."""
+        return self.job_status() is JobStatus.RUNNING
+
+    def job_error(self) -> bool:
+        """Return True if the job ended in Error."""
+        return self.job_status() is JobStatus.ERROR
+
+    def cancel_job(self, *, terminate: bool = False) -> JobStatus:
+        """Cancel the job and return its status after that, which says what the cancel came to.
+
+        Cancelled: no worker will ever run it. Running: its body was asked to stop, and the job becomes
+        Cancelled when it has. Finished or Error: too late. With `terminate`, the worker that runs the job
+        ends the process of its body (prefork and gevent can; threads and solo can only ask).
+        """
+        status = self._store.cancel(self.job_id, self._username, terminate=terminate)
+        if status is None:
+            raise self._unknown()
+        return status
+
+    def set_status(self, status: str) -> JobStatus:
+        """Set the status by hand and return the previous one.
+
+        Running claims the job for the caller, who then finishes it: there is no lease, and no worker takes
+        it away. Finished and Error end a Running job; if a worker runs it, its body is asked to stop.
+        Cancelled is `cancel_job`.
+
+        Raises:
+            ApiUsageError: not the word of a status.
+            ValidationError: a status that nobody may set: Submitted, Resubmitted, Queued, Requeued, Waiting.
+            InvalidTransitionError: the job's present status does not allow it; nothing was written.
+        """
+        return self._set(status_word(status), None)
+
+    def set_message(self, message: str | None) -> str:
+        """Replace the message and return the previous one; None leaves it alone."""
+        said = _message(message)
+        previous = self._store.set_message(self.job_id, said, self._username, self._run)
+        if previous is None:
+            raise self._unknown()
+        return previous
+
+    def set_status_and_message(self, status: str, message: str | None) -> JobStatus:
+        """Set both, or neither, and return the previous status. Raises as `set_status` does."""
+        return self._set(status_word(status), _message(message))
+
+    def close(self) -> None:
+        """Let go of the job, which is not changed by it. Closing twice is closing once."""
+        self._closed = True
+
+    # Beyond OMERO.
+
+    @property
+    def job_id(self) -> int:
+        """The id of the job that this handle is attached to."""
+        self._check_open()
+        if self._job_id is None:
+            raise NotAttachedError("this handle has no job yet: submit or attach first")
+        return self._job_id
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """Wait until the job is final and return its status.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            WaitTimeoutError: it is not final yet; it goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = POLL_FIRST
+        while not (status := self.job_status()).final:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(f"job {self.job_id} is {status} after {timeout:g} s")
+            left = math.inf if deadline is None else max(deadline - time.monotonic(), 0.0)
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, POLL_LONGEST)
+        return status
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait until the job is final and return what its body returned.
+
+        Raises:
+            JobFailedError: it ended in Error; carries the `Failure`.
+            JobCancelledError: it was cancelled.
+            WaitTimeoutError: as for `wait`.
+        """
+        self.wait(timeout)
+        job = self.get_job()
+        if job.status is JobStatus.CANCELLED:
+            raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
+        if job.status is JobStatus.ERROR:
+            raise JobFailedError(self.job_id, job.error or Failure("task", "Error", job.message))
+        return job.result
+
+    def set_progress(self, current: float, total: float | None = None) -> None:
+        """Say how far the job is, in units of its own.
+
+        In a body, this counts for its own attempt alone; from outside, for whatever runs the job now.
+        """
+        current, total = _number("current", current), None if total is None else _number("total", total)
+        self._store.note_progress(self._run or self.job_id, current, total)
+
+    def cancel_requested(self) -> bool:
+        """Return True if the job was asked to stop; in a body, also if another attempt has superseded it."""
+        if self._run is not None:
+            self._check_open()
+            return self._store.standing(self._run)[1]
+        return self.get_job().cancel_requested is not None
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `JobCancelled`, which ends a body, if `cancel_requested`."""
+        if self.cancel_requested():
+            raise JobCancelled
+
+    def resubmit_job(self) -> None:
+        """Send a final job round again, with the same arguments.
+
+        Raises:
+            InvalidTransitionError: it is not final, its former body may still be alive, or another
+                unfinished job has its unique key.
+        """
+        if not self._store.resubmit(self.job_id, str(uuid.uuid4()), self._username):
+            status = self.job_status()
+            raise InvalidTransitionError(
+                f"job {self.job_id} is {status}: its former body may still be running on its worker"
+                if status.final
+                else f"job {self.job_id} is {status}; only a final job can be resubmitted"
+            )
+        self._submissions.send([self.job_id])
+
+    def release_job(self) -> None:
+        """Let a Waiting job go now.
+
+        Raises:
+            InvalidTransitionError: it is not Waiting.
+        """
+        if not self._store.release(self.job_id, self._username):
+            raise InvalidTransitionError(f"job {self.job_id} is {self.job_status()}, not Waiting")
+        self._submissions.send([self.job_id])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"job {self._job_id}" if self._job_id else "not attached"
+        return f"<JobHandle: {state}>"
+
+    def _set(self, status: JobStatus, message: str | None) -> JobStatus:
+        if status not in SETTABLE:
+            raise ValidationError("status", str(status), "Running, Finished, Error or Cancelled")
+        job_id = self.job_id
+        previous, moved = self._store.set_status(job_id, status, str(uuid.uuid4()), self._username, message)
+        if previous is None:
+            raise self._unknown()
+        if not moved:
+            raise InvalidTransitionError(f"job {job_id} is {previous}; it cannot be set to {status} now")
+        return previous
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HandleClosedError("this handle was closed")
+
+    def _move_to(self, job_id: int) -> None:
+        if job_id != self._job_id:
+            self._run = None
+        self._job_id = job_id
+
+    def _unknown(self) -> UnknownJobError:
+        return UnknownJobError(f"no job {self._job_id}")
+
+
+def _message(message: str | None) -> str | None:
+    if message is None:
+        return None
+    if not isinstance(message, str):
+        raise ValidationError("message", message, "text, or None")
+    return text.message(message)
+
+
+def _number(field: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValidationError(field, value, "a finite number")
+    return value

@@ -1,0 +1,191 @@
+"""`Jobs`: the one object a service makes, and the only wiring. May import everything."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from celery import Celery
+from sqlalchemy import URL, Engine
+
+from . import migrations, signals, task, worker
+from .errors import ApiUsageError, ConfigurationError, ValidationError
+from .handle import JobHandle
+from .model import Event, Job
+from .service import Service
+from .settings import Settings
+from .status import JobStatus
+from .store import Door, Selection, engine_maker
+from .submission import name, status_word
+from .sweep import sweep
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+MOST_FOUND = 10_000
+"""The largest `limit` of a `find`; page with `before` for more."""
+
+
+class Jobs:
+    """Durable jobs for a Celery app.
+
+    Making one wires the app, opens no connection and starts no thread: every task of the app, registered
+    already or later, claims its job before its body when it is sent as a job; workers of the app get a lease
+    and sweep. Found again as ``app.jobs``.
+
+    Settings are Celery configuration keys, durations in seconds or as `timedelta`, and may be set until first
+    use: ``jobhandle_database_url``, ``jobhandle_lease`` (60 s), ``jobhandle_sweep_interval`` (1 s),
+    ``jobhandle_patience`` (60 s, doubling to at most 15 min), ``jobhandle_grace`` (5 s),
+    ``jobhandle_namespace``, ``jobhandle_schema``.
+    """
+
+    def __init__(self, app: Celery, database: str | URL | Callable[[], Engine] | None = None) -> None:
+        """Wire the app.
+
+        Args:
+            app: The Celery app whose tasks are to be jobs.
+            database: A URL, as text or SQLAlchemy's; or a function that makes an Engine, called once in
+                each process. None: the configuration key ``jobhandle_database_url``.
+
+        Raises:
+            ApiUsageError: the app has jobs already, or is none.
+            ConfigurationError: not a database URL, or its driver is not installed.
+        """
+        if not isinstance(app, Celery):
+            raise ApiUsageError(f"app: {app!r:.200} is not a Celery app")
+        if isinstance(getattr(app, "jobs", None), Jobs):
+            raise ApiUsageError(f"{app!r} has jobs already: app.jobs")
+        self._app = app
+        self._make_engine = None if database is None else engine_maker(database)
+        self._service = Service(app, self._door)
+        app.jobs = self
+        task.seal(app)
+        signals.connect()
+        worker.install(app)
+
+    def handle(self, username: str | None = None, groupname: str | None = None) -> JobHandle:
+        """Open a handle, for a user, or without a username for the service itself, which sees all jobs."""
+        return self._service.handle(username, groupname)
+
+    def attach(self, job_id: int) -> JobHandle:
+        """Open a handle of the service's own on that job.
+
+        Raises:
+            UnknownJobError: there is none of that id.
+        """
+        handle = self.handle()
+        handle.attach(job_id)
+        return handle
+
+    def submit_many(
+        self,
+        jobs: Iterable[object],
+        *,
+        username: str | None = None,
+        groupname: str | None = None,
+        session: "Session | None" = None,
+    ) -> list[int]:
+        """Submit jobs and signatures, all or none, in one transaction; return their ids, in order."""
+        submitted = self._service.submissions.submit(
+            list(jobs), name("username", username), name("groupname", groupname), session
+        )
+        return [one.job_id for one in submitted]
+
+    def find(
+        self,
+        status: str | Iterable[str] | None = None,
+        task: str | None = None,
+        username: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Job]:
+        """Return the newest jobs that fit, newest first.
+
+        Args:
+            status: One status, or several.
+            task: The name of a task.
+            username: Whose.
+            before: Only ids below this one; the last id of a page gives the next page.
+            limit: How many at most, up to 10,000.
+        """
+        if not isinstance(limit, int) or not 0 < limit <= MOST_FOUND:
+            raise ValidationError("limit", limit, f"a whole number from 1 to {MOST_FOUND}")
+        return self._service.store.find(_selection(status, task, username), before, limit)
+
+    def events(self, job_id: int) -> list[Event]:
+        """Return a job's moves in their order: why it is in this state."""
+        return self._service.store.events(job_id)
+
+    def count_by_status(self) -> dict[JobStatus, int]:
+        """Return how many jobs are in each of the nine statuses."""
+        return self._service.store.count_by_status()
+
+    def cancel_many(
+        self,
+        task: str | None = None,
+        status: str | Iterable[str] | None = None,
+        username: str | None = None,
+        ids: Iterable[int] | None = None,
+    ) -> int:
+        """Cancel every unfinished job that fits; return how many were cancelled or asked to stop.
+
+        Raises:
+            ApiUsageError: nothing was given; to cancel everything, name the statuses.
+        """
+        if task is None and status is None and username is None and ids is None:
+            raise ApiUsageError("cancel_many needs a task, a status, a username or ids")
+        return self._service.store.cancel_selected(_selection(status, task, username, ids))
+
+    def sweep(self) -> bool:
+        """Make one pass of the sweep; False if somebody made one less than an interval ago."""
+        return sweep(self._service.store, self._service.dispatcher)
+
+    def prune(self, older_than: timedelta | float) -> int:
+        """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many."""
+        if isinstance(older_than, bool) or not isinstance(older_than, (timedelta, int, float)):
+            raise ValidationError("older_than", older_than, "seconds or a timedelta")
+        age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+        if age < timedelta(0):
+            raise ValidationError("older_than", older_than, "not less than nothing")
+        return self._service.store.prune(age)
+
+    def upgrade_schema(self) -> None:
+        """Make the tables, or bring them to the revision that this code needs. Safe to call at any time."""
+        settings = self._service.settings
+        door = self._door(settings)
+        try:
+            migrations.upgrade(door.engine, settings.schema)
+        finally:
+            door.close()
+
+    def close(self) -> None:
+        """Close this process's connections to database and broker; the next use opens new ones."""
+        self._service.store.door.close()
+        self._service.dispatcher.close()
+
+    def _door(self, settings: Settings) -> Door:
+        if self._make_engine is None:
+            url = self._app.conf.get("jobhandle_database_url")
+            if not url:
+                raise ConfigurationError(
+                    "No database: give Jobs(app, 'postgresql+psycopg://…') one, "
+                    "or set app.conf.jobhandle_database_url."
+                )
+            self._make_engine = engine_maker(url)
+        return Door(self._make_engine, settings)
+
+    def __repr__(self) -> str:
+        return f"<Jobs of {self._app.main}>"
+
+
+def _selection(
+    status: str | Iterable[str] | None, task: str | None, username: str | None, ids: Iterable[int] | None = None
+) -> Selection:
+    words: Sequence[str] | None = None
+    if status is not None:
+        words = [status] if isinstance(status, str) else list(status)
+    return Selection(
+        statuses=None if words is None else tuple(status_word(word) for word in words),
+        task=task,
+        username=username,
+        ids=None if ids is None else tuple(ids),
+    )

@@ -1,0 +1,73 @@
+"""The migrations of our tables (Alembic), and the question whether they have been run.
+
+Versions are kept in a table of our own, so an application's own Alembic is not disturbed. Who manages the
+tables by it instead (`jobhandle_celery.schema.metadata`) has no such table, and is believed.
+"""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.schema import CreateSchema
+
+from ..errors import SchemaError
+from ..schema import VERSION_TABLE, job
+
+REVISIONS = ("0001",)
+"""All revisions, oldest first. The last is the one that this code needs."""
+
+_UPGRADE = "Run `jobs.upgrade_schema()`, or `celery -A yourapp jobs upgrade`."
+_LOCK = 0x6A6F6268  # "jobh"; PostgreSQL's advisory locks are numbers
+
+
+def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> None:
+    """Bring the tables to the newest revision; safe to call from many processes at once.
+
+    Args:
+        engine: Where to.
+        schema: The database schema to put them in; made if it is not there.
+        sql: Print the statements instead, for those who hand them to somebody else.
+    """
+    # Imported here: a worker that only checks the version needs none of it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["schema"] = schema
+    if sql:
+        config.attributes["dialect"] = engine.dialect.name
+        command.upgrade(config, "head", sql=True)
+        return
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        if schema is not None and not inspect(connection).has_schema(schema):
+            connection.execute(CreateSchema(schema))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+
+
+def check(connection: Connection, schema: str | None = None) -> None:
+    """Make sure that the tables fit this code.
+
+    Raises:
+        SchemaError: they are missing, old, or newer; it says what to run.
+    """
+    inspector = inspect(connection)
+    if not inspector.has_table(VERSION_TABLE, schema=schema):
+        if inspector.has_table(job.name, schema=schema):
+            return
+        raise SchemaError(f"The tables of jobhandle-celery are not in this database. {_UPGRADE}")
+    table = f'"{schema}".{VERSION_TABLE}' if schema else VERSION_TABLE
+    found = connection.execute(text(f"SELECT version_num FROM {table}")).scalar()
+    if found == REVISIONS[-1]:
+        return
+    if found in REVISIONS or found is None:
+        raise SchemaError(
+            f"The tables of jobhandle-celery are at revision {found}, this code needs {REVISIONS[-1]}. {_UPGRADE}"
+        )
+    raise SchemaError(
+        f"The tables of jobhandle-celery are at revision {found}, newer than this code ({REVISIONS[-1]}). "
+        "Run `pip install --upgrade jobhandle-celery`."
+    )

@@ -1,0 +1,138 @@
+"""The first tables. Frozen: what the models say later does not change what this revision made."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+revision = "0001"
+down_revision = None
+
+MOMENT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+NAME = sa.String(255)
+
+STATUSES = (
+    (1, "Submitted", False),
+    (2, "Resubmitted", False),
+    (3, "Queued", False),
+    (4, "Requeued", False),
+    (5, "Running", False),
+    (6, "Error", True),
+    (7, "Waiting", False),
+    (8, "Finished", True),
+    (9, "Cancelled", True),
+)
+
+
+def upgrade() -> None:
+    """Make the tables, and write the nine statuses."""
+    job_status = op.create_table(
+        "jobhandle_job_status",
+        sa.Column("id", sa.SmallInteger, autoincrement=False, nullable=False),
+        sa.Column("value", sa.String(32), nullable=False),
+        sa.Column("final", sa.Boolean, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="jobhandle_job_status_pkey"),
+        sa.UniqueConstraint("value", name="jobhandle_job_status_value_key"),
+    )
+    op.bulk_insert(job_status, [dict(zip(("id", "value", "final"), row, strict=True)) for row in STATUSES])
+    op.create_table(
+        "jobhandle_job",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("namespace", sa.String(63), nullable=False),
+        sa.Column("task", NAME, nullable=False),
+        sa.Column("task_id", sa.String(36), nullable=False),
+        sa.Column("args", LONG_TEXT, nullable=False),
+        sa.Column("kwargs", LONG_TEXT, nullable=False),
+        sa.Column("username", NAME),
+        sa.Column("groupname", NAME),
+        sa.Column("message", LONG_TEXT, nullable=False),
+        sa.Column("meta", LONG_TEXT),
+        sa.Column("unique_key", NAME),
+        sa.Column("unique_slot", sa.String(64)),
+        sa.Column("queue", NAME),
+        sa.Column("routing", LONG_TEXT, nullable=False),
+        sa.Column("priority", sa.SmallInteger),
+        sa.Column("time_limit", sa.Double),
+        sa.Column("soft_time_limit", sa.Double),
+        sa.Column("retry", LONG_TEXT),
+        sa.Column("publishes", sa.Integer, nullable=False),
+        sa.Column("damped", sa.SmallInteger, nullable=False),
+        sa.Column("submitted", MOMENT, nullable=False),
+        sa.Column("scheduled_for", MOMENT),
+        sa.Column("expires", MOMENT),
+        sa.Column("started", MOMENT),
+        sa.Column("finished", MOMENT),
+        sa.Column("not_before", MOMENT),
+        sa.Column("due_at", MOMENT),
+        sa.Column("status_id", sa.SmallInteger, nullable=False),
+        sa.Column("cancel_requested", MOMENT),
+        sa.Column("terminate", sa.Boolean, nullable=False),
+        sa.Column("revoke_told", sa.Boolean, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("losses", sa.Integer, nullable=False),
+        sa.Column("max_attempts", sa.Integer, nullable=False),
+        sa.Column("claim_id", sa.String(36)),
+        sa.Column("worker", NAME),
+        sa.Column("boot_id", sa.String(36)),
+        sa.Column("pid", sa.Integer),
+        sa.Column("progress_current", sa.Double),
+        sa.Column("progress_total", sa.Double),
+        sa.Column("result", LONG_TEXT),
+        sa.Column("error", LONG_TEXT),
+        sa.PrimaryKeyConstraint("id", name="jobhandle_job_pkey"),
+        sa.UniqueConstraint("task_id", name="jobhandle_job_task_id_key"),
+        sa.UniqueConstraint("unique_slot", name="jobhandle_job_unique_slot_key"),
+        sa.ForeignKeyConstraint(
+            ["status_id"], ["jobhandle_job_status.id"], name="jobhandle_job_status_id_fkey"
+        ),
+        sqlite_autoincrement=True,
+    )
+    due, boot = sa.text("due_at IS NOT NULL"), sa.text("boot_id IS NOT NULL")
+    op.create_index(
+        "jobhandle_job_due_index",
+        "jobhandle_job",
+        ["namespace", "due_at"],
+        postgresql_where=due,
+        sqlite_where=due,
+    )
+    op.create_index(
+        "jobhandle_job_boot_index", "jobhandle_job", ["boot_id"], postgresql_where=boot, sqlite_where=boot
+    )
+    op.create_index("jobhandle_job_status_index", "jobhandle_job", ["namespace", "status_id", "id"])
+    op.create_table(
+        "jobhandle_job_event",
+        sa.Column("id", ID, nullable=False),
+        sa.Column("job_id", ID, nullable=False),
+        sa.Column("at", MOMENT, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("status_id", sa.SmallInteger, nullable=False),
+        sa.Column("message", LONG_TEXT, nullable=False),
+        sa.Column("actor", NAME, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="jobhandle_job_event_pkey"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobhandle_job.id"], name="jobhandle_job_event_job_id_fkey", ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["status_id"], ["jobhandle_job_status.id"], name="jobhandle_job_event_status_id_fkey"
+        ),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("jobhandle_job_event_job_id_index", "jobhandle_job_event", ["job_id"])
+    op.create_table(
+        "jobhandle_worker",
+        sa.Column("boot_id", sa.String(36), nullable=False),
+        sa.Column("namespace", sa.String(63), nullable=False),
+        sa.Column("name", NAME, nullable=False),
+        sa.Column("pid", sa.Integer, nullable=False),
+        sa.Column("started", MOMENT, nullable=False),
+        sa.Column("lease_until", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("boot_id", name="jobhandle_worker_pkey"),
+    )
+    op.create_table(
+        "jobhandle_sweep",
+        sa.Column("namespace", sa.String(63), nullable=False),
+        sa.Column("last_pass_at", MOMENT, nullable=False),
+        sa.Column("unbroken_since", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("namespace", name="jobhandle_sweep_pkey"),
+    )

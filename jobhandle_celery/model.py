@@ -1,0 +1,114 @@
+"""What callers hold: a job's description and its snapshots, all frozen. May import errors, status and text.
+
+`Job` serves both ways: the fields that a caller gives to ``submit``, and the record read back, in
+which the system's fields are filled in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from .status import JobStatus
+
+TASK = "task"
+SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job ended in Error: text only, never a pickled exception."""
+
+    kind: str
+    """``"task"`` if the body raised; ``"system"`` if its worker was lost or a time limit ended it."""
+    type: str
+    """The name of the exception's class, e.g. ``"ValueError"`` or ``"WorkerLostError"``."""
+    message: str
+    traceback: str = ""
+    """As Python prints it; empty when there is none, as for a lost worker."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a body says it is, in units of its own (bytes, rows, files)."""
+
+    current: float
+    total: float | None = None
+    """None when the body does not know where it ends."""
+
+    @property
+    def fraction(self) -> float | None:
+        """Between 0 and 1; None when the total is not known."""
+        return min(max(self.current / self.total, 0.0), 1.0) if self.total else None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One move of a job, as ``jobhandle_job_event`` keeps it."""
+
+    at: datetime
+    status: JobStatus
+    attempt: int
+    message: str
+    actor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job: what is asked for, and, when read back, what became of it.
+
+    A `timedelta` for `scheduled_for` or `expires` counts from the moment of the submit by the
+    database's clock, so that a submitter whose clock is wrong schedules right. Read back, both are
+    aware UTC datetimes.
+    """
+
+    task: str
+    """The registered name of a Celery task."""
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+    """For people; cut at 10,000 characters."""
+    scheduled_for: datetime | timedelta | None = None
+    """Not before this moment. In the past: now."""
+    status: JobStatus | None = None
+    """To submit: None or Submitted; or Waiting, which without a time holds the job until ``release_job``."""
+    queue: str | None = None
+    """None: where Celery's own routing sends this task."""
+    priority: int | None = None
+    """As the broker understands it; None: the task's default."""
+    expires: datetime | timedelta | None = None
+    """If it has not started by then it is cancelled."""
+    time_limit: float | None = None
+    """Seconds after which a worker kills the body; None: the task's own."""
+    soft_time_limit: float | None = None
+    """Seconds after which the body is interrupted by SoftTimeLimitExceeded; None: the task's own."""
+    max_attempts: int = 1
+    """How often a body may be started because a worker was lost. Celery's retries do not count."""
+    unique_key: str | None = None
+    """At most one unfinished job per key, user and namespace."""
+    meta: Any = None
+    """Anything that JSON holds; for the caller, the library does not look at it."""
+
+    id: int | None = None
+    task_id: str | None = None
+    """Celery's id of the task; a new one after each resubmit."""
+    username: str | None = None
+    groupname: str | None = None
+    submitted: datetime | None = None
+    started: datetime | None = None
+    """When the latest attempt started; None if none did since the last (re)submit."""
+    finished: datetime | None = None
+    attempt: int = 0
+    """How often the row was claimed; it never goes down."""
+    worker: str | None = None
+    """Who runs it, or ran it last."""
+    result: Any = None
+    error: Failure | None = None
+    progress: Progress | None = None
+    cancel_requested: datetime | None = None
+    """When somebody asked it to stop; apart from the status, for a body may take its time."""
+
+    @property
+    def held(self) -> bool:
+        """True for a Waiting job that has no time: only ``release_job`` or a person starts it."""
+        return self.status is JobStatus.WAITING and self.scheduled_for is None

@@ -1,0 +1,153 @@
+"""A job's message as the worker's main process sees it. May import service and below.
+
+`Task.Request` is Celery's documented extension point for this. The main process knows its child and the
+message, but not whether the child's claim won: whatever it says is fenced by boot id, process id and task
+id (see `store.Seat`), and is written by the worker step, for an event loop must not wait for a database.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from celery import Celery
+from celery.exceptions import Ignore
+
+from .dispatch import HEADER
+from .model import Failure
+from .service import End, service_of
+from .store import Run, Seat
+
+
+class RefusedAsRevoked(Ignore):
+    """A body was not run, or has stopped, because the job is cancelled or has expired."""
+
+    def __init__(self, reason: str, expired: bool = False) -> None:
+        super().__init__(reason, expired)
+        self.reason = reason
+        self.expired = expired
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ClaimAbandoned(Ignore):
+    """The database did not answer a claim, which may have been written all the same."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.run = run
+
+    def __str__(self) -> str:
+        return "the database did not answer; the job is sent again"
+
+
+def job_of(headers: Any) -> tuple[int, int] | None:
+    """Return job id and attempt of a message that is a job's, from its headers; None for any other.
+
+    Raises:
+        ValueError: it says that it is a job's, and is malformed. Such a message must not run.
+    """
+    if not isinstance(headers, dict) or HEADER not in headers:
+        return None
+    header = headers[HEADER]
+    if isinstance(header, dict):
+        numbers = header.get("id"), header.get("attempt")
+        if all(type(number) is int and 0 < number < 2**63 for number in numbers):
+            return numbers  # type: ignore[return-value]  # both are ints now
+    raise ValueError(f"malformed {HEADER} header: {header!r:.200}")
+
+
+def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
+    """Return the failure of a body that a time limit ended."""
+    soft = isinstance(error, SoftTimeLimitExceeded)
+    seconds = error.args[0] if error.args and isinstance(error.args[0], (int, float)) else None
+    limit = f"{'soft ' if soft else ''}time limit" + (f" of {seconds:g} s" if seconds else "")
+    return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
+
+
+class JobRequest:
+    """Mixed into the request class of every task; for a message that is no job's it changes nothing."""
+
+    # Given by celery.worker.request.Request, which this is mixed into.
+    app: Celery
+    id: str
+    request_dict: dict[str, Any]
+    worker_pid: int | None
+    time_start: float | None
+    send_event: Callable[..., None]
+
+    @property
+    def is_job(self) -> bool:
+        """True if the message is a job's, well-formed."""
+        return self._job() is not None
+
+    def _job(self) -> tuple[int, int] | None:
+        try:
+            return job_of(self.request_dict)
+        except ValueError:
+            return None
+
+    def _seat(self, job_id: int) -> Seat | None:
+        service = service_of(self.app)
+        if service.worker is None or service.worker.boot_id is None:
+            return None
+        pid = self.worker_pid if service.prefork else os.getpid()
+        return None if pid is None else Seat(job_id, self.id, service.worker.boot_id, pid)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Learn how a body ended that could not say so itself."""
+        try:
+            return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            if (job := self._job()) is not None:
+                self._note_failure(job[0], _unwrapped(exc_info.exception))
+
+    def _note_failure(self, job_id: int, error: BaseException) -> None:
+        store, me = service_of(self.app).store, service_of(self.app).me()
+        seat = self._seat(job_id)
+        if isinstance(error, RefusedAsRevoked):
+            # As Celery does for a task that it discards as revoked, so that Flower shows it.
+            self.send_event("task-revoked", terminated=False, signum=None, expired=error.expired)
+        elif isinstance(error, ClaimAbandoned):
+            because = "its claim was not answered"
+            self._later(lambda: store.give_back(error.run, because, me), wait=False)
+        elif seat is not None and isinstance(error, TimeLimitExceeded):
+            failure = time_limit_failure(error)
+            self._later(lambda: store.fail_seat(seat, failure, me))
+        elif seat is not None and isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
+            because = f"the process that ran it was lost: {error}"
+            self._later(lambda: store.lose(seat, because, me))
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back."""
+        super().cancel(pool, signal, emit_retry)  # type: ignore[misc]
+        if (job := self._job()) is not None and (seat := self._seat(job[0])) is not None:
+            store, me = service_of(self.app).store, service_of(self.app).me()
+            self._later(lambda: store.give_back(seat, "its worker cut it off while shutting down", me))
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
+        if (job := self._job()) is None:
+            return
+        store, me = service_of(self.app).store, service_of(self.app).me()
+        if terminated and (seat := self._seat(job[0])) is not None:
+            message = f"its process was terminated ({signum})"
+            self._later(lambda: store.stop_seat(seat, message, me))
+        elif not terminated:
+            # A revoke by somebody else's hand, met here, perhaps by a mere duplicate of the message.
+            self._later(
+                lambda: store.cancel(job[0], None, terminate=False, task_id=self.id), wait=False
+            )
+
+    def _retry_worker_lost(self, *args: Any) -> bool:
+        # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.
+        return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]
+
+    def _later(self, write: Callable[[], object], *, wait: bool = True) -> None:
+        service = service_of(self.app)
+        service.ends.put(End(write, self.worker_pid if wait and service.prefork else None))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    return getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error

@@ -1,0 +1,265 @@
+"""The tables and their column types, and the database's clock in SQL. May import model and below.
+
+They live in other people's databases, so every name carries the prefix ``jobhandle_``. `metadata` is
+public: point a foreign key at ``jobhandle_job.id``, or hand it to your own Alembic as a second target.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from .status import JobStatus
+
+VERSION_TABLE = "jobhandle_schema_version"
+"""Where Alembic keeps the version of these tables, apart from that of the application's own."""
+
+NAME_LENGTH = 255
+"""Characters in the name of a task, a user, a group, a queue, a worker, and in a unique key."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes, to the microsecond, on every database; a naive one is refused.
+
+    SQLite and MariaDB give naive values back even for a column that was declared with a time zone.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Return the column type: MySQL's DATETIME has no fraction unless asked for."""
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive time; store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise TypeError(f"{value!r} has no time zone")
+        value = value.astimezone(UTC)
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Status(TypeDecorator[JobStatus]):
+    """A `JobStatus` by its id in ``jobhandle_job_status``."""
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: JobStatus | None, dialect: Dialect) -> int | None:
+        """Store the id."""
+        return None if value is None else JobStatus(value).id
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> JobStatus | None:
+        """Return the status."""
+        return None if value is None else JobStatus.from_id(value)
+
+
+class clock(FunctionElement[datetime]):  # noqa: N801 -- reads as an SQL function
+    """The database's clock at the moment it is evaluated, plus a number of seconds.
+
+    Not ``CURRENT_TIMESTAMP``: that is the start of the transaction on PostgreSQL, and a claim that
+    waited for a lock must not judge a deadline by the time at which it began to wait.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "clock"
+
+    def __init__(self, plus: ColumnElement[float] | float | timedelta = 0.0) -> None:
+        seconds = plus.total_seconds() if isinstance(plus, timedelta) else plus
+        super().__init__(seconds)  # type: ignore[arg-type]  # a plain number becomes a bound parameter
+
+
+@compiles(clock)
+def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"(clock_timestamp() + CAST({seconds} AS double precision) * interval '1 second')"
+
+
+@compiles(clock, "sqlite")
+def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
+    # The same text that SQLAlchemy stores for a datetime, so that a comparison of texts is one of times.
+    seconds = compiler.process(element.clauses, **options)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds') || '000')"
+
+
+@compiles(clock, "mysql")
+@compiles(clock, "mariadb")
+def _mysql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
+    # SYSDATE is the moment itself, NOW the start of the statement. The session's time zone is UTC.
+    seconds = compiler.process(element.clauses, **options)
+    return f"(SYSDATE(6) + INTERVAL ({seconds}) SECOND)"
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_index",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+# SQLite numbers only an INTEGER PRIMARY KEY by itself.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+_LongText = Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
+
+job_status = Table(
+    "jobhandle_job_status",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("value", String(32), nullable=False, unique=True),
+    Column("final", Boolean, nullable=False),
+)
+
+job = Table(
+    "jobhandle_job",
+    metadata,
+    # What it is.
+    Column("id", _Id, primary_key=True),
+    Column("namespace", String(63), nullable=False),
+    Column("task", String(NAME_LENGTH), nullable=False),
+    Column("task_id", String(36), nullable=False),
+    Column("args", _LongText, nullable=False),
+    Column("kwargs", _LongText, nullable=False),
+    Column("username", String(NAME_LENGTH)),
+    Column("groupname", String(NAME_LENGTH)),
+    Column("message", _LongText, nullable=False),
+    Column("meta", _LongText),
+    Column("unique_key", String(NAME_LENGTH)),
+    # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
+    # key. A partial unique index would say it better; MariaDB has none.
+    Column("unique_slot", String(64)),
+    # How it is sent.
+    Column("queue", String(NAME_LENGTH)),
+    Column("routing", _LongText, nullable=False),
+    Column("priority", SmallInteger),
+    Column("time_limit", Double),
+    Column("soft_time_limit", Double),
+    # The signature of the next message where a retry changed it: arguments, options, count.
+    Column("retry", _LongText),
+    Column("publishes", Integer, nullable=False, default=0),
+    Column("damped", SmallInteger, nullable=False, default=0),
+    # When.
+    Column("submitted", UtcDateTime, nullable=False),
+    Column("scheduled_for", UtcDateTime),
+    Column("expires", UtcDateTime),
+    Column("started", UtcDateTime),
+    Column("finished", UtcDateTime),
+    Column("not_before", UtcDateTime),
+    Column("due_at", UtcDateTime),
+    # Where it stands.
+    Column("status_id", Status, ForeignKey(job_status.c.id), nullable=False),
+    Column("cancel_requested", UtcDateTime),
+    Column("terminate", Boolean, nullable=False, default=False),
+    # A refused message of a cancelled job tells Celery's result backend and Flower, once.
+    Column("revoke_told", Boolean, nullable=False, default=False),
+    # Who runs it. The boot id stays after an outsider ended the job, until the body has left.
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("losses", Integer, nullable=False, default=0),
+    Column("max_attempts", Integer, nullable=False, default=1),
+    Column("claim_id", String(36)),
+    Column("worker", String(NAME_LENGTH)),
+    Column("boot_id", String(36)),
+    Column("pid", Integer),
+    # What came of it.
+    Column("progress_current", Double),
+    Column("progress_total", Double),
+    Column("result", _LongText),
+    Column("error", _LongText),
+    UniqueConstraint("task_id"),
+    UniqueConstraint("unique_slot"),
+    # An id that a user knows must never become another job's.
+    sqlite_autoincrement=True,
+)
+
+Index(
+    "jobhandle_job_due_index",
+    job.c.namespace,
+    job.c.due_at,
+    postgresql_where=job.c.due_at.is_not(None),
+    sqlite_where=job.c.due_at.is_not(None),
+)
+Index(
+    "jobhandle_job_boot_index",
+    job.c.boot_id,
+    postgresql_where=job.c.boot_id.is_not(None),
+    sqlite_where=job.c.boot_id.is_not(None),
+)
+Index("jobhandle_job_status_index", job.c.namespace, job.c.status_id, job.c.id)
+
+job_event = Table(
+    "jobhandle_job_event",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("job_id", _Id, ForeignKey(job.c.id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status_id", Status, ForeignKey(job_status.c.id), nullable=False),
+    Column("message", _LongText, nullable=False),
+    Column("actor", String(NAME_LENGTH), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+worker = Table(
+    "jobhandle_worker",
+    metadata,
+    Column("boot_id", String(36), primary_key=True),
+    Column("namespace", String(63), nullable=False),
+    Column("name", String(NAME_LENGTH), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", UtcDateTime, nullable=False),
+    Column("lease_until", UtcDateTime, nullable=False),
+)
+
+sweep = Table(
+    "jobhandle_sweep",
+    metadata,
+    Column("namespace", String(63), primary_key=True),
+    Column("last_pass_at", UtcDateTime, nullable=False),
+    Column("unbroken_since", UtcDateTime, nullable=False),
+)
+
+
+STATUS_ROWS = [{"id": status.id, "value": status.value, "final": status.final} for status in JobStatus]
+"""The reference rows, as the first migration writes them."""
+
+
+@event.listens_for(job_status, "after_create")
+def _fill_reference_rows(target: Table, connection: Connection, **_: Any) -> None:
+    # For those who create the tables from `metadata`, in their own tests say, without our migrations.
+    connection.execute(target.insert(), STATUS_ROWS)

@@ -1,0 +1,105 @@
+"""What one app's jobs consist of, made on first use. May import handle and below.
+
+One `Service` an app: the store, the way to the broker, the settings, and, in a worker, who we are. Tasks,
+signals and the worker step find it by their app.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+from celery import Celery
+
+from . import migrations, settings
+from .dispatch import Dispatcher
+from .handle import JobHandle
+from .store import Door, Run, Store, Worker
+from .submission import Submissions
+
+
+@dataclass(frozen=True)
+class End:
+    """Something a main process has learned of a child, to be written once the child is gone."""
+
+    write: Callable[[], object]
+    pid: int | None = None
+    """The process that must be gone first; None: none."""
+    since: float = field(default_factory=time.monotonic)
+
+
+class Service:
+    """Lazily made parts; settings may change until the first of them is used."""
+
+    def __init__(self, app: Celery, door: Callable[[settings.Settings], Door]) -> None:
+        self._app = app
+        self._door = door
+        self._lock = threading.RLock()
+        self.worker: Worker | None = None
+        """Set in a worker's main process before its pool forks; None elsewhere."""
+        self.prefork = False
+        """True if the worker's bodies run in child processes."""
+        self.ends: queue.SimpleQueue[End] = queue.SimpleQueue()
+        """What the main process's event loop has no time to write; the worker step writes it."""
+        _services[app] = self
+
+    @cached_property
+    def settings(self) -> settings.Settings:
+        """The settings as they were at first use."""
+        return settings.read(lambda key: self._app.conf.get(key))
+
+    @property
+    def store(self) -> Store:
+        """The store, whose connections are this process's own."""
+        with self._lock:
+            return self._store
+
+    @cached_property
+    def _store(self) -> Store:
+        return self.another_store()
+
+    def another_store(self) -> Store:
+        """Make a store with a connection pool of its own, which busy bodies cannot hold up."""
+        door = self._door(self.settings)
+        schema = self.settings.schema
+        door.check = lambda connection: migrations.check(connection, schema)
+        return Store(door, self.settings)
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """The way to the broker."""
+        return Dispatcher(self._app)
+
+    @cached_property
+    def submissions(self) -> Submissions:
+        """What takes jobs in."""
+        return Submissions(self.store, self.dispatcher)
+
+    def handle(
+        self, username: str | None = None, groupname: str | None = None, run: Run | None = None
+    ) -> JobHandle:
+        """Make a handle."""
+        return JobHandle(self.store, self.submissions, username, groupname, run=run)
+
+    def me(self) -> Worker:
+        """Return who runs a body in this process."""
+        if self.worker is not None:
+            return replace(self.worker, pid=os.getpid())
+        return self.myself_alone()
+
+    def myself_alone(self) -> Worker:
+        """Return who runs a body outside any worker, eagerly: nobody renews a lease for it."""
+        return Worker(f"{socket.gethostname()}:{os.getpid()}", None, os.getpid())
+
+
+_services: WeakKeyDictionary[Celery, Service] = WeakKeyDictionary()
+
+
+def service_of(app: Celery) -> Service:
+    """Return the service of an app that has `Jobs`."""
+    return _services[app]

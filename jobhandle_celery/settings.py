@@ -1,0 +1,80 @@
+"""The settings, read once from Celery's configuration. May import errors.
+
+The keys are Celery configuration keys (``app.conf.jobhandle_lease = 30``); durations are seconds or
+`timedelta`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from .errors import ConfigurationError
+
+PATIENCE_LIMIT = timedelta(minutes=15)
+"""How long the doubling of the patience goes on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long things may take. All durations are those of the database's clock."""
+
+    lease: timedelta = timedelta(seconds=60)
+    """A worker that has not renewed for this long is taken for lost."""
+    sweep_interval: timedelta = timedelta(seconds=1)
+    """At most one pass of the sweep in this time, however many workers there are."""
+    patience: timedelta = timedelta(seconds=60)
+    """How long a message may take before it is asked after; doubles each time."""
+    grace: timedelta = timedelta(seconds=5)
+    """How long the sweep leaves a row alone that someone is just publishing."""
+    namespace: str = "default"
+    """Services with different brokers that share a database have different namespaces."""
+    schema: str | None = None
+    """The database schema of the tables; None: the connection's default."""
+
+    @property
+    def unbroken(self) -> timedelta:
+        """The longest gap between two passes that does not count as an outage of the database."""
+        return self.lease / 6
+
+    @property
+    def pass_interval(self) -> timedelta:
+        """The sweep interval in force: at most half of `unbroken`, or every pass would look like the end of an outage."""
+        return min(self.sweep_interval, self.unbroken / 2)
+
+    def patience_after(self, publishes: int) -> timedelta:
+        """Return how long to wait after that many publishes (1: the first)."""
+        doublings = min(max(publishes - 1, 0), 20)
+        return min(self.patience * 2**doublings, max(PATIENCE_LIMIT, self.patience))
+
+
+def read(get: Callable[[str], Any]) -> Settings:
+    """Read the settings through a getter of configuration keys that returns None for what is not set.
+
+    Raises:
+        ConfigurationError: a value is not a positive duration, or a name is malformed.
+    """
+    given: dict[str, Any] = {}
+    for name in ("lease", "sweep_interval", "patience", "grace"):
+        value = get(f"jobhandle_{name}")
+        if value is not None:
+            given[name] = _duration(f"jobhandle_{name}", value)
+    for name in ("namespace", "schema"):
+        value = get(f"jobhandle_{name}")
+        if value is not None:
+            if not isinstance(value, str) or not 0 < len(value) <= 63:
+                raise ConfigurationError(f"jobhandle_{name}: {value!r}; accepted: 1 to 63 characters")
+            given[name] = value
+    return Settings(**given)
+
+
+def _duration(key: str, value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        duration = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        duration = timedelta(seconds=value)
+    else:
+        raise ConfigurationError(f"{key}: {value!r}; accepted: seconds or a timedelta")
+    if duration <= timedelta(0):
+        raise ConfigurationError(f"{key}: {value!r}; accepted: more than nothing")
+    return duration

@@ -1,0 +1,122 @@
+"""The nine statuses of a job and the moves between them, as data. Imports nothing of ours.
+
+The words are OMERO's (``omero::model::JobStatus``); what each means is fixed here, once. The guards
+in the store's SQL, the rows of ``jobhandle_job_status``, the diagram in the README and the tests all
+come from `MOVES`::
+
+                        submit                                submit, with a time ahead or held
+                          │                                     │
+    resubmit              ▼      release                        ▼
+    ┌───────────────▶ Submitted ◀─────────────────────────── Waiting
+    │ (Resubmitted)       │ publish                             │ publish, when due
+    │                     ▼                                     │
+    │                  Queued ◀─────────────────────────────────┘
+    │                     │ claim (also straight from Submitted, Waiting, Requeued, Resubmitted)
+    │                     ▼
+    │                  Running ──── retry, lose, give_back ──▶ Requeued ──▶ publish, claim
+    │                     │ finish, fail, stop, lose
+    │                     ▼
+    └──────── Finished · Error · Cancelled ◀── cancel, expire (from anything that is not Running)
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobStatus(StrEnum):
+    """The state of a job; its value is the word that OMERO uses, and `JobStatus.X == "X"` holds."""
+
+    SUBMITTED = "Submitted"
+    """The row is committed; the message is not yet with the broker."""
+    RESUBMITTED = "Resubmitted"
+    """A final job that someone sent round again."""
+    QUEUED = "Queued"
+    """The broker was given a message."""
+    REQUEUED = "Requeued"
+    """To run again: a task's retry, a lost worker with attempts left, a worker that shut down."""
+    RUNNING = "Running"
+    """A worker, or an outsider by ``set_status``, won the row."""
+    ERROR = "Error"
+    """Final: the task failed, or the system failed it; the failure says which."""
+    WAITING = "Waiting"
+    """Not to be dispatched yet: its time lies ahead, or it is held until ``release_job``."""
+    FINISHED = "Finished"
+    """Final: the body returned and its result is stored."""
+    CANCELLED = "Cancelled"
+    """Final: it was stopped, or will never start."""
+
+    @property
+    def final(self) -> bool:
+        """True if nothing but ``resubmit_job`` leaves this status."""
+        return self in FINAL
+
+    @property
+    def id(self) -> int:
+        """The primary key of this status in ``jobhandle_job_status``; never renumbered."""
+        return _IDS[self]
+
+    @classmethod
+    def from_id(cls, status_id: int) -> "JobStatus":
+        """Return the status with that primary key."""
+        return _BY_ID[status_id]
+
+
+_IDS = {status: number for number, status in enumerate(JobStatus, start=1)}
+_BY_ID = {number: status for status, number in _IDS.items()}
+
+FINAL = frozenset({JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED})
+UNFINISHED = frozenset(JobStatus) - FINAL
+STARTABLE = UNFINISHED - {JobStatus.RUNNING}
+"""What a claim may find: the row guard adds that it is due, not held and not stamped."""
+SUBMITTABLE = frozenset({JobStatus.SUBMITTED, JobStatus.WAITING})
+"""What a caller may ask for in ``submit``."""
+SETTABLE = frozenset({JobStatus.RUNNING, JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED})
+"""What a caller may ask for in ``set_status``."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One verb of the store: from which statuses, to which, and who makes it."""
+
+    verb: str
+    sources: frozenset[JobStatus]
+    targets: frozenset[JobStatus]
+    by: str
+
+
+def _move(verb: str, sources: frozenset[JobStatus], by: str, *targets: JobStatus) -> Move:
+    return Move(verb, sources, frozenset(targets), by)
+
+
+_RUNNING = frozenset({JobStatus.RUNNING})
+_WAITING = frozenset({JobStatus.WAITING})
+
+MOVES = {
+    move.verb: move
+    for move in (
+        _move("submit", frozenset(), "the caller", JobStatus.SUBMITTED, JobStatus.WAITING),
+        _move("release", _WAITING, "anyone", JobStatus.SUBMITTED),
+        _move("publish", STARTABLE, "the submitter, the sweep, a retry", JobStatus.QUEUED),
+        _move("claim", STARTABLE, "a worker", JobStatus.RUNNING),
+        _move("take", STARTABLE, "an outsider, by set_status", JobStatus.RUNNING),
+        _move("finish", _RUNNING, "the worker", JobStatus.FINISHED),
+        _move("fail", _RUNNING, "the worker", JobStatus.ERROR),
+        _move("stop", _RUNNING, "the worker", JobStatus.CANCELLED),
+        _move("retry", _RUNNING, "the worker", JobStatus.REQUEUED, JobStatus.CANCELLED),
+        _move("give_back", _RUNNING, "the worker, at shutdown", JobStatus.REQUEUED, JobStatus.CANCELLED),
+        _move(
+            "lose",
+            _RUNNING,
+            "the sweep, or the main process of a child",
+            JobStatus.REQUEUED,
+            JobStatus.ERROR,
+            JobStatus.CANCELLED,
+        ),
+        _move("end", _RUNNING, "an outsider, by set_status", JobStatus.FINISHED, JobStatus.ERROR),
+        _move("cancel", STARTABLE, "anyone", JobStatus.CANCELLED),
+        _move("expire", STARTABLE, "the sweep, or the claim that meets it", JobStatus.CANCELLED),
+        _move("send_back", STARTABLE, "a worker that does not know the task", JobStatus.SUBMITTED),
+        _move("resubmit", FINAL, "anyone", JobStatus.RESUBMITTED),
+    )
+}
+"""Every move there is. A verb that finds the row in any other status declines."""

@@ -1,0 +1,215 @@
+"""What anyone may do to a job from outside: cancel it, take it, end it, speak for it."""
+
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, literal, select, update
+
+from ..schema import clock, job
+from ..status import JobStatus
+from .door import repeatable
+from .moves import (
+    DUE,
+    HELD,
+    LEFT,
+    NEVER_STARTED,
+    NOT_EXPIRED,
+    NOT_STAMPED,
+    Guard,
+    Moves,
+    actor_of,
+    final,
+    held_by,
+    moves,
+)
+from .rows import Run, Selection
+
+_BEFORE_IT_STARTED = "cancelled before it was started"
+_BETWEEN_ATTEMPTS = "cancelled between two attempts"
+_ASKED_TO_STOP = "asked to stop"
+
+
+class Acting(Moves):
+    """The verbs of people and of services, about jobs that others may be running."""
+
+    @repeatable
+    def cancel(
+        self, job_id: int, username: str | None, *, terminate: bool, task_id: str | None = None
+    ) -> JobStatus | None:
+        """Cancel a job, and say what that came to; None if there is no such job.
+
+        With `task_id`, only the round of that id, which a resubmit may have ended.
+
+        Cancelled: no worker will start it. Running: its body is asked to stop (with `terminate`, its worker
+        ends the process). Finished, Error: too late. Who may have been there first: a claim. Whichever of
+        the two statements comes second finds the other's status in the row.
+        """
+        with self.door.transaction() as connection:
+            which = self.mine(job_id, username)
+            if task_id is not None:
+                which &= job.c.task_id == task_id
+            self._cancel(connection, which, actor_of(username), terminate=terminate)
+            status: JobStatus | None = self.execute(
+                connection, select(job.c.status_id).where(self.mine(job_id, username))
+            ).scalar()
+            return status
+
+    @repeatable
+    def cancel_selected(self, selection: Selection, *, terminate: bool = False) -> int:
+        """Cancel, or ask to stop, every unfinished job of a selection; return how many that were."""
+        with self.door.transaction() as connection:
+            return self._cancel(connection, self.selected(selection), "service", terminate=terminate)
+
+    def _cancel(self, connection: Connection, which: Guard, actor: str, *, terminate: bool) -> int:
+        # One statement for both cases: between two, a job could leave the one status for the other.
+        running = job.c.status_id == JobStatus.RUNNING
+        stopped = final(JobStatus.CANCELLED)
+        columns = {
+            name: case((running, job.c[name]), else_=_as_value(name, value)) for name, value in stopped.items()
+        }
+        return len(
+            self.move(
+                connection,
+                job.c.status_id.in_([*_CANCELLABLE]),
+                # A second request changes nothing, unless it asks for more.
+                job.c.cancel_requested.is_(None) | (literal(terminate) & job.c.terminate.is_(False)),
+                which,
+                to=columns
+                | {
+                    "cancel_requested": case(
+                        (job.c.cancel_requested.is_(None), clock()), else_=job.c.cancel_requested
+                    ),
+                    "terminate": job.c.terminate | literal(terminate) if terminate else job.c.terminate,
+                },
+                because=case(
+                    (running, literal(_ASKED_TO_STOP)),
+                    (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
+                    else_=literal(_BETWEEN_ATTEMPTS),
+                ),
+                actor=actor,
+            )
+        )
+
+    @repeatable
+    def set_status(
+        self, job_id: int, status: JobStatus, token: str, username: str | None, message: str | None
+    ) -> tuple[JobStatus | None, bool]:
+        """Set one of the four statuses that may be set, and the message with it, or neither.
+
+        Returns the previous status (None: no such job) and whether the move was allowed. The row is locked
+        from the look to the move, so the status returned is the one that was left. Who may have been there
+        first: anyone, up to the lock; and ourselves, if the answer to our commit was lost: then the row
+        carries our token.
+        """
+        with self.door.transaction() as connection:
+            row = self.execute(
+                connection,
+                select(job.c.status_id, job.c.claim_id).where(self.mine(job_id, username)).with_for_update(),
+            ).first()
+            if row is None:
+                return None, False
+            previous: JobStatus = row.status_id
+            if row.claim_id == token:
+                return (JobStatus.RUNNING if status.final else previous), True
+            moved = self._set(connection, job_id, previous, status, token, username)
+            if moved and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
+                self.execute(connection, update(job).where(self.mine(job_id)).values(message=message))
+            return previous, moved
+
+    def _set(
+        self,
+        connection: Connection,
+        job_id: int,
+        previous: JobStatus,
+        status: JobStatus,
+        token: str,
+        username: str | None,
+    ) -> bool:
+        mine, actor = self.mine(job_id, username), actor_of(username)
+        match status:
+            case JobStatus.CANCELLED:
+                self._cancel(connection, mine, actor, terminate=False)
+                return True
+            case JobStatus.RUNNING if previous is JobStatus.RUNNING:
+                return True
+            case JobStatus.RUNNING:
+                return self._take(connection, mine, token, actor)
+            case _:
+                return self._end_by_hand(connection, mine, status, token, actor)
+
+    def _take(self, connection: Connection, mine: Guard, token: str, actor: str) -> bool:
+        # The guard is a worker's, but a held job may be taken. No boot id means no lease: whoever took
+        # it finishes it, and nobody takes it for lost.
+        return bool(
+            self.move(
+                connection,
+                moves("take"),
+                mine,
+                NOT_STAMPED,
+                HELD | DUE,
+                NOT_EXPIRED,
+                to={
+                    "status_id": JobStatus.RUNNING,
+                    "attempt": job.c.attempt + 1,
+                    "claim_id": token,
+                    "worker": actor,
+                    "started": clock(),
+                    "due_at": None,
+                    "not_before": None,
+                    **LEFT,
+                },
+                because="taken by hand",
+                actor=actor,
+            )
+        )
+
+    def _end_by_hand(
+        self, connection: Connection, mine: Guard, status: JobStatus, token: str, actor: str
+    ) -> bool:
+        # The claim is taken away, by which a body hears that it should stop. The row keeps its worker's
+        # boot id until that body has left, so that nobody sends the job round again beside it.
+        return bool(
+            self.move(
+                connection,
+                moves("end"),
+                mine,
+                to=final(status, claim_id=token),
+                because=f"set to {status} by hand",
+                actor=actor,
+            )
+        )
+
+    @repeatable
+    def set_message(self, job_id: int, message: str | None, username: str | None, run: Run | None) -> str | None:
+        """Replace the message and return the previous one; None if there is no such job.
+
+        A message of None leaves it alone, and so does a run that is superseded. Who may have been there
+        first does not matter: the last one speaks.
+        """
+        with self.door.transaction() as connection:
+            previous: str | None = self.execute(
+                connection, select(job.c.message).where(self.mine(job_id, username)).with_for_update()
+            ).scalar()
+            if previous is not None and message is not None:
+                mine = self.mine(job_id) if run is None else and_(self.mine(job_id), held_by(run))
+                self.execute(connection, update(job).where(mine).values(message=message))
+            return previous
+
+    def selected(self, selection: Selection) -> Guard:
+        """Return the condition of a selection, within this namespace."""
+        conditions = [job.c.namespace == self.namespace]
+        if selection.statuses is not None:
+            conditions.append(job.c.status_id.in_(selection.statuses))
+        if selection.task is not None:
+            conditions.append(job.c.task == selection.task)
+        if selection.username is not None:
+            conditions.append(job.c.username == selection.username)
+        if selection.ids is not None:
+            conditions.append(job.c.id.in_(selection.ids))
+        return and_(*conditions)
+
+
+_CANCELLABLE = tuple(status for status in JobStatus if not status.final)
+
+
+def _as_value(name: str, value: Any) -> Any:
+    return literal(value, job.c[name].type) if value is None or isinstance(value, JobStatus) else value

@@ -1,0 +1,259 @@
+"""The one door to the database: an engine per process, transactions, errors said in our words.
+
+Engines are made lazily and never survive a fork. Every verb that is marked `repeatable` is asked again
+when a connection breaks or the database asks for it (deadlock, serialisation failure): its author
+recognises its own earlier success, see the verbs.
+"""
+
+import functools
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
+from ..settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 10.0
+"""Seconds for which SQLite waits for another process's write."""
+
+CONNECT_TIMEOUT = 5
+"""Seconds to reach a PostgreSQL or MariaDB server, and for its answer to a packet."""
+
+_REPEATS = 6
+_ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020"}
+"""SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait."""
+
+_SCHEMA_HINT = (
+    "The tables of jobhandle-celery are missing or old in this database. "
+    "Run `jobs.upgrade_schema()`, or `celery -A yourapp jobs upgrade`."
+)
+
+
+def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Engine]:
+    """Return a function that makes an engine for that database, once per process that asks.
+
+    Raises:
+        ConfigurationError: the URL cannot be read, or its driver is not installed.
+    """
+    if callable(database):
+        return database
+    try:
+        url = make_url(database)
+        if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        shown = database.render_as_string() if isinstance(database, URL) else "the text given"
+        raise ConfigurationError(
+            f"Not a database URL: {shown} ({type(error).__name__}). "
+            "Accepted: e.g. 'postgresql+psycopg://user@host/name' or 'sqlite:///path/to/file.db'."
+        ) from None
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "An in-memory SQLite database is gone with its connection, and no worker would see it. "
+            "Name a file: 'sqlite:///path/to/file.db'."
+        )
+
+    def make() -> Engine:
+        try:
+            # Parameters are hidden from errors: arguments of jobs may be secrets.
+            return create_engine(url, connect_args=_connect_args(url), hide_parameters=True)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"The driver for {url.drivername} is not installed ({error.name}); "
+                "for PostgreSQL: pip install 'jobhandle-celery[postgresql]'."
+            ) from None
+
+    return make
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    if url.drivername == "postgresql+psycopg":
+        given: dict[str, Any] = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            # A peer that silently vanished is noticed in seconds, not after the kernel's quarter of an hour.
+            "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
+            "keepalives_idle": CONNECT_TIMEOUT,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            # PgBouncer in transaction mode hands each transaction another connection; a statement that
+            # was prepared on one is unknown to the next.
+            "prepare_threshold": None,
+        }
+        return {key: value for key, value in given.items() if key not in url.query}
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": BUSY_TIMEOUT}
+    if url.get_backend_name() in ("mysql", "mariadb"):
+        return {"connect_timeout": CONNECT_TIMEOUT}
+    return {}
+
+
+class Door:
+    """Connections to one database, for one process at a time."""
+
+    def __init__(self, make_engine: Callable[[], Engine], settings: Settings) -> None:
+        self._make_engine = make_engine
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._pid = 0
+        self.check: Callable[[Connection], None] | None = None
+        """Called with the first connection of each process: do the tables fit?"""
+
+    def another(self) -> "Door":
+        """Return a door with an engine of its own, which a busy pool cannot hold up."""
+        door = Door(self._make_engine, self._settings)
+        door.check = self.check
+        return door
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process."""
+        if self._engine is None or self._pid != os.getpid():
+            with self._lock:
+                if self._engine is None or self._pid != os.getpid():
+                    self._engine = self._prepare(self._make_engine())
+                    self._pid = os.getpid()
+        return self._engine
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Execution options of every statement, also on a connection that is the caller's."""
+        schema = self._settings.schema
+        return {"schema_translate_map": {None: schema}} if schema else {}
+
+    def close(self) -> None:
+        """Close the connections of this process; the next use opens new ones."""
+        with self._lock:
+            if self._engine is not None and self._pid == os.getpid():
+                self._engine.dispose()
+            self._engine = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a transaction and commit it."""
+        with _translated():
+            engine = self.engine
+            self._check_once(engine)
+            with engine.begin() as connection:
+                yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a connection on which each statement stands alone: no lock outlives it."""
+        with _translated():
+            engine = self.engine
+            self._check_once(engine)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                yield connection
+
+    def _check_once(self, engine: Engine) -> None:
+        if self.check is not None and not getattr(engine, "_jobhandle_checked", False):
+            with engine.connect() as connection:
+                self.check(connection)
+            engine._jobhandle_checked = True  # type: ignore[attr-defined]  # a mark of ours on their object
+
+    def _prepare(self, engine: Engine) -> Engine:
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _on_sqlite_connect)
+            event.listen(engine, "begin", _on_sqlite_begin)
+        elif engine.dialect.name in ("mysql", "mariadb"):
+            event.listen(engine, "connect", _on_mysql_connect)
+        return engine.execution_options(**self.options) if self.options else engine
+
+
+def _on_sqlite_connect(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, below
+    cursor = connection.cursor()
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    # A transaction that reads first and then writes cannot wait for its turn in SQLite, it fails at
+    # once; so ours take the write lock at their beginning. Single reads take none.
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _on_mysql_connect(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET time_zone = '+00:00', SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if _lacks_table(error):
+            raise SchemaError(_SCHEMA_HINT) from None
+        if isinstance(error, OperationalError) or error.connection_invalidated or _asks_to_repeat(error):
+            raise _Unavailable(error) from error
+        raise
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
+
+
+class _Unavailable(DatabaseUnavailableError):
+    def __init__(self, error: DBAPIError) -> None:
+        # Only what the server said: the statement and its parameters are not for logs.
+        super().__init__(f"the database did not answer: {str(error.orig).strip()}")
+        self.repeat_soon = _asks_to_repeat(error)
+
+
+def _lacks_table(error: DBAPIError) -> bool:
+    if isinstance(error, ProgrammingError):
+        return getattr(error.orig, "sqlstate", None) in ("42P01", "42703") or _number(error) in ("1146", "1054")
+    said = str(error.orig)
+    return "no such table" in said or "no such column" in said
+
+
+def _asks_to_repeat(error: DBAPIError) -> bool:
+    return (
+        getattr(error.orig, "sqlstate", None) in _ASKED_TO_REPEAT
+        or _number(error) in _ASKED_TO_REPEAT
+        or "database is locked" in str(error.orig)
+    )
+
+
+def _number(error: DBAPIError) -> str:
+    arguments = getattr(error.orig, "args", ())
+    return str(arguments[0]) if arguments and isinstance(arguments[0], int) else ""
+
+
+S = TypeVar("S")
+
+
+def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Ask again where asking again may help: at once after a broken connection, soon after a deadlock.
+
+    A pooled connection that the server has closed meanwhile is the most common failure there is; it
+    costs one repeat. A server that is down costs no more than a second attempt to reach it.
+    """
+
+    @functools.wraps(verb)
+    def repeating(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        for repeat in range(_REPEATS):
+            try:
+                return verb(self, *args, **kwargs)
+            except _Unavailable as error:
+                if repeat + 1 == _REPEATS or (repeat >= 1 and not error.repeat_soon):
+                    raise
+                if error.repeat_soon:
+                    time.sleep(random.uniform(0.0, 0.02 * 2**repeat))
+        raise AssertionError("unreachable")
+
+    return repeating

@@ -1,0 +1,140 @@
+"""How a move is written: the guard, the row and the event, in one transaction, in one statement if it can be."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, literal, or_, select, update
+
+from ..schema import NAME_LENGTH, clock, job, job_event, worker
+from ..settings import Settings
+from ..status import MOVES, JobStatus
+from .door import Door
+from .rows import Run, Seat
+
+Guard = ColumnElement[bool]
+
+NEVER_STARTED = job.c.started.is_(None)
+STAMPED = job.c.cancel_requested.is_not(None)
+NOT_STAMPED = job.c.cancel_requested.is_(None)
+DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
+HELD = and_(job.c.status_id == JobStatus.WAITING, job.c.not_before.is_(None))
+EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
+NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
+
+AT_REST: Mapping[str, Any] = {"due_at": None, "not_before": None, "unique_slot": None}
+"""What a final row does not have: nothing waits for it, and its unique key is free again."""
+
+LEFT: Mapping[str, Any] = {"boot_id": None, "pid": None}
+"""A row that no body is attached to; `worker` and `claim_id` stay and say who was the last."""
+
+
+def moves(verb: str) -> Guard:
+    """Return the guard of a verb: the statuses that it may find, from the table of moves."""
+    return job.c.status_id.in_(sorted(MOVES[verb].sources, key=lambda status: status.id))
+
+
+def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
+    """Return the columns of a row that ends."""
+    return {"status_id": status, "finished": clock(), **AT_REST, **columns}
+
+
+def held_by(holder: Run | Seat) -> Guard:
+    """Return the guard of every write that a run makes: it is still the one that the row names."""
+    by = (
+        and_(job.c.attempt == holder.attempt, job.c.claim_id == holder.claim_id)
+        if isinstance(holder, Run)
+        else and_(job.c.boot_id == holder.boot_id, job.c.pid == holder.pid)
+    )
+    return and_(
+        job.c.id == holder.job_id,
+        job.c.task_id == holder.task_id,
+        job.c.status_id == JobStatus.RUNNING,
+        by,
+    )
+
+
+def lease_alive(boot_id: ColumnElement[Any] | str) -> Guard:
+    """Return a condition: the worker of that boot id has a lease that has not ended."""
+    return exists(select(worker.c.boot_id).where(worker.c.boot_id == boot_id, worker.c.lease_until > clock()))
+
+
+def actor_of(username: str | None) -> str:
+    """Return how the events name somebody who holds a handle."""
+    return f"user {username}"[:NAME_LENGTH] if username else "service"
+
+
+class Moves:
+    """What all rooms of the store share."""
+
+    def __init__(self, door: Door, settings: Settings) -> None:
+        self.door = door
+        self.settings = settings
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that every statement of this store is confined to."""
+        return self.settings.namespace
+
+    def mine(self, job_id: int, username: str | None = None) -> Guard:
+        """Return a condition: that job, in this namespace, and of that user if one is given."""
+        conditions = [job.c.id == job_id, job.c.namespace == self.namespace]
+        if username is not None:
+            conditions.append(job.c.username == username)
+        return and_(*conditions)
+
+    def move(
+        self,
+        connection: Connection,
+        *guards: Guard,
+        to: Mapping[str, Any],
+        because: str | ColumnElement[str],
+        actor: str | ColumnElement[str],
+        returning: Sequence[ColumnElement[Any]] = (),
+    ) -> Sequence[Row[Any]]:
+        """Write a move to every row that passes the guards, and an event for each.
+
+        No row back means that somebody else was first: an ordinary result. Where the database can
+        append the event in the same statement it does, which saves a round trip with the row locked.
+        """
+        columns = (job.c.id, job.c.attempt, job.c.status_id, *returning)
+        told = (_as_column(because).label("told"), _as_column(actor).label("actor"))
+        statement = update(job).where(*guards).values(**to).returning(*columns, *told)
+        if connection.dialect.name == "postgresql":
+            moved = statement.cte("moved")
+            logged = (
+                insert(job_event)
+                .from_select(
+                    ["job_id", "at", "attempt", "status_id", "message", "actor"],
+                    select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor),
+                )
+                .cte("logged")
+            )
+            return self.execute(connection, select(moved).add_cte(logged)).all()
+        rows = self.execute(connection, statement).all()
+        self.log(
+            connection,
+            [
+                {
+                    "job_id": row.id,
+                    "attempt": row.attempt,
+                    "status_id": row.status_id,
+                    "message": row.told,
+                    "actor": row.actor,
+                }
+                for row in rows
+            ],
+        )
+        return rows
+
+    def log(self, connection: Connection, events: Sequence[Mapping[str, Any]]) -> None:
+        """Append events, at the database's time."""
+        if events:
+            self.execute(connection, insert(job_event).values(at=clock()), list(events))
+
+    def execute(self, connection: Connection, statement: Any, parameters: Any = None) -> Any:
+        """Execute a statement with our options, also on a connection that is the caller's."""
+        return connection.execute(statement, parameters, execution_options=self.door.options)
+
+
+def _as_column(value: str | ColumnElement[str]) -> ColumnElement[str]:
+    return literal(value) if isinstance(value, str) else value

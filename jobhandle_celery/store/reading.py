@@ -1,0 +1,95 @@
+"""Reading: snapshots, lists, counts, histories. And forgetting what is long over."""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select
+
+from ..model import Event, Job
+from ..schema import clock, job, job_event
+from ..status import FINAL, JobStatus
+from .acting import Acting
+from .door import repeatable
+from .rows import Selection, to_event, to_job
+
+PRUNE_BATCH = 1_000
+"""Jobs deleted in one transaction: a long one would hold locks and bloat the log."""
+
+
+class Reading(Acting):
+    """The questions."""
+
+    @repeatable
+    def job(self, job_id: int, username: str | None = None) -> Job | None:
+        """Return a snapshot; None if there is no such job, or it is another user's."""
+        with self.door.reading() as connection:
+            row = self.execute(connection, select(job).where(self.mine(job_id, username))).first()
+            return None if row is None else to_job(row)
+
+    @repeatable
+    def status(self, job_id: int, username: str | None = None) -> JobStatus | None:
+        """Return the status alone; None if there is no such job, or it is another user's."""
+        with self.door.reading() as connection:
+            status: JobStatus | None = self.execute(
+                connection, select(job.c.status_id).where(self.mine(job_id, username))
+            ).scalar()
+            return status
+
+    @repeatable
+    def find(self, selection: Selection, before: int | None, limit: int) -> list[Job]:
+        """Return the newest jobs of a selection, those with an id below `before` if it is given."""
+        statement = select(job).where(self.selected(selection)).order_by(job.c.id.desc()).limit(limit)
+        if before is not None:
+            statement = statement.where(job.c.id < before)
+        with self.door.reading() as connection:
+            return [to_job(row) for row in self.execute(connection, statement)]
+
+    @repeatable
+    def count_by_status(self) -> dict[JobStatus, int]:
+        """Return how many jobs are in each of the nine statuses."""
+        counts = dict.fromkeys(JobStatus, 0)
+        statement = (
+            select(job.c.status_id, func.count())
+            .where(job.c.namespace == self.namespace)
+            .group_by(job.c.status_id)
+        )
+        with self.door.reading() as connection:
+            counts.update({status: count for status, count in self.execute(connection, statement)})
+        return counts
+
+    @repeatable
+    def events(self, job_id: int, username: str | None = None) -> list[Event]:
+        """Return a job's moves in their order; empty if there is no such job."""
+        statement = (
+            select(job_event)
+            .join(job, job.c.id == job_event.c.job_id)
+            .where(self.mine(job_id, username))
+            .order_by(job_event.c.id)
+        )
+        with self.door.reading() as connection:
+            return [to_event(row) for row in self.execute(connection, statement)]
+
+    def prune(self, older_than: timedelta) -> int:
+        """Delete the jobs that ended longer ago than that, with their events; return how many."""
+        pruned = 0
+        while batch := self._prune(older_than):
+            pruned += batch
+        return pruned
+
+    @repeatable
+    def _prune(self, older_than: timedelta) -> int:
+        with self.door.transaction() as connection:
+            over = (
+                select(job.c.id)
+                .where(
+                    job.c.namespace == self.namespace,
+                    job.c.status_id.in_(FINAL),
+                    job.c.finished < clock(-older_than),
+                )
+                .limit(PRUNE_BATCH)
+                .with_for_update(skip_locked=True)
+            )
+            ids = self.execute(connection, over).scalars().all()
+            if ids:
+                self.execute(connection, delete(job_event).where(job_event.c.job_id.in_(ids)))
+                self.execute(connection, delete(job).where(job.c.id.in_(ids)))
+            return len(ids)

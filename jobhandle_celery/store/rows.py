@@ -1,0 +1,263 @@
+"""What goes into the store and what leaves it: frozen values, never rows."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Row
+
+from .. import codec
+from ..model import Event, Failure, Job, Progress
+from ..schema import job
+from ..status import JobStatus
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be inserted; everything is validated, encoded and routed already."""
+
+    task: str
+    task_id: str
+    args: str
+    kwargs: str
+    message: str = ""
+    meta: str | None = None
+    username: str | None = None
+    groupname: str | None = None
+    unique_key: str | None = None
+    queue: str | None = None
+    routing: str = "{}"
+    priority: int | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    max_attempts: int = 1
+    held: bool = False
+    scheduled_for: datetime | timedelta | None = None
+    expires: datetime | timedelta | None = None
+
+    def columns(self, namespace: str) -> dict[str, Any]:
+        """Return the columns that do not depend on the clock."""
+        plain = {
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("held", "scheduled_for", "expires")
+        }
+        return plain | {
+            "namespace": namespace,
+            "unique_slot": unique_slot(namespace, self.username, self.unique_key),
+        }
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submit."""
+
+    job_id: int
+    status: JobStatus
+    fresh: bool = True
+    """False: an unfinished job with the same unique key was there first; this is its id."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """What a message is made of; `attempt` is the one that the message is for."""
+
+    job_id: int
+    task_id: str
+    task: str
+    attempt: int
+    args: str
+    kwargs: str
+    queue: str | None
+    routing: dict[str, Any]
+    priority: int | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    retry: str | None
+    publishes: int
+    damped: int
+    status: JobStatus
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process tree of a worker; `pid` is that of the process that asks."""
+
+    name: str
+    boot_id: str | None
+    """None outside a worker (eager runs): nobody renews a lease for it, and nobody takes it for lost."""
+    pid: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A won claim: the key to every write of that attempt."""
+
+    job_id: int
+    task_id: str
+    attempt: int
+    claim_id: str
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a main process believes a run to be: it knows its child, but not whether its claim won."""
+
+    job_id: int
+    task_id: str
+    boot_id: str
+    pid: int
+
+
+class Refusal(Enum):
+    """Why a claim was refused."""
+
+    CANCELLED = "the job is cancelled"
+    EXPIRED = "the job has expired"
+    SUPERSEDED = "the message is a duplicate, or for an earlier attempt"
+    EARLY = "it is not time yet"
+    UNKNOWN = "there is no such job"
+    NO_LEASE = "this worker's lease has ended"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A lost claim."""
+
+    reason: Refusal
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a worker's main process asks about a row that names it."""
+
+    job_id: int
+    task_id: str
+    attempt: int
+    claim_id: str
+    pid: int
+    terminate: bool
+    """Somebody asked that its process be ended."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What the sweep, or a main process, made of a job whose worker is gone."""
+
+    job_id: int
+    status: JobStatus
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs a list or a mass cancel is about; None: any."""
+
+    statuses: tuple[JobStatus, ...] | None = None
+    task: str | None = None
+    username: str | None = None
+    ids: tuple[int, ...] | None = field(default=None)
+
+
+def unique_slot(namespace: str, username: str | None, unique_key: str | None) -> str | None:
+    """Return the digest that stands for a key while its job is unfinished; None without a key."""
+    if unique_key is None:
+        return None
+    # JSON keeps ("a", "b:c") and ("a:b", "c") apart.
+    return hashlib.sha256(json.dumps([namespace, username, unique_key]).encode()).hexdigest()
+
+
+OUTGOING_COLUMNS = (
+    job.c.id,
+    job.c.task_id,
+    job.c.task,
+    job.c.attempt,
+    job.c.args,
+    job.c.kwargs,
+    job.c.queue,
+    job.c.routing,
+    job.c.priority,
+    job.c.time_limit,
+    job.c.soft_time_limit,
+    job.c.retry,
+    job.c.publishes,
+    job.c.damped,
+    job.c.status_id,
+)
+
+
+def outgoing(row: Row[Any]) -> Outgoing:
+    """Read what a message is made of; the message is for the attempt after the row's."""
+    return Outgoing(
+        job_id=row.id,
+        task_id=row.task_id,
+        task=row.task,
+        attempt=row.attempt + 1,
+        args=row.args,
+        kwargs=row.kwargs,
+        queue=row.queue,
+        routing=json.loads(row.routing),
+        priority=row.priority,
+        time_limit=row.time_limit,
+        soft_time_limit=row.soft_time_limit,
+        retry=row.retry,
+        publishes=row.publishes,
+        damped=row.damped,
+        status=row.status_id,
+    )
+
+
+def encode_failure(failure: Failure) -> str:
+    """Return a failure as the text that its column holds."""
+    return json.dumps(vars(failure))
+
+
+def to_job(row: Row[Any]) -> Job:
+    """Return the snapshot of a row."""
+    return Job(
+        task=row.task,
+        args=codec.decode(row.args),
+        kwargs=codec.decode(row.kwargs),
+        message=row.message,
+        scheduled_for=row.scheduled_for,
+        status=row.status_id,
+        queue=row.queue,
+        priority=row.priority,
+        expires=row.expires,
+        time_limit=row.time_limit,
+        soft_time_limit=row.soft_time_limit,
+        max_attempts=row.max_attempts,
+        unique_key=row.unique_key,
+        meta=codec.decode(row.meta),
+        id=row.id,
+        task_id=row.task_id,
+        username=row.username,
+        groupname=row.groupname,
+        submitted=row.submitted,
+        started=row.started,
+        finished=row.finished,
+        attempt=row.attempt,
+        worker=row.worker,
+        result=codec.decode(row.result),
+        error=Failure(**json.loads(row.error)) if row.error else None,
+        progress=None
+        if row.progress_current is None
+        else Progress(_number(row.progress_current), _optional_number(row.progress_total)),
+        cancel_requested=row.cancel_requested,
+    )
+
+
+def to_event(row: Row[Any]) -> Event:
+    """Return one line of a job's history."""
+    return Event(at=row.at, status=row.status_id, attempt=row.attempt, message=row.message, actor=row.actor)
+
+
+def _number(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _optional_number(value: float | None) -> float | None:
+    return None if value is None else _number(value)

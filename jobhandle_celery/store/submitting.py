@@ -1,0 +1,251 @@
+"""Rows come in, and messages go out: submit, publish, release, resubmit."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, case, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from ..errors import InvalidTransitionError
+from ..schema import clock, job
+from ..status import JobStatus
+from .after_commit import Callback, after_commit
+from .door import repeatable
+from .moves import LEFT, Guard, Moves, actor_of, lease_alive, moves
+from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
+
+
+class Submitting(Moves):
+    """The verbs of whoever submits, and of whoever publishes."""
+
+    @repeatable
+    def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+        """Insert jobs in one transaction of our own; see `submit_within`."""
+        with self.door.transaction() as connection:
+            return self.submit_within(connection, jobs)
+
+    def submit_within(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
+        """Insert jobs, in order, on a connection whose transaction is somebody's.
+
+        Who may have been there first: the same submit, if the answer to its commit was lost (the task
+        id, made by the submitter, tells: its id is returned), or an unfinished job with the same unique
+        key (its id is returned, and nothing is written).
+        """
+        now = None
+        if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
+            now = self._now(connection)
+        return [self._insert(connection, new, now) for new in jobs]
+
+    def submit_in_session(self, session: Session, jobs: Sequence[NewJob], send: Callback) -> list[Submitted]:
+        """Insert jobs in the caller's transaction; `send` gets their ids after its commit.
+
+        Nothing at all remains of them after a rollback, of a savepoint too.
+        """
+        submitted = self.submit_within(session.connection(), jobs)
+        after_commit(session, [one.job_id for one in submitted if one.fresh], send)
+        return submitted
+
+    def _insert(self, connection: Connection, new: NewJob, now: datetime | None) -> Submitted:
+        values = new.columns(self.namespace) | self._schedule(new, now)
+        # A row that is there already gives no row back, and no error: that would abort the caller's
+        # transaction on PostgreSQL.
+        insert = _INSERT[connection.dialect.name]
+        statement = insert(job).values(submitted=clock(), **values).on_conflict_do_nothing().returning(job.c.id)
+        there_before = job.c.task_id == new.task_id
+        if new.unique_key is not None:
+            there_before |= job.c.unique_slot == values["unique_slot"]
+        while True:
+            inserted = self.execute(connection, statement).scalar()
+            if inserted is not None:
+                status: JobStatus = values["status_id"]
+                event = {"job_id": inserted, "attempt": 0, "status_id": status}
+                self.log(connection, [event | {"message": "submitted", "actor": actor_of(new.username)}])
+                return Submitted(inserted, status)
+            there = self.execute(
+                connection,
+                select(job.c.id, job.c.status_id, job.c.task_id).where(there_before),
+            ).first()
+            if there is not None:
+                return Submitted(there.id, there.status_id, fresh=there.task_id == new.task_id)
+            # It was there and has just finished, so the key is free.
+
+    def _schedule(self, new: NewJob, now: datetime | None) -> dict[str, Any]:
+        if now is None:
+            if new.held:
+                return {"status_id": JobStatus.WAITING}
+            return {"status_id": JobStatus.SUBMITTED, "due_at": clock(self.settings.grace)}
+        scheduled, expires = _moment(new.scheduled_for, now), _moment(new.expires, now)
+        times: dict[str, Any] = {"scheduled_for": scheduled, "expires": expires}
+        if scheduled is not None and scheduled > now:
+            due = scheduled if expires is None else min(scheduled, expires)
+            return times | {"status_id": JobStatus.WAITING, "not_before": scheduled, "due_at": due}
+        if scheduled is None and new.held:
+            return times | {"status_id": JobStatus.WAITING, "due_at": expires}
+        return times | {"status_id": JobStatus.SUBMITTED, "due_at": clock(self.settings.grace)}
+
+    def _now(self, connection: Connection) -> datetime:
+        now: datetime = self.execute(connection, select(clock())).scalar_one()
+        return now
+
+    @repeatable
+    def outgoing(self, job_ids: Sequence[int]) -> list[Outgoing]:
+        """Read what the messages of these jobs are made of: those that are committed and wait to be sent.
+
+        Who may have been there first: a sweep that sent it already (it is Queued), a cancel, a rollback
+        of the caller's transaction. Such a job is not among them.
+        """
+        to_send = (JobStatus.SUBMITTED, JobStatus.RESUBMITTED, JobStatus.REQUEUED)
+        with self.door.reading() as connection:
+            rows = self.execute(
+                connection,
+                select(*OUTGOING_COLUMNS).where(
+                    job.c.id.in_(job_ids),
+                    job.c.namespace == self.namespace,
+                    job.c.status_id.in_(to_send),
+                    job.c.not_before.is_(None),
+                ),
+            )
+            return [outgoing(row) for row in rows]
+
+    @repeatable
+    def mark_queued(self, sent: Sequence[Outgoing]) -> None:
+        """Note that the broker was given these messages, and when to ask after them.
+
+        Who may have been there first: the worker, which may have claimed, finished or requeued the job
+        before we come to this. The guard has the attempt that the message is for and its task id, so a
+        late mark never touches a later attempt's back-off. Losing this write is harmless: the row stays
+        due, and an extra message is refused by the claim.
+        """
+        if not sent:
+            return
+        with self.door.transaction() as connection:
+            for one in sent:
+                due = clock(self.settings.patience_after(one.publishes + 1))
+                self.execute(
+                    connection,
+                    update(job)
+                    .where(
+                        moves("publish"),
+                        job.c.id == one.job_id,
+                        job.c.task_id == one.task_id,
+                        job.c.attempt == one.attempt - 1,
+                    )
+                    .values(
+                        status_id=JobStatus.QUEUED,
+                        publishes=one.publishes + 1,
+                        damped=0,
+                        due_at=case(
+                            (job.c.started.is_(None) & (job.c.expires < due), job.c.expires),
+                            else_=due,
+                        ),
+                    ),
+                )
+
+    @repeatable
+    def release(self, job_id: int, username: str | None) -> bool:
+        """Let a Waiting job go now; False if it is not Waiting.
+
+        Who may have been there first: another release, the sweep if its time came, a cancel. If the
+        answer to our own commit was lost the job is Submitted already, and False says only that.
+        """
+        with self.door.transaction() as connection:
+            return bool(
+                self.move(
+                    connection,
+                    moves("release"),
+                    self.mine(job_id, username),
+                    to={
+                        "status_id": JobStatus.SUBMITTED,
+                        "not_before": None,
+                        "scheduled_for": None,
+                        "due_at": clock(self.settings.grace),
+                    },
+                    because="released",
+                    actor=actor_of(username),
+                )
+            )
+
+    @repeatable
+    def resubmit(self, job_id: int, task_id: str, username: str | None) -> bool:
+        """Send a final job round again under a new task id; False if it is not final, or may still run.
+
+        Who may have been there first: another resubmit; or an outsider who ended the row while its body
+        still runs. Then the row names a worker with a lease, and two bodies would be alive at once: it is
+        refused until that worker reports that the body has left, or its lease ends. A repeat of our own
+        finds its task id in the row.
+
+        Raises:
+            InvalidTransitionError: another unfinished job has its unique key now.
+        """
+        with self.door.transaction() as connection:
+            former = self.execute(
+                connection,
+                select(job.c.username, job.c.unique_key, job.c.task_id).where(self.mine(job_id, username)),
+            ).first()
+            if former is None:
+                return False
+            if former.task_id == task_id:
+                return True
+            slot = unique_slot(self.namespace, former.username, former.unique_key)
+            try:
+                with connection.begin_nested():
+                    return bool(self._resubmit(connection, self.mine(job_id, username), task_id, slot, username))
+            except IntegrityError:
+                raise InvalidTransitionError(
+                    f"job {job_id} was not resubmitted: another unfinished job has its unique_key {former.unique_key!r}"
+                ) from None
+
+    def _resubmit(
+        self, connection: Connection, mine: Guard, task_id: str, slot: str | None, username: str | None
+    ) -> Sequence[Any]:
+        return self.move(
+            connection,
+            moves("resubmit"),
+            mine,
+            job.c.boot_id.is_(None) | ~lease_alive(job.c.boot_id),
+            to=_AFRESH
+            | {
+                "status_id": JobStatus.RESUBMITTED,
+                "task_id": task_id,
+                "unique_slot": slot,
+                "due_at": clock(self.settings.grace),
+            },
+            because="resubmitted",
+            actor=actor_of(username),
+        )
+
+
+_INSERT: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
+_AFRESH: Mapping[str, Any] = {
+    **LEFT,
+    **dict.fromkeys(
+        (
+            "cancel_requested",
+            "started",
+            "finished",
+            "result",
+            "error",
+            "progress_current",
+            "progress_total",
+            "expires",
+            "not_before",
+            "retry",
+            "claim_id",
+            "worker",
+        )
+    ),
+    "terminate": False,
+    "revoke_told": False,
+    "losses": 0,
+    "publishes": 0,
+    "damped": 0,
+}
+"""What a resubmit clears. Not `attempt`, which never goes down: the former round's writes must not fit."""
+
+
+def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | None:
+    return now + given if isinstance(given, timedelta) else given

@@ -1,0 +1,228 @@
+"""The sweep: rows that are due, jobs that have expired, workers whose lease has ended. And the leases.
+
+No lock is held while anybody talks to the broker: rows are reserved by moving their `due_at`, then
+published by the caller, then marked. A sweep that dies in between leaves rows that are due again.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import case, func, insert, or_, select, update, delete
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..schema import clock, job, worker
+from ..schema import sweep as sweep_table
+from ..status import JobStatus
+from .door import repeatable
+from .moves import DUE, STAMPED
+from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing
+from .running import Running
+
+DAMPED_AT_MOST = 3
+"""How often in a row the broker's count may put off asking again. No promise rests on the count."""
+
+
+class Sweeping(Running):
+    """The verbs of the worker step, about many jobs at a time."""
+
+    @repeatable
+    def begin_pass(self) -> bool | None:
+        """Begin a pass; None if somebody began one less than an interval ago.
+
+        True if leases may be believed: passes have followed each other closely for at least one lease.
+        After an outage of the database nobody could renew, so that clock starts anew.
+        """
+        settings = self.settings
+        gap = sweep_table.c.last_pass_at < clock(-settings.unbroken)
+        with self.door.transaction() as connection:
+            row = self.execute(
+                connection,
+                update(sweep_table)
+                .where(
+                    sweep_table.c.namespace == self.namespace,
+                    or_(
+                        sweep_table.c.last_pass_at <= clock(-settings.pass_interval),
+                        # The database's clock was set back.
+                        sweep_table.c.last_pass_at > clock(settings.lease),
+                    ),
+                )
+                .values(
+                    unbroken_since=case((gap, clock()), else_=sweep_table.c.unbroken_since),
+                    last_pass_at=clock(),
+                )
+                .returning((sweep_table.c.unbroken_since <= clock(-settings.lease)).label("unbroken")),
+            ).first()
+            if row is None:
+                insert_once = _INSERT[connection.dialect.name](sweep_table).on_conflict_do_nothing()
+                first = self.execute(
+                    connection,
+                    insert_once.values(
+                        namespace=self.namespace, last_pass_at=clock(), unbroken_since=clock()
+                    ).returning(sweep_table.c.namespace),
+                ).first()
+                return False if first is not None else None
+            return bool(row.unbroken)
+
+    @repeatable
+    def expire(self) -> int:
+        """Cancel the jobs whose `expires` passed before they were started; return how many."""
+        with self.door.transaction() as connection:
+            return self._expire(
+                connection, (job.c.namespace == self.namespace) & (job.c.due_at <= clock()), "sweep"
+            )
+
+    @repeatable
+    def reserve(self, limit: int) -> list[Outgoing]:
+        """Reserve rows that are due for a publish: nobody else takes them within the grace.
+
+        Who may have been there first: another sweep (its rows are skipped, not waited for), a claim or a
+        cancel, which leave no row due.
+        """
+        with self.door.transaction() as connection:
+            due = (
+                select(job.c.id)
+                .where(
+                    job.c.namespace == self.namespace,
+                    job.c.due_at <= clock(),
+                    job.c.status_id.in_([status for status in JobStatus if not status.final]),
+                    job.c.status_id != JobStatus.RUNNING,
+                    DUE,
+                )
+                .order_by(job.c.due_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            ids = self.execute(connection, due).scalars().all()
+            if not ids:
+                return []
+            rows = self.execute(
+                connection,
+                update(job)
+                .where(job.c.id.in_(ids))
+                .values(due_at=clock(self.settings.grace))
+                .returning(*OUTGOING_COLUMNS),
+            )
+            return sorted((outgoing(row) for row in rows), key=lambda one: one.job_id)
+
+    @repeatable
+    def count_queued(self, queues: Sequence[str]) -> dict[str, int]:
+        """Return how many rows are Queued for each of these queues."""
+        statement = (
+            select(job.c.queue, func.count())
+            .where(
+                job.c.namespace == self.namespace,
+                job.c.status_id == JobStatus.QUEUED,
+                job.c.queue.in_(queues),
+            )
+            .group_by(job.c.queue)
+        )
+        with self.door.reading() as connection:
+            return {queue: count for queue, count in self.execute(connection, statement)}
+
+    @repeatable
+    def look_later(self, rows: Sequence[Outgoing]) -> None:
+        """Leave Queued rows to their messages once more, for another patience.
+
+        Who may have been there first: the worker; then the row is no longer Queued for that attempt.
+        """
+        with self.door.transaction() as connection:
+            for one in rows:
+                self.execute(
+                    connection,
+                    update(job)
+                    .where(
+                        job.c.id == one.job_id,
+                        job.c.task_id == one.task_id,
+                        job.c.attempt == one.attempt - 1,
+                        job.c.status_id == JobStatus.QUEUED,
+                    )
+                    .values(
+                        damped=job.c.damped + 1,
+                        due_at=clock(self.settings.patience_after(one.publishes + one.damped + 1)),
+                    ),
+                )
+
+    @repeatable
+    def lapsed_workers(self) -> list[str]:
+        """Return the boot ids of the workers whose lease has ended."""
+        statement = select(worker.c.boot_id).where(
+            worker.c.namespace == self.namespace, worker.c.lease_until <= clock()
+        )
+        with self.door.reading() as connection:
+            return list(self.execute(connection, statement).scalars())
+
+    @repeatable
+    def reap(self, boot_id: str) -> list[Lost]:
+        """Settle the jobs of a worker whose lease has ended, and forget the worker.
+
+        Who may have been there first: the worker itself, renewing. Its row is locked and its lease looked
+        at again before any of its jobs is touched, so it renews either before, and loses nothing, or
+        after, and finds its row gone.
+        """
+        with self.door.transaction() as connection:
+            lapsed = self.execute(
+                connection,
+                select(worker.c.name)
+                .where(worker.c.boot_id == boot_id, worker.c.lease_until <= clock())
+                .with_for_update(skip_locked=True),
+            ).scalar()
+            if lapsed is None:
+                return []
+            guard = (job.c.boot_id == boot_id) & (job.c.status_id == JobStatus.RUNNING)
+            lost = self.lose_where(connection, guard, f"the worker {lapsed} was lost", "sweep")
+            self.execute(connection, delete(worker).where(worker.c.boot_id == boot_id))
+            return lost
+
+    @repeatable
+    def renew(self, me: Worker) -> bool:
+        """Renew this worker's lease; False if there was none: it is new, or was taken for lost."""
+        lease_until = clock(self.settings.lease)
+        with self.door.transaction() as connection:
+            mine = self.execute(
+                connection,
+                update(worker)
+                .where(worker.c.boot_id == me.boot_id)
+                .values(lease_until=lease_until)
+                .returning(worker.c.boot_id),
+            ).first()
+            if mine is None:
+                self.execute(
+                    connection,
+                    insert(worker).values(
+                        boot_id=me.boot_id,
+                        namespace=self.namespace,
+                        name=me.name,
+                        pid=me.pid,
+                        started=clock(),
+                        lease_until=lease_until,
+                    ),
+                )
+            return mine is not None
+
+    @repeatable
+    def retire(self, me: Worker) -> None:
+        """Forget this worker, unless a row still names it: then its lease ends by itself."""
+        with self.door.transaction() as connection:
+            named = select(job.c.id).where(job.c.boot_id == me.boot_id, job.c.status_id == JobStatus.RUNNING)
+            self.execute(
+                connection, delete(worker).where(worker.c.boot_id == me.boot_id, ~named.exists())
+            )
+
+    @repeatable
+    def standings(self, boot_id: str) -> list[Standing]:
+        """Return the running jobs whose rows name this worker."""
+        statement = select(
+            job.c.id,
+            job.c.task_id,
+            job.c.attempt,
+            job.c.claim_id,
+            job.c.pid,
+            (STAMPED & job.c.terminate).label("terminate"),
+        ).where(job.c.boot_id == boot_id, job.c.status_id == JobStatus.RUNNING)
+        with self.door.reading() as connection:
+            return [
+                Standing(row.id, row.task_id, row.attempt, row.claim_id, row.pid, bool(row.terminate))
+                for row in self.execute(connection, statement)
+            ]
+
+
+_INSERT = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}

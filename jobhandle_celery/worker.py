@@ -1,0 +1,257 @@
+"""The worker step: the worker's lease, what its main process has learned, stop requests, strays, the sweep.
+
+May import task, sweep and below. Two threads of the main process: renewing is one of its own, with a
+database connection of its own, so that a broker that drops packets cannot end the leases. Both end after
+the pool: bodies that finish during a warm shutdown do so under their lease.
+"""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.concurrency.base import BasePool
+from celery.worker import state
+
+from .errors import DatabaseUnavailableError
+from .request import JobRequest
+from .service import End, Service, service_of
+from .store import Run, Standing, Store, Worker
+from .sweep import sweep
+
+logger = logging.getLogger(__name__)
+
+RENEWALS_PER_LEASE = 4
+"""Three may fail before anybody takes the worker for lost."""
+
+GONE_AFTER = 30.0
+"""Seconds to wait for a child that was told to end, before its end is written all the same."""
+
+FAREWELL = 10.0
+"""Seconds that a worker takes at its end to write what it still knows."""
+
+
+class JobsStep(bootsteps.StartStopStep):
+    """Celery's worker starts and stops us through this."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        """Make the boot id, before the pool forks: its children carry it into their claims."""
+        super().__init__(parent, **options)
+        self._service = service_of(parent.app)
+        self._service.worker = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
+        self._service.prefork = parent.pool_cls.__module__.endswith(".prefork")
+        self._lease: _Beat | None = None
+        self._chores: Chores | None = None
+
+    def include(self, parent: Any) -> bool:
+        """Have our say also when everything else has stopped, the pool's last body among it."""
+        included = bool(super().include(parent))
+        if included:
+            parent.steps.insert(0, _AfterAll(self.farewell))
+        return included
+
+    def start(self, parent: Any) -> None:
+        """Take the lease and start the threads; after the pool has forked, before it gets work."""
+        lease_store = self._service.another_store()
+        settings = self._service.settings
+        renew = _Renewal(lease_store, self._me)
+        renew()
+        self._lease = _Beat("jobhandle-lease", settings.lease.total_seconds() / RENEWALS_PER_LEASE, renew)
+        self._chores = Chores(self._service, parent)
+        _Beat("jobhandle-chores", settings.pass_interval.total_seconds(), self._chores).start_with(self._lease)
+
+    def stop(self, parent: Any) -> None:
+        """Nothing yet: this is the beginning of the warm drain, and bodies are still running."""
+
+    def farewell(self, parent: Any) -> None:
+        """Write what is left to write, give back what was cut off, and let go of the lease."""
+        if self._lease is None or self._chores is None:
+            return
+        until = time.monotonic() + FAREWELL
+        self._lease.partner.end()
+        if not self._chores.bodies_may_live_on:
+            while time.monotonic() < until:
+                try:
+                    self._chores.settle_ends()
+                    self._give_back()
+                    break
+                except DatabaseUnavailableError:
+                    time.sleep(0.5)
+            self._lease.end()
+        # Otherwise the threads of a threads pool go on until the process ends, and so does the lease.
+
+    def _give_back(self) -> None:
+        store, me = self._service.store, self._me
+        for given in store.give_back(str(me.boot_id), "its worker shut down", me):
+            logger.info("job %s is given back: %s", given.job_id, given.status)
+        store.retire(me)
+
+    @property
+    def _me(self) -> Worker:
+        assert self._service.worker is not None
+        return self._service.worker
+
+
+class _AfterAll:
+    """First among the worker's steps, so stopped last."""
+
+    alias = name = "JobHandles, after all"
+
+    def __init__(self, farewell: Callable[[Any], None]) -> None:
+        self.stop = self.terminate = farewell
+
+    def start(self, parent: Any) -> None:
+        pass
+
+    def info(self, parent: Any) -> None:
+        return None
+
+
+class _Beat:
+    """A thread that does something at an interval, whatever happens to it."""
+
+    def __init__(self, name: str, interval: float, work: Callable[[], None]) -> None:
+        self._interval = interval
+        self._work = work
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=name, daemon=True)
+        self.partner: _Beat = self
+        self._thread.start()
+
+    def start_with(self, other: "_Beat") -> None:
+        other.partner = self
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._interval):
+            try:
+                self._work()
+            except DatabaseUnavailableError as error:
+                logger.warning("%s: %s", self._thread.name, error)
+            except Exception:
+                logger.exception("%s goes on after an unexpected error", self._thread.name)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join(FAREWELL)
+
+
+class _Renewal:
+    def __init__(self, store: Store, me: Worker) -> None:
+        self._store = store
+        self._me = me
+        self._known = False
+
+    def __call__(self) -> None:
+        try:
+            renewed = self._store.renew(self._me)
+        except Exception as error:
+            # Also a missing schema: the worker lives on, and runs what is no job.
+            logger.error("the lease of %s was not renewed: %s", self._me.name, error)
+            return
+        if self._known and not renewed:
+            logger.warning("%s had been taken for lost; its lease is taken anew", self._me.name)
+        self._known = True
+
+
+class Chores:
+    """What a worker's main process does beside renewing, once an interval."""
+
+    def __init__(self, service: Service, worker: Any) -> None:
+        self._service = service
+        self._worker = worker
+        self._me = service.me()
+        self._put_off: list[End] = []
+        self._suspects: dict[Run, float] = {}
+        self._told: set[tuple[int, int]] = set()
+
+    def __call__(self) -> None:
+        self.settle_ends()
+        standings = self._service.store.standings(str(self._me.boot_id))
+        self._terminate(standing for standing in standings if standing.terminate)
+        self._settle_strays(standings)
+        sweep(self._service.store, self._service.dispatcher)
+
+    def settle_ends(self) -> None:
+        """Write what the main process has learned of its children; what cannot be written now stays."""
+        while not self._service.ends.empty():
+            self._put_off.append(self._service.ends.get())
+        ready = [end for end in self._put_off if _is_gone(end)]
+        for end in ready:
+            end.write()
+            self._put_off.remove(end)
+
+    @property
+    def bodies_may_live_on(self) -> bool:
+        """True for a pool of threads, which nobody can end; they go on until they return."""
+        return bool(_requests()) and self._worker.pool_cls.__module__.endswith(".thread")
+
+    def _terminate(self, standings: Iterable[Standing]) -> None:
+        """End the processes of the bodies for which that was asked."""
+        running = {str(request.id): request for request in _requests()}
+        for standing in standings:
+            request = running.get(standing.task_id)
+            if request is None or (standing.job_id, standing.attempt) in self._told:
+                continue
+            self._told.add((standing.job_id, standing.attempt))
+            if type(self._worker.pool).terminate_job is BasePool.terminate_job:
+                logger.warning(
+                    "job %s was to be terminated; this worker's pool cannot end a body, it was asked to stop",
+                    standing.job_id,
+                )
+                continue
+            # Through the event loop: called here, the acknowledgement would be sent from this thread.
+            self._worker.consumer.call_soon(request.terminate, self._worker.pool, "TERM")
+
+    def _settle_strays(self, standings: Iterable[Standing]) -> None:
+        """Settle rows that name this worker and that it does not run.
+
+        A claim may be on its way from the child to us, and an end to the database, so a row is only a
+        suspect at first.
+        """
+        known = {str(request.id) for request in _requests()}
+        now = time.monotonic()
+        strays = {
+            Run(one.job_id, one.task_id, one.attempt, one.claim_id, self._me): one
+            for one in standings
+            if one.task_id not in known
+        }
+        self._suspects = {run: self._suspects.get(run, now) for run in strays}
+        grace = self._service.settings.grace.total_seconds()
+        for run, since in self._suspects.items():
+            if now - since > grace:
+                because = "its worker does not run it any more"
+                for lost in self._service.store.lose(run, because, self._me):
+                    logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
+
+
+def _requests() -> list[JobRequest]:
+    """Return the job requests that this worker has in hand, reserved or running."""
+    while True:
+        try:
+            requests = [*state.reserved_requests, *state.active_requests]
+        except RuntimeError:  # "Set changed size during iteration": the event loop is another thread
+            continue
+        return [request for request in requests if isinstance(request, JobRequest) and request.is_job]
+
+
+def _is_gone(end: End) -> bool:
+    if end.pid is None or time.monotonic() - end.since > GONE_AFTER:
+        return True
+    try:
+        os.kill(end.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return True  # the number is another's by now
+    return False
+
+
+def install(app: Celery) -> None:
+    """Add the step to every worker of the app."""
+    app.steps["worker"].add(JobsStep)

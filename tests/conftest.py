@@ -1,0 +1,197 @@
+"""The fixtures that every test may ask for: servers, fresh databases, workers.
+
+Each process of pytest-xdist has servers of its own. A server named in the environment
+(`JOBHANDLE_TEST_REDIS_URL`, `JOBHANDLE_TEST_POSTGRESQL_URL`) is shared, and nothing in it is
+touched but what the tests made. Without any server the tests that need it are skipped; with `CI`
+set they fail.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import redis
+import sqlalchemy
+
+from tests.databases import PostgresqlDatabases, SqliteFiles
+from tests.reaper import Reaper
+from tests.servers import PostgresqlServer, RedisServer, ServerMissing, own_postgresql, own_redis
+from tests.workers import WorkerProcess
+
+WORKERS = pytest.StashKey[list[WorkerProcess]]()
+
+
+@pytest.fixture(scope="session")
+def reaper() -> Iterator[Reaper]:
+    reaper = Reaper()
+    yield reaper
+    reaper.close()
+
+
+@pytest.fixture(scope="session")
+def redis_server_url(reaper: Reaper) -> Iterator[str]:
+    given = os.environ.get("JOBHANDLE_TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    server = _started(own_redis, reaper)
+    yield server.url
+    server.discard()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server_url(reaper: Reaper) -> Iterator[str]:
+    """A superuser's URL, or that of a user who may create databases."""
+    given = os.environ.get("JOBHANDLE_TEST_POSTGRESQL_URL")
+    if given:
+        psycopg_url = sqlalchemy.make_url(given).set(drivername="postgresql+psycopg")
+        yield psycopg_url.render_as_string(hide_password=False)
+        return
+    server = _started(own_postgresql, reaper)
+    yield server.url
+    server.discard()
+
+
+@pytest.fixture
+def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
+    """A running Redis for this test alone, that it may stop, kill, pause and start again."""
+    server = _started(own_redis, reaper)
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def private_postgresql(reaper: Reaper) -> Iterator[PostgresqlServer]:
+    """A running PostgreSQL, empty, for this test alone, that it may stop, kill, pause and start again."""
+    server = _started(own_postgresql, reaper)
+    yield server
+    server.discard()
+
+
+@pytest.fixture(scope="session")
+def redis_database_url(redis_server_url: str) -> str:
+    """A logical database for this process of the test run, found empty."""
+    number = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    url = (
+        sqlalchemy.make_url(redis_server_url).set(database=str(number)).render_as_string(hide_password=False)
+    )
+    with redis.Redis.from_url(url) as client:
+        if client.dbsize():
+            pytest.fail(
+                f"the tests would flush logical database {number} of the given Redis, which is not empty"
+            )
+    return url
+
+
+@pytest.fixture
+def redis_url(redis_database_url: str) -> Iterator[str]:
+    """An empty logical database of Redis, flushed after the test and its workers."""
+    yield redis_database_url
+    with redis.Redis.from_url(redis_database_url) as client:
+        client.flushdb()
+
+
+@pytest.fixture
+def broker_url(redis_url: str) -> str:
+    return redis_url
+
+
+@pytest.fixture(scope="session")
+def sqlite_files(tmp_path_factory: pytest.TempPathFactory) -> SqliteFiles:
+    return SqliteFiles(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_databases(postgresql_server_url: str) -> Iterator[PostgresqlDatabases]:
+    databases = PostgresqlDatabases(postgresql_server_url)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture
+def sqlite_url(sqlite_files: SqliteFiles, tmp_path: Path) -> str:
+    """A fresh migrated SQLite file."""
+    return sqlite_files.create(tmp_path / "jobs.sqlite3")
+
+
+@pytest.fixture
+def empty_sqlite_url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+
+
+@pytest.fixture
+def postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
+    """A fresh migrated PostgreSQL database."""
+    url = postgresql_databases.create()
+    yield url
+    postgresql_databases.drop(url)
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
+    url = postgresql_databases.create_empty()
+    yield url
+    postgresql_databases.drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh migrated database, of each kind in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh database without any table, of each kind in turn."""
+    url: str = request.getfixturevalue(f"empty_{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def start_worker(
+    request: pytest.FixtureRequest, tmp_path: Path, reaper: Reaper
+) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start real workers: `start_worker(database_url=…, broker_url=…, pool="prefork", …)`.
+
+    The options are those of `WorkerProcess`. Each worker is ready when the call returns (unless
+    `ready=False`), and killed at the end of the test.
+    """
+    workers = request.node.stash[WORKERS] = []
+
+    def start(app: str = "tests.apps:app", *, ready: bool = True, **options: Any) -> WorkerProcess:
+        worker = WorkerProcess(app, folder=tmp_path, reaper=reaper, **options)
+        workers.append(worker)
+        if ready:
+            worker.wait_until_ready()
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.end()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Show what the workers of a failed test said."""
+    report = yield
+    if report.failed:
+        for worker in item.stash.get(WORKERS, []):
+            report.sections.append((f"{worker.nodename}, process {worker.pid}", worker.log))
+    return report
+
+
+def _started(start: Callable[[Reaper], Any], reaper: Reaper) -> Any:
+    try:
+        return start(reaper)
+    except ServerMissing as missing:
+        _unavailable(str(missing))
+
+
+def _unavailable(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,118 @@
+"""Ends what a killed test run has left: a process beside it, that outlives it by a moment.
+
+Fixtures stop servers and workers, but a test run that is killed runs no fixtures. Each line on
+standard input is a JSON list: `["watch", pid, signal]` is a leader of a process group and the
+signal that ends it best, `["forget", pid]` takes it back, `["folder", path]` is to be removed. When
+the test run is gone, all that is still watched is ended. Imports the standard library alone, so
+that it starts in milliseconds.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class Reaper:
+    """The test run's end of the pipe."""
+
+    def __init__(self) -> None:
+        processes = [os.getpid()]
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            # The controller: when it is killed, we would still go on to the end of our present test.
+            processes.append(os.getppid())
+        command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *map(str, processes)]
+        # A session of its own: Ctrl-C at the terminal is for pytest, which then runs its fixtures.
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
+
+    def watch(self, pid: int, best_signal: int = signal.SIGKILL) -> None:
+        self._tell("watch", pid, int(best_signal))
+
+    def forget(self, pid: int) -> None:
+        self._tell("forget", pid)
+
+    def remove_folder(self, path: Path) -> None:
+        self._tell("folder", str(path))
+
+    def close(self) -> None:
+        """End what is still watched, remove the folders."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait(timeout=20)
+
+    def _tell(self, *words: str | int) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # without a reaper the tests themselves are no worse
+            self._process.stdin.write(json.dumps(words).encode() + b"\n")
+            self._process.stdin.flush()
+
+
+def _signal_group(pid: int, which: int) -> bool:
+    """Signal a process group; False if it is gone."""
+    try:
+        os.killpg(pid, which)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _messages(test_run: int, controllers: list[int]) -> Iterator[object]:
+    """What the test run says, until it closes the pipe or is gone."""
+    unread = b""
+    while True:
+        # A child that the test run forked holds the pipe open as well: so look at the parent too.
+        alive = os.getppid() == test_run
+        if alive and not all(_is_there(controller) for controller in controllers):
+            os.kill(test_run, signal.SIGKILL)
+        if select.select([0], [], [], 0.5 if alive else 0)[0]:
+            read = os.read(0, 65536)
+            if not read:
+                return
+            *lines, unread = (unread + read).split(b"\n")
+            yield from map(json.loads, lines)
+        elif not alive:
+            return
+
+
+def _main(test_run: int, controllers: list[int]) -> None:
+    watched: dict[int, int] = {}
+    folders: list[str] = []
+    for message in _messages(test_run, controllers):
+        match message:
+            case ["watch", int(pid), int(best_signal)]:
+                watched[pid] = best_signal
+            case ["forget", int(pid)]:
+                watched.pop(pid, None)
+            case ["folder", str(path)]:
+                folders.append(path)
+    # Latest first: workers before the servers that they talk to.
+    for pid, best_signal in reversed(watched.items()):
+        _signal_group(pid, best_signal)
+        _signal_group(pid, signal.SIGCONT)  # a stopped process obeys SIGKILL alone
+    deadline = time.monotonic() + 5
+    while any(_signal_group(pid, 0) for pid in watched) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in watched:
+        _signal_group(pid, signal.SIGKILL)
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), [int(controller) for controller in sys.argv[2:]])

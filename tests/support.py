@@ -1,0 +1,30 @@
+"""What every test may use: waiting for a condition. Imports nothing of the library."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], timeout: float = 20, message: str = "") -> T:
+    """Ask again and again until the condition is true, and return its value; the only sleep in the tests.
+
+    It is asked once more after the timeout (in seconds): a machine that paused this process must not
+    fail the test. An exception in the condition goes straight to the caller.
+
+    Raises:
+        AssertionError: with the last value.
+    """
+    deadline = time.monotonic() + timeout
+    pause = 0.005
+    while True:
+        late = time.monotonic() >= deadline
+        value = condition()
+        if value:
+            return value
+        if late:
+            said = f"{message}: " if message else ""
+            raise AssertionError(f"{said}not within {timeout:g} s; the last value was {value!r}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
