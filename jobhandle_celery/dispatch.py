@@ -151,7 +151,10 @@ class Dispatcher:
         }
         parent = self._app.current_worker_task
         if parent and parent.request.id:
-            routing |= {"parent_id": parent.request.id, "root_id": parent.request.root_id or parent.request.id}
+            routing |= {
+                "parent_id": parent.request.id,
+                "root_id": parent.request.root_id or parent.request.id,
+            }
         return (
             replace(
                 job,
@@ -213,7 +216,9 @@ class Dispatcher:
         pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
         self._again_at = time.monotonic() + pause
-        logger.warning("broker not reached (%s); no further try for %g s, the sweep sends the jobs", error, pause)
+        logger.warning(
+            "broker not reached (%s); no further try for %g s, the sweep sends the jobs", error, pause
+        )
 
     def _send(self, one: Outgoing) -> None:
         message, options = self._message(one)
@@ -328,7 +333,12 @@ class _Line:
         self.fresh = True
         self._app = app
         driver = app.connection_for_write().transport.driver_type
-        bounds: dict[str, Any] = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+        bounds: dict[str, Any] = {
+            "max_retries": 0,
+            "interval_start": 0,
+            "interval_step": 0,
+            "interval_max": 0,
+        }
         if driver == "redis":
             bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
         elif driver == "amqp":

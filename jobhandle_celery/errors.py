@@ -97,7 +97,7 @@ class DatabaseUnavailableError(JobHandleError, ConnectionError):
     """The database cannot be asked just now; whether the last statement took effect is not known."""
 
 
-class JobCancelled(BaseException):  # noqa: N818 -- a stop, not an error; named as asyncio.CancelledError is
+class JobCancelled(BaseException):
     """Raised in a body that was asked to stop.
 
     Not an `Exception`, as asyncio's is not, so that neither ``except Exception`` nor Celery's

@@ -178,7 +178,10 @@ class Jobs:
 
 
 def _selection(
-    status: str | Iterable[str] | None, task: str | None, username: str | None, ids: Iterable[int] | None = None
+    status: str | Iterable[str] | None,
+    task: str | None,
+    username: str | None,
+    ids: Iterable[int] | None = None,
 ) -> Selection:
     words: Sequence[str] | None = None
     if status is not None:

@@ -136,9 +136,7 @@ class JobRequest:
             self._later(lambda: store.stop_seat(seat, message, me))
         elif not terminated:
             # A revoke by somebody else's hand, met here, perhaps by a mere duplicate of the message.
-            self._later(
-                lambda: store.cancel(job[0], None, terminate=False, task_id=self.id), wait=False
-            )
+            self._later(lambda: store.cancel(job[0], None, terminate=False, task_id=self.id), wait=False)
 
     def _retry_worker_lost(self, *args: Any) -> bool:
         # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.
@@ -146,7 +144,7 @@ class JobRequest:
 
     def _later(self, write: Callable[[], object], *, wait: bool = True) -> None:
         service = service_of(self.app)
-        service.ends.put(End(write, self.worker_pid if wait and service.prefork else None))
+        service.ends.put(End(self.id, write, self.worker_pid if wait and service.prefork else None))
 
 
 def _unwrapped(error: BaseException) -> BaseException:

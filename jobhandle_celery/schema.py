@@ -88,7 +88,7 @@ class Status(TypeDecorator[JobStatus]):
         return None if value is None else JobStatus.from_id(value)
 
 
-class clock(FunctionElement[datetime]):  # noqa: N801 -- reads as an SQL function
+class clock(FunctionElement[datetime]):
     """The database's clock at the moment it is evaluated, plus a number of seconds.
 
     Not ``CURRENT_TIMESTAMP``: that is the start of the transaction on PostgreSQL, and a claim that

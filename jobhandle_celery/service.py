@@ -27,6 +27,7 @@ from .submission import Submissions
 class End:
     """Something a main process has learned of a child, to be written once the child is gone."""
 
+    task_id: str
     write: Callable[[], object]
     pid: int | None = None
     """The process that must be gone first; None: none."""

@@ -61,7 +61,12 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: A
 
 
 def on_internal_error(
-    sender: Any = None, task_id: str = "", request: Any = None, exception: Any = None, einfo: Any = None, **_: Any
+    sender: Any = None,
+    task_id: str = "",
+    request: Any = None,
+    exception: Any = None,
+    einfo: Any = None,
+    **_: Any,
 ) -> None:
     """Celery, or a hook of the task's, failed outside the body."""
     try:
@@ -88,14 +93,17 @@ def on_unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
     if job is not None:
         service, task_id = service_of(sender.app), str(message.headers.get("id"))
         me = service.me()
-        service.ends.put(End(lambda: service.store.send_back(job[0], task_id, job[1], me)))
+        service.ends.put(End(task_id, lambda: service.store.send_back(job[0], task_id, job[1], me)))
 
 
 def _failure(exception: BaseException, traceback: str) -> Failure:
     if isinstance(exception, SoftTimeLimitExceeded):
         return time_limit_failure(exception, text.traceback(traceback))
     return Failure(
-        "task", text.storable(type(exception).__name__), text.message(str(exception)), text.traceback(traceback)
+        "task",
+        text.storable(type(exception).__name__),
+        text.message(str(exception)),
+        text.traceback(traceback),
     )
 
 
@@ -132,4 +140,3 @@ def _delay(options: Any) -> float | datetime | None:
     if isinstance(eta, datetime):
         return eta.astimezone() if eta.tzinfo is None else eta
     return None
-

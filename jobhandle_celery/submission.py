@@ -138,7 +138,9 @@ def _check(job: Job) -> None:
     for field in ("time_limit", "soft_time_limit"):
         _check_limit(field, getattr(job, field))
     if job.time_limit and job.soft_time_limit and job.soft_time_limit > job.time_limit:
-        raise ValidationError("soft_time_limit", job.soft_time_limit, f"at most time_limit ({job.time_limit:g} s)")
+        raise ValidationError(
+            "soft_time_limit", job.soft_time_limit, f"at most time_limit ({job.time_limit:g} s)"
+        )
     _check_whole("priority", job.priority, 0, 255, optional=True)
     _check_whole("max_attempts", job.max_attempts, 1, 1_000_000)
 
@@ -167,4 +169,3 @@ def _check_moment(field: str, value: Any) -> None:
             raise ValidationError(field, value, accepted + " of less than a thousand years")
     elif not isinstance(value, datetime) or value.utcoffset() is None:
         raise ValidationError(field, value, accepted)
-

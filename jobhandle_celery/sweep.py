@@ -4,8 +4,8 @@ import logging
 import time
 
 from .dispatch import Dispatcher
-from .store import DAMPED_AT_MOST, Outgoing, Store
 from .status import JobStatus
+from .store import DAMPED_AT_MOST, Outgoing, Store
 
 logger = logging.getLogger(__name__)
 

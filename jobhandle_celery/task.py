@@ -337,7 +337,9 @@ def settle(execution: Execution, write: Callable[[], Any]) -> Any:
     _executions.pop((execution.run.task_id, execution.run.attempt), None)
     if not written:
         run = execution.run
-        logger.warning("job %s: the outcome of attempt %s was not written: superseded", run.job_id, run.attempt)
+        logger.warning(
+            "job %s: the outcome of attempt %s was not written: superseded", run.job_id, run.attempt
+        )
     return written
 
 

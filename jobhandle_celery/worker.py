@@ -64,7 +64,9 @@ class JobsStep(bootsteps.StartStopStep):
         renew()
         self._lease = _Beat("jobhandle-lease", settings.lease.total_seconds() / RENEWALS_PER_LEASE, renew)
         self._chores = Chores(self._service, parent)
-        _Beat("jobhandle-chores", settings.pass_interval.total_seconds(), self._chores).start_with(self._lease)
+        _Beat("jobhandle-chores", settings.pass_interval.total_seconds(), self._chores).start_with(
+            self._lease
+        )
 
     def stop(self, parent: Any) -> None:
         """Nothing yet: this is the beginning of the warm drain, and bodies are still running."""
@@ -199,7 +201,8 @@ class Chores:
             if request is None or (standing.job_id, standing.attempt) in self._told:
                 continue
             self._told.add((standing.job_id, standing.attempt))
-            if type(self._worker.pool).terminate_job is BasePool.terminate_job:
+            # The prefork pool gets its own at its start, so the class does not tell.
+            if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
                 logger.warning(
                     "job %s was to be terminated; this worker's pool cannot end a body, it was asked to stop",
                     standing.job_id,
@@ -214,7 +217,7 @@ class Chores:
         A claim may be on its way from the child to us, and an end to the database, so a row is only a
         suspect at first.
         """
-        known = {str(request.id) for request in _requests()}
+        known = {str(request.id) for request in _requests()} | {end.task_id for end in self._put_off}
         now = time.monotonic()
         strays = {
             Run(one.job_id, one.task_id, one.attempt, one.claim_id, self._me): one
@@ -244,12 +247,10 @@ def _is_gone(end: End) -> bool:
     if end.pid is None or time.monotonic() - end.since > GONE_AFTER:
         return True
     try:
-        os.kill(end.pid, 0)
-    except ProcessLookupError:
+        # Asked without reaping it, which is the pool's to do, some seconds later.
+        return os.waitid(os.P_PID, end.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
         return True
-    except PermissionError:
-        return True  # the number is another's by now
-    return False
 
 
 def install(app: Celery) -> None:

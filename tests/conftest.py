@@ -7,6 +7,7 @@ set they fail.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,9 +152,17 @@ def empty_database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def workers_temporary_folder(reaper: Reaper) -> Path:
+    """Where killed workers may leave what they would have removed; a short path, as of sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="jobhandle-test-workers-"))
+    reaper.remove_folder(folder)
+    return folder
+
+
 @pytest.fixture
 def start_worker(
-    request: pytest.FixtureRequest, tmp_path: Path, reaper: Reaper
+    request: pytest.FixtureRequest, tmp_path: Path, workers_temporary_folder: Path, reaper: Reaper
 ) -> Iterator[Callable[..., WorkerProcess]]:
     """Start real workers: `start_worker(database_url=…, broker_url=…, pool="prefork", …)`.
 
@@ -163,7 +172,8 @@ def start_worker(
     workers = request.node.stash[WORKERS] = []
 
     def start(app: str = "tests.apps:app", *, ready: bool = True, **options: Any) -> WorkerProcess:
-        worker = WorkerProcess(app, folder=tmp_path, reaper=reaper, **options)
+        environment = {"TMPDIR": str(workers_temporary_folder), **options.pop("environment", {})}
+        worker = WorkerProcess(app, folder=tmp_path, reaper=reaper, environment=environment, **options)
         workers.append(worker)
         if ready:
             worker.wait_until_ready()

@@ -64,7 +64,8 @@ class Acting(Moves):
         running = job.c.status_id == JobStatus.RUNNING
         stopped = final(JobStatus.CANCELLED)
         columns = {
-            name: case((running, job.c[name]), else_=_as_value(name, value)) for name, value in stopped.items()
+            name: case((running, job.c[name]), else_=_as_value(name, value))
+            for name, value in stopped.items()
         }
         return len(
             self.move(
@@ -179,7 +180,9 @@ class Acting(Moves):
         )
 
     @repeatable
-    def set_message(self, job_id: int, message: str | None, username: str | None, run: Run | None) -> str | None:
+    def set_message(
+        self, job_id: int, message: str | None, username: str | None, run: Run | None
+    ) -> str | None:
         """Replace the message and return the previous one; None if there is no such job.
 
         A message of None leaves it alone, and so does a run that is superseded. Who may have been there

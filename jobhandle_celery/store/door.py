@@ -216,7 +216,10 @@ class _Unavailable(DatabaseUnavailableError):
 
 def _lacks_table(error: DBAPIError) -> bool:
     if isinstance(error, ProgrammingError):
-        return getattr(error.orig, "sqlstate", None) in ("42P01", "42703") or _number(error) in ("1146", "1054")
+        return getattr(error.orig, "sqlstate", None) in ("42P01", "42703") or _number(error) in (
+            "1146",
+            "1054",
+        )
     said = str(error.orig)
     return "no such table" in said or "no such column" in said
 

@@ -105,7 +105,9 @@ class Moves:
                 insert(job_event)
                 .from_select(
                     ["job_id", "at", "attempt", "status_id", "message", "actor"],
-                    select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor),
+                    select(
+                        moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor
+                    ),
                 )
                 .cte("logged")
             )

@@ -30,7 +30,7 @@ from .moves import (
     lease_alive,
     moves,
 )
-from .rows import Lost, Outgoing, Refusal, Refused, Run, Seat, Worker, encode_failure
+from .rows import Lost, Refusal, Refused, Run, Seat, Worker, encode_failure
 
 STOPPED_FIRST = "stopped on request"
 
@@ -247,9 +247,7 @@ class Running(Moves):
     def standing(self, run: Run) -> tuple[bool, bool]:
         """Return whether the run still holds the row, and whether it is asked to stop."""
         with self.door.reading() as connection:
-            row = self.execute(
-                connection, select(STAMPED.label("stamped")).where(held_by(run))
-            ).first()
+            row = self.execute(connection, select(STAMPED.label("stamped")).where(held_by(run))).first()
             return row is not None, row is None or bool(row.stamped)
 
     @repeatable
@@ -258,7 +256,9 @@ class Running(Moves):
 
         Who may have been there first: as for `finish`.
         """
-        running = self.mine(run) & (job.c.status_id == JobStatus.RUNNING) if isinstance(run, int) else held_by(run)
+        running = (
+            self.mine(run) & (job.c.status_id == JobStatus.RUNNING) if isinstance(run, int) else held_by(run)
+        )
         with self.door.transaction() as connection:
             noted = self.execute(
                 connection,
@@ -329,9 +329,7 @@ class Running(Moves):
         `which` is one run, or a boot id: all that still runs there. The caller has made sure that no body
         is left. Who may have been there first: a body that finished in its last moment.
         """
-        guard = (
-            and_(job.c.boot_id == which, moves("give_back")) if isinstance(which, str) else held_by(which)
-        )
+        guard = and_(job.c.boot_id == which, moves("give_back")) if isinstance(which, str) else held_by(which)
         actor = f"worker {worker.name}"
         with self.door.transaction() as connection:
             given = self.move(connection, guard, NOT_STAMPED, to=_requeued(), because=because, actor=actor)

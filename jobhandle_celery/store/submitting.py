@@ -53,7 +53,9 @@ class Submitting(Moves):
         # A row that is there already gives no row back, and no error: that would abort the caller's
         # transaction on PostgreSQL.
         insert = _INSERT[connection.dialect.name]
-        statement = insert(job).values(submitted=clock(), **values).on_conflict_do_nothing().returning(job.c.id)
+        statement = (
+            insert(job).values(submitted=clock(), **values).on_conflict_do_nothing().returning(job.c.id)
+        )
         there_before = job.c.task_id == new.task_id
         if new.unique_key is not None:
             there_before |= job.c.unique_slot == values["unique_slot"]
@@ -192,7 +194,9 @@ class Submitting(Moves):
             slot = unique_slot(self.namespace, former.username, former.unique_key)
             try:
                 with connection.begin_nested():
-                    return bool(self._resubmit(connection, self.mine(job_id, username), task_id, slot, username))
+                    return bool(
+                        self._resubmit(connection, self.mine(job_id, username), task_id, slot, username)
+                    )
             except IntegrityError:
                 raise InvalidTransitionError(
                     f"job {job_id} was not resubmitted: another unfinished job has its unique_key {former.unique_key!r}"

@@ -6,7 +6,7 @@ published by the caller, then marked. A sweep that dies in between leaves rows t
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, func, insert, or_, select, update, delete
+from sqlalchemy import case, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import clock, job, worker
@@ -203,9 +203,7 @@ class Sweeping(Running):
         """Forget this worker, unless a row still names it: then its lease ends by itself."""
         with self.door.transaction() as connection:
             named = select(job.c.id).where(job.c.boot_id == me.boot_id, job.c.status_id == JobStatus.RUNNING)
-            self.execute(
-                connection, delete(worker).where(worker.c.boot_id == me.boot_id, ~named.exists())
-            )
+            self.execute(connection, delete(worker).where(worker.c.boot_id == me.boot_id, ~named.exists()))
 
     @repeatable
     def standings(self, boot_id: str) -> list[Standing]:
