@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery
-from celery.canvas import Signature, _chord, abstract
+from celery.canvas import Signature
 from celery.exceptions import QueueNotFound
+from celery.utils.abstract import CallableSignature
 from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue
-from kombu.exceptions import OperationalError
 
 from . import codec
+from .broker import Line
 from .errors import ApiUsageError, ValidationError
 from .model import Job
 from .store import Outgoing
@@ -30,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 HEADER = "jobhandle"
 """The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``."""
-
-BOUND = 2.0
-"""Seconds that one try to reach the broker may take, and as many for its answer."""
 
 PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds for which nobody tries again after the first, second, … failure in a row."""
@@ -63,16 +61,16 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
     """
     if isinstance(given, Job):
         return given, {}
-    if not isinstance(given, Mapping) or not isinstance(given, abstract.CallableSignature):
+    if not isinstance(given, Mapping) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{given!r:.200} is neither a Job nor a Celery signature (a task's .s(...))")
-    if given.get("subtask_type") or isinstance(given, _chord):
+    if given.get("subtask_type"):
         raise ValidationError("job", given, f"one task; a {given.get('subtask_type')} cannot be a job yet")
     options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
-    for name in options:
-        if name in _CANVAS_OPTIONS and options[name]:
-            raise ValidationError(name, options[name], "one task without callbacks, chord or chain")
+    for name, value in options.items():
+        if name in _CANVAS_OPTIONS and value:
+            raise ValidationError(name, value, "one task without callbacks, chord or chain")
         if name not in _SIGNATURE_OPTIONS | _CANVAS_OPTIONS:
-            raise ValidationError(name, options[name], f"the options {', '.join(sorted(_SIGNATURE_OPTIONS))}")
+            raise ValidationError(name, value, f"the options {', '.join(sorted(_SIGNATURE_OPTIONS))}")
     job = Job(
         task=given["task"],
         args=tuple(given.get("args") or ()),
@@ -122,7 +120,7 @@ class Dispatcher:
             ValidationError: the queue is not among `task_queues` and may not be made, or the arguments do
                 not fit the signature of a task that is registered here.
         """
-        task = self._app.tasks.get(job.task)
+        task: Any = self._app.tasks.get(job.task)
         args, kwargs = list(job.args), dict(job.kwargs)
         given = {
             name: value
@@ -134,7 +132,8 @@ class Dispatcher:
             args, kwargs = _checked(task, args, kwargs)
             defaults = {name: value for name, value in task._get_exec_options().items() if value is not None}
         try:
-            routed = self._app.amqp.router.route(dict(defaults, **given), job.task, args, kwargs, task)
+            router: Any = self._app.amqp.router
+            routed = router.route(dict(defaults, **given), job.task, args, kwargs, task)
             queue = routed.get("queue")
             if isinstance(queue, str):
                 queue = self._app.amqp.queues[queue]
@@ -279,7 +278,7 @@ class Dispatcher:
 
     def _queue(self, name: str, declared: Mapping[str, Any] | None) -> Queue:
         known: Mapping[str, Queue] = self._app.amqp.queues
-        if dict.__contains__(known, name):  # type: ignore[arg-type]  # a dict that makes what it lacks
+        if dict.__contains__(known, name):  # a dict that makes what it lacks
             return known[name]
         if declared is None or declared["name"] != name:
             declared = {"name": name, "exchange": "", "type": "direct", "routing_key": name}
@@ -301,14 +300,14 @@ class Dispatcher:
             self._hang_up()
             return None
 
-    def _line(self) -> "_Line":
-        line: _Line | None = getattr(self._local, "line", None)
+    def _line(self) -> Line:
+        line: Line | None = getattr(self._local, "line", None)
         if line is None or line.pid != os.getpid():
-            line = self._local.line = _Line(self._app)
+            line = self._local.line = Line(self._app)
         return line
 
     def _hang_up(self) -> None:
-        line: _Line | None = getattr(self._local, "line", None)
+        line: Line | None = getattr(self._local, "line", None)
         self._local.line = None
         if line is not None and line.pid == os.getpid():
             line.close()
@@ -320,63 +319,6 @@ class Dispatcher:
 
 class _Unreachable(Exception):
     """The broker did not take a message on a fresh connection."""
-
-
-class _Line:
-    """A connection to the broker that gives up in bounded time; one per thread and process.
-
-    Celery's own producers retry for as long as a Redis that drops packets makes them wait.
-    """
-
-    def __init__(self, app: Celery) -> None:
-        self.pid = os.getpid()
-        self.fresh = True
-        self._app = app
-        driver = app.connection_for_write().transport.driver_type
-        bounds: dict[str, Any] = {
-            "max_retries": 0,
-            "interval_start": 0,
-            "interval_step": 0,
-            "interval_max": 0,
-        }
-        if driver == "redis":
-            bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
-        elif driver == "amqp":
-            # Without a confirmation a message to RabbitMQ can vanish without an error.
-            bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
-        self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
-        self._producer: Any = None
-        self.errors: tuple[type[BaseException], ...] = (
-            OperationalError,
-            OSError,
-            *self._connection.connection_errors,
-            *self._connection.channel_errors,
-        )
-
-    def send(self, task: str, message: Any, options: Mapping[str, Any]) -> None:
-        if self._producer is None:
-            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
-        # retry=True with no retries: kombu then looks at the connection before it uses it.
-        policy = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-        self._app.amqp.send_task_message(
-            self._producer, task, message, retry=True, retry_policy=policy, **options
-        )
-        self.fresh = False
-
-    def depth(self, queue: str) -> int:
-        channel = self._connection.default_channel
-        try:
-            return int(channel.queue_declare(queue=queue, passive=True).message_count)
-        except self._connection.channel_errors as error:
-            if getattr(error, "code", None) == 404:  # Redis has no empty queues
-                return 0
-            raise
-
-    def close(self) -> None:
-        try:
-            self._connection.collect(socket_timeout=BOUND)
-        except Exception:
-            logger.debug("closing a broken connection", exc_info=True)
 
 
 def job_headers(job_id: int, attempt: int) -> dict[str, Any]:
@@ -398,8 +340,8 @@ def _checked(task: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[A
 def _declaration(queue: Queue) -> dict[str, Any]:
     return {
         "name": queue.name,
-        "exchange": queue.exchange.name if queue.exchange else "",
-        "type": queue.exchange.type if queue.exchange else "direct",
+        "exchange": queue.exchange.name,
+        "type": queue.exchange.type,
         "routing_key": queue.routing_key,
         "arguments": queue.queue_arguments,
     }
@@ -427,4 +369,4 @@ def signature_record(signature: Signature) -> dict[str, Any]:
     }
 
 
-__all__: Sequence[str] = ["BOUND", "HEADER", "Dispatcher", "as_job", "job_headers", "signature_record"]
+__all__: Sequence[str] = ["HEADER", "Dispatcher", "as_job", "job_headers", "signature_record"]

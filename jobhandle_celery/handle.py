@@ -1,4 +1,7 @@
-"""`JobHandle`: the thirteen operations of ``omero::api::JobHandle``, and a few beyond. May import submission and below."""
+"""`JobHandle`: the thirteen operations of ``omero::api::JobHandle``, and a few beyond.
+
+May import submission and below.
+"""
 
 import math
 import time
@@ -220,7 +223,8 @@ class JobHandle:
         In a body, this counts for its own attempt alone; from outside, for whatever runs the job now.
         """
         current, total = _number("current", current), None if total is None else _number("total", total)
-        self._store.note_progress(self._run or self.job_id, current, total)
+        job_id = self.job_id
+        self._store.note_progress(self._run or job_id, current, total)
 
     def cancel_requested(self) -> bool:
         """Return True if the job was asked to stop; in a body, also if another attempt has superseded it."""

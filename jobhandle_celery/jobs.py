@@ -57,7 +57,7 @@ class Jobs:
         self._app = app
         self._make_engine = None if database is None else engine_maker(database)
         self._service = Service(app, self._door)
-        app.jobs = self
+        app.jobs = self  # type: ignore[attr-defined]  # where everyone finds it
         task.seal(app)
         signals.connect()
         worker.install(app)
@@ -97,6 +97,7 @@ class Jobs:
         username: str | None = None,
         before: int | None = None,
         limit: int = 100,
+        ids: Iterable[int] | None = None,
     ) -> list[Job]:
         """Return the newest jobs that fit, newest first.
 
@@ -106,10 +107,11 @@ class Jobs:
             username: Whose.
             before: Only ids below this one; the last id of a page gives the next page.
             limit: How many at most, up to 10,000.
+            ids: Only these.
         """
         if not isinstance(limit, int) or not 0 < limit <= MOST_FOUND:
             raise ValidationError("limit", limit, f"a whole number from 1 to {MOST_FOUND}")
-        return self._service.store.find(_selection(status, task, username), before, limit)
+        return self._service.store.find(_selection(status, task, username, ids), before, limit)
 
     def events(self, job_id: int) -> list[Event]:
         """Return a job's moves in their order: why it is in this state."""

@@ -76,6 +76,7 @@ class JobRequest:
     worker_pid: int | None
     time_start: float | None
     send_event: Callable[..., None]
+    terminate: Callable[..., None]
 
     @property
     def is_job(self) -> bool:

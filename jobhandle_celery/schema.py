@@ -101,7 +101,7 @@ class clock(FunctionElement[datetime]):
 
     def __init__(self, plus: ColumnElement[float] | float | timedelta = 0.0) -> None:
         seconds = plus.total_seconds() if isinstance(plus, timedelta) else plus
-        super().__init__(seconds)  # type: ignore[arg-type]  # a plain number becomes a bound parameter
+        super().__init__(seconds)
 
 
 @compiles(clock)

@@ -40,7 +40,8 @@ class Service:
     def __init__(self, app: Celery, door: Callable[[settings.Settings], Door]) -> None:
         self._app = app
         self._door = door
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._store: Store | None = None
         self.worker: Worker | None = None
         """Set in a worker's main process before its pool forks; None elsewhere."""
         self.prefork = False
@@ -52,17 +53,18 @@ class Service:
     @cached_property
     def settings(self) -> settings.Settings:
         """The settings as they were at first use."""
-        return settings.read(lambda key: self._app.conf.get(key))
+        return settings.read(self._app.conf.get)
 
     @property
     def store(self) -> Store:
         """The store, whose connections are this process's own."""
-        with self._lock:
-            return self._store
-
-    @cached_property
-    def _store(self) -> Store:
-        return self.another_store()
+        store = self._store
+        if store is None:
+            with self._lock:
+                store = self._store
+                if store is None:
+                    store = self._store = self.another_store()
+        return store
 
     def another_store(self) -> Store:
         """Make a store with a connection pool of its own, which busy bodies cannot hold up."""

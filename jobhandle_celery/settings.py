@@ -39,13 +39,14 @@ class Settings:
 
     @property
     def pass_interval(self) -> timedelta:
-        """The sweep interval in force: at most half of `unbroken`, or every pass would look like the end of an outage."""
+        """The interval in force: half of `unbroken` at most, or every pass would seem to end an outage."""
         return min(self.sweep_interval, self.unbroken / 2)
 
     def patience_after(self, publishes: int) -> timedelta:
         """Return how long to wait after that many publishes (1: the first)."""
         doublings = min(max(publishes - 1, 0), 20)
-        return min(self.patience * 2**doublings, max(PATIENCE_LIMIT, self.patience))
+        wait: timedelta = self.patience * 2**doublings
+        return min(wait, max(PATIENCE_LIMIT, self.patience))
 
 
 def read(get: Callable[[str], Any]) -> Settings:

@@ -16,7 +16,7 @@ come from `MOVES`::
     │                  Running ──── retry, lose, give_back ──▶ Requeued ──▶ publish, claim
     │                     │ finish, fail, stop, lose
     │                     ▼
-    └──────── Finished · Error · Cancelled ◀── cancel, expire (from anything that is not Running)
+    └──────── Finished · Error · Cancelled ◀── cancel (from anything not Running), expire (never started)
 """
 
 from dataclasses import dataclass
@@ -90,6 +90,7 @@ def _move(verb: str, sources: frozenset[JobStatus], by: str, *targets: JobStatus
 
 _RUNNING = frozenset({JobStatus.RUNNING})
 _WAITING = frozenset({JobStatus.WAITING})
+_NEVER_STARTED = frozenset({JobStatus.SUBMITTED, JobStatus.WAITING, JobStatus.QUEUED})
 
 MOVES = {
     move.verb: move
@@ -114,7 +115,7 @@ MOVES = {
         ),
         _move("end", _RUNNING, "an outsider, by set_status", JobStatus.FINISHED, JobStatus.ERROR),
         _move("cancel", STARTABLE, "anyone", JobStatus.CANCELLED),
-        _move("expire", STARTABLE, "the sweep, or the claim that meets it", JobStatus.CANCELLED),
+        _move("expire", _NEVER_STARTED, "the sweep, or the claim that meets it", JobStatus.CANCELLED),
         _move("send_back", STARTABLE, "a worker that does not know the task", JobStatus.SUBMITTED),
         _move("resubmit", FINAL, "anyone", JobStatus.RESUBMITTED),
     )

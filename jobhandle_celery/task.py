@@ -10,12 +10,12 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, states
 from celery._state import get_current_task
 from celery.app.registry import TaskRegistry
-from celery.app.task import get_actual_ignore_result
+from celery.app.task import Context
 from celery.app.trace import task_has_custom
 from celery.canvas import Signature
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
@@ -33,7 +33,7 @@ from .store import Refusal, Refused, Run
 logger = logging.getLogger(__name__)
 
 CLAIM_PATIENCE = 30.0
-"""Seconds for which a claim asks a database that is away. Then the message is dropped: the sweep sends another."""
+"""Seconds for which a claim asks a database that is away; then the sweep sends another message."""
 
 _REVOKED = {Refusal.CANCELLED, Refusal.EXPIRED}
 
@@ -69,8 +69,8 @@ def execution_known_as(task_id: str, attempt: int) -> Execution | None:
 
 
 def current_job() -> JobHandle | None:
-    """Return a handle of the job that this code is the body of; None in a task that was called without one."""
-    task = get_current_task()
+    """Return a handle of the job that this code is the body of; None in a task called without one."""
+    task: Any = get_current_task()
     execution = None if task is None else execution_of(task.request)
     return None if execution is None else service_of(task.app).handle(run=execution.run)
 
@@ -80,7 +80,7 @@ def current_job() -> JobHandle | None:
 
 def seal(app: Celery) -> None:
     """Make every task of the app claim, those registered already and those still to come."""
-    registry = app._tasks
+    registry: Any = app._tasks  # type: ignore[attr-defined]  # `tasks` would finalize the app
     if not isinstance(registry, _SealingRegistry):
         registry.__class__ = type("SealingRegistry", (_SealingRegistry, type(registry)), {})
     for task in list(registry.values()):
@@ -108,7 +108,8 @@ def seal_task(task: Any) -> None:
     if task_has_custom(task, "__call__"):
         # Celery then calls the task itself, which may do its work without `run`.
         own["__call__"] = _call
-    task.__class__ = type(plain)(plain.__name__, (JobTask, plain), own)
+    metaclass: Any = type(plain)
+    task.__class__ = metaclass(plain.__name__, (JobTask, plain), own)
     task.__trace__ = None
     # Inside autoretry, which may wrap `run` before or after this: a stop is no error to be retried.
     inner = "_orig_run" if hasattr(task, "_orig_run") else "run"
@@ -172,6 +173,12 @@ class JobTask:
 
     subtask_from_request = signature_from_request
 
+    def retry(self, *args: Any, exc: Any = None, **options: Any) -> Any:
+        """Retry as Celery does; but a result that cannot be kept is not made better by another run."""
+        if isinstance(exc, ResultError):
+            raise exc  # from autoretry_for=(Exception,)
+        return super().retry(*args, exc=exc, **options)  # type: ignore[misc]
+
     def replace(self, sig: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""
         if execution_of(self.request) is not None:
@@ -179,20 +186,27 @@ class JobTask:
         return super().replace(sig)  # type: ignore[misc]
 
 
-class _RecordedSignature(Signature):
+class _RecordedSignature(Signature[Any]):
     execution: Execution
+    _type: Any
 
-    def apply_async(self, *args: Any, **kwargs: Any) -> None:
+    def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         self.execution.retry = self
 
 
 def _store_started(task: Any) -> None:
     request = task.request
     wanted = task.__dict__.get("_track_started", task._plain.track_started)
-    if wanted and not request.is_eager and not get_actual_ignore_result(task, request):
+    if wanted and not request.is_eager and not _ignores_result(task, request):
         me = service_of(task.app).me()
         meta = {"pid": me.pid, "hostname": request.hostname}
         task.backend.store_result(request.id, meta, states.STARTED, request=request)
+
+
+def _ignores_result(task: Any, request: Context) -> bool:
+    # As celery.app.task.get_actual_ignore_result: what the message says goes before the task's own.
+    said = request.__dict__.get("ignore_result")
+    return bool(task.ignore_result if said is None else said)
 
 
 # The claim.
@@ -232,7 +246,7 @@ def _claim(store: Any, run: Run, task: str) -> Refused | None:
     unanswered = False
     while True:
         try:
-            claimed = store.claim(run, task)
+            claimed: Run | Refused = store.claim(run, task)
         except DatabaseUnavailableError as error:
             unanswered = True
             logger.warning("job %s waits to start: %s", run.job_id, error)
@@ -265,7 +279,7 @@ def _refuse(task: Any, run: Run, refused: Refused) -> None:
 def mark_revoked(task: Any, reason: str) -> None:
     """Do what Celery does for a revoked task: chords end, the rest of a chain is REVOKED too."""
     request = task.request
-    ignored = get_actual_ignore_result(task, request)
+    ignored = _ignores_result(task, request)
     try:
         task.backend.mark_as_failure(
             request.id,
@@ -294,8 +308,9 @@ def _perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any
     except JobCancelled as stop:
         _stop(task, execution, stop)
     except Retry as retry:
-        if isinstance(retry.exc, JobCancelled):
-            _stop(task, execution, retry.exc)
+        cause: object = retry.exc
+        if isinstance(cause, JobCancelled):
+            _stop(task, execution, cause)
         raise
     except Reject as rejection:
         _reject(task, execution, rejection)
@@ -311,7 +326,7 @@ def _perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any
     return returned
 
 
-def _stop(task: Any, execution: Execution, stop: JobCancelled) -> None:
+def _stop(task: Any, execution: Execution, stop: JobCancelled) -> NoReturn:
     """Write that the body has stopped, and raise what tells Celery so."""
     store = service_of(task.app).store
     if not settle(execution, lambda: store.stop(execution.run, str(stop))):
@@ -320,7 +335,7 @@ def _stop(task: Any, execution: Execution, stop: JobCancelled) -> None:
     raise RefusedAsRevoked("stopped on request")
 
 
-def _reject(task: Any, execution: Execution, rejection: Reject) -> None:
+def _reject(task: Any, execution: Execution, rejection: Any) -> None:
     """Settle a job whose body rejected its message: sent round again if it asked for that, else Error."""
     store, run = service_of(task.app).store, execution.run
     if rejection.requeue:

@@ -17,7 +17,7 @@ from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
 from celery.worker import state
 
-from .errors import DatabaseUnavailableError
+from .errors import DatabaseUnavailableError, SchemaError
 from .request import JobRequest
 from .service import End, Service, service_of
 from .store import Run, Standing, Store, Worker
@@ -30,6 +30,9 @@ RENEWALS_PER_LEASE = 4
 
 GONE_AFTER = 30.0
 """Seconds to wait for a child that was told to end, before its end is written all the same."""
+
+SOONER = 1.0
+"""Seconds after which something that failed is tried again, if that is sooner than its interval."""
 
 FAREWELL = 10.0
 """Seconds that a worker takes at its end to write what it still knows."""
@@ -44,9 +47,12 @@ class JobsStep(bootsteps.StartStopStep):
         """Make the boot id, before the pool forks: its children carry it into their claims."""
         super().__init__(parent, **options)
         self._service = service_of(parent.app)
+        # Made before the fork too: a child must not inherit the lock of a store that is being made.
+        self._service.submissions  # noqa: B018 -- made by being looked at
         self._service.worker = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
         self._service.prefork = parent.pool_cls.__module__.endswith(".prefork")
         self._lease: _Beat | None = None
+        self._chores_beat: _Beat | None = None
         self._chores: Chores | None = None
 
     def include(self, parent: Any) -> bool:
@@ -61,22 +67,26 @@ class JobsStep(bootsteps.StartStopStep):
         lease_store = self._service.another_store()
         settings = self._service.settings
         renew = _Renewal(lease_store, self._me)
-        renew()
-        self._lease = _Beat("jobhandle-lease", settings.lease.total_seconds() / RENEWALS_PER_LEASE, renew)
+        try:
+            renew()
+        except (DatabaseUnavailableError, SchemaError) as error:
+            # The worker lives on: it runs what is no job, and jobs as soon as it has its lease.
+            logger.error("%s takes no jobs yet: %s", self._me.name, error)
+        interval = settings.lease.total_seconds() / RENEWALS_PER_LEASE
+        self._lease = _Beat("jobhandle-lease", interval, renew, first=SOONER)
         self._chores = Chores(self._service, parent)
-        _Beat("jobhandle-chores", settings.pass_interval.total_seconds(), self._chores).start_with(
-            self._lease
-        )
+        interval = settings.pass_interval.total_seconds()
+        self._chores_beat = _Beat("jobhandle-chores", interval, self._chores)
 
     def stop(self, parent: Any) -> None:
         """Nothing yet: this is the beginning of the warm drain, and bodies are still running."""
 
     def farewell(self, parent: Any) -> None:
         """Write what is left to write, give back what was cut off, and let go of the lease."""
-        if self._lease is None or self._chores is None:
+        if self._lease is None or self._chores is None or self._chores_beat is None:
             return
         until = time.monotonic() + FAREWELL
-        self._lease.partner.end()
+        self._chores_beat.end()
         if not self._chores.bodies_may_live_on:
             while time.monotonic() < until:
                 try:
@@ -116,24 +126,26 @@ class _AfterAll:
 
 
 class _Beat:
-    """A thread that does something at an interval, whatever happens to it."""
+    """A thread that does something at an interval, whatever happens; sooner again after a failure."""
 
-    def __init__(self, name: str, interval: float, work: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, interval: float, work: Callable[[], object], first: float | None = None
+    ) -> None:
         self._interval = interval
+        self._first = interval if first is None else min(first, interval)
         self._work = work
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=name, daemon=True)
-        self.partner: _Beat = self
         self._thread.start()
 
-    def start_with(self, other: "_Beat") -> None:
-        other.partner = self
-
     def _beat(self) -> None:
-        while not self._ended.wait(self._interval):
+        pause = self._first
+        while not self._ended.wait(pause):
+            pause = min(self._interval, SOONER)
             try:
                 self._work()
-            except DatabaseUnavailableError as error:
+                pause = self._interval
+            except (DatabaseUnavailableError, SchemaError) as error:
                 logger.warning("%s: %s", self._thread.name, error)
             except Exception:
                 logger.exception("%s goes on after an unexpected error", self._thread.name)
@@ -150,12 +162,7 @@ class _Renewal:
         self._known = False
 
     def __call__(self) -> None:
-        try:
-            renewed = self._store.renew(self._me)
-        except Exception as error:
-            # Also a missing schema: the worker lives on, and runs what is no job.
-            logger.error("the lease of %s was not renewed: %s", self._me.name, error)
-            return
+        renewed = self._store.renew(self._me)
         if self._known and not renewed:
             logger.warning("%s had been taken for lost; its lease is taken anew", self._me.name)
         self._known = True

@@ -65,7 +65,8 @@ def check(connection: Connection, schema: str | None = None) -> None:
         return
     if found in REVISIONS or found is None:
         raise SchemaError(
-            f"The tables of jobhandle-celery are at revision {found}, this code needs {REVISIONS[-1]}. {_UPGRADE}"
+            f"The tables of jobhandle-celery are at revision {found}, "
+            f"this code needs {REVISIONS[-1]}. {_UPGRADE}"
         )
     raise SchemaError(
         f"The tables of jobhandle-celery are at revision {found}, newer than this code ({REVISIONS[-1]}). "

@@ -47,48 +47,54 @@ class Acting(Moves):
             which = self.mine(job_id, username)
             if task_id is not None:
                 which &= job.c.task_id == task_id
-            self._cancel(connection, which, actor_of(username), terminate=terminate)
-            status: JobStatus | None = self.execute(
-                connection, select(job.c.status_id).where(self.mine(job_id, username))
-            ).scalar()
-            return status
+            while True:
+                moved = self._cancel(connection, which, actor_of(username), terminate=terminate)
+                if moved:
+                    return moved[0]
+                status: JobStatus | None = self.execute(
+                    connection, select(job.c.status_id).where(which)
+                ).scalar()
+                if status is None or status.final or status is JobStatus.RUNNING:
+                    return status
+                # It was final, and has been resubmitted between the two statements.
 
     @repeatable
     def cancel_selected(self, selection: Selection, *, terminate: bool = False) -> int:
         """Cancel, or ask to stop, every unfinished job of a selection; return how many that were."""
         with self.door.transaction() as connection:
-            return self._cancel(connection, self.selected(selection), "service", terminate=terminate)
+            return len(self._cancel(connection, self.selected(selection), "service", terminate=terminate))
 
-    def _cancel(self, connection: Connection, which: Guard, actor: str, *, terminate: bool) -> int:
+    def _cancel(
+        self, connection: Connection, which: Guard, actor: str, *, terminate: bool
+    ) -> list[JobStatus]:
         # One statement for both cases: between two, a job could leave the one status for the other.
         running = job.c.status_id == JobStatus.RUNNING
-        stopped = final(JobStatus.CANCELLED)
+        stopped = final(JobStatus.CANCELLED, claim_id=None)
         columns = {
             name: case((running, job.c[name]), else_=_as_value(name, value))
             for name, value in stopped.items()
         }
-        return len(
-            self.move(
-                connection,
-                job.c.status_id.in_([*_CANCELLABLE]),
-                # A second request changes nothing, unless it asks for more.
-                job.c.cancel_requested.is_(None) | (literal(terminate) & job.c.terminate.is_(False)),
-                which,
-                to=columns
-                | {
-                    "cancel_requested": case(
-                        (job.c.cancel_requested.is_(None), clock()), else_=job.c.cancel_requested
-                    ),
-                    "terminate": job.c.terminate | literal(terminate) if terminate else job.c.terminate,
-                },
-                because=case(
-                    (running, literal(_ASKED_TO_STOP)),
-                    (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
-                    else_=literal(_BETWEEN_ATTEMPTS),
+        moved = self.move(
+            connection,
+            job.c.status_id.in_([*_CANCELLABLE]),
+            # A second request changes nothing, unless it asks for more.
+            job.c.cancel_requested.is_(None) | (literal(terminate) & job.c.terminate.is_(False)),
+            which,
+            to=columns
+            | {
+                "cancel_requested": case(
+                    (job.c.cancel_requested.is_(None), clock()), else_=job.c.cancel_requested
                 ),
-                actor=actor,
-            )
+                "terminate": job.c.terminate | literal(terminate) if terminate else job.c.terminate,
+            },
+            because=case(
+                (running, literal(_ASKED_TO_STOP)),
+                (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
+                else_=literal(_BETWEEN_ATTEMPTS),
+            ),
+            actor=actor,
         )
+        return [row.status_id for row in moved]
 
     @repeatable
     def set_status(

@@ -12,7 +12,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+
+from ..errors import ApiUsageError
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,15 @@ def _on_end(session: Session, transaction: SessionTransaction) -> None:
             logger.exception("jobs %s were not sent after the commit; the sweep sends them", job_ids)
 
 
-def is_session(given: Any) -> bool:
-    """Say whether this is a session that can be joined."""
-    return isinstance(given, Session)
+def session_of(given: Any) -> Session:
+    """Return the session that can be joined.
+
+    Raises:
+        ApiUsageError: there is none; it says what to give instead.
+    """
+    if isinstance(given, scoped_session):
+        given = given()
+    if isinstance(given, Session):
+        return given
+    hint = " Call it inside await session.run_sync(...)." if hasattr(given, "run_sync") else ""
+    raise ApiUsageError(f"session: {type(given).__name__} is not a sqlalchemy.orm.Session.{hint}")

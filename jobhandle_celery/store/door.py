@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -99,6 +100,18 @@ def _connect_args(url: URL) -> dict[str, Any]:
     return {}
 
 
+_doors: "weakref.WeakSet[Door]" = weakref.WeakSet()
+_inherited: list[Engine] = []
+
+
+def _after_fork() -> None:
+    for door in list(_doors):
+        door._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Door:
     """Connections to one database, for one process at a time."""
 
@@ -107,7 +120,7 @@ class Door:
         self._settings = settings
         self._lock = threading.Lock()
         self._engine: Engine | None = None
-        self._pid = 0
+        _doors.add(self)
         self.check: Callable[[Connection], None] | None = None
         """Called with the first connection of each process: do the tables fit?"""
 
@@ -120,12 +133,13 @@ class Door:
     @property
     def engine(self) -> Engine:
         """The engine of this process."""
-        if self._engine is None or self._pid != os.getpid():
+        engine = self._engine
+        if engine is None:
             with self._lock:
-                if self._engine is None or self._pid != os.getpid():
-                    self._engine = self._prepare(self._make_engine())
-                    self._pid = os.getpid()
-        return self._engine
+                engine = self._engine
+                if engine is None:
+                    engine = self._engine = self._prepare(self._make_engine())
+        return engine
 
     @property
     def options(self) -> dict[str, Any]:
@@ -136,9 +150,17 @@ class Door:
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""
         with self._lock:
-            if self._engine is not None and self._pid == os.getpid():
+            if self._engine is not None:
                 self._engine.dispose()
             self._engine = None
+
+    def _after_fork(self) -> None:
+        # The parent's lock may have been held, and its connections are the parent's: a child that closed
+        # one would end the parent's conversation.
+        self._lock = threading.Lock()
+        if self._engine is not None:
+            _inherited.append(self._engine)
+        self._engine = None
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -211,6 +233,7 @@ class _Unavailable(DatabaseUnavailableError):
     def __init__(self, error: DBAPIError) -> None:
         # Only what the server said: the statement and its parameters are not for logs.
         super().__init__(f"the database did not answer: {str(error.orig).strip()}")
+        self.repeat_at_once = error.connection_invalidated
         self.repeat_soon = _asks_to_repeat(error)
 
 
@@ -225,11 +248,7 @@ def _lacks_table(error: DBAPIError) -> bool:
 
 
 def _asks_to_repeat(error: DBAPIError) -> bool:
-    return (
-        getattr(error.orig, "sqlstate", None) in _ASKED_TO_REPEAT
-        or _number(error) in _ASKED_TO_REPEAT
-        or "database is locked" in str(error.orig)
-    )
+    return getattr(error.orig, "sqlstate", None) in _ASKED_TO_REPEAT or _number(error) in _ASKED_TO_REPEAT
 
 
 def _number(error: DBAPIError) -> str:
@@ -244,7 +263,7 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
     """Ask again where asking again may help: at once after a broken connection, soon after a deadlock.
 
     A pooled connection that the server has closed meanwhile is the most common failure there is; it
-    costs one repeat. A server that is down costs no more than a second attempt to reach it.
+    costs one repeat. A server that cannot be reached is not asked again here.
     """
 
     @functools.wraps(verb)
@@ -253,7 +272,7 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
             try:
                 return verb(self, *args, **kwargs)
             except _Unavailable as error:
-                if repeat + 1 == _REPEATS or (repeat >= 1 and not error.repeat_soon):
+                if repeat + 1 == _REPEATS or not (error.repeat_at_once or error.repeat_soon):
                     raise
                 if error.repeat_soon:
                     time.sleep(random.uniform(0.0, 0.02 * 2**repeat))

@@ -1,9 +1,21 @@
-"""How a move is written: the guard, the row and the event, in one transaction, in one statement if it can be."""
+"""How a move is written: guard, row and event in one transaction, in one statement where that can be."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
@@ -21,10 +33,10 @@ HELD = and_(job.c.status_id == JobStatus.WAITING, job.c.not_before.is_(None))
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
 
-AT_REST: Mapping[str, Any] = {"due_at": None, "not_before": None, "unique_slot": None}
+AT_REST: dict[str, Any] = {"due_at": None, "not_before": None, "unique_slot": None}
 """What a final row does not have: nothing waits for it, and its unique key is free again."""
 
-LEFT: Mapping[str, Any] = {"boot_id": None, "pid": None}
+LEFT: dict[str, Any] = {"boot_id": None, "pid": None}
 """A row that no body is attached to; `worker` and `claim_id` stay and say who was the last."""
 
 
@@ -53,9 +65,19 @@ def held_by(holder: Run | Seat) -> Guard:
     )
 
 
-def lease_alive(boot_id: ColumnElement[Any] | str) -> Guard:
-    """Return a condition: the worker of that boot id has a lease that has not ended."""
-    return exists(select(worker.c.boot_id).where(worker.c.boot_id == boot_id, worker.c.lease_until > clock()))
+def lease_alive(boot_id: ColumnElement[Any] | str, *, locked: bool = False) -> Guard:
+    """Return a condition: the worker of that boot id has a lease that has not ended.
+
+    Locked, its row cannot be reaped before our commit, should the lease end while we wait for a lock; but
+    it can be renewed.
+    """
+    alive = select(worker.c.boot_id).where(worker.c.boot_id == boot_id, worker.c.lease_until > clock())
+    return exists(alive.with_for_update(read=True, key_share=True) if locked else alive)
+
+
+def unless_expired_before(later: clock) -> ColumnElement[Any]:
+    """Return when the sweep must look at a row that has until `later`, or until it expires."""
+    return case((NEVER_STARTED & (job.c.expires < later), job.c.expires), else_=later)
 
 
 def actor_of(username: str | None) -> str:
@@ -90,7 +112,7 @@ class Moves:
         because: str | ColumnElement[str],
         actor: str | ColumnElement[str],
         returning: Sequence[ColumnElement[Any]] = (),
-    ) -> Sequence[Row[Any]]:
+    ) -> list[Row[Any]]:
         """Write a move to every row that passes the guards, and an event for each.
 
         No row back means that somebody else was first: an ordinary result. Where the database can
@@ -111,8 +133,8 @@ class Moves:
                 )
                 .cte("logged")
             )
-            return self.execute(connection, select(moved).add_cte(logged)).all()
-        rows = self.execute(connection, statement).all()
+            return list(self.execute(connection, select(moved).add_cte(logged)))
+        rows = list(self.execute(connection, statement))
         self.log(
             connection,
             [

@@ -53,7 +53,7 @@ class Reading(Acting):
             .group_by(job.c.status_id)
         )
         with self.door.reading() as connection:
-            counts.update({status: count for status, count in self.execute(connection, statement)})
+            counts.update(self.execute(connection, statement).all())
         return counts
 
     @repeatable

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, literal, select, update
 
 from .. import text
 from ..model import Failure
@@ -20,7 +20,6 @@ from .moves import (
     EXPIRED,
     HELD,
     LEFT,
-    NEVER_STARTED,
     NOT_EXPIRED,
     NOT_STAMPED,
     STAMPED,
@@ -29,10 +28,14 @@ from .moves import (
     held_by,
     lease_alive,
     moves,
+    unless_expired_before,
 )
 from .rows import Lost, Refusal, Refused, Run, Seat, Worker, encode_failure
 
 STOPPED_FIRST = "stopped on request"
+
+LONGEST_DELAY = 100 * 365 * 86400.0
+"""Seconds of the longest delay of a retry: beyond the year 9999 no database, or driver, can follow."""
 
 
 class Running(Moves):
@@ -59,7 +62,7 @@ class Running(Moves):
         ]
         if run.worker.boot_id is not None:
             # A claim under a lease that has ended would be reaped while its body runs.
-            guards.append(lease_alive(run.worker.boot_id))
+            guards.append(lease_alive(run.worker.boot_id, locked=True))
         with self.door.transaction() as connection:
             won = self.move(
                 connection,
@@ -186,7 +189,9 @@ class Running(Moves):
         that was asked to stop is not retried: it becomes Cancelled. Who may have been first: as for
         `finish`; the caller has made sure that the body has left.
         """
-        not_before: Any = clock(delay) if isinstance(delay, (int, float)) and delay > 0 else None
+        not_before: Any = None
+        if isinstance(delay, (int, float)) and delay > 0:
+            not_before = clock(min(delay, LONGEST_DELAY))
         if isinstance(delay, datetime):
             not_before = literal(delay, job.c.not_before.type)
         again = {
@@ -276,7 +281,6 @@ class Running(Moves):
         The user's message stays; the event says which worker does not know the task. Who may have been
         there first: another copy of the message, at a worker that knows the task; a cancel.
         """
-        later = clock(self.settings.patience)
         with self.door.transaction() as connection:
             return bool(
                 self.move(
@@ -288,7 +292,7 @@ class Running(Moves):
                     job.c.attempt == attempt - 1,
                     to={
                         "status_id": JobStatus.SUBMITTED,
-                        "due_at": case((NEVER_STARTED & (job.c.expires < later), job.c.expires), else_=later),
+                        "due_at": unless_expired_before(clock(self.settings.patience)),
                     },
                     because=literal("the worker does not know the task ") + job.c.task,
                     actor=f"worker {worker.name}",
@@ -313,7 +317,13 @@ class Running(Moves):
     def _end_seat(self, seat: Seat, to: Mapping[str, Any], because: str, worker: Worker) -> bool:
         with self.door.transaction() as connection:
             return bool(
-                self.move(connection, held_by(seat), to=to, because=because, actor=f"worker {worker.name}")
+                self.move(
+                    connection,
+                    held_by(seat),
+                    to=dict(to) | _TAKEN_AWAY,
+                    because=because,
+                    actor=f"worker {worker.name}",
+                )
             )
 
     @repeatable
@@ -334,6 +344,7 @@ class Running(Moves):
         with self.door.transaction() as connection:
             given = self.move(connection, guard, NOT_STAMPED, to=_requeued(), because=because, actor=actor)
             stopped, told = _stopped("")
+            stopped |= _TAKEN_AWAY
             ended = self.move(connection, guard, STAMPED, to=stopped, because=told, actor=actor)
             return [*_lost(given), *_lost(ended)]
 
@@ -344,10 +355,10 @@ class Running(Moves):
 
         The order matters: a stop request may arrive between two of the statements, never go away.
         """
-        failure = Failure("system", "WorkerLostError", because)
         attempts_left = job.c.losses + 1 < job.c.max_attempts
-        error, error_because = _failed(failure)
-        stopped, stopped_because = _stopped("")
+        error, for_good = _failed(Failure("system", "WorkerLostError", f"{because}; no attempts are left"))
+        stopped, _ = _stopped("")
+        error, stopped = error | _TAKEN_AWAY, stopped | _TAKEN_AWAY
         settled = [
             *self.move(
                 connection,
@@ -364,22 +375,32 @@ class Running(Moves):
                 NOT_STAMPED,
                 ~attempts_left,
                 to=error | {"losses": job.c.losses + 1},
-                because=error_because,
+                because=for_good,
                 actor=actor,
             ),
-            *self.move(connection, guard, STAMPED, to=stopped, because=stopped_because, actor=actor),
+            *self.move(
+                connection,
+                guard,
+                STAMPED,
+                to=stopped,
+                because=f"{because}; it had been asked to stop",
+                actor=actor,
+            ),
         ]
         return _lost(settled)
 
 
-_TOLD: Mapping[str, Any] = {"revoke_told": True}
+_TOLD: dict[str, Any] = {"revoke_told": True}
 """The process that stops a body does Celery's bookkeeping of a revoked task itself."""
 
-_ANEW: Mapping[str, Any] = {**LEFT, "publishes": 0, "damped": 0}
+_TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
+"""Whoever settles a run in its place takes its claim, or the run would take the outcome for its own."""
+
+_ANEW: dict[str, Any] = {**LEFT, "publishes": 0, "damped": 0}
 
 
 def _requeued() -> dict[str, Any]:
-    return {"status_id": JobStatus.REQUEUED, "not_before": None, "due_at": clock(), **_ANEW}
+    return {"status_id": JobStatus.REQUEUED, "not_before": None, "due_at": clock(), **_ANEW, **_TAKEN_AWAY}
 
 
 def _failed(failure: Failure) -> tuple[dict[str, Any], str]:

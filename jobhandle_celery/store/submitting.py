@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, case, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
 from ..status import JobStatus
-from .after_commit import Callback, after_commit
+from .after_commit import Callback, after_commit, session_of
 from .door import repeatable
-from .moves import LEFT, Guard, Moves, actor_of, lease_alive, moves
+from .moves import HELD, LEFT, Guard, Moves, actor_of, lease_alive, moves, unless_expired_before
 from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
 
 
@@ -43,7 +43,11 @@ class Submitting(Moves):
         """Insert jobs in the caller's transaction; `send` gets their ids after its commit.
 
         Nothing at all remains of them after a rollback, of a savepoint too.
+
+        Raises:
+            ApiUsageError: it is no Session, nor a scoped_session.
         """
+        session = session_of(session)
         submitted = self.submit_within(session.connection(), jobs)
         after_commit(session, [one.job_id for one in submitted if one.fresh], send)
         return submitted
@@ -125,12 +129,13 @@ class Submitting(Moves):
             return
         with self.door.transaction() as connection:
             for one in sent:
-                due = clock(self.settings.patience_after(one.publishes + 1))
+                due = unless_expired_before(clock(self.settings.patience_after(one.publishes + 1)))
                 self.execute(
                     connection,
                     update(job)
                     .where(
                         moves("publish"),
+                        ~HELD,
                         job.c.id == one.job_id,
                         job.c.task_id == one.task_id,
                         job.c.attempt == one.attempt - 1,
@@ -139,10 +144,7 @@ class Submitting(Moves):
                         status_id=JobStatus.QUEUED,
                         publishes=one.publishes + 1,
                         damped=0,
-                        due_at=case(
-                            (job.c.started.is_(None) & (job.c.expires < due), job.c.expires),
-                            else_=due,
-                        ),
+                        due_at=due,
                     ),
                 )
 
@@ -199,7 +201,8 @@ class Submitting(Moves):
                     )
             except IntegrityError:
                 raise InvalidTransitionError(
-                    f"job {job_id} was not resubmitted: another unfinished job has its unique_key {former.unique_key!r}"
+                    f"job {job_id} was not resubmitted: "
+                    f"another unfinished job has its unique_key {former.unique_key!r}"
                 ) from None
 
     def _resubmit(
@@ -224,7 +227,7 @@ class Submitting(Moves):
 
 _INSERT: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
-_AFRESH: Mapping[str, Any] = {
+_AFRESH: dict[str, Any] = {
     **LEFT,
     **dict.fromkeys(
         (

@@ -4,7 +4,8 @@ No lock is held while anybody talks to the broker: rows are reserved by moving t
 published by the caller, then marked. A sweep that dies in between leaves rows that are due again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import case, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,7 +14,7 @@ from ..schema import clock, job, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
-from .moves import DUE, STAMPED
+from .moves import DUE, HELD, STAMPED, unless_expired_before
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing
 from .running import Running
 
@@ -32,7 +33,10 @@ class Sweeping(Running):
         After an outage of the database nobody could renew, so that clock starts anew.
         """
         settings = self.settings
-        gap = sweep_table.c.last_pass_at < clock(-settings.unbroken)
+        gap = or_(
+            sweep_table.c.last_pass_at < clock(-settings.unbroken),
+            sweep_table.c.unbroken_since > clock(),  # the database's clock was set back
+        )
         with self.door.transaction() as connection:
             row = self.execute(
                 connection,
@@ -86,6 +90,7 @@ class Sweeping(Running):
                     job.c.status_id.in_([status for status in JobStatus if not status.final]),
                     job.c.status_id != JobStatus.RUNNING,
                     DUE,
+                    ~HELD,
                 )
                 .order_by(job.c.due_at)
                 .limit(limit)
@@ -116,7 +121,7 @@ class Sweeping(Running):
             .group_by(job.c.queue)
         )
         with self.door.reading() as connection:
-            return {queue: count for queue, count in self.execute(connection, statement)}
+            return dict(self.execute(connection, statement).all())
 
     @repeatable
     def look_later(self, rows: Sequence[Outgoing]) -> None:
@@ -137,7 +142,9 @@ class Sweeping(Running):
                     )
                     .values(
                         damped=job.c.damped + 1,
-                        due_at=clock(self.settings.patience_after(one.publishes + one.damped + 1)),
+                        due_at=unless_expired_before(
+                            clock(self.settings.patience_after(one.publishes + one.damped + 1))
+                        ),
                     ),
                 )
 
@@ -223,4 +230,4 @@ class Sweeping(Running):
             ]
 
 
-_INSERT = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_INSERT: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}

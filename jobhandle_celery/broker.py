@@ -1,0 +1,77 @@
+"""A way to the broker that gives up in bounded time. Imports nothing of ours.
+
+Celery's own producers retry for as long as a Redis that drops packets makes them wait, and a publish to
+RabbitMQ without a confirmation can vanish without an error.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+logger = logging.getLogger(__name__)
+
+BOUND = 2.0
+"""Seconds that one try to reach the broker may take, and as many for its answer."""
+
+_ONCE = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+"""How often kombu tries by itself."""
+
+
+class Line:
+    """A connection to the broker; one per thread and process."""
+
+    def __init__(self, app: Celery) -> None:
+        self.pid = os.getpid()
+        self.fresh = True
+        """True until it has carried its first message: only then does a failure tell of the broker."""
+        self._app = app
+        driver = app.connection_for_write().transport.driver_type
+        bounds: dict[str, Any] = {
+            "max_retries": 0,
+            "interval_start": 0,
+            "interval_step": 0,
+            "interval_max": 0,
+        }
+        if driver == "redis":
+            bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
+        elif driver == "amqp":
+            bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
+        self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
+        self._producer: Any = None
+        self.errors: tuple[type[BaseException], ...] = (
+            OperationalError,
+            OSError,
+            *self._connection.connection_errors,
+            *self._connection.channel_errors,
+        )
+
+    def send(self, task: str, message: Any, options: Mapping[str, Any]) -> None:
+        """Publish a message as Celery does, signals and events included; raises one of `errors`."""
+        if self._producer is None:
+            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
+        # retry=True with no retries: kombu then looks at the connection before it uses it.
+        self._app.amqp.send_task_message(
+            self._producer, task, message, retry=True, retry_policy=_ONCE, **options
+        )
+        self.fresh = False
+
+    def depth(self, queue: str) -> int:
+        """Return how many messages a queue holds that no worker has taken."""
+        channel: Any = self._connection.default_channel
+        try:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except self._connection.channel_errors as error:
+            if getattr(error, "code", None) == 404:  # Redis has no empty queues
+                return 0
+            raise
+
+    def close(self) -> None:
+        """Close it, in bounded time, whatever state it is in."""
+        try:
+            self._connection.collect(socket_timeout=BOUND)
+        except Exception:
+            logger.debug("closing a broken connection", exc_info=True)

@@ -1,0 +1,47 @@
+"""The README's program runs as it stands there, and what it says of the statuses is what the code has."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from jobhandle_celery import JobStatus, status
+from tests.workers import WorkerProcess
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_program_of_the_readme_runs(
+    tmp_path: Path, empty_postgresql_url: str, redis_url: str, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    (program,) = re.findall(r"```python\n(# shop\.py\n.*?)```", README.read_text(), re.DOTALL)
+    for here, there in (
+        ("redis://localhost:6379/0", redis_url),
+        ("postgresql+psycopg://localhost/shop", empty_postgresql_url),
+    ):
+        assert program.count(here) == 1
+        program = program.replace(here, there)
+    (tmp_path / "shop.py").write_text(program)
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    start_worker("shop", environment=path)
+    ran = subprocess.run(
+        [sys.executable, "shop.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "1 {'path': 'a.tif', 'size': 96} a.tif is 96 pixels wide\n"
+
+
+def test_the_readme_draws_the_diagram_of_the_code() -> None:
+    diagram = (status.__doc__ or "").split("::\n\n")[1]
+    drawn = [line.rstrip() for line in diagram.splitlines()]
+    readme = [line.rstrip() for line in README.read_text().splitlines()]
+    start = readme.index(drawn[0])
+    assert readme[start : start + len(drawn)] == drawn
+
+
+def test_the_readme_says_what_each_status_means() -> None:
+    rows = re.findall(r"^\| ([A-Z][\w, ]+) \|", README.read_text(), re.MULTILINE)
+    named = {word for row in rows for word in row.split(", ")}
+    assert set(JobStatus) <= named
