@@ -21,9 +21,10 @@ from celery.utils.abstract import CallableSignature
 from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue
 
-from . import codec
+from . import checks, codec
 from .broker import Line
-from .errors import ApiUsageError, ValidationError
+from .durations import duration
+from .errors import ApiUsageError, ValidationError, shown
 from .model import Job
 from .store import Outgoing
 
@@ -62,7 +63,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
     if isinstance(given, Job):
         return given, {}
     if not isinstance(given, Mapping) or not isinstance(given, CallableSignature):
-        raise ApiUsageError(f"{given!r:.200} is neither a Job nor a Celery signature (a task's .s(...))")
+        raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
     if given.get("subtask_type"):
         raise ValidationError("job", given, f"one task; a {given.get('subtask_type')} cannot be a job yet")
     options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
@@ -89,16 +90,19 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
 
 
 def _moment(field: str, value: Any) -> datetime | timedelta | None:
-    if isinstance(value, bool):
-        raise ValidationError(field, value, "seconds, or an aware datetime")
-    if isinstance(value, (int, float)):
-        return timedelta(seconds=value)
+    """Return a moment as Celery's options give it: seconds, a datetime, or its text."""
+    accepted = "seconds, or an aware datetime"
     if isinstance(value, str):
         try:
-            return datetime.fromisoformat(value)
+            value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValidationError(field, value, "seconds, or an aware datetime") from None
-    return value  # type: ignore[no-any-return]  # checked where every Job's fields are
+            raise ValidationError(field, value, accepted) from None
+    if value is None or isinstance(value, datetime):
+        return checks.moment(field, value)
+    given = duration(value)
+    if given is None:
+        raise ValidationError(field, value, accepted)
+    return checks.moment(field, given)
 
 
 class Dispatcher:
@@ -121,6 +125,8 @@ class Dispatcher:
                 not fit the signature of a task that is registered here.
         """
         task: Any = self._app.tasks.get(job.task)
+        if task is None and self.eager:
+            raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         args, kwargs = list(job.args), dict(job.kwargs)
         given = {
             name: value
@@ -171,8 +177,8 @@ class Dispatcher:
         """True if `task_always_eager` asks that jobs run right here, as users' own tests do."""
         return bool(self._app.conf.task_always_eager)
 
-    def run_eagerly(self, one: Outgoing) -> None:
-        """Run a job in this thread, through the same claim as in a worker."""
+    def _run_eagerly(self, one: Outgoing) -> None:
+        # In this thread, through the same claim as in a worker.
         result = self._app.tasks[one.task].apply(
             codec.decode(one.args),
             codec.decode(one.kwargs),
@@ -191,9 +197,14 @@ class Dispatcher:
     def publish(self, messages: Iterable[Outgoing]) -> list[Outgoing]:
         """Hand messages to the broker; return those that it took.
 
-        Never raises for a broker that is down, and takes no longer than a few times `BOUND`: what was not
-        sent stays due, and the sweep sends it. After a failure nobody in this process tries for a while.
+        Eagerly, the jobs run right here, and nothing is sent. Never raises for a broker that is down, and
+        takes no longer than a few times `BOUND`: what was not sent stays due, and the sweep sends it. After a
+        failure nobody in this process tries for a while.
         """
+        if self.eager:
+            for one in messages:
+                self._run_eagerly(one)
+            return []
         sent: list[Outgoing] = []
         for one in messages:
             if not self.reachable:

@@ -19,10 +19,20 @@
     JobCancelled (BaseException)       raised in a body by raise_if_cancelled()
 """
 
+import reprlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .model import Failure
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 200
+
+
+def shown(value: object) -> str:
+    """Return how a value looks in an error: short, whatever it is, and however deep, long or hostile."""
+    return _repr.repr(value)[:400]
 
 
 class JobHandleError(Exception):
@@ -41,10 +51,7 @@ class ValidationError(JobHandleError, ValueError):
     """
 
     def __init__(self, field: str, value: object, accepted: str) -> None:
-        shown = repr(value)
-        if len(shown) > 200:
-            shown = shown[:199] + "…"
-        super().__init__(f"{field}: {shown} was refused; accepted: {accepted}")
+        super().__init__(f"{field}: {shown(value)} was refused; accepted: {accepted}")
         self.field = field
 
 

@@ -6,13 +6,12 @@ May import submission and below.
 import math
 import time
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import text
+from . import checks
 from .errors import (
-    ApiUsageError,
     HandleClosedError,
     InvalidTransitionError,
     JobCancelled,
@@ -26,7 +25,7 @@ from .errors import (
 from .model import Failure, Job
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
-from .submission import Submissions, name, status_word
+from .submission import Submissions
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -57,8 +56,8 @@ class JobHandle:
         """Made by `Jobs.handle`, `Jobs.attach` and `current_job`, not by hand."""
         self._store = store
         self._submissions = submissions
-        self._username = name("username", username)
-        self._groupname = name("groupname", groupname)
+        self._username = checks.name("username", username)
+        self._groupname = checks.name("groupname", groupname)
         self._job_id = run.job_id if run else None
         self._run = run
         self._closed = False
@@ -91,10 +90,7 @@ class JobHandle:
             UnknownJobError: there is none of that id for this handle's user.
         """
         self._check_open()
-        if not isinstance(job_id, int) or isinstance(job_id, bool):
-            raise ApiUsageError(f"job_id: {job_id!r} is not a whole number")
-        # Beyond what a database id can be there is nothing, and no driver that would take it.
-        status = self._store.status(job_id, self._username) if 0 < job_id < 2**63 else None
+        status = self._store.status(checks.job_id(job_id), self._username)
         if status is None:
             raise UnknownJobError(f"no job {job_id}")
         self._move_to(job_id)
@@ -154,19 +150,19 @@ class JobHandle:
             ValidationError: a status that nobody may set: Submitted, Resubmitted, Queued, Requeued, Waiting.
             InvalidTransitionError: the job's present status does not allow it; nothing was written.
         """
-        return self._set(status_word(status), None)
+        return self._set(status, None)
 
     def set_message(self, message: str | None) -> str:
         """Replace the message and return the previous one; None leaves it alone."""
-        said = _message(message)
-        previous = self._store.set_message(self.job_id, said, self._username, self._run)
+        job_id, said = self.job_id, checks.message(message)
+        previous = self._store.set_message(job_id, said, self._username, self._run)
         if previous is None:
             raise self._unknown()
         return previous
 
     def set_status_and_message(self, status: str, message: str | None) -> JobStatus:
         """Set both, or neither, and return the previous status. Raises as `set_status` does."""
-        return self._set(status_word(status), _message(message))
+        return self._set(status, message)
 
     def close(self) -> None:
         """Let go of the job, which is not changed by it. Closing twice is closing once."""
@@ -182,26 +178,28 @@ class JobHandle:
             raise NotAttachedError("this handle has no job yet: submit or attach first")
         return self._job_id
 
-    def wait(self, timeout: float | None = None) -> JobStatus:
+    def wait(self, timeout: float | timedelta | None = None) -> JobStatus:
         """Wait until the job is final and return its status.
 
         Args:
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds, or a timedelta; None waits for ever.
 
         Raises:
             WaitTimeoutError: it is not final yet; it goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        job_id = self.job_id
+        patience = None if timeout is None else checks.age("timeout", timeout).total_seconds()
+        deadline = None if patience is None else time.monotonic() + patience
         pause = POLL_FIRST
         while not (status := self.job_status()).final:
             if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeoutError(f"job {self.job_id} is {status} after {timeout:g} s")
+                raise WaitTimeoutError(f"job {job_id} is {status} after {patience:g} s")
             left = math.inf if deadline is None else max(deadline - time.monotonic(), 0.0)
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, POLL_LONGEST)
         return status
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | timedelta | None = None) -> Any:
         """Wait until the job is final and return what its body returned.
 
         Raises:
@@ -209,21 +207,25 @@ class JobHandle:
             JobCancelledError: it was cancelled.
             WaitTimeoutError: as for `wait`.
         """
-        self.wait(timeout)
-        job = self.get_job()
-        if job.status is JobStatus.CANCELLED:
-            raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
-        if job.status is JobStatus.ERROR:
-            raise JobFailedError(self.job_id, job.error or Failure("task", "Error", job.message))
-        return job.result
+        while True:
+            self.wait(timeout)
+            job = self.get_job()
+            match job.status:
+                case JobStatus.FINISHED:
+                    return job.result
+                case JobStatus.CANCELLED:
+                    raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
+                case JobStatus.ERROR:
+                    raise JobFailedError(self.job_id, job.error or Failure("task", "Error", job.message))
+            # Somebody has resubmitted it since the wait.
 
     def set_progress(self, current: float, total: float | None = None) -> None:
         """Say how far the job is, in units of its own.
 
         In a body, this counts for its own attempt alone; from outside, for whatever runs the job now.
         """
-        current, total = _number("current", current), None if total is None else _number("total", total)
-        job_id = self.job_id
+        job_id, current = self.job_id, checks.number("current", current)
+        total = None if total is None else checks.number("total", total)
         self._store.note_progress(self._run or job_id, current, total)
 
     def cancel_requested(self) -> bool:
@@ -276,11 +278,11 @@ class JobHandle:
         state = "closed" if self._closed else f"job {self._job_id}" if self._job_id else "not attached"
         return f"<JobHandle: {state}>"
 
-    def _set(self, status: JobStatus, message: str | None) -> JobStatus:
+    def _set(self, word: str, message: str | None) -> JobStatus:
+        job_id, status, said = self.job_id, checks.status_word(word), checks.message(message)
         if status not in SETTABLE:
             raise ValidationError("status", str(status), "Running, Finished, Error or Cancelled")
-        job_id = self.job_id
-        previous, moved = self._store.set_status(job_id, status, str(uuid.uuid4()), self._username, message)
+        previous, moved = self._store.set_status(job_id, status, str(uuid.uuid4()), self._username, said)
         if previous is None:
             raise self._unknown()
         if not moved:
@@ -298,17 +300,3 @@ class JobHandle:
 
     def _unknown(self) -> UnknownJobError:
         return UnknownJobError(f"no job {self._job_id}")
-
-
-def _message(message: str | None) -> str | None:
-    if message is None:
-        return None
-    if not isinstance(message, str):
-        raise ValidationError("message", message, "text, or None")
-    return text.message(message)
-
-
-def _number(field: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValidationError(field, value, "a finite number")
-    return value

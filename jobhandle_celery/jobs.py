@@ -1,21 +1,20 @@
 """`Jobs`: the one object a service makes, and the only wiring. May import everything."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from celery import Celery
 from sqlalchemy import URL, Engine
 
-from . import migrations, signals, task, worker
-from .errors import ApiUsageError, ConfigurationError, ValidationError
+from . import checks, migrations, signals, task, worker
+from .errors import ApiUsageError, ConfigurationError, shown
 from .handle import JobHandle
 from .model import Event, Job
 from .service import Service
 from .settings import Settings
 from .status import JobStatus
 from .store import Door, Selection, engine_maker
-from .submission import name, status_word
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -48,10 +47,10 @@ class Jobs:
 
         Raises:
             ApiUsageError: the app has jobs already, or is none.
-            ConfigurationError: not a database URL, or its driver is not installed.
+            ConfigurationError: not a database URL, or its driver is not installed or asynchronous.
         """
         if not isinstance(app, Celery):
-            raise ApiUsageError(f"app: {app!r:.200} is not a Celery app")
+            raise ApiUsageError(f"app: {shown(app)} is not a Celery app")
         if isinstance(getattr(app, "jobs", None), Jobs):
             raise ApiUsageError(f"{app!r} has jobs already: app.jobs")
         self._app = app
@@ -85,8 +84,10 @@ class Jobs:
         session: "Session | None" = None,
     ) -> list[int]:
         """Submit jobs and signatures, all or none, in one transaction; return their ids, in order."""
+        if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
+            raise ApiUsageError("submit_many takes several jobs, in a list or the like; submit takes one")
         submitted = self._service.submissions.submit(
-            list(jobs), name("username", username), name("groupname", groupname), session
+            list(jobs), checks.name("username", username), checks.name("groupname", groupname), session
         )
         return [one.job_id for one in submitted]
 
@@ -109,13 +110,13 @@ class Jobs:
             limit: How many at most, up to 10,000.
             ids: Only these.
         """
-        if not isinstance(limit, int) or not 0 < limit <= MOST_FOUND:
-            raise ValidationError("limit", limit, f"a whole number from 1 to {MOST_FOUND}")
-        return self._service.store.find(_selection(status, task, username, ids), before, limit)
+        checks.whole("limit", limit, 1, MOST_FOUND)
+        below = None if before is None else min(checks.whole("before", before, 0, 2**200), checks.LARGEST_ID)
+        return self._service.store.find(_selection(status, task, username, ids), below, limit)
 
     def events(self, job_id: int) -> list[Event]:
         """Return a job's moves in their order: why it is in this state."""
-        return self._service.store.events(job_id)
+        return self._service.store.events(checks.job_id(job_id))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         """Return how many jobs are in each of the nine statuses."""
@@ -143,12 +144,7 @@ class Jobs:
 
     def prune(self, older_than: timedelta | float) -> int:
         """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many."""
-        if isinstance(older_than, bool) or not isinstance(older_than, (timedelta, int, float)):
-            raise ValidationError("older_than", older_than, "seconds or a timedelta")
-        age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
-        if age < timedelta(0):
-            raise ValidationError("older_than", older_than, "not less than nothing")
-        return self._service.store.prune(age)
+        return self._service.store.prune(checks.age("older_than", older_than))
 
     def upgrade_schema(self) -> None:
         """Make the tables, or bring them to the revision that this code needs. Safe to call at any time."""
@@ -179,18 +175,10 @@ class Jobs:
         return f"<Jobs of {self._app.main}>"
 
 
-def _selection(
-    status: str | Iterable[str] | None,
-    task: str | None,
-    username: str | None,
-    ids: Iterable[int] | None = None,
-) -> Selection:
-    words: Sequence[str] | None = None
-    if status is not None:
-        words = [status] if isinstance(status, str) else list(status)
+def _selection(status: object, task: object, username: object, ids: object) -> Selection:
     return Selection(
-        statuses=None if words is None else tuple(status_word(word) for word in words),
-        task=task,
-        username=username,
-        ids=None if ids is None else tuple(ids),
+        statuses=checks.statuses(status),
+        task=checks.name("task", task),
+        username=checks.name("username", username),
+        ids=checks.job_ids(ids),
     )

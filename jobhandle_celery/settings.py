@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from .errors import ConfigurationError
+from .durations import duration
+from .errors import ConfigurationError, shown
 
 PATIENCE_LIMIT = timedelta(minutes=15)
 """How long the doubling of the patience goes on."""
+
+LONGEST = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,13 @@ def read(get: Callable[[str], Any]) -> Settings:
         value = get(f"jobhandle_{name}")
         if value is not None:
             if not isinstance(value, str) or not 0 < len(value) <= 63:
-                raise ConfigurationError(f"jobhandle_{name}: {value!r}; accepted: 1 to 63 characters")
+                raise ConfigurationError(f"jobhandle_{name}: {shown(value)}; accepted: 1 to 63 characters")
             given[name] = value
     return Settings(**given)
 
 
 def _duration(key: str, value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        duration = value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        duration = timedelta(seconds=value)
-    else:
-        raise ConfigurationError(f"{key}: {value!r}; accepted: seconds or a timedelta")
-    if duration <= timedelta(0):
-        raise ConfigurationError(f"{key}: {value!r}; accepted: more than nothing")
-    return duration
+    given = duration(value)
+    if given is None or not timedelta(0) < given <= LONGEST:
+        raise ConfigurationError(f"{key}: {shown(value)}; accepted: seconds or a timedelta, up to a year")
+    return given

@@ -193,6 +193,10 @@ class _RecordedSignature(Signature[Any]):
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         self.execution.retry = self
 
+    def apply(self, *args: Any, **options: Any) -> Any:
+        # Eagerly, the next attempt: whoever asked for the first one raises what the last one ends with.
+        return super().apply(*args, **{**options, "throw": False})
+
 
 def _store_started(task: Any) -> None:
     request = task.request

@@ -192,7 +192,13 @@ class Chores:
             self._put_off.append(self._service.ends.get())
         ready = [end for end in self._put_off if _is_gone(end)]
         for end in ready:
-            end.write()
+            try:
+                end.write()
+            except DatabaseUnavailableError:
+                raise
+            except Exception:
+                # Not written, ever: its row is a stray from now on, and is settled as one.
+                logger.exception("the end of task %s was not written", end.task_id)
             self._put_off.remove(end)
 
     @property

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
+from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError, shown
 from ..settings import Settings
 
 P = ParamSpec("P")
@@ -53,7 +53,7 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
         url = make_url(database)
         if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
-        url.get_dialect()
+        dialect = url.get_dialect()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         shown = database.render_as_string() if isinstance(database, URL) else "the text given"
         raise ConfigurationError(
@@ -66,17 +66,20 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
             "Name a file: 'sqlite:///path/to/file.db'."
         )
 
-    def make() -> Engine:
-        try:
-            # Parameters are hidden from errors: arguments of jobs may be secrets.
-            return create_engine(url, connect_args=_connect_args(url), hide_parameters=True)
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"The driver for {url.drivername} is not installed ({error.name}); "
-                "for PostgreSQL: pip install 'jobhandle-celery[postgresql]'."
-            ) from None
-
-    return make
+    if dialect.is_async:
+        raise ConfigurationError(
+            f"{url.drivername} is an asynchronous driver; accepted: a synchronous one, "
+            "e.g. postgresql+psycopg:// (an AsyncSession joins by its run_sync)."
+        )
+    try:
+        dialect.import_dbapi()
+    except ModuleNotFoundError as error:
+        hint = "'jobhandle-celery[postgresql]'" if url.get_backend_name() == "postgresql" else error.name
+        raise ConfigurationError(
+            f"The driver of {url.drivername} is not installed ({error.name}): pip install {hint}."
+        ) from None
+    # Parameters are hidden from errors: arguments of jobs may be secrets.
+    return lambda: create_engine(url, connect_args=_connect_args(url), hide_parameters=True)
 
 
 def _connect_args(url: URL) -> dict[str, Any]:
@@ -120,6 +123,7 @@ class Door:
         self._settings = settings
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._checked = False
         _doors.add(self)
         self.check: Callable[[Connection], None] | None = None
         """Called with the first connection of each process: do the tables fit?"""
@@ -138,7 +142,10 @@ class Door:
             with self._lock:
                 engine = self._engine
                 if engine is None:
-                    engine = self._engine = self._prepare(self._make_engine())
+                    made: object = self._make_engine()
+                    if not isinstance(made, Engine):
+                        raise ConfigurationError(f"database: it returned {shown(made)}, not an Engine")
+                    engine = self._engine = self._prepare(made)
         return engine
 
     @property
@@ -165,26 +172,38 @@ class Door:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
-        with _translated():
-            engine = self.engine
-            self._check_once(engine)
-            with engine.begin() as connection:
-                yield connection
+        with self._ready() as engine, engine.begin() as connection:
+            yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection on which each statement stands alone: no lock outlives it."""
-        with _translated():
-            engine = self.engine
-            self._check_once(engine)
-            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                yield connection
+        with self._ready() as engine, _standalone(engine) as connection:
+            yield connection
 
-    def _check_once(self, engine: Engine) -> None:
-        if self.check is not None and not getattr(engine, "_jobhandle_checked", False):
-            with engine.connect() as connection:
-                self.check(connection)
-            engine._jobhandle_checked = True  # type: ignore[attr-defined]  # a mark of ours on their object
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Say in our words what goes wrong on a connection that is the caller's."""
+        with self._ready():
+            yield
+
+    @contextmanager
+    def _ready(self) -> Iterator[Engine]:
+        engine = self.engine
+        try:
+            if self.check is not None and not self._checked:
+                with _standalone(engine) as connection:
+                    self.check(connection)
+                self._checked = True
+            yield engine
+        except DBAPIError as error:
+            if _lacks_table(error):
+                raise SchemaError(_SCHEMA_HINT) from None
+            if isinstance(error, OperationalError) or error.connection_invalidated or _asks_to_repeat(error):
+                raise _Unavailable(engine.url, error) from error
+            raise
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
 
     def _prepare(self, engine: Engine) -> Engine:
         if engine.dialect.name == "sqlite":
@@ -215,24 +234,15 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
         cursor.execute("SET time_zone = '+00:00', SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        if _lacks_table(error):
-            raise SchemaError(_SCHEMA_HINT) from None
-        if isinstance(error, OperationalError) or error.connection_invalidated or _asks_to_repeat(error):
-            raise _Unavailable(error) from error
-        raise
-    except PoolTimeoutError as error:
-        raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
+def _standalone(engine: Engine) -> Connection:
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 class _Unavailable(DatabaseUnavailableError):
-    def __init__(self, error: DBAPIError) -> None:
-        # Only what the server said: the statement and its parameters are not for logs.
-        super().__init__(f"the database did not answer: {str(error.orig).strip()}")
+    def __init__(self, url: URL, error: DBAPIError) -> None:
+        # The URL without its password, and only what the server said: the statement and its parameters
+        # are not for logs.
+        super().__init__(f"the database {url.render_as_string()} did not answer: {str(error.orig).strip()}")
         self.repeat_at_once = error.connection_invalidated
         self.repeat_soon = _asks_to_repeat(error)
 

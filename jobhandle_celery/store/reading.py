@@ -37,11 +37,14 @@ class Reading(Acting):
     @repeatable
     def find(self, selection: Selection, before: int | None, limit: int) -> list[Job]:
         """Return the newest jobs of a selection, those with an id below `before` if it is given."""
-        statement = select(job).where(self.selected(selection)).order_by(job.c.id.desc()).limit(limit)
-        if before is not None:
-            statement = statement.where(job.c.id < before)
+        found: list[Job] = []
         with self.door.reading() as connection:
-            return [to_job(row) for row in self.execute(connection, statement)]
+            for part in selection.parts():
+                statement = select(job).where(self.selected(part)).order_by(job.c.id.desc()).limit(limit)
+                if before is not None:
+                    statement = statement.where(job.c.id < before)
+                found += [to_job(row) for row in self.execute(connection, statement)]
+        return sorted(found, key=lambda one: one.id or 0, reverse=True)[:limit]
 
     @repeatable
     def count_by_status(self) -> dict[JobStatus, int]:

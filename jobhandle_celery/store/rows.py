@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -159,7 +160,15 @@ class Selection:
     statuses: tuple[JobStatus, ...] | None = None
     task: str | None = None
     username: str | None = None
-    ids: tuple[int, ...] | None = field(default=None)
+    ids: tuple[int, ...] | None = None
+
+    def parts(self, size: int = 5_000) -> "Iterator[Selection]":
+        """Split it into selections of so many ids: databases have limits on the parameters of a statement."""
+        if self.ids is None:
+            yield self
+            return
+        for start in range(0, len(self.ids), size):
+            yield replace(self, ids=self.ids[start : start + size])
 
 
 def unique_slot(namespace: str, username: str | None, unique_key: str | None) -> str | None:

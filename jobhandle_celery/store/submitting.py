@@ -48,7 +48,8 @@ class Submitting(Moves):
             ApiUsageError: it is no Session, nor a scoped_session.
         """
         session = session_of(session)
-        submitted = self.submit_within(session.connection(), jobs)
+        with self.door.joining():
+            submitted = self.submit_within(session.connection(), jobs)
         after_commit(session, [one.job_id for one in submitted if one.fresh], send)
         return submitted
 
