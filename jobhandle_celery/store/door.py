@@ -231,7 +231,11 @@ def _on_sqlite_begin(connection: Connection) -> None:
 
 def _on_mysql_connect(connection: Any, _record: Any) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SET time_zone = '+00:00', SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.execute(
+            "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
+            # An UPDATE reads the old values everywhere, as on every other database.
+            "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT')"
+        )
 
 
 def _standalone(engine: Engine) -> Connection:

@@ -7,6 +7,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Table,
+    Update,
     and_,
     case,
     exists,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
@@ -118,23 +121,21 @@ class Moves:
         No row back means that somebody else was first: an ordinary result. Where the database can
         append the event in the same statement it does, which saves a round trip with the row locked.
         """
-        columns = (job.c.id, job.c.attempt, job.c.status_id, *returning)
-        told = (_as_column(because).label("told"), _as_column(actor).label("actor"))
-        statement = update(job).where(*guards).values(**to).returning(*columns, *told)
+        columns = (
+            job.c.id,
+            job.c.attempt,
+            job.c.status_id,
+            *returning,
+            _as_column(because).label("told"),
+            _as_column(actor).label("actor"),
+        )
+        changed = update(job).where(*guards).values(**to)
         if connection.dialect.name == "postgresql":
-            moved = statement.cte("moved")
-            logged = (
-                insert(job_event)
-                .from_select(
-                    ["job_id", "at", "attempt", "status_id", "message", "actor"],
-                    select(
-                        moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor
-                    ),
-                )
-                .cte("logged")
-            )
-            return list(self.execute(connection, select(moved).add_cte(logged)))
-        rows = list(self.execute(connection, statement))
+            return list(self.execute(connection, _with_event(changed.returning(*columns))))
+        if connection.dialect.update_returning:
+            rows = list(self.execute(connection, changed.returning(*columns)))
+        else:
+            rows = self._move_in_steps(connection, guards, changed, columns)
         self.log(
             connection,
             [
@@ -150,6 +151,21 @@ class Moves:
         )
         return rows
 
+    def _move_in_steps(
+        self,
+        connection: Connection,
+        guards: Sequence[Guard],
+        changed: Update,
+        columns: Sequence[ColumnElement[Any]],
+    ) -> list[Row[Any]]:
+        # MariaDB's UPDATE returns nothing. The rows are locked by the look at them, so the guards, which
+        # are in the second statement too, hold from the one to the other.
+        ids = self.execute(connection, select(job.c.id).where(*guards).with_for_update()).scalars().all()
+        if not ids:
+            return []
+        self.execute(connection, changed.where(job.c.id.in_(ids)))
+        return list(self.execute(connection, select(*columns).where(job.c.id.in_(ids))))
+
     def log(self, connection: Connection, events: Sequence[Mapping[str, Any]]) -> None:
         """Append events, at the database's time."""
         if events:
@@ -158,6 +174,29 @@ class Moves:
     def execute(self, connection: Connection, statement: Any, parameters: Any = None) -> Any:
         """Execute a statement with our options, also on a connection that is the caller's."""
         return connection.execute(statement, parameters, execution_options=self.door.options)
+
+
+def _with_event(changed: Any) -> Any:
+    moved = changed.cte("moved")
+    event = select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor)
+    logged = insert(job_event).from_select(
+        ["job_id", "at", "attempt", "status_id", "message", "actor"], event
+    )
+    return select(moved).add_cte(logged.cte("logged"))
+
+
+def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]) -> Any:
+    """Return an insert that does nothing, and is no error, where a unique value is there already.
+
+    An error would abort the caller's transaction on PostgreSQL.
+    """
+    match connection.dialect.name:
+        case "postgresql":
+            return postgresql.insert(table).values(**values).on_conflict_do_nothing()
+        case "sqlite":
+            return sqlite.insert(table).values(**values).on_conflict_do_nothing()
+        case _:
+            return insert(table).values(**values).prefix_with("IGNORE")
 
 
 def _as_column(value: str | ColumnElement[str]) -> ColumnElement[str]:

@@ -141,10 +141,9 @@ class Running(Moves):
                     job.c.status_id == JobStatus.CANCELLED,
                     job.c.revoke_told.is_(False),
                 )
-                .values(revoke_told=True)
-                .returning(job.c.id),
-            ).all()
-            return bool(told)
+                .values(revoke_told=True),
+            )
+            return bool(told.rowcount)
 
     @repeatable
     def finish(self, run: Run, result: str) -> bool:
@@ -267,12 +266,9 @@ class Running(Moves):
         with self.door.transaction() as connection:
             noted = self.execute(
                 connection,
-                update(job)
-                .where(running)
-                .values(progress_current=current, progress_total=total)
-                .returning(job.c.id),
+                update(job).where(running).values(progress_current=current, progress_total=total),
             )
-            return noted.first() is not None
+            return bool(noted.rowcount)
 
     @repeatable
     def send_back(self, job_id: int, task_id: str, attempt: int, worker: Worker) -> bool:

@@ -1,11 +1,10 @@
 """Rows come in, and messages go out: submit, publish, release, resubmit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,7 +13,7 @@ from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Callback, after_commit, session_of
 from .door import repeatable
-from .moves import HELD, LEFT, Guard, Moves, actor_of, lease_alive, moves, unless_expired_before
+from .moves import HELD, LEFT, Guard, Moves, actor_of, lease_alive, moves, unless_expired_before, unless_there
 from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
 
 
@@ -55,12 +54,7 @@ class Submitting(Moves):
 
     def _insert(self, connection: Connection, new: NewJob, now: datetime | None) -> Submitted:
         values = new.columns(self.namespace) | self._schedule(new, now)
-        # A row that is there already gives no row back, and no error: that would abort the caller's
-        # transaction on PostgreSQL.
-        insert = _INSERT[connection.dialect.name]
-        statement = (
-            insert(job).values(submitted=clock(), **values).on_conflict_do_nothing().returning(job.c.id)
-        )
+        statement = unless_there(connection, job, {"submitted": clock(), **values}).returning(job.c.id)
         there_before = job.c.task_id == new.task_id
         if new.unique_key is not None:
             there_before |= job.c.unique_slot == values["unique_slot"]
@@ -225,8 +219,6 @@ class Submitting(Moves):
             actor=actor_of(username),
         )
 
-
-_INSERT: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 _AFRESH: dict[str, Any] = {
     **LEFT,

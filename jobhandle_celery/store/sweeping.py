@@ -4,17 +4,15 @@ No lock is held while anybody talks to the broker: rows are reserved by moving t
 published by the caller, then marked. A sweep that dies in between leaves rows that are due again.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import case, delete, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import clock, job, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
-from .moves import DUE, HELD, STAMPED, unless_expired_before
+from .moves import DUE, HELD, STAMPED, unless_expired_before, unless_there
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing
 from .running import Running
 
@@ -38,7 +36,7 @@ class Sweeping(Running):
             sweep_table.c.unbroken_since > clock(),  # the database's clock was set back
         )
         with self.door.transaction() as connection:
-            row = self.execute(
+            begun = self.execute(
                 connection,
                 update(sweep_table)
                 .where(
@@ -52,19 +50,16 @@ class Sweeping(Running):
                 .values(
                     unbroken_since=case((gap, clock()), else_=sweep_table.c.unbroken_since),
                     last_pass_at=clock(),
-                )
-                .returning((sweep_table.c.unbroken_since <= clock(-settings.lease)).label("unbroken")),
-            ).first()
-            if row is None:
-                insert_once = _INSERT[connection.dialect.name](sweep_table).on_conflict_do_nothing()
-                first = self.execute(
-                    connection,
-                    insert_once.values(
-                        namespace=self.namespace, last_pass_at=clock(), unbroken_since=clock()
-                    ).returning(sweep_table.c.namespace),
-                ).first()
-                return False if first is not None else None
-            return bool(row.unbroken)
+                ),
+            )
+            if begun.rowcount == 0:
+                anew = {"namespace": self.namespace, "last_pass_at": clock(), "unbroken_since": clock()}
+                first = self.execute(connection, unless_there(connection, sweep_table, anew))
+                return False if first.rowcount else None
+            unbroken = select(sweep_table.c.unbroken_since <= clock(-settings.lease)).where(
+                sweep_table.c.namespace == self.namespace
+            )
+            return bool(self.execute(connection, unbroken).scalar())
 
     @repeatable
     def expire(self) -> int:
@@ -99,14 +94,11 @@ class Sweeping(Running):
             ids = self.execute(connection, due).scalars().all()
             if not ids:
                 return []
-            rows = self.execute(
-                connection,
-                update(job)
-                .where(job.c.id.in_(ids))
-                .values(due_at=clock(self.settings.grace))
-                .returning(*OUTGOING_COLUMNS),
-            )
-            return sorted((outgoing(row) for row in rows), key=lambda one: one.job_id)
+            reserved = job.c.id.in_(ids)
+            grace = clock(self.settings.grace)
+            self.execute(connection, update(job).where(reserved).values(due_at=grace))
+            rows = self.execute(connection, select(*OUTGOING_COLUMNS).where(reserved).order_by(job.c.id))
+            return [outgoing(row) for row in rows]
 
     @repeatable
     def count_queued(self, queues: Sequence[str]) -> dict[str, int]:
@@ -186,12 +178,9 @@ class Sweeping(Running):
         with self.door.transaction() as connection:
             mine = self.execute(
                 connection,
-                update(worker)
-                .where(worker.c.boot_id == me.boot_id)
-                .values(lease_until=lease_until)
-                .returning(worker.c.boot_id),
-            ).first()
-            if mine is None:
+                update(worker).where(worker.c.boot_id == me.boot_id).values(lease_until=lease_until),
+            ).rowcount
+            if not mine:
                 self.execute(
                     connection,
                     insert(worker).values(
@@ -203,7 +192,7 @@ class Sweeping(Running):
                         lease_until=lease_until,
                     ),
                 )
-            return mine is not None
+            return bool(mine)
 
     @repeatable
     def retire(self, me: Worker) -> None:
@@ -228,6 +217,3 @@ class Sweeping(Running):
                 Standing(row.id, row.task_id, row.attempt, row.claim_id, row.pid, bool(row.terminate))
                 for row in self.execute(connection, statement)
             ]
-
-
-_INSERT: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
