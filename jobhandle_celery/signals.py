@@ -114,14 +114,17 @@ def _fail(task: Any, execution: Execution, failure: Failure) -> None:
 
 def _retry(task: Any, execution: Execution, signature: Any, why: str) -> None:
     service, run = service_of(task.app), execution.run
-    record = signature_record(signature)
-    queue = record.pop("queue")
     try:
+        record = signature_record(signature)
+        queue = record.pop("queue")
         encoded = codec.encode(record)
-    except codec.NotStorableError as error:
-        _fail(task, execution, Failure("task", "TypeError", f"the arguments of its retry: {error}"))
+        delay = None if execution.eager else _delay(signature.options)
+    except Exception as error:
+        # Not made by Task.retry (then there is no signature), or made with arguments or a delay that
+        # cannot be kept. Celery would swallow this.
+        said = text.message(f"its retry cannot be kept: {error}")
+        _fail(task, execution, Failure("task", type(error).__name__, said))
         return
-    delay = None if execution.eager else _delay(signature.options)
     because = text.message(why)
     status = settle(execution, lambda: service.store.retry(run, encoded, queue, delay, because))
     if status is JobStatus.CANCELLED:

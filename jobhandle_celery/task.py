@@ -8,7 +8,8 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -154,9 +155,10 @@ class JobTask:
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Claim, then let the task's own hook have its turn."""
-        _claim_once(self)
+        execution = _claim_once(self)
         _store_started(self)
-        super().before_start(task_id, args, kwargs)  # type: ignore[misc]
+        with nullcontext() if execution is None else _endings(self, execution):
+            super().before_start(task_id, args, kwargs)  # type: ignore[misc]
 
     def signature_from_request(self, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
@@ -307,8 +309,20 @@ def _perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any
     if execution is None or execution.entered:
         return body(*args, **kwargs)
     execution.entered = True
-    try:
+    with _endings(task, execution):
         returned = body(*args, **kwargs)
+    try:
+        execution.result = codec.encode(returned)
+    except codec.NotStorableError as error:
+        raise ResultError(f"the result {error}") from None
+    return returned
+
+
+@contextmanager
+def _endings(task: Any, execution: Execution) -> Iterator[None]:
+    """Settle what the task's own code may end with that Celery's signals do not tell of."""
+    try:
+        yield
     except JobCancelled as stop:
         _stop(task, execution, stop)
     except Retry as retry:
@@ -323,11 +337,6 @@ def _perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any
         # The task's own way to say that there is nothing more to record.
         settle(execution, lambda: service_of(task.app).store.finish(execution.run, "null"))
         raise
-    try:
-        execution.result = codec.encode(returned)
-    except codec.NotStorableError as error:
-        raise ResultError(f"the result {error}") from None
-    return returned
 
 
 def _stop(task: Any, execution: Execution, stop: JobCancelled) -> NoReturn:

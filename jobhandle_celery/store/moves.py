@@ -118,8 +118,8 @@ class Moves:
     ) -> list[Row[Any]]:
         """Write a move to every row that passes the guards, and an event for each.
 
-        No row back means that somebody else was first: an ordinary result. Where the database can
-        append the event in the same statement it does, which saves a round trip with the row locked.
+        No row back means that somebody else was first: an ordinary result. PostgreSQL does it all in one
+        statement, which saves round trips with the row locked.
         """
         columns = (
             job.c.id,
@@ -132,10 +132,7 @@ class Moves:
         changed = update(job).where(*guards).values(**to)
         if connection.dialect.name == "postgresql":
             return list(self.execute(connection, _with_event(changed.returning(*columns))))
-        if connection.dialect.update_returning:
-            rows = list(self.execute(connection, changed.returning(*columns)))
-        else:
-            rows = self._move_in_steps(connection, guards, changed, columns)
+        rows = self._move_in_steps(connection, guards, changed, columns)
         self.log(
             connection,
             [
@@ -158,8 +155,9 @@ class Moves:
         changed: Update,
         columns: Sequence[ColumnElement[Any]],
     ) -> list[Row[Any]]:
-        # MariaDB's UPDATE returns nothing. The rows are locked by the look at them, so the guards, which
-        # are in the second statement too, hold from the one to the other.
+        # MariaDB's UPDATE returns nothing, and SQLite's (3.40) says of a NULL in RETURNING that it IS NOT
+        # NULL. The rows are locked by the look at them, on SQLite by the transaction's beginning, so the
+        # guards, which are in the second statement too, hold from the one to the other.
         ids = self.execute(connection, select(job.c.id).where(*guards).with_for_update()).scalars().all()
         if not ids:
             return []

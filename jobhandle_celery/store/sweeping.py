@@ -54,8 +54,8 @@ class Sweeping(Running):
             )
             if begun.rowcount == 0:
                 anew = {"namespace": self.namespace, "last_pass_at": clock(), "unbroken_since": clock()}
-                first = self.execute(connection, unless_there(connection, sweep_table, anew))
-                return False if first.rowcount else None
+                first = unless_there(connection, sweep_table, anew).returning(sweep_table.c.namespace)
+                return None if self.execute(connection, first).first() is None else False
             unbroken = select(sweep_table.c.unbroken_since <= clock(-settings.lease)).where(
                 sweep_table.c.namespace == self.namespace
             )
