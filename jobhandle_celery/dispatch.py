@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -105,6 +105,14 @@ def _moment(field: str, value: Any) -> datetime | timedelta | None:
     return checks.moment(field, given)
 
 
+@dataclass(frozen=True)
+class Published:
+    """What became of messages; what is in neither list was not tried, or not taken."""
+
+    sent: list[Outgoing] = field(default_factory=list)
+    unsendable: list[Outgoing] = field(default_factory=list)
+
+
 class Dispatcher:
     """Sends messages for one app, from any process and thread of it."""
 
@@ -194,8 +202,8 @@ class Dispatcher:
         """False for a while after the broker was not reached."""
         return time.monotonic() >= self._again_at
 
-    def publish(self, messages: Iterable[Outgoing]) -> list[Outgoing]:
-        """Hand messages to the broker; return those that it took.
+    def publish(self, messages: Iterable[Outgoing]) -> Published:
+        """Hand messages to the broker; return those that it took, and those that no broker could take.
 
         Eagerly, the jobs run right here, and nothing is sent. Never raises for a broker that is down, and
         takes no longer than a few times `BOUND`: what was not sent stays due, and the sweep sends it. After a
@@ -204,8 +212,8 @@ class Dispatcher:
         if self.eager:
             for one in messages:
                 self._run_eagerly(one)
-            return []
-        sent: list[Outgoing] = []
+            return Published()
+        published = Published()
         for one in messages:
             if not self.reachable:
                 break
@@ -216,11 +224,12 @@ class Dispatcher:
                 break
             except Exception:
                 # One row that cannot be sent must not hold up the others.
-                logger.exception("job %s could not be made into a message; the sweep tries again", one.job_id)
+                logger.exception("job %s cannot be made into a message", one.job_id)
+                published.unsendable.append(one)
                 continue
             self._failures = 0
-            sent.append(one)
-        return sent
+            published.sent.append(one)
+        return published
 
     def _pause(self, error: Exception) -> None:
         pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
@@ -243,7 +252,7 @@ class Dispatcher:
             self._send(one)
 
     def _message(self, one: Outgoing) -> tuple[Any, dict[str, Any]]:
-        routing = one.routing
+        routing = codec.decode(one.routing)
         retry = codec.decode(one.retry) or {}
         options = retry.get("options", {})
         args = retry["args"] if retry else codec.decode(one.args)
@@ -380,4 +389,4 @@ def signature_record(signature: Signature) -> dict[str, Any]:
     }
 
 
-__all__: Sequence[str] = ["HEADER", "Dispatcher", "as_job", "job_headers", "signature_record"]
+__all__: Sequence[str] = ["HEADER", "Dispatcher", "Published", "as_job", "job_headers", "signature_record"]

@@ -58,6 +58,16 @@ def job_of(headers: Any) -> tuple[int, int] | None:
     raise ValueError(f"malformed {HEADER} header: {header!r:.200}")
 
 
+def job_of_context(context: Any) -> tuple[int, int] | None:
+    """As `job_of`, from the request that a task sees (celery.app.task.Context).
+
+    Every header of a message is an attribute of it; its own `headers` are all of them only if the message
+    has none of that name, as some tracers' messages have. Eagerly there is nothing but `headers`.
+    """
+    attributes = vars(context)
+    return job_of(attributes if HEADER in attributes else context.headers)
+
+
 def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
     """Return the failure of a body that a time limit ended."""
     soft = isinstance(error, SoftTimeLimitExceeded)

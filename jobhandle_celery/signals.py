@@ -11,7 +11,6 @@ from typing import Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals
 from celery.utils.serialization import UnpickleableExceptionWrapper
-from kombu.utils.encoding import safe_str
 
 from . import codec, text
 from .dispatch import signature_record
@@ -101,11 +100,19 @@ def on_unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
 def _failure(exception: BaseException, traceback: str) -> Failure:
     if isinstance(exception, SoftTimeLimitExceeded):
         return time_limit_failure(exception, text.traceback(traceback))
-    name, said = type(exception).__name__, safe_str(exception)
+    name, said = type(exception).__name__, _words(exception)
     if isinstance(exception, UnpickleableExceptionWrapper):
         # Celery has put it in the place of what was raised.
-        name, said = exception.exc_cls_name, ", ".join(map(safe_str, exception.exc_args))
+        name = exception.exc_cls_name or name
+        said = ", ".join(map(_words, exception.exc_args or ()))
     return Failure("task", text.storable(name), text.message(said), text.traceback(traceback))
+
+
+def _words(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be printed>"
 
 
 def _fail(task: Any, execution: Execution, failure: Failure) -> None:

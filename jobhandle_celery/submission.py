@@ -56,7 +56,9 @@ class Submissions:
         """
         for batch in _batches(job_ids):
             try:
-                self._store.mark_queued(self._dispatcher.publish(self._store.outgoing(batch)))
+                published = self._dispatcher.publish(self._store.outgoing(batch))
+                self._store.mark_queued(published.sent)
+                self._store.put_off(published.unsendable)
             except DatabaseUnavailableError as error:
                 logger.warning("%d jobs are left to the sweep: %s", len(job_ids), error)
                 return

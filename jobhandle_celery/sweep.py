@@ -41,9 +41,10 @@ def _send(store: Store, dispatcher: Dispatcher, due: list[Outgoing]) -> bool:
     waiting = _still_waiting(store, dispatcher, late) if late else []
     store.look_later(waiting)
     to_send = [one for one in due if one not in waiting]
-    sent = dispatcher.publish(to_send)
-    store.mark_queued(sent)
-    return len(sent) == len(to_send)
+    published = dispatcher.publish(to_send)
+    store.mark_queued(published.sent)
+    store.put_off(published.unsendable)
+    return len(published.sent) + len(published.unsendable) == len(to_send)
 
 
 def _still_waiting(store: Store, dispatcher: Dispatcher, late: list[Outgoing]) -> list[Outgoing]:

@@ -27,7 +27,7 @@ from .dispatch import job_headers
 from .errors import ApiUsageError, DatabaseUnavailableError, JobCancelled, JobHandleError
 from .handle import JobHandle
 from .model import Failure
-from .request import ClaimAbandoned, JobRequest, RefusedAsRevoked, job_of
+from .request import ClaimAbandoned, JobRequest, RefusedAsRevoked, job_of_context
 from .service import service_of
 from .store import Refusal, Refused, Run
 
@@ -229,7 +229,7 @@ def _claim_once(task: Any) -> Execution | None:
     if execution is not None:
         return execution
     try:
-        job = job_of(request.headers)
+        job = job_of_context(request)
     except ValueError as error:
         logger.error("task %s[%s] was not run: %s", task.name, request.id, error)
         raise Ignore(str(error)) from None

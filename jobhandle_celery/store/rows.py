@@ -73,7 +73,7 @@ class Outgoing:
     args: str
     kwargs: str
     queue: str | None
-    routing: dict[str, Any]
+    routing: str
     priority: int | None
     time_limit: float | None
     soft_time_limit: float | None
@@ -208,7 +208,7 @@ def outgoing(row: Row[Any]) -> Outgoing:
         args=row.args,
         kwargs=row.kwargs,
         queue=row.queue,
-        routing=json.loads(row.routing),
+        routing=row.routing,
         priority=row.priority,
         time_limit=row.time_limit,
         soft_time_limit=row.soft_time_limit,

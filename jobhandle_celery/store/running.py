@@ -4,17 +4,17 @@ Every write of a run is guarded by the attempt and the claim id that won the row
 A verb that finds another claim there declines: the run is superseded, and nothing it says counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, literal, select, update
+from sqlalchemy import ColumnElement, Connection, literal, select, update
 
-from .. import text
 from ..model import Failure
 from ..schema import clock, job
 from ..status import JobStatus
 from .door import repeatable
+from .losing import Losing
 from .moves import (
     DUE,
     EXPIRED,
@@ -23,22 +23,20 @@ from .moves import (
     NOT_EXPIRED,
     NOT_STAMPED,
     STAMPED,
-    Moves,
     final,
     held_by,
     lease_alive,
     moves,
     unless_expired_before,
 )
-from .rows import Lost, Refusal, Refused, Run, Seat, Worker, encode_failure
-
-STOPPED_FIRST = "stopped on request"
+from .outcomes import ANEW, TOLD, failed, stopped
+from .rows import Refusal, Refused, Run, Worker
 
 LONGEST_DELAY = 100 * 365 * 86400.0
 """Seconds of the longest delay of a retry: beyond the year 9999 no database, or driver, can follow."""
 
 
-class Running(Moves):
+class Running(Losing):
     """The verbs of a worker, about one job at a time."""
 
     @repeatable
@@ -158,7 +156,7 @@ class Running(Moves):
     @repeatable
     def fail(self, run: Run, failure: Failure) -> bool:
         """End a run in Error; False if it is superseded. Who may have been first: as for `finish`."""
-        return self._end(run, *_failed(failure))
+        return self._end(run, *failed(failure))
 
     @repeatable
     def stop(self, run: Run, message: str) -> bool:
@@ -166,8 +164,8 @@ class Running(Moves):
 
         An empty message leaves the body's own last words. Who may have been first: as for `finish`.
         """
-        to, because = _stopped(message)
-        return self._end(run, to | _TOLD, because)
+        to, because = stopped(message)
+        return self._end(run, to | TOLD, because)
 
     def _end(self, run: Run, to: Mapping[str, Any], because: str) -> bool:
         with self.door.transaction() as connection:
@@ -198,7 +196,7 @@ class Running(Moves):
             "retry": signature,
             "not_before": not_before,
             "due_at": clock(self.settings.grace) if not_before is None else not_before,
-            **_ANEW,
+            **ANEW,
         }
         if queue is not None:
             again["queue"] = queue
@@ -294,121 +292,3 @@ class Running(Moves):
                     actor=f"worker {worker.name}",
                 )
             )
-
-    # What a main process says of a run in one of its children. It does not know the claim; the row
-    # says whether the child held it: by task id, boot id and process id.
-
-    @repeatable
-    def fail_seat(self, seat: Seat, failure: Failure, worker: Worker) -> bool:
-        """End in Error the job that was running in a child that is gone. First: the child itself."""
-        to, because = _failed(failure)
-        return self._end_seat(seat, to, because, worker)
-
-    @repeatable
-    def stop_seat(self, seat: Seat, message: str, worker: Worker) -> bool:
-        """End as Cancelled the job whose child was ended by a revoke. First: the child itself."""
-        to, because = _stopped(message)
-        return self._end_seat(seat, to | _TOLD, because, worker)
-
-    def _end_seat(self, seat: Seat, to: Mapping[str, Any], because: str, worker: Worker) -> bool:
-        with self.door.transaction() as connection:
-            return bool(
-                self.move(
-                    connection,
-                    held_by(seat),
-                    to=dict(to) | _TAKEN_AWAY,
-                    because=because,
-                    actor=f"worker {worker.name}",
-                )
-            )
-
-    @repeatable
-    def lose(self, which: Seat | Run, because: str, worker: Worker) -> list[Lost]:
-        """Settle a job whose body is gone. First: the body, which may have written in its last moment."""
-        with self.door.transaction() as connection:
-            return self.lose_where(connection, held_by(which), because, f"worker {worker.name}")
-
-    @repeatable
-    def give_back(self, which: Seat | Run | str, because: str, worker: Worker) -> list[Lost]:
-        """Requeue what was cut off by a shutdown, without counting it as a loss; a stamped job is Cancelled.
-
-        `which` is one run, or a boot id: all that still runs there. The caller has made sure that no body
-        is left. Who may have been there first: a body that finished in its last moment.
-        """
-        guard = and_(job.c.boot_id == which, moves("give_back")) if isinstance(which, str) else held_by(which)
-        actor = f"worker {worker.name}"
-        with self.door.transaction() as connection:
-            given = self.move(connection, guard, NOT_STAMPED, to=_requeued(), because=because, actor=actor)
-            stopped, told = _stopped("")
-            stopped |= _TAKEN_AWAY
-            ended = self.move(connection, guard, STAMPED, to=stopped, because=told, actor=actor)
-            return [*_lost(given), *_lost(ended)]
-
-    def lose_where(
-        self, connection: Connection, guard: ColumnElement[bool], because: str, actor: str
-    ) -> list[Lost]:
-        """Settle running jobs whose body is gone: Requeued if attempts are left, else Error, or Cancelled.
-
-        The order matters: a stop request may arrive between two of the statements, never go away.
-        """
-        attempts_left = job.c.losses + 1 < job.c.max_attempts
-        error, for_good = _failed(Failure("system", "WorkerLostError", f"{because}; no attempts are left"))
-        stopped, _ = _stopped("")
-        error, stopped = error | _TAKEN_AWAY, stopped | _TAKEN_AWAY
-        settled = [
-            *self.move(
-                connection,
-                guard,
-                NOT_STAMPED,
-                attempts_left,
-                to=_requeued() | {"losses": job.c.losses + 1},
-                because=because,
-                actor=actor,
-            ),
-            *self.move(
-                connection,
-                guard,
-                NOT_STAMPED,
-                ~attempts_left,
-                to=error | {"losses": job.c.losses + 1},
-                because=for_good,
-                actor=actor,
-            ),
-            *self.move(
-                connection,
-                guard,
-                STAMPED,
-                to=stopped,
-                because=f"{because}; it had been asked to stop",
-                actor=actor,
-            ),
-        ]
-        return _lost(settled)
-
-
-_TOLD: dict[str, Any] = {"revoke_told": True}
-"""The process that stops a body does Celery's bookkeeping of a revoked task itself."""
-
-_TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
-"""Whoever settles a run in its place takes its claim, or the run would take the outcome for its own."""
-
-_ANEW: dict[str, Any] = {**LEFT, "publishes": 0, "damped": 0}
-
-
-def _requeued() -> dict[str, Any]:
-    return {"status_id": JobStatus.REQUEUED, "not_before": None, "due_at": clock(), **_ANEW, **_TAKEN_AWAY}
-
-
-def _failed(failure: Failure) -> tuple[dict[str, Any], str]:
-    said = text.message(f"{failure.type}: {failure.message}" if failure.kind == "task" else failure.message)
-    return final(JobStatus.ERROR, error=encode_failure(failure), message=said, **LEFT), said
-
-
-def _stopped(message: str) -> tuple[dict[str, Any], str]:
-    said = text.message(message)
-    to = final(JobStatus.CANCELLED, **LEFT)
-    return (to | {"message": said} if said else to), said or STOPPED_FIRST
-
-
-def _lost(rows: Sequence[Row[Any]]) -> list[Lost]:
-    return [Lost(row.id, row.status_id) for row in rows]

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
+from ..settings import PATIENCE_LIMIT
 from ..status import JobStatus
 from .after_commit import Callback, after_commit, session_of
 from .door import repeatable
@@ -141,6 +142,28 @@ class Submitting(Moves):
                         damped=0,
                         due_at=due,
                     ),
+                )
+
+    @repeatable
+    def put_off(self, unsendable: Sequence[Outgoing]) -> None:
+        """Leave rows that cannot be made into a message for the longest patience, and say why in an event.
+
+        Nothing is lost by it: somebody may mend the row, or upgrade whoever sweeps. Who may have been there
+        first: a cancel, or a sweep that could send it.
+        """
+        if not unsendable:
+            return
+        with self.door.transaction() as connection:
+            for one in unsendable:
+                self.move(
+                    connection,
+                    moves("publish"),
+                    job.c.id == one.job_id,
+                    job.c.task_id == one.task_id,
+                    job.c.attempt == one.attempt - 1,
+                    to={"due_at": unless_expired_before(clock(PATIENCE_LIMIT))},
+                    because="it cannot be made into a message; see the log of whoever sends",
+                    actor="sweep",
                 )
 
     @repeatable

@@ -1,0 +1,37 @@
+"""How a run can end, as the columns of its row and the words of its event. No statement is made here."""
+
+from typing import Any
+
+from .. import text
+from ..model import Failure
+from ..schema import clock
+from ..status import JobStatus
+from .moves import LEFT, final
+from .rows import encode_failure
+
+TOLD: dict[str, Any] = {"revoke_told": True}
+"""The process that stops a body does Celery's bookkeeping of a revoked task itself."""
+
+TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
+"""Whoever settles a run in its place takes its claim, or the run would take the outcome for its own."""
+
+ANEW: dict[str, Any] = {**LEFT, "publishes": 0, "damped": 0}
+"""A row that waits for its next message."""
+
+
+def requeued() -> dict[str, Any]:
+    """Return a row that is to run again at once, taken from a run that is gone."""
+    return {"status_id": JobStatus.REQUEUED, "not_before": None, "due_at": clock(), **ANEW, **TAKEN_AWAY}
+
+
+def failed(failure: Failure) -> tuple[dict[str, Any], str]:
+    """Return a row that ends in Error, and what is said of it."""
+    said = text.message(f"{failure.type}: {failure.message}" if failure.kind == "task" else failure.message)
+    return final(JobStatus.ERROR, error=encode_failure(failure), message=said, **LEFT), said
+
+
+def stopped(message: str) -> tuple[dict[str, Any], str]:
+    """Return a row that ends as Cancelled, and what is said of it; an empty message leaves the body's own."""
+    said = text.message(message)
+    to = final(JobStatus.CANCELLED, **LEFT)
+    return (to | {"message": said} if said else to), said or "stopped on request"
