@@ -91,6 +91,14 @@ def number(field: str, value: object) -> float:
     return value  # type: ignore[return-value]  # it is one
 
 
+def patience(field: str, value: object) -> float:
+    """Return how many seconds to wait; less than nothing is nothing, as a deadline's rest may be."""
+    given = duration(value)
+    if given is None:
+        raise ValidationError(field, value, "seconds, a timedelta, or None")
+    return max(given.total_seconds(), 0.0)
+
+
 def age(field: str, value: object) -> timedelta:
     """Check a duration that is not negative: seconds, or a timedelta."""
     given = duration(value)

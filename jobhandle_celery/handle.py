@@ -188,7 +188,7 @@ class JobHandle:
             WaitTimeoutError: it is not final yet; it goes on.
         """
         job_id = self.job_id
-        patience = None if timeout is None else checks.age("timeout", timeout).total_seconds()
+        patience = None if timeout is None else checks.patience("timeout", timeout)
         deadline = None if patience is None else time.monotonic() + patience
         pause = POLL_FIRST
         while not (status := self.job_status()).final:
@@ -226,7 +226,10 @@ class JobHandle:
         """
         job_id, current = self.job_id, checks.number("current", current)
         total = None if total is None else checks.number("total", total)
-        self._store.note_progress(self._run or job_id, current, total)
+        if self._run is not None:
+            self._store.note_progress(self._run, current, total)
+        elif not self._store.note_progress_of(job_id, current, total, self._username):
+            self.job_status()  # not Running, which is no error; or gone, which is
 
     def cancel_requested(self) -> bool:
         """Return True if the job was asked to stop; in a body, also if another attempt has superseded it."""

@@ -56,7 +56,13 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
 def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
     """A body has left by ``retry()``, and Celery has stored RETRY: now the row may move on."""
     execution = execution_of(request)
-    if execution is not None and reason is not None:
+    if execution is None or reason is None:
+        return
+    if reason.sig is None:
+        # Raised by hand, not by Task.retry: Celery publishes nothing for it either.
+        said = f"a Retry that Task.retry did not make starts nothing: {reason}"
+        _fail(sender, execution, Failure("task", "Retry", text.message(said)))
+    else:
         why = f"retry: {reason.exc!r}" if reason.exc is not None else "retry"
         _retry(sender, execution, reason.sig, why)
 
@@ -128,8 +134,7 @@ def _retry(task: Any, execution: Execution, signature: Any, why: str) -> None:
         encoded = codec.encode(record)
         delay = None if execution.eager else _delay(signature.options)
     except Exception as error:
-        # Not made by Task.retry (then there is no signature), or made with arguments or a delay that
-        # cannot be kept. Celery would swallow this.
+        # Its arguments or its delay cannot be kept. Celery would swallow this.
         said = text.message(f"its retry cannot be kept: {error}")
         _fail(task, execution, Failure("task", type(error).__name__, said))
         return

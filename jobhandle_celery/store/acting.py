@@ -209,6 +209,15 @@ class Acting(Moves):
                 self.execute(connection, update(job).where(mine).values(message=message))
             return previous
 
+    @repeatable
+    def note_progress_of(
+        self, job_id: int, current: float, total: float | None, username: str | None
+    ) -> bool:
+        """Write how far whatever runs the job is; False if nothing runs it. The last one speaks."""
+        running = self.mine(job_id, username) & moves("finish")
+        with self.door.transaction() as connection:
+            return self.note_progress_where(connection, running, current, total)
+
     def selected(self, selection: Selection) -> Guard:
         """Return the condition of a selection, within this namespace."""
         conditions = [job.c.namespace == self.namespace]

@@ -164,6 +164,13 @@ class Moves:
         self.execute(connection, changed.where(job.c.id.in_(ids)))
         return list(self.execute(connection, select(*columns).where(job.c.id.in_(ids))))
 
+    def note_progress_where(
+        self, connection: Connection, guard: Guard, current: float, total: float | None
+    ) -> bool:
+        """Write how far something is that passes the guard; no move, so no event."""
+        noted = update(job).where(guard).values(progress_current=current, progress_total=total)
+        return bool(self.execute(connection, noted).rowcount)
+
     def log(self, connection: Connection, events: Sequence[Mapping[str, Any]]) -> None:
         """Append events, at the database's time."""
         if events:

@@ -253,20 +253,10 @@ class Running(Losing):
             return row is not None, row is None or bool(row.stamped)
 
     @repeatable
-    def note_progress(self, run: Run | int, current: float, total: float | None) -> bool:
-        """Write how far a run is, or, given an id, whatever runs that job now; False if it does not.
-
-        Who may have been there first: as for `finish`.
-        """
-        running = (
-            self.mine(run) & (job.c.status_id == JobStatus.RUNNING) if isinstance(run, int) else held_by(run)
-        )
+    def note_progress(self, run: Run, current: float, total: float | None) -> bool:
+        """Write how far a run is; False, and nothing, if it is superseded. First: as for `finish`."""
         with self.door.transaction() as connection:
-            noted = self.execute(
-                connection,
-                update(job).where(running).values(progress_current=current, progress_total=total),
-            )
-            return bool(noted.rowcount)
+            return self.note_progress_where(connection, held_by(run), current, total)
 
     @repeatable
     def send_back(self, job_id: int, task_id: str, attempt: int, worker: Worker) -> bool:
