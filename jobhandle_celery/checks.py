@@ -32,10 +32,11 @@ def status_word(value: object) -> JobStatus:
     Raises:
         ApiUsageError: none has that name.
     """
-    try:
-        return JobStatus(value)  # type: ignore[arg-type]  # anything may be given
-    except (ValueError, TypeError):
-        raise ApiUsageError(f"status: {shown(value)} is none of {', '.join(JobStatus)}") from None
+    # Not by JobStatus(value), whose own error calls repr() of whatever was given.
+    for status in JobStatus:
+        if isinstance(value, str) and value == status.value:
+            return status
+    raise ApiUsageError(f"status: {shown(value)} is none of {', '.join(JobStatus)}")
 
 
 def statuses(value: object) -> tuple[JobStatus, ...] | None:

@@ -50,6 +50,12 @@ _SIGNATURE_OPTIONS = {
     "headers",
     "ignore_result",
 }
+_CANVAS_TASKS = {
+    "celery.chain": "chain",
+    "celery.group": "group",
+    "celery.chord": "chord",
+    "celery.chunks": "chunks",
+}
 _CANVAS_OPTIONS = {"link", "link_error", "chord", "chain", "group_id"}
 
 
@@ -64,8 +70,9 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         return given, {}
     if not isinstance(given, Mapping) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
-    if given.get("subtask_type"):
-        raise ValidationError("job", given, f"one task; a {given.get('subtask_type')} cannot be a job yet")
+    canvas = given.get("subtask_type") or _CANVAS_TASKS.get(given.get("task"))
+    if canvas:
+        raise ValidationError("job", given, f"one task; a {canvas} cannot be a job yet")
     options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
     for name, value in options.items():
         if name in _CANVAS_OPTIONS and value:
