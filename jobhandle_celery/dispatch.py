@@ -70,7 +70,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         return given, {}
     if not isinstance(given, Mapping) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
-    canvas = given.get("subtask_type") or _CANVAS_TASKS.get(given.get("task"))
+    canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
     if canvas:
         raise ValidationError("job", given, f"one task; a {canvas} cannot be a job yet")
     options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}

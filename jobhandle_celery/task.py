@@ -236,6 +236,10 @@ def _claim_once(task: Any) -> Execution | None:
     if job is None:
         return None
     service = service_of(task.app)
+    if service.worker is None and not request.is_eager:
+        # Jobs(app) was made after this worker had started: nobody would renew a lease for the claim.
+        logger.error("job %s was not started: the worker was started before its app had Jobs", job[0])
+        raise Ignore("this worker has no lease")
     me = service.myself_alone() if request.is_eager else service.me()
     run = Run(job[0], str(request.id), job[1], str(uuid.uuid4()), me)
     refused = _claim(service.store, run, task.name)

@@ -17,7 +17,7 @@ from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
 from celery.worker import state
 
-from .errors import DatabaseUnavailableError, SchemaError
+from .errors import ConfigurationError, DatabaseUnavailableError, SchemaError
 from .request import JobRequest
 from .service import End, Service, service_of
 from .store import Run, Standing, Store, Worker
@@ -46,6 +46,9 @@ class JobsStep(bootsteps.StartStopStep):
     def __init__(self, parent: Any, **options: Any) -> None:
         """Make the boot id, before the pool forks: its children carry it into their claims."""
         super().__init__(parent, **options)
+        if getattr(parent, "pool_start_method", "fork") != "fork":
+            # Its children would get a copy of the app without us, and run every body unclaimed.
+            raise ConfigurationError("jobs need worker_pool_start_method = 'fork'")
         self._service = service_of(parent.app)
         # Made before the fork too: a child must not inherit the lock of a store that is being made.
         self._service.submissions  # noqa: B018 -- made by being looked at
