@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from sqlalchemy import URL, Engine
 
-from . import checks, migrations, signals, task, worker
+from . import checks, migrations, seal, signals, worker
 from .errors import ApiUsageError, ConfigurationError, shown
 from .handle import JobHandle
 from .model import Event, Job
@@ -57,7 +57,7 @@ class Jobs:
         self._make_engine = None if database is None else engine_maker(database)
         self._service = Service(app, self._door)
         app.jobs = self  # type: ignore[attr-defined]  # where everyone finds it
-        task.seal(app)
+        seal.seal(app)
         signals.connect()
         worker.install(app)
 

@@ -86,12 +86,19 @@ class JobRequest:
     worker_pid: int | None
     time_start: float | None
     send_event: Callable[..., None]
+    task: Any
     terminate: Callable[..., None]
 
     @property
     def is_job(self) -> bool:
         """True if the message is a job's, well-formed."""
         return self._job() is not None
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """Job id, task id and attempt of a job's message."""
+        job_id, attempt = self._job() or (0, 0)
+        return job_id, self.id, attempt
 
     def _job(self) -> tuple[int, int] | None:
         try:

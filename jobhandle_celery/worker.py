@@ -5,13 +5,14 @@ database connection of its own, so that a broker that drops packets cannot end t
 the pool: bodies that finish during a warm shutdown do so under their lease.
 """
 
+import functools
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from celery import Celery, bootsteps
 from celery.concurrency.base import BasePool
@@ -24,6 +25,8 @@ from .store import Run, Standing, Store, Worker
 from .sweep import sweep
 
 logger = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
 
 RENEWALS_PER_LEASE = 4
 """Three may fail before anybody takes the worker for lost."""
@@ -180,13 +183,17 @@ class Chores:
         self._me = service.me()
         self._put_off: list[End] = []
         self._suspects: dict[Run, float] = {}
-        self._told: set[tuple[int, int]] = set()
+        self._astray: dict[tuple[int, str, int], float] = {}
+        self._told: set[tuple[int, str, int]] = set()
 
     def __call__(self) -> None:
         self.settle_ends()
+        requests = _requests()
+        self._told &= {request.key for request in requests}
         standings = self._service.store.standings(str(self._me.boot_id))
-        self._terminate(standing for standing in standings if standing.terminate)
-        self._settle_strays(standings)
+        self._stop(standings, requests)
+        self._stop_superseded(standings, requests)
+        self._settle_strays(standings, requests)
         sweep(self._service.store, self._service.dispatcher)
 
     def settle_ends(self) -> None:
@@ -209,44 +216,68 @@ class Chores:
         """True for a pool of threads, which nobody can end; they go on until they return."""
         return bool(_requests()) and self._worker.pool_cls.__module__.endswith(".thread")
 
-    def _terminate(self, standings: Iterable[Standing]) -> None:
-        """End the processes of the bodies for which that was asked."""
-        running = {str(request.id): request for request in _requests()}
+    def _stop(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """End the processes of bodies that were asked to stop, if that was asked, or their task allows it."""
+        running = {str(request.id): request for request in requests}
         for standing in standings:
-            request = running.get(standing.task_id)
-            if request is None or (standing.job_id, standing.attempt) in self._told:
-                continue
-            self._told.add((standing.job_id, standing.attempt))
-            # The prefork pool gets its own at its start, so the class does not tell.
-            if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
-                logger.warning(
-                    "job %s was to be terminated; this worker's pool cannot end a body, it was asked to stop",
-                    standing.job_id,
-                )
-                continue
-            # Through the event loop: called here, the acknowledgement would be sent from this thread.
-            self._worker.consumer.call_soon(request.terminate, self._worker.pool, "TERM")
+            request = running.get(standing.task_id) if standing.stop else None
+            if request and (standing.terminate or getattr(request.task, "terminate_on_cancel", False)):
+                self._end_process(request, request.terminate)
 
-    def _settle_strays(self, standings: Iterable[Standing]) -> None:
-        """Settle rows that name this worker and that it does not run.
+    def _stop_superseded(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """End bodies that came back from a sleep longer than their lease: their job is another's by now."""
+        standing = {(one.job_id, one.task_id, one.attempt) for one in standings}
+        absent = {
+            request.key: request
+            for request in requests
+            if request.time_start is not None and request.key not in standing
+        }
+        lasting = self._lasting(self._astray, absent)
+        for key in self._service.store.superseded(lasting) if lasting else ():
+            self._end_process(absent[key], functools.partial(_cut_off, absent[key]))
 
-        A claim may be on its way from the child to us, and an end to the database, so a row is only a
-        suspect at first.
-        """
-        known = {str(request.id) for request in _requests()} | {end.task_id for end in self._put_off}
-        now = time.monotonic()
+    def _end_process(self, request: JobRequest, end: Callable[..., None]) -> None:
+        if request.key in self._told:
+            return
+        self._told.add(request.key)
+        # The prefork pool gets its own at its start, so the class does not tell.
+        if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
+            logger.warning("job %s should end; this worker's pool cannot end a body", request.key[0])
+            return
+        # Through the event loop: called here, the acknowledgement would be sent from this thread.
+        self._worker.consumer.call_soon(end, self._worker.pool, "TERM")
+
+    def _settle_strays(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """Settle rows that name this worker and that it does not run."""
+        known = {str(request.id) for request in requests} | {end.task_id for end in self._put_off}
         strays = {
             Run(one.job_id, one.task_id, one.attempt, one.claim_id, self._me): one
             for one in standings
             if one.task_id not in known
         }
-        self._suspects = {run: self._suspects.get(run, now) for run in strays}
+        for run in self._lasting(self._suspects, strays):
+            because = "its worker does not run it any more"
+            for lost in self._service.store.lose(run, because, self._me):
+                logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
+
+    def _lasting(self, seen: dict[K, float], now_seen: Iterable[K]) -> list[K]:
+        """Return what has been seen for longer than the grace.
+
+        A claim may be on its way from the child to us, and an end to the database, so what is seen once
+        is only a suspect.
+        """
+        now = time.monotonic()
+        for key in (current := set(now_seen)):
+            seen.setdefault(key, now)
+        for key in set(seen) - current:
+            del seen[key]
         grace = self._service.settings.grace.total_seconds()
-        for run, since in self._suspects.items():
-            if now - since > grace:
-                because = "its worker does not run it any more"
-                for lost in self._service.store.lose(run, because, self._me):
-                    logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
+        return [key for key, since in seen.items() if now - since > grace]
+
+
+def _cut_off(request: JobRequest, pool: Any, signal: str) -> None:
+    # Not `terminate`: that is a revoke, and the task id may be another attempt's by now.
+    request.cancel(pool, signal, emit_retry=False)
 
 
 def _requests() -> list[JobRequest]:

@@ -141,8 +141,10 @@ class Standing:
     attempt: int
     claim_id: str
     pid: int
+    stop: bool
+    """Somebody asked it to stop."""
     terminate: bool
-    """Somebody asked that its process be ended."""
+    """And that its process be ended, if need be."""
 
 
 @dataclass(frozen=True)

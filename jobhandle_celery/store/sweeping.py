@@ -210,10 +210,41 @@ class Sweeping(Running):
             job.c.attempt,
             job.c.claim_id,
             job.c.pid,
-            (STAMPED & job.c.terminate).label("terminate"),
+            STAMPED.label("stop"),
+            job.c.terminate,
         ).where(job.c.boot_id == boot_id, job.c.status_id == JobStatus.RUNNING)
         with self.door.reading() as connection:
             return [
-                Standing(row.id, row.task_id, row.attempt, row.claim_id, row.pid, bool(row.terminate))
+                Standing(
+                    row.id,
+                    row.task_id,
+                    row.attempt,
+                    row.claim_id,
+                    row.pid,
+                    bool(row.stop),
+                    bool(row.terminate),
+                )
                 for row in self.execute(connection, statement)
             ]
+
+    @repeatable
+    def superseded(self, messages: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
+        """Of messages (job id, task id, attempt) being worked on, return those whose attempt is over.
+
+        Another attempt has been made, or its claim was taken away, or the job was sent round again or is
+        gone: a worker that was stopped for longer than its lease goes on with such bodies. One whose claim
+        has not been made yet is not among them, nor one that has just ended by itself.
+        """
+        statement = select(job.c.id, job.c.task_id, job.c.attempt, job.c.claim_id).where(
+            job.c.id.in_([job_id for job_id, _, _ in messages])
+        )
+        with self.door.reading() as connection:
+            rows = {row.id: row for row in self.execute(connection, statement)}
+        return {
+            (job_id, task_id, attempt)
+            for job_id, task_id, attempt in messages
+            if (row := rows.get(job_id)) is None
+            or row.task_id != task_id
+            or row.attempt > attempt
+            or (row.attempt == attempt and row.claim_id is None)
+        }
