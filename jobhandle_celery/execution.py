@@ -128,7 +128,9 @@ def stop(task: Any, execution: Execution, request: JobCancelled) -> NoReturn:
 def reject(task: Any, execution: Execution, rejection: Any) -> None:
     """Settle a job whose body rejected its message: sent round again if it asked for that, else Error."""
     store, run = service_of(task.app).store, execution.run
-    if rejection.requeue:
+    if execution.retry is not None:
+        finish(task, execution)
+    elif rejection.requeue:
         because = f"the task rejected its message: {rejection.reason}"
         settle(execution, lambda: store.give_back(run, because, run.worker))
     else:
