@@ -20,6 +20,7 @@ from celery.exceptions import QueueNotFound
 from celery.utils.abstract import CallableSignature
 from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue
+from kombu.exceptions import EncodeError
 
 from . import checks, codec
 from .broker import Line
@@ -162,12 +163,14 @@ class Dispatcher:
             raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
         if queue is None and routed.get("exchange") is None:
             queue = self._app.amqp.default_queue
+        shadow = options.get("shadow") or (task and task.shadow_name(args, kwargs, dict(options)))
         expires = job.expires if job.expires is not None else _moment("expires", defaults.get("expires"))
         routing = {
             "exchange": _name(routed.get("exchange")),
             "routing_key": routed.get("routing_key"),
             "declare": None if queue is None else _declaration(queue),
-            **{name: options[name] for name in ("shadow", "headers", "ignore_result") if name in options},
+            "shadow": shadow or None,
+            **{name: options[name] for name in ("headers", "ignore_result") if name in options},
         }
         parent = self._app.current_worker_task
         if parent and parent.request.id:
@@ -247,13 +250,18 @@ class Dispatcher:
         )
 
     def _send(self, one: Outgoing) -> None:
+        # What fails here is the row's fault, for good; what fails below, the broker's, or its URL's.
         message, options = self._message(one)
-        line = self._line()
+        fresh = True
         try:
+            line = self._line()
+            fresh = line.fresh
             line.send(one.task, message, options)
-        except line.errors as error:
+        except EncodeError:
+            raise
+        except Exception as error:
             self._hang_up()
-            if line.fresh:
+            if fresh:
                 raise _Unreachable(f"{type(error).__name__}: {error}") from error
             # An old connection that the broker has closed meanwhile says nothing about the broker.
             self._send(one)

@@ -151,7 +151,8 @@ class Jobs:
         settings = self._service.settings
         door = self._door(settings)
         try:
-            migrations.upgrade(door.engine, settings.schema)
+            with door.joining():
+                migrations.upgrade(door.engine, settings.schema)
         finally:
             door.close()
 

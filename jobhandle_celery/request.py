@@ -144,6 +144,14 @@ class JobRequest:
             store, me = service_of(self.app).store, service_of(self.app).me()
             self._later(lambda: store.give_back(seat, "its worker cut it off while shutting down", me))
 
+    def revoke_running(self, pool: Any) -> None:
+        """End the process of this body; to Celery it is a revoke."""
+        self.terminate(pool, "TERM")
+
+    def cut_off(self, pool: Any) -> None:
+        """End the process of a body whose job is another's by now: no revoke, the task id may be too."""
+        self.cancel(pool, "TERM", emit_retry=False)
+
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
         if (job := self._job()) is None:

@@ -4,6 +4,7 @@ May import execution and below.
 """
 
 import logging
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery._state import get_current_task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from . import codec, execution
 from .errors import DatabaseUnavailableError, JobCancelled, JobHandleError
@@ -101,6 +102,20 @@ def _refuse(task: Any, run: Run, refused: Refused) -> None:
     raise Ignore(f"job {run.job_id} is not started by this message: {reason.value}")
 
 
+class BodyExitedError(RuntimeError):
+    """A body raised what is no Exception, and so would have ended more than itself."""
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Say whether it was raised into the body: by a signal, by the worker, by the pool that ends a greenlet."""
+    if isinstance(error, (KeyboardInterrupt, WorkerShutdown, WorkerTerminate)):
+        return True
+    if isinstance(error, SystemExit):
+        # billiard's handler in a pool's child exits with this for the signal that it got.
+        return isinstance(error.code, int) and -256 < error.code < -256 + signal.NSIG
+    return type(error).__module__.partition(".")[0] in ("gevent", "greenlet", "eventlet")
+
+
 def perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Run a body under its claim, and keep what it returns; one that is no job's is simply run."""
     # Claimed by now, in `before_start`. Asked again, should anything have got around that.
@@ -136,3 +151,10 @@ def endings(task: Any, current: Execution) -> Iterator[None]:
         # The task's own way to say that there is nothing more to record.
         execution.finish(task, current)
         raise
+    except Exception:
+        raise
+    except BaseException as error:
+        if _is_from_outside(error):
+            raise
+        # sys.exit(), asyncio.CancelledError: from a pool of threads nobody would ever hear of it.
+        raise BodyExitedError(f"the body ended itself by {type(error).__name__}: {error}") from error

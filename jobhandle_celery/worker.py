@@ -5,7 +5,6 @@ database connection of its own, so that a broker that drops packets cannot end t
 the pool: bodies that finish during a warm shutdown do so under their lease.
 """
 
-import functools
 import logging
 import os
 import threading
@@ -27,6 +26,8 @@ from .sweep import sweep
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
+Key = tuple[int, str, int]
+"""Job id, task id, attempt."""
 
 RENEWALS_PER_LEASE = 4
 """Three may fail before anybody takes the worker for lost."""
@@ -183,8 +184,8 @@ class Chores:
         self._me = service.me()
         self._put_off: list[End] = []
         self._suspects: dict[Run, float] = {}
-        self._astray: dict[tuple[int, str, int], float] = {}
-        self._told: set[tuple[int, str, int]] = set()
+        self._astray: dict[Key, float] = {}
+        self._told: set[Key] = set()
 
     def __call__(self) -> None:
         self.settle_ends()
@@ -218,11 +219,11 @@ class Chores:
 
     def _stop(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
         """End the processes of bodies that were asked to stop, if that was asked, or their task allows it."""
-        running = {str(request.id): request for request in requests}
-        for standing in standings:
-            request = running.get(standing.task_id) if standing.stop else None
-            if request and (standing.terminate or getattr(request.task, "terminate_on_cancel", False)):
-                self._end_process(request, request.terminate)
+        running = {request.key: request for request in requests}
+        for one in standings:
+            request = running.get((one.job_id, one.task_id, one.attempt)) if one.stop else None
+            if request and (one.terminate or getattr(request.task, "terminate_on_cancel", False)):
+                self._end_process(request.key, one.pid, JobRequest.revoke_running)
 
     def _stop_superseded(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
         """End bodies that came back from a sleep longer than their lease: their job is another's by now."""
@@ -234,18 +235,25 @@ class Chores:
         }
         lasting = self._lasting(self._astray, absent)
         for key in self._service.store.superseded(lasting) if lasting else ():
-            self._end_process(absent[key], functools.partial(_cut_off, absent[key]))
+            self._end_process(key, absent[key].worker_pid, JobRequest.cut_off)
 
-    def _end_process(self, request: JobRequest, end: Callable[..., None]) -> None:
-        if request.key in self._told:
+    def _end_process(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
+        if key in self._told:
             return
-        self._told.add(request.key)
         # The prefork pool gets its own at its start, so the class does not tell.
         if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
-            logger.warning("job %s should end; this worker's pool cannot end a body", request.key[0])
+            self._told.add(key)
+            logger.warning("job %s should end; this worker's pool cannot end a body", key[0])
             return
-        # Through the event loop: called here, the acknowledgement would be sent from this thread.
-        self._worker.consumer.call_soon(end, self._worker.pool, "TERM")
+        # In the event loop: there alone nothing comes between a look at what the child does and the deed.
+        self._worker.consumer.call_soon(self._end_now, key, pid, how)
+
+    def _end_now(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
+        for request in _requests():
+            here = not self._service.prefork or request.worker_pid == pid
+            if request.key == key and here and request in state.active_requests and key not in self._told:
+                self._told.add(key)
+                how(request, self._worker.pool)
 
     def _settle_strays(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
         """Settle rows that name this worker and that it does not run."""
@@ -273,11 +281,6 @@ class Chores:
             del seen[key]
         grace = self._service.settings.grace.total_seconds()
         return [key for key, since in seen.items() if now - since > grace]
-
-
-def _cut_off(request: JobRequest, pool: Any, signal: str) -> None:
-    # Not `terminate`: that is a revoke, and the task id may be another attempt's by now.
-    request.cancel(pool, signal, emit_retry=False)
 
 
 def _requests() -> list[JobRequest]:

@@ -43,6 +43,9 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         if schema is not None and not inspect(connection).has_schema(schema):
             connection.execute(CreateSchema(schema))
+        found = _found(connection, schema)
+        if found is not None and found not in REVISIONS:
+            raise _newer(found)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
@@ -59,8 +62,7 @@ def check(connection: Connection, schema: str | None = None) -> None:
         if inspector.has_table(job.name, schema=schema):
             return
         raise SchemaError(f"The tables of jobhandle-celery are not in this database. {_UPGRADE}")
-    table = f'"{schema}".{VERSION_TABLE}' if schema else VERSION_TABLE
-    found = connection.execute(text(f"SELECT version_num FROM {table}")).scalar()
+    found = _found(connection, schema)
     if found == REVISIONS[-1]:
         return
     if found in REVISIONS or found is None:
@@ -68,7 +70,20 @@ def check(connection: Connection, schema: str | None = None) -> None:
             f"The tables of jobhandle-celery are at revision {found}, "
             f"this code needs {REVISIONS[-1]}. {_UPGRADE}"
         )
-    raise SchemaError(
+    raise _newer(found)
+
+
+def _found(connection: Connection, schema: str | None) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE, schema=schema):
+        return None
+    quote = connection.dialect.identifier_preparer.quote
+    table = f"{quote(schema)}.{VERSION_TABLE}" if schema else VERSION_TABLE
+    found: str | None = connection.execute(text(f"SELECT version_num FROM {table}")).scalar()
+    return found
+
+
+def _newer(found: str) -> SchemaError:
+    return SchemaError(
         f"The tables of jobhandle-celery are at revision {found}, newer than this code ({REVISIONS[-1]}). "
         "Run `pip install --upgrade jobhandle-celery`."
     )

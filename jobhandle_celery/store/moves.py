@@ -8,7 +8,6 @@ from sqlalchemy import (
     Connection,
     Row,
     Table,
-    Update,
     and_,
     case,
     exists,
@@ -129,10 +128,10 @@ class Moves:
             _as_column(because).label("told"),
             _as_column(actor).label("actor"),
         )
-        changed = update(job).where(*guards).values(**to)
         if connection.dialect.name == "postgresql":
-            return list(self.execute(connection, _with_event(changed.returning(*columns))))
-        rows = self._move_in_steps(connection, guards, changed, columns)
+            changed = update(job).where(*guards).values(**to).returning(*columns)
+            return list(self.execute(connection, _with_event(changed)))
+        rows = self._move_in_steps(connection, guards, to, columns)
         self.log(
             connection,
             [
@@ -152,17 +151,18 @@ class Moves:
         self,
         connection: Connection,
         guards: Sequence[Guard],
-        changed: Update,
+        to: Mapping[str, Any],
         columns: Sequence[ColumnElement[Any]],
     ) -> list[Row[Any]]:
         # MariaDB's UPDATE returns nothing, and SQLite's (3.40) says of a NULL in RETURNING that it IS NOT
-        # NULL. The rows are locked by the look at them, on SQLite by the transaction's beginning, so the
-        # guards, which are in the second statement too, hold from the one to the other.
+        # NULL. The rows are locked by the look at them, on SQLite by the transaction's beginning: what was
+        # decided there is written, and not decided again by a clock that has moved on.
         ids = self.execute(connection, select(job.c.id).where(*guards).with_for_update()).scalars().all()
         if not ids:
             return []
-        self.execute(connection, changed.where(job.c.id.in_(ids)))
-        return list(self.execute(connection, select(*columns).where(job.c.id.in_(ids))))
+        them = job.c.id.in_(ids)
+        self.execute(connection, update(job).where(them).values(**to))
+        return list(self.execute(connection, select(*columns).where(them)))
 
     def note_progress_where(
         self, connection: Connection, guard: Guard, current: float, total: float | None
