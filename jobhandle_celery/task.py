@@ -107,7 +107,7 @@ class BodyExitedError(RuntimeError):
 
 
 def _is_from_outside(error: BaseException) -> bool:
-    """Say whether it was raised into the body: by a signal, by the worker, by the pool that ends a greenlet."""
+    """Say whether it was raised into the body: by a signal, by the worker, by a pool ending a greenlet."""
     if isinstance(error, (KeyboardInterrupt, WorkerShutdown, WorkerTerminate)):
         return True
     if isinstance(error, SystemExit):
