@@ -134,12 +134,28 @@ class JobRequest:
             failure = time_limit_failure(error)
             self._later(lambda: store.fail_seat(seat, failure, me))
         elif seat is not None and isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
-            because = f"the process that ran it was lost: {error}"
+            because = _lost_process(error)
             self._later(lambda: store.lose(seat, because, me))
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Learn of a hard time limit where no failure follows it: in a pool of greenlets."""
+        super().on_timeout(soft, timeout)  # type: ignore[misc]
+        service = service_of(self.app)
+        if soft or service.prefork or (job := self._job()) is None:
+            return
+        if (seat := self._seat(job[0])) is not None:
+            store, me = service.store, service.me()
+            failure = time_limit_failure(TimeLimitExceeded(timeout))
+            self._later(lambda: store.fail_seat(seat, failure, me))
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back."""
-        super().cancel(pool, signal, emit_retry)  # type: ignore[misc]
+        try:
+            super().cancel(pool, signal, emit_retry)  # type: ignore[misc]
+        except NotImplementedError:
+            if not self.is_job:
+                raise
+            return  # a pool that cannot end a body, called from within that very body (solo): it goes on
         if (job := self._job()) is not None and (seat := self._seat(job[0])) is not None:
             store, me = service_of(self.app).store, service_of(self.app).me()
             self._later(lambda: store.give_back(seat, "its worker cut it off while shutting down", me))
@@ -171,6 +187,14 @@ class JobRequest:
     def _later(self, write: Callable[[], object], *, wait: bool = True) -> None:
         service = service_of(self.app)
         service.ends.put(End(self.id, write, self.worker_pid if wait and service.prefork else None))
+
+
+def _lost_process(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"the process that ran it was lost: it exited with status {error.code}"
+    if isinstance(error, KeyboardInterrupt):
+        return "the process that ran it was lost: it was interrupted"
+    return f"the process that ran it was lost: {error}"
 
 
 def _unwrapped(error: BaseException) -> BaseException:
