@@ -50,7 +50,10 @@ _SIGNATURE_OPTIONS = {
     "shadow",
     "headers",
     "ignore_result",
+    "argsrepr",
+    "kwargsrepr",
 }
+_KEPT = ("headers", "ignore_result", "argsrepr", "kwargsrepr")
 _CANVAS_TASKS = {
     "celery.chain": "chain",
     "celery.group": "group",
@@ -170,7 +173,7 @@ class Dispatcher:
             "routing_key": routed.get("routing_key"),
             "declare": None if queue is None else _declaration(queue),
             "shadow": shadow or None,
-            **{name: options[name] for name in ("headers", "ignore_result") if name in options},
+            **{name: options[name] for name in _KEPT if name in options},
         }
         parent = self._app.current_worker_task
         if parent and parent.request.id:
@@ -295,7 +298,8 @@ class Dispatcher:
             **{name: options.get(name) for name in options.get("stamped_headers") or ()},
             origin=options.get("origin"),
             # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
-            kwargsrepr=saferepr({"job_id": one.job_id, **kwargs}, self._app.amqp.kwargsrepr_maxsize),
+            argsrepr=routing.get("argsrepr"),
+            kwargsrepr=_kwargsrepr(one.job_id, kwargs, routing.get("kwargsrepr"), self._app),
             create_sent_event=self._app.conf.task_send_sent_event,
         )
         declared = routing.get("declare")
@@ -359,6 +363,13 @@ class _Unreachable(Exception):
 def job_headers(job_id: int, attempt: int) -> dict[str, Any]:
     """Return the header that makes a message a job's."""
     return {HEADER: {"id": job_id, "attempt": attempt}}
+
+
+def _kwargsrepr(job_id: int, kwargs: Mapping[str, Any], given: str | None, app: Celery) -> str:
+    if given is None:
+        return str(saferepr({"job_id": job_id, **kwargs}, app.amqp.kwargsrepr_maxsize))
+    # The caller hides something; the job's id, by which Flower finds it, goes before.
+    return f"{{'job_id': {job_id}, {given.removeprefix('{')}" if given.startswith("{") else given
 
 
 def _checked(task: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .model import Failure
 
 
+UPGRADE_HINT = "Run `jobs.upgrade_schema()`."
+
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 200
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import states
@@ -41,13 +42,15 @@ class Execution:
     run: Run
     eager: bool
     entered: bool = False
+    returned: bool = False
+    """The body has returned, and its result is kept: whatever fails after that is not its failure."""
     result: str = "null"
     retry: Signature | None = None
     """What ``retry(throw=False)`` asked for; it counts once the body has left."""
 
 
 _ATTRIBUTE = "jobhandle_execution"
-_executions: dict[tuple[str, int], Execution] = {}
+_executions: WeakValueDictionary[tuple[str, int], Execution] = WeakValueDictionary()
 
 
 def execution_of(request: Any) -> Execution | None:
@@ -56,7 +59,7 @@ def execution_of(request: Any) -> Execution | None:
 
 
 def execution_known_as(task_id: str, attempt: int) -> Execution | None:
-    """Return an execution that has not been settled yet, when the request is gone already."""
+    """Return an execution whose request Celery has put away already."""
     return _executions.get((task_id, attempt))
 
 
@@ -184,7 +187,6 @@ def ignores_result(task: Any, request: Context) -> bool:
 def settle(execution: Execution, write: Callable[[], Any]) -> Any:
     """Write the outcome of an execution until it is written or superseded; return what the verb returned."""
     written = until_written(write)
-    _executions.pop((execution.run.task_id, execution.run.attempt), None)
     if not written:
         run = execution.run
         logger.warning(
@@ -202,8 +204,11 @@ def until_written(write: Callable[[], Any]) -> Any:
     pause = 0.1
     while True:
         try:
-            return write()
-        except DatabaseUnavailableError as error:
-            logger.warning("the outcome of a job waits for the database: %s", error)
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+            try:
+                return write()
+            except DatabaseUnavailableError as error:
+                logger.warning("the outcome of a job waits for the database: %s", error)
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+        except SoftTimeLimitExceeded:
+            continue  # the limit is the body's, and the body has left

@@ -87,6 +87,8 @@ class JobRequest:
     time_start: float | None
     send_event: Callable[..., None]
     task: Any
+    _cut_off = False
+    """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
 
     @property
@@ -106,59 +108,61 @@ class JobRequest:
         except ValueError:
             return None
 
-    def _seat(self, job_id: int) -> Seat | None:
-        service = service_of(self.app)
-        if service.worker is None or service.worker.boot_id is None:
+    def _seat(self) -> Seat | None:
+        service, job = service_of(self.app), self._job()
+        if job is None or service.worker is None or service.worker.boot_id is None:
             return None
         pid = self.worker_pid if service.prefork else os.getpid()
-        return None if pid is None else Seat(job_id, self.id, service.worker.boot_id, pid)
+        return None if pid is None else Seat(job[0], self.id, job[1], service.worker.boot_id, pid)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Learn how a body ended that could not say so itself."""
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
         finally:
-            if (job := self._job()) is not None:
-                self._note_failure(job[0], _unwrapped(exc_info.exception))
+            if self.is_job:
+                self._note_failure(_unwrapped(exc_info.exception))
 
-    def _note_failure(self, job_id: int, error: BaseException) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         store, me = service_of(self.app).store, service_of(self.app).me()
-        seat = self._seat(job_id)
+        seat = self._seat()
         if isinstance(error, RefusedAsRevoked):
             # As Celery does for a task that it discards as revoked, so that Flower shows it.
             self.send_event("task-revoked", terminated=False, signum=None, expired=error.expired)
         elif isinstance(error, ClaimAbandoned):
             because = "its claim was not answered"
             self._later(lambda: store.give_back(error.run, because, me), wait=False)
-        elif seat is not None and isinstance(error, TimeLimitExceeded):
-            failure = time_limit_failure(error)
-            self._later(lambda: store.fail_seat(seat, failure, me))
         elif seat is not None and isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
             because = _lost_process(error)
             self._later(lambda: store.lose(seat, because, me))
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Learn of a hard time limit where no failure follows it: in a pool of greenlets."""
-        super().on_timeout(soft, timeout)  # type: ignore[misc]
-        service = service_of(self.app)
-        if soft or service.prefork or (job := self._job()) is None:
-            return
-        if (seat := self._seat(job[0])) is not None:
-            store, me = service.store, service.me()
-            failure = time_limit_failure(TimeLimitExceeded(timeout))
-            self._later(lambda: store.fail_seat(seat, failure, me))
+        """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
+        try:
+            super().on_timeout(soft, timeout)  # type: ignore[misc]
+        finally:
+            if not soft and (seat := self._seat()) is not None:
+                store, me = service_of(self.app).store, service_of(self.app).me()
+                failure = time_limit_failure(TimeLimitExceeded(timeout))
+                self._later(lambda: store.fail_seat(seat, failure, me))
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back."""
+        """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back.
+
+        Also where Celery's own bookkeeping fails, as it does if the result backend is away as well.
+        """
+        self._cut_off = True
         try:
             super().cancel(pool, signal, emit_retry)  # type: ignore[misc]
         except NotImplementedError:
             if not self.is_job:
                 raise
-            return  # a pool that cannot end a body, called from within that very body (solo): it goes on
-        if (job := self._job()) is not None and (seat := self._seat(job[0])) is not None:
-            store, me = service_of(self.app).store, service_of(self.app).me()
-            self._later(lambda: store.give_back(seat, "its worker cut it off while shutting down", me))
+            # A pool that cannot end a body, called from within that very body (solo): it goes on.
+            self._cut_off = False
+        finally:
+            if self._cut_off and (seat := self._seat()) is not None:
+                store, me = service_of(self.app).store, service_of(self.app).me()
+                self._later(lambda: store.give_back(seat, "its worker cut it off", me))
 
     def revoke_running(self, pool: Any) -> None:
         """End the process of this body; to Celery it is a revoke."""
@@ -169,16 +173,21 @@ class JobRequest:
         self.cancel(pool, "TERM", emit_retry=False)
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
-        if (job := self._job()) is None:
-            return
+        try:
+            super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
+        finally:
+            if self.is_job and not self._cut_off:
+                self._note_revoked(terminated, signum)
+
+    def _note_revoked(self, terminated: bool, signum: Any) -> None:
         store, me = service_of(self.app).store, service_of(self.app).me()
-        if terminated and (seat := self._seat(job[0])) is not None:
+        job_id, task_id, _ = self.key
+        if terminated and (seat := self._seat()) is not None:
             message = f"its process was terminated ({signum})"
             self._later(lambda: store.stop_seat(seat, message, me))
         elif not terminated:
             # A revoke by somebody else's hand, met here, perhaps by a mere duplicate of the message.
-            self._later(lambda: store.cancel(job[0], None, terminate=False, task_id=self.id), wait=False)
+            self._later(lambda: store.cancel(job_id, None, terminate=False, task_id=task_id), wait=False)
 
     def _retry_worker_lost(self, *args: Any) -> bool:
         # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.

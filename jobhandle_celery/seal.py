@@ -119,11 +119,12 @@ class JobTask:
 
     subtask_from_request = signature_from_request
 
-    def retry(self, *args: Any, exc: Any = None, **options: Any) -> Any:
+    def retry(self, *args: Any, **options: Any) -> Any:
         """Retry as Celery does; but a result that cannot be kept is not made better by another run."""
-        if isinstance(exc, ResultError):
-            raise exc  # from autoretry_for=(Exception,)
-        return super().retry(*args, exc=exc, **options)  # type: ignore[misc]
+        error = options.get("exc", args[2] if len(args) > 2 else None)
+        if isinstance(error, ResultError):
+            raise error  # from autoretry_for=(Exception,)
+        return super().retry(*args, **options)  # type: ignore[misc]
 
     def replace(self, sig: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""

@@ -5,6 +5,7 @@ execution, that is in the process whose claim won; main processes say what they 
 swallows what a receiver raises, so each writes until it is written or superseded.
 """
 
+import logging
 from typing import Any
 
 from celery import signals
@@ -15,6 +16,8 @@ from .execution import execution_known_as, execution_of
 from .model import Failure
 from .request import job_of
 from .service import End, service_of
+
+logger = logging.getLogger(__name__)
 
 
 def connect() -> None:
@@ -40,6 +43,8 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
         return
     if current.retry is not None:
         execution.finish(sender, current, f"retry: {shown(exception)}")
+    elif current.returned:
+        _finish_all_the_same(sender, current, exception)
     else:
         execution.fail(sender, current, execution.failure_of(exception, _traceback(einfo)))
 
@@ -72,7 +77,9 @@ def on_internal_error(
     except ValueError:
         return
     current = None if job is None else execution_known_as(task_id, job[1])
-    if current is not None:
+    if current is not None and current.returned:
+        _finish_all_the_same(sender, current, exception)
+    elif current is not None:
         name = text.storable(type(exception).__name__)
         said = text.message(f"internal error outside the task's body: {exception}")
         execution.fail(sender, current, Failure("system", name, said, _traceback(einfo)))
@@ -88,6 +95,12 @@ def on_unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
         service, task_id = service_of(sender.app), str(message.headers.get("id"))
         me = service.me()
         service.ends.put(End(task_id, lambda: service.store.send_back(job[0], task_id, job[1], me)))
+
+
+def _finish_all_the_same(task: Any, current: execution.Execution, error: Any) -> None:
+    # A result backend that is away, say. The row is the truth, and the body has returned.
+    logger.warning("job %s is Finished, though Celery failed after it: %r", current.run.job_id, error)
+    execution.finish(task, current)
 
 
 def _traceback(einfo: Any) -> str:

@@ -5,14 +5,14 @@ Everything is checked, routed and encoded before anything is written: bad input 
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import checks, codec, text
 from .dispatch import Dispatcher, as_job
 from .errors import DatabaseUnavailableError
 from .status import JobStatus
-from .store import NewJob, Store, Submitted
+from .store import NewJob, Outgoing, Store, Submitted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -43,25 +43,37 @@ class Submissions:
             ApiUsageError, ValidationError: nothing was written.
         """
         new = [self._new(one, username, groupname) for one in given]
-        if session is None:
-            submitted = self._store.submit(new)
-            self.send([one.job_id for one in submitted if one.fresh])
-            return submitted
-        return self._store.submit_in_session(session, new, self.send)
+        if session is not None:
+            return self._store.submit_in_session(session, new, self.send)
+        submitted = self._store.submit(new)
+        self._send(
+            [
+                row.outgoing(one.job_id)
+                for row, one in zip(new, submitted, strict=True)
+                if one.fresh and one.status is JobStatus.SUBMITTED
+            ]
+        )
+        return submitted
 
     def send(self, job_ids: Sequence[int]) -> None:
-        """Send the messages of these jobs, those of them that are committed and may start now.
-
-        They are committed, so nothing that happens here is the caller's to hear: the sweep sends the rest.
-        """
-        for batch in _batches(job_ids):
+        """Send the messages of these jobs, those of them that are committed and may start now."""
+        for start in range(0, len(job_ids), BATCH):
             try:
-                published = self._dispatcher.publish(self._store.outgoing(batch))
+                outgoing = self._store.outgoing(job_ids[start : start + BATCH])
+            except DatabaseUnavailableError as error:
+                logger.warning("%d jobs are left to the sweep: %s", len(job_ids) - start, error)
+                return
+            self._send(outgoing)
+
+    def _send(self, outgoing: Sequence[Outgoing]) -> None:
+        # They are committed, so nothing that happens here is the caller's to hear: the sweep does the rest.
+        for start in range(0, len(outgoing), BATCH):
+            published = self._dispatcher.publish(outgoing[start : start + BATCH])
+            try:
                 self._store.mark_queued(published.sent)
                 self._store.put_off(published.unsendable)
             except DatabaseUnavailableError as error:
-                logger.warning("%d jobs are left to the sweep: %s", len(job_ids), error)
-                return
+                logger.warning("jobs were sent and could not be marked; that is harmless: %s", error)
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)
@@ -87,8 +99,3 @@ class Submissions:
             scheduled_for=job.scheduled_for,
             expires=job.expires,
         )
-
-
-def _batches(job_ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(job_ids), BATCH):
-        yield job_ids[start : start + BATCH]

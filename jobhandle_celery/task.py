@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
@@ -61,7 +62,11 @@ def claim_once(task: Any) -> Execution | None:
         raise Ignore("this worker has no lease")
     me = service.myself_alone() if request.is_eager else service.me()
     run = Run(job[0], str(request.id), job[1], str(uuid.uuid4()), me)
-    refused = _claim(service.store, run, task.name)
+    try:
+        refused = _claim(service.store, run, task.name)
+    except SoftTimeLimitExceeded:
+        # While it waited for the database: the body has not begun, so this is not its failure.
+        raise ClaimAbandoned(run) from None
     if refused is not None:
         _refuse(task, run, refused)
     return execution.begin(request, run)
@@ -92,9 +97,17 @@ def _claim(store: Any, run: Run, task: str) -> Refused | None:
         pause = min(pause * 2, 2.0)
 
 
+def _may_tell(task: Any, run: Run) -> bool:
+    try:
+        return service_of(task.app).store.tell_revoked(run.job_id, run.task_id)
+    except JobHandleError as error:
+        logger.warning("the result backend is not told that job %s is revoked: %s", run.job_id, error)
+        return False
+
+
 def _refuse(task: Any, run: Run, refused: Refused) -> None:
     reason = refused.reason
-    if reason in _REVOKED and service_of(task.app).store.tell_revoked(run.job_id, run.task_id):
+    if reason in _REVOKED and _may_tell(task, run):
         expired = reason is Refusal.EXPIRED
         execution.mark_revoked(task, "expired" if expired else "revoked")
         raise RefusedAsRevoked(reason.value, expired)
@@ -127,6 +140,7 @@ def perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         returned = body(*args, **kwargs)
     try:
         current.result = codec.encode(returned)
+        current.returned = True
     except codec.NotStorableError as error:
         raise ResultError(f"the result {error}") from None
     return returned

@@ -10,30 +10,22 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from celery import Celery, bootsteps
-from celery.concurrency.base import BasePool
-from celery.worker import state
+from celery.concurrency.prefork import TaskPool as PreforkPool
 
+from .chores import Chores
 from .errors import ConfigurationError, DatabaseUnavailableError, SchemaError
-from .request import JobRequest
-from .service import End, Service, service_of
-from .store import Run, Standing, Store, Worker
-from .sweep import sweep
+from .service import service_of
+from .store import Store, Worker
 
 logger = logging.getLogger(__name__)
 
-K = TypeVar("K", bound=Hashable)
-Key = tuple[int, str, int]
-"""Job id, task id, attempt."""
 
 RENEWALS_PER_LEASE = 4
 """Three may fail before anybody takes the worker for lost."""
-
-GONE_AFTER = 30.0
-"""Seconds to wait for a child that was told to end, before its end is written all the same."""
 
 SOONER = 1.0
 """Seconds after which something that failed is tried again, if that is sooner than its interval."""
@@ -57,7 +49,7 @@ class JobsStep(bootsteps.StartStopStep):
         # Made before the fork too: a child must not inherit the lock of a store that is being made.
         self._service.submissions  # noqa: B018 -- made by being looked at
         self._service.worker = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
-        self._service.prefork = parent.pool_cls.__module__.endswith(".prefork")
+        self._service.prefork = issubclass(parent.pool_cls, PreforkPool)
         self._lease: _Beat | None = None
         self._chores_beat: _Beat | None = None
         self._chores: Chores | None = None
@@ -107,7 +99,7 @@ class JobsStep(bootsteps.StartStopStep):
 
     def _give_back(self) -> None:
         store, me = self._service.store, self._me
-        for given in store.give_back(str(me.boot_id), "its worker shut down", me):
+        for given in store.give_back_all(me, "its worker shut down"):
             logger.info("job %s is given back: %s", given.job_id, given.status)
         store.retire(me)
 
@@ -173,134 +165,6 @@ class _Renewal:
         if self._known and not renewed:
             logger.warning("%s had been taken for lost; its lease is taken anew", self._me.name)
         self._known = True
-
-
-class Chores:
-    """What a worker's main process does beside renewing, once an interval."""
-
-    def __init__(self, service: Service, worker: Any) -> None:
-        self._service = service
-        self._worker = worker
-        self._me = service.me()
-        self._put_off: list[End] = []
-        self._suspects: dict[Run, float] = {}
-        self._astray: dict[Key, float] = {}
-        self._told: set[Key] = set()
-
-    def __call__(self) -> None:
-        self.settle_ends()
-        requests = _requests()
-        self._told &= {request.key for request in requests}
-        standings = self._service.store.standings(str(self._me.boot_id))
-        self._stop(standings, requests)
-        self._stop_superseded(standings, requests)
-        self._settle_strays(standings, requests)
-        sweep(self._service.store, self._service.dispatcher)
-
-    def settle_ends(self) -> None:
-        """Write what the main process has learned of its children; what cannot be written now stays."""
-        while not self._service.ends.empty():
-            self._put_off.append(self._service.ends.get())
-        ready = [end for end in self._put_off if _is_gone(end)]
-        for end in ready:
-            try:
-                end.write()
-            except DatabaseUnavailableError:
-                raise
-            except Exception:
-                # Not written, ever: its row is a stray from now on, and is settled as one.
-                logger.exception("the end of task %s was not written", end.task_id)
-            self._put_off.remove(end)
-
-    @property
-    def bodies_may_live_on(self) -> bool:
-        """True for a pool of threads, which nobody can end; they go on until they return."""
-        return bool(_requests()) and self._worker.pool_cls.__module__.endswith(".thread")
-
-    def _stop(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
-        """End the processes of bodies that were asked to stop, if that was asked, or their task allows it."""
-        running = {request.key: request for request in requests}
-        for one in standings:
-            request = running.get((one.job_id, one.task_id, one.attempt)) if one.stop else None
-            if request and (one.terminate or getattr(request.task, "terminate_on_cancel", False)):
-                self._end_process(request.key, one.pid, JobRequest.revoke_running)
-
-    def _stop_superseded(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
-        """End bodies that came back from a sleep longer than their lease: their job is another's by now."""
-        standing = {(one.job_id, one.task_id, one.attempt) for one in standings}
-        absent = {
-            request.key: request
-            for request in requests
-            if request.time_start is not None and request.key not in standing
-        }
-        lasting = self._lasting(self._astray, absent)
-        for key in self._service.store.superseded(lasting) if lasting else ():
-            self._end_process(key, absent[key].worker_pid, JobRequest.cut_off)
-
-    def _end_process(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
-        if key in self._told:
-            return
-        # The prefork pool gets its own at its start, so the class does not tell.
-        if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
-            self._told.add(key)
-            logger.warning("job %s should end; this worker's pool cannot end a body", key[0])
-            return
-        # In the event loop: there alone nothing comes between a look at what the child does and the deed.
-        self._worker.consumer.call_soon(self._end_now, key, pid, how)
-
-    def _end_now(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
-        for request in _requests():
-            here = not self._service.prefork or request.worker_pid == pid
-            if request.key == key and here and request in state.active_requests and key not in self._told:
-                self._told.add(key)
-                how(request, self._worker.pool)
-
-    def _settle_strays(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
-        """Settle rows that name this worker and that it does not run."""
-        known = {str(request.id) for request in requests} | {end.task_id for end in self._put_off}
-        strays = {
-            Run(one.job_id, one.task_id, one.attempt, one.claim_id, self._me): one
-            for one in standings
-            if one.task_id not in known
-        }
-        for run in self._lasting(self._suspects, strays):
-            because = "its worker does not run it any more"
-            for lost in self._service.store.lose(run, because, self._me):
-                logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
-
-    def _lasting(self, seen: dict[K, float], now_seen: Iterable[K]) -> list[K]:
-        """Return what has been seen for longer than the grace.
-
-        A claim may be on its way from the child to us, and an end to the database, so what is seen once
-        is only a suspect.
-        """
-        now = time.monotonic()
-        for key in (current := set(now_seen)):
-            seen.setdefault(key, now)
-        for key in set(seen) - current:
-            del seen[key]
-        grace = self._service.settings.grace.total_seconds()
-        return [key for key, since in seen.items() if now - since > grace]
-
-
-def _requests() -> list[JobRequest]:
-    """Return the job requests that this worker has in hand, reserved or running."""
-    while True:
-        try:
-            requests = [*state.reserved_requests, *state.active_requests]
-        except RuntimeError:  # "Set changed size during iteration": the event loop is another thread
-            continue
-        return [request for request in requests if isinstance(request, JobRequest) and request.is_job]
-
-
-def _is_gone(end: End) -> bool:
-    if end.pid is None or time.monotonic() - end.since > GONE_AFTER:
-        return True
-    try:
-        # Asked without reaping it, which is the pool's to do, some seconds later.
-        return os.waitid(os.P_PID, end.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
 
 
 def install(app: Celery) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.schema import CreateSchema
 
-from ..errors import SchemaError
+from ..errors import UPGRADE_HINT, SchemaError
 from ..schema import VERSION_TABLE, job
 
 REVISIONS = ("0001",)
 """All revisions, oldest first. The last is the one that this code needs."""
 
-_UPGRADE = "Run `jobs.upgrade_schema()`, or `celery -A yourapp jobs upgrade`."
 _LOCK = 0x6A6F6268  # "jobh"; PostgreSQL's advisory locks are numbers
 
 
@@ -61,14 +60,14 @@ def check(connection: Connection, schema: str | None = None) -> None:
     if not inspector.has_table(VERSION_TABLE, schema=schema):
         if inspector.has_table(job.name, schema=schema):
             return
-        raise SchemaError(f"The tables of jobhandle-celery are not in this database. {_UPGRADE}")
+        raise SchemaError(f"The tables of jobhandle-celery are not in this database. {UPGRADE_HINT}")
     found = _found(connection, schema)
     if found == REVISIONS[-1]:
         return
     if found in REVISIONS or found is None:
         raise SchemaError(
             f"The tables of jobhandle-celery are at revision {found}, "
-            f"this code needs {REVISIONS[-1]}. {_UPGRADE}"
+            f"this code needs {REVISIONS[-1]}. {UPGRADE_HINT}"
         )
     raise _newer(found)
 

@@ -5,12 +5,13 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, literal, select, update
 
 from ..schema import clock, job
-from ..status import JobStatus
+from ..status import UNFINISHED, JobStatus
 from .door import repeatable
 from .moves import (
     DUE,
     HELD,
     LEFT,
+    MOST_PARAMETERS,
     NEVER_STARTED,
     NOT_EXPIRED,
     NOT_STAMPED,
@@ -67,7 +68,7 @@ class Acting(Moves):
         with self.door.transaction() as connection:
             return sum(
                 len(self._cancel(connection, self.selected(part), "service", terminate=terminate))
-                for part in selection.parts()
+                for part in selection.parts(MOST_PARAMETERS)
             )
 
     def _cancel(
@@ -82,7 +83,7 @@ class Acting(Moves):
         }
         moved = self.move(
             connection,
-            job.c.status_id.in_([*_CANCELLABLE]),
+            job.c.status_id.in_(UNFINISHED),
             # A second request changes nothing, unless it asks for more.
             job.c.cancel_requested.is_(None) | (literal(terminate) & job.c.terminate.is_(False)),
             which,
@@ -230,9 +231,6 @@ class Acting(Moves):
         if selection.ids is not None:
             conditions.append(job.c.id.in_(selection.ids))
         return and_(*conditions)
-
-
-_CANCELLABLE = tuple(status for status in JobStatus if not status.final)
 
 
 def _as_value(name: str, value: Any) -> Any:

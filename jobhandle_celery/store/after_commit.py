@@ -26,7 +26,10 @@ _LISTENING = "jobhandle_listening"
 
 
 def after_commit(session: Session, job_ids: list[int], callback: Callback) -> None:
-    """Call back with these ids after the session's current transaction has committed."""
+    """Call back with these ids once the session's transaction has ended, unless a savepoint took them back.
+
+    Also after a rollback of the root, for its end is all that is known: the callback looks for the rows.
+    """
     if not session.info.get(_LISTENING):
         event.listen(session, "after_transaction_end", _on_end)
         event.listen(session, "after_commit", _on_commit)

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError, shown
+from ..errors import UPGRADE_HINT, ConfigurationError, DatabaseUnavailableError, SchemaError, shown
 from ..settings import Settings
 
 P = ParamSpec("P")
@@ -35,10 +35,8 @@ _REPEATS = 6
 _ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020"}
 """SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait."""
 
-_SCHEMA_HINT = (
-    "The tables of jobhandle-celery are missing or old in this database. "
-    "Run `jobs.upgrade_schema()`, or `celery -A yourapp jobs upgrade`."
-)
+_GONE_ELSEWHERE = {"25006", "25P03", "1290", "1836"}
+"""A read-only server after a failover, a session that the server has ended: ask on a new connection."""
 
 
 def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Engine]:
@@ -78,8 +76,7 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
         raise ConfigurationError(
             f"The driver of {url.drivername} is not installed ({error.name}): pip install {hint}."
         ) from None
-    # Parameters are hidden from errors: arguments of jobs may be secrets.
-    return lambda: create_engine(url, connect_args=_connect_args(url), hide_parameters=True)
+    return lambda: create_engine(url, connect_args=_connect_args(url))
 
 
 def _connect_args(url: URL) -> dict[str, Any]:
@@ -128,12 +125,6 @@ class Door:
         self.check: Callable[[Connection], None] | None = None
         """Called with the first connection of each process: do the tables fit?"""
 
-    def another(self) -> "Door":
-        """Return a door with an engine of its own, which a busy pool cannot hold up."""
-        door = Door(self._make_engine, self._settings)
-        door.check = self.check
-        return door
-
     @property
     def engine(self) -> Engine:
         """The engine of this process."""
@@ -176,6 +167,13 @@ class Door:
             yield connection
 
     @contextmanager
+    def moving(self) -> Iterator[Connection]:
+        """Open what one move needs: it is a single statement on PostgreSQL, a transaction elsewhere."""
+        single = self.engine.dialect.name == "postgresql"
+        with self.reading() if single else self.transaction() as connection:
+            yield connection
+
+    @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection on which each statement stands alone: no lock outlives it."""
         with self._ready() as engine, _standalone(engine) as connection:
@@ -198,9 +196,14 @@ class Door:
             yield engine
         except DBAPIError as error:
             if _lacks_table(error):
-                raise SchemaError(_SCHEMA_HINT) from None
-            if isinstance(error, OperationalError) or error.connection_invalidated or _asks_to_repeat(error):
-                raise _Unavailable(engine.url, error) from error
+                said = f"The tables of jobhandle-celery are missing or old. {UPGRADE_HINT}"
+                raise SchemaError(said) from None
+            moved = _says(error, _GONE_ELSEWHERE)
+            if moved:
+                engine.dispose()
+            if moved or isinstance(error, OperationalError) or error.connection_invalidated:
+                # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
+                raise _Unavailable(engine.url, error) from error.orig
             raise
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
@@ -211,6 +214,8 @@ class Door:
             event.listen(engine, "begin", _on_sqlite_begin)
         elif engine.dialect.name in ("mysql", "mariadb"):
             event.listen(engine, "connect", _on_mysql_connect)
+        # Arguments of jobs may be secrets, and parameters of statements stand in errors.
+        engine.hide_parameters = True
         return engine.execution_options(**self.options) if self.options else engine
 
 
@@ -248,7 +253,7 @@ class _Unavailable(DatabaseUnavailableError):
         # are not for logs.
         super().__init__(f"the database {url.render_as_string()} did not answer: {str(error.orig).strip()}")
         self.repeat_at_once = error.connection_invalidated
-        self.repeat_soon = _asks_to_repeat(error)
+        self.repeat_soon = _says(error, _ASKED_TO_REPEAT)
 
 
 def _lacks_table(error: DBAPIError) -> bool:
@@ -261,8 +266,8 @@ def _lacks_table(error: DBAPIError) -> bool:
     return "no such table" in said or "no such column" in said
 
 
-def _asks_to_repeat(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in _ASKED_TO_REPEAT or _number(error) in _ASKED_TO_REPEAT
+def _says(error: DBAPIError, codes: set[str]) -> bool:
+    return getattr(error.orig, "sqlstate", None) in codes or _number(error) in codes
 
 
 def _number(error: DBAPIError) -> str:

@@ -7,12 +7,12 @@ whether the child held it: by task id, boot id and process id (`Seat`).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_
+from sqlalchemy import Connection, Row, and_
 
 from ..model import Failure
 from ..schema import job
 from .door import repeatable
-from .moves import NOT_STAMPED, STAMPED, Moves, held_by, moves
+from .moves import NOT_STAMPED, STAMPED, Guard, Moves, held_by, moves
 from .outcomes import TAKEN_AWAY, TOLD, failed, requeued, stopped
 from .rows import Lost, Run, Seat, Worker
 
@@ -48,16 +48,22 @@ class Losing(Moves):
     def lose(self, which: Seat | Run, because: str, worker: Worker) -> list[Lost]:
         """Settle a job whose body is gone. First: the body, which may have written in its last moment."""
         with self.door.transaction() as connection:
-            return self.lose_where(connection, held_by(which), because, f"worker {worker.name}")
+            return self._lose_where(connection, held_by(which), because, f"worker {worker.name}")
 
     @repeatable
-    def give_back(self, which: Seat | Run | str, because: str, worker: Worker) -> list[Lost]:
-        """Requeue what was cut off by a shutdown, without counting it as a loss; a stamped job is Cancelled.
+    def give_back(self, which: Seat | Run, because: str, worker: Worker) -> list[Lost]:
+        """Requeue what was cut off, without counting it as a loss; a stamped job is Cancelled.
 
-        `which` is one run, or a boot id: all that still runs there. The caller has made sure that no body
-        is left. Who may have been there first: a body that finished in its last moment.
+        The caller has made sure that the body has left. First: a body that finished in its last moment.
         """
-        guard = and_(job.c.boot_id == which, moves("give_back")) if isinstance(which, str) else held_by(which)
+        return self._give_back(held_by(which), because, worker)
+
+    @repeatable
+    def give_back_all(self, worker: Worker, because: str) -> list[Lost]:
+        """Give back all that still runs at a worker, as `give_back` does: no body of it is left."""
+        return self._give_back(and_(job.c.boot_id == worker.boot_id, moves("give_back")), because, worker)
+
+    def _give_back(self, guard: Guard, because: str, worker: Worker) -> list[Lost]:
         actor = f"worker {worker.name}"
         with self.door.transaction() as connection:
             given = self.move(connection, guard, NOT_STAMPED, to=requeued(), because=because, actor=actor)
@@ -65,9 +71,7 @@ class Losing(Moves):
             ended = self.move(connection, guard, STAMPED, to=to | TAKEN_AWAY, because=told, actor=actor)
             return [*_lost(given), *_lost(ended)]
 
-    def lose_where(
-        self, connection: Connection, guard: ColumnElement[bool], because: str, actor: str
-    ) -> list[Lost]:
+    def _lose_where(self, connection: Connection, guard: Guard, because: str, actor: str) -> list[Lost]:
         """Settle running jobs whose body is gone: Requeued if attempts are left, else Error, or Cancelled.
 
         The order matters: a stop request may arrive between two of the statements, never go away.

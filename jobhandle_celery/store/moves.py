@@ -1,6 +1,6 @@
 """How a move is written: guard, row and event in one transaction, in one statement where that can be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -15,6 +15,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,9 +24,12 @@ from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
 from ..status import MOVES, JobStatus
 from .door import Door
-from .rows import Run, Seat
+from .rows import Outgoing, Run, Seat
 
 Guard = ColumnElement[bool]
+
+MOST_PARAMETERS = 500
+"""Values in the list of one statement; databases have limits, and SQLite's was once 999."""
 
 NEVER_STARTED = job.c.started.is_(None)
 STAMPED = job.c.cancel_requested.is_not(None)
@@ -55,13 +59,14 @@ def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
 def held_by(holder: Run | Seat) -> Guard:
     """Return the guard of every write that a run makes: it is still the one that the row names."""
     by = (
-        and_(job.c.attempt == holder.attempt, job.c.claim_id == holder.claim_id)
+        job.c.claim_id == holder.claim_id
         if isinstance(holder, Run)
         else and_(job.c.boot_id == holder.boot_id, job.c.pid == holder.pid)
     )
     return and_(
         job.c.id == holder.job_id,
         job.c.task_id == holder.task_id,
+        job.c.attempt == holder.attempt,
         job.c.status_id == JobStatus.RUNNING,
         by,
     )
@@ -113,39 +118,33 @@ class Moves:
         to: Mapping[str, Any],
         because: str | ColumnElement[str],
         actor: str | ColumnElement[str],
-        returning: Sequence[ColumnElement[Any]] = (),
     ) -> list[Row[Any]]:
         """Write a move to every row that passes the guards, and an event for each.
 
         No row back means that somebody else was first: an ordinary result. PostgreSQL does it all in one
         statement, which saves round trips with the row locked.
         """
-        columns = (
-            job.c.id,
-            job.c.attempt,
-            job.c.status_id,
-            *returning,
-            _as_column(because).label("told"),
-            _as_column(actor).label("actor"),
-        )
+        columns = told(because, actor)
         if connection.dialect.name == "postgresql":
             changed = update(job).where(*guards).values(**to).returning(*columns)
-            return list(self.execute(connection, _with_event(changed)))
+            return list(self.execute(connection, with_event(changed)))
         rows = self._move_in_steps(connection, guards, to, columns)
-        self.log(
-            connection,
-            [
-                {
-                    "job_id": row.id,
-                    "attempt": row.attempt,
-                    "status_id": row.status_id,
-                    "message": row.told,
-                    "actor": row.actor,
-                }
-                for row in rows
-            ],
-        )
+        self._log(connection, rows)
         return rows
+
+    def appended(self, connection: Connection, statement: Any, because: str, actor: str) -> Row[Any] | None:
+        """Execute the insert of a job, with its event; None if it was there already."""
+        if connection.dialect.name == "postgresql":
+            one: Row[Any] | None = self.execute(
+                connection, with_event(statement.returning(*told(because, actor)))
+            ).first()
+            return one
+        job_id = self.execute(connection, statement.returning(job.c.id)).scalar()
+        if job_id is None:
+            return None
+        one = self.execute(connection, select(*told(because, actor)).where(job.c.id == job_id)).one()
+        self._log(connection, [one])
+        return one
 
     def _move_in_steps(
         self,
@@ -158,11 +157,12 @@ class Moves:
         # NULL. The rows are locked by the look at them, on SQLite by the transaction's beginning: what was
         # decided there is written, and not decided again by a clock that has moved on.
         ids = self.execute(connection, select(job.c.id).where(*guards).with_for_update()).scalars().all()
-        if not ids:
-            return []
-        them = job.c.id.in_(ids)
-        self.execute(connection, update(job).where(them).values(**to))
-        return list(self.execute(connection, select(*columns).where(them)))
+        rows: list[Row[Any]] = []
+        for start in range(0, len(ids), MOST_PARAMETERS):
+            them = job.c.id.in_(ids[start : start + MOST_PARAMETERS])
+            self.execute(connection, update(job).where(them).values(**to))
+            rows += self.execute(connection, select(*columns).where(them))
+        return rows
 
     def note_progress_where(
         self, connection: Connection, guard: Guard, current: float, total: float | None
@@ -171,17 +171,40 @@ class Moves:
         noted = update(job).where(guard).values(progress_current=current, progress_total=total)
         return bool(self.execute(connection, noted).rowcount)
 
-    def log(self, connection: Connection, events: Sequence[Mapping[str, Any]]) -> None:
-        """Append events, at the database's time."""
-        if events:
-            self.execute(connection, insert(job_event).values(at=clock()), list(events))
+    def _log(self, connection: Connection, rows: Sequence[Row[Any]]) -> None:
+        if rows:
+            events = [
+                {
+                    "job_id": row.id,
+                    "attempt": row.attempt,
+                    "status_id": row.status_id,
+                    "message": row.told,
+                    "actor": row.actor,
+                }
+                for row in rows
+            ]
+            self.execute(connection, insert(job_event).values(at=clock()), events)
 
     def execute(self, connection: Connection, statement: Any, parameters: Any = None) -> Any:
         """Execute a statement with our options, also on a connection that is the caller's."""
         return connection.execute(statement, parameters, execution_options=self.door.options)
 
 
-def _with_event(changed: Any) -> Any:
+def told(
+    because: str | ColumnElement[str], actor: str | ColumnElement[str]
+) -> tuple[ColumnElement[Any], ...]:
+    """Return the columns of a row that its event is made of."""
+    return (
+        job.c.id,
+        job.c.attempt,
+        job.c.status_id,
+        _as_column(because).label("told"),
+        _as_column(actor).label("actor"),
+    )
+
+
+def with_event(changed: Any) -> Any:
+    """Return a statement that makes a change and appends its event; it returns what the change does."""
     moved = changed.cte("moved")
     event = select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor)
     logged = insert(job_event).from_select(
@@ -202,6 +225,23 @@ def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]
             return sqlite.insert(table).values(**values).on_conflict_do_nothing()
         case _:
             return insert(table).values(**values).prefix_with("IGNORE")
+
+
+def for_these(messages: Sequence[Outgoing]) -> Guard:
+    """Return the guard of whoever has sent messages: each row still waits for that very attempt."""
+    return tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(
+        [(one.job_id, one.task_id, one.attempt - 1) for one in messages]
+    )
+
+
+def grouped(
+    messages: Iterable[Outgoing], key: Callable[[Outgoing], int]
+) -> Iterable[tuple[int, list[Outgoing]]]:
+    """Return messages by what they have in common, so that one statement serves many rows."""
+    groups: dict[int, list[Outgoing]] = {}
+    for one in messages:
+        groups.setdefault(key(one), []).append(one)
+    return groups.items()
 
 
 def _as_column(value: str | ColumnElement[str]) -> ColumnElement[str]:

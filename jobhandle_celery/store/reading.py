@@ -9,6 +9,7 @@ from ..schema import clock, job, job_event
 from ..status import FINAL, JobStatus
 from .acting import Acting
 from .door import repeatable
+from .moves import MOST_PARAMETERS
 from .rows import Selection, to_event, to_job
 
 PRUNE_BATCH = 1_000
@@ -39,7 +40,7 @@ class Reading(Acting):
         """Return the newest jobs of a selection, those with an id below `before` if it is given."""
         found: list[Job] = []
         with self.door.reading() as connection:
-            for part in selection.parts():
+            for part in selection.parts(MOST_PARAMETERS):
                 statement = select(job).where(self.selected(part)).order_by(job.c.id.desc()).limit(limit)
                 if before is not None:
                     statement = statement.where(job.c.id < before)

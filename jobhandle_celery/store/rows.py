@@ -17,6 +17,27 @@ from ..status import JobStatus
 
 
 @dataclass(frozen=True)
+class Outgoing:
+    """What a message is made of; `attempt` is the one that the message is for."""
+
+    job_id: int
+    task_id: str
+    task: str
+    attempt: int
+    args: str
+    kwargs: str
+    queue: str | None
+    routing: str
+    priority: int | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    retry: str | None
+    publishes: int
+    damped: int
+    status: JobStatus
+
+
+@dataclass(frozen=True)
 class NewJob:
     """A job to be inserted; everything is validated, encoded and routed already."""
 
@@ -39,6 +60,26 @@ class NewJob:
     scheduled_for: datetime | timedelta | None = None
     expires: datetime | timedelta | None = None
 
+    def outgoing(self, job_id: int) -> Outgoing:
+        """Return what its first message is made of, without another look at the row."""
+        return Outgoing(
+            job_id=job_id,
+            task_id=self.task_id,
+            task=self.task,
+            attempt=1,
+            args=self.args,
+            kwargs=self.kwargs,
+            queue=self.queue,
+            routing=self.routing,
+            priority=self.priority,
+            time_limit=self.time_limit,
+            soft_time_limit=self.soft_time_limit,
+            retry=None,
+            publishes=0,
+            damped=0,
+            status=JobStatus.SUBMITTED,
+        )
+
     def columns(self, namespace: str) -> dict[str, Any]:
         """Return the columns that do not depend on the clock."""
         plain = {
@@ -60,27 +101,6 @@ class Submitted:
     status: JobStatus
     fresh: bool = True
     """False: an unfinished job with the same unique key was there first; this is its id."""
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """What a message is made of; `attempt` is the one that the message is for."""
-
-    job_id: int
-    task_id: str
-    task: str
-    attempt: int
-    args: str
-    kwargs: str
-    queue: str | None
-    routing: str
-    priority: int | None
-    time_limit: float | None
-    soft_time_limit: float | None
-    retry: str | None
-    publishes: int
-    damped: int
-    status: JobStatus
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,7 @@ class Seat:
 
     job_id: int
     task_id: str
+    attempt: int
     boot_id: str
     pid: int
 
@@ -164,7 +185,7 @@ class Selection:
     username: str | None = None
     ids: tuple[int, ...] | None = None
 
-    def parts(self, size: int = 5_000) -> "Iterator[Selection]":
+    def parts(self, size: int) -> "Iterator[Selection]":
         """Split it into selections of so many ids: databases have limits on the parameters of a statement."""
         if self.ids is None:
             yield self

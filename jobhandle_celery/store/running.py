@@ -61,7 +61,7 @@ class Running(Losing):
         if run.worker.boot_id is not None:
             # A claim under a lease that has ended would be reaped while its body runs.
             guards.append(lease_alive(run.worker.boot_id, locked=True))
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             won = self.move(
                 connection,
                 *guards,
@@ -129,7 +129,7 @@ class Running(Losing):
 
         Who may have been there first: another copy of the message on another worker.
         """
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             told = self.execute(
                 connection,
                 update(job)
@@ -168,7 +168,7 @@ class Running(Losing):
         return self._end(run, to | TOLD, because)
 
     def _end(self, run: Run, to: Mapping[str, Any], because: str) -> bool:
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             if self.move(
                 connection, held_by(run), to=to, because=because, actor=f"worker {run.worker.name}"
             ) or self._already_by(connection, run, to["status_id"]):
@@ -200,7 +200,7 @@ class Running(Losing):
         }
         if queue is not None:
             again["queue"] = queue
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             actor = f"worker {run.worker.name}"
             if self.move(
                 connection, held_by(run), NOT_STAMPED, to=again, because=because, actor=actor
@@ -229,7 +229,7 @@ class Running(Losing):
 
         Who may have been there first: a later claim, whose boot id is left alone.
         """
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             self._leave(connection, run)
 
     def _leave(self, connection: Connection, run: Run) -> None:
@@ -255,7 +255,7 @@ class Running(Losing):
     @repeatable
     def note_progress(self, run: Run, current: float, total: float | None) -> bool:
         """Write how far a run is; False, and nothing, if it is superseded. First: as for `finish`."""
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             return self.note_progress_where(connection, held_by(run), current, total)
 
     @repeatable
@@ -265,7 +265,7 @@ class Running(Losing):
         The user's message stays; the event says which worker does not know the task. Who may have been
         there first: another copy of the message, at a worker that knows the task; a cancel.
         """
-        with self.door.transaction() as connection:
+        with self.door.moving() as connection:
             return bool(
                 self.move(
                     connection,

@@ -14,7 +14,19 @@ from ..settings import PATIENCE_LIMIT
 from ..status import JobStatus
 from .after_commit import Callback, after_commit, session_of
 from .door import repeatable
-from .moves import HELD, LEFT, Guard, Moves, actor_of, lease_alive, moves, unless_expired_before, unless_there
+from .moves import (
+    HELD,
+    LEFT,
+    Guard,
+    Moves,
+    actor_of,
+    for_these,
+    grouped,
+    lease_alive,
+    moves,
+    unless_expired_before,
+    unless_there,
+)
 from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
 
 
@@ -24,7 +36,7 @@ class Submitting(Moves):
     @repeatable
     def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Insert jobs in one transaction of our own; see `submit_within`."""
-        with self.door.transaction() as connection:
+        with self.door.moving() if len(jobs) == 1 else self.door.transaction() as connection:
             return self.submit_within(connection, jobs)
 
     def submit_within(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
@@ -55,17 +67,15 @@ class Submitting(Moves):
 
     def _insert(self, connection: Connection, new: NewJob, now: datetime | None) -> Submitted:
         values = new.columns(self.namespace) | self._schedule(new, now)
-        statement = unless_there(connection, job, {"submitted": clock(), **values}).returning(job.c.id)
+        because, actor = "submitted", actor_of(new.username)
+        statement = unless_there(connection, job, {"submitted": clock(), "attempt": 0, **values})
         there_before = job.c.task_id == new.task_id
         if new.unique_key is not None:
             there_before |= job.c.unique_slot == values["unique_slot"]
         while True:
-            inserted = self.execute(connection, statement).scalar()
-            if inserted is not None:
-                status: JobStatus = values["status_id"]
-                event = {"job_id": inserted, "attempt": 0, "status_id": status}
-                self.log(connection, [event | {"message": "submitted", "actor": actor_of(new.username)}])
-                return Submitted(inserted, status)
+            row = self.appended(connection, statement, because, actor)
+            if row is not None:
+                return Submitted(row.id, row.status_id)
             there = self.execute(
                 connection,
                 select(job.c.id, job.c.status_id, job.c.task_id).where(there_before),
@@ -123,25 +133,12 @@ class Submitting(Moves):
         """
         if not sent:
             return
-        with self.door.transaction() as connection:
-            for one in sent:
-                due = unless_expired_before(clock(self.settings.patience_after(one.publishes + 1)))
+        with self.door.moving() as connection:
+            for publishes, group in grouped(sent, lambda one: one.publishes + 1):
+                due = unless_expired_before(clock(self.settings.patience_after(publishes)))
+                queued = {"status_id": JobStatus.QUEUED, "publishes": publishes, "damped": 0, "due_at": due}
                 self.execute(
-                    connection,
-                    update(job)
-                    .where(
-                        moves("publish"),
-                        ~HELD,
-                        job.c.id == one.job_id,
-                        job.c.task_id == one.task_id,
-                        job.c.attempt == one.attempt - 1,
-                    )
-                    .values(
-                        status_id=JobStatus.QUEUED,
-                        publishes=one.publishes + 1,
-                        damped=0,
-                        due_at=due,
-                    ),
+                    connection, update(job).where(moves("publish"), ~HELD, for_these(group)).values(**queued)
                 )
 
     @repeatable
@@ -153,18 +150,15 @@ class Submitting(Moves):
         """
         if not unsendable:
             return
-        with self.door.transaction() as connection:
-            for one in unsendable:
-                self.move(
-                    connection,
-                    moves("publish"),
-                    job.c.id == one.job_id,
-                    job.c.task_id == one.task_id,
-                    job.c.attempt == one.attempt - 1,
-                    to={"due_at": unless_expired_before(clock(PATIENCE_LIMIT))},
-                    because="it cannot be made into a message; see the log of whoever sends",
-                    actor="sweep",
-                )
+        with self.door.moving() as connection:
+            self.move(
+                connection,
+                moves("publish"),
+                for_these(unsendable),
+                to={"due_at": unless_expired_before(clock(PATIENCE_LIMIT))},
+                because="it cannot be made into a message; see the log of whoever sends",
+                actor="sweep",
+            )
 
     @repeatable
     def release(self, job_id: int, username: str | None) -> bool:

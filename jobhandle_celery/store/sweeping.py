@@ -12,7 +12,7 @@ from ..schema import clock, job, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
-from .moves import DUE, HELD, STAMPED, unless_expired_before, unless_there
+from .moves import DUE, HELD, STAMPED, for_these, grouped, moves, unless_expired_before, unless_there
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing
 from .running import Running
 
@@ -82,8 +82,7 @@ class Sweeping(Running):
                 .where(
                     job.c.namespace == self.namespace,
                     job.c.due_at <= clock(),
-                    job.c.status_id.in_([status for status in JobStatus if not status.final]),
-                    job.c.status_id != JobStatus.RUNNING,
+                    moves("publish"),
                     DUE,
                     ~HELD,
                 )
@@ -122,23 +121,10 @@ class Sweeping(Running):
         Who may have been there first: the worker; then the row is no longer Queued for that attempt.
         """
         with self.door.transaction() as connection:
-            for one in rows:
-                self.execute(
-                    connection,
-                    update(job)
-                    .where(
-                        job.c.id == one.job_id,
-                        job.c.task_id == one.task_id,
-                        job.c.attempt == one.attempt - 1,
-                        job.c.status_id == JobStatus.QUEUED,
-                    )
-                    .values(
-                        damped=job.c.damped + 1,
-                        due_at=unless_expired_before(
-                            clock(self.settings.patience_after(one.publishes + one.damped + 1))
-                        ),
-                    ),
-                )
+            for waits, group in grouped(rows, lambda one: one.publishes + one.damped + 1):
+                later = unless_expired_before(clock(self.settings.patience_after(waits)))
+                statement = update(job).where(for_these(group), job.c.status_id == JobStatus.QUEUED)
+                self.execute(connection, statement.values(damped=job.c.damped + 1, due_at=later))
 
     @repeatable
     def lapsed_workers(self) -> list[str]:
@@ -167,7 +153,7 @@ class Sweeping(Running):
             if lapsed is None:
                 return []
             guard = (job.c.boot_id == boot_id) & (job.c.status_id == JobStatus.RUNNING)
-            lost = self.lose_where(connection, guard, f"the worker {lapsed} was lost", "sweep")
+            lost = self._lose_where(connection, guard, f"the worker {lapsed} was lost", "sweep")
             self.execute(connection, delete(worker).where(worker.c.boot_id == boot_id))
             return lost
 

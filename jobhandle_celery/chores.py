@@ -1,0 +1,173 @@
+"""What a worker's main process does beside its bodies, once an interval. May import sweep, request and below.
+
+It writes what the process has learned of its children, ends the processes of bodies that are to end, settles
+rows that name this worker and that it does not run, and sweeps.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from celery.bootsteps import RUN  # type: ignore[attr-defined]  # its stubs forget it
+from celery.concurrency.base import BasePool
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.worker import state
+
+from .errors import DatabaseUnavailableError
+from .request import JobRequest
+from .service import End, Service
+from .store import Run, Standing
+from .sweep import sweep
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+Key = tuple[int, str, int]
+"""Job id, task id, attempt."""
+
+GONE_AFTER = 30.0
+"""Seconds that a child has to end which was told to; then it is killed."""
+
+
+class Chores:
+    """What a worker's main process does beside renewing, once an interval."""
+
+    def __init__(self, service: Service, worker: Any) -> None:
+        self._service = service
+        self._worker = worker
+        self._me = service.me()
+        self._put_off: list[End] = []
+        self._suspects: dict[Run, float] = {}
+        self._astray: dict[Key, float] = {}
+        self._told: set[Key] = set()
+
+    def __call__(self) -> None:
+        self.settle_ends()
+        requests = _requests()
+        self._told &= {request.key for request in requests}
+        standings = self._service.store.standings(str(self._me.boot_id))
+        self._stop(standings, requests)
+        self._stop_superseded(standings, requests)
+        self._settle_strays(standings, requests)
+        sweep(self._service.store, self._service.dispatcher)
+
+    def settle_ends(self) -> None:
+        """Write what the main process has learned of its children; what cannot be written now stays."""
+        while not self._service.ends.empty():
+            self._put_off.append(self._service.ends.get())
+        ready = [end for end in self._put_off if self._is_gone(end)]
+        for end in ready:
+            try:
+                end.write()
+            except DatabaseUnavailableError:
+                raise
+            except Exception:
+                # Not written, ever: its row is a stray from now on, and is settled as one.
+                logger.exception("the end of task %s was not written", end.task_id)
+            self._put_off.remove(end)
+
+    def _is_gone(self, end: End) -> bool:
+        if end.pid is None:
+            return True
+        try:
+            # Asked without reaping it, which is the pool's to do, some seconds later.
+            if os.waitid(os.P_PID, end.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() - end.since > GONE_AFTER:
+            # Deaf to what it was told. Not reaped, so the number is still its own.
+            os.kill(end.pid, signal.SIGKILL)
+        return False
+
+    @property
+    def bodies_may_live_on(self) -> bool:
+        """True for a pool of threads, which nobody can end; they go on until they return."""
+        return bool(_requests()) and issubclass(self._worker.pool_cls, ThreadPool)
+
+    def _stop(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """End the processes of bodies that were asked to stop, if that was asked, or their task allows it."""
+        running = {request.key: request for request in requests}
+        for one in standings:
+            request = running.get((one.job_id, one.task_id, one.attempt)) if one.stop else None
+            if request and (one.terminate or getattr(request.task, "terminate_on_cancel", False)):
+                self._end_process(request.key, one.pid, JobRequest.revoke_running)
+
+    def _stop_superseded(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """End bodies that came back from a sleep longer than their lease: their job is another's by now."""
+        standing = {(one.job_id, one.task_id, one.attempt) for one in standings}
+        absent = {
+            request.key: request
+            for request in requests
+            if request.time_start is not None and request.key not in standing
+        }
+        lasting = self._lasting(self._astray, absent)
+        for key in self._service.store.superseded(lasting) if lasting else ():
+            self._end_process(key, absent[key].worker_pid, JobRequest.cut_off)
+
+    def _end_process(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
+        if key in self._told:
+            return
+        # The prefork pool gets its own at its start, so the class does not tell.
+        if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
+            self._told.add(key)
+            logger.warning("job %s should end; this worker's pool cannot end a body", key[0])
+            return
+        if self._worker.blueprint.state != RUN:
+            # The event loop does not run while a warm shutdown drains the pool; a signal needs no loop.
+            self._told.add(key)
+            self._worker.pool.terminate_job(pid, signal.SIGTERM)
+            return
+        # In the event loop: there alone nothing comes between a look at what the child does and the deed.
+        self._worker.consumer.call_soon(self._end_now, key, pid, how)
+
+    def _end_now(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
+        for request in _requests():
+            here = not self._service.prefork or request.worker_pid == pid
+            if request.key == key and here and request in state.active_requests and key not in self._told:
+                self._told.add(key)
+                how(request, self._worker.pool)
+
+    def _settle_strays(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """Settle rows that name this worker and that it does not run."""
+        if getattr(self._worker.consumer, "connection", None) is None:
+            # While it reconnects to its broker, Celery forgets what it had reserved, and hears no child.
+            self._suspects.clear()
+            return
+        known = {str(request.id) for request in requests} | {end.task_id for end in self._put_off}
+        strays = {
+            Run(one.job_id, one.task_id, one.attempt, one.claim_id, self._me): one
+            for one in standings
+            if one.task_id not in known
+        }
+        for run in self._lasting(self._suspects, strays):
+            because = "its worker does not run it any more"
+            for lost in self._service.store.lose(run, because, self._me):
+                logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
+
+    def _lasting(self, seen: dict[K, float], now_seen: Iterable[K]) -> list[K]:
+        """Return what has been seen for longer than the grace.
+
+        A claim may be on its way from the child to us, and an end to the database, so what is seen once
+        is only a suspect.
+        """
+        now = time.monotonic()
+        for key in (current := set(now_seen)):
+            seen.setdefault(key, now)
+        for key in set(seen) - current:
+            del seen[key]
+        grace = self._service.settings.grace.total_seconds()
+        return [key for key, since in seen.items() if now - since > grace]
+
+
+def _requests() -> list[JobRequest]:
+    """Return the job requests that this worker has in hand, reserved or running."""
+    while True:
+        try:
+            requests = [*state.reserved_requests, *state.active_requests]
+        except RuntimeError:  # "Set changed size during iteration": the event loop is another thread
+            continue
+        return [request for request in requests if isinstance(request, JobRequest) and request.is_job]

@@ -1,0 +1,199 @@
+"""A store on a workbench: its rows looked at and rewritten by hand, and time that passes at once.
+
+Nothing sleeps here: `pass_time` moves every moment in the rows back, which to the statements is the
+same as the database's clock moving on.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, DateTime, Table, func, select, type_coerce, update
+
+from jobhandle_celery.model import Failure
+from jobhandle_celery.schema import UtcDateTime, clock, job, job_event, sweep, worker
+from jobhandle_celery.settings import Settings
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Door, NewJob, Outgoing, Refused, Run, Store, Worker, engine_maker
+from jobhandle_celery.store.rows import OUTGOING_COLUMNS, outgoing
+
+TASK = "shop.thumbnail"
+GRACE = timedelta(minutes=1)
+PATIENCE = timedelta(minutes=15)
+LEASE = timedelta(minutes=10)
+SWEEP_INTERVAL = timedelta(seconds=30)
+"""So far apart, and so long, that a machine that pauses for seconds fails no test."""
+
+HELD = "Held"
+"""A Waiting job without a time; to the guards it is a tenth status."""
+STATES = (*JobStatus, HELD)
+
+FAILURE = Failure("task", "ValueError", "no good", "Traceback …")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A job that was brought into some status, and the last run that it had, if any."""
+
+    job_id: int
+    run: Run | None
+
+
+class Bench:
+    """A store in a namespace, and what a test does to it."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.url = url
+        long = {"lease": LEASE, "sweep_interval": SWEEP_INTERVAL, "grace": GRACE, "patience": PATIENCE}
+        self.settings = Settings(**long | settings)
+        self.door = Door(engine_maker(url), self.settings)
+        self.store = Store(self.door, self.settings)
+
+    def close(self) -> None:
+        self.door.close()
+
+    # Jobs.
+
+    def submit(self, **given: Any) -> int:
+        return self.store.submit([new_job(**given)])[0].job_id
+
+    def queue(self, job_id: int) -> None:
+        self.store.mark_queued([self.message(job_id)])
+
+    def message(self, job_id: int) -> Outgoing:
+        """Return the message that a publisher would make of the row now, whether it may or not."""
+        with self.door.reading() as connection:
+            row = self.store.execute(connection, select(*OUTGOING_COLUMNS).where(job.c.id == job_id)).one()
+            return outgoing(row)
+
+    def worker(self, name: str = "w1", *, pid: int = 100) -> Worker:
+        """Return a new worker that has a lease."""
+        me = Worker(name, str(uuid.uuid4()), pid)
+        self.store.renew(me)
+        return me
+
+    def key(self, job_id: int, by: Worker) -> Run:
+        """Return the key of a claim with the message that fits the row now."""
+        message = self.message(job_id)
+        return Run(job_id, message.task_id, message.attempt, str(uuid.uuid4()), by)
+
+    def run(self, job_id: int, by: Worker | None = None) -> Run:
+        """Win the row."""
+        run = self.key(job_id, by or self.worker())
+        won = self.store.claim(run, TASK)
+        assert not isinstance(won, Refused), won
+        return won
+
+    def place(self, state: str, **given: Any) -> Placed:
+        """Bring a new job into a status, by the verbs that lead there; a Waiting one is due."""
+        if state == HELD:
+            return Placed(self.submit(held=True, **given), None)
+        if state == JobStatus.WAITING:
+            job_id = self.submit(scheduled_for=timedelta(minutes=30), **given)
+            self.pass_time(minutes=31)
+            return Placed(job_id, None)
+        job_id = self.submit(**given)
+        match state:
+            case JobStatus.SUBMITTED:
+                return Placed(job_id, None)
+            case JobStatus.QUEUED:
+                self.queue(job_id)
+                return Placed(job_id, None)
+        run = self.run(job_id)
+        match state:
+            case JobStatus.REQUEUED:
+                self.store.retry(run, "{}", None, None, "again")
+            case JobStatus.FINISHED | JobStatus.RESUBMITTED:
+                self.store.finish(run, "1")
+            case JobStatus.ERROR:
+                self.store.fail(run, FAILURE)
+            case JobStatus.CANCELLED:
+                self.store.stop(run, "")
+        if state == JobStatus.RESUBMITTED:
+            assert self.store.resubmit(job_id, str(uuid.uuid4()), None)
+        assert self.status(job_id) == state
+        return Placed(job_id, run)
+
+    # Rows.
+
+    def row(self, job_id: int) -> Row:
+        """Return all columns of a job."""
+        with self.door.reading() as connection:
+            row = self.store.execute(connection, select(job).where(job.c.id == job_id)).mappings().one()
+            return dict(row)
+
+    def status(self, job_id: int) -> JobStatus:
+        status: JobStatus = self.row(job_id)["status_id"]
+        return status
+
+    def events(self, job_id: int) -> list[JobStatus]:
+        return [event.status for event in self.store.events(job_id)]
+
+    def write(self, job_id: int, **columns: Any) -> None:
+        """Rewrite columns of a row by hand, past every guard."""
+        with self.door.transaction() as connection:
+            self.store.execute(connection, update(job).where(job.c.id == job_id).values(columns))
+
+    def ahead(self, moment: datetime) -> timedelta:
+        """Return how far ahead of the database's clock a moment is."""
+        with self.door.reading() as connection:
+            now: datetime = self.store.execute(connection, select(clock())).scalar_one()
+            return moment - now
+
+    def due_in(self, job_id: int) -> timedelta | None:
+        due_at = self.row(job_id)["due_at"]
+        return None if due_at is None else self.ahead(due_at)
+
+    # Time.
+
+    def pass_time(self, **amount: float) -> None:
+        """Let time pass, for every row of this namespace."""
+        passed = timedelta(**amount)
+        namespace = self.settings.namespace
+        jobs = select(job.c.id).where(job.c.namespace == namespace)
+        with self.door.transaction() as connection:
+            self._put_back(connection, job, job.c.namespace == namespace, passed)
+            self._put_back(connection, job_event, job_event.c.job_id.in_(jobs), passed)
+            self._put_back(connection, worker, worker.c.namespace == namespace, passed)
+            self._put_back(connection, sweep, sweep.c.namespace == namespace, passed)
+
+    def _put_back(
+        self, connection: Connection, table: Table, which: ColumnElement[bool], passed: timedelta
+    ) -> None:
+        moments = [column for column in table.c if isinstance(column.type, UtcDateTime)]
+        earlier = {column.name: _earlier(connection, column, passed) for column in moments}
+        self.store.execute(connection, update(table).where(which).values(earlier))
+
+    def pass_steadily(self, passed: timedelta) -> bool | None:
+        """Let time pass while sweeps follow each other closely; return what the last one said of leases."""
+        step = self.settings.unbroken / 2
+        believed = self.store.begin_pass()
+        for _ in range(int(passed / step) + 1):
+            self.pass_time(seconds=step.total_seconds())
+            believed = self.store.begin_pass()
+        return believed
+
+
+def new_job(**given: Any) -> NewJob:
+    plain: dict[str, Any] = {"task": TASK, "task_id": str(uuid.uuid4()), "args": "[]", "kwargs": "{}"}
+    return NewJob(**plain | given)
+
+
+def about(found: timedelta | None, expected: timedelta) -> bool:
+    """Say whether a duration is the expected one, on a machine that may pause in between."""
+    return found is not None and timedelta(seconds=-30) < found - expected < timedelta(seconds=1)
+
+
+def alike(rows: Sequence[Row]) -> bool:
+    """Say whether all these rows are identical in every column."""
+    return all(row == rows[0] for row in rows)
+
+
+def _earlier(connection: Connection, column: ColumnElement[Any], passed: timedelta) -> ColumnElement[Any]:
+    if connection.dialect.name == "sqlite":
+        seconds = f"{-passed.total_seconds():+.3f} seconds"
+        return func.strftime("%Y-%m-%d %H:%M:%f", column, seconds).concat("000")
+    return type_coerce(column, DateTime(timezone=True)) - passed

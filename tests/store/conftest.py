@@ -1,0 +1,56 @@
+"""A bench on each database. One database serves all tests of a kind, each in a namespace of its own."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.databases import PostgresqlDatabases, SqliteFiles
+from tests.store.bench import Bench
+
+
+@pytest.fixture(scope="session")
+def common_sqlite_url(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return sqlite_files.create(tmp_path_factory.mktemp("store") / "jobs.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def common_postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
+    url = postgresql_databases.create()
+    yield url
+    postgresql_databases.drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def common_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of each kind in turn, which other tests use too, in other namespaces."""
+    url: str = request.getfixturevalue(f"common_{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def namespace() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture
+def bench(common_url: str, namespace: str) -> Iterator[Bench]:
+    bench = Bench(common_url, namespace=namespace)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def other(bench: Bench) -> Iterator[Bench]:
+    """A second process, as far as the database can tell: connections of its own."""
+    other = Bench(bench.url, namespace=bench.settings.namespace)
+    yield other
+    other.close()
+
+
+@pytest.fixture
+def postgresql_bench(common_postgresql_url: str, namespace: str) -> Iterator[Bench]:
+    """For what SQLite, with its one lock, has no counterpart of."""
+    bench = Bench(common_postgresql_url, namespace=namespace)
+    yield bench
+    bench.close()

@@ -1,0 +1,328 @@
+"""The store against the model: any verbs in any order, several jobs, two workers, time that passes."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from sqlalchemy import select
+
+from jobhandle_celery.errors import InvalidTransitionError
+from jobhandle_celery.schema import clock, job
+from jobhandle_celery.status import FINAL, MOVES, SETTABLE, STARTABLE, JobStatus
+from jobhandle_celery.store import Outgoing, Refused, Run, Worker
+from tests.store.bench import FAILURE, TASK, Bench, Row, new_job
+from tests.store.model import GRACE, LEASE, PATIENCE, RUNNING, Model, ModelJob
+
+CLOSE = timedelta(seconds=25)
+"""How far the database's clock may run ahead of the model's within one example."""
+
+
+def minutes(amount: float) -> timedelta | None:
+    return timedelta(minutes=amount) if amount else None
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Each rule asks the store and the model the same, and compares what they say."""
+
+    jobs = Bundle("jobs")
+    messages = Bundle("messages")
+    """What the broker was given; it may deliver any of it at any time, and again."""
+    unmarked = Bundle("unmarked")
+    runs = Bundle("runs")
+    """Every claim that was ever won, superseded or not."""
+
+    either = st.sampled_from([0, 1])
+    delays = st.sampled_from([0, 3.5, 40.5])
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        durations = {"grace": minutes(GRACE), "patience": minutes(PATIENCE), "lease": minutes(LEASE)}
+        self.bench = Bench(url, namespace=str(uuid.uuid4()), **durations)
+        self.store = self.bench.store
+        self.model = Model()
+        self.workers = [Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2")]
+        self.won: list[Run] = []
+        self.seen: dict[int, Row] = {}
+        for one in self.workers:
+            self.renew(one)
+
+    def of(self, job_id: int) -> ModelJob:
+        return self.model.jobs[job_id]
+
+    # The way in, and out to the broker.
+
+    @rule(
+        target=jobs,
+        key=st.sampled_from([None, None, "k"]),
+        attempts=st.sampled_from([1, 2]),
+        held=st.booleans(),
+        delay=delays,
+        life=st.sampled_from([0, 0, 7.5]),
+    )
+    def submit(self, key: str | None, attempts: int, held: bool, delay: float, life: float) -> Any:
+        there = self.model.holder(key)
+        new = new_job(
+            unique_key=key,
+            max_attempts=attempts,
+            held=held,
+            scheduled_for=minutes(delay),
+            expires=minutes(life),
+        )
+        [said] = self.store.submit([new])
+        if there:
+            assert (said.job_id, said.status, said.fresh) == (there.job_id, there.status, False)
+            return multiple()
+        assert said.fresh
+        assert said.job_id > max(self.model.jobs, default=0)
+        self.model.submit(said.job_id, new.task_id, key, attempts, held, delay, life)
+        return said.job_id
+
+    @rule(target=messages, job_id=jobs)
+    def send(self, job_id: int) -> Any:
+        sent = self.store.outgoing([job_id])
+        assert bool(sent) == self.model.outgoing(self.of(job_id))
+        self.mark(sent)
+        return multiple(*sent)
+
+    @rule(target=unmarked, job_id=jobs)
+    def send_and_be_slow_to_mark(self, job_id: int) -> Any:
+        return multiple(*self.store.outgoing([job_id]))
+
+    @rule(target=messages, message=consumes(unmarked))
+    def mark_late(self, message: Outgoing) -> Any:
+        self.mark([message])
+        return message
+
+    def mark(self, sent: list[Outgoing]) -> None:
+        self.store.mark_queued(sent)
+        for message in sent:
+            self.model.mark_queued(message)
+
+    @rule(target=unmarked)
+    def sweep(self) -> Any:
+        reserved = self.store.reserve(100)
+        assert {(message.job_id, message.attempt) for message in reserved} == self.model.reserve()
+        return multiple(*reserved)
+
+    @rule(message=messages)
+    def look_later(self, message: Outgoing) -> None:
+        self.store.look_later([message])
+        self.model.look_later(message)
+
+    @rule(message=messages, by=either)
+    def send_back(self, message: Outgoing, by: int) -> None:
+        said = self.store.send_back(message.job_id, message.task_id, message.attempt, self.workers[by])
+        assert said == self.model.send_back(message)
+
+    @rule(job_id=jobs)
+    def release(self, job_id: int) -> None:
+        assert self.store.release(job_id, None) == self.model.release(self.of(job_id))
+
+    @rule(job_id=jobs)
+    def resubmit(self, job_id: int) -> None:
+        task_id = str(uuid.uuid4())
+        said: bool | str
+        try:
+            said = self.store.resubmit(job_id, task_id, None)
+        except InvalidTransitionError:
+            said = "key"
+        assert said == self.model.resubmit(self.of(job_id), task_id)
+
+    @rule()
+    def expire(self) -> None:
+        assert self.store.expire() == self.model.expire()
+
+    # Workers.
+
+    @rule(target=runs, message=messages, by=either)
+    def claim(self, message: Outgoing, by: int) -> Any:
+        run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), self.workers[by])
+        said = self.store.claim(run, TASK)
+        assert said == self.model.claim(run)
+        if isinstance(said, Refused):
+            return multiple()
+        self.won.append(run)
+        return run
+
+    @rule(target=runs, job_id=jobs, by=either)
+    def claim_at_once(self, job_id: int, by: int) -> Any:
+        """With the message that fits; else most claims would be refused."""
+        return self.claim(self.bench.message(job_id), by)
+
+    @rule(run=runs)
+    def claim_again(self, run: Run) -> None:
+        assert self.store.claim(run, TASK) == self.model.claim(run)
+
+    @rule(run=runs, status=st.sampled_from(sorted(FINAL)))
+    def end(self, run: Run, status: JobStatus) -> None:
+        verbs = {
+            JobStatus.FINISHED: lambda: self.store.finish(run, "1"),
+            JobStatus.ERROR: lambda: self.store.fail(run, FAILURE),
+            JobStatus.CANCELLED: lambda: self.store.stop(run, ""),
+        }
+        assert verbs[status]() == self.model.end(run, status)
+
+    @rule(run=runs, delay=delays)
+    def retry(self, run: Run, delay: float) -> None:
+        said = self.store.retry(run, "{}", None, delay * 60 if delay else None, "again")
+        assert said == self.model.retry(run, delay)
+
+    @rule(run=runs)
+    def give_back(self, run: Run) -> None:
+        given = self.store.give_back(run, "shut down", run.worker)
+        assert [lost.status for lost in given] == self.model.give_back(run)
+
+    @rule(run=runs)
+    def lose(self, run: Run) -> None:
+        lost = self.store.lose(run, "gone", run.worker)
+        assert [one.status for one in lost] == self.model.lose(run)
+
+    @rule(run=runs)
+    def leave(self, run: Run) -> None:
+        self.store.leave(run)
+        self.model.leave(run)
+
+    @rule(run=runs)
+    def ask_and_tell(self, run: Run) -> None:
+        job_of_run = self.of(run.job_id)
+        holds = job_of_run.is_held_by(run)
+        assert self.store.standing(run) == (holds, not holds or job_of_run.stamped)
+        assert self.store.note_progress(run, 1, 2) == holds
+
+    # Anyone.
+
+    @rule(job_id=jobs, terminate=st.booleans())
+    def cancel(self, job_id: int, terminate: bool) -> None:
+        said = self.store.cancel(job_id, None, terminate=terminate)
+        assert said == self.model.cancel(self.of(job_id), terminate)
+
+    @rule(job_id=jobs, status=st.sampled_from(sorted(SETTABLE)))
+    def set_status(self, job_id: int, status: JobStatus) -> None:
+        token = str(uuid.uuid4())
+        said = self.store.set_status(job_id, status, token, None, None)
+        assert said == self.model.set_status(self.of(job_id), status, token)
+
+    @rule(message=messages)
+    def tell_revoked(self, message: Outgoing) -> None:
+        said = self.store.tell_revoked(message.job_id, message.task_id)
+        assert said == self.model.tell_revoked(self.of(message.job_id), message.task_id)
+
+    # Leases and time.
+
+    def renew(self, one: Worker) -> None:
+        assert self.store.renew(one) == self.model.renew(str(one.boot_id))
+
+    @rule(by=either)
+    def renew_one(self, by: int) -> None:
+        self.renew(self.workers[by])
+
+    @rule(by=either)
+    def retire(self, by: int) -> None:
+        self.store.retire(self.workers[by])
+        self.model.retire(str(self.workers[by].boot_id))
+
+    @rule(by=either)
+    def reap(self, by: int) -> None:
+        boot = str(self.workers[by].boot_id)
+        assert set(self.store.lapsed_workers()) == self.model.lapsed()
+        lost = {one.job_id: one.status for one in self.store.reap(boot)}
+        assert lost == self.model.reap(boot)
+
+    @rule(amount=st.sampled_from([1, 2, 5, 16, 30]))
+    def pass_time(self, amount: int) -> None:
+        self.bench.pass_time(minutes=amount)
+        self.model.now += amount
+        if amount < LEASE:
+            self.renew(self.workers[0])  # the second one is negligent
+
+    # What is always so.
+
+    @invariant()
+    def the_rows_are_the_models(self) -> None:
+        with self.bench.door.reading() as connection:
+            statement = select(job, clock().label("now")).where(
+                job.c.namespace == self.bench.settings.namespace
+            )
+            rows = {row["id"]: dict(row) for row in connection.execute(statement).mappings()}
+        assert rows.keys() == self.model.jobs.keys()
+        for job_id, row in rows.items():
+            compare(row, self.of(job_id), self.model.now)
+            follows(self.seen.get(job_id), row)
+        keys = [
+            row["unique_key"] for row in rows.values() if row["unique_key"] and not row["status_id"].final
+        ]
+        assert len(keys) == len(set(keys)), "one unfinished job per key"
+        self.seen = rows
+
+    def teardown(self) -> None:
+        try:
+            for job_id, expected in self.model.jobs.items():
+                events = self.bench.events(job_id)
+                assert events == expected.events
+                assert all(map(legal, events, events[1:])), events
+                holding = [run for run in self.won if run.job_id == job_id and self.store.standing(run)[0]]
+                assert len(holding) <= 1, "one live claim"
+            self.nothing_is_stranded()
+        finally:
+            self.bench.close()
+
+    def nothing_is_stranded(self) -> None:
+        """Give the sweep, and a worker that does its work, some time: every job comes to its end."""
+        me = Worker("the last", str(uuid.uuid4()), 1)
+        for _ in range(4):
+            self.bench.pass_time(hours=2)
+            self.store.renew(me)
+            for boot_id in self.store.lapsed_workers():
+                self.store.reap(boot_id)
+            self.store.expire()
+            for message in self.store.reserve(100):
+                run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
+                if not isinstance(self.store.claim(run, TASK), Refused):
+                    assert self.store.finish(run, "1")
+        for job_id in self.model.jobs:
+            row = self.bench.row(job_id)
+            held = row["status_id"] is JobStatus.WAITING and row["not_before"] is None
+            outsiders = row["status_id"] is RUNNING and row["boot_id"] is None
+            assert row["status_id"].final or held or outsiders, row
+
+
+def compare(row: Row, expected: ModelJob, now: float) -> None:
+    found = {
+        "status": row["status_id"],
+        "task_id": row["task_id"],
+        "attempt": row["attempt"],
+        "losses": row["losses"],
+        "stamped": row["cancel_requested"] is not None,
+        "terminate": row["terminate"],
+        "told": row["revoke_told"],
+        "started": row["started"] is not None,
+        "boot": row["boot_id"],
+    }
+    assert found == {name: getattr(expected, name) for name in found}
+    assert (row["finished"] is not None) == row["status_id"].final
+    assert (row["unique_slot"] is not None) == (expected.key is not None and not row["status_id"].final)
+    for name, moment in (("due_at", expected.due), ("not_before", expected.not_before)):
+        assert (row[name] is None) == (moment is None), name
+        if moment is not None:
+            ahead = timedelta(minutes=moment - now)
+            assert -CLOSE < row[name] - row["now"] - ahead < timedelta(seconds=1), name
+
+
+def follows(before: Row | None, after: Row) -> None:
+    """Make sure of what is never so, whatever the model says."""
+    if before is None:
+        return
+    assert after["attempt"] >= before["attempt"]
+    if before["status_id"].final and after["status_id"] is not before["status_id"]:
+        assert after["status_id"] is JobStatus.RESUBMITTED
+        assert after["task_id"] != before["task_id"]
+
+
+def legal(before: JobStatus, after: JobStatus) -> bool:
+    """Say whether the table of moves leads from one event to the next; Queued in between has none."""
+    if (before, after) == (RUNNING, RUNNING):
+        return True  # asked to stop
+    sources = {before} | ({JobStatus.QUEUED} if before in STARTABLE else set())
+    return any(move.sources & sources and after in move.targets for move in MOVES.values())

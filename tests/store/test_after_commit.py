@@ -1,0 +1,276 @@
+"""A submit that joins the caller's session: its ids are told once, and sent only after the real commit."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from jobhandle_celery.errors import ApiUsageError
+from jobhandle_celery.store.after_commit import session_of
+from tests.store.bench import Bench, new_job
+
+
+@pytest.fixture
+def engine(bench: Bench) -> Iterator[Engine]:
+    """The caller's own engine, which knows nothing of ours. On SQLite with savepoints that work."""
+    engine = create_engine(bench.url)
+    if engine.dialect.name == "sqlite":
+        # As SQLAlchemy's documentation has it for those who use savepoints.
+        event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    yield engine
+    engine.dispose()
+
+
+class Caller:
+    """Somebody with a session, and what is sent of the jobs that they submit in it."""
+
+    def __init__(self, bench: Bench, session: Session) -> None:
+        self.bench = bench
+        self.session = session
+        self.calls: list[list[int]] = []
+        """The ids of each call back."""
+        self.sent: list[int] = []
+        """Those of them that are committed, seen from a connection of our own."""
+
+    def submit(self, count: int = 1, **given: Any) -> list[int]:
+        jobs = [new_job(**given) for _ in range(count)]
+        return [one.job_id for one in self.bench.store.submit_in_session(self.session, jobs, self.send)]
+
+    def send(self, job_ids: list[int]) -> None:
+        self.calls.append(list(job_ids))
+        self.sent += [message.job_id for message in self.bench.store.outgoing(job_ids)]
+
+
+@pytest.fixture
+def caller(bench: Bench, engine: Engine) -> Iterator[Caller]:
+    with Session(engine) as session:
+        yield Caller(bench, session)
+
+
+def remaining(bench: Bench) -> int:
+    return sum(bench.store.count_by_status().values())
+
+
+def test_nothing_is_sent_before_the_commit_and_each_job_once_after_it(caller: Caller) -> None:
+    first, second = caller.submit(2)
+    [third] = caller.submit()
+    caller.session.flush()
+    assert caller.calls == []
+    caller.session.commit()
+    assert caller.calls == [[first, second, third]]
+    assert caller.sent == [first, second, third]
+
+
+def test_a_rolled_back_job_leaves_nothing(caller: Caller) -> None:
+    caller.submit()
+    caller.session.rollback()
+    assert caller.sent == []
+    assert remaining(caller.bench) == 0
+
+
+def test_a_closed_session_is_a_rolled_back_one(caller: Caller) -> None:
+    caller.submit()
+    caller.session.close()
+    assert caller.sent == []
+    assert remaining(caller.bench) == 0
+
+
+def test_a_released_savepoint_sends_nothing_until_its_root_commits(caller: Caller) -> None:
+    with caller.session.begin_nested():
+        [job_id] = caller.submit()
+    assert caller.calls == []
+    caller.session.commit()
+    assert caller.sent == [job_id]
+    assert len(caller.calls) == 1
+
+
+def test_a_released_savepoint_is_gone_with_its_root(caller: Caller) -> None:
+    with caller.session.begin_nested():
+        caller.submit()
+    caller.session.rollback()
+    assert caller.sent == []
+    assert remaining(caller.bench) == 0
+
+
+def test_a_rolled_back_savepoint_takes_its_jobs_and_no_others(caller: Caller) -> None:
+    [before] = caller.submit()
+    savepoint = caller.session.begin_nested()
+    caller.submit()
+    savepoint.rollback()
+    [after] = caller.submit()
+    caller.session.commit()
+    assert caller.sent == [before, after]
+    assert remaining(caller.bench) == 2
+
+
+def test_savepoints_within_savepoints_hand_their_jobs_upwards(caller: Caller) -> None:
+    with caller.session.begin_nested():
+        [outer] = caller.submit()
+        with caller.session.begin_nested():
+            [inner] = caller.submit()
+        lost = caller.session.begin_nested()
+        with caller.session.begin_nested():
+            caller.submit()
+        lost.rollback()
+    assert caller.calls == []
+    caller.session.commit()
+    assert sorted(caller.sent) == [outer, inner]
+    assert remaining(caller.bench) == 2
+
+
+def test_an_outer_savepoint_that_is_rolled_back_takes_the_released_one_within(caller: Caller) -> None:
+    outer = caller.session.begin_nested()
+    with caller.session.begin_nested():
+        caller.submit()
+    outer.rollback()
+    caller.session.commit()
+    assert caller.sent == []
+    assert remaining(caller.bench) == 0
+
+
+def test_a_commit_with_a_savepoint_still_open_sends_both(caller: Caller) -> None:
+    [before] = caller.submit()
+    caller.session.begin_nested()
+    [within] = caller.submit()
+    caller.session.commit()
+    caller.session.commit()
+    assert sorted(caller.sent) == [before, within]
+
+
+def test_a_second_transaction_of_the_same_session_is_its_own(caller: Caller) -> None:
+    [first] = caller.submit()
+    caller.session.commit()
+    caller.submit()
+    caller.session.rollback()
+    [third] = caller.submit()
+    caller.session.commit()
+    assert caller.sent == [first, third]
+    caller.session.execute(text("SELECT 1"))
+    caller.session.commit()
+    assert caller.sent == [first, third]
+
+
+def test_a_session_joined_to_an_outer_transaction_sends_nothing_that_is_rolled_back(
+    bench: Bench, engine: Engine
+) -> None:
+    """As test suites do: the session's commit is not the real one."""
+    with engine.connect() as connection:
+        outer = connection.begin()
+        session = Session(connection)
+        caller = Caller(bench, session)
+        caller.submit()
+        session.commit()
+        assert caller.sent == []
+        outer.rollback()
+    assert remaining(bench) == 0
+
+
+def test_a_session_joined_to_an_outer_transaction_leaves_its_jobs_to_the_sweep(
+    bench: Bench, engine: Engine
+) -> None:
+    with engine.connect() as connection:
+        outer = connection.begin()
+        session = Session(connection, join_transaction_mode="create_savepoint")
+        caller = Caller(bench, session)
+        [job_id] = caller.submit()
+        session.commit()
+        assert caller.sent == []
+        outer.commit()
+    bench.pass_time(minutes=5)
+    assert [message.job_id for message in bench.store.reserve(10)] == [job_id]
+
+
+def test_a_send_that_fails_does_not_reach_the_callers_commit(
+    bench: Bench, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def send(job_ids: list[int]) -> None:
+        raise ConnectionError("the broker is down")
+
+    with Session(engine) as session, session.begin():
+        [submitted] = bench.store.submit_in_session(session, [new_job()], send)
+    assert bench.events(submitted.job_id) == ["Submitted"]
+    assert "the sweep sends them" in caplog.text
+
+
+def test_jobs_submitted_by_a_hook_before_the_commit_are_sent_after_it(caller: Caller) -> None:
+    job_ids: list[int] = []
+    event.listen(caller.session, "before_commit", lambda _: job_ids.extend(caller.submit()))
+    caller.session.execute(text("SELECT 1"))
+    caller.session.commit()
+    assert caller.sent == job_ids
+    assert len(job_ids) == 1
+
+
+def test_a_failed_statement_takes_the_jobs_with_it(caller: Caller) -> None:
+    caller.submit()
+    with pytest.raises(DBAPIError):
+        caller.session.execute(text("SELECT * FROM no_such_table_of_ours"))
+    caller.session.rollback()
+    assert caller.sent == []
+    [job_id] = caller.submit()
+    caller.session.commit()
+    assert caller.sent == [job_id]
+
+
+def test_a_failed_statement_in_a_savepoint_takes_only_its_own_jobs(caller: Caller) -> None:
+    [before] = caller.submit()
+    savepoint = caller.session.begin_nested()
+    caller.submit()
+    with pytest.raises(DBAPIError):
+        caller.session.execute(text("SELECT * FROM no_such_table_of_ours"))
+    savepoint.rollback()
+    caller.session.commit()
+    assert caller.sent == [before]
+    assert remaining(caller.bench) == 1
+
+
+def test_a_commit_of_an_aborted_transaction_sends_nothing(bench: Bench, engine: Engine) -> None:
+    """PostgreSQL answers a COMMIT of an aborted transaction with ROLLBACK, and no error."""
+    with engine.connect() as connection, Session(connection) as session:
+        caller = Caller(bench, session)
+        caller.submit()
+        with pytest.raises(DBAPIError):
+            connection.exec_driver_sql("SELECT * FROM no_such_table_of_ours")
+        if engine.dialect.name == "sqlite":
+            session.rollback()
+        else:
+            session.commit()
+            connection.commit()
+        assert caller.sent == []
+    assert remaining(bench) == 0
+
+
+def test_a_unique_key_that_is_taken_does_not_abort_the_callers_transaction(caller: Caller) -> None:
+    [first] = caller.submit(unique_key="k")
+    [again] = caller.submit(unique_key="k")
+    assert again == first
+    caller.session.commit()
+    assert caller.sent == [first]
+    [later] = caller.submit(unique_key="k")
+    caller.session.commit()
+    assert later == first
+    assert caller.sent == [first], "that one had been sent before"
+
+
+def test_two_sessions_at_once_keep_their_jobs_apart(postgresql_bench: Bench) -> None:
+    engine = postgresql_bench.door.engine
+    with Session(engine) as one, Session(engine) as two:
+        first, second = Caller(postgresql_bench, one), Caller(postgresql_bench, two)
+        mine, theirs = first.submit(), second.submit()
+        two.rollback()
+        one.commit()
+    assert first.sent == mine
+    assert second.sent == []
+    assert theirs != mine
+
+
+def test_a_scoped_session_stands_for_its_session(engine: Engine) -> None:
+    scoped = scoped_session(sessionmaker(engine))
+    assert session_of(scoped) is scoped()
+    scoped.remove()
+    with pytest.raises(ApiUsageError, match="Session"):
+        session_of(engine)

@@ -1,0 +1,250 @@
+"""The claim: the one guard that everything rests on, condition by condition."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, update
+
+from jobhandle_celery.schema import job
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Refusal, Refused, Run, Worker
+from tests.store.bench import FAILURE, HELD, TASK, Bench
+
+Spoil = Callable[[Bench, Run], Run]
+"""Makes one condition of the guard false, in the row or in the message, and returns the message's key."""
+
+
+def _another_claim(bench: Bench, run: Run) -> Run:
+    bench.run(run.job_id)
+    return run
+
+
+def _cancelled(bench: Bench, run: Run) -> Run:
+    bench.store.cancel(run.job_id, None, terminate=False)
+    return run
+
+
+def _resubmitted(bench: Bench, run: Run) -> Run:
+    _cancelled(bench, run)
+    assert bench.store.resubmit(run.job_id, str(uuid.uuid4()), None)
+    return run
+
+
+def _retried(bench: Bench, run: Run) -> Run:
+    former = bench.run(run.job_id)
+    bench.store.retry(former, "{}", None, None, "again")
+    return run
+
+
+def _waiting_to_retry(bench: Bench, run: Run) -> Run:
+    former = bench.run(run.job_id)
+    bench.store.retry(former, "{}", None, 3600.0, "again")
+    return bench.key(run.job_id, run.worker)
+
+
+def _stamped(bench: Bench, run: Run) -> Run:
+    bench.write(run.job_id, cancel_requested=bench.row(run.job_id)["submitted"])
+    return run
+
+
+def _finished(bench: Bench, run: Run) -> Run:
+    bench.store.finish(bench.run(run.job_id), "1")
+    return run
+
+
+def _expired(bench: Bench, run: Run) -> Run:
+    bench.write(run.job_id, expires=bench.row(run.job_id)["submitted"])
+    return run
+
+
+def _lease_ended(bench: Bench, run: Run) -> Run:
+    bench.pass_time(seconds=bench.settings.lease.total_seconds() + 1)
+    return run
+
+
+def _without_lease(bench: Bench, run: Run) -> Run:
+    return replace(run, worker=Worker("unheard of", str(uuid.uuid4()), 1))
+
+
+def _other_namespace(bench: Bench, run: Run) -> Run:
+    bench.write(run.job_id, namespace="another")
+    return run
+
+
+SPOILS: dict[str, tuple[Spoil, Refusal]] = {
+    "an unknown job": (lambda bench, run: replace(run, job_id=2**60), Refusal.UNKNOWN),
+    "another namespace": (_other_namespace, Refusal.UNKNOWN),
+    "another task id": (lambda bench, run: replace(run, task_id="another"), Refusal.SUPERSEDED),
+    "a message of the former round": (_resubmitted, Refusal.SUPERSEDED),
+    "a duplicate": (_another_claim, Refusal.SUPERSEDED),
+    "a message of the former attempt": (_retried, Refusal.SUPERSEDED),
+    "a message of a later attempt": (lambda bench, run: replace(run, attempt=2), Refusal.SUPERSEDED),
+    "a finished job": (_finished, Refusal.SUPERSEDED),
+    "a cancelled job": (_cancelled, Refusal.CANCELLED),
+    "a stop request": (_stamped, Refusal.EARLY),
+    "a retry's delay": (_waiting_to_retry, Refusal.EARLY),
+    "an expired job": (_expired, Refusal.EXPIRED),
+    "a lease that has ended": (_lease_ended, Refusal.NO_LEASE),
+    "a worker without a lease": (_without_lease, Refusal.NO_LEASE),
+}
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
+    """Mutant 13 (no attempt in the message): the former attempt's and the duplicate's claims win."""
+    spoil, reason = SPOILS[name]
+    job_id = bench.submit()
+    bench.queue(job_id)
+    run = spoil(bench, bench.key(job_id, bench.worker()))
+    row = bench.row(job_id)
+
+    assert bench.store.claim(run, TASK) == Refused(reason)
+
+    if reason is not Refusal.EXPIRED:
+        assert bench.row(job_id) == row
+
+
+def test_a_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
+    job_id = bench.submit()
+    assert bench.store.claim(bench.key(job_id, bench.worker()), "shop.other") == Refused(Refusal.SUPERSEDED)
+    assert bench.status(job_id) is JobStatus.SUBMITTED
+
+
+def test_a_held_job_is_not_claimed(bench: Bench) -> None:
+    job_id = bench.place(HELD).job_id
+    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == Refused(Refusal.EARLY)
+
+
+def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
+    """Mutants 2 and 3: a due job, still Waiting, is anybody's who has its message."""
+    job_id = bench.submit(scheduled_for=timedelta(minutes=30))
+    run = bench.key(job_id, bench.worker())
+    bench.pass_time(minutes=29)
+    bench.store.renew(run.worker)
+    assert bench.store.claim(run, TASK) == Refused(Refusal.EARLY)
+    bench.pass_time(minutes=2)
+    bench.store.renew(run.worker)
+    assert bench.store.claim(run, TASK) == run
+
+
+def test_a_due_message_is_welcome_though_the_sweep_looks_again_later(bench: Bench) -> None:
+    """Mutant 2 (one time column for both): the row's due_at lies ahead of a claim that is not early."""
+    job_id = bench.submit()
+    bench.queue(job_id)
+    due_in = bench.due_in(job_id)
+    assert due_in is not None
+    assert due_in > timedelta(minutes=1)
+    run = bench.key(job_id, bench.worker())
+    assert bench.store.claim(run, TASK) == run
+
+
+def test_a_retrys_delay_is_over_when_its_time_has_come(bench: Bench) -> None:
+    job_id = bench.submit()
+    run = _waiting_to_retry(bench, bench.key(job_id, bench.worker()))
+    bench.pass_time(minutes=61)
+    bench.store.renew(run.worker)
+    assert bench.store.claim(run, TASK) == run
+
+
+def test_a_retry_may_start_after_the_expiry_of_its_first_start(bench: Bench) -> None:
+    job_id = bench.submit(expires=timedelta(minutes=5))
+    bench.store.retry(bench.run(job_id), "{}", None, None, "again")
+    bench.pass_time(minutes=6)
+    assert bench.run(job_id).attempt == 2
+
+
+def test_who_asks_twice_with_one_claim_id_is_told_that_the_row_is_theirs(bench: Bench) -> None:
+    """Mutant 19 (the answer to the first was lost): refused, the row would be Running without a body."""
+    run = bench.run(bench.submit())
+    row = bench.row(run.job_id)
+    assert bench.store.claim(run, TASK) == run
+    assert bench.row(run.job_id) == row
+    assert bench.events(run.job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING]
+
+
+def test_who_asks_twice_is_refused_once_the_run_is_over(bench: Bench) -> None:
+    run = bench.run(bench.submit())
+    bench.store.give_back(run, "shut down", run.worker)
+    assert bench.store.claim(run, TASK) == Refused(Refusal.SUPERSEDED)
+
+
+def test_a_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
+    job_id = bench.submit()
+    run = bench.run(job_id, bench.worker("w7", pid=77))
+    row = bench.row(job_id)
+    found = [row[name] for name in ("attempt", "claim_id", "worker", "boot_id", "pid")]
+    assert found == [1, run.claim_id, "w7", run.worker.boot_id, 77]
+    assert bench.store.events(job_id)[-1].actor == "worker w7"
+
+
+def test_a_run_outside_any_worker_needs_no_lease(bench: Bench) -> None:
+    job_id = bench.submit()
+    run = bench.key(job_id, Worker("here", None, 1))
+    assert bench.store.claim(run, TASK) == run
+    bench.pass_time(days=1)
+    assert bench.store.lapsed_workers() == []
+    assert bench.status(job_id) is JobStatus.RUNNING
+
+
+def test_the_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
+    """Mutant 10 (refused, and nobody writes it): the job never becomes final."""
+    job_id = bench.submit(expires=timedelta(minutes=5))
+    bench.queue(job_id)
+    bench.pass_time(minutes=6)
+    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == Refused(Refusal.EXPIRED)
+    row = bench.row(job_id)
+    assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
+    assert row["finished"] is not None
+    assert row["started"] is None
+
+
+def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(bench: Bench) -> None:
+    """Where a move takes several statements, the clock may pass a deadline between two of them."""
+    job_id = bench.submit(expires=timedelta(minutes=5))
+    run, past = bench.key(job_id, bench.worker()), bench.row(job_id)["submitted"]
+    moved_on: list[str] = []
+
+    def before_the_update(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if "UPDATE jobhandle_job" in statement and not moved_on:
+            moved_on.append(statement)
+            connection.execute(update(job).where(job.c.id == job_id).values(expires=past))
+
+    event.listen(bench.door.engine, "before_cursor_execute", before_the_update)
+    said = bench.store.claim(run, TASK)
+    assert moved_on
+    assert isinstance(said, Run) == (bench.status(job_id) is JobStatus.RUNNING)
+
+
+@pytest.mark.parametrize("reached", ["by a cancel", "by expiry"])
+def test_one_refused_message_of_a_cancelled_job_tells_celery(bench: Bench, reached: str) -> None:
+    job_id = bench.submit(expires=timedelta(minutes=5))
+    if reached == "by a cancel":
+        bench.store.cancel(job_id, None, terminate=False)
+    else:
+        bench.pass_time(minutes=6)
+        bench.store.expire()
+    task_id = bench.row(job_id)["task_id"]
+    assert bench.store.tell_revoked(job_id, task_id)
+    assert not bench.store.tell_revoked(job_id, task_id)
+
+
+def test_nobody_tells_celery_of_a_job_that_is_not_cancelled_or_of_another_round(bench: Bench) -> None:
+    job_id = bench.submit()
+    task_id = bench.row(job_id)["task_id"]
+    assert not bench.store.tell_revoked(job_id, task_id)
+    bench.store.fail(bench.run(job_id), FAILURE)
+    assert not bench.store.tell_revoked(job_id, task_id)
+    assert bench.store.resubmit(job_id, str(uuid.uuid4()), None)
+    bench.store.cancel(job_id, None, terminate=False)
+    assert not bench.store.tell_revoked(job_id, task_id)
+    assert bench.store.tell_revoked(job_id, bench.row(job_id)["task_id"])
+
+
+def test_who_stopped_a_body_has_told_celery_already(bench: Bench) -> None:
+    run = bench.run(bench.submit())
+    bench.store.stop(run, "as asked")
+    assert not bench.store.tell_revoked(run.job_id, run.task_id)

@@ -1,0 +1,36 @@
+"""The store does what the model does, on each database: a search by Hypothesis.
+
+`JOBHANDLE_TEST_MACHINE_EXAMPLES=5000` looks longer.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from jobhandle_celery.status import JobStatus
+from tests.store.machine import StoreMachine, legal
+
+EXAMPLES = int(os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES", "40"))
+STEPS = 40
+
+
+def test_the_store_does_what_the_model_does(common_url: str) -> None:
+    run_machine(
+        lambda: StoreMachine(common_url),  # type: ignore[arg-type]  # any callable will do
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_the_table_of_moves_leads_from_no_final_status_but_by_resubmit(status: JobStatus) -> None:
+    leads_to = {after for after in JobStatus if legal(status, after)}
+    assert leads_to == ({JobStatus.RESUBMITTED} if status.final else leads_to - {JobStatus.RESUBMITTED})

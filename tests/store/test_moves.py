@@ -1,0 +1,332 @@
+"""Every row of the table of moves, from every status, given that every other condition of its guard holds.
+
+So it is the status alone that decides here; the other conditions have their own tests.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from jobhandle_celery.status import MOVES, JobStatus
+from jobhandle_celery.store import Run
+from tests.store.bench import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Bench, about
+
+NONE = "none"
+KEPT = "as it was"
+NOW = timedelta(0)
+Expected = str | timedelta
+
+RUNNING = JobStatus.RUNNING
+FINAL_ROW: dict[str, Expected] = {
+    "due_at": NONE,
+    "not_before": NONE,
+    "unique_slot": NONE,
+    "boot_id": NONE,
+    "pid": NONE,
+    "finished": NOW,
+}
+REQUEUED_ROW: dict[str, Expected] = {
+    "due_at": NOW,
+    "not_before": NONE,
+    "unique_slot": KEPT,
+    "boot_id": NONE,
+    "pid": NONE,
+    "finished": NONE,
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb as the table of moves names it, one way to call it, and what is in the row afterwards."""
+
+    move: str
+    call: Callable[[Bench, Run], Any]
+    to: JobStatus
+    row: dict[str, Expected]
+    before: Callable[[Bench, int], None] = lambda bench, job_id: None
+    silent: bool = False
+    """Queued has no event: it would double their number and say nothing."""
+
+
+def _stamped(bench: Bench, job_id: int) -> None:
+    bench.write(job_id, cancel_requested=bench.row(job_id)["submitted"])
+
+
+def _second_chance(bench: Bench, job_id: int) -> None:
+    bench.write(job_id, max_attempts=2)
+
+
+def _stamped_with_a_second_chance(bench: Bench, job_id: int) -> None:
+    _stamped(bench, job_id)
+    _second_chance(bench, job_id)
+
+
+def _expired(bench: Bench, job_id: int) -> None:
+    row = bench.row(job_id)
+    bench.write(job_id, started=None, expires=row["submitted"], due_at=row["submitted"])
+
+
+def _claim(bench: Bench, run: Run) -> Any:
+    return bench.store.claim(bench.key(run.job_id, run.worker), TASK)
+
+
+def _set(status: JobStatus) -> Callable[[Bench, Run], Any]:
+    return lambda bench, run: bench.store.set_status(run.job_id, status, str(uuid.uuid4()), None, None)
+
+
+def _send_back(bench: Bench, run: Run) -> Any:
+    message = bench.message(run.job_id)
+    return bench.store.send_back(run.job_id, run.task_id, message.attempt, run.worker)
+
+
+VERBS = {
+    "release": Verb(
+        "release",
+        lambda bench, run: bench.store.release(run.job_id, None),
+        JobStatus.SUBMITTED,
+        {"due_at": GRACE, "not_before": NONE, "scheduled_for": NONE, "unique_slot": KEPT, "finished": NONE},
+    ),
+    "publish": Verb(
+        "publish",
+        lambda bench, run: bench.queue(run.job_id),
+        JobStatus.QUEUED,
+        {"due_at": PATIENCE, "not_before": KEPT, "unique_slot": KEPT, "finished": NONE},
+        silent=True,
+    ),
+    "claim": Verb(
+        "claim",
+        _claim,
+        RUNNING,
+        {
+            "due_at": NONE,
+            "not_before": NONE,
+            "started": NOW,
+            "unique_slot": KEPT,
+            "boot_id": "the worker's",
+            "pid": "the worker's",
+            "finished": NONE,
+        },
+    ),
+    "take": Verb(
+        "take",
+        _set(RUNNING),
+        RUNNING,
+        {
+            "due_at": NONE,
+            "not_before": NONE,
+            "started": NOW,
+            "unique_slot": KEPT,
+            "boot_id": NONE,
+            "pid": NONE,
+            "finished": NONE,
+        },
+    ),
+    "finish": Verb("finish", lambda bench, run: bench.store.finish(run, "1"), JobStatus.FINISHED, FINAL_ROW),
+    "fail": Verb("fail", lambda bench, run: bench.store.fail(run, FAILURE), JobStatus.ERROR, FINAL_ROW),
+    "stop": Verb("stop", lambda bench, run: bench.store.stop(run, ""), JobStatus.CANCELLED, FINAL_ROW),
+    "retry at once": Verb(
+        "retry",
+        lambda bench, run: bench.store.retry(run, "{}", None, None, "again"),
+        JobStatus.REQUEUED,
+        REQUEUED_ROW | {"due_at": GRACE},
+    ),
+    "retry later": Verb(
+        "retry",
+        lambda bench, run: bench.store.retry(run, "{}", None, 3600.0, "again"),
+        JobStatus.REQUEUED,
+        REQUEUED_ROW | {"due_at": timedelta(hours=1), "not_before": timedelta(hours=1)},
+    ),
+    "retry, asked to stop": Verb(
+        "retry",
+        lambda bench, run: bench.store.retry(run, "{}", None, None, "again"),
+        JobStatus.CANCELLED,
+        FINAL_ROW,
+        before=_stamped,
+    ),
+    "give_back": Verb(
+        "give_back",
+        lambda bench, run: bench.store.give_back(run, "shut down", run.worker),
+        JobStatus.REQUEUED,
+        REQUEUED_ROW,
+    ),
+    "give_back, asked to stop": Verb(
+        "give_back",
+        lambda bench, run: bench.store.give_back(run, "shut down", run.worker),
+        JobStatus.CANCELLED,
+        FINAL_ROW,
+        before=_stamped,
+    ),
+    "lose for good": Verb(
+        "lose",
+        lambda bench, run: bench.store.lose(run, "gone", run.worker),
+        JobStatus.ERROR,
+        FINAL_ROW,
+    ),
+    "lose with attempts left": Verb(
+        "lose",
+        lambda bench, run: bench.store.lose(run, "gone", run.worker),
+        JobStatus.REQUEUED,
+        REQUEUED_ROW,
+        before=_second_chance,
+    ),
+    "lose, asked to stop": Verb(
+        "lose",
+        lambda bench, run: bench.store.lose(run, "gone", run.worker),
+        JobStatus.CANCELLED,
+        FINAL_ROW,
+        before=_stamped_with_a_second_chance,
+    ),
+    # The worker stays named until the body has left.
+    "end as Finished": Verb(
+        "end", _set(JobStatus.FINISHED), JobStatus.FINISHED, FINAL_ROW | {"boot_id": KEPT, "pid": KEPT}
+    ),
+    "end as Error": Verb(
+        "end", _set(JobStatus.ERROR), JobStatus.ERROR, FINAL_ROW | {"boot_id": KEPT, "pid": KEPT}
+    ),
+    "cancel": Verb(
+        "cancel",
+        lambda bench, run: bench.store.cancel(run.job_id, None, terminate=False),
+        JobStatus.CANCELLED,
+        FINAL_ROW | {"cancel_requested": NOW},
+    ),
+    "expire": Verb(
+        "expire", lambda bench, run: bench.store.expire(), JobStatus.CANCELLED, FINAL_ROW, before=_expired
+    ),
+    "send_back": Verb(
+        "send_back",
+        _send_back,
+        JobStatus.SUBMITTED,
+        {"due_at": PATIENCE, "unique_slot": KEPT, "message": KEPT, "finished": NONE},
+    ),
+    "resubmit": Verb(
+        "resubmit",
+        lambda bench, run: bench.store.resubmit(run.job_id, str(uuid.uuid4()), None),
+        JobStatus.RESUBMITTED,
+        {"due_at": GRACE, "not_before": NONE, "started": NONE, "finished": NONE, "boot_id": NONE},
+    ),
+}
+
+NOT_HELD = {"publish", "claim", "send_back"}
+"""A held job is Waiting, and leaves it by release, an outsider's claim, cancel and expiry alone."""
+
+
+def _moves_from(verb: Verb, state: str) -> bool:
+    if state == HELD:
+        return JobStatus.WAITING in MOVES[verb.move].sources and verb.move not in NOT_HELD
+    return state in MOVES[verb.move].sources
+
+
+def _key(bench: Bench, job_id: int, run: Run | None) -> Run:
+    # Of a job that nobody runs: the key that its row would fit if it were Running.
+    if run is None or bench.row(job_id)["task_id"] != run.task_id:
+        message = bench.message(job_id)
+        run = Run(job_id, message.task_id, message.attempt - 1, str(uuid.uuid4()), bench.worker())
+        bench.write(job_id, claim_id=run.claim_id)
+    return run
+
+
+def test_every_move_of_the_table_is_tried_here() -> None:
+    assert {verb.move for verb in VERBS.values()} == MOVES.keys() - {"submit"}
+
+
+CASES = [
+    pytest.param(name, state, id=f"{name}, {state}")
+    for name in VERBS
+    for state in STATES
+    # No move, but the request is noted in the row: see test_acting.py.
+    if (name, state) != ("cancel", RUNNING)
+]
+
+
+@pytest.mark.parametrize(("name", "state"), CASES)
+def test_a_verb_moves_a_job_from_its_sources_and_from_nowhere_else(
+    bench: Bench, name: str, state: str
+) -> None:
+    verb = VERBS[name]
+    placed = bench.place(state, unique_key="the only one")
+    job_id = placed.job_id
+    verb.before(bench, job_id)
+    run = _key(bench, job_id, placed.run)
+    row, events = bench.row(job_id), bench.events(job_id)
+
+    verb.call(bench, run)
+
+    after, told = bench.row(job_id), bench.events(job_id)
+    if not _moves_from(verb, state):
+        assert after == row
+        assert told == events
+        return
+    assert after["status_id"] is verb.to
+    assert verb.to in MOVES[verb.move].targets
+    assert told == events + ([] if verb.silent else [verb.to])
+    for column, expected in verb.row.items():
+        assert _fits(bench, row, after, column, expected), (column, row[column], after[column])
+
+
+def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str, expected: Expected) -> bool:
+    found = after[column]
+    if isinstance(expected, timedelta):
+        return found is not None and about(bench.ahead(found), expected)
+    match expected:
+        case "none":
+            return found is None
+        case "as it was":
+            return bool(found == row[column])
+        case _:
+            return found is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "due", "not_before"),
+    [
+        ({}, JobStatus.SUBMITTED, GRACE, None),
+        ({"scheduled_for": timedelta(hours=-1)}, JobStatus.SUBMITTED, GRACE, None),
+        ({"held": True, "scheduled_for": timedelta(hours=-1)}, JobStatus.SUBMITTED, GRACE, None),
+        ({"held": True}, JobStatus.WAITING, None, None),
+        ({"held": True, "expires": timedelta(hours=1)}, JobStatus.WAITING, timedelta(hours=1), None),
+        ({"scheduled_for": timedelta(hours=1)}, JobStatus.WAITING, timedelta(hours=1), timedelta(hours=1)),
+        (
+            {"held": True, "scheduled_for": timedelta(hours=1)},
+            JobStatus.WAITING,
+            timedelta(hours=1),
+            timedelta(hours=1),
+        ),
+        (
+            {"scheduled_for": timedelta(hours=2), "expires": timedelta(hours=1)},
+            JobStatus.WAITING,
+            timedelta(hours=1),
+            timedelta(hours=2),
+        ),
+    ],
+)
+def test_a_submitted_job_waits_for_its_time_or_for_its_release(
+    bench: Bench,
+    given: dict[str, Any],
+    status: JobStatus,
+    due: timedelta | None,
+    not_before: timedelta | None,
+) -> None:
+    job_id = bench.submit(**given)
+    row = bench.row(job_id)
+    assert row["status_id"] is status
+    for moment, expected in ((row["due_at"], due), (row["not_before"], not_before)):
+        assert moment is None if expected is None else about(bench.ahead(moment), expected)
+    assert bench.events(job_id) == [status]
+
+
+def test_a_loss_is_counted_and_a_give_back_is_not(bench: Bench) -> None:
+    job_id = bench.submit(max_attempts=2)
+    run = bench.run(job_id)
+    bench.store.give_back(run, "shut down", run.worker)
+    assert bench.row(job_id)["losses"] == 0
+    run = bench.run(job_id)
+    bench.store.lose(run, "gone", run.worker)
+    assert bench.row(job_id)["losses"] == 1
+    run = bench.run(job_id)
+    bench.store.lose(run, "gone", run.worker)
+    row = bench.row(job_id)
+    assert (row["status_id"], row["losses"], row["attempt"]) == (JobStatus.ERROR, 2, 3)

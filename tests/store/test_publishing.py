@@ -1,0 +1,258 @@
+"""Rows on their way to the broker: what is due, who may take it, and marks that come too late."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Outgoing, Worker
+from tests.store.bench import GRACE, HELD, PATIENCE, TASK, Bench, about
+
+HOUR = 3600.0
+
+
+def ids(messages: list[Outgoing]) -> list[int]:
+    return [message.job_id for message in messages]
+
+
+def test_the_submitter_reads_what_it_is_to_send(bench: Bench) -> None:
+    job_id = bench.submit(args="[1]", kwargs='{"a": 2}', queue="q", priority=3, routing='{"x": 1}')
+    [message] = bench.store.outgoing([job_id])
+    assert message == bench.message(job_id)
+    assert (message.task, message.attempt, message.args, message.kwargs) == (TASK, 1, "[1]", '{"a": 2}')
+    assert (message.queue, message.priority, message.routing) == ("q", 3, '{"x": 1}')
+
+
+@pytest.mark.parametrize("state", [*JobStatus, HELD])
+def test_the_submitter_sends_only_what_waits_to_be_sent(bench: Bench, state: str) -> None:
+    job_id = bench.place(state).job_id
+    to_send = state in (JobStatus.SUBMITTED, JobStatus.REQUEUED, JobStatus.RESUBMITTED)
+    assert ids(bench.store.outgoing([job_id])) == ([job_id] if to_send else [])
+
+
+def test_a_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
+    run = bench.run(bench.submit())
+    bench.store.retry(run, "{}", None, HOUR, "again")
+    assert bench.store.outgoing([run.job_id]) == []
+
+
+@pytest.mark.parametrize("state", [*JobStatus, HELD])
+def test_the_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: str) -> None:
+    """Mutant 18: a row that was marked Queued is looked at again, should its message be lost."""
+    job_id = bench.place(state).job_id
+    bench.pass_time(hours=1)
+    startable = not (state in (HELD, JobStatus.RUNNING) or JobStatus(state).final)
+    assert ids(bench.store.reserve(10)) == ([job_id] if startable else [])
+
+
+@pytest.mark.parametrize("given", [{"held": True}, {"scheduled_for": timedelta(hours=2)}])
+def test_a_job_that_may_not_start_is_not_published_though_its_expiry_makes_it_due(
+    bench: Bench, given: dict[str, Any]
+) -> None:
+    """The sweep looks at it then, to cancel it; a pass that has just done so must not send it."""
+    bench.submit(expires=timedelta(minutes=5), **given)
+    bench.pass_time(minutes=6)
+    assert bench.store.reserve(10) == []
+
+
+def test_a_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, other: Bench) -> None:
+    """Mutant 18's kin: the sweep that took it may have died before it sent anything."""
+    job_id = bench.submit()
+    assert bench.store.reserve(10) == []
+    bench.pass_time(seconds=GRACE.total_seconds() + 1)
+    assert ids(bench.store.reserve(10)) == [job_id]
+    assert bench.status(job_id) is JobStatus.SUBMITTED
+    assert other.store.reserve(10) == []
+    bench.pass_time(seconds=GRACE.total_seconds() + 1)
+    assert ids(other.store.reserve(10)) == [job_id]
+
+
+def test_a_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench: Bench) -> None:
+    first = bench.submit()
+    bench.pass_time(seconds=1)
+    others = {bench.submit() for _ in range(3)}
+    bench.pass_time(minutes=5)
+    assert ids(bench.store.reserve(1)) == [first]
+    assert set(ids(bench.store.reserve(2))) < others
+
+
+def test_a_retry_is_not_reserved_before_its_time(bench: Bench) -> None:
+    run = bench.run(bench.submit())
+    bench.store.retry(run, "{}", None, HOUR, "again")
+    bench.pass_time(minutes=59)
+    assert bench.store.reserve(10) == []
+    bench.pass_time(minutes=2)
+    assert ids(bench.store.reserve(10)) == [run.job_id]
+
+
+def test_a_late_mark_does_not_touch_the_back_off_of_a_retry(bench: Bench) -> None:
+    """Mutant 1 (guarded by status only): a second message starts the retry at once."""
+    job_id = bench.submit()
+    [message] = bench.store.outgoing([job_id])
+    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    row = bench.row(job_id)
+    bench.store.mark_queued([message])
+    assert bench.row(job_id) == row
+    assert about(bench.due_in(job_id), timedelta(hours=1))
+
+
+@pytest.mark.parametrize("state", [JobStatus.RUNNING, JobStatus.FINISHED, JobStatus.CANCELLED])
+def test_a_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobStatus) -> None:
+    job_id = bench.submit()
+    [message] = bench.store.outgoing([job_id])
+    if state is JobStatus.CANCELLED:
+        bench.store.cancel(job_id, None, terminate=False)
+    else:
+        run = bench.run(job_id)
+        if state is JobStatus.FINISHED:
+            bench.store.finish(run, "1")
+    row = bench.row(job_id)
+    bench.store.mark_queued([message])
+    assert bench.row(job_id) == row
+
+
+def test_a_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: Bench) -> None:
+    """Mutant 3: refused to a fast worker, it would be Queued without a message."""
+    job_id = bench.place(JobStatus.WAITING).job_id
+    [message] = bench.store.reserve(10)
+    run = bench.run(job_id)
+    bench.store.mark_queued([message])
+    assert bench.status(job_id) is JobStatus.RUNNING
+    assert bench.store.finish(run, "1")
+
+
+def test_the_patience_doubles_with_each_publish_up_to_a_quarter_of_an_hour(common_url: str) -> None:
+    bench = Bench(common_url, namespace=str(uuid.uuid4()), patience=timedelta(minutes=2))
+    job_id, found = bench.submit(), []
+    for _ in range(6):
+        bench.queue(job_id)
+        found.append(bench.due_in(job_id))
+    bench.close()
+    expected = [timedelta(minutes=minutes) for minutes in (2, 4, 8, 15, 15, 15)]
+    assert all(about(due, wanted) for due, wanted in zip(found, expected, strict=True)), found
+
+
+def test_a_new_attempt_has_the_first_patience_again(bench: Bench) -> None:
+    job_id = bench.submit()
+    for _ in range(3):
+        bench.queue(job_id)
+    bench.store.retry(bench.run(job_id), "{}", None, None, "again")
+    assert bench.row(job_id)["publishes"] == 0
+
+
+def test_a_queued_job_may_be_left_to_its_message_once_more(bench: Bench) -> None:
+    """Mutant 4: how often in a row is counted, so that the broker's count is not believed for ever."""
+    job_id = bench.submit(queue="q")
+    bench.queue(job_id)
+    for damped in range(1, 4):
+        bench.pass_time(minutes=16)
+        messages = bench.store.reserve(10)
+        assert messages[0].damped == damped - 1
+        bench.store.look_later(messages)
+        assert bench.row(job_id)["damped"] == damped
+        assert about(bench.due_in(job_id), PATIENCE)
+    bench.queue(job_id)
+    assert bench.row(job_id)["damped"] == 0
+
+
+def test_a_job_that_was_claimed_meanwhile_is_not_looked_at_later(bench: Bench) -> None:
+    job_id = bench.submit()
+    bench.queue(job_id)
+    bench.pass_time(minutes=16)
+    messages = bench.store.reserve(10)
+    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    row = bench.row(job_id)
+    bench.store.look_later(messages)
+    assert bench.row(job_id) == row
+
+
+def test_rows_are_counted_by_queue(bench: Bench) -> None:
+    for queue in ("a", "a", "b", "c"):
+        bench.queue(bench.submit(queue=queue))
+    bench.submit(queue="a")
+    assert bench.store.count_queued(["a", "b", "nothing"]) == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize("state", [JobStatus.SUBMITTED, JobStatus.WAITING, HELD, JobStatus.QUEUED])
+def test_the_sweep_cancels_an_expired_job_in_every_status_and_says_so(bench: Bench, state: str) -> None:
+    """Mutant 10: without it the job would wait for ever for a claim that is refused."""
+    job_id = bench.place(state, expires=timedelta(minutes=40), unique_key="k").job_id
+    bench.pass_time(minutes=41)
+    assert bench.store.expire() == 1
+    row = bench.row(job_id)
+    assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
+    assert bench.store.events(job_id)[-1].actor == "sweep"
+    assert (row["due_at"], row["unique_slot"], row["started"]) == (None, None, None)
+
+
+def test_a_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Bench) -> None:
+    early = bench.submit(expires=timedelta(minutes=40))
+    retried = bench.submit(expires=timedelta(minutes=10))
+    bench.store.retry(bench.run(retried), "{}", None, None, "again")
+    bench.pass_time(minutes=20)
+    assert bench.store.expire() == 0
+    assert bench.status(early) is JobStatus.SUBMITTED
+    assert bench.status(retried) is JobStatus.REQUEUED
+
+
+@pytest.mark.parametrize("verb", ["mark_queued", "look_later", "send_back"])
+def test_the_sweep_looks_again_no_later_than_the_expiry(bench: Bench, verb: str) -> None:
+    job_id = bench.submit(expires=timedelta(minutes=5))
+    bench.queue(job_id)
+    message = bench.message(job_id)
+    match verb:
+        case "mark_queued":
+            bench.store.mark_queued([message])
+        case "look_later":
+            bench.store.look_later([message])
+        case _:
+            assert bench.store.send_back(job_id, message.task_id, 1, Worker("w", "b", 1))
+    assert about(bench.due_in(job_id), timedelta(minutes=5))
+
+
+def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) -> None:
+    job_id = bench.submit(message="from the importer")
+    bench.queue(job_id)
+    message = bench.message(job_id)
+    assert bench.store.send_back(job_id, message.task_id, message.attempt, bench.worker("w9"))
+    job = bench.store.job(job_id)
+    assert job is not None
+    assert (job.status, job.message) == (JobStatus.SUBMITTED, "from the importer")
+    event = bench.store.events(job_id)[-1]
+    assert (event.status, event.actor) == (JobStatus.SUBMITTED, "worker w9")
+    assert TASK in event.message
+
+
+def test_a_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
+    job_id = bench.submit()
+    message, me = bench.message(job_id), bench.worker()
+    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    row = bench.row(job_id)
+    assert not bench.store.send_back(job_id, message.task_id, message.attempt, me)
+    assert not bench.store.send_back(job_id, "another", message.attempt + 1, me)
+    assert bench.row(job_id) == row
+
+
+@pytest.mark.parametrize("delay", [1e9, 1e12, 1e300])
+def test_a_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, delay: float) -> None:
+    run = bench.run(bench.submit())
+    assert bench.store.retry(run, "{}", None, delay, "again") is JobStatus.REQUEUED
+    row = bench.row(run.job_id)
+    assert abs(row["due_at"] - row["not_before"]) < timedelta(seconds=1)
+    assert bench.ahead(row["not_before"]) > timedelta(days=365)
+    assert bench.store.outgoing([run.job_id]) == []
+
+
+def test_a_job_that_cannot_be_made_into_a_message_is_put_off_and_says_so(bench: Bench) -> None:
+    job_id = bench.submit(unique_key="k")
+    message = bench.message(job_id)
+    bench.store.put_off([message])
+    assert bench.status(job_id) is JobStatus.SUBMITTED
+    assert about(bench.due_in(job_id), timedelta(minutes=15))
+    assert "cannot be made into a message" in bench.store.events(job_id)[-1].message
+    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    row = bench.row(job_id)
+    bench.store.put_off([message])
+    assert bench.row(job_id) == row, "that was another attempt's"

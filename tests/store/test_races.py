@@ -1,0 +1,287 @@
+"""Two verbs, one row, real threads and real locks: exactly one wins, whoever comes first.
+
+Each pair is let loose many times, and, on PostgreSQL, lined up behind a lock in either order.
+"""
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from jobhandle_celery.schema import job
+from jobhandle_celery.schema import worker as worker_table
+from jobhandle_celery.status import FINAL, JobStatus
+from jobhandle_celery.store import Refused, Run
+from tests.store.bench import FAILURE, LEASE, TASK, Bench
+from tests.store.racing import Contender, in_line, locked, race, waiting
+from tests.support import eventually
+
+LAPSE = LEASE.total_seconds() + 1
+ROUNDS = 8
+
+
+@dataclass
+class Pair:
+    """Two verbs about one job, and whether each won."""
+
+    first: Contender
+    second: Contender
+    job_id: int
+    run: Run | None = None
+    won: Callable[[Any], bool] = bool
+    ends_as: dict[int, set[JobStatus]] = field(default_factory=dict)
+    """Which statuses the job may end in if the first (0) or the second (1) won."""
+
+
+def claim_claim(bench: Bench) -> Pair:
+    job_id = bench.submit()
+    first, second = (bench.key(job_id, bench.worker(name)) for name in ("w1", "w2"))
+    return Pair(
+        lambda: bench.store.claim(first, TASK),
+        lambda: bench.store.claim(second, TASK),
+        job_id,
+        won=lambda said: isinstance(said, Run),
+    )
+
+
+def claim_cancel(bench: Bench) -> Pair:
+    job_id = bench.submit()
+    run = bench.key(job_id, bench.worker())
+    return Pair(
+        lambda: isinstance(bench.store.claim(run, TASK), Run),
+        lambda: bench.store.cancel(job_id, None, terminate=False) is JobStatus.CANCELLED,
+        job_id,
+        ends_as={0: {JobStatus.RUNNING}, 1: {JobStatus.CANCELLED}},
+    )
+
+
+def claim_take(bench: Bench) -> Pair:
+    job_id = bench.submit()
+    run = bench.key(job_id, bench.worker())
+
+    def take() -> bool:
+        return bench.store.set_status(job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None) == (
+            JobStatus.SUBMITTED,
+            True,
+        )
+
+    return Pair(lambda: isinstance(bench.store.claim(run, TASK), Run), take, job_id)
+
+
+def finish_reap(bench: Bench) -> Pair:
+    run = bench.run(bench.submit(max_attempts=2))
+    bench.pass_time(seconds=LAPSE)
+    return Pair(
+        lambda: bench.store.finish(run, "1"),
+        lambda: bench.store.reap(str(run.worker.boot_id)),
+        run.job_id,
+        ends_as={0: {JobStatus.FINISHED}, 1: {JobStatus.REQUEUED}},
+    )
+
+
+def finish_end(bench: Bench) -> Pair:
+    run = bench.run(bench.submit())
+
+    def end() -> bool:
+        return bench.store.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)[1]
+
+    return Pair(
+        lambda: bench.store.finish(run, "1"),
+        end,
+        run.job_id,
+        ends_as={0: {JobStatus.FINISHED}, 1: {JobStatus.ERROR}},
+    )
+
+
+def lose_fail(bench: Bench) -> Pair:
+    run = bench.run(bench.submit())
+    return Pair(
+        lambda: bench.store.lose(run, "gone", run.worker),
+        lambda: bench.store.fail(run, FAILURE),
+        run.job_id,
+    )
+
+
+def resubmit_resubmit(bench: Bench) -> Pair:
+    job_id = bench.submit()
+    bench.store.cancel(job_id, None, terminate=False)
+
+    def resubmit() -> bool:
+        return bench.store.resubmit(job_id, str(uuid.uuid4()), None)
+
+    return Pair(resubmit, resubmit, job_id)
+
+
+def release_release(bench: Bench) -> Pair:
+    job_id = bench.submit(held=True)
+    return Pair(lambda: bench.store.release(job_id, None), lambda: bench.store.release(job_id, None), job_id)
+
+
+def expire_claim(bench: Bench) -> Pair:
+    job_id = bench.submit()
+    run = bench.key(job_id, bench.worker())
+    bench.write(job_id, expires=bench.row(job_id)["submitted"], due_at=bench.row(job_id)["submitted"])
+    return Pair(
+        bench.store.expire,
+        lambda: bench.store.claim(run, TASK) is run,
+        job_id,
+        ends_as={0: {JobStatus.CANCELLED}},
+    )
+
+
+def tell_tell(bench: Bench) -> Pair:
+    job_id = bench.place(JobStatus.QUEUED).job_id
+    bench.store.cancel(job_id, None, terminate=False)
+    task_id = bench.row(job_id)["task_id"]
+    return Pair(
+        lambda: bench.store.tell_revoked(job_id, task_id),
+        lambda: bench.store.tell_revoked(job_id, task_id),
+        job_id,
+    )
+
+
+PAIRS = (
+    claim_claim,
+    claim_cancel,
+    claim_take,
+    finish_reap,
+    finish_end,
+    lose_fail,
+    resubmit_resubmit,
+    release_release,
+    tell_tell,
+)
+
+
+def judge(bench: Bench, pair: Pair, said: list[Any]) -> None:
+    won = [pair.won(one) for one in said]
+    assert won.count(True) == 1, said
+    allowed = pair.ends_as.get(won.index(True))
+    assert allowed is None or bench.status(pair.job_id) in allowed
+    moves = bench.events(pair.job_id)
+    assert len([status for status in moves if status in FINAL]) <= 1 + moves.count(JobStatus.RESUBMITTED)
+
+
+@pytest.mark.parametrize("pair_of", PAIRS, ids=lambda pair_of: str(pair_of.__name__))
+def test_of_two_verbs_let_loose_at_once_exactly_one_wins(
+    bench: Bench, pair_of: Callable[[Bench], Pair]
+) -> None:
+    for _ in range(ROUNDS):
+        pair = pair_of(bench)
+        judge(bench, pair, race(pair.first, pair.second))
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["as named", "reversed"])
+@pytest.mark.parametrize("pair_of", PAIRS, ids=lambda pair_of: str(pair_of.__name__))
+def test_of_two_verbs_in_line_for_the_row_exactly_one_wins(
+    bench: Bench, pair_of: Callable[[Bench], Pair], order: int
+) -> None:
+    pair = pair_of(bench)
+    said = in_line(bench, job, [pair.first, pair.second][::order])[::order]
+    judge(bench, pair, said)
+    if bench.door.engine.dialect.name == "postgresql":
+        assert pair.won(said[0] if order == 1 else said[1]), "the first in line"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_expired_job_is_cancelled_once_whoever_meets_it(bench: Bench, order: int) -> None:
+    pair = expire_claim(bench)
+    said = in_line(bench, job, [pair.first, pair.second][::order])[::order]
+    assert not said[1]
+    assert bench.events(pair.job_id) == [JobStatus.SUBMITTED, JobStatus.CANCELLED]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, order: int) -> None:
+    run = bench.run(bench.submit())
+    contenders: list[Contender] = [
+        lambda: bench.store.cancel(run.job_id, None, terminate=False),
+        lambda: bench.store.retry(run, "{}", None, None, "again"),
+    ]
+    cancelled, retried = in_line(bench, job, contenders[::order])[::order]
+    assert bench.status(run.job_id) is JobStatus.CANCELLED
+    assert (cancelled, retried) in [
+        (JobStatus.RUNNING, JobStatus.CANCELLED),
+        (JobStatus.CANCELLED, JobStatus.REQUEUED),
+    ]
+
+
+def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(postgresql_bench: Bench) -> None:
+    """The job is final to the cancel's first statement, and sent round again before its second."""
+    bench, other = (
+        postgresql_bench,
+        Bench(postgresql_bench.url, namespace=postgresql_bench.settings.namespace),
+    )
+    job_id = bench.place(JobStatus.FINISHED).job_id
+    resubmitted: list[bool] = []
+
+    def in_between(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "SELECT jobhandle_job.status_id" in statement and not resubmitted:
+            resubmitted.append(other.store.resubmit(job_id, str(uuid.uuid4()), None))
+
+    event.listen(bench.door.engine, "before_cursor_execute", in_between)
+    cancelled = bench.store.cancel(job_id, None, terminate=False)
+    other.close()
+    assert resubmitted == [True]
+    assert cancelled is bench.status(job_id) is JobStatus.CANCELLED
+
+
+def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_lost(bench: Bench) -> None:
+    for _ in range(ROUNDS):
+        run = bench.run(bench.submit(max_attempts=2))
+        bench.pass_time(seconds=LAPSE)
+        renewed, lost = race(
+            lambda run=run: bench.store.renew(run.worker),  # type: ignore[misc]
+            lambda run=run: bench.store.reap(str(run.worker.boot_id)),  # type: ignore[misc]
+        )
+        assert renewed == (not lost)
+        assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)
+
+
+def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
+    run = bench.run(bench.submit(max_attempts=2))
+    bench.pass_time(seconds=LAPSE)
+    contenders: list[Contender] = [
+        lambda: bench.store.reap(str(run.worker.boot_id)),
+        lambda: bench.store.renew(run.worker),
+    ]
+    # The reap has locked the worker and waits for its job.
+    lost, renewed = in_line(bench, job, contenders)
+    assert renewed == (not lost)
+    assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)
+
+
+def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(postgresql_bench: Bench) -> None:
+    """Mutant 11: the lease is looked at in the reap's own transaction, under a lock."""
+    bench = postgresql_bench
+    run = bench.run(bench.submit(max_attempts=2))
+    bench.pass_time(seconds=LAPSE)
+    with locked(bench, worker_table):
+        assert bench.store.reap(str(run.worker.boot_id)) == []
+    bench.store.renew(run.worker)
+    assert bench.store.reap(str(run.worker.boot_id)) == []
+
+
+def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(postgresql_bench: Bench) -> None:
+    """SQLite has one lock: there, nothing happens between a claim's look and its commit."""
+    bench = postgresql_bench
+    job_id = bench.submit()
+    me = bench.worker()
+    run = bench.key(job_id, me)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(bench, job):
+            claiming = pool.submit(bench.store.claim, run, TASK)
+            eventually(lambda: waiting(bench) == 1)
+            with bench.door.transaction() as connection:
+                lapsed = worker_table.update().where(worker_table.c.boot_id == me.boot_id)
+                past = worker_table.c.started
+                bench.store.execute(connection, lapsed.values(lease_until=past))
+            bench.store.reap(str(me.boot_id))
+        said = claiming.result(timeout=30)
+    for boot_id in bench.store.lapsed_workers():
+        bench.store.reap(boot_id)
+    assert isinstance(said, Refused) or bench.status(job_id) is JobStatus.ERROR

@@ -1,0 +1,237 @@
+"""A final job goes round again: afresh, under a new task id, and never beside its former body."""
+
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from jobhandle_celery.errors import InvalidTransitionError
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Refusal, Refused, Run, Worker
+from tests.store.bench import FAILURE, TASK, Bench, new_job
+
+CLEARED = (
+    "cancel_requested",
+    "started",
+    "finished",
+    "result",
+    "error",
+    "progress_current",
+    "progress_total",
+    "expires",
+    "not_before",
+    "retry",
+    "boot_id",
+    "pid",
+)
+KEPT = (
+    "id",
+    "args",
+    "kwargs",
+    "message",
+    "meta",
+    "username",
+    "groupname",
+    "unique_key",
+    "attempt",
+    "submitted",
+)
+
+
+def resubmit(bench: Bench, job_id: int) -> bool:
+    return bench.store.resubmit(job_id, str(uuid.uuid4()), None)
+
+
+def full_life(bench: Bench) -> int:
+    """Return a job that has something in every column that a life can fill."""
+    job_id = bench.submit(
+        args="[1]",
+        kwargs='{"size": 2}',
+        message="from the importer",
+        meta='{"colour": "red"}',
+        username="ann",
+        groupname="lab",
+        unique_key="the only one",
+        max_attempts=3,
+        expires=timedelta(hours=1),
+    )
+    bench.queue(job_id)
+    run = bench.run(job_id)
+    bench.store.note_progress(run, 1, 2)
+    bench.store.lose(run, "gone", run.worker)
+    run = bench.run(job_id)
+    bench.store.retry(run, '{"args": [2]}', None, None, "again")
+    run = bench.run(job_id)
+    bench.store.cancel(job_id, None, terminate=True)
+    bench.store.fail(run, FAILURE)
+    return job_id
+
+
+def ended_by_hand(bench: Bench, run: Run) -> None:
+    previous, moved = bench.store.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)
+    assert (previous, moved) == (JobStatus.RUNNING, True)
+
+
+def test_a_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Bench) -> None:
+    """Mutant 8: `attempt` is among what is kept."""
+    job_id = full_life(bench)
+    before = bench.row(job_id)
+    assert before["attempt"] == 3
+
+    assert resubmit(bench, job_id)
+
+    after = bench.row(job_id)
+    assert {name: after[name] for name in CLEARED} == dict.fromkeys(CLEARED)
+    assert {name: after[name] for name in KEPT} == {name: before[name] for name in KEPT}
+    assert after["task_id"] != before["task_id"]
+    counts = [after[name] for name in ("losses", "publishes", "damped", "terminate", "revoke_told")]
+    assert counts == [0, 0, 0, False, False]
+
+
+def test_a_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> None:
+    """Mutant 9 (the stamp stays): never startable."""
+    job_id = bench.submit()
+    bench.store.cancel(job_id, None, terminate=True)
+    assert resubmit(bench, job_id)
+    assert bench.run(job_id).attempt == 1
+    assert not bench.store.standings(str(bench.row(job_id)["boot_id"]))[0].terminate
+
+
+def test_a_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
+    job_id = bench.submit(max_attempts=2)
+    for expected in (JobStatus.REQUEUED, JobStatus.ERROR) * 2:
+        run = bench.run(job_id)
+        assert [lost.status for lost in bench.store.lose(run, "gone", run.worker)] == [expected]
+        if expected is JobStatus.ERROR:
+            assert resubmit(bench, job_id)
+
+
+def test_the_former_rounds_message_is_refused(bench: Bench) -> None:
+    job_id = bench.submit()
+    old = bench.key(job_id, bench.worker())
+    bench.store.cancel(job_id, None, terminate=False)
+    assert resubmit(bench, job_id)
+    assert bench.store.claim(old, TASK) == Refused(Refusal.SUPERSEDED)
+
+
+def test_the_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:
+    job_id = bench.submit()
+    message = bench.message(job_id)
+    bench.store.cancel(job_id, None, terminate=False)
+    assert resubmit(bench, job_id)
+    row = bench.row(job_id)
+    bench.store.mark_queued([message])
+    assert bench.row(job_id) == row
+
+
+def test_the_former_rounds_cancel_changes_nothing(bench: Bench) -> None:
+    run = bench.run(bench.submit())
+    bench.store.finish(run, "1")
+    assert resubmit(bench, run.job_id)
+    bench.store.cancel(run.job_id, None, terminate=True, task_id=run.task_id)
+    assert bench.status(run.job_id) is JobStatus.RESUBMITTED
+
+
+def test_a_resubmit_is_refused_while_the_former_body_may_be_alive(bench: Bench) -> None:
+    """Mutant 7: an outsider ends a running job and resubmits it; two bodies, with a healthy worker."""
+    run = bench.run(bench.submit())
+    ended_by_hand(bench, run)
+    row = bench.row(run.job_id)
+    assert not resubmit(bench, run.job_id)
+    assert bench.row(run.job_id) == row
+
+
+@pytest.mark.parametrize("leaves", ["by its report", "by its refused finish", "by its refused retry"])
+def test_a_resubmit_is_welcome_once_the_former_body_has_left(bench: Bench, leaves: str) -> None:
+    run = bench.run(bench.submit())
+    ended_by_hand(bench, run)
+    match leaves:
+        case "by its report":
+            bench.store.leave(run)
+        case "by its refused finish":
+            assert not bench.store.finish(run, "1")
+        case _:
+            assert bench.store.retry(run, "{}", None, None, "again") is None
+    assert resubmit(bench, run.job_id)
+
+
+@pytest.mark.parametrize("ends", ["it lapses", "it retires"])
+def test_a_resubmit_is_welcome_once_the_former_workers_lease_has_ended(bench: Bench, ends: str) -> None:
+    run = bench.run(bench.submit())
+    ended_by_hand(bench, run)
+    if ends == "it lapses":
+        bench.pass_time(seconds=bench.settings.lease.total_seconds() + 1)
+    else:
+        bench.store.retire(run.worker)
+    assert resubmit(bench, run.job_id)
+
+
+def test_a_body_leaves_without_touching_a_later_claim(bench: Bench) -> None:
+    run = bench.run(bench.submit())
+    ended_by_hand(bench, run)
+    bench.pass_time(seconds=bench.settings.lease.total_seconds() + 1)
+    assert resubmit(bench, run.job_id)
+    later = bench.run(run.job_id)
+    bench.store.leave(run)
+    assert bench.row(run.job_id)["boot_id"] == later.worker.boot_id
+
+
+def test_who_asks_twice_with_one_task_id_is_told_yes(bench: Bench) -> None:
+    job_id = bench.place(JobStatus.FINISHED).job_id
+    task_id = str(uuid.uuid4())
+    assert bench.store.resubmit(job_id, task_id, None)
+    row, events = bench.row(job_id), bench.events(job_id)
+    assert bench.store.resubmit(job_id, task_id, None)
+    assert (bench.row(job_id), bench.events(job_id)) == (row, events)
+
+
+def test_a_resubmit_is_refused_while_another_unfinished_job_has_its_unique_key(bench: Bench) -> None:
+    first = bench.place(JobStatus.FINISHED, unique_key="the only one").job_id
+    second = bench.submit(unique_key="the only one")
+    assert second != first
+    row = bench.row(first)
+    with pytest.raises(InvalidTransitionError, match="the only one"):
+        resubmit(bench, first)
+    assert bench.row(first) == row
+    bench.store.cancel(second, None, terminate=False)
+    assert resubmit(bench, first)
+    assert bench.submit(unique_key="the only one") == first
+
+
+def test_a_former_outsiders_run_does_not_hold_up_a_resubmit(bench: Bench) -> None:
+    job_id = bench.submit()
+    for status in (JobStatus.RUNNING, JobStatus.FINISHED):
+        assert bench.store.set_status(job_id, status, str(uuid.uuid4()), None, None)[1]
+    assert resubmit(bench, job_id)
+
+
+def test_an_unfinished_job_with_the_same_unique_key_is_the_one_that_was_meant(bench: Bench) -> None:
+    [first] = bench.store.submit([new_job(unique_key="k", username="ann")])
+    [again] = bench.store.submit([new_job(unique_key="k", username="ann")])
+    assert (again.job_id, first.fresh, again.fresh) == (first.job_id, True, False)
+    assert bench.submit(unique_key="k", username="bob") != first.job_id
+    assert bench.submit(unique_key="k") != first.job_id
+    assert bench.submit(unique_key="other", username="ann") != first.job_id
+    assert bench.events(first.job_id) == [JobStatus.SUBMITTED]
+
+
+@pytest.mark.parametrize("final", [JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED])
+def test_a_unique_key_is_free_again_once_its_job_is_final(bench: Bench, final: JobStatus) -> None:
+    first = bench.place(final, unique_key="k").job_id
+    assert bench.submit(unique_key="k") != first
+
+
+def test_a_submit_that_is_asked_twice_inserts_one_job(bench: Bench) -> None:
+    job = new_job()
+    [first] = bench.store.submit([job])
+    [again] = bench.store.submit([job])
+    assert again == first
+    assert again.fresh
+    assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 1
+
+
+def test_a_run_without_a_lease_may_be_resubmitted_once_ended(bench: Bench) -> None:
+    job_id = bench.submit()
+    run = bench.run(job_id, Worker("here", None, 1))
+    assert bench.store.finish(run, "1")
+    assert resubmit(bench, job_id)

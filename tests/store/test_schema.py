@@ -1,0 +1,297 @@
+"""The tables: what migrations make is what the models say, and each column keeps what it was given."""
+
+import multiprocessing
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+import pytest
+import sqlalchemy
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from jobhandle_celery import migrations
+from jobhandle_celery.errors import SchemaError
+from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
+from jobhandle_celery.status import FINAL, JobStatus
+from jobhandle_celery.store import Door, Run, engine_maker
+from tests.store.bench import TASK, Bench, new_job
+
+
+@pytest.fixture
+def engine(empty_database_url: str) -> Iterator[Engine]:
+    """An empty database, as the library would open it."""
+    door = Door(engine_maker(empty_database_url), Bench(empty_database_url).settings)
+    yield door.engine
+    door.close()
+
+
+def ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compared: Any) -> bool:
+    return kind != "table" or name != VERSION_TABLE
+
+
+def differences(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"include_object": ours, "compare_type": True, "compare_server_default": True}
+        )
+        found: list[Any] = compare_metadata(context, metadata)
+        return found
+
+
+def status_rows(engine: Engine) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        rows = connection.execute(select(job_status).order_by(job_status.c.id)).mappings()
+        return [dict(row) for row in rows]
+
+
+def live(bench: Bench) -> None:
+    """Go through a job's whole life."""
+    job_id = bench.submit(unique_key="k")
+    assert bench.submit(unique_key="k") == job_id
+    run = bench.run(job_id)
+    assert bench.store.finish(run, "1")
+    assert bench.store.begin_pass() is False
+    bench.pass_time(days=2)
+    for boot_id in bench.store.lapsed_workers():
+        bench.store.reap(boot_id)
+    assert bench.events(job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
+    assert bench.store.prune(timedelta(days=1)) == 1
+
+
+def test_migrations_make_what_the_models_say(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    assert differences(engine) == []
+
+
+def test_a_column_that_the_models_lack_would_be_noticed(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobhandle_job ADD COLUMN surplus INTEGER"))
+    assert [change[0] for change in differences(engine)] == ["remove_column"]
+
+
+def test_the_last_revision_known_to_the_check_is_the_last_there_is(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all() == [
+            migrations.REVISIONS[-1]
+        ]
+        migrations.check(connection)
+
+
+def test_the_reference_rows_are_the_nine_statuses(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    rows = status_rows(engine)
+    assert rows == STATUS_ROWS
+    assert {(row["id"], row["value"], row["final"]) for row in rows} == {
+        (status.id, status.value, status in FINAL) for status in JobStatus
+    }
+
+
+def test_an_upgrade_of_new_tables_changes_nothing(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    migrations.upgrade(engine)
+    assert differences(engine) == []
+    assert status_rows(engine) == STATUS_ROWS
+
+
+def test_tables_made_from_the_metadata_will_do(engine: Engine, empty_database_url: str) -> None:
+    """By somebody's own tests, or by their own Alembic: then there is no version table, and no complaint."""
+    metadata.create_all(engine)
+    metadata.create_all(engine)
+    assert status_rows(engine) == STATUS_ROWS
+    with engine.connect() as connection:
+        migrations.check(connection)
+    bench = Bench(empty_database_url)
+    live(bench)
+    bench.close()
+
+
+def _upgrade_when_all_are_ready(url: str, ready: Barrier) -> None:
+    door = Door(engine_maker(url), Bench(url).settings)
+    with door.engine.connect():
+        ready.wait()
+    migrations.upgrade(door.engine)
+    door.close()
+
+
+def test_several_processes_may_upgrade_at_once(empty_database_url: str, engine: Engine) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Barrier(3, timeout=60)
+    upgrading = [
+        spawn.Process(target=_upgrade_when_all_are_ready, args=(empty_database_url, ready)) for _ in range(3)
+    ]
+    for process in upgrading:
+        process.start()
+    for process in upgrading:
+        process.join(90)
+    assert [process.exitcode for process in upgrading] == [0, 0, 0]
+    assert differences(engine) == []
+    assert status_rows(engine) == STATUS_ROWS
+
+
+# What does not fit.
+
+
+def check(engine: Engine) -> str:
+    with engine.connect() as connection, pytest.raises(SchemaError) as caught:
+        migrations.check(connection)
+    return str(caught.value)
+
+
+def test_missing_tables_are_told_with_what_to_run(engine: Engine, empty_database_url: str) -> None:
+    assert "jobs.upgrade_schema()" in check(engine)
+    bench = Bench(empty_database_url)
+    with pytest.raises(SchemaError, match=r"jobs.upgrade_schema\(\)"):
+        bench.submit()
+    bench.close()
+
+
+def test_newer_tables_are_told_with_what_to_run(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    said = check(engine)
+    assert "newer" in said
+    assert "pip install --upgrade" in said
+
+
+@pytest.mark.parametrize("found", ["0000", None])
+def test_older_tables_are_told_with_what_to_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
+    migrations.upgrade(engine)
+    monkeypatch.setattr(migrations, "REVISIONS", ("0000", *migrations.REVISIONS))
+    with engine.begin() as connection:
+        connection.execute(text(f"DELETE FROM {VERSION_TABLE}"))
+        if found:
+            connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:found)"), {"found": found})
+    said = check(engine)
+    assert "jobs.upgrade_schema()" in said
+    assert "newer" not in said
+
+
+# A database schema of one's own.
+
+
+def test_the_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
+    bench = Bench(empty_postgresql_url, schema="Jobs of ours")
+    engine = bench.door.engine
+    migrations.upgrade(engine, "Jobs of ours")
+    migrations.upgrade(engine, "Jobs of ours")
+    assert {*metadata.tables, VERSION_TABLE} == set(inspect(engine).get_table_names(schema="Jobs of ours"))
+    assert inspect(engine).get_table_names(schema="public") == []
+    with engine.connect() as connection:
+        migrations.check(connection, "Jobs of ours")
+    live(bench)
+    bench.close()
+
+
+def test_a_submit_in_the_callers_session_finds_the_chosen_schema(empty_postgresql_url: str) -> None:
+    bench = Bench(empty_postgresql_url, schema="ours")
+    migrations.upgrade(bench.door.engine, "ours")
+    plain = engine_maker(empty_postgresql_url)()
+    with plain.begin() as connection:
+        [submitted] = bench.store.submit_within(connection, [new_job(unique_key="k")])
+    plain.dispose()
+    assert bench.status(submitted.job_id) is JobStatus.SUBMITTED
+    bench.close()
+
+
+def test_tables_in_another_schema_are_missing(postgresql_url: str) -> None:
+    engine = engine_maker(postgresql_url)()
+    with engine.connect() as connection, pytest.raises(SchemaError):
+        migrations.check(connection, "elsewhere")
+    engine.dispose()
+
+
+# Columns.
+
+
+def test_a_naive_time_is_refused(bench: Bench) -> None:
+    naive = datetime(2030, 1, 1)  # noqa: DTZ001 - a naive one is what this is about
+    with pytest.raises(StatementError, match="no time zone"):
+        bench.submit(expires=naive)
+    assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 0
+
+
+@pytest.mark.parametrize("microsecond", [0, 1, 123456, 999999])
+def test_a_time_comes_back_in_utc_and_to_the_microsecond(bench: Bench, microsecond: int) -> None:
+    east = timezone(timedelta(hours=5, minutes=30))
+    given = datetime(2030, 1, 1, 3, 4, 5, microsecond, tzinfo=east)
+    found = bench.row(bench.submit(expires=given))["expires"]
+    assert found == given
+    assert found.tzinfo is UTC
+
+
+def test_every_moment_is_of_the_type_that_refuses_naive_times() -> None:
+    moments = [
+        column
+        for table in metadata.tables.values()
+        for column in table.c
+        if isinstance(column.type, sqlalchemy.DateTime)
+        or isinstance(getattr(column.type, "impl", None), sqlalchemy.DateTime)
+    ]
+    assert moments
+    assert all(isinstance(column.type, UtcDateTime) for column in moments)
+
+
+def test_a_status_that_is_none_of_the_nine_is_refused_by_the_database(bench: Bench) -> None:
+    job_id = bench.submit()
+    with pytest.raises(IntegrityError), bench.door.transaction() as connection:
+        connection.execute(text("UPDATE jobhandle_job SET status_id = 10 WHERE id = :id"), {"id": job_id})
+
+
+def test_the_id_of_a_deleted_job_is_never_another_jobs(database_url: str) -> None:
+    bench = Bench(database_url)
+    job_id = bench.submit()
+    bench.store.cancel(job_id, None, terminate=False)
+    bench.pass_time(days=2)
+    assert bench.store.prune(timedelta(days=1)) == 1
+    assert bench.store.job(job_id) is None
+    assert bench.store.events(job_id) == []
+    assert bench.submit() > job_id
+    bench.close()
+
+
+# Namespaces.
+
+
+def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
+    here = bench
+    there = Bench(bench.url, namespace=f"not {bench.settings.namespace}"[:63])
+    job_id = here.submit(unique_key="k", expires=timedelta(minutes=5), queue="q")
+    assert there.submit(unique_key="k") != job_id
+    row = here.row(job_id)
+    task_id = row["task_id"]
+
+    assert there.store.job(job_id) is None
+    assert there.store.cancel(job_id, None, terminate=False) is None
+    assert there.store.set_status(job_id, JobStatus.CANCELLED, "t", None, None) == (None, False)
+    assert there.store.set_message(job_id, "mine", None, None) is None
+    assert not there.store.send_back(job_id, task_id, 1, there.worker())
+    assert not isinstance(there.store.claim(here.key(job_id, there.worker()), TASK), Run)
+    assert there.store.outgoing([job_id]) == []
+    here.pass_time(minutes=6)
+    assert there.store.expire() == 0
+    assert job_id not in [message.job_id for message in there.store.reserve(10)]
+    assert here.row(job_id)["status_id"] is row["status_id"]
+
+    here.queue(job_id)
+    assert there.store.count_queued(["q"]) == {}
+    lapsed = here.worker()
+    here.pass_time(hours=1)
+    assert there.store.lapsed_workers() == []
+    assert here.store.lapsed_workers() == [lapsed.boot_id]
+    assert here.store.begin_pass() is False
+    assert there.store.begin_pass() is False
+    there.close()
+
+
+def test_the_tables_carry_their_prefix() -> None:
+    assert all(name.startswith("jobhandle_") for name in [*metadata.tables, VERSION_TABLE])
+    assert job.name in metadata.tables

@@ -1,0 +1,187 @@
+"""Who sees what: two apps in one process, namespaces, users; and that an app has its `Jobs` once."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery, shared_task
+
+from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobError, current_job
+from jobhandle_celery.dispatch import job_headers
+from tests.apps import lines_of, make_app
+from tests.databases import SqliteFiles
+from tests.test_handle import ADD, OPERATIONS, Stage
+
+
+@shared_task(name="tests.shared")
+def shared() -> Any:
+    """Say which job this is, and where it is found."""
+    job = current_job()
+    if job is None:
+        return None
+    job.set_message("shared")
+    return job.job_id
+
+
+@pytest.fixture
+def stage(database_url: str) -> Iterator[Stage]:
+    stage = Stage(database_url)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def two(sqlite_files: SqliteFiles, postgresql_url: str, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """Two apps with the same tasks, on databases of their own."""
+    apps: list[Any] = [
+        make_app("memory://", url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
+        for url in (sqlite_files.create(tmp_path / "jobs.sqlite3"), postgresql_url)
+    ]
+    yield apps[0], apps[1]
+    for app in apps:
+        app.jobs.close()
+
+
+def run_what_is_queued(app: Any) -> list[Any]:
+    """Do as a worker of that app does with each message in its queue."""
+    results = []
+    with app.connection() as connection:
+        channel = connection.default_channel
+        channel.queue_declare(queue=app.conf.task_default_queue)
+        while message := channel.basic_get(app.conf.task_default_queue, no_ack=True):
+            args, kwargs, _ = message.decode()
+            task = app.tasks[message.headers["task"]]
+            task_id, headers = message.headers["id"], dict(message.headers)
+            results.append(task.apply(args, kwargs, task_id=task_id, headers=headers))
+    return results
+
+
+# Two apps.
+
+
+def test_two_apps_keep_their_jobs_in_databases_of_their_own(two: tuple[Any, Any]) -> None:
+    one, other = two
+    first = one.jobs.handle()
+    first.submit(one.tasks["tests.add"].s(1, 2))
+    second = other.jobs.handle()
+    ids = [second.submit(other.tasks["tests.add"].s(30, number)) for number in range(3)]
+    assert [len(app.jobs.find()) for app in two] == [1, 3]
+    for missing in set(ids) - {first.job_id}:
+        with pytest.raises(UnknownJobError):
+            one.jobs.attach(missing)
+    run_what_is_queued(one)
+    assert first.result(0) == 3
+    assert second.job_status() is JobStatus.QUEUED
+    run_what_is_queued(other)
+    assert second.result(0) == 32
+    assert [app.jobs.count_by_status()[JobStatus.FINISHED] for app in two] == [1, 3]
+
+
+def test_the_job_of_one_app_is_not_run_by_the_other(two: tuple[Any, Any], tmp_path: Path) -> None:
+    one, other = two
+    handle = one.jobs.handle()
+    job = Job(task="tests.append_line", args=[str(tmp_path / "lines"), "ran"])
+    handle.submit(job)
+    other.jobs.handle().submit(ADD)
+    stored = handle.get_job()
+    for app in (other, one):
+        app.tasks["tests.append_line"].apply(
+            stored.args, task_id=stored.task_id, headers=job_headers(handle.job_id, 1)
+        )
+        expected = [] if app is other else ["ran"]
+        assert lines_of(tmp_path / "lines") == expected
+    assert handle.job_status() is JobStatus.FINISHED
+    assert [job.status for job in other.jobs.find()] == [JobStatus.QUEUED]
+
+
+def test_a_shared_task_is_a_job_of_the_app_that_runs_it(two: tuple[Any, Any]) -> None:
+    one, other = two
+    other.jobs.submit_many([ADD, ADD])
+    handles = [app.jobs.handle() for app in two]
+    for app, handle in zip(two, handles, strict=True):
+        handle.submit(Job(task="tests.shared"))
+        run_what_is_queued(app)
+        assert handle.result(0) == handle.job_id
+        assert handle.job_message() == "shared"
+    assert handles[0].job_id != handles[1].job_id
+    assert one.tasks["tests.shared"].apply().get() is None
+
+
+def test_a_shared_task_of_an_app_without_jobs_stays_a_plain_task() -> None:
+    plain = Celery("plain", broker="memory://", set_as_current=False)
+    assert plain.tasks["tests.shared"].apply().get() is None
+
+
+def test_an_app_has_its_jobs_once(sqlite_url: str) -> None:
+    app: Any = make_app("memory://", sqlite_url)
+    assert isinstance(app.jobs, Jobs)
+    with pytest.raises(ApiUsageError, match=r"app\.jobs"):
+        Jobs(app, sqlite_url)
+    with pytest.raises(ApiUsageError, match="Celery app"):
+        Jobs("app", sqlite_url)  # type: ignore[arg-type]
+
+
+def test_after_close_the_next_use_opens_new_connections(stage: Stage) -> None:
+    job_id = stage.jobs.handle().submit(ADD)
+    stage.jobs.close()
+    stage.jobs.close()
+    assert stage.jobs.attach(job_id).job_status() is JobStatus.QUEUED
+
+
+# Users.
+
+
+def test_another_users_job_is_as_unknown_as_one_that_does_not_exist(stage: Stage) -> None:
+    ann = stage.jobs.handle(username="ann")
+    job_id = ann.submit(ADD)
+    before = stage.row(job_id)
+    bob = stage.jobs.handle(username="bob")
+    messages = []
+    for missing in (job_id, job_id + 1):
+        with pytest.raises(UnknownJobError) as caught:
+            bob.attach(missing)
+        messages.append(str(caught.value).replace(str(missing), "ID"))
+    assert messages[0] == messages[1]
+    assert stage.row(job_id) == before
+    service = stage.jobs.attach(job_id)
+    assert service.set_message("seen by the service") == "from the importer"
+    assert ann.job_message() == "seen by the service"
+    assert stage.jobs.handle(username="ann").attach(job_id) is JobStatus.QUEUED
+
+
+def test_each_operation_on_a_job_that_is_gone_or_changed_hands_says_that_it_is_unknown(stage: Stage) -> None:
+    handle = stage.jobs.handle(username="ann")
+    handle.submit(ADD)
+    with stage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE jobhandle_job SET username = 'bob'")
+    before = stage.row(handle.job_id)
+    for name, operation in OPERATIONS.items():
+        if name not in ("job_id", "set_status, not settable"):
+            with pytest.raises(UnknownJobError, match=str(handle.job_id)):
+                operation(handle)
+    assert stage.row(handle.job_id) == before
+
+
+# Namespaces.
+
+
+def test_a_job_of_another_namespace_is_unknown(stage: Stage) -> None:
+    job_id = stage.jobs.handle().submit(ADD)
+    other: Any = make_app("memory://", stage.url, {"jobhandle_namespace": "other"})
+    with pytest.raises(UnknownJobError):
+        other.jobs.attach(job_id)
+    assert other.jobs.find() == []
+    assert other.jobs.events(job_id) == []
+    assert other.jobs.cancel_many(ids=[job_id]) == 0
+    assert sum(other.jobs.count_by_status().values()) == 0
+    assert stage.jobs.attach(job_id).job_status() is JobStatus.QUEUED
+    other.jobs.close()
+
+
+def test_a_key_is_one_for_each_namespace(stage: Stage) -> None:
+    keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
+    other: Any = make_app("memory://", stage.url, {"jobhandle_namespace": "other"})
+    assert stage.jobs.handle().submit(keyed) != other.jobs.handle().submit(keyed)
+    other.jobs.close()

@@ -1,0 +1,339 @@
+"""`python -m tasks FOLDER`, run as a person runs it, on folders of real files."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from celery import Celery
+
+from jobhandle_celery import Job, Jobs
+from tasks.demo.manifest import line
+from tests.reaper import Reaper
+from tests.support import eventually
+from tests.workers import ROOT
+
+STRANGE = [
+    b"plain",
+    b"with space",
+    b"new\nline",
+    b"carriage\rreturn",
+    b"back\\slash",
+    b"-leading",
+    b"not \xff utf-8 \xc3",
+    "\N{SNOWMAN}".encode(),
+    b"sub/f\nolder/file",
+]
+
+
+class Demo:
+    """One run in a process group of its own, as a shell's job; its output in a file."""
+
+    def __init__(self, here: Path, reaper: Reaper, *arguments: object) -> None:
+        self._output = here / "output"
+        self._reaper = reaper
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBHANDLE_")}
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tasks", "--concurrency=2", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=here,
+                env={**environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        reaper.watch(self.process.pid)
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait_for(self, pattern: str) -> None:
+        eventually(lambda: re.search(pattern, self.output) or self.process.poll() is not None, 40, pattern)
+        assert re.search(pattern, self.output), self.output
+
+    def worker(self) -> psutil.Process:
+        (worker,) = psutil.Process(self.process.pid).children()
+        return worker
+
+    def interrupt(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> int:
+        """Wait for its end; its exit status."""
+        eventually(lambda: self.process.poll() is not None, 60, "the end of the run")
+        assert "Traceback" not in self.output, self.output
+        return self.process.wait()
+
+    def discard(self) -> None:
+        """Kill what is left of it, and the worker that it started."""
+        if self.process.poll() is None:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                process.kill()
+            self.process.kill()
+            self.process.wait()
+        self._reaper.forget(self.process.pid)
+
+
+Start = Callable[..., Demo]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The current folder of the runs."""
+    path = tmp_path / "here"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "the folder"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def demo(here: Path, reaper: Reaper) -> Iterator[Start]:
+    runs: list[Demo] = []
+
+    def start(*arguments: object) -> Demo:
+        runs.append(Demo(here, reaper, *arguments))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.discard()
+
+
+def write(folder: Path, name: bytes, content: bytes = b"content") -> Path:
+    path = folder / os.fsdecode(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def image(path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (300, 300), "red").save(path)
+
+
+def sha256sum(folder: Path, manifest: Path | None = None) -> list[str]:
+    """Check a manifest with the real program, and return its lines."""
+    manifest = manifest or folder / "manifest-sha256.txt"
+    checker = shutil.which("sha256sum") or shutil.which("gsha256sum")
+    if checker is None:
+        pytest.skip("no sha256sum here")
+    subprocess.run([checker, "--strict", "--quiet", "-c", str(manifest)], cwd=folder, check=True, timeout=60)
+    return manifest.read_text(errors="surrogateescape").splitlines()
+
+
+def rows(here: Path, url: str | None = None) -> list[Job]:
+    """All jobs that there are, the demonstration among them."""
+    jobs = Jobs(Celery(set_as_current=False), url or f"sqlite:///{here}/.jobhandle/jobs.sqlite3")
+    try:
+        return jobs.find(limit=10_000)
+    finally:
+        jobs.close()
+
+
+def bodies(jobs: list[Job]) -> int:
+    """How many bodies were started."""
+    return sum(job.attempt for job in jobs)
+
+
+def test_a_folder_becomes_a_manifest_and_the_next_run_does_what_has_changed(
+    demo: Start, here: Path, folder: Path
+) -> None:
+    for name in STRANGE:
+        write(folder, name)
+    image(folder / "a.png")
+    write(folder, b".jobhandle/passed over")
+    (folder / "link").symlink_to(__file__)
+    (folder / "folder link").symlink_to(ROOT)
+    os.mkfifo(folder / "pipe")
+
+    first = demo(folder)
+
+    assert first.end() == 0, first.output
+    assert len(sha256sum(folder)) == len(STRANGE) + 1
+    assert re.search(r"^Finished +10 +1 +-$", first.output, re.MULTILINE)
+    assert re.search(r"^Cancelled +- +- +1$", first.output, re.MULTILINE)
+    assert "it is Cancelled, never started" in first.output
+    assert bodies(rows(here)) == 11
+    assert len(list((here / ".jobhandle/thumbnails").iterdir())) == 1
+
+    second = demo(folder)
+
+    assert second.end() == 0, second.output
+    assert "0 jobs to do" in second.output
+    assert len(rows(here)) == 12
+
+    write(folder, b"plain", b"changed")
+    write(folder, b"new")
+    third = demo(folder)
+
+    assert third.end() == 0, third.output
+    assert "2 jobs to do" in third.output
+    assert bodies(rows(here)) == 13
+    assert len(sha256sum(folder)) == 11
+
+
+def test_the_same_run_on_postgresql_and_redis(
+    demo: Start, here: Path, folder: Path, empty_postgresql_url: str, redis_url: str
+) -> None:
+    for name in STRANGE:
+        write(folder, name)
+    manifest = here / "manifest"
+
+    run = demo(
+        folder, "--database-url", empty_postgresql_url, "--broker-url", redis_url, "--manifest", manifest
+    )
+
+    assert run.end() == 0, run.output
+    assert len(sha256sum(folder, manifest)) == len(STRANGE)
+    assert bodies(rows(here, empty_postgresql_url)) == len(STRANGE)
+    assert not (folder / "manifest-sha256.txt").exists()
+    assert not (here / ".jobhandle/messages").exists()
+
+
+def test_what_cannot_be_read_ends_in_error_and_the_rest_is_done(
+    demo: Start, here: Path, folder: Path
+) -> None:
+    write(folder, b"bad.png", b"no image")
+    write(folder, b"good")
+    gone, replaced, locked = (write(folder, name) for name in (b"gone \xff", b"replaced", b"locked"))
+    run = demo(folder)
+    run.wait_for("starting a worker")  # it has seen them all
+    gone.unlink()
+    replaced.unlink()
+    os.mkfifo(replaced)
+    locked.chmod(0)
+
+    assert run.end() == 1
+
+    root = os.geteuid() == 0  # who may read everything
+    assert len(sha256sum(folder)) == (3 if root else 2)
+    errors = {Path(job.args[0]).name: job.message for job in rows(here) if job.status == "Error"}
+    assert len(errors) == (3 if root else 4)
+    assert "No such file" in errors[gone.name]
+    assert "not a regular file" in errors[replaced.name]
+    assert "not an image" in errors["bad.png"]
+    assert "Permission denied" in errors.get("locked", "Permission denied")
+    assert "gone \\udcff: FileNotFoundError" in run.output
+
+
+def many(folder: Path, number: int = 150) -> None:
+    for index in range(number):
+        write(folder, f"{index:04}".encode(), os.urandom(100))
+
+
+def test_ctrl_c_leaves_the_jobs_and_the_same_command_goes_on(demo: Start, here: Path, folder: Path) -> None:
+    many(folder)
+    first = demo(folder)
+    first.wait_for(r"\n[1-9]\d* of 150 jobs")
+    first.interrupt()
+
+    assert first.end() == 130
+    assert "left where they are" in first.output
+    done = [job for job in rows(here) if job.status == "Finished"]
+    assert 0 < len(done) < 150
+    assert not [job for job in rows(here) if job.status == "Running"]
+
+    second = demo(folder)
+
+    assert second.end() == 0, second.output
+    assert f"{150 - len(done)} jobs to do" in second.output
+    assert len(sha256sum(folder)) == 150
+    # Not one file was read twice.
+    assert bodies(rows(here)) == 150
+
+
+def test_a_run_whose_worker_dies_says_so_and_the_next_goes_on(demo: Start, here: Path, folder: Path) -> None:
+    many(folder)
+    first = demo(folder)
+    first.wait_for(r"\n[1-9]\d* of 150 jobs")
+    worker = first.worker()
+    children = worker.children()
+    worker.kill()
+
+    assert first.end() == 1
+    assert "the worker has ended (signal 9" in first.output
+    psutil.wait_procs(children, timeout=10)
+
+    assert demo(folder).end() == 0
+    assert len(sha256sum(folder)) == 150
+
+
+def test_a_worker_that_does_not_start_is_shown_with_its_last_words(demo: Start, folder: Path) -> None:
+    write(folder, b"file")
+    run = demo(folder)
+    run.wait_for("starting a worker")
+    run.worker().kill()
+    assert run.end() == 1
+    assert re.search(r"worker has ended \(signal 9.*; the end of .*worker.log", run.output)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a child of that")
+def test_a_killed_run_leaves_no_worker_behind(demo: Start, folder: Path) -> None:
+    many(folder, 100)
+    run = demo(folder)
+    run.wait_for("of 100 jobs")
+    worker = run.worker()
+    run.process.kill()
+    worker.wait(20)
+
+
+def test_a_cold_stop_gives_the_running_jobs_back(demo: Start, here: Path, folder: Path) -> None:
+    with (folder / "huge").open("wb") as file:
+        file.truncate(10**12)  # sparse
+    run = demo(folder)
+    run.wait_for("huge: .* of 1,000,000.0 MB")
+    run.interrupt()
+    run.wait_for("stopping")
+    run.interrupt()
+
+    assert run.end() == 130
+    (job,) = [job for job in rows(here) if job.message.startswith("huge")]
+    assert job.status in ("Requeued", "Queued")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["{folder}/missing"], 2, "no such folder"),
+        (["{folder}/file"], 2, "not a folder"),
+        (["{folder}/empty"], 1, "has no regular files"),
+        (["{folder}", "--manifest={folder}/no/such"], 2, "cannot be written there"),
+        (["{folder}", "--concurrency=0"], 2, "at least 1"),
+        (["{folder}", "--database-url=nonsense"], 2, "Not a database URL"),
+        (["{folder}", "--broker-url=nonsense://"], 2, "No such transport"),
+        (["{folder}", "--broker-url=redis://127.0.0.1:1"], 1, "was not reached"),
+        (["{folder}", "--database-url=postgresql://127.0.0.1:1/x"], 1, "database did not answer"),
+        (["--help"], 0, "Ctrl-C leaves the jobs"),
+        ([], 2, "FOLDER"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    demo: Start, here: Path, folder: Path, arguments: list[str], status: int, says: str
+) -> None:
+    write(folder, b"file")
+    (folder / "empty").mkdir()
+
+    run = demo(*(argument.format(folder=folder) for argument in arguments))
+
+    assert run.end() == status, run.output
+    assert says in " ".join(run.output.split())
+
+
+def test_a_line_of_the_manifest_has_the_bytes_of_the_name() -> None:
+    assert line("00", "a b") == b"00  a b\n"
+    assert line("00", os.fsdecode(b"a\n\\\r\xff")) == b"\\00  a\\n\\\\\\r\xff\n"

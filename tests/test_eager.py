@@ -1,0 +1,257 @@
+"""`task_always_eager`, for users' own tests: a job runs where it is submitted, through the same claim."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import (
+    HandleClosedError,
+    Job,
+    JobCancelledError,
+    JobFailedError,
+    JobStatus,
+    ValidationError,
+    current_job,
+)
+from tests.apps import lines_of, make_app
+from tests.support import eventually
+
+ADD = Job(task="tests.add", args=[1, 2])
+
+
+@pytest.fixture
+def make(database_url: str) -> Iterator[Callable[..., Any]]:
+    made: list[Any] = []
+
+    def make(**settings: Any) -> Any:
+        queue = f"queue-{uuid.uuid4().hex}"
+        eager = {"task_always_eager": True, "task_default_queue": queue, **settings}
+        made.append(make_app("memory://", database_url, eager))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.jobs.close()
+
+
+@pytest.fixture
+def app(make: Callable[..., Any]) -> Any:
+    return make()
+
+
+def history(handle: Any, app: Any) -> list[str]:
+    return [str(event.status) for event in app.jobs.events(handle.job_id)]
+
+
+def test_a_job_runs_and_ends_finished(app: Any) -> None:
+    handle = app.jobs.handle(username="ann")
+    handle.submit(app.tasks["tests.add"].s(1, y=2))
+    assert handle.result(timeout=0) == 3
+    job = handle.get_job()
+    assert (job.status, job.attempt, job.username) == (JobStatus.FINISHED, 1, "ann")
+    assert job.submitted <= job.started <= job.finished
+    assert history(handle, app) == ["Submitted", "Running", "Finished"]
+    assert app.jobs.submit_many([ADD, ADD])
+    assert app.jobs.count_by_status()[JobStatus.FINISHED] == 3
+
+
+def test_a_failing_job_ends_in_error_and_submit_says_nothing(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(Job(task="tests.fail", args=["no good"]))
+    with pytest.raises(JobFailedError, match="ValueError: no good") as caught:
+        handle.result(timeout=0)
+    assert caught.value.failure.kind == "task"
+    assert "raise ValueError(message)" in caught.value.failure.traceback
+
+
+def test_with_eager_propagates_the_error_comes_out_of_submit(make: Callable[..., Any]) -> None:
+    app = make(task_eager_propagates=True)
+    handle = app.jobs.handle()
+    handle.submit(ADD)
+    assert handle.result(timeout=0) == 3
+    with pytest.raises(ValueError, match="no good"):
+        handle.submit(Job(task="tests.fail", args=["no good"]))
+    assert [job.status for job in app.jobs.find(task="tests.fail")] == [JobStatus.ERROR]
+
+
+@pytest.mark.parametrize("propagates", [False, True])
+def test_a_retry_runs_at_once_and_goes_through_the_row(
+    propagates: bool, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    app = make(task_eager_propagates=propagates)
+    handle = app.jobs.handle()
+    handle.submit(Job(task="tests.retry_times", args=[str(tmp_path / "lines"), 3, 60]))
+    assert handle.result(timeout=0) == 3
+    assert handle.get_job().attempt == 4
+    assert lines_of(tmp_path / "lines") == ["0", "1", "2", "3"]
+    assert history(handle, app) == ["Submitted", *["Running", "Requeued"] * 3, "Running", "Finished"]
+
+
+def test_a_task_out_of_retries_ends_in_error(app: Any) -> None:
+    @app.task(name="flaky", shared=False, autoretry_for=(OSError,), max_retries=2, retry_backoff=True)  # type: ignore[untyped-decorator]
+    def flaky() -> None:
+        raise OSError("the disk is away")
+
+    handle = app.jobs.handle()
+    handle.submit(flaky.s())
+    with pytest.raises(JobFailedError, match="the disk is away"):
+        handle.result(timeout=0)
+    assert handle.get_job().attempt == 3
+
+
+def test_a_held_job_runs_when_it_is_released_and_a_cancelled_one_never(app: Any, tmp_path: Path) -> None:
+    handle = app.jobs.handle()
+    held = Job(task="tests.append_line", args=[str(tmp_path / "lines"), "ran"], status=JobStatus.WAITING)
+    handle.submit(held)
+    assert handle.job_status() is JobStatus.WAITING
+    assert handle.cancel_job() is JobStatus.CANCELLED
+    assert lines_of(tmp_path / "lines") == []
+    handle.submit(held)
+    handle.release_job()
+    assert handle.job_status() is JobStatus.FINISHED
+    handle.resubmit_job()
+    assert handle.job_status() is JobStatus.FINISHED
+    assert handle.get_job().attempt == 2
+    assert lines_of(tmp_path / "lines") == ["ran", "ran"]
+
+
+def test_an_expired_job_does_not_run(app: Any, tmp_path: Path) -> None:
+    handle = app.jobs.handle()
+    handle.submit(app.tasks["tests.append_line"].s(str(tmp_path / "lines"), "ran").set(expires=-1))
+    assert handle.job_status() is JobStatus.CANCELLED
+    assert "expired" in handle.job_message()
+    assert lines_of(tmp_path / "lines") == []
+
+
+def test_a_body_that_stops_on_request_is_cancelled(app: Any) -> None:
+    @app.task(name="stops", shared=False)  # type: ignore[untyped-decorator]
+    def stops() -> None:
+        job = current_job()
+        assert job is not None
+        assert job.cancel_job() is JobStatus.RUNNING
+        job.set_message("half way")
+        job.raise_if_cancelled()
+
+    @app.task(name="retries", shared=False, bind=True)  # type: ignore[untyped-decorator]
+    def retries(self: Any) -> None:
+        job = current_job()
+        assert job is not None
+        job.cancel_job()
+        self.retry(countdown=1)
+
+    handle = app.jobs.handle()
+    for task in (stops, retries):
+        handle.submit(task.s())
+        assert handle.job_status() is JobStatus.CANCELLED
+        with pytest.raises(JobCancelledError):
+            handle.result(timeout=0)
+        assert handle.get_job().attempt == 1
+
+
+def test_a_body_submits_other_jobs_and_stays_itself(app: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    @app.task(name="inner", shared=False)  # type: ignore[untyped-decorator]
+    def inner(number: int) -> int:
+        job = current_job()
+        assert job is not None
+        seen[f"inner {number}"] = job.job_id
+        return number * 2
+
+    @app.task(name="outer", shared=False)  # type: ignore[untyped-decorator]
+    def outer() -> int:
+        job = current_job()
+        assert job is not None
+        total = 0
+        for number in (1, 2):
+            with app.jobs.handle() as other:
+                seen[f"given {number}"] = other.submit(inner.s(number))
+                total += other.result(timeout=0)
+        again = current_job()
+        assert again is not None
+        assert again.job_id == job.job_id
+        job.set_message("both done")
+        # Called without a job, a task has none, here as anywhere.
+        seen["plain"] = plain.delay().get()
+        return total
+
+    @app.task(name="plain", shared=False)  # type: ignore[untyped-decorator]
+    def plain() -> bool:
+        return current_job() is None
+
+    handle = app.jobs.handle()
+    job_id = handle.submit(outer.s())
+    assert handle.result(timeout=0) == 6
+    assert handle.job_message() == "both done"
+    assert seen["plain"] is True
+    assert seen["inner 1"] == seen["given 1"]
+    assert seen["inner 2"] == seen["given 2"]
+    assert len({job_id, seen["inner 1"], seen["inner 2"]}) == 3
+    assert app.jobs.count_by_status()[JobStatus.FINISHED] == 3
+
+
+def test_a_handle_of_the_body_that_was_closed_writes_nothing(app: Any) -> None:
+    refused = []
+
+    @app.task(name="closes", shared=False)  # type: ignore[untyped-decorator]
+    def closes() -> None:
+        job = current_job()
+        assert job is not None
+        job.close()
+        for write in (lambda: job.set_progress(1), lambda: job.set_message("a"), job.cancel_requested):
+            with pytest.raises(HandleClosedError):
+                write()
+            refused.append(write)
+
+    handle = app.jobs.handle()
+    handle.submit(closes.s())
+    assert handle.wait(0) is JobStatus.FINISHED
+    assert len(refused) == 3
+    assert handle.get_job().progress is None
+
+
+def test_progress_and_words_of_the_body_are_in_the_row(app: Any) -> None:
+    @app.task(name="speaks", shared=False)  # type: ignore[untyped-decorator]
+    def speaks() -> None:
+        job = current_job()
+        assert job is not None
+        job.set_progress(3, 4)
+        assert job.set_message("nearly") == "from the importer"
+        assert job.job_running()
+        assert job.get_job().progress.fraction == 0.75  # type: ignore[union-attr]
+
+    handle = app.jobs.handle()
+    handle.submit(Job(task="speaks", message="from the importer"))
+    assert handle.result(timeout=0) is None
+    assert handle.job_message() == "nearly"
+    assert handle.get_job().progress.fraction == 0.75
+
+
+def test_a_result_that_is_no_json_ends_in_error(app: Any) -> None:
+    handle = app.jobs.handle()
+    for job in (Job(task="tests.unserialisable_result"), Job(task="tests.big_result", args=[1024 * 1024])):
+        handle.submit(job)
+        assert handle.job_status() is JobStatus.ERROR
+        assert "result" in handle.job_message()
+
+
+def test_a_task_that_nobody_knows_is_refused_since_nobody_else_could_run_it(app: Any) -> None:
+    with pytest.raises(ValidationError, match=r"^task: 'nobody\.knows'"):
+        app.jobs.handle().submit(Job(task="nobody.knows"))
+    assert app.jobs.find() == []
+
+
+def test_a_job_with_a_time_ahead_runs_when_it_has_come(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(app.tasks["tests.add"].s(1, 2).set(countdown=0.2))
+    assert handle.job_status() is JobStatus.WAITING
+    eventually(lambda: app.jobs.sweep() and handle.job_status() is JobStatus.FINISHED, timeout=5)
+
+
+def test_plain_calls_are_plain_eager_calls(app: Any) -> None:
+    assert app.tasks["tests.add"].delay(1, 2).get() == 3
+    assert app.tasks["tests.add"].apply_async((1, 2), countdown=5).get() == 3
+    assert app.jobs.find() == []

@@ -1,0 +1,366 @@
+"""`JobHandle`: OMERO's thirteen operations, as its service and its never finished tests had them."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from jobhandle_celery import (
+    ApiUsageError,
+    Failure,
+    HandleClosedError,
+    InvalidTransitionError,
+    Job,
+    JobHandle,
+    JobStatus,
+    NotAttachedError,
+    Progress,
+    UnknownJobError,
+    ValidationError,
+)
+from jobhandle_celery.service import service_of
+from jobhandle_celery.status import FINAL, SETTABLE, STARTABLE
+from jobhandle_celery.store import Refusal, Refused, Run, Worker
+from tests.apps import make_app
+
+NOBODY_LISTENS = "redis://127.0.0.1:1/0"
+ADD = Job(task="tests.add", args=[2, 3], message="from the importer")
+HELD = Job(task="tests.add", args=[2, 3], message="from the importer", status=JobStatus.WAITING)
+
+OPERATIONS: dict[str, Callable[[JobHandle], object]] = {
+    "get_job": lambda handle: handle.get_job(),
+    "job_status": lambda handle: handle.job_status(),
+    "job_finished": lambda handle: handle.job_finished(),
+    "job_message": lambda handle: handle.job_message(),
+    "job_running": lambda handle: handle.job_running(),
+    "job_error": lambda handle: handle.job_error(),
+    "cancel_job": lambda handle: handle.cancel_job(),
+    "set_status": lambda handle: handle.set_status("Running"),
+    "set_status, not settable": lambda handle: handle.set_status("Queued"),
+    "set_message": lambda handle: handle.set_message("a"),
+    "set_message of none": lambda handle: handle.set_message(None),
+    "set_status_and_message": lambda handle: handle.set_status_and_message("Running", "a"),
+    "job_id": lambda handle: handle.job_id,
+    "wait": lambda handle: handle.wait(0),
+    "result": lambda handle: handle.result(0),
+    "set_progress": lambda handle: handle.set_progress(1, 2),
+    "cancel_requested": lambda handle: handle.cancel_requested(),
+    "raise_if_cancelled": lambda handle: handle.raise_if_cancelled(),
+    "resubmit_job": lambda handle: handle.resubmit_job(),
+    "release_job": lambda handle: handle.release_job(),
+}
+
+
+class Stage:
+    """Jobs in any status, by the verbs that lead there, and what a test wants to know of them."""
+
+    def __init__(self, database_url: str) -> None:
+        self.url = database_url
+        # A queue of its own: the memory transport is one for the whole process.
+        settings = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
+        app: Any = make_app("memory://", database_url, settings)
+        self.app, self.jobs = app, app.jobs
+        self.engine = sqlalchemy.create_engine(database_url)
+        self.store = service_of(self.app).store
+
+    @cached_property
+    def offline(self) -> Any:
+        """The jobs of an app whose broker is down, on the same database."""
+        app: Any = make_app(NOBODY_LISTENS, self.url)
+        return app.jobs
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self.jobs.close()
+        if "offline" in vars(self):
+            self.offline.close()
+
+    def row(self, job_id: int) -> Any:
+        with self.engine.connect() as connection:
+            return connection.exec_driver_sql(f"SELECT * FROM jobhandle_job WHERE id = {job_id}").one()
+
+    def claim(self, handle: JobHandle) -> Run:
+        """Do as a worker does."""
+        run = self.run_of(handle)
+        assert self.store.claim(run, handle.get_job().task) == run
+        return run
+
+    def run_of(self, handle: JobHandle) -> Run:
+        job = handle.get_job()
+        assert job.id is not None
+        assert job.task_id is not None
+        worker = Worker("worker@host", None, os.getpid())
+        return Run(job.id, job.task_id, job.attempt + 1, str(uuid.uuid4()), worker)
+
+    def body_of(self, run: Run) -> JobHandle:
+        """The handle that `current_job()` gives to that run's body."""
+        return service_of(self.app).handle(run=run)
+
+    def job_in(self, status: JobStatus) -> JobHandle:
+        unsent = status in (JobStatus.SUBMITTED, JobStatus.RESUBMITTED)
+        handle: JobHandle = (self.offline if unsent else self.jobs).handle()
+        handle.submit(HELD if status is JobStatus.WAITING else ADD)
+        if status in (JobStatus.CANCELLED, JobStatus.RESUBMITTED):
+            handle.cancel_job()
+        if status is JobStatus.RESUBMITTED:
+            handle.resubmit_job()
+        if status in (JobStatus.RUNNING, JobStatus.REQUEUED, JobStatus.FINISHED, JobStatus.ERROR):
+            run = self.claim(handle)
+            match status:
+                case JobStatus.REQUEUED:
+                    self.store.give_back(run, "shutting down", run.worker)
+                case JobStatus.FINISHED:
+                    self.store.finish(run, "5")
+                case JobStatus.ERROR:
+                    self.store.fail(run, Failure("task", "ValueError", "no good"))
+        assert handle.job_status() is status
+        return handle
+
+
+@pytest.fixture
+def stage(database_url: str) -> Iterator[Stage]:
+    stage = Stage(database_url)
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_before_submit_or_attach_says_that_there_is_no_job(
+    operation: str, sqlite_url: str
+) -> None:
+    handle = Stage(sqlite_url).jobs.handle()
+    with pytest.raises(NotAttachedError, match="submit or attach"):
+        OPERATIONS[operation](handle)
+    handle.close()
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, "submit", "attach"])
+def test_every_operation_after_close_says_that_the_handle_is_closed(operation: str, sqlite_url: str) -> None:
+    stage = Stage(sqlite_url)
+    with stage.jobs.handle() as handle:
+        job_id = handle.submit(ADD)
+        before = stage.row(job_id)
+    more = {"submit": lambda h: h.submit(ADD), "attach": lambda h: h.attach(job_id)}
+    with pytest.raises(HandleClosedError):
+        (OPERATIONS | more)[operation](handle)
+    handle.close()
+    assert stage.row(job_id) == before
+
+
+def test_attach_to_an_unknown_id_says_so(stage: Stage) -> None:
+    for job_id in (1, 0, -1, 2**63 - 1, 2**63, 2**200):
+        with pytest.raises(UnknownJobError, match=str(job_id)):
+            stage.jobs.handle().attach(job_id)
+        with pytest.raises(LookupError):
+            stage.jobs.attach(job_id)
+
+
+def test_attach_takes_whole_numbers_only(stage: Stage) -> None:
+    stage.jobs.handle().submit(ADD)
+    for job_id in ("1", 1.0, None, True, b"1", [1]):
+        with pytest.raises(ApiUsageError, match="job_id"):
+            stage.jobs.handle().attach(job_id)
+
+
+def test_attach_returns_the_current_status(stage: Stage) -> None:
+    for status in JobStatus:
+        job_id = stage.job_in(status).job_id
+        assert stage.jobs.handle().attach(job_id) is status
+        assert stage.jobs.attach(job_id).job_status() is status
+
+
+def test_a_fresh_handle_attaches_again_after_close(stage: Stage) -> None:
+    with stage.jobs.handle() as first:
+        job_id = first.submit(ADD)
+    with stage.jobs.handle() as second:
+        second.attach(job_id)
+        assert second.job_message() == "from the importer"
+
+
+def test_closing_leaves_the_row_byte_identical(stage: Stage) -> None:
+    for status in JobStatus:
+        handle = stage.job_in(status)
+        before = stage.row(handle.job_id)
+        events = stage.jobs.events(before.id)
+        handle.close()
+        handle.close()
+        assert stage.row(before.id) == before
+        assert stage.jobs.events(before.id) == events
+
+
+def test_a_second_submit_moves_the_handle_and_leaves_the_first_job_alone(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    first = handle.submit(ADD)
+    before = stage.row(first)
+    second = handle.submit(Job(task="tests.add", args=[1, 1]))
+    assert second != first
+    assert handle.job_id == second
+    assert handle.get_job().args == [1, 1]
+    handle.cancel_job()
+    assert stage.row(first) == before
+    assert handle.attach(first) is JobStatus.QUEUED
+    assert handle.job_id == first
+
+
+def test_a_submit_or_attach_that_fails_leaves_the_handle_where_it_was(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    for wrong in (Job(task=""), Job(task="tests.add", args=[{1}]), "no job"):
+        with pytest.raises((ValidationError, ApiUsageError)):
+            handle.submit(wrong)
+        with pytest.raises(NotAttachedError):
+            handle.job_status()
+    job_id = handle.submit(ADD)
+    for wrong in (Job(task=""), Job(task="tests.add", args=[{1}]), "no job"):
+        with pytest.raises((ValidationError, ApiUsageError)):
+            handle.submit(wrong)
+        assert handle.job_id == job_id
+    for missing in (job_id + 1, "1"):
+        with pytest.raises((UnknownJobError, ApiUsageError)):
+            handle.attach(missing)
+        assert handle.job_id == job_id
+    assert handle.job_status() is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("prior", JobStatus)
+def test_set_status_from_each_status_returns_it_or_refuses(prior: JobStatus, stage: Stage) -> None:
+    for status in JobStatus:
+        handle = stage.job_in(prior)
+        before, events = stage.row(handle.job_id), stage.jobs.events(handle.job_id)
+        if status not in SETTABLE:
+            with pytest.raises(ValidationError, match=f"status: .*{status}.*Running, Finished, Error"):
+                handle.set_status(status.value)
+        elif not _allowed(prior, status):
+            with pytest.raises(InvalidTransitionError, match=f"is {prior}.*{status}"):
+                handle.set_status(status.value)
+        else:
+            assert handle.set_status(status.value) is prior
+            nothing_to_do = prior in FINAL or (prior is status is JobStatus.RUNNING)
+            asked = prior is JobStatus.RUNNING and status is JobStatus.CANCELLED
+            assert handle.job_status() is (prior if nothing_to_do or asked else status)
+            assert (stage.row(handle.job_id) == before) is nothing_to_do
+            continue
+        assert stage.row(handle.job_id) == before
+        assert stage.jobs.events(handle.job_id) == events
+
+
+def _allowed(prior: JobStatus, status: JobStatus) -> bool:
+    match status:
+        case JobStatus.CANCELLED:
+            return True
+        case JobStatus.RUNNING:
+            return prior in STARTABLE or prior is JobStatus.RUNNING
+        case _:
+            return prior is JobStatus.RUNNING
+
+
+def test_an_unknown_word_is_no_status(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.QUEUED)
+    before = stage.row(handle.job_id)
+    words: list[Any] = ["running", "Ready", "", None, 4, True, ["Running"]]
+    for word in words:
+        with pytest.raises(ApiUsageError, match=r"Submitted.*Cancelled"):
+            handle.set_status(word)
+        with pytest.raises(ApiUsageError, match=r"Submitted.*Cancelled"):
+            handle.set_status_and_message(word, "said")
+    assert stage.row(handle.job_id) == before
+
+
+def test_set_status_and_message_writes_both_or_neither(stage: Stage) -> None:
+    for prior in JobStatus:
+        for status in (*SETTABLE, JobStatus.QUEUED):
+            handle = stage.job_in(prior)
+            before = stage.row(handle.job_id)
+            if status in SETTABLE and _allowed(prior, status):
+                assert handle.set_status_and_message(status.value, "said") is prior
+                stays = prior in FINAL
+                assert handle.job_message() == (before.message if stays else "said")
+            else:
+                with pytest.raises((ValidationError, InvalidTransitionError)):
+                    handle.set_status_and_message(status.value, "said")
+                assert stage.row(handle.job_id) == before
+
+
+def test_a_status_without_a_message_leaves_the_message(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.QUEUED)
+    assert handle.set_status_and_message("Running", None) is JobStatus.QUEUED
+    assert handle.set_status("Finished") is JobStatus.RUNNING
+    assert handle.job_message() == "from the importer"
+
+
+def test_set_message_returns_the_previous_one_and_touches_nothing_else(stage: Stage) -> None:
+    for status in JobStatus:
+        handle = stage.job_in(status)
+        first = handle.job_message()
+        before, events = stage.row(handle.job_id), stage.jobs.events(handle.job_id)
+        assert handle.set_message("half way") == first
+        assert handle.set_message(None) == "half way"
+        assert handle.set_message("") == "half way"
+        assert handle.set_message(first) == ""
+        assert stage.row(handle.job_id) == before
+        assert stage.jobs.events(handle.job_id) == events
+
+
+def test_two_handles_on_one_job_see_each_others_writes_at_once(stage: Stage) -> None:
+    one = stage.jobs.handle()
+    other = stage.offline.attach(one.submit(ADD))
+    assert other.set_message("from the other") == "from the importer"
+    assert one.job_message() == "from the other"
+    assert one.set_status("Running") is JobStatus.QUEUED
+    assert other.job_running()
+    other.set_progress(1, 4)
+    assert one.get_job().progress == Progress(1, 4)
+    assert other.set_status_and_message("Error", "it broke") is JobStatus.RUNNING
+    assert one.job_error()
+    assert not one.job_running()
+    assert one.job_message() == "it broke"
+    assert one.job_finished() == other.job_finished() is not None
+
+
+def test_setting_cancelled_is_cancelling(stage: Stage) -> None:
+    for status in JobStatus:
+        by_status, by_cancel = stage.job_in(status), stage.job_in(status)
+        before, other_before = stage.row(by_status.job_id), stage.row(by_cancel.job_id)
+        assert by_status.set_status("Cancelled") is status
+        after = by_cancel.cancel_job()
+        assert by_status.job_status() is after
+        changed = _changed(before, stage.row(by_status.job_id))
+        assert changed == _changed(other_before, stage.row(by_cancel.job_id))
+        assert [_told(event) for event in stage.jobs.events(by_status.job_id)] == [
+            _told(event) for event in stage.jobs.events(by_cancel.job_id)
+        ]
+
+
+def _changed(before: Any, after: Any) -> dict[str, Any]:
+    """What differs between two rows; of moments, only whether they are set."""
+    moments = {"finished", "cancel_requested"}
+    return {
+        name: value is not None if name in moments else value
+        for name, value in after._mapping.items()
+        if value != before._mapping[name]
+    }
+
+
+def _told(event: Any) -> Any:
+    return event.status, event.attempt, event.message, event.actor
+
+
+@pytest.mark.parametrize("prior", sorted(STARTABLE))
+def test_a_job_cancelled_before_its_start_never_runs(prior: JobStatus, stage: Stage) -> None:
+    handle = stage.job_in(prior)
+    run, attempt = stage.run_of(handle), handle.get_job().attempt
+    assert handle.cancel_job() is JobStatus.CANCELLED
+    assert stage.store.claim(run, "tests.add") == Refused(Refusal.CANCELLED)
+    with pytest.raises(InvalidTransitionError):
+        handle.set_status("Running")
+    stage.jobs.sweep()
+    job = handle.get_job()
+    assert (job.status, job.attempt) == (JobStatus.CANCELLED, attempt)
+    assert job.started is None or prior is JobStatus.REQUEUED
+    assert job.finished is not None
+    assert job.cancel_requested is not None
+    assert handle.cancel_job() is JobStatus.CANCELLED
+    assert handle.get_job() == job

@@ -1,0 +1,337 @@
+"""Bad input: refused before anything is written, naming the field, the value and what is accepted."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+
+from jobhandle_celery import ApiUsageError, Failure, Job, JobStatus, Progress, ValidationError
+from jobhandle_celery.status import SUBMITTABLE
+from tests.apps import make_app
+
+MIB = 1024 * 1024
+EAST, WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
+
+
+class Unspeakable:
+    """Something of the caller's that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def deep() -> Any:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
+
+
+def circle() -> Any:
+    ring: list[Any] = []
+    ring.append(ring)
+    return ring
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Any]:
+    app: Any = make_app("memory://", database_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
+    yield app
+    app.jobs.close()
+
+
+def messages_in(app: Any) -> int:
+    with app.connection() as connection:
+        channel = connection.default_channel
+        channel.queue_declare(queue=app.conf.task_default_queue)
+        return int(channel.queue_declare(queue=app.conf.task_default_queue, passive=True).message_count)
+
+
+@pytest.fixture
+def refuses(app: Any) -> Callable[..., str]:
+    """Submit something, alone and after good ones, and see that nothing at all comes of it."""
+
+    def refuses(bad: Any, field: str, *, error: type[Exception] = ValidationError) -> str:
+        jobs = app.jobs
+        before = jobs.find(), messages_in(app)
+        handle = jobs.handle()
+        with pytest.raises(error) as caught:
+            handle.submit(bad)
+        with pytest.raises(error):
+            jobs.submit_many([Job(task="tests.add", args=[1, 2]), bad])
+        assert (jobs.find(), messages_in(app)) == before
+        if error is ValidationError:
+            assert getattr(caught.value, "field", None) == field
+            assert str(caught.value).startswith(f"{field}: ")
+            assert "accepted: " in str(caught.value)
+        return str(caught.value)
+
+    return refuses
+
+
+FIELDS: list[tuple[str, Any, str]] = [
+    ("task", "", "1 to 255 characters"),
+    ("task", None, "text"),
+    ("task", 5, "text"),
+    ("task", "x" * 256, "255"),
+    ("task", "tests\0add", "NUL"),
+    ("task", "tests.\udcff", "text"),
+    ("args", "text", "a list or tuple"),
+    ("args", b"bytes", "a list or tuple"),
+    ("args", {"x": 1}, "a list or tuple"),
+    ("args", None, "a list or tuple"),
+    ("args", [object()], "JSON"),
+    ("args", [{1, 2}], "JSON"),
+    ("args", [1j], "JSON"),
+    ("args", circle(), "JSON"),
+    ("args", deep(), "JSON"),
+    ("args", [Unspeakable()], "JSON"),
+    ("args", ["x" * (MIB - 3)], "1 MiB"),
+    ("args", ["a\0b"], "NUL"),
+    ("args", [{"a\0b": 1}], "NUL"),
+    ("kwargs", [("x", 1)], "a mapping"),
+    ("kwargs", None, "a mapping"),
+    ("kwargs", {1: 2}, "text as its keys"),
+    ("kwargs", {"x": object()}, "JSON"),
+    ("kwargs", {"x": "y" * MIB}, "1 MiB"),
+    ("kwargs", {"x": "\0"}, "NUL"),
+    ("meta", object(), "JSON"),
+    ("meta", "x" * MIB, "1 MiB"),
+    ("meta", ["\0"], "NUL"),
+    ("message", None, "text"),
+    ("message", b"bytes", "text"),
+    ("message", 5, "text"),
+    ("queue", "", "1 to 255"),
+    ("queue", 5, "text"),
+    ("queue", "x" * 256, "255"),
+    ("queue", "a\0b", "NUL"),
+    ("unique_key", "", "1 to 255"),
+    ("unique_key", "x" * 256, "255"),
+    ("unique_key", 5, "text"),
+    ("unique_key", "a\0b", "NUL"),
+    ("unique_key", "\ud800", "text"),
+    ("scheduled_for", datetime(2030, 1, 1), "an aware datetime"),  # noqa: DTZ001  # the naive one is the point
+    ("scheduled_for", date(2030, 1, 1), "an aware datetime"),
+    ("scheduled_for", "2030-01-01T00:00:00Z", "an aware datetime"),
+    ("scheduled_for", 60, "an aware datetime"),
+    ("scheduled_for", timedelta.max, "timedelta"),
+    ("scheduled_for", timedelta.min, "timedelta"),
+    ("scheduled_for", datetime(1, 1, 1, tzinfo=EAST), "an aware datetime"),
+    ("scheduled_for", datetime.max.replace(tzinfo=WEST), "an aware datetime"),
+    ("expires", datetime(2030, 1, 1), "an aware datetime"),  # noqa: DTZ001
+    ("expires", 60, "an aware datetime"),
+    ("expires", timedelta.max, "timedelta"),
+    ("expires", datetime.max.replace(tzinfo=WEST), "an aware datetime"),
+    ("time_limit", 0, "more than 0"),
+    ("time_limit", -1, "more than 0"),
+    ("time_limit", float("nan"), "seconds"),
+    ("time_limit", float("inf"), "seconds"),
+    ("time_limit", 10**400, "seconds"),
+    ("time_limit", "60", "seconds"),
+    ("time_limit", True, "seconds"),
+    ("soft_time_limit", -0.5, "more than 0"),
+    ("soft_time_limit", 10**400, "seconds"),
+    ("priority", -1, "0 to 255"),
+    ("priority", 256, "0 to 255"),
+    ("priority", 1.5, "whole number"),
+    ("priority", True, "whole number"),
+    ("priority", "5", "whole number"),
+    ("max_attempts", 0, "from 1"),
+    ("max_attempts", -3, "from 1"),
+    ("max_attempts", 2**31, "to 1000000"),
+    ("max_attempts", None, "whole number"),
+    ("max_attempts", True, "whole number"),
+]
+
+
+def test_each_bad_field_is_refused_and_named(refuses: Callable[..., str]) -> None:
+    for field, value, accepted in FIELDS:
+        said = refuses(Job(**{"task": "nobody.knows", field: value}), field)
+        assert accepted in said, said
+        assert len(said) < 700
+
+
+def test_a_soft_limit_beyond_the_hard_one_is_refused(refuses: Callable[..., str]) -> None:
+    assert "time_limit of 5 s" in refuses(Job(task="a", time_limit=5, soft_time_limit=6), "soft_time_limit")
+
+
+def test_arguments_that_do_not_fit_the_task_are_refused(refuses: Callable[..., str], app: Any) -> None:
+    assert "missing 1 required" in refuses(Job(task="tests.add", args=[1]), "args")
+    refuses(Job(task="tests.add", args=[1, 2], kwargs={"z": 3}), "args")
+    refuses(app.tasks["tests.add"].s(1, 2, 3), "args")
+
+
+def test_what_is_neither_a_job_nor_a_signature_is_no_job(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    for wrong in (None, 5, "tests.add", add, {"task": "tests.add"}, dict(add.s(1, 2)), [add.s(1, 2)], Job):
+        assert "Job nor a Celery signature" in refuses(wrong, "", error=ApiUsageError)
+    refuses(Unspeakable(), "", error=ApiUsageError)
+    refuses(Job(task="a", status=Unspeakable()), "", error=ApiUsageError)  # type: ignore[arg-type]
+
+
+def test_a_job_is_one_task(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    for several in (
+        chain(add.s(1, 2), add.s(3)),
+        add.s(1, 2) | add.s(3),
+        group(add.s(1, 2), add.s(3, 4)),
+        chord([add.s(1, 2)], add.s(3, 4)),
+        add.chunks([(1, 2)], 1),
+    ):
+        assert "one task" in refuses(several, "job")
+    for option in ("link", "link_error"):
+        assert "one task" in refuses(add.s(1, 2).set(**{option: [add.s(3)]}), option)
+    assert "one task" in refuses(add.s(1, 2).set(chord=add.s(3)), "chord")
+
+
+def test_an_unknown_option_of_a_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    for option, value in (("retries", 3), ("task_id", "mine"), ("serializer", "pickle"), ("colour", "red")):
+        said = refuses(add.s(1, 2).set(**{option: value}), option)
+        assert "countdown" in said
+    with pytest.raises(TypeError, match="colour"):
+        Job(task="tests.add", colour="red")  # type: ignore[call-arg]
+
+
+def test_bad_moments_of_a_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    for option in ("countdown", "expires"):
+        for value in (float("nan"), float("inf"), -float("inf"), 1e300, 10**400, True, "soon"):
+            refuses(add.s(1, 2).set(**{option: value}), option)
+    with pytest.raises(ValidationError, match="aware datetime"):
+        app.jobs.handle().submit(add.s(1, 2).set(eta=datetime(2030, 1, 1)))  # noqa: DTZ001
+    with pytest.raises(ValidationError):
+        app.jobs.handle().submit(add.s(1, 2).set(eta="tomorrow"))
+    with pytest.raises(ValidationError, match="priority: -1"):
+        app.jobs.handle().submit(add.s(1, 2).set(priority=-1))
+    assert app.jobs.find() == []
+
+
+def test_bad_names_of_users_and_groups_are_refused(app: Any) -> None:
+    for bad in ("", "x" * 256, 5, "a\0b", "\udcff", b"ann", True):
+        for field in ("username", "groupname"):
+            with pytest.raises(ValidationError, match=f"^{field}: "):
+                app.jobs.handle(**{field: bad})
+            with pytest.raises(ValidationError, match=f"^{field}: "):
+                app.jobs.submit_many([Job(task="tests.add", args=[1, 2])], **{field: bad})
+    assert app.jobs.find() == []
+
+
+def test_submit_many_takes_several_jobs_not_one(app: Any) -> None:
+    for wrong in (Job(task="tests.add", args=[1, 2]), app.tasks["tests.add"].s(1, 2), "tests.add", 5, None):
+        with pytest.raises(ApiUsageError):
+            app.jobs.submit_many(wrong)
+    assert app.jobs.submit_many([]) == []
+    assert app.jobs.find() == []
+
+
+def test_bad_questions_are_refused_in_our_words(app: Any) -> None:
+    jobs = app.jobs
+    job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
+    before = jobs.find()
+    usage = (ApiUsageError, ValidationError)
+    for bad_id in ("x", 1.5, True, b"1", [1]):
+        with pytest.raises(usage):
+            jobs.find(before=bad_id)
+        with pytest.raises(usage):
+            jobs.cancel_many(ids=[job_id, bad_id])
+        with pytest.raises(usage):
+            jobs.events(bad_id)
+    for limit in (0, -1, 10_001, "5", 1.5, True, None):
+        with pytest.raises(ValidationError, match=r"^limit: "):
+            jobs.find(limit=limit)
+    for field in ("task", "username"):
+        for bad_name in (5, ["a"], "a\0b", "\udcff"):
+            with pytest.raises(usage):
+                jobs.find(**{field: bad_name})
+            with pytest.raises(usage):
+                jobs.cancel_many(**{field: bad_name})
+    for bad_status in (5, "Ready", ["Queued", "Ready"], [None]):
+        with pytest.raises(usage):
+            jobs.find(status=bad_status)
+    for bad_ids in ("123", 5, job_id):
+        with pytest.raises(usage):
+            jobs.cancel_many(ids=bad_ids)
+    for older_than in ("a week", None, True, -1, float("nan"), float("inf"), timedelta(-1), timedelta.max):
+        with pytest.raises(ValidationError, match=r"^older_than: "):
+            jobs.prune(older_than)
+    assert jobs.find() == before
+
+
+def test_ids_beyond_what_a_database_holds_match_nothing(app: Any) -> None:
+    jobs = app.jobs
+    job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
+    for huge in (2**63, 2**200, -(2**200)):
+        assert jobs.events(huge) == []
+        assert jobs.cancel_many(ids=[huge]) == 0
+    assert [job.id for job in jobs.find(before=2**200)] == [job_id]
+    assert jobs.find(before=0) == []
+    assert jobs.cancel_many(ids=[*range(job_id + 1, job_id + 70_000), job_id]) == 1
+
+
+def test_bad_words_of_a_handle_are_refused_and_change_nothing(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(Job(task="tests.add", args=[1, 2]))
+    handle.set_status("Running")
+    before = handle.get_job()
+    for bad in (5, b"bytes", ["text"]):
+        with pytest.raises(ValidationError, match=r"^message: "):
+            handle.set_message(bad)
+        with pytest.raises(ValidationError, match=r"^message: "):
+            handle.set_status_and_message("Finished", bad)
+    for bad_number in ("1", None, True, float("nan"), float("inf"), 10**400):
+        with pytest.raises(ValidationError, match=r"^current: "):
+            handle.set_progress(bad_number)
+        if bad_number is not None:
+            with pytest.raises(ValidationError, match=r"^total: "):
+                handle.set_progress(1, bad_number)
+    for bad_timeout in ("1", b"1", [1]):
+        with pytest.raises((ApiUsageError, ValidationError)):
+            handle.wait(bad_timeout)
+    assert handle.get_job() == before
+
+
+def test_what_the_system_sets_is_ignored_in_a_submitted_job(app: Any) -> None:
+    long_ago = datetime(2001, 1, 1, tzinfo=UTC)
+    bogus: dict[str, Any] = {
+        "id": 4711,
+        "task_id": "mine",
+        "username": "root",
+        "groupname": "wheel",
+        "submitted": long_ago,
+        "started": long_ago,
+        "finished": long_ago,
+        "attempt": 7,
+        "worker": "nobody",
+        "result": 42,
+        "error": Failure("task", "ValueError", "no"),
+        "progress": Progress(1, 2),
+        "cancel_requested": long_ago,
+    }
+    handle = app.jobs.handle(username="ann", groupname="lab")
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    job_id = handle.submit(Job(task="tests.add", args=[2, 3], **bogus))
+    job = handle.get_job()
+    assert job_id != 4711
+    assert (job.id, job.username, job.groupname, job.attempt) == (job_id, "ann", "lab", 0)
+    assert job.task_id != "mine"
+    assert before < job.submitted < datetime.now(UTC) + timedelta(seconds=1)
+    unset = (job.started, job.finished, job.worker, job.result, job.error, job.progress, job.cancel_requested)
+    assert unset == (None,) * 7
+
+
+def test_of_the_nine_statuses_two_may_be_submitted(app: Any, refuses: Callable[..., str]) -> None:
+    handle = app.jobs.handle()
+    for status in JobStatus:
+        for word in (status, status.value):
+            job = Job(task="tests.add", args=[2, 3], status=word)  # type: ignore[arg-type]  # a word will do
+            if status not in SUBMITTABLE:
+                assert "Submitted, Waiting" in refuses(job, "status")
+                continue
+            handle.submit(job)
+            expected = JobStatus.WAITING if status is JobStatus.WAITING else JobStatus.QUEUED
+            assert handle.job_status() is expected
+    refuses(Job(task="tests.add", args=[2, 3], status="Ready"), "status", error=ApiUsageError)  # type: ignore[arg-type]

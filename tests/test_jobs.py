@@ -1,0 +1,378 @@
+"""`Jobs`, and what a handle does beyond OMERO: waiting, results, progress, lists, keys, schedules."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import (
+    ApiUsageError,
+    Failure,
+    InvalidTransitionError,
+    Job,
+    JobCancelled,
+    JobCancelledError,
+    JobFailedError,
+    JobStatus,
+    Progress,
+    UnknownJobError,
+    ValidationError,
+    WaitTimeoutError,
+)
+from jobhandle_celery.store import Refusal, Refused
+from tests.support import eventually
+from tests.test_handle import ADD, HELD, Stage
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def stage(database_url: str) -> Iterator[Stage]:
+    stage = Stage(database_url)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def jobs(stage: Stage) -> Any:
+    return stage.jobs
+
+
+def age(stage: Stage, job_id: int, column: str, by: timedelta) -> None:
+    """Let a moment of a job have been earlier."""
+    job = next(job for job in stage.jobs.find() if job.id == job_id)
+    moment = (getattr(job, column) - by).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    zone = "+00" if stage.engine.dialect.name == "postgresql" else ""
+    with stage.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE jobhandle_job SET {column} = '{moment}{zone}' WHERE id = {job_id}"
+        )
+
+
+# Waiting, results, progress.
+
+
+def test_wait_returns_the_final_status_and_result_what_the_body_returned(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    run = stage.claim(handle)
+    threading.Timer(0.05, stage.store.finish, (run, '{"sum": 5}')).start()
+    assert handle.wait(timeout=20) is JobStatus.FINISHED
+    assert handle.wait() is JobStatus.FINISHED
+    assert handle.result() == {"sum": 5}
+    assert handle.result(timeout=timedelta(0)) == {"sum": 5}
+
+
+def test_wait_and_result_give_up_after_the_timeout_and_the_job_goes_on(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.RUNNING)
+    before = stage.row(handle.job_id)
+    for timeout in (0, 0.01, -1, timedelta(milliseconds=1)):
+        with pytest.raises(WaitTimeoutError, match=f"{handle.job_id} is Running"):
+            handle.wait(timeout)
+        with pytest.raises(TimeoutError):
+            handle.result(timeout)
+    assert stage.row(handle.job_id) == before
+
+
+def test_the_result_of_a_failed_job_is_its_failure(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    failure = Failure("task", "ValueError", "no good", "Traceback …")
+    stage.store.fail(stage.claim(handle), failure)
+    assert handle.wait() is JobStatus.ERROR
+    with pytest.raises(JobFailedError, match="ValueError: no good") as caught:
+        handle.result()
+    assert caught.value.failure == failure == handle.get_job().error
+    assert caught.value.job_id == handle.job_id
+
+
+def test_the_result_of_a_job_that_an_outsider_failed_is_a_failure_too(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.RUNNING)
+    handle.set_status_and_message("Error", "the instrument is broken")
+    with pytest.raises(JobFailedError, match="the instrument is broken"):
+        handle.result()
+
+
+def test_the_result_of_a_cancelled_job_is_an_error_of_its_own(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.CANCELLED)
+    with pytest.raises(JobCancelledError, match=f"job {handle.job_id} was cancelled: from the importer"):
+        handle.result()
+
+
+def test_progress_is_shown_as_it_was_said(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.RUNNING)
+    assert handle.get_job().progress is None
+    for said in (Progress(0), Progress(5, 10), Progress(2.5, 10.25), Progress(-1), Progress(2**40, 2**41)):
+        handle.set_progress(said.current, said.total)
+        assert handle.get_job().progress == said
+
+
+def test_progress_of_a_job_that_does_not_run_changes_nothing(stage: Stage) -> None:
+    for status in set(JobStatus) - {JobStatus.RUNNING}:
+        handle = stage.job_in(status)
+        before = stage.row(handle.job_id)
+        handle.set_progress(1, 2)
+        assert stage.row(handle.job_id) == before
+
+
+def test_a_stop_is_heard_by_everyone_who_asks(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    body = stage.body_of(stage.claim(handle))
+    assert not handle.cancel_requested()
+    assert not body.cancel_requested()
+    body.raise_if_cancelled()
+    assert handle.cancel_job() is JobStatus.RUNNING
+    for one in (handle, body):
+        assert one.cancel_requested()
+        with pytest.raises(JobCancelled):
+            one.raise_if_cancelled()
+
+
+def test_a_superseded_body_hears_that_it_should_stop_and_its_writes_change_nothing(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    run = stage.claim(handle)
+    body = stage.body_of(run)
+    body.set_progress(1, 2)
+    assert body.set_message("half way") == "from the importer"
+    assert handle.set_status("Finished") is JobStatus.RUNNING
+    before = handle.get_job()
+    assert body.cancel_requested()
+    with pytest.raises(JobCancelled):
+        body.raise_if_cancelled()
+    body.set_progress(2, 2)
+    assert body.set_message("done") == "half way"
+    assert not stage.store.finish(run, "5")
+    assert handle.get_job() == before
+
+
+# Running by an outsider's hand, release, resubmit.
+
+
+def test_an_outsider_takes_a_job_and_no_worker_runs_it(stage: Stage) -> None:
+    for status in (JobStatus.WAITING, JobStatus.QUEUED, JobStatus.REQUEUED):
+        handle = stage.job_in(status)
+        run, attempt = stage.run_of(handle), handle.get_job().attempt
+        assert handle.set_status("Running") is status
+        assert stage.store.claim(run, "tests.add") == Refused(Refusal.SUPERSEDED)
+        job = handle.get_job()
+        assert (job.attempt, job.finished) == (attempt + 1, None)
+        assert job.started is not None
+        stage.jobs.sweep()
+        assert handle.set_status_and_message("Finished", "by hand") is JobStatus.RUNNING
+        assert handle.job_finished() is not None
+        assert handle.result() is None
+
+
+def test_nobody_takes_a_job_before_its_time_or_after_it_has_expired(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    early = Job(task="tests.add", args=[1, 2], scheduled_for=HOUR)
+    late = Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=-1))
+    for job, reason in ((early, Refusal.EARLY), (late, Refusal.EXPIRED)):
+        handle.submit(job)
+        before = stage.row(handle.job_id)
+        with pytest.raises(InvalidTransitionError):
+            handle.set_status("Running")
+        assert stage.row(handle.job_id) == before
+        assert stage.store.claim(stage.run_of(handle), "tests.add") == Refused(reason)
+    assert handle.job_status() is JobStatus.CANCELLED
+    assert "expired" in handle.job_message()
+
+
+def test_only_a_waiting_job_is_released(stage: Stage) -> None:
+    for status in set(JobStatus) - {JobStatus.WAITING}:
+        handle = stage.job_in(status)
+        before = stage.row(handle.job_id)
+        with pytest.raises(InvalidTransitionError, match=f"is {status}, not Waiting"):
+            handle.release_job()
+        assert stage.row(handle.job_id) == before
+    handle = stage.jobs.handle()
+    for job in (HELD, Job(task="tests.add", args=[1, 2], scheduled_for=HOUR)):
+        handle.submit(job)
+        handle.release_job()
+        assert handle.job_status() is JobStatus.QUEUED
+        assert [event.status for event in stage.jobs.events(handle.job_id)] == ["Waiting", "Submitted"]
+        stage.claim(handle)
+
+
+def test_a_held_job_waits_for_its_release_however_often_the_sweep_passes(stage: Stage) -> None:
+    handle = stage.job_in(JobStatus.WAITING)
+    assert handle.get_job().held
+    eventually(stage.jobs.sweep)
+    assert handle.job_status() is JobStatus.WAITING
+    assert stage.store.claim(stage.run_of(handle), "tests.add") == Refused(Refusal.EARLY)
+
+
+def test_only_a_final_job_is_resubmitted_and_starts_afresh(stage: Stage) -> None:
+    for status in JobStatus:
+        handle = stage.job_in(status)
+        before = handle.get_job()
+        if not status.final:
+            with pytest.raises(InvalidTransitionError, match=f"is {status}"):
+                handle.resubmit_job()
+            assert handle.get_job() == before
+            continue
+        handle.resubmit_job()
+        job = handle.get_job()
+        assert job.status is JobStatus.QUEUED
+        assert job.task_id != before.task_id
+        kept = ("id", "task", "args", "kwargs", "message", "submitted", "attempt", "username", "unique_key")
+        for field in kept:
+            assert getattr(job, field) == getattr(before, field)
+        gone = (job.started, job.finished, job.result, job.error, job.progress, job.cancel_requested)
+        assert gone == (None,) * 6
+        assert stage.store.finish(stage.claim(handle), "7")
+        assert handle.result() == 7
+
+
+# Lists, counts, mass cancel, prune.
+
+
+def test_find_pages_from_the_newest_and_filters(jobs: Any) -> None:
+    ids = jobs.submit_many([Job(task=f"task.{number % 2}") for number in range(5)], username="ann")
+    ids += jobs.submit_many([Job(task="task.0", status=JobStatus.WAITING)], username="bob", groupname="lab")
+    ids.reverse()
+
+    def found(**query: Any) -> list[int]:
+        return [job.id for job in jobs.find(**query)]
+
+    assert found() == ids
+    assert found(limit=2) == ids[:2]
+    assert found(limit=2, before=ids[1]) == ids[2:4]
+    assert found(before=ids[-1]) == []
+    assert found(username="bob") == found(status="Waiting") == found(status=JobStatus.WAITING) == ids[:1]
+    assert found(task="task.1") == [ids[2], ids[4]]
+    assert found(task="task.0", username="ann", limit=1) == [ids[1]]
+    assert found(status=["Waiting", "Queued"]) == ids
+    assert found(status=[]) == found(task="nobody.knows") == []
+    assert jobs.find(limit=1)[0] == jobs.attach(ids[0]).get_job()
+
+
+def test_counts_have_all_nine_statuses(stage: Stage) -> None:
+    assert stage.jobs.count_by_status() == dict.fromkeys(JobStatus, 0)
+    for number, status in enumerate(JobStatus):
+        for _ in range(number % 3):
+            stage.job_in(status)
+    assert stage.jobs.count_by_status() == {status: n % 3 for n, status in enumerate(JobStatus)}
+
+
+def test_cancel_many_cancels_what_fits_and_counts_it(stage: Stage) -> None:
+    jobs = stage.jobs
+    handles = {status: stage.job_in(status) for status in JobStatus}
+    with pytest.raises(ApiUsageError, match="needs"):
+        jobs.cancel_many()
+    assert jobs.cancel_many(ids=[]) == 0
+    assert jobs.cancel_many(username="nobody") == jobs.cancel_many(task="nobody.knows") == 0
+    assert jobs.cancel_many(status="Queued", ids=[handles[JobStatus.QUEUED].job_id]) == 1
+    assert jobs.cancel_many(task="tests.add") == 5
+    assert jobs.cancel_many(task="tests.add") == 0
+    for status, handle in handles.items():
+        stays = status.final or status is JobStatus.RUNNING
+        assert handle.job_status() is (status if stays else JobStatus.CANCELLED)
+    assert handles[JobStatus.RUNNING].cancel_requested()
+
+
+def test_prune_forgets_what_ended_long_ago_and_nothing_else(stage: Stage) -> None:
+    jobs = stage.jobs
+    old = [stage.job_in(status) for status in JobStatus if status.final]
+    young = [stage.job_in(status) for status in JobStatus]
+    for handle in old:
+        age(stage, handle.job_id, "finished", 2 * HOUR)
+    assert jobs.prune(3 * HOUR) == 0
+    assert jobs.prune(HOUR) == 3
+    for handle in old:
+        with pytest.raises(UnknownJobError):
+            handle.job_status()
+        assert jobs.events(old[0].job_id) == []
+    for handle in young:
+        assert jobs.events(handle.job_id)
+    assert jobs.prune(0) == 3
+    assert {job.status for job in jobs.find()} == set(JobStatus) - {"Finished", "Error", "Cancelled"}
+
+
+def test_submit_many_is_all_or_none_and_in_order(stage: Stage) -> None:
+    jobs = stage.jobs
+    add = stage.app.tasks["tests.add"]
+    ids = jobs.submit_many((add.s(number, 0) for number in range(5)), username="ann", groupname="lab")
+    assert ids == sorted(ids)
+    assert [(job.args, job.username, job.groupname) for job in jobs.find()] == [
+        ([number, 0], "ann", "lab") for number in reversed(range(5))
+    ]
+    with pytest.raises(ValidationError):
+        jobs.submit_many([add.s(1, 2), add.s(1)])
+    assert len(jobs.find()) == 5
+    assert jobs.count_by_status()[JobStatus.QUEUED] == 5
+
+
+# Unique keys.
+
+
+def test_at_most_one_unfinished_job_has_a_key(stage: Stage) -> None:
+    keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
+    one, other = stage.jobs.handle(), stage.jobs.handle()
+    first = one.submit(keyed)
+    before = stage.row(first)
+    assert other.submit(keyed) == first
+    assert other.job_id == first
+    assert stage.jobs.submit_many([keyed, ADD, keyed])[::2] == [first, first]
+    assert stage.row(first) == before
+    assert stage.jobs.handle(username="ann").submit(keyed) != first
+    assert stage.jobs.handle(username="bob").submit(keyed) != first
+    one.cancel_job()
+    second = other.submit(keyed)
+    assert second != first
+    with pytest.raises(InvalidTransitionError, match="unique_key"):
+        one.resubmit_job()
+    assert stage.jobs.attach(first).job_status() is JobStatus.CANCELLED
+    other.set_status("Running")
+    other.set_status("Finished")
+    one.resubmit_job()
+    assert other.submit(keyed) == first
+
+
+def test_of_many_who_submit_a_key_at_once_one_makes_the_job(stage: Stage) -> None:
+    keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
+    ids: list[int] = []
+    start = threading.Barrier(8)
+
+    def submit() -> None:
+        start.wait()
+        ids.append(stage.jobs.handle().submit(keyed))
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+    assert sum(stage.jobs.count_by_status().values()) == 1
+
+
+# Schedules.
+
+
+def test_a_job_whose_time_has_come_is_sent_by_the_sweep(jobs: Any) -> None:
+    handle = jobs.handle()
+    handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=timedelta(seconds=0.3)))
+    assert handle.job_status() is JobStatus.WAITING
+    eventually(lambda: jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+
+
+def test_a_job_that_expires_before_its_start_is_cancelled_by_the_sweep(stage: Stage) -> None:
+    expires = timedelta(seconds=0.2)
+    handles = [stage.jobs.handle(), stage.jobs.handle(), stage.offline.handle()]
+    handles[0].submit(Job(task="tests.add", args=[1, 2], expires=expires))
+    handles[1].submit(Job(task="tests.add", args=[1, 2], expires=expires, status=JobStatus.WAITING))
+    handles[2].submit(Job(task="tests.add", args=[1, 2], expires=expires))
+    running = stage.jobs.handle()
+    running.submit(Job(task="tests.add", args=[1, 2], expires=expires))
+    stage.claim(running)
+    for handle in handles:
+        eventually(lambda: stage.jobs.sweep() and handle.job_status() is JobStatus.CANCELLED)  # noqa: B023
+        assert "expired" in handle.job_message()
+        assert handle.get_job().started is None
+    assert running.job_running()

@@ -1,0 +1,297 @@
+"""Settings, database URLs and schemas that are wrong: each error says what to do, none shows a password."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy
+from celery import Celery
+
+from jobhandle_celery import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    Job,
+    JobHandleError,
+    Jobs,
+    JobStatus,
+    SchemaError,
+    UnknownJobError,
+)
+from jobhandle_celery.settings import Settings, read
+from tests.apps import make_app
+from tests.servers import execute
+
+SECRET = "hunter2-hunter2"
+ADD = Job(task="tests.add", args=[1, 2])
+
+
+def jobs_of(database: Any, **settings: Any) -> Any:
+    return Jobs(make_app("memory://", None, settings), database)
+
+
+def said_by(error: BaseException) -> str:
+    """All that a log would show of it: its causes, and what is only in their text."""
+    shown = "".join(traceback.format_exception(error))
+    return f"{shown}\n{error!r}"
+
+
+# Settings.
+
+
+def test_settings_have_the_defaults_of_the_design() -> None:
+    assert read(lambda key: None) == Settings(
+        lease=timedelta(seconds=60),
+        sweep_interval=timedelta(seconds=1),
+        patience=timedelta(seconds=60),
+        grace=timedelta(seconds=5),
+        namespace="default",
+        schema=None,
+    )
+
+
+def test_the_patience_doubles_to_a_quarter_of_an_hour() -> None:
+    patience = [Settings().patience_after(publishes).total_seconds() / 60 for publishes in range(1, 8)]
+    assert patience == [1, 2, 4, 8, 15, 15, 15]
+    assert Settings().patience_after(10**9) == timedelta(minutes=15)
+    assert Settings(patience=timedelta(hours=1)).patience_after(5) == timedelta(hours=1)
+
+
+def test_durations_are_seconds_or_timedeltas() -> None:
+    given = {"jobhandle_lease": 30, "jobhandle_grace": 0.5, "jobhandle_patience": timedelta(minutes=2)}
+    settings = read(given.get)
+    assert settings.lease == timedelta(seconds=30)
+    assert settings.grace == timedelta(seconds=0.5)
+    assert settings.patience == timedelta(minutes=2)
+
+
+@pytest.mark.parametrize("key", ["lease", "sweep_interval", "patience", "grace"])
+def test_a_bad_duration_is_refused_by_name(key: str) -> None:
+    for value in (0, -1, "60", True, float("nan"), float("inf"), 10**400, timedelta(0), [60]):
+        with pytest.raises(ConfigurationError, match=f"jobhandle_{key}: .*accepted"):
+            read({f"jobhandle_{key}": value}.get)
+
+
+@pytest.mark.parametrize("key", ["namespace", "schema"])
+def test_a_bad_name_is_refused_by_name(key: str) -> None:
+    for value in ("", "x" * 64, 5, True, ["a"]):
+        with pytest.raises(ConfigurationError, match=f"jobhandle_{key}: .*accepted"):
+            read({f"jobhandle_{key}": value}.get)
+
+
+def test_a_bad_setting_comes_out_at_the_first_use(sqlite_url: str) -> None:
+    jobs = jobs_of(sqlite_url, jobhandle_lease=-1)
+    for use in (jobs.handle, jobs.count_by_status, jobs.sweep, jobs.upgrade_schema):
+        with pytest.raises(ConfigurationError, match="jobhandle_lease"):
+            use()
+
+
+def test_settings_count_until_first_use_wherever_they_come_from(sqlite_url: str) -> None:
+    app = Celery("late", broker="memory://", set_as_current=False)
+    jobs = Jobs(app)
+    app.conf.jobhandle_database_url = sqlite_url
+    app.conf.jobhandle_namespace = "late"
+    job_id = jobs.handle().submit(Job(task="nobody.knows"))
+    jobs.close()
+    settings = SimpleNamespace(
+        CELERY_JOBHANDLE_DATABASE_URL=sqlite_url,
+        CELERY_JOBHANDLE_NAMESPACE="late",
+        CELERY_BROKER_URL="memory://",
+    )
+    django = Celery("django", set_as_current=False)
+    its_jobs = Jobs(django)
+    django.config_from_object(settings, namespace="CELERY")
+    assert its_jobs.attach(job_id).job_status() is JobStatus.QUEUED
+    its_jobs.close()
+    default = jobs_of(sqlite_url)
+    with pytest.raises(UnknownJobError):
+        default.attach(job_id)
+    default.close()
+
+
+# Databases.
+
+
+def test_without_a_database_the_error_says_how_to_give_one() -> None:
+    jobs = jobs_of(None)
+    for use in (jobs.handle, jobs.find, jobs.upgrade_schema):
+        with pytest.raises(ConfigurationError, match=r"Jobs\(app, .*jobhandle_database_url"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "no url",
+        "postgresql",
+        f"nosuch://ann:{SECRET}@host/name",
+        f"postgresql://ann:{SECRET}@host:port/name",
+        f"postgresql+nosuch://ann:{SECRET}@host/name",
+        sqlalchemy.URL.create("nosuch", "ann", SECRET, "host"),
+        5,
+        Path("jobs.sqlite3"),
+        b"sqlite:///jobs.sqlite3",
+    ],
+)
+def test_what_is_no_database_url_is_refused_at_once(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Accepted: .*sqlite:///") as caught:
+        jobs_of(url)
+    assert SECRET not in said_by(caught.value)
+    late = jobs_of(None, jobhandle_database_url=url)
+    with pytest.raises(ConfigurationError) as caught:
+        late.find()
+    assert SECRET not in said_by(caught.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="Name a file"):
+        jobs_of(url)
+
+
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "sqlite+aiosqlite"])
+def test_an_async_driver_is_refused_with_the_name_of_one_that_works(driver: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"async.*(postgresql\+psycopg|sqlite)") as caught:
+        jobs_of(f"{driver}://ann:{SECRET}@host/name")
+    assert SECRET not in said_by(caught.value)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "pg8000"])
+def test_a_missing_driver_is_told_what_to_install(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(ConfigurationError, match=r"not installed.*jobhandle-celery\[postgresql\]") as caught:
+        jobs_of(f"postgresql+{driver}://ann:{SECRET}@host/name").find()
+    assert SECRET not in said_by(caught.value)
+
+
+def test_a_plain_postgresql_url_goes_through_psycopg_3(postgresql_url: str) -> None:
+    for url in (
+        postgresql_url.replace("postgresql+psycopg:", "postgresql:"),
+        sqlalchemy.make_url(postgresql_url),
+    ):
+        jobs = jobs_of(url)
+        assert jobs.find() == []
+        jobs.close()
+
+
+def test_a_function_that_makes_an_engine_is_called_once_at_first_use(database_url: str) -> None:
+    made: list[sqlalchemy.Engine] = []
+
+    def make() -> sqlalchemy.Engine:
+        made.append(sqlalchemy.create_engine(database_url))
+        return made[-1]
+
+    jobs = jobs_of(make)
+    assert made == []
+    job_id = jobs.handle().submit(Job(task="nobody.knows"))
+    assert jobs.attach(job_id).job_status() is JobStatus.QUEUED
+    assert len(made) == 1
+    jobs.close()
+
+
+@pytest.mark.parametrize("wrong", [None, "sqlite:///jobs.sqlite3", object()])
+def test_a_function_that_makes_no_engine_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Engine"):
+        jobs_of(lambda: wrong).find()
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    jobs = jobs_of(f"sqlite:///{tmp_path}/missing/jobs.sqlite3")
+    for use in (jobs.find, lambda: jobs.handle().submit(ADD)):
+        with pytest.raises(JobHandleError, match=r"missing/jobs\.sqlite3"):
+            use()
+
+
+def test_a_server_that_cannot_be_reached_is_named_without_the_password() -> None:
+    jobs = jobs_of(f"postgresql://ann:{SECRET}@127.0.0.1:1/shop")
+    uses: list[Callable[[], Any]] = [
+        jobs.find,
+        jobs.sweep,
+        jobs.upgrade_schema,
+        lambda: jobs.handle().submit(ADD),
+        lambda: jobs.attach(1),
+    ]
+    for use in uses:
+        with pytest.raises(DatabaseUnavailableError, match=r"127\.0\.0\.1") as caught:
+            use()
+        assert isinstance(caught.value, ConnectionError)
+        assert SECRET not in said_by(caught.value)
+    assert SECRET not in repr(jobs)
+
+
+def test_a_wrong_password_or_database_name_is_said_without_the_password(postgresql_url: str) -> None:
+    right = sqlalchemy.make_url(postgresql_url)
+    wrong_name = right.set(database="nosuch")
+    assert right.password is not None
+    for url, reason in ((right.set(password=SECRET), "password"), (wrong_name, "nosuch")):
+        with pytest.raises(DatabaseUnavailableError, match=reason) as caught:
+            jobs_of(url).find()
+        assert SECRET not in said_by(caught.value)
+        assert right.password not in said_by(caught.value)
+
+
+# Schemas.
+
+
+def uses_of(jobs: Any) -> list[Callable[[], Any]]:
+    return [
+        jobs.find,
+        jobs.count_by_status,
+        jobs.sweep,
+        lambda: jobs.attach(1),
+        lambda: jobs.handle().submit(ADD),
+        lambda: jobs.cancel_many(task="a"),
+        lambda: jobs.prune(0),
+    ]
+
+
+def test_missing_tables_are_told_what_to_run_and_then_it_works(empty_database_url: str) -> None:
+    jobs = jobs_of(empty_database_url)
+    for use in uses_of(jobs):
+        with pytest.raises(SchemaError, match=r"upgrade_schema\(\).*celery -A yourapp jobs upgrade"):
+            use()
+    jobs.upgrade_schema()
+    jobs.upgrade_schema()
+    handle = jobs.handle()
+    handle.submit(ADD)
+    assert handle.job_status() is JobStatus.QUEUED
+    jobs.close()
+
+
+def test_tables_newer_than_the_code_are_told_what_to_install(database_url: str) -> None:
+    execute(database_url, "UPDATE jobhandle_schema_version SET version_num = '9999'")
+    jobs = jobs_of(database_url)
+    for use in [*uses_of(jobs), jobs.upgrade_schema]:
+        with pytest.raises(SchemaError, match=r"9999.*newer.*pip install --upgrade jobhandle-celery"):
+            use()
+    assert execute(database_url, "SELECT count(*) FROM jobhandle_job") == [(0,)]
+    jobs.close()
+
+
+def test_tables_half_made_are_told_what_to_run(database_url: str) -> None:
+    execute(database_url, "DELETE FROM jobhandle_schema_version")
+    jobs = jobs_of(database_url)
+    with pytest.raises(SchemaError, match="upgrade_schema"):
+        jobs.find()
+    jobs.close()
+
+
+def test_the_tables_may_lie_in_a_schema_of_their_own(empty_postgresql_url: str) -> None:
+    jobs = jobs_of(empty_postgresql_url, jobhandle_schema="Jobs of the shop")
+    with pytest.raises(SchemaError):
+        jobs.find()
+    jobs.upgrade_schema()
+    handle = jobs.handle()
+    handle.submit(ADD)
+    assert handle.set_status("Running") is JobStatus.QUEUED
+    assert jobs.count_by_status()[JobStatus.RUNNING] == 1
+    assert [event.status for event in jobs.events(handle.job_id)] == ["Submitted", "Running"]
+    assert jobs.sweep()
+    jobs.close()
+    with pytest.raises(SchemaError):
+        jobs_of(empty_postgresql_url).find()

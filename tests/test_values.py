@@ -1,0 +1,303 @@
+"""Values on their way into a row and back: text, JSON, moments; and the frozen things that callers hold."""
+
+import dataclasses
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import jobhandle_celery
+from jobhandle_celery import ApiUsageError, Failure, Job, JobStatus, Progress, ValidationError, codec, text
+from tests.apps import make_app
+
+MIB = 1024 * 1024
+HOUR = timedelta(hours=1)
+EAST, WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Any]:
+    app: Any = make_app("memory://", database_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
+    yield app
+    app.jobs.close()
+
+
+# Text.
+
+
+@given(st.text(st.characters()))
+@example("\0")
+@example("\udcff\0\ud800")
+def test_storable_text_holds_neither_nul_nor_lone_surrogates_and_nothing_else_is_lost(
+    given_text: str,
+) -> None:
+    stored = text.storable(given_text)
+    assert "\0" not in stored
+    stored.encode()
+    assert text.storable(stored) == stored
+    if "\0" not in given_text and not any("\ud800" <= character <= "\udfff" for character in given_text):
+        assert stored == given_text
+
+
+def test_a_message_keeps_its_beginning_and_a_traceback_its_end() -> None:
+    for length in (0, 1, 9_999, 10_000):
+        assert text.message("x" * length) == "x" * length
+    assert text.message("x" * 10_001) == "x" * 9_999 + "…"
+    assert text.traceback("x" * 100_000) == "x" * 100_000
+    cut = text.traceback("a" + "b" * 100_000)
+    assert len(cut) == 100_000
+    assert cut.startswith("…b")
+    assert cut.endswith("b")
+
+
+# JSON.
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=10,
+)
+RICH = (
+    st.datetimes(timezones=st.just(UTC))
+    | st.dates()
+    | st.uuids()
+    | st.decimals(allow_nan=False)
+    | st.binary(max_size=50)
+)
+
+
+@given(PLAIN | RICH | st.lists(RICH, max_size=3) | st.dictionaries(st.text(max_size=4), RICH, max_size=3))
+def test_what_is_encoded_comes_back_as_what_it_was(value: Any) -> None:
+    encoded = codec.encode(value)
+    assert encoded.isascii()
+    back = codec.decode(encoded)
+    assert back == value
+    assert type(back) is type(value)
+
+
+@given(PLAIN)
+def test_a_nul_is_seen_in_any_string_of_a_document_and_nowhere_else(value: Any) -> None:
+    assert text.holds_nul(codec.encode(value)) == _has_nul(value)
+    assert not text.holds_nul(codec.encode("\\u0000"))
+    assert text.holds_nul(codec.encode("\\\0"))
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_nul, [*value, *value.values()]))
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
+
+
+def test_what_is_not_json_or_too_large_is_not_storable() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    for value in (object(), {1, 2}, 1j, ring, {(1, 2): 3}, lambda: 1, "x" * (MIB - 1)):
+        with pytest.raises(codec.NotStorableError):
+            codec.encode(value)
+    assert len(codec.encode("x" * (MIB - 2))) == MIB
+
+
+def test_datetimes_uuids_decimals_and_bytes_survive_in_a_row(app: Any) -> None:
+    rich = {
+        "moment": datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC),
+        "day": date(2026, 2, 3),
+        "id": uuid.UUID(int=5),
+        "price": Decimal("1.10"),
+        "bytes": b"\xff\xfe",
+        "text": b"text",
+    }
+    handle = app.jobs.handle()
+    handle.submit(Job(task="nobody.knows", args=[rich], kwargs=rich, meta=rich))
+    job = handle.get_job()
+    assert (job.args, job.kwargs, job.meta) == ([rich], rich, rich)
+
+
+# Moments, and the options of a signature.
+
+
+def test_a_job_with_a_time_ahead_waits_for_it(app: Any) -> None:
+    handle = app.jobs.handle()
+    moment = datetime.now(UTC) + HOUR
+    for when in (HOUR, moment, moment.astimezone()):
+        for status in (None, JobStatus.SUBMITTED, JobStatus.WAITING):
+            handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=when, status=status))
+            job = handle.get_job()
+            assert job.status is JobStatus.WAITING
+            assert job.scheduled_for.utcoffset() == timedelta(0)
+            assert abs(job.scheduled_for - moment) < timedelta(seconds=30)
+            assert when is HOUR or job.scheduled_for == moment
+            assert not job.held
+
+
+def test_a_time_in_the_past_means_now(app: Any) -> None:
+    handle = app.jobs.handle()
+    for when in (timedelta(0), -HOUR, datetime(2001, 1, 1, tzinfo=UTC)):
+        for status in (None, JobStatus.WAITING):
+            handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=when, status=status))
+            assert handle.job_status() is JobStatus.QUEUED
+
+
+def test_the_options_of_a_signature_are_the_jobs(app: Any) -> None:
+    add = app.tasks["tests.add"]
+    handle = app.jobs.handle()
+    soon = datetime.now(UTC) + HOUR
+    handle.submit(
+        add.s(1, y=2).set(queue="fast", priority=7, time_limit=60, soft_time_limit=50, eta=soon, expires=7200)
+    )
+    job = handle.get_job()
+    assert (job.task, job.args, job.kwargs) == ("tests.add", [1], {"y": 2})
+    assert (job.queue, job.priority, job.time_limit, job.soft_time_limit) == ("fast", 7, 60, 50)
+    assert (job.scheduled_for, job.status) == (soon, JobStatus.WAITING)
+    assert abs(job.expires - soon - HOUR) < timedelta(seconds=30)
+    handle.submit(add.s(1, 2).set(countdown=3600, expires=soon.isoformat()))
+    assert abs(handle.get_job().scheduled_for - soon) < timedelta(seconds=30)
+    assert handle.get_job().expires == soon
+    for now in ({"countdown": 0}, {"countdown": -5}, {"eta": datetime(2001, 1, 1, tzinfo=UTC)}, {}):
+        handle.submit(add.si(1, 2).set(**now))
+        assert handle.job_status() is JobStatus.QUEUED
+
+
+# What callers hold.
+
+
+def test_what_callers_hold_is_frozen() -> None:
+    for held, field in (
+        (Job(task="a"), "task"),
+        (Failure("task", "ValueError", "no"), "message"),
+        (Progress(1), "total"),
+    ):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(held, field, "b")
+
+
+def test_progress_is_a_fraction_where_the_total_is_known() -> None:
+    assert Progress(1, 4).fraction == 0.25
+    assert Progress(5, 4).fraction == 1
+    assert Progress(-1, 4).fraction == 0
+    assert Progress(1).fraction is None
+    assert Progress(0, 0).fraction is None
+
+
+def test_errors_are_what_users_of_python_catch_too() -> None:
+    kinds = {
+        "ApiUsageError": ValueError,
+        "ValidationError": ValueError,
+        "UnknownJobError": LookupError,
+        "WaitTimeoutError": TimeoutError,
+        "NotAttachedError": Exception,
+        "HandleClosedError": Exception,
+        "InvalidTransitionError": Exception,
+        "JobFailedError": Exception,
+        "JobCancelledError": Exception,
+        "SchemaError": Exception,
+        "ConfigurationError": Exception,
+        "DatabaseUnavailableError": ConnectionError,
+    }
+    for name, kind in kinds.items():
+        error = getattr(jobhandle_celery, name)
+        assert issubclass(error, kind)
+        assert issubclass(error, jobhandle_celery.JobHandleError)
+    assert not issubclass(jobhandle_celery.JobCancelled, Exception)
+    assert set(kinds) | {"JobCancelled"} < set(jobhandle_celery.__all__)
+
+
+def test_the_nine_words_are_omeros() -> None:
+    words = "Submitted Resubmitted Queued Requeued Running Error Waiting Finished Cancelled"
+    assert " ".join(JobStatus) == words
+    assert {status for status in JobStatus if status.final} == {"Finished", "Error", "Cancelled"}
+    assert [JobStatus.from_id(status.id) for status in JobStatus] == list(JobStatus)
+
+
+# Whole jobs.
+
+
+def test_what_is_just_within_the_limits_is_kept_as_given(app: Any) -> None:
+    handle = app.jobs.handle(username="ü" * 255, groupname="x" * 255)
+    job = Job(
+        task="t" * 255,
+        args=["x" * (MIB - 4)],
+        kwargs={"y": "z" * (MIB - 9)},
+        message="ä" * 10_000,
+        priority=255,
+        time_limit=0.001,
+        soft_time_limit=0.001,
+        max_attempts=1_000_000,
+        unique_key="k" * 255,
+        meta={"deep": [None, True, 1.5, "ü\\u0000"]},
+        queue="q" * 255,
+        scheduled_for=timedelta(days=3650),
+        expires=datetime.max.replace(tzinfo=UTC),
+    )
+    handle.submit(job)
+    kept = handle.get_job()
+    for field in ("task", "args", "kwargs", "message", "priority", "time_limit", "soft_time_limit"):
+        assert getattr(kept, field) == getattr(job, field)
+    for field in ("max_attempts", "unique_key", "meta", "queue", "expires"):
+        assert getattr(kept, field) == getattr(job, field)
+
+
+def test_a_message_is_cut_with_an_ellipsis_and_loses_what_a_database_cannot_hold(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(Job(task="tests.add", args=[1, 2], message="a\0b\udcffc" + "x" * 20_000))
+    message = handle.job_message()
+    assert len(message) == 10_000
+    assert message.startswith("ab\\udcffcxxx")
+    assert message.endswith("x…")
+    handle.set_message("m" * 10_001 + "\0")
+    assert handle.job_message() == "m" * 9_999 + "…"
+    handle.set_status_and_message("Running", "\0")
+    assert handle.job_message() == ""
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=-(2**80), max_value=2**80),
+    st.floats(),
+    st.text(st.characters(), max_size=300),
+    st.binary(max_size=20),
+    st.datetimes(timezones=st.none() | st.just(UTC) | st.just(EAST) | st.just(WEST)),
+    st.timedeltas(),
+    st.decimals(),
+    st.uuids(),
+    st.sampled_from([*JobStatus, *(status.value for status in JobStatus), object(), {1}, 1j, 10**400]),
+)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner),
+    max_leaves=5,
+)
+SUBMITTED_FIELDS = [field for field in Job.__dataclass_fields__ if field != "task"]
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(fields=st.dictionaries(st.sampled_from(SUBMITTED_FIELDS), ANYTHING, max_size=2))
+def test_whatever_is_submitted_is_stored_whole_or_refused_in_our_words(app: Any, fields: Any) -> None:
+    jobs = app.jobs
+    handle = jobs.handle()
+    before = sum(jobs.count_by_status().values())
+    try:
+        job_id = handle.submit(Job(task="nobody.knows", **fields))
+    except (ApiUsageError, ValidationError):
+        assert sum(jobs.count_by_status().values()) == before
+        return
+    assert jobs.find(limit=1)[0].id == job_id
+    assert sum(jobs.count_by_status().values()) <= before + 1
+    assert handle.get_job().username is None
