@@ -5,6 +5,7 @@ May import execution and below.
 
 import logging
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -121,8 +122,11 @@ class BodyExitedError(RuntimeError):
 
 def _is_from_outside(error: BaseException) -> bool:
     """Say whether it was raised into the body: by a signal, by the worker, by a pool ending a greenlet."""
-    if isinstance(error, (KeyboardInterrupt, WorkerShutdown, WorkerTerminate)):
+    if isinstance(error, (WorkerShutdown, WorkerTerminate)):
         return True
+    if isinstance(error, KeyboardInterrupt):
+        # Python raises it for Ctrl-C in the main thread alone.
+        return threading.current_thread() is threading.main_thread()
     if isinstance(error, SystemExit):
         # billiard's handler in a pool's child exits with this for the signal that it got.
         return isinstance(error.code, int) and -256 < error.code < -256 + signal.NSIG

@@ -17,7 +17,7 @@ from jobhandle_celery import Job, Jobs
 from tasks.demo.manifest import line
 from tests.reaper import Reaper
 from tests.support import eventually
-from tests.workers import ROOT
+from tests.workers import ROOT, WorkerProcess
 
 STRANGE = [
     b"plain",
@@ -337,3 +337,17 @@ def test_what_cannot_be_done_is_said_in_a_line(
 def test_a_line_of_the_manifest_has_the_bytes_of_the_name() -> None:
     assert line("00", "a b") == b"00  a b\n"
     assert line("00", os.fsdecode(b"a\n\\\r\xff")) == b"\\00  a\\n\\\\\\r\xff\n"
+
+
+def test_a_worker_of_the_app_needs_nothing_prepared(
+    start_worker: Callable[..., WorkerProcess], empty_sqlite_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    start_worker(
+        "tasks", environment={"JOBHANDLE_DATABASE_URL": empty_sqlite_url, "JOBHANDLE_BROKER_URL": redis_url}
+    )
+    jobs = Jobs(Celery("client", broker=redis_url, set_as_current=False), empty_sqlite_url)
+    (tmp_path / "file").write_bytes(b"content")
+    handle = jobs.handle()
+    handle.submit(Job(task="tasks.checksum", args=[str(tmp_path / "file")]))
+    assert handle.result(20)["bytes"] == 7
+    jobs.close()

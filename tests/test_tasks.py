@@ -442,17 +442,3 @@ def test_whatever_ends_the_body_ends_all_that_its_program_started(
     assert handle.wait(30) == status
     assert message in handle.job_message()
     assert_all_gone(tmp_path, 3)
-
-
-def test_a_worker_of_the_app_needs_nothing_prepared(
-    start_worker: Callable[..., WorkerProcess], empty_sqlite_url: str, redis_url: str, tmp_path: Path
-) -> None:
-    start_worker(
-        "tasks", environment={"JOBHANDLE_DATABASE_URL": empty_sqlite_url, "JOBHANDLE_BROKER_URL": redis_url}
-    )
-    jobs = Jobs(Celery("client", broker=redis_url, set_as_current=False), empty_sqlite_url)
-    (tmp_path / "file").write_bytes(b"content")
-    handle = jobs.handle()
-    handle.submit(Job(task="tasks.checksum", args=[str(tmp_path / "file")]))
-    assert handle.result(20)["bytes"] == 7
-    jobs.close()

@@ -6,13 +6,13 @@ published by the caller, then marked. A sweep that dies in between leaves rows t
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, case, delete, exists, func, insert, or_, select, update
 
 from ..schema import clock, job, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
-from .moves import DUE, HELD, STAMPED, for_these, grouped, moves, unless_expired_before, unless_there
+from .moves import DUE, HELD, STAMPED, Guard, for_these, grouped, moves, unless_expired_before, unless_there
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing
 from .running import Running
 
@@ -128,9 +128,9 @@ class Sweeping(Running):
 
     @repeatable
     def lapsed_workers(self) -> list[str]:
-        """Return the boot ids of the workers whose lease has ended."""
+        """Return the boot ids of the workers whose lease has ended, if leases may be believed now."""
         statement = select(worker.c.boot_id).where(
-            worker.c.namespace == self.namespace, worker.c.lease_until <= clock()
+            worker.c.namespace == self.namespace, worker.c.lease_until <= clock(), self._unbroken()
         )
         with self.door.reading() as connection:
             return list(self.execute(connection, statement).scalars())
@@ -141,21 +141,39 @@ class Sweeping(Running):
 
         Who may have been there first: the worker itself, renewing. Its row is locked and its lease looked
         at again before any of its jobs is touched, so it renews either before, and loses nothing, or
-        after, and finds its row gone.
+        after, and finds its row gone. Or an outage, between the beginning of our pass and here: then
+        nobody could renew, and each statement of ours sees by the clock that its pass is too long ago.
         """
         with self.door.transaction() as connection:
             lapsed = self.execute(
                 connection,
                 select(worker.c.name)
-                .where(worker.c.boot_id == boot_id, worker.c.lease_until <= clock())
+                .where(worker.c.boot_id == boot_id, worker.c.lease_until <= clock(), self._unbroken())
                 .with_for_update(skip_locked=True),
             ).scalar()
             if lapsed is None:
                 return []
-            guard = (job.c.boot_id == boot_id) & (job.c.status_id == JobStatus.RUNNING)
-            lost = self._lose_where(connection, guard, f"the worker {lapsed} was lost", "sweep")
-            self.execute(connection, delete(worker).where(worker.c.boot_id == boot_id))
+            running = (job.c.boot_id == boot_id) & moves("lose")
+            lost = self._lose_where(
+                connection, running & self._unbroken(), f"the worker {lapsed} was lost", "sweep"
+            )
+            self._forget(connection, boot_id)
             return lost
+
+    def _unbroken(self) -> Guard:
+        """Return a condition: passes have followed each other closely for a lease, up to this moment."""
+        return exists(
+            select(sweep_table.c.namespace).where(
+                sweep_table.c.namespace == self.namespace,
+                sweep_table.c.unbroken_since <= clock(-self.settings.lease),
+                sweep_table.c.last_pass_at >= clock(-self.settings.unbroken),
+            )
+        )
+
+    def _forget(self, connection: Connection, boot_id: str | None) -> None:
+        # Not while a row names it: the sweep would never find that row again.
+        named = select(job.c.id).where(job.c.boot_id == boot_id, moves("lose"))
+        self.execute(connection, delete(worker).where(worker.c.boot_id == boot_id, ~named.exists()))
 
     @repeatable
     def renew(self, me: Worker) -> bool:
@@ -184,8 +202,7 @@ class Sweeping(Running):
     def retire(self, me: Worker) -> None:
         """Forget this worker, unless a row still names it: then its lease ends by itself."""
         with self.door.transaction() as connection:
-            named = select(job.c.id).where(job.c.boot_id == me.boot_id, job.c.status_id == JobStatus.RUNNING)
-            self.execute(connection, delete(worker).where(worker.c.boot_id == me.boot_id, ~named.exists()))
+            self._forget(connection, me.boot_id)
 
     @repeatable
     def standings(self, boot_id: str) -> list[Standing]:
