@@ -317,7 +317,7 @@ def test_a_cold_stop_gives_the_running_jobs_back(demo: Start, here: Path, folder
         (["{folder}", "--database-url=nonsense"], 2, "Not a database URL"),
         (["{folder}", "--broker-url=nonsense://"], 2, "No such transport"),
         (["{folder}", "--broker-url=redis://127.0.0.1:1"], 1, "was not reached"),
-        (["{folder}", "--database-url=postgresql://127.0.0.1:1/x"], 1, "database did not answer"),
+        (["{folder}", "--database-url=postgresql://127.0.0.1:1/x"], 1, "did not answer"),
         (["--help"], 0, "Ctrl-C leaves the jobs"),
         ([], 2, "FOLDER"),
     ],

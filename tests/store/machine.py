@@ -226,8 +226,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(by=either)
     def reap(self, by: int) -> None:
         boot = str(self.workers[by].boot_id)
-        assert set(self.store.lapsed_workers()) == self.model.lapsed()
-        lost = {one.job_id: one.status for one in self.store.reap(boot)}
+        assert set(self.bench.lapsed_workers()) == self.model.lapsed()
+        lost = {one.job_id: one.status for one in self.bench.reap(boot)}
         assert lost == self.model.reap(boot)
 
     @rule(amount=st.sampled_from([1, 2, 5, 16, 30]))
@@ -274,8 +274,8 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(4):
             self.bench.pass_time(hours=2)
             self.store.renew(me)
-            for boot_id in self.store.lapsed_workers():
-                self.store.reap(boot_id)
+            for boot_id in self.bench.lapsed_workers():
+                self.bench.reap(boot_id)
             self.store.expire()
             for message in self.store.reserve(100):
                 run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)

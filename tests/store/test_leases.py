@@ -21,9 +21,9 @@ def test_a_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None
     bench.pass_time(seconds=LAPSE - 5)
     assert bench.store.renew(me)
     bench.pass_time(seconds=LAPSE - 5)
-    assert bench.store.lapsed_workers() == []
+    assert bench.lapsed_workers() == []
     bench.pass_time(seconds=10)
-    assert bench.store.lapsed_workers() == [me.boot_id]
+    assert bench.lapsed_workers() == [me.boot_id]
 
 
 def test_a_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
@@ -35,7 +35,7 @@ def test_a_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
     bench.store.finish(done, "1")
     bench.pass_time(seconds=LAPSE)
 
-    settled = {lost.job_id: lost.status for lost in bench.store.reap(boot(me))}
+    settled = {lost.job_id: lost.status for lost in bench.reap(boot(me))}
 
     assert settled == {
         error: JobStatus.ERROR,
@@ -44,7 +44,7 @@ def test_a_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
     }
     assert {job_id: bench.status(job_id) for job_id in settled} == settled
     assert bench.status(done.job_id) is JobStatus.FINISHED
-    assert bench.store.lapsed_workers() == []
+    assert bench.lapsed_workers() == []
     job = bench.store.job(error)
     assert job is not None
     assert job.error is not None
@@ -57,7 +57,7 @@ def test_a_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> No
     run = bench.run(bench.submit(max_attempts=5))
     bench.store.cancel(run.job_id, None, terminate=False)
     bench.pass_time(seconds=LAPSE)
-    bench.store.reap(boot(run.worker))
+    bench.reap(boot(run.worker))
     bench.pass_time(hours=1)
     assert bench.store.reserve(10) == []
     assert bench.row(run.job_id)["finished"] is not None
@@ -66,7 +66,7 @@ def test_a_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> No
 def test_a_lost_job_that_has_attempts_left_is_due_at_once(bench: Bench) -> None:
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
-    bench.store.reap(boot(run.worker))
+    bench.reap(boot(run.worker))
     assert [message.attempt for message in bench.store.reserve(10)] == [2]
 
 
@@ -74,9 +74,9 @@ def test_a_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, o
     """Mutant 11 (the reap does not look at the lease again): its job is taken from a healthy worker."""
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
-    assert bench.store.lapsed_workers() == [run.worker.boot_id]
+    assert bench.lapsed_workers() == [run.worker.boot_id]
     assert other.store.renew(run.worker)
-    assert bench.store.reap(boot(run.worker)) == []
+    assert bench.reap(boot(run.worker)) == []
     assert bench.status(run.job_id) is JobStatus.RUNNING
     assert bench.store.renew(run.worker)
 
@@ -84,7 +84,7 @@ def test_a_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, o
 def test_a_worker_that_was_reaped_hears_of_it_and_may_go_on(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
-    bench.store.reap(boot(run.worker))
+    bench.reap(boot(run.worker))
     assert not bench.store.renew(run.worker)
     assert bench.store.renew(run.worker)
     assert bench.run(bench.submit(), run.worker).attempt == 1
@@ -97,7 +97,7 @@ def test_an_outsiders_running_job_is_never_lost(bench: Bench) -> None:
     assert bench.store.set_status(job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None)[1]
     assert bench.pass_steadily(LEASE) is True
     bench.pass_time(days=30)
-    assert bench.store.lapsed_workers() == []
+    assert bench.lapsed_workers() == []
     bench.store.expire()
     assert bench.store.reserve(10) == []
     row = bench.row(job_id)
@@ -109,7 +109,7 @@ def test_an_outsiders_job_taken_from_a_lost_worker_forgets_that_worker(bench: Be
     bench.store.lose(run, "gone", run.worker)
     assert bench.store.set_status(run.job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None)[1]
     bench.pass_time(seconds=LAPSE)
-    assert bench.store.reap(boot(run.worker)) == []
+    assert bench.reap(boot(run.worker)) == []
     assert bench.status(run.job_id) is JobStatus.RUNNING
 
 

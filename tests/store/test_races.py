@@ -77,7 +77,7 @@ def finish_reap(bench: Bench) -> Pair:
     bench.pass_time(seconds=LAPSE)
     return Pair(
         lambda: bench.store.finish(run, "1"),
-        lambda: bench.store.reap(str(run.worker.boot_id)),
+        lambda: bench.reap(str(run.worker.boot_id)),
         run.job_id,
         ends_as={0: {JobStatus.FINISHED}, 1: {JobStatus.REQUEUED}},
     )
@@ -236,7 +236,7 @@ def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_los
         bench.pass_time(seconds=LAPSE)
         renewed, lost = race(
             lambda run=run: bench.store.renew(run.worker),  # type: ignore[misc]
-            lambda run=run: bench.store.reap(str(run.worker.boot_id)),  # type: ignore[misc]
+            lambda run=run: bench.reap(str(run.worker.boot_id)),  # type: ignore[misc]
         )
         assert renewed == (not lost)
         assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)
@@ -246,7 +246,7 @@ def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     contenders: list[Contender] = [
-        lambda: bench.store.reap(str(run.worker.boot_id)),
+        lambda: bench.reap(str(run.worker.boot_id)),
         lambda: bench.store.renew(run.worker),
     ]
     # The reap has locked the worker and waits for its job.
@@ -261,9 +261,9 @@ def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(postgresql_bench: Be
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     with locked(bench, worker_table):
-        assert bench.store.reap(str(run.worker.boot_id)) == []
+        assert bench.reap(str(run.worker.boot_id)) == []
     bench.store.renew(run.worker)
-    assert bench.store.reap(str(run.worker.boot_id)) == []
+    assert bench.reap(str(run.worker.boot_id)) == []
 
 
 def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(postgresql_bench: Bench) -> None:
@@ -280,8 +280,8 @@ def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(postgresql_bench:
                 lapsed = worker_table.update().where(worker_table.c.boot_id == me.boot_id)
                 past = worker_table.c.started
                 bench.store.execute(connection, lapsed.values(lease_until=past))
-            bench.store.reap(str(me.boot_id))
+            bench.reap(str(me.boot_id))
         said = claiming.result(timeout=30)
-    for boot_id in bench.store.lapsed_workers():
-        bench.store.reap(boot_id)
+    for boot_id in bench.lapsed_workers():
+        bench.reap(boot_id)
     assert isinstance(said, Refused) or bench.status(job_id) is JobStatus.ERROR

@@ -56,8 +56,8 @@ def live(bench: Bench) -> None:
     assert bench.store.finish(run, "1")
     assert bench.store.begin_pass() is False
     bench.pass_time(days=2)
-    for boot_id in bench.store.lapsed_workers():
-        bench.store.reap(boot_id)
+    for boot_id in bench.lapsed_workers():
+        bench.reap(boot_id)
     assert bench.events(job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
     assert bench.store.prune(timedelta(days=1)) == 1
 
@@ -285,8 +285,8 @@ def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
     assert there.store.count_queued(["q"]) == {}
     lapsed = here.worker()
     here.pass_time(hours=1)
-    assert there.store.lapsed_workers() == []
-    assert here.store.lapsed_workers() == [lapsed.boot_id]
+    assert there.lapsed_workers() == []
+    assert here.lapsed_workers() == [lapsed.boot_id]
     assert here.store.begin_pass() is False
     assert there.store.begin_pass() is False
     there.close()

@@ -1,0 +1,160 @@
+"""The tasks of this folder's workers: bodies that take their time, and bodies with results of all kinds."""
+
+import datetime
+import decimal
+import os
+import time
+import uuid
+from typing import Any
+
+from jobhandle_celery import current_job
+from tests.apps import append_line
+from tests.worker import failing, retrying
+from tests.worker.base_app import app, task
+
+__all__ = ["app", "failing", "retrying"]
+
+
+@task()
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@task()
+def append(path: str, text: str) -> str:
+    append_line(path, text)
+    return text
+
+
+# Bodies that take their time.
+
+
+@task()
+def deaf(path: str, seconds: float) -> str:
+    """Mark the beginning and the end, and hear nothing in between."""
+    append_line(path, "begun")
+    time.sleep(seconds)
+    append_line(path, "ended")
+    return "slept"
+
+
+@task(acks_late=True)
+def deaf_late(path: str, seconds: float) -> str:
+    append_line(path, "begun")
+    time.sleep(seconds)
+    append_line(path, "ended")
+    return "slept"
+
+
+@task()
+def attentive(path: str, seconds: float) -> str:
+    """Ask now and then whether to stop."""
+    append_line(path, "begun")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        job = current_job()
+        if job is not None:
+            job.raise_if_cancelled()
+        time.sleep(0.02)
+    append_line(path, "ended")
+    return "slept"
+
+
+@task()
+def until_there(path: str, sign: str) -> str:
+    """Work until a file is there."""
+    append_line(path, "begun")
+    while not os.path.exists(sign):
+        time.sleep(0.02)
+    append_line(path, "ended")
+    return "seen"
+
+
+@task()
+def ticking(path: str, first: float, later: float) -> str:
+    """Leave a mark every moment, so that it shows whether two bodies overlap; for so long the first time."""
+    seconds = later if os.path.exists(path) else first
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        append_line(path, "tick")
+        time.sleep(0.02)
+    return "ticked"
+
+
+@task(acks_late=True)
+def ticking_late(path: str, first: float, later: float) -> str:
+    return str(ticking(path, first, later))
+
+
+@task()
+def attempt_until_there(path: str, sign: str) -> str:
+    """Wait for the file of this attempt, then write all that a body can write, and return."""
+    job = current_job()
+    assert job is not None
+    attempt = job.get_job().attempt
+    append_line(path, f"begun {attempt}")
+    while not os.path.exists(f"{sign}-{attempt}"):
+        time.sleep(0.02)
+    job.set_message(f"written by {attempt}")
+    job.set_progress(attempt, 100)
+    append_line(path, f"{attempt} is asked to stop: {job.cancel_requested()}")
+    return f"returned by {attempt}"
+
+
+# Results.
+
+
+@task()
+def rich_result() -> dict[str, Any]:
+    return {
+        "moment": datetime.datetime(2024, 2, 29, 12, 30, 15, 250000, tzinfo=datetime.UTC),
+        "day": datetime.date(2024, 2, 29),
+        "uuid": uuid.UUID(int=7),
+        "decimal": decimal.Decimal("3.1400"),
+        "bytes": b"\x00\xff",
+        "nested": [{"list": [1, 2.5, None, True, "ünï€"]}],
+    }
+
+
+@task(track_started=True, bind=True)
+def tracked(self: Any) -> str:
+    return str(self.backend.get_task_meta(self.request.id)["status"])
+
+
+@task()
+def same(given: Any) -> Any:
+    return given
+
+
+@task()
+def result_of_length(length: int) -> str:
+    return "x" * length
+
+
+@task()
+def unserialisable_result() -> Any:
+    return object()
+
+
+@task()
+def result_holding_itself() -> Any:
+    ring: list[Any] = []
+    ring.append(ring)
+    return ring
+
+
+@task()
+def nul_everywhere(fail: bool) -> str:
+    job = current_job()
+    assert job is not None
+    job.set_message("a\0b")
+    if fail:
+        raise ValueError("c\0d")
+    return "e\0f"
+
+
+if os.environ.get("KNOWS_MORE"):
+
+    @task()
+    def known_to_few() -> str:
+        return "known"

@@ -1,0 +1,193 @@
+"""Bodies that fail or stop, and hooks that do."""
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from jobhandle_celery import JobCancelled
+from tests.apps import append_line
+from tests.worker.base_app import task
+
+
+@task()
+def raise_value_error(message: str) -> None:
+    raise ValueError(message)
+
+
+@task(track_started=True)
+def raise_tracked(message: str) -> None:
+    raise ValueError(message)
+
+
+@task()
+def fails_when_there(path: str, sign: str) -> None:
+    append_line(path, "begun")
+    while not os.path.exists(sign):
+        time.sleep(0.02)
+    raise ValueError("it was there")
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+@task()
+def raise_unpicklable() -> None:
+    raise Unpicklable("can not", " be rebuilt")
+
+
+@task()
+def raise_memory_error() -> None:
+    raise MemoryError("no room")
+
+
+@task()
+def exit_in_body(code: int) -> None:
+    sys.exit(code)
+
+
+@task()
+def raise_keyboard_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@task()
+def kill_own_process(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+
+@task(acks_late=True, reject_on_worker_lost=True)
+def kill_own_process_late(path: str) -> None:
+    append_line(path, "begun")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(10)
+
+
+@task()
+def clean_up_at_soft_limit(path: str) -> str:
+    try:
+        time.sleep(30)
+    except SoftTimeLimitExceeded:
+        append_line(path, "cleaned up")
+    return "in time after all"
+
+
+@task()
+def ignore() -> None:
+    raise Ignore
+
+
+@task(acks_late=True)
+def reject() -> None:
+    raise Reject("not mine", requeue=False)
+
+
+@task(acks_late=True)
+def reject_once(path: str) -> str:
+    first = not os.path.exists(path)
+    append_line(path, "begun")
+    if first:
+        raise Reject("not now", requeue=True)
+    return "second"
+
+
+# Hooks that fail.
+
+
+def _hook_that_raises(*_: Any) -> None:
+    raise RuntimeError("the hook broke")
+
+
+@task(on_success=_hook_that_raises)
+def bad_on_success() -> str:
+    return "done"
+
+
+@task(after_return=_hook_that_raises)
+def bad_after_return() -> str:
+    return "done"
+
+
+@task(on_failure=_hook_that_raises)
+def bad_on_failure() -> None:
+    raise ValueError("the body's own")
+
+
+@task(on_retry=_hook_that_raises, bind=True)
+def bad_on_retry(self: Any) -> None:
+    raise self.retry(countdown=0)
+
+
+@task(before_start=_hook_that_raises)
+def bad_before_start(path: str) -> None:
+    append_line(path, "begun")
+
+
+def _ignores(*_: Any) -> None:
+    raise Ignore("not today")
+
+
+@task(before_start=_ignores)
+def before_start_ignores(path: str) -> None:
+    append_line(path, "begun")
+
+
+def _rejects(*_: Any) -> None:
+    raise Reject("not today", requeue=False)
+
+
+@task(before_start=_rejects)
+def before_start_rejects(path: str) -> None:
+    append_line(path, "begun")
+
+
+def _stops(*_: Any) -> None:
+    raise JobCancelled("before it began")
+
+
+@task(before_start=_stops)
+def before_start_stops(path: str) -> None:
+    append_line(path, "begun")
+
+
+# Bodies that stop.
+
+
+@task()
+def stop_saying(words: str) -> None:
+    raise JobCancelled(words)
+
+
+@task()
+def catches_exceptions(path: str) -> None:
+    try:
+        raise JobCancelled("through everything")
+    except Exception:
+        append_line(path, "swallowed")
+
+
+@task(autoretry_for=(Exception,), max_retries=3, retry_backoff=False, default_retry_delay=0)
+def autoretry_exception_stops(path: str) -> None:
+    append_line(path, "begun")
+    raise JobCancelled("no retry")
+
+
+@task(autoretry_for=(BaseException,), max_retries=3, default_retry_delay=0)
+def autoretry_everything_stops(path: str) -> None:
+    append_line(path, "begun")
+    raise JobCancelled("no retry")
+
+
+@task(bind=True, default_retry_delay=0)
+def retry_because_stopped(self: Any, path: str) -> None:
+    append_line(path, "begun")
+    try:
+        raise JobCancelled("no retry")
+    except JobCancelled as stop:
+        raise self.retry(exc=stop) from None

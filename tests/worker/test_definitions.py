@@ -1,0 +1,149 @@
+"""Every kind of task definition claims, in a real worker; without a job each is a plain Celery task."""
+
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobCancelledError, JobStatus
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.definitions import TASKS
+from tests.worker.site import NewSite, Site, statuses
+
+HOUSE = ["house.after_jobs", "house.before_jobs", "definitions.shared"]
+DEFINITIONS = [(task, "celery") for task in TASKS] + [(task, "house") for task in HOUSE]
+
+MARKS = {
+    "definitions.own_base": ["own before_start"],
+    "definitions.abstract_base": ["own before_start"],
+    "definitions.before_start_option": ["before_start option"],
+    "definitions.annotated": ["annotated before_start"],
+    "definitions.annotated_call": ["annotated __call__"],
+    "definitions.call_runs": ["own __call__"],
+    "definitions.registered_with_init": ["from init"],
+}
+"""What the task's own hooks leave behind; one that is lost on the way would be missing."""
+
+HOUSE_MARKS = ["the house's before_start", "the house's __call__"]
+
+TRACKED = {
+    "definitions.tracked",
+    "definitions.registered_tracked",
+    "definitions.annotated_tracked",
+    "definitions.own_base",
+    "definitions.abstract_base",
+}
+
+every_definition = pytest.mark.parametrize(
+    ("task", "queue"), DEFINITIONS, ids=[f"{task}@{queue}" for task, queue in DEFINITIONS]
+)
+
+
+@pytest.fixture(scope="module")
+def site(module_site: NewSite) -> Site:
+    # One process a worker, so that whatever was delivered before a fence has been handled.
+    site = module_site()
+    options: dict[str, Any] = {"concurrency": 1, "arguments": ["-E"], "ready": False}
+    site.start("tests.worker.definitions:app", **options)
+    site.start("tests.worker.definitions:house_app", **options)
+    for worker in site.workers:
+        worker.wait_until_ready()
+    return site
+
+
+def _seen_by_the_body(task: str, queue: str) -> dict[str, Any]:
+    if queue == "house":
+        return {"marks": HOUSE_MARKS, "state": "STARTED"}
+    return {"marks": MARKS.get(task, []), "state": "STARTED" if task in TRACKED else "PENDING"}
+
+
+@every_definition
+def test_a_job_runs_once(site: Site, task: str, queue: str) -> None:
+    path = site.new_file()
+
+    handle = site.submit(task, str(path), "body", queue=queue)
+
+    returned = handle.result(timeout=20)
+    job = handle.get_job()
+    assert (job.status, job.attempt) == (JobStatus.FINISHED, 1)
+    assert returned == {
+        "text": "body",
+        "job": job.id,
+        **_seen_by_the_body(task, queue),
+    }
+    assert [line for line in lines_of(path) if line == "body"] == ["body"]
+    assert site.state(job.task_id) == "SUCCESS"
+
+
+@every_definition
+def test_a_job_cancelled_after_its_message_was_sent_is_refused(site: Site, task: str, queue: str) -> None:
+    path = site.new_file()
+    handle, message = site.submit_parked(task, str(path), "body")
+    assert handle.cancel_job() is JobStatus.CANCELLED
+
+    site.deliver(message, queue)
+    site.fence(queue)
+
+    job = handle.get_job()
+    assert (job.status, job.started, job.attempt) == (JobStatus.CANCELLED, None, 0)
+    assert "body" not in lines_of(path)
+    assert site.state(job.task_id) == "REVOKED"
+    with pytest.raises(JobCancelledError):
+        handle.result()
+
+
+@every_definition
+def test_a_second_copy_of_a_message_leaves_no_trace(site: Site, task: str, queue: str) -> None:
+    path = site.new_file()
+    handle, message = site.submit_parked(task, str(path), "body")
+    site.deliver(message, queue)
+    handle.wait(20)
+    task_id = handle.get_job().task_id
+    site.fence(queue)
+    job, stored, events = handle.get_job(), site.meta(task_id), statuses(site, handle)
+
+    site.deliver(message, queue)
+    site.fence(queue)
+
+    assert [line for line in lines_of(path) if line == "body"] == ["body"]
+    assert handle.get_job() == job
+    assert site.meta(task_id) == stored
+    assert statuses(site, handle) == events
+
+
+@every_definition
+def test_a_malformed_job_header_never_runs_the_body(site: Site, task: str, queue: str) -> None:
+    path = site.new_file()
+    _, message = site.submit_parked(task, str(path), "body")
+
+    for header in (None, {}, {"id": "1", "attempt": 1}, {"id": 1, "attempt": 0}, [1, 1]):
+        site.deliver(message, queue, jobhandle=header)
+    site.fence(queue)
+
+    assert "body" not in lines_of(path)
+
+
+@every_definition
+def test_a_task_called_without_a_job_is_a_plain_one(site: Site, task: str, queue: str) -> None:
+    path = site.new_file()
+
+    task_id = site.call(task, str(path), "body", queue=queue).id
+
+    eventually(lambda: site.state(task_id) == "SUCCESS", message=f"{site.meta(task_id)}")
+    meta = site.meta(task_id)
+    assert meta is not None
+    assert meta["result"] == {
+        "text": "body",
+        "job": None,
+        **_seen_by_the_body(task, queue),
+    }
+    assert [line for line in lines_of(path) if line == "body"] == ["body"]
+
+
+@pytest.mark.parametrize("task", ["definitions.own_request", "definitions.own_request_by_name"])
+def test_a_request_class_of_the_task_keeps_its_say(site: Site, task: str) -> None:
+    path = site.new_file()
+
+    site.submit(task, str(path), "body").wait(20)
+
+    assert sorted(lines_of(path)) == ["body", "own request"]

@@ -1,0 +1,232 @@
+"""However a body ends, its job ends in the right status, with words that a person understands."""
+
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import Failure, JobHandle, JobStatus
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.site import NewSite, Site, statuses
+
+
+@pytest.fixture(scope="module")
+def site(module_site: NewSite) -> Site:
+    site = module_site()
+    site.start(concurrency=2)
+    return site
+
+
+@pytest.fixture(autouse=True)
+def _the_worker_lives_on(site: Site) -> Any:
+    yield
+    assert site.submit("add", 20, 22).result(timeout=20) == 42
+
+
+def failure_of(handle: JobHandle, timeout: float = 20) -> Failure:
+    assert handle.wait(timeout) is JobStatus.ERROR
+    error = handle.get_job().error
+    assert error is not None
+    return error
+
+
+def test_an_exception_is_the_tasks_own_failure(site: Site) -> None:
+    handle = site.submit("raise_value_error", "no good")
+
+    failure = failure_of(handle)
+
+    assert (failure.kind, failure.type, failure.message) == ("task", "ValueError", "no good")
+    assert "raise ValueError(message)" in failure.traceback
+    assert handle.job_message() == "ValueError: no good"
+    assert statuses(site, handle) == ["Submitted", "Running", "Error"]
+
+
+def test_an_exception_that_cannot_be_pickled_keeps_its_words(site: Site) -> None:
+    failure = failure_of(site.submit("raise_unpicklable"))
+
+    assert failure.kind == "task"
+    assert "Unpicklable" in failure.type
+    assert "can not be rebuilt" in failure.message
+
+
+def test_a_soft_time_limit_is_told_apart_from_the_tasks_errors(site: Site) -> None:
+    failure = failure_of(site.submit("deaf", str(site.new_file()), 30, soft_time_limit=1))
+
+    assert (failure.kind, failure.type) == ("system", "SoftTimeLimitExceeded")
+    assert "soft time limit" in failure.message
+    assert "was exceeded" in failure.message
+
+
+def test_a_body_may_still_finish_after_its_soft_time_limit(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("clean_up_at_soft_limit", str(path), soft_time_limit=1)
+
+    assert handle.result(timeout=20) == "in time after all"
+    assert lines_of(path) == ["cleaned up"]
+
+
+@pytest.mark.parametrize("task", ["deaf", "deaf_late"])
+def test_a_hard_time_limit_ends_the_body_and_says_so(site: Site, task: str) -> None:
+    path = site.new_file()
+
+    handle = site.submit(task, str(path), 30, time_limit=1)
+
+    failure = failure_of(handle)
+    assert (failure.kind, failure.type) == ("system", "TimeLimitExceeded")
+    assert failure.message == "the time limit of 1 s was exceeded"
+    assert handle.job_message() == failure.message
+    assert lines_of(path) == ["begun"]
+
+
+def test_a_body_that_exits_is_the_tasks_own_failure(site: Site) -> None:
+    failure = failure_of(site.submit("exit_in_body", 3))
+
+    assert failure.kind == "task"
+    assert "SystemExit: 3" in failure.message
+    assert "sys.exit(code)" in failure.traceback
+
+
+@pytest.mark.parametrize("task", ["kill_own_process", "raise_keyboard_interrupt"])
+def test_a_process_that_is_gone_is_the_systems_failure(site: Site, task: str) -> None:
+    handle = site.submit(task)
+
+    failure = failure_of(handle)
+    assert (failure.kind, failure.type) == ("system", "WorkerLostError")
+    assert "the process that ran it was lost" in failure.message
+    assert handle.get_job().attempt == 1
+
+
+def test_a_lost_process_is_replaced_as_often_as_was_allowed(site: Site) -> None:
+    handle = site.submit("kill_own_process", max_attempts=2)
+
+    failure = failure_of(handle, timeout=30)
+
+    assert failure.type == "WorkerLostError"
+    assert handle.get_job().attempt == 2
+
+
+def test_celerys_own_redelivery_of_a_lost_task_does_not_start_it_again(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("kill_own_process_late", str(path))
+
+    assert failure_of(handle).type == "WorkerLostError"
+    site.submit("add", 1, 1).result(timeout=20)
+    assert lines_of(path) == ["begun"]
+
+
+def test_a_body_that_ignores_is_finished(site: Site) -> None:
+    handle = site.submit("ignore")
+
+    assert handle.wait(20) is JobStatus.FINISHED
+    assert handle.result() is None
+
+
+def test_a_body_that_rejects_its_message_is_in_error(site: Site) -> None:
+    handle = site.submit("reject")
+
+    failure = failure_of(handle)
+
+    assert failure.type == "Reject"
+    assert "not mine" in failure.message
+
+
+def test_a_body_that_rejects_and_requeues_runs_again(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("reject_once", str(path))
+
+    assert handle.result(timeout=20) == "second"
+    assert lines_of(path) == ["begun", "begun"]
+    assert statuses(site, handle) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
+
+
+@pytest.mark.parametrize("task", ["bad_on_success", "bad_after_return"])
+def test_a_hook_that_fails_after_success_changes_nothing(site: Site, task: str) -> None:
+    handle = site.submit(task)
+
+    assert handle.result(timeout=20) == "done"
+
+
+@pytest.mark.parametrize("task", ["bad_on_failure", "bad_on_retry"])
+def test_a_hook_that_fails_is_an_internal_error(site: Site, task: str) -> None:
+    handle = site.submit(task)
+
+    failure = failure_of(handle)
+
+    assert failure.kind == "system"
+    assert "internal error outside the task's body" in failure.message
+    assert "the hook broke" in failure.message
+
+
+def test_a_hook_that_fails_before_the_body_keeps_it_from_running(site: Site) -> None:
+    path = site.new_file()
+
+    failure = failure_of(site.submit("bad_before_start", str(path)))
+
+    assert (failure.type, failure.message) == ("RuntimeError", "the hook broke")
+    assert lines_of(path) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "status"),
+    [
+        ("before_start_ignores", JobStatus.FINISHED),
+        ("before_start_rejects", JobStatus.ERROR),
+        ("before_start_stops", JobStatus.CANCELLED),
+    ],
+)
+def test_a_hook_before_the_body_may_say_what_a_body_may(site: Site, task: str, status: JobStatus) -> None:
+    path = site.new_file()
+
+    handle = site.submit(task, str(path))
+
+    assert handle.wait(20) is status
+    assert "does not run it any more" not in handle.job_message()
+    assert "lost" not in handle.job_message()
+    assert lines_of(path) == []
+
+
+def test_a_retry_raised_by_hand_does_not_leave_the_job_running(site: Site) -> None:
+    # Celery stores RETRY and publishes nothing, for there is no signature to publish.
+    failure = failure_of(site.submit("raise_retry_by_hand"))
+
+    assert failure.kind == "task"
+    assert "of nobody's making" in failure.message
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nul_characters_are_removed_or_refused_but_the_worker_goes_on(site: Site, fails: bool) -> None:
+    handle = site.submit("nul_everywhere", fails)
+
+    if fails:
+        assert failure_of(handle).message == "cd"
+        return
+    eventually(lambda: handle.job_status().final)
+    assert handle.get_job().status in (JobStatus.FINISHED, JobStatus.ERROR)
+
+
+def test_a_task_that_this_worker_does_not_know_waits_for_one_that_does(new_site: NewSite) -> None:
+    site = new_site(settings={"jobhandle_patience": 1})
+    site.start(pool="solo")
+    handle = site.submit("known_to_few", message="the user's own")
+    events = eventually(lambda: [e for e in site.jobs.events(handle.job_id) if "does not know" in e.message])
+    assert "worker.known_to_few" in events[0].message
+    assert handle.job_message() == "the user's own"
+
+    site.workers[0].end()
+    site.start(pool="solo", environment={"KNOWS_MORE": "1"})
+
+    assert handle.result(timeout=20) == "known"
+    assert handle.get_job().attempt == 1
+
+
+def test_running_out_of_memory_is_a_failure_with_words(new_site: NewSite) -> None:
+    # A site of its own: Celery ends a worker whose task has raised MemoryError.
+    site = new_site()
+    site.start(concurrency=1)
+
+    failure = failure_of(site.submit("raise_memory_error"))
+
+    assert (failure.kind, failure.type, failure.message) == ("task", "MemoryError", "no room")

@@ -1,0 +1,111 @@
+"""Workers that vanish or stand still: their jobs end or move on, and late words of theirs change nothing."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+from jobhandle_celery import JobStatus
+from tests.apps import lines_of
+from tests.servers import execute
+from tests.support import eventually
+from tests.worker.site import NewSite, Site, statuses
+
+LEASE = 2
+
+
+def quick_site(new_site: NewSite, **settings: Any) -> Site:
+    return new_site(settings={"jobhandle_lease": LEASE, **settings})
+
+
+def test_the_jobs_of_a_killed_worker_end_in_error_or_move_on(new_site: NewSite) -> None:
+    site = quick_site(new_site)
+    worker = site.start(concurrency=3)
+    paths, sign = [site.new_file() for _ in range(3)], site.new_file()
+    once = site.submit("until_there", str(paths[0]), str(sign))
+    twice = site.submit("until_there", str(paths[1]), str(sign), max_attempts=2)
+    cancelled = site.submit("until_there", str(paths[2]), str(sign), max_attempts=2)
+    eventually(lambda: all(lines_of(path) == ["begun"] for path in paths))
+    assert cancelled.cancel_job() is JobStatus.RUNNING
+    site.start(concurrency=1)
+
+    killed = time.monotonic()
+    worker.kill()
+
+    assert once.wait(20) is JobStatus.ERROR
+    # Two leases and a sweep, and a slow machine.
+    assert time.monotonic() - killed < 2 * LEASE + 3
+    error = once.get_job().error
+    assert error is not None
+    assert (error.kind, error.type) == ("system", "WorkerLostError")
+    assert worker.nodename in error.message
+    assert cancelled.wait(20) is JobStatus.CANCELLED
+    sign.touch()
+    assert twice.result(timeout=20) == "seen"
+    assert twice.get_job().attempt == 2
+    assert statuses(site, twice) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
+    assert lines_of(paths[0]) == ["begun"]
+    assert lines_of(paths[2]) == ["begun"]
+
+
+def test_a_worker_that_stood_still_changes_nothing_of_what_has_moved_on(new_site: NewSite) -> None:
+    site = quick_site(new_site)
+    sleeper = site.start(concurrency=1)
+    path, sign = site.new_file(), site.new_file()
+    handle = site.submit("attempt_until_there", str(path), str(sign), max_attempts=2)
+    eventually(lambda: lines_of(path) == ["begun 1"])
+    other = site.start(concurrency=1)
+
+    sleeper.stop_process()
+    eventually(lambda: lines_of(path) == ["begun 1", "begun 2"])
+    sleeper.continue_process()
+    sign.with_name(f"{sign.name}-1").touch()
+
+    eventually(lambda: "1 is asked to stop: True" in lines_of(path))
+    # The sleeper takes its lease anew, and is told that its attempt is over.
+    eventually(lambda: "was not written: superseded" in sleeper.log)
+    job = handle.get_job()
+    assert (job.status, job.attempt, job.message, job.progress) == (JobStatus.RUNNING, 2, "", None)
+    assert job.worker == other.nodename
+    sign.with_name(f"{sign.name}-2").touch()
+    assert handle.result(timeout=20) == "returned by 2"
+    assert handle.job_message() == "written by 2"
+    other.end()
+    assert site.submit("add", 20, 22).result(timeout=20) == 42
+
+
+def test_a_row_that_names_a_worker_which_does_not_run_it_is_settled(new_site: NewSite) -> None:
+    site = quick_site(new_site)
+    site.start(concurrency=1)
+    handle = site.submit("add", 1, 2)
+    handle.wait(20)
+    [(boot_id, pid)] = execute(site.database_url, "SELECT boot_id, pid FROM jobhandle_worker")
+
+    # As if the answer to the body's last write had been lost together with its process.
+    execute(
+        site.database_url,
+        f"UPDATE jobhandle_job SET status_id = {JobStatus.RUNNING.id}, finished = NULL, result = NULL,"
+        f" boot_id = '{boot_id}', pid = {pid}",
+    )
+
+    assert handle.wait(20) is JobStatus.ERROR
+    assert "does not run it any more" in handle.job_message()
+
+
+def test_idle_workers_make_one_pass_an_interval_between_them(new_site: NewSite) -> None:
+    site = quick_site(new_site, jobhandle_lease=60, jobhandle_sweep_interval=0.5)
+    site.start(pool="solo", ready=False)
+    site.start(pool="solo", ready=False)
+    for worker in site.workers:
+        worker.wait_until_ready()
+    passes: list[datetime] = []
+
+    def ten_passes() -> bool:
+        rows = execute(site.database_url, "SELECT last_pass_at FROM jobhandle_sweep")
+        if rows and rows[0][0] not in passes:
+            passes.append(rows[0][0])
+        return len(passes) == 10
+
+    eventually(ten_passes)
+
+    took = (passes[-1] - passes[0]).total_seconds()
+    assert 9 * 0.5 - 0.1 <= took <= 9 * 0.5 * 2

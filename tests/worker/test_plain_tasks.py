@@ -1,0 +1,171 @@
+"""A task that is called without a job, in a worker of an app with jobs, is what it is in plain Celery.
+
+Each scenario is run by both kinds of worker, and what they stored and said is compared.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+from celery.result import GroupResult
+
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.site import Events, NewSite, Site
+
+WITH_JOBS, PLAIN = "celery", "plain"
+
+
+@pytest.fixture(scope="module")
+def site(module_site: NewSite) -> Site:
+    site = module_site(settings={"result_extended": True})
+    # One process each: with two, Celery's RETRY may overtake the SUCCESS of the next attempt.
+    options: dict[str, Any] = {"concurrency": 1, "arguments": ["-E"], "ready": False}
+    site.start(queues=[WITH_JOBS], **options)
+    # Without a database in its environment the app has no jobs.
+    site.start(queues=[PLAIN], database_url=None, **options)
+    for worker in site.workers:
+        worker.wait_until_ready()
+    return site
+
+
+@pytest.fixture
+def events(site: Site) -> Iterator[Events]:
+    with site.events() as events:
+        yield events
+
+
+FINAL_EVENTS = {"task-succeeded", "task-failed", "task-revoked", "task-rejected"}
+
+QUIET = {"ignore", "before_start_ignores"}
+"""Nothing tells the end of these."""
+
+SCENARIOS: dict[str, tuple[str, list[Any]]] = {
+    "success": ("add", [1, 2]),
+    "tracked": ("tracked", []),
+    "exception": ("raise_value_error", ["no good"]),
+    "unpicklable exception": ("raise_unpicklable", []),
+    "too many retries": ("retry_for_ever", ["{path}", True]),
+    "too many retries, no reason": ("retry_for_ever", ["{path}", False]),
+    "retries": ("retry_times", ["{path}", 2]),
+    "autoretry": ("autoretry", ["{path}"]),
+    "retry without throw": ("retry_without_throw", ["{path}", "retry"]),
+    "ignore": ("ignore", []),
+    "reject": ("reject", []),
+    "lost process": ("kill_own_process", []),
+    "failing hook": ("bad_on_failure", []),
+    "hook that ignores": ("before_start_ignores", ["{path}"]),
+    "request": ("describe_request", []),
+    "types": ("rich_result", []),
+    "no JSON": ("unserialisable_result", []),
+}
+
+
+def outcome(site: Site, events: Events, queue: str, name: str, arguments: list[Any]) -> dict[str, Any]:
+    path = site.new_file()
+    given = [str(path) if argument == "{path}" else argument for argument in arguments]
+    task_id = site.call(name, *given, queue=queue).id
+    quiet = name in ("ignore", "before_start_ignores")
+    eventually(
+        lambda: "task-started" in events.of(task_id) if quiet else FINAL_EVENTS & {*events.of(task_id)}
+    )
+    if not quiet:
+        eventually(lambda: site.state(task_id) not in (None, "STARTED", "RETRY"))
+    meta = dict(site.meta(task_id) or {})
+    for varies in ("date_done", "task_id", "worker", "queue", "traceback", "args", "kwargs", "parent_id"):
+        meta.pop(varies, None)
+    if isinstance(meta.get("result"), dict) and "exc_message" in meta["result"]:
+        meta["result"] = {key: _same(str(meta["result"][key]), task_id, path) for key in meta["result"]}
+    return {"meta": meta, "events": Counter(events.of(task_id)), "lines": lines_of(path)}
+
+
+def _same(text: str, task_id: str, path: Path) -> str:
+    return text.replace(task_id, "ID").replace(str(path), "PATH")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_plain_task_ends_as_in_plain_celery(site: Site, events: Events, scenario: str) -> None:
+    name, arguments = SCENARIOS[scenario]
+
+    assert outcome(site, events, WITH_JOBS, name, arguments) == outcome(site, events, PLAIN, name, arguments)
+
+
+def canvas(site: Site, queue: str) -> Callable[..., Any]:
+    """Return what makes signatures of this folder's tasks, bound for a queue."""
+    return lambda task, *args: site.app.signature(f"worker.{task}", args=args, queue=queue)
+
+
+def settled(result: Any) -> tuple[Any, Any]:
+    # The states of the whole family, and the value of the last.
+    eventually(result.ready)
+    if isinstance(result, GroupResult):
+        return [child.state for child in result.children or []], result.get(propagate=False)
+    states, last = [], result
+    while last is not None:
+        states.append(last.state)
+        last = last.parent
+    return states, repr(result.get(propagate=False))
+
+
+@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
+def test_a_chain_runs_through(site: Site, queue: str) -> None:
+    task = canvas(site, queue)
+
+    result = chain(task("add", 1, 2), task("add", 3), task("add", 4)).apply_async()
+
+    assert settled(result) == (["SUCCESS"] * 3, "10")
+
+
+@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
+def test_a_chain_with_a_retry_in_it_runs_through(site: Site, queue: str) -> None:
+    task, path = canvas(site, queue), site.new_file()
+
+    result = chain(task("retry_times", str(path), 2), task("add", 3)).apply_async()
+
+    assert settled(result) == (["SUCCESS"] * 2, "5")
+
+
+@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
+def test_a_chain_breaks_where_a_task_fails(site: Site, queue: str) -> None:
+    task = canvas(site, queue)
+
+    result = chain(task("raise_value_error", "broken"), task("add", 3)).apply_async()
+
+    assert settled(result) == (["FAILURE", "FAILURE"], "ValueError('broken')")
+
+
+@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
+def test_a_group_gathers_its_results(site: Site, queue: str) -> None:
+    task = canvas(site, queue)
+
+    result = group(task("add", number, 1) for number in range(5)).apply_async()
+
+    assert settled(result) == (["SUCCESS"] * 5, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
+def test_a_chord_calls_its_body(site: Site, queue: str) -> None:
+    task, path = canvas(site, queue), site.new_file()
+
+    result = chord([task("add", 1, 2), task("retry_times", str(path), 1)], task("same")).apply_async()
+
+    eventually(result.ready)
+    assert sorted(result.get()) == [1, 3]
+
+
+@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
+def test_a_link_and_an_errback_are_called(site: Site, queue: str) -> None:
+    task, path = canvas(site, queue), site.new_file()
+
+    task("add", 1, 2).apply_async(link=_immutable(task("append", str(path), "link")))
+    task("raise_value_error", "x").apply_async(link_error=_immutable(task("append", str(path), "errback")))
+
+    eventually(lambda: sorted(lines_of(path)) == ["errback", "link"])
+
+
+def _immutable(signature: Any) -> Any:
+    signature.immutable = True
+    return signature

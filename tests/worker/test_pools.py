@@ -1,0 +1,96 @@
+"""The same promises in each of Celery's pools, as far as the pool can keep them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+
+LEASE = 2
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads", "solo", "gevent"])
+def pool(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def site(pool: str, module_site: NewSite) -> Iterator[Site]:
+    site = module_site(settings={"jobhandle_lease": LEASE})
+    site.start(pool=pool, concurrency=2)
+    yield site
+    site.close()  # the next one has the same broker
+
+
+def test_a_job_runs(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("append", str(path), "body")
+
+    assert handle.result(timeout=20) == "body"
+    assert lines_of(path) == ["body"]
+    assert site.submit("retry_times", str(site.new_file()), 2).result(timeout=20) == 2
+
+
+def test_an_attentive_body_stops(site: Site) -> None:
+    path = site.new_file()
+    handle = site.submit("attentive", str(path), 60)
+    eventually(lambda: lines_of(path) == ["begun"])
+
+    handle.cancel_job()
+
+    assert handle.wait(20) is JobStatus.CANCELLED
+    assert lines_of(path) == ["begun"]
+
+
+def test_a_deaf_body_is_ended_where_the_pool_can_and_asked_elsewhere(site: Site, pool: str) -> None:
+    path = site.new_file()
+    can = pool in ("prefork", "gevent")
+    handle = site.submit("deaf", str(path), 60 if can else 2)
+    eventually(lambda: lines_of(path) == ["begun"])
+
+    handle.cancel_job(terminate=True)
+
+    assert handle.wait(20) is (JobStatus.CANCELLED if can else JobStatus.FINISHED)
+    assert lines_of(path) == (["begun"] if can else ["begun", "ended"])
+    assert site.submit("add", 20, 22).result(timeout=20) == 42
+
+
+def test_the_lease_is_renewed_while_a_body_runs_longer_than_it(site: Site) -> None:
+    path = site.new_file()
+    handle = site.submit("deaf", str(path), 2 * LEASE)
+
+    # Somebody else looks for lost workers, too.
+    eventually(lambda: site.jobs.sweep() and handle.job_status().final, timeout=30)
+
+    assert handle.result() == "slept"
+    assert handle.get_job().attempt == 1
+
+
+@pytest.mark.parametrize(("task", "arguments"), [("exit_in_body", [3]), ("raise_keyboard_interrupt", [])])
+def test_a_body_that_exits_does_not_leave_its_job_running(
+    site: Site, pool: str, task: str, arguments: list[int]
+) -> None:
+    if (pool, task) == ("solo", "raise_keyboard_interrupt"):
+        pytest.skip("the worker itself ends, as by a Ctrl-C")
+
+    handle = site.submit(task, *arguments)
+
+    assert handle.wait(20) is JobStatus.ERROR
+    assert site.submit("add", 20, 22).result(timeout=20) == 42
+
+
+def test_a_hard_time_limit_holds_where_the_pool_knows_one(site: Site, pool: str) -> None:
+    if pool in ("threads", "solo"):
+        pytest.skip("Celery has no time limits in this pool")
+
+    handle = site.submit("deaf", str(site.new_file()), 60, time_limit=1)
+
+    assert handle.wait(20) is JobStatus.ERROR
+    error = handle.get_job().error
+    assert error is not None
+    assert (error.kind, error.type) == ("system", "TimeLimitExceeded")
+    assert error.message == "the time limit of 1 s was exceeded"

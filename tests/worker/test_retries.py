@@ -1,0 +1,223 @@
+"""Retries go through the row: their time, their count and their changed arguments."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.site import NewSite, Site, statuses
+
+
+@pytest.fixture(scope="module")
+def site(module_site: NewSite) -> Site:
+    site = module_site()
+    site.start(concurrency=2, queues=["celery", "other"], ready=False)
+    site.start(concurrency=2, queues=["celery", "other"], ready=False)
+    for worker in site.workers:
+        worker.wait_until_ready()
+    return site
+
+
+def times_of(path: Any) -> list[float]:
+    """Return when each of the lines was written."""
+    return [float(line.rsplit(maxsplit=1)[1]) for line in path.read_text().splitlines()]
+
+
+def test_many_immediate_retries_over_two_workers_all_come_to_their_end(site: Site) -> None:
+    wanted = {}
+    for number in range(200):
+        path, times = site.new_file(), number % 3 + 1
+        handle = site.submit("retry_times", str(path), times)
+        wanted[handle.job_id] = (path, times)
+
+    for job_id, (path, times) in wanted.items():
+        handle = site.jobs.attach(job_id)
+        assert handle.result(timeout=60) == times
+        job = handle.get_job()
+        assert (job.status, job.attempt) == (JobStatus.FINISHED, times + 1)
+        assert lines_of(path) == [f"{retries}/3" for retries in range(times + 1)]
+    workers = {job.worker for job in site.jobs.find(task="worker.retry_times", limit=200)}
+    assert workers == {worker.nodename for worker in site.workers}
+
+
+def test_the_result_backend_says_retry_and_then_success(site: Site) -> None:
+    handle = site.submit("retry_times", str(site.new_file()), 2)
+
+    assert handle.result(timeout=20) == 2
+    eventually(lambda: site.state(handle.get_job().task_id) == "SUCCESS")
+    assert statuses(site, handle) == [
+        "Submitted",
+        *("Running", "Requeued"),
+        *("Running", "Requeued"),
+        *("Running", "Finished"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("with_reason", "type_", "words"),
+    [(True, "ValueError", "at last"), (False, "MaxRetriesExceededError", "Can't retry")],
+)
+def test_too_many_retries_are_an_error(site: Site, with_reason: bool, type_: str, words: str) -> None:
+    path = site.new_file()
+
+    handle = site.submit("retry_for_ever", str(path), with_reason)
+
+    assert handle.wait(20) is JobStatus.ERROR
+    error = handle.get_job().error
+    assert error is not None
+    assert (error.kind, error.type) == ("task", type_)
+    assert words in error.message
+    assert lines_of(path) == ["0", "1", "2"]
+    assert handle.get_job().attempt == 3
+
+
+@pytest.mark.parametrize("task", ["autoretry", "registered_autoretry"])
+def test_autoretry_gives_up_with_the_last_error(site: Site, task: str) -> None:
+    path = site.new_file()
+
+    handle = site.submit(task, str(path))
+
+    assert handle.wait(20) is JobStatus.ERROR
+    error = handle.get_job().error
+    assert error is not None
+    assert (error.type, error.message) == ("ValueError", "every time")
+    assert lines_of(path) == ["begun"] * 3
+
+
+def test_a_backoff_is_kept_in_the_row_and_nothing_starts_early(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("autoretry_with_backoff", str(path))
+
+    eventually(lambda: handle.job_status() is JobStatus.REQUEUED)
+    assert handle.result(timeout=20) == "second"
+    first, second = times_of(path)
+    assert second - first >= 1
+
+
+def test_a_countdown_is_kept_in_the_row_and_nothing_starts_early(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("retry_times", str(path), 2, kwargs={"countdown": 0.7})
+
+    assert handle.result(timeout=20) == 2
+    first, second, third = times_of(path)
+    assert second - first >= 0.7
+    assert third - second >= 0.7
+
+
+def test_a_retry_may_name_its_moment(site: Site) -> None:
+    path = site.new_file()
+    moment = datetime.now(UTC) + timedelta(seconds=1)
+
+    handle = site.submit("retry_at", str(path), moment)
+
+    assert handle.result(timeout=20) == "second"
+    assert times_of(path)[1] >= moment.timestamp()
+
+
+def test_a_job_cancelled_between_two_attempts_never_runs_again(site: Site) -> None:
+    path = site.new_file()
+    handle = site.submit("retry_times", str(path), 5, kwargs={"countdown": 1})
+    eventually(lambda: handle.job_status() is JobStatus.REQUEUED)
+
+    assert handle.cancel_job() is JobStatus.CANCELLED
+
+    cancelled = time.monotonic()
+    eventually(lambda: time.monotonic() - cancelled > 1.5)
+    assert lines_of(path) == ["0/3"]
+    assert handle.job_status() is JobStatus.CANCELLED
+
+
+def test_a_job_that_was_asked_to_stop_is_not_retried(site: Site) -> None:
+    path, sign = site.new_file(), site.new_file()
+    handle = site.submit("retry_when_there", str(path), str(sign))
+    eventually(lambda: lines_of(path) == ["begun"])
+    assert handle.cancel_job() is JobStatus.RUNNING
+
+    sign.touch()
+
+    assert handle.wait(20) is JobStatus.CANCELLED
+    assert lines_of(path) == ["begun"]
+    eventually(lambda: site.state(handle.get_job().task_id) == "REVOKED")
+
+
+def test_a_retry_may_change_the_arguments(site: Site) -> None:
+    options = {"args": ["new"], "kwargs": {"options": {"also": "new"}}}
+
+    returned = site.submit("retry_with", "old", options).result(timeout=20)
+
+    assert (returned["path"], returned["options"]) == ("new", {"also": "new"})
+
+
+def test_a_retry_may_change_queue_limits_and_priority(site: Site) -> None:
+    options = {"queue": "other", "time_limit": 30, "soft_time_limit": 20, "priority": 3}
+
+    handle = site.submit("retry_with", "path", options)
+
+    returned = handle.result(timeout=20)
+    assert returned["queue"].startswith("other")
+    assert returned["limits"] == [30, 20]
+    assert returned["priority"] == 3
+    assert handle.get_job().queue == "other"
+
+
+def test_what_the_submitter_gave_outlives_a_retry(site: Site) -> None:
+    handle = site.submit(
+        "retry_with", "path", {}, queue="other", time_limit=30, soft_time_limit=20, priority=4
+    )
+
+    returned = handle.result(timeout=20)
+
+    assert returned["queue"].startswith("other")
+    assert (returned["limits"], returned["priority"]) == ([30, 20], 4)
+
+
+@pytest.mark.parametrize("then", ["return", "raise", "retry", "ignore"])
+def test_a_retry_that_was_only_asked_for_counts_once_the_body_has_left(site: Site, then: str) -> None:
+    path = site.new_file()
+
+    handle = site.submit("retry_without_throw", str(path), then)
+
+    assert handle.result(timeout=20) == "second"
+    assert lines_of(path) == ["0", "1"]
+    assert handle.get_job().attempt == 2
+
+
+def test_a_retry_whose_arguments_are_not_json_is_an_error(site: Site) -> None:
+    handle = site.submit("retry_with_nonsense")
+
+    assert handle.wait(20) is JobStatus.ERROR
+    assert "JSON" in handle.job_message()
+
+
+def test_a_retry_of_a_task_that_acknowledges_late_runs_once_an_attempt(site: Site) -> None:
+    path = site.new_file()
+
+    handle = site.submit("retry_times_late", str(path), 5)
+
+    assert handle.result(timeout=20) == 5
+    assert lines_of(path) == [str(retries) for retries in range(6)]
+    assert handle.get_job().attempt == 6
+
+
+def test_retries_count_from_nothing_after_a_resubmit(site: Site) -> None:
+    path = site.new_file()
+    handle = site.submit("retry_for_ever", str(path), False)
+    assert handle.wait(20) is JobStatus.ERROR
+
+    handle.resubmit_job()
+
+    assert handle.wait(20) is JobStatus.ERROR
+    assert lines_of(path) == ["0", "1", "2"] * 2
+
+
+def test_retries_are_not_losses(site: Site) -> None:
+    handle = site.submit("retry_then_die", str(site.new_file()), max_attempts=2)
+
+    assert handle.result(timeout=30) == "at last"
+    assert handle.get_job().attempt == 4

@@ -1,0 +1,129 @@
+"""A worker that is asked to end: warm it finishes what it runs, soft and cold it gives it back."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.site import NewSite, Site, statuses
+
+LEASE = 2
+
+
+def pids_in(path: Path) -> list[str]:
+    """Return the processes that wrote to a file, one for each stretch of lines: twice means overlap."""
+    lines = path.read_text().splitlines()
+    return [pid for pid, _ in groupby(line.split()[-2] for line in lines)]
+
+
+def running(site: Site, *tasks: str, seconds: Sequence[float] = (60,)) -> list[tuple[JobHandle, Path]]:
+    jobs = []
+    for task in tasks:
+        path = site.new_file()
+        jobs.append((site.submit(task, str(path), *seconds), path))
+    for _, path in jobs:
+        eventually(path.exists)
+    return jobs
+
+
+def assert_given_back_and_finished(site: Site, handle: JobHandle, path: Path) -> None:
+    assert handle.result(timeout=30) == "ticked"
+    assert handle.get_job().attempt == 2
+    assert statuses(site, handle) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
+    first, second = pids_in(path)
+    assert first != second
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
+def test_a_warm_shutdown_lets_bodies_finish_however_long_they_take(new_site: NewSite, pool: str) -> None:
+    site = new_site(settings={"jobhandle_lease": LEASE})
+    worker = site.start(pool=pool, concurrency=2)
+    tasks = ["deaf"] if pool == "solo" else ["deaf", "deaf_late"]
+    jobs = running(site, *tasks, seconds=[2 * LEASE + 0.5])
+
+    worker.terminate()
+
+    # Somebody else looks for lost workers meanwhile.
+    eventually(lambda: site.jobs.sweep() and not worker.is_running(), timeout=30)
+    for handle, path in jobs:
+        assert handle.job_status() is JobStatus.FINISHED
+        assert handle.get_job().attempt == 1
+        assert lines_of(path) == ["begun", "ended"]
+    assert worker.wait() == 0
+
+
+def test_a_cold_shutdown_gives_jobs_back_to_another_worker(new_site: NewSite) -> None:
+    site = new_site(settings={"jobhandle_lease": LEASE})
+    worker = site.start(concurrency=2)
+    jobs = running(site, "ticking", "ticking_late", seconds=[60, 1])
+    site.start(concurrency=2)
+
+    worker.quit()
+
+    for handle, path in jobs:
+        assert_given_back_and_finished(site, handle, path)
+    worker.wait()
+
+
+def test_a_soft_shutdown_waits_a_while_and_gives_the_rest_back(new_site: NewSite) -> None:
+    site = new_site(settings={"jobhandle_lease": LEASE, "worker_soft_shutdown_timeout": 2})
+    worker = site.start(concurrency=3)
+    long, long_late = running(site, "ticking", "ticking_late", seconds=[60, 0.5])
+    [(short, _)] = running(site, "deaf", seconds=[1])
+
+    worker.quit()
+
+    worker.wait()
+    assert short.result(timeout=1) == "slept"
+    assert short.get_job().attempt == 1
+    for handle, _ in (long, long_late):
+        assert handle.job_status() in (JobStatus.REQUEUED, JobStatus.QUEUED)
+    site.start(concurrency=2)
+    for handle, path in (long, long_late):
+        assert_given_back_and_finished(site, handle, path)
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
+def test_a_cold_shutdown_of_another_pool_neither_loses_nor_doubles(new_site: NewSite, pool: str) -> None:
+    site = new_site(settings={"jobhandle_lease": LEASE})
+    worker = site.start(pool=pool, concurrency=2)
+    [(handle, path)] = running(site, "ticking", seconds=[5, 1])
+    site.start(concurrency=1)
+
+    worker.quit()
+
+    # Where nobody can end a body it goes on, under its lease; else another worker begins anew.
+    assert handle.result(timeout=30) == "ticked"
+    assert len(pids_in(path)) == handle.get_job().attempt
+    worker.wait()
+
+
+def test_a_cancelled_job_is_not_given_back(new_site: NewSite) -> None:
+    site = new_site(settings={"jobhandle_lease": LEASE})
+    worker = site.start(concurrency=1)
+    [(handle, _)] = running(site, "deaf")
+    assert handle.cancel_job() is JobStatus.RUNNING
+
+    worker.quit()
+    worker.wait()
+
+    assert handle.wait(20) is JobStatus.CANCELLED
+
+
+def test_what_a_worker_had_only_prefetched_runs_elsewhere(new_site: NewSite) -> None:
+    site = new_site(
+        settings={"jobhandle_lease": LEASE, "worker_prefetch_multiplier": 4, "jobhandle_patience": 2}
+    )
+    worker = site.start(concurrency=1)
+    running(site, "deaf")
+    waiting = [site.submit("add", number, 1) for number in range(3)]
+    eventually(lambda: site.redis.llen("celery") == 0)
+
+    worker.kill()
+    site.start(concurrency=1)
+
+    assert [handle.result(timeout=30) for handle in waiting] == [1, 2, 3]
