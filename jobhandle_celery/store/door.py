@@ -6,11 +6,9 @@ recognises its own earlier success, see the verbs.
 """
 
 import functools
-import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -21,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ..errors import UPGRADE_HINT, ConfigurationError, DatabaseUnavailableError, SchemaError, shown
 from ..settings import Settings
+from .forks import gate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,16 +99,8 @@ def _connect_args(url: URL) -> dict[str, Any]:
     return {}
 
 
-_doors: "weakref.WeakSet[Door]" = weakref.WeakSet()
 _inherited: list[Engine] = []
-
-
-def _after_fork() -> None:
-    for door in list(_doors):
-        door._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+"""Engines of our parents. Not closed, not even by the garbage collector: their connections are not ours."""
 
 
 class Door:
@@ -121,7 +112,7 @@ class Door:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._checked = False
-        _doors.add(self)
+        gate.register(self)
         self.check: Callable[[Connection], None] | None = None
         """Called with the first connection of each process: do the tables fit?"""
 
@@ -152,10 +143,14 @@ class Door:
                 self._engine.dispose()
             self._engine = None
 
-    def _after_fork(self) -> None:
-        # The parent's lock may have been held, and its connections are the parent's: a child that closed
-        # one would end the parent's conversation.
-        self._lock = threading.Lock()
+    def before_fork(self) -> None:
+        """Close SQLite's file: a child that finds it open finds its parent's locks there, too."""
+        if self._engine is not None and self._engine.dialect.name == "sqlite":
+            self._engine.dispose()
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections alone: to close one would end the parent's conversation."""
+        self._lock = threading.Lock()  # the parent's may have been held
         if self._engine is not None:
             _inherited.append(self._engine)
         self._engine = None
@@ -187,6 +182,11 @@ class Door:
 
     @contextmanager
     def _ready(self) -> Iterator[Engine]:
+        with gate.inside(), self._translating() as engine:
+            yield engine
+
+    @contextmanager
+    def _translating(self) -> Iterator[Engine]:
         engine = self.engine
         try:
             if self.check is not None and not self._checked:
