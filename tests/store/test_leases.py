@@ -183,6 +183,17 @@ def test_leases_are_not_believed_after_an_outage(bench: Bench, outage: timedelta
     assert bench.pass_steadily(LEASE * 0.4) is True
 
 
+def test_leases_are_not_believed_by_a_pass_that_was_itself_held_up(bench: Bench) -> None:
+    """Mutant 12's kin: the database hangs between the beginning of a pass and its reap."""
+    run = bench.run(bench.submit())
+    bench.trust_leases()
+    bench.pass_time(seconds=LAPSE)
+    assert bench.store.lapsed_workers() == []
+    assert bench.store.reap(boot(run.worker)) == []
+    assert bench.status(run.job_id) is JobStatus.RUNNING
+    assert bench.store.renew(run.worker)
+
+
 @pytest.mark.parametrize("hours", [0.5, 1, 24])
 def test_passes_go_on_after_the_databases_clock_was_set_back(bench: Bench, hours: float) -> None:
     bench.store.begin_pass()

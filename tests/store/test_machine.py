@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from jobhandle_celery.status import JobStatus
 from tests.store.machine import StoreMachine, legal
 
-EXAMPLES = int(os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES", "30"))
 STEPS = 40
 
 
