@@ -97,8 +97,9 @@ def test_a_cold_shutdown_of_another_pool_neither_loses_nor_doubles(new_site: New
     worker.quit()
 
     # Where nobody can end a body it goes on, under its lease; else another worker begins anew.
+    # The worker that shuts down may be that other one, if it has not stopped consuming yet.
     assert handle.result(timeout=30) == "ticked"
-    assert len(pids_in(path)) == handle.get_job().attempt
+    assert 1 <= len(pids_in(path)) <= handle.get_job().attempt
     worker.wait()
 
 
