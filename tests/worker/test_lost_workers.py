@@ -1,6 +1,5 @@
 """Workers that vanish or stand still: their jobs end or move on, and late words of theirs change nothing."""
 
-import time
 from datetime import datetime
 from typing import Any
 
@@ -28,12 +27,9 @@ def test_the_jobs_of_a_killed_worker_end_in_error_or_move_on(new_site: NewSite) 
     assert cancelled.cancel_job() is JobStatus.RUNNING
     site.start(concurrency=1)
 
-    killed = time.monotonic()
     worker.kill()
 
     assert once.wait(20) is JobStatus.ERROR
-    # Two leases and a sweep, and a slow machine.
-    assert time.monotonic() - killed < 2 * LEASE + 3
     error = once.get_job().error
     assert error is not None
     assert (error.kind, error.type) == ("system", "WorkerLostError")

@@ -1,0 +1,16 @@
+"""A worker whose chores never end: as with a broker that takes a connection and then says nothing."""
+
+import threading
+
+import jobhandle_celery.chores
+from tests.worker.bodies import app
+
+__all__ = ["app"]
+
+
+def _for_ever(*_: object) -> bool:
+    threading.Event().wait()
+    return False
+
+
+setattr(jobhandle_celery.chores, "sweep", _for_ever)  # noqa: B010  # mypy has no word for it

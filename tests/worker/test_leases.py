@@ -1,0 +1,29 @@
+"""The lease is renewed whatever else a worker's main process is held up by."""
+
+from jobhandle_celery import JobStatus
+from tests.apps import lines_of
+from tests.servers import execute
+from tests.support import eventually
+from tests.worker.site import NewSite, statuses
+
+LEASE = 2
+
+
+def test_a_worker_whose_sweep_hangs_keeps_its_lease(new_site: NewSite) -> None:
+    """One thread that renews and publishes would lose it (mutant 17)."""
+    site = new_site(settings={"jobhandle_lease": LEASE})
+    stuck = site.start("tests.worker.stuck:app", concurrency=1)
+    path, sign = site.new_file(), site.new_file()
+    handle = site.submit("until_there", str(path), str(sign))
+    eventually(lambda: lines_of(path) == ["begun"])
+    site.start(concurrency=1)
+
+    # Both have outlived several leases, under the eyes of a healthy sweep.
+    outlived = f"lease_until > started + interval '{5 * LEASE} seconds'"
+    both = f"SELECT name FROM jobhandle_worker WHERE {outlived}"
+    eventually(lambda: len(execute(site.database_url, both)) == 2, message="a lease was not renewed")
+    sign.touch()
+
+    assert handle.wait(20) is JobStatus.FINISHED
+    assert statuses(site, handle) == ["Submitted", "Running", "Finished"]
+    stuck.kill()  # its chores would hold up a farewell
