@@ -5,7 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 from sqlalchemy import select
 
 from jobhandle_celery.errors import InvalidTransitionError
@@ -15,6 +23,8 @@ from jobhandle_celery.store import Outgoing, Refused, Run, Worker
 from tests.store.bench import FAILURE, TASK, Bench, Row, new_job
 from tests.store.model import GRACE, LEASE, PATIENCE, RUNNING, Model, ModelJob
 
+MOST_JOBS = 3
+"""More would be strangers to each other; fewer verbs would meet on one row."""
 CLOSE = timedelta(seconds=25)
 """How far the database's clock may run ahead of the model's within one example."""
 
@@ -30,9 +40,8 @@ class StoreMachine(RuleBasedStateMachine):
     messages = Bundle("messages")
     """What the broker was given; it may deliver any of it at any time, and again."""
     unmarked = Bundle("unmarked")
-    runs = Bundle("runs")
-    """Every claim that was ever won, superseded or not."""
-
+    ages = st.sampled_from([0, 0, 0, 0, 1, 2])
+    """How many claims of a job ago a run was won: mostly the last one, which may hold the row."""
     either = st.sampled_from([0, 1])
     delays = st.sampled_from([0, 3.5, 40.5])
 
@@ -44,6 +53,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.workers = [Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2")]
         self.won: list[Run] = []
+        """Every claim that was ever won, superseded or not, oldest first."""
         self.seen: dict[int, Row] = {}
         for one in self.workers:
             self.renew(one)
@@ -51,8 +61,14 @@ class StoreMachine(RuleBasedStateMachine):
     def of(self, job_id: int) -> ModelJob:
         return self.model.jobs[job_id]
 
+    def run_of(self, job_id: int, age: int) -> Run | None:
+        """Return a run of a job, if need be a new one; None if it cannot be claimed."""
+        runs = [run for run in self.won if run.job_id == job_id]
+        return runs[-1 - min(age, len(runs) - 1)] if runs else self.win(self.bench.message(job_id), 0)
+
     # The way in, and out to the broker.
 
+    @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
     @rule(
         target=jobs,
         key=st.sampled_from([None, None, "k"]),
@@ -106,15 +122,19 @@ class StoreMachine(RuleBasedStateMachine):
         assert {(message.job_id, message.attempt) for message in reserved} == self.model.reserve()
         return multiple(*reserved)
 
-    @rule(message=messages)
-    def look_later(self, message: Outgoing) -> None:
-        self.store.look_later([message])
-        self.model.look_later(message)
-
-    @rule(message=messages, by=either)
-    def send_back(self, message: Outgoing, by: int) -> None:
-        said = self.store.send_back(message.job_id, message.task_id, message.attempt, self.workers[by])
-        assert said == self.model.send_back(message)
+    @rule(message=messages, by=either, verb=st.sampled_from(["look_later", "send_back", "tell_revoked"]))
+    def something_about_a_message(self, message: Outgoing, by: int, verb: str) -> None:
+        job_id, task_id = message.job_id, message.task_id
+        match verb:
+            case "look_later":
+                self.store.look_later([message])
+                self.model.look_later(message)
+            case "send_back":
+                said = self.store.send_back(job_id, task_id, message.attempt, self.workers[by])
+                assert said == self.model.send_back(message)
+            case _:
+                said = self.store.tell_revoked(job_id, task_id)
+                assert said == self.model.tell_revoked(self.of(job_id), task_id)
 
     @rule(job_id=jobs)
     def release(self, job_id: int) -> None:
@@ -136,60 +156,68 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Workers.
 
-    @rule(target=runs, message=messages, by=either)
-    def claim(self, message: Outgoing, by: int) -> Any:
+    def win(self, message: Outgoing, by: int) -> Run | None:
         run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), self.workers[by])
         said = self.store.claim(run, TASK)
         assert said == self.model.claim(run)
         if isinstance(said, Refused):
-            return multiple()
+            return None
         self.won.append(run)
         return run
 
-    @rule(target=runs, job_id=jobs, by=either)
-    def claim_at_once(self, job_id: int, by: int) -> Any:
+    @rule(message=messages, by=either)
+    def claim(self, message: Outgoing, by: int) -> None:
+        self.win(message, by)
+
+    @rule(job_id=jobs, by=either)
+    def claim_at_once(self, job_id: int, by: int) -> None:
         """With the message that fits; else most claims would be refused."""
-        return self.claim(self.bench.message(job_id), by)
+        self.win(self.bench.message(job_id), by)
 
-    @rule(run=runs)
-    def claim_again(self, run: Run) -> None:
-        assert self.store.claim(run, TASK) == self.model.claim(run)
-
-    @rule(run=runs, status=st.sampled_from(sorted(FINAL)))
-    def end(self, run: Run, status: JobStatus) -> None:
+    @rule(job_id=jobs, age=ages, status=st.sampled_from(sorted(FINAL)), repeated=st.booleans())
+    def end(self, job_id: int, age: int, status: JobStatus, repeated: bool) -> None:
+        if (run := self.run_of(job_id, age)) is None:
+            return
         verbs = {
             JobStatus.FINISHED: lambda: self.store.finish(run, "1"),
             JobStatus.ERROR: lambda: self.store.fail(run, FAILURE),
             JobStatus.CANCELLED: lambda: self.store.stop(run, ""),
         }
-        assert verbs[status]() == self.model.end(run, status)
+        for _ in range(1 + repeated):
+            assert verbs[status]() == self.model.end(run, status)
 
-    @rule(run=runs, delay=delays)
-    def retry(self, run: Run, delay: float) -> None:
-        said = self.store.retry(run, "{}", None, delay * 60 if delay else None, "again")
-        assert said == self.model.retry(run, delay)
+    @rule(job_id=jobs, age=ages, delay=delays, repeated=st.booleans())
+    def retry(self, job_id: int, age: int, delay: float, repeated: bool) -> None:
+        if (run := self.run_of(job_id, age)) is None:
+            return
+        for _ in range(1 + repeated):
+            said = self.store.retry(run, "{}", None, delay * 60 if delay else None, "again")
+            assert said == self.model.retry(run, delay)
 
-    @rule(run=runs)
-    def give_back(self, run: Run) -> None:
-        given = self.store.give_back(run, "shut down", run.worker)
-        assert [lost.status for lost in given] == self.model.give_back(run)
+    @rule(job_id=jobs, age=ages, lost=st.booleans())
+    def cut_off(self, job_id: int, age: int, lost: bool) -> None:
+        if (run := self.run_of(job_id, age)) is None:
+            return
+        settle, expect = (
+            (self.store.lose, self.model.lose) if lost else (self.store.give_back, self.model.give_back)
+        )
+        assert [one.status for one in settle(run, "gone", run.worker)] == expect(run)
 
-    @rule(run=runs)
-    def lose(self, run: Run) -> None:
-        lost = self.store.lose(run, "gone", run.worker)
-        assert [one.status for one in lost] == self.model.lose(run)
-
-    @rule(run=runs)
-    def leave(self, run: Run) -> None:
-        self.store.leave(run)
-        self.model.leave(run)
-
-    @rule(run=runs)
-    def ask_and_tell(self, run: Run) -> None:
-        job_of_run = self.of(run.job_id)
-        holds = job_of_run.is_held_by(run)
-        assert self.store.standing(run) == (holds, not holds or job_of_run.stamped)
-        assert self.store.note_progress(run, 1, 2) == holds
+    @rule(job_id=jobs, age=ages, verb=st.sampled_from(["leave", "claim", "ask"]))
+    def something_else_a_run_says(self, job_id: int, age: int, verb: str) -> None:
+        if (run := self.run_of(job_id, age)) is None:
+            return
+        holds = self.of(job_id).is_held_by(run)
+        match verb:
+            case "leave":
+                self.store.leave(run)
+                self.model.leave(run)
+            case "claim":
+                assert self.store.claim(run, TASK) == self.model.claim(run)
+            case _:
+                stop = not holds or self.of(job_id).stamped
+                assert self.store.standing(run) == (holds, stop)
+                assert self.store.note_progress(run, 1, 2) == holds
 
     # Anyone.
 
@@ -204,31 +232,24 @@ class StoreMachine(RuleBasedStateMachine):
         said = self.store.set_status(job_id, status, token, None, None)
         assert said == self.model.set_status(self.of(job_id), status, token)
 
-    @rule(message=messages)
-    def tell_revoked(self, message: Outgoing) -> None:
-        said = self.store.tell_revoked(message.job_id, message.task_id)
-        assert said == self.model.tell_revoked(self.of(message.job_id), message.task_id)
-
     # Leases and time.
 
     def renew(self, one: Worker) -> None:
         assert self.store.renew(one) == self.model.renew(str(one.boot_id))
 
-    @rule(by=either)
-    def renew_one(self, by: int) -> None:
-        self.renew(self.workers[by])
-
-    @rule(by=either)
-    def retire(self, by: int) -> None:
-        self.store.retire(self.workers[by])
-        self.model.retire(str(self.workers[by].boot_id))
-
-    @rule(by=either)
-    def reap(self, by: int) -> None:
+    @rule(by=either, verb=st.sampled_from(["renew", "retire", "reap"]))
+    def something_about_a_lease(self, by: int, verb: str) -> None:
         boot = str(self.workers[by].boot_id)
-        assert set(self.bench.lapsed_workers()) == self.model.lapsed()
-        lost = {one.job_id: one.status for one in self.bench.reap(boot)}
-        assert lost == self.model.reap(boot)
+        match verb:
+            case "renew":
+                self.renew(self.workers[by])
+            case "retire":
+                self.store.retire(self.workers[by])
+                self.model.retire(boot)
+            case _:
+                assert set(self.bench.lapsed_workers()) == self.model.lapsed()
+                lost = {one.job_id: one.status for one in self.bench.reap(boot)}
+                assert lost == self.model.reap(boot)
 
     @rule(amount=st.sampled_from([1, 2, 5, 16, 30]))
     def pass_time(self, amount: int) -> None:

@@ -1,27 +1,31 @@
 """The store does what the model does, on each database: a search by Hypothesis.
 
-`JOBHANDLE_TEST_MACHINE_EXAMPLES=5000` looks longer.
+`JOBHANDLE_TEST_MACHINE_EXAMPLES=5000` looks longer, and makes what it finds small, which takes minutes.
 """
 
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from jobhandle_celery.status import JobStatus
 from tests.store.machine import StoreMachine, legal
 
-EXAMPLES = int(os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES", "30"))
+LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
+EXAMPLES = int(LONGER or "40")
+PHASES = (Phase.generate, Phase.shrink) if LONGER else (Phase.generate,)
 STEPS = 40
 
 
+@pytest.mark.timeout(3600 if LONGER else 120)
 def test_the_store_does_what_the_model_does(common_url: str) -> None:
     run_machine(
         lambda: StoreMachine(common_url),  # type: ignore[arg-type]  # any callable will do
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
+            phases=PHASES,
             deadline=None,
             database=None,
             print_blob=True,
