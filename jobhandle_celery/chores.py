@@ -83,6 +83,14 @@ class Chores:
             os.kill(end.pid, signal.SIGKILL)
         return False
 
+    def kill_survivors(self) -> bool:
+        """Kill the children that outlived their pool, deaf to it; True while there are any."""
+        if not self._service.prefork:
+            return False
+        standings = self._service.store.standings(str(self._me.boot_id))
+        told_long_ago = [End(one.task_id, _nothing, one.pid, since=-GONE_AFTER) for one in standings]
+        return bool([end for end in told_long_ago if not self._is_gone(end)])
+
     @property
     def bodies_may_live_on(self) -> bool:
         """True for a pool of threads, which nobody can end; they go on until they return."""
@@ -161,6 +169,10 @@ class Chores:
             del seen[key]
         grace = self._service.settings.grace.total_seconds()
         return [key for key, since in seen.items() if now - since > grace]
+
+
+def _nothing() -> None:
+    pass
 
 
 def _requests() -> list[JobRequest]:

@@ -89,11 +89,13 @@ class JobsStep(bootsteps.StartStopStep):
         if not self._chores.bodies_may_live_on:
             while time.monotonic() < until:
                 try:
-                    self._chores.settle_ends()
-                    self._give_back()
-                    break
-                except DatabaseUnavailableError:
-                    time.sleep(0.5)
+                    if not self._chores.kill_survivors():
+                        self._chores.settle_ends()
+                        self._give_back()
+                        break
+                except DatabaseUnavailableError as error:
+                    logger.warning("the farewell of %s waits for the database: %s", self._me.name, error)
+                time.sleep(0.2)
             self._lease.end()
         # Otherwise the threads of a threads pool go on until the process ends, and so does the lease.
 

@@ -416,7 +416,8 @@ FOLDER: list[Path] = []
     ("stop", "options", "status", "message"),
     [
         (stop_by_cancel, {}, "Cancelled", ""),
-        (stop_by_termination, {}, "Cancelled", "terminated"),
+        # The body hears of the stop as well, and may be faster than its worker's signal.
+        (stop_by_termination, {}, "Cancelled", ""),
         (kill_the_child, {}, "Error", "lost"),
         (None, {"soft_time_limit": 2.0}, "Error", "soft time limit"),
         (None, {"time_limit": 2.0}, "Error", "time limit"),
