@@ -11,9 +11,6 @@ from typing import Any
 
 from .status import JobStatus
 
-TASK = "task"
-SYSTEM = "system"
-
 
 @dataclass(frozen=True)
 class Failure:

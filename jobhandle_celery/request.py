@@ -131,10 +131,10 @@ class JobRequest:
             self.send_event("task-revoked", terminated=False, signum=None, expired=error.expired)
         elif isinstance(error, ClaimAbandoned):
             because = "its claim was not answered"
-            self._later(lambda: store.give_back(error.run, because, me), wait=False)
+            self._later(lambda: store.give_back(error.run, because, me))
         elif seat is not None and isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
             because = _lost_process(error)
-            self._later(lambda: store.lose(seat, because, me))
+            self._later(lambda: store.lose(seat, because, me), seat)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
@@ -144,7 +144,7 @@ class JobRequest:
             if not soft and (seat := self._seat()) is not None:
                 store, me = service_of(self.app).store, service_of(self.app).me()
                 failure = time_limit_failure(TimeLimitExceeded(timeout))
-                self._later(lambda: store.fail_seat(seat, failure, me))
+                self._later(lambda: store.fail_seat(seat, failure, me), seat)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back.
@@ -162,7 +162,7 @@ class JobRequest:
         finally:
             if self._cut_off and (seat := self._seat()) is not None:
                 store, me = service_of(self.app).store, service_of(self.app).me()
-                self._later(lambda: store.give_back(seat, "its worker cut it off", me))
+                self._later(lambda: store.give_back(seat, "its worker cut it off", me), seat)
 
     def revoke_running(self, pool: Any) -> None:
         """End the process of this body; to Celery it is a revoke."""
@@ -184,18 +184,28 @@ class JobRequest:
         job_id, task_id, _ = self.key
         if terminated and (seat := self._seat()) is not None:
             message = f"its process was terminated ({signum})"
-            self._later(lambda: store.stop_seat(seat, message, me))
+            self._later(lambda: store.stop_seat(seat, message, me), seat)
         elif not terminated:
             # A revoke by somebody else's hand, met here, perhaps by a mere duplicate of the message.
-            self._later(lambda: store.cancel(job_id, None, terminate=False, task_id=task_id), wait=False)
+            self._later(lambda: store.cancel(job_id, None, terminate=False, task_id=task_id))
 
     def _retry_worker_lost(self, *args: Any) -> bool:
         # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.
         return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]
 
-    def _later(self, write: Callable[[], object], *, wait: bool = True) -> None:
+    def _later(self, write: Callable[[], object], seat: Seat | None = None) -> None:
+        """Have something written, that of a body that sat in a seat once its process is gone."""
         service = service_of(self.app)
-        service.ends.put(End(self.id, write, self.worker_pid if wait and service.prefork else None))
+        if seat is None:
+            service.ends.put(End(self.id, write))
+            return
+
+        def write_and_leave() -> None:
+            write()
+            # Whoever else has ended the row meanwhile waits to hear that no body is left.
+            service.store.leave(seat)
+
+        service.ends.put(End(self.id, write_and_leave, self.worker_pid if service.prefork else None))
 
 
 def _lost_process(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from .moves import (
     unless_expired_before,
 )
 from .outcomes import ANEW, TOLD, failed, stopped
-from .rows import Refusal, Refused, Run, Worker
+from .rows import Refusal, Refused, Run, Seat, Worker
 
 LONGEST_DELAY = 100 * 365 * 86400.0
 """Seconds of the longest delay of a retry: beyond the year 9999 no database, or driver, can follow."""
@@ -224,7 +224,7 @@ class Running(Losing):
         )
 
     @repeatable
-    def leave(self, run: Run) -> None:
+    def leave(self, run: Run | Seat) -> None:
         """Report that the body of a superseded run has left, so that the job may be resubmitted.
 
         Who may have been there first: a later claim, whose boot id is left alone.
@@ -232,7 +232,7 @@ class Running(Losing):
         with self.door.moving() as connection:
             self._leave(connection, run)
 
-    def _leave(self, connection: Connection, run: Run) -> None:
+    def _leave(self, connection: Connection, run: Run | Seat) -> None:
         self.execute(
             connection,
             update(job)
