@@ -13,7 +13,8 @@ LEASE = 2
 
 
 def quick_site(new_site: NewSite, **settings: Any) -> Site:
-    return new_site(settings={"jobhandle_lease": LEASE, **settings})
+    # Redis may hand a message to a worker that has just been killed, and only patience brings another.
+    return new_site(settings={"jobhandle_lease": LEASE, "jobhandle_patience": 3, **settings})
 
 
 def test_the_jobs_of_a_killed_worker_end_in_error_or_move_on(new_site: NewSite) -> None:
