@@ -18,15 +18,14 @@ from sqlalchemy import select
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.schema import clock, job
-from jobhandle_celery.status import FINAL, MOVES, SETTABLE, STARTABLE, JobStatus
+from jobhandle_celery.status import FINAL, SETTABLE, JobStatus
 from jobhandle_celery.store import Outgoing, Refused, Run, Worker
 from tests.store.bench import FAILURE, TASK, Bench, Row, new_job
+from tests.store.judging import compare, follows, legal
 from tests.store.model import GRACE, LEASE, PATIENCE, RUNNING, Model, ModelJob
 
 MOST_JOBS = 3
 """More would be strangers to each other; fewer verbs would meet on one row."""
-CLOSE = timedelta(seconds=25)
-"""How far the database's clock may run ahead of the model's within one example."""
 
 
 def minutes(amount: float) -> timedelta | None:
@@ -142,6 +141,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs)
     def resubmit(self, job_id: int) -> None:
+        self.send_round_again(job_id)
+
+    def send_round_again(self, job_id: int) -> None:
         task_id = str(uuid.uuid4())
         said: bool | str
         try:
@@ -176,32 +178,45 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, age=ages, status=st.sampled_from(sorted(FINAL)), repeated=st.booleans())
     def end(self, job_id: int, age: int, status: JobStatus, repeated: bool) -> None:
-        if (run := self.run_of(job_id, age)) is None:
-            return
+        if run := self.run_of(job_id, age):
+            for _ in range(1 + repeated):
+                self.say_end(run, status)
+
+    def say_end(self, run: Run, status: JobStatus) -> None:
         verbs = {
             JobStatus.FINISHED: lambda: self.store.finish(run, "1"),
             JobStatus.ERROR: lambda: self.store.fail(run, FAILURE),
             JobStatus.CANCELLED: lambda: self.store.stop(run, ""),
         }
-        for _ in range(1 + repeated):
-            assert verbs[status]() == self.model.end(run, status)
+        assert verbs[status]() == self.model.end(run, status)
 
     @rule(job_id=jobs, age=ages, delay=delays, repeated=st.booleans())
     def retry(self, job_id: int, age: int, delay: float, repeated: bool) -> None:
-        if (run := self.run_of(job_id, age)) is None:
-            return
-        for _ in range(1 + repeated):
-            said = self.store.retry(run, "{}", None, delay * 60 if delay else None, "again")
-            assert said == self.model.retry(run, delay)
+        if run := self.run_of(job_id, age):
+            for _ in range(1 + repeated):
+                self.say_retry(run, delay)
 
-    @rule(job_id=jobs, age=ages, lost=st.booleans())
-    def cut_off(self, job_id: int, age: int, lost: bool) -> None:
+    def say_retry(self, run: Run, delay: float) -> None:
+        said = self.store.retry(run, "{}", None, delay * 60 if delay else None, "again")
+        assert said == self.model.retry(run, delay)
+
+    @rule(job_id=jobs, delay=delays)
+    def claim_and_retry_before_the_mark(self, job_id: int, delay: float) -> None:
+        sent = self.store.outgoing([job_id])
+        for message in sent:
+            if run := self.win(message, 0):
+                self.say_retry(run, delay)
+        self.mark(sent)
+
+    @rule(job_id=jobs, age=ages, lost=st.booleans(), last_word=st.sampled_from([None, *sorted(FINAL)]))
+    def cut_off(self, job_id: int, age: int, lost: bool, last_word: JobStatus | None) -> None:
         if (run := self.run_of(job_id, age)) is None:
             return
-        settle, expect = (
-            (self.store.lose, self.model.lose) if lost else (self.store.give_back, self.model.give_back)
-        )
+        settle = self.store.lose if lost else self.store.give_back
+        expect = self.model.lose if lost else self.model.give_back
         assert [one.status for one in settle(run, "gone", run.worker)] == expect(run)
+        if last_word:
+            self.say_end(run, last_word)
 
     @rule(job_id=jobs, age=ages, verb=st.sampled_from(["leave", "claim", "ask"]))
     def something_else_a_run_says(self, job_id: int, age: int, verb: str) -> None:
@@ -226,11 +241,13 @@ class StoreMachine(RuleBasedStateMachine):
         said = self.store.cancel(job_id, None, terminate=terminate)
         assert said == self.model.cancel(self.of(job_id), terminate)
 
-    @rule(job_id=jobs, status=st.sampled_from(sorted(SETTABLE)))
-    def set_status(self, job_id: int, status: JobStatus) -> None:
+    @rule(job_id=jobs, status=st.sampled_from(sorted(SETTABLE)), again=st.booleans())
+    def set_status(self, job_id: int, status: JobStatus, again: bool) -> None:
         token = str(uuid.uuid4())
         said = self.store.set_status(job_id, status, token, None, None)
         assert said == self.model.set_status(self.of(job_id), status, token)
+        if again:
+            self.send_round_again(job_id)
 
     # Leases and time.
 
@@ -307,43 +324,3 @@ class StoreMachine(RuleBasedStateMachine):
             held = row["status_id"] is JobStatus.WAITING and row["not_before"] is None
             outsiders = row["status_id"] is RUNNING and row["boot_id"] is None
             assert row["status_id"].final or held or outsiders, row
-
-
-def compare(row: Row, expected: ModelJob, now: float) -> None:
-    found = {
-        "status": row["status_id"],
-        "task_id": row["task_id"],
-        "attempt": row["attempt"],
-        "losses": row["losses"],
-        "stamped": row["cancel_requested"] is not None,
-        "terminate": row["terminate"],
-        "told": row["revoke_told"],
-        "started": row["started"] is not None,
-        "boot": row["boot_id"],
-    }
-    assert found == {name: getattr(expected, name) for name in found}
-    assert (row["finished"] is not None) == row["status_id"].final
-    assert (row["unique_slot"] is not None) == (expected.key is not None and not row["status_id"].final)
-    for name, moment in (("due_at", expected.due), ("not_before", expected.not_before)):
-        assert (row[name] is None) == (moment is None), name
-        if moment is not None:
-            ahead = timedelta(minutes=moment - now)
-            assert -CLOSE < row[name] - row["now"] - ahead < timedelta(seconds=1), name
-
-
-def follows(before: Row | None, after: Row) -> None:
-    """Make sure of what is never so, whatever the model says."""
-    if before is None:
-        return
-    assert after["attempt"] >= before["attempt"]
-    if before["status_id"].final and after["status_id"] is not before["status_id"]:
-        assert after["status_id"] is JobStatus.RESUBMITTED
-        assert after["task_id"] != before["task_id"]
-
-
-def legal(before: JobStatus, after: JobStatus) -> bool:
-    """Say whether the table of moves leads from one event to the next; Queued in between has none."""
-    if (before, after) == (RUNNING, RUNNING):
-        return True  # asked to stop
-    sources = {before} | ({JobStatus.QUEUED} if before in STARTABLE else set())
-    return any(move.sources & sources and after in move.targets for move in MOVES.values())

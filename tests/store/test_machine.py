@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from jobhandle_celery.status import JobStatus
-from tests.store.machine import StoreMachine, legal
+from tests.store.judging import legal
+from tests.store.machine import StoreMachine
 
 LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
-EXAMPLES = int(LONGER or "40")
+EXAMPLES = int(LONGER or "80")
 PHASES = (Phase.generate, Phase.shrink) if LONGER else (Phase.generate,)
 STEPS = 40
 
