@@ -18,6 +18,9 @@ from .model import Failure
 from .service import End, service_of
 from .store import Run, Seat
 
+CONTENT_TYPES = {"application/json", "application/data"}
+"""What a job's message may be: JSON, or JSON that is signed (Celery's ``auth`` serializer)."""
+
 
 class RefusedAsRevoked(Ignore):
     """A body was not run, or has stopped, because the job is cancelled or has expired."""
@@ -90,6 +93,13 @@ class JobRequest:
     _cut_off = False
     """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        """Refuse, for a job, what is neither JSON nor signed JSON, should the app accept more than that."""
+        super().__init__(message, *args, **kwargs)  # type: ignore[call-arg]  # of the request mixed into
+        if self.is_job and message.content_type not in CONTENT_TYPES:
+            # Malformed from here on, to the process of the body as well: it will not be run.
+            self.request_dict[HEADER] = f"a message of type {message.content_type}"
 
     @property
     def is_job(self) -> bool:
