@@ -20,10 +20,10 @@ from celery.exceptions import Ignore, TaskRevokedError
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from . import codec, text
-from .dispatch import signature_record
 from .errors import DatabaseUnavailableError, JobCancelled
 from .model import Failure
 from .request import RefusedAsRevoked, time_limit_failure
+from .routing import signature_record
 from .service import service_of
 from .status import JobStatus
 from .store import Run

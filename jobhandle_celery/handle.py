@@ -265,7 +265,7 @@ class JobHandle:
         Raises:
             InvalidTransitionError: it is not Waiting.
         """
-        if not self._store.release(self.job_id, self._username):
+        if not self._store.release(self.job_id, str(uuid.uuid4()), self._username):
             raise InvalidTransitionError(f"job {self.job_id} is {self.job_status()}, not Waiting")
         self._submissions.send([self.job_id])
 

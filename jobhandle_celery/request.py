@@ -11,15 +11,38 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import Celery
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, InvalidTaskError
+from kombu.exceptions import ContentDisallowed, DecodeError
 
-from .dispatch import HEADER
+from .header import HEADER, job_of
 from .model import Failure
 from .service import End, service_of
 from .store import Run, Seat
 
 CONTENT_TYPES = {"application/json", "application/data"}
 """What a job's message may be: JSON, or JSON that is signed (Celery's ``auth`` serializer)."""
+
+
+def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a job's message looked at before Celery decodes it, and refused if it is none of ours.
+
+    A pickle would have run by the time a request is made; and what is JSON but no task's arguments would
+    end the worker. Celery logs what is refused here, and drops it; the sweep sends a good one.
+    """
+
+    def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+        if HEADER not in (message.headers or {}):
+            return strategy(message, body, *args, **kwargs)
+        if message.content_type not in CONTENT_TYPES or body is not None:
+            raise InvalidTaskError(f"a job's message of the type {message.content_type} is refused")
+        try:
+            return strategy(message, body, *args, **kwargs)
+        except (InvalidTaskError, ContentDisallowed, DecodeError):
+            raise
+        except Exception as error:
+            raise InvalidTaskError(f"a job's message that cannot be read: {error}") from error
+
+    return handle
 
 
 class RefusedAsRevoked(Ignore):
@@ -45,32 +68,6 @@ class ClaimAbandoned(Ignore):
         return "the database did not answer; the job is sent again"
 
 
-def job_of(headers: Any) -> tuple[int, int] | None:
-    """Return job id and attempt of a message that is a job's, from its headers; None for any other.
-
-    Raises:
-        ValueError: it says that it is a job's, and is malformed. Such a message must not run.
-    """
-    if not isinstance(headers, dict) or HEADER not in headers:
-        return None
-    header = headers[HEADER]
-    if isinstance(header, dict):
-        numbers = header.get("id"), header.get("attempt")
-        if all(type(number) is int and 0 < number < 2**63 for number in numbers):
-            return numbers  # type: ignore[return-value]  # both are ints now
-    raise ValueError(f"malformed {HEADER} header: {header!r:.200}")
-
-
-def job_of_context(context: Any) -> tuple[int, int] | None:
-    """As `job_of`, from the request that a task sees (celery.app.task.Context).
-
-    Every header of a message is an attribute of it; its own `headers` are all of them only if the message
-    has none of that name, as some tracers' messages have. Eagerly there is nothing but `headers`.
-    """
-    attributes = vars(context)
-    return job_of(attributes if HEADER in attributes else context.headers)
-
-
 def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
     """Return the failure of a body that a time limit ended."""
     soft = isinstance(error, SoftTimeLimitExceeded)
@@ -93,13 +90,6 @@ class JobRequest:
     _cut_off = False
     """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
-
-    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
-        """Refuse, for a job, what is neither JSON nor signed JSON, should the app accept more than that."""
-        super().__init__(message, *args, **kwargs)  # type: ignore[call-arg]  # of the request mixed into
-        if self.is_job and message.content_type not in CONTENT_TYPES:
-            # Malformed from here on, to the process of the body as well: it will not be run.
-            self.request_dict[HEADER] = f"a message of type {message.content_type}"
 
     @property
     def is_job(self) -> bool:
@@ -128,7 +118,7 @@ class JobRequest:
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Learn how a body ended that could not say so itself."""
         try:
-            return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]
+            return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]  # a mixin
         finally:
             if self.is_job:
                 self._note_failure(_unwrapped(exc_info.exception))
@@ -149,7 +139,7 @@ class JobRequest:
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
         try:
-            super().on_timeout(soft, timeout)  # type: ignore[misc]
+            super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin
         finally:
             if not soft and (seat := self._seat()) is not None:
                 store, me = service_of(self.app).store, service_of(self.app).me()
@@ -163,7 +153,7 @@ class JobRequest:
         """
         self._cut_off = True
         try:
-            super().cancel(pool, signal, emit_retry)  # type: ignore[misc]
+            super().cancel(pool, signal, emit_retry)  # type: ignore[misc]  # a mixin
         except NotImplementedError:
             if not self.is_job:
                 raise
@@ -184,9 +174,10 @@ class JobRequest:
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         try:
-            super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]
+            super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # a mixin
         finally:
-            if self.is_job and not self._cut_off:
+            # Not for an `expires` of the message's own: ours never have one, the row alone says when.
+            if self.is_job and not self._cut_off and not expired:
                 self._note_revoked(terminated, signum)
 
     def _note_revoked(self, terminated: bool, signum: Any) -> None:
@@ -201,7 +192,7 @@ class JobRequest:
 
     def _retry_worker_lost(self, *args: Any) -> bool:
         # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.
-        return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]
+        return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]  # a mixin
 
     def _later(self, write: Callable[[], object], seat: Seat | None = None) -> None:
         """Have something written, that of a body that sat in a seat once its process is gone."""

@@ -15,10 +15,10 @@ from celery.app.trace import task_has_custom
 from celery.canvas import Signature
 from celery.utils.imports import symbol_by_name
 
-from .dispatch import job_headers
 from .errors import ApiUsageError
 from .execution import Execution, ResultError, execution_of, ignores_result
-from .request import JobRequest
+from .header import job_headers
+from .request import JobRequest, guarded_strategy
 from .service import service_of
 from .task import claim_once, endings, perform
 
@@ -95,18 +95,23 @@ class JobTask:
     @classmethod
     def bind(cls, app: Celery) -> Any:
         """Bind the plain class, so that `task_annotations` are written below this one, not above it."""
-        return cls._plain.bind(app)  # type: ignore[attr-defined]
+        return cls._plain.bind(app)  # type: ignore[attr-defined]  # a task class
+
+    def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
+        """Look at a job's message before Celery does."""
+        strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
+        return guarded_strategy(strategy)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Claim, then let the task's own hook have its turn."""
         execution = claim_once(self)
         _store_started(self)
         with nullcontext() if execution is None else endings(self, execution):
-            super().before_start(task_id, args, kwargs)  # type: ignore[misc]
+            super().before_start(task_id, args, kwargs)  # type: ignore[misc]  # a mixin
 
     def signature_from_request(self, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
-        signature = super().signature_from_request(request, *args, **kwargs)  # type: ignore[misc]
+        signature = super().signature_from_request(request, *args, **kwargs)  # type: ignore[misc]  # a mixin
         execution = execution_of(self.request if request is None else request)
         if execution is None:
             return signature
@@ -124,13 +129,13 @@ class JobTask:
         error = options.get("exc", args[2] if len(args) > 2 else None)
         if isinstance(error, ResultError):
             raise error  # from autoretry_for=(Exception,)
-        return super().retry(*args, **options)  # type: ignore[misc]
+        return super().retry(*args, **options)  # type: ignore[misc]  # a mixin
 
     def replace(self, sig: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""
         if execution_of(self.request) is not None:
             raise ApiUsageError("a task that runs as a job cannot replace itself; submit another job instead")
-        return super().replace(sig)  # type: ignore[misc]
+        return super().replace(sig)  # type: ignore[misc]  # a mixin
 
 
 class _RecordedSignature(Signature[Any]):

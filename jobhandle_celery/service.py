@@ -19,6 +19,7 @@ from celery import Celery
 from . import migrations, settings
 from .dispatch import Dispatcher
 from .handle import JobHandle
+from .routing import Routing
 from .store import Door, Run, Store, Worker
 from .submission import Submissions
 
@@ -81,7 +82,7 @@ class Service:
     @cached_property
     def submissions(self) -> Submissions:
         """What takes jobs in."""
-        return Submissions(self.store, self.dispatcher)
+        return Submissions(self.store, self.dispatcher, Routing(self._app))
 
     def handle(
         self, username: str | None = None, groupname: str | None = None, run: Run | None = None

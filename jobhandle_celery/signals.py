@@ -13,8 +13,8 @@ from celery import signals
 from . import execution, text
 from .errors import shown
 from .execution import execution_known_as, execution_of
+from .header import job_of
 from .model import Failure
-from .request import job_of
 from .service import End, service_of
 
 logger = logging.getLogger(__name__)

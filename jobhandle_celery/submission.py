@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import checks, codec, text
-from .dispatch import Dispatcher, as_job
+from .dispatch import Dispatcher
 from .errors import DatabaseUnavailableError
+from .routing import Routing, as_job
 from .status import JobStatus
 from .store import NewJob, Outgoing, Store, Submitted
 
@@ -26,8 +27,9 @@ BATCH = 1_000
 class Submissions:
     """Takes jobs in and sees that their messages go out."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, dispatcher: Dispatcher, routing: Routing) -> None:
         self._store = store
+        self._routing = routing
         self._dispatcher = dispatcher
 
     def submit(
@@ -78,7 +80,7 @@ class Submissions:
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)
         checks.job(job)
-        job, routing = self._dispatcher.route(job, options)
+        job, routing = self._routing.route(job, options)
         return NewJob(
             task=job.task,
             task_id=str(uuid.uuid4()),

@@ -20,7 +20,8 @@ from . import codec, execution
 from .errors import DatabaseUnavailableError, JobCancelled, JobHandleError
 from .execution import Execution, ResultError, execution_of
 from .handle import JobHandle
-from .request import ClaimAbandoned, RefusedAsRevoked, job_of_context
+from .header import job_of_context
+from .request import ClaimAbandoned, RefusedAsRevoked
 from .service import service_of
 from .store import Refusal, Refused, Run
 

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, shared_task
 
 from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobError, current_job
-from jobhandle_celery.dispatch import job_headers
+from jobhandle_celery.header import job_headers
 from tests.apps import lines_of, make_app
 from tests.databases import SqliteFiles
 from tests.test_handle import ADD, OPERATIONS, Stage

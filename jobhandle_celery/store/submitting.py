@@ -161,14 +161,14 @@ class Submitting(Moves):
             )
 
     @repeatable
-    def release(self, job_id: int, username: str | None) -> bool:
+    def release(self, job_id: int, token: str, username: str | None) -> bool:
         """Let a Waiting job go now; False if it is not Waiting.
 
-        Who may have been there first: another release, the sweep if its time came, a cancel. If the
-        answer to our own commit was lost the job is Submitted already, and False says only that.
+        Who may have been there first: another release, the sweep if its time came, a cancel; and ourselves,
+        if the answer to our commit was lost: then the row carries our token.
         """
         with self.door.transaction() as connection:
-            return bool(
+            released = bool(
                 self.move(
                     connection,
                     moves("release"),
@@ -178,11 +178,14 @@ class Submitting(Moves):
                         "not_before": None,
                         "scheduled_for": None,
                         "due_at": clock(self.settings.grace),
+                        "claim_id": token,
                     },
                     because="released",
                     actor=actor_of(username),
                 )
             )
+            ours = select(job.c.id).where(self.mine(job_id), job.c.claim_id == token)
+            return released or self.execute(connection, ours).first() is not None
 
     @repeatable
     def resubmit(self, job_id: int, task_id: str, username: str | None) -> bool:

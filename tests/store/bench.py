@@ -87,6 +87,9 @@ class Bench:
         assert not isinstance(won, Refused), won
         return won
 
+    def release(self, job_id: int, username: str | None = None) -> bool:
+        return self.store.release(job_id, str(uuid.uuid4()), username)
+
     def place(self, state: str, **given: Any) -> Placed:
         """Bring a new job into a status, by the verbs that lead there; a Waiting one is due."""
         if state == HELD:

@@ -137,7 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs)
     def release(self, job_id: int) -> None:
-        assert self.store.release(job_id, None) == self.model.release(self.of(job_id))
+        assert self.bench.release(job_id) == self.model.release(self.of(job_id))
 
     @rule(job_id=jobs)
     def resubmit(self, job_id: int) -> None:

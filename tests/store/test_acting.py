@@ -78,7 +78,7 @@ ACTS: dict[str, Act] = {
     "job": lambda bench, job_id, who: bench.store.job(job_id, who),
     "set_message": lambda bench, job_id, who: bench.store.set_message(job_id, "mine", who, None),
     "set_status": lambda bench, job_id, who: bench.store.set_status(job_id, CANCELLED, "t", who, "x")[0],
-    "release": lambda bench, job_id, who: bench.store.release(job_id, who) or None,
+    "release": lambda bench, job_id, who: bench.release(job_id, who) or None,
     "resubmit": lambda bench, job_id, who: bench.store.resubmit(job_id, str(uuid.uuid4()), who) or None,
     "events": lambda bench, job_id, who: bench.store.events(job_id, who) or None,
 }

@@ -86,7 +86,7 @@ def _send_back(bench: Bench, run: Run) -> Any:
 VERBS = {
     "release": Verb(
         "release",
-        lambda bench, run: bench.store.release(run.job_id, None),
+        lambda bench, run: bench.release(run.job_id),
         JobStatus.SUBMITTED,
         {"due_at": GRACE, "not_before": NONE, "scheduled_for": NONE, "unique_slot": KEPT, "finished": NONE},
     ),

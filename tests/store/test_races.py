@@ -118,7 +118,7 @@ def resubmit_resubmit(bench: Bench) -> Pair:
 
 def release_release(bench: Bench) -> Pair:
     job_id = bench.submit(held=True)
-    return Pair(lambda: bench.store.release(job_id, None), lambda: bench.store.release(job_id, None), job_id)
+    return Pair(lambda: bench.release(job_id), lambda: bench.release(job_id), job_id)
 
 
 def expire_claim(bench: Bench) -> Pair:

@@ -22,6 +22,19 @@ def retry_times(self: Any, path: str, times: int, countdown: float = 0) -> int:
     return int(self.request.retries)
 
 
+@task(bind=True)
+def retry_and_linger(self: Any, path: str, seconds: float) -> str:
+    """Ask to be run again at once, and take a while to leave."""
+    append_line(path, f"begun {self.request.retries}")
+    try:
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+    finally:
+        time.sleep(seconds)
+        append_line(path, f"left {self.request.retries}")
+    return "done"
+
+
 @task(bind=True, acks_late=True)
 def retry_times_late(self: Any, path: str, times: int) -> int:
     append_line(path, f"{self.request.retries}")

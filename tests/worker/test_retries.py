@@ -177,6 +177,15 @@ def test_what_the_submitter_gave_outlives_a_retry(site: Site) -> None:
     assert (returned["limits"], returned["priority"]) == ([30, 20], 4)
 
 
+def test_the_next_attempt_begins_only_when_the_body_has_left(site: Site) -> None:
+    """A retry that writes the row while the body is still inside has two bodies at once (mutant 6)."""
+    path = site.new_file()
+
+    assert site.submit("retry_and_linger", str(path), 0.5).result(timeout=20) == "done"
+
+    assert lines_of(path) == ["begun 0", "left 0", "begun 1", "left 1"]
+
+
 @pytest.mark.parametrize("then", ["return", "raise", "retry", "ignore"])
 def test_a_retry_that_was_only_asked_for_counts_once_the_body_has_left(site: Site, then: str) -> None:
     path = site.new_file()

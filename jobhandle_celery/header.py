@@ -1,0 +1,37 @@
+"""The one message header of ours, by which a task is known to be a job. Imports nothing of ours."""
+
+from typing import Any
+
+HEADER = "jobhandle"
+"""The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``."""
+
+
+def job_headers(job_id: int, attempt: int) -> dict[str, Any]:
+    """Return the header that makes a message a job's."""
+    return {HEADER: {"id": job_id, "attempt": attempt}}
+
+
+def job_of(headers: Any) -> tuple[int, int] | None:
+    """Return job id and attempt of a message that is a job's, from its headers; None for any other.
+
+    Raises:
+        ValueError: it says that it is a job's, and is malformed. Such a message must not run.
+    """
+    if not isinstance(headers, dict) or HEADER not in headers:
+        return None
+    header = headers[HEADER]
+    if isinstance(header, dict):
+        numbers = header.get("id"), header.get("attempt")
+        if all(type(number) is int and 0 < number < 2**63 for number in numbers):
+            return numbers  # type: ignore[return-value]  # both are ints now
+    raise ValueError(f"malformed {HEADER} header: {header!r:.200}")
+
+
+def job_of_context(context: Any) -> tuple[int, int] | None:
+    """As `job_of`, from the request that a task sees (celery.app.task.Context).
+
+    Every header of a message is an attribute of it. Its own `headers` are all of them only if the message
+    has none of that name, as some tracers' messages have; eagerly there is nothing but `headers`.
+    """
+    attributes = vars(context)
+    return job_of(context.headers if context.is_eager else attributes)

@@ -1,0 +1,210 @@
+"""What a caller gives, in Celery's terms, and where Celery would send it. May import checks and below.
+
+A signature becomes a `Job`; a Job's queue, exchange and priority are resolved once, at its submit; and what a
+task's retry asks for is reduced to what its next message needs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import Celery
+from celery.canvas import Signature
+from celery.exceptions import QueueNotFound
+from celery.utils.abstract import CallableSignature
+from kombu import Exchange, Queue
+
+from . import checks
+from .durations import duration
+from .errors import ApiUsageError, ValidationError, shown
+from .header import HEADER
+from .model import Job
+
+_SIGNATURE_OPTIONS = {
+    "queue",
+    "exchange",
+    "routing_key",
+    "priority",
+    "countdown",
+    "eta",
+    "expires",
+    "time_limit",
+    "soft_time_limit",
+    "shadow",
+    "headers",
+    "ignore_result",
+    "argsrepr",
+    "kwargsrepr",
+}
+_KEPT = ("headers", "ignore_result", "argsrepr", "kwargsrepr")
+_CANVAS_TASKS = {
+    "celery.chain": "chain",
+    "celery.group": "group",
+    "celery.chord": "chord",
+    "celery.chunks": "chunks",
+}
+_CANVAS_OPTIONS = {"link", "link_error", "chord", "chain", "group_id"}
+
+
+def as_job(given: object) -> tuple[Job, dict[str, Any]]:
+    """Return a Job, and the further message options, of what a caller submitted.
+
+    Raises:
+        ApiUsageError: it is neither a Job nor a Celery signature.
+        ValidationError: a chain, group, chord or callback, or an option that a job does not have.
+    """
+    if isinstance(given, Job):
+        return given, {}
+    if not isinstance(given, Mapping) or not isinstance(given, CallableSignature):
+        raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
+    canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
+    if canvas:
+        raise ValidationError("job", given, f"one task; a {canvas} cannot be a job yet")
+    options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
+    for name, value in options.items():
+        if name in _CANVAS_OPTIONS and value:
+            raise ValidationError(name, value, "one task without callbacks, chord or chain")
+        if name not in _SIGNATURE_OPTIONS | _CANVAS_OPTIONS:
+            raise ValidationError(name, value, f"the options {', '.join(sorted(_SIGNATURE_OPTIONS))}")
+    job = Job(
+        task=given["task"],
+        args=tuple(given.get("args") or ()),
+        kwargs=dict(given.get("kwargs") or {}),
+        scheduled_for=_moment("countdown", options.pop("countdown", None))
+        or _moment("eta", options.pop("eta", None)),
+        expires=_moment("expires", options.pop("expires", None)),
+        **{
+            name: options.pop(name)
+            for name in ("queue", "priority", "time_limit", "soft_time_limit")
+            if name in options
+        },
+    )
+    options.pop("eta", None)
+    return job, {name: value for name, value in options.items() if name in _SIGNATURE_OPTIONS}
+
+
+def _moment(field: str, value: Any) -> datetime | timedelta | None:
+    """Return a moment as Celery's options give it: seconds, a datetime, or its text."""
+    accepted = "seconds, or an aware datetime"
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValidationError(field, value, accepted) from None
+    if value is None or isinstance(value, datetime):
+        return checks.moment(field, value)
+    given = duration(value)
+    if given is None:
+        raise ValidationError(field, value, accepted)
+    return checks.moment(field, given)
+
+
+class Routing:
+    """Where the jobs of one app go."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def route(self, job: Job, options: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
+        """Fill in what the task and Celery's routing say: the queue, the priority, the expiry.
+
+        The routing is resolved now and kept in the row, so that whoever publishes the job again, on
+        another machine, needs nothing of this process's configuration.
+
+        Raises:
+            ValidationError: the queue is not among `task_queues` and may not be made, or the arguments do
+                not fit the signature of a task that is registered here.
+        """
+        task: Any = self._app.tasks.get(job.task)
+        if task is None and self._app.conf.task_always_eager:
+            raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
+        args, kwargs = list(job.args), dict(job.kwargs)
+        given = {
+            name: value
+            for name, value in {"queue": job.queue, "priority": job.priority, **options}.items()
+            if value is not None and name in ("queue", "priority", "exchange", "routing_key")
+        }
+        defaults: dict[str, Any] = {}
+        if task is not None:
+            args, kwargs = _checked(task, args, kwargs)
+            defaults = {name: value for name, value in task._get_exec_options().items() if value is not None}
+        try:
+            router: Any = self._app.amqp.router
+            routed = router.route(dict(defaults, **given), job.task, args, kwargs, task)
+            queue = routed.get("queue")
+            if isinstance(queue, str):
+                queue = self._app.amqp.queues[queue]
+        except (QueueNotFound, KeyError) as error:
+            raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
+        if queue is None and routed.get("exchange") is None:
+            queue = self._app.amqp.default_queue
+        shadow = options.get("shadow") or (task and task.shadow_name(args, kwargs, dict(options)))
+        expires = job.expires if job.expires is not None else _moment("expires", defaults.get("expires"))
+        routing = {
+            "exchange": _name(routed.get("exchange")),
+            "routing_key": routed.get("routing_key"),
+            "declare": None if queue is None else _declaration(queue),
+            "shadow": shadow or None,
+            **{name: options[name] for name in _KEPT if name in options},
+        }
+        parent = self._app.current_worker_task
+        if parent and parent.request.id:
+            routing |= {
+                "parent_id": parent.request.id,
+                "root_id": parent.request.root_id or parent.request.id,
+            }
+        return (
+            replace(
+                job,
+                args=args,
+                kwargs=kwargs,
+                queue=None if queue is None else queue.name,
+                priority=routed.get("priority"),
+                expires=expires,
+            ),
+            {name: value for name, value in routing.items() if value is not None},
+        )
+
+
+def _checked(task: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    if task._dump_pydantic_arguments is not None:
+        args, kwargs = task._dump_pydantic_arguments(args, kwargs)
+    if task.typing and hasattr(task, "__header__"):
+        try:
+            task.__header__(*args, **kwargs)
+        except TypeError as error:
+            raise ValidationError("args", (args, kwargs), f"what {task.name} takes ({error})") from None
+    return list(args), dict(kwargs)
+
+
+def _declaration(queue: Queue) -> dict[str, Any]:
+    return {
+        "name": queue.name,
+        "exchange": queue.exchange.name,
+        "type": queue.exchange.type,
+        "routing_key": queue.routing_key,
+        "arguments": queue.queue_arguments,
+    }
+
+
+def _name(exchange: Any) -> str | None:
+    return exchange.name if isinstance(exchange, Exchange) else exchange
+
+
+def signature_record(signature: Signature) -> dict[str, Any]:
+    """Return what of a retry's signature its next message needs; its times and our header are the row's."""
+    options = {
+        name: value
+        for name, value in dict(signature.options).items()
+        if name not in ("countdown", "eta", "expires", "task_id", "exchange", "routing_key", "redelivered")
+        and value is not None
+    }
+    headers = {name: value for name, value in (options.pop("headers", None) or {}).items() if name != HEADER}
+    queue = options.pop("queue", None)
+    return {
+        "args": list(signature.args or ()),
+        "kwargs": dict(signature.kwargs or {}),
+        "options": {**options, **({"headers": headers} if headers else {})},
+        "queue": queue.name if isinstance(queue, Queue) else queue,
+    }
