@@ -85,6 +85,13 @@ def whole(field: str, value: object, least: int, most: int) -> int:
     return value
 
 
+def flag(field: str, value: object) -> bool:
+    """Check that something is True or False."""
+    if not isinstance(value, bool):
+        raise ValidationError(field, value, "True or False")
+    return value
+
+
 def number(field: str, value: object) -> float:
     """Check a finite number, and return it as it was given."""
     if finite(value) is None:

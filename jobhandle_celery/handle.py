@@ -133,7 +133,8 @@ class JobHandle:
         Cancelled when it has. Finished or Error: too late. With `terminate`, the worker that runs the job
         ends the process of its body (prefork and gevent can; threads and solo can only ask).
         """
-        status = self._store.cancel(self.job_id, self._username, terminate=terminate)
+        job_id, end = self.job_id, checks.flag("terminate", terminate)
+        status = self._store.cancel(job_id, self._username, terminate=end)
         if status is None:
             raise self._unknown()
         return status

@@ -92,9 +92,9 @@ def on_unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
     except ValueError:
         return
     if job is not None:
-        service, task_id = service_of(sender.app), str(message.headers.get("id"))
-        me = service.me()
-        service.ends.put(End(task_id, lambda: service.store.send_back(job[0], task_id, job[1], me)))
+        service, me = service_of(sender.app), service_of(sender.app).me()
+        task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
+        service.ends.put(End(task_id, lambda: service.store.send_back(job[0], task_id, job[1], task, me)))
 
 
 def _finish_all_the_same(task: Any, current: execution.Execution, error: Any) -> None:

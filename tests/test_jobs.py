@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -369,10 +369,13 @@ def test_a_job_that_expires_before_its_start_is_cancelled_by_the_sweep(stage: St
     handles[1].submit(Job(task="tests.add", args=[1, 2], expires=expires, status=JobStatus.WAITING))
     handles[2].submit(Job(task="tests.add", args=[1, 2], expires=expires))
     running = stage.jobs.handle()
-    running.submit(Job(task="tests.add", args=[1, 2], expires=expires))
+    running.submit(Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=5)))
     stage.claim(running)
     for handle in handles:
         eventually(lambda: stage.jobs.sweep() and handle.job_status() is JobStatus.CANCELLED)  # noqa: B023
         assert "expired" in handle.job_message()
         assert handle.get_job().started is None
+    expiry = running.get_job().expires
+    assert isinstance(expiry, datetime)
+    eventually(lambda: datetime.now(UTC) > expiry and stage.jobs.sweep())
     assert running.job_running()

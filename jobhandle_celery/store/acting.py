@@ -103,7 +103,6 @@ class Acting(Moves):
         )
         return [row.status_id for row in moved]
 
-    @repeatable
     def set_status(
         self, job_id: int, status: JobStatus, token: str, username: str | None, message: str | None
     ) -> tuple[JobStatus | None, bool]:
@@ -112,8 +111,20 @@ class Acting(Moves):
         Returns the previous status (None: no such job) and whether the move was allowed. The row is locked
         from the look to the move, so the status returned is the one that was left. Who may have been there
         first: anyone, up to the lock; and ourselves, if the answer to our commit was lost: then the row
-        carries our token.
+        carries our token, and what we saw in it before is the answer.
         """
+        return self._set_status(job_id, status, token, username, message, [])
+
+    @repeatable
+    def _set_status(
+        self,
+        job_id: int,
+        status: JobStatus,
+        token: str,
+        username: str | None,
+        message: str | None,
+        seen: list[JobStatus],
+    ) -> tuple[JobStatus | None, bool]:
         with self.door.transaction() as connection:
             row = self.execute(
                 connection,
@@ -122,8 +133,9 @@ class Acting(Moves):
             if row is None:
                 return None, False
             previous: JobStatus = row.status_id
-            if row.claim_id == token:
-                return (JobStatus.RUNNING if status.final else previous), True
+            if row.claim_id == token or (seen and previous is status is JobStatus.CANCELLED):
+                return seen[0] if seen else JobStatus.RUNNING if status.final else previous, True
+            seen[:] = [previous]
             moved = self._set(connection, job_id, previous, status, token, username)
             if moved and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
                 self.execute(connection, update(job).where(self.mine(job_id)).values(message=message))
@@ -192,15 +204,20 @@ class Acting(Moves):
             )
         )
 
-    @repeatable
     def set_message(
         self, job_id: int, message: str | None, username: str | None, run: Run | None
     ) -> str | None:
         """Replace the message and return the previous one; None if there is no such job.
 
         A message of None leaves it alone, and so does a run that is superseded. Who may have been there
-        first does not matter: the last one speaks.
+        first does not matter: the last one speaks. If that was ourselves, what we saw before is the answer.
         """
+        return self._set_message(job_id, message, username, run, [])
+
+    @repeatable
+    def _set_message(
+        self, job_id: int, message: str | None, username: str | None, run: Run | None, seen: list[str]
+    ) -> str | None:
         with self.door.transaction() as connection:
             previous: str | None = self.execute(
                 connection, select(job.c.message).where(self.mine(job_id, username)).with_for_update()
@@ -208,7 +225,9 @@ class Acting(Moves):
             if previous is not None and message is not None:
                 mine = self.mine(job_id) if run is None else and_(self.mine(job_id), held_by(run))
                 self.execute(connection, update(job).where(mine).values(message=message))
-            return previous
+            if previous is not None:
+                seen.append(previous)
+            return seen[0] if seen and previous == message else previous
 
     @repeatable
     def note_progress_of(

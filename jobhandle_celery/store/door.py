@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -277,6 +278,13 @@ def _number(error: DBAPIError) -> str:
 
 S = TypeVar("S")
 
+_repeating: ContextVar[bool] = ContextVar("jobhandle_repeating", default=False)
+
+
+def repeating() -> bool:
+    """Say, within a verb, whether it is asked again: what it would write may be there, written by itself."""
+    return _repeating.get()
+
 
 def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """Ask again where asking again may help: at once after a broken connection, soon after a deadlock.
@@ -288,6 +296,7 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
     @functools.wraps(verb)
     def repeating(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         for repeat in range(_REPEATS):
+            asking = _repeating.set(repeat > 0)
             try:
                 return verb(self, *args, **kwargs)
             except _Unavailable as error:
@@ -295,6 +304,8 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
                     raise
                 if error.repeat_soon:
                     time.sleep(random.uniform(0.0, 0.02 * 2**repeat))
+            finally:
+                _repeating.reset(asking)
         raise AssertionError("unreachable")
 
     return repeating

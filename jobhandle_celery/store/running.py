@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, literal, select, update
 from ..model import Failure
 from ..schema import clock, job
 from ..status import JobStatus
-from .door import repeatable
+from .door import repeatable, repeating
 from .losing import Losing
 from .moves import (
     DUE,
@@ -141,7 +141,8 @@ class Running(Losing):
                 )
                 .values(revoke_told=True),
             )
-            return bool(told.rowcount)
+            # Asked again, it may have been our own: to tell twice is harmless, not to tell is not.
+            return bool(told.rowcount) or repeating()
 
     @repeatable
     def finish(self, run: Run, result: str) -> bool:
@@ -259,7 +260,7 @@ class Running(Losing):
             return self.note_progress_where(connection, held_by(run), current, total)
 
     @repeatable
-    def send_back(self, job_id: int, task_id: str, attempt: int, worker: Worker) -> bool:
+    def send_back(self, job_id: int, task_id: str, attempt: int, task: str, worker: Worker) -> bool:
         """Return the job of a message that this worker cannot run to Submitted, to be sent again later.
 
         The user's message stays; the event says which worker does not know the task. Who may have been
@@ -273,7 +274,10 @@ class Running(Losing):
                     ~HELD,
                     self.mine(job_id),
                     job.c.task_id == task_id,
+                    job.c.task == task,
                     job.c.attempt == attempt - 1,
+                    # Not again what has just been sent back, by us or by another copy of the message.
+                    (job.c.status_id != JobStatus.SUBMITTED) | (job.c.due_at <= clock(self.settings.grace)),
                     to={
                         "status_id": JobStatus.SUBMITTED,
                         "due_at": unless_expired_before(clock(self.settings.patience)),

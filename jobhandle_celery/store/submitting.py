@@ -155,6 +155,7 @@ class Submitting(Moves):
                 connection,
                 moves("publish"),
                 for_these(unsendable),
+                job.c.due_at <= clock(self.settings.grace),  # not again what has just been put off
                 to={"due_at": unless_expired_before(clock(PATIENCE_LIMIT))},
                 because="it cannot be made into a message; see the log of whoever sends",
                 actor="sweep",

@@ -6,7 +6,7 @@ published by the caller, then marked. A sweep that dies in between leaves rows t
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, case, delete, exists, func, or_, select, update
 
 from ..schema import clock, job, worker
 from ..schema import sweep as sweep_table
@@ -123,7 +123,9 @@ class Sweeping(Running):
         with self.door.transaction() as connection:
             for waits, group in grouped(rows, lambda one: one.publishes + one.damped + 1):
                 later = unless_expired_before(clock(self.settings.patience_after(waits)))
-                statement = update(job).where(for_these(group), job.c.status_id == JobStatus.QUEUED)
+                # Reserved, so due within the grace; what has just been put off is not put off again.
+                reserved = for_these(group) & (job.c.due_at <= clock(self.settings.grace))
+                statement = update(job).where(reserved, job.c.status_id == JobStatus.QUEUED)
                 self.execute(connection, statement.values(damped=job.c.damped + 1, due_at=later))
 
     @repeatable
@@ -185,17 +187,15 @@ class Sweeping(Running):
                 update(worker).where(worker.c.boot_id == me.boot_id).values(lease_until=lease_until),
             ).rowcount
             if not mine:
-                self.execute(
-                    connection,
-                    insert(worker).values(
-                        boot_id=me.boot_id,
-                        namespace=self.namespace,
-                        name=me.name,
-                        pid=me.pid,
-                        started=clock(),
-                        lease_until=lease_until,
-                    ),
-                )
+                first = {
+                    "boot_id": me.boot_id,
+                    "namespace": self.namespace,
+                    "name": me.name,
+                    "pid": me.pid,
+                    "started": clock(),
+                    "lease_until": lease_until,
+                }
+                self.execute(connection, unless_there(connection, worker, first))
             return bool(mine)
 
     @repeatable

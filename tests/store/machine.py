@@ -129,7 +129,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.look_later([message])
                 self.model.look_later(message)
             case "send_back":
-                said = self.store.send_back(job_id, task_id, message.attempt, self.workers[by])
+                said = self.store.send_back(job_id, task_id, message.attempt, TASK, self.workers[by])
                 assert said == self.model.send_back(message)
             case _:
                 said = self.store.tell_revoked(job_id, task_id)

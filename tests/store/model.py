@@ -129,16 +129,21 @@ class Model:
 
     def look_later(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
-        if job.fits(message.task_id, message.attempt) and job.status is QUEUED:
+        if job.fits(message.task_id, message.attempt) and job.status is QUEUED and self._soon(job):
             job.due = self._patient(job)
 
     def send_back(self, message: Outgoing) -> bool:
         job = self.jobs[message.job_id]
         if not job.fits(message.task_id, message.attempt) or job.held:
             return False
+        if job.status is SUBMITTED and not self._soon(job):
+            return False  # it has just been sent back
         job.become(SUBMITTED)
         job.due = self._patient(job)
         return True
+
+    def _soon(self, job: ModelJob) -> bool:
+        return job.due is not None and job.due <= self.now + GRACE
 
     def _patient(self, job: ModelJob) -> float:
         later = self.now + PATIENCE

@@ -80,7 +80,7 @@ def _set(status: JobStatus) -> Callable[[Bench, Run], Any]:
 
 def _send_back(bench: Bench, run: Run) -> Any:
     message = bench.message(run.job_id)
-    return bench.store.send_back(run.job_id, run.task_id, message.attempt, run.worker)
+    return bench.store.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
 
 
 VERBS = {

@@ -208,7 +208,7 @@ def test_the_sweep_looks_again_no_later_than_the_expiry(bench: Bench, verb: str)
         case "look_later":
             bench.store.look_later([message])
         case _:
-            assert bench.store.send_back(job_id, message.task_id, 1, Worker("w", "b", 1))
+            assert bench.store.send_back(job_id, message.task_id, 1, TASK, Worker("w", "b", 1))
     assert about(bench.due_in(job_id), timedelta(minutes=5))
 
 
@@ -216,7 +216,7 @@ def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) ->
     job_id = bench.submit(message="from the importer")
     bench.queue(job_id)
     message = bench.message(job_id)
-    assert bench.store.send_back(job_id, message.task_id, message.attempt, bench.worker("w9"))
+    assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker("w9"))
     job = bench.store.job(job_id)
     assert job is not None
     assert (job.status, job.message) == (JobStatus.SUBMITTED, "from the importer")
@@ -230,8 +230,8 @@ def test_a_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
     message, me = bench.message(job_id), bench.worker()
     bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
-    assert not bench.store.send_back(job_id, message.task_id, message.attempt, me)
-    assert not bench.store.send_back(job_id, "another", message.attempt + 1, me)
+    assert not bench.store.send_back(job_id, message.task_id, message.attempt, TASK, me)
+    assert not bench.store.send_back(job_id, "another", message.attempt + 1, TASK, me)
     assert bench.row(job_id) == row
 
 

@@ -273,7 +273,7 @@ def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
     assert there.store.cancel(job_id, None, terminate=False) is None
     assert there.store.set_status(job_id, JobStatus.CANCELLED, "t", None, None) == (None, False)
     assert there.store.set_message(job_id, "mine", None, None) is None
-    assert not there.store.send_back(job_id, task_id, 1, there.worker())
+    assert not there.store.send_back(job_id, task_id, 1, TASK, there.worker())
     assert not isinstance(there.store.claim(here.key(job_id, there.worker()), TASK), Run)
     assert there.store.outgoing([job_id]) == []
     here.pass_time(minutes=6)
