@@ -31,11 +31,14 @@ def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
-        if HEADER not in (message.headers or {}):
+        in_body = isinstance(body, dict) and HEADER in body  # protocol 1: the body becomes the headers
+        if not in_body and HEADER not in (message.headers or {}):
             return strategy(message, body, *args, **kwargs)
         if message.content_type not in CONTENT_TYPES or body is not None:
             raise InvalidTaskError(f"a job's message of the type {message.content_type} is refused")
         try:
+            if not _is_a_tasks(message.payload):
+                raise InvalidTaskError("a job's message without a task's arguments is refused")
             return strategy(message, body, *args, **kwargs)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
@@ -43,6 +46,13 @@ def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
             raise InvalidTaskError(f"a job's message that cannot be read: {error}") from error
 
     return handle
+
+
+def _is_a_tasks(payload: Any) -> bool:
+    match payload:
+        case [[*_], dict(), dict()]:
+            return True
+    return False
 
 
 class RefusedAsRevoked(Ignore):

@@ -4,6 +4,8 @@ Versions are kept in a table of our own, so an application's own Alembic is not 
 tables by it instead (`jobhandle_celery.schema.metadata`) has no such table, and is believed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
@@ -37,9 +39,7 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
         config.attributes["dialect"] = engine.dialect.name
         command.upgrade(config, "head", sql=True)
         return
-    with engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    with engine.connect() as connection, _alone(connection):
         if schema is not None and not inspect(connection).has_schema(schema):
             connection.execute(CreateSchema(schema))
         found = _found(connection, schema)
@@ -48,6 +48,24 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Let one process at a time change the tables. SQLite's transactions see to that by themselves."""
+    match connection.dialect.name:
+        case "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            yield
+        case "mysql" | "mariadb":
+            # Its DDL commits by itself, so the lock is the session's.
+            connection.execute(text("SELECT GET_LOCK(CONCAT('jobhandle ', DATABASE()), 600)"))
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT RELEASE_LOCK(CONCAT('jobhandle ', DATABASE()))"))
+        case _:
+            yield
 
 
 def check(connection: Connection, schema: str | None = None) -> None:

@@ -203,7 +203,9 @@ class Submitting(Moves):
         with self.door.transaction() as connection:
             former = self.execute(
                 connection,
-                select(job.c.username, job.c.unique_key, job.c.task_id).where(self.mine(job_id, username)),
+                select(job.c.username, job.c.unique_key, job.c.task_id)
+                .where(self.mine(job_id, username))
+                .with_for_update(),
             ).first()
             if former is None:
                 return False

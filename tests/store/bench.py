@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, DateTime, Table, func, select, type_coerce, update
+from sqlalchemy import ColumnElement, Connection, DateTime, Table, func, select, text, type_coerce, update
 
 from jobhandle_celery.model import Failure
 from jobhandle_celery.schema import UtcDateTime, clock, job, job_event, sweep, worker
@@ -216,4 +216,7 @@ def _earlier(connection: Connection, column: ColumnElement[Any], passed: timedel
     if connection.dialect.name == "sqlite":
         seconds = f"{-passed.total_seconds():+.3f} seconds"
         return func.strftime("%Y-%m-%d %H:%M:%f", column, seconds).concat("000")
+    if connection.dialect.name in ("mysql", "mariadb"):
+        microseconds = -(passed // timedelta(microseconds=1))
+        return func.timestampadd(text("MICROSECOND"), microseconds, column)
     return type_coerce(column, DateTime(timezone=True)) - passed
