@@ -131,6 +131,8 @@ class Jobs:
     ) -> int:
         """Cancel every unfinished job that fits; return how many were cancelled or asked to stop.
 
+        Fewer, should a connection have broken just then: what was done already is not counted again.
+
         Raises:
             ApiUsageError: nothing was given; to cancel everything, name the statuses.
         """

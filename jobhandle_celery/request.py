@@ -37,6 +37,7 @@ def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
         if message.content_type not in CONTENT_TYPES or body is not None:
             raise InvalidTaskError(f"a job's message of the type {message.content_type} is refused")
         try:
+            job_of(message.headers)
             if not _is_a_tasks(message.payload):
                 raise InvalidTaskError("a job's message without a task's arguments is refused")
             return strategy(message, body, *args, **kwargs)
@@ -182,12 +183,15 @@ class JobRequest:
         """End the process of a body whose job is another's by now: no revoke, the task id may be too."""
         self.cancel(pool, "TERM", emit_retry=False)
 
+    def maybe_expire(self) -> bool:
+        """Leave it to the row: Celery would refuse all later messages of that task id, too."""
+        return False if self._job() is not None else super().maybe_expire()  # type: ignore[misc]  # a mixin
+
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         try:
             super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # a mixin
         finally:
-            # Not for an `expires` of the message's own: ours never have one, the row alone says when.
-            if self.is_job and not self._cut_off and not expired:
+            if self.is_job and not self._cut_off:
                 self._note_revoked(terminated, signum)
 
     def _note_revoked(self, terminated: bool, signum: Any) -> None:

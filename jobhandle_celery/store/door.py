@@ -204,7 +204,7 @@ class Door:
                 engine.dispose()
             if moved or isinstance(error, OperationalError) or error.connection_invalidated:
                 # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
-                raise _Unavailable(engine.url, error) from error.orig
+                raise _Unavailable(engine.url, error) from None
             raise
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
@@ -245,6 +245,9 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
 
 
 def _standalone(engine: Engine) -> Connection:
+    if engine.dialect.name in ("mysql", "mariadb"):
+        # To switch to autocommit is a round trip there, and its failure is none that SQLAlchemy knows.
+        return engine.connect()
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 

@@ -1,0 +1,162 @@
+"""Whole lives of jobs, led over a door that is slammed all the time, and the audit of what they leave."""
+
+import os
+import random
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import NewJob, Run, Selection, Worker
+from tests.store.bench import FAILURE, TASK, Bench, new_job
+from tests.store.judging import legal
+
+T = TypeVar("T")
+
+THREADS = 6
+LIVES = 34
+"""Of each thread."""
+LONGEST_CALM = 0.1
+"""Seconds between two cuts of everything."""
+SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
+
+
+def insist(ask: Callable[[], T]) -> T:
+    """Ask until the database answers, as whoever writes an end does."""
+    for _ in range(200):
+        try:
+            return ask()
+        except DatabaseUnavailableError:
+            continue
+    raise AssertionError("the database never answered")
+
+
+class Author:
+    """Somebody who brings jobs to their end, over a door that is slammed."""
+
+    def __init__(self, bench: Bench, number: int) -> None:
+        self.store = bench.store
+        self.chance = random.Random(f"{SEED}-{number}")
+        self.me = Worker(f"w{number}", str(uuid.uuid4()), number)
+        self.new: list[NewJob] = []
+        self.runs: Counter[str] = Counter()
+        """How often each job's body was started, by task id."""
+        self.ends: dict[str, JobStatus] = {}
+        insist(lambda: self.store.renew(self.me))
+
+    def live(self) -> None:
+        """Bring one job through a life of chance, to its end."""
+        new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
+        self.new.append(new)
+        [submitted] = insist(lambda: self.store.submit([new]))
+        assert submitted.fresh
+        job_id = submitted.job_id
+        if self.chance.random() < 0.7:
+            insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
+        if self.chance.random() < 0.1:
+            assert insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+            self.ends[new.task_id] = JobStatus.CANCELLED
+            return
+        attempt = 1
+        while not self._run(Run(job_id, new.task_id, attempt, str(uuid.uuid4()), self.me)):
+            attempt += 1
+
+    def _run(self, run: Run) -> bool:
+        """Claim, run and settle; False if there is another attempt to be made."""
+        claimed = insist(lambda: self.store.claim(run, TASK))
+        assert claimed == run, claimed
+        self.runs[run.task_id] += 1
+        insist(lambda: self.store.note_progress(run, 1, 2))
+        end = self.chance.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
+        if run.attempt == 3 and end == "retry":
+            end = "finish"
+        match end:
+            case "finish":
+                assert insist(lambda: self.store.finish(run, "1"))
+                status = JobStatus.FINISHED
+            case "fail":
+                assert insist(lambda: self.store.fail(run, FAILURE))
+                status = JobStatus.ERROR
+            case "stop":
+                assert (
+                    insist(lambda: self.store.cancel(run.job_id, None, terminate=True)) is JobStatus.RUNNING
+                )
+                assert insist(lambda: self.store.stop(run, ""))
+                status = JobStatus.CANCELLED
+            case "by hand":
+                token = str(uuid.uuid4())
+                answer = insist(
+                    lambda: self.store.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
+                )
+                assert answer == (JobStatus.RUNNING, True)
+                assert not insist(lambda: self.store.finish(run, "1"))
+                status = JobStatus.FINISHED
+            case _:
+                assert insist(lambda: self.store.retry(run, "{}", None, None, "again")) is JobStatus.REQUEUED
+                return False
+        self.ends[run.task_id] = status
+        return True
+
+
+def audit(bench: Bench, authors: list[Author]) -> None:
+    rows = {row["task_id"]: row for row in all_rows(bench)}
+    assert set(rows) == {new.task_id for author in authors for new in author.new}
+    for author in authors:
+        for task_id, end in author.ends.items():
+            row, runs = rows[task_id], author.runs[task_id]
+            assert (row["status_id"], row["attempt"]) == (end, runs)
+            assert (row["unique_slot"], row["due_at"], row["boot_id"]) == (None, None, None)
+            events = bench.events(row["id"])
+            assert all(legal(before, after) for before, after in pairwise(events)), events
+            assert events[0] is JobStatus.SUBMITTED
+            assert events[-1] is end
+            asked_to_stop = runs and end is JobStatus.CANCELLED
+            assert events.count(JobStatus.RUNNING) == runs + bool(asked_to_stop), events
+            assert sum(event.final for event in events) == 1, events
+
+
+def all_rows(bench: Bench) -> list[dict[str, Any]]:
+    return [bench.row(job.id) for job in bench.store.find(Selection(), None, 10**6) if job.id is not None]
+
+
+@contextmanager
+def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
+    """Cut all connections again and again; call what this gives for how many so far."""
+    chance, over = random.Random(SEED), threading.Event()
+    cut = 0
+
+    def storm() -> None:
+        nonlocal cut
+        while not over.wait(chance.uniform(0, LONGEST_CALM)):
+            cut += cut_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        storming = pool.submit(storm)
+        try:
+            yield lambda: cut
+        finally:
+            over.set()
+        storming.result(timeout=30)
+
+
+def live_through(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
+    """Let some hundred jobs live over `bench` in a storm, then look at all their rows from beside."""
+    print(f"JOBHANDLE_TEST_SEED={SEED}")
+    authors = [Author(bench, number) for number in range(THREADS)]
+    with stormy(cut_all) as cuts, ThreadPoolExecutor(THREADS) as pool:
+        for done in [pool.submit(_live_often, author) for author in authors]:
+            done.result()
+    assert cuts() > THREADS
+    assert sum(len(author.ends) for author in authors) == THREADS * LIVES
+    audit(beside, authors)
+
+
+def _live_often(author: Author) -> None:
+    for _ in range(LIVES):
+        author.live()

@@ -1,0 +1,194 @@
+"""A proxy in front of PostgreSQL that speaks enough of its protocol to cut a conversation at a chosen word.
+
+A client's request ends with a Query or a Sync, and the server's answer to it with ReadyForQuery. So the proxy
+knows when a request is whole, when it has been carried out, and in between it can keep the answer to itself.
+"""
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy
+
+_NO_ENCRYPTION = {80877103, 80877104}
+"""What a client asks before its first word: TLS, GSSAPI. We answer for the server: no."""
+
+_WANTS_PASSWORD = {3, 5, 7, 8, 10, 11}
+"""The kinds of an Authentication message that the client has to answer."""
+
+Connections = tuple[socket.socket, socket.socket]
+
+
+class Cut(Enum):
+    """When a connection is cut, as seen from one request."""
+
+    BEFORE = "before the request arrives"
+    DURING = "while the server works on it"
+    AFTER = "between its commit and the answer"
+
+
+class PostgresqlProxy:
+    """Listens on loopback; `url` is the server's URL by way of this proxy. Each connection has a thread."""
+
+    def __init__(self, url: str) -> None:
+        server = sqlalchemy.make_url(url)
+        self._server = (server.host or "127.0.0.1", server.port or 5432)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        through = server.set(host="127.0.0.1", port=port)
+        self.url = through.render_as_string(hide_password=False)
+        self.requests = 0
+        """Since the last `watching()` began."""
+        self.has_cut = False
+        """Whether the fault asked for has happened."""
+        self._lock = threading.Lock()
+        self._fault: tuple[int, Cut] | None = None
+        self._open: set[Connections] = set()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    @contextmanager
+    def watching(self, fault: tuple[int, Cut] | None = None) -> Iterator[None]:
+        """Count requests from here on, and cut the connection of one: (its number from 1, when)."""
+        with self._lock:
+            self.requests, self.has_cut, self._fault = 0, False, fault
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._fault = None
+
+    def cut_all(self) -> int:
+        """Cut every connection there is, whatever it is doing; return how many that were."""
+        with self._lock:
+            cut = list(self._open)
+        for connections in cut:
+            _shut(*connections)
+        return len(cut)
+
+    def close(self) -> None:
+        # A thread in accept() does not wake up from a close alone.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut_all()
+        for thread in self._threads:
+            thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, work: Callable[..., None], *given: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=given, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._start(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError, EOFError):
+            server = socket.create_connection(self._server)
+            # The messages are small and waited for: two sockets in a row would wait for each other's ACK.
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = (client, server)
+            with server:
+                with self._lock:
+                    self._open.add(pair)
+                try:
+                    self._greet(client, server)
+                    while self._pass_on(client, server):
+                        pass
+                finally:
+                    with self._lock:
+                        self._open.discard(pair)
+                    _shut(client, server)
+
+    def _greet(self, client: socket.socket, server: socket.socket) -> None:
+        while True:
+            first = _startup(client)
+            if struct.unpack("!I", first[4:8])[0] not in _NO_ENCRYPTION:
+                break
+            client.sendall(b"N")
+        server.sendall(first)
+        while not self._answer(client, server, until_asked=True):
+            server.sendall(_message(client))
+
+    def _answer(self, client: socket.socket, server: socket.socket, *, until_asked: bool = False) -> bool:
+        """Bring the server's answer to the client; False: the server asks for more, a password."""
+        while True:
+            said = _message(server)
+            client.sendall(said)
+            if said[:1] == b"Z":
+                return True
+            if until_asked and said[:1] == b"R" and struct.unpack("!I", said[5:9])[0] in _WANTS_PASSWORD:
+                return False
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> bool:
+        request = said = _message(client)
+        while said[:1] not in (b"Q", b"S"):
+            said = _message(client)
+            request += said
+        cut = self._due_cut()
+        if cut is Cut.BEFORE:
+            return False
+        server.sendall(request)
+        if cut is None:
+            return self._answer(client, server)
+        if cut is Cut.DURING:
+            _shut(client)
+        while _message(server)[:1] != b"Z":
+            pass
+        return False
+
+    def _due_cut(self) -> Cut | None:
+        with self._lock:
+            self.requests += 1
+            number, cut = self._fault or (0, None)
+            if number != self.requests:
+                return None
+            self.has_cut = True
+            return cut
+
+
+def _startup(client: socket.socket) -> bytes:
+    length = _exactly(client, 4)
+    return length + _exactly(client, struct.unpack("!I", length)[0] - 4)
+
+
+def _message(speaker: socket.socket) -> bytes:
+    head = _exactly(speaker, 5)
+    return head + _exactly(speaker, struct.unpack("!I", head[1:])[0] - 4)
+
+
+def _exactly(speaker: socket.socket, size: int) -> bytes:
+    heard = b""
+    while len(heard) < size:
+        more = speaker.recv(size - len(heard))
+        if not more:
+            raise EOFError
+        heard += more
+    return heard
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
