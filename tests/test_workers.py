@@ -46,6 +46,7 @@ def test_a_worker_of_each_pool_runs_a_task_and_ends_when_asked(
     with Celery(broker=broker_url, set_as_current=False) as app:
         app.send_task("plain.touch", [str(tmp_path / "done")], queue="quick")
     eventually((tmp_path / "done").exists, message=worker.log)
+    eventually(lambda: "succeeded in" in worker.log)
 
     worker.terminate()
 
