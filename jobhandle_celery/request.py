@@ -1,8 +1,8 @@
 """A job's message as the worker's main process sees it. May import service and below.
 
 `Task.Request` is Celery's documented extension point for this. The main process knows its child and the
-message, but not whether the child's claim won: whatever it says is fenced by boot id, process id and task
-id (see `store.Seat`), and is written by the worker step, for an event loop must not wait for a database.
+message, but not whether the child's claim won: whatever it says is fenced by boot id, process id, task id and
+attempt (see `store.Seat`), and is written by the worker step: an event loop must not wait for a database.
 """
 
 import os

@@ -107,7 +107,7 @@ def test_a_cut_changes_neither_the_rows_nor_the_answer(
         assert proxy.has_cut
         assert said in answers, f"request {number} of {requests}"
         if name in SKIPPING and found != rows:
-            eventually(lambda it=cut_off: it.act()[1] == rows, message=name)  # type: ignore[misc]
+            eventually(lambda it=cut_off: it.act()[1] == rows, message=name)  # type: ignore[misc]  # bound
         else:
             assert found == rows, f"request {number} of {requests}"
         cut_off.close()

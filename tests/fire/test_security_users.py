@@ -83,10 +83,10 @@ def test_anothers_job_answers_every_operation_as_one_that_does_not_exist(app: An
         answers = set()
         for job_id in [*ids, missing]:
             handle = app.jobs.handle(username=username)
-            guess = answer(lambda job_id=job_id, handle=handle: handle.attach(job_id))  # type: ignore[misc]
+            guess = answer(lambda job_id=job_id, handle=handle: handle.attach(job_id))  # type: ignore[misc]  # bound
             # Nobody gets here by the public way: as if the guess had been right, or the row was pruned since.
             handle._job_id = job_id
-            said = answer(lambda handle=handle, operation=operation: operation(handle))  # type: ignore[misc]
+            said = answer(lambda handle=handle, operation=operation: operation(handle))  # type: ignore[misc]  # bound
             answers |= {said.replace(str(job_id), "N"), guess.replace(str(job_id), "N")}
         assert len(answers) == 1, f"{name} tells them apart: {answers}"
     assert everything(app) == before

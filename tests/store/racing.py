@@ -41,7 +41,7 @@ def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list
             for number, contender in enumerate(contenders, start=1):
                 futures.append(pool.submit(contender))
                 if bench.door.engine.dialect.name == "postgresql":
-                    eventually(lambda number=number: waiting(bench) == number)  # type: ignore[misc]
+                    eventually(lambda number=number: waiting(bench) == number)  # type: ignore[misc]  # bound
         return [future.result(timeout=60) for future in futures]
 
 
