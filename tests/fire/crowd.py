@@ -1,0 +1,238 @@
+"""Some hundred jobs in flight on one site, in all states, and the audit of every row when it is over.
+
+The bodies (tests/fire/bodies.py) write down when they live in a file that the library does not know. The
+audit compares that file with the rows: what the library says happened, with what did.
+"""
+
+import os
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from jobhandle_celery import Job, JobHandle, JobStatus
+from jobhandle_celery.model import Event
+from tests.store.judging import legal
+from tests.support import eventually
+from tests.worker.site import Site
+from tests.workers import WorkerProcess
+
+SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
+SCALE = float(os.environ.get("JOBHANDLE_FIRE_SCALE", "1"))
+"""How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
+
+BODIES = "tests.fire.bodies:app"
+
+
+@dataclass
+class Life:
+    """What the file says of one attempt's body."""
+
+    attempt: int
+    pid: int
+    marks: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def begun(self) -> float:
+        return self.marks[0][1]
+
+    @property
+    def last_seen(self) -> float:
+        return self.marks[-1][1]
+
+    @property
+    def ended(self) -> bool:
+        return self.marks[-1][0] == "ended"
+
+
+class Crowd:
+    """The jobs that one test submits on one site, and what it saw of them."""
+
+    def __init__(self, site: Site) -> None:
+        print(f"JOBHANDLE_TEST_SEED={SEED}")
+        self.site = site
+        self.chance = random.Random(SEED)
+        self.path = site.new_file()
+        self.ids: list[int] = []
+        self.prevented: dict[int, float] = {}
+        """Jobs whose `cancel_job()` answered Cancelled, and the moment at which it had returned."""
+        self._lock = threading.Lock()
+
+    # What is done to jobs.
+
+    def job(self, task: str, *args: Any, **fields: Any) -> Job:
+        """Return a job of the task `tests/fire/bodies.py` calls so; its first argument is the file."""
+        return Job(task=f"worker.{task}", args=(str(self.path), *args), **fields)
+
+    def submit(self, jobs: Sequence[Job]) -> list[int]:
+        submitted = self.site.jobs.submit_many(jobs)
+        with self._lock:
+            self.ids += submitted
+        return submitted
+
+    def submit_mixed(self, count: int, seconds: float = 0.05, **fields: Any) -> list[int]:
+        """Submit jobs of every kind: they work, fail, ask for retries, listen; with and without late acks."""
+        kinds: list[tuple[str, tuple[Any, ...]]] = [
+            ("work", (seconds,)),
+            ("work_late", (seconds,)),
+            ("listen", (seconds,)),
+            ("may_be_killed", (seconds,)),
+            ("fail", (seconds,)),
+            ("again", (seconds, 2, 0)),
+            ("again", (seconds, 1, 0.3)),
+        ]
+        jobs = []
+        for _ in range(count):
+            task, args = self.chance.choice(kinds)
+            jobs.append(self.job(task, *args, **fields))
+        return self.submit(jobs)
+
+    def cancel(self, job_id: int, *, terminate: bool = False) -> JobStatus:
+        status = self.site.jobs.attach(job_id).cancel_job(terminate=terminate)
+        if status is JobStatus.CANCELLED:
+            self.prevented.setdefault(job_id, time.time())
+        return status
+
+    def handle(self, job_id: int) -> JobHandle:
+        return self.site.jobs.attach(job_id)
+
+    # What is waited for.
+
+    def rows(self) -> dict[int, Job]:
+        """Read all of this crowd's jobs afresh."""
+        found: dict[int, Job] = {}
+        for start in range(0, len(self.ids), 5_000):
+            page = self.ids[start : start + 5_000]
+            found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
+        assert set(found) == set(self.ids)
+        return found
+
+    def unfinished(self) -> list[tuple[int | None, JobStatus | None, str]]:
+        return [
+            (job.id, job.status, job.message)
+            for job in self.rows().values()
+            if job.status is None or not job.status.final
+        ]
+
+    def settle(self, timeout: float = 90) -> None:
+        """Wait until every job is final."""
+        eventually(lambda: not self.unfinished(), timeout, f"unfinished: {self.unfinished()[:5]}")
+
+    def number_begun(self) -> int:
+        return sum(len(lives) for lives in self.lives().values())
+
+    # What came of them.
+
+    def lives(self) -> dict[int, list[Life]]:
+        """Return what the file says, by job; each job's lives by their beginning."""
+        lives: dict[int, dict[tuple[int, int], Life]] = defaultdict(dict)
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            what, job_id, attempt, pid, moment = line.split()
+            key = int(attempt), int(pid)
+            if what == "begun":
+                assert key not in lives[int(job_id)], f"attempt {key} of job {job_id} begun twice"
+                lives[int(job_id)][key] = Life(int(attempt), int(pid))
+            lives[int(job_id)][key].marks.append((what, float(moment)))
+        return {
+            job_id: sorted(by_key.values(), key=lambda life: life.begun) for job_id, by_key in lives.items()
+        }
+
+    def audit(self, *, lost_before_body: bool = False) -> dict[int, Job]:
+        """Compare every row with what the bodies wrote; returns the rows.
+
+        Args:
+            lost_before_body: Attempts may have been claimed whose body wrote nothing: their process was
+                killed in between.
+        """
+        rows, lives = self.rows(), self.lives()
+        assert set(lives) <= set(rows)
+        for job_id, row in rows.items():
+            self._audit(row, lives.get(job_id, []), lost_before_body)
+        return rows
+
+    def _audit(self, row: Job, lives: list[Life], lost_before_body: bool) -> None:
+        told = f"job {row.id}: {row}; its bodies: {lives}"
+        assert row.id is not None
+        assert row.status is not None, told
+        assert row.status.final, told
+        status = row.status
+        assert row.finished is not None, told
+        attempts = [life.attempt for life in lives]
+        assert attempts == sorted(set(attempts)), f"an attempt was begun twice, or late; {told}"
+        assert all(before.last_seen <= after.begun for before, after in pairwise(lives)), (
+            f"two bodies at once; {told}"
+        )
+        assert row.attempt is not None
+        if lost_before_body:
+            assert len(lives) <= row.attempt, told
+        else:
+            assert len(lives) == row.attempt, told
+        if status is JobStatus.FINISHED:
+            assert lives, told
+            assert lives[-1].ended, told
+            assert lives[-1].attempt == row.attempt, told
+        if row.id in self.prevented and lives:
+            assert lives[-1].begun <= self.prevented[row.id], f"started after its cancel; {told}"
+        self._audit_events(self.site.jobs.events(row.id), row, told)
+
+    @staticmethod
+    def _audit_events(events: Sequence[Event], row: Job, told: str) -> None:
+        went = [event.status for event in events]
+        assert all(legal(before, after) for before, after in pairwise(went)), f"{went}; {told}"
+        assert went[0] in (JobStatus.SUBMITTED, JobStatus.WAITING), told
+        assert went[-1] is row.status, told
+        assert sum(status.final for status in went) == 1 + went.count(JobStatus.RESUBMITTED), told
+        moments = [event.at for event in events]
+        assert moments == sorted(moments), told
+
+
+class Keeper:
+    """Keeps so many workers alive, however often they are killed."""
+
+    def __init__(self, start: Callable[[], WorkerProcess], count: int) -> None:
+        self._start = start
+        self.workers = [start() for _ in range(count)]
+        for worker in self.workers:
+            worker.wait_until_ready(60)
+
+    def replace(self, worker: WorkerProcess) -> None:
+        """Start another in the place of one that was ended."""
+        self.workers[self.workers.index(worker)] = self._start()
+
+    def log(self) -> str:
+        return "\n".join(worker.log for worker in self.workers)
+
+
+@contextmanager
+def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.Random) -> Iterator[None]:
+    """Do it again and again meanwhile, after a calm of so many seconds; its error comes out at the end."""
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def blow() -> None:
+        try:
+            while not over.wait(chance.uniform(*calm)):
+                strike()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=blow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+    if failed:
+        raise failed[0]
+    assert not thread.is_alive()
+
+
+def scaled(count: float) -> int:
+    """Return how many it is on this run's scale."""
+    return max(1, round(count * SCALE))

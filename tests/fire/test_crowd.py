@@ -1,0 +1,53 @@
+"""A crowd without any fault, and an audit that can fail: what the tests under fire rest on."""
+
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.worker.site import NewSite
+
+pytestmark = pytest.mark.fire
+
+
+@pytest.mark.parametrize("database", ["postgresql", "sqlite"])
+def test_a_crowd_in_peace(new_site: NewSite, database: str) -> None:
+    site = new_site(database=database)
+    crowd = Crowd(site)
+    crowd.submit_mixed(scaled(60), 0.02)
+    site.start(BODIES)
+    for job_id in crowd.chance.sample(crowd.ids, len(crowd.ids) // 4):
+        crowd.cancel(job_id)
+    crowd.settle()
+    rows = crowd.audit()
+    assert {row.status for row in rows.values()} == {"Finished", "Error", "Cancelled"}
+
+
+def test_the_audit_sees_a_body_that_no_attempt_accounts_for(new_site: NewSite) -> None:
+    site = new_site(database="sqlite")
+    crowd = Crowd(site)
+    [job_id] = crowd.submit([crowd.job("work", 0)])
+    site.start(BODIES)
+    crowd.settle()
+    assert crowd.audit()[job_id].status is JobStatus.FINISHED
+    with crowd.path.open("a") as lines:
+        lines.write(f"begun {job_id} 2 1 1e10\n")
+    with pytest.raises(AssertionError, match=f"job {job_id}"):
+        crowd.audit()
+
+
+def test_the_audit_sees_two_bodies_at_once_and_one_after_a_cancel(new_site: NewSite) -> None:
+    site = new_site(database="sqlite")
+    crowd = Crowd(site)
+    [job_id] = crowd.submit([crowd.job("again", 0.2, 1, 0)])
+    site.start(BODIES)
+    crowd.settle()
+    crowd.audit()
+    crowd.prevented[job_id] = crowd.lives()[job_id][0].begun
+    with pytest.raises(AssertionError, match="started after its cancel"):
+        crowd.audit()
+    written = crowd.path.read_text().splitlines()
+    first = [line for line in written if line.split()[2] == "1"]
+    first[-1] = " ".join([*first[-1].split()[:-1], "1e10"])
+    crowd.path.write_text("\n".join([*first, *written[len(first) :]]) + "\n")
+    with pytest.raises(AssertionError, match="two bodies at once"):
+        crowd.audit()
