@@ -3,7 +3,7 @@
 May import model and below. Everything is checked before anything is written: bad input leaves no trace.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,7 @@ from . import text
 from .durations import duration, finite
 from .errors import ApiUsageError, ValidationError, shown
 from .model import Job
+from .sensitive import HIDDEN
 from .status import SUBMITTABLE, JobStatus
 
 NAME_LENGTH = 255
@@ -147,10 +148,11 @@ def job(given: Job) -> Job:
         ApiUsageError, ValidationError: names the first field that is wrong.
     """
     _name("task", given.task)
+    hidden = HIDDEN if sensitive(given.sensitive) else None
     if isinstance(given.args, (str, bytes)) or not isinstance(given.args, Sequence):
-        raise ValidationError("args", given.args, "a list or tuple")
+        raise ValidationError("args", hidden or given.args, "a list or tuple")
     if not isinstance(given.kwargs, Mapping) or not all(isinstance(key, str) for key in given.kwargs):
-        raise ValidationError("kwargs", given.kwargs, "a mapping with text as its keys")
+        raise ValidationError("kwargs", hidden or given.kwargs, "a mapping with text as its keys")
     if not isinstance(given.message, str):
         raise ValidationError("message", given.message, "text")
     submittable(given.status)
@@ -165,6 +167,15 @@ def job(given: Job) -> Job:
         whole("priority", given.priority, 0, 255)
     whole("max_attempts", given.max_attempts, 1, 1_000_000)
     return given
+
+
+def sensitive(value: object) -> tuple[str | int, ...]:
+    """Check the names and positions of arguments that are not for show."""
+    if isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping)):
+        given = tuple(value)
+        if all(isinstance(one, str) or (type(one) is int and one >= 0) for one in given):
+            return given
+    raise ValidationError("sensitive", value, "a list of names of parameters, or of positions from 0")
 
 
 def submittable(value: object) -> JobStatus | None:

@@ -1,4 +1,4 @@
-"""Values to JSON text and back, through kombu's own serializer. May import errors and text.
+"""Values to JSON text and back, through kombu's own serializer. May import errors, sensitive and text.
 
 kombu's JSON is what the message carries, so whatever survives here survives the broker too:
 datetimes, dates, UUIDs, Decimals and bytes come back as what they were.
@@ -10,6 +10,7 @@ from kombu.utils import json
 
 from . import text
 from .errors import ValidationError
+from .sensitive import HIDDEN
 
 LIMIT = 1024 * 1024
 """Bytes of JSON that arguments, and a result, may have."""
@@ -34,18 +35,19 @@ def encode(value: Any) -> str:
     return encoded
 
 
-def encode_given(field: str, value: Any) -> str:
-    """Encode what a caller gave.
+def encode_given(field: str, value: Any, *, hide: bool = False) -> str:
+    """Encode what a caller gave; with `hide`, an error does not show it.
 
     Raises:
         ValidationError: it is not JSON, is too large or holds a NUL character.
     """
+    shown = HIDDEN if hide else value
     try:
         encoded = encode(value)
     except NotStorableError as error:
-        raise ValidationError(field, value, f"JSON of at most 1 MiB; this {error}") from None
+        raise ValidationError(field, shown, f"JSON of at most 1 MiB; this {error}") from None
     if text.holds_nul(encoded):
-        raise ValidationError(field, value, "text without NUL characters")
+        raise ValidationError(field, shown, "text without NUL characters")
     return encoded
 
 

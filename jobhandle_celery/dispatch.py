@@ -21,6 +21,7 @@ from kombu.exceptions import EncodeError
 from . import codec
 from .broker import Line
 from .header import job_headers
+from .sensitive import masked
 from .store import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -88,9 +89,11 @@ class Dispatcher:
             except _Unreachable as error:
                 self._pause(error)
                 break
-            except Exception:
-                # One row that cannot be sent must not hold up the others.
-                logger.exception("job %s cannot be made into a message", one.job_id)
+            except Exception as error:
+                # One row that cannot be sent must not hold up the others. The error may quote arguments.
+                quotes = None if "sensitive" in one.routing else error
+                name = type(error).__name__
+                logger.error("job %s cannot be made into a message: %s", one.job_id, name, exc_info=quotes)
                 published.unsendable.append(one)
                 continue
             self._failures = 0
@@ -124,10 +127,12 @@ class Dispatcher:
 
     def _message(self, one: Outgoing) -> tuple[Any, dict[str, Any]]:
         routing = codec.decode(one.routing)
+        sensitive = routing.get("sensitive", ())
         retry = codec.decode(one.retry) or {}
         options = retry.get("options", {})
         args = retry["args"] if retry else codec.decode(one.args)
         kwargs = retry["kwargs"] if retry else codec.decode(one.kwargs)
+        shown_args, shown_kwargs = masked(args, kwargs, sensitive)
         message = self._app.amqp.as_task_v2(
             one.task_id,
             one.task,
@@ -151,8 +156,8 @@ class Dispatcher:
             **{name: options.get(name) for name in options.get("stamped_headers") or ()},
             origin=options.get("origin"),
             # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
-            argsrepr=routing.get("argsrepr"),
-            kwargsrepr=_kwargsrepr(one.job_id, kwargs, routing.get("kwargsrepr"), self._app),
+            argsrepr=routing.get("argsrepr") or saferepr(shown_args, self._app.amqp.argsrepr_maxsize),
+            kwargsrepr=_kwargsrepr(one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._app),
             create_sent_event=self._app.conf.task_send_sent_event,
         )
         declared = routing.get("declare")
@@ -165,7 +170,7 @@ class Dispatcher:
             "priority": options.get("priority", one.priority),
             # Never pickle or yaml; a signed message is JSON inside.
             "serializer": "auth" if self._app.conf.task_serializer == "auth" else "json",
-            "headers": headers | job_headers(one.job_id, one.attempt),
+            "headers": headers | job_headers(one.job_id, one.attempt, sensitive),
         }
 
     def _queue(self, name: str, declared: Mapping[str, Any] | None) -> Queue:

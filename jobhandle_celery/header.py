@@ -1,14 +1,19 @@
 """The one message header of ours, by which a task is known to be a job. Imports nothing of ours."""
 
+from collections.abc import Sequence
 from typing import Any
 
 HEADER = "jobhandle"
-"""The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``."""
+"""The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``.
+
+With ``"sensitive"``, if there is any, the arguments that are not for show.
+"""
 
 
-def job_headers(job_id: int, attempt: int) -> dict[str, Any]:
+def job_headers(job_id: int, attempt: int, sensitive: Sequence[str | int] = ()) -> dict[str, Any]:
     """Return the header that makes a message a job's."""
-    return {HEADER: {"id": job_id, "attempt": attempt}}
+    hidden = {"sensitive": list(sensitive)} if sensitive else {}
+    return {HEADER: {"id": job_id, "attempt": attempt, **hidden}}
 
 
 def job_of(headers: Any) -> tuple[int, int] | None:
@@ -35,3 +40,10 @@ def job_of_context(context: Any) -> tuple[int, int] | None:
     """
     attributes = vars(context)
     return job_of(context.headers if context.is_eager else attributes)
+
+
+def sensitive_of(headers: Any) -> Sequence[str | int]:
+    """Return which arguments of a message are not for show."""
+    header = headers.get(HEADER) if isinstance(headers, dict) else None
+    hidden = header.get("sensitive") if isinstance(header, dict) else None
+    return hidden if isinstance(hidden, list) else ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from sqlalchemy import URL, Engine
 
-from . import checks, migrations, seal, signals, worker
+from . import checks, migrations, refusals, seal, signals, worker
 from .errors import ApiUsageError, ConfigurationError, shown
 from .handle import JobHandle
 from .model import Event, Job
@@ -60,6 +60,7 @@ class Jobs:
         seal.seal(app)
         signals.connect()
         worker.install(app)
+        refusals.install(app)
 
     def handle(self, username: str | None = None, groupname: str | None = None) -> JobHandle:
         """Open a handle, for a user, or without a username for the service itself, which sees all jobs."""

@@ -1,14 +1,15 @@
-"""What callers hold: a job's description and its snapshots, all frozen. May import errors, status and text.
+"""What callers hold: a job's description and its snapshots, all frozen. May import sensitive and status.
 
 `Job` serves both ways: the fields that a caller gives to ``submit``, and the record read back, in
 which the system's fields are filled in.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+from .sensitive import ALL_POSITIONS, masked
 from .status import JobStatus
 
 
@@ -50,7 +51,7 @@ class Event:
     actor: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Job:
     """A job: what is asked for, and, when read back, what became of it.
 
@@ -85,6 +86,10 @@ class Job:
     """At most one unfinished job per key, user and namespace."""
     meta: Any = None
     """Anything that JSON holds; for the caller, the library does not look at it."""
+    sensitive: Sequence[str | int] = ()
+    """Names of arguments, or positions from 0, that are shown as ``***`` in Flower, logs, events and errors.
+
+    The row and the message hold their values, for the body needs them."""
 
     id: int | None = None
     task_id: str | None = None
@@ -109,3 +114,16 @@ class Job:
     def held(self) -> bool:
         """True for a Waiting job that has no time: only ``release_job`` or a person starts it."""
         return self.status is JobStatus.WAITING and self.scheduled_for is None
+
+    @property
+    def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as they may be shown: those that are sensitive are ``***``."""
+        # Until it is submitted nobody knows the place of a name among the positions.
+        unknown = (ALL_POSITIONS,) if self.sensitive and self.id is None else ()
+        return masked(self.args, self.kwargs, (*self.sensitive, *unknown))
+
+    def __repr__(self) -> str:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.sensitive:
+            given["args"], given["kwargs"] = self.shown_arguments
+        return f"Job({', '.join(f'{name}={value!r}' for name, value in given.items())})"

@@ -14,8 +14,9 @@ from celery import Celery
 from celery.exceptions import Ignore, InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from .header import HEADER, job_of
+from .header import HEADER, job_of, sensitive_of
 from .model import Failure
+from .sensitive import masked
 from .service import End, service_of
 from .store import Run, Seat
 
@@ -27,7 +28,7 @@ def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
     """Have a job's message looked at before Celery decodes it, and refused if it is none of ours.
 
     A pickle would have run by the time a request is made; and what is JSON but no task's arguments would
-    end the worker. Celery logs what is refused here, and drops it; the sweep sends a good one.
+    end the worker. What is refused here is dropped (see refusals); the sweep sends a good one.
     """
 
     def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,18 +36,27 @@ def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
         if not in_body and HEADER not in (message.headers or {}):
             return strategy(message, body, *args, **kwargs)
         if message.content_type not in CONTENT_TYPES or body is not None:
-            raise InvalidTaskError(f"a job's message of the type {message.content_type} is refused")
+            raise MessageRefused(f"the type {message.content_type}")
         try:
             job_of(message.headers)
             if not _is_a_tasks(message.payload):
-                raise InvalidTaskError("a job's message without a task's arguments is refused")
+                raise MessageRefused("no task's arguments")
             return strategy(message, body, *args, **kwargs)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
         except Exception as error:
-            raise InvalidTaskError(f"a job's message that cannot be read: {error}") from error
+            raise MessageRefused(f"it cannot be read: {type(error).__name__}") from error
 
     return handle
+
+
+class MessageRefused(InvalidTaskError):
+    """A job's message that is none of ours."""
+
+    @property
+    def reason(self) -> str:
+        """Why, without anything that the message held."""
+        return str(self)
 
 
 def _is_a_tasks(payload: Any) -> bool:
@@ -182,6 +192,14 @@ class JobRequest:
     def cut_off(self, pool: Any) -> None:
         """End the process of a body whose job is another's by now: no revoke, the task id may be too."""
         self.cancel(pool, "TERM", emit_retry=False)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Return what ``inspect active`` shows of a running task; its sensitive arguments are hidden."""
+        told: dict[str, Any] = super().info(safe)  # type: ignore[misc]  # a mixin
+        hidden = sensitive_of(self.request_dict)
+        if hidden and not safe:
+            told["args"], told["kwargs"] = masked(told["args"], told["kwargs"], hidden)
+        return told
 
     def maybe_expire(self) -> bool:
         """Leave it to the row: Celery would refuse all later messages of that task id, too."""

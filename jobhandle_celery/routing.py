@@ -20,6 +20,7 @@ from .durations import duration
 from .errors import ApiUsageError, ValidationError, shown
 from .header import HEADER
 from .model import Job
+from .sensitive import HIDDEN, resolved
 
 _SIGNATURE_OPTIONS = {
     "queue",
@@ -36,6 +37,7 @@ _SIGNATURE_OPTIONS = {
     "ignore_result",
     "argsrepr",
     "kwargsrepr",
+    "sensitive",
 }
 _KEPT = ("headers", "ignore_result", "argsrepr", "kwargsrepr")
 _CANVAS_TASKS = {
@@ -60,7 +62,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
     canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
     if canvas:
-        raise ValidationError("job", given, f"one task; a {canvas} cannot be a job yet")
+        raise ValidationError("job", given.get("task"), f"one task; a {canvas} cannot be a job yet")
     options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
     for name, value in options.items():
         if name in _CANVAS_OPTIONS and value:
@@ -76,7 +78,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         expires=_moment("expires", options.pop("expires", None)),
         **{
             name: options.pop(name)
-            for name in ("queue", "priority", "time_limit", "soft_time_limit")
+            for name in ("queue", "priority", "time_limit", "soft_time_limit", "sensitive")
             if name in options
         },
     )
@@ -126,8 +128,10 @@ class Routing:
             if value is not None and name in ("queue", "priority", "exchange", "routing_key")
         }
         defaults: dict[str, Any] = {}
+        sensitive = list(job.sensitive)
         if task is not None:
-            args, kwargs = _checked(task, args, kwargs)
+            sensitive += checks.sensitive(getattr(task, "sensitive", ()))
+            args, kwargs = _checked(task, args, kwargs, hide=bool(sensitive))
             defaults = {name: value for name, value in task._get_exec_options().items() if value is not None}
         try:
             router: Any = self._app.amqp.router
@@ -139,6 +143,7 @@ class Routing:
             raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
         if queue is None and routed.get("exchange") is None:
             queue = self._app.amqp.default_queue
+        sensitive = resolved(sensitive, getattr(task, "run", None), args)
         shadow = options.get("shadow") or (task and task.shadow_name(args, kwargs, dict(options)))
         expires = job.expires if job.expires is not None else _moment("expires", defaults.get("expires"))
         routing = {
@@ -146,6 +151,7 @@ class Routing:
             "routing_key": routed.get("routing_key"),
             "declare": None if queue is None else _declaration(queue),
             "shadow": shadow or None,
+            "sensitive": sensitive or None,
             **{name: options[name] for name in _KEPT if name in options},
         }
         parent = self._app.current_worker_task
@@ -159,6 +165,7 @@ class Routing:
                 job,
                 args=args,
                 kwargs=kwargs,
+                sensitive=sensitive,
                 queue=None if queue is None else queue.name,
                 priority=routed.get("priority"),
                 expires=expires,
@@ -167,14 +174,18 @@ class Routing:
         )
 
 
-def _checked(task: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _checked(
+    task: Any, args: list[Any], kwargs: dict[str, Any], *, hide: bool
+) -> tuple[list[Any], dict[str, Any]]:
     if task._dump_pydantic_arguments is not None:
         args, kwargs = task._dump_pydantic_arguments(args, kwargs)
     if task.typing and hasattr(task, "__header__"):
         try:
             task.__header__(*args, **kwargs)
         except TypeError as error:
-            raise ValidationError("args", (args, kwargs), f"what {task.name} takes ({error})") from None
+            raise ValidationError(
+                "args", HIDDEN if hide else (args, kwargs), f"what {task.name} takes ({error})"
+            ) from None
     return list(args), dict(kwargs)
 
 

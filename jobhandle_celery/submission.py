@@ -84,8 +84,8 @@ class Submissions:
         return NewJob(
             task=job.task,
             task_id=str(uuid.uuid4()),
-            args=codec.encode_given("args", job.args),
-            kwargs=codec.encode_given("kwargs", job.kwargs),
+            args=codec.encode_given("args", job.args, hide=bool(job.sensitive)),
+            kwargs=codec.encode_given("kwargs", job.kwargs, hide=bool(job.sensitive)),
             message=text.message(job.message),
             meta=None if job.meta is None else codec.encode_given("meta", job.meta),
             username=username,

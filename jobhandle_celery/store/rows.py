@@ -264,6 +264,7 @@ def to_job(row: Row[Any]) -> Job:
         max_attempts=row.max_attempts,
         unique_key=row.unique_key,
         meta=codec.decode(row.meta),
+        sensitive=tuple(codec.decode(row.routing).get("sensitive", ())),
         id=row.id,
         task_id=row.task_id,
         username=row.username,

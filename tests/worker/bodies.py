@@ -127,6 +127,11 @@ def same(given: Any) -> Any:
 
 
 @task()
+def length_of(given: str) -> int:
+    return len(given)
+
+
+@task()
 def result_of_length(length: int) -> str:
     return "x" * length
 

@@ -144,6 +144,13 @@ def retry_then_die(self: Any, path: str) -> str:
     return "at last"
 
 
+@task(bind=True)
+def ask_again_with_other_arguments(self: Any, secret: str) -> int:
+    if self.request.retries == 0:
+        raise self.retry(args=[f"{secret}, again"], countdown=0)
+    return len(secret)
+
+
 @task()
 def raise_retry_by_hand() -> None:
     raise Retry("of nobody's making")

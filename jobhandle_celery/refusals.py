@@ -1,0 +1,80 @@
+"""What a worker does with a job's message that it cannot run. May import header and below.
+
+Celery logs such a message whole, arguments and all, and stores and sends a failure under its task id when it
+only does not know the task. For a job the row says how it goes on: the sweep sends another message, perhaps
+to a worker that knows the task. So the message is dropped, and what is logged does not quote it.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+
+from .header import HEADER, job_of
+
+logger = logging.getLogger(__name__)
+
+
+class RefusalStep(bootsteps.Step):
+    """Puts itself before what the consumer does with messages that it cannot make a request of."""
+
+    def create(self, parent: Any) -> None:
+        """Replace the consumer's own ways, for a job's messages alone, before it reads them."""
+        parent.on_unknown_task = _before(parent.on_unknown_task, _unknown_task, parent)
+        parent.on_unknown_message = _before(parent.on_unknown_message, _malformed, parent)
+        parent.on_invalid_task = _before(parent.on_invalid_task, _malformed, parent)
+        parent.on_decode_error = _on_decode_error(parent, parent.on_decode_error)
+
+
+def _before(plain: Callable[..., None], ours: Callable[..., None], consumer: Any) -> Callable[..., None]:
+    def refuse(body: Any, message: Any, *error: Exception) -> None:
+        if HEADER in (message.headers or {}) or (isinstance(body, dict) and HEADER in body):
+            ours(consumer, message, *error)
+        else:
+            plain(body, message, *error)
+
+    return refuse
+
+
+def _on_decode_error(consumer: Any, plain: Callable[[Any, Exception], None]) -> Callable[..., None]:
+    refuse = _before(lambda _, message, error: plain(message, error), _malformed, consumer)
+    return lambda message, error: refuse(None, message, error)
+
+
+def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
+    logger.error(
+        "%s has no task %s: %s waits for a worker that has",
+        consumer.hostname,
+        message.headers.get("task"),
+        _told(message),
+    )
+    message.reject_log_error(logger, consumer.connection_errors)
+    signals.task_unknown.send(
+        sender=consumer,
+        message=message,
+        exc=error,
+        name=message.headers.get("task"),
+        id=message.headers.get("id"),
+    )
+
+
+def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> None:
+    # By its type alone: the text of an error may quote what could not be read.
+    because = "it is no task's" if error is None else getattr(error, "reason", type(error).__name__)
+    logger.error("a message for %s was refused: %s", _told(message), because)
+    message.reject_log_error(logger, consumer.connection_errors)
+    signals.task_rejected.send(sender=consumer, message=message, exc=error)
+
+
+def _told(message: Any) -> str:
+    try:
+        job = job_of(message.headers)
+    except ValueError:
+        job = None
+    return "no job that can be told" if job is None else f"job {job[0]}"
+
+
+def install(app: Celery) -> None:
+    """Add the step to every consumer of the app."""
+    app.steps["consumer"].add(RefusalStep)

@@ -1,0 +1,181 @@
+"""Sensitive arguments, without a worker: what is hidden where, and that the values themselves stay."""
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from jobhandle_celery import Job, Jobs, JobStatus, ValidationError
+from jobhandle_celery.sensitive import masked, resolved
+
+CANARY = "canary-7f3a"
+QUEUE = "parked"
+
+
+@pytest.fixture
+def app(sqlite_url: str, redis_url: str) -> Iterator[Celery]:
+    app = Celery("sensitive", broker=redis_url, set_as_current=False)
+
+    @app.task(name="login", shared=False)
+    def login(user: str, password: str, *more: str, **options: Any) -> str:
+        return user
+
+    @app.task(name="guarded", shared=False, sensitive=["token"])
+    def guarded(token: str) -> None: ...
+
+    Jobs(app, sqlite_url)
+    yield app
+    app.jobs.close()  # type: ignore[attr-defined]
+    app.close()
+
+
+def taken(app: Celery, count: int) -> list[Any]:
+    """Take so many messages out of the queue."""
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        return [channel.basic_get(QUEUE) for _ in range(count)]
+
+
+def sent(app: Celery, job: Any) -> tuple[dict[str, Any], str]:
+    """Submit, and return the headers of the message and the repr of the job that is read back."""
+    with app.jobs.handle() as handle:  # type: ignore[attr-defined]
+        handle.submit(job)
+        found = handle.get_job()
+        assert CANARY in json.dumps([found.args, found.kwargs]), "the owner reads the values"
+    [message] = taken(app, 1)
+    assert CANARY in json.dumps(json.loads(message.body)), "the body needs the values"
+    assert CANARY not in json.dumps(message.headers)
+    assert CANARY not in repr(found)
+    return message.headers, repr(found)
+
+
+def test_a_keyword_is_hidden(app: Celery) -> None:
+    headers, shown = sent(
+        app,
+        Job(task="login", args=["ann"], kwargs={"password": CANARY}, sensitive=["password"], queue=QUEUE),
+    )
+    assert headers["argsrepr"] == "('ann',)"
+    assert headers["kwargsrepr"].endswith("'password': '***'}")
+    assert headers["kwargsrepr"].startswith("{'job_id': ")
+    assert "kwargs={'password': '***'}" in shown
+    assert "args=('ann',)" in shown
+
+
+def test_a_named_argument_is_hidden_where_it_is_given_by_position(app: Celery) -> None:
+    headers, shown = sent(
+        app, Job(task="login", args=["ann", CANARY, "x"], sensitive=["password"], queue=QUEUE)
+    )
+    assert headers["argsrepr"] == "('ann', '***', 'x')"
+    assert "args=('ann', '***', 'x')" in shown
+
+
+def test_a_position_is_hidden(app: Celery) -> None:
+    headers, _ = sent(app, Job(task="login", args=["ann", CANARY], sensitive=[1], queue=QUEUE))
+    assert headers["argsrepr"] == "('ann', '***')"
+
+
+def test_all_positions_are_hidden_of_a_task_that_is_not_known_here(app: Celery) -> None:
+    headers, _ = sent(app, Job(task="elsewhere", args=["ann", CANARY], sensitive=["password"], queue=QUEUE))
+    assert headers["argsrepr"] == "('***', '***')"
+
+
+def test_a_signature_names_them(app: Celery) -> None:
+    options: dict[str, Any] = {"sensitive": ["password"], "queue": QUEUE}
+    signature = app.tasks["login"].s("ann", password=CANARY).set(**options)
+    headers, _ = sent(app, signature)
+    assert "'password': '***'" in headers["kwargsrepr"]
+
+
+def test_a_task_names_them_for_all_its_callers(app: Celery) -> None:
+    headers, _ = sent(app, app.tasks["guarded"].s(CANARY).set(queue=QUEUE))
+    assert headers["argsrepr"] == "('***',)"
+
+
+def test_a_resubmit_and_a_sweep_hide_them_too(app: Celery, sqlite_url: str) -> None:
+    jobs: Jobs = app.jobs  # type: ignore[attr-defined]
+    job = Job(task="login", args=["ann", CANARY], sensitive=["password"], queue=QUEUE)
+    with jobs.handle() as handle:
+        handle.submit(job)
+        handle.cancel_job()
+        handle.resubmit_job()
+        assert handle.get_job().sensitive == ("password", 1)
+    # A stranger to the task sends one, too.
+    other = Celery("other", broker=app.conf.broker_url, set_as_current=False)
+    others = Jobs(other, sqlite_url)
+    try:
+        with others.handle() as handle:
+            handle.submit(
+                Job(
+                    task="login",
+                    args=["ann", CANARY],
+                    sensitive=["password"],
+                    status=JobStatus.WAITING,
+                    queue=QUEUE,
+                )
+            )
+            handle.release_job()
+    finally:
+        others.close()
+        other.close()
+    assert CANARY not in json.dumps([message.headers for message in taken(app, 3)])
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(task="login", args=["ann", CANARY + "\0"], sensitive=["password"]),
+        Job(task="login", args=["ann", {CANARY: object()}], sensitive=["password"]),
+        Job(task="login", kwargs={"password": CANARY, "user": object()}, sensitive=["password"]),
+        Job(task="login", kwargs={"password": CANARY}, sensitive=["password"]),
+        Job(task="login", args=CANARY, sensitive=["password"]),
+        Job(task="login", kwargs={1: CANARY}, sensitive=["password"]),  # type: ignore[dict-item]
+        Job(task="guarded", args=[CANARY, CANARY]),
+    ],
+)
+def test_no_error_shows_them(app: Celery, job: Job) -> None:
+    with pytest.raises(ValidationError) as refused, app.jobs.handle() as handle:  # type: ignore[attr-defined]
+        handle.submit(job)
+    assert CANARY not in str(refused.value)
+
+
+def test_no_log_shows_those_of_a_job_that_no_broker_could_take(
+    app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise TypeError(f"what is {CANARY}?")
+
+    monkeypatch.setattr(app.amqp, "as_task_v2", fail)
+    with caplog.at_level(logging.DEBUG), app.jobs.handle() as handle:  # type: ignore[attr-defined]
+        handle.submit(Job(task="login", args=["ann", CANARY], sensitive=["password"], queue=QUEUE))
+    assert "cannot be made into a message: TypeError" in caplog.text
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "sensitive", ["password", b"password", [-1], [1.5], [True], 3, {"password": 1}, None]
+)
+def test_what_is_no_list_of_names_and_positions_is_refused(app: Celery, sensitive: Any) -> None:
+    with pytest.raises(ValidationError, match="sensitive"), app.jobs.handle() as handle:  # type: ignore[attr-defined]
+        handle.submit(Job(task="login", args=["ann", CANARY], sensitive=sensitive))
+
+
+def test_a_job_is_shown_before_its_submit_without_any_position() -> None:
+    assert CANARY not in repr(Job(task="login", args=["ann", CANARY], sensitive=["password"]))
+    assert CANARY in repr(Job(task="login", args=["ann", CANARY]))
+
+
+def test_names_find_their_positions() -> None:
+    def function(first: int, second: int, *rest: int, named: int = 0) -> None: ...
+
+    assert resolved(["second"], function, [1, 2]) == ["second", 1]
+    assert resolved(["named"], function, [1, 2]) == ["named"]
+    assert resolved(["rest"], function, [1, 2, 3]) == ["rest", "*"]
+    assert resolved(["second"], None, []) == ["second"]
+    assert resolved(["second"], None, [1]) == ["second", "*"]
+    assert resolved([], None, [1]) == []
+    assert resolved([0], None, [1, 2]) == [0]
+    assert masked([1, 2, 3], {"a": 4, "b": 5}, [0, "b"]) == (("***", 2, 3), {"a": 4, "b": "***"})
+    assert masked([1, 2], {"a": 4}, ["*"]) == (("***", "***"), {"a": 4})

@@ -1,0 +1,82 @@
+"""Sensitive arguments on a real worker: neither logs nor events nor `inspect` show them, whatever happens."""
+
+import json
+
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+from tests.workers import WorkerProcess
+
+CANARY = "canary-7f3a"
+
+
+@pytest.fixture(scope="module")
+def site(module_site: NewSite) -> Site:
+    return module_site(settings={"worker_send_task_events": True, "task_send_sent_event": True})
+
+
+@pytest.fixture(scope="module")
+def worker(site: Site) -> WorkerProcess:
+    return site.start(concurrency=1, arguments=["-E"])
+
+
+def test_neither_logs_nor_events_show_them(site: Site, worker: WorkerProcess) -> None:
+    with site.events() as events:
+        finished = site.submit("length_of", CANARY, sensitive=["given"])
+        assert finished.wait(30) is JobStatus.FINISHED
+        failed = site.submit("deaf", str(site.folder / CANARY), "no number", sensitive=["path"])
+        assert failed.wait(30) is JobStatus.ERROR
+        retried = site.submit("ask_again_with_other_arguments", CANARY, sensitive=["secret"])
+        assert retried.wait(30) is JobStatus.FINISHED
+        for handle in (finished, failed, retried):
+            task_id = handle.get_job().task_id
+            eventually(lambda: {"task-succeeded", "task-failed"} & set(events.of(task_id)))  # noqa: B023
+        seen = json.dumps(list(events._seen), default=str)
+    assert retried.result() == len(f"{CANARY}, again")
+    assert "'***'" in seen
+    assert CANARY not in seen
+    assert CANARY not in worker.log
+
+
+def test_inspect_does_not_show_them(site: Site, worker: WorkerProcess) -> None:
+    sign = site.new_file()
+    path = site.new_file()
+    handle = site.submit("until_there", str(path), str(sign), sensitive=[1])
+    eventually(path.exists)
+    inspect = site.app.control.inspect([worker.nodename], timeout=5)
+    [active] = (inspect.active() or {})[worker.nodename]
+    assert (active["args"], active["kwargs"]) == ([str(path), "***"], {})
+    sign.touch()
+    handle.wait(30)
+
+
+def test_a_refused_message_is_not_quoted(site: Site, worker: WorkerProcess) -> None:
+    handle, message = site.submit_parked("add", CANARY, 2, sensitive=["x"])
+    broken = json.loads(message)
+    broken["body"] = json.dumps([CANARY])
+    broken["properties"]["body_encoding"] = None
+    site.deliver(json.dumps(broken).encode())
+    eventually(lambda: f"a message for job {handle.job_id} was refused: no task's arguments" in worker.log)
+    del broken["headers"]["task"]
+    site.deliver(json.dumps(broken).encode())
+    eventually(lambda: f"a message for job {handle.job_id} was refused: it is no task's" in worker.log)
+    broken["headers"] = json.loads(message)["headers"]
+    broken["content-type"] = "application/x-unheard-of"
+    site.deliver(json.dumps(broken).encode())
+    eventually(lambda: "refused: the type application/x-unheard-of" in worker.log)
+    site.fence()
+    assert handle.job_status() is JobStatus.QUEUED
+    assert CANARY not in worker.log
+
+
+def test_a_message_for_a_task_that_is_not_known_is_not_quoted_and_leaves_no_failure(
+    site: Site, worker: WorkerProcess
+) -> None:
+    handle = site.submit("known_to_few", CANARY, sensitive=[0])
+    eventually(lambda: f"job {handle.job_id} waits for a worker that has" in worker.log)
+    eventually(lambda: handle.job_status() is JobStatus.SUBMITTED)
+    assert CANARY not in worker.log
+    assert site.state(handle.get_job().task_id) is None
+    handle.cancel_job()
