@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from amqp.exceptions import ChannelError, MessageNacked
 from celery import Celery
 from kombu.exceptions import OperationalError
 
@@ -17,8 +18,12 @@ logger = logging.getLogger(__name__)
 BOUND = 2.0
 """Seconds that one try to reach the broker may take, and as many for its answer."""
 
-_ONCE = {"max_retries": 0, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-"""How often kombu tries by itself."""
+_AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
+"""How long kombu waits between its tries: it has one for each broker of a list."""
+
+
+class Refused(Exception):
+    """The broker is there, and does not take this message: no such exchange, another queue's arguments."""
 
 
 class Line:
@@ -30,17 +35,14 @@ class Line:
         """True until it has carried its first message: only then does a failure tell of the broker."""
         self._app = app
         driver = app.connection_for_write().transport.driver_type
-        bounds: dict[str, Any] = {
-            "max_retries": 0,
-            "interval_start": 0,
-            "interval_step": 0,
-            "interval_max": 0,
-        }
+        bounds: dict[str, Any] = {}
         if driver == "redis":
             bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
         elif driver == "amqp":
             bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
         self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
+        self._once: Any = {"max_retries": max(len(self._connection.alt), 1) - 1, **_AT_ONCE}
+        self._connection.transport_options = bounds | self._once
         self._producer: Any = None
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
@@ -50,13 +52,25 @@ class Line:
         )
 
     def send(self, task: str, message: Any, options: Mapping[str, Any]) -> None:
-        """Publish a message as Celery does, signals and events included; raises one of `errors`."""
+        """Publish a message as Celery does, signals and events included.
+
+        Raises:
+            Refused: it is this message that the broker does not take; others may pass.
+        """
         if self._producer is None:
+            self._connection.ensure_connection(**self._once)
             self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
-        # retry=True with no retries: kombu then looks at the connection before it uses it.
-        self._app.amqp.send_task_message(
-            self._producer, task, message, retry=True, retry_policy=_ONCE, **options
-        )
+        try:
+            # With `retry` kombu looks at the connection before it uses it.
+            self._app.amqp.send_task_message(
+                self._producer, task, message, retry=True, retry_policy=self._once, **options
+            )
+        except Exception as error:
+            # kombu wraps some of what RabbitMQ says. Redis says nothing about a single message.
+            for said in (error, error.__cause__):
+                if isinstance(said, (ChannelError, MessageNacked)):
+                    raise Refused(f"{type(said).__name__}: {said}".rstrip(": ")) from error
+            raise
         self.fresh = False
 
     def depth(self, queue: str) -> int:

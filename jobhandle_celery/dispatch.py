@@ -19,7 +19,7 @@ from kombu import Exchange, Queue
 from kombu.exceptions import EncodeError
 
 from . import codec
-from .broker import Line
+from .broker import Line, Refused
 from .header import job_headers
 from .sensitive import masked
 from .store import Outgoing
@@ -35,7 +35,15 @@ class Published:
     """What became of messages; what is in neither list was not tried, or not taken."""
 
     sent: list[Outgoing] = field(default_factory=list)
-    unsendable: list[Outgoing] = field(default_factory=list)
+    unsendable: dict[str, list[Outgoing]] = field(default_factory=dict)
+    """Those that are not sent by trying again at once, by the reason."""
+
+    def put_off(self, one: Outgoing, because: str) -> None:
+        """Add one that cannot be sent."""
+        self.unsendable.setdefault(because, []).append(one)
+
+    def __len__(self) -> int:
+        return len(self.sent) + sum(map(len, self.unsendable.values()))
 
 
 class Dispatcher:
@@ -89,12 +97,16 @@ class Dispatcher:
             except _Unreachable as error:
                 self._pause(error)
                 break
+            except Refused as error:
+                logger.error("the broker refused the message of job %s: %s", one.job_id, error)
+                published.put_off(one, f"the broker refused its message: {error}")
+                continue
             except Exception as error:
                 # One row that cannot be sent must not hold up the others. The error may quote arguments.
                 quotes = None if "sensitive" in one.routing else error
                 name = type(error).__name__
                 logger.error("job %s cannot be made into a message: %s", one.job_id, name, exc_info=quotes)
-                published.unsendable.append(one)
+                published.put_off(one, "it cannot be made into a message; see the log of whoever sends")
                 continue
             self._failures = 0
             published.sent.append(one)
@@ -117,6 +129,9 @@ class Dispatcher:
             fresh = line.fresh
             line.send(one.task, message, options)
         except EncodeError:
+            raise
+        except Refused:
+            self._hang_up()  # the broker has closed the channel
             raise
         except Exception as error:
             self._hang_up()

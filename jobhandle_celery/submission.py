@@ -73,7 +73,8 @@ class Submissions:
             published = self._dispatcher.publish(outgoing[start : start + BATCH])
             try:
                 self._store.mark_queued(published.sent)
-                self._store.put_off(published.unsendable)
+                for because, unsendable in published.unsendable.items():
+                    self._store.put_off(unsendable, because)
             except DatabaseUnavailableError as error:
                 logger.warning("jobs were sent and could not be marked; that is harmless: %s", error)
 

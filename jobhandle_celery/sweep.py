@@ -43,8 +43,9 @@ def _send(store: Store, dispatcher: Dispatcher, due: list[Outgoing]) -> bool:
     to_send = [one for one in due if one not in waiting]
     published = dispatcher.publish(to_send)
     store.mark_queued(published.sent)
-    store.put_off(published.unsendable)
-    return len(published.sent) + len(published.unsendable) == len(to_send)
+    for because, unsendable in published.unsendable.items():
+        store.put_off(unsendable, because)
+    return len(published) == len(to_send)
 
 
 def _still_waiting(store: Store, dispatcher: Dispatcher, late: list[Outgoing]) -> list[Outgoing]:

@@ -28,7 +28,10 @@ class Recorder:
         published = Published()
         for one in messages:
             self.given.append(one.job_id)
-            (published.unsendable if one.job_id in self.unsendable else published.sent).append(one)
+            if one.job_id in self.unsendable:
+                published.put_off(one, "it is too bad")
+            else:
+                published.sent.append(one)
         return published
 
 
@@ -117,7 +120,7 @@ def test_a_broker_that_is_not_reached_reserves_nothing(bench: Bench) -> None:
     assert bench.row(job_id) == before
 
 
-def test_a_job_that_cannot_be_made_into_a_message_holds_up_no_other(bench: Bench) -> None:
+def test_a_job_that_cannot_be_sent_holds_up_no_other(bench: Bench) -> None:
     bad, good = bench.submit(), bench.submit()
     bench.pass_time(hours=1)
     recorder = Recorder()
@@ -127,7 +130,7 @@ def test_a_job_that_cannot_be_made_into_a_message_holds_up_no_other(bench: Bench
 
     assert bench.status(good) is JobStatus.QUEUED
     assert bench.status(bad) is JobStatus.SUBMITTED
-    assert "cannot be made into a message" in bench.store.events(bad)[-1].message
+    assert bench.store.events(bad)[-1].message == "it is too bad"
 
 
 def test_a_pass_settles_the_lost_and_sends_them_on(bench: Bench) -> None:

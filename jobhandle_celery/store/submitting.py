@@ -8,9 +8,9 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from .. import text
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
-from ..settings import PATIENCE_LIMIT
 from ..status import JobStatus
 from .after_commit import Callback, after_commit, session_of
 from .door import repeatable
@@ -142,24 +142,24 @@ class Submitting(Moves):
                 )
 
     @repeatable
-    def put_off(self, unsendable: Sequence[Outgoing]) -> None:
-        """Leave rows that cannot be made into a message for the longest patience, and say why in an event.
+    def put_off(self, unsendable: Sequence[Outgoing], because: str) -> None:
+        """Leave rows that cannot be sent for a patience, as if they had been; say why in an event.
 
-        Nothing is lost by it: somebody may mend the row, or upgrade whoever sweeps. Who may have been there
-        first: a cancel, or a sweep that could send it.
+        Nothing is lost by it: somebody may mend the row, or the queue, or upgrade whoever sweeps. Who may
+        have been there first: a cancel, or a sweep that could send it.
         """
-        if not unsendable:
-            return
         with self.door.moving() as connection:
-            self.move(
-                connection,
-                moves("publish"),
-                for_these(unsendable),
-                job.c.due_at <= clock(self.settings.grace),  # not again what has just been put off
-                to={"due_at": unless_expired_before(clock(PATIENCE_LIMIT))},
-                because="it cannot be made into a message; see the log of whoever sends",
-                actor="sweep",
-            )
+            for publishes, group in grouped(unsendable, lambda one: one.publishes + 1):
+                due = unless_expired_before(clock(self.settings.patience_after(publishes)))
+                self.move(
+                    connection,
+                    moves("publish"),
+                    for_these(group),
+                    job.c.due_at <= clock(self.settings.grace),  # not again what has just been put off
+                    to={"due_at": due, "publishes": publishes},
+                    because=text.message(because),
+                    actor="sweep",
+                )
 
     @repeatable
     def release(self, job_id: int, token: str, username: str | None) -> bool:

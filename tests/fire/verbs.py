@@ -174,7 +174,7 @@ def _put_off(bench: Bench) -> Ask:
     bench.submit()
     bench.pass_time(minutes=2)
     reserved = bench.store.reserve(1)
-    return lambda store: store.put_off(reserved)
+    return lambda store: store.put_off(reserved, "refused")
 
 
 def _resubmit(bench: Bench) -> Ask:

@@ -245,14 +245,19 @@ def test_a_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, d
     assert bench.store.outgoing([run.job_id]) == []
 
 
-def test_a_job_that_cannot_be_made_into_a_message_is_put_off_and_says_so(bench: Bench) -> None:
+def test_a_job_that_cannot_be_sent_is_put_off_ever_longer_and_says_so(bench: Bench) -> None:
     job_id = bench.submit(unique_key="k")
     message = bench.message(job_id)
-    bench.store.put_off([message])
+    bench.store.put_off([message], "the queue is full")
     assert bench.status(job_id) is JobStatus.SUBMITTED
-    assert about(bench.due_in(job_id), timedelta(minutes=15))
-    assert "cannot be made into a message" in bench.store.events(job_id)[-1].message
+    assert about(bench.due_in(job_id), bench.settings.patience)
+    assert bench.store.events(job_id)[-1].message == "the queue is full"
+    bench.pass_time(hours=1)
+    [again] = bench.store.reserve(1)
+    bench.store.put_off([again], "the queue is full")
+    assert about(bench.due_in(job_id), bench.settings.patience_after(2))
+    assert bench.row(job_id)["publishes"] == 2
     bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
-    bench.store.put_off([message])
+    bench.store.put_off([message], "the queue is full")
     assert bench.row(job_id) == row, "that was another attempt's"
