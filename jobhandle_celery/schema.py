@@ -88,6 +88,21 @@ class Status(TypeDecorator[JobStatus]):
         return None if value is None else JobStatus.from_id(value)
 
 
+class Name(TypeDecorator[str]):
+    """Text that is compared exactly. MySQL's usual collations take ANN, änn and "ann " for ann."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Return the column type, on MySQL and MariaDB with a collation of theirs that compares bytes."""
+        length: int = self.impl_instance.length  # type: ignore[attr-defined]  # String's
+        if dialect.name not in ("mysql", "mariadb"):
+            return dialect.type_descriptor(String(length))
+        exactly = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        return dialect.type_descriptor(mysql.VARCHAR(length, collation=exactly))
+
+
 class clock(FunctionElement[datetime]):
     """The database's clock at the moment it is evaluated, plus a number of seconds.
 
@@ -142,7 +157,7 @@ job_status = Table(
     "jobhandle_job_status",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("value", String(32), nullable=False, unique=True),
+    Column("value", Name(32), nullable=False, unique=True),
     Column("final", Boolean, nullable=False),
 )
 
@@ -151,21 +166,21 @@ job = Table(
     metadata,
     # What it is.
     Column("id", _Id, primary_key=True),
-    Column("namespace", String(63), nullable=False),
-    Column("task", String(NAME_LENGTH), nullable=False),
-    Column("task_id", String(36), nullable=False),
+    Column("namespace", Name(63), nullable=False),
+    Column("task", Name(NAME_LENGTH), nullable=False),
+    Column("task_id", Name(36), nullable=False),
     Column("args", _LongText, nullable=False),
     Column("kwargs", _LongText, nullable=False),
-    Column("username", String(NAME_LENGTH)),
-    Column("groupname", String(NAME_LENGTH)),
+    Column("username", Name(NAME_LENGTH)),
+    Column("groupname", Name(NAME_LENGTH)),
     Column("message", _LongText, nullable=False),
     Column("meta", _LongText),
-    Column("unique_key", String(NAME_LENGTH)),
+    Column("unique_key", Name(NAME_LENGTH)),
     # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
     # key. A partial unique index would say it better; MariaDB has none.
-    Column("unique_slot", String(64)),
+    Column("unique_slot", Name(64)),
     # How it is sent.
-    Column("queue", String(NAME_LENGTH)),
+    Column("queue", Name(NAME_LENGTH)),
     Column("routing", _LongText, nullable=False),
     Column("priority", SmallInteger),
     Column("time_limit", Double),
@@ -192,9 +207,9 @@ job = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("losses", Integer, nullable=False, default=0),
     Column("max_attempts", Integer, nullable=False, default=1),
-    Column("claim_id", String(36)),
-    Column("worker", String(NAME_LENGTH)),
-    Column("boot_id", String(36)),
+    Column("claim_id", Name(36)),
+    Column("worker", Name(NAME_LENGTH)),
+    Column("boot_id", Name(36)),
     Column("pid", Integer),
     # What came of it.
     Column("progress_current", Double),
@@ -231,16 +246,16 @@ job_event = Table(
     Column("attempt", Integer, nullable=False),
     Column("status_id", Status, ForeignKey(job_status.c.id), nullable=False),
     Column("message", _LongText, nullable=False),
-    Column("actor", String(NAME_LENGTH), nullable=False),
+    Column("actor", Name(NAME_LENGTH), nullable=False),
     sqlite_autoincrement=True,
 )
 
 worker = Table(
     "jobhandle_worker",
     metadata,
-    Column("boot_id", String(36), primary_key=True),
-    Column("namespace", String(63), nullable=False),
-    Column("name", String(NAME_LENGTH), nullable=False),
+    Column("boot_id", Name(36), primary_key=True),
+    Column("namespace", Name(63), nullable=False),
+    Column("name", Name(NAME_LENGTH), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("started", UtcDateTime, nullable=False),
     Column("lease_until", UtcDateTime, nullable=False),
@@ -249,7 +264,7 @@ worker = Table(
 sweep = Table(
     "jobhandle_sweep",
     metadata,
-    Column("namespace", String(63), primary_key=True),
+    Column("namespace", Name(63), primary_key=True),
     Column("last_pass_at", UtcDateTime, nullable=False),
     Column("unbroken_since", UtcDateTime, nullable=False),
 )

@@ -1,5 +1,7 @@
 """The first tables. Frozen: what the models say later does not change what this revision made."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -10,7 +12,24 @@ down_revision = None
 MOMENT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-NAME = sa.String(255)
+
+
+class Name(sa.types.TypeDecorator[str]):
+    """Text that is compared exactly, on MySQL and MariaDB too."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        """Return the column type."""
+        length: int = self.impl_instance.length  # type: ignore[attr-defined]  # String's
+        if dialect.name not in ("mysql", "mariadb"):
+            return dialect.type_descriptor(sa.String(length))
+        exactly = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+        return dialect.type_descriptor(mysql.VARCHAR(length, collation=exactly))
+
+
+NAME = Name(255)
 
 STATUSES = (
     (1, "Submitted", False),
@@ -30,7 +49,7 @@ def upgrade() -> None:
     job_status = op.create_table(
         "jobhandle_job_status",
         sa.Column("id", sa.SmallInteger, autoincrement=False, nullable=False),
-        sa.Column("value", sa.String(32), nullable=False),
+        sa.Column("value", Name(32), nullable=False),
         sa.Column("final", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("id", name="jobhandle_job_status_pkey"),
         sa.UniqueConstraint("value", name="jobhandle_job_status_value_key"),
@@ -39,9 +58,9 @@ def upgrade() -> None:
     op.create_table(
         "jobhandle_job",
         sa.Column("id", ID, nullable=False),
-        sa.Column("namespace", sa.String(63), nullable=False),
+        sa.Column("namespace", Name(63), nullable=False),
         sa.Column("task", NAME, nullable=False),
-        sa.Column("task_id", sa.String(36), nullable=False),
+        sa.Column("task_id", Name(36), nullable=False),
         sa.Column("args", LONG_TEXT, nullable=False),
         sa.Column("kwargs", LONG_TEXT, nullable=False),
         sa.Column("username", NAME),
@@ -49,7 +68,7 @@ def upgrade() -> None:
         sa.Column("message", LONG_TEXT, nullable=False),
         sa.Column("meta", LONG_TEXT),
         sa.Column("unique_key", NAME),
-        sa.Column("unique_slot", sa.String(64)),
+        sa.Column("unique_slot", Name(64)),
         sa.Column("queue", NAME),
         sa.Column("routing", LONG_TEXT, nullable=False),
         sa.Column("priority", sa.SmallInteger),
@@ -72,9 +91,9 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("losses", sa.Integer, nullable=False),
         sa.Column("max_attempts", sa.Integer, nullable=False),
-        sa.Column("claim_id", sa.String(36)),
+        sa.Column("claim_id", Name(36)),
         sa.Column("worker", NAME),
-        sa.Column("boot_id", sa.String(36)),
+        sa.Column("boot_id", Name(36)),
         sa.Column("pid", sa.Integer),
         sa.Column("progress_current", sa.Double),
         sa.Column("progress_total", sa.Double),
@@ -121,8 +140,8 @@ def upgrade() -> None:
     op.create_index("jobhandle_job_event_job_id_index", "jobhandle_job_event", ["job_id"])
     op.create_table(
         "jobhandle_worker",
-        sa.Column("boot_id", sa.String(36), nullable=False),
-        sa.Column("namespace", sa.String(63), nullable=False),
+        sa.Column("boot_id", Name(36), nullable=False),
+        sa.Column("namespace", Name(63), nullable=False),
         sa.Column("name", NAME, nullable=False),
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("started", MOMENT, nullable=False),
@@ -131,7 +150,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "jobhandle_sweep",
-        sa.Column("namespace", sa.String(63), nullable=False),
+        sa.Column("namespace", Name(63), nullable=False),
         sa.Column("last_pass_at", MOMENT, nullable=False),
         sa.Column("unbroken_since", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("namespace", name="jobhandle_sweep_pkey"),
