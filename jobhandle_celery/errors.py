@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .model import Failure
 
 
-UPGRADE_HINT = "Run `jobs.upgrade_schema()`."
+UPGRADE_HINT = "Run `jobs.upgrade_schema()`, or `celery -A app jobs upgrade`."
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 200

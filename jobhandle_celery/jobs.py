@@ -129,17 +129,22 @@ class Jobs:
         status: str | Iterable[str] | None = None,
         username: str | None = None,
         ids: Iterable[int] | None = None,
+        *,
+        terminate: bool = False,
     ) -> int:
         """Cancel every unfinished job that fits; return how many were cancelled or asked to stop.
 
-        Fewer, should a connection have broken just then: what was done already is not counted again.
+        With `terminate`, the processes of bodies that run are ended, as by `JobHandle.cancel_job`. Fewer,
+        should a connection have broken just then: what was done already is not counted again.
 
         Raises:
             ApiUsageError: nothing was given; to cancel everything, name the statuses.
         """
         if task is None and status is None and username is None and ids is None:
             raise ApiUsageError("cancel_many needs a task, a status, a username or ids")
-        return self._service.store.cancel_selected(_selection(status, task, username, ids))
+        return self._service.store.cancel_selected(
+            _selection(status, task, username, ids), terminate=checks.flag("terminate", terminate)
+        )
 
     def sweep(self) -> bool:
         """Make one pass of the sweep; False if somebody made one less than an interval ago."""
@@ -149,13 +154,16 @@ class Jobs:
         """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many."""
         return self._service.store.prune(checks.age("older_than", older_than))
 
-    def upgrade_schema(self) -> None:
-        """Make the tables, or bring them to the revision that this code needs. Safe to call at any time."""
+    def upgrade_schema(self, *, sql: bool = False) -> None:
+        """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
+
+        With `sql`, print the statements instead, from an empty database on.
+        """
         settings = self._service.settings
         door = self._door(settings)
         try:
             with door.joining():
-                migrations.upgrade(door.engine, settings.schema)
+                migrations.upgrade(door.engine, settings.schema, sql=sql)
         finally:
             door.close()
 

@@ -1,6 +1,7 @@
 """Alembic's entry: runs the migrations on the connection that `upgrade` gives it."""
 
 from alembic import context
+from sqlalchemy.schema import CreateSchema
 
 from jobhandle_celery.schema import VERSION_TABLE, metadata
 
@@ -27,4 +28,10 @@ else:
     )
 
 with context.begin_transaction():
+    if connection is None and schema is not None:
+        # Printed statements name no schema of their own.
+        dialect = context.get_context().dialect
+        switch = "SET search_path TO" if dialect.name == "postgresql" else "USE"
+        context.execute(CreateSchema(schema, if_not_exists=True))
+        context.execute(f"{switch} {dialect.identifier_preparer.quote(schema)}")
     context.run_migrations()

@@ -3,11 +3,14 @@
 A verb's guard is in the statement that makes the move, and its docstring says who may have been there
 first. Verbs decline, they do not raise: no row back means that somebody else was faster, an ordinary
 result. Four rooms: `submitting`, `running` (a worker's verbs), `acting` (anyone's), `sweeping`; beside
-them `reading`, the `door` to the database, `moves` (how a move is written) and `rows` (what goes in and out).
+them what only looks (`reading`, `paging`, `overview`, `inspecting`), the `door` to the database, `moves` (how
+a move is written) and `rows` (what goes in and out).
 """
 
 from .door import Door, engine_maker
-from .reading import Reading
+from .inspecting import Inside, Inspecting, Sight, Stuck, Trouble
+from .overview import Passes, Tally, WorkerSeen
+from .paging import Page, Window
 from .rows import (
     Lost,
     NewJob,
@@ -27,21 +30,30 @@ from .sweeping import DAMPED_AT_MOST, Sweeping
 __all__ = [
     "DAMPED_AT_MOST",
     "Door",
+    "Inside",
     "Lost",
     "NewJob",
     "Outgoing",
+    "Page",
+    "Passes",
     "Refusal",
     "Refused",
     "Run",
     "Seat",
     "Selection",
+    "Sight",
     "Standing",
     "Store",
+    "Stuck",
     "Submitted",
+    "Tally",
+    "Trouble",
+    "Window",
     "Worker",
+    "WorkerSeen",
     "engine_maker",
 ]
 
 
-class Store(Submitting, Sweeping, Reading):
+class Store(Submitting, Sweeping, Inspecting):
     """The verbs of all rooms, behind one door."""

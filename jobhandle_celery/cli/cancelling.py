@@ -1,0 +1,64 @@
+"""``cancel``. May import desk and below."""
+
+import click
+
+from ..status import UNFINISHED, JobStatus
+from . import shapes
+from .blocks import Line
+from .choosing import Chosen, choosing
+from .desk import Desk, verb
+from .exits import Exit
+
+_OUTCOMES = {
+    JobStatus.CANCELLED: (Exit.OK, "is Cancelled: no worker will run it"),
+    JobStatus.RUNNING: (Exit.OK, "is Running: it was asked to stop"),
+    JobStatus.FINISHED: (Exit.BAD, "is Finished: too late"),
+    JobStatus.ERROR: (Exit.BAD, "is in Error: too late"),
+}
+
+CHUNK = 10_000
+"""Jobs cancelled in one transaction, where an age was given."""
+
+
+@verb(
+    "cancel",
+    examples={
+        "cancel 42 43": "",
+        "cancel 42 --terminate": "and end its process",
+        "cancel --task shop.thumbnail --status Queued": "asks first",
+        "cancel --user ann --older-than 2h --yes": "",
+    },
+    exits="0 cancelled or asked to stop, 1 too late, 2 wrong input, 3 no such job.",
+)
+@choosing(*UNFINISHED)
+@click.option("--terminate", is_flag=True, help="Have the process of a body that runs ended.")
+def cancel(desk: Desk, chosen: Chosen, terminate: bool) -> None:
+    """Cancel jobs: by ids, or every unfinished one that the filters find."""
+    chosen.check()
+    if chosen.ids:
+        desk.each(chosen.ids, lambda job_id: _cancel(desk, job_id, terminate))
+        return
+    statuses = chosen.statuses or tuple(sorted(UNFINISHED))
+    ids = desk.store.ids(chosen.selection(statuses), chosen.window())
+    desk.confirm(f"Cancel {len(ids):,} jobs ({chosen.words(statuses)})?", chosen.yes or not ids)
+    cancelled = 0
+    for start in range(0, len(ids), CHUNK):
+        # The statuses again: a job that has left them since is not what was asked about.
+        cancelled += desk.jobs.cancel_many(
+            status=statuses, ids=ids[start : start + CHUNK], terminate=terminate
+        )
+    if desk.out.json:
+        desk.out.document({"cancelled": cancelled})
+    else:
+        desk.out.show(Line(f"{cancelled:,} jobs were cancelled or asked to stop"))
+
+
+def _cancel(desk: Desk, job_id: int, terminate: bool) -> Exit:
+    handle = desk.attach(job_id)
+    status = handle.cancel_job(terminate=terminate)
+    code, says = _OUTCOMES[status]
+    if desk.out.json:
+        desk.out.document(shapes.standing(handle.get_job()) | {"status": str(status)})
+    else:
+        desk.out.show(Line(f"job {job_id} {says}"))
+    return code
