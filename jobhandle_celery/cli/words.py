@@ -67,10 +67,11 @@ def arguments(job: Job, routing: Mapping[str, Any]) -> tuple[str, str]:
     """Return the positional and the keyword arguments of a job as they may be shown.
 
     The one place by which a command shows them: who submitted a job may have hidden them from Celery's
-    logs and events, and so from here (``argsrepr``, ``kwargsrepr``).
+    logs and events, and so from here (``sensitive``, ``argsrepr``, ``kwargsrepr``).
     """
     args, kwargs = routing.get("argsrepr"), routing.get("kwargsrepr")
+    shown_args, shown_kwargs = job.shown_arguments
     return (
-        args if isinstance(args, str) else as_json(list(job.args)),
-        kwargs if isinstance(kwargs, str) else as_json(dict(job.kwargs)),
+        args if isinstance(args, str) else as_json(list(shown_args)),
+        kwargs if isinstance(kwargs, str) else as_json(shown_kwargs),
     )

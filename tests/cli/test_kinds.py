@@ -1,5 +1,6 @@
 """What may be typed, and how values are read."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -87,4 +88,6 @@ def test_progress_is_said_with_its_total_if_there_is_one() -> None:
 def test_hidden_arguments_stay_hidden() -> None:
     job = Job(task="t", args=["secret"], kwargs={"key": "secret"})
     assert words.arguments(job, {}) == ('["secret"]', '{"key": "secret"}')
+    hidden = replace(job, id=1, sensitive=[0, "key"])
+    assert words.arguments(hidden, {}) == ('["***"]', '{"key": "***"}')
     assert words.arguments(job, {"argsrepr": "***", "kwargsrepr": "{}"}) == ("***", "{}")
