@@ -79,7 +79,8 @@ class Line:
         try:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except self._connection.channel_errors as error:
-            if getattr(error, "code", None) == 404:  # Redis has no empty queues
+            # Redis has no empty queues; kombu says so by this number as text.
+            if str(getattr(error, "reply_code", "")) == "404":
                 return 0
             raise
 

@@ -5,6 +5,7 @@ of ours which job, and which attempt of it, it is for. It carries neither `expir
 both, and a worker that has discarded a message as expired discards all later ones of that task id.
 """
 
+import ast
 import logging
 import os
 import threading
@@ -234,7 +235,16 @@ class _Unreachable(Exception):
 
 
 def _kwargsrepr(job_id: int, kwargs: Mapping[str, Any], given: str | None, app: Celery) -> str:
-    if given is None:
-        return str(saferepr({"job_id": job_id, **kwargs}, app.amqp.kwargsrepr_maxsize))
-    # The caller hides something; the job's id, by which Flower finds it, goes before.
-    return f"{{'job_id': {job_id}, {given.removeprefix('{')}" if given.startswith("{") else given
+    """Return what is shown of the keyword arguments, the job's id before them, so that Flower finds it.
+
+    Flower's search reads literals alone, and the last of two equal keys; what it could not read, or would
+    read as another job's, goes into a string.
+    """
+    shown = str(saferepr(dict(kwargs), app.amqp.kwargsrepr_maxsize)) if given is None else given
+    comma = "" if shown == "{}" else ", "
+    beside = f"{{'job_id': {job_id}{comma}{shown.removeprefix('{')}"
+    try:
+        found = ast.literal_eval(beside) if shown.startswith("{") and "job_id" not in kwargs else {}
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        found = {}
+    return beside if found.get("job_id") == job_id else repr({"job_id": job_id, "kwargs": shown})

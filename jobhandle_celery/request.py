@@ -111,6 +111,7 @@ class JobRequest:
     _cut_off = False
     """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
+    _limits: tuple[float | None, float | None] = (None, None)
 
     @property
     def is_job(self) -> bool:
@@ -192,6 +193,22 @@ class JobRequest:
     def cut_off(self, pool: Any) -> None:
         """End the process of a body whose job is another's by now: no revoke, the task id may be too."""
         self.cancel(pool, "TERM", emit_retry=False)
+
+    @property
+    def time_limits(self) -> tuple[float | None, float | None]:
+        """Hard and soft: the message's, else the task's as they are now.
+
+        Celery looks at the task's when it starts consuming, and never sees what an operator sets by Flower or
+        ``control.time_limit``.
+        """
+        if not self.is_job:
+            return self._limits
+        hard, soft = self._limits
+        return hard or self.task.time_limit, soft or self.task.soft_time_limit
+
+    @time_limits.setter
+    def time_limits(self, given: tuple[float | None, float | None] | None) -> None:
+        self._limits = given or (None, None)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Return what ``inspect active`` shows of a running task; its sensitive arguments are hidden."""

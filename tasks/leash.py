@@ -2,8 +2,9 @@
 
 The holder keeps the other end of our standard input open. When it lets go, on purpose or by dying, however
 it dies, the program's whole process group is told to end (SIGTERM), and ended (SIGKILL) after GRACE
-seconds. What a program that has ended by itself leaves running in its group ends in the same way. Exits as
-the program did. A process that makes itself a session of its own gets away.
+seconds; at once if the holder is dead, for its work may be another's already. What a program that has ended
+by itself leaves running in its group ends in the same way. Exits as the program did. A process that makes
+itself a session of its own gets away.
 
 Run as a script, with the standard library alone: between a fork and an exec in a worker that has threads,
 no Python code may run, so what has to happen there happens here.
@@ -30,6 +31,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main(grace: float, command: list[str]) -> int:
     """Run the program until it ends or the leash is let go; return its exit code, as `subprocess` has it."""
+    holder = os.getppid()
     ended = _wake_on_child()
     # What outlives the program is then our child, which we see end at once, without an init that sees to it.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -47,7 +49,7 @@ def main(grace: float, command: list[str]) -> int:
         if LEASH in select.select([LEASH, ended], [], [])[0]:
             break
         os.read(ended, 4096)
-    _end_group(program, grace)
+    _end_group(program, grace, holder)
     return program.wait()
 
 
@@ -69,13 +71,15 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value)
 
 
-def _end_group(program: "subprocess.Popen[bytes]", grace: float) -> None:
+def _end_group(program: "subprocess.Popen[bytes]", grace: float, holder: int) -> None:
     until = time.monotonic() + grace
     if _signal_group(program.pid, signal.SIGTERM):
         while time.monotonic() < until:
             _reap(program)
             if not _signal_group(program.pid, 0):
                 return
+            if os.getppid() != holder:  # a moment after the leash was let go
+                break
             time.sleep(0.02)
         _signal_group(program.pid, signal.SIGKILL)
 

@@ -1,5 +1,7 @@
 """From the row to the broker: Celery's own routing and signals, and a broker that is down."""
 
+import ast
+import math
 import socket
 import threading
 import uuid
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from celery import Task, signals
+from celery import Celery, Task, signals
 from kombu import Exchange, Queue
 
 from jobhandle_celery import Job, JobStatus, ValidationError, dispatch
@@ -394,3 +396,26 @@ def test_a_broker_url_that_nobody_can_use_does_not_lose_the_job(make: Make) -> N
     assert handle.job_status() is JobStatus.SUBMITTED
     repaired = make(jobhandle_grace=0.1)
     eventually(lambda: repaired.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "options"),
+    [
+        ({}, {}),
+        ({"y": 2}, {}),
+        ({"when": datetime(2024, 2, 29, tzinfo=UTC)}, {}),
+        ({"share": math.inf}, {}),
+        ({"deep": [[[[{"a": "x" * 5_000}]]]]}, {}),
+        ({"job_id": 7}, {}),
+        ({"y": 2}, {"kwargsrepr": "***"}),
+        ({"y": 2}, {"kwargsrepr": "{'y': '***'}"}),
+        ({"y": 2}, {"kwargsrepr": "{'job_id': 7}"}),
+        ({"y": 2}, {"kwargsrepr": "{'y': <hidden>}"}),
+    ],
+)
+def test_a_search_for_the_job_id_finds_it_whatever_its_arguments(
+    kwargs: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Flower reads what is shown of them as a literal, and looks at its keys."""
+    shown = dispatch._kwargsrepr(42, kwargs, options.get("kwargsrepr"), Celery(set_as_current=False))
+    assert ast.literal_eval(shown)["job_id"] == 42

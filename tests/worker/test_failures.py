@@ -79,6 +79,20 @@ def test_a_hard_time_limit_ends_the_body_and_says_so(site: Site, task: str) -> N
     assert lines_of(path) == ["begun"]
 
 
+def test_a_time_limit_that_an_operator_sets_holds_for_the_jobs_after_it(site: Site) -> None:
+    def limit(seconds: float | None) -> None:
+        [worker] = site.app.control.time_limit("worker.attentive", hard=seconds, reply=True, timeout=10)
+        assert "ok" in str(worker)
+
+    limit(1)
+    try:
+        failure = failure_of(site.submit("attentive", str(site.new_file()), 60))
+    finally:
+        limit(None)
+    assert (failure.kind, failure.type) == ("system", "TimeLimitExceeded")
+    assert site.submit("attentive", str(site.new_file()), 1.5).wait(30) is JobStatus.FINISHED
+
+
 def test_a_body_that_exits_is_the_tasks_own_failure(site: Site) -> None:
     failure = failure_of(site.submit("exit_in_body", 3))
 
