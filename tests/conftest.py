@@ -1,27 +1,53 @@
 """The fixtures that every test may ask for: servers, fresh databases, workers.
 
 Each process of pytest-xdist has servers of its own. A server named in the environment
-(`JOBHANDLE_TEST_REDIS_URL`, `JOBHANDLE_TEST_POSTGRESQL_URL`) is shared, and nothing in it is
-touched but what the tests made. Without any server the tests that need it are skipped; with `CI`
-set they fail.
+(`JOBHANDLE_TEST_REDIS_URL`, `JOBHANDLE_TEST_POSTGRESQL_URL`, `JOBHANDLE_TEST_MARIADB_URL`) is shared,
+and nothing in it is touched but what the tests made. Without any server the tests that need it are
+skipped. With `CI` set, those of Redis and PostgreSQL fail, which come as wheels; so do those of the
+servers that `JOBHANDLE_TEST_REQUIRE` names, say `mariadb,rabbitmq`.
 """
 
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 import pytest
 import redis
 import sqlalchemy
 
-from tests.databases import PostgresqlDatabases, SqliteFiles
+from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
-from tests.servers import PostgresqlServer, RedisServer, ServerMissing, own_postgresql, own_redis
+from tests.servers import (
+    MariadbServer,
+    PostgresqlServer,
+    RedisServer,
+    Server,
+    ServerMissing,
+    own_mariadb,
+    own_postgresql,
+    own_redis,
+)
 from tests.workers import WorkerProcess
 
+SERVERS = {"redis", "postgresql", "mariadb", "rabbitmq"}
+REQUIRED = {name for name in os.environ.get("JOBHANDLE_TEST_REQUIRE", "").split(",") if name}
+"""Servers whose absence is a failure."""
+if os.environ.get("CI"):
+    REQUIRED |= {"redis", "postgresql"}
+
+DATABASES = ["sqlite", "postgresql", "mariadb"]
+S = TypeVar("S", bound=Server)
+
 WORKERS = pytest.StashKey[list[WorkerProcess]]()
+
+
+def pytest_configure() -> None:
+    if unknown := REQUIRED - SERVERS:
+        raise pytest.UsageError(
+            f"JOBHANDLE_TEST_REQUIRE names {sorted(unknown)}; known are {sorted(SERVERS)}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +63,7 @@ def redis_server_url(reaper: Reaper) -> Iterator[str]:
     if given:
         yield given
         return
-    server = _started(own_redis, reaper)
+    server = _started("redis", own_redis, reaper)
     yield server.url
     server.discard()
 
@@ -47,10 +73,21 @@ def postgresql_server_url(reaper: Reaper) -> Iterator[str]:
     """A superuser's URL, or that of a user who may create databases."""
     given = os.environ.get("JOBHANDLE_TEST_POSTGRESQL_URL")
     if given:
-        psycopg_url = sqlalchemy.make_url(given).set(drivername="postgresql+psycopg")
-        yield psycopg_url.render_as_string(hide_password=False)
+        yield _by_driver(given, "postgresql+psycopg")
         return
-    server = _started(own_postgresql, reaper)
+    server = _started("postgresql", own_postgresql, reaper)
+    yield server.url
+    server.discard()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server_url(reaper: Reaper) -> Iterator[str]:
+    """The URL of a user who may create databases and end other users' connections."""
+    given = os.environ.get("JOBHANDLE_TEST_MARIADB_URL")
+    if given:
+        yield _by_driver(given, "mariadb+pymysql")
+        return
+    server = _started("mariadb", own_mariadb, reaper)
     yield server.url
     server.discard()
 
@@ -58,7 +95,7 @@ def postgresql_server_url(reaper: Reaper) -> Iterator[str]:
 @pytest.fixture
 def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
     """A running Redis for this test alone, that it may stop, kill, pause and start again."""
-    server = _started(own_redis, reaper)
+    server = _started("redis", own_redis, reaper)
     yield server
     server.discard()
 
@@ -66,7 +103,15 @@ def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
 @pytest.fixture
 def private_postgresql(reaper: Reaper) -> Iterator[PostgresqlServer]:
     """A running PostgreSQL, empty, for this test alone, that it may stop, kill, pause and start again."""
-    server = _started(own_postgresql, reaper)
+    server = _started("postgresql", own_postgresql, reaper)
+    yield server
+    server.discard()
+
+
+@pytest.fixture
+def private_mariadb(reaper: Reaper) -> Iterator[MariadbServer]:
+    """A running MariaDB, empty, for this test alone, that it may stop, kill, pause and start again."""
+    server = _started("mariadb", own_mariadb, reaper)
     yield server
     server.discard()
 
@@ -111,6 +156,11 @@ def postgresql_databases(postgresql_server_url: str) -> Iterator[PostgresqlDatab
     databases.close()
 
 
+@pytest.fixture(scope="session")
+def mariadb_databases(mariadb_server_url: str) -> MariadbDatabases:
+    return MariadbDatabases(mariadb_server_url)
+
+
 @pytest.fixture
 def sqlite_url(sqlite_files: SqliteFiles, tmp_path: Path) -> str:
     """A fresh migrated SQLite file."""
@@ -138,14 +188,29 @@ def empty_postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[
     postgresql_databases.drop(url)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mariadb_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
+    """A fresh migrated MariaDB database."""
+    url = mariadb_databases.create()
+    yield url
+    mariadb_databases.drop(url)
+
+
+@pytest.fixture
+def empty_mariadb_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
+    url = mariadb_databases.create_empty()
+    yield url
+    mariadb_databases.drop(url)
+
+
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest) -> str:
     """A fresh migrated database, of each kind in turn."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def empty_database_url(request: pytest.FixtureRequest) -> str:
     """A fresh database without any table, of each kind in turn."""
     url: str = request.getfixturevalue(f"empty_{request.param}_url")
@@ -194,14 +259,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     return report
 
 
-def _started(start: Callable[[Reaper], Any], reaper: Reaper) -> Any:
+def _started(name: str, start: Callable[[Reaper], S], reaper: Reaper) -> S:
     try:
         return start(reaper)
     except ServerMissing as missing:
-        _unavailable(str(missing))
+        if name in REQUIRED:
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
 
 
-def _unavailable(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+def _by_driver(given: str, driver: str) -> str:
+    return sqlalchemy.make_url(given).set(drivername=driver).render_as_string(hide_password=False)

@@ -4,6 +4,7 @@ The library is imported only when something is migrated: an error in it must not
 do not need it.
 """
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -46,13 +47,23 @@ class SqliteFiles:
         return f"sqlite:///{path}"
 
 
+class Names:
+    """Names for databases, each of its own among all test runs on one server."""
+
+    def __init__(self) -> None:
+        self._prefix = f"jobhandle_test_{os.getpid()}_{secrets.token_hex(3)}"
+        self._numbers = itertools.count(1)
+
+    def __next__(self) -> str:
+        return f"{self._prefix}_{next(self._numbers)}"
+
+
 class PostgresqlDatabases:
-    """Databases on one server, each with a name of its own among all test runs on that server."""
+    """Databases on one PostgreSQL server, by copy of a template."""
 
     def __init__(self, server_url: str) -> None:
         self.server_url = server_url
-        self._prefix = f"jobhandle_test_{os.getpid()}_{secrets.token_hex(3)}"
-        self._numbers = itertools.count(1)
+        self._names = Names()
         self._template: str | None = None
 
     def create(self) -> str:
@@ -79,9 +90,73 @@ class PostgresqlDatabases:
         return self._template
 
     def _create(self, template: str) -> str:
-        name = f"{self._prefix}_{next(self._numbers)}"
+        name = next(self._names)
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return sqlalchemy.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
 
     def _execute(self, statement: str) -> None:
         execute(self.server_url, statement)
+
+
+class MariadbDatabases:
+    """Databases on one MariaDB server, which knows no templates: what made the first makes the others."""
+
+    def __init__(self, server_url: str) -> None:
+        self.server_url = server_url
+        self._names = Names()
+        self._template: list[str] = []
+
+    def create(self) -> str:
+        """Make a migrated database and return its URL; `drop()` it afterwards."""
+        url = self.create_empty()
+        if self._template:
+            _execute_all(url, self._template)
+        else:
+            migrate(url)
+            self._template = _as_statements(url)
+        return url
+
+    def create_empty(self) -> str:
+        name = next(self._names)
+        execute(self.server_url, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+        return sqlalchemy.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        """Drop it, and disconnect whoever still uses it: else we would wait for their transactions."""
+        self.disconnect(url)
+        execute(self.server_url, f"DROP DATABASE IF EXISTS `{sqlalchemy.make_url(url).database}`")
+
+    def disconnect(self, url: str) -> int:
+        """End the connections of whoever uses it, whatever they are doing; return how many that were."""
+        which = f"db = '{sqlalchemy.make_url(url).database}'"
+        ended = 0
+        for (number,) in execute(
+            self.server_url, f"SELECT id FROM information_schema.processlist WHERE {which}"
+        ):
+            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has gone by itself meanwhile
+                execute(self.server_url, f"KILL CONNECTION {number}")
+                ended += 1
+        return ended
+
+
+def _as_statements(url: str) -> list[str]:
+    """What makes a database like this one, its rows included: those of a migration are few."""
+    made = ["SET foreign_key_checks = 0"]
+    database = sqlalchemy.make_url(url).database
+    tables = execute(
+        url, f"SELECT table_name FROM information_schema.tables WHERE table_schema = '{database}'"
+    )
+    for (table,) in tables:
+        [(_, statement)] = execute(url, f"SHOW CREATE TABLE `{table}`")
+        made.append(statement)
+        rows = [f"({', '.join(map(repr, row))})" for row in execute(url, f"SELECT * FROM `{table}`")]
+        if rows:
+            made.append(f"INSERT INTO `{table}` VALUES {', '.join(rows)}")
+    return made
+
+
+def _execute_all(url: str, statements: list[str]) -> None:
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)

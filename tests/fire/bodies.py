@@ -86,3 +86,9 @@ def deadly(path: str) -> None:
     """Kill the process that runs it, each time."""
     mark(path, "begun")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task()
+def plain(path: str) -> None:
+    """What somebody calls by `delay`; it is no job."""
+    append_line(path, "plain")

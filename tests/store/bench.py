@@ -45,11 +45,11 @@ class Placed:
 class Bench:
     """A store in a namespace, and what a test does to it."""
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str, door: Door | None = None, **settings: Any) -> None:
         self.url = url
         long = {"lease": LEASE, "sweep_interval": SWEEP_INTERVAL, "grace": GRACE, "patience": PATIENCE}
         self.settings = Settings(**long | settings)
-        self.door = Door(engine_maker(url), self.settings)
+        self.door = door or Door(engine_maker(url), self.settings)
         self.store = Store(self.door, self.settings)
 
     def close(self) -> None:

@@ -5,8 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.databases import PostgresqlDatabases, SqliteFiles
+from tests.conftest import DATABASES
+from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.store.bench import Bench
+
+pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
+
+SERVERS = [name for name in DATABASES if name != "sqlite"]
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +26,14 @@ def common_postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator
     postgresql_databases.drop(url)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def common_mariadb_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
+    url = mariadb_databases.create()
+    yield url
+    mariadb_databases.drop(url)
+
+
+@pytest.fixture(params=DATABASES)
 def common_url(request: pytest.FixtureRequest) -> str:
     """A migrated database of each kind in turn, which other tests use too, in other namespaces."""
     url: str = request.getfixturevalue(f"common_{request.param}_url")
@@ -48,9 +60,9 @@ def other(bench: Bench) -> Iterator[Bench]:
     other.close()
 
 
-@pytest.fixture
-def postgresql_bench(common_postgresql_url: str, namespace: str) -> Iterator[Bench]:
+@pytest.fixture(params=SERVERS)
+def server_bench(request: pytest.FixtureRequest, namespace: str) -> Iterator[Bench]:
     """For what SQLite, with its one lock, has no counterpart of."""
-    bench = Bench(common_postgresql_url, namespace=namespace)
+    bench = Bench(request.getfixturevalue(f"common_{request.param}_url"), namespace=namespace)
     yield bench
     bench.close()

@@ -1,10 +1,15 @@
 """What a row must look like, what may follow what: the state machine's judgements of one job."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 
+from sqlalchemy import select
+
+from jobhandle_celery.schema import clock, job, job_event, worker
 from jobhandle_celery.status import MOVES, STARTABLE, JobStatus
-from tests.store.bench import Row
-from tests.store.model import RUNNING, ModelJob
+from tests.store.bench import Bench, Row
+from tests.store.model import Model
+from tests.store.model_job import RUNNING, ModelJob
 
 CLOSE = timedelta(seconds=25)
 """How far the database's clock may run ahead of the model's within one example."""
@@ -21,6 +26,9 @@ def compare(row: Row, expected: ModelJob, now: float) -> None:
         "told": row["revoke_told"],
         "started": row["started"] is not None,
         "boot": row["boot_id"],
+        "claim": row["claim_id"],
+        "message": row["message"],
+        "progress": row["progress_current"],
     }
     assert found == {name: getattr(expected, name) for name in found}
     assert (row["finished"] is not None) == row["status_id"].final
@@ -28,8 +36,47 @@ def compare(row: Row, expected: ModelJob, now: float) -> None:
     for name, moment in (("due_at", expected.due), ("not_before", expected.not_before)):
         assert (row[name] is None) == (moment is None), name
         if moment is not None:
-            ahead = timedelta(minutes=moment - now)
-            assert -CLOSE < row[name] - row["now"] - ahead < timedelta(seconds=1), name
+            assert_close(row, name, moment - now)
+
+
+def assert_close(row: Row, name: str, minutes: float) -> None:
+    """Make sure that a moment of a row is so many minutes ahead of the look at it."""
+    difference = row[name] - row["now"] - timedelta(minutes=minutes)
+    assert -CLOSE < difference < timedelta(seconds=1), name
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that is in a namespace: jobs and their events by task id, workers by boot id."""
+
+    jobs: dict[str, Row]
+    events: dict[str, list[JobStatus]]
+    workers: dict[str, Row]
+
+
+def look(bench: Bench) -> Found:
+    here = job.c.namespace == bench.settings.namespace
+    now = clock().label("now")
+    happened = select(job.c.task_id, job_event.c.status_id).join_from(job_event, job).order_by(job_event.c.id)
+    with bench.door.reading() as connection:
+        jobs = {row.task_id: dict(row._mapping) for row in connection.execute(select(job, now).where(here))}
+        events: dict[str, list[JobStatus]] = {task_id: [] for task_id in jobs}
+        for task_id, status in connection.execute(happened.where(here)):
+            events[task_id].append(status)
+        leases = select(worker, now).where(worker.c.namespace == bench.settings.namespace)
+        return Found(jobs, events, {row.boot_id: dict(row._mapping) for row in connection.execute(leases)})
+
+
+def agree(found: Found, model: Model) -> None:
+    """Make sure that all that was found is what the model says."""
+    expected = {one.task_id: one for one in model.jobs.values()}
+    assert found.jobs.keys() == expected.keys()
+    for task_id, row in found.jobs.items():
+        compare(row, expected[task_id], model.now)
+        assert found.events[task_id] == expected[task_id].events
+    assert found.workers.keys() == model.leases.keys()
+    for boot_id, row in found.workers.items():
+        assert_close(row, "lease_until", model.leases[boot_id] - model.now)
 
 
 def follows(before: Row | None, after: Row) -> None:

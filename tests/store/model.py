@@ -8,71 +8,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jobhandle_celery.status import FINAL, STARTABLE, JobStatus
-from jobhandle_celery.store import Outgoing, Refusal, Refused, Run
+from jobhandle_celery.store import Outgoing, Refusal, Refused, Run, Seat
+from tests.store.model_job import (
+    CANCELLED,
+    ERROR,
+    QUEUED,
+    REQUEUED,
+    RESUBMITTED,
+    RUNNING,
+    SUBMITTED,
+    WAITING,
+    ModelJob,
+)
 
 GRACE, PATIENCE, LEASE = 1.5, 15.5, 20.5
 """Half minutes, and time passes by whole ones: nothing is ever due at the very moment it is looked at."""
-
-SUBMITTED, QUEUED, WAITING = JobStatus.SUBMITTED, JobStatus.QUEUED, JobStatus.WAITING
-RUNNING, REQUEUED, RESUBMITTED = JobStatus.RUNNING, JobStatus.REQUEUED, JobStatus.RESUBMITTED
-FINISHED, ERROR, CANCELLED = JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED
+INTERVAL, UNBROKEN = 0.5, LEASE / 6
+FOR_GOOD = "; no attempts are left"
+EXPIRED = "expired before it was started"
 
 
 @dataclass
-class ModelJob:
-    job_id: int
-    task_id: str
-    status: JobStatus
-    key: str | None
-    max_attempts: int
-    expires: float | None
-    not_before: float | None
-    due: float | None
-    attempt: int = 0
-    losses: int = 0
-    started: bool = False
-    stamped: bool = False
-    terminate: bool = False
-    told: bool = False
-    claim: str | None = None
-    """Of the run that holds the row, or of its last run as long as nobody else has moved it."""
-    boot: str | None = None
-    """Of the worker whose body may be alive."""
-    events: list[JobStatus] = field(default_factory=list)
-
-    @property
-    def held(self) -> bool:
-        return self.status is WAITING and self.not_before is None
-
-    def become(self, status: JobStatus, *, silent: bool = False) -> None:
-        self.status = status
-        if status in FINAL:
-            self.due = self.not_before = None
-        if not silent:
-            self.events.append(status)
-
-    def end(self, status: JobStatus, claim: str | None) -> None:
-        self.become(status)
-        self.boot, self.claim = None, claim
-
-    def is_held_by(self, run: Run) -> bool:
-        return self.status is RUNNING and self.was_last(run)
-
-    def was_last(self, run: Run) -> bool:
-        return (self.task_id, self.attempt, self.claim) == (run.task_id, run.attempt, run.claim_id)
-
-    def fits(self, task_id: str, attempt: int) -> bool:
-        """Say whether a message is for the attempt that comes next."""
-        return self.status in STARTABLE and self.task_id == task_id and self.attempt == attempt - 1
-
-
 class Model:
     """All jobs and workers of one namespace."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.jobs: dict[int, ModelJob] = {}
-        self.leases: dict[str, float] = {}
+    now: float = 0.0
+    jobs: dict[int, ModelJob] = field(default_factory=dict)
+    leases: dict[str, float] = field(default_factory=dict)
+    last_pass: float | None = None
+    unbroken_since: float = 0.0
 
     # Conditions.
 
@@ -90,10 +54,34 @@ class Model:
             return None
         return next((job for job in self.jobs.values() if job.key == key and job.status not in FINAL), None)
 
+    # How a row changes.
+
+    def become(self, job: ModelJob, status: JobStatus, message: str = "", *, silent: bool = False) -> None:
+        job.status = status
+        if status in FINAL:
+            job.due = job.not_before = None
+            job.ended = self.now
+        if message:
+            job.message = message
+        if not silent:
+            job.events.append(status)
+
+    def settle(self, job: ModelJob, status: JobStatus, claim: str | None, message: str = "") -> None:
+        """End a run: no body is attached to the row any more."""
+        self.become(job, status, message)
+        job.boot, job.claim = None, claim
+
     # Submit and publish.
 
     def submit(
-        self, job_id: int, task_id: str, key: str | None, attempts: int, held: bool, delay: float, life: float
+        self,
+        job_id: int,
+        task_id: str,
+        key: str | None = None,
+        attempts: int = 1,
+        held: bool = False,
+        delay: float = 0,
+        life: float = 0,
     ) -> ModelJob:
         """Add a job; a `delay` or `life` of 0: none."""
         not_before = self.now + delay if delay else None
@@ -124,12 +112,18 @@ class Model:
     def mark_queued(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
         if job.fits(message.task_id, message.attempt) and not job.held:
-            job.become(QUEUED, silent=True)
+            self.become(job, QUEUED, silent=True)
             job.due = self._patient(job)
 
     def look_later(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
         if job.fits(message.task_id, message.attempt) and job.status is QUEUED and self._soon(job):
+            job.due = self._patient(job)
+
+    def put_off(self, message: Outgoing) -> None:
+        job = self.jobs[message.job_id]
+        if job.fits(message.task_id, message.attempt) and self._soon(job):
+            job.events.append(job.status)
             job.due = self._patient(job)
 
     def send_back(self, message: Outgoing) -> bool:
@@ -138,7 +132,7 @@ class Model:
             return False
         if job.status is SUBMITTED and not self._soon(job):
             return False  # it has just been sent back
-        job.become(SUBMITTED)
+        self.become(job, SUBMITTED)
         job.due = self._patient(job)
         return True
 
@@ -149,24 +143,26 @@ class Model:
         later = self.now + PATIENCE
         return later if job.started or job.expires is None else min(later, job.expires)
 
-    def release(self, job: ModelJob) -> bool:
+    def release(self, job: ModelJob, token: str) -> bool:
         if job.status is not WAITING:
-            return False
-        job.become(SUBMITTED)
-        job.not_before, job.due = None, self.now + GRACE
+            return job.claim == token
+        self.become(job, SUBMITTED)
+        job.not_before, job.due, job.claim = None, self.now + GRACE, token
         return True
 
     def resubmit(self, job: ModelJob, task_id: str) -> bool | str:
         """Return whether it was done; "key": another job has the unique key."""
+        if job.task_id == task_id:
+            return True
         if job.status not in FINAL or self.alive(job.boot):
             return False
         if self.holder(job.key):
             return "key"
-        job.become(RESUBMITTED)
+        self.become(job, RESUBMITTED)
         job.task_id, job.due = task_id, self.now + GRACE
         job.claim = job.boot = job.expires = job.not_before = None
         job.started = job.stamped = job.terminate = job.told = False
-        job.losses = 0
+        job.losses, job.progress, job.ended = 0, None, None
         return True
 
     def expire(self) -> int:
@@ -176,7 +172,17 @@ class Model:
             if job.status in STARTABLE and self.has_expired(job) and (job.due or 0.0) <= self.now
         ]
         for job in over:
-            job.become(CANCELLED)
+            self.become(job, CANCELLED, EXPIRED)
+        return len(over)
+
+    def prune(self, older_than: float) -> int:
+        over = [
+            job.job_id
+            for job in self.jobs.values()
+            if job.ended is not None and job.ended < self.now - older_than
+        ]
+        for job_id in over:
+            del self.jobs[job_id]
         return len(over)
 
     # Run.
@@ -192,7 +198,7 @@ class Model:
         if not job.fits(run.task_id, run.attempt):
             return Refused(Refusal.SUPERSEDED)
         if self.has_expired(job):
-            job.become(CANCELLED)
+            self.become(job, CANCELLED, EXPIRED)
             return Refused(Refusal.EXPIRED)
         if not self.alive(run.worker.boot_id):
             return Refused(Refusal.NO_LEASE)
@@ -203,14 +209,14 @@ class Model:
 
     def _start(self, job: ModelJob, claim: str, boot: str | None) -> None:
         job.attempt += 1
-        job.become(RUNNING)
+        self.become(job, RUNNING)
         job.started, job.claim, job.boot = True, claim, boot
         job.due = job.not_before = None
 
-    def end(self, run: Run, status: JobStatus) -> bool:
+    def end(self, run: Run, status: JobStatus, message: str = "") -> bool:
         job = self.jobs[run.job_id]
         if job.is_held_by(run):
-            job.end(status, run.claim_id)
+            self.settle(job, status, run.claim_id, message)
             job.told = job.told or status is CANCELLED
             return True
         if job.was_last(run) and job.status is status:
@@ -221,8 +227,7 @@ class Model:
     def retry(self, run: Run, delay: float) -> JobStatus | None:
         job = self.jobs[run.job_id]
         if job.is_held_by(run) and not job.stamped:
-            job.become(REQUEUED)
-            job.boot = None
+            self.settle(job, REQUEUED, run.claim_id)
             job.not_before = self.now + delay if delay else None
             job.due = self.now + (delay or GRACE)
             return REQUEUED
@@ -235,25 +240,44 @@ class Model:
         if job.status is not RUNNING and (job.task_id, job.attempt) == (run.task_id, run.attempt):
             job.boot = None
 
-    def give_back(self, run: Run) -> list[JobStatus]:
-        job = self.jobs[run.job_id]
-        return [self._cut_off(job)] if job.is_held_by(run) else []
+    def end_seat(self, seat: Seat, status: JobStatus, message: str) -> bool:
+        """End the run of a child that is gone."""
+        job = self.jobs[seat.job_id]
+        if not job.is_held_by(seat):
+            return False
+        self.settle(job, status, None, message)
+        job.told = job.told or status is CANCELLED
+        return True
 
-    def lose(self, run: Run) -> list[JobStatus]:
-        job = self.jobs[run.job_id]
-        return [self._lost(job)] if job.is_held_by(run) else []
+    def give_back(self, holder: Run | Seat) -> list[JobStatus]:
+        job = self.jobs[holder.job_id]
+        return [self._cut_off(job)] if job.is_held_by(holder) else []
 
-    def _lost(self, job: ModelJob) -> JobStatus:
+    def give_back_all(self, boot: str) -> list[JobStatus]:
+        return [self._cut_off(job) for job in self._running(self.jobs.values(), boot)]
+
+    def lose(self, holder: Run | Seat, because: str) -> list[JobStatus]:
+        job = self.jobs[holder.job_id]
+        return [self._lost(job, because)] if job.is_held_by(holder) else []
+
+    def _lost(self, job: ModelJob, because: str) -> JobStatus:
         job.losses += not job.stamped
         if not job.stamped and job.losses >= job.max_attempts:
-            job.end(ERROR, None)
+            self.settle(job, ERROR, None, because + FOR_GOOD)
             return ERROR
         return self._cut_off(job)
 
     def _cut_off(self, job: ModelJob) -> JobStatus:
-        job.end(CANCELLED if job.stamped else REQUEUED, None)
+        self.settle(job, CANCELLED if job.stamped else REQUEUED, None)
         job.due = None if job.stamped else self.now
         return job.status
+
+    def note_progress(self, job: ModelJob, current: float, run: Run | None = None) -> bool:
+        """Write how far it is; without a run, whatever runs it."""
+        noted = job.status is RUNNING and (run is None or job.is_held_by(run))
+        if noted:
+            job.progress = current
+        return noted
 
     # Act.
 
@@ -265,26 +289,41 @@ class Model:
                 job.events.append(RUNNING)
             job.stamped, job.terminate = True, job.terminate or terminate
             return RUNNING
-        job.become(CANCELLED)
+        self.become(job, CANCELLED)
         job.stamped, job.terminate, job.claim = True, terminate, None
         return CANCELLED
 
-    def set_status(self, job: ModelJob, status: JobStatus, token: str) -> tuple[JobStatus, bool]:
+    def set_message(self, job: ModelJob, message: str, run: Run | None = None) -> str:
+        previous = job.message
+        if run is None or job.is_held_by(run):
+            job.message = message
+        return previous
+
+    def set_status(
+        self, job: ModelJob, status: JobStatus, token: str, message: str | None = None
+    ) -> tuple[JobStatus, bool]:
+        previous = job.status
+        if job.claim == token:  # asked again
+            return RUNNING if status in FINAL else previous, True
+        moved = self._set(job, status, token)
+        if moved and message is not None and (status is not CANCELLED or previous not in FINAL):
+            job.message = message
+        return previous, moved
+
+    def _set(self, job: ModelJob, status: JobStatus, token: str) -> bool:
         previous = job.status
         if status is CANCELLED:
             self.cancel(job, False)
-            return previous, True
+            return True
         if status is RUNNING:
-            if previous is RUNNING:
-                return previous, True
             free = previous in STARTABLE and not self.has_expired(job) and (job.held or self.is_due(job))
             if free:
                 self._start(job, token, None)
-            return previous, free
+            return free or previous is RUNNING
         if previous is RUNNING:
-            job.become(status)
+            self.become(job, status)
             job.claim = token  # but its worker stays named until the body has left
-        return previous, previous is RUNNING
+        return previous is RUNNING
 
     def tell_revoked(self, job: ModelJob, task_id: str) -> bool:
         first = job.status is CANCELLED and job.task_id == task_id and not job.told
@@ -292,6 +331,15 @@ class Model:
         return first
 
     # Leases.
+
+    def begin_pass(self) -> bool | None:
+        gap = None if self.last_pass is None else self.now - self.last_pass
+        if gap is not None and gap < INTERVAL:
+            return None
+        if gap is None or gap > UNBROKEN:
+            self.unbroken_since = self.now
+        self.last_pass = self.now
+        return self.now - self.unbroken_since >= LEASE
 
     def renew(self, boot: str) -> bool:
         known = boot in self.leases
@@ -305,11 +353,12 @@ class Model:
     def lapsed(self) -> set[str]:
         return {boot for boot, until in self.leases.items() if until <= self.now}
 
-    def reap(self, boot: str) -> dict[int, JobStatus]:
+    def reap(self, boot: str, name: str) -> dict[int, JobStatus]:
         if boot not in self.lapsed():
             return {}
         del self.leases[boot]
-        return {job.job_id: self._lost(job) for job in self._running(self.jobs.values(), boot)}
+        because = f"the worker {name} was lost"
+        return {job.job_id: self._lost(job, because) for job in self._running(self.jobs.values(), boot)}
 
     def _running(self, jobs: Iterable[ModelJob], boot: str) -> list[ModelJob]:
         return [job for job in jobs if job.status is RUNNING and job.boot == boot]

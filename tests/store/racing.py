@@ -1,21 +1,24 @@
 """Verbs let loose at one moment, and verbs lined up behind a lock in an order of the test's choosing."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Barrier
-from typing import Any
+from threading import Barrier, Event, get_ident
+from typing import Any, Self
 
-from sqlalchemy import Table, text
+from sqlalchemy import Connection, Engine, Table, event
 
 from tests.store.bench import Bench
 from tests.support import eventually
 
 Contender = Callable[[], Any]
 
-WAITING = text(
+_WAITING_ON_POSTGRESQL = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 )
+_OURS_ON_MARIADB = "SELECT id FROM information_schema.processlist WHERE db = database()"
+_WAITS_ON_MARIADB = re.compile(r"^LOCK WAIT .*?thread id (\d+),", re.MULTILINE | re.DOTALL)
 
 
 def race(*contenders: Contender) -> list[Any]:
@@ -33,16 +36,98 @@ def race(*contenders: Contender) -> list[Any]:
 def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list[Any]:
     """Start each only when those before it wait for the lock on the rows of a table; then let go.
 
-    On PostgreSQL the first in the line gets the rows first. SQLite has one lock for all, and no line.
+    On a server the first in the line gets the rows first. SQLite has one lock for all, and no line.
     """
     futures: list[Future[Any]] = []
     with ThreadPoolExecutor(len(contenders)) as pool:
         with locked(bench, table):
-            for number, contender in enumerate(contenders, start=1):
+            for contender in contenders:
                 futures.append(pool.submit(contender))
-                if bench.door.engine.dialect.name == "postgresql":
-                    eventually(lambda number=number: waiting(bench) == number)  # type: ignore[misc]  # bound
+                if has_lines(bench):
+                    eventually(lambda: waiting(bench) >= sum(not one.done() for one in futures), 60)
         return [future.result(timeout=60) for future in futures]
+
+
+def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender) -> list[Any]:
+    """Start the quick one when the slow one comes to its n-th statement, or its commit; return what both say.
+
+    The slow one goes on when the quick one is through, or waits for a lock.
+    """
+    with Watch(bench.door.engine) as watch, ThreadPoolExecutor(2) as pool:
+        pause = Pause(number)
+        first = pool.submit(watch.by, pause.at, slow)
+        first.add_done_callback(lambda _: pause.arrived.set())
+        assert pause.arrived.wait(60)
+        assert not first.done(), f"it came to its end before statement {number}: {first.result()}"
+        second = pool.submit(watch.by, watch.note, quick)
+        try:
+            eventually(lambda: second.done() or is_waiting(bench, watch), 60)
+        finally:
+            pause.over.set()
+        return [first.result(timeout=60), second.result(timeout=60)]
+
+
+def steps(bench: Bench, contender: Contender) -> int:
+    """Return how many statements it makes, its commit among them."""
+    made: list[str] = []
+    with Watch(bench.door.engine) as watch:
+        watch.by(made.append, contender)
+    return len(made)
+
+
+class Pause:
+    """A thread stops in it, once, when it comes to its n-th statement or to its commit."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self.arrived, self.over = Event(), Event()
+
+    def at(self, _statement: str) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.arrived.set()
+            assert self.over.wait(60)
+
+
+class Watch:
+    """Tells of each statement of some threads, before it is made."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._told: dict[int, Callable[[str], None]] = {}
+        self.statement = ""
+        """The last one noted."""
+
+    def by(self, tell: Callable[[str], None], contender: Contender) -> Any:
+        """Call in this thread, and tell of what it says to the database."""
+        self._told[get_ident()] = tell
+        try:
+            return contender()
+        finally:
+            del self._told[get_ident()]
+
+    def note(self, statement: str) -> None:
+        self.statement = statement
+
+    def _on_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        self._tell(statement)
+
+    def _on_commit(self, _connection: Any) -> None:
+        self._tell("COMMIT")
+
+    def _tell(self, statement: str) -> None:
+        tell = self._told.get(get_ident())
+        if tell:
+            tell(statement)
+
+    def __enter__(self) -> Self:
+        event.listen(self._engine, "before_cursor_execute", self._on_statement)
+        event.listen(self._engine, "commit", self._on_commit)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self._engine, "before_cursor_execute", self._on_statement)
+        event.remove(self._engine, "commit", self._on_commit)
 
 
 @contextmanager
@@ -56,6 +141,28 @@ def locked(bench: Bench, table: Table) -> Iterator[None]:
         yield
 
 
+def has_lines(bench: Bench) -> bool:
+    """Say whether its database lets those who wait for a row have it in turn."""
+    return bench.door.engine.dialect.name != "sqlite"
+
+
 def waiting(bench: Bench) -> int:
+    """Return how many connections to this database wait for a lock."""
     with bench.door.reading() as connection:
-        return int(connection.execute(WAITING).scalar_one())
+        if bench.door.engine.dialect.name == "postgresql":
+            return int(connection.exec_driver_sql(_WAITING_ON_POSTGRESQL).scalar_one())
+        return _waiting_on_mariadb(connection)
+
+
+def is_waiting(bench: Bench, watch: Watch) -> bool:
+    """Say whether the one whose statements are noted waits for the one who pauses, inside a transaction."""
+    return waiting(bench) > 0 if has_lines(bench) else watch.statement == "BEGIN IMMEDIATE"
+
+
+def _waiting_on_mariadb(connection: Connection) -> int:
+    # Its tables that say so are written anew only when nobody has looked at them for a while.
+    ours = set(connection.exec_driver_sql(_OURS_ON_MARIADB).scalars())
+    [(_, _, said)] = connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")
+    transactions = re.split(r"^---TRANSACTION", said.partition("LIST OF TRANSACTIONS")[2], flags=re.MULTILINE)
+    waits = [_WAITS_ON_MARIADB.search(transaction) for transaction in transactions]
+    return sum(int(found[1]) in ours for found in waits if found)

@@ -62,9 +62,9 @@ def test_of_many_submits_with_one_unique_key_one_inserts(bench: Bench) -> None:
 
 
 def test_a_unique_key_whose_submit_is_rolled_back_goes_to_the_one_who_waits(
-    postgresql_bench: Bench,
+    server_bench: Bench,
 ) -> None:
-    bench = postgresql_bench
+    bench = server_bench
     connection = bench.door.engine.connect()
     transaction = connection.begin()
     bench.store.submit_within(connection, [new_job(unique_key="k")])

@@ -1,18 +1,19 @@
 """Two verbs, one row, real threads and real locks: exactly one wins, whoever comes first.
 
-Each pair is let loose many times, and, on PostgreSQL, lined up behind a lock in either order.
+Each pair is let loose many times, and, on a server, lined up behind a lock in either order.
 """
 
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from jobhandle_celery.schema import job
+from jobhandle_celery.schema import clock, job
 from jobhandle_celery.schema import worker as worker_table
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Refused, Run
@@ -20,6 +21,8 @@ from tests.store.bench import FAILURE, LEASE, TASK, Bench
 from tests.store.racing import Contender, in_line, locked, race, waiting
 from tests.support import eventually
 
+SHORT = timedelta(seconds=3)
+"""A lease that is meant to end while a verb waits for a lock."""
 LAPSE = LEASE.total_seconds() + 1
 ROUNDS = 8
 
@@ -184,6 +187,7 @@ def test_of_two_verbs_in_line_for_the_row_exactly_one_wins(
     said = in_line(bench, job, [pair.first, pair.second][::order])[::order]
     judge(bench, pair, said)
     if bench.door.engine.dialect.name == "postgresql":
+        # MariaDB may give up whoever is first in line, to end a deadlock; it asks again, as the last.
         assert pair.won(said[0] if order == 1 else said[1]), "the first in line"
 
 
@@ -210,11 +214,11 @@ def test_a_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, o
     ]
 
 
-def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(postgresql_bench: Bench) -> None:
+def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(server_bench: Bench) -> None:
     """The job is final to the cancel's first statement, and sent round again before its second."""
     bench, other = (
-        postgresql_bench,
-        Bench(postgresql_bench.url, namespace=postgresql_bench.settings.namespace),
+        server_bench,
+        Bench(server_bench.url, namespace=server_bench.settings.namespace),
     )
     job_id = bench.place(JobStatus.FINISHED).job_id
     resubmitted: list[bool] = []
@@ -255,9 +259,9 @@ def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
     assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)
 
 
-def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(postgresql_bench: Bench) -> None:
+def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench) -> None:
     """Mutant 11: the lease is looked at in the reap's own transaction, under a lock."""
-    bench = postgresql_bench
+    bench = server_bench
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     with locked(bench, worker_table):
@@ -266,20 +270,21 @@ def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(postgresql_bench: Be
     assert bench.reap(str(run.worker.boot_id)) == []
 
 
-def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(postgresql_bench: Bench) -> None:
+def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(server_bench: Bench) -> None:
     """SQLite has one lock: there, nothing happens between a claim's look and its commit."""
-    bench = postgresql_bench
+    bench = server_bench
     job_id = bench.submit()
     me = bench.worker()
     run = bench.key(job_id, me)
+    mine = worker_table.c.boot_id == me.boot_id
+    with bench.door.transaction() as connection:
+        soon = worker_table.update().where(mine).values(lease_until=clock(SHORT))
+        bench.store.execute(connection, soon)
     with ThreadPoolExecutor(1) as pool:
         with locked(bench, job):
             claiming = pool.submit(bench.store.claim, run, TASK)
-            eventually(lambda: waiting(bench) == 1)
-            with bench.door.transaction() as connection:
-                lapsed = worker_table.update().where(worker_table.c.boot_id == me.boot_id)
-                past = worker_table.c.started
-                bench.store.execute(connection, lapsed.values(lease_until=past))
+            eventually(lambda: waiting(bench) == 1 or claiming.done())
+            eventually(lambda: bench.lapsed_workers() == [me.boot_id])
             bench.reap(str(me.boot_id))
         said = claiming.result(timeout=30)
     for boot_id in bench.lapsed_workers():

@@ -64,10 +64,16 @@ def _maker(
     stack: ExitStack,
     folder: Path,
     reaper: Reaper,
-    broker_url: str,
+    redis_url: str,
     temporary_folder: Path,
 ) -> NewSite:
-    def make(*, database: str = "postgresql", database_url: str | None = None, **options: Any) -> Site:
+    def make(
+        *,
+        database: str = "postgresql",
+        database_url: str | None = None,
+        broker_url: str | None = None,
+        **options: Any,
+    ) -> Site:
         if database_url is None and database == "postgresql":
             databases: PostgresqlDatabases = request.getfixturevalue("postgresql_databases")
             database_url = databases.create()
@@ -76,7 +82,13 @@ def _maker(
             files: SqliteFiles = request.getfixturevalue("sqlite_files")
             database_url = files.create(folder / "jobs.sqlite3")
         site = Site(
-            folder, reaper, database_url, broker_url, environment={"TMPDIR": str(temporary_folder)}, **options
+            folder,
+            reaper,
+            database_url,
+            broker_url or redis_url,
+            environment={"TMPDIR": str(temporary_folder)},
+            results_url=redis_url,
+            **options,
         )
         stack.callback(site.close)
         request.node.stash.setdefault(WORKERS, site.workers)

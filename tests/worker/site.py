@@ -45,13 +45,16 @@ class Site:
         broker_url: str,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        results_url: str | None = None,
     ) -> None:
+        """Make one; `results_url` is a Redis, the broker unless given."""
+        results_url = results_url or broker_url
         self.folder = folder
         self.database_url = database_url
         self.broker_url = broker_url
-        self.settings = {**SPEED, "result_backend": broker_url, **(settings or {})}
+        self.settings = {**SPEED, "result_backend": results_url, **(settings or {})}
         self.workers: list[WorkerProcess] = []
-        self.redis = redis.Redis.from_url(broker_url)
+        self.redis = redis.Redis.from_url(results_url)
         self.app = Celery("client", broker=broker_url, set_as_current=False)
         self.app.conf.update(self.settings)
         self.jobs = Jobs(self.app, database_url)
@@ -68,7 +71,7 @@ class Site:
             folder=self.folder,
             reaper=self._reaper,
             database_url=options.pop("database_url", self.database_url),
-            broker_url=self.broker_url,
+            broker_url=options.pop("broker_url", self.broker_url),
             settings=settings,
             environment={**self._environment, **options.pop("environment", {})},
             **options,

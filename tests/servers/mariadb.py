@@ -1,0 +1,103 @@
+"""A MariaDB of our own, from the PATH or where Debian puts its daemon; as `nobody` under root."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import sqlalchemy
+
+from tests.reaper import Reaper
+from tests.servers.places import fast_folder, on_path, program
+from tests.servers.server import Server, ServerMissing, start_first
+from tests.servers.sql import execute
+
+
+class MariadbServer(Server):
+    name = "MariaDB"
+    end_signal = signal.SIGTERM
+
+    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
+        super().__init__(programs, folder, reaper)
+        self.user = "nobody" if os.geteuid() == 0 else None
+        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-mariadb-data-", dir=fast_folder()))
+        reaper.remove_folder(self.data)
+
+    @property
+    def url(self) -> str:
+        """Its server, without a database, as somebody who may do anything."""
+        return f"mariadb+pymysql://tests:{self.password}@127.0.0.1:{self.port}/?charset=utf8mb4"
+
+    @property
+    def command(self) -> list[str]:
+        options = {
+            "datadir": self.data,
+            "port": self.port,
+            "bind-address": "127.0.0.1",
+            "socket": self.folder / "socket",
+            "pid-file": self.folder / "pid",
+            "tmpdir": self.folder,
+            "init-file": self._first_statements,
+            "max-connections": 200,
+            # Only a crash of the machine loses what is not synced; a server that is killed does not.
+            "innodb-flush-log-at-trx-commit": 2,
+            # Together with the data on a tmpfs: keep small.
+            "innodb-buffer-pool-size": "64M",
+            "innodb-log-file-size": "32M",
+        }
+        return [
+            str(self.programs / "mariadbd"),
+            *("--no-defaults", "--skip-name-resolve"),
+            *(f"--{option}={value}" for option, value in options.items()),
+        ]
+
+    def prepare(self) -> None:
+        installer = program("mariadb-install-db")
+        if installer is None:
+            raise ServerMissing("there is no mariadb-install-db")
+        self._first_statements.write_text(
+            f"CREATE USER IF NOT EXISTS tests@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
+            "GRANT ALL ON *.* TO tests@'127.0.0.1' WITH GRANT OPTION;\n"
+        )
+        if self.user is not None:
+            for path in (self.folder, self.data, self._first_statements):
+                shutil.chown(path, self.user)
+        command = [
+            installer,
+            *("--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"),
+            f"--datadir={self.data}",
+            *([f"--user={self.user}"] if self.user else []),
+        ]
+        # Its temporary tables are named after its process id, and /tmp may be another machine's too.
+        environment = {**os.environ, "TMPDIR": str(self.folder)}
+        made = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
+        if made.returncode != 0:
+            raise ServerMissing(f"{installer} ended with {made.returncode}: {made.stderr.strip()}")
+
+    def discard(self) -> None:
+        super().discard()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def answers(self) -> bool:
+        try:
+            execute(self.url, "SELECT 1")
+        except sqlalchemy.exc.OperationalError:
+            return False
+        return True
+
+    @property
+    def _first_statements(self) -> Path:
+        return self.folder / "init.sql"
+
+
+def own_mariadb(reaper: Reaper) -> MariadbServer:
+    """Start a MariaDB of our own with new data (about three seconds); the caller ends it with `discard()`.
+
+    Raises:
+        ServerMissing: with the reason.
+    """
+    return start_first(MariadbServer, reaper, on_path("mariadbd", "mariadb-install-db"))

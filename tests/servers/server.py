@@ -1,0 +1,151 @@
+"""A server process of a test run: it starts on a free port, ends as a test wishes, starts again."""
+
+import contextlib
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from tests.reaper import Reaper
+from tests.servers.places import free_port, session_of
+from tests.support import eventually
+
+S = TypeVar("S", bound="Server")
+
+
+class ServerMissing(Exception):
+    """No program of this server was found that runs here."""
+
+
+class Server:
+    """A server process of our own, on one port for all its life: a test may end it and start it again."""
+
+    name: str
+    end_signal: signal.Signals
+    user: str | None = None
+
+    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
+        self.programs = programs
+        self.folder = folder
+        self.port = 0
+        self.password = secrets.token_hex(8)  # this machine's other users reach the port too
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reaper = reaper
+
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Make its data, once, before the first start."""
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start it, on the port that it had if it ran before, and wait until it answers."""
+        if self.port:
+            self._start_on_port()
+            return
+        for attempt in range(
+            5
+        ):  # between our choice of a port and the server's bind, someone else may take it
+            self.port = free_port()
+            try:
+                self._start_on_port()
+                return
+            except AssertionError:
+                self.kill()
+                if attempt == 4:
+                    raise
+
+    def stop(self) -> None:
+        """End it in an orderly way. Its clients are disconnected."""
+        self._end(self.end_signal)
+
+    def kill(self) -> None:
+        """End it at once, with all its processes."""
+        self._end(signal.SIGKILL)
+
+    def discard(self) -> None:
+        """End it and remove its data."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def pause(self) -> None:
+        """Let it hold its connections and answer nothing, until `resume()`."""
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a connection's process ends with it
+                process.suspend()
+
+    def resume(self) -> None:
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def _start_on_port(self) -> None:
+        assert self._process is None, f"{self.name} runs already"
+        with (self.folder / "log").open("ab") as log:
+            process = self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **session_of(self.user)
+            )
+        self._reaper.watch(process.pid, self.end_signal)
+        eventually(lambda: process.poll() is not None or self.answers(), 30, f"{self.name} does not answer")
+        assert process.poll() is None, f"{self.name} ended with {process.returncode}:\n{self.log[-2000:]}"
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        processes = self._processes()
+        self.resume()
+        if how != signal.SIGKILL:
+            self._process.send_signal(how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(timeout=10)
+        self._reaper.forget(self._process.pid)
+        self._process = None
+
+    def _processes(self) -> list[psutil.Process]:
+        if self._process is None or self._process.poll() is not None:
+            return []
+        leader = psutil.Process(self._process.pid)
+        return [leader, *leader.children(recursive=True)]
+
+
+def start_first(kind: type[S], reaper: Reaper, places: list[Path]) -> S:
+    """Start a server with the programs of the first of these folders with which one starts.
+
+    Raises:
+        ServerMissing: with the reasons of all.
+    """
+    reasons = [] if places else ["its programs are neither on the PATH nor among the installed wheels"]
+    for programs in places:
+        folder = Path(tempfile.mkdtemp(prefix=f"jobhandle-test-{kind.name.lower()}-"))
+        reaper.remove_folder(folder)
+        server = kind(programs, folder, reaper)
+        try:
+            server.prepare()
+            server.start()
+        except (ServerMissing, AssertionError, OSError) as error:
+            reasons.append(f"{programs}: {error}")
+            server.discard()
+        else:
+            return server
+    raise ServerMissing(f"no {kind.name} for the tests: " + "; ".join(reasons))
