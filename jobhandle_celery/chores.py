@@ -1,4 +1,4 @@
-"""What a worker's main process does beside its bodies, once an interval. May import sweep, request and below.
+"""What a worker's main process does beside its bodies, once an interval. May import watchers and below.
 
 It writes what the process has learned of its children, ends the processes of bodies that are to end, settles
 rows that name this worker and that it does not run, and sweeps.
@@ -21,6 +21,7 @@ from .request import JobRequest
 from .service import End, Service
 from .store import Run, Standing
 from .sweep import sweep
+from .watchers import Watchers
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Chores:
         self._suspects: dict[Run, float] = {}
         self._astray: dict[Key, float] = {}
         self._told: set[Key] = set()
+        self._watchers = Watchers(worker)
 
     def __call__(self) -> None:
         self.settle_ends()
@@ -52,7 +54,8 @@ class Chores:
         self._stop(standings, requests)
         self._stop_superseded(standings, requests)
         self._settle_strays(standings, requests)
-        sweep(self._service.store, self._service.dispatcher)
+        self._watchers.hear_progress(standings, requests)
+        sweep(self._service.store, self._service.dispatcher, self._watchers.hear_of)
 
     def settle_ends(self) -> None:
         """Write what the main process has learned of its children; what cannot be written now stays."""
@@ -61,7 +64,9 @@ class Chores:
         ready = [end for end in self._put_off if self._is_gone(end)]
         for end in ready:
             try:
-                end.write()
+                outcome = end.write()
+                for lost in outcome if isinstance(outcome, list) else ():
+                    self._watchers.hear_of(lost)
             except DatabaseUnavailableError:
                 raise
             except Exception:
@@ -155,6 +160,7 @@ class Chores:
             because = "its worker does not run it any more"
             for lost in self._service.store.lose(run, because, self._me):
                 logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
+                self._watchers.hear_of(lost)
 
     def _lasting(self, seen: dict[K, float], now_seen: Iterable[K]) -> list[K]:
         """Return what has been seen for longer than the grace.

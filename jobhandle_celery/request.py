@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from celery import Celery
+from celery import Celery, states
 from celery.exceptions import Ignore, InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
@@ -106,7 +106,7 @@ class JobRequest:
     request_dict: dict[str, Any]
     worker_pid: int | None
     time_start: float | None
-    send_event: Callable[..., None]
+    _error: BaseException | None = None
     task: Any
     _cut_off = False
     """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
@@ -139,11 +139,12 @@ class JobRequest:
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Learn how a body ended that could not say so itself."""
+        self._error = _unwrapped(exc_info.exception)
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]  # a mixin
         finally:
             if self.is_job:
-                self._note_failure(_unwrapped(exc_info.exception))
+                self._note_failure(self._error)
 
     def _note_failure(self, error: BaseException) -> None:
         store, me = service_of(self.app).store, service_of(self.app).me()
@@ -157,6 +158,16 @@ class JobRequest:
         elif seat is not None and isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
             because = _lost_process(error)
             self._later(lambda: store.lose(seat, because, me), seat)
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Tell Flower and its like, in words that leave no job in a wrong state there."""
+        if self.is_job and type == "task-cancelled":
+            return  # a state that nothing after it would change; the watchers hear what the row says
+        if self.is_job and type == "task-revoked":
+            fields["state"] = states.REVOKED  # it would not come after a state of ours, PROGRESS, by itself
+        if self.is_job and type == "task-failed" and "ExceptionWithTraceback" in fields["exception"]:
+            fields["exception"] = repr(self._error)
+        super().send_event(type, **fields)  # type: ignore[misc]  # a mixin
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
@@ -250,10 +261,11 @@ class JobRequest:
             service.ends.put(End(self.id, write))
             return
 
-        def write_and_leave() -> None:
-            write()
+        def write_and_leave() -> object:
+            outcome = write()
             # Whoever else has ended the row meanwhile waits to hear that no body is left.
             service.store.leave(seat)
+            return outcome
 
         service.ends.put(End(self.id, write_and_leave, self.worker_pid if service.prefork else None))
 

@@ -30,6 +30,7 @@ class End:
 
     task_id: str
     write: Callable[[], object]
+    """Writes it. If that makes a list of `Lost`, nobody else tells of those."""
     pid: int | None = None
     """The process that must be gone first; None: none."""
     since: float = field(default_factory=time.monotonic)

@@ -2,10 +2,11 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from .dispatch import Dispatcher
 from .status import JobStatus
-from .store import DAMPED_AT_MOST, Outgoing, Store
+from .store import DAMPED_AT_MOST, Lost, Outgoing, Store
 
 logger = logging.getLogger(__name__)
 
@@ -16,10 +17,11 @@ LONGEST = 2.0
 """Seconds after which a pass takes no further batch: the leases of the lost are looked at every pass."""
 
 
-def sweep(store: Store, dispatcher: Dispatcher) -> bool:
+def sweep(store: Store, dispatcher: Dispatcher, tell: Callable[[Lost], None] | None = None) -> bool:
     """Make a pass, unless somebody made one less than an interval ago; say whether it was made.
 
-    Settles the jobs of workers that are lost, cancels what has expired, and publishes what is due.
+    Settles the jobs of workers that are lost, and tells of each; cancels what has expired, and publishes what
+    is due.
     """
     unbroken = store.begin_pass()
     if unbroken is None:
@@ -28,6 +30,8 @@ def sweep(store: Store, dispatcher: Dispatcher) -> bool:
         for boot_id in store.lapsed_workers():
             for lost in store.reap(boot_id):
                 logger.warning("job %s is %s: its worker was lost", lost.job_id, lost.status)
+                if tell is not None:
+                    tell(lost)
     store.expire()
     until = time.monotonic() + LONGEST
     while dispatcher.reachable and (due := store.reserve(BATCH)):

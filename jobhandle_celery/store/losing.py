@@ -110,4 +110,4 @@ class Losing(Moves):
 
 
 def _lost(rows: Sequence[Row[Any]]) -> list[Lost]:
-    return [Lost(row.id, row.status_id) for row in rows]
+    return [Lost(row.id, row.task_id, row.task, row.status_id, row.told) for row in rows]

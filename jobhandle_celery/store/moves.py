@@ -193,9 +193,11 @@ class Moves:
 def told(
     because: str | ColumnElement[str], actor: str | ColumnElement[str]
 ) -> tuple[ColumnElement[Any], ...]:
-    """Return the columns of a row that its event is made of."""
+    """Return the columns of a row that its event is made of, and by which others know it."""
     return (
         job.c.id,
+        job.c.task_id,
+        job.c.task,
         job.c.attempt,
         job.c.status_id,
         _as_column(because).label("told"),

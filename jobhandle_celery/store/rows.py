@@ -166,6 +166,8 @@ class Standing:
     """Somebody asked it to stop."""
     terminate: bool
     """And that its process be ended, if need be."""
+    message: str = ""
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,10 @@ class Lost:
     """What the sweep, or a main process, made of a job whose worker is gone."""
 
     job_id: int
+    task_id: str
+    task: str
     status: JobStatus
+    because: str
 
 
 @dataclass(frozen=True)
@@ -276,11 +281,16 @@ def to_job(row: Row[Any]) -> Job:
         worker=row.worker,
         result=codec.decode(row.result),
         error=Failure(**json.loads(row.error)) if row.error else None,
-        progress=None
-        if row.progress_current is None
-        else Progress(_number(row.progress_current), _optional_number(row.progress_total)),
+        progress=to_progress(row),
         cancel_requested=row.cancel_requested,
     )
+
+
+def to_progress(row: Row[Any]) -> Progress | None:
+    """Return how far a job says it is."""
+    if row.progress_current is None:
+        return None
+    return Progress(_number(row.progress_current), _optional_number(row.progress_total))
 
 
 def to_event(row: Row[Any]) -> Event:

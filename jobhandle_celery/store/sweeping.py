@@ -13,7 +13,7 @@ from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
 from .moves import DUE, HELD, STAMPED, Guard, for_these, grouped, moves, unless_expired_before, unless_there
-from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing
+from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing, to_progress
 from .running import Running
 
 DAMPED_AT_MOST = 3
@@ -215,6 +215,9 @@ class Sweeping(Running):
             job.c.pid,
             STAMPED.label("stop"),
             job.c.terminate,
+            job.c.message,
+            job.c.progress_current,
+            job.c.progress_total,
         ).where(job.c.boot_id == boot_id, job.c.status_id == JobStatus.RUNNING)
         with self.door.reading() as connection:
             return [
@@ -226,6 +229,8 @@ class Sweeping(Running):
                     row.pid,
                     bool(row.stop),
                     bool(row.terminate),
+                    row.message,
+                    to_progress(row),
                 )
                 for row in self.execute(connection, statement)
             ]

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import os
+import signal
 import time
 import uuid
 from typing import Any
@@ -68,6 +69,25 @@ def until_there(path: str, sign: str) -> str:
         time.sleep(0.02)
     append_line(path, "ended")
     return "seen"
+
+
+@task()
+def say_and_wait(path: str, sign: str) -> str:
+    """Say how far it is, then work until a file is there."""
+    job = current_job()
+    assert job is not None
+    job.set_message("reading")
+    job.set_progress(1, 4)
+    return str(until_there(path, sign))
+
+
+@task()
+def killed_once(path: str) -> str:
+    if os.path.exists(path):
+        return "alive"
+    append_line(path, "begun")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it lives on")
 
 
 @task()

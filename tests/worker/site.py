@@ -167,6 +167,10 @@ class Events:
         """Return the kinds of the events about a task, in their order."""
         return [event["type"] for event in list(self._seen) if event.get("uuid") == task_id]
 
+    def all(self) -> list[dict[str, Any]]:
+        """Return the events of all tasks and workers, in the order in which they came."""
+        return list(self._seen)
+
     def close(self) -> None:
         self._receiver.should_stop = True
         self._thread.join(10)

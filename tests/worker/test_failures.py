@@ -81,8 +81,8 @@ def test_a_hard_time_limit_ends_the_body_and_says_so(site: Site, task: str) -> N
 
 def test_a_time_limit_that_an_operator_sets_holds_for_the_jobs_after_it(site: Site) -> None:
     def limit(seconds: float | None) -> None:
-        [worker] = site.app.control.time_limit("worker.attentive", hard=seconds, reply=True, timeout=10)
-        assert "ok" in str(worker)
+        answers: Any = site.app.control.time_limit("worker.attentive", hard=seconds, reply=True, timeout=10)
+        assert "'ok'" in str(answers)
 
     limit(1)
     try:

@@ -33,7 +33,7 @@ def test_neither_logs_nor_events_show_them(site: Site, worker: WorkerProcess) ->
         for handle in (finished, failed, retried):
             task_id = handle.get_job().task_id
             eventually(lambda: {"task-succeeded", "task-failed"} & set(events.of(task_id)))  # noqa: B023
-        seen = json.dumps(list(events._seen), default=str)
+        seen = json.dumps(events.all(), default=str)
     assert retried.result() == len(f"{CANARY}, again")
     assert "'***'" in seen
     assert CANARY not in seen

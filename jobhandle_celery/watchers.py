@@ -1,0 +1,88 @@
+"""What Flower and its like hear of jobs beside what Celery tells them. May import request and below.
+
+Celery's events tell what a main process sees of its tasks: nothing of a worker that was lost, nor of
+progress. Events are for watching alone; no promise rests on one. They leave through the worker's own event
+dispatcher, in its event loop: so they come in order with Celery's, and only if somebody wants events.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import states
+from celery.worker import state
+
+from .request import JobRequest
+from .status import JobStatus
+from .store import Lost, Standing
+
+logger = logging.getLogger(__name__)
+
+
+class Watchers:
+    """Everybody who captures events of one worker; there may be nobody."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._said: dict[tuple[int, str, int], object] = {}
+
+    def hear_of(self, lost: Lost) -> None:
+        """Tell what became of a job whose body is gone: nobody else tells that."""
+        fields: dict[str, Any]
+        match lost.status:
+            case JobStatus.ERROR:
+                kind, fields = "task-failed", {"exception": lost.because, "traceback": ""}
+            case JobStatus.REQUEUED:
+                kind, fields = "task-retried", {"exception": lost.because, "traceback": ""}
+            case _:
+                # The state is given because Flower lets no REVOKED come after a state of ours.
+                kind = "task-revoked"
+                fields = {"terminated": True, "signum": None, "expired": False, "state": states.REVOKED}
+        self._soon(self._send, kind, {"uuid": lost.task_id, "name": lost.task, **fields})
+
+    def hear_progress(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
+        """Tell how far bodies are, and what they say, if that has changed since the last time."""
+        running = {request.key: request for request in requests}
+        before, self._said = self._said, {}
+        for one in standings:
+            key = one.job_id, one.task_id, one.attempt
+            if (request := running.get(key)) is None:
+                continue
+            self._said[key] = said = one.message, one.progress
+            if said != before.get(key, (one.message, None)):
+                self._soon(self._send_progress, request, one)
+
+    def _soon(self, send: Callable[..., None], *args: Any) -> None:
+        consumer = self._worker.consumer
+        if consumer is not None:
+            consumer.call_soon(_harmless, send, *args)
+
+    def _send(self, kind: str, fields: dict[str, Any]) -> None:
+        dispatcher = self._worker.consumer.event_dispatcher
+        if dispatcher is not None and dispatcher.enabled:
+            dispatcher.send(kind, **fields)
+
+    def _send_progress(self, request: JobRequest, standing: Standing) -> None:
+        if request not in state.active_requests:
+            return  # it has ended, and the result that is shown by now is not to be written over
+        progress = standing.progress
+        fraction = None if progress is None else progress.fraction
+        percentage = None if fraction is None else round(100 * fraction)
+        shown = "" if percentage is None else f"{percentage} %"
+        request.send_event(
+            "task-progress",
+            message=standing.message,
+            current=None if progress is None else progress.current,
+            total=None if progress is None else progress.total,
+            percentage=percentage,
+            # The one field of these that Flower shows.
+            result=": ".join(word for word in (shown, standing.message) if word),
+        )
+
+
+def _harmless(send: Callable[..., None], *args: Any) -> None:
+    try:
+        send(*args)
+    except Exception:
+        # In the worker's event loop, for whose sake nobody watches.
+        logger.warning("an event for the watchers was not sent", exc_info=True)

@@ -1,0 +1,119 @@
+"""What Flower is left with: the last state of each task, as it makes it of the events that it hears."""
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from celery.events.state import State
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.support import eventually
+from tests.worker.site import Events, NewSite, Site
+
+
+@pytest.fixture
+def site(new_site: NewSite) -> Site:
+    return new_site(settings={"worker_send_task_events": True})
+
+
+def state_of(events: Events, task_id: str | None) -> str | None:
+    """Return what Flower would show, which keeps events by celery.events.state as well."""
+    seen: Any = State()
+    for event in events.all():
+        seen.event(dict(event))
+    task = seen.tasks.get(task_id)
+    return None if task is None else str(task.state)
+
+
+def task_id_of(handle: JobHandle) -> str | None:
+    return handle.get_job().task_id
+
+
+def test_progress_is_heard_and_the_end_after_it(site: Site) -> None:
+    site.start()
+    path, sign = site.new_file(), site.new_file()
+    with site.events() as events:
+        handle = site.submit("say_and_wait", str(path), str(sign))
+        task_id = task_id_of(handle)
+        eventually(lambda: "task-progress" in events.of(task_id))
+        assert state_of(events, task_id) == "PROGRESS"
+        handle.set_progress(2, 4)
+        eventually(lambda: events.of(task_id).count("task-progress") > 1)
+        sign.touch()
+        eventually(lambda: "task-succeeded" in events.of(task_id))
+        told = [event for event in events.all() if event["type"] == "task-progress"]
+    assert [(one["message"], one["current"], one["total"]) for one in told][-1] == ("reading", 2, 4)
+    assert (told[-1]["percentage"], told[-1]["result"]) == (50, "50 %: reading")
+    assert events.of(task_id)[-1] == "task-succeeded"
+    assert state_of(events, task_id) == "SUCCESS"
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_job_that_was_cancelled_after_some_progress_is_revoked(site: Site, terminate: bool) -> None:
+    site.start()
+    path, sign = site.new_file(), site.new_file()
+    with site.events() as events:
+        handle = site.submit("say_and_wait", str(path), str(sign))
+        task_id = task_id_of(handle)
+        eventually(lambda: "task-progress" in events.of(task_id))
+        handle.cancel_job(terminate=terminate)
+        if terminate:
+            eventually(lambda: state_of(events, task_id) == "REVOKED")
+            assert handle.wait(30) is JobStatus.CANCELLED
+        else:
+            sign.touch()
+            eventually(lambda: state_of(events, task_id) == "SUCCESS")
+            assert handle.wait(30) is JobStatus.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("attempts", "cancelled", "left_with"),
+    [(1, False, "FAILURE"), (2, False, "RETRY"), (2, True, "REVOKED")],
+)
+def test_a_lost_worker_leaves_no_job_started_for_ever(
+    site: Site, attempts: int, cancelled: bool, left_with: str
+) -> None:
+    worker = site.start(queues=["first"])
+    other = site.start(queues=["second"])
+    path = site.new_file()
+    with site.events() as events:
+        handle = site.submit("deaf", str(path), 60, queue="first", max_attempts=attempts)
+        task_id = task_id_of(handle)
+        eventually(path.exists)
+        if cancelled:
+            handle.cancel_job()
+        worker.kill()
+        eventually(lambda: state_of(events, task_id) == left_with, timeout=60)
+    assert other.is_running()
+
+
+def test_a_lost_child_is_told_with_words_and_its_next_attempt_after_it(site: Site) -> None:
+    site.start()
+    path = site.new_file()
+    with site.events() as events:
+        handle = site.submit("killed_once", str(path), max_attempts=2)
+        task_id = task_id_of(handle)
+        assert handle.wait(30) is JobStatus.FINISHED
+        eventually(lambda: state_of(events, task_id) == "SUCCESS")
+        [failed] = [event for event in events.all() if event["type"] == "task-failed"]
+    assert "signal 9" in failed["exception"]
+    went = events.of(task_id)
+    assert went.index("task-failed") < went.index("task-retried") < went.index("task-succeeded")
+
+
+def test_a_job_that_was_given_back_is_not_cancelled(site: Site) -> None:
+    worker = site.start(settings={"worker_soft_shutdown_timeout": 0.1})
+    path, sign = site.new_file(), site.new_file()
+    with site.events() as events:
+        handle = site.submit("until_there", str(path), str(sign))
+        task_id = task_id_of(handle)
+        eventually(path.exists)
+        os.kill(worker.pid, signal.SIGQUIT)
+        worker.wait()
+        eventually(lambda: not handle.job_running())
+        sign.touch()
+        site.start()
+        assert handle.wait(30) is JobStatus.FINISHED
+        eventually(lambda: state_of(events, task_id) == "SUCCESS")
+        assert "task-cancelled" not in events.of(task_id)
