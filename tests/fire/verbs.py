@@ -11,6 +11,7 @@ from sqlalchemy import Table, select
 from jobhandle_celery.schema import job, job_event, sweep, worker
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run, Seat, Selection, Store
+from jobhandle_celery.store.paging import Window
 from tests.store.bench import FAILURE, HELD, TASK, Bench, new_job
 
 Ask = Callable[[Store], Any]
@@ -303,6 +304,24 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "find": _of_job(JobStatus.QUEUED, lambda store, _: len(store.find(Selection(), None, 10))),
     "count_by_status": _of_job(JobStatus.QUEUED, lambda store, _: store.count_by_status()),
     "events": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.events(job_id))),
+    "ids": _of_job(JobStatus.QUEUED, lambda store, _: len(store.ids(Selection(), Window()))),
+    "page": _of_job(JobStatus.QUEUED, lambda store, _: len(store.page(Selection(), Window(), 10).jobs)),
+    "now": lambda _bench: lambda store: store.now() is not None,
+    "tally": _of_job(JobStatus.QUEUED, lambda store, _: [one.count for one in store.tally()]),
+    "ended_within": _of_job(JobStatus.ERROR, lambda store, _: len(store.ended_within(timedelta(days=1)))),
+    "submitted_within": _of_job(JobStatus.ERROR, lambda store, _: store.submitted_within(timedelta(days=1))),
+    "touched_within": _of_job(
+        JobStatus.ERROR, lambda store, _: len(store.touched_within(timedelta(days=1), 0, 10))
+    ),
+    "workers": _of_run(lambda store, _: len(store.workers())),
+    "running": _of_run(lambda store, _: len(store.running(10))),
+    "passes": lambda _bench: lambda store: store.passes(),
+    "durability": lambda _bench: lambda store: store.durability() is not None,
+    "count": _of_job(JobStatus.QUEUED, lambda store, _: store.count([JobStatus.QUEUED], "task")),
+    "count_held": _of_job(HELD, lambda store, _: store.count_held()),
+    "sight": _of_run(lambda store, run: getattr(store.sight(run.job_id), "job", None) is not None),
+    "sights": _of_run(lambda store, run: len(store.sights([run.job_id]))),
+    "stuck": _of_run(lambda store, _: len(store.stuck(timedelta(minutes=1), 3))),
     "prune": _prune,
     "begin_pass for the first time": _begin_first_pass,
     "begin_pass": _begin_pass,

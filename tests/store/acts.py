@@ -1,0 +1,344 @@
+"""Every verb that changes something, as an act: it asks the store and the model the same.
+
+A verb that is not here, and has no scene in tests/fire/verbs.py that shows that it changes nothing, makes
+a test fail.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from jobhandle_celery.errors import InvalidTransitionError
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Outgoing, Refusal, Refused, Run, Seat, Selection, Store, Worker
+from tests.store.bench import FAILURE, TASK, new_job
+from tests.store.model import Model
+from tests.store.model_job import CANCELLED, ERROR, FINISHED, RUNNING, ModelJob
+
+KEY = "k"
+"""The unique key of a job that is submitted by an act."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Whom an act is about, and who plays in it."""
+
+    store: Store
+    other: Worker
+    """Another one than the worker of the run."""
+    late: Outgoing
+    """The message of the last run; if there was none, the one that fits the row."""
+    run: Run
+    """The last run; if there was none, a claim that may be won."""
+    sent: Outgoing
+    """The message that fits the row."""
+    rival: Run
+    """Another worker's claim, with a copy of the late message."""
+    next_run: Run
+    """Another worker's claim, with the message that fits."""
+
+    @property
+    def job_id(self) -> int:
+        return self.run.job_id
+
+    @property
+    def me(self) -> Worker:
+        return self.run.worker
+
+    @property
+    def seat(self) -> Seat:
+        run = self.run
+        return Seat(run.job_id, run.task_id, run.attempt, str(run.worker.boot_id), run.worker.pid)
+
+
+def key(message: Outgoing, by: Worker) -> Run:
+    """Return a claim that has not been made yet."""
+    return Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), by)
+
+
+@dataclass(frozen=True)
+class Act:
+    """One way to call a verb.
+
+    The text is what the caller makes for one call: a token, a task id, a message.
+    """
+
+    verb: str
+    ask: Callable[[Cast, str], Any]
+    expect: Callable[[Cast, Model, ModelJob, str], Any]
+    gone: Any = False
+    """The answer when the job has been pruned."""
+    of_job: bool = True
+    """False: it is about whatever there is, and has its answer also then."""
+    skipping: Any = None
+    """Its answer when it leaves a row that somebody has locked for another time; None: it waits."""
+    repeated: tuple[Any, ...] = ()
+    """What else it may answer to an author who asks again, because the first answer was lost."""
+
+    def expected(self, cast: Cast, model: Model, token: str) -> Any:
+        """Let it happen to the model; return the model's answer."""
+        job: Any = model.jobs.get(cast.job_id)
+        return self.expect(cast, model, job, token) if job or not self.of_job else self.gone
+
+
+def _statuses(settled: list[Any]) -> list[JobStatus]:
+    return [one.status for one in settled]
+
+
+def _submit(cast: Cast, token: str) -> tuple[bool, JobStatus]:
+    [said] = cast.store.submit([new_job(task_id=token, unique_key=KEY)])
+    return said.fresh, said.status
+
+
+def _expect_submit(_cast: Cast, model: Model, _job: ModelJob, token: str) -> tuple[bool, JobStatus]:
+    if there := model.holder(KEY):
+        return there.task_id == token, there.status
+    return True, model.submit(-len(model.jobs), token, KEY).status
+
+
+def _resubmit(cast: Cast, token: str) -> bool | str:
+    try:
+        return cast.store.resubmit(cast.job_id, token, None)
+    except InvalidTransitionError:
+        return "key"
+
+
+def _expect_cancel_selected(cast: Cast, model: Model, job: ModelJob, _: str) -> int:
+    before = len(job.events)
+    model.cancel(job, False)
+    return len(job.events) - before
+
+
+def _claim(by: str) -> Act:
+    return Act(
+        "claim",
+        lambda cast, _: cast.store.claim(getattr(cast, by), TASK),
+        lambda cast, model, job, _: model.claim(getattr(cast, by)),
+        gone=Refused(Refusal.UNKNOWN),
+        repeated=(Refused(Refusal.CANCELLED),),  # of a job that has expired: it was cancelled
+    )
+
+
+def _end(verb: str, status: JobStatus, message: str, *given: Any) -> Act:
+    return Act(
+        verb,
+        lambda cast, _: getattr(cast.store, verb)(cast.run, *given),
+        lambda cast, model, job, _: model.end(cast.run, status, message),
+    )
+
+
+def _retry(delay: float) -> Act:
+    return Act(
+        "retry",
+        lambda cast, _: cast.store.retry(cast.run, "{}", None, delay * 60 or None, "again"),
+        lambda cast, model, job, _: model.retry(cast.run, delay),
+        gone=None,
+    )
+
+
+def _settle(verb: str, holder: str) -> Act:
+    def expect(cast: Cast, model: Model, _job: ModelJob, _token: str) -> list[JobStatus]:
+        who = getattr(cast, holder)
+        return model.lose(who, "gone") if verb == "lose" else model.give_back(who)
+
+    return Act(
+        verb,
+        lambda cast, _: _statuses(getattr(cast.store, verb)(getattr(cast, holder), "gone", cast.me)),
+        expect,
+        gone=[],
+        repeated=([],),
+    )
+
+
+def _cancel(*, terminate: bool) -> Act:
+    return Act(
+        "cancel",
+        lambda cast, _: cast.store.cancel(cast.job_id, None, terminate=terminate),
+        lambda cast, model, job, _: model.cancel(job, terminate),
+        gone=None,
+    )
+
+
+def _set(status: JobStatus) -> Act:
+    return Act(
+        "set_status",
+        lambda cast, token: cast.store.set_status(cast.job_id, status, token, None, token),
+        lambda cast, model, job, token: model.set_status(job, status, token, token),
+        gone=(None, False),
+    )
+
+
+def _about_message(verb: str, expect: Callable[[Model, Outgoing], Any], *given: Any) -> Act:
+    return Act(
+        verb,
+        lambda cast, _: getattr(cast.store, verb)([cast.sent], *given),
+        lambda cast, model, job, _: expect(model, cast.sent),
+        gone=None,
+    )
+
+
+ACTS: dict[str, Act] = {
+    "submit": Act("submit", _submit, _expect_submit, of_job=False),
+    "mark_queued": _about_message("mark_queued", Model.mark_queued),
+    "mark_queued late": Act(
+        "mark_queued",
+        lambda cast, _: cast.store.mark_queued([cast.late]),
+        lambda cast, model, job, _: model.mark_queued(cast.late),
+        gone=None,
+    ),
+    "put_off": _about_message("put_off", Model.put_off, "refused"),
+    "look_later": _about_message("look_later", Model.look_later),
+    "send_back": Act(
+        "send_back",
+        lambda cast, _: cast.store.send_back(
+            cast.job_id, cast.sent.task_id, cast.sent.attempt, TASK, cast.other
+        ),
+        lambda cast, model, job, _: model.send_back(cast.sent),
+        repeated=(False,),
+    ),
+    "reserve": Act(
+        "reserve",
+        lambda cast, _: {(one.task_id, one.attempt) for one in cast.store.reserve(10)},
+        lambda cast, model, job, _: {
+            (model.jobs[job_id].task_id, attempt) for job_id, attempt in model.reserve()
+        },
+        of_job=False,
+        skipping=set(),
+        repeated=(set(),),
+    ),
+    "release": Act(
+        "release",
+        lambda cast, token: cast.store.release(cast.job_id, token, None),
+        lambda cast, model, job, token: model.release(job, token),
+    ),
+    "resubmit": Act("resubmit", _resubmit, lambda cast, model, job, token: model.resubmit(job, token)),
+    "claim": _claim("run"),
+    "claim by a rival": _claim("rival"),
+    "claim with the next message": _claim("next_run"),
+    "tell_revoked": Act(
+        "tell_revoked",
+        lambda cast, _: cast.store.tell_revoked(cast.job_id, cast.sent.task_id),
+        lambda cast, model, job, _: model.tell_revoked(job, cast.sent.task_id),
+        repeated=(True,),
+    ),
+    "finish": _end("finish", FINISHED, "", "1"),
+    "fail": _end("fail", ERROR, "ValueError: no good", FAILURE),
+    "stop": _end("stop", CANCELLED, "stopped", "stopped"),
+    "retry": _retry(0),
+    "retry later": _retry(40.5),
+    "leave": Act(
+        "leave",
+        lambda cast, _: cast.store.leave(cast.run),
+        lambda cast, model, job, _: model.leave(cast.run),
+        gone=None,
+    ),
+    "note_progress": Act(
+        "note_progress",
+        lambda cast, _: cast.store.note_progress(cast.run, 1, 2),
+        lambda cast, model, job, _: model.note_progress(job, 1, cast.run),
+    ),
+    "note_progress_of": Act(
+        "note_progress_of",
+        lambda cast, _: cast.store.note_progress_of(cast.job_id, 3, 4, None),
+        lambda cast, model, job, _: model.note_progress(job, 3),
+    ),
+    "set_message": Act(
+        "set_message",
+        lambda cast, token: cast.store.set_message(cast.job_id, token, None, None),
+        lambda cast, model, job, token: model.set_message(job, token),
+        gone=None,
+    ),
+    "set_message of a run": Act(
+        "set_message",
+        lambda cast, token: cast.store.set_message(cast.job_id, token, None, cast.run),
+        lambda cast, model, job, token: model.set_message(job, token, cast.run),
+        gone=None,
+    ),
+    "fail_seat": Act(
+        "fail_seat",
+        lambda cast, _: cast.store.fail_seat(cast.seat, FAILURE, cast.me),
+        lambda cast, model, job, _: model.end_seat(cast.seat, ERROR, "ValueError: no good"),
+        repeated=(False,),
+    ),
+    "stop_seat": Act(
+        "stop_seat",
+        lambda cast, _: cast.store.stop_seat(cast.seat, "ended", cast.me),
+        lambda cast, model, job, _: model.end_seat(cast.seat, CANCELLED, "ended"),
+        repeated=(False,),
+    ),
+    "lose": _settle("lose", "run"),
+    "lose of a seat": _settle("lose", "seat"),
+    "give_back": _settle("give_back", "run"),
+    "give_back of a seat": _settle("give_back", "seat"),
+    "give_back_all": Act(
+        "give_back_all",
+        lambda cast, _: _statuses(cast.store.give_back_all(cast.me, "gone")),
+        lambda cast, model, job, _: model.give_back_all(str(cast.me.boot_id)),
+        of_job=False,
+        repeated=([],),
+    ),
+    "cancel": _cancel(terminate=False),
+    "cancel and terminate": _cancel(terminate=True),
+    "cancel of a round": Act(
+        "cancel",
+        lambda cast, _: cast.store.cancel(cast.job_id, None, terminate=False, task_id=cast.late.task_id),
+        lambda cast, model, job, _: model.cancel(job, False) if job.task_id == cast.late.task_id else None,
+        gone=None,
+    ),
+    "cancel_selected": Act(
+        "cancel_selected",
+        lambda cast, _: cast.store.cancel_selected(Selection(ids=(cast.job_id,))),
+        _expect_cancel_selected,
+        gone=0,
+        repeated=(0,),
+    ),
+    "set Running": _set(RUNNING),
+    "set Finished": _set(FINISHED),
+    "set Error": _set(ERROR),
+    "set Cancelled": _set(CANCELLED),
+    "expire": Act(
+        "expire",
+        lambda cast, _: cast.store.expire(),
+        lambda cast, model, job, _: model.expire(),
+        of_job=False,
+        repeated=(0,),
+    ),
+    "prune": Act(
+        "prune",
+        lambda cast, _: cast.store.prune(timedelta(days=1)),
+        lambda cast, model, job, _: model.prune(24 * 60),
+        of_job=False,
+        skipping=0,
+        repeated=(0,),
+    ),
+    "begin_pass": Act(
+        "begin_pass",
+        lambda cast, _: cast.store.begin_pass(),
+        lambda cast, model, job, _: model.begin_pass(),
+        of_job=False,
+        repeated=(None,),
+    ),
+    "reap": Act(
+        "reap",
+        lambda cast, _: _statuses(cast.store.reap(str(cast.me.boot_id))),
+        lambda cast, model, job, _: list(model.reap(str(cast.me.boot_id), cast.me.name).values()),
+        of_job=False,
+        skipping=[],
+        repeated=([],),
+    ),
+    "renew": Act(
+        "renew",
+        lambda cast, _: cast.store.renew(cast.me),
+        lambda cast, model, job, _: model.renew(str(cast.me.boot_id)),
+        of_job=False,
+        repeated=(True,),
+    ),
+    "retire": Act(
+        "retire",
+        lambda cast, _: cast.store.retire(cast.me),
+        lambda cast, model, job, _: model.retire(str(cast.me.boot_id)),
+        of_job=False,
+    ),
+}

@@ -1,0 +1,158 @@
+"""Who writes, and who may have been first: which acts meet, in which scenes, and what may come of it.
+
+What must come of two acts is said by the model: one after the other, in the order in which they came; or,
+if one came in the middle of the other, in either order, but wholly in one of them.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from jobhandle_celery.store import Refusal, Refused, Run
+from tests.store.acts import ACTS
+from tests.store.bench import Bench
+from tests.store.judging import look
+from tests.store.model import LEASE, Model
+from tests.store.world import DURATIONS, Call, World
+
+NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}
+"""Nobody retries a run whose claim has not been answered."""
+
+TOLD = {Refusal.CANCELLED, Refusal.EXPIRED}
+Outcome = tuple[list[Any], Model]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What happened before a pair of acts: acts, and minutes that passed."""
+
+    steps: tuple[str | float, ...] = ()
+    lapsed: bool = False
+    """The worker that runs the job did not renew its lease meanwhile."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """What the job was submitted with."""
+
+
+DAYS = 2 * 24 * 60.0
+SCENES: dict[str, Scene] = {
+    "Submitted": Scene((2,)),
+    "Submitted just now": Scene(),
+    "Waiting": Scene((40,), given={"delay": 40.5}),
+    "Waiting for long": Scene(given={"delay": 40.5}),
+    "Held": Scene(given={"held": True}),
+    "Queued": Scene(("mark_queued", 16)),
+    "Queued, reserved": Scene(("mark_queued", 16, "reserve")),
+    "Queued, expired": Scene(("mark_queued", 8), given={"life": 7.5}),
+    "Running": Scene(("claim",)),
+    "Running, asked to stop": Scene(("claim", "cancel")),
+    "Running, with another attempt": Scene(("claim",), given={"attempts": 2}),
+    "Running, its lease has ended": Scene(("claim", LEASE + 0.5), lapsed=True),
+    "Running, taken by an outsider": Scene(("set Running",)),
+    "Requeued": Scene(("claim", "retry", 2)),
+    "Requeued for later": Scene(("claim", "retry later")),
+    "Resubmitted": Scene(("claim", "finish", "resubmit", 2)),
+    "Finished long ago": Scene(("claim", "finish", DAYS)),
+    "Error": Scene(("claim", "fail")),
+    "Error by hand, its body alive": Scene(("claim", "set Error")),
+    "Cancelled": Scene(("mark_queued", "cancel")),
+}
+
+
+def staged(bench: Bench, scene: Scene) -> World:
+    """Let a scene happen, in a namespace of its own; store and model must agree at each step."""
+    own = Bench(bench.url, bench.door, namespace=str(uuid.uuid4()), **DURATIONS)
+    world = World(own, scene.given)
+    for step in scene.steps:
+        if isinstance(step, str):
+            world.play(ACTS[step])
+        else:
+            world.pass_time(step, renewing=not scene.lapsed)
+    world.steady_sweeps()
+    world.save()
+    return world
+
+
+class Worlds:
+    """The scenes on one database, each set once."""
+
+    def __init__(self, url: str) -> None:
+        self.bench = Bench(url)
+        self._set: dict[str, World] = {}
+
+    def __getitem__(self, scene: str) -> World:
+        if scene not in self._set:
+            self._set[scene] = staged(self.bench, SCENES[scene])
+        return self._set[scene]
+
+
+# Which pairs meet where.
+
+
+def summary(answers: list[Any], model: Model) -> str:
+    """Return an outcome without what is another in each scene: ids."""
+    said = ["won" if isinstance(one, Run) else len(one) if isinstance(one, set) else one for one in answers]
+    ends = [(one.status, one.boot is None, one.claim is None) for one in model.jobs.values()]
+    return repr((said, ends, len(model.leases)))
+
+
+@cache
+def changing(worlds: Worlds, scene: str) -> list[str]:
+    """Return the acts that change something in a scene."""
+    world = worlds[scene]
+    return [name for name, act in ACTS.items() if world.expected((act, "once"))[1] != world.model]
+
+
+@cache
+def encounters(worlds: Worlds, second: str, *, thorough: bool) -> list[tuple[str, str]]:
+    """Return whom an act meets, and in which scene: those who change something before it."""
+    found: list[tuple[str, str]] = []
+    kinds: set[tuple[str, str]] = set()
+    for scene in SCENES:
+        for first in changing(worlds, scene):
+            acts = ((ACTS[first], "first"), (ACTS[second], "second"))
+            forwards, (answers, model) = worlds[scene].expected(*acts), worlds[scene].expected(*acts[::-1])
+            matters = forwards != (answers[::-1], model)
+            kind = summary(*forwards) + summary(answers, model) if matters and thorough else ""
+            if (thorough or matters) and (first, kind) not in kinds:
+                kinds.add((first, kind))
+                found.append((first, scene))
+    return found
+
+
+# What came of them.
+
+
+def loosely(answer: Any) -> Any:
+    """Return an answer without the reason of a refusal, but for whether Celery hears of it.
+
+    Who was faster may be seen by a claim only when it looks for the reason, after its guard.
+    """
+    return ("refused", answer.reason in TOLD) if isinstance(answer, Refused) else answer
+
+
+def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
+    """Return what may come of two acts at once; one that skips locked rows may find nothing to do."""
+    backwards, model = world.expected(second, first)
+    allowed = [world.expected(first, second), (backwards[::-1], model)]
+    if first[0].skipping is not None:
+        answers, model = world.expected(second)
+        allowed.append(([first[0].skipping, *answers], model))
+    if second[0].skipping is not None:
+        answers, model = world.expected(first)
+        allowed.append(([*answers, second[0].skipping], model))
+    if first[0].skipping is not None and second[0].skipping is not None:
+        allowed.append(([first[0].skipping, second[0].skipping], world.model))
+    return allowed
+
+
+def wrong(world: World, said: list[Any], allowed: list[Outcome]) -> str:
+    """Say what is wrong with an outcome, compared with each that is allowed; nothing if nothing is."""
+    found = look(world.bench)
+    reasons = [f"said {said}"]
+    for answers, model in allowed:
+        reason = world.disagreement(model, found) if said == answers else "other answers"
+        if not reason:
+            return ""
+        reasons.append(f"allowed {answers}: {reason}")
+    return "\n".join(reasons)

@@ -1,0 +1,92 @@
+"""A verb whose connection breaks at any of its steps: the author asks again, at once or later, or never.
+
+Asked again, it is as if nothing had been, but for what an author may be told of a thing that is done
+already. Never asked again, everything has happened or nothing.
+"""
+
+from collections.abc import Iterator
+from itertools import count, product
+
+import pytest
+
+from tests.store.acts import ACTS
+from tests.store.cutting import Cut, Cutter, Died
+from tests.store.judging import look
+from tests.store.pairs import SCENES, Worlds, changing, wrong
+from tests.store.world import Call, World, call
+
+
+class Crashes:
+    """The worlds on one database, and what cuts its connections."""
+
+    def __init__(self, url: str) -> None:
+        self.worlds = Worlds(url)
+        self.cutter = Cutter(self.worlds.bench.door.engine)
+
+
+@pytest.fixture(scope="module")
+def crashes_by_url() -> Iterator[dict[str, Crashes]]:
+    crashes: dict[str, Crashes] = {}
+    yield crashes
+    for one in crashes.values():
+        one.worlds.bench.close()
+
+
+@pytest.fixture
+def crashes(crashes_by_url: dict[str, Crashes], common_url: str) -> Crashes:
+    if common_url not in crashes_by_url:
+        crashes_by_url[common_url] = Crashes(common_url)
+    return crashes_by_url[common_url]
+
+
+def failures(crashes: Crashes, name: str, scenes: list[str]) -> list[str]:
+    """Break an act at each of its steps in some scenes; return what was wrong after that."""
+    found = []
+    for scene, done, dies in product(scenes, (False, True), (False, True)):
+        world = crashes.worlds[scene]
+        for step in count(1):
+            cut = Cut(step, done, dies)
+            world.restore()
+            why = _broken(world, crashes.cutter, call(ACTS[name]), cut)
+            if not crashes.cutter.has_cut:
+                break
+            if why:
+                found.append(f"{scene}: {name}: {cut}: {why}")
+    return found
+
+
+def _broken(world: World, cutter: Cutter, one: Call, cut: Cut) -> str:
+    allowed = [world.expected(one)]
+    try:
+        with cutter.cutting(cut):
+            said = [world.ask(one)]
+    except Died:
+        found = look(world.bench)
+        happened = [
+            calls for calls in ([], [one]) if not world.disagreement(world.expected(*calls)[1], found)
+        ]
+        allowed = [world.expected(*calls, one) for calls in happened]
+        said = [world.ask(one)]
+        if not happened:
+            return "it is half done"
+    else:
+        if cutter.has_cut and cut.done:
+            allowed += [([answer], allowed[0][1]) for answer in one[0].repeated]
+    return wrong(world, said, [(answers[-1:], model) for answers, model in allowed])
+
+
+def scenes_of(crashes: Crashes, name: str) -> list[str]:
+    return [scene for scene in SCENES if name in changing(crashes.worlds, scene)]
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
+    assert failures(crashes, name, scenes_of(crashes, name)[:1]) == []
+
+
+@pytest.mark.fire
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ACTS)
+def test_in_every_scene_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
+    assert failures(crashes, name, scenes_of(crashes, name)[1:]) == []

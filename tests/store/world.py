@@ -1,0 +1,138 @@
+"""One job and two workers, in the store and in the model: a scene that can be set again and again."""
+
+import uuid
+from copy import deepcopy
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, delete, insert, select
+
+from jobhandle_celery.schema import clock, job, job_event, sweep, worker
+from jobhandle_celery.store import Worker
+from tests.store.acts import KEY, Act, Cast, key
+from tests.store.bench import Bench, Row, new_job
+from tests.store.judging import Found, agree, look
+from tests.store.model import GRACE, LEASE, PATIENCE, Model
+
+
+def minutes(amount: float) -> timedelta | None:
+    return timedelta(minutes=amount) if amount else None
+
+
+DURATIONS: dict[str, Any] = {
+    "grace": minutes(GRACE),
+    "patience": minutes(PATIENCE),
+    "lease": minutes(LEASE),
+}
+
+
+Call = tuple[Act, str]
+
+
+class World:
+    """A namespace with one job."""
+
+    def __init__(self, bench: Bench, given: dict[str, Any]) -> None:
+        self.bench = bench
+        self.store = bench.store
+        self.model = Model()
+        me, other = (Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2"))
+        self._renew(me, other)
+        new = new_job(
+            unique_key=KEY,
+            max_attempts=given.get("attempts", 1),
+            held=given.get("held", False),
+            scheduled_for=minutes(given.get("delay", 0)),
+            expires=minutes(given.get("life", 0)),
+        )
+        self.job_id = self.store.submit([new])[0].job_id
+        self.model.submit(self.job_id, new.task_id, KEY, **given)
+        message = bench.message(self.job_id)
+        run = key(message, me)
+        self.cast = Cast(self.store, other, message, run, message, key(message, other), key(message, other))
+        self._saved: list[tuple[Table, list[Row]]] = []
+        self._saved_at: datetime
+
+    # The scene.
+
+    def play(self, act: Act) -> None:
+        """Let something happen; store and model must agree."""
+        once = call(act)
+        said = self.ask(once)
+        expected, self.model = self.expected(once)
+        assert [said] == expected
+        agree(look(self.bench), self.model)
+        sent = self.bench.message(self.job_id)
+        self.cast = replace(self.cast, sent=sent, next_run=key(sent, self.cast.other))
+
+    def pass_time(self, amount: float, *, renewing: bool = True) -> None:
+        self.bench.pass_time(minutes=amount)
+        self.model.now += amount
+        self._renew(*([self.cast.me, self.cast.other] if renewing else [self.cast.other]))
+
+    def steady_sweeps(self) -> None:
+        """Have it so that leases may be believed, and that it is time for another pass."""
+        self.bench.trust_leases()
+        self.model.last_pass, self.model.unbroken_since = self.model.now, self.model.now - 2 * LEASE
+        self.bench.pass_time(minutes=1)
+        self.model.now += 1
+
+    def _renew(self, *workers: Worker) -> None:
+        for one in workers:
+            self.store.renew(one)
+            self.model.renew(str(one.boot_id))
+
+    def save(self) -> None:
+        """Take all rows down; the scene is set."""
+        with self.bench.door.reading() as connection:
+            self._saved_at = connection.execute(select(clock())).scalar_one()
+            for table, which in self._tables():
+                rows = connection.execute(select(table).where(which)).mappings()
+                self._saved.append((table, [dict(row) for row in rows]))
+
+    def restore(self) -> None:
+        """Have all rows as they were when they were saved, every moment as far away as it was then."""
+        with self.bench.door.transaction() as connection:
+            passed = connection.execute(select(clock())).scalar_one() - self._saved_at
+            for table, which in reversed(self._tables()):
+                connection.execute(delete(table).where(which))
+            for table, rows in self._saved:
+                connection.execute(insert(table), [_later(row, passed) for row in rows])
+
+    def _tables(self) -> list[tuple[Table, ColumnElement[bool]]]:
+        here = self.bench.settings.namespace
+        jobs = select(job.c.id).where(job.c.namespace == here)
+        return [
+            (worker, worker.c.namespace == here),
+            (sweep, sweep.c.namespace == here),
+            (job, job.c.namespace == here),
+            (job_event, job_event.c.job_id.in_(jobs)),
+        ]
+
+    # The acts, and what comes of them.
+
+    def ask(self, one: Call) -> Any:
+        act, token = one
+        return act.ask(self.cast, token)
+
+    def expected(self, *calls: Call) -> tuple[list[Any], Model]:
+        """Return what the model answers to these, one after the other, and the model after them."""
+        model = deepcopy(self.model)
+        return [act.expected(self.cast, model, token) for act, token in calls], model
+
+    def disagreement(self, model: Model, found: Found) -> str:
+        """Say what differs from the model; nothing if nothing does."""
+        try:
+            agree(found, model)
+        except AssertionError as error:
+            return str(error) or "the rows"
+        return ""
+
+
+def call(act: Act) -> Call:
+    return act, str(uuid.uuid4())
+
+
+def _later(row: Row, passed: timedelta) -> Row:
+    return {name: value + passed if isinstance(value, datetime) else value for name, value in row.items()}
