@@ -6,12 +6,14 @@ RabbitMQ without a confirmation can vanish without an error.
 
 import logging
 import os
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from amqp.exceptions import ChannelError, MessageNacked
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
+from redis.exceptions import NoPermissionError, ResponseError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,10 @@ _AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 class Refused(Exception):
     """The broker is there, and does not take this message: no such exchange, another queue's arguments."""
+
+
+_MALFORMED = {501, 502, 503, 505, 506, 540}
+"""AMQP's codes of what a broker ends a connection for, and what its client alone is to blame for."""
 
 
 class Line:
@@ -42,7 +48,7 @@ class Line:
             bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
         self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
         self._once: Any = {"max_retries": max(len(self._connection.alt), 1) - 1, **_AT_ONCE}
-        self._connection.transport_options = bounds | self._once
+        self._connection.transport_options = {**(self._connection.transport_options or {}), **self._once}
         self._producer: Any = None
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
@@ -65,12 +71,16 @@ class Line:
             self._app.amqp.send_task_message(
                 self._producer, task, message, retry=True, retry_policy=self._once, **options
             )
-        except Exception as error:
-            # kombu wraps some of what RabbitMQ says. Redis says nothing about a single message.
-            for said in (error, error.__cause__):
-                if isinstance(said, (ChannelError, MessageNacked)):
+        except EncodeError:
+            raise
+        except self.errors as error:
+            for said in (error, error.__cause__):  # kombu wraps some of it
+                if _is_about_the_message(said):
                     raise Refused(f"{type(said).__name__}: {said}".rstrip(": ")) from error
             raise
+        except (struct.error, TypeError, ValueError, ArithmeticError) as error:
+            # The protocol has no place for it: a number, a name that is too long. It may quote a value.
+            raise Refused(type(error).__name__) from error
         self.fresh = False
 
     def depth(self, queue: str) -> int:
@@ -90,3 +100,15 @@ class Line:
             self._connection.collect(socket_timeout=BOUND)
         except Exception:
             logger.debug("closing a broken connection", exc_info=True)
+
+
+def _is_about_the_message(error: BaseException | None) -> bool:
+    """Say whether a broker that says this would take another message."""
+    return (
+        # RabbitMQ.
+        isinstance(error, (ChannelError, MessageNacked))
+        or getattr(error, "reply_code", None) in _MALFORMED
+        # Redis: this user may not use that key, or it is no list. Whatever else it says is about itself.
+        or isinstance(error, NoPermissionError)
+        or (isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"))
+    )

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1_000
-"""Jobs read and sent at a time: the first message is out before the last row is read."""
+BATCH = 500
+"""Jobs reserved and sent at a time: few enough to be sent before the sweep takes them for forgotten."""
 
 
 class Submissions:
@@ -48,13 +48,15 @@ class Submissions:
         if session is not None:
             return self._store.submit_in_session(session, new, self.send)
         submitted = self._store.submit(new)
-        self._send(
-            [
-                row.outgoing(one.job_id)
-                for row, one in zip(new, submitted, strict=True)
-                if one.fresh and one.status is JobStatus.SUBMITTED
-            ]
-        )
+        fresh = [
+            (row, one.job_id)
+            for row, one in zip(new, submitted, strict=True)
+            if one.fresh and one.status is JobStatus.SUBMITTED
+        ]
+        if len(fresh) > BATCH:
+            self.send([job_id for _, job_id in fresh])
+        else:
+            self._send([row.outgoing(job_id) for row, job_id in fresh])
         return submitted
 
     def send(self, job_ids: Sequence[int]) -> None:
@@ -69,14 +71,13 @@ class Submissions:
 
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         # They are committed, so nothing that happens here is the caller's to hear: the sweep does the rest.
-        for start in range(0, len(outgoing), BATCH):
-            published = self._dispatcher.publish(outgoing[start : start + BATCH])
-            try:
-                self._store.mark_queued(published.sent)
-                for because, unsendable in published.unsendable.items():
-                    self._store.put_off(unsendable, because)
-            except DatabaseUnavailableError as error:
-                logger.warning("jobs were sent and could not be marked; that is harmless: %s", error)
+        published = self._dispatcher.publish(outgoing)
+        try:
+            self._store.mark_queued(published.sent)
+            for because, unsendable in published.unsendable.items():
+                self._store.put_off(unsendable, because)
+        except DatabaseUnavailableError as error:
+            logger.warning("jobs were sent and could not be marked; that is harmless: %s", error)
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)

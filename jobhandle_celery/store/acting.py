@@ -6,7 +6,7 @@ from sqlalchemy import Connection, and_, case, literal, select, update
 
 from ..schema import clock, job
 from ..status import UNFINISHED, JobStatus
-from .door import repeatable
+from .door import repeatable, repeating
 from .moves import (
     DUE,
     HELD,
@@ -133,8 +133,9 @@ class Acting(Moves):
             if row is None:
                 return None, False
             previous: JobStatus = row.status_id
-            if row.claim_id == token or (seen and previous is status is JobStatus.CANCELLED):
-                return seen[0] if seen else JobStatus.RUNNING if status.final else previous, True
+            before = seen[0] if seen and repeating() else None
+            if row.claim_id == token or (before and previous is status is JobStatus.CANCELLED):
+                return before or (JobStatus.RUNNING if status.final else previous), True
             seen[:] = [previous]
             moved = self._set(connection, job_id, previous, status, token, username)
             if moved and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
@@ -227,7 +228,7 @@ class Acting(Moves):
                 self.execute(connection, update(job).where(mine).values(message=message))
             if previous is not None:
                 seen.append(previous)
-            return seen[0] if seen and previous == message else previous
+            return seen[0] if repeating() and previous == message else previous
 
     @repeatable
     def note_progress_of(

@@ -31,9 +31,16 @@ BUSY_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5
 """Seconds to reach a PostgreSQL or MariaDB server, and for its answer to a packet."""
 
+FROZEN = 5
+"""Seconds for which a transaction may do nothing.
+
+A process that was stopped between two statements, or whose machine has vanished, would hold its locks, and by
+them every sweep, for as long as the server believes in it."""
+
 _REPEATS = 6
-_ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020"}
-"""SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait."""
+_ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020", "1305"}
+"""SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait, and a
+savepoint that a deadlock took away."""
 
 _GONE_ELSEWHERE = {"25006", "25P03", "1290", "1836"}
 """A read-only server after a failover, a session that the server has ended: ask on a new connection."""
@@ -160,6 +167,10 @@ class Door:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
         with self._ready() as engine, engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                # For this transaction alone: a PgBouncer lends the connection to others after it.
+                limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN}s'"
+                connection.exec_driver_sql(limit)
             yield connection
 
     @contextmanager
@@ -241,6 +252,8 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
             "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
             # An UPDATE reads the old values everywhere, as on every other database.
             "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT')"
+            # Read by MariaDB alone; MySQL has nothing like it.
+            f"/*M! , idle_transaction_timeout = {FROZEN} */"
         )
 
 
@@ -285,7 +298,7 @@ _repeating: ContextVar[bool] = ContextVar("jobhandle_repeating", default=False)
 
 
 def repeating() -> bool:
-    """Say, within a verb, whether it is asked again: what it would write may be there, written by itself."""
+    """Say, within a verb, whether what it would write may be there, written by itself: an answer was lost."""
     return _repeating.get()
 
 
@@ -298,15 +311,19 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
 
     @functools.wraps(verb)
     def repeating(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        uncertain = False
         for repeat in range(_REPEATS):
-            asking = _repeating.set(repeat > 0)
+            asking = _repeating.set(uncertain)
             try:
                 return verb(self, *args, **kwargs)
             except _Unavailable as error:
                 if repeat + 1 == _REPEATS or not (error.repeat_at_once or error.repeat_soon):
                     raise
                 if error.repeat_soon:
+                    # Whoever is told to repeat is told that nothing was written.
                     time.sleep(random.uniform(0.0, 0.02 * 2**repeat))
+                else:
+                    uncertain = True
             finally:
                 _repeating.reset(asking)
         raise AssertionError("unreachable")

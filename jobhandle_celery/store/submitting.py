@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,7 @@ from .door import repeatable
 from .moves import (
     HELD,
     LEFT,
+    MOST_PARAMETERS,
     Guard,
     Moves,
     actor_of,
@@ -104,23 +105,30 @@ class Submitting(Moves):
 
     @repeatable
     def outgoing(self, job_ids: Sequence[int]) -> list[Outgoing]:
-        """Read what the messages of these jobs are made of: those that are committed and wait to be sent.
+        """Reserve, as a sweep does, those of these jobs that are committed and wait to be sent.
 
         Who may have been there first: a sweep that sent it already (it is Queued), a cancel, a rollback
         of the caller's transaction. Such a job is not among them.
         """
-        to_send = (JobStatus.SUBMITTED, JobStatus.RESUBMITTED, JobStatus.REQUEUED)
-        with self.door.reading() as connection:
-            rows = self.execute(
-                connection,
-                select(*OUTGOING_COLUMNS).where(
-                    job.c.id.in_(job_ids),
-                    job.c.namespace == self.namespace,
-                    job.c.status_id.in_(to_send),
-                    job.c.not_before.is_(None),
-                ),
-            )
-            return [outgoing(row) for row in rows]
+        waiting = and_(
+            job.c.namespace == self.namespace,
+            job.c.status_id.in_((JobStatus.SUBMITTED, JobStatus.RESUBMITTED, JobStatus.REQUEUED)),
+            job.c.not_before.is_(None),
+        )
+        reserved: list[Outgoing] = []
+        for start in range(0, len(job_ids), MOST_PARAMETERS):
+            these = job.c.id.in_(job_ids[start : start + MOST_PARAMETERS])
+            # Looked at without a lock first: the caller's transaction may be part of one that is still open.
+            with self.door.reading() as connection:
+                there = self.execute(connection, select(job.c.id).where(these, waiting)).scalars().all()
+            if not there:
+                continue
+            mine = job.c.id.in_(there) & waiting
+            with self.door.transaction() as connection:
+                self.execute(connection, update(job).where(mine).values(due_at=clock(self.settings.grace)))
+                rows = self.execute(connection, select(*OUTGOING_COLUMNS).where(mine).order_by(job.c.id))
+                reserved += map(outgoing, rows)
+        return reserved
 
     @repeatable
     def mark_queued(self, sent: Sequence[Outgoing]) -> None:

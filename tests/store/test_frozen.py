@@ -1,0 +1,50 @@
+"""A process that is stopped in mid-transaction, by SIGSTOP or with its machine, holds up nobody."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import select, update
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.schema import clock, job, sweep
+from tests.store.bench import Bench
+
+T = TypeVar("T")
+
+
+def frozen_after(bench: Bench, statement: Any, meanwhile: Callable[[], T]) -> T:
+    """Execute a statement in a transaction that does nothing more while another thread does something."""
+    found: list[T] = []
+
+    def freeze() -> None:
+        with bench.store.door.transaction() as connection:
+            connection.execute(statement)
+            with ThreadPoolExecutor(1) as pool:
+                found.append(pool.submit(meanwhile).result(timeout=60))
+            connection.execute(select(job.c.id))
+
+    with pytest.raises(DatabaseUnavailableError):
+        freeze()
+    return found[0]
+
+
+def test_a_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
+    bench = server_bench
+    bench.store.begin_pass()
+    bench.pass_time(hours=1)
+    mine = sweep.c.namespace == bench.settings.namespace
+    noted = update(sweep).where(mine).values(last_pass_at=clock(-3600.0))
+    assert frozen_after(bench, noted, bench.store.begin_pass) is not None, "the other's pass was made"
+    assert bench.store.begin_pass() is None, "the frozen one's write is undone"
+
+
+def test_a_verb_that_freezes_does_not_keep_a_lost_worker_alive(server_bench: Bench) -> None:
+    bench = server_bench
+    run = bench.run(bench.submit())
+    bench.pass_time(seconds=2 * bench.settings.lease.total_seconds())
+    spoken = update(job).where(job.c.id == run.job_id).values(message="half said")
+    [lost] = frozen_after(bench, spoken, lambda: bench.reap(str(run.worker.boot_id)))
+    assert lost.job_id == run.job_id
+    assert bench.row(run.job_id)["message"] != "half said"
