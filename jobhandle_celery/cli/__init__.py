@@ -9,9 +9,12 @@ import click
 from celery.bin.base import handle_preload_options
 
 from .cancelling import cancel
+from .counting import stats, top
 from .desk import JobsGroup
+from .doctor import doctor
 from .exits import MEANINGS
 from .keeping import prune, sweep, upgrade
+from .replaying import replay_events
 from .seeing import list_jobs, show
 from .submitting import release, resubmit, submit
 from .waiting import wait, watch
@@ -32,5 +35,9 @@ def jobs(ctx: click.Context) -> None:
     """Durable jobs: submit, watch and cancel them, and look after those that run."""
 
 
-for _command in (submit, list_jobs, show, watch, wait, cancel, resubmit, release, upgrade, sweep, prune):
+for _command in (
+    *(submit, list_jobs, show, watch, wait, cancel, resubmit, release),
+    *(stats, top, doctor, replay_events),
+    *(upgrade, sweep, prune),
+):
     jobs.add_command(_command)

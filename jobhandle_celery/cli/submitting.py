@@ -42,6 +42,11 @@ from .waiting import wait_for
 @click.option("--user", "username", help="Whose job it is.")
 @click.option("--group", "groupname", help="Kept with the job.")
 @click.option("--message", default="", help="For people.")
+@click.option(
+    "--sensitive",
+    multiple=True,
+    help="An argument's name or position that is shown as ***; may be given again.",
+)
 @click.option("--unknown", is_flag=True, help="Also a task that this app does not know.")
 @click.option("--wait", "waits", is_flag=True, help="Wait for its end, and exit as wait does.")
 @click.option("--timeout", type=kinds.DURATION, help="Wait no longer than that.")
@@ -52,6 +57,7 @@ def submit(
     hold: bool,
     username: str | None,
     groupname: str | None,
+    sensitive: tuple[str, ...],
     unknown: bool,
     waits: bool,
     timeout: timedelta | None,
@@ -63,8 +69,9 @@ def submit(
     if not unknown:
         _known(desk, task)
     status = JobStatus.WAITING if hold else None
+    hidden = tuple(int(one) if one.isdecimal() else one for one in sensitive)
     with desk.jobs.handle(username, groupname) as handle:
-        handle.submit(Job(task=task, scheduled_for=at, status=status, **fields))
+        handle.submit(Job(task=task, scheduled_for=at, status=status, sensitive=hidden, **fields))
         if not waits:
             job = handle.get_job()
             if desk.out.json:

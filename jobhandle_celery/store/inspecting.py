@@ -112,19 +112,19 @@ class Inspecting(Overview):
             return int(self.execute(connection, statement).scalar_one())
 
     @repeatable
-    def touched_within(self, last: timedelta, after: int, limit: int) -> list[int]:
-        """Return the ids above `after` of jobs that something happened to of late, in their order."""
+    def touched_within(self, last: timedelta, limit: int) -> list[int]:
+        """Return the ids of the newest jobs that something happened to of late, in their order."""
         with self.door.reading() as connection:
             since = self.moment(connection, last)
             first = self.first_since(connection, job_event.c.id, job_event.c.at, since)
             touched = select(job_event.c.job_id).where(job_event.c.id >= first, job_event.c.at >= since)
             statement = (
                 select(job.c.id)
-                .where(job.c.id > after, job.c.id.in_(touched), job.c.namespace == self.namespace)
-                .order_by(job.c.id)
+                .where(job.c.id.in_(touched), job.c.namespace == self.namespace)
+                .order_by(job.c.id.desc())
                 .limit(limit)
             )
-            return list(self.execute(connection, statement).scalars())
+            return sorted(self.execute(connection, statement).scalars())
 
     @repeatable
     def durability(self) -> dict[str, str]:
@@ -146,10 +146,12 @@ class Inspecting(Overview):
         return self.door.engine.dialect.name
 
     def _sights(self, where: Guard, limit: int) -> list[Sight]:
-        columns = (job, clock().label("now"), worker.c.lease_until)
+        # By another name: what a condition asks of the workers is a question of its own.
+        its_worker = worker.alias("its_worker")
+        columns = (job, clock().label("now"), its_worker.c.lease_until)
         chosen = (
             select(*columns)
-            .outerjoin(worker, worker.c.boot_id == job.c.boot_id)
+            .outerjoin(its_worker, its_worker.c.boot_id == job.c.boot_id)
             .where(where)
             .order_by(job.c.id)
             .limit(limit)

@@ -80,17 +80,22 @@ class Overview(Paging):
         with self.door.reading() as connection:
             since = self.moment(connection, last)
             first = self.first_since(connection, job_event.c.id, job_event.c.at, since)
-            statement = (
-                select(job.c.task, job_event.c.status_id, func.count())
-                .join(job, job.c.id == job_event.c.job_id)
+            # Not a join: SQLite would go through all jobs, and look for events of each.
+            task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == self.namespace)
+            ended = (
+                select(task.scalar_subquery().label("task"), job_event.c.status_id)
                 .where(
                     job_event.c.id >= first,
                     job_event.c.at >= since,
                     job_event.c.status_id.in_(sorted(FINAL)),
-                    job.c.namespace == self.namespace,
                 )
-                .group_by(job.c.task, job_event.c.status_id)
-                .order_by(job.c.task, job_event.c.status_id)
+                .subquery()
+            )
+            statement = (
+                select(ended.c.task, ended.c.status_id, func.count())
+                .where(ended.c.task.is_not(None))
+                .group_by(ended.c.task, ended.c.status_id)
+                .order_by(ended.c.task, ended.c.status_id)
             )
             return [Tally(*row) for row in self.execute(connection, statement)]
 

@@ -165,6 +165,16 @@ def test_show_hides_what_its_submitter_hid(stage: Stage) -> None:
         assert "123456" not in said
 
 
+def test_a_sensitive_argument_is_not_shown(stage: Stage) -> None:
+    words = ["--args", "[123456]", "--kwargs", '{"y": 654321}', "--sensitive", "0", "--sensitive", "y"]
+    job_id = typed(stage.app, "submit", "tests.add", *words, "--json").document["id"]
+    for shown in (typed(stage.app, "show", job_id, "--json").out, typed(stage.app, "show", job_id).out):
+        assert "***" in shown
+        assert "123456" not in shown
+        assert "654321" not in shown
+    assert stage.jobs.attach(job_id).get_job().kwargs == {"y": 654321}
+
+
 def test_a_long_value_is_shown_in_full_on_request(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(Job(task="tests.append_line", args=["x" * 5000, "y"]))
