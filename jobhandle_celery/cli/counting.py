@@ -1,5 +1,7 @@
 """``stats`` and ``top``: what there is to do, how fast it is done, and by whom. May import desk and below."""
 
+import contextlib
+import itertools
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -112,22 +114,23 @@ def top(desk: Desk, window: timedelta, interval: timedelta, times: int | None) -
     """Show stats again and again, on a live screen."""
     _check(window)
     pause = max(interval.total_seconds(), 0.2)
-    seen, looks = look(desk, window), 1
-    with desk.out.live() as screen:
-        while True:
+    # Ctrl-C is how it ends, so it is no interruption.
+    with contextlib.suppress(KeyboardInterrupt), desk.out.live() as screen:
+        for number in itertools.count():
+            if number:
+                time.sleep(pause)
+            try:
+                seen = look(desk, window)
+            except DatabaseUnavailableError as error:
+                if not number:
+                    raise
+                desk.out.note(str(error))
+                continue
             if desk.out.json:
                 desk.out.document(document(seen))
             else:
                 screen.show(blocks(seen))
-            if looks == times:
-                return
-            try:
-                time.sleep(pause)
-                seen, looks = look(desk, window), looks + 1
-            except DatabaseUnavailableError as error:
-                if not desk.out.json:
-                    screen.show([Line(f"at {seen.at:%H:%M:%S}Z; since then: {error}"), *blocks(seen)])
-            except KeyboardInterrupt:
+            if number + 1 == times:
                 return
 
 
@@ -187,7 +190,7 @@ def _task(seen: Stats, task: str, statuses: list[JobStatus]) -> list[Cell]:
     counts = {one.status: one.count for one in (*seen.unfinished, *seen.ended) if one.task == task}
     oldest = [one.oldest for one in seen.unfinished if one.task == task and one.oldest is not None]
     shown = (*statuses, JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED)
-    rates = () if seen.everything else (str(seen.submitted.get(task, 0)), f"{seen.rate(task):.1f}")
+    rates = () if seen.everything else (str(seen.submitted.get(task, 0)), f"{seen.rate(task):.3g}")
     return [
         *(str(counts.get(status, 0)) for status in shown),
         *rates,

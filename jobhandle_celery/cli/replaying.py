@@ -21,6 +21,9 @@ from .desk import Desk, verb
 from .line import bounded
 from .words import one_line
 
+NOBODY = "nobody@jobs"
+"""Whom Flower names as the worker of a job that ended without having met one."""
+
 BATCH = 100
 """Jobs read at a time, just before their events go out: what has happened since is not told wrong."""
 
@@ -87,7 +90,6 @@ def history(app: Any, sight: Sight) -> Iterator[Told]:
     """Return the events of a job's latest round: its task id is of that round."""
     job = sight.job
     rounds = [place for place, event in enumerate(sight.events) if event.status is JobStatus.RESUBMITTED]
-    client = f"{job.username or 'service'}@jobs"
     described = _described(app, sight)
     retries = 0
     started = None
@@ -96,21 +98,18 @@ def history(app: Any, sight: Sight) -> Iterator[Told]:
         host = event.actor.removeprefix("worker ") if event.actor.startswith("worker ") else None
         match event.status:
             case JobStatus.RESUBMITTED | JobStatus.SUBMITTED | JobStatus.WAITING if not started:
-                yield Told("task-sent", client, at, {**described, **_route(sight), "retries": 0})
+                yield Told("task-sent", NOBODY, at, {**described, **_route(sight), "retries": 0})
             case JobStatus.RUNNING if started is None:
                 started = event.at
-                yield Told("task-received", host or client, at, {**described, "retries": retries})
-                yield Told("task-started", host or client, at, {})
+                yield Told("task-received", host or NOBODY, at, {**described, "retries": retries})
+                yield Told("task-started", host or NOBODY, at, {})
             case JobStatus.REQUEUED:
                 retries, started = retries + 1, None
-                yield Told("task-retried", host or _worker(job, client), at, _error(event.message))
+                yield Told("task-retried", host or _worker(job), at, _error(event.message))
             case status if status.final:
                 runtime = (event.at - started).total_seconds() if started else None
                 kind, fields = _end(job, event, runtime)
-                # An end needs a receipt: without one Flower shows neither name nor arguments.
-                if started is None:
-                    yield Told("task-received", _worker(job, client), at, {**described, "retries": retries})
-                yield Told(kind, host or _worker(job, client), at, fields)
+                yield Told(kind, host or _worker(job), at, fields)
 
 
 def _described(app: Any, sight: Sight) -> dict[str, Any]:
@@ -141,8 +140,8 @@ def _route(sight: Sight) -> dict[str, Any]:
     }
 
 
-def _worker(job: Job, client: str) -> str:
-    return job.worker or client
+def _worker(job: Job) -> str:
+    return job.worker or NOBODY
 
 
 def _error(message: str) -> dict[str, Any]:

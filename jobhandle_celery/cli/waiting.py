@@ -75,6 +75,15 @@ def wait(desk: Desk, ids: tuple[int, ...], timeout: timedelta | None) -> None:
 @click.argument("ids", nargs=-1, type=kinds.JOB_ID, metavar="[ID]...")
 def watch(desk: Desk, ids: tuple[int, ...]) -> None:
     """Watch jobs: their progress and messages, as they go on."""
+    try:
+        _watch(desk, ids)
+    except KeyboardInterrupt:
+        # Without ids that is how it ends, with ids it ends before they have.
+        if ids:
+            raise
+
+
+def _watch(desk: Desk, ids: tuple[int, ...]) -> None:
     seen: dict[int, dict[str, object]] = {}
     jobs: list[Job] = []
     with desk.out.live() as screen:
@@ -91,12 +100,7 @@ def watch(desk: Desk, ids: tuple[int, ...]) -> None:
                 _changes(desk, jobs, seen)
             if ids and all(job.status is not None and job.status.final for job in jobs):
                 break
-            try:
-                time.sleep(LOOK)
-            except KeyboardInterrupt:
-                if ids:
-                    raise
-                return
+            time.sleep(LOOK)
     sys.exit(Exit.OK if all(job.status is JobStatus.FINISHED for job in jobs) else Exit.BAD)
 
 

@@ -35,6 +35,8 @@ def span(duration: timedelta | float | None) -> str:
         return "-"
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
     sign, seconds = ("-" if seconds < 0 else ""), abs(seconds)
+    if 0 < seconds < 1:
+        return f"{sign}{max(round(seconds * 1000), 1)}ms"
     if seconds < 10:
         return f"{sign}{seconds:.1f}s".replace(".0s", "s")
     rest = round(seconds)

@@ -117,14 +117,15 @@ class Inspecting(Overview):
         with self.door.reading() as connection:
             since = self.moment(connection, last)
             first = self.first_since(connection, job_event.c.id, job_event.c.at, since)
-            touched = select(job_event.c.job_id).where(job_event.c.id >= first, job_event.c.at >= since)
+            ours = select(job.c.id).where(job.c.id == job_event.c.job_id, job.c.namespace == self.namespace)
             statement = (
-                select(job.c.id)
-                .where(job.c.id.in_(touched), job.c.namespace == self.namespace)
-                .order_by(job.c.id.desc())
-                .limit(limit)
+                select(job_event.c.job_id)
+                .where(job_event.c.id >= first, job_event.c.at >= since, ours.exists())
+                .order_by(job_event.c.id)
             )
-            return sorted(self.execute(connection, statement).scalars())
+            # Made distinct here: SQLite would do it by the index of jobs, and so read every event.
+            touched = sorted(set(self.execute(connection, statement).scalars()))
+            return touched[-limit:]
 
     @repeatable
     def durability(self) -> dict[str, str]:

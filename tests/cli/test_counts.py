@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy
 
 from jobhandle_celery import Job, JobStatus
-from jobhandle_celery.status import UNFINISHED
+from jobhandle_celery.status import STARTABLE, UNFINISHED
 from jobhandle_celery.store import Selection, Window, Worker, paging
 from tests.cli.typed import typed
 from tests.test_handle import ADD, Stage
@@ -91,8 +91,10 @@ def many(stage: Stage, count: int) -> None:
                 f"UPDATE jobhandle_{table} SET {moment} = '2001-01-01 00:00:00.000000{zone}' "
                 f"WHERE {key} < {count - 99}"
             )
-    with stage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ANALYZE")
+    if stage.engine.dialect.name == "postgresql":
+        # Not SQLite: it would know averages alone, and think as many jobs Running as Finished.
+        with stage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("ANALYZE")
 
 
 @pytest.fixture
@@ -137,6 +139,19 @@ def test_lists_and_stats_read_no_whole_table(stage: Stage, plans: list[str]) -> 
         assert plans
         assert whole_tables(plans) == [], words
         plans.clear()
+
+
+def test_the_doctor_and_a_replay_read_no_whole_table(stage: Stage, plans: list[str]) -> None:
+    many(stage, 20_000)
+    plans.clear()
+    assert len(stage.store.touched_within(timedelta(hours=1), 1000)) == 100
+    stage.store.stuck(timedelta(minutes=1), 3)
+    stage.store.count(sorted(STARTABLE), "queue")
+    stage.store.count_held()
+    stage.store.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"), Window())
+    stage.store.workers()
+    stage.store.running(30)
+    assert whole_tables(plans) == []
 
 
 def test_a_list_by_task_looks_at_a_bounded_number_of_ids_and_says_where_to_go_on(

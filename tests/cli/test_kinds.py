@@ -62,6 +62,7 @@ def test_a_status_is_one_of_nine_words_in_any_case() -> None:
     [
         (None, "-"),
         (timedelta(0), "0s"),
+        (timedelta(seconds=0.0334), "33ms"),
         (timedelta(seconds=1.25), "1.2s"),
         (timedelta(seconds=90), "1m30s"),
         (timedelta(hours=2), "2h"),

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy
 
 from jobhandle_celery import Job, JobStatus
-from tests.apps import make_app
+from jobhandle_celery.migrations import REVISIONS
+from tests.apps import lines_of, make_app
 from tests.cli.typed import Shell
 from tests.databases import migrate
 from tests.support import eventually
@@ -35,35 +36,48 @@ def sqlite_shell(sqlite_url: str) -> Shell:
     return Shell(sqlite_url, NOWHERE)
 
 
-def test_the_way_of_a_job(
-    shell: Shell, start_worker: StartWorker, database_url: str, redis_url: str, tmp_path: Path
+@pytest.fixture
+def sqlite_site(sqlite_url: str, redis_url: str, start_worker: StartWorker) -> Shell:
+    """A shell, and a worker that runs what is typed."""
+    start_worker(database_url=sqlite_url, broker_url=redis_url)
+    return Shell(sqlite_url, redis_url)
+
+
+@pytest.mark.timeout(300)
+def test_a_job_is_submitted_waited_for_and_shown(
+    shell: Shell, start_worker: StartWorker, database_url: str, redis_url: str
 ) -> None:
-    start_worker(database_url=database_url, broker_url=redis_url, concurrency=3)
+    start_worker(database_url=database_url, broker_url=redis_url)
     done = shell.run("submit", "tests.add", "--args", "[2, 3]", "--wait", "--json", "--timeout", "2m")
     assert (done.code, done.document["status"]) == (0, "Finished")
     failed = shell.run("submit", "tests.fail", "--args", '["no good"]', "--wait", "--timeout", "2m")
     assert (failed.code, failed.out) == (1, "job 2 is Error: ValueError: no good\n")
-    assert "5" in shell.run("show", 1).out
+    assert "result     5" in shell.run("show", 1).out
 
-    sleeping = int(shell.run("submit", "tests.sleep_for", "--args", "[600]").out)
-    watching = shell.start("watch", sleeping)
+
+@pytest.mark.timeout(300)
+def test_a_job_is_watched_and_stopped(sqlite_site: Shell) -> None:
+    sqlite_site.run("submit", "tests.sleep_for", "--args", "[600]")
+    watching = sqlite_site.start("watch", 1)
     assert watching.stdout is not None
-    eventually(lambda: "Running" in watching.stdout.readline(), 60)  # type: ignore[union-attr]
-    assert shell.run("wait", sleeping, "--timeout", "1s").code == 4
-    stopped = shell.run("cancel", sleeping)
-    assert (stopped.code, "asked to stop" in stopped.out) == (0, True)
-    assert shell.run("wait", sleeping, "--timeout", "2m").code == 1
-    last = watching.communicate(timeout=60)[0].splitlines()[-1]
-    assert last.startswith(f"job {sleeping} Cancelled")
-    assert watching.returncode == 1
+    lines = iter(watching.stdout.readline, "")
+    assert any(line.startswith("job 1 Running") for line in lines)
+    assert sqlite_site.run("wait", 1, "--timeout", "1s").code == 4
+    assert "asked to stop" in sqlite_site.run("cancel", 1).out
+    assert sqlite_site.run("wait", 1, "--timeout", "2m").code == 1
+    assert any(line.startswith("job 1 Cancelled") for line in lines)
+    assert watching.wait(60) == 1
 
+
+@pytest.mark.timeout(300)
+def test_a_body_that_is_deaf_is_ended_and_sent_round_again(sqlite_site: Shell, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    deaf = int(shell.run("submit", "tests.append_then_sleep", "--args", f'["{lines}", "a", 600]').out)
-    eventually(lines.exists, 60)
-    assert shell.run("cancel", deaf, "--terminate").code == 0
-    assert shell.run("wait", deaf, "--timeout", "2m").code == 1
-    assert shell.run("resubmit", 2).code == 0
-    assert shell.run("wait", 2, "--timeout", "2m").code == 1
+    sqlite_site.run("submit", "tests.append_then_sleep", "--args", f'["{lines}", "a", 600]')
+    eventually(lambda: len(lines_of(lines)) == 1, 60)
+    assert sqlite_site.run("cancel", 1, "--terminate").code == 0
+    assert sqlite_site.run("wait", 1, "--timeout", "2m").code == 1
+    assert sqlite_site.run("resubmit", 1).code == 0
+    eventually(lambda: len(lines_of(lines)) == 2, 60)
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["sweep"]])
@@ -77,12 +91,11 @@ def test_a_database_that_is_away_is_one_line(words: list[object]) -> None:
 
 def test_tables_that_are_missing_are_one_line_that_says_what_to_run(empty_database_url: str) -> None:
     shell = Shell(empty_database_url, NOWHERE)
-    for words in (["list"], ["submit", "tests.add", "--args", "[1, 2]"], ["show", 1]):
+    for words in (["list"], ["submit", "tests.add", "--args", "[1, 2]"]):
         answer = shell.run(*words)
         assert answer.code == 5
         assert "celery -A app jobs upgrade" in answer.error
-    assert shell.run("upgrade", "--json").document == {"revision": "0001"}
-    assert shell.run("upgrade").code == 0
+    assert shell.run("upgrade", "--json").document == {"revision": REVISIONS[-1]}
     assert shell.run("list", "--json").out == ""
 
 
@@ -159,6 +172,28 @@ def test_a_watch_on_a_terminal_draws_until_the_job_has_ended(sqlite_shell: Shell
     assert "40/100" in answer.out
     assert "all done" in answer.out
     app.jobs.close()
+
+
+def test_top_on_a_terminal_draws_what_goes_on(sqlite_shell: Shell) -> None:
+    drawn = sqlite_shell.on_terminal("top", "--times", 2, "--interval", "0.2s")
+    assert drawn.code == 0
+    assert "no worker is alive" in drawn.out
+    assert "\x1b[" in drawn.out
+
+
+@pytest.mark.parametrize("words", [["top"], ["watch"]])
+def test_ctrl_c_is_how_a_live_screen_ends(sqlite_shell: Shell, sqlite_url: str, words: list[str]) -> None:
+    app: Any = make_app("memory://", sqlite_url)
+    handle = app.jobs.handle()
+    handle.submit(Job(task="tests.add", args=[1, 2]))
+    handle.set_status("Running")
+    app.jobs.close()
+    process = sqlite_shell.start(*words, "--json", start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("{")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

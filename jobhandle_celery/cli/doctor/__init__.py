@@ -102,6 +102,5 @@ def _show(desk: Desk, shown: list[tuple[Check, Finding]], levels: list[Level]) -
     ]
     counted = ", ".join(f"{levels.count(level)} {level}" for level in Level)
     promises = "; ".join(f"{number} {promise}" for number, promise in PROMISES.items())
-    desk.out.show(
-        Table(("LEVEL", "CHECK", "PROMISE", "SAYS"), rows), Line(f"{counted}. Promises: {promises}.")
-    )
+    table = [Table(("LEVEL", "CHECK", "PROMISE", "SAYS"), rows)] if rows else []
+    desk.out.show(*table, Line(f"{counted}. Promises: {promises}."))
