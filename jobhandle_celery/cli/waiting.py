@@ -91,6 +91,8 @@ def _watch(desk: Desk, ids: tuple[int, ...]) -> None:
             try:
                 jobs, now = _look(desk, ids, jobs), desk.store.now()
             except DatabaseUnavailableError as error:
+                if not jobs:
+                    raise
                 desk.out.note(str(error))
                 time.sleep(LOOK * 4)
                 continue

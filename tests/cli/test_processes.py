@@ -80,7 +80,7 @@ def test_a_body_that_is_deaf_is_ended_and_sent_round_again(sqlite_site: Shell, t
     eventually(lambda: len(lines_of(lines)) == 2, 60)
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["sweep"]])
+@pytest.mark.parametrize("words", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["watch"], ["top"], ["sweep"]])
 def test_a_database_that_is_away_is_one_line(words: list[object]) -> None:
     shell = Shell("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", NOWHERE)
     answer = shell.run(*words)
@@ -217,6 +217,19 @@ def test_a_sweeping_process_does_what_is_due_and_ends_cleanly(
     finally:
         process.kill()
         app.jobs.close()
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(sqlite_shell: Shell, sqlite_url: str) -> None:
+    app: Any = make_app("memory://", sqlite_url)
+    app.jobs.submit_many([Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)] * 1000)
+    app.jobs.close()
+    process = sqlite_shell.start("list", "--all", "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("{")
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait(60)
 
 
 def test_a_sweeping_process_outlives_an_outage_of_the_database(private_postgresql: Any) -> None:
