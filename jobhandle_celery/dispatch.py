@@ -173,7 +173,7 @@ class Dispatcher:
             origin=options.get("origin"),
             # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
             argsrepr=routing.get("argsrepr") or saferepr(shown_args, self._app.amqp.argsrepr_maxsize),
-            kwargsrepr=_kwargsrepr(one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._app),
+            kwargsrepr=kwargs_shown(one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._app),
             create_sent_event=self._app.conf.task_send_sent_event,
         )
         declared = routing.get("declare")
@@ -234,7 +234,7 @@ class _Unreachable(Exception):
     """The broker did not take a message on a fresh connection."""
 
 
-def _kwargsrepr(job_id: int, kwargs: Mapping[str, Any], given: str | None, app: Celery) -> str:
+def kwargs_shown(job_id: int, kwargs: Mapping[str, Any], given: str | None, app: Celery) -> str:
     """Return what is shown of the keyword arguments, the job's id before them, so that Flower finds it.
 
     Flower's search reads literals alone, and the last of two equal keys; what it could not read, or would

@@ -417,5 +417,5 @@ def test_a_search_for_the_job_id_finds_it_whatever_its_arguments(
     kwargs: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Flower reads what is shown of them as a literal, and looks at its keys."""
-    shown = dispatch._kwargsrepr(42, kwargs, options.get("kwargsrepr"), Celery(set_as_current=False))
+    shown = dispatch.kwargs_shown(42, kwargs, options.get("kwargsrepr"), Celery(set_as_current=False))
     assert ast.literal_eval(shown)["job_id"] == 42

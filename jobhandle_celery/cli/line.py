@@ -16,5 +16,7 @@ def bounded(app: Any) -> Any:
     if app.connection_for_write().transport.driver_type == "redis":
         options = {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
     connection = app.connection_for_write(connect_timeout=BOUND, transport_options=options)
-    connection.ensure_connection(max_retries=1, interval_start=0, timeout=BOUND)
+    # One try for each broker of a list, and a second one for a lonely one.
+    tries = max(len(connection.alt), 1)
+    connection.ensure_connection(max_retries=tries, interval_start=0, timeout=BOUND * tries)
     return connection

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from celery.utils.saferepr import saferepr
 
+from ..dispatch import kwargs_shown
 from ..model import Event, Job
 from ..status import JobStatus
 from ..store import Sight
@@ -116,14 +117,13 @@ def _described(app: Any, sight: Sight) -> dict[str, Any]:
     job, routing = sight.job, sight.inside.routing
     args, kwargs = job.shown_arguments
     hidden_args, hidden_kwargs = routing.get("argsrepr"), routing.get("kwargsrepr")
-    if isinstance(hidden_kwargs, str):
-        shown = f"{{'job_id': {job.id}, {hidden_kwargs.removeprefix('{')}"
-    else:
-        shown = saferepr({"job_id": job.id, **kwargs}, app.amqp.kwargsrepr_maxsize)
+    assert job.id is not None
     return {
         "name": routing.get("shadow") or job.task,
         "args": hidden_args if isinstance(hidden_args, str) else saferepr(args, app.amqp.argsrepr_maxsize),
-        "kwargs": shown,
+        "kwargs": kwargs_shown(
+            job.id, kwargs, hidden_kwargs if isinstance(hidden_kwargs, str) else None, app
+        ),
         "root_id": routing.get("root_id") or job.task_id,
         "parent_id": routing.get("parent_id"),
         "eta": None,

@@ -80,7 +80,9 @@ def test_a_body_that_is_deaf_is_ended_and_sent_round_again(sqlite_site: Shell, t
     eventually(lambda: len(lines_of(lines)) == 2, 60)
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["watch"], ["top"], ["sweep"]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["watch"], ["top"], ["sweep"]]
+)
 def test_a_database_that_is_away_is_one_line(words: list[object]) -> None:
     shell = Shell("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", NOWHERE)
     answer = shell.run(*words)
