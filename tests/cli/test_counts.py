@@ -1,14 +1,16 @@
 """stats and top: what they count, and what they do not look at."""
 
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.status import STARTABLE, UNFINISHED
 from jobhandle_celery.store import Selection, Window, Worker, paging
+from tests.cli.conftest import set_moments
 from tests.cli.typed import typed
 from tests.test_handle import ADD, Stage
 from tests.test_jobs import age
@@ -32,10 +34,7 @@ def test_stats_count_what_is_unfinished_and_what_ended_within_the_window(stage: 
 
 def test_what_ended_before_the_window_is_not_counted(stage: Stage) -> None:
     stage.job_in(JobStatus.FINISHED)
-    with stage.engine.begin() as connection:
-        moment = f"{stage.store.now() - timedelta(hours=2):%Y-%m-%d %H:%M:%S.%f}"
-        zone = "" if stage.engine.dialect.name == "sqlite" else "+00"
-        connection.exec_driver_sql(f"UPDATE jobhandle_job_event SET at = '{moment}{zone}'")
+    set_moments(stage, schema.job_event.c.at, stage.store.now() - timedelta(hours=2))
     stage.job_in(JobStatus.ERROR)
     (task,) = typed(stage.app, "stats", "--json").document["tasks"]
     assert task["ended"] == {"Error": 1}
@@ -84,24 +83,29 @@ def many(stage: Stage, count: int) -> None:
             "SELECT job.id, at, event.attempt, event.status_id, event.message, actor "
             "FROM jobhandle_job AS job, jobhandle_job_event AS event WHERE job.id > 1"
         )
-        # Of long ago but for the last.
-        zone = "" if connection.dialect.name == "sqlite" else "+00"
-        for table, moment, key in (("job_event", "at", "job_id"), ("job", "submitted", "id")):
-            connection.exec_driver_sql(
-                f"UPDATE jobhandle_{table} SET {moment} = '2001-01-01 00:00:00.000000{zone}' "
-                f"WHERE {key} < {count - 99}"
-            )
+    # Of long ago but for the last.
+    old = datetime(2001, 1, 1, tzinfo=UTC)
+    set_moments(stage, schema.job_event.c.at, old, schema.job_event.c.job_id < count - 99)
+    set_moments(stage, schema.job.c.submitted, old, schema.job.c.id < count - 99)
     if stage.engine.dialect.name == "postgresql":
         # Not SQLite: it would know averages alone, and think as many jobs Running as Finished.
         with stage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def planning(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A stage on a database whose plans are read here."""
+    stage = Stage(request.getfixturevalue(f"{request.param}_url"))
+    yield stage
+    stage.close()
+
+
 @pytest.fixture
-def plans(stage: Stage) -> list[str]:
+def plans(planning: Stage) -> list[str]:
     """The plans of all statements that the store makes from now on."""
     told: list[str] = []
-    engine = stage.store.door.engine
+    engine = planning.store.door.engine
     sqlite = engine.dialect.name == "sqlite"
 
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -124,8 +128,8 @@ def whole_tables(plans: list[str]) -> list[str]:
     ]
 
 
-def test_lists_and_stats_read_no_whole_table(stage: Stage, plans: list[str]) -> None:
-    many(stage, 20_000)
+def test_lists_and_stats_read_no_whole_table(planning: Stage, plans: list[str]) -> None:
+    many(planning, 20_000)
     plans.clear()
     for words in (
         ["list"],
@@ -135,22 +139,22 @@ def test_lists_and_stats_read_no_whole_table(stage: Stage, plans: list[str]) -> 
         ["stats"],
         ["stats", "--window", "1s"],
     ):
-        assert typed(stage.app, *words).code == 0
+        assert typed(planning.app, *words).code == 0
         assert plans
         assert whole_tables(plans) == [], words
         plans.clear()
 
 
-def test_the_doctor_and_a_replay_read_no_whole_table(stage: Stage, plans: list[str]) -> None:
-    many(stage, 20_000)
+def test_the_doctor_and_a_replay_read_no_whole_table(planning: Stage, plans: list[str]) -> None:
+    many(planning, 20_000)
     plans.clear()
-    assert len(stage.store.touched_within(timedelta(hours=1), 1000)) == 100
-    stage.store.stuck(timedelta(minutes=1), 3)
-    stage.store.count(sorted(STARTABLE), "queue")
-    stage.store.count_held()
-    stage.store.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"), Window())
-    stage.store.workers()
-    stage.store.running(30)
+    assert len(planning.store.touched_within(timedelta(hours=1), 1000)) == 100
+    planning.store.stuck(timedelta(minutes=1), 3)
+    planning.store.count(sorted(STARTABLE), "queue")
+    planning.store.count_held()
+    planning.store.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"), Window())
+    planning.store.workers()
+    planning.store.running(30)
     assert whole_tables(plans) == []
 
 

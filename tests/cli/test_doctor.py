@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.cli.desk import Desk
 from jobhandle_celery.cli.doctor import CHECKS
 from jobhandle_celery.cli.doctor.findings import PROMISES, Patient
@@ -15,8 +15,11 @@ from jobhandle_celery.cli.output import Output
 from jobhandle_celery.service import service_of
 from jobhandle_celery.store import Worker
 from tests.apps import make_app
+from tests.cli.conftest import set_moments
 from tests.cli.typed import Shell, typed
-from tests.servers import RedisServer
+from tests.conftest import _started
+from tests.reaper import Reaper
+from tests.servers import RedisServer, own_rabbitmq
 from tests.support import eventually
 from tests.test_handle import ADD, HELD, NOBODY_LISTENS, Stage
 from tests.test_jobs import age
@@ -110,12 +113,7 @@ def test_sweeps_that_nobody_makes(stage: Stage) -> None:
     assert "nobody has ever swept" in said(stage.app, "sweeps")
     stage.jobs.sweep()
     assert said(stage.app, "sweeps").startswith("OK sweeps since")
-    long_ago = stage.store.now() - HOUR
-    with stage.engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"UPDATE jobhandle_sweep SET last_pass_at = '{long_ago:%Y-%m-%d %H:%M:%S.%f}'"
-            + ("" if stage.engine.dialect.name == "sqlite" else " ::timestamp AT TIME ZONE 'UTC'")
-        )
+    set_moments(stage, schema.sweep.c.last_pass_at, stage.store.now() - HOUR)
     assert "BAD nobody has swept for 1h" in said(stage.app, "sweeps")
 
 
@@ -284,7 +282,7 @@ def test_jobs_that_are_stuck_are_told_with_the_reason(stage: Stage) -> None:
     overdue, untaken = stage.job_in(JobStatus.SUBMITTED), stage.job_in(JobStatus.QUEUED)
     deserted, deaf, forgotten = (stage.job_in(JobStatus.RUNNING) for _ in range(3))
     deaf.cancel_job()
-    age_row(stage, overdue.job_id, "due_at")
+    set_moments(stage, schema.job.c.due_at, stage.store.now() - HOUR, schema.job.c.id == overdue.job_id)
     age(stage, deaf.job_id, "cancel_requested", HOUR)
     age(stage, forgotten.job_id, "started", HOUR * 48)
     with stage.engine.begin() as connection:
@@ -307,15 +305,6 @@ def found_by_job(stage: Stage) -> Iterator[tuple[int, str]]:
     for word, says in found(stage.app, "stuck jobs"):
         _, _, rest = says.partition(". job ")
         yield int(rest.split()[0]), f"{word} {says}"
-
-
-def age_row(stage: Stage, job_id: int, column: str) -> None:
-    then = stage.store.now() - HOUR
-    zone = "" if stage.engine.dialect.name == "sqlite" else "+00"
-    with stage.engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"UPDATE jobhandle_job SET {column} = '{then:%Y-%m-%d %H:%M:%S.%f}{zone}' WHERE id = {job_id}"
-        )
 
 
 def test_held_jobs_are_counted(stage: Stage) -> None:
@@ -364,3 +353,22 @@ def test_with_everything_away_the_doctor_still_answers() -> None:
     assert words["database"] == words["broker"] == "BAD"
     assert words["schema"] == words["worker step"] == "UNKNOWN"
     assert "secret" not in answer.out
+
+
+@pytest.mark.parametrize("words", [["doctor", "--json"], ["replay-events", "--since", "1h", "--json"]])
+def test_on_rabbitmq_too(reaper: Reaper, sqlite_url: str, words: list[str]) -> None:
+    server = _started("rabbitmq", own_rabbitmq, reaper)
+    app: Any = make_app(server.url, sqlite_url)
+    try:
+        app.jobs.handle().submit(ADD)
+        documents = {one.get("check"): one for one in typed(app, *words).documents}
+        if words[0] == "doctor":
+            assert documents["broker"]["says"].startswith("the broker (amqp) answers")
+            assert documents["publisher confirms"]["level"] == "WARN"
+            assert documents["eviction"]["level"] == "OK"
+            assert documents["worker step"]["level"] == "UNKNOWN"
+        else:
+            assert documents[None] == {"jobs": 1, "events": 1}
+    finally:
+        app.jobs.close()
+        server.discard()

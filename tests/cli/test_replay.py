@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from celery.events.state import State
 
-from jobhandle_celery import Failure, Job, JobStatus
+from jobhandle_celery import Failure, Job, JobStatus, schema
 from tests.apps import make_app
+from tests.cli.conftest import set_moments
 from tests.cli.typed import Shell, typed
 from tests.support import eventually
 from tests.test_handle import ADD, NOBODY_LISTENS, Stage
@@ -94,13 +96,9 @@ def test_only_the_latest_round_and_only_recent_jobs_are_told(theatre: Theatre) -
     handle = theatre.job_in(JobStatus.FINISHED)
     former = handle.get_job().task_id
     handle.resubmit_job()
-    with theatre.engine.begin() as connection:
-        old = theatre.jobs.handle().submit(ADD)
-        zone = "" if theatre.engine.dialect.name == "sqlite" else "+00"
-    with theatre.engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"UPDATE jobhandle_job_event SET at = '2001-01-01 00:00:00.000000{zone}' WHERE job_id = {old}"
-        )
+    old = theatre.jobs.handle().submit(ADD)
+    long_ago = datetime(2001, 1, 1, tzinfo=UTC)
+    set_moments(theatre, schema.job_event.c.at, long_ago, schema.job_event.c.job_id == old)
     with listening(theatre.app) as heard:
         sent = typed(theatre.app, "replay-events", "--since", "1h", "--json").document
         state = heard(sent["events"])
