@@ -45,3 +45,11 @@ def test_the_readme_says_what_each_status_means() -> None:
     rows = re.findall(r"^\| ([A-Z][\w, ]+) \|", README.read_text(), re.MULTILINE)
     named = {word for row in rows for word in row.split(", ")}
     assert set(JobStatus) <= named
+
+
+def test_every_test_that_the_readme_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README.read_text()))
+    sources = [path.read_text() for path in README.parent.joinpath("tests").rglob("test_*.py")]
+    there = set(re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE))
+    assert len(named) > 20
+    assert not named - there
