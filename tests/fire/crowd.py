@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -142,20 +142,28 @@ class Crowd:
             job_id: sorted(by_key.values(), key=lambda life: life.begun) for job_id, by_key in lives.items()
         }
 
-    def audit(self, *, lost_before_body: bool = False) -> dict[int, Job]:
+    def audit(
+        self, *, lost_before_body: bool = False, asleep: Collection[int] = (), events_of: int | None = None
+    ) -> dict[int, Job]:
         """Compare every row with what the bodies wrote; returns the rows.
 
         Args:
             lost_before_body: Attempts may have been claimed whose body wrote nothing: their process was
                 killed in between.
+            asleep: Processes that were stopped for longer than a lease: their bodies may have come back
+                beside their successors.
+            events_of: Look at the events of so many jobs only; None: of all.
         """
         rows, lives = self.rows(), self.lives()
         assert set(lives) <= set(rows)
         for job_id, row in rows.items():
-            self._audit(row, lives.get(job_id, []), lost_before_body)
+            self._audit(row, lives.get(job_id, []), lost_before_body, asleep)
+        looked_at = self.ids if events_of is None else self.chance.sample(self.ids, events_of)
+        for job_id in looked_at:
+            self._audit_events(self.site.jobs.events(job_id), rows[job_id])
         return rows
 
-    def _audit(self, row: Job, lives: list[Life], lost_before_body: bool) -> None:
+    def _audit(self, row: Job, lives: list[Life], lost_before_body: bool, asleep: Collection[int]) -> None:
         told = f"job {row.id}: {row}; its bodies: {lives}"
         assert row.id is not None
         assert row.status is not None, told
@@ -164,9 +172,9 @@ class Crowd:
         assert row.finished is not None, told
         attempts = [life.attempt for life in lives]
         assert attempts == sorted(set(attempts)), f"an attempt was begun twice, or late; {told}"
-        assert all(before.last_seen <= after.begun for before, after in pairwise(lives)), (
-            f"two bodies at once; {told}"
-        )
+        assert all(
+            before.last_seen <= after.begun or before.pid in asleep for before, after in pairwise(lives)
+        ), f"two bodies at once; {told}"
         assert row.attempt is not None
         if lost_before_body:
             assert len(lives) <= row.attempt, told
@@ -178,11 +186,11 @@ class Crowd:
             assert lives[-1].attempt == row.attempt, told
         if row.id in self.prevented and lives:
             assert lives[-1].begun <= self.prevented[row.id], f"started after its cancel; {told}"
-        self._audit_events(self.site.jobs.events(row.id), row, told)
 
     @staticmethod
-    def _audit_events(events: Sequence[Event], row: Job, told: str) -> None:
+    def _audit_events(events: Sequence[Event], row: Job) -> None:
         went = [event.status for event in events]
+        told = f"job {row.id}: {row}; its events: {events}"
         assert all(legal(before, after) for before, after in pairwise(went)), f"{went}; {told}"
         assert went[0] in (JobStatus.SUBMITTED, JobStatus.WAITING), told
         assert went[-1] is row.status, told

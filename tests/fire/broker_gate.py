@@ -1,0 +1,103 @@
+"""A gate before a server: shut, what is said through it stays on the way, as when a network drops packets.
+
+Connections stay open, new ones are accepted, and nothing arrives. What was said meanwhile arrives when the
+gate is opened again, as what TCP sends again.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+_PIECE = 65536
+
+
+class Gate:
+    """Listens on loopback; `url` is the server's URL by way of this gate. Each connection has two threads."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._server = (parts.hostname, parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        login = parts.netloc.rpartition("@")[0]
+        port = self._listener.getsockname()[1]
+        self.url = urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))
+        self._opened = threading.Event()
+        self._opened.set()
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Let nothing through meanwhile."""
+        self._opened.clear()
+        try:
+            yield
+        finally:
+            self._opened.set()
+
+    def cut_all(self) -> None:
+        """End every connection, as a network does that has been away for too long."""
+        with self._lock:
+            sockets = list(self._sockets)
+        _end(*sockets)
+
+    def close(self) -> None:
+        _end(self._listener)
+        self._listener.close()
+        self._opened.set()
+        self.cut_all()
+        for thread in self._threads:
+            thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        self._opened.wait()
+        with client, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
+            with self._lock:
+                self._sockets |= {client, server}
+            back = threading.Thread(target=self._carry, args=(server, client), daemon=True)
+            back.start()
+            self._carry(client, server)
+            back.join()
+            with self._lock:
+                self._sockets -= {client, server}
+
+    def _carry(self, here: socket.socket, there: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while said := here.recv(_PIECE):
+                self._opened.wait()
+                there.sendall(said)
+        self._opened.wait()
+        _end(here, there)
+
+
+def _end(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,106 @@
+"""What is stopped at each of its steps, see `stepping`: each gets jobs, a number, what the test gave."""
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+from jobhandle_celery import DatabaseUnavailableError, Job, Jobs, JobStatus
+
+MANY = 4
+
+Given = Mapping[str, Any]
+
+
+def _job(given: Given, of: str, number: int) -> Job:
+    return Job(task="worker.work", args=(given["path"], 0), meta=f"{of} {number}")
+
+
+def submit(jobs: Jobs, number: int, given: Given) -> None:
+    jobs.handle().submit(_job(given, "submit", number))
+
+
+def submit_many(jobs: Jobs, number: int, given: Given) -> None:
+    jobs.submit_many([_job(given, "submit_many", number)] * MANY)
+
+
+def submit_in_session(jobs: Jobs, number: int, given: Given) -> None:
+    """Beside a row of the caller's own."""
+    engine = create_engine(given["url"])
+    with Session(engine) as session, session.begin():
+        session.execute(text("INSERT INTO orders VALUES (:number)"), {"number": number})
+        jobs.handle().submit(_job(given, "submit_in_session", number), session=session)
+
+
+def release(jobs: Jobs, number: int, given: Given) -> None:
+    jobs.attach(given["ids"][number]).release_job()
+
+
+def resubmit(jobs: Jobs, number: int, given: Given) -> None:
+    jobs.attach(given["ids"][number]).resubmit_job()
+
+
+def cancel(jobs: Jobs, number: int, given: Given) -> None:
+    jobs.attach(given["ids"][number]).cancel_job()
+
+
+def cancel_all(jobs: Jobs, number: int, given: Given) -> None:
+    """Write down what each cancel said, and when it had said it."""
+    for job_id in given["ids"]:
+        status = jobs.attach(job_id).cancel_job()
+        with open(given["told"], "a") as told:
+            told.write(f"{job_id} {status} {time.time()}\n")
+
+
+def sweep(jobs: Jobs, number: int, given: Given) -> None:
+    jobs.sweep()
+
+
+def sweep_together(jobs: Jobs, number: int, given: Given) -> None:
+    """In several processes, until nothing is left that is due."""
+    _together(given["processes"], lambda: sweep_all(jobs))
+
+
+def submit_together(jobs: Jobs, number: int, given: Given) -> None:
+    """In several processes: one by one, and by the score."""
+    job = Job(task="worker.work", args=(given["path"], 0), max_attempts=10**6)
+
+    def submit_all() -> None:
+        left = given["each"]
+        while left:
+            count = min(left, random.choice([1, 1, 1, 20]))
+            if count == 1:
+                jobs.handle().submit(job)
+            else:
+                jobs.submit_many([job] * count)
+            left -= count
+
+    _together(given["processes"], submit_all)
+
+
+def _together(processes: int, act: Callable[[], None]) -> None:
+    children = []
+    for _ in range(processes):
+        if child := os.fork():
+            children.append(child)
+            continue
+        try:
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    for child in children:
+        _, code = os.waitpid(child, 0)
+        assert code == 0
+
+
+def sweep_all(jobs: Jobs) -> None:
+    """Sweep until nothing is left that waits to be sent."""
+    while jobs.count_by_status()[JobStatus.WAITING]:
+        with contextlib.suppress(DatabaseUnavailableError):  # too many at once for SQLite
+            jobs.sweep()

@@ -1,0 +1,125 @@
+"""The way of a message to the broker: what the app's settings say of it, and what the broker refuses."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from kombu import Queue
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.worker.site import NewSite, Site
+
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+
+PATIENCE = 90
+NARROW = "narrow"
+"""The queue whose messages the broker refuses."""
+
+
+def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) -> None:
+    nobody_listens = "redis://127.0.0.1:1/0" if broker_url.startswith("redis") else "amqp://127.0.0.1:1//"
+    site = new_site(broker_url=f"{nobody_listens};{broker_url}")
+    crowd = Crowd(site)
+    crowd.submit([crowd.job("work", 0) for _ in range(3)])
+    assert {job.status for job in crowd.rows().values()} == {JobStatus.QUEUED}
+    site.start(BODIES)
+    crowd.submit_mixed(scaled(10))
+    crowd.settle(PATIENCE)
+    crowd.audit()
+
+
+def test_the_apps_own_transport_options_count(new_site: NewSite) -> None:
+    options = {"global_keyprefix": "shop:", "sep": ":", "priority_steps": [0, 5]}
+    site = new_site(settings={"broker_transport_options": options})
+    crowd = Crowd(site)
+    crowd.submit([crowd.job("work", 0, priority=priority) for priority in (0, 5)])
+    assert {b"shop:celery", b"shop:celery:5"} <= set(site.redis.keys())
+    site.start(BODIES)
+    crowd.submit_mixed(scaled(5))
+    crowd.settle(PATIENCE)
+    crowd.audit()
+
+
+# What the broker refuses.
+
+
+def other_arguments(site: Site) -> JobHandle:
+    """Somebody else has made the queue, another way."""
+    with site.app.connection() as connection:
+        Queue(NARROW, queue_arguments={"x-max-length": 7}, channel=connection.default_channel).declare()
+    return site.submit("work", "", 0, queue=NARROW)
+
+
+def full(site: Site) -> JobHandle:
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    site.app.amqp.queues.add(Queue(NARROW, queue_arguments=arguments))
+    for _ in range(10):
+        site.call("plain", "", queue=NARROW)
+    # A classic queue takes one more than its length.
+    handles = [site.submit("work", "", 0, queue=NARROW) for _ in range(2)]
+    return handles[-1]
+
+
+def no_exchange(site: Site) -> JobHandle:
+    return submit_with(site, exchange="nowhere", routing_key="any")
+
+
+def submit_with(site: Site, **options: Any) -> JobHandle:
+    handle = site.jobs.handle()
+    handle.submit(site.app.signature("worker.work", ["", 0]).set(**options))
+    return handle
+
+
+def large_headers(site: Site) -> JobHandle:
+    """RabbitMQ closes the connection: they do not fit into one frame."""
+    return submit_with(site, headers={"large": "x" * 200_000})
+
+
+def large_number(site: Site) -> JobHandle:
+    """It fits into JSON, and into no header of AMQP."""
+    return submit_with(site, headers={"large": 2**70})
+
+
+def long_name(site: Site) -> JobHandle:
+    """AMQP counts bytes."""
+    return submit_with(site, queue="é" * 200)
+
+
+def no_list(site: Site) -> JobHandle:
+    """Somebody else keeps something under the queue's name."""
+    with redis.Redis.from_url(site.broker_url) as client:
+        client.set(NARROW, "no list")
+    return site.submit("work", "", 0, queue=NARROW)
+
+
+REFUSALS: dict[str, list[Callable[[Site], JobHandle]]] = {
+    "redis": [no_list],
+    "rabbitmq": [other_arguments, full, no_exchange, large_headers, large_number, long_name],
+}
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "refusal"),
+    [(kind, refusal) for kind, refusals in REFUSALS.items() for refusal in refusals],
+    indirect=["broker_url"],
+)
+def test_what_the_broker_refuses_holds_up_nothing_else(
+    new_site: NewSite, broker_url: str, refusal: Callable[[Site], JobHandle]
+) -> None:
+    """Neither what the same process submits, nor what the sweep has to send."""
+    site = new_site(broker_url=broker_url, settings={"jobhandle_patience": 2})
+    crowd = Crowd(site)
+    site.start(BODIES)
+    refused = refusal(site)
+    assert refused.job_status() is JobStatus.SUBMITTED
+    [at_once] = crowd.submit([crowd.job("work", 0)])
+    assert crowd.handle(at_once).job_status() is not JobStatus.SUBMITTED
+    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(5)])
+    crowd.submit([crowd.job("again", 0, 1, 1) for _ in range(5)])
+    crowd.settle(PATIENCE)
+    crowd.audit()
+    assert refused.job_status() is JobStatus.SUBMITTED
+    assert any("refused" in event.message for event in site.jobs.events(refused.job_id))

@@ -1,0 +1,96 @@
+"""Many jobs from many processes while workers are killed: nothing is lost, and workers do not grow."""
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import psutil
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.fire.crowd import BODIES, SCALE, Crowd, Keeper, scaled, storm
+from tests.fire.stepping import SURVIVED, stepper
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+from tests.workers import WorkerProcess
+
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(200 + 150 * SCALE)]
+
+PROCESSES = 8
+SETTINGS = {"jobhandle_lease": 3, "jobhandle_patience": 10, "worker_prefetch_multiplier": 4}
+MIB = 2**20
+GROWTH = 50 * MIB
+
+
+class Memory:
+    """What the processes of a worker that lives all the time hold, seen again and again."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self.seen: list[tuple[int, int]] = []
+        """Bytes of the main process, and of its largest child."""
+
+    def look(self) -> None:
+        main, children = psutil.Process(self._worker.pid), map(psutil.Process, self._worker.children())
+        self.seen.append((main.memory_info().rss, max(child.memory_info().rss for child in children)))
+
+    def grown(self) -> tuple[int, int]:
+        """Return by how many bytes, from the first look to the last."""
+        (main, child), (main_now, child_now) = self.seen[0], self.seen[-1]
+        for name, before, after, most in (
+            ("main process", main, main_now, max(seen[0] for seen in self.seen)),
+            ("a child", child, child_now, max(seen[1] for seen in self.seen)),
+        ):
+            print(f"{name}: {before / MIB:.1f} MiB, then {after / MIB:.1f}, at most {most / MIB:.1f}")
+        return main_now - main, child_now - child
+
+
+def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -> None:
+    site = new_site(settings=SETTINGS)
+    crowd = Crowd(site)
+    number = scaled(3000)
+    survivor = site.start(BODIES, concurrency=2)
+    mortal = Keeper(lambda: site.start(BODIES, ready=False, concurrency=2), 1)
+    memory, kills = Memory(survivor), count(1)
+    began = time.monotonic()
+
+    def kill() -> None:
+        mortal.workers[0].kill()
+        mortal.replace(mortal.workers[0])
+        next(kills)
+
+    def all_ended() -> bool:
+        if final(site) > number / 20:
+            memory.look()
+        return final(site) == number
+
+    with stepper(
+        site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // 8
+    ) as others:
+        with ThreadPoolExecutor() as pool, storm(kill, (3, 5), crowd.chance):
+            submitted = pool.submit(others.do, 0, signal.SIGKILL)
+            eventually(all_ended, 180 + 120 * SCALE, "the load")
+            assert submitted.result() == SURVIVED
+    took = time.monotonic() - began
+    print(f"{number} jobs in {took:.0f} s, {number / took:.0f} a second; {next(kills) - 1} kills")
+
+    crowd.ids = every_id(site)
+    rows = crowd.audit(lost_before_body=True, events_of=min(number, 1000))
+    assert len(rows) == number
+    assert {row.status for row in rows.values()} == {JobStatus.FINISHED}
+    again = sum((row.attempt or 0) > 1 for row in rows.values())
+    print(f"{again} jobs were begun more than once")
+    assert max(memory.grown()) < GROWTH
+
+
+def final(site: Site) -> int:
+    counts = site.jobs.count_by_status()
+    return sum(counts[status] for status in JobStatus if status.final)
+
+
+def every_id(site: Site) -> list[int]:
+    ids: list[int] = []
+    while page := site.jobs.find(before=ids[-1] if ids else None, limit=10_000):
+        ids += [job.id for job in page if job.id is not None]
+    return ids

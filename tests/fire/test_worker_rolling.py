@@ -1,0 +1,38 @@
+"""A rolling restart: jobs of a task that the old workers do not know yet wait for the new ones."""
+
+import pytest
+
+from tests.fire.crowd import Crowd, scaled
+from tests.fire.worker_fates import account, said
+from tests.support import eventually
+from tests.worker.site import NewSite
+
+pytestmark = [pytest.mark.fire, pytest.mark.slow]
+
+BODIES = "tests.fire.worker_bodies:app"
+UNKNOWN = "does not know the task worker.known_to_few"
+
+
+def test_a_task_that_old_workers_do_not_know_waits_for_new_ones(new_site: NewSite) -> None:
+    site = new_site(settings={"jobhandle_patience": 1, "jobhandle_lease": 3})
+    crowd = Crowd(site)
+    old = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
+    for worker in old:
+        worker.wait_until_ready(60)
+    kinds = ["known_to_few", "work"]
+    jobs = [crowd.job(crowd.chance.choice(kinds), 0.1, message="the user's") for _ in range(scaled(100))]
+    crowd.submit(jobs)
+    eventually(lambda: said(site, UNKNOWN) >= sum(job.task == "worker.known_to_few" for job in jobs), 60)
+
+    for worker in old:
+        worker.terminate()
+        site.start(BODIES, concurrency=2, environment={"KNOWS_MORE": "1"})
+    crowd.settle()
+
+    rows = crowd.audit()
+    assert set(account(crowd, rows)) == {"ended"}
+    for job_id, row in rows.items():
+        told = [event for event in site.jobs.events(job_id) if UNKNOWN in event.message]
+        assert bool(told) is (row.task == "worker.known_to_few")
+        assert {event.actor.removeprefix("worker ") for event in told} <= {one.nodename for one in old}
+        assert (row.status, row.attempt, row.message) == ("Finished", 1, "the user's")
