@@ -32,7 +32,6 @@ from tests.support import eventually
 pytestmark = pytest.mark.fire
 
 READS = {
-    "outgoing",
     "standing",
     "job",
     "status",
@@ -43,6 +42,23 @@ READS = {
     "lapsed_workers",
     "standings",
     "superseded",
+    # What the command line asks.
+    "ids",
+    "page",
+    "now",
+    "tally",
+    "ended_within",
+    "submitted_within",
+    "touched_within",
+    "workers",
+    "running",
+    "passes",
+    "durability",
+    "count",
+    "count_held",
+    "sight",
+    "sights",
+    "stuck",
 }
 """The verbs that change nothing, so they need not be refused."""
 
