@@ -1,6 +1,7 @@
 """A disk that is full: whoever asks is told, nothing is half done; it goes on when there is room again."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,9 @@ def test_a_full_disk_under_sqlite_is_told(sqlite_url: str) -> None:
 def small_disk(folder: Path, user: str | None) -> Iterator[Path]:
     """A file system of 40 MB; only root can make one."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=777", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], check=True)
+    if user is not None:
+        shutil.chown(folder, user)
     try:
         yield folder
     finally:

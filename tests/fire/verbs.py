@@ -311,7 +311,7 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "ended_within": _of_job(JobStatus.ERROR, lambda store, _: len(store.ended_within(timedelta(days=1)))),
     "submitted_within": _of_job(JobStatus.ERROR, lambda store, _: store.submitted_within(timedelta(days=1))),
     "touched_within": _of_job(
-        JobStatus.ERROR, lambda store, _: len(store.touched_within(timedelta(days=1), 0, 10))
+        JobStatus.ERROR, lambda store, _: len(store.touched_within(timedelta(days=1), 10))
     ),
     "workers": _of_run(lambda store, _: len(store.workers())),
     "running": _of_run(lambda store, _: len(store.running(10))),
