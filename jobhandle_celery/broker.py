@@ -7,7 +7,7 @@ RabbitMQ without a confirmation can vanish without an error.
 import logging
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from amqp.exceptions import ChannelError, MessageNacked
@@ -82,6 +82,13 @@ class Line:
             # The protocol has no place for it: a number, a name that is too long. It may quote a value.
             raise Refused(type(error).__name__) from error
         self.fresh = False
+
+    def tell(self, hostname: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Send events in the name of a worker; raises one of `errors`."""
+        self._connection.ensure_connection(**self._once)
+        with self._app.events.Dispatcher(self._connection, hostname=hostname) as dispatcher:
+            for kind, fields in events:
+                dispatcher.send(kind, **fields)
 
     def depth(self, queue: str) -> int:
         """Return how many messages a queue holds that no worker has taken."""

@@ -96,6 +96,17 @@ class Chores:
         told_long_ago = [End(one.task_id, _nothing, one.pid, since=-GONE_AFTER) for one in standings]
         return bool([end for end in told_long_ago if not self._is_gone(end)])
 
+    def last_words(self) -> None:
+        """Tell those who watch how the bodies ended that were cut off, as their rows say."""
+        ended = []
+        while self._service.unheard:
+            job_id, task_id, attempt = self._service.unheard.popleft()
+            job = self._service.store.job(job_id, None)
+            if job is not None and (job.task_id, job.attempt) == (task_id, attempt):
+                ended.append(job)
+        if ended:
+            self._watchers.hear_at_last(ended)
+
     @property
     def bodies_may_live_on(self) -> bool:
         """True for a pool of threads, which nobody can end; they go on until they return."""

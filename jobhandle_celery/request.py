@@ -111,6 +111,7 @@ class JobRequest:
     _cut_off = False
     """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
+    _eventer: Any
     _limits: tuple[float | None, float | None] = (None, None)
 
     @property
@@ -196,6 +197,8 @@ class JobRequest:
             if self._cut_off and (seat := self._seat()) is not None:
                 store, me = service_of(self.app).store, service_of(self.app).me()
                 self._later(lambda: store.give_back(seat, "its worker cut it off", me), seat)
+                if self._eventer and self._eventer.enabled and self.task.send_events:
+                    service_of(self.app).unheard.append(self.key)
 
     def revoke_running(self, pool: Any) -> None:
         """End the process of this body; to Celery it is a revoke."""

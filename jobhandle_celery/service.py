@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,6 +37,9 @@ class End:
     since: float = field(default_factory=time.monotonic)
 
 
+MOST_UNHEARD = 10_000
+
+
 class Service:
     """Lazily made parts; settings may change until the first of them is used."""
 
@@ -50,6 +54,8 @@ class Service:
         """True if the worker's bodies run in child processes."""
         self.ends: queue.SimpleQueue[End] = queue.SimpleQueue()
         """What the main process's event loop has no time to write; the worker step writes it."""
+        self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)
+        """Job id, task id and attempt of bodies that were cut off; those who watch have not heard their end."""
         _services[app] = self
 
     @cached_property

@@ -6,12 +6,14 @@ dispatcher, in its event loop: so they come in order with Celery's, and only if 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery import states
 from celery.worker import state
 
+from .broker import Line
+from .model import Job
 from .request import JobRequest
 from .status import JobStatus
 from .store import Lost, Standing
@@ -28,17 +30,20 @@ class Watchers:
 
     def hear_of(self, lost: Lost) -> None:
         """Tell what became of a job whose body is gone: nobody else tells that."""
-        fields: dict[str, Any]
-        match lost.status:
-            case JobStatus.ERROR:
-                kind, fields = "task-failed", {"exception": lost.because, "traceback": ""}
-            case JobStatus.REQUEUED:
-                kind, fields = "task-retried", {"exception": lost.because, "traceback": ""}
-            case _:
-                # The state is given because Flower lets no REVOKED come after a state of ours.
-                kind = "task-revoked"
-                fields = {"terminated": True, "signum": None, "expired": False, "state": states.REVOKED}
-        self._soon(self._send, kind, {"uuid": lost.task_id, "name": lost.task, **fields})
+        self._soon(self._send, *_verdict(lost.task_id, lost.task, lost.status, lost.because))
+
+    def hear_at_last(self, jobs: Iterable[Job]) -> None:
+        """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
+        line = Line(self._worker.app)
+        try:
+            line.tell(
+                self._worker.hostname,
+                [_verdict(job.task_id, job.task, job.status, "its worker cut it off") for job in jobs],
+            )
+        except line.errors as error:
+            logger.warning("those who watch were not told of the shutdown: %s", error)
+        finally:
+            line.close()
 
     def hear_progress(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
         """Tell how far bodies are, and what they say, if that has changed since the last time."""
@@ -78,6 +83,24 @@ class Watchers:
             # The one field of these that Flower shows.
             result=": ".join(word for word in (shown, standing.message) if word),
         )
+
+
+def _verdict(
+    task_id: str | None, task: str, status: JobStatus | None, because: str
+) -> tuple[str, dict[str, Any]]:
+    """Return the event that leaves a task in the state that its row is in."""
+    fields: dict[str, Any] = {"uuid": task_id, "name": task}
+    match status:
+        case JobStatus.FINISHED:
+            return "task-succeeded", fields | {"result": "", "runtime": None}
+        case JobStatus.ERROR:
+            return "task-failed", fields | {"exception": because, "traceback": ""}
+        case JobStatus.CANCELLED:
+            # The state is given because Flower lets no REVOKED come after a state of ours.
+            ended = {"terminated": True, "signum": None, "expired": False, "state": states.REVOKED}
+            return "task-revoked", fields | ended
+        case _:
+            return "task-retried", fields | {"exception": because, "traceback": ""}
 
 
 def _harmless(send: Callable[..., None], *args: Any) -> None:

@@ -92,6 +92,7 @@ class JobsStep(bootsteps.StartStopStep):
                     if not self._chores.kill_survivors():
                         self._chores.settle_ends()
                         self._give_back()
+                        self._chores.last_words()
                         break
                 except DatabaseUnavailableError as error:
                     logger.warning("the farewell of %s waits for the database: %s", self._me.name, error)

@@ -102,7 +102,7 @@ def test_a_lost_child_is_told_with_words_and_its_next_attempt_after_it(site: Sit
     assert went.index("task-failed") < went.index("task-retried") < went.index("task-succeeded")
 
 
-def test_a_job_that_was_given_back_is_not_cancelled(site: Site) -> None:
+def test_a_job_that_was_given_back_is_to_run_again(site: Site) -> None:
     worker = site.start(settings={"worker_soft_shutdown_timeout": 0.1})
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
@@ -111,9 +111,25 @@ def test_a_job_that_was_given_back_is_not_cancelled(site: Site) -> None:
         eventually(path.exists)
         os.kill(worker.pid, signal.SIGQUIT)
         worker.wait()
-        eventually(lambda: not handle.job_running())
+        assert not handle.job_running()
+        eventually(lambda: state_of(events, task_id) == "RETRY")
         sign.touch()
         site.start()
         assert handle.wait(30) is JobStatus.FINISHED
         eventually(lambda: state_of(events, task_id) == "SUCCESS")
-        assert "task-cancelled" not in events.of(task_id)
+    assert "task-cancelled" not in events.of(task_id)
+
+
+def test_a_job_that_finishes_in_a_soft_shutdown_has_succeeded(site: Site) -> None:
+    worker = site.start(settings={"worker_soft_shutdown_timeout": 3})
+    path, sign = site.new_file(), site.new_file()
+    with site.events() as events:
+        handle = site.submit("until_there", str(path), str(sign))
+        task_id = task_id_of(handle)
+        eventually(path.exists)
+        os.kill(worker.pid, signal.SIGQUIT)
+        eventually(lambda: "Soft Shutdown" in worker.log)
+        sign.touch()
+        worker.wait()
+        assert handle.job_status() is JobStatus.FINISHED
+        eventually(lambda: state_of(events, task_id) == "SUCCESS")
