@@ -11,6 +11,7 @@ from urllib.parse import quote
 import redis
 from celery import Celery
 
+from jobhandle_celery.header import HEADER
 from tests.servers import Management, RabbitmqServer, RedisServer, in_virtual_host
 
 
@@ -116,6 +117,14 @@ class VirtualHosts:
     def remove(self) -> None:
         for name in self._made:
             self.management.delete_virtual_host(name)
+
+
+def lying_in(app: Celery, queue: str) -> list[int]:
+    """Return the jobs whose messages a queue holds; no worker may take from it meanwhile."""
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        # Not acknowledged, so that they are given back at the end.
+        return [message.headers[HEADER]["id"] for message in iter(lambda: channel.basic_get(queue), None)]
 
 
 def depth(app: Celery, queue: str) -> int:

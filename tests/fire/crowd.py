@@ -119,7 +119,7 @@ class Crowd:
             if job.status is None or not job.status.final
         ]
 
-    def settle(self, timeout: float = 90) -> None:
+    def settle(self, timeout: float = 180) -> None:
         """Wait until every job is final."""
         eventually(lambda: not self.unfinished(), timeout, f"unfinished: {self.unfinished()[:5]}")
 

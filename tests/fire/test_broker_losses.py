@@ -62,15 +62,13 @@ def test_a_broker_that_forgets_again_and_again_loses_nothing(
     """Each time after all messages have been sent anew, while no worker is there to take them."""
     site = new_site(broker_url=private_broker.url, settings={"jobhandle_patience": 0.5})
     crowd = Crowd(site)
-    sweeper = site.start(BODIES, queues=["another"])
     crowd.submit_mixed(scaled(30), queue=ASIDE)
     for _ in range(3):
-        eventually(lambda: depth(site.app, ASIDE) >= len(crowd.ids), PATIENCE)
+        eventually(lambda: site.jobs.sweep() and depth(site.app, ASIDE) >= len(crowd.ids), PATIENCE)
         private_broker.lose_messages()
     site.start(BODIES, queues=[ASIDE])
     crowd.settle(PATIENCE)
     crowd.audit()
-    assert sweeper.is_running()
 
 
 def test_queues_that_are_deleted_under_their_worker_lose_nothing(

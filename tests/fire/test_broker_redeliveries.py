@@ -5,7 +5,7 @@ Each test first makes sure that the broker has done so, by what the workers say 
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import pytest
@@ -88,3 +88,35 @@ def test_bodies_whose_connection_is_cut_live_once(
     crowd.settle(PATIENCE)
     rows = crowd.audit()
     assert {(rows[job_id].status, rows[job_id].attempt) for job_id in long} == {("Finished", 1)}
+
+
+@pytest.fixture
+def impatient_rabbitmq(private_rabbitmq: RabbitmqServer) -> Iterator[RabbitmqServer]:
+    """One that waits three seconds for an acknowledgement, not half an hour, and looks every second."""
+    private_rabbitmq.control("eval", _impatience(consumer_timeout=3_000, channel_tick_interval=1_000))
+    yield private_rabbitmq
+    private_rabbitmq.control("eval", _impatience(consumer_timeout=1_800_000, channel_tick_interval=60_000))
+
+
+def _impatience(**settings: int) -> str:
+    told = (f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items())
+    return ", ".join(told) + "."
+
+
+def test_a_late_acknowledgement_that_rabbitmq_gives_up_on_starts_no_second_body(
+    new_site: NewSite, impatient_rabbitmq: RabbitmqServer
+) -> None:
+    """It closes the channel, and Celery's worker ends then, after its bodies."""
+    site = new_site(broker_url=impatient_rabbitmq.url)
+    crowd = Crowd(site)
+    first = site.start(BODIES)
+    crowd.submit([crowd.job("work_late", 8) for _ in range(2)])
+    eventually(lambda: crowd.number_begun() == len(crowd.ids), PATIENCE)
+    second = site.start(BODIES)
+    ids = task_ids(crowd).values()
+    eventually(lambda: all(received([first, second])[task_id] > 1 for task_id in ids), PATIENCE)
+    crowd.settle(PATIENCE)
+    rows = crowd.audit()
+    assert {(row.status, row.attempt, row.worker) for row in rows.values()} == {
+        ("Finished", 1, first.nodename)
+    }

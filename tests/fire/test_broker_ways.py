@@ -15,8 +15,6 @@ from tests.worker.site import NewSite, Site
 pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
 
 PATIENCE = 90
-NARROW = "narrow"
-"""The queue whose messages the broker refuses."""
 
 
 def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) -> None:
@@ -49,17 +47,17 @@ def test_the_apps_own_transport_options_count(new_site: NewSite) -> None:
 def other_arguments(site: Site) -> JobHandle:
     """Somebody else has made the queue, another way."""
     with site.app.connection() as connection:
-        Queue(NARROW, queue_arguments={"x-max-length": 7}, channel=connection.default_channel).declare()
-    return site.submit("work", "", 0, queue=NARROW)
+        Queue("otherwise", queue_arguments={"x-max-length": 7}, channel=connection.default_channel).declare()
+    return site.submit("work", "", 0, queue="otherwise")
 
 
 def full(site: Site) -> JobHandle:
     arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
-    site.app.amqp.queues.add(Queue(NARROW, queue_arguments=arguments))
+    site.app.amqp.queues.add(Queue("full", queue_arguments=arguments))
     for _ in range(10):
-        site.call("plain", "", queue=NARROW)
+        site.call("plain", "", queue="full")
     # A classic queue takes one more than its length.
-    handles = [site.submit("work", "", 0, queue=NARROW) for _ in range(2)]
+    handles = [site.submit("work", "", 0, queue="full") for _ in range(2)]
     return handles[-1]
 
 
@@ -91,8 +89,8 @@ def long_name(site: Site) -> JobHandle:
 def no_list(site: Site) -> JobHandle:
     """Somebody else keeps something under the queue's name."""
     with redis.Redis.from_url(site.broker_url) as client:
-        client.set(NARROW, "no list")
-    return site.submit("work", "", 0, queue=NARROW)
+        client.set("no list", "a text")
+    return site.submit("work", "", 0, queue="no list")
 
 
 REFUSALS: dict[str, list[Callable[[Site], JobHandle]]] = {
@@ -101,18 +99,28 @@ REFUSALS: dict[str, list[Callable[[Site], JobHandle]]] = {
 }
 
 
+@pytest.fixture(scope="module", params=REFUSALS)
+def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
+    """One with a worker, whose sweep has more and more to send that the broker refuses."""
+    url = None
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("virtual_hosts").create()
+    site = module_site(broker_url=url, settings={"jobhandle_patience": 2})
+    site.start(BODIES)
+    return site
+
+
 @pytest.mark.parametrize(
-    ("broker_url", "refusal"),
+    ("site", "refusal"),
     [(kind, refusal) for kind, refusals in REFUSALS.items() for refusal in refusals],
-    indirect=["broker_url"],
+    indirect=["site"],
+    scope="module",  # or each has a site of its own
 )
 def test_what_the_broker_refuses_holds_up_nothing_else(
-    new_site: NewSite, broker_url: str, refusal: Callable[[Site], JobHandle]
+    site: Site, refusal: Callable[[Site], JobHandle]
 ) -> None:
     """Neither what the same process submits, nor what the sweep has to send."""
-    site = new_site(broker_url=broker_url, settings={"jobhandle_patience": 2})
     crowd = Crowd(site)
-    site.start(BODIES)
     refused = refusal(site)
     assert refused.job_status() is JobStatus.SUBMITTED
     [at_once] = crowd.submit([crowd.job("work", 0)])

@@ -10,7 +10,7 @@ from tests.fire.crowd import BODIES, Crowd, scaled, storm
 from tests.fire.worker_fates import RESULTS
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:

@@ -11,7 +11,7 @@ from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BODIES = "tests.fire.clock_bodies:app"
 HOUR = 3600

@@ -15,7 +15,7 @@ from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FURTHER_BODIES = "tests.fire.worker_bodies:app"
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}

@@ -12,7 +12,7 @@ from tests.fire.stepping import stepper
 from tests.servers import execute
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ENOUGH = 60
 """More than the steps of any of the actions."""

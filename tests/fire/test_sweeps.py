@@ -17,7 +17,7 @@ from tests.store.bench import Bench
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SOON = timedelta(milliseconds=20)
 THREADS, PROCESSES = 5, 5

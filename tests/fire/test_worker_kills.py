@@ -8,7 +8,7 @@ from tests.fire.crowd import Crowd, scaled
 from tests.fire.worker_fates import Strike, account, keep, kill_a_child, send, weather
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 OFTEN = 10**6
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}

@@ -14,7 +14,7 @@ from tests.support import eventually
 from tests.worker.site import NewSite
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BODIES = "tests.fire.worker_bodies:app"
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}

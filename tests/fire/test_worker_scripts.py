@@ -16,7 +16,7 @@ from tests.support import eventually
 from tests.worker.site import NewSite, Site
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PROGRAM = """#!{python} -IS
 import fcntl, os, signal, sys, time

@@ -8,7 +8,7 @@ from tests.fire.crowd import Crowd, scaled
 from tests.fire.worker_fates import account, keep, send, weather
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}
 CALM = (0.1, 0.5)

@@ -23,6 +23,7 @@ class RabbitmqServer(Server):
 
     name = "RabbitMQ"
     end_signal = signal.SIGTERM
+    starts_within = 90.0
 
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
         super().__init__(programs, folder, reaper)

@@ -28,6 +28,8 @@ class Server:
     name: str
     end_signal: signal.Signals
     user: str | None = None
+    starts_within = 30.0
+    """Seconds, on a machine that has other things to do."""
 
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
         self.programs = programs
@@ -103,7 +105,11 @@ class Server:
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **session_of(self.user)
             )
         self._reaper.watch(process.pid, self.end_signal)
-        eventually(lambda: process.poll() is not None or self.answers(), 30, f"{self.name} does not answer")
+        eventually(
+            lambda: process.poll() is not None or self.answers(),
+            self.starts_within,
+            f"{self.name} does not answer",
+        )
         assert process.poll() is None, f"{self.name} ended with {process.returncode}:\n{self.log[-2000:]}"
 
     def _end(self, how: signal.Signals) -> None:

@@ -61,8 +61,14 @@ def other(bench: Bench) -> Iterator[Bench]:
 
 
 @pytest.fixture(params=SERVERS)
-def server_bench(request: pytest.FixtureRequest, namespace: str) -> Iterator[Bench]:
+def common_server_url(request: pytest.FixtureRequest) -> str:
     """For what SQLite, with its one lock, has no counterpart of."""
-    bench = Bench(request.getfixturevalue(f"common_{request.param}_url"), namespace=namespace)
+    url: str = request.getfixturevalue(f"common_{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def server_bench(common_server_url: str, namespace: str) -> Iterator[Bench]:
+    bench = Bench(common_server_url, namespace=namespace)
     yield bench
     bench.close()

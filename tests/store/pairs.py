@@ -19,6 +19,9 @@ from tests.store.world import DURATIONS, Call, World
 NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}
 """Nobody retries a run whose claim has not been answered."""
 
+_FIRST_OF_EACH_VERB = {act.verb: name for name, act in reversed(ACTS.items())}
+ONE_OF_EACH = {*_FIRST_OF_EACH_VERB.values(), "set Error", "set Cancelled"}
+
 TOLD = {Refusal.CANCELLED, Refusal.EXPIRED}
 Outcome = tuple[list[Any], Model]
 
@@ -103,21 +106,34 @@ def changing(worlds: Worlds, scene: str) -> list[str]:
     return [name for name, act in ACTS.items() if world.expected((act, "once"))[1] != world.model]
 
 
+@dataclass(frozen=True)
+class Encounter:
+    """An act that changes something, before another or in the middle of it."""
+
+    first: str
+    scene: str
+    order_matters: bool
+
+
 @cache
-def encounters(worlds: Worlds, second: str, *, thorough: bool) -> list[tuple[str, str]]:
-    """Return whom an act meets, and in which scene: those who change something before it."""
-    found: list[tuple[str, str]] = []
-    kinds: set[tuple[str, str]] = set()
+def all_encounters(worlds: Worlds, second: str) -> list[Encounter]:
+    """Return whom an act meets, in each scene that makes a difference."""
+    found: dict[tuple[str, str], Encounter] = {}
     for scene in SCENES:
+        world = worlds[scene]
         for first in changing(worlds, scene):
             acts = ((ACTS[first], "first"), (ACTS[second], "second"))
-            forwards, (answers, model) = worlds[scene].expected(*acts), worlds[scene].expected(*acts[::-1])
+            forwards, (answers, model) = world.expected(*acts), world.expected(*acts[::-1])
             matters = forwards != (answers[::-1], model)
-            kind = summary(*forwards) + summary(answers, model) if matters and thorough else ""
-            if (thorough or matters) and (first, kind) not in kinds:
-                kinds.add((first, kind))
-                found.append((first, scene))
-    return found
+            kind = summary(*forwards) + summary(answers, model) if matters else ""
+            found.setdefault((first, kind), Encounter(first, scene, matters))
+    return list(found.values())
+
+
+def some_encounters(worlds: Worlds, second: str) -> list[Encounter]:
+    """Return with which one act of each verb this one must not change places, in one scene."""
+    met = [one for one in all_encounters(worlds, second) if one.order_matters and one.first in ONE_OF_EACH]
+    return list({one.first: one for one in reversed(met)}.values())
 
 
 # What came of them.
