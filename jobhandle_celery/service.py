@@ -55,7 +55,7 @@ class Service:
         self.ends: queue.SimpleQueue[End] = queue.SimpleQueue()
         """What the main process's event loop has no time to write; the worker step writes it."""
         self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)
-        """Job id, task id and attempt of bodies that were cut off; those who watch have not heard their end."""
+        """Job id, task id and attempt of bodies that were cut off; who watches has not heard of it."""
         _services[app] = self
 
     @cached_property

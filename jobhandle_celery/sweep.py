@@ -20,8 +20,8 @@ LONGEST = 2.0
 def sweep(store: Store, dispatcher: Dispatcher, tell: Callable[[Lost], None] | None = None) -> bool:
     """Make a pass, unless somebody made one less than an interval ago; say whether it was made.
 
-    Settles the jobs of workers that are lost, and tells of each; cancels what has expired, and publishes what
-    is due.
+    Settles the jobs of workers that are lost, cancels what has expired, and publishes what is due. Tells of
+    what is lost, and of what was cancelled and no worker has met since.
     """
     unbroken = store.begin_pass()
     if unbroken is None:
@@ -33,6 +33,9 @@ def sweep(store: Store, dispatcher: Dispatcher, tell: Callable[[Lost], None] | N
                 if tell is not None:
                     tell(lost)
     store.expire()
+    if tell is not None:
+        for cancelled in store.unheard(BATCH):
+            tell(cancelled)
     until = time.monotonic() + LONGEST
     while dispatcher.reachable and (due := store.reserve(BATCH)):
         if not _send(store, dispatcher, due) or len(due) < BATCH or time.monotonic() > until:

@@ -31,6 +31,9 @@ from tests.servers import (
 )
 from tests.workers import WorkerProcess
 
+# Before anything imports them.
+pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
+
 SERVERS = {"redis", "postgresql", "mariadb", "rabbitmq"}
 REQUIRED = {name for name in os.environ.get("JOBHANDLE_TEST_REQUIRE", "").split(",") if name}
 """Servers whose absence is a failure."""

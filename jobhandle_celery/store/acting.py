@@ -18,6 +18,7 @@ from .moves import (
     Guard,
     Moves,
     actor_of,
+    cancelled,
     final,
     held_by,
     moves,
@@ -76,7 +77,7 @@ class Acting(Moves):
     ) -> list[JobStatus]:
         # One statement for both cases: between two, a job could leave the one status for the other.
         running = job.c.status_id == JobStatus.RUNNING
-        stopped = final(JobStatus.CANCELLED, claim_id=None)
+        stopped = cancelled(self.settings.patience, claim_id=None)
         columns = {
             name: case((running, job.c[name]), else_=_as_value(name, value))
             for name, value in stopped.items()

@@ -1,6 +1,7 @@
 """How a move is written: guard, row and event in one transaction, in one statement where that can be."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -54,6 +55,16 @@ def moves(verb: str) -> Guard:
 def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
     """Return the columns of a row that ends."""
     return {"status_id": status, "finished": clock(), **AT_REST, **columns}
+
+
+def cancelled(patience: timedelta, **columns: Any) -> dict[str, Any]:
+    """Return the columns of a row that is cancelled while nothing runs it.
+
+    If a message was ever sent, those who watch have heard of the job. Mostly a worker meets that message and
+    tells them; after a patience the sweep does.
+    """
+    heard_of = (job.c.publishes > 0) | (job.c.attempt > 0)
+    return final(JobStatus.CANCELLED, due_at=case((heard_of, clock(patience)), else_=None), **columns)
 
 
 def held_by(holder: Run | Seat) -> Guard:

@@ -23,6 +23,7 @@ from .moves import (
     NOT_EXPIRED,
     NOT_STAMPED,
     STAMPED,
+    cancelled,
     final,
     held_by,
     lease_alive,
@@ -117,7 +118,7 @@ class Running(Losing):
                 moves("expire"),
                 EXPIRED,
                 which,
-                to=final(JobStatus.CANCELLED, message="expired before it was started", **LEFT),
+                to=cancelled(self.settings.patience, message="expired before it was started", **LEFT),
                 because="expired before it was started",
                 actor=actor,
             )
@@ -139,7 +140,7 @@ class Running(Losing):
                     job.c.status_id == JobStatus.CANCELLED,
                     job.c.revoke_told.is_(False),
                 )
-                .values(revoke_told=True),
+                .values(revoke_told=True, due_at=None),
             )
             # Asked again, it may have been our own: to tell twice is harmless, not to tell is not.
             return bool(told.rowcount) or repeating()

@@ -100,6 +100,29 @@ class Sweeping(Running):
             return [outgoing(row) for row in rows]
 
     @repeatable
+    def unheard(self, limit: int) -> list[Lost]:
+        """Return cancelled jobs that those who watch have heard of, and not of their cancel; each once.
+
+        Who may have been there first: a worker that met the message and told them; a resubmit.
+        """
+        with self.door.transaction() as connection:
+            due = (
+                select(job.c.id, job.c.task_id, job.c.task, job.c.message)
+                .where(
+                    job.c.namespace == self.namespace,
+                    job.c.due_at <= clock(),
+                    job.c.status_id == JobStatus.CANCELLED,
+                )
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = self.execute(connection, due).all()
+            if rows:
+                them = job.c.id.in_([row.id for row in rows])
+                self.execute(connection, update(job).where(them).values(due_at=None))
+            return [Lost(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows]
+
+    @repeatable
     def count_queued(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many rows are Queued for each of these queues."""
         statement = (
@@ -202,6 +225,9 @@ class Sweeping(Running):
     def retire(self, me: Worker) -> None:
         """Forget this worker, unless a row still names it: then its lease ends by itself."""
         with self.door.transaction() as connection:
+            # A claim of this worker may be under way: its end is waited for here, and seen by what follows.
+            mine = select(worker.c.boot_id).where(worker.c.boot_id == me.boot_id)
+            self.execute(connection, mine.with_for_update())
             self._forget(connection, me.boot_id)
 
     @repeatable

@@ -36,8 +36,12 @@ def new_app(sqlite_url: str) -> Iterator[NewApp]:
     apps: list[Any] = []
 
     def make(broker: str = "memory://", database: str = sqlite_url, **settings: Any) -> Any:
-        apps.append(make_app(broker, database, settings))
-        return apps[-1]
+        app = make_app(broker, database, settings)
+        # Celery gives every app the shared tasks of whatever other apps this process has imported.
+        for name in [name for name in app.tasks if not name.startswith(("tests.", "celery."))]:
+            del app.tasks[name]
+        apps.append(app)
+        return app
 
     yield make
     for app in apps:

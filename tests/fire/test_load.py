@@ -65,13 +65,16 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
             memory.look()
         return final(site) == number
 
-    with stepper(
-        site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // 8
-    ) as others:
-        with ThreadPoolExecutor() as pool, storm(kill, (3, 5), crowd.chance):
-            submitted = pool.submit(others.do, 0, signal.SIGKILL)
-            eventually(all_ended, 180 + 120 * SCALE, "the load")
-            assert submitted.result() == SURVIVED
+    with (
+        stepper(
+            site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // 8
+        ) as others,
+        ThreadPoolExecutor() as pool,
+        storm(kill, (3, 5), crowd.chance),
+    ):
+        submitted = pool.submit(others.do, 0, signal.SIGKILL)
+        eventually(all_ended, 180 + 120 * SCALE, "the load")
+        assert submitted.result() == SURVIVED
     took = time.monotonic() - began
     print(f"{number} jobs in {took:.0f} s, {number / took:.0f} a second; {next(kills) - 1} kills")
 

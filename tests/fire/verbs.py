@@ -200,6 +200,13 @@ def _begin_pass(bench: Bench) -> Ask:
     return lambda store: store.begin_pass()
 
 
+def _unheard(bench: Bench) -> Ask:
+    placed = bench.place(JobStatus.QUEUED)
+    bench.store.cancel(placed.job_id, None, terminate=False)
+    bench.pass_time(hours=1)
+    return lambda store: len(store.unheard(10))
+
+
 def _expire(bench: Bench) -> Ask:
     bench.submit(expires=timedelta(seconds=1))
     bench.pass_time(minutes=20)
@@ -326,6 +333,7 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "begin_pass for the first time": _begin_first_pass,
     "begin_pass": _begin_pass,
     "expire": _expire,
+    "unheard": _unheard,
     "reserve": _reserve,
     "count_queued": _of_job(JobStatus.QUEUED, lambda store, _: store.count_queued(["q"]), queue="q"),
     "look_later": _of_message(JobStatus.QUEUED, lambda store, one: store.look_later([one])),

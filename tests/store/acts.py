@@ -305,6 +305,14 @@ ACTS: dict[str, Act] = {
         of_job=False,
         repeated=(0,),
     ),
+    "unheard": Act(
+        "unheard",
+        lambda cast, _: sorted(lost.job_id for lost in cast.store.unheard(10)),
+        lambda cast, model, job, _: model.unheard(),
+        of_job=False,
+        skipping=[],
+        repeated=([],),
+    ),
     "prune": Act(
         "prune",
         lambda cast, _: cast.store.prune(timedelta(days=1)),

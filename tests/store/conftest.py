@@ -9,8 +9,6 @@ from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.store.bench import Bench
 
-pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
-
 SERVERS = [name for name in DATABASES if name != "sqlite"]
 
 

@@ -158,6 +158,10 @@ class StoreMachine(RuleBasedStateMachine):
     def expire(self) -> None:
         assert self.store.expire() == self.model.expire()
 
+    @rule()
+    def unheard(self) -> None:
+        assert sorted(lost.job_id for lost in self.store.unheard(1_000)) == self.model.unheard()
+
     # Workers.
 
     def win(self, message: Outgoing, by: int) -> Run | None:

@@ -113,7 +113,7 @@ class Model:
         job = self.jobs[message.job_id]
         if job.fits(message.task_id, message.attempt) and not job.held:
             self.become(job, QUEUED, silent=True)
-            job.due = self._patient(job)
+            job.due, job.sent = self._patient(job), True
 
     def look_later(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
@@ -124,7 +124,7 @@ class Model:
         job = self.jobs[message.job_id]
         if job.fits(message.task_id, message.attempt) and self._soon(job):
             job.events.append(job.status)
-            job.due = self._patient(job)
+            job.due, job.sent = self._patient(job), True
 
     def send_back(self, message: Outgoing) -> bool:
         job = self.jobs[message.job_id]
@@ -173,7 +173,22 @@ class Model:
         ]
         for job in over:
             self.become(job, CANCELLED, EXPIRED)
+            self._let_it_be_heard(job)
         return len(over)
+
+    def _let_it_be_heard(self, job: ModelJob) -> None:
+        job.due = self.now + PATIENCE if job.sent or job.attempt else None
+
+    def unheard(self) -> list[int]:
+        """Return the cancelled jobs that a message was once sent for, and nobody has met it since."""
+        over = [
+            job
+            for job in self.jobs.values()
+            if job.status is CANCELLED and job.due is not None and job.due <= self.now
+        ]
+        for job in over:
+            job.due = None
+        return sorted(job.job_id for job in over)
 
     def prune(self, older_than: float) -> int:
         over = [
@@ -199,6 +214,7 @@ class Model:
             return Refused(Refusal.SUPERSEDED)
         if self.has_expired(job):
             self.become(job, CANCELLED, EXPIRED)
+            self._let_it_be_heard(job)
             return Refused(Refusal.EXPIRED)
         if not self.alive(run.worker.boot_id):
             return Refused(Refusal.NO_LEASE)
@@ -291,6 +307,7 @@ class Model:
             return RUNNING
         self.become(job, CANCELLED)
         job.stamped, job.terminate, job.claim = True, terminate, None
+        self._let_it_be_heard(job)
         return CANCELLED
 
     def set_message(self, job: ModelJob, message: str, run: Run | None = None) -> str:
@@ -328,6 +345,8 @@ class Model:
     def tell_revoked(self, job: ModelJob, task_id: str) -> bool:
         first = job.status is CANCELLED and job.task_id == task_id and not job.told
         job.told = job.told or first
+        if first:
+            job.due = None
         return first
 
     # Leases.

@@ -26,6 +26,8 @@ class ModelJob:
     stamped: bool = False
     terminate: bool = False
     told: bool = False
+    sent: bool = False
+    """A message was sent for its next attempt."""
     claim: str | None = None
     """Of the run that holds the row, or of its last run as long as nobody else has moved it."""
     boot: str | None = None

@@ -59,6 +59,7 @@ SCENES: dict[str, Scene] = {
     "Error": Scene(("claim", "fail")),
     "Error by hand, its body alive": Scene(("claim", "set Error")),
     "Cancelled": Scene(("mark_queued", "cancel")),
+    "Cancelled, its message met by nobody": Scene(("mark_queued", "cancel", 16)),
 }
 
 

@@ -17,6 +17,7 @@ from tests.store.bench import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Benc
 
 NONE = "none"
 KEPT = "as it was"
+TOLD_LATER = "a patience from now, if it was ever sent"
 NOW = timedelta(0)
 Expected = str | timedelta
 
@@ -191,10 +192,14 @@ VERBS = {
         "cancel",
         lambda bench, run: bench.store.cancel(run.job_id, None, terminate=False),
         JobStatus.CANCELLED,
-        FINAL_ROW | {"cancel_requested": NOW},
+        FINAL_ROW | {"cancel_requested": NOW, "due_at": TOLD_LATER},
     ),
     "expire": Verb(
-        "expire", lambda bench, run: bench.store.expire(), JobStatus.CANCELLED, FINAL_ROW, before=_expired
+        "expire",
+        lambda bench, run: bench.store.expire(),
+        JobStatus.CANCELLED,
+        FINAL_ROW | {"due_at": TOLD_LATER},
+        before=_expired,
     ),
     "send_back": Verb(
         "send_back",
@@ -271,6 +276,10 @@ def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str,
     found = after[column]
     if isinstance(expected, timedelta):
         return found is not None and about(bench.ahead(found), expected)
+    if expected == TOLD_LATER:
+        sent = row["publishes"] or row["attempt"]
+        expected = PATIENCE if sent else NONE
+        return _fits(bench, row, after, column, expected)
     match expected:
         case "none":
             return found is None

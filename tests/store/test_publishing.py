@@ -184,7 +184,23 @@ def test_the_sweep_cancels_an_expired_job_in_every_status_and_says_so(bench: Ben
     row = bench.row(job_id)
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert bench.store.events(job_id)[-1].actor == "sweep"
-    assert (row["due_at"], row["unique_slot"], row["started"]) == (None, None, None)
+    assert (row["unique_slot"], row["started"]) == (None, None)
+    assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), "those who heard of it hear its end"
+
+
+def test_a_cancel_that_no_worker_meets_is_told_once(bench: Bench) -> None:
+    unsent, sent, met = bench.submit(), bench.submit(), bench.submit()
+    for job_id in (sent, met):
+        bench.queue(job_id)
+    for job_id in (unsent, sent, met):
+        assert bench.store.cancel(job_id, None, terminate=False) is JobStatus.CANCELLED
+    assert bench.store.tell_revoked(met, bench.row(met)["task_id"])
+    assert bench.store.unheard(10) == []
+    bench.pass_time(hours=1)
+    [told] = bench.store.unheard(10)
+    assert (told.job_id, told.status) == (sent, JobStatus.CANCELLED)
+    bench.pass_time(hours=1)
+    assert bench.store.unheard(10) == []
 
 
 def test_a_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Bench) -> None:
