@@ -3,6 +3,8 @@
 ``JOBHANDLE_DATABASE_URL`` and ``JOBHANDLE_BROKER_URL``; without them an embedded pair that needs no server:
 a SQLite file and a folder of messages, under ``.jobhandle`` of the current directory, which is made here.
 ``JOBHANDLE_SCRIPTS`` names the folder whose programs `tasks.run_script` may run; without it there are none.
+``JOBHANDLE_SHUTDOWN_TIMEOUT``: the seconds for which bodies may go on after SIGQUIT, before their jobs are
+given back.
 """
 
 import os
@@ -22,6 +24,9 @@ jobhandle_database_url: str | URL = os.environ.get("JOBHANDLE_DATABASE_URL", "")
 broker_url = os.environ.get("JOBHANDLE_BROKER_URL") or "filesystem://"
 broker_connection_retry_on_startup = True
 scripts_folder = os.environ.get("JOBHANDLE_SCRIPTS")
+worker_soft_shutdown_timeout = float(os.environ.get("JOBHANDLE_SHUTDOWN_TIMEOUT") or 0)
+# What waits behind a long body is another worker's to take.
+worker_prefetch_multiplier = 1
 
 if not jobhandle_database_url:
     _folder.mkdir(exist_ok=True)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from tasks.application import app
+
 START = 60.0
 """Seconds for a worker to say that it is ready."""
 
@@ -29,6 +31,8 @@ class Worker:
             *(f"--concurrency={concurrency}", f"--hostname=manifest-{os.getpid()}@%h"),
             # It has nothing to ask of other workers: the rows say all.
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
+            # For Flower. In a folder of messages nobody listens.
+            *([] if app.conf.broker_url.startswith("filesystem:") else ["--task-events"]),
         ]
         with log.open("wb") as output:
             self._process = subprocess.Popen(

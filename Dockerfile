@@ -1,0 +1,27 @@
+# One image: the demo app's worker, its commands, and Flower. Configured by its environment, see docker-compose.yml.
+
+FROM python:3.13-slim AS build
+RUN python -m venv --without-pip /venv
+WORKDIR /source
+# First what is needed, from the metadata and an empty package: a layer that lasts until the metadata change.
+COPY pyproject.toml README.md LICENSE ./
+RUN mkdir jobhandle_celery && touch jobhandle_celery/__init__.py \
+    && pip --python /venv/bin/python install --no-cache-dir '.[postgresql,demo,flower]'
+COPY jobhandle_celery jobhandle_celery
+RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --force-reinstall .
+
+FROM python:3.13-slim
+# Any user may run it: what it writes is in /work, open to all as /tmp is, and in the folders that are mounted.
+RUN mkdir -m 1777 /work
+COPY --from=build /venv /venv
+COPY tasks /app/tasks
+ENV PATH=/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/work \
+    # SIGTERM, which `docker stop` sends, lets bodies finish for JOBHANDLE_SHUTDOWN_TIMEOUT seconds, then gives them back.
+    REMAP_SIGTERM=SIGQUIT
+USER 10001:10001
+WORKDIR /work
+CMD ["celery", "-A", "tasks", "worker", "--loglevel=INFO", "--task-events"]

@@ -1,0 +1,42 @@
+"""A site on each kind of broker, with a worker, and a Flower that watches it; one for a module."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.fire.conftest import virtual_hosts
+from tests.flower.process import Flower
+from tests.reaper import Reaper
+from tests.worker.conftest import module_site
+from tests.worker.site import NewSite, Site
+from tests.workers import ROOT, WorkerProcess
+
+__all__ = ["module_site", "virtual_hosts"]
+
+
+def start(site: Site, **options: Any) -> WorkerProcess:
+    """Start a worker that tells Flower what it does."""
+    return site.start("tests.flower.bodies:app", arguments=["-E"], **{"concurrency": 1, **options})
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
+    """A site whose worker runs one body at a time."""
+    options: dict[str, Any] = {"settings": {"jobhandle_patience": 5}}
+    if request.param == "rabbitmq":
+        options["broker_url"] = request.getfixturevalue("virtual_hosts").create()
+    site = module_site(**options)
+    start(site, name="stays")
+    return site
+
+
+@pytest.fixture(scope="module")
+def flower(site: Site, reaper: Reaper) -> Iterator[Flower]:
+    pytest.importorskip("flower")
+    flower = Flower(site, reaper, {"FLOWER_CONF": str(ROOT / "tasks" / "flowerconfig.py")})
+    try:
+        flower.wait_until_it_listens()
+        yield flower
+    finally:
+        flower.end()

@@ -1,0 +1,100 @@
+"""Flower's pages in a real browser. Skipped without a Chromium and Playwright."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.flower import browser
+from tests.flower.process import Flower
+from tests.support import eventually
+from tests.worker.site import Site
+
+pytestmark = pytest.mark.flower
+
+WORKER = "stays@localhost"
+
+
+@pytest.fixture(scope="module")
+def page(flower: Flower) -> Iterator[Any]:
+    pytest.importorskip("playwright")
+    if browser.program() is None:
+        pytest.skip(f"none of {', '.join(browser.PROGRAMS)} is on the PATH")
+    with browser.opened(flower.login) as page:
+        yield page
+
+
+def going_on(site: Site, flower: Flower) -> JobHandle:
+    handle = site.submit("says_how_far_it_is", str(site.new_file()))
+    flower.wait_for(handle, "PROGRESS")
+    return handle
+
+
+def open_task(page: Any, flower: Flower, handle: JobHandle) -> None:
+    page.goto(f"{flower.url}/task/{handle.get_job().task_id}")
+
+
+def shown(page: Any, name: str) -> str:
+    """Return what the page of a task shows beside a name."""
+    return str(page.locator(".detail-row", has_text=name).locator("dd").first.inner_text()).strip()
+
+
+def test_the_search_box_finds_a_job(site: Site, flower: Flower, page: Any) -> None:
+    handles = [site.submit("add", number, 1) for number in range(3)]
+    for handle in handles:
+        flower.wait_for(handle, "SUCCESS")
+
+    browser.search(page, flower.url, f"kwargs:job_id={handles[1].job_id}")
+
+    task_id = handles[1].get_job().task_id
+    eventually(lambda: [row.get("uuid") for row in browser.rows(page)] == [task_id], 30)
+    (row,) = browser.rows(page)
+    assert (row["state"], row["result"]) == ("SUCCESS", "2")
+
+
+def test_the_terminate_button_is_there_while_a_body_says_how_far_it_is(
+    site: Site, flower: Flower, page: Any
+) -> None:
+    handle = going_on(site, flower)
+    open_task(page, flower, handle)
+    assert (shown(page, "Status"), shown(page, "Result")) == ("STARTED", "25 %: reading")
+
+    page.locator("#task-terminate").click()
+
+    assert handle.wait(30) is JobStatus.CANCELLED
+    assert "terminated" in handle.job_message()
+    flower.wait_for(handle, "REVOKED")
+    open_task(page, flower, handle)
+    assert shown(page, "Status") == "REVOKED"
+
+
+def test_the_revoke_button_cancels_a_job_before_its_start(site: Site, flower: Flower, page: Any) -> None:
+    body = going_on(site, flower)
+    handle = site.submit("add", 1, 1)
+    flower.wait_for(handle, "RECEIVED")
+    open_task(page, flower, handle)
+
+    page.locator("#task-revoke").click()
+    page.locator(".toast", has_text="Revoked").wait_for()
+    body.cancel_job()
+
+    assert handle.wait(30) is JobStatus.CANCELLED
+    assert handle.get_job().started is None
+
+
+def test_the_form_of_time_limits_ends_a_job(site: Site, flower: Flower, page: Any) -> None:
+    flower.look_at(WORKER)
+    page.goto(f"{flower.url}/worker/{WORKER}")
+    page.locator("#worker-tab-limits").click()
+    page.get_by_label("Timeout for worker.deaf", exact=True).fill("1")
+    page.locator("[id='task-timeout-hard-worker.deaf']").click()
+    page.locator(".toast", has_text="time limits set successfully").wait_for()
+    try:
+        handle = site.submit("deaf", str(site.new_file()), 120)
+
+        assert handle.wait(60) is JobStatus.ERROR
+        assert handle.job_message() == "the time limit of 1 s was exceeded"
+        eventually(lambda: flower.state(handle) == "FAILURE", 30)
+    finally:
+        flower.press("task/timeout/worker.deaf", workername=WORKER)

@@ -1,0 +1,54 @@
+"""Flower finds a job by its id, whatever its arguments are."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobHandle
+from tests.flower.process import Flower
+from tests.support import eventually
+from tests.worker.site import Site
+
+pytestmark = pytest.mark.flower
+
+
+def found(flower: Flower, handle: JobHandle) -> bool:
+    return flower.search(f"kwargs:job_id={handle.job_id}") == {handle.get_job().task_id}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"given": "x" * 5_000},
+        {"given": [{"b": {"c": [1, {"d": 2}]}}] * 50},
+        {"given": datetime(2024, 2, 29, tzinfo=UTC)},
+        {"given": float("inf")},
+        {"job_id": 1},
+    ],
+    ids=["none", "long", "deep", "no literal", "infinite", "a job_id of its own"],
+)
+def test_a_job_is_found_by_its_id(site: Site, flower: Flower, kwargs: dict[str, object]) -> None:
+    handle = site.submit("takes_anything", kwargs=kwargs)
+    flower.wait_for(handle, "SUCCESS")
+
+    eventually(lambda: found(flower, handle), 10)
+
+
+@pytest.mark.parametrize("shown", ["***", "{}", "{'given': '***'}"])
+def test_a_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flower, shown: str) -> None:
+    handle = site.jobs.handle()
+    task: Any = site.app.signature("worker.takes_anything", kwargs={"given": "a secret"})
+    handle.submit(task.set(kwargsrepr=shown))
+    known = flower.wait_for(handle, "SUCCESS")
+
+    eventually(lambda: found(flower, handle), 10)
+    assert "a secret" not in str(known["kwargs"])
+
+
+def test_an_argument_of_a_job_is_found(site: Site, flower: Flower) -> None:
+    handle = site.submit("takes_anything", kwargs={"given": "needle"})
+    flower.wait_for(handle, "SUCCESS")
+
+    assert flower.search("kwargs:given=needle") == {handle.get_job().task_id}

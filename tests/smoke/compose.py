@@ -1,0 +1,63 @@
+"""docker-compose, with a project of a test's own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.workers import ROOT
+
+
+class Compose:
+    """One project of the repository's `docker-compose.yml`."""
+
+    def __init__(
+        self, command: Sequence[str], project: str, settings: Mapping[str, str], folder: Path
+    ) -> None:
+        env_file = folder / ".env"
+        env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self._command = [*command, f"--project-name={project}", f"--env-file={env_file}"]
+        self.project = project
+
+    def __call__(self, *arguments: str, timeout: float = 300) -> str:
+        """Run a command; return what it says on its standard output.
+
+        Raises:
+            AssertionError: it failed.
+        """
+        done = self.attempt(*arguments, timeout=timeout)
+        assert done.returncode == 0, (
+            f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
+        return done.stdout
+
+    def attempt(self, *arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        """Run a command that may fail."""
+        return subprocess.run(
+            [*self._command, *arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            # What is set here goes before the file.
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
+        )
+
+    def python(self, program: str) -> Any:
+        """Run a program that prints JSON where the app is, in a container that is always up; return that."""
+        given = "import json; from tasks.application import app, jobs; from jobhandle_celery import Job\n"
+        said = self("exec", "-T", "flower", "python", "-c", given + program)
+        return json.loads(said.splitlines()[-1])
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """Inspect the containers of a service."""
+        ids = self("ps", "--quiet", service).split()
+        return [container for number in ids for container in json.loads(_docker("inspect", number))]
+
+
+def _docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout

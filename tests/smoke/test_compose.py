@@ -1,0 +1,201 @@
+"""`docker-compose up`, as the README has it, and what holds when its containers are scaled and stopped."""
+
+import hashlib
+import os
+import re
+import secrets
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers.places import free_port
+from tests.smoke.compose import Compose
+from tests.support import eventually
+from tests.workers import ROOT
+
+pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
+
+OWNER = 12345
+LOGIN = "ann:" + secrets.token_hex(8)
+SERVICES = ("redis", "postgres", "worker", "flower")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that is /data in the containers."""
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(40):
+        (folder / f"{number}.bin").write_bytes(os.urandom(1000 * number))
+    # Without a byte on the disk, and read for minutes.
+    with (folder.parent / "endless").open("wb") as endless:
+        endless.truncate(2**40)
+    _give(folder)
+    return folder
+
+
+def _give(folder: Path) -> None:
+    if os.geteuid() == 0:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, OWNER, OWNER)
+
+
+@pytest.fixture(scope="module")
+def settings(data: Path) -> dict[str, str]:
+    owner = f"{OWNER}:{OWNER}" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+    return {
+        "POSTGRES_PASSWORD": secrets.token_hex(24),
+        "REDIS_PASSWORD": secrets.token_hex(24),
+        "FLOWER_BASIC_AUTH": LOGIN,
+        "DATA_FOLDER": str(data),
+        "DATA_OWNER": owner,
+        "FLOWER_PORT": str(free_port()),
+        "SHUTDOWN_TIMEOUT": "3",
+    }
+
+
+@pytest.fixture(scope="module")
+def up(
+    compose_command: list[str], settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Compose]:
+    """The whole of it, up and healthy."""
+    folder = tmp_path_factory.mktemp("compose")
+    compose = Compose(compose_command, f"jobhandle-test-{os.getpid()}", settings, folder)
+    try:
+        compose("build", "--quiet", timeout=600)
+        compose("up", "--detach")
+        for service in SERVICES:
+            wait_until_healthy(compose, service)
+        yield compose
+    finally:
+        compose("down", "--volumes", "--timeout=5")
+
+
+def wait_until_healthy(compose: Compose, service: str) -> None:
+    def health() -> str:
+        (container,) = compose.containers(service)
+        return str(container["State"]["Health"]["Status"])
+
+    eventually(lambda: health() == "healthy", 180, f"{service} is not healthy")
+
+
+def wait_until_ready(compose: Compose, workers: int) -> None:
+    eventually(lambda: len(set(re.findall(r"celery@\w+ ready", compose("logs", "worker")))) == workers, 120)
+
+
+def test_the_demo_makes_its_manifest(up: Compose, data: Path) -> None:
+    said = up("run", "--rm", "-T", "worker", "python", "-m", "tasks", "/data")
+
+    assert "40 files in /data: 40 jobs to do" in said
+    lines = (data / "manifest-sha256.txt").read_text().splitlines()
+    digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert digests == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in data.glob("*.bin")
+    }
+
+
+def example() -> dict[str, str]:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
+
+
+def test_what_the_example_leaves_empty_is_all_there_is_to_fill_in(
+    compose_command: list[str], tmp_path: Path
+) -> None:
+    filled = {name: value or "filled" for name, value in example().items()}
+
+    assert "filled" in Compose(compose_command, "jobhandle-test", filled, tmp_path)("config")
+
+
+@pytest.mark.parametrize("missing", example())
+def test_what_is_not_given_has_no_default(
+    compose_command: list[str], settings: dict[str, str], missing: str, tmp_path: Path
+) -> None:
+    compose = Compose(compose_command, "jobhandle-test", {**settings, missing: ""}, tmp_path)
+
+    refused = compose.attempt("config")
+
+    assert refused.returncode != 0
+    assert missing in refused.stderr
+    assert "see .env.example" in refused.stderr
+
+
+def test_ports_are_published_on_loopback_alone(up: Compose) -> None:
+    published = [
+        binding["HostIp"]
+        for service in SERVICES
+        for container in up.containers(service)
+        for bindings in container["NetworkSettings"]["Ports"].values()
+        for binding in bindings or []
+    ]
+
+    assert published == ["127.0.0.1"]
+
+
+def test_flower_is_behind_its_login(up: Compose, settings: dict[str, str]) -> None:
+    url = f"http://127.0.0.1:{settings['FLOWER_PORT']}/api/workers"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(url, timeout=20)
+
+    known = urllib.request.Request(
+        url, headers={"Authorization": f"Basic {b64encode(LOGIN.encode()).decode()}"}
+    )
+    with urllib.request.urlopen(known, timeout=20) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("service", ["worker", "flower"])
+def test_our_containers_run_without_privileges(up: Compose, service: str, settings: dict[str, str]) -> None:
+    user = up("exec", "-T", service, "sh", "-c", "echo $(id -u):$(id -g)").strip()
+    assert user == settings["DATA_OWNER"]
+    refused = up.attempt("exec", "-T", service, "touch", "/app/tasks/new")
+    assert "Read-only file system" in refused.stderr
+
+
+def test_redis_keeps_its_messages_when_it_is_killed(up: Compose) -> None:
+    up("exec", "-T", "redis", "redis-cli", "set", "kept", "yes")
+    up("kill", "redis")
+    up("up", "--detach", "redis")
+
+    eventually(lambda: up("exec", "-T", "redis", "redis-cli", "get", "kept").strip() == "yes", 60)
+
+
+def test_workers_are_scaled_and_a_stop_gives_their_jobs_back(up: Compose, data: Path) -> None:
+    (data.parent / "endless").rename(data / "endless")
+    _give(data)
+    up("up", "--detach", "--scale", "worker=3")
+    wait_until_ready(up, 3)
+    short, endless = submit(up, "1.bin"), submit(up, "endless")
+    eventually(lambda: looked_up(up, endless)["status"] == "Running", 60)
+
+    up("stop", "worker")
+
+    assert looked_up(up, short)["status"] == "Finished"
+    stopped = looked_up(up, endless)
+    assert stopped["moves"][:3] == ["Submitted", "Running", "Requeued"]
+    assert {container["State"]["ExitCode"] for container in up.containers("worker")} == {0}
+
+    up("up", "--detach", "--scale", "worker=1")
+    eventually(lambda: looked_up(up, endless)["attempt"] == 2, 120)
+    assert up.python(f"print(json.dumps(jobs.attach({endless}).cancel_job()))") == "Running"
+    eventually(lambda: looked_up(up, endless)["status"] == "Cancelled", 60)
+
+
+def submit(up: Compose, name: str) -> int:
+    job_id: int = up.python(
+        f"handle = jobs.handle(); print(handle.submit(Job(task='tasks.checksum', args=['/data/{name}'])))"
+    )
+    return job_id
+
+
+def looked_up(up: Compose, job_id: int) -> dict[str, Any]:
+    answer: dict[str, Any] = up.python(
+        f"job = jobs.attach({job_id}).get_job()\n"
+        f"moves = [event.status for event in jobs.events({job_id})]\n"
+        "print(json.dumps({'status': job.status, 'attempt': job.attempt, 'moves': moves}))"
+    )
+    return answer

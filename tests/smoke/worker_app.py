@@ -1,0 +1,18 @@
+"""What pytest-celery makes the worker container's `app.py` of: it fills in the three lines that it knows."""
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from jobhandle_celery import Jobs
+
+imports = None
+
+app = Celery("celery_test_app")
+config: Any
+config = None
+
+if config:
+    app.config_from_object(config)
+jobs = Jobs(app, os.environ.get("JOBHANDLE_DATABASE_URL"))
