@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from celery import states
+from celery.utils.saferepr import saferepr
 from celery.worker import state
 
 from .broker import Line
@@ -36,10 +37,7 @@ class Watchers:
         """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
         line = Line(self._worker.app)
         try:
-            line.tell(
-                self._worker.hostname,
-                [_verdict(job.task_id, job.task, job.status, "its worker cut it off") for job in jobs],
-            )
+            line.tell(self._worker.hostname, [_verdict_on(job) for job in jobs])
         except line.errors as error:
             logger.warning("those who watch were not told of the shutdown: %s", error)
         finally:
@@ -85,6 +83,14 @@ class Watchers:
         )
 
 
+def _verdict_on(job: Job) -> tuple[str, dict[str, Any]]:
+    because = job.error.message if job.error else "its worker cut it off"
+    kind, fields = _verdict(job.task_id, job.task, job.status, because)
+    if kind == "task-succeeded" and job.started and job.finished:
+        fields |= {"result": saferepr(job.result), "runtime": (job.finished - job.started).total_seconds()}
+    return kind, fields
+
+
 def _verdict(
     task_id: str | None, task: str, status: JobStatus | None, because: str
 ) -> tuple[str, dict[str, Any]]:
@@ -92,7 +98,7 @@ def _verdict(
     fields: dict[str, Any] = {"uuid": task_id, "name": task}
     match status:
         case JobStatus.FINISHED:
-            return "task-succeeded", fields | {"result": "", "runtime": None}
+            return "task-succeeded", fields | {"result": "", "runtime": 0.0}
         case JobStatus.ERROR:
             return "task-failed", fields | {"exception": because, "traceback": ""}
         case JobStatus.CANCELLED:
