@@ -336,7 +336,7 @@ def test_setting_cancelled_is_cancelling(stage: Stage) -> None:
 
 def _changed(before: Any, after: Any) -> dict[str, Any]:
     """What differs between two rows; of moments, only whether they are set."""
-    moments = {"finished", "cancel_requested"}
+    moments = {"finished", "cancel_requested", "due_at"}
     return {
         name: value is not None if name in moments else value
         for name, value in after._mapping.items()

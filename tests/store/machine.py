@@ -97,14 +97,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=messages, job_id=jobs)
     def send(self, job_id: int) -> Any:
-        sent = self.store.outgoing([job_id])
-        assert bool(sent) == self.model.outgoing(self.of(job_id))
+        sent = self.outgoing(job_id)
         self.mark(sent)
         return multiple(*sent)
 
+    def outgoing(self, job_id: int) -> list[Outgoing]:
+        sent = self.store.outgoing([job_id])
+        assert bool(sent) == self.model.outgoing(self.of(job_id))
+        return sent
+
     @rule(target=unmarked, job_id=jobs)
     def send_and_be_slow_to_mark(self, job_id: int) -> Any:
-        return multiple(*self.store.outgoing([job_id]))
+        return multiple(*self.outgoing(job_id))
 
     @rule(target=messages, message=consumes(unmarked))
     def mark_late(self, message: Outgoing) -> Any:
@@ -209,7 +213,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, delay=delays)
     def claim_and_retry_before_the_mark(self, job_id: int, delay: float) -> None:
-        sent = self.store.outgoing([job_id])
+        sent = self.outgoing(job_id)
         for message in sent:
             if run := self.win(message, 0):
                 self.say_retry(run, delay)

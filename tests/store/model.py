@@ -95,7 +95,11 @@ class Model:
         return job
 
     def outgoing(self, job: ModelJob) -> bool:
-        return job.status in (SUBMITTED, RESUBMITTED, REQUEUED) and job.not_before is None
+        """Reserve it, as a sweep does, if it waits to be sent."""
+        waits = job.status in (SUBMITTED, RESUBMITTED, REQUEUED) and job.not_before is None
+        if waits:
+            job.due = self.now + GRACE
+        return waits
 
     def reserve(self) -> set[tuple[int, int]]:
         """Reserve all that is due; return the jobs and the attempts that their messages are for."""

@@ -133,5 +133,6 @@ def test_a_job_that_finishes_in_a_soft_shutdown_has_succeeded(site: Site) -> Non
         worker.wait()
         assert handle.job_status() is JobStatus.FINISHED
         eventually(lambda: state_of(events, task_id) == "SUCCESS")
-        [told] = [event for event in events.all() if event["type"] == "task-succeeded"]
-    assert told["result"] == "'seen'"
+        told = [event["result"] for event in events.all() if event["type"] == "task-succeeded"]
+    # Celery may have been in time to tell it, too.
+    assert set(told) == {"'seen'"}
