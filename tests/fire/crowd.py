@@ -17,6 +17,7 @@ from typing import Any
 
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.model import Event
+from jobhandle_celery.status import UNFINISHED
 from tests.store.judging import legal
 from tests.support import eventually
 from tests.worker.site import Site
@@ -106,22 +107,29 @@ class Crowd:
     def rows(self) -> dict[int, Job]:
         """Read all of this crowd's jobs afresh."""
         found: dict[int, Job] = {}
-        for start in range(0, len(self.ids), 5_000):
-            page = self.ids[start : start + 5_000]
+        for page in self._pages():
             found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
         assert set(found) == set(self.ids)
         return found
 
+    def _pages(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.ids), 5_000):
+            yield self.ids[start : start + 5_000]
+
     def unfinished(self) -> list[tuple[int | None, JobStatus | None, str]]:
+        """Return a few of those that are not final."""
         return [
             (job.id, job.status, job.message)
-            for job in self.rows().values()
-            if job.status is None or not job.status.final
+            for page in self._pages()
+            for job in self.site.jobs.find(ids=page, status=UNFINISHED, limit=5)
         ]
 
     def settle(self, timeout: float = 180) -> None:
         """Wait until every job is final."""
-        eventually(lambda: not self.unfinished(), timeout, f"unfinished: {self.unfinished()[:5]}")
+        try:
+            eventually(lambda: not self.unfinished(), timeout)
+        except AssertionError as error:
+            raise AssertionError(f"unfinished: {self.unfinished()}; {error}") from None
 
     def number_begun(self) -> int:
         return sum(len(lives) for lives in self.lives().values())

@@ -73,7 +73,7 @@ def test_cancels_against_claims_have_one_winner_each(site: Site) -> None:
 
 def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
     crowd = Crowd(site)
-    ids = crowd.submit([crowd.job("again", 0, 4, 0.5) for _ in range(scaled(60))])
+    ids = crowd.submit([crowd.job("again", 0, 4, 0.5) for _ in range(scaled(50))])
     before = said(site, "between two attempts")
 
     def cancel(job_id: int) -> None:
@@ -93,7 +93,7 @@ def test_a_cancel_outlives_the_workers(new_site: NewSite) -> None:
     """Without any worker; with messages in the hand of one that is killed; with messages that come again."""
     site = new_site(settings={"worker_prefetch_multiplier": 16, "jobhandle_patience": 2})
     crowd = Crowd(site)
-    ids = crowd.submit_mixed(scaled(150), 0.1, max_attempts=10**6)
+    ids = crowd.submit_mixed(scaled(90), 0.1, max_attempts=10**6)
     messages = site.redis.lrange("celery", 0, -1)
     for job_id in ids[::3]:
         assert crowd.cancel(job_id) is CANCELLED

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
 def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": 2, "jobhandle_patience": 2})
     crowd = Crowd(site)
-    ids = crowd.submit_mixed(scaled(100), 0.5)
+    ids = crowd.submit_mixed(scaled(70), 0.5)
     for _ in range(2):
         site.start(BODIES, concurrency=3, ready=False)
 

@@ -35,9 +35,9 @@ def assert_given_up(crowd: Crowd, job_id: int, after: int) -> None:
 def test_jobs_that_kill_their_child_are_given_up_and_hurt_no_other(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
     crowd = Crowd(site)
-    healthy = crowd.submit_mixed(scaled(50), 0.1)
-    poison = crowd.submit([crowd.job("deadly", max_attempts=3) for _ in range(6)])
-    healthy += crowd.submit_mixed(scaled(50), 0.1)
+    healthy = crowd.submit_mixed(scaled(40), 0.1)
+    poison = crowd.submit([crowd.job("deadly", max_attempts=3) for _ in range(4)])
+    healthy += crowd.submit_mixed(scaled(40), 0.1)
     worker = site.start(BODIES, concurrency=4)
 
     crowd.settle()
@@ -108,7 +108,7 @@ def test_rows_that_cannot_be_sent_hold_up_no_other(new_site: NewSite, database_u
     spoilt, crowd = Crowd(site), Crowd(site)
     # The bad ones are due first.
     bad = spoilt.submit([spoilt.job("work", 0, scheduled_for=timedelta(seconds=0.1)) for _ in BAD_ROWS])
-    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(scaled(80))])
+    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(scaled(50))])
     engine = create_engine(database_url)
     with engine.begin() as connection:
         for job_id, columns in zip(bad, BAD_ROWS, strict=True):
@@ -134,7 +134,7 @@ def test_rows_that_cannot_be_sent_hold_up_no_other(new_site: NewSite, database_u
 def test_messages_that_cannot_be_read_hold_up_no_other(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
     crowd = Crowd(site)
-    crowd.submit_mixed(scaled(80), 0.02)
+    crowd.submit_mixed(scaled(50), 0.02)
     for message in site.redis.lrange("celery", 0, 29):
         spoilt = json.loads(message)
         match crowd.chance.randrange(5):

@@ -29,7 +29,7 @@ def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database
         database_url=database_url, settings={"jobhandle_sweep_interval": 0.001, "jobhandle_grace": 120}
     )
     crowd = Crowd(site)
-    crowd.submit([crowd.job("work", 0, scheduled_for=SOON) for _ in range(scaled(400))])
+    crowd.submit([crowd.job("work", 0, scheduled_for=SOON) for _ in range(scaled(250))])
 
     with stepper(site, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
         beside = [pool.submit(sweep_all, site.jobs) for _ in range(THREADS)]

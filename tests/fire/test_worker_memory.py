@@ -69,9 +69,9 @@ def test_what_the_kernel_kills_for_its_memory_takes_nobody_with_it(
     crowd = Crowd(site)
     worker = site.start(BODIES, concurrency=3)
     memory_limit.limit(worker)
-    healthy = crowd.submit_mixed(scaled(40), 0.1)
+    healthy = crowd.submit_mixed(scaled(30), 0.1)
     fat = crowd.submit([crowd.job("swell", max_attempts=2) for _ in range(3)])
-    healthy += crowd.submit_mixed(scaled(40), 0.1)
+    healthy += crowd.submit_mixed(scaled(30), 0.1)
 
     crowd.settle()
 
@@ -91,7 +91,7 @@ def test_a_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
     crowd = Crowd(site)
     worker = site.start(BODIES, concurrency=3)
-    crowd.submit_mixed(scaled(40), 0.3)
+    crowd.submit_mixed(scaled(30), 0.3)
     [fat] = crowd.submit([crowd.job("hog")])
     eventually(lambda: not worker.is_running(), 60)
     site.start(BODIES, concurrency=3)

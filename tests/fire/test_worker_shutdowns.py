@@ -26,7 +26,7 @@ def test_a_warm_shutdown_takes_nothing_away_from_any_body(new_site: NewSite) -> 
         CALM,
         feed=lambda: crowd.submit_mixed(30, 0.3),
         hits=[],
-        jobs=scaled(80),
+        jobs=scaled(60),
     )
 
     assert sum("Warm shutdown" in worker.log for worker in site.workers) >= 2
@@ -48,7 +48,7 @@ def test_a_cold_or_soft_shutdown_gives_back_what_it_cuts_off(new_site: NewSite, 
         CALM,
         feed=lambda: crowd.submit_mixed(20, crowd.chance.uniform(0.1, 1 + timeout)),
         hits=["cut it off"],
-        jobs=scaled(60),
+        jobs=scaled(40),
     )
 
     rows = crowd.audit(lost_before_body=True)

@@ -1,5 +1,6 @@
 """What may befall a crowd's workers, and the account that every attempt of its jobs must give afterwards."""
 
+import functools
 import os
 import random
 import signal
@@ -8,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import NullPool, create_engine, func, select
+from sqlalchemy import Engine, NullPool, create_engine, func, select
 
 from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.schema import job_event
 from jobhandle_celery.status import UNFINISHED
-from tests.fire.crowd import BODIES, Crowd, Keeper, Life, storm
+from tests.fire.crowd import BODIES, SCALE, Crowd, Keeper, Life, storm
 from tests.support import eventually
 from tests.worker.site import Site
 
@@ -145,6 +146,11 @@ def send(which: signal.Signals) -> Strike:
     return strike
 
 
+def any_of(*strikes: Strike) -> Strike:
+    """Return a strike that is one of these, by chance."""
+    return lambda keeper, chance: chance.choice(strikes)(keeper, chance)
+
+
 def all_ready(keeper: Keeper) -> bool:
     """Say whether every worker has started: who ends each one that comes up sees none run a body."""
     return all(f"{worker.nodename} ready." in worker.log for worker in keeper.workers)
@@ -168,7 +174,7 @@ def weather(
         strike: How.
         calm: Seconds between two strikes, at least and at most.
         feed: Submits more jobs; called whenever there is little left to do.
-        hits: The storm goes on until this has been said of jobs, each of these words three times.
+        hits: The storm goes on until this has been said of jobs, each of these words twice.
         jobs: And until there have been so many.
     """
     feed()
@@ -181,19 +187,23 @@ def weather(
     def is_over() -> bool:
         if _unfinished(crowd.site) < FEW:
             feed()
-        return len(crowd.ids) >= jobs and all(said(crowd.site, words) >= 3 for words in hits)
+        return len(crowd.ids) >= jobs and all(said(crowd.site, words) >= 2 for words in hits)
 
     with storm(once, calm, crowd.chance):
-        eventually(is_over, 150, f"the storm has not said {hits}")
+        eventually(is_over, 150 * max(1.0, SCALE), f"the storm has not said {hits}")
     crowd.settle()
 
 
 def said(site: Site, words: str) -> int:
     """Return how often that was said of jobs in this site's events; `%` stands for anything."""
-    engine = create_engine(site.database_url, poolclass=NullPool)
-    with engine.connect() as connection:
+    with _engine(site.database_url).connect() as connection:
         told = job_event.c.message.like(f"%{words}%")
         return connection.execute(select(func.count()).select_from(job_event).where(told)).scalar_one()
+
+
+@functools.cache
+def _engine(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool)
 
 
 def _unfinished(site: Site) -> int:
