@@ -181,12 +181,6 @@ def _about_message(verb: str, expect: Callable[[Model, Outgoing], Any], *given: 
 
 ACTS: dict[str, Act] = {
     "submit": Act("submit", _submit, _expect_submit, of_job=False),
-    "outgoing": Act(
-        "outgoing",
-        lambda cast, _: [one.attempt for one in cast.store.outgoing([cast.job_id])],
-        lambda cast, model, job, _: [job.attempt + 1] if model.outgoing(job) else [],
-        gone=[],
-    ),
     "mark_queued": _about_message("mark_queued", Model.mark_queued),
     "mark_queued late": Act(
         "mark_queued",

@@ -10,13 +10,13 @@ from functools import cache
 from inspect import getmembers, isfunction, signature
 
 import pytest
-from sqlalchemy import ColumnElement, Table, select
 
-from jobhandle_celery.schema import job, job_event, sweep, worker
+from jobhandle_celery.schema import job
 from jobhandle_celery.store import Store
 from tests.fire.verbs import SCENES as SCENES_OF_VERBS
+from tests.fire.verbs import left_behind
 from tests.store.acts import ACTS
-from tests.store.bench import Bench, Row
+from tests.store.bench import Bench
 from tests.store.pairs import (
     NEVER_AT_ONCE,
     ONE_OF_EACH,
@@ -154,26 +154,9 @@ def test_every_verb_has_its_acts_or_a_scene_that_shows_that_it_changes_nothing()
 @pytest.mark.parametrize("name", [name for name in SCENES_OF_VERBS if name.split()[0] not in VERBS])
 def test_what_has_no_act_changes_nothing(bench: Bench, name: str) -> None:
     ask = SCENES_OF_VERBS[name](bench)
-    before = everything(bench)
+    before = left_behind(bench)
     ask(bench.store)
-    assert everything(bench) == before
-
-
-def everything(bench: Bench) -> list[Row]:
-    """Return all rows of all tables that a bench's namespace could have a part in."""
-    with bench.door.reading() as connection:
-        return [
-            dict(row)
-            for table in (job, job_event, worker, sweep)
-            for row in bench.store.execute(connection, select(table).where(_here(bench, table))).mappings()
-        ]
-
-
-def _here(bench: Bench, table: Table) -> ColumnElement[bool]:
-    own = bench.settings.namespace
-    if table is job_event:
-        return job_event.c.job_id.in_(select(job.c.id).where(job.c.namespace == own))
-    return table.c.namespace == own
+    assert left_behind(bench) == before
 
 
 @pytest.mark.parametrize("name", ACTS)
