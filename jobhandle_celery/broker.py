@@ -1,4 +1,4 @@
-"""A way to the broker that gives up in bounded time. Imports nothing of ours.
+"""A way to the broker that gives up in bounded time. May import messages and confirms.
 
 Celery's own producers retry for as long as a Redis that drops packets makes them wait, and a publish to
 RabbitMQ without a confirmation can vanish without an error.
@@ -7,13 +7,17 @@ RabbitMQ without a confirmation can vanish without an error.
 import logging
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from amqp.exceptions import ChannelError, MessageNacked
 from celery import Celery
 from kombu.exceptions import EncodeError, OperationalError
 from redis.exceptions import NoPermissionError, ResponseError
+
+from .confirms import Confirmed
+from .messages import Ready
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +26,13 @@ BOUND = 2.0
 
 _AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 """How long kombu waits between its tries: it has one for each broker of a list."""
+
+
+_JSON = {"content_type": "application/json", "content_encoding": "utf-8", "serializer": None}
+"""What a body is that has been made by kombu's JSON already."""
+
+Whole = tuple[Any, Mapping[str, Any]]
+"""A message as Celery builds it, and the options to send it with."""
 
 
 class Refused(Exception):
@@ -40,16 +51,19 @@ class Line:
         self.fresh = True
         """True until it has carried its first message: only then does a failure tell of the broker."""
         self._app = app
-        driver = app.connection_for_write().transport.driver_type
+        self._driver: str = app.connection_for_write().transport.driver_type
         bounds: dict[str, Any] = {}
-        if driver == "redis":
+        if self._driver == "redis":
             bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
-        elif driver == "amqp":
+        elif self._driver == "amqp":
             bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
         self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
         self._once: Any = {"max_retries": max(len(self._connection.alt), 1) - 1, **_AT_ONCE}
         self._connection.transport_options = {**(self._connection.transport_options or {}), **self._once}
-        self._producer: Any = None
+        self._kept: Any = None
+        self._kept_for_many: Any = None
+        self._confirmed: Confirmed | None = None
+        self._declared: set[str] = set()
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
             OSError,
@@ -57,20 +71,15 @@ class Line:
             *self._connection.channel_errors,
         )
 
-    def send(self, task: str, message: Any, options: Mapping[str, Any]) -> None:
+    def send(self, task: str, message: Ready | Whole) -> None:
         """Publish a message as Celery does, signals and events included.
 
         Raises:
             Refused: it is this message that the broker does not take; others may pass.
         """
-        if self._producer is None:
-            self._connection.ensure_connection(**self._once)
-            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
         try:
             # With `retry` kombu looks at the connection before it uses it.
-            self._app.amqp.send_task_message(
-                self._producer, task, message, retry=True, retry_policy=self._once, **options
-            )
+            self._publish(self._producer(), task, message, retry=True, retry_policy=self._once)
         except EncodeError:
             raise
         except self.errors as error:
@@ -82,6 +91,52 @@ class Line:
             # The protocol has no place for it: a number, a name that is too long. It may quote a value.
             raise Refused(type(error).__name__) from error
         self.fresh = False
+
+    @property
+    def takes_many(self) -> bool:
+        """False if this broker takes messages one by one alone."""
+        producer = self._producer()
+        return self._driver == "amqp" or bool(getattr(producer, "supports_batch_publish", False))
+
+    def send_together(self, messages: Sequence[tuple[str, Ready | Whole]]) -> None:
+        """Publish messages in one piece.
+
+        When it raises, whatever it is, it is not known which of them the broker has taken.
+        """
+        producer = self._producer()
+        together: AbstractContextManager[object]
+        if self._driver == "amqp":
+            if self._confirmed is None:
+                self._confirmed = Confirmed(self._connection, BOUND)
+                self._kept_for_many = self._app.amqp.Producer(self._confirmed.channel, auto_declare=False)
+            producer, together = self._kept_for_many, self._confirmed
+        else:
+            together = producer.batch(max_size=2 * len(messages))
+        with together:
+            for task, message in messages:
+                self._publish(producer, task, message, retry=False)
+        self.fresh = False
+
+    def _producer(self) -> Any:
+        if self._kept is None:
+            self._connection.ensure_connection(**self._once)
+            self._kept = self._app.amqp.Producer(self._connection, auto_declare=False)
+            if self._driver == "redis":
+                _keep_client(self._kept.channel)
+        return self._kept
+
+    def _publish(self, producer: Any, task: str, message: Ready | Whole, **retry: Any) -> None:
+        if isinstance(message, Ready):
+            options: dict[str, Any] = {**message.options, **retry, **_JSON}
+            # kombu keeps count of what is declared on this connection, too, but binds a copy to ask itself.
+            queues = {queue.name for queue in options.pop("declare") or ()}
+            if queues - self._declared:
+                options["declare"] = message.options["declare"]
+            producer.publish(message.body, **options)
+            self._declared |= queues
+        else:
+            built, further = message
+            self._app.amqp.send_task_message(producer, task, built, **further, **retry)
 
     def tell(self, hostname: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Send events in the name of a worker; raises one of `errors`."""
@@ -107,6 +162,20 @@ class Line:
             self._connection.collect(socket_timeout=BOUND)
         except Exception:
             logger.debug("closing a broken connection", exc_info=True)
+
+
+def _keep_client(channel: Any) -> None:
+    """Have a channel of ours use one Redis client for all its messages.
+
+    kombu makes a new one for each, all on the same pool of connections, which takes longer than to send.
+    """
+    client = channel._create_client()
+
+    @contextmanager
+    def conn_or_acquire(given: Any = None) -> Iterator[Any]:
+        yield given or client
+
+    channel.conn_or_acquire = conn_or_acquire
 
 
 def _is_about_the_message(error: BaseException | None) -> bool:

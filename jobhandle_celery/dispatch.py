@@ -1,31 +1,26 @@
-"""Rows to Celery messages, handed to the broker in bounded time. May import store and below.
+"""Rows handed to the broker as messages, in bounded time. May import messages, broker and below."""
 
-The message is only a wake-up. It carries the arguments because Celery wants them there, and in one header
-of ours which job, and which attempt of it, it is for. It carries neither `expires` nor an ETA: the row has
-both, and a worker that has discarded a message as expired discards all later ones of that task id.
-"""
-
-import ast
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from celery import Celery
-from celery.utils.saferepr import saferepr
-from kombu import Exchange, Queue
 from kombu.exceptions import EncodeError
 
 from . import codec
 from .broker import Line, Refused
 from .header import job_headers
-from .sensitive import masked
+from .messages import Messages
 from .store import Outgoing
 
 logger = logging.getLogger(__name__)
+
+TOGETHER = 500
+TOGETHER_BYTES = 4 * 2**20
+"""Messages, and bytes of arguments, that go to the broker in one piece."""
 
 PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds for which nobody tries again after the first, second, … failure in a row."""
@@ -90,14 +85,41 @@ class Dispatcher:
                 self._run_eagerly(one)
             return Published()
         published = Published()
-        for one in messages:
+        for part in _parts(messages):
             if not self.reachable:
                 break
+            if not self._send_together(part, published):
+                self._send_each(part, published)
+        return published
+
+    def _send_together(self, part: Sequence[Outgoing], published: Published) -> bool:
+        """Send all, or say that it is not known which were taken: to send one again is harmless."""
+        messages = self._messages()
+        if len(part) == 1 or messages.one_by_one:
+            return False
+        try:
+            line = self._line()
+            if not line.takes_many:
+                return False
+            line.send_together([(one.task, messages.ready(one) or messages.whole(one)) for one in part])
+        except Exception as error:
+            # Whose fault it is shows when each goes by itself.
+            logger.debug("%d messages are sent one by one: %s", len(part), type(error).__name__)
+            self._hang_up()
+            return False
+        self._failures = 0
+        published.sent.extend(part)
+        return True
+
+    def _send_each(self, part: Sequence[Outgoing], published: Published) -> None:
+        for one in part:
+            if not self.reachable:
+                return
             try:
                 self._send(one)
             except _Unreachable as error:
                 self._pause(error)
-                break
+                return
             except Refused as error:
                 logger.error("the broker refused the message of job %s: %s", one.job_id, error)
                 published.put_off(one, f"the broker refused its message: {error}")
@@ -111,7 +133,6 @@ class Dispatcher:
                 continue
             self._failures = 0
             published.sent.append(one)
-        return published
 
     def _pause(self, error: Exception) -> None:
         pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
@@ -123,12 +144,13 @@ class Dispatcher:
 
     def _send(self, one: Outgoing) -> None:
         # What fails here is the row's fault, for good; what fails below, the broker's, or its URL's.
-        message, options = self._message(one)
+        messages = self._messages()
+        message = messages.ready(one) or messages.whole(one)
         fresh = True
         try:
             line = self._line()
             fresh = line.fresh
-            line.send(one.task, message, options)
+            line.send(one.task, message)
         except EncodeError:
             raise
         except Refused:
@@ -141,67 +163,6 @@ class Dispatcher:
             # An old connection that the broker has closed meanwhile says nothing about the broker.
             self._send(one)
 
-    def _message(self, one: Outgoing) -> tuple[Any, dict[str, Any]]:
-        routing = codec.decode(one.routing)
-        sensitive = routing.get("sensitive", ())
-        retry = codec.decode(one.retry) or {}
-        options = retry.get("options", {})
-        args = retry["args"] if retry else codec.decode(one.args)
-        kwargs = retry["kwargs"] if retry else codec.decode(one.kwargs)
-        shown_args, shown_kwargs = masked(args, kwargs, sensitive)
-        message = self._app.amqp.as_task_v2(
-            one.task_id,
-            one.task,
-            args,
-            kwargs,
-            retries=options.get("retries", 0),
-            callbacks=options.get("link"),
-            errbacks=options.get("link_error"),
-            chord=options.get("chord"),
-            chain=options.get("chain"),
-            group_id=options.get("group_id"),
-            group_index=options.get("group_index"),
-            root_id=options.get("root_id") or routing.get("root_id"),
-            parent_id=options.get("parent_id") or routing.get("parent_id"),
-            shadow=options.get("shadow") or routing.get("shadow"),
-            time_limit=options.get("time_limit", one.time_limit),
-            soft_time_limit=options.get("soft_time_limit", one.soft_time_limit),
-            ignore_result=options.get("ignore_result", routing.get("ignore_result")),
-            replaced_task_nesting=options.get("replaced_task_nesting", 0),
-            stamped_headers=options.get("stamped_headers"),
-            **{name: options.get(name) for name in options.get("stamped_headers") or ()},
-            origin=options.get("origin"),
-            # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
-            argsrepr=routing.get("argsrepr") or saferepr(shown_args, self._app.amqp.argsrepr_maxsize),
-            kwargsrepr=kwargs_shown(one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._app),
-            create_sent_event=self._app.conf.task_send_sent_event,
-        )
-        declared = routing.get("declare")
-        queue = None if one.queue is None else self._queue(one.queue, declared)
-        headers = {**routing.get("headers", {}), **(options.get("headers") or {})}
-        return message, {
-            "queue": queue,
-            "exchange": routing.get("exchange"),
-            "routing_key": routing.get("routing_key"),
-            "priority": options.get("priority", one.priority),
-            # Never pickle or yaml; a signed message is JSON inside.
-            "serializer": "auth" if self._app.conf.task_serializer == "auth" else "json",
-            "headers": headers | job_headers(one.job_id, one.attempt, sensitive),
-        }
-
-    def _queue(self, name: str, declared: Mapping[str, Any] | None) -> Queue:
-        known: Mapping[str, Queue] = self._app.amqp.queues
-        if dict.__contains__(known, name):  # a dict that makes what it lacks
-            return known[name]
-        if declared is None or declared["name"] != name:
-            declared = {"name": name, "exchange": "", "type": "direct", "routing_key": name}
-        return Queue(
-            name,
-            Exchange(declared["exchange"], declared["type"]),
-            routing_key=declared["routing_key"],
-            queue_arguments=declared.get("arguments"),
-        )
-
     def depth(self, queue: str) -> int | None:
         """Return how many messages a queue holds that no worker has taken; None if the broker cannot say."""
         if not self.reachable:
@@ -212,6 +173,14 @@ class Dispatcher:
         except line.errors:
             self._hang_up()
             return None
+
+    def _messages(self) -> Messages:
+        messages: Messages | None = getattr(self._local, "messages", None)
+        if messages is None or self._local.pid != os.getpid():
+            # A message says which process it is from.
+            messages = self._local.messages = Messages(self._app)
+            self._local.pid = os.getpid()
+        return messages
 
     def _line(self) -> Line:
         line: Line | None = getattr(self._local, "line", None)
@@ -234,17 +203,15 @@ class _Unreachable(Exception):
     """The broker did not take a message on a fresh connection."""
 
 
-def kwargs_shown(job_id: int, kwargs: Mapping[str, Any], given: str | None, app: Celery) -> str:
-    """Return what is shown of the keyword arguments, the job's id before them, so that Flower finds it.
-
-    Flower's search reads literals alone, and the last of two equal keys; what it could not read, or would
-    read as another job's, goes into a string.
-    """
-    shown = str(saferepr(dict(kwargs), app.amqp.kwargsrepr_maxsize)) if given is None else given
-    comma = "" if shown == "{}" else ", "
-    beside = f"{{'job_id': {job_id}{comma}{shown.removeprefix('{')}"
-    try:
-        found = ast.literal_eval(beside) if shown.startswith("{") and "job_id" not in kwargs else {}
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        found = {}
-    return beside if found.get("job_id") == job_id else repr({"job_id": job_id, "kwargs": shown})
+def _parts(messages: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
+    part: list[Outgoing] = []
+    size = 0
+    for one in messages:
+        length = len(one.args) + len(one.kwargs)
+        if part and (len(part) == TOGETHER or size + length > TOGETHER_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += length
+    if part:
+        yield part

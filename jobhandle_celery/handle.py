@@ -26,12 +26,10 @@ from .model import Failure, Job
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submission import Submissions
+from .waiting import Waits
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-POLL_FIRST, POLL_LONGEST = 0.005, 0.5
-"""Seconds between two looks of a wait: short at first, then longer."""
 
 
 class JobHandle:
@@ -48,14 +46,16 @@ class JobHandle:
         self,
         store: Store,
         submissions: Submissions,
+        waits: Waits,
         username: str | None = None,
         groupname: str | None = None,
         *,
         run: Run | None = None,
     ) -> None:
         """Made by `Jobs.handle`, `Jobs.attach` and `current_job`, not by hand."""
-        self._store = store
+        self._rows = store
         self._submissions = submissions
+        self._waits = waits
         self._username = checks.name("username", username)
         self._groupname = checks.name("groupname", groupname)
         self._job_id = run.job_id if run else None
@@ -190,14 +190,11 @@ class JobHandle:
         """
         job_id = self.job_id
         patience = None if timeout is None else checks.patience("timeout", timeout)
-        deadline = None if patience is None else time.monotonic() + patience
-        pause = POLL_FIRST
+        deadline = math.inf if patience is None else time.monotonic() + patience
         while not (status := self.job_status()).final:
-            if deadline is not None and time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 raise WaitTimeoutError(f"job {job_id} is {status} after {patience:g} s")
-            left = math.inf if deadline is None else max(deadline - time.monotonic(), 0.0)
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, POLL_LONGEST)
+            self._waits.until_over(job_id, deadline)
         return status
 
     def result(self, timeout: float | timedelta | None = None) -> Any:
@@ -292,6 +289,12 @@ class JobHandle:
         if not moved:
             raise InvalidTransitionError(f"job {job_id} is {previous}; it cannot be set to {status} now")
         return previous
+
+    @property
+    def _store(self) -> Store:
+        # Whoever looks finds what this process has done before.
+        self._submissions.marks.flush()
+        return self._rows
 
     def _check_open(self) -> None:
         if self._closed:

@@ -14,7 +14,7 @@ from .model import Event, Job
 from .service import Service
 from .settings import Settings
 from .status import JobStatus
-from .store import Door, Selection, engine_maker
+from .store import Door, Selection, Store, engine_maker
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -113,15 +113,15 @@ class Jobs:
         """
         checks.whole("limit", limit, 1, MOST_FOUND)
         below = None if before is None else min(checks.whole("before", before, 0, 2**200), checks.LARGEST_ID)
-        return self._service.store.find(_selection(status, task, username, ids), below, limit)
+        return self._store.find(_selection(status, task, username, ids), below, limit)
 
     def events(self, job_id: int) -> list[Event]:
         """Return a job's moves in their order: why it is in this state."""
-        return self._service.store.events(checks.job_id(job_id))
+        return self._store.events(checks.job_id(job_id))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         """Return how many jobs are in each of the nine statuses."""
-        return self._service.store.count_by_status()
+        return self._store.count_by_status()
 
     def cancel_many(
         self,
@@ -142,17 +142,17 @@ class Jobs:
         """
         if task is None and status is None and username is None and ids is None:
             raise ApiUsageError("cancel_many needs a task, a status, a username or ids")
-        return self._service.store.cancel_selected(
+        return self._store.cancel_selected(
             _selection(status, task, username, ids), terminate=checks.flag("terminate", terminate)
         )
 
     def sweep(self) -> bool:
         """Make one pass of the sweep; False if somebody made one less than an interval ago."""
-        return sweep(self._service.store, self._service.dispatcher)
+        return sweep(self._store, self._service.dispatcher)
 
     def prune(self, older_than: timedelta | float) -> int:
         """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many."""
-        return self._service.store.prune(checks.age("older_than", older_than))
+        return self._store.prune(checks.age("older_than", older_than))
 
     def upgrade_schema(self, *, sql: bool = False) -> None:
         """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
@@ -169,8 +169,14 @@ class Jobs:
 
     def close(self) -> None:
         """Close this process's connections to database and broker; the next use opens new ones."""
-        self._service.store.door.close()
+        self._store.door.close()
         self._service.dispatcher.close()
+
+    @property
+    def _store(self) -> Store:
+        # Whoever looks finds what this process has done before.
+        self._service.submissions.marks.flush()
+        return self._service.store
 
     def _door(self, settings: Settings) -> Door:
         if self._make_engine is None:

@@ -5,17 +5,18 @@ task's retry asks for is reduced to what its next message needs.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery
+from celery.app.routes import MapRoute
 from celery.canvas import Signature
 from celery.exceptions import QueueNotFound
 from celery.utils.abstract import CallableSignature
 from kombu import Exchange, Queue
 
-from . import checks
+from . import checks, codec
 from .durations import duration
 from .errors import ApiUsageError, ValidationError, shown
 from .header import HEADER
@@ -39,6 +40,7 @@ _SIGNATURE_OPTIONS = {
     "kwargsrepr",
     "sensitive",
 }
+_DIRECTIONS = ("queue", "priority", "exchange", "routing_key")
 _KEPT = ("headers", "ignore_result", "argsrepr", "kwargsrepr")
 _CANVAS_TASKS = {
     "celery.chain": "chain",
@@ -46,6 +48,9 @@ _CANVAS_TASKS = {
     "celery.chord": "chord",
     "celery.chunks": "chunks",
 }
+MOST_WAYS = 1_000
+"""Ways that are remembered; a caller may make up queue names without end."""
+
 _CANVAS_OPTIONS = {"link", "link_error", "chord", "chain", "group_id"}
 
 
@@ -102,13 +107,41 @@ def _moment(field: str, value: Any) -> datetime | timedelta | None:
     return checks.moment(field, given)
 
 
+@dataclass(frozen=True)
+class _Way:
+    """Where the messages of a task go, whatever their arguments are."""
+
+    queue: str | None
+    priority: int | None
+    expires: Any
+    record: Mapping[str, Any]
+    text: str
+    """The record as JSON, for a job that adds nothing to it."""
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A job's arguments as its task takes them, and where its messages go."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+    sensitive: list[str | int]
+    queue: str | None
+    priority: int | None
+    expires: datetime | timedelta | None
+    text: str
+    """What a publisher has to know, as JSON."""
+
+
 class Routing:
     """Where the jobs of one app go."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._router: Any = None
+        self._ways: dict[tuple[Any, ...], _Way] = {}
 
-    def route(self, job: Job, options: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
+    def route(self, job: Job, options: Mapping[str, Any]) -> Routed:
         """Fill in what the task and Celery's routing say: the queue, the priority, the expiry.
 
         The routing is resolved now and kept in the row, so that whoever publishes the job again, on
@@ -119,23 +152,61 @@ class Routing:
                 not fit the signature of a task that is registered here.
         """
         task: Any = self._app.tasks.get(job.task)
-        if task is None and self._app.conf.task_always_eager:
-            raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         args, kwargs = list(job.args), dict(job.kwargs)
-        given = {
-            name: value
-            for name, value in {"queue": job.queue, "priority": job.priority, **options}.items()
-            if value is not None and name in ("queue", "priority", "exchange", "routing_key")
-        }
-        defaults: dict[str, Any] = {}
         sensitive = list(job.sensitive)
         if task is not None:
             sensitive += checks.sensitive(getattr(task, "sensitive", ()))
             args, kwargs = _checked(task, args, kwargs, hide=bool(sensitive))
-            defaults = {name: value for name, value in task._get_exec_options().items() if value is not None}
+        elif self._app.conf.task_always_eager:
+            raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
+        way = self._way(job, options, args, kwargs, task)
+        if sensitive:
+            sensitive = resolved(sensitive, getattr(task, "run", None), args)
+        shadow = options.get("shadow") or (task and task.shadow_name(args, kwargs, dict(options)))
+        further: dict[str, Any] = {name: options[name] for name in _KEPT if name in options}
+        if shadow:
+            further["shadow"] = shadow
+        if sensitive:
+            further["sensitive"] = sensitive
+        parent = self._app.current_worker_task
+        if parent and parent.request.id:
+            further |= {
+                "parent_id": parent.request.id,
+                "root_id": parent.request.root_id or parent.request.id,
+            }
+        return Routed(
+            args,
+            kwargs,
+            sensitive,
+            way.queue,
+            way.priority,
+            _moment("expires", way.expires) if job.expires is None else job.expires,
+            codec.encode_given("options", {**way.record, **further}) if further else way.text,
+        )
+
+    def _way(self, job: Job, options: Mapping[str, Any], args: Any, kwargs: Any, task: Any) -> _Way:
+        router: Any = self._app.amqp.router
+        if router is not self._router:
+            self._router, self._ways = router, {}
+        given = {"queue": job.queue, "priority": job.priority, **options}
+        key = (job.task, task is None, *(given.get(name) for name in _DIRECTIONS))
+        # A route that is a function may look at the arguments.
+        known = all(isinstance(route, MapRoute) for route in router.routes) and all(
+            one is None or type(one) in (str, int) for one in key[2:]
+        )
+        way = self._ways.get(key) if known else None
+        if way is None:
+            way = self._new_way(job, given, args, kwargs, task)
+            if known and len(self._ways) < MOST_WAYS:
+                self._ways[key] = way
+        return way
+
+    def _new_way(self, job: Job, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any) -> _Way:
+        directions = {name: given[name] for name in _DIRECTIONS if given.get(name) is not None}
+        own = {} if task is None else task._get_exec_options()
+        defaults = {name: value for name, value in own.items() if value is not None}
         try:
-            router: Any = self._app.amqp.router
-            routed = router.route(dict(defaults, **given), job.task, args, kwargs, task)
+            routed = self._app.amqp.router.route(dict(defaults, **directions), job.task, args, kwargs, task)
             queue = routed.get("queue")
             if isinstance(queue, str):
                 queue = self._app.amqp.queues[queue]
@@ -143,34 +214,18 @@ class Routing:
             raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
         if queue is None and routed.get("exchange") is None:
             queue = self._app.amqp.default_queue
-        sensitive = resolved(sensitive, getattr(task, "run", None), args)
-        shadow = options.get("shadow") or (task and task.shadow_name(args, kwargs, dict(options)))
-        expires = job.expires if job.expires is not None else _moment("expires", defaults.get("expires"))
-        routing = {
+        record = {
             "exchange": _name(routed.get("exchange")),
             "routing_key": routed.get("routing_key"),
             "declare": None if queue is None else _declaration(queue),
-            "shadow": shadow or None,
-            "sensitive": sensitive or None,
-            **{name: options[name] for name in _KEPT if name in options},
         }
-        parent = self._app.current_worker_task
-        if parent and parent.request.id:
-            routing |= {
-                "parent_id": parent.request.id,
-                "root_id": parent.request.root_id or parent.request.id,
-            }
-        return (
-            replace(
-                job,
-                args=args,
-                kwargs=kwargs,
-                sensitive=sensitive,
-                queue=None if queue is None else queue.name,
-                priority=routed.get("priority"),
-                expires=expires,
-            ),
-            {name: value for name, value in routing.items() if value is not None},
+        record = {name: value for name, value in record.items() if value is not None}
+        return _Way(
+            None if queue is None else queue.name,
+            routed.get("priority"),
+            defaults.get("expires"),
+            record,
+            codec.encode_given("options", record),
         )
 
 

@@ -114,13 +114,15 @@ class clock(FunctionElement[datetime]):
     inherit_cache = True
     name = "clock"
 
-    def __init__(self, plus: ColumnElement[float] | float | timedelta = 0.0) -> None:
+    def __init__(self, plus: ColumnElement[float] | float | timedelta | None = None) -> None:
         seconds = plus.total_seconds() if isinstance(plus, timedelta) else plus
-        super().__init__(seconds)
+        super().__init__(*([] if seconds is None else [seconds]))
 
 
 @compiles(clock)
 def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
+    if not len(element.clauses):
+        return "clock_timestamp()"
     seconds = compiler.process(element.clauses, **options)
     return f"(clock_timestamp() + CAST({seconds} AS double precision) * interval '1 second')"
 
@@ -128,7 +130,7 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> 
 @compiles(clock, "sqlite")
 def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
     # The same text that SQLAlchemy stores for a datetime, so that a comparison of texts is one of times.
-    seconds = compiler.process(element.clauses, **options)
+    seconds = compiler.process(element.clauses, **options) if len(element.clauses) else "0"
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds') || '000')"
 
 
@@ -136,6 +138,8 @@ def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(clock, "mariadb")
 def _mysql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
     # SYSDATE is the moment itself, NOW the start of the statement. The session's time zone is UTC.
+    if not len(element.clauses):
+        return "SYSDATE(6)"
     seconds = compiler.process(element.clauses, **options)
     return f"(SYSDATE(6) + INTERVAL ({seconds}) SECOND)"
 

@@ -23,6 +23,7 @@ from .handle import JobHandle
 from .routing import Routing
 from .store import Door, Run, Store, Worker
 from .submission import Submissions
+from .waiting import Waits
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,16 @@ class Service:
         """What takes jobs in."""
         return Submissions(self.store, self.dispatcher, Routing(self._app))
 
+    @cached_property
+    def waits(self) -> Waits:
+        """Who waits for jobs in this process."""
+        return Waits(self.store)
+
     def handle(
         self, username: str | None = None, groupname: str | None = None, run: Run | None = None
     ) -> JobHandle:
         """Make a handle."""
-        return JobHandle(self.store, self.submissions, username, groupname, run=run)
+        return JobHandle(self.store, self.submissions, self.waits, username, groupname, run=run)
 
     def me(self) -> Worker:
         """Return who runs a body in this process."""

@@ -4,6 +4,7 @@ Everything is checked, routed and encoded before anything is written: bad input 
 """
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from . import checks, codec, text
 from .dispatch import Dispatcher
 from .errors import DatabaseUnavailableError
+from .marks import Marks
 from .routing import Routing, as_job
 from .status import JobStatus
 from .store import NewJob, Outgoing, Store, Submitted
@@ -31,6 +33,7 @@ class Submissions:
         self._store = store
         self._routing = routing
         self._dispatcher = dispatcher
+        self.marks = Marks(store)
 
     def submit(
         self,
@@ -53,10 +56,13 @@ class Submissions:
             for row, one in zip(new, submitted, strict=True)
             if one.fresh and one.status is JobStatus.SUBMITTED
         ]
-        if len(fresh) > BATCH:
-            self.send([job_id for _, job_id in fresh])
-        else:
-            self._send([row.outgoing(job_id) for row, job_id in fresh])
+        committed, grace = time.monotonic(), self._store.settings.grace.total_seconds()
+        for start in range(0, len(fresh), BATCH):
+            if time.monotonic() - committed > grace / 2:
+                # The sweep may take what is left for forgotten any moment: look at the rows again.
+                self.send([job_id for _, job_id in fresh[start:]])
+                break
+            self._send([row.outgoing(job_id) for row, job_id in fresh[start : start + BATCH]])
         return submitted
 
     def send(self, job_ids: Sequence[int]) -> None:
@@ -72,34 +78,35 @@ class Submissions:
     def _send(self, outgoing: Sequence[Outgoing]) -> None:
         # They are committed, so nothing that happens here is the caller's to hear: the sweep does the rest.
         published = self._dispatcher.publish(outgoing)
+        self.marks.later(published.sent)
         try:
-            self._store.mark_queued(published.sent)
             for because, unsendable in published.unsendable.items():
                 self._store.put_off(unsendable, because)
         except DatabaseUnavailableError as error:
-            logger.warning("jobs were sent and could not be marked; that is harmless: %s", error)
+            logger.warning("jobs that cannot be sent could not be put off: %s", error)
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)
         checks.job(job)
-        job, routing = self._routing.route(job, options)
+        routed = self._routing.route(job, options)
+        hide = bool(routed.sensitive)
         return NewJob(
             task=job.task,
             task_id=str(uuid.uuid4()),
-            args=codec.encode_given("args", job.args, hide=bool(job.sensitive)),
-            kwargs=codec.encode_given("kwargs", job.kwargs, hide=bool(job.sensitive)),
+            args=codec.encode_given("args", routed.args, hide=hide),
+            kwargs=codec.encode_given("kwargs", routed.kwargs, hide=hide),
             message=text.message(job.message),
             meta=None if job.meta is None else codec.encode_given("meta", job.meta),
             username=username,
             groupname=groupname,
             unique_key=job.unique_key,
-            queue=job.queue,
-            routing=codec.encode_given("options", routing),
-            priority=job.priority,
+            queue=routed.queue,
+            routing=routed.text,
+            priority=routed.priority,
             time_limit=job.time_limit,
             soft_time_limit=job.soft_time_limit,
             max_attempts=job.max_attempts,
             held=checks.submittable(job.status) is JobStatus.WAITING,
             scheduled_for=job.scheduled_for,
-            expires=job.expires,
+            expires=routed.expires,
         )

@@ -15,7 +15,7 @@ import pytest
 from celery import Celery, Task, signals
 from kombu import Exchange, Queue
 
-from jobhandle_celery import Job, JobStatus, ValidationError, dispatch
+from jobhandle_celery import Job, JobStatus, ValidationError, dispatch, messages
 from tests.apps import make_app
 from tests.servers import RedisServer
 from tests.support import eventually
@@ -417,5 +417,5 @@ def test_a_search_for_the_job_id_finds_it_whatever_its_arguments(
     kwargs: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Flower reads what is shown of them as a literal, and looks at its keys."""
-    shown = dispatch.kwargs_shown(42, kwargs, options.get("kwargsrepr"), Celery(set_as_current=False))
+    shown = messages.kwargs_shown(42, kwargs, options.get("kwargsrepr"), Celery(set_as_current=False))
     assert ast.literal_eval(shown)["job_id"] == 42

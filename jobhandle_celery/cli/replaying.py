@@ -12,7 +12,7 @@ from typing import Any
 import click
 from celery.utils.saferepr import saferepr
 
-from ..dispatch import kwargs_shown
+from ..messages import kwargs_shown
 from ..model import Event, Job
 from ..status import JobStatus
 from ..store import Sight

@@ -8,6 +8,7 @@ a move is written) and `rows` (what goes in and out).
 """
 
 from .door import Door, engine_maker
+from .forks import gate
 from .inspecting import Inside, Inspecting, Sight, Stuck, Trouble
 from .overview import Passes, Tally, WorkerSeen
 from .paging import Page, Window
@@ -52,6 +53,7 @@ __all__ = [
     "Worker",
     "WorkerSeen",
     "engine_maker",
+    "gate",
 ]
 
 

@@ -9,7 +9,7 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -83,7 +83,14 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
         raise ConfigurationError(
             f"The driver of {url.drivername} is not installed ({error.name}): pip install {hint}."
         ) from None
-    return lambda: create_engine(url, connect_args=_connect_args(url))
+    return functools.partial(_own_engine, url)
+
+
+def _own_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args=_connect_args(url))
+    if url.drivername == "postgresql+psycopg":
+        event.listen(engine, "connect", functools.partial(_on_psycopg_connect, url.query))
+    return engine
 
 
 def _connect_args(url: URL) -> dict[str, Any]:
@@ -95,8 +102,7 @@ def _connect_args(url: URL) -> dict[str, Any]:
             "keepalives_idle": CONNECT_TIMEOUT,
             "keepalives_interval": 2,
             "keepalives_count": 3,
-            # PgBouncer in transaction mode hands each transaction another connection; a statement that
-            # was prepared on one is unknown to the next.
+            # Until it is known who is at the other end, see `_on_psycopg_connect`.
             "prepare_threshold": None,
         }
         return {key: value for key, value in given.items() if key not in url.query}
@@ -167,8 +173,8 @@ class Door:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
         with self._ready() as engine, engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                # For this transaction alone: a PgBouncer lends the connection to others after it.
+            if engine.dialect.name == "postgresql" and not connection.info.get(_LIMITED):
+                # For this transaction alone: others use this connection too.
                 limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN}s'"
                 connection.exec_driver_sql(limit)
             yield connection
@@ -229,6 +235,32 @@ class Door:
         # Arguments of jobs may be secrets, and parameters of statements stand in errors.
         engine.hide_parameters = True
         return engine.execution_options(**self.options) if self.options else engine
+
+
+_LIMITED = "jobhandle_limited"
+"""In the record of a connection: its session has the limit of `FROZEN`, for all its transactions."""
+
+PREPARED_AFTER = 3
+"""Executions of a statement after which the server is asked to keep its plan."""
+
+
+def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) -> None:
+    """Spare what PgBouncer forbids only where there is none.
+
+    In transaction mode it hands each transaction another connection: a statement that was prepared on one is
+    unknown to the next, and what was set is left to somebody else. It shows by giving its clients numbers
+    of its own for the server's processes.
+    """
+    connection.autocommit = True
+    try:
+        (number,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+        if number == connection.info.backend_pid:
+            connection.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN}s'")
+            record.info[_LIMITED] = True
+            if "prepare_threshold" not in query:
+                connection.prepare_threshold = PREPARED_AFTER
+    finally:
+        connection.autocommit = False
 
 
 def _on_sqlite_connect(connection: Any, _record: Any) -> None:

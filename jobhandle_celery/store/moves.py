@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
@@ -13,7 +14,7 @@ from sqlalchemy import (
     case,
     exists,
     insert,
-    literal,
+    null,
     or_,
     select,
     tuple_,
@@ -25,6 +26,7 @@ from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
 from ..status import MOVES, JobStatus
 from .door import Door
+from .once import NAMESPACE, Transition, at, given, giving, set_values
 from .rows import Outgoing, Run, Seat
 
 Guard = ColumnElement[bool]
@@ -32,32 +34,35 @@ Guard = ColumnElement[bool]
 MOST_PARAMETERS = 500
 """Values in the list of one statement; databases have limits, and SQLite's was once 999."""
 
+MINE = and_(job.c.id == given(job.c.id), job.c.namespace == NAMESPACE)
+"""The job of a call, in this namespace."""
+
 NEVER_STARTED = job.c.started.is_(None)
 STAMPED = job.c.cancel_requested.is_not(None)
 NOT_STAMPED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
-HELD = and_(job.c.status_id == JobStatus.WAITING, job.c.not_before.is_(None))
+HELD = and_(job.c.status_id == at(JobStatus.WAITING), job.c.not_before.is_(None))
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
 
-AT_REST: dict[str, Any] = {"due_at": None, "not_before": None, "unique_slot": None}
+AT_REST: dict[str, Any] = {"due_at": null(), "not_before": null(), "unique_slot": null()}
 """What a final row does not have: nothing waits for it, and its unique key is free again."""
 
-LEFT: dict[str, Any] = {"boot_id": None, "pid": None}
+LEFT: dict[str, Any] = {"boot_id": null(), "pid": null()}
 """A row that no body is attached to; `worker` and `claim_id` stay and say who was the last."""
 
 
 def moves(verb: str) -> Guard:
     """Return the guard of a verb: the statuses that it may find, from the table of moves."""
-    return job.c.status_id.in_(sorted(MOVES[verb].sources, key=lambda status: status.id))
+    return job.c.status_id.in_([at(status) for status in sorted(MOVES[verb].sources, key=lambda one: one.id)])
 
 
 def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
     """Return the columns of a row that ends."""
-    return {"status_id": status, "finished": clock(), **AT_REST, **columns}
+    return {"status_id": at(status), "finished": clock(), **AT_REST, **columns}
 
 
-def cancelled(patience: timedelta, **columns: Any) -> dict[str, Any]:
+def cancelled(patience: timedelta | ColumnElement[float], **columns: Any) -> dict[str, Any]:
     """Return the columns of a row that is cancelled while nothing runs it.
 
     If a message was ever sent, those who watch have heard of the job. Mostly a worker meets that message and
@@ -78,7 +83,7 @@ def held_by(holder: Run | Seat) -> Guard:
         job.c.id == holder.job_id,
         job.c.task_id == holder.task_id,
         job.c.attempt == holder.attempt,
-        job.c.status_id == JobStatus.RUNNING,
+        job.c.status_id == at(JobStatus.RUNNING),
         by,
     )
 
@@ -122,6 +127,11 @@ class Moves:
             conditions.append(job.c.username == username)
         return and_(*conditions)
 
+    @cached_property
+    def places(self) -> dict[str, Any]:
+        """What goes into the places of the settings, for statements that are given a list."""
+        return set_values(self.settings)
+
     def move(
         self,
         connection: Connection,
@@ -130,49 +140,24 @@ class Moves:
         because: str | ColumnElement[str],
         actor: str | ColumnElement[str],
     ) -> list[Row[Any]]:
-        """Write a move to every row that passes the guards, and an event for each.
+        """Write a move that is made seldom; see `make`."""
+        return self.make(connection, Transition(*guards, to=to, because=because, actor=actor))
 
-        No row back means that somebody else was first: an ordinary result. PostgreSQL does it all in one
-        statement, which saves round trips with the row locked.
+    def make(self, connection: Connection, transition: Transition, **values: Any) -> list[Row[Any]]:
+        """Write a move to every row that passes its guards, and an event for each.
+
+        No row back means that somebody else was first: an ordinary result.
         """
-        columns = told(because, actor)
+        parameters = giving(**values)
         if connection.dialect.name == "postgresql":
-            changed = update(job).where(*guards).values(**to).returning(*columns)
-            return list(self.execute(connection, with_event(changed)))
-        rows = self._move_in_steps(connection, guards, to, columns)
-        self._log(connection, rows)
-        return rows
-
-    def appended(self, connection: Connection, statement: Any, because: str, actor: str) -> Row[Any] | None:
-        """Execute the insert of a job, with its event; None if it was there already."""
-        if connection.dialect.name == "postgresql":
-            one: Row[Any] | None = self.execute(
-                connection, with_event(statement.returning(*told(because, actor)))
-            ).first()
-            return one
-        job_id = self.execute(connection, statement.returning(job.c.id)).scalar()
-        if job_id is None:
-            return None
-        one = self.execute(connection, select(*told(because, actor)).where(job.c.id == job_id)).one()
-        self._log(connection, [one])
-        return one
-
-    def _move_in_steps(
-        self,
-        connection: Connection,
-        guards: Sequence[Guard],
-        to: Mapping[str, Any],
-        columns: Sequence[ColumnElement[Any]],
-    ) -> list[Row[Any]]:
-        # MariaDB's UPDATE returns nothing, and SQLite's (3.40) says of a NULL in RETURNING that it IS NOT
-        # NULL. The rows are locked by the look at them, on SQLite by the transaction's beginning: what was
-        # decided there is written, and not decided again by a clock that has moved on.
-        ids = self.execute(connection, select(job.c.id).where(*guards).with_for_update()).scalars().all()
+            return list(self.execute(connection, transition.at_once, parameters))
+        ids = self.execute(connection, transition.which, parameters).scalars().all()
         rows: list[Row[Any]] = []
         for start in range(0, len(ids), MOST_PARAMETERS):
-            them = job.c.id.in_(ids[start : start + MOST_PARAMETERS])
-            self.execute(connection, update(job).where(them).values(**to))
-            rows += self.execute(connection, select(*columns).where(them))
+            these = parameters | {"these": ids[start : start + MOST_PARAMETERS]}
+            self.execute(connection, transition.change, these)
+            rows += self.execute(connection, transition.look, these)
+        self.log(connection, rows)
         return rows
 
     def note_progress_where(
@@ -182,7 +167,7 @@ class Moves:
         noted = update(job).where(guard).values(progress_current=current, progress_total=total)
         return bool(self.execute(connection, noted).rowcount)
 
-    def _log(self, connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    def log(self, connection: Connection, rows: Sequence[Row[Any]]) -> None:
         if rows:
             events = [
                 {
@@ -197,33 +182,10 @@ class Moves:
             self.execute(connection, insert(job_event).values(at=clock()), events)
 
     def execute(self, connection: Connection, statement: Any, parameters: Any = None) -> Any:
-        """Execute a statement with our options, also on a connection that is the caller's."""
+        """Execute a statement with our settings and options, also on a connection that is the caller's."""
+        if not isinstance(parameters, list):
+            parameters = self.places | parameters if parameters else self.places
         return connection.execute(statement, parameters, execution_options=self.door.options)
-
-
-def told(
-    because: str | ColumnElement[str], actor: str | ColumnElement[str]
-) -> tuple[ColumnElement[Any], ...]:
-    """Return the columns of a row that its event is made of, and by which others know it."""
-    return (
-        job.c.id,
-        job.c.task_id,
-        job.c.task,
-        job.c.attempt,
-        job.c.status_id,
-        _as_column(because).label("told"),
-        _as_column(actor).label("actor"),
-    )
-
-
-def with_event(changed: Any) -> Any:
-    """Return a statement that makes a change and appends its event; it returns what the change does."""
-    moved = changed.cte("moved")
-    event = select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor)
-    logged = insert(job_event).from_select(
-        ["job_id", "at", "attempt", "status_id", "message", "actor"], event
-    )
-    return select(moved).add_cte(logged.cte("logged"))
 
 
 def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]) -> Any:
@@ -255,7 +217,3 @@ def grouped(
     for one in messages:
         groups.setdefault(key(one), []).append(one)
     return groups.items()
-
-
-def _as_column(value: str | ColumnElement[str]) -> ColumnElement[str]:
-    return literal(value) if isinstance(value, str) else value

@@ -1,15 +1,19 @@
 """Reading: snapshots, lists, counts, histories. And forgetting what is long over."""
 
+from collections.abc import Collection
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ARRAY, BigInteger, BindParameter, any_, bindparam, delete, func, select
 
 from ..model import Event, Job
 from ..schema import clock, job, job_event
 from ..status import FINAL, JobStatus
 from .acting import Acting
 from .door import repeatable
-from .moves import MOST_PARAMETERS
+from .moves import MINE, MOST_PARAMETERS, Guard
+from .once import THESE, at, given, giving
 from .rows import Selection, to_event, to_job
 
 PRUNE_BATCH = 1_000
@@ -23,17 +27,33 @@ class Reading(Acting):
     def job(self, job_id: int, username: str | None = None) -> Job | None:
         """Return a snapshot; None if there is no such job, or it is another user's."""
         with self.door.reading() as connection:
-            row = self.execute(connection, select(job).where(self.mine(job_id, username))).first()
+            whose = giving(id=job_id, username=username)
+            row = self.execute(connection, _whole(named=username is not None), whose).first()
             return None if row is None else to_job(row)
 
     @repeatable
     def status(self, job_id: int, username: str | None = None) -> JobStatus | None:
         """Return the status alone; None if there is no such job, or it is another user's."""
         with self.door.reading() as connection:
+            whose = giving(id=job_id, username=username)
             status: JobStatus | None = self.execute(
-                connection, select(job.c.status_id).where(self.mine(job_id, username))
+                connection, _status(named=username is not None), whose
             ).scalar()
             return status
+
+    @repeatable
+    def unfinished(self, job_ids: Collection[int]) -> set[int]:
+        """Return those of these jobs that are there and not final."""
+        found: set[int] = set()
+        with self.door.reading() as connection:
+            if connection.dialect.name == "postgresql":
+                # One parameter, so that the statement is the same for any number.
+                return set(self.execute(connection, _unfinished(), {"ids": list(job_ids)}).scalars())
+            ids = list(job_ids)
+            for start in range(0, len(ids), MOST_PARAMETERS):
+                these = {"these": ids[start : start + MOST_PARAMETERS]}
+                found |= set(self.execute(connection, _UNFINISHED, these).scalars())
+        return found
 
     @repeatable
     def find(self, selection: Selection, before: int | None, limit: int) -> list[Job]:
@@ -97,3 +117,27 @@ class Reading(Acting):
                 self.execute(connection, delete(job_event).where(job_event.c.job_id.in_(ids)))
                 self.execute(connection, delete(job).where(job.c.id.in_(ids)))
             return len(ids)
+
+
+def _of(named: bool) -> Guard:
+    return MINE & (job.c.username == given(job.c.username)) if named else MINE
+
+
+@cache
+def _whole(*, named: bool) -> Any:
+    return select(job).where(_of(named))
+
+
+@cache
+def _status(*, named: bool) -> Any:
+    return select(job.c.status_id).where(_of(named))
+
+
+_NOT_FINAL = job.c.status_id.not_in([at(status) for status in sorted(FINAL)])
+_UNFINISHED = select(job.c.id).where(THESE, _NOT_FINAL)
+
+
+@cache
+def _unfinished() -> Any:
+    ids: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))
+    return select(job.c.id).where(job.c.id == any_(ids), _NOT_FINAL)

@@ -81,16 +81,16 @@ class NewJob:
         )
 
     def columns(self, namespace: str) -> dict[str, Any]:
-        """Return the columns that do not depend on the clock."""
+        """Return the columns that have a value and do not depend on the clock."""
         plain = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in ("held", "scheduled_for", "expires")
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and name not in ("held", "scheduled_for", "expires")
         }
-        return plain | {
-            "namespace": namespace,
-            "unique_slot": unique_slot(namespace, self.username, self.unique_key),
-        }
+        plain["namespace"] = namespace
+        if self.unique_key is not None:
+            plain["unique_slot"] = unique_slot(namespace, self.username, self.unique_key)
+        return plain
 
 
 @dataclass(frozen=True)

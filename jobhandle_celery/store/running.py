@@ -6,12 +6,13 @@ A verb that finds another claim there declines: the run is superseded, and nothi
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, literal, select, update
+from sqlalchemy import ColumnElement, Connection, and_, literal, null, select, update
 
 from ..model import Failure
-from ..schema import clock, job
+from ..schema import clock, job, job_event
 from ..status import JobStatus
 from .door import repeatable, repeating
 from .losing import Losing
@@ -20,6 +21,7 @@ from .moves import (
     EXPIRED,
     HELD,
     LEFT,
+    MINE,
     NOT_EXPIRED,
     NOT_STAMPED,
     STAMPED,
@@ -30,6 +32,7 @@ from .moves import (
     moves,
     unless_expired_before,
 )
+from .once import Transition, at, given, giving
 from .outcomes import ANEW, TOLD, failed, stopped
 from .rows import Refusal, Refused, Run, Seat, Worker
 
@@ -48,36 +51,20 @@ class Running(Losing):
         fits), a cancel, an expiry, a resubmit (the task id no longer fits), a release; and we ourselves,
         if the answer to our commit was lost: then the row carries our claim id, and is ours.
         """
-        guards = [
-            moves("claim"),
-            self.mine(run.job_id),
-            job.c.task_id == run.task_id,
-            job.c.task == task,
-            job.c.attempt == run.attempt - 1,
-            NOT_STAMPED,
-            ~HELD,
-            DUE,
-            NOT_EXPIRED,
-        ]
-        if run.worker.boot_id is not None:
-            # A claim under a lease that has ended would be reaped while its body runs.
-            guards.append(lease_alive(run.worker.boot_id, locked=True))
+        # A claim under a lease that has ended would be reaped while its body runs.
+        leased = run.worker.boot_id is not None
         with self.door.moving() as connection:
-            won = self.move(
+            won = self.make(
                 connection,
-                *guards,
-                to={
-                    "status_id": JobStatus.RUNNING,
-                    "attempt": job.c.attempt + 1,
-                    "claim_id": run.claim_id,
-                    "worker": run.worker.name,
-                    "boot_id": run.worker.boot_id,
-                    "pid": run.worker.pid,
-                    "started": clock(),
-                    "due_at": None,
-                    "not_before": None,
-                },
-                because="started",
+                _claim(leased=leased),
+                id=run.job_id,
+                task_id=run.task_id,
+                task=task,
+                former=run.attempt - 1,
+                claim_id=run.claim_id,
+                worker=run.worker.name,
+                boot_id=run.worker.boot_id,
+                pid=run.worker.pid,
                 actor=f"worker {run.worker.name}",
             )
             return run if won else self._refused(connection, run, task)
@@ -153,12 +140,16 @@ class Running(Losing):
         the row; ourselves, if the answer to our commit was lost. A stop request does not matter: the body
         has finished, and the record never lies.
         """
-        return self._end(run, final(JobStatus.FINISHED, result=result, error=None, **LEFT), "finished")
+        with self.door.moving() as connection:
+            won = self.make(
+                connection, _finish(), result=result, actor=f"worker {run.worker.name}", **_held(run)
+            )
+            return bool(won) or self._has_ended(connection, run, JobStatus.FINISHED)
 
     @repeatable
     def fail(self, run: Run, failure: Failure) -> bool:
         """End a run in Error; False if it is superseded. Who may have been first: as for `finish`."""
-        return self._end(run, *failed(failure))
+        return self._end(run, JobStatus.ERROR, *failed(failure))
 
     @repeatable
     def stop(self, run: Run, message: str) -> bool:
@@ -167,16 +158,20 @@ class Running(Losing):
         An empty message leaves the body's own last words. Who may have been first: as for `finish`.
         """
         to, because = stopped(message)
-        return self._end(run, to | TOLD, because)
+        return self._end(run, JobStatus.CANCELLED, to | TOLD, because)
 
-    def _end(self, run: Run, to: Mapping[str, Any], because: str) -> bool:
+    def _end(self, run: Run, status: JobStatus, to: Mapping[str, Any], because: str) -> bool:
         with self.door.moving() as connection:
-            if self.move(
+            won = self.move(
                 connection, held_by(run), to=to, because=because, actor=f"worker {run.worker.name}"
-            ) or self._already_by(connection, run, to["status_id"]):
-                return True
-            self._leave(connection, run)
-            return False
+            )
+            return bool(won) or self._has_ended(connection, run, status)
+
+    def _has_ended(self, connection: Connection, run: Run, status: JobStatus) -> bool:
+        if self._already_by(connection, run, status):
+            return True
+        self._leave(connection, run)
+        return False
 
     @repeatable
     def retry(
@@ -194,7 +189,7 @@ class Running(Losing):
         if isinstance(delay, datetime):
             not_before = literal(delay, job.c.not_before.type)
         again = {
-            "status_id": JobStatus.REQUEUED,
+            "status_id": at(JobStatus.REQUEUED),
             "retry": signature,
             "not_before": not_before,
             "due_at": clock(self.settings.grace) if not_before is None else not_before,
@@ -251,14 +246,15 @@ class Running(Losing):
     def standing(self, run: Run) -> tuple[bool, bool]:
         """Return whether the run still holds the row, and whether it is asked to stop."""
         with self.door.reading() as connection:
-            row = self.execute(connection, select(STAMPED.label("stamped")).where(held_by(run))).first()
+            row = self.execute(connection, _standing(), giving(**_held(run))).first()
             return row is not None, row is None or bool(row.stamped)
 
     @repeatable
     def note_progress(self, run: Run, current: float, total: float | None) -> bool:
         """Write how far a run is; False, and nothing, if it is superseded. First: as for `finish`."""
         with self.door.moving() as connection:
-            return self.note_progress_where(connection, held_by(run), current, total)
+            said = giving(progress_current=current, progress_total=total, **_held(run))
+            return bool(self.execute(connection, _note_progress(), said).rowcount)
 
     @repeatable
     def send_back(self, job_id: int, task_id: str, attempt: int, task: str, worker: Worker) -> bool:
@@ -287,3 +283,66 @@ class Running(Losing):
                     actor=f"worker {worker.name}",
                 )
             )
+
+
+HELD_BY_RUN = and_(
+    job.c.id == given(job.c.id),
+    job.c.task_id == given(job.c.task_id),
+    job.c.attempt == given(job.c.attempt),
+    job.c.status_id == at(JobStatus.RUNNING),
+    job.c.claim_id == given(job.c.claim_id),
+)
+"""As `held_by`, in a statement that is built once."""
+
+
+def _held(run: Run) -> dict[str, Any]:
+    return {"id": run.job_id, "task_id": run.task_id, "attempt": run.attempt, "claim_id": run.claim_id}
+
+
+@cache
+def _claim(*, leased: bool) -> Transition:
+    return Transition(
+        moves("claim"),
+        MINE,
+        job.c.task_id == given(job.c.task_id),
+        job.c.task == given(job.c.task),
+        job.c.attempt == given(job.c.attempt, "former"),
+        NOT_STAMPED,
+        ~HELD,
+        DUE,
+        NOT_EXPIRED,
+        *([lease_alive(given(job.c.boot_id), locked=True)] if leased else []),
+        to={
+            "status_id": at(JobStatus.RUNNING),
+            "attempt": job.c.attempt + 1,
+            "claim_id": given(job.c.claim_id),
+            "worker": given(job.c.worker),
+            "boot_id": given(job.c.boot_id),
+            "pid": given(job.c.pid),
+            "started": clock(),
+            "due_at": null(),
+            "not_before": null(),
+        },
+        because="started",
+        actor=given(job_event.c.actor),
+    )
+
+
+@cache
+def _finish() -> Transition:
+    to = final(JobStatus.FINISHED, result=given(job.c.result), error=null(), **LEFT)
+    return Transition(HELD_BY_RUN, to=to, because="finished", actor=given(job_event.c.actor))
+
+
+@cache
+def _standing() -> Any:
+    return select(STAMPED.label("stamped")).where(HELD_BY_RUN)
+
+
+@cache
+def _note_progress() -> Any:
+    so_far = {
+        "progress_current": given(job.c.progress_current),
+        "progress_total": given(job.c.progress_total),
+    }
+    return update(job).where(HELD_BY_RUN).values(**so_far)

@@ -1,10 +1,26 @@
 """Rows come in, and messages go out: submit, publish, release, resubmit."""
 
+import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Double,
+    Integer,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -14,24 +30,24 @@ from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Callback, after_commit, session_of
 from .door import repeatable
+from .inserting import Inserting
 from .moves import (
     HELD,
     LEFT,
     MOST_PARAMETERS,
     Guard,
-    Moves,
     actor_of,
     for_these,
     grouped,
     lease_alive,
     moves,
     unless_expired_before,
-    unless_there,
 )
+from .once import at
 from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
 
 
-class Submitting(Moves):
+class Submitting(Inserting):
     """The verbs of whoever submits, and of whoever publishes."""
 
     @repeatable
@@ -47,10 +63,7 @@ class Submitting(Moves):
         id, made by the submitter, tells: its id is returned), or an unfinished job with the same unique
         key (its id is returned, and nothing is written).
         """
-        now = None
-        if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
-            now = self._now(connection)
-        return [self._insert(connection, new, now) for new in jobs]
+        return self.insert_all(connection, jobs)
 
     def submit_in_session(self, session: Session, jobs: Sequence[NewJob], send: Callback) -> list[Submitted]:
         """Insert jobs in the caller's transaction; `send` gets their ids after its commit.
@@ -65,43 +78,6 @@ class Submitting(Moves):
             submitted = self.submit_within(session.connection(), jobs)
         after_commit(session, [one.job_id for one in submitted if one.fresh], send)
         return submitted
-
-    def _insert(self, connection: Connection, new: NewJob, now: datetime | None) -> Submitted:
-        values = new.columns(self.namespace) | self._schedule(new, now)
-        because, actor = "submitted", actor_of(new.username)
-        statement = unless_there(connection, job, {"submitted": clock(), "attempt": 0, **values})
-        there_before = job.c.task_id == new.task_id
-        if new.unique_key is not None:
-            there_before |= job.c.unique_slot == values["unique_slot"]
-        while True:
-            row = self.appended(connection, statement, because, actor)
-            if row is not None:
-                return Submitted(row.id, row.status_id)
-            there = self.execute(
-                connection,
-                select(job.c.id, job.c.status_id, job.c.task_id).where(there_before),
-            ).first()
-            if there is not None:
-                return Submitted(there.id, there.status_id, fresh=there.task_id == new.task_id)
-            # It was there and has just finished, so the key is free.
-
-    def _schedule(self, new: NewJob, now: datetime | None) -> dict[str, Any]:
-        if now is None:
-            if new.held:
-                return {"status_id": JobStatus.WAITING}
-            return {"status_id": JobStatus.SUBMITTED, "due_at": clock(self.settings.grace)}
-        scheduled, expires = _moment(new.scheduled_for, now), _moment(new.expires, now)
-        times: dict[str, Any] = {"scheduled_for": scheduled, "expires": expires}
-        if scheduled is not None and scheduled > now:
-            due = scheduled if expires is None else min(scheduled, expires)
-            return times | {"status_id": JobStatus.WAITING, "not_before": scheduled, "due_at": due}
-        if scheduled is None and new.held:
-            return times | {"status_id": JobStatus.WAITING, "due_at": expires}
-        return times | {"status_id": JobStatus.SUBMITTED, "due_at": clock(self.settings.grace)}
-
-    def _now(self, connection: Connection) -> datetime:
-        now: datetime = self.execute(connection, select(clock())).scalar_one()
-        return now
 
     @repeatable
     def outgoing(self, job_ids: Sequence[int]) -> list[Outgoing]:
@@ -142,9 +118,23 @@ class Submitting(Moves):
         if not sent:
             return
         with self.door.moving() as connection:
+            if connection.dialect.name == "postgresql":
+                rows = [(one, one.publishes + 1) for one in sent]
+                document = [
+                    {
+                        "id": one.job_id,
+                        "task_id": one.task_id,
+                        "attempt": one.attempt - 1,
+                        "publishes": publishes,
+                        "patience": self.settings.patience_after(publishes).total_seconds(),
+                    }
+                    for one, publishes in rows
+                ]
+                self.execute(connection, _mark_queued(), {"document": json.dumps(document)})
+                return
             for publishes, group in grouped(sent, lambda one: one.publishes + 1):
                 due = unless_expired_before(clock(self.settings.patience_after(publishes)))
-                queued = {"status_id": JobStatus.QUEUED, "publishes": publishes, "damped": 0, "due_at": due}
+                queued = {**_QUEUED, "publishes": publishes, "due_at": due}
                 self.execute(
                     connection, update(job).where(moves("publish"), ~HELD, for_these(group)).values(**queued)
                 )
@@ -277,6 +267,35 @@ _AFRESH: dict[str, Any] = {
 }
 """What a resubmit clears. Not `attempt`, which never goes down: the former round's writes must not fit."""
 
+_QUEUED: dict[str, Any] = {"status_id": at(JobStatus.QUEUED), "damped": literal_column("0")}
 
-def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | None:
-    return now + given if isinstance(given, timedelta) else given
+
+@cache
+def _mark_queued() -> Any:
+    """Return a mark of any number of rows, of which PostgreSQL's commit does not wait for the disk.
+
+    A mark that is lost with the server's machine is harmless, see the verb.
+    """
+    known = (
+        column("id", job.c.id.type),
+        column("task_id", Text),
+        column("attempt", Integer),
+        column("publishes", Integer),
+        column("patience", Double),
+    )
+    sent = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*known)
+    sent = sent.render_derived(name="sent", with_types=True)
+    lazily = select(func.set_config("synchronous_commit", "off", true())).scalar_subquery()
+    due = unless_expired_before(clock(sent.c.patience))
+    return (
+        update(job)
+        .where(
+            moves("publish"),
+            ~HELD,
+            job.c.id == sent.c.id,
+            job.c.task_id == sent.c.task_id,
+            job.c.attempt == sent.c.attempt,
+            lazily.is_not(None),
+        )
+        .values(**_QUEUED, publishes=sent.c.publishes, due_at=due)
+    )

@@ -1,0 +1,208 @@
+"""Rows come in: any number of jobs, and an event for each, in as few statements as the database allows."""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    SmallInteger,
+    String,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..schema import Name, UtcDateTime, clock, job
+from ..status import JobStatus
+from .door import repeating
+from .moves import Moves, actor_of
+from .once import at, given, giving, setting, told, with_event
+from .rows import NewJob, Submitted
+
+MOST_ROWS = 1_000
+MOST_BYTES = 8 * 2**20
+"""What one statement takes: PostgreSQL has a limit of 1 GiB, and other memory than ours is finite too."""
+
+_GIVEN = (
+    job.c.namespace,
+    job.c.task,
+    job.c.task_id,
+    job.c.args,
+    job.c.kwargs,
+    job.c.username,
+    job.c.groupname,
+    job.c.message,
+    job.c.meta,
+    job.c.unique_key,
+    job.c.unique_slot,
+    job.c.queue,
+    job.c.routing,
+    job.c.priority,
+    job.c.time_limit,
+    job.c.soft_time_limit,
+    job.c.max_attempts,
+    job.c.scheduled_for,
+    job.c.expires,
+    job.c.not_before,
+    job.c.due_at,
+    job.c.status_id,
+)
+"""The columns that a submit fills in, each from a value of its own."""
+
+
+class Inserting(Moves):
+    """What every submit comes to."""
+
+    def insert_all(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
+        """Insert jobs in their order; one that is there already, by its task id or its unique key, is not."""
+        now = None
+        if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
+            now = self.execute(connection, select(clock())).scalar_one()
+        submitted: list[Submitted] = []
+        for part in _parts(jobs):
+            values = [new.columns(self.namespace) | _schedule(new, now) for new in part]
+            rows = {row.task_id: row for row in self._append(connection, values)}
+            submitted += [
+                Submitted(row.id, row.status_id)
+                if (row := rows.get(new.task_id))
+                else self._insert(connection, new, one)
+                for new, one in zip(part, values, strict=True)
+            ]
+        return submitted
+
+    def _insert(self, connection: Connection, new: NewJob, values: dict[str, Any]) -> Submitted:
+        there_before = job.c.task_id == new.task_id
+        if new.unique_key is not None:
+            there_before |= job.c.unique_slot == values["unique_slot"]
+        while True:
+            found = select(job.c.id, job.c.status_id, job.c.task_id).where(there_before)
+            there = self.execute(connection, found).first()
+            if there is not None:
+                return Submitted(there.id, there.status_id, fresh=there.task_id == new.task_id)
+            # It was there and has just finished, so the key is free.
+            for row in self._append(connection, [values]):
+                return Submitted(row.id, row.status_id)
+
+    def _append(self, connection: Connection, values: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
+        actor = actor_of(values[0].get("username"))
+        if connection.dialect.name == "postgresql":
+            # One parameter for all of it: a list for each column would take PostgreSQL's driver longer.
+            document = json.dumps(
+                [_as_json(number, one) for number, one in enumerate(values)], default=datetime.isoformat
+            )
+            parameters = {"document": document, "given_actor": actor}
+            rows: Sequence[Row[Any]] = self.execute(connection, _insert_document(), parameters).all()
+            return rows
+        if repeating():
+            there = select(job.c.task_id).where(_ANY_OF)
+            known = set(self.execute(connection, there, _any_of(values)).scalars())
+            values = [one for one in values if one["task_id"] not in known]
+        if not values:
+            return []
+        nothing = dict.fromkeys(one.name for one in _GIVEN)
+        every = [self.places | giving(**nothing | one) for one in values]
+        self.execute(connection, _insert_each(connection.dialect.name), every)
+        rows = self.execute(connection, _look(), _any_of(values) | giving(actor=actor)).all()
+        self.log(connection, rows)
+        return rows
+
+
+_ANY_OF: ColumnElement[bool] = job.c.task_id.in_(bindparam("task_ids", expanding=True))
+
+
+def _any_of(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"task_ids": [one["task_id"] for one in values]}
+
+
+def _parts(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
+    part: list[NewJob] = []
+    size = 0
+    for new in jobs:
+        length = len(new.args) + len(new.kwargs) + len(new.meta or "") + len(new.message)
+        if part and (len(part) == MOST_ROWS or size + length > MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(new)
+        size += length
+    if part:
+        yield part
+
+
+def _schedule(new: NewJob, now: datetime | None) -> dict[str, Any]:
+    """Return the status, and the times that are known; one that is Submitted is due after the grace."""
+    if now is None:
+        return {"status_id": JobStatus.WAITING if new.held else JobStatus.SUBMITTED}
+    scheduled, expires = _moment(new.scheduled_for, now), _moment(new.expires, now)
+    times: dict[str, Any] = {"scheduled_for": scheduled, "expires": expires}
+    if scheduled is not None and scheduled > now:
+        due = scheduled if expires is None else min(scheduled, expires)
+        return times | {"status_id": JobStatus.WAITING, "not_before": scheduled, "due_at": due}
+    if scheduled is None and new.held:
+        return times | {"status_id": JobStatus.WAITING, "due_at": expires}
+    return times | {"status_id": JobStatus.SUBMITTED}
+
+
+def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | None:
+    return now + given if isinstance(given, timedelta) else given
+
+
+def _as_json(number: int, values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "status_id": values["status_id"].id, "number": number}
+
+
+def _due(status: ColumnElement[Any], due: ColumnElement[Any]) -> ColumnElement[Any]:
+    return case((status == at(JobStatus.SUBMITTED), clock(setting("grace"))), else_=due)
+
+
+@cache
+def _insert_document() -> Any:
+    """Return an insert of all rows of a JSON document, in their order, which appends their events."""
+    number: ColumnElement[int] = column("number", Integer)
+    shapes = [column(one.name, _shape(one.type)) for one in _GIVEN]
+    rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(number, *shapes)
+    rows = rows.render_derived(name="given", with_types=True)
+    values: dict[str, Any] = {one.name: rows.c[one.name] for one in _GIVEN}
+    values["due_at"] = _due(rows.c.status_id, rows.c.due_at)
+    values |= {"submitted": clock(), "attempt": literal_column("0")}
+    wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
+    inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
+    actor = bindparam("given_actor", type_=String)
+    return with_event(inserted.returning(*told("submitted", actor)))
+
+
+def _shape(kind: Any) -> Any:
+    if isinstance(kind, Name):
+        return Text()
+    if isinstance(kind, UtcDateTime):
+        return kind
+    return SmallInteger() if kind is job.c.status_id.type else kind
+
+
+@cache
+def _insert_each(dialect: str) -> Any:
+    values: dict[str, Any] = {one.name: given(one) for one in _GIVEN}
+    values["due_at"] = _due(given(job.c.status_id), given(job.c.due_at))
+    values |= {"submitted": clock(), "attempt": 0}
+    if dialect == "sqlite":
+        return sqlite.insert(job).values(**values).on_conflict_do_nothing()
+    return insert(job).values(**values).prefix_with("IGNORE")
+
+
+@cache
+def _look() -> Any:
+    actor = bindparam("given_actor", type_=String)
+    return select(*told("submitted", actor)).where(_ANY_OF).order_by(job.c.id)
