@@ -14,7 +14,6 @@ from typing import Any
 from amqp.exceptions import ChannelError, MessageNacked
 from celery import Celery
 from kombu.exceptions import EncodeError, OperationalError
-from redis.exceptions import NoPermissionError, ResponseError
 
 from .confirms import Confirmed
 from .messages import Ready
@@ -180,6 +179,8 @@ def _keep_client(channel: Any) -> None:
 
 def _is_about_the_message(error: BaseException | None) -> bool:
     """Say whether a broker that says this would take another message."""
+    from redis.exceptions import NoPermissionError, ResponseError  # long to import, seldom asked for
+
     return (
         # RabbitMQ.
         isinstance(error, (ChannelError, MessageNacked))

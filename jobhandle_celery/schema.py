@@ -26,7 +26,6 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
 )
-from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement
@@ -54,7 +53,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """Return the column type: MySQL's DATETIME has no fraction unless asked for."""
         if dialect.name in ("mysql", "mariadb"):
-            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+            return dialect.type_descriptor(_mysql().DATETIME(fsp=6))
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -100,7 +99,26 @@ class Name(TypeDecorator[str]):
         if dialect.name not in ("mysql", "mariadb"):
             return dialect.type_descriptor(String(length))
         exactly = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
-        return dialect.type_descriptor(mysql.VARCHAR(length, collation=exactly))
+        return dialect.type_descriptor(_mysql().VARCHAR(length, collation=exactly))
+
+
+class LongText(TypeDecorator[str]):
+    """Text of any length: MySQL's usual one ends at 64 KiB."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Return the column type."""
+        long = _mysql().LONGTEXT() if dialect.name in ("mysql", "mariadb") else Text()
+        return dialect.type_descriptor(long)
+
+
+def _mysql() -> Any:
+    # Imported where it is used: it brings all its drivers' dialects along.
+    from sqlalchemy.dialects import mysql
+
+    return mysql
 
 
 class clock(FunctionElement[datetime]):
@@ -155,7 +173,6 @@ metadata = MetaData(
 
 # SQLite numbers only an INTEGER PRIMARY KEY by itself.
 _Id = BigInteger().with_variant(Integer, "sqlite")
-_LongText = Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
 
 job_status = Table(
     "jobhandle_job_status",
@@ -173,24 +190,24 @@ job = Table(
     Column("namespace", Name(63), nullable=False),
     Column("task", Name(NAME_LENGTH), nullable=False),
     Column("task_id", Name(36), nullable=False),
-    Column("args", _LongText, nullable=False),
-    Column("kwargs", _LongText, nullable=False),
+    Column("args", LongText, nullable=False),
+    Column("kwargs", LongText, nullable=False),
     Column("username", Name(NAME_LENGTH)),
     Column("groupname", Name(NAME_LENGTH)),
-    Column("message", _LongText, nullable=False),
-    Column("meta", _LongText),
+    Column("message", LongText, nullable=False),
+    Column("meta", LongText),
     Column("unique_key", Name(NAME_LENGTH)),
     # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
     # key. A partial unique index would say it better; MariaDB has none.
     Column("unique_slot", Name(64)),
     # How it is sent.
     Column("queue", Name(NAME_LENGTH)),
-    Column("routing", _LongText, nullable=False),
+    Column("routing", LongText, nullable=False),
     Column("priority", SmallInteger),
     Column("time_limit", Double),
     Column("soft_time_limit", Double),
     # The signature of the next message where a retry changed it: arguments, options, count.
-    Column("retry", _LongText),
+    Column("retry", LongText),
     Column("publishes", Integer, nullable=False, default=0),
     Column("damped", SmallInteger, nullable=False, default=0),
     # When.
@@ -218,8 +235,8 @@ job = Table(
     # What came of it.
     Column("progress_current", Double),
     Column("progress_total", Double),
-    Column("result", _LongText),
-    Column("error", _LongText),
+    Column("result", LongText),
+    Column("error", LongText),
     UniqueConstraint("task_id"),
     UniqueConstraint("unique_slot"),
     # An id that a user knows must never become another job's.
@@ -249,7 +266,7 @@ job_event = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("status_id", Status, ForeignKey(job_status.c.id), nullable=False),
-    Column("message", _LongText, nullable=False),
+    Column("message", LongText, nullable=False),
     Column("actor", Name(NAME_LENGTH), nullable=False),
     sqlite_autoincrement=True,
 )

@@ -80,6 +80,7 @@ class Stage:
             self.offline.close()
 
     def row(self, job_id: int) -> Any:
+        self.jobs._service.submissions.marks.flush()
         with self.engine.connect() as connection:
             return connection.exec_driver_sql(f"SELECT * FROM jobhandle_job WHERE id = {job_id}").one()
 

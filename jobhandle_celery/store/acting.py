@@ -1,16 +1,18 @@
 """What anyone may do to a job from outside: cancel it, take it, end it, speak for it."""
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, literal, select, update
+from sqlalchemy import Connection, and_, case, literal, null, select, true, update
 
-from ..schema import clock, job
+from ..schema import clock, job, job_event
 from ..status import UNFINISHED, JobStatus
 from .door import repeatable, repeating
 from .moves import (
     DUE,
     HELD,
     LEFT,
+    MINE,
     MOST_PARAMETERS,
     NEVER_STARTED,
     NOT_EXPIRED,
@@ -23,6 +25,7 @@ from .moves import (
     held_by,
     moves,
 )
+from .once import Transition, at, given, giving, setting
 from .rows import Run, Selection
 
 _BEFORE_IT_STARTED = "cancelled before it was started"
@@ -45,17 +48,17 @@ class Acting(Moves):
         ends the process). Finished, Error: too late. Who may have been there first: a claim. Whichever of
         the two statements comes second finds the other's status in the row.
         """
-        with self.door.transaction() as connection:
-            which = self.mine(job_id, username)
-            if task_id is not None:
-                which &= job.c.task_id == task_id
+        named, of_round = username is not None, task_id is not None
+        which = {"id": job_id, "username": username, "task_id": task_id}
+        cancel = _cancel_one(named=named, of_round=of_round, terminate=terminate)
+        with self.door.moving() as connection:
             while True:
-                moved = self._cancel(connection, which, actor_of(username), terminate=terminate)
+                moved = self.make(connection, cancel, actor=actor_of(username), **which)
                 if moved:
-                    return moved[0]
-                status: JobStatus | None = self.execute(
-                    connection, select(job.c.status_id).where(which)
-                ).scalar()
+                    cancelled_or_running: JobStatus = moved[0].status_id
+                    return cancelled_or_running
+                found = self.execute(connection, _look(named=named, of_round=of_round), giving(**which))
+                status: JobStatus | None = found.scalar()
                 if status is None or status.final or status is JobStatus.RUNNING:
                     return status
                 # It was final, and has been resubmitted between the two statements.
@@ -68,41 +71,9 @@ class Acting(Moves):
         """
         with self.door.transaction() as connection:
             return sum(
-                len(self._cancel(connection, self.selected(part), "service", terminate=terminate))
+                self.make_many(connection, _cancel(self.selected(part), terminate=terminate), actor="service")
                 for part in selection.parts(MOST_PARAMETERS)
             )
-
-    def _cancel(
-        self, connection: Connection, which: Guard, actor: str, *, terminate: bool
-    ) -> list[JobStatus]:
-        # One statement for both cases: between two, a job could leave the one status for the other.
-        running = job.c.status_id == JobStatus.RUNNING
-        stopped = cancelled(self.settings.patience, claim_id=None)
-        columns = {
-            name: case((running, job.c[name]), else_=_as_value(name, value))
-            for name, value in stopped.items()
-        }
-        moved = self.move(
-            connection,
-            job.c.status_id.in_(UNFINISHED),
-            # A second request changes nothing, unless it asks for more.
-            job.c.cancel_requested.is_(None) | (literal(terminate) & job.c.terminate.is_(False)),
-            which,
-            to=columns
-            | {
-                "cancel_requested": case(
-                    (job.c.cancel_requested.is_(None), clock()), else_=job.c.cancel_requested
-                ),
-                "terminate": job.c.terminate | literal(terminate) if terminate else job.c.terminate,
-            },
-            because=case(
-                (running, literal(_ASKED_TO_STOP)),
-                (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
-                else_=literal(_BETWEEN_ATTEMPTS),
-            ),
-            actor=actor,
-        )
-        return [row.status_id for row in moved]
 
     def set_status(
         self, job_id: int, status: JobStatus, token: str, username: str | None, message: str | None
@@ -155,7 +126,7 @@ class Acting(Moves):
         mine, actor = self.mine(job_id, username), actor_of(username)
         match status:
             case JobStatus.CANCELLED:
-                self._cancel(connection, mine, actor, terminate=False)
+                self.make(connection, _cancel(mine, terminate=False), actor=actor)
                 return True
             case JobStatus.RUNNING if previous is JobStatus.RUNNING:
                 return True
@@ -254,5 +225,44 @@ class Acting(Moves):
         return and_(*conditions)
 
 
-def _as_value(name: str, value: Any) -> Any:
-    return literal(value, job.c[name].type) if value is None or isinstance(value, JobStatus) else value
+def _cancel(which: Guard, *, terminate: bool) -> Transition:
+    # One statement for both cases: between two, a job could leave the one status for the other.
+    running = job.c.status_id == at(JobStatus.RUNNING)
+    stopped = cancelled(setting("patience"), claim_id=null())
+    columns = {name: case((running, job.c[name]), else_=value) for name, value in stopped.items()}
+    return Transition(
+        job.c.status_id.in_([at(status) for status in sorted(UNFINISHED)]),
+        # A second request changes nothing, unless it asks for more.
+        NOT_STAMPED | job.c.terminate.is_(False) if terminate else NOT_STAMPED,
+        which,
+        to=columns
+        | {
+            "cancel_requested": case((NOT_STAMPED, clock()), else_=job.c.cancel_requested),
+            "terminate": true() if terminate else job.c.terminate,
+        },
+        because=case(
+            (running, literal(_ASKED_TO_STOP)),
+            (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
+            else_=literal(_BETWEEN_ATTEMPTS),
+        ),
+        actor=given(job_event.c.actor),
+    )
+
+
+def _one(*, named: bool, of_round: bool) -> Guard:
+    conditions = [MINE]
+    if named:
+        conditions.append(job.c.username == given(job.c.username))
+    if of_round:
+        conditions.append(job.c.task_id == given(job.c.task_id))
+    return and_(*conditions)
+
+
+@cache
+def _cancel_one(*, named: bool, of_round: bool, terminate: bool) -> Transition:
+    return _cancel(_one(named=named, of_round=of_round), terminate=terminate)
+
+
+@cache
+def _look(*, named: bool, of_round: bool) -> Any:
+    return select(job.c.status_id).where(_one(named=named, of_round=of_round))

@@ -8,24 +8,27 @@ at the end of the root. Whether it truly committed is seen by reading the rows o
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from ..errors import ApiUsageError
+
+if TYPE_CHECKING:
+    # At run time only for those who have one: the ORM takes longer to import than all of ours.
+    from sqlalchemy.orm import Session, SessionTransaction
 
 logger = logging.getLogger(__name__)
 
 Callback = Callable[[list[int]], None]
 
 _Booked = dict[Callback, list[int]]
-_booked: WeakKeyDictionary[SessionTransaction, _Booked] = WeakKeyDictionary()
+_booked: "WeakKeyDictionary[SessionTransaction, _Booked]" = WeakKeyDictionary()
 _LISTENING = "jobhandle_listening"
 
 
-def after_commit(session: Session, job_ids: list[int], callback: Callback) -> None:
+def after_commit(session: "Session", job_ids: list[int], callback: Callback) -> None:
     """Call back with these ids once the session's transaction has ended, unless a savepoint took them back.
 
     Also after a rollback of the root, for its end is all that is known: the callback looks for the rows.
@@ -40,7 +43,7 @@ def after_commit(session: Session, job_ids: list[int], callback: Callback) -> No
     _booked.setdefault(current, {}).setdefault(callback, []).extend(job_ids)
 
 
-def _on_commit(session: Session) -> None:
+def _on_commit(session: "Session") -> None:
     # Fires for the innermost transaction, before it ends. A rolled back one never comes here.
     ending = session.get_nested_transaction()
     if ending is None or ending.parent is None:
@@ -49,7 +52,7 @@ def _on_commit(session: Session) -> None:
         _booked.setdefault(ending.parent, {}).setdefault(callback, []).extend(job_ids)
 
 
-def _on_end(session: Session, transaction: SessionTransaction) -> None:
+def _on_end(session: "Session", transaction: "SessionTransaction") -> None:
     if transaction.parent is not None:
         _booked.pop(transaction, None)
         return
@@ -61,12 +64,14 @@ def _on_end(session: Session, transaction: SessionTransaction) -> None:
             logger.exception("jobs %s were not sent after the commit; the sweep sends them", job_ids)
 
 
-def session_of(given: Any) -> Session:
+def session_of(given: Any) -> "Session":
     """Return the session that can be joined.
 
     Raises:
         ApiUsageError: there is none; it says what to give instead.
     """
+    from sqlalchemy.orm import Session, scoped_session
+
     if isinstance(given, scoped_session):
         given = given()
     if isinstance(given, Session):

@@ -24,11 +24,9 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import Name, UtcDateTime, clock, job
 from ..status import JobStatus
-from .door import repeating
 from .moves import Moves, actor_of
 from .once import at, given, giving, setting, told, with_event
 from .rows import NewJob, Submitted
@@ -102,15 +100,15 @@ class Inserting(Moves):
         if connection.dialect.name == "postgresql":
             # One parameter for all of it: a list for each column would take PostgreSQL's driver longer.
             document = json.dumps(
-                [_as_json(number, one) for number, one in enumerate(values)], default=datetime.isoformat
+                [_as_json(number, one) for number, one in enumerate(values)], default=_moment_as_json
             )
             parameters = {"document": document, "given_actor": actor}
             rows: Sequence[Row[Any]] = self.execute(connection, _insert_document(), parameters).all()
             return rows
-        if repeating():
-            there = select(job.c.task_id).where(_ANY_OF)
-            known = set(self.execute(connection, there, _any_of(values)).scalars())
-            values = [one for one in values if one["task_id"] not in known]
+        # An event for those alone that are inserted now; the insert itself does not tell which.
+        there = self.execute(connection, select(job.c.task_id).where(_ANY_OF), _any_of(values))
+        known = set(there.scalars())
+        values = [one for one in values if one["task_id"] not in known]
         if not values:
             return []
         nothing = dict.fromkeys(one.name for one in _GIVEN)
@@ -164,6 +162,12 @@ def _as_json(number: int, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "status_id": values["status_id"].id, "number": number}
 
 
+def _moment_as_json(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise TypeError(f"{value!r} has no time zone")
+    return value.isoformat()
+
+
 def _due(status: ColumnElement[Any], due: ColumnElement[Any]) -> ColumnElement[Any]:
     return case((status == at(JobStatus.SUBMITTED), clock(setting("grace"))), else_=due)
 
@@ -171,6 +175,8 @@ def _due(status: ColumnElement[Any], due: ColumnElement[Any]) -> ColumnElement[A
 @cache
 def _insert_document() -> Any:
     """Return an insert of all rows of a JSON document, in their order, which appends their events."""
+    from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
+
     number: ColumnElement[int] = column("number", Integer)
     shapes = [column(one.name, _shape(one.type)) for one in _GIVEN]
     rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(number, *shapes)
@@ -198,6 +204,8 @@ def _insert_each(dialect: str) -> Any:
     values["due_at"] = _due(given(job.c.status_id), given(job.c.due_at))
     values |= {"submitted": clock(), "attempt": 0}
     if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
         return sqlite.insert(job).values(**values).on_conflict_do_nothing()
     return insert(job).values(**values).prefix_with("IGNORE")
 

@@ -20,7 +20,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
@@ -160,6 +159,12 @@ class Moves:
         self.log(connection, rows)
         return rows
 
+    def make_many(self, connection: Connection, transition: Transition, **values: Any) -> int:
+        """Write a move as `make` does, to any number of rows, and return how many they were."""
+        if connection.dialect.name == "postgresql":
+            return int(self.execute(connection, transition.at_once_counted, giving(**values)).scalar_one())
+        return len(self.make(connection, transition, **values))
+
     def note_progress_where(
         self, connection: Connection, guard: Guard, current: float, total: float | None
     ) -> bool:
@@ -195,8 +200,12 @@ def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]
     """
     match connection.dialect.name:
         case "postgresql":
+            from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
+
             return postgresql.insert(table).values(**values).on_conflict_do_nothing()
         case "sqlite":
+            from sqlalchemy.dialects import sqlite
+
             return sqlite.insert(table).values(**values).on_conflict_do_nothing()
         case _:
             return insert(table).values(**values).prefix_with("IGNORE")

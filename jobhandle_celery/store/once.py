@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     bindparam,
+    func,
     insert,
     literal,
     literal_column,
@@ -89,6 +90,12 @@ class Transition:
         """All of it in one statement, which saves round trips with the row locked."""
         return with_event(update(job).where(*self._guards).values(**self._to).returning(*self._columns))
 
+    @cached_property
+    def at_once_counted(self) -> Any:
+        """The same, of which only the number of rows is wanted."""
+        changed = update(job).where(*self._guards).values(**self._to).returning(*self._columns)
+        return with_event(changed, wanted=func.count())
+
     # In steps, where UPDATE returns nothing (MariaDB), or something else (SQLite 3.40 says of a NULL in
     # RETURNING that it IS NOT NULL). The rows are locked by the look at them, on SQLite by the transaction's
     # beginning: what was decided there is written, and not decided again by a clock that has moved on.
@@ -124,14 +131,18 @@ def told(
     )
 
 
-def with_event(changed: Any) -> Any:
-    """Return a statement that makes a change and appends its event; it returns what the change does."""
+def with_event(changed: Any, wanted: ColumnElement[Any] | None = None) -> Any:
+    """Return a statement that makes a change and appends its event; it returns what the change does.
+
+    Or, if something else is `wanted`, that.
+    """
     moved = changed.cte("moved")
     event = select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor)
     logged = insert(job_event).from_select(
         ["job_id", "at", "attempt", "status_id", "message", "actor"], event
     )
-    return select(moved).add_cte(logged.cte("logged"))
+    selected = select(moved) if wanted is None else select(wanted).select_from(moved)
+    return selected.add_cte(logged.cte("logged"))
 
 
 def _as_column(value: str | ColumnElement[str]) -> ColumnElement[str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -22,7 +22,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from .. import text
 from ..errors import InvalidTransitionError
@@ -46,6 +45,9 @@ from .moves import (
 from .once import at
 from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
 
 class Submitting(Inserting):
     """The verbs of whoever submits, and of whoever publishes."""
@@ -65,7 +67,9 @@ class Submitting(Inserting):
         """
         return self.insert_all(connection, jobs)
 
-    def submit_in_session(self, session: Session, jobs: Sequence[NewJob], send: Callback) -> list[Submitted]:
+    def submit_in_session(
+        self, session: "Session", jobs: Sequence[NewJob], send: Callback
+    ) -> list[Submitted]:
         """Insert jobs in the caller's transaction; `send` gets their ids after its commit.
 
         Nothing at all remains of them after a rollback, of a savepoint too.

@@ -5,6 +5,8 @@ published by the caller, then marked. A sweep that dies in between leaves rows t
 """
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from sqlalchemy import Connection, case, delete, exists, func, or_, select, update
 
@@ -13,6 +15,7 @@ from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
 from .moves import DUE, HELD, STAMPED, Guard, for_these, grouped, moves, unless_expired_before, unless_there
+from .once import NAMESPACE, ago, at, given, giving, setting
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing, to_progress
 from .running import Running
 
@@ -30,36 +33,13 @@ class Sweeping(Running):
         True if leases may be believed: passes have followed each other closely for at least one lease.
         After an outage of the database nobody could renew, so that clock starts anew.
         """
-        settings = self.settings
-        gap = or_(
-            sweep_table.c.last_pass_at < clock(-settings.unbroken),
-            sweep_table.c.unbroken_since > clock(),  # the database's clock was set back
-        )
-        with self.door.transaction() as connection:
-            begun = self.execute(
-                connection,
-                update(sweep_table)
-                .where(
-                    sweep_table.c.namespace == self.namespace,
-                    or_(
-                        sweep_table.c.last_pass_at <= clock(-settings.pass_interval),
-                        # The database's clock was set back.
-                        sweep_table.c.last_pass_at > clock(settings.lease),
-                    ),
-                )
-                .values(
-                    unbroken_since=case((gap, clock()), else_=sweep_table.c.unbroken_since),
-                    last_pass_at=clock(),
-                ),
-            )
+        with self.door.moving() as connection:
+            begun = self.execute(connection, _begin_pass())
             if begun.rowcount == 0:
                 anew = {"namespace": self.namespace, "last_pass_at": clock(), "unbroken_since": clock()}
                 first = unless_there(connection, sweep_table, anew).returning(sweep_table.c.namespace)
                 return None if self.execute(connection, first).first() is None else False
-            unbroken = select(sweep_table.c.unbroken_since <= clock(-settings.lease)).where(
-                sweep_table.c.namespace == self.namespace
-            )
-            return bool(self.execute(connection, unbroken).scalar())
+            return bool(self.execute(connection, _unbroken_for_a_lease()).scalar())
 
     @repeatable
     def expire(self) -> int:
@@ -203,12 +183,8 @@ class Sweeping(Running):
     @repeatable
     def renew(self, me: Worker) -> bool:
         """Renew this worker's lease; False if there was none: it is new, or was taken for lost."""
-        lease_until = clock(self.settings.lease)
-        with self.door.transaction() as connection:
-            mine = self.execute(
-                connection,
-                update(worker).where(worker.c.boot_id == me.boot_id).values(lease_until=lease_until),
-            ).rowcount
+        with self.door.moving() as connection:
+            mine = self.execute(connection, _renew(), giving(boot_id=me.boot_id)).rowcount
             if not mine:
                 first = {
                     "boot_id": me.boot_id,
@@ -216,7 +192,7 @@ class Sweeping(Running):
                     "name": me.name,
                     "pid": me.pid,
                     "started": clock(),
-                    "lease_until": lease_until,
+                    "lease_until": clock(self.settings.lease),
                 }
                 self.execute(connection, unless_there(connection, worker, first))
             return bool(mine)
@@ -233,18 +209,6 @@ class Sweeping(Running):
     @repeatable
     def standings(self, boot_id: str) -> list[Standing]:
         """Return the running jobs whose rows name this worker."""
-        statement = select(
-            job.c.id,
-            job.c.task_id,
-            job.c.attempt,
-            job.c.claim_id,
-            job.c.pid,
-            STAMPED.label("stop"),
-            job.c.terminate,
-            job.c.message,
-            job.c.progress_current,
-            job.c.progress_total,
-        ).where(job.c.boot_id == boot_id, job.c.status_id == JobStatus.RUNNING)
         with self.door.reading() as connection:
             return [
                 Standing(
@@ -258,7 +222,7 @@ class Sweeping(Running):
                     row.message,
                     to_progress(row),
                 )
-                for row in self.execute(connection, statement)
+                for row in self.execute(connection, _standings(), giving(boot_id=boot_id))
             ]
 
     @repeatable
@@ -282,3 +246,57 @@ class Sweeping(Running):
             or row.attempt > attempt
             or (row.attempt == attempt and row.claim_id is None)
         }
+
+
+@cache
+def _begin_pass() -> Any:
+    gap = or_(
+        sweep_table.c.last_pass_at < clock(ago("unbroken")),
+        sweep_table.c.unbroken_since > clock(),  # the database's clock was set back
+    )
+    return (
+        update(sweep_table)
+        .where(
+            sweep_table.c.namespace == NAMESPACE,
+            or_(
+                sweep_table.c.last_pass_at <= clock(ago("pass_interval")),
+                # The database's clock was set back.
+                sweep_table.c.last_pass_at > clock(setting("lease")),
+            ),
+        )
+        .values(
+            unbroken_since=case((gap, clock()), else_=sweep_table.c.unbroken_since),
+            last_pass_at=clock(),
+        )
+    )
+
+
+@cache
+def _unbroken_for_a_lease() -> Any:
+    long_enough = sweep_table.c.unbroken_since <= clock(ago("lease"))
+    return select(long_enough).where(sweep_table.c.namespace == NAMESPACE)
+
+
+@cache
+def _renew() -> Any:
+    return (
+        update(worker)
+        .where(worker.c.boot_id == given(worker.c.boot_id))
+        .values(lease_until=clock(setting("lease")))
+    )
+
+
+@cache
+def _standings() -> Any:
+    return select(
+        job.c.id,
+        job.c.task_id,
+        job.c.attempt,
+        job.c.claim_id,
+        job.c.pid,
+        STAMPED.label("stop"),
+        job.c.terminate,
+        job.c.message,
+        job.c.progress_current,
+        job.c.progress_total,
+    ).where(job.c.boot_id == given(job.c.boot_id), job.c.status_id == at(JobStatus.RUNNING))
