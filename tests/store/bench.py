@@ -43,7 +43,7 @@ class Placed:
 
 
 class Bench:
-    """A store in a namespace, and what a test does to it."""
+    """A store in a namespace, and what a test does to it; a door that is given stays open for others."""
 
     def __init__(self, url: str, door: Door | None = None, **settings: Any) -> None:
         self.url = url
@@ -51,9 +51,11 @@ class Bench:
         self.settings = Settings(**long | settings)
         self.door = door or Door(engine_maker(url), self.settings)
         self.store = Store(self.door, self.settings)
+        self._doors_owner = door is None
 
     def close(self) -> None:
-        self.door.close()
+        if self._doors_owner:
+            self.door.close()
 
     # Jobs.
 
