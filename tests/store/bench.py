@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     DateTime,
     Interval,
@@ -222,7 +223,7 @@ def alike(rows: Sequence[Row]) -> bool:
 @cache
 def _put_back(dialect: str) -> list[Update]:
     """Return what lets time pass, made once: to make a statement takes longer than to execute it."""
-    here = bindparam("here")
+    here: BindParameter[str] = bindparam("here")
     jobs = select(job.c.id).where(job.c.namespace == here)
     of_events = update(job_event).where(job_event.c.job_id.in_(jobs))
     return [

@@ -11,7 +11,6 @@ from jobhandle_celery import JobHandle, JobStatus
 from tests.support import eventually
 from tests.worker.site import Events, NewSite, Site
 
-
 SETTINGS = {"worker_send_task_events": True}
 
 
