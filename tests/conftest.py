@@ -8,6 +8,7 @@ servers that `JOBHANDLE_TEST_REQUIRE` names, say `mariadb,rabbitmq`.
 """
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,13 @@ from tests.servers import (
     own_postgresql,
     own_redis,
 )
+from tests.servers.places import fast_folder
 from tests.workers import WorkerProcess
+
+# Where Python is told to write no bytecode, as in many containers, each of some hundred processes would
+# compile the library anew, and each of pytest's rewrite every test: as many CPU seconds as a minute has.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Before anything imports them.
 pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
@@ -148,8 +155,10 @@ def broker_url(redis_url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def sqlite_files(tmp_path_factory: pytest.TempPathFactory) -> SqliteFiles:
-    return SqliteFiles(tmp_path_factory.mktemp("sqlite"))
+def sqlite_files(reaper: Reaper) -> SqliteFiles:
+    folder = Path(tempfile.mkdtemp(prefix="jobhandle-test-sqlite-", dir=fast_folder()))
+    reaper.remove_folder(folder)
+    return SqliteFiles(folder)
 
 
 @pytest.fixture(scope="session")
@@ -165,9 +174,11 @@ def mariadb_databases(mariadb_server_url: str) -> MariadbDatabases:
 
 
 @pytest.fixture
-def sqlite_url(sqlite_files: SqliteFiles, tmp_path: Path) -> str:
+def sqlite_url(sqlite_files: SqliteFiles) -> Iterator[str]:
     """A fresh migrated SQLite file."""
-    return sqlite_files.create(tmp_path / "jobs.sqlite3")
+    url = sqlite_files.create()
+    yield url
+    sqlite_files.drop(url)
 
 
 @pytest.fixture

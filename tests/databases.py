@@ -30,13 +30,16 @@ def migrate(url: str) -> None:
 
 
 class SqliteFiles:
-    """Migrated SQLite files, by copy."""
+    """Migrated SQLite files, by copy; unless a place is named, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._template = folder / "template.sqlite3"
+        self._numbers = itertools.count(1)
 
-    def create(self, path: Path) -> str:
-        """Make a migrated file and return its URL."""
+    def create(self, path: Path | None = None) -> str:
+        """Make a migrated file and return its URL; `drop()` one that has no place of its own."""
+        path = path or self._folder / f"{next(self._numbers)}.sqlite3"
         if not self._template.exists():
             unfinished = self._template.with_suffix(".unfinished")
             migrate(f"sqlite:///{unfinished}")
@@ -45,6 +48,10 @@ class SqliteFiles:
             unfinished.rename(self._template)
         shutil.copyfile(self._template, path)
         return f"sqlite:///{path}"
+
+    def drop(self, url: str) -> None:
+        for path in self._folder.glob(f"{Path(str(sqlalchemy.make_url(url).database)).name}*"):
+            path.unlink(missing_ok=True)  # its write-ahead log goes with its last connection
 
 
 class Names:

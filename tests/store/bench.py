@@ -8,9 +8,25 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, DateTime, Table, func, select, text, type_coerce, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    DateTime,
+    Interval,
+    Table,
+    Text,
+    Update,
+    bindparam,
+    func,
+    select,
+    text,
+    type_coerce,
+    update,
+)
 
 from jobhandle_celery.model import Failure
 from jobhandle_celery.schema import UtcDateTime, clock, job, job_event, sweep, worker
@@ -43,7 +59,7 @@ class Placed:
 
 
 class Bench:
-    """A store in a namespace, and what a test does to it."""
+    """A store in a namespace, and what a test does to it; a door that is given stays open for others."""
 
     def __init__(self, url: str, door: Door | None = None, **settings: Any) -> None:
         self.url = url
@@ -51,9 +67,11 @@ class Bench:
         self.settings = Settings(**long | settings)
         self.door = door or Door(engine_maker(url), self.settings)
         self.store = Store(self.door, self.settings)
+        self._doors_owner = door is None
 
     def close(self) -> None:
-        self.door.close()
+        if self._doors_owner:
+            self.door.close()
 
     # Jobs.
 
@@ -154,21 +172,11 @@ class Bench:
 
     def pass_time(self, **amount: float) -> None:
         """Let time pass, for every row of this namespace."""
-        passed = timedelta(**amount)
-        namespace = self.settings.namespace
-        jobs = select(job.c.id).where(job.c.namespace == namespace)
         with self.door.transaction() as connection:
-            self._put_back(connection, job, job.c.namespace == namespace, passed)
-            self._put_back(connection, job_event, job_event.c.job_id.in_(jobs), passed)
-            self._put_back(connection, worker, worker.c.namespace == namespace, passed)
-            self._put_back(connection, sweep, sweep.c.namespace == namespace, passed)
-
-    def _put_back(
-        self, connection: Connection, table: Table, which: ColumnElement[bool], passed: timedelta
-    ) -> None:
-        moments = [column for column in table.c if isinstance(column.type, UtcDateTime)]
-        earlier = {column.name: _earlier(connection, column, passed) for column in moments}
-        self.store.execute(connection, update(table).where(which).values(earlier))
+            dialect = connection.dialect.name
+            given = {"here": self.settings.namespace, "passed": _passed(dialect, timedelta(**amount))}
+            for statement in _put_back(dialect):
+                connection.execute(statement, given, execution_options=self.door.options)
 
     def trust_leases(self) -> None:
         """Have it so that passes have followed each other closely for longer than a lease, up to now."""
@@ -212,11 +220,38 @@ def alike(rows: Sequence[Row]) -> bool:
     return all(row == rows[0] for row in rows)
 
 
-def _earlier(connection: Connection, column: ColumnElement[Any], passed: timedelta) -> ColumnElement[Any]:
-    if connection.dialect.name == "sqlite":
-        seconds = f"{-passed.total_seconds():+.3f} seconds"
-        return func.strftime("%Y-%m-%d %H:%M:%f", column, seconds).concat("000")
-    if connection.dialect.name in ("mysql", "mariadb"):
-        microseconds = -(passed // timedelta(microseconds=1))
-        return func.timestampadd(text("MICROSECOND"), microseconds, column)
-    return type_coerce(column, DateTime(timezone=True)) - passed
+@cache
+def _put_back(dialect: str) -> list[Update]:
+    """Return what lets time pass, made once: to make a statement takes longer than to execute it."""
+    here: BindParameter[str] = bindparam("here")
+    jobs = select(job.c.id).where(job.c.namespace == here)
+    of_events = update(job_event).where(job_event.c.job_id.in_(jobs))
+    return [
+        statement.values({name: _earlier(dialect, column) for name, column in _moments(table)})
+        for table, statement in [
+            (job, update(job).where(job.c.namespace == here)),
+            (job_event, of_events),
+            (worker, update(worker).where(worker.c.namespace == here)),
+            (sweep, update(sweep).where(sweep.c.namespace == here)),
+        ]
+    ]
+
+
+def _moments(table: Table) -> list[tuple[str, ColumnElement[Any]]]:
+    return [(column.name, column) for column in table.c if isinstance(column.type, UtcDateTime)]
+
+
+def _passed(dialect: str, passed: timedelta) -> Any:
+    if dialect == "sqlite":
+        return f"{-passed.total_seconds():+.3f} seconds"
+    if dialect in ("mysql", "mariadb"):
+        return -(passed // timedelta(microseconds=1))
+    return passed
+
+
+def _earlier(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    if dialect == "sqlite":
+        return func.strftime("%Y-%m-%d %H:%M:%f", column, bindparam("passed", type_=Text)).concat("000")
+    if dialect in ("mysql", "mariadb"):
+        return func.timestampadd(text("MICROSECOND"), bindparam("passed", type_=BigInteger), column)
+    return type_coerce(column, DateTime(timezone=True)) - bindparam("passed", type_=Interval)

@@ -1,10 +1,16 @@
-"""A bench on each database. One database serves all tests of a kind, each in a namespace of its own."""
+"""A bench on each database. One database serves all tests of a kind, each in a namespace of its own.
+
+So do its engines, two of them: to connect and to compile every statement anew, for each test, took most of
+the time of these tests. A test that listens to its engine, or limits it, has one of its own.
+"""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from jobhandle_celery.settings import Settings
+from jobhandle_celery.store import Door, engine_maker
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.store.bench import Bench
@@ -13,8 +19,8 @@ SERVERS = [name for name in DATABASES if name != "sqlite"]
 
 
 @pytest.fixture(scope="session")
-def common_sqlite_url(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return sqlite_files.create(tmp_path_factory.mktemp("store") / "jobs.sqlite3")
+def common_sqlite_url(sqlite_files: SqliteFiles) -> str:
+    return sqlite_files.create()
 
 
 @pytest.fixture(scope="session")
@@ -43,19 +49,39 @@ def namespace() -> str:
     return str(uuid.uuid4())
 
 
+CommonDoor = Callable[[str, str], Door]
+
+
+@pytest.fixture(scope="session")
+def common_door() -> Iterator[CommonDoor]:
+    """The doors to the common databases: `common_door(url, whose)`."""
+    doors: dict[tuple[str, str], Door] = {}
+
+    def door(url: str, whose: str) -> Door:
+        return doors.setdefault((url, whose), Door(engine_maker(url), Settings()))
+
+    yield door
+    for one in doors.values():
+        one.close()
+
+
 @pytest.fixture
-def bench(common_url: str, namespace: str) -> Iterator[Bench]:
+def bench(common_url: str, common_door: CommonDoor, namespace: str) -> Bench:
+    return Bench(common_url, common_door(common_url, "the first"), namespace=namespace)
+
+
+@pytest.fixture
+def other(bench: Bench, common_door: CommonDoor) -> Bench:
+    """A second process, as far as the database can tell: connections of its own."""
+    return Bench(bench.url, common_door(bench.url, "the other"), namespace=bench.settings.namespace)
+
+
+@pytest.fixture
+def own_bench(common_url: str, namespace: str) -> Iterator[Bench]:
+    """A bench whose engine no other test uses."""
     bench = Bench(common_url, namespace=namespace)
     yield bench
     bench.close()
-
-
-@pytest.fixture
-def other(bench: Bench) -> Iterator[Bench]:
-    """A second process, as far as the database can tell: connections of its own."""
-    other = Bench(bench.url, namespace=bench.settings.namespace)
-    yield other
-    other.close()
 
 
 @pytest.fixture(params=SERVERS)
@@ -66,7 +92,13 @@ def common_server_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def server_bench(common_server_url: str, namespace: str) -> Iterator[Bench]:
+def server_bench(common_server_url: str, common_door: CommonDoor, namespace: str) -> Bench:
+    return Bench(common_server_url, common_door(common_server_url, "the first"), namespace=namespace)
+
+
+@pytest.fixture
+def own_server_bench(common_server_url: str, namespace: str) -> Iterator[Bench]:
+    """A bench on a server whose engine no other test uses."""
     bench = Bench(common_server_url, namespace=namespace)
     yield bench
     bench.close()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from jobhandle_celery.schema import clock, job, job_event, worker
 from jobhandle_celery.status import MOVES, STARTABLE, JobStatus
@@ -54,17 +54,28 @@ class Found:
     workers: dict[str, Row]
 
 
+_NOW = clock().label("now")
+_HERE = job.c.namespace == bindparam("here")
+# Made once: there are many looks, and to make a statement takes longer than to execute it.
+_JOBS = select(job, _NOW).where(_HERE)
+_EVENTS = (
+    select(job.c.task_id, job_event.c.status_id)
+    .join_from(job_event, job)
+    .where(_HERE)
+    .order_by(job_event.c.id)
+)
+_LEASES = select(worker, _NOW).where(worker.c.namespace == bindparam("here"))
+
+
 def look(bench: Bench) -> Found:
-    here = job.c.namespace == bench.settings.namespace
-    now = clock().label("now")
-    happened = select(job.c.task_id, job_event.c.status_id).join_from(job_event, job).order_by(job_event.c.id)
+    here = {"here": bench.settings.namespace}
     with bench.door.reading() as connection:
-        jobs = {row.task_id: dict(row._mapping) for row in connection.execute(select(job, now).where(here))}
+        jobs = {row.task_id: dict(row._mapping) for row in connection.execute(_JOBS, here)}
         events: dict[str, list[JobStatus]] = {task_id: [] for task_id in jobs}
-        for task_id, status in connection.execute(happened.where(here)):
+        for task_id, status in connection.execute(_EVENTS, here):
             events[task_id].append(status)
-        leases = select(worker, now).where(worker.c.namespace == bench.settings.namespace)
-        return Found(jobs, events, {row.boot_id: dict(row._mapping) for row in connection.execute(leases)})
+        leases = {row.boot_id: dict(row._mapping) for row in connection.execute(_LEASES, here)}
+        return Found(jobs, events, leases)
 
 
 def agree(found: Found, model: Model) -> None:

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import FINAL, SETTABLE, JobStatus
-from jobhandle_celery.store import Outgoing, Refused, Run, Worker
+from jobhandle_celery.store import Door, Outgoing, Refused, Run, Worker
 from tests.store.acts import ACTS, Cast, key
 from tests.store.bench import FAILURE, TASK, Bench, Row, new_job
 from tests.store.cutting import Cut, Cutter, Died
@@ -45,11 +45,12 @@ class StoreMachine(RuleBasedStateMachine):
     either = st.sampled_from([0, 1])
     delays = st.sampled_from([0, 3.5, 40.5])
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, door: Door, cutter: Cutter) -> None:
+        """Begin in a namespace of its own; the door, and what cuts its connections, serve run after run."""
         super().__init__()
-        self.bench = Bench(url, namespace=str(uuid.uuid4()), **DURATIONS)
+        self.bench = Bench(url, door, namespace=str(uuid.uuid4()), **DURATIONS)
         self.store = self.bench.store
-        self.cutter = Cutter(self.bench.door.engine)
+        self.cutter = cutter
         self.model = Model()
         self.workers = [Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2")]
         self.won: list[Run] = []
@@ -359,14 +360,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.seen = rows
 
     def teardown(self) -> None:
-        try:
-            for job_id, expected in self.model.jobs.items():
-                assert all(map(legal, expected.events, expected.events[1:])), expected.events
-                holding = [run for run in self.won if run.job_id == job_id and self.store.standing(run)[0]]
-                assert len(holding) <= 1, "one live claim"
-            self.nothing_is_stranded()
-        finally:
-            self.bench.close()
+        for job_id, expected in self.model.jobs.items():
+            assert all(map(legal, expected.events, expected.events[1:])), expected.events
+            holding = [run for run in self.won if run.job_id == job_id and self.store.standing(run)[0]]
+            assert len(holding) <= 1, "one live claim"
+        self.nothing_is_stranded()
 
     def nothing_is_stranded(self) -> None:
         """Give the sweep, and a worker that does its work, some time: every job comes to its end."""

@@ -202,8 +202,9 @@ def test_the_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     assert row["started"] is None
 
 
-def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(bench: Bench) -> None:
+def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: Bench) -> None:
     """Where a move takes several statements, the clock may pass a deadline between two of them."""
+    bench = own_bench
     job_id = bench.submit(expires=timedelta(minutes=5))
     run, past = bench.key(job_id, bench.worker()), bench.row(job_id)["submitted"]
     moved_on: list[str] = []

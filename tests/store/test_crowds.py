@@ -34,8 +34,9 @@ def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
     assert sorted(reserved) == sorted(submitted)
 
 
-def test_more_jobs_than_a_statement_has_parameters_are_cancelled_at_once(bench: Bench) -> None:
+def test_more_jobs_than_a_statement_has_parameters_are_cancelled_at_once(own_bench: Bench) -> None:
     """SQLite takes 32,766, unless it was built for more; here 1,000, to be quick about it."""
+    bench = own_bench
 
     def limit(connection: Any, _record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):

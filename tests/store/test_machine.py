@@ -9,7 +9,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
+from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Door, engine_maker
+from tests.store.cutting import Cutter
 from tests.store.judging import legal
 from tests.store.machine import StoreMachine
 
@@ -21,8 +24,10 @@ STEPS = 40
 
 @pytest.mark.timeout(3600 if LONGER else 120)
 def test_the_store_does_what_the_model_does(common_url: str) -> None:
+    door = Door(engine_maker(common_url), Settings())
+    cutter = Cutter(door.engine)
     run_machine(
-        lambda: StoreMachine(common_url),  # type: ignore[arg-type]  # any callable will do
+        lambda: StoreMachine(common_url, door, cutter),  # type: ignore[arg-type]  # any callable will do
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
@@ -33,6 +38,7 @@ def test_the_store_does_what_the_model_does(common_url: str) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    door.close()
 
 
 @pytest.mark.parametrize("status", JobStatus)

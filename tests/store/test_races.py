@@ -214,12 +214,10 @@ def test_a_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, o
     ]
 
 
-def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(server_bench: Bench) -> None:
+def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(own_server_bench: Bench) -> None:
     """The job is final to the cancel's first statement, and sent round again before its second."""
-    bench, other = (
-        server_bench,
-        Bench(server_bench.url, namespace=server_bench.settings.namespace),
-    )
+    bench = own_server_bench
+    other = Bench(bench.url, namespace=bench.settings.namespace)
     job_id = bench.place(JobStatus.FINISHED).job_id
     resubmitted: list[bool] = []
 

@@ -11,10 +11,20 @@ from jobhandle_celery import JobHandle, JobStatus
 from tests.support import eventually
 from tests.worker.site import Events, NewSite, Site
 
+SETTINGS = {"worker_send_task_events": True}
+
 
 @pytest.fixture
 def site(new_site: NewSite) -> Site:
-    return new_site(settings={"worker_send_task_events": True})
+    return new_site(settings=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def lasting_site(module_site: NewSite) -> Site:
+    """For the tests that leave the worker as it was."""
+    site = module_site(settings=SETTINGS)
+    site.start()
+    return site
 
 
 def state_of(events: Events, task_id: str | None) -> str | None:
@@ -30,8 +40,8 @@ def task_id_of(handle: JobHandle) -> str | None:
     return handle.get_job().task_id
 
 
-def test_progress_is_heard_and_the_end_after_it(site: Site) -> None:
-    site.start()
+def test_progress_is_heard_and_the_end_after_it(lasting_site: Site) -> None:
+    site = lasting_site
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
         handle = site.submit("say_and_wait", str(path), str(sign))
@@ -50,8 +60,8 @@ def test_progress_is_heard_and_the_end_after_it(site: Site) -> None:
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_a_job_that_was_cancelled_after_some_progress_is_revoked(site: Site, terminate: bool) -> None:
-    site.start()
+def test_a_job_that_was_cancelled_after_some_progress_is_revoked(lasting_site: Site, terminate: bool) -> None:
+    site = lasting_site
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
         handle = site.submit("say_and_wait", str(path), str(sign))
@@ -88,8 +98,8 @@ def test_a_lost_worker_leaves_no_job_started_for_ever(
     assert other.is_running()
 
 
-def test_a_lost_child_is_told_with_words_and_its_next_attempt_after_it(site: Site) -> None:
-    site.start()
+def test_a_lost_child_is_told_with_words_and_its_next_attempt_after_it(lasting_site: Site) -> None:
+    site = lasting_site
     path = site.new_file()
     with site.events() as events:
         handle = site.submit("killed_once", str(path), max_attempts=2)
