@@ -4,7 +4,6 @@ The bodies (tests/fire/bodies.py) write down when they live in a file that the l
 audit compares that file with the rows: what the library says happened, with what did.
 """
 
-import os
 import random
 import threading
 import time
@@ -18,14 +17,11 @@ from typing import Any
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.status import UNFINISHED
+from tests.chance import chance
 from tests.store.judging import legal
 from tests.support import eventually
 from tests.worker.site import Site
 from tests.workers import WorkerProcess
-
-SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
-SCALE = float(os.environ.get("JOBHANDLE_FIRE_SCALE", "1"))
-"""How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
 
 BODIES = "tests.fire.bodies:app"
 
@@ -55,9 +51,8 @@ class Crowd:
     """The jobs that one test submits on one site, and what it saw of them."""
 
     def __init__(self, site: Site) -> None:
-        print(f"JOBHANDLE_TEST_SEED={SEED}")
         self.site = site
-        self.chance = random.Random(SEED)
+        self.chance = chance()
         self.path = site.new_file()
         self.ids: list[int] = []
         self.prevented: dict[int, float] = {}
@@ -247,8 +242,3 @@ def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.
     if failed:
         raise failed[0]
     assert not thread.is_alive()
-
-
-def scaled(count: float) -> int:
-    """Return how many it is on this run's scale."""
-    return max(1, round(count * SCALE))

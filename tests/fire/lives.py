@@ -1,7 +1,5 @@
 """Whole lives of jobs, led over a door that is slammed all the time, and the audit of what they leave."""
 
-import os
-import random
 import threading
 import uuid
 from collections import Counter
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import NewJob, Run, Selection, Worker
+from tests.chance import chance
 from tests.store.bench import FAILURE, TASK, Bench, new_job
 from tests.store.judging import legal
 
@@ -24,7 +23,6 @@ LIVES = 34
 """Of each thread."""
 LONGEST_CALM = 0.1
 """Seconds between two cuts of everything."""
-SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
 
 
 def insist(ask: Callable[[], T]) -> T:
@@ -42,7 +40,7 @@ class Author:
 
     def __init__(self, bench: Bench, number: int) -> None:
         self.store = bench.store
-        self.chance = random.Random(f"{SEED}-{number}")
+        self.chance = chance(number)
         self.me = Worker(f"w{number}", str(uuid.uuid4()), number)
         self.new: list[NewJob] = []
         self.runs: Counter[str] = Counter()
@@ -129,12 +127,12 @@ def all_rows(bench: Bench) -> list[dict[str, Any]]:
 @contextmanager
 def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
     """Cut all connections again and again; call what this gives for how many so far."""
-    chance, over = random.Random(SEED), threading.Event()
+    calm, over = chance("storm"), threading.Event()
     cut = 0
 
     def storm() -> None:
         nonlocal cut
-        while not over.wait(chance.uniform(0, LONGEST_CALM)):
+        while not over.wait(calm.uniform(0, LONGEST_CALM)):
             cut += cut_all()
 
     with ThreadPoolExecutor(1) as pool:
@@ -148,7 +146,6 @@ def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
 
 def live_through(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
     """Let some hundred jobs live over `bench` in a storm, then look at all their rows from beside."""
-    print(f"JOBHANDLE_TEST_SEED={SEED}")
     authors = [Author(bench, number) for number in range(THREADS)]
     with stormy(cut_all) as cuts, ThreadPoolExecutor(THREADS) as pool:
         for done in [pool.submit(_live_often, author) for author in authors]:

@@ -13,8 +13,9 @@ from jobhandle_celery import Jobs, JobStatus, submission
 from jobhandle_celery.broker import Line
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import UNFINISHED
+from tests.chance import SCALE, scaled
 from tests.fire.brokers import PrivateBroker, depth, lying_in
-from tests.fire.crowd import BODIES, SCALE, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 

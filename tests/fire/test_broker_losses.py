@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from jobhandle_celery import JobStatus
+from tests.chance import scaled
 from tests.fire.brokers import PrivateBroker, PrivateRabbitmq, depth
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, NewSite

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from tests.chance import scaled
 from tests.fire.brokers import PrivateBroker
-from tests.fire.crowd import BODIES, Crowd, Keeper, scaled, storm
+from tests.fire.crowd import BODIES, Crowd, Keeper, storm
 from tests.support import eventually
 from tests.worker.site import NewSite
 

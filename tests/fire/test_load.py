@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.fire.crowd import BODIES, SCALE, Crowd, Keeper, scaled, storm
+from tests.chance import SCALE, scaled
+from tests.fire.crowd import BODIES, Crowd, Keeper, storm
 from tests.fire.stepping import SURVIVED, stepper
 from tests.fire.worker_fates import send
 from tests.support import eventually

@@ -1,7 +1,8 @@
 """A verb whose connection breaks at any of its steps: the author asks again, at once or later, or never.
 
 Asked again, it is as if nothing had been, but for what an author may be told of a thing that is done
-already. Never asked again, everything has happened or nothing.
+already. Never asked again, everything has happened or nothing. Under fire in every scene that it changes:
+in a long run in all of them, else in some, drawn anew each time.
 """
 
 from collections.abc import Iterator
@@ -9,11 +10,15 @@ from itertools import count, product
 
 import pytest
 
+from tests.chance import some
 from tests.store.acts import ACTS
 from tests.store.cutting import Cut, Cutter, Died
 from tests.store.judging import look
 from tests.store.pairs import ONE_OF_EACH, SCENES, Worlds, changing, wrong
 from tests.store.world import Call, World, call
+
+DRAWN = 2
+"""Scenes of each act; there are up to twenty."""
 
 
 class Crashes:
@@ -90,4 +95,5 @@ def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ACTS)
 def test_in_every_scene_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
-    assert failures(crashes, name, scenes_of(crashes, name), done=(False, True)) == []
+    scenes = some(scenes_of(crashes, name), DRAWN, name)
+    assert failures(crashes, name, scenes, done=(False, True)) == []
