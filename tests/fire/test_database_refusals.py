@@ -22,7 +22,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Refused, Run, Selection, door
 from tests.databases import PostgresqlDatabases, SqliteFiles
 from tests.fire.lives import insist
-from tests.fire.verbs import SCENES, Ask, left_behind, outcome, plain
+from tests.fire.verbs import READS, SCENES, Ask, left_behind, outcome, plain
 from tests.servers import execute
 from tests.store.bench import TASK, Bench
 from tests.store.judging import legal
@@ -30,37 +30,6 @@ from tests.store.racing import race, waiting
 from tests.support import eventually
 
 pytestmark = pytest.mark.fire
-
-READS = {
-    "standing",
-    "job",
-    "status",
-    "find",
-    "count_by_status",
-    "events",
-    "count_queued",
-    "lapsed_workers",
-    "standings",
-    "superseded",
-    # What the command line asks.
-    "ids",
-    "page",
-    "now",
-    "tally",
-    "ended_within",
-    "submitted_within",
-    "touched_within",
-    "workers",
-    "running",
-    "passes",
-    "durability",
-    "count",
-    "count_held",
-    "sight",
-    "sights",
-    "stuck",
-}
-"""The verbs that change nothing, so they need not be refused."""
 
 
 def refused(bench: Bench, ask: Ask, name: str) -> None:

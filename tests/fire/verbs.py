@@ -349,3 +349,34 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "standings": _of_run(lambda store, run: store.standings(str(run.worker.boot_id))),
     "superseded": _of_run(lambda store, run: store.superseded([(run.job_id, run.task_id, run.attempt)])),
 }
+
+READS = {
+    "standing",
+    "job",
+    "status",
+    "find",
+    "count_by_status",
+    "events",
+    "count_queued",
+    "lapsed_workers",
+    "standings",
+    "superseded",
+    # What the command line asks.
+    "ids",
+    "page",
+    "now",
+    "tally",
+    "ended_within",
+    "submitted_within",
+    "touched_within",
+    "workers",
+    "running",
+    "passes",
+    "durability",
+    "count",
+    "count_held",
+    "sight",
+    "sights",
+    "stuck",
+}
+"""The verbs that change nothing, so they need not be refused."""
