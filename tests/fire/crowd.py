@@ -17,7 +17,7 @@ from typing import Any
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.status import UNFINISHED
-from tests.chance import chance
+from tests.chance import chance, scaled
 from tests.store.judging import legal
 from tests.support import eventually
 from tests.worker.site import Site
@@ -93,6 +93,12 @@ class Crowd:
         if status is JobStatus.CANCELLED:
             self.prevented.setdefault(job_id, time.time())
         return status
+
+    def adopt(self) -> None:
+        """Take every job of the site for its own, also those of submits whose answer was lost."""
+        self.ids = []
+        while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
+            self.ids += [job.id for job in page if job.id is not None]
 
     def handle(self, job_id: int) -> JobHandle:
         return self.site.jobs.attach(job_id)
@@ -242,3 +248,33 @@ def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.
     if failed:
         raise failed[0]
     assert not thread.is_alive()
+
+
+def strike_in_each_way(
+    ways: Sequence[Callable[[], None]],
+    strikes: float,
+    calm: tuple[float, float],
+    chance: random.Random,
+    meanwhile: Callable[[], object],
+) -> None:
+    """Strike so many times on this run's scale, in an order of chance, and do something all the while."""
+    left = [ways[number % len(ways)] for number in range(scaled(strikes))]
+    chance.shuffle(left)
+    over = threading.Event()
+
+    def strike() -> None:
+        if left:
+            way = left.pop()
+            print(f"strike: {way.__name__}")
+            way()
+        else:
+            over.set()
+
+    with storm(strike, calm, chance):
+        while not over.wait(0.5):
+            meanwhile()
+
+
+def linger(seconds: float) -> None:
+    """Let a fault last."""
+    threading.Event().wait(seconds)

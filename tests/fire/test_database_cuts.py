@@ -4,7 +4,6 @@ Cut before a request arrives, the server knows nothing of it; cut between a comm
 everything, and nobody was told; cut while it works, it does both at once: the repeat and the first race.
 """
 
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from jobhandle_celery.store import Refusal, Refused, Store
 from tests.databases import PostgresqlDatabases
 from tests.fire.proxy import Cut, PostgresqlProxy
-from tests.fire.verbs import READS, SCENES, left_behind, plain
+from tests.fire.verbs import READS, SCENES, beside, left_behind, plain
 from tests.store.bench import Bench
 from tests.support import eventually
 
@@ -46,11 +45,10 @@ class Play:
     """A scene, played through the proxy in a namespace of its own, with or without a cut."""
 
     def __init__(self, stage: Stage, name: str) -> None:
-        namespace = str(uuid.uuid4())
         self._proxy = stage.proxy
-        self._beside, self._through = (
-            Bench(bench.url, bench.door, namespace=namespace) for bench in (stage.beside, stage.through)
-        )
+        self._beside = beside(stage.beside)
+        here = self._beside.settings.namespace
+        self._through = Bench(stage.through.url, stage.through.door, namespace=here)
         self._ask = SCENES[name](self._beside)
 
     def act(self, fault: tuple[int, Cut] | None = None) -> tuple[str, list[str]]:

@@ -79,7 +79,7 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
     took = time.monotonic() - began
     print(f"{number} jobs in {took:.0f} s, {number / took:.0f} a second; {next(kills) - 1} kills")
 
-    crowd.ids = every_id(site)
+    crowd.adopt()
     rows = crowd.audit(lost_before_body=True, events_of=min(number, 1000))
     assert len(rows) == number
     assert {row.status for row in rows.values()} == {JobStatus.FINISHED}
@@ -91,10 +91,3 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
 def final(site: Site) -> int:
     counts = site.jobs.count_by_status()
     return sum(counts[status] for status in JobStatus if status.final)
-
-
-def every_id(site: Site) -> list[int]:
-    ids: list[int] = []
-    while page := site.jobs.find(before=ids[-1] if ids else None, limit=10_000):
-        ids += [job.id for job in page if job.id is not None]
-    return ids
