@@ -21,7 +21,7 @@ from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
 
-BACKLOG = {"redis": 2_000, "rabbitmq": 200}
+BACKLOG = {"redis": 500, "rabbitmq": 100}
 AT_A_TIME = 100
 """So few that they are sent within the grace."""
 STANDS = "standing"
@@ -58,7 +58,7 @@ def lie_in_wait(crowd: Crowd, count: int) -> None:
 def test_a_backlog_without_a_worker_is_left_to_its_messages(
     new_site: NewSite, broker_url: str, request: pytest.FixtureRequest
 ) -> None:
-    patience = 3 * max(1, SCALE)
+    patience = 3 * max(1, SCALE / 4)
     site = new_site(
         broker_url=broker_url,
         settings={"jobhandle_patience": patience, "jobhandle_grace": 10, "worker_prefetch_multiplier": 8},

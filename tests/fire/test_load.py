@@ -51,7 +51,7 @@ class Memory:
 def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
     crowd = Crowd(site)
-    number = scaled(3000 / PROCESSES) * PROCESSES
+    number = scaled(1000 / PROCESSES) * PROCESSES
     survivor = site.start(BODIES, concurrency=2)
     mortal = Keeper(lambda: site.start(BODIES, ready=False, concurrency=2), 1)
     memory, kills = Memory(survivor), count(1)
@@ -68,7 +68,7 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
 
     with (
         stepper(
-            site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // 8
+            site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // PROCESSES
         ) as others,
         ThreadPoolExecutor() as pool,
         storm(kill, (3, 5), crowd.chance),
