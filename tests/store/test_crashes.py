@@ -5,7 +5,7 @@ already. Never asked again, everything has happened or nothing. Under fire in ev
 in a long run in all of them, else in some, drawn anew each time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, product
 
 import pytest
@@ -18,7 +18,9 @@ from tests.store.pairs import ONE_OF_EACH, SCENES, Worlds, changing, wrong
 from tests.store.world import Call, World, call
 
 DRAWN = 2
-"""Scenes of each act; there are up to twenty."""
+"""Breaks of each act, at each of its steps; there are up to eighty."""
+Break = tuple[str, bool, bool]
+"""In a scene; whether the server has made that step; whether nobody asks again."""
 
 
 class Crashes:
@@ -44,13 +46,13 @@ def crashes(crashes_by_url: dict[str, Crashes], common_url: str) -> Crashes:
     return crashes_by_url[common_url]
 
 
-def failures(crashes: Crashes, name: str, scenes: list[str], *, done: tuple[bool, ...]) -> list[str]:
-    """Break an act at each of its steps in some scenes; return what was wrong after that."""
+def failures(crashes: Crashes, name: str, breaks: Iterable[Break]) -> list[str]:
+    """Break an act at each of its steps; return what was wrong after that."""
     found = []
-    for scene, done_or_not, dies in product(scenes, done, (False, True)):
+    for scene, done, dies in breaks:
         world = crashes.worlds[scene]
         for step in count(1):
-            cut = Cut(step, done_or_not, dies)
+            cut = Cut(step, done, dies)
             world.restore()
             why = _broken(world, crashes.cutter, call(ACTS[name]), cut)
             if not crashes.cutter.has_cut:
@@ -87,7 +89,8 @@ def scenes_of(crashes: Crashes, name: str) -> list[str]:
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH))
 def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
     # After each step; before the next one would be the same to the server.
-    assert failures(crashes, name, scenes_of(crashes, name)[:1], done=(True,)) == []
+    breaks = product(scenes_of(crashes, name)[:1], [True], [False, True])
+    assert failures(crashes, name, breaks) == []
 
 
 @pytest.mark.fire
@@ -95,5 +98,5 @@ def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ACTS)
 def test_in_every_scene_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
-    scenes = some(scenes_of(crashes, name), DRAWN, name)
-    assert failures(crashes, name, scenes, done=(False, True)) == []
+    breaks = list(product(scenes_of(crashes, name), [False, True], [False, True]))
+    assert failures(crashes, name, some(breaks, DRAWN, name)) == []

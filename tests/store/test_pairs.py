@@ -36,7 +36,7 @@ from tests.store.racing import has_lines, in_line, in_the_middle, steps
 from tests.store.world import World, call
 
 VERBS = {act.verb for act in ACTS.values()}
-DRAWN = 10
+DRAWN = 4
 """Encounters of each act; there are about eighty."""
 NO_VERBS = {"mine", "selected", "submit_in_session"}
 """Two guards; and a submit in the caller's transaction, which test_after_commit.py looks at."""
