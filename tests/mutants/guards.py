@@ -7,10 +7,8 @@ GUARDS = [
         23,
         "an end whose answer was lost is asked again and refused",
         "store/running.py",
-        '            ) or self._already_by(connection, run, to["status_id"]):\n'
-        "                return True\n"
-        "            self._leave(connection, run)\n",
-        "            ):\n                return True\n            self._leave(connection, run)\n",
+        "        if self._already_by(connection, run, status):\n            return True\n",
+        "",
         "tests/store/test_fences.py",
     ),
     Mutant(
@@ -33,32 +31,32 @@ GUARDS = [
         26,
         "the claim does not look at the status",
         "store/running.py",
-        '            moves("claim"),\n            self.mine(run.job_id),\n',
-        "            self.mine(run.job_id),\n",
+        '        moves("claim"),\n        MINE,\n',
+        "        MINE,\n",
         "tests/store/test_claim.py",
     ),
     Mutant(
         27,
         "the claim does not look at the time",
         "store/running.py",
-        "            DUE,\n            NOT_EXPIRED,\n",
-        "            NOT_EXPIRED,\n",
+        "        DUE,\n        NOT_EXPIRED,\n",
+        "        NOT_EXPIRED,\n",
         "tests/store/test_claim.py",
     ),
     Mutant(
         28,
         "the claim starts what has expired",
         "store/running.py",
-        "            DUE,\n            NOT_EXPIRED,\n",
-        "            DUE,\n",
+        "        DUE,\n        NOT_EXPIRED,\n",
+        "        DUE,\n",
         "tests/store/test_claim.py",
     ),
     Mutant(
         29,
         "a claim under a lease that has ended",
         "store/running.py",
-        "        if run.worker.boot_id is not None:\n            # A claim under",
-        "        if False:\n            # A claim under",
+        "        *([lease_alive(given(job.c.boot_id), locked=True)] if leased else []),\n",
+        "",
         "tests/store/test_claim.py tests/store/test_leases.py",
     ),
     Mutant(
@@ -140,5 +138,23 @@ GUARDS = [
         "        running = job.c.status_id == JobStatus.RUNNING\n",
         "        running = job.c.status_id.in_((JobStatus.RUNNING, JobStatus.REQUEUED))\n",
         "tests/store/test_moves.py tests/store/test_acting.py",
+    ),
+    Mutant(
+        40,
+        "what ends a run otherwise than by its result is guarded by status only",
+        "store/moves.py",
+        "        job.c.attempt == holder.attempt,\n"
+        "        job.c.status_id == at(JobStatus.RUNNING),\n"
+        "        by,\n",
+        "        job.c.status_id == at(JobStatus.RUNNING),\n",
+        "tests/store/test_fences.py",
+    ),
+    Mutant(
+        41,
+        "PostgreSQL's mark Queued knows no attempt",
+        "store/submitting.py",
+        "            job.c.attempt == sent.c.attempt,\n",
+        "",
+        "tests/store/test_publishing.py",
     ),
 ]

@@ -106,8 +106,8 @@ RULES = [
         13,
         "the message carries no attempt",
         "store/running.py",
-        "            job.c.attempt == run.attempt - 1,\n",
-        "",
+        '        job.c.attempt == given(job.c.attempt, "former"),\n',
+        '        (job.c.attempt == given(job.c.attempt, "former")) | (job.c.id != 0),\n',
         "tests/store/test_claim.py",
     ),
     Mutant(
@@ -129,11 +129,13 @@ RULES = [
     Mutant(
         16,
         "a run's writes are guarded by status only",
-        "store/moves.py",
-        "        job.c.attempt == holder.attempt,\n"
-        "        job.c.status_id == JobStatus.RUNNING,\n"
-        "        by,\n",
-        "        job.c.status_id == JobStatus.RUNNING,\n",
+        "store/running.py",
+        "    job.c.attempt == given(job.c.attempt),\n"
+        "    job.c.status_id == at(JobStatus.RUNNING),\n"
+        "    job.c.claim_id == given(job.c.claim_id),\n",
+        "    (job.c.attempt == given(job.c.attempt)) | (job.c.id != 0),\n"
+        "    job.c.status_id == at(JobStatus.RUNNING),\n"
+        "    (job.c.claim_id == given(job.c.claim_id)) | (job.c.id != 0),\n",
         "tests/store/test_fences.py",
     ),
     Mutant(
@@ -148,8 +150,8 @@ RULES = [
         18,
         "a sweep marks Queued, and nothing looks again",
         "store/submitting.py",
-        '"publishes": publishes, "damped": 0, "due_at": due}',
-        '"publishes": publishes, "damped": 0, "due_at": None}',
+        '{**_QUEUED, "publishes": publishes, "due_at": due}',
+        '{**_QUEUED, "publishes": publishes, "due_at": None}',
         "tests/store/test_publishing.py",
     ),
     Mutant(
