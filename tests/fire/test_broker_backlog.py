@@ -113,14 +113,14 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
     crowd = Crowd(site)
     count, part = scaled(200), 20
     monkeypatch.setattr(submission, "BATCH", part)
-    send, sends = Line.send, itertools.count(1)
+    send, sends = Line.send_together, itertools.count(1)
 
-    def hold_in_the_second_part(line: Line, *given: Any) -> None:
-        if line._app is site.app and next(sends) == 1.5 * part:
+    def hold_the_second_part(line: Line, *given: Any) -> None:
+        if line._app is site.app and next(sends) == 2:
             eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)
 
-    monkeypatch.setattr(Line, "send", hold_in_the_second_part)
+    monkeypatch.setattr(Line, "send_together", hold_the_second_part)
     crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(count)])
     assert count < depth(site.app, STANDS) <= count + part
     jobs.close()
