@@ -48,19 +48,22 @@ class Author:
         self.runs: Counter[str] = Counter()
         """How often each job's body was started, by task id."""
         self.ends: dict[str, JobStatus] = {}
-        insist(lambda: self.store.renew(self.me))
+        self.answers = 0
+        self._insist(lambda: self.store.renew(self.me))
 
     def live(self) -> None:
         """Bring one job through a life of chance, to its end."""
         new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
         self.new.append(new)
-        [submitted] = insist(lambda: self.store.submit([new]))
+        [submitted] = self._insist(lambda: self.store.submit([new]))
         assert submitted.fresh
         job_id = submitted.job_id
         if self.chance.random() < 0.7:
-            insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
+            self._insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
         if self.chance.random() < 0.1:
-            assert insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+            assert (
+                self._insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+            )
             self.ends[new.task_id] = JobStatus.CANCELLED
             return
         attempt = 1
@@ -69,39 +72,48 @@ class Author:
 
     def _run(self, run: Run) -> bool:
         """Claim, run and settle; False if there is another attempt to be made."""
-        claimed = insist(lambda: self.store.claim(run, TASK))
+        claimed = self._insist(lambda: self.store.claim(run, TASK))
         assert claimed == run, claimed
         self.runs[run.task_id] += 1
-        insist(lambda: self.store.note_progress(run, 1, 2))
+        self._insist(lambda: self.store.note_progress(run, 1, 2))
         end = self.chance.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
         if run.attempt == 3 and end == "retry":
             end = "finish"
         match end:
             case "finish":
-                assert insist(lambda: self.store.finish(run, "1"))
+                assert self._insist(lambda: self.store.finish(run, "1"))
                 status = JobStatus.FINISHED
             case "fail":
-                assert insist(lambda: self.store.fail(run, FAILURE))
+                assert self._insist(lambda: self.store.fail(run, FAILURE))
                 status = JobStatus.ERROR
             case "stop":
                 assert (
-                    insist(lambda: self.store.cancel(run.job_id, None, terminate=True)) is JobStatus.RUNNING
+                    self._insist(lambda: self.store.cancel(run.job_id, None, terminate=True))
+                    is JobStatus.RUNNING
                 )
-                assert insist(lambda: self.store.stop(run, ""))
+                assert self._insist(lambda: self.store.stop(run, ""))
                 status = JobStatus.CANCELLED
             case "by hand":
                 token = str(uuid.uuid4())
-                answer = insist(
+                answer = self._insist(
                     lambda: self.store.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
                 )
                 assert answer == (JobStatus.RUNNING, True)
-                assert not insist(lambda: self.store.finish(run, "1"))
+                assert not self._insist(lambda: self.store.finish(run, "1"))
                 status = JobStatus.FINISHED
             case _:
-                assert insist(lambda: self.store.retry(run, "{}", None, None, "again")) is JobStatus.REQUEUED
+                assert (
+                    self._insist(lambda: self.store.retry(run, "{}", None, None, "again"))
+                    is JobStatus.REQUEUED
+                )
                 return False
         self.ends[run.task_id] = status
         return True
+
+    def _insist(self, ask: Callable[[], T]) -> T:
+        answer = insist(ask)
+        self.answers += 1
+        return answer
 
 
 def audit(bench: Bench, authors: list[Author]) -> None:
@@ -127,15 +139,21 @@ def all_rows(bench: Bench) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
-    """Cut all connections again and again; call what this gives for how many so far."""
+def stormy(cut_all: Callable[[], int], answers: Callable[[], int]) -> Iterator[Callable[[], int]]:
+    """Cut all connections again and again; call what this gives for how many so far.
+
+    Not before anybody was answered again, or a slow machine would never answer.
+    """
     calm, over = chance("storm"), threading.Event()
     cut = 0
 
     def storm() -> None:
         nonlocal cut
+        answered = 0
         while not over.wait(calm.uniform(0, LONGEST_CALM)):
-            cut += cut_all()
+            if answers() > answered:
+                answered = answers()
+                cut += cut_all()
 
     with ThreadPoolExecutor(1) as pool:
         storming = pool.submit(storm)
@@ -149,7 +167,11 @@ def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
 def live_through(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
     """Let many jobs live over `bench` in a storm, then look at all their rows from beside."""
     authors = [Author(bench, number) for number in range(THREADS)]
-    with stormy(cut_all) as cuts, ThreadPoolExecutor(THREADS) as pool:
+
+    def answers() -> int:
+        return sum(author.answers for author in authors)
+
+    with stormy(cut_all, answers) as cuts, ThreadPoolExecutor(THREADS) as pool:
 
         def live_often(author: Author) -> None:
             while len(author.ends) < scaled(LIVES) or cuts() < CUTS:
