@@ -84,6 +84,12 @@ class PostgresqlDatabases:
         """Drop it, and disconnect whoever still uses it."""
         self._execute(f'DROP DATABASE IF EXISTS "{sqlalchemy.make_url(url).database}" WITH (FORCE)')
 
+    def disconnect(self, url: str) -> int:
+        """End the connections of whoever uses it, whatever they are doing; return how many that were."""
+        which = f"datname = '{sqlalchemy.make_url(url).database}'"
+        ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which}"
+        return len(execute(self.server_url, ended))
+
     def close(self) -> None:
         if self._template is not None:
             self._execute(f'DROP DATABASE IF EXISTS "{self._template}" WITH (FORCE)')
@@ -135,14 +141,17 @@ class MariadbDatabases:
 
     def disconnect(self, url: str) -> int:
         """End the connections of whoever uses it, whatever they are doing; return how many that were."""
-        which = f"db = '{sqlalchemy.make_url(url).database}'"
+        used = f"db = '{sqlalchemy.make_url(url).database}'"
+        engine = sqlalchemy.create_engine(
+            self.server_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool
+        )
         ended = 0
-        for (number,) in execute(
-            self.server_url, f"SELECT id FROM information_schema.processlist WHERE {which}"
-        ):
-            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has gone by itself meanwhile
-                execute(self.server_url, f"KILL CONNECTION {number}")
-                ended += 1
+        with engine.connect() as connection:
+            listed = connection.exec_driver_sql(f"SELECT id FROM information_schema.processlist WHERE {used}")
+            for number in listed.scalars().all():
+                with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has gone by itself meanwhile
+                    connection.exec_driver_sql(f"KILL CONNECTION {number}")
+                    ended += 1
         return ended
 
 

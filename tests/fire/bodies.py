@@ -54,6 +54,27 @@ def work_late(path: str, seconds: float) -> str:
     return "worked"
 
 
+def stay_until(path: str, sign: str) -> str:
+    mark(path, "begun")
+    while not os.path.exists(sign):
+        time.sleep(TICK)
+        mark(path, "alive")
+    mark(path, "ended")
+    return "stayed"
+
+
+@task()
+def stay(path: str, sign: str) -> str:
+    """Live until that file is there, however slow everything else is."""
+    return stay_until(path, sign)
+
+
+@task(acks_late=True)
+def stay_late(path: str, sign: str) -> str:
+    """As `stay`, with a late acknowledgement."""
+    return stay_until(path, sign)
+
+
 @task()
 def listen(path: str, seconds: float) -> str:
     live(path, seconds, listen=True)

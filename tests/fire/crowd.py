@@ -4,7 +4,6 @@ The bodies (tests/fire/bodies.py) write down when they live in a file that the l
 audit compares that file with the rows: what the library says happened, with what did.
 """
 
-import os
 import random
 import threading
 import time
@@ -18,14 +17,11 @@ from typing import Any
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.status import UNFINISHED
+from tests.chance import chance, scaled
 from tests.store.judging import legal
 from tests.support import eventually
 from tests.worker.site import Site
 from tests.workers import WorkerProcess
-
-SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
-SCALE = float(os.environ.get("JOBHANDLE_FIRE_SCALE", "1"))
-"""How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
 
 BODIES = "tests.fire.bodies:app"
 
@@ -55,9 +51,8 @@ class Crowd:
     """The jobs that one test submits on one site, and what it saw of them."""
 
     def __init__(self, site: Site) -> None:
-        print(f"JOBHANDLE_TEST_SEED={SEED}")
         self.site = site
-        self.chance = random.Random(SEED)
+        self.chance = chance()
         self.path = site.new_file()
         self.ids: list[int] = []
         self.prevented: dict[int, float] = {}
@@ -98,6 +93,12 @@ class Crowd:
         if status is JobStatus.CANCELLED:
             self.prevented.setdefault(job_id, time.time())
         return status
+
+    def adopt(self) -> None:
+        """Take every job of the site for its own, also those of submits whose answer was lost."""
+        self.ids = []
+        while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
+            self.ids += [job.id for job in page if job.id is not None]
 
     def handle(self, job_id: int) -> JobHandle:
         return self.site.jobs.attach(job_id)
@@ -249,6 +250,31 @@ def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.
     assert not thread.is_alive()
 
 
-def scaled(count: float) -> int:
-    """Return how many it is on this run's scale."""
-    return max(1, round(count * SCALE))
+def strike_in_each_way(
+    ways: Sequence[Callable[[], None]],
+    strikes: float,
+    calm: tuple[float, float],
+    chance: random.Random,
+    meanwhile: Callable[[], object],
+) -> None:
+    """Strike so many times on this run's scale, in an order of chance, and do something all the while."""
+    left = [ways[number % len(ways)] for number in range(scaled(strikes))]
+    chance.shuffle(left)
+    over = threading.Event()
+
+    def strike() -> None:
+        if left:
+            way = left.pop()
+            print(f"strike: {way.__name__}")
+            way()
+        else:
+            over.set()
+
+    with storm(strike, calm, chance):
+        while not over.wait(0.5):
+            meanwhile()
+
+
+def linger(seconds: float) -> None:
+    """Let a fault last."""
+    threading.Event().wait(seconds)

@@ -1,7 +1,5 @@
 """Whole lives of jobs, led over a door that is slammed all the time, and the audit of what they leave."""
 
-import os
-import random
 import threading
 import uuid
 from collections import Counter
@@ -14,17 +12,19 @@ from typing import Any, TypeVar
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import NewJob, Run, Selection, Worker
+from tests.chance import chance, scaled
 from tests.store.bench import FAILURE, TASK, Bench, new_job
 from tests.store.judging import legal
 
 T = TypeVar("T")
 
 THREADS = 6
-LIVES = 34
-"""Of each thread."""
+LIVES = 10
+"""Of each thread, at least."""
+CUTS = 20
+"""Connections, at least."""
 LONGEST_CALM = 0.1
 """Seconds between two cuts of everything."""
-SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
 
 
 def insist(ask: Callable[[], T]) -> T:
@@ -42,25 +42,28 @@ class Author:
 
     def __init__(self, bench: Bench, number: int) -> None:
         self.store = bench.store
-        self.chance = random.Random(f"{SEED}-{number}")
+        self.chance = chance(number)
         self.me = Worker(f"w{number}", str(uuid.uuid4()), number)
         self.new: list[NewJob] = []
         self.runs: Counter[str] = Counter()
         """How often each job's body was started, by task id."""
         self.ends: dict[str, JobStatus] = {}
-        insist(lambda: self.store.renew(self.me))
+        self.answers = 0
+        self._insist(lambda: self.store.renew(self.me))
 
     def live(self) -> None:
         """Bring one job through a life of chance, to its end."""
         new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
         self.new.append(new)
-        [submitted] = insist(lambda: self.store.submit([new]))
+        [submitted] = self._insist(lambda: self.store.submit([new]))
         assert submitted.fresh
         job_id = submitted.job_id
         if self.chance.random() < 0.7:
-            insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
+            self._insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
         if self.chance.random() < 0.1:
-            assert insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+            assert (
+                self._insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+            )
             self.ends[new.task_id] = JobStatus.CANCELLED
             return
         attempt = 1
@@ -69,39 +72,48 @@ class Author:
 
     def _run(self, run: Run) -> bool:
         """Claim, run and settle; False if there is another attempt to be made."""
-        claimed = insist(lambda: self.store.claim(run, TASK))
+        claimed = self._insist(lambda: self.store.claim(run, TASK))
         assert claimed == run, claimed
         self.runs[run.task_id] += 1
-        insist(lambda: self.store.note_progress(run, 1, 2))
+        self._insist(lambda: self.store.note_progress(run, 1, 2))
         end = self.chance.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
         if run.attempt == 3 and end == "retry":
             end = "finish"
         match end:
             case "finish":
-                assert insist(lambda: self.store.finish(run, "1"))
+                assert self._insist(lambda: self.store.finish(run, "1"))
                 status = JobStatus.FINISHED
             case "fail":
-                assert insist(lambda: self.store.fail(run, FAILURE))
+                assert self._insist(lambda: self.store.fail(run, FAILURE))
                 status = JobStatus.ERROR
             case "stop":
                 assert (
-                    insist(lambda: self.store.cancel(run.job_id, None, terminate=True)) is JobStatus.RUNNING
+                    self._insist(lambda: self.store.cancel(run.job_id, None, terminate=True))
+                    is JobStatus.RUNNING
                 )
-                assert insist(lambda: self.store.stop(run, ""))
+                assert self._insist(lambda: self.store.stop(run, ""))
                 status = JobStatus.CANCELLED
             case "by hand":
                 token = str(uuid.uuid4())
-                answer = insist(
+                answer = self._insist(
                     lambda: self.store.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
                 )
                 assert answer == (JobStatus.RUNNING, True)
-                assert not insist(lambda: self.store.finish(run, "1"))
+                assert not self._insist(lambda: self.store.finish(run, "1"))
                 status = JobStatus.FINISHED
             case _:
-                assert insist(lambda: self.store.retry(run, "{}", None, None, "again")) is JobStatus.REQUEUED
+                assert (
+                    self._insist(lambda: self.store.retry(run, "{}", None, None, "again"))
+                    is JobStatus.REQUEUED
+                )
                 return False
         self.ends[run.task_id] = status
         return True
+
+    def _insist(self, ask: Callable[[], T]) -> T:
+        answer = insist(ask)
+        self.answers += 1
+        return answer
 
 
 def audit(bench: Bench, authors: list[Author]) -> None:
@@ -127,15 +139,21 @@ def all_rows(bench: Bench) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
-    """Cut all connections again and again; call what this gives for how many so far."""
-    chance, over = random.Random(SEED), threading.Event()
+def stormy(cut_all: Callable[[], int], answers: Callable[[], int]) -> Iterator[Callable[[], int]]:
+    """Cut all connections again and again; call what this gives for how many so far.
+
+    Not before anybody was answered again, or a slow machine would never answer.
+    """
+    calm, over = chance("storm"), threading.Event()
     cut = 0
 
     def storm() -> None:
         nonlocal cut
-        while not over.wait(chance.uniform(0, LONGEST_CALM)):
-            cut += cut_all()
+        answered = 0
+        while not over.wait(calm.uniform(0, LONGEST_CALM)):
+            if answers() > answered:
+                answered = answers()
+                cut += cut_all()
 
     with ThreadPoolExecutor(1) as pool:
         storming = pool.submit(storm)
@@ -147,17 +165,18 @@ def stormy(cut_all: Callable[[], int]) -> Iterator[Callable[[], int]]:
 
 
 def live_through(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
-    """Let some hundred jobs live over `bench` in a storm, then look at all their rows from beside."""
-    print(f"JOBHANDLE_TEST_SEED={SEED}")
+    """Let many jobs live over `bench` in a storm, then look at all their rows from beside."""
     authors = [Author(bench, number) for number in range(THREADS)]
-    with stormy(cut_all) as cuts, ThreadPoolExecutor(THREADS) as pool:
-        for done in [pool.submit(_live_often, author) for author in authors]:
+
+    def answers() -> int:
+        return sum(author.answers for author in authors)
+
+    with stormy(cut_all, answers) as cuts, ThreadPoolExecutor(THREADS) as pool:
+
+        def live_often(author: Author) -> None:
+            while len(author.ends) < scaled(LIVES) or cuts() < CUTS:
+                author.live()
+
+        for done in [pool.submit(live_often, author) for author in authors]:
             done.result()
-    assert cuts() > THREADS
-    assert sum(len(author.ends) for author in authors) == THREADS * LIVES
     audit(beside, authors)
-
-
-def _live_often(author: Author) -> None:
-    for _ in range(LIVES):
-        author.live()

@@ -13,14 +13,15 @@ from jobhandle_celery import Jobs, JobStatus, submission
 from jobhandle_celery.broker import Line
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import UNFINISHED
+from tests.chance import SCALE, scaled
 from tests.fire.brokers import PrivateBroker, depth, lying_in
-from tests.fire.crowd import BODIES, SCALE, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
 
-BACKLOG = {"redis": 2_000, "rabbitmq": 200}
+BACKLOG = {"redis": 500, "rabbitmq": 100}
 AT_A_TIME = 100
 """So few that they are sent within the grace."""
 STANDS = "standing"
@@ -57,7 +58,7 @@ def lie_in_wait(crowd: Crowd, count: int) -> None:
 def test_a_backlog_without_a_worker_is_left_to_its_messages(
     new_site: NewSite, broker_url: str, request: pytest.FixtureRequest
 ) -> None:
-    patience = 3 * max(1, SCALE)
+    patience = 3 * max(1, SCALE / 4)
     site = new_site(
         broker_url=broker_url,
         settings={"jobhandle_patience": patience, "jobhandle_grace": 10, "worker_prefetch_multiplier": 8},
@@ -112,14 +113,14 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
     crowd = Crowd(site)
     count, part = scaled(200), 20
     monkeypatch.setattr(submission, "BATCH", part)
-    send, sends = Line.send, itertools.count(1)
+    send, sends = Line.send_together, itertools.count(1)
 
-    def hold_in_the_second_part(line: Line, *given: Any) -> None:
-        if line._app is site.app and next(sends) == 1.5 * part:
+    def hold_the_second_part(line: Line, *given: Any) -> None:
+        if line._app is site.app and next(sends) == 2:
             eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)
 
-    monkeypatch.setattr(Line, "send", hold_in_the_second_part)
+    monkeypatch.setattr(Line, "send_together", hold_the_second_part)
     crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(count)])
     assert count < depth(site.app, STANDS) <= count + part
     jobs.close()

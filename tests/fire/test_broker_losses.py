@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from jobhandle_celery import JobStatus
+from tests.chance import scaled
 from tests.fire.brokers import PrivateBroker, PrivateRabbitmq, depth
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, NewSite
@@ -36,21 +37,26 @@ def test_what_the_broker_has_forgotten_is_sent_again_and_runs_once(
     site = new_site(broker_url=private_broker.url, settings=SETTINGS)
     crowd = Crowd(site)
     site.start(BODIES, concurrency=2)
-    running = crowd.submit([crowd.job(task, 4) for task in ("work", "work_late")])
+    sign = site.new_file()
+    running = crowd.submit([crowd.job(task, str(sign)) for task in ("stay", "stay_late")])
     eventually(lambda: crowd.number_begun() == len(running), PATIENCE)
     queued = crowd.submit([crowd.job("work", 0.02) for _ in range(scaled(20))])
     retrying = crowd.submit([crowd.job("again", 0, 1, 3, queue=ASIDE) for _ in range(scaled(3))])
     aside = crowd.submit([crowd.job("work_late", 0, queue=ASIDE) for _ in range(scaled(10))])
     # The worker has reserved some, and so takes no more.
     eventually(lambda: 0 < depth(site.app, DEFAULT_QUEUE) < len(queued), PATIENCE)
-    assert depth(site.app, ASIDE) == len(aside) + len(retrying)
+    # A plain task's message, which nobody sends again.
+    forgotten = site.new_file()
+    site.call("plain", str(forgotten), queue=ASIDE)
+    assert depth(site.app, ASIDE) == len(aside) + len(retrying) + 1
     assert {crowd.handle(job_id).job_status() for job_id in running} == {JobStatus.RUNNING}
     strike(private_broker)
-    assert depth(site.app, ASIDE) < len(aside)  # the sweep may have sent some again
+    sign.touch()
     # From both, since a Redis that dies may end Celery's worker, after its bodies.
     site.start(BODIES, queues=[ASIDE, DEFAULT_QUEUE])
     crowd.settle(PATIENCE)
     rows = crowd.audit()
+    assert not forgotten.exists(), "the broker has forgotten nothing"
     assert {rows[job_id].attempt for job_id in [*running, *queued, *aside]} == {1}
     assert {rows[job_id].attempt for job_id in retrying} == {2}
     assert {row.status for row in rows.values()} == {"Finished"}

@@ -14,9 +14,10 @@ from sqlalchemy import create_engine, select
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import clock, worker
+from tests.chance import scaled
 from tests.fire.broker_gate import Gate
 from tests.fire.brokers import PrivateBroker, PrivateRabbitmq, away
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import NewSite, Site

@@ -9,8 +9,9 @@ from kombu import Queue
 
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
+from tests.chance import scaled
 from tests.fire.brokers import VirtualHosts, depth
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
 

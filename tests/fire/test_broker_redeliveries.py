@@ -10,8 +10,9 @@ from datetime import timedelta
 
 import pytest
 
+from tests.chance import scaled
 from tests.fire.brokers import PrivateRabbitmq
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import NewSite

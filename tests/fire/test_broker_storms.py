@@ -1,12 +1,11 @@
 """A broker that is hurt every few seconds, at random moments, under a mixed crowd with two workers."""
 
-import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from tests.fire.brokers import PrivateBroker
-from tests.fire.crowd import BODIES, Crowd, Keeper, scaled, storm
+from tests.fire.crowd import BODIES, Crowd, Keeper, linger, strike_in_each_way
 from tests.support import eventually
 from tests.worker.site import NewSite
 
@@ -62,25 +61,14 @@ def test_a_storm_over_the_broker_loses_nothing_and_runs_nothing_twice(
     crowd = Crowd(site)
     keeper = Keeper(lambda: site.start(BODIES, ready=False), 2)
     ways = strikes_at(private_broker, lambda: linger(crowd.chance.uniform(0.2, 2)))
-    left = [ways[number % len(ways)] for number in range(scaled(STRIKES))]
-    crowd.chance.shuffle(left)
-    over = threading.Event()
 
-    def strike() -> None:
-        if left:
-            way = left.pop()
-            print(f"strike: {way.__name__}")
-            way()
-        else:
-            over.set()
+    def meanwhile() -> None:
+        new = crowd.submit_mixed(10, crowd.chance.uniform(0, 0.5))
+        crowd.cancel(crowd.chance.choice(new))
+        crowd.cancel(crowd.chance.choice(crowd.ids))
+        tend(keeper)
 
-    with storm(strike, CALM, crowd.chance):
-        while not over.is_set():
-            new = crowd.submit_mixed(10, crowd.chance.uniform(0, 0.5))
-            crowd.cancel(crowd.chance.choice(new))
-            crowd.cancel(crowd.chance.choice(crowd.ids))
-            tend(keeper)
-            over.wait(0.5)
+    strike_in_each_way(ways, STRIKES, CALM, crowd.chance, meanwhile)
 
     def settled() -> bool:
         tend(keeper)
@@ -95,8 +83,3 @@ def tend(keeper: Keeper) -> None:
     for worker in list(keeper.workers):
         if not worker.is_running():
             keeper.replace(worker)
-
-
-def linger(seconds: float) -> None:
-    """Let a fault last."""
-    threading.Event().wait(seconds)

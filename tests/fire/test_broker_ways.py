@@ -9,7 +9,8 @@ import redis
 from kombu import Queue
 
 from jobhandle_celery import JobHandle, JobStatus
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]

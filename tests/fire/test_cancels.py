@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.fire.stepping import SURVIVED, stepper
 from tests.fire.worker_fates import account, said
 from tests.support import eventually

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.fire.crowd import BODIES, Crowd, scaled, storm
+from tests.chance import scaled
+from tests.fire.crowd import BODIES, Crowd, storm
 from tests.fire.worker_fates import RESULTS
 from tests.worker.site import NewSite, Site
 

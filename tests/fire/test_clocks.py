@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from jobhandle_celery import Job, JobStatus
-from tests.fire.crowd import Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite

@@ -3,7 +3,8 @@
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.worker.site import NewSite
 
 pytestmark = pytest.mark.fire

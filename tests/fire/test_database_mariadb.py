@@ -17,33 +17,38 @@ pytestmark = pytest.mark.fire
 
 
 @pytest.fixture(scope="module")
-def common_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
+def stage(mariadb_databases: MariadbDatabases) -> Iterator[Bench]:
     url = mariadb_databases.create()
-    yield url
+    stage = Bench(url)
+    yield stage
+    stage.close()
     mariadb_databases.drop(url)
 
 
 @pytest.fixture(scope="module")
-def common_sqlite_url(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return sqlite_files.create(tmp_path_factory.mktemp("fire") / "jobs.sqlite3")
+def sqlite_stage(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    stage = Bench(sqlite_files.create(tmp_path_factory.mktemp("fire") / "jobs.sqlite3"))
+    yield stage
+    stage.close()
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_every_verb_does_what_it_does_on_sqlite(common_url: str, common_sqlite_url: str, name: str) -> None:
-    assert outcome(common_url, name) == outcome(common_sqlite_url, name)
+def test_every_verb_does_what_it_does_on_sqlite(stage: Bench, sqlite_stage: Bench, name: str) -> None:
+    assert outcome(stage, name) == outcome(sqlite_stage, name)
 
 
 def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
-    mariadb_databases: MariadbDatabases, common_url: str
+    mariadb_databases: MariadbDatabases, mariadb_url: str
 ) -> None:
-    bench = Bench(common_url, namespace=str(uuid.uuid4()))
+    bench = Bench(mariadb_url)
     job_id = bench.submit()
-    assert mariadb_databases.disconnect(common_url)
+    assert mariadb_databases.disconnect(mariadb_url)
     assert bench.store.status(job_id) == "Submitted"
     bench.close()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_all_connections_killed_again_and_again_change_nothing(
     mariadb_databases: MariadbDatabases, mariadb_url: str
 ) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -20,9 +19,9 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Refused, Run, Selection, door
-from tests.databases import PostgresqlDatabases, SqliteFiles
+from tests.databases import PostgresqlDatabases
 from tests.fire.lives import insist
-from tests.fire.verbs import SCENES, Ask, left_behind, outcome, plain
+from tests.fire.verbs import READS, SCENES, beside, left_behind, outcome, plain
 from tests.servers import execute
 from tests.store.bench import TASK, Bench
 from tests.store.judging import legal
@@ -31,45 +30,34 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.fire
 
-READS = {
-    "standing",
-    "job",
-    "status",
-    "find",
-    "count_by_status",
-    "events",
-    "count_queued",
-    "lapsed_workers",
-    "standings",
-    "superseded",
-    # What the command line asks.
-    "ids",
-    "page",
-    "now",
-    "tally",
-    "ended_within",
-    "submitted_within",
-    "touched_within",
-    "workers",
-    "running",
-    "passes",
-    "durability",
-    "count",
-    "count_held",
-    "sight",
-    "sights",
-    "stuck",
-}
-"""The verbs that change nothing, so they need not be refused."""
 
+class Scenes:
+    """Every verb's scene, set on one stage, while it is asked for what the database refuses and grants."""
 
-def refused(bench: Bench, ask: Ask, name: str) -> None:
-    """Ask while the database refuses to write: the author is told so, unless it is a mere question."""
-    if name in READS:
-        ask(bench.store)
-        return
-    with pytest.raises(DatabaseUnavailableError):
-        ask(bench.store)
+    def __init__(self, stage: Bench) -> None:
+        self._url = stage.url
+        self._benches = {name: beside(stage) for name in SCENES}
+        self._asks = {name: SCENES[name](bench) for name, bench in self._benches.items()}
+        self._before = {name: left_behind(bench) for name, bench in self._benches.items()}
+
+    def assert_refused(self) -> None:
+        """Ask while the database refuses to write: the author is told, unless it is a mere question."""
+        for name in READS:
+            self._asks[name](self._benches[name].store)
+        for name in self._asks.keys() - READS:
+            with pytest.raises(DatabaseUnavailableError):
+                self._asks[name](self._benches[name].store)
+        looking = Bench(self._url)  # so that the author's last connection is the one that was refused
+        for name, bench in self._benches.items():
+            there = Bench(self._url, looking.door, namespace=bench.settings.namespace)
+            assert left_behind(there) == self._before[name], name
+        looking.close()
+
+    def assert_granted(self, stage: Bench) -> None:
+        """Ask again: it comes to what it comes to on a stage where nothing was ever refused."""
+        for name, ask in self._asks.items():
+            bench = self._benches[name]
+            assert (plain(ask(bench.store)), left_behind(bench)) == outcome(stage, name), name
 
 
 # SQLite, locked by another process for longer than we wait.
@@ -110,41 +98,29 @@ class Locker:
         self._process.communicate(timeout=10)
 
 
-@pytest.fixture(scope="module")
-def common_sqlite_url(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return sqlite_files.create(tmp_path_factory.mktemp("fire") / "jobs.sqlite3")
-
-
-@pytest.fixture(scope="module")
-def locker(common_sqlite_url: str) -> Iterator[Locker]:
-    locker = Locker(str(Path(str(sqlalchemy.make_url(common_sqlite_url).database))))
-    yield locker
-    locker.close()
-
-
-@pytest.mark.parametrize("name", SCENES)
 def test_a_locked_file_is_told_and_nothing_is_half_done(
-    common_sqlite_url: str, locker: Locker, monkeypatch: pytest.MonkeyPatch, name: str
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = outcome(common_sqlite_url, name)
     monkeypatch.setattr(door, "BUSY_TIMEOUT", 0.05)
-    bench = Bench(common_sqlite_url, namespace=str(uuid.uuid4()))
-    ask = SCENES[name](bench)
-    before = left_behind(bench)
+    stage = Bench(sqlite_url)
+    scenes = Scenes(stage)
+    locker = Locker(str(sqlalchemy.make_url(sqlite_url).database))
     with locker.locked():
-        refused(bench, ask, name)
-        assert left_behind(bench) == before
-    assert (plain(ask(bench.store)), left_behind(bench)) == expected
-    bench.close()
+        scenes.assert_refused()
+    scenes.assert_granted(stage)
+    locker.close()
+    stage.close()
 
 
 # PostgreSQL.
 
 
 @pytest.fixture(scope="module")
-def common_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
+def stage(postgresql_databases: PostgresqlDatabases) -> Iterator[Bench]:
     url = postgresql_databases.create()
-    yield url
+    stage = Bench(url)
+    yield stage
+    stage.close()
     postgresql_databases.drop(url)
 
 
@@ -153,53 +129,44 @@ def configure(databases: PostgresqlDatabases, url: str, setting: str) -> None:
     execute(databases.server_url, f'ALTER DATABASE "{sqlalchemy.make_url(url).database}" {setting}')
 
 
-def disconnect_all(databases: PostgresqlDatabases, url: str) -> None:
-    which = f"datname = '{sqlalchemy.make_url(url).database}'"
-    execute(databases.server_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which}")
-
-
-@pytest.mark.parametrize("name", SCENES)
 def test_a_read_only_server_is_told_and_left_when_it_may_be_written_again(
-    postgresql_databases: PostgresqlDatabases, common_url: str, name: str
+    postgresql_databases: PostgresqlDatabases, postgresql_url: str
 ) -> None:
-    expected = outcome(common_url, name)
-    bench = Bench(common_url, namespace=str(uuid.uuid4()))
-    ask = SCENES[name](bench)
-    other = Bench(common_url, namespace=bench.settings.namespace)
-    before = left_behind(bench)
-    try:
-        configure(postgresql_databases, common_url, "SET default_transaction_read_only = on")
-        disconnect_all(postgresql_databases, common_url)
-        refused(bench, ask, name)
-        assert left_behind(other) == before
-    finally:
-        # As after a failover: nobody throws out those who are still connected to the read-only server.
-        configure(postgresql_databases, common_url, "RESET default_transaction_read_only")
-    assert (plain(ask(bench.store)), left_behind(bench)) == expected
-    for one in (bench, other):
-        one.close()
+    stage = Bench(postgresql_url)
+    scenes = Scenes(stage)
+    configure(postgresql_databases, postgresql_url, "SET default_transaction_read_only = on")
+    postgresql_databases.disconnect(postgresql_url)
+    scenes.assert_refused()
+    # As after a failover: nobody throws out those who are still connected to the read-only server.
+    configure(postgresql_databases, postgresql_url, "RESET default_transaction_read_only")
+    scenes.assert_granted(stage)
+    stage.close()
 
 
 @pytest.fixture(scope="module", params=["serializable", "repeatable read"])
-def strict_url(postgresql_databases: PostgresqlDatabases, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database whose owner wants it stricter than we need it."""
+def strict_stage(
+    postgresql_databases: PostgresqlDatabases, request: pytest.FixtureRequest
+) -> Iterator[Bench]:
+    """On a database whose owner wants it stricter than we need it."""
     url = postgresql_databases.create()
     configure(postgresql_databases, url, f"SET default_transaction_isolation = '{request.param}'")
-    yield url
+    stage = Bench(url)
+    yield stage
+    stage.close()
     postgresql_databases.drop(url)
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_stricter_isolation_changes_no_verb(common_url: str, strict_url: str, name: str) -> None:
-    assert outcome(strict_url, name) == outcome(common_url, name)
+def test_a_stricter_isolation_changes_no_verb(stage: Bench, strict_stage: Bench, name: str) -> None:
+    assert outcome(strict_stage, name) == outcome(stage, name)
 
 
 CROWD = 6
 JOBS = 12
 
 
-def test_serialization_failures_under_a_crowd_start_each_job_once(strict_url: str) -> None:
-    bench = Bench(strict_url, namespace=str(uuid.uuid4()))
+def test_serialization_failures_under_a_crowd_start_each_job_once(strict_stage: Bench) -> None:
+    bench = beside(strict_stage)
     job_ids = [bench.submit(unique_key=str(number)) for number in range(JOBS)]
     workers = [bench.worker(f"w{number}") for number in range(CROWD)]
 
@@ -223,24 +190,21 @@ def test_serialization_failures_under_a_crowd_start_each_job_once(strict_url: st
         assert bench.status(job_id) is JobStatus.FINISHED
         assert all(legal(before, after) for before, after in pairwise(events)), events
         assert events.count(JobStatus.FINISHED) == 1
-    bench.close()
 
 
-def test_submits_of_one_key_agree_on_one_job_under_a_stricter_isolation(strict_url: str) -> None:
-    bench = Bench(strict_url, namespace=str(uuid.uuid4()))
+def test_submits_of_one_key_agree_on_one_job_under_a_stricter_isolation(strict_stage: Bench) -> None:
+    bench = beside(strict_stage)
     ids = race(*[lambda: insist(lambda: bench.submit(unique_key="k"))] * CROWD)
     assert len(set(ids)) == 1
     assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 1
-    bench.close()
 
 
-def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(common_url: str) -> None:
-    namespace = str(uuid.uuid4())
-    bench, beside = (Bench(common_url, namespace=namespace) for _ in range(2))
+def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) -> None:
+    bench = beside(stage)
     first, second = bench.submit(), bench.submit()
     lock = select(job.c.id).with_for_update()
     with ThreadPoolExecutor(1) as pool:
-        with beside.door.transaction() as connection:
+        with bench.door.transaction() as connection:
             connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # so that the verb is the victim
             connection.execute(lock.where(job.c.id == second))
             cancelled = pool.submit(bench.store.cancel_selected, Selection(ids=(first, second)))
@@ -248,5 +212,3 @@ def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(common_url: str)
             connection.execute(lock.where(job.c.id == first))
         assert cancelled.result(timeout=30) == 2
     assert [bench.events(one)[1:] for one in (first, second)] == [[JobStatus.CANCELLED]] * 2
-    for one in (bench, beside):
-        one.close()

@@ -1,18 +1,31 @@
-"""Whole lives of jobs while all connections are cut again and again: the rows are right.
+"""A database that is hurt again and again, under authors of whole lives of jobs, and under workers.
 
 The fault is at any byte here, not only between requests; so a caller may be told that the database did not
 answer, and asks again with the same words, as a worker does.
 """
 
 import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pytest
 
+from jobhandle_celery import DatabaseUnavailableError, JobStatus
+from tests.databases import MariadbDatabases, PostgresqlDatabases, migrate
+from tests.fire.crowd import BODIES, Crowd, linger, strike_in_each_way
 from tests.fire.lives import live_through
 from tests.fire.proxy import PostgresqlProxy
+from tests.fire.worker_fates import said
+from tests.servers import MariadbServer, PostgresqlServer
 from tests.store.bench import Bench
+from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(600)]
+
+LEASE = 3
+STRIKES = 4
+CALM = (0.5, 2.0)
+"""Seconds from one strike to the next."""
 
 
 def test_all_connections_cut_again_and_again_change_nothing(postgresql_url: str) -> None:
@@ -23,3 +36,69 @@ def test_all_connections_cut_again_and_again_change_nothing(postgresql_url: str)
         live_through(through, proxy.cut_all, beside)
         through.close()
     beside.close()
+
+
+def strikes_at(
+    server: PostgresqlServer | MariadbServer, cut: Callable[[], object], last: Callable[[], None]
+) -> Sequence[Callable[[], None]]:
+    """Return the ways to hurt it; each leaves it running."""
+
+    def crash() -> None:
+        server.kill()
+        last()
+        server.start()
+
+    def restart() -> None:
+        server.stop()
+        last()
+        server.start()
+
+    def silence() -> None:
+        server.pause()
+        last()
+        server.resume()
+
+    def cut_connections() -> None:
+        cut()
+        last()
+        cut()
+
+    return [crash, restart, silence, cut_connections]
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_storm_over_the_database_loses_nothing_and_runs_nothing_twice(
+    new_site: NewSite, request: pytest.FixtureRequest, kind: str
+) -> None:
+    """Now and then for longer than a lease: nobody could renew meanwhile, so nobody is taken for lost."""
+    server = request.getfixturevalue(f"private_{kind}")
+    databases = (PostgresqlDatabases if kind == "postgresql" else MariadbDatabases)(server.url)
+    url = databases.create_empty()
+    migrate(url)
+    site = new_site(database_url=url, settings={"jobhandle_lease": LEASE, "jobhandle_patience": 5})
+    crowd = Crowd(site)
+    workers = [site.start(BODIES, concurrency=3, ready=False) for _ in range(2)]
+    for worker in workers:
+        worker.wait_until_ready(60)
+
+    def meanwhile() -> None:
+        # What was told that the database did not answer may be there all the same.
+        with suppress(DatabaseUnavailableError):
+            new = crowd.submit_mixed(10, crowd.chance.uniform(0, 0.5))
+            crowd.cancel(crowd.chance.choice(new))
+            crowd.cancel(crowd.chance.choice(crowd.ids))
+
+    ways = strikes_at(
+        server, lambda: databases.disconnect(url), lambda: linger(crowd.chance.uniform(0.2, 1.5 * LEASE))
+    )
+    strike_in_each_way(ways, STRIKES, CALM, crowd.chance, meanwhile)
+
+    crowd.adopt()
+    crowd.settle()
+    rows = crowd.audit(lost_before_body=True)
+    # A body that asks whether it should stop is told that nobody answers.
+    assert {
+        (row.task, row.error.type) for row in rows.values() if row.status is JobStatus.ERROR and row.error
+    } <= {("worker.fail", "ValueError"), ("worker.listen", "DatabaseUnavailableError")}
+    assert said(site, "lost") == 0
+    assert all(worker.is_running() for worker in workers)

@@ -10,7 +10,8 @@ from sqlalchemy import create_engine, update
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import job
-from tests.fire.crowd import BODIES, Crowd, Keeper, scaled
+from tests.chance import scaled
+from tests.fire.crowd import BODIES, Crowd, Keeper
 from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite

@@ -10,7 +10,8 @@ from sqlalchemy import update
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import clock, worker
 from jobhandle_celery.store import Run
-from tests.fire.crowd import BODIES, Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import BODIES, Crowd
 from tests.fire.stepped_actions import sweep_all
 from tests.fire.stepping import SURVIVED, stepper
 from tests.store.bench import Bench

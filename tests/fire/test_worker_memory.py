@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fire.crowd import Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite

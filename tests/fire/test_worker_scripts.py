@@ -10,7 +10,8 @@ import pytest
 
 from jobhandle_celery import Job, JobStatus
 from tests.apps import lines_of
-from tests.fire.crowd import Crowd, Keeper, scaled
+from tests.chance import scaled
+from tests.fire.crowd import Crowd, Keeper
 from tests.fire.worker_fates import any_of, kill_a_child, send, weather
 from tests.support import eventually
 from tests.worker.site import NewSite, Site

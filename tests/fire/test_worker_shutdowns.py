@@ -4,7 +4,8 @@ import signal
 
 import pytest
 
-from tests.fire.crowd import Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account, keep, send, weather
 from tests.worker.site import NewSite
 

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from jobhandle_celery import Progress
-from tests.fire.crowd import Crowd, scaled
+from tests.chance import scaled
+from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account
 from tests.servers import execute
 from tests.support import eventually

@@ -42,13 +42,16 @@ def left_behind(bench: Bench) -> list[str]:
         return rows
 
 
-def outcome(url: str, name: str) -> tuple[str, list[str]]:
+def beside(stage: Bench) -> Bench:
+    """Return a bench in a namespace of its own, over the same connections: each new engine costs its time."""
+    return Bench(stage.url, stage.door, namespace=str(uuid.uuid4()))
+
+
+def outcome(stage: Bench, name: str) -> tuple[str, list[str]]:
     """Play a scene, undisturbed; return what its author was told, and all rows that it left."""
-    bench = Bench(url, namespace=str(uuid.uuid4()))
+    bench = beside(stage)
     said = plain(SCENES[name](bench)(bench.store))
-    rows = left_behind(bench)
-    bench.close()
-    return said, rows
+    return said, left_behind(bench)
 
 
 def _row(table: Table, row: dict[str, Any]) -> str:
@@ -349,3 +352,34 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "standings": _of_run(lambda store, run: store.standings(str(run.worker.boot_id))),
     "superseded": _of_run(lambda store, run: store.superseded([(run.job_id, run.task_id, run.attempt)])),
 }
+
+READS = {
+    "standing",
+    "job",
+    "status",
+    "find",
+    "count_by_status",
+    "events",
+    "count_queued",
+    "lapsed_workers",
+    "standings",
+    "superseded",
+    # What the command line asks.
+    "ids",
+    "page",
+    "now",
+    "tally",
+    "ended_within",
+    "submitted_within",
+    "touched_within",
+    "workers",
+    "running",
+    "passes",
+    "durability",
+    "count",
+    "count_held",
+    "sight",
+    "sights",
+    "stuck",
+}
+"""The verbs that change nothing, so they need not be refused."""

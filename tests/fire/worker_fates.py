@@ -15,7 +15,8 @@ from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.schema import job_event
 from jobhandle_celery.status import UNFINISHED
-from tests.fire.crowd import BODIES, SCALE, Crowd, Keeper, Life, storm
+from tests.chance import SCALE
+from tests.fire.crowd import BODIES, Crowd, Keeper, Life, storm
 from tests.support import eventually
 from tests.worker.site import Site
 

@@ -1,19 +1,26 @@
 """A verb whose connection breaks at any of its steps: the author asks again, at once or later, or never.
 
 Asked again, it is as if nothing had been, but for what an author may be told of a thing that is done
-already. Never asked again, everything has happened or nothing.
+already. Never asked again, everything has happened or nothing. Under fire in every scene that it changes:
+in a long run in all of them, else in some, drawn anew each time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, product
 
 import pytest
 
+from tests.chance import some
 from tests.store.acts import ACTS
 from tests.store.cutting import Cut, Cutter, Died
 from tests.store.judging import look
 from tests.store.pairs import ONE_OF_EACH, SCENES, Worlds, changing, wrong
 from tests.store.world import Call, World, call
+
+DRAWN = 2
+"""Breaks of each act, at each of its steps; there are up to eighty."""
+Break = tuple[str, bool, bool]
+"""In a scene; whether the server has made that step; whether nobody asks again."""
 
 
 class Crashes:
@@ -39,13 +46,13 @@ def crashes(crashes_by_url: dict[str, Crashes], common_url: str) -> Crashes:
     return crashes_by_url[common_url]
 
 
-def failures(crashes: Crashes, name: str, scenes: list[str], *, done: tuple[bool, ...]) -> list[str]:
-    """Break an act at each of its steps in some scenes; return what was wrong after that."""
+def failures(crashes: Crashes, name: str, breaks: Iterable[Break]) -> list[str]:
+    """Break an act at each of its steps; return what was wrong after that."""
     found = []
-    for scene, done_or_not, dies in product(scenes, done, (False, True)):
+    for scene, done, dies in breaks:
         world = crashes.worlds[scene]
         for step in count(1):
-            cut = Cut(step, done_or_not, dies)
+            cut = Cut(step, done, dies)
             world.restore()
             why = _broken(world, crashes.cutter, call(ACTS[name]), cut)
             if not crashes.cutter.has_cut:
@@ -82,7 +89,8 @@ def scenes_of(crashes: Crashes, name: str) -> list[str]:
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH))
 def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
     # After each step; before the next one would be the same to the server.
-    assert failures(crashes, name, scenes_of(crashes, name)[:1], done=(True,)) == []
+    breaks = product(scenes_of(crashes, name)[:1], [True], [False, True])
+    assert failures(crashes, name, breaks) == []
 
 
 @pytest.mark.fire
@@ -90,4 +98,5 @@ def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ACTS)
 def test_in_every_scene_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
-    assert failures(crashes, name, scenes_of(crashes, name), done=(False, True)) == []
+    breaks = list(product(scenes_of(crashes, name), [False, True], [False, True]))
+    assert failures(crashes, name, some(breaks, DRAWN, name)) == []

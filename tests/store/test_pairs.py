@@ -1,8 +1,9 @@
 """Who writes, and who may have been first: every verb after each other one, and in the middle of it.
 
 Under fire, every pair of acts meets, and where their order matters, in every scene in which it matters
-differently. Else one act of each verb, on the servers also in the middle of each other, where their order
-matters, in one scene. (On SQLite whoever comes in the middle waits.)
+differently: all of them in a long run, else some, drawn anew each time. Otherwise one act of each verb, on
+the servers also in the middle of each other, where their order matters, in one scene. (On SQLite whoever
+comes in the middle waits.)
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from jobhandle_celery.schema import job
 from jobhandle_celery.store import Store
+from tests.chance import some
 from tests.fire.verbs import SCENES as SCENES_OF_VERBS
 from tests.fire.verbs import left_behind
 from tests.store.acts import ACTS
@@ -34,6 +36,8 @@ from tests.store.racing import has_lines, in_line, in_the_middle, steps
 from tests.store.world import World, call
 
 VERBS = {act.verb for act in ACTS.values()}
+DRAWN = 4
+"""Encounters of each act; there are about eighty."""
 NO_VERBS = {"mine", "selected", "submit_in_session"}
 """Two guards; and a submit in the caller's transaction, which test_after_commit.py looks at."""
 
@@ -129,7 +133,7 @@ def test_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("second", ACTS)
 def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: Worlds, second: str) -> None:
-    assert failures_after(worlds, second, all_encounters(worlds, second)) == []
+    assert failures_after(worlds, second, some(all_encounters(worlds, second), DRAWN, second)) == []
 
 
 @pytest.mark.fire
@@ -139,7 +143,8 @@ def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: World
 def test_in_every_scene_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
     worlds: Worlds, second: str
 ) -> None:
-    assert failures_amid(worlds, second, all_encounters(worlds, second), all_moments=True) == []
+    met = some(all_encounters(worlds, second), DRAWN, second)
+    assert failures_amid(worlds, second, met, all_moments=True) == []
 
 
 # The table is complete.

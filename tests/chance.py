@@ -1,0 +1,30 @@
+"""How much the tests under fire do, and what chance decides in them. Imports nothing of the library."""
+
+import os
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
+"""Said by each test that draws by it."""
+SCALE = float(os.environ.get("JOBHANDLE_FIRE_SCALE", "1"))
+"""How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
+
+
+def scaled(count: float) -> int:
+    """Return how many it is on this run's scale."""
+    return max(1, round(count * SCALE))
+
+
+def chance(*of: object) -> random.Random:
+    """Return what draws for one part of a test, the same for the same seed; and say the seed."""
+    print(f"JOBHANDLE_TEST_SEED={SEED}")
+    return random.Random("-".join(map(str, (SEED, *of))))
+
+
+def some(choices: Sequence[T], count: float, *of: object) -> list[T]:
+    """Draw so many on this run's scale, in their order; all of them if there are no more."""
+    drawn = set(chance(*of).sample(range(len(choices)), min(scaled(count), len(choices))))
+    return [one for number, one in enumerate(choices) if number in drawn]
