@@ -13,14 +13,14 @@ import click
 from celery.utils.saferepr import saferepr
 
 from ..messages import kwargs_shown
-from ..model import Event, Job
+from ..model import Job
 from ..status import JobStatus
 from ..store import Sight
+from ..verdict import verdict
 from . import kinds
 from .blocks import Line
 from .desk import Desk, verb
 from .line import bounded
-from .words import one_line
 
 NOBODY = "nobody@jobs"
 """Whom Flower names as the worker of a job that ended without having met one."""
@@ -106,10 +106,11 @@ def history(app: Any, sight: Sight) -> Iterator[Told]:
                 yield Told("task-started", host or NOBODY, at, {})
             case JobStatus.REQUEUED:
                 retries, started = retries + 1, None
-                yield Told("task-retried", host or _worker(job), at, _error(event.message))
+                kind, fields = verdict(event.status, event.message)
+                yield Told(kind, host or _worker(job), at, fields)
             case status if status.final:
                 runtime = (event.at - started).total_seconds() if started else None
-                kind, fields = _end(job, event, runtime)
+                kind, fields = verdict(event.status, event.message, job, runtime)
                 yield Told(kind, host or _worker(job), at, fields)
 
 
@@ -142,19 +143,3 @@ def _route(sight: Sight) -> dict[str, Any]:
 
 def _worker(job: Job) -> str:
     return job.worker or NOBODY
-
-
-def _error(message: str) -> dict[str, Any]:
-    return {"exception": one_line(message), "traceback": ""}
-
-
-def _end(job: Job, event: Event, runtime: float | None) -> tuple[str, dict[str, Any]]:
-    match event.status:
-        case JobStatus.FINISHED:
-            return "task-succeeded", {"result": saferepr(job.result), "runtime": runtime}
-        case JobStatus.ERROR:
-            error = job.error
-            said = f"{error.type}({error.message!r})" if error else event.message
-            return "task-failed", {"exception": said, "traceback": error.traceback if error else ""}
-        case _:
-            return "task-revoked", {"terminated": runtime is not None, "signum": None, "expired": False}
