@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from ...errors import DatabaseUnavailableError, JobHandleError, SchemaError
+from ...errors import JobHandleError
 from ...settings import Settings
 from ...store import Store, WorkerSeen
 from ..desk import Desk
@@ -99,7 +99,7 @@ class Patient:
                 self.store.now()
                 times.append(time.monotonic() - start)
             return min(times)
-        except (DatabaseUnavailableError, SchemaError) as error:
+        except JobHandleError as error:
             return error
 
     @cached_property
