@@ -4,6 +4,7 @@ pytest-celery parametrises a test by its brokers, and gives each test containers
 PostgreSQL that both sides reach are made once.
 """
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from pytest_celery import (
     RabbitMQContainer,
     RedisContainer,
 )
-from pytest_docker_tools import build, container, fxtr, network
+from pytest_docker_tools import container, fxtr, network
 
 from jobhandle_celery import Jobs
 from tests.databases import PostgresqlDatabases
@@ -82,7 +83,17 @@ def _containers_are_reached_by_their_published_ports() -> Iterator[None]:
         yield
 
 
-image = build(path=str(ROOT), tag="jobhandle-celery:smoke")
+@pytest.fixture(scope="session")
+def image(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Our image, under the name that docker-compose.yml has for it.
+
+    The first process of a test run builds it, the others wait and find every layer there.
+    """
+    with (tmp_path_factory.getbasetemp().parent / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built, _ = docker_client.images.build(path=str(ROOT), tag="jobhandle-celery", rm=True)
+    return built
+
 
 # Of the session, as the database is.
 default_pytest_celery_network = network(scope="session")
