@@ -215,8 +215,6 @@ def test_a_result_backend_that_is_none_answers_or_is_away(new_app: NewApp) -> No
     assert "no result_backend" in said(new_app(), "result backend")
     assert "answers" in said(new_app(result_backend="cache+memory://"), "result backend")
     assert level(new_app(result_backend=NOBODY_LISTENS), "result backend") == "WARN"
-    extended = found(new_app(result_backend="cache+memory://", result_extended=True), "result backend")
-    assert [word for word, _ in extended] == ["OK", "WARN"]
 
 
 @pytest.mark.parametrize(
