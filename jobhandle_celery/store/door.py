@@ -293,7 +293,7 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
 
 
 def _on_postgresql_connect(connection: Any, _record: Any) -> None:
-    info = getattr(connection, "info", None)  # psycopg's, and psycopg2's
+    info: Any = getattr(connection, "info", None)  # psycopg's, and psycopg2's
     encoding = None if info is None else info.parameter_status("server_encoding")
     if encoding not in (None, "UTF8"):
         raise ConfigurationError(
