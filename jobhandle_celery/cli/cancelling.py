@@ -33,7 +33,10 @@ CHUNK = 10_000
 @choosing(*UNFINISHED)
 @click.option("--terminate", is_flag=True, help="Have the process of a body that runs ended.")
 def cancel(desk: Desk, chosen: Chosen, terminate: bool) -> None:
-    """Cancel jobs: by ids, or every unfinished one that the filters find."""
+    """Cancel jobs, by ids or by filters.
+
+    By filters every unfinished one, or those of --status.
+    """
     chosen.check()
     if chosen.ids:
         desk.each(chosen.ids, lambda job_id: _cancel(desk, job_id, terminate))

@@ -25,7 +25,7 @@ PAUSE = 2.0
 )
 @click.option("--sql", is_flag=True, help="Print the statements, from an empty database on; do nothing.")
 def upgrade(desk: Desk, sql: bool) -> None:
-    """Make the tables, or bring them to the revision that this code needs."""
+    """Make the tables, or bring them up to date."""
     desk.jobs.upgrade_schema(sql=sql)
     if sql:
         return
@@ -42,7 +42,7 @@ def upgrade(desk: Desk, sql: bool) -> None:
 )
 @click.option("--forever", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
 def sweep(desk: Desk, forever: bool) -> None:
-    """Send what is due, settle the jobs of lost workers, cancel what has expired.
+    """Send what is due, settle what is lost or expired.
 
     Workers do it by themselves. A process of its own is for services whose workers may all be away.
     """

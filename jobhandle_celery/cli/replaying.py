@@ -54,9 +54,10 @@ class Told:
     "--limit", type=click.IntRange(1), default=10_000, show_default=True, help="At most so many jobs."
 )
 def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
-    """Send the task events of recent jobs again, so that a restarted Flower shows them.
+    """Tell a restarted Flower what it has missed.
 
-    They carry the times of the rows. A Flower that has heard them before shows the same as before.
+    The task events of recent jobs are sent again, with the times of the rows. A Flower that has heard them
+    before shows the same as before.
     """
     jobs = events = 0
     line, dispatcher = _open(desk)

@@ -112,7 +112,7 @@ def resubmit(desk: Desk, chosen: Chosen) -> None:
     By ids, or by filters; by filters those in Error, unless --status says otherwise.
     """
     job_ids = chosen.ids_or_found(desk, "Resubmit", default=(JobStatus.ERROR,))
-    desk.each(job_ids, lambda job_id: _move(desk, job_id, "resubmit_job"))
+    desk.each(job_ids, lambda job_id: _move(desk, job_id, "resubmit_job", "was resubmitted"))
 
 
 @verb(
@@ -122,12 +122,15 @@ def resubmit(desk: Desk, chosen: Chosen) -> None:
 )
 @choosing()
 def release(desk: Desk, chosen: Chosen) -> None:
-    """Let Waiting jobs go now: those that are held, and those whose time lies ahead."""
+    """Let Waiting jobs go now.
+
+    Those that are held, and those whose time lies ahead.
+    """
     job_ids = chosen.ids_or_found(desk, "Release", default=(JobStatus.WAITING,))
-    desk.each(job_ids, lambda job_id: _move(desk, job_id, "release_job"))
+    desk.each(job_ids, lambda job_id: _move(desk, job_id, "release_job", "was released"))
 
 
-def _move(desk: Desk, job_id: int, how: str) -> Exit:
+def _move(desk: Desk, job_id: int, how: str, says: str) -> Exit:
     handle = desk.attach(job_id)
     try:
         getattr(handle, how)()
@@ -138,5 +141,6 @@ def _move(desk: Desk, job_id: int, how: str) -> Exit:
     if desk.out.json:
         desk.out.document(shapes.standing(job))
     else:
-        desk.out.show(Line(f"job {job_id} is {job.status}"))
+        # A worker may have been faster than this second look.
+        desk.out.show(Line(f"job {job_id} {says} and is {job.status}"))
     return Exit.OK
