@@ -47,10 +47,18 @@ class Desk:
         self.app.loader.import_default_modules()
         return service
 
+    def expect_jobs(self) -> None:
+        """Make sure that the app has jobs, before something else is said or done.
+
+        Raises:
+            Said: it has none.
+        """
+        _ = self.service
+
     @property
     def jobs(self) -> "Jobs":
         """The app's `Jobs`."""
-        self.service  # noqa: B018 -- says so if there are none
+        self.expect_jobs()
         jobs: Jobs = self.app.jobs
         return jobs
 

@@ -18,7 +18,6 @@ from ..status import JobStatus
 from ..store import Sight
 from ..verdict import verdict
 from . import kinds
-from .blocks import Line
 from .desk import Desk, verb
 from .line import bounded
 
@@ -71,14 +70,11 @@ def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
                     events += 1
     finally:
         line.release()
-    if desk.out.json:
-        desk.out.document({"jobs": jobs, "events": events})
-    else:
-        desk.out.show(Line(f"{events:,} events of {jobs:,} jobs were sent"))
+    desk.out.say({"jobs": jobs, "events": events}, f"{events:,} events of {jobs:,} jobs were sent")
 
 
 def _open(desk: Desk) -> tuple[Any, Any]:
-    desk.service  # noqa: B018 -- says so if there are no jobs
+    desk.expect_jobs()
     line = bounded(desk.app)
     return line, desk.app.events.Dispatcher(line, enabled=True, buffer_while_offline=False)
 

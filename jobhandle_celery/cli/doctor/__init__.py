@@ -63,7 +63,7 @@ def doctor(desk: Desk, quiet: bool, strict: bool) -> None:
     could be better. BAD: one is broken. UNKNOWN: the check could not be made. Settings are those that this
     process reads; workers may have been started with others.
     """
-    desk.service  # noqa: B018 -- says so if there are no jobs
+    desk.expect_jobs()
     patient = Patient(desk)
     try:
         found = [(check, finding) for check in CHECKS for finding in check.findings(patient)]
