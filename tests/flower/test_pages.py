@@ -1,6 +1,7 @@
-"""Flower's pages in a real browser. Skipped without a Chromium and Playwright."""
+"""Flower's pages in a real browser: needs a Chromium and Playwright."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from jobhandle_celery import JobHandle, JobStatus
 from tests.flower import browser
 from tests.flower.process import Flower
-from tests.support import eventually
+from tests.support import eventually, missing
 from tests.worker.site import Site
 
 pytestmark = pytest.mark.flower
@@ -18,9 +19,10 @@ WORKER = "stays@localhost"
 
 @pytest.fixture(scope="module")
 def page(flower: Flower) -> Iterator[Any]:
-    pytest.importorskip("playwright")
+    if find_spec("playwright") is None:
+        missing("no Playwright: pip install playwright")
     if browser.program() is None:
-        pytest.skip(f"none of {', '.join(browser.PROGRAMS)} is on the PATH")
+        missing(f"none of {', '.join(browser.PROGRAMS)} is on the PATH")
     with browser.opened(flower.login) as page:
         yield page
 

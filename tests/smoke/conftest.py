@@ -5,12 +5,11 @@ PostgreSQL that both sides reach are made once.
 """
 
 import fcntl
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import docker
 import pytest
@@ -32,7 +31,7 @@ from jobhandle_celery import Jobs
 from tests.databases import PostgresqlDatabases
 from tests.servers.places import free_port
 from tests.smoke import bodies, worker_app
-from tests.support import eventually
+from tests.support import eventually, missing
 from tests.workers import ROOT
 
 SETTINGS = {
@@ -67,12 +66,6 @@ def compose_command(docker_client: docker.DockerClient) -> list[str]:
             subprocess.run([*command, "version"], capture_output=True, check=True)
             return command
     return missing("docker-compose is not there")
-
-
-def missing(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)
