@@ -4,9 +4,10 @@ FROM python:3.13-slim AS build
 RUN python -m venv --without-pip /venv
 WORKDIR /source
 # First what is needed, from the metadata and an empty package: a layer that lasts until the metadata change.
-COPY pyproject.toml README.md LICENSE ./
-RUN mkdir jobhandle_celery && touch jobhandle_celery/__init__.py \
+COPY pyproject.toml LICENSE ./
+RUN mkdir jobhandle_celery && touch jobhandle_celery/__init__.py README.md \
     && pip --python /venv/bin/python install --no-cache-dir '.[postgresql,demo,flower]'
+COPY README.md ./
 COPY jobhandle_celery jobhandle_celery
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --force-reinstall .
 

@@ -38,8 +38,11 @@ def job_of_context(context: Any) -> tuple[int, int] | None:
     Every header of a message is an attribute of it. Its own `headers` are all of them only if the message
     has none of that name, as some tracers' messages have; eagerly there is nothing but `headers`.
     """
-    attributes = vars(context)
-    return job_of(context.headers if context.is_eager else attributes)
+    return job_of(_headers_of(context))
+
+
+def _headers_of(context: Any) -> Any:
+    return context.headers if context.is_eager else vars(context)
 
 
 def sensitive_of(headers: Any) -> Sequence[str | int]:
@@ -47,3 +50,8 @@ def sensitive_of(headers: Any) -> Sequence[str | int]:
     header = headers.get(HEADER) if isinstance(headers, dict) else None
     hidden = header.get("sensitive") if isinstance(header, dict) else None
     return hidden if isinstance(hidden, list) else ()
+
+
+def sensitive_of_context(context: Any) -> Sequence[str | int]:
+    """As `sensitive_of`, from the request that a task sees."""
+    return sensitive_of(_headers_of(context))

@@ -15,6 +15,7 @@ from celery.app.trace import task_has_custom
 from celery.canvas import Signature
 from celery.utils.imports import symbol_by_name
 
+from .discretion import discreet
 from .errors import ApiUsageError
 from .execution import Execution, ResultError, execution_of, ignores_result
 from .header import job_headers
@@ -78,7 +79,6 @@ class JobTask:
 
     # Given by celery.app.task.Task, which this is mixed into.
     app: Celery
-    backend: Any
     request: Any
     _plain: type
 
@@ -91,6 +91,15 @@ class JobTask:
     @track_started.setter
     def track_started(self, value: bool) -> None:
         self.__dict__["_track_started"] = value
+
+    @property
+    def backend(self) -> Any:
+        """Celery's result backend, which is shown no sensitive argument."""
+        return discreet(super().backend)  # type: ignore[misc]  # a mixin
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value  # as Celery's own does
 
     @classmethod
     def bind(cls, app: Celery) -> Any:

@@ -1,4 +1,4 @@
-"""What Flower and its like hear of jobs beside what Celery tells them. May import request and below.
+"""What Flower and its like hear of jobs beside what Celery tells them. May import verdict and below.
 
 Celery's events tell what a main process sees of its tasks: nothing of a worker that was lost, nor of
 progress. Events are for watching alone; no promise rests on one. They leave through the worker's own event
@@ -9,15 +9,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from celery import states
-from celery.utils.saferepr import saferepr
 from celery.worker import state
 
 from .broker import Line
 from .model import Job
 from .request import JobRequest
-from .status import JobStatus
 from .store import Lost, Standing
+from .verdict import verdict
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +29,13 @@ class Watchers:
 
     def hear_of(self, lost: Lost) -> None:
         """Tell what became of a job whose body is gone: nobody else tells that."""
-        self._soon(self._send, *_verdict(lost.task_id, lost.task, lost.status, lost.because))
+        self._soon(self._send, *_told(lost, *verdict(lost.status, lost.because)))
 
     def hear_at_last(self, jobs: Iterable[Job]) -> None:
         """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
         line = Line(self._worker.app)
         try:
-            line.tell(self._worker.hostname, [_verdict_on(job) for job in jobs])
+            line.tell(self._worker.hostname, [_told(job, *_as_it_stands(job)) for job in jobs])
         except line.errors as error:
             logger.warning("those who watch were not told of the shutdown: %s", error)
         finally:
@@ -83,30 +81,14 @@ class Watchers:
         )
 
 
-def _verdict_on(job: Job) -> tuple[str, dict[str, Any]]:
+def _told(of: Lost | Job, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return kind, {"uuid": of.task_id, "name": of.task, **fields}
+
+
+def _as_it_stands(job: Job) -> tuple[str, dict[str, Any]]:
+    ran = job.finished - job.started if job.finished and job.started else None
     because = job.error.message if job.error else "its worker cut it off"
-    kind, fields = _verdict(job.task_id, job.task, job.status, because)
-    if kind == "task-succeeded" and job.started and job.finished:
-        fields |= {"result": saferepr(job.result), "runtime": (job.finished - job.started).total_seconds()}
-    return kind, fields
-
-
-def _verdict(
-    task_id: str | None, task: str, status: JobStatus | None, because: str
-) -> tuple[str, dict[str, Any]]:
-    """Return the event that leaves a task in the state that its row is in."""
-    fields: dict[str, Any] = {"uuid": task_id, "name": task}
-    match status:
-        case JobStatus.FINISHED:
-            return "task-succeeded", fields | {"result": "", "runtime": 0.0}
-        case JobStatus.ERROR:
-            return "task-failed", fields | {"exception": because, "traceback": ""}
-        case JobStatus.CANCELLED:
-            # The state is given because Flower lets no REVOKED come after a state of ours.
-            ended = {"terminated": True, "signum": None, "expired": False, "state": states.REVOKED}
-            return "task-revoked", fields | ended
-        case _:
-            return "task-retried", fields | {"exception": because, "traceback": ""}
+    return verdict(job.status, because, job, None if ran is None else ran.total_seconds())
 
 
 def _harmless(send: Callable[..., None], *args: Any) -> None:

@@ -77,8 +77,8 @@ class PostgresqlDatabases:
         """Make a migrated database and return its URL; `drop()` it afterwards."""
         return self._create(self._migrated_template())
 
-    def create_empty(self) -> str:
-        return self._create("template0")
+    def create_empty(self, encoding: str | None = None) -> str:
+        return self._create("template0", "" if encoding is None else f"ENCODING '{encoding}'")
 
     def drop(self, url: str) -> None:
         """Drop it, and disconnect whoever still uses it."""
@@ -102,9 +102,9 @@ class PostgresqlDatabases:
         assert self._template is not None
         return self._template
 
-    def _create(self, template: str) -> str:
+    def _create(self, template: str, options: str = "") -> str:
         name = next(self._names)
-        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" {options}')
         return sqlalchemy.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
 
     def _execute(self, statement: str) -> None:

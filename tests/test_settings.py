@@ -24,6 +24,7 @@ from jobhandle_celery import (
 )
 from jobhandle_celery.settings import Settings, read
 from tests.apps import make_app
+from tests.databases import PostgresqlDatabases
 from tests.servers import execute
 
 SECRET = "hunter2-hunter2"
@@ -233,6 +234,19 @@ def test_a_wrong_password_or_database_name_is_said_without_the_password(postgres
             jobs_of(url).find()
         assert SECRET not in said_by(caught.value)
         assert right.password not in said_by(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_an_encoding_that_cannot_hold_every_text_is_refused(
+    postgresql_databases: PostgresqlDatabases, encoding: str
+) -> None:
+    url = postgresql_databases.create_empty(encoding)
+    jobs = jobs_of(url)
+    for use in (jobs.upgrade_schema, *uses_of(jobs)):
+        with pytest.raises(ConfigurationError, match=f"is {encoding}.* CREATE DATABASE .* ENCODING 'UTF8'"):
+            use()
+    jobs.close()
+    postgresql_databases.drop(url)
 
 
 # Schemas.

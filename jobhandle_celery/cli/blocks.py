@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,10 @@ class Line:
 
 
 Block = Table | Fields | Line
+
+
+class Screen(Protocol):
+    """Shows blocks again and again."""
+
+    def show(self, blocks: Sequence[Block]) -> None:
+        """Show blocks in place of those before; where nothing can be drawn over, only if they differ."""

@@ -3,8 +3,6 @@
 import click
 
 from ..status import UNFINISHED, JobStatus
-from . import shapes
-from .blocks import Line
 from .choosing import Chosen, choosing
 from .desk import Desk, verb
 from .exits import Exit
@@ -17,7 +15,7 @@ _OUTCOMES = {
 }
 
 CHUNK = 10_000
-"""Jobs cancelled in one transaction, where an age was given."""
+"""Jobs cancelled in one transaction."""
 
 
 @verb(
@@ -33,32 +31,27 @@ CHUNK = 10_000
 @choosing(*UNFINISHED)
 @click.option("--terminate", is_flag=True, help="Have the process of a body that runs ended.")
 def cancel(desk: Desk, chosen: Chosen, terminate: bool) -> None:
-    """Cancel jobs: by ids, or every unfinished one that the filters find."""
+    """Cancel jobs, by ids or by filters.
+
+    By filters every unfinished one, or those of --status.
+    """
     chosen.check()
     if chosen.ids:
         desk.each(chosen.ids, lambda job_id: _cancel(desk, job_id, terminate))
         return
     statuses = chosen.statuses or tuple(sorted(UNFINISHED))
-    ids = desk.store.ids(chosen.selection(statuses), chosen.window())
-    desk.confirm(f"Cancel {len(ids):,} jobs ({chosen.words(statuses)})?", chosen.yes or not ids)
+    ids = chosen.found(desk, "Cancel", statuses)
     cancelled = 0
     for start in range(0, len(ids), CHUNK):
         # The statuses again: a job that has left them since is not what was asked about.
         cancelled += desk.jobs.cancel_many(
             status=statuses, ids=ids[start : start + CHUNK], terminate=terminate
         )
-    if desk.out.json:
-        desk.out.document({"cancelled": cancelled})
-    else:
-        desk.out.show(Line(f"{cancelled:,} jobs were cancelled or asked to stop"))
+    desk.out.say({"cancelled": cancelled}, f"{cancelled:,} jobs were cancelled or asked to stop")
 
 
 def _cancel(desk: Desk, job_id: int, terminate: bool) -> Exit:
-    handle = desk.attach(job_id)
-    status = handle.cancel_job(terminate=terminate)
+    status = desk.attach(job_id).cancel_job(terminate=terminate)
     code, says = _OUTCOMES[status]
-    if desk.out.json:
-        desk.out.document(shapes.standing(handle.get_job()) | {"status": str(status)})
-    else:
-        desk.out.show(Line(f"job {job_id} {says}"))
+    desk.out.say({"id": job_id, "status": str(status)}, f"job {job_id} {says}")
     return code

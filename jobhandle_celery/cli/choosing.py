@@ -62,10 +62,12 @@ class Chosen:
             raise click.UsageError("give ids, or filters (--task, --status, --user, --since, --older-than)")
 
     def ids_or_found(self, desk: Desk, verb: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
-        """Return the ids that were given, or those that the filters find, oldest first, after asking."""
+        """Return the ids that were given, or those that the filters find."""
         self.check()
-        if self.ids:
-            return self.ids
+        return self.ids or self.found(desk, verb, default)
+
+    def found(self, desk: Desk, verb: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
+        """Return the ids that the filters find, oldest first, after asking."""
         found = tuple(reversed(desk.store.ids(self.selection(default), self.window())))
         desk.confirm(f"{verb} {len(found):,} jobs ({self.words(default)})?", self.yes or not found)
         if not found:

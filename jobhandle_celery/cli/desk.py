@@ -38,18 +38,27 @@ class Desk:
         try:
             service = service_of(self.app)
         except (KeyError, TypeError):
-            name = getattr(self.app, "main", None) or "this app"
-            raise Said(
-                f"{name} has no jobs: name an app that has Jobs(app, …), by celery -A APP jobs …", Exit.INPUT
-            ) from None
+            # Celery's own name for the app that it makes when none was named.
+            name = getattr(self.app, "main", None)
+            said = "no app was named" if name == "default" else f"{name or 'this app'} has no jobs"
+            hint = "celery -A APP jobs …, with an app that has Jobs(app, …)"
+            raise Said(f"{said}: {hint}", Exit.INPUT) from None
         # Its tasks are looked at, and they may be in modules that only a worker imports.
         self.app.loader.import_default_modules()
         return service
 
+    def expect_jobs(self) -> None:
+        """Make sure that the app has jobs, before something else is said or done.
+
+        Raises:
+            Said: it has none.
+        """
+        _ = self.service
+
     @property
     def jobs(self) -> "Jobs":
         """The app's `Jobs`."""
-        self.service  # noqa: B018 -- says so if there are none
+        self.expect_jobs()
         jobs: Jobs = self.app.jobs
         return jobs
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .blocks import Bar, Block, Cell, Fields, Line, Table
+from .blocks import Bar, Block, Cell, Fields, Line, Screen, Table
 from .words import harmless, one_line
 
 STYLES = {
@@ -32,13 +31,6 @@ STYLES = {
 """By the word: a status, or what the doctor says."""
 
 BAR_WIDTH = 20
-
-
-class Screen(Protocol):
-    """Shows blocks in place of those shown before."""
-
-    def show(self, blocks: Sequence[Block]) -> None:
-        """Show them."""
 
 
 class Fancy:

@@ -25,14 +25,10 @@ PAUSE = 2.0
 )
 @click.option("--sql", is_flag=True, help="Print the statements, from an empty database on; do nothing.")
 def upgrade(desk: Desk, sql: bool) -> None:
-    """Make the tables, or bring them to the revision that this code needs."""
+    """Make the tables, or bring them up to date."""
     desk.jobs.upgrade_schema(sql=sql)
-    if sql:
-        return
-    if desk.out.json:
-        desk.out.document({"revision": REVISIONS[-1]})
-    else:
-        desk.out.show(Line(f"the tables are at revision {REVISIONS[-1]}"))
+    if not sql:
+        desk.out.say({"revision": REVISIONS[-1]}, f"the tables are at revision {REVISIONS[-1]}")
 
 
 @verb(
@@ -42,12 +38,14 @@ def upgrade(desk: Desk, sql: bool) -> None:
 )
 @click.option("--forever", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
 def sweep(desk: Desk, forever: bool) -> None:
-    """Send what is due, settle the jobs of lost workers, cancel what has expired.
+    """Send what is due, settle what is lost or expired.
 
     Workers do it by themselves. A process of its own is for services whose workers may all be away.
     """
     if not forever:
-        _say(desk, desk.jobs.sweep())
+        made = desk.jobs.sweep()
+        somebody = "no pass was made: somebody made one less than an interval ago"
+        desk.out.say({"made": made}, "one pass was made" if made else somebody)
         return
     ended = threading.Event()
 
@@ -73,15 +71,6 @@ def sweep(desk: Desk, forever: bool) -> None:
     desk.jobs.close()
 
 
-def _say(desk: Desk, made: bool) -> None:
-    if desk.out.json:
-        desk.out.document({"made": made})
-    elif made:
-        desk.out.show(Line("one pass was made"))
-    else:
-        desk.out.show(Line("no pass was made: somebody made one less than an interval ago"))
-
-
 @verb(
     "prune",
     examples={"prune --older-than 30d": "asks first", "prune --older-than 30d --yes": "for cron"},
@@ -93,10 +82,7 @@ def _say(desk: Desk, made: bool) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def prune(desk: Desk, older_than: timedelta, yes: bool) -> None:
     """Delete jobs that ended long ago, and their events."""
-    desk.service  # noqa: B018 -- no question if there is nothing to ask about
+    desk.expect_jobs()
     desk.confirm(f"Delete the jobs that ended more than {span(older_than)} ago?", yes)
     pruned = desk.jobs.prune(older_than)
-    if desk.out.json:
-        desk.out.document({"pruned": pruned})
-    else:
-        desk.out.show(Line(f"{pruned:,} jobs were deleted"))
+    desk.out.say({"pruned": pruned}, f"{pruned:,} jobs were deleted")

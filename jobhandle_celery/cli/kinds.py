@@ -110,6 +110,7 @@ JSON_LIST = JsonOf(list, "list")
 JSON_OBJECT = JsonOf(dict, "object")
 TASK = TaskName()
 JOB_ID = click.IntRange(1, 2**63 - 1)
+JOB_ID.name = "job id"
 
 
 class Status(Choice):
@@ -133,7 +134,10 @@ class Status(Choice):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> JobStatus:
         """Return the status."""
-        return JobStatus(super().convert(value, param, ctx))
+        found = [word for word in self.choices if word.lower() == str(value).lower()]
+        if not found:
+            self.fail(f"{value!r} is no status for this; accepted: {', '.join(self.choices)}", param, ctx)
+        return JobStatus(found[0])
 
 
 STATUS = Status()

@@ -3,20 +3,13 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
-from .blocks import Block
+from .blocks import Block, Line, Screen
 from .plain import text_of
 from .words import as_json, one_line
-
-
-class Screen(Protocol):
-    """Shows blocks again and again."""
-
-    def show(self, blocks: Sequence[Block]) -> None:
-        """Show blocks; where nothing can be drawn over, only if they differ from those before."""
 
 
 class Output:
@@ -24,12 +17,23 @@ class Output:
 
     def __init__(self, *, json: bool = False, colour: bool = True) -> None:
         self.json = json
-        self.terminal = sys.stdout.isatty()
-        self._fancy = _fancy(colour) if self.terminal and not json else None
+        self._fancy = _fancy(colour) if sys.stdout.isatty() and not json else None
         for stream in (sys.stdout, sys.stderr):
             # What a row holds need not be in this terminal's alphabet.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
+
+    @property
+    def draws(self) -> bool:
+        """True if what a screen has shown can be drawn over."""
+        return self._fancy is not None
+
+    def say(self, document: Mapping[str, Any], sentence: str) -> None:
+        """Print what was done: to a script as JSON, to a person as a sentence."""
+        if self.json:
+            self.document(document)
+        else:
+            self.show(Line(sentence))
 
     def document(self, document: Mapping[str, Any]) -> None:
         """Print a JSON document in one line, at once: somebody may be reading along."""

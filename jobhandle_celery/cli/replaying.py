@@ -13,14 +13,13 @@ import click
 from celery.utils.saferepr import saferepr
 
 from ..messages import kwargs_shown
-from ..model import Event, Job
+from ..model import Job
 from ..status import JobStatus
 from ..store import Sight
+from ..verdict import verdict
 from . import kinds
-from .blocks import Line
 from .desk import Desk, verb
 from .line import bounded
-from .words import one_line
 
 NOBODY = "nobody@jobs"
 """Whom Flower names as the worker of a job that ended without having met one."""
@@ -54,9 +53,10 @@ class Told:
     "--limit", type=click.IntRange(1), default=10_000, show_default=True, help="At most so many jobs."
 )
 def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
-    """Send the task events of recent jobs again, so that a restarted Flower shows them.
+    """Tell a restarted Flower what it has missed.
 
-    They carry the times of the rows. A Flower that has heard them before shows the same as before.
+    The task events of recent jobs are sent again, with the times of the rows. A Flower that has heard them
+    before shows the same as before.
     """
     jobs = events = 0
     line, dispatcher = _open(desk)
@@ -70,14 +70,11 @@ def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
                     events += 1
     finally:
         line.release()
-    if desk.out.json:
-        desk.out.document({"jobs": jobs, "events": events})
-    else:
-        desk.out.show(Line(f"{events:,} events of {jobs:,} jobs were sent"))
+    desk.out.say({"jobs": jobs, "events": events}, f"{events:,} events of {jobs:,} jobs were sent")
 
 
 def _open(desk: Desk) -> tuple[Any, Any]:
-    desk.service  # noqa: B018 -- says so if there are no jobs
+    desk.expect_jobs()
     line = bounded(desk.app)
     return line, desk.app.events.Dispatcher(line, enabled=True, buffer_while_offline=False)
 
@@ -106,10 +103,11 @@ def history(app: Any, sight: Sight) -> Iterator[Told]:
                 yield Told("task-started", host or NOBODY, at, {})
             case JobStatus.REQUEUED:
                 retries, started = retries + 1, None
-                yield Told("task-retried", host or _worker(job), at, _error(event.message))
+                kind, fields = verdict(event.status, event.message)
+                yield Told(kind, host or _worker(job), at, fields)
             case status if status.final:
                 runtime = (event.at - started).total_seconds() if started else None
-                kind, fields = _end(job, event, runtime)
+                kind, fields = verdict(event.status, event.message, job, runtime)
                 yield Told(kind, host or _worker(job), at, fields)
 
 
@@ -142,19 +140,3 @@ def _route(sight: Sight) -> dict[str, Any]:
 
 def _worker(job: Job) -> str:
     return job.worker or NOBODY
-
-
-def _error(message: str) -> dict[str, Any]:
-    return {"exception": one_line(message), "traceback": ""}
-
-
-def _end(job: Job, event: Event, runtime: float | None) -> tuple[str, dict[str, Any]]:
-    match event.status:
-        case JobStatus.FINISHED:
-            return "task-succeeded", {"result": saferepr(job.result), "runtime": runtime}
-        case JobStatus.ERROR:
-            error = job.error
-            said = f"{error.type}({error.message!r})" if error else event.message
-            return "task-failed", {"exception": said, "traceback": error.traceback if error else ""}
-        case _:
-            return "task-revoked", {"terminated": runtime is not None, "signum": None, "expired": False}

@@ -1,12 +1,13 @@
 """``list`` and ``show``. May import desk and below."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from ..errors import UnknownJobError
 from ..status import JobStatus
-from ..store import Sight
+from ..store import Page, Sight
 from . import kinds, shapes
 from .blocks import Fields, Line, Table
 from .choosing import Chosen, filters
@@ -47,26 +48,36 @@ def list_jobs(
     Statuses and ages are found by an index. With --task or --user it looks through a million ids at most, and
     says where to go on.
     """
-    now, first, left = desk.store.now(), True, limit
-    while True:
-        wanted = READ_AT_ONCE if everything else min(left, READ_AT_ONCE)
-        page = desk.store.page(chosen.selection(), chosen.window(before), wanted)
-        left, before = left - len(page.jobs), page.before
+    now = desk.store.now()
+    for number, page in enumerate(_pages(desk, chosen, before, None if everything else limit)):
+        before = page.before
         if desk.out.json:
             for job in page.jobs:
                 desk.out.document(shapes.job(job))
         elif only_ids:
             for job in page.jobs:
                 click.echo(job.id)
-        elif page.jobs or first:
+        elif page.jobs or not number:
             desk.out.show(Table(COLUMNS, [row(job, now) for job in page.jobs]))
-        first = False
-        if before is None or not (everything or left > 0):
-            break
-        if not everything and len(page.jobs) < wanted:
-            break  # a million ids were looked through
     if before is not None:
         desk.out.note(f"more: --before {before}")
+
+
+def _pages(desk: Desk, chosen: Chosen, before: int | None, limit: int | None) -> Iterator[Page]:
+    """Read so many jobs, or all; where the last page has a `before`, there may be more."""
+    while True:
+        wanted = READ_AT_ONCE if limit is None else min(limit, READ_AT_ONCE)
+        page = desk.store.page(chosen.selection(), chosen.window(before), wanted)
+        yield page
+        before = page.before
+        if before is None:
+            return
+        if limit is not None:
+            limit -= len(page.jobs)
+            if (
+                not limit or len(page.jobs) < wanted
+            ):  # all that was asked for; a million ids were looked through
+                return
 
 
 @verb(
@@ -142,7 +153,9 @@ def _fields(sight: Sight) -> list[tuple[str, str]]:
         ("started", moment(job.started) if job.started else ""),
         ("finished", moment(job.finished) if job.finished else ""),
         ("ran for", span(job.finished - job.started) if job.finished and job.started else ""),
-        ("attempt", f"{job.attempt} ({inside.losses} lost, up to {job.max_attempts} started for that)"),
+        ("attempt", str(job.attempt)),
+        ("lost", "" if not inside.losses else f"{inside.losses} attempts, with their workers"),
+        ("max attempts", "" if job.max_attempts == 1 else str(job.max_attempts)),
         ("worker", job.worker or ""),
         ("process", "" if inside.pid is None else str(inside.pid)),
         ("stop asked", moment(job.cancel_requested) if job.cancel_requested else ""),

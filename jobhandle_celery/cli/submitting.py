@@ -11,7 +11,6 @@ from ..errors import InvalidTransitionError
 from ..model import Job
 from ..status import FINAL, JobStatus
 from . import kinds, shapes
-from .blocks import Line
 from .choosing import Chosen, choosing
 from .desk import Desk, verb
 from .exits import Exit, Said
@@ -74,21 +73,15 @@ def submit(
         handle.submit(Job(task=task, scheduled_for=at, status=status, sensitive=hidden, **fields))
         if not waits:
             job = handle.get_job()
-            if desk.out.json:
-                desk.out.document(shapes.standing(job))
-            else:
-                click.echo(job.id)
+            desk.out.say(shapes.standing(job), str(job.id))
             return
         job = wait_for(handle, timeout)
-    if desk.out.json:
-        desk.out.document(shapes.job(job))
-    else:
-        desk.out.show(Line(ended(job)))
+    desk.out.say(shapes.job(job), ended(job))
     sys.exit(Exit.OK if job.status is JobStatus.FINISHED else Exit.BAD)
 
 
 def _known(desk: Desk, task: str) -> None:
-    desk.service  # noqa: B018 -- imports the modules of the app's tasks
+    desk.expect_jobs()
     if task in desk.app.tasks:
         return
     near = difflib.get_close_matches(task, list(desk.app.tasks), 1)
@@ -112,7 +105,7 @@ def resubmit(desk: Desk, chosen: Chosen) -> None:
     By ids, or by filters; by filters those in Error, unless --status says otherwise.
     """
     job_ids = chosen.ids_or_found(desk, "Resubmit", default=(JobStatus.ERROR,))
-    desk.each(job_ids, lambda job_id: _move(desk, job_id, "resubmit_job"))
+    desk.each(job_ids, lambda job_id: _move(desk, job_id, "resubmit_job", "was resubmitted"))
 
 
 @verb(
@@ -122,12 +115,15 @@ def resubmit(desk: Desk, chosen: Chosen) -> None:
 )
 @choosing()
 def release(desk: Desk, chosen: Chosen) -> None:
-    """Let Waiting jobs go now: those that are held, and those whose time lies ahead."""
+    """Let Waiting jobs go now.
+
+    Those that are held, and those whose time lies ahead.
+    """
     job_ids = chosen.ids_or_found(desk, "Release", default=(JobStatus.WAITING,))
-    desk.each(job_ids, lambda job_id: _move(desk, job_id, "release_job"))
+    desk.each(job_ids, lambda job_id: _move(desk, job_id, "release_job", "was released"))
 
 
-def _move(desk: Desk, job_id: int, how: str) -> Exit:
+def _move(desk: Desk, job_id: int, how: str, says: str) -> Exit:
     handle = desk.attach(job_id)
     try:
         getattr(handle, how)()
@@ -135,8 +131,6 @@ def _move(desk: Desk, job_id: int, how: str) -> Exit:
         desk.out.note(f"Error: {error}")
         return Exit.BAD
     job = handle.get_job()
-    if desk.out.json:
-        desk.out.document(shapes.standing(job))
-    else:
-        desk.out.show(Line(f"job {job_id} is {job.status}"))
+    # A worker may have been faster than this second look.
+    desk.out.say(shapes.standing(job), f"job {job_id} {says} and is {job.status}")
     return Exit.OK

@@ -13,11 +13,11 @@ from ..model import Job
 from ..status import JobStatus
 from ..store import Selection
 from . import kinds, shapes
-from .blocks import Line, Table
+from .blocks import Table
 from .desk import Desk, verb
 from .exits import Exit
 from .sentences import COLUMNS, ended, row
-from .words import span
+from .words import progress, span
 
 LOOK = 0.5
 """Seconds between two looks of a watch."""
@@ -54,10 +54,7 @@ def wait(desk: Desk, ids: tuple[int, ...], timeout: timedelta | None) -> None:
             # With the time that was given, not with what of it was left for this one.
             desk.out.note(f"Error: {str(error).partition(' after ')[0]} after {span(timeout)}")
             return Exit.TIMEOUT
-        if desk.out.json:
-            desk.out.document(shapes.job(job))
-        else:
-            desk.out.show(Line(ended(job)))
+        desk.out.say(shapes.job(job), ended(job))
         return Exit.OK if job.status is JobStatus.FINISHED else Exit.BAD
 
     desk.each(ids, one)
@@ -96,7 +93,7 @@ def _watch(desk: Desk, ids: tuple[int, ...]) -> None:
                 desk.out.note(str(error))
                 time.sleep(LOOK * 4)
                 continue
-            if desk.out.terminal and not desk.out.json:
+            if desk.out.draws:
                 screen.show([Table(COLUMNS, [row(job, now) for job in jobs])])
             else:
                 _changes(desk, jobs, seen)
@@ -128,10 +125,6 @@ def _changes(desk: Desk, jobs: Sequence[Job], seen: dict[int, dict[str, object]]
         if seen.get(job.id) == document:
             continue
         seen[job.id] = document
-        if desk.out.json:
-            desk.out.document(document)
-        else:
-            far = f" {job.progress.current:g}" if job.progress else ""
-            of = f"/{job.progress.total:g}" if job.progress and job.progress.total else ""
-            said = f": {job.message}" if job.message else ""
-            desk.out.show(Line(f"job {job.id} {job.status}{far}{of}{said}"))
+        far = f" {progress(job.progress)}" if job.progress else ""
+        said = f": {job.message}" if job.message else ""
+        desk.out.say(document, f"job {job.id} {job.status}{far}{said}")

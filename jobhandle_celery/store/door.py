@@ -232,6 +232,9 @@ class Door:
             event.listen(engine, "begin", _on_sqlite_begin)
         elif engine.dialect.name in ("mysql", "mariadb"):
             event.listen(engine, "connect", _on_mysql_connect)
+        elif engine.dialect.name == "postgresql":
+            # Before SQLAlchemy's own, which does not expect the bytes that a driver makes of SQL_ASCII.
+            event.listen(engine, "connect", _on_postgresql_connect, insert=True)
         # Arguments of jobs may be secrets, and parameters of statements stand in errors.
         engine.hide_parameters = True
         return engine.execution_options(**self.options) if self.options else engine
@@ -286,6 +289,16 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
             "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT')"
             # Read by MariaDB alone; MySQL has nothing like it.
             f"/*M! , idle_transaction_timeout = {FROZEN} */"
+        )
+
+
+def _on_postgresql_connect(connection: Any, _record: Any) -> None:
+    info: Any = getattr(connection, "info", None)  # psycopg's, and psycopg2's
+    encoding = None if info is None else info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise ConfigurationError(
+            f"The encoding of the database {info.dbname} is {encoding}, which cannot hold every message and "
+            "result. Make one that can: CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'."
         )
 
 

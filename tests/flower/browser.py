@@ -47,6 +47,13 @@ def search(page: Any, url: str, query: str) -> None:
         page.locator("input[type=search]").fill(query)
 
 
+def press(page: Any, selector: str) -> str:
+    """Click a button and return what Flower has answered: it says so on the page for five seconds only."""
+    with page.expect_response(lambda response: "/api/" in response.url) as answered:
+        page.locator(selector).click()
+    return str(answered.value.text())
+
+
 def rows(page: Any) -> list[dict[str, str]]:
     """Return what the table of tasks shows, by its columns."""
     columns = [text.strip().lower() for text in page.locator("#tasks-table thead th").all_inner_texts()]

@@ -4,12 +4,12 @@ pytest-celery parametrises a test by its brokers, and gives each test containers
 PostgreSQL that both sides reach are made once.
 """
 
-import os
+import fcntl
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import docker
 import pytest
@@ -25,13 +25,13 @@ from pytest_celery import (
     RabbitMQContainer,
     RedisContainer,
 )
-from pytest_docker_tools import build, container, fxtr, network
+from pytest_docker_tools import container, fxtr, network
 
 from jobhandle_celery import Jobs
 from tests.databases import PostgresqlDatabases
 from tests.servers.places import free_port
 from tests.smoke import bodies, worker_app
-from tests.support import eventually
+from tests.support import eventually, missing
 from tests.workers import ROOT
 
 SETTINGS = {
@@ -68,12 +68,6 @@ def compose_command(docker_client: docker.DockerClient) -> list[str]:
     return missing("docker-compose is not there")
 
 
-def missing(reason: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _containers_are_reached_by_their_published_ports() -> Iterator[None]:
     # pytest-docker-tools takes any machine that has a /.dockerenv for a container beside the tests' own.
@@ -82,7 +76,17 @@ def _containers_are_reached_by_their_published_ports() -> Iterator[None]:
         yield
 
 
-image = build(path=str(ROOT), tag="jobhandle-celery:smoke")
+@pytest.fixture(scope="session")
+def image(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Our image, under the name that docker-compose.yml has for it.
+
+    The first process of a test run builds it, the others wait and find every layer there.
+    """
+    with (tmp_path_factory.getbasetemp().parent / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built, _ = docker_client.images.build(path=str(ROOT), tag="jobhandle-celery", rm=True)
+    return built
+
 
 # Of the session, as the database is.
 default_pytest_celery_network = network(scope="session")

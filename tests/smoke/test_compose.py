@@ -60,16 +60,17 @@ def settings(data: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def up(
-    compose_command: list[str], settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    compose_command: list[str],
+    settings: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    image: Any,
 ) -> Iterator[Compose]:
-    """The whole of it, up and healthy."""
+    """The whole of it, up; the image has been built, so that this finds its layers."""
     folder = tmp_path_factory.mktemp("compose")
     compose = Compose(compose_command, f"jobhandle-test-{os.getpid()}", settings, folder)
     try:
-        compose("build", "--quiet", timeout=600)
-        compose("up", "--detach")
-        for service in SERVICES:
-            wait_until_healthy(compose, service)
+        compose("up", "--build", "--detach", timeout=600)
+        wait_until_healthy(compose, "flower")
         yield compose
     finally:
         compose("down", "--volumes", "--timeout=5")
@@ -162,6 +163,11 @@ def test_redis_keeps_its_messages_when_it_is_killed(up: Compose) -> None:
     up("up", "--detach", "redis")
 
     eventually(lambda: up("exec", "-T", "redis", "redis-cli", "get", "kept").strip() == "yes", 60)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_becomes_healthy(up: Compose, service: str) -> None:
+    wait_until_healthy(up, service)
 
 
 def test_workers_are_scaled_and_a_stop_gives_their_jobs_back(up: Compose, data: Path) -> None:

@@ -157,6 +157,11 @@ def raise_retry_by_hand() -> None:
 
 
 @task(bind=True)
+def request_has_the_arguments(self: Any, given: str) -> bool:
+    return bool(self.request.kwargs == {"given": given})
+
+
+@task(bind=True)
 def describe_request(self: Any) -> dict[str, Any]:
     request = self.request
     return {

@@ -1,10 +1,11 @@
 """Sensitive arguments on a real worker: neither logs nor events nor `inspect` show them, whatever happens."""
 
 import json
+from typing import Any
 
 import pytest
 
-from jobhandle_celery import JobStatus
+from jobhandle_celery import JobHandle, JobStatus
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 from tests.workers import WorkerProcess
@@ -14,7 +15,14 @@ CANARY = "canary-7f3a"
 
 @pytest.fixture(scope="module")
 def site(module_site: NewSite) -> Site:
-    return module_site(settings={"worker_send_task_events": True, "task_send_sent_event": True})
+    return module_site(
+        settings={
+            "worker_send_task_events": True,
+            "task_send_sent_event": True,
+            "task_track_started": True,
+            "result_extended": True,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +46,39 @@ def test_neither_logs_nor_events_show_them(site: Site, worker: WorkerProcess) ->
     assert "'***'" in seen
     assert CANARY not in seen
     assert CANARY not in worker.log
+
+
+def test_the_result_backend_does_not_get_them(site: Site, worker: WorkerProcess) -> None:
+    sign, path, secret = site.new_file(), site.new_file(), str(site.folder / CANARY)
+    started = site.submit("until_there", str(path), str(sign), sensitive=[1])
+    eventually(lambda: site.state(started.get_job().task_id) == "STARTED")
+    assert stored(site, started) == ([str(path), "***"], {})
+    sign.touch()
+    retried = site.submit("retry_times", secret, 1, sensitive=[0], kwargs={"countdown": 60})
+    eventually(lambda: site.state(retried.get_job().task_id) == "RETRY")
+    assert stored(site, retried) == (["***", 1], {"countdown": 60})
+    retried.cancel_job()
+    finished = site.submit("request_has_the_arguments", sensitive=["given"], kwargs={"given": CANARY})
+    assert finished.result(30) is True
+    failed = site.submit("deaf", secret, "no number", sensitive=[0])
+    assert failed.wait(30) is JobStatus.ERROR
+    site.fence()
+    assert stored(site, finished) == ([], {"given": "***"})
+    assert stored(site, failed) == (["***", "no number"], {})
+
+
+def test_the_result_backend_gets_what_is_not_sensitive(site: Site, worker: WorkerProcess) -> None:
+    handle = site.submit("add", 1, 2)
+    assert handle.result(30) == 3
+    site.fence()
+    assert stored(site, handle) == ([1, 2], {})
+
+
+def stored(site: Site, handle: JobHandle) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments that the result backend holds."""
+    meta = site.meta(handle.get_job().task_id)
+    assert meta is not None
+    return meta["args"], meta["kwargs"]
 
 
 def test_inspect_does_not_show_them(site: Site, worker: WorkerProcess) -> None:

@@ -57,13 +57,13 @@ CHECKS = (
 @click.option("--quiet", is_flag=True, help="Leave out what is OK.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for a WARN, too.")
 def doctor(desk: Desk, quiet: bool, strict: bool) -> None:
-    """Connect to everything, and say which promise each setting keeps or breaks, and what to set.
+    """Say which promise each setting keeps or breaks.
 
-    OK: the promises beside it are kept. WARN: kept, and it could be better. BAD: one is broken. UNKNOWN: the
-    check could not be made. Settings are those that this process reads; workers may have been started with
-    others.
+    It connects to everything, and says what to set. OK: the promises beside it are kept. WARN: kept, and it
+    could be better. BAD: one is broken. UNKNOWN: the check could not be made. Settings are those that this
+    process reads; workers may have been started with others.
     """
-    desk.service  # noqa: B018 -- says so if there are no jobs
+    desk.expect_jobs()
     patient = Patient(desk)
     try:
         found = [(check, finding) for check in CHECKS for finding in check.findings(patient)]

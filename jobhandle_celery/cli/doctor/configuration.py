@@ -49,25 +49,18 @@ def prefetch(patient: Patient) -> Finding:
     return ok(said, hint) if given else warn(said, hint)
 
 
-def results(patient: Patient) -> Iterator[Finding]:
+def results(patient: Patient) -> Finding:
     """Look at the result backend, which jobs do not need: their results are in the rows."""
     if not patient.conf.result_backend:
-        yield ok("no result_backend: results of jobs are in their rows")
-        return
+        return ok("no result_backend: results of jobs are in their rows")
     error = _ask(patient.app.backend)
     name = type(patient.app.backend).__name__
     if error is not None:
-        yield warn(
+        return warn(
             f"the result backend ({name}) does not answer ({error}): workers wait for it after each body",
             "result_backend = None, if nobody reads it: results of jobs are in their rows",
         )
-    else:
-        yield ok(f"the result backend ({name}) answers; results of jobs are in their rows as well")
-    if patient.conf.result_extended:
-        yield warn(
-            "result_extended: the result backend keeps the arguments of jobs, sensitive ones too",
-            "result_extended = False: the rows know task and arguments",
-        )
+    return ok(f"the result backend ({name}) answers; results of jobs are in their rows as well")
 
 
 def _ask(backend: Any) -> str | None:

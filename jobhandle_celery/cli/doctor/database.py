@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from ...errors import SchemaError
+from ...errors import UPGRADE_HINT, ConfigurationError, SchemaError
 from ...migrations import REVISIONS
 from ..words import span
 from .findings import Finding, Patient, bad, ok, unknown, warn
@@ -28,6 +28,8 @@ def reach(patient: Patient) -> Finding:
     took = patient.database
     if isinstance(took, SchemaError):
         return ok("the database answers")
+    if isinstance(took, ConfigurationError):
+        return bad(str(took), "jobhandle_database_url")
     if isinstance(took, Exception):
         return bad(
             str(took), "jobhandle_database_url, or see why the database is away; no job starts until then"
@@ -41,7 +43,8 @@ def reach(patient: Patient) -> Finding:
 def schema(patient: Patient) -> Finding:
     """Look whether the tables fit this code."""
     if isinstance(patient.database, SchemaError):
-        return bad(str(patient.database), "celery -A app jobs upgrade")
+        said = str(patient.database).removesuffix(UPGRADE_HINT).rstrip(". ")
+        return bad(said, "celery -A app jobs upgrade")
     if isinstance(patient.database, Exception):
         return unknown("not looked at: the database cannot be asked")
     return ok(f"the tables fit this code, revision {REVISIONS[-1]}")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from ...errors import DatabaseUnavailableError, JobHandleError, SchemaError
+from ...errors import JobHandleError
 from ...settings import Settings
 from ...store import Store, WorkerSeen
 from ..desk import Desk
@@ -99,7 +99,7 @@ class Patient:
                 self.store.now()
                 times.append(time.monotonic() - start)
             return min(times)
-        except (DatabaseUnavailableError, SchemaError) as error:
+        except JobHandleError as error:
             return error
 
     @cached_property
@@ -163,9 +163,9 @@ class Check:
     def findings(self, patient: Patient) -> list[Finding]:
         """Make the check; one that cannot be made says so."""
         if "database" in self.needs and isinstance(patient.database, Exception):
-            return [unknown("not looked at: the database cannot be asked")]
+            return [unknown("not looked at before the database answers and its tables fit")]
         if "broker" in self.needs and isinstance(patient.broker, str):
-            return [unknown("not looked at: the broker cannot be asked")]
+            return [unknown("not looked at before the broker answers")]
         try:
             found = self.look(patient)
             return [found] if isinstance(found, Finding) else list(found)

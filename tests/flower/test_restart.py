@@ -1,0 +1,47 @@
+"""A Flower that was restarted is given its history back."""
+
+import pytest
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.cli.typed import typed
+from tests.flower.conftest import start
+from tests.flower.process import Flower
+from tests.reaper import Reaper
+from tests.support import eventually
+from tests.worker.site import Site
+
+pytestmark = pytest.mark.flower
+
+
+def history(site: Site) -> dict[str, JobHandle]:
+    """Have jobs end in every way; return them with the state in which Flower is to show each."""
+    good, bad = site.submit("add", 1, 2), site.submit("raise_value_error", "of no value")
+    again = site.submit("retry_times", str(site.new_file()), 1, 600)
+    eventually(lambda: again.job_status() is JobStatus.REQUEUED, 60)
+    never = site.submit("add", 1, 1, queue="nobody-listens")
+    assert never.cancel_job() is JobStatus.CANCELLED
+    # At a worker of its own: the other one is to tell Flower that it listens.
+    start(site, queues=["busy"])
+    going_on = site.submit("deaf", str(site.new_file()), 600, queue="busy")
+    eventually(going_on.job_running, 60)
+    return {"SUCCESS": good, "FAILURE": bad, "RETRY": again, "REVOKED": never, "STARTED": going_on}
+
+
+def test_a_restarted_flower_is_told_what_it_has_missed(site: Site, reaper: Reaper) -> None:
+    handles = history(site)
+    flower = Flower(site, reaper)
+    try:
+        flower.wait_until_it_listens()
+        assert {flower.state(handle) for handle in (handles["SUCCESS"], handles["FAILURE"])} == {None}
+
+        assert typed(site.app, "replay-events", "--since", "1h").code == 0
+
+        for state, handle in handles.items():
+            flower.wait_for(handle, state)
+            assert flower.search(f"kwargs:job_id={handle.job_id}") == {handle.get_job().task_id}
+        assert "of no value" in flower.wait_for(handles["FAILURE"], "FAILURE")["exception"]
+        assert flower.wait_for(handles["SUCCESS"], "SUCCESS")["result"] == "3"
+    finally:
+        flower.end()
+        for state in ("RETRY", "STARTED"):
+            handles[state].cancel_job(terminate=True)
