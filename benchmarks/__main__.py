@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> int:
     names = given.names or list(cases.ALL)
     if not given.report:
         _measure(names, given.quick, given.rounds)
-    report.write()
+    report.write(cases.ALL)
     return 0
 
 

@@ -4,12 +4,19 @@ from collections.abc import Callable
 
 from ..result import Result
 from ..stage import Stage
-from . import submit, submit_many, worker
+from . import crowds, idle, latency, memory, rows, submit, submit_many, waiting, worker
 
 ALL: dict[str, Callable[[Stage], Result]] = {
     "submit": submit.run,
     "submit_many": submit_many.run_redis,
     "submit_many_rabbitmq": submit_many.run_rabbitmq,
     "worker": worker.run,
+    "latency": latency.run,
+    "waiting": waiting.run,
+    "rows": rows.run,
+    "idle": idle.run,
+    "cancel_many": crowds.run_cancel,
+    "due": crowds.run_due,
+    "memory": memory.run,
 }
 """By name, in the order of the report."""
