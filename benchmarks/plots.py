@@ -1,4 +1,4 @@
-"""Plots, small SVG files beside the report. Matplotlib is an optional dependency; without it there are none."""
+"""Plots, small SVG files beside the report. Matplotlib is optional; without it there are none."""
 
 from pathlib import Path
 

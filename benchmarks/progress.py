@@ -1,4 +1,4 @@
-"""What a run says while it runs, on standard error: on a terminal one line that changes, else line by line."""
+"""What a run says on standard error: on a terminal one line that changes, else line by line."""
 
 import sys
 import time

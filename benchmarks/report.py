@@ -43,8 +43,7 @@ def goals_table(found: Sequence[Result]) -> str:
     rows = [["what", "to reach", "measured (median, quartiles)", ""]]
     for result in found:
         rows += [
-            [one.what, _bound(one), _measured(one.values, one.unit), reached(one)]
-            for one in result.goals
+            [one.what, _bound(one), _measured(one.values, one.unit), reached(one)] for one in result.goals
         ]
     return table(rows)
 
@@ -116,7 +115,9 @@ def _section(result: Result, prose: Path) -> str:
         parts += [f"{title}:", table(rows)]
     parts += [f"![{one.title}]({plots.name_of(result, one)})" for one in result.curves]
     if result.missing:
-        parts.append("Could not run here: " + "; ".join(f"{who} ({why})" for who, why in result.missing.items()))
+        parts.append(
+            "Could not run here: " + "; ".join(f"{who} ({why})" for who, why in result.missing.items())
+        )
     parts.append(_prose(prose, result.name))
     return "\n\n".join(part for part in parts if part)
 

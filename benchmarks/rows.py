@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, func, insert, literal, select, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, func, insert, literal, select, text, true
 from sqlalchemy.schema import AddConstraint, DropConstraint, UniqueConstraint
 
 from jobhandle_celery.schema import job, job_event
@@ -48,15 +48,15 @@ def _some(connection: Connection, job_id: int, count: int, to: dict[str, Any]) -
     connection.execute(text("SET LOCAL session_replication_role = replica"))
     connection.execute(text("SET LOCAL synchronous_commit = off"))
     last = connection.execute(select(func.max(job.c.id))).scalar_one()
-    numbers = func.generate_series(1, count).table_valued("number")
+    numbers = func.generate_series(1, count).table_valued("number", name="numbers").render_derived()
     own = {"task_id": func.cast(func.gen_random_uuid(), job.c.task_id.type), **to}
     names = [column.name for column in job.c if column.name != "id"]
-    copies = select(*(_value(own, name) for name in names)).select_from(job, numbers).where(job.c.id == job_id)
+    pairs = job.join(numbers, true())
+    copies = select(*(_value(own, name) for name in names)).select_from(pairs).where(job.c.id == job_id)
     connection.execute(insert(job).from_select(names, copies))
     names = [column.name for column in job_event.c if column.name not in ("id", "job_id")]
-    events = select(job.c.id, *(job_event.c[name] for name in names)).where(
-        job_event.c.job_id == job_id, job.c.id > last
-    )
+    pairs = job.join(job_event, (job.c.id > last) & (job_event.c.job_id == job_id))
+    events = select(job.c.id, *(job_event.c[name] for name in names)).select_from(pairs)
     connection.execute(insert(job_event).from_select(["job_id", *names], events.order_by(job.c.id)))
 
 

@@ -50,6 +50,7 @@ class DurablePostgresql(PostgresqlServer):
         }
         if self.statements:
             options["shared_preload_libraries"] = "pg_stat_statements"
+            options["track_wal_io_timing"] = "on"
         return options
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ..result import Result
 from ..stage import Stage
-from . import crowds, idle, latency, memory, rows, submit, submit_many, waiting, worker
+from . import crowds, growth, idle, latency, memory, profile, rows, submit, submit_many, waiting, worker
 
 ALL: dict[str, Callable[[Stage], Result]] = {
     "submit": submit.run,
@@ -18,5 +18,7 @@ ALL: dict[str, Callable[[Stage], Result]] = {
     "cancel_many": crowds.run_cancel,
     "due": crowds.run_due,
     "memory": memory.run,
+    "growth": growth.run,
+    "profile": profile.run,
 }
 """By name, in the order of the report."""

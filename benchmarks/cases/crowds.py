@@ -27,9 +27,8 @@ def run_cancel(stage: Stage) -> Result:
     result = Result(
         "cancel_many",
         "Cancel many jobs at once",
-        "One `cancel_many(status='Queued')`, beside what is the least that can be done: one UPDATE of as many such "
-        "rows to Cancelled, with their stamps, that writes an event for each, by hand. Both leave the database "
-        "behind as one that has just been vacuumed finds it.",
+        "One `cancel_many(status='Queued')`, beside the least that can be done: one UPDATE of as many such "
+        "rows to Cancelled, with their stamps, that writes an event for each, by hand.",
     )
     jobs = stage.amount(100_000, 5_000)
     with _ours(stage) as peer:
@@ -53,9 +52,9 @@ def run_due(stage: Stage) -> Result:
     result = Result(
         "due",
         "Many jobs falling due at once",
-        "Jobs whose time has come at one moment, no worker that takes them, and one process that makes a pass "
-        "of the sweep whenever one is due, with the default interval of a second. From the first pass to the "
-        f"last message in Redis, or to what is there after {LONGEST:g} s.",
+        "Jobs whose time has come at one moment, no worker that takes them, and one process that makes a "
+        "pass of the sweep whenever one is due, with the default interval of a second. From the first pass "
+        f"to the last message in Redis, or to what is there after {LONGEST:g} s.",
     )
     jobs = stage.amount(100_000, 3_000)
     with _ours(stage) as peer:
@@ -97,7 +96,8 @@ def _cancelled(peer: Ours, jobs: int) -> Callable[[], float]:
 _BY_HAND = """
 WITH moved AS (
     UPDATE jobhandle_job
-    SET status_id = :cancelled, cancel_requested = clock_timestamp(), finished = clock_timestamp(), due_at = NULL
+    SET status_id = :cancelled, due_at = NULL,
+        cancel_requested = clock_timestamp(), finished = clock_timestamp()
     WHERE namespace = 'default' AND status_id = :queued
     RETURNING id, attempt
 )

@@ -12,9 +12,9 @@ from ..peers.celery_app import READY, environment
 from ..result import Goal, Result, Series
 from ..stage import Stage
 
-METHOD = """Ten workers with nothing to do, at the default settings: leases are renewed, stop requests looked for,
-and a pass of the sweep is made each second. Database time is what PostgreSQL itself counts as spent on statements
-(`active_time` of `pg_stat_database`), and the processor time of its processes, over windows of 20 s."""
+METHOD = """Ten workers with nothing to do, at the default settings: leases are renewed, stop requests looked
+for, and a pass of the sweep is made each second. Database time is what PostgreSQL itself counts as spent on
+statements (`active_time` of `pg_stat_database`), and its processes' processor time, in windows of 20 s."""
 
 
 def run(stage: Stage) -> Result:
@@ -30,8 +30,11 @@ def run(stage: Stage) -> Result:
         command = ["celery", "-A", "benchmarks.peers.worker_app", "worker", "--concurrency=1"]
         for number in range(workers):
             stage.progress.say(f"starts worker {number + 1} of {workers}")
-            peer.start([*command, f"--hostname=idle-{number}@localhost", "--loglevel=WARNING"], READY,
-                       **environment("ours", place))
+            peer.start(
+                [*command, f"--hostname=idle-{number}@localhost", "--loglevel=WARNING"],
+                READY,
+                **environment("ours", place),
+            )
         time.sleep(12)  # until what the start has cost is counted
         for number in range(stage.rounds or stage.amount(4, 1)):
             stage.progress.say(f"window {number + 1}, {seconds} s")

@@ -10,8 +10,8 @@ from ..peers import Bare, Dramatiq, Ours, Peer, Procrastinate, Rq
 from ..result import Goal, Result, Series
 from ..stage import Stage
 
-METHOD = """Every contestant has its worker up and idle; one job at a time, the next some 10 to 40 ms after the
-former has ended. From just before the submit to the body's first look at the clock, which both processes
+METHOD = """Every contestant has its worker up and idle; one job at a time, the next some 10 to 40 ms after
+the former has ended. From just before the submit to the body's first look at the clock, which both processes
 share. Each value is the percentile of one round."""
 
 
@@ -26,7 +26,9 @@ def run(stage: Stage) -> Result:
             time.sleep(1)  # some take jobs before they have settled down, which is not what is measured
         measured = stage.contest({name: _latencies(peer, jobs) for name, peer in peers.items()}, 10)
     at = {
-        percent: {name: [percentile(each, percent) * 1000 for each in all_] for name, all_ in measured.items()}
+        percent: {
+            name: [percentile(each, percent) * 1000 for each in all_] for name, all_ in measured.items()
+        }
         for percent in (50, 95)
     }
     result.goals = [

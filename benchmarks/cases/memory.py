@@ -11,9 +11,8 @@ from ..result import Goal, Result, Series
 from ..stage import Stage
 
 METHOD = """Memory after a thousand jobs and more, in MiB, of the main process and, on average, of its two
-children: PSS, in which a page that several processes share is divided among them; USS, its own pages alone; and
-RSS, in which shared pages count in full. Imports: the time that the statement takes in a new process, by turns.
-"""
+children: PSS, in which a page that several processes share is divided among them; USS, its own pages alone;
+RSS, in which shared pages count in full. Imports: the time of that statement in a new process, by turns."""
 
 IMPORTS = {
     "`import celery`": "import celery",

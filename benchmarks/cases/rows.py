@@ -33,9 +33,9 @@ def run(stage: Stage) -> Result:
     with ExitStack() as stack:
         tables = {}
         for count in counts:
-            peer = Ours(stack.enter_context(stage.place("rows")))
             # A pass less than an interval after the former one does nothing.
-            peer.app.conf.jobhandle_sweep_interval = 0.0001
+            settings = {"jobhandle_sweep_interval": 0.0001}
+            peer = Ours(stack.enter_context(stage.place("rows")), settings)
             stack.callback(peer.close)
             peer.prepare()
             stage.progress.say(f"fills a database with {count:,} finished jobs")
@@ -106,7 +106,9 @@ class Table:
                 handles = [self._peer.jobs.attach(job_id) for job_id in ids]
                 taken = _timed(lambda handle: handle.cancel_job(), handles)
             case "find":
-                taken = _timed(lambda status: self._peer.jobs.find(status=status), [None, "Finished"] * (count // 2))
+                taken = _timed(
+                    lambda status: self._peer.jobs.find(status=status), [None, "Finished"] * (count // 2)
+                )
             case _:
                 self._peer.purge()
                 time.sleep(0.01)

@@ -17,10 +17,10 @@ from ..result import Goal, Result, Series
 from ..stage import Stage
 
 TITLE = "Submit one job"
-METHOD = """One producer, one job at a time, no worker. The floor is what no durable submit can avoid, measured
-in the same rounds: one row of the job table inserted and committed by SQLAlchemy Core (one statement on one
-connection in autocommit mode, all columns that a submit fills, no event row), and one message built and
-published by what `apply_async` itself calls (`app.amqp.as_task_v2`, `app.amqp.send_task_message`, on one
+METHOD = """One producer, one job at a time, no worker. The floor is what no durable submit can avoid,
+measured in the same rounds: one row of the job table inserted and committed by SQLAlchemy Core (one statement
+on one connection in autocommit mode, all columns that a submit fills, no event row), and one message built
+and published by what `apply_async` itself calls (`app.amqp.as_task_v2`, `app.amqp.send_task_message`, on one
 producer that is kept). It neither checks nor routes nor encodes, and marks nothing as sent."""
 
 FLOOR, INSERT, PUBLISH = "the floor: INSERT + COMMIT, publish", "INSERT + COMMIT alone", "publish alone"
@@ -34,9 +34,9 @@ def run(stage: Stage) -> Result:
         floor = Floor(place)
         contestants = {name: _loop(peer, jobs) for name, peer in peers.items()}
         contestants |= {
-            FLOOR: lambda: rate(jobs, lambda number: floor.both(number)),
-            INSERT: lambda: rate(jobs, lambda number: floor.insert(number)),
-            PUBLISH: lambda: rate(jobs, lambda number: floor.publish(number)),
+            FLOOR: lambda: rate(jobs, floor.both),
+            INSERT: lambda: rate(jobs, floor.insert),
+            PUBLISH: lambda: rate(jobs, floor.publish),
         }
         measured = stage.contest(contestants, 9)
         floor.close()
@@ -77,7 +77,7 @@ class Floor:
         self._broker = self._app.connection_for_write()
         self._producer: Any = self._app.amqp.Producer(self._broker, auto_declare=False)
         self._statement = insert(schema.job).values(
-            submitted=schema.clock(), due_at=schema.clock(), args="[]", kwargs="{}", routing="{}", message=""
+            submitted=schema.clock(), due_at=schema.clock(), kwargs="{}", routing="{}", message=""
         )
         self._ids = 0
 
@@ -88,12 +88,13 @@ class Floor:
             "namespace": "floor",
             "task": TASK,
             "task_id": f"00000000-0000-4000-8000-{self._ids:012d}",
+            "args": f"[{number}]",
             "queue": "celery",
             "max_attempts": 1,
             "attempt": 0,
             "status_id": JobStatus.SUBMITTED,
         }
-        self._connection.execute(self._statement.values(args=f"[{number}]"), row)
+        self._connection.execute(self._statement, row)
 
     def publish(self, number: int) -> None:
         """Build a message and publish it."""

@@ -18,8 +18,8 @@ def run_redis(stage: Stage) -> Result:
     result = Result(
         "submit_many",
         "Submit many jobs, on Redis",
-        "10,000 jobs in one call, against as many by plain Celery's `apply_async` in a loop (without results; "
-        "Celery has nothing for many) and by what the peers have for many. No worker.",
+        "10,000 jobs in one call, against as many by plain Celery's `apply_async` in a loop (without results;"
+        " Celery has nothing for many) and by what the peers have for many. No worker.",
     )
     jobs = stage.amount(10_000, 1_000)
     with stage.peers([Bare, Ours, Procrastinate, Rq, Dramatiq], result.missing) as peers:
@@ -50,7 +50,8 @@ def _measure(stage: Stage, result: Result, peers: dict[str, Peer], jobs: int, bo
     measured = stage.contest(
         {name: _many(peer, jobs) for name, peer in peers.items()}, 5, quick_rounds=1, warm_up=False
     )
-    what = f"rate of `submit_many`, {jobs:,} jobs, against {LOOP}"
+    broker = "RabbitMQ" if "rabbitmq" in result.name else "Redis"
+    what = f"rate of `submit_many` on {broker}, {jobs:,} jobs, against {LOOP}"
     result.goals = [Goal(what, ratios(measured[Ours.name], measured[Bare.name]), bound, "×")]
     result.series = [Series(name, values, "jobs/s") for name, values in measured.items()]
     return result

@@ -18,8 +18,8 @@ from ..result import Goal, Result, Series
 from ..stage import Stage
 
 METHOD = """Threads of one process wait, each for a job of its own, by `handle.result()`, or by `.get()` of
-Celery's Redis results, which are pushed. From the body's last look at the clock (before its row is written, or
-its result) to the return of the call. One waiter: bodies of 50 and of 500 ms in turn. 100 waiters: as many
+Celery's Redis results, which are pushed. From the body's last look at the clock (before its row is written,
+or its result) to the return of the call. One waiter: bodies of 50 and of 500 ms in turn. 100 waiters: as many
 bodies of 20 ms, which a worker with two processes takes one after the other. Queries are those that the
 waiting process sends."""
 
@@ -46,9 +46,7 @@ def run(stage: Stage) -> Result:
         for peer in ready.values():
             stage.progress.say(f"starts the worker of {peer.name}")
             peer.start_workers()
-        alone = stage.contest(
-            {name: alone_for(peer, stage.amount(20, 6)) for name, peer in ready.items()}, 5
-        )
+        alone = stage.contest({name: alone_for(peer, stage.amount(20, 6)) for name, peer in ready.items()}, 5)
         crowd = stage.contest(
             {name: crowd_for(peer, stage.amount(100, 20)) for name, peer in ready.items()}, 5
         )

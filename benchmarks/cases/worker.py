@@ -27,14 +27,12 @@ def run(stage: Stage) -> Result:
         settings = [[peer.name, peer.settings] for peer in peers.values()]
     ours = measured[Ours.name]
     result.goals = [
-        Goal("jobs per second against Celery with Redis results", ratios(ours, measured[RedisResults.name]), 1, "×"),
-        Goal(
-            "jobs per second against Celery with SQLAlchemy results and track_started",
-            ratios(ours, measured[SqlalchemyResults.name]),
-            3,
-            "×",
-        ),
-        Goal("jobs per second against Celery without results", ratios(ours, measured[Bare.name]), 0, "×"),
+        Goal(f"jobs per second against {what}", ratios(ours, measured[name]), bound, "×")
+        for what, name, bound in (
+            ("Celery with Redis results", RedisResults.name, 1),
+            ("Celery with SQLAlchemy results and track_started", SqlalchemyResults.name, 3),
+            ("Celery without results", Bare.name, 0),
+        )
     ]
     result.series = [Series(name, values, "jobs/s") for name, values in measured.items()]
     result.tables = {"Settings of the contestants": [["contestant", "settings, and who says so"], *settings]}

@@ -1,6 +1,7 @@
 """Celery itself, with four ways to remember what became of a task."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import redis
 from celery import Celery
@@ -21,9 +22,9 @@ class CeleryPeer(Peer):
 
     kind: ClassVar[str]
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(place)
-        self.app: Celery = make_app(self.kind, urls(place))
+        self.app: Celery = make_app(self.kind, urls(place), settings)
 
     def submit(self, number: int) -> object:
         """Call the task."""
@@ -41,7 +42,7 @@ class CeleryPeer(Peer):
         """Start Celery workers, in the prefork pool."""
         for _ in range(count):
             name = f"worker-{len(self.workers)}@localhost"
-            # Warnings alone: two lines for each task would be measured too. Mingling is a second of the start.
+            # Warnings alone: two lines for each task would be measured too. Mingling takes a second.
             options = ["--pool=prefork", "--concurrency=2", "--loglevel=WARNING", "--without-mingle"]
             app = ["celery", "-A", "benchmarks.peers.worker_app", "worker"]
             self.start([*app, *options, f"--hostname={name}"], READY, **environment(self.kind, self.place))
@@ -92,7 +93,8 @@ class SqlalchemyResults(CeleryPeer):
 
     def prepare(self) -> None:
         """Make the tables now: two children that make them at once get in each other's way."""
-        self.app.backend.ResultSession().close()
+        backend: Any = self.app.backend
+        backend.ResultSession().close()
 
     def settled(self, count: int) -> bool:
         """Count the rows."""

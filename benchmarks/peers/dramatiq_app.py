@@ -11,7 +11,7 @@ from .. import marks
 
 def make_actor(redis_url: str) -> Any:
     """Make the one actor, on a broker of its own."""
-    broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]
+    broker = RedisBroker(url=redis_url)
     dramatiq.set_broker(broker)
     return dramatiq.actor(marks.body, actor_name="body", broker=broker)
 

@@ -1,6 +1,7 @@
 """This library, with its default settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jobhandle_celery import Jobs, JobStatus
 
@@ -16,8 +17,8 @@ class Ours(CeleryPeer):
     kind = "ours"
     settings = "its defaults; Celery's as for plain Celery"
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
+    def __init__(self, place: Place, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(place, settings)
         self.jobs: Jobs = self.app.jobs  # type: ignore[attr-defined]  # put there by Jobs
         self.handle = self.jobs.handle()
         self._settled = 0
@@ -27,8 +28,9 @@ class Ours(CeleryPeer):
         self.jobs.upgrade_schema()
 
     def submit(self, number: int) -> int:
-        """Submit a durable job."""
-        return self.handle.submit(self.app.tasks[TASK].s(number))
+        """Submit a durable job; return its id."""
+        job_id: int = self.handle.submit(self.app.tasks[TASK].s(number))
+        return job_id
 
     def submit_many(self, numbers: Sequence[int]) -> None:
         """Submit them at once."""
