@@ -10,7 +10,7 @@ from tests.servers import ServerMissing
 
 from . import cases, report
 from .progress import Progress
-from .result import surroundings
+from .result import Result, surroundings
 from .servers import Servers
 from .stage import Stage
 
@@ -48,9 +48,9 @@ def _measure(names: Sequence[str], quick: bool, rounds: int | None) -> None:
             begun = time.monotonic()
             try:
                 result = cases.ALL[name](stage)
-            except ServerMissing as error:
+            except (ServerMissing, ImportError) as error:
                 progress.say(f"left out: {error}")
-                continue
+                result = Result(name, name, "not run", missing={"this benchmark": str(error)})
             result.quick = quick
             result.seconds = time.monotonic() - begun
             result.surroundings = surroundings() | servers.versions()

@@ -1,7 +1,10 @@
 """Where a process spends its time, by py-spy (optional), summed up by whose code it is."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +41,14 @@ def record(pid: int, seconds: float, file: Path) -> Stacks:
     """Look at a process 200 times a second, waits included, for so many seconds.
 
     Raises:
-        RuntimeError: py-spy could not; with its words.
+        ImportError: py-spy is not installed.
+        RuntimeError: it could not; with its words.
     """
+    program = shutil.which("py-spy", path=os.pathsep.join((str(Path(sys.executable).parent), os.defpath)))
+    if program is None:
+        raise ImportError("py-spy")
     options = ["--rate", "200", "--idle", "--threads", "--format", "raw", "--output", str(file)]
-    command = ["py-spy", "record", "--pid", str(pid), "--duration", f"{seconds:g}", *options]
+    command = [program, "record", "--pid", str(pid), "--duration", f"{seconds:g}", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"py-spy: {done.stderr.strip()[-500:]}")

@@ -14,9 +14,9 @@ from .waiting import Heard, crowd_for
 from .worker import throughput
 
 METHOD = """Producers are processes that submit one job after the other for some seconds, all together.
-Workers have two processes each. Waiters are threads of one process, each waiting by `result()` for a job of its own,
-beside one worker that runs bodies of a millisecond. All on the same cores as the servers: where a line no
-longer rises, the cores are busy."""
+Workers have two processes each. Waiters are threads of one process, each waiting by `result()` for a job of
+its own, beside one worker that runs bodies of a millisecond. All on the same cores as the servers: where a
+line no longer rises, the cores are busy."""
 
 
 def run(stage: Stage) -> Result:

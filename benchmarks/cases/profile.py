@@ -14,9 +14,9 @@ from ..stacks import OWNERS, Stacks, record
 from ..stage import Stage
 
 METHOD = """py-spy looks 200 times a second at a producer that submits, and at one of the two children of a
-worker that runs no-op jobs; each sample counts for whoever's code is innermost, and standard library code for its
-caller. Samples times the time of a job make microseconds. Statements are counted by `pg_stat_statements` (on
-whichever installed PostgreSQL has it), the disk by `pg_stat_wal`."""
+worker that runs no-op jobs; each sample counts for whoever's code is innermost, and standard library code for
+its caller. Their shares of the time of a job make microseconds, waits included. Statements are counted by
+`pg_stat_statements` (on whichever installed PostgreSQL has it), the disk by `pg_stat_wal`."""
 
 STATEMENTS = """
 SELECT calls, total_exec_time, regexp_replace(query, '\\s+', ' ', 'g') FROM pg_stat_statements
