@@ -20,6 +20,9 @@ OWNERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """By the path of the innermost frame that is one of theirs: the standard library's are their callers'."""
 
+PLUMBING = ("store/moves.py", "store/door.py", "store/forks.py", "schema.py")
+"""Files of this library through which every verb goes: their time is the verb's that calls them."""
+
 _FRAME = re.compile(r"^(?P<function>.+) \((?P<path>[^()]*?)(?::\d+)?\)$")
 
 
@@ -29,7 +32,7 @@ class Stacks:
 
     owners: Counter[str]
     verbs: Counter[str]
-    """Of the samples in or below this library, by the function of its innermost frame."""
+    """Of the samples in or below this library, by its innermost function that is not plumbing."""
 
     @property
     def total(self) -> int:
@@ -66,6 +69,7 @@ def summed(raw: str) -> Stacks:
             continue
         owners[_owner([frame["path"] for frame in frames])] += int(count)
         ours = [frame for frame in frames if frame["path"].startswith("jobhandle_celery/")]
+        ours = [frame for frame in ours if not frame["path"].endswith(PLUMBING)] or ours
         if ours:
             verbs[f"`{ours[-1]['function']}` ({ours[-1]['path'].removeprefix('jobhandle_celery/')})"] += int(
                 count

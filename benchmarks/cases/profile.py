@@ -39,7 +39,7 @@ def run(stage: Stage) -> Result:
             stage.progress.say(f"a producer of {peer.name}")
             with _Counted(result, peer, "submit") as counted:
                 submits[peer.name] = _producer(peer, seconds)
-                counted.jobs = submits[peer.name][1] * (seconds + 2)
+                counted.jobs = submits[peer.name][1] * (seconds + 2) + 20
             peer.purge()
             stage.progress.say(f"a worker of {peer.name}")
             jobs = stage.amount(6_000, 600)
@@ -148,7 +148,7 @@ def _owners(measured: dict[str, tuple[Stacks, float]]) -> list[list[str]]:
 
 
 def _verbs(stacks: Stacks, rate: float) -> list[list[str]]:
-    heads = ["innermost function of this library", "µs a job, what it calls included"]
+    heads = ["innermost verb of this library", "µs a job, what it calls included"]
     return [heads] + [
         [verb, f"{count / stacks.total * 1e6 / rate:,.0f}"] for verb, count in stacks.verbs.most_common(12)
     ]
