@@ -1,6 +1,7 @@
 """``python -m benchmarks [NAME…]``: measure, and write the report."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -45,13 +46,13 @@ def _measure(names: Sequence[str], quick: bool, rounds: int | None) -> None:
     try:
         for name in names:
             progress.begin(name)
-            begun = time.monotonic()
+            begun, load = time.monotonic(), os.getloadavg()[0]
             try:
                 result = cases.ALL[name](stage)
             except (ServerMissing, ImportError) as error:
                 progress.say(f"left out: {error}")
                 result = Result(name, name, "not run", missing={"this benchmark": str(error)})
-            result.quick = quick
+            result.quick, result.load = quick, load
             result.seconds = time.monotonic() - begun
             result.surroundings = surroundings() | servers.versions()
             result.save()

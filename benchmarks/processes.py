@@ -75,6 +75,14 @@ class Process:
         leader = psutil.Process(self.process.pid)
         return [leader, *leader.children(recursive=True)]
 
+    def pause(self) -> None:
+        """Stop it, and all that is in its group, until `resume()`."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def end(self) -> None:
         """Kill it, and all that it has started."""
         family: list[psutil.Process] = []

@@ -133,6 +133,7 @@ def _surroundings(found: Sequence[Result]) -> str:
     for result in found:
         versions = {name: said for name, said in result.surroundings.items() if said != "not installed"}
         shared = "; ".join(f"{name} {said}" for name, said in versions.items())
-        groups.setdefault(shared, []).append(f"{result.name} ({result.when}, {result.seconds:.0f} s)")
+        when = f"{result.when}, {result.seconds:.0f} s, load before it {result.load:.1f}"
+        groups.setdefault(shared, []).append(f"{result.name} ({when})")
     lines = [f"- {', '.join(names)}: {said}" for said, names in groups.items()]
     return "## Where and when\n\n" + "\n".join(lines) if lines else ""

@@ -63,6 +63,8 @@ class Result:
     """Contestants that could not run, and why."""
     quick: bool = False
     seconds: float = 0.0
+    load: float = 0.0
+    """Of the machine when it began: processes that ran or wanted to, as a mean of the minute before."""
     when: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     surroundings: dict[str, str] = field(default_factory=dict)
 
@@ -109,6 +111,7 @@ def _rounded(result: Result) -> Result:
     return dataclasses.replace(
         result,
         seconds=round(result.seconds, 1),
+        load=round(result.load, 2),
         goals=[dataclasses.replace(one, values=list(map(_six, one.values))) for one in result.goals],
         series=[dataclasses.replace(one, values=list(map(_six, one.values))) for one in result.series],
         curves=[

@@ -23,7 +23,10 @@ def run(stage: Stage) -> Result:
         for peer in peers.values():
             stage.progress.say(f"starts the worker of {peer.name}")
             peer.start_workers()
-            time.sleep(1)  # some take jobs before they have settled down, which is not what is measured
+        for peer in peers.values():  # not all of them say when they are ready
+            peer.submit(0)
+            peer.place.marks.wait_for(1)
+        time.sleep(1)
         measured = stage.contest({name: _latencies(peer, jobs) for name, peer in peers.items()}, 10)
     at = {
         percent: {

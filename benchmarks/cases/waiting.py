@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -20,8 +21,8 @@ from ..stage import Stage
 METHOD = """Threads of one process wait, each for a job of its own, by `handle.result()`, or by `.get()` of
 Celery's Redis results, which are pushed. From the body's last look at the clock (before its row is written,
 or its result) to the return of the call. One waiter: bodies of 50 and of 500 ms in turn. 100 waiters: as many
-bodies of 20 ms, which a worker with two processes takes one after the other. Queries are those that the
-waiting process sends."""
+bodies of 20 ms, which a worker with two processes takes one after the other, once all of them wait. Queries
+are those that the waiting process sends."""
 
 PATIENCE = 60.0
 
@@ -94,6 +95,10 @@ def _wait(peer: CeleryPeer, jobs: Sequence[tuple[int, float]]) -> Heard:
     peer.purge()
     peer.place.marks.clear()
     returned: dict[int, float] = {}
+    # Nobody's body ends before all of them wait.
+    stopped = peer.workers if len(jobs) > 1 else []
+    for worker in stopped:
+        worker.pause()
     with _queries() as queries:
         threads = [
             threading.Thread(target=_one, args=(wait, number, returned), daemon=True)
@@ -102,6 +107,8 @@ def _wait(peer: CeleryPeer, jobs: Sequence[tuple[int, float]]) -> Heard:
         queries.clear()  # those of the submit are not the waiters'
         for thread in threads:
             thread.start()
+        for worker in stopped:
+            worker.resume()
         deadline = time.monotonic() + PATIENCE
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))
@@ -116,9 +123,9 @@ def _submitted(peer: CeleryPeer, jobs: Sequence[tuple[int, float]]) -> list[Call
     task: Any = peer.app.tasks[TASK]
     if isinstance(peer, Ours):
         ids = peer.jobs.submit_many([task.s(number, seconds) for number, seconds in jobs])
-        return [lambda job_id=job_id: peer.jobs.attach(job_id).result(PATIENCE) for job_id in ids]  # type: ignore[misc]
+        return [partial(peer.jobs.attach(job_id).result, PATIENCE) for job_id in ids]
     results = [task.apply_async((number, seconds)) for number, seconds in jobs]
-    return [lambda one=one: one.get(timeout=PATIENCE) for one in results]  # type: ignore[misc]
+    return [partial(one.get, timeout=PATIENCE) for one in results]
 
 
 def _one(wait: Callable[[], object], number: int, returned: dict[int, float]) -> None:

@@ -44,9 +44,10 @@ class Procrastinate(Peer):
 
     def start_workers(self, count: int = 1) -> None:
         """Start two processes for each."""
-        words = ["procrastinate", "--app=benchmarks.peers.procrastinate_app.app", "--verbose", "worker"]
+        # Warnings alone: two lines for each job would be measured too.
+        app = ["procrastinate", "--app=benchmarks.peers.procrastinate_app.app", "--log-level=warning"]
         for _ in range(2 * count):
-            self.start([*words, "--concurrency=10"], "Starting worker", BENCHMARK_DATABASE=self.place.dsn)
+            self.start([*app, "worker", "--concurrency=10"], "", BENCHMARK_DATABASE=self.place.dsn)
 
     def settled(self, count: int) -> bool:
         """Count the rows."""
