@@ -20,7 +20,7 @@ OWNERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """By the path of the innermost frame that is one of theirs: the standard library's are their callers'."""
 
-PLUMBING = ("store/moves.py", "store/door.py", "store/forks.py", "schema.py")
+PLUMBING = ("store/moves.py", "store/once.py", "store/door.py", "store/forks.py", "schema.py")
 """Files of this library through which every verb goes: their time is the verb's that calls them."""
 
 _FRAME = re.compile(r"^(?P<function>.+) \((?P<path>[^()]*?)(?::\d+)?\)$")

@@ -20,7 +20,7 @@ from ..stage import Stage
 
 METHOD = """Threads of one process wait, each for a job of its own, by `handle.result()`, or by `.get()` of
 Celery's Redis results, which are pushed. From the body's last look at the clock (before its row is written,
-or its result) to the return of the call. One waiter: bodies of 50 and of 500 ms in turn. 100 waiters: as many
+or its result) to the return of the call. One waiter: bodies of 50 ms, 500 ms and 2 s. 100 waiters: as many
 bodies of 20 ms, which a worker with two processes takes one after the other, once all of them wait. Queries
 are those that the waiting process sends."""
 
@@ -47,7 +47,7 @@ def run(stage: Stage) -> Result:
         for peer in ready.values():
             stage.progress.say(f"starts the worker of {peer.name}")
             peer.start_workers()
-        alone = stage.contest({name: alone_for(peer, stage.amount(20, 6)) for name, peer in ready.items()}, 5)
+        alone = _alone(stage, ready, result)
         crowd = stage.contest(
             {name: crowd_for(peer, stage.amount(100, 20)) for name, peer in ready.items()}, 5
         )
@@ -58,7 +58,7 @@ def run(stage: Stage) -> Result:
         Goal("body ends → `result()` returns, p99, 100 waiters", _late(ours, 99), 100, "ms", False),
         Goal("queries a job that 100 waiters cost", [each.queries for each in ours], 0, "", False),
     ]
-    for many, measured in (("one waiter", alone), ("100 waiters", crowd)):
+    for many, measured in (("one waiter, all lengths", alone), ("100 waiters", crowd)):
         for percent in (50, 99):
             result.series += [
                 Series(f"{name}, {many}, p{percent}", _late(each, percent), f"ms (p{percent}, {many})")
@@ -72,18 +72,38 @@ def run(stage: Stage) -> Result:
     return result
 
 
-def alone_for(peer: CeleryPeer, jobs: int) -> Callable[[], Heard]:
+def _alone(stage: Stage, peers: dict[str, CeleryPeer], result: Result) -> dict[str, list[Heard]]:
+    """Measure one waiter; the rounds of all lengths of bodies together, each length also by itself."""
+    lengths = (0.05, 0.5) if stage.quick else (0.05, 0.5, 2.0)
+    jobs = stage.amount(4, 3)
+    measured = stage.contest(
+        {
+            f"{name}, one waiter, a body of {seconds:g} s": alone_for(peer, jobs, seconds)
+            for name, peer in peers.items()
+            for seconds in lengths
+        },
+        5,
+        warm_up=False,
+    )
+    result.series += [Series(f"{what}, p50", _late(each, 50), "ms (p50)") for what, each in measured.items()]
+    together: dict[str, list[Heard]] = {}
+    for name in peers:
+        those = [each for what, each in measured.items() if what.startswith(f"{name}, one waiter")]
+        together[name] = [_joined(each) for each in zip(*those, strict=True)]
+    return together
+
+
+def _joined(every: Sequence[Heard]) -> Heard:
+    return Heard(
+        [late for each in every for late in each.late],
+        sum(each.queries for each in every) / len(every),
+        sum(each.failed for each in every),
+    )
+
+
+def alone_for(peer: CeleryPeer, jobs: int, seconds: float) -> Callable[[], Heard]:
     """Return a measurement of one waiter, one job after the other."""
-
-    def measure() -> Heard:
-        every = [_wait(peer, [(number, 0.05 if number % 2 else 0.5)]) for number in range(jobs)]
-        return Heard(
-            [late for each in every for late in each.late],
-            sum(each.queries for each in every) / jobs,
-            sum(each.failed for each in every),
-        )
-
-    return measure
+    return lambda: _joined([_wait(peer, [(number, seconds)]) for number in range(jobs)])
 
 
 def crowd_for(peer: CeleryPeer, waiters: int, seconds: float = 0.02) -> Callable[[], Heard]:
