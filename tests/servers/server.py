@@ -89,12 +89,12 @@ class Server:
 
     def pause(self) -> None:
         """Let it hold its connections and answer nothing, until `resume()`."""
-        for process in self._processes():
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):  # a connection's process ends with it
                 process.suspend()
 
     def resume(self) -> None:
-        for process in self._processes():
+        for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
 
@@ -115,7 +115,7 @@ class Server:
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
-        processes = self._processes()
+        processes = self.processes()
         self.resume()
         if how != signal.SIGKILL:
             self._process.send_signal(how)
@@ -128,7 +128,8 @@ class Server:
         self._reaper.forget(self._process.pid)
         self._process = None
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """It and all that it has started; none if it does not run."""
         if self._process is None or self._process.poll() is not None:
             return []
         leader = psutil.Process(self._process.pid)

@@ -1,0 +1,200 @@
+"""The arithmetic of the benchmarks, their turns, and the report that is made of what they found."""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report
+from benchmarks.arithmetic import differences, percentile, ratios, summary
+from benchmarks.contest import contest
+from benchmarks.marks import VARIABLE, Marks, body
+from benchmarks.progress import Progress
+from benchmarks.result import Curve, Goal, Result, Series, load
+from benchmarks.stacks import summed
+
+
+def test_median_and_quartiles_are_those_of_the_sorted_values() -> None:
+    values = [float(value) for value in range(1, 10)]
+    random.shuffle(values)
+
+    said = summary(values)
+
+    assert (said.median, said.low, said.high) == (5, 3, 7)
+    assert said.spread == pytest.approx(0.4)
+
+
+def test_of_fewer_than_four_values_the_spread_is_all_of_them() -> None:
+    said = summary([3.0, 1.0, 2.0])
+
+    assert (said.median, said.low, said.high) == (2, 1, 3)
+    assert summary([7.0]).spread == 0
+
+
+def test_a_ratio_is_made_within_each_round() -> None:
+    # The second round was on a machine at half the speed.
+    assert ratios([100, 50], [200, 100]) == [0.5, 0.5]
+    assert differences([3, 5], [1, 2]) == [2, 3]
+    with pytest.raises(ValueError, match="argument"):
+        ratios([1, 2], [1])
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(0, 1), (50, 50), (95, 95), (99, 99), (100, 100)])
+def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> None:
+    values = [float(value) for value in range(1, 101)]
+
+    assert percentile(values, percent) == expected
+    assert percentile([4.0], percent) == 4
+
+
+def test_contestants_take_turns_and_each_round_begins_with_another() -> None:
+    gone: list[str] = []
+
+    def contestant(name: str) -> int:
+        gone.append(name)
+        return len(gone)
+
+    contestants = {name: lambda name=name: contestant(name) for name in "abc"}
+    measured = contest(contestants, 3, Progress([]), warm_up=True)
+
+    assert "".join(gone) == "cab" + "abc" + "bca" + "cab"
+    assert measured == {"a": [4, 9, 11], "b": [5, 7, 12], "c": [6, 8, 10]}
+
+
+def test_bodies_leave_marks_that_others_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = Marks(tmp_path / "marks")
+    monkeypatch.setenv(VARIABLE, str(marks.path))
+
+    assert [body(number) for number in (3, 1)] == [3, 1]
+
+    first, second = marks.wait_for(2)
+    assert (first.number, second.number) == (3, 1)
+    assert first.begun <= first.ended <= second.begun <= second.ended
+    marks.clear()
+    assert marks.count() == 0
+    body(4)  # the worker still has the same file
+    assert [mark.number for mark in marks.all()] == [4]
+    with pytest.raises(TimeoutError, match="1 of 2"):
+        marks.wait_for(2, timeout=0)
+
+
+def test_a_goal_is_reached_or_missed_by_its_median() -> None:
+    assert report.reached(Goal("rate", [1.0, 5.0, 6.0], 5, at_least=True)) == "reached"
+    assert report.reached(Goal("rate", [9.0, 4.0, 4.0], 5, at_least=True)) == "**missed**"
+    assert report.reached(Goal("time", [1.0, 5.0, 6.0], 5, at_least=False)) == "reached"
+    assert report.reached(Goal("time", [1.0, 6.0, 6.0], 5, at_least=False)) == "**missed**"
+    assert report.reached(Goal("no bound", [1.0], 0)) == ""
+
+
+def test_a_table_has_the_ratio_to_the_first_of_the_same_unit() -> None:
+    series = [
+        Series("first", [100.0, 300.0], "jobs/s"),
+        Series("half", [100.0], "jobs/s"),
+        Series("other", [0.25], "ms"),
+    ]
+
+    lines = report.series_table(series).splitlines()
+
+    assert lines[2:] == [
+        "| first | 1.00 × | 200 jobs/s | 100 – 300 | ± 50% | 2 |",
+        "| half | 0.50 × | 100 jobs/s | 100 – 100 | ± 0% | 1 |",
+        "| other | 1.00 × | 0.25 ms | 0.25 – 0.25 | ± 0% | 1 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, "0"), (1234.5, "1,234"), (99.96, "100"), (0.01234, "0.0123"), (-7.5, "-7.5")]
+)
+def test_numbers_have_the_digits_that_mean_something(value: float, expected: str) -> None:
+    assert report.number(value) == expected
+
+
+def _result() -> Result:
+    return Result(
+        "submit",
+        "Submit one job",
+        "One\nproducer.",
+        goals=[Goal("rate against bare", [0.6, 0.7], 0.5, "×")],
+        series=[Series("ours", [1234.5678, 1300.0], "jobs/s")],
+        curves=[Curve("Growth of it", "producers", "jobs/s", {"ours": [(1, 10.0), (2, 20.0)]})],
+        tables={"Settings": [["who", "what"], ["a|b", "c"]]},
+        missing={"RQ": "not installed"},
+    )
+
+
+def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
+    result = _result()
+
+    result.save(tmp_path)
+
+    found = load("submit", tmp_path)
+    assert found is not None
+    assert found.series == [Series("ours", [1234.57, 1300.0], "jobs/s")]
+    assert (found.goals, found.curves, found.tables) == (result.goals, result.curves, result.tables)
+    assert load("never run", tmp_path) is None
+
+
+def test_the_report_has_what_was_found_and_leaves_people_s_prose_alone(tmp_path: Path) -> None:
+    results, prose = tmp_path / "results", tmp_path / "prose"
+    prose.mkdir()
+    (prose / "introduction.md").write_text("# Benchmarks\n")
+    (prose / "submit.md").write_text("The disk is what it waits for.\n")
+    _result().save(results)
+
+    report.write(["submit", "never run"], tmp_path, results, prose)
+    written = (tmp_path / "README.md").read_text()
+
+    for expected in (
+        "# Benchmarks",
+        "| rate against bare | ≥ 0.5 × | 0.65 × (0.6 – 0.7) | reached |",
+        "`python -m benchmarks submit`: One producer.",
+        "| ours | 1.00 × | 1,267 jobs/s | 1,235 – 1,300 | ± 3% | 2 |",
+        "| a\\|b | c |",
+        "Could not run here: RQ (not installed)",
+        "The disk is what it waits for.",
+    ):
+        assert expected in written
+    assert "never run" not in written
+    assert (prose / "submit.md").read_text() == "The disk is what it waits for.\n"
+    report.write(["submit"], tmp_path, results, prose)
+    assert (tmp_path / "README.md").read_text() == written
+
+
+def test_a_curve_is_drawn_as_the_same_file_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    result = _result()
+    result.save(tmp_path / "results")
+
+    pictures = []
+    for _ in range(2):
+        report.write(["submit"], tmp_path, tmp_path / "results", tmp_path)
+        pictures.append((tmp_path / "plots" / "submit-growth-of-it.svg").read_bytes())
+
+    assert pictures[0] == pictures[1]
+    assert "plots/submit-growth-of-it.svg" in (tmp_path / "README.md").read_text()
+
+
+STORE = "jobhandle_celery/store"
+
+
+def test_a_stack_counts_for_whoever_s_code_is_innermost() -> None:
+    raw = "\n".join(
+        f"thread (0x1): {thread};{frames} {count}"
+        for thread, frames, count in [
+            ("MainThread", "run (benchmarks/producer.py:1);submit (jobhandle_celery/handle.py:9)", 3),
+            ("MainThread", f"finish ({STORE}/running.py:1);go (sqlalchemy/a.py:2)", 2),
+            ("MainThread", "trace (celery/app/trace.py:1);dumps (json/__init__.py:2)", 4),
+            (
+                "MainThread",
+                "finish (jobhandle_celery/store/running.py:1);x (jobhandle_celery/store/moves.py:1)",
+                1,
+            ),
+            ("lease", "wait (threading.py:1)", 100),
+        ]
+    )
+
+    stacks = summed(raw)
+
+    assert stacks.owners == Counter({"this library's own code": 4, "SQLAlchemy": 2, "Celery": 4})
+    assert stacks.verbs == Counter({"`submit` (handle.py)": 3, "`finish` (store/running.py)": 3})
