@@ -23,8 +23,8 @@ METHOD = """One producer, one job at a time, no worker. The floor is what no dur
 measured in the same rounds: one row of the job table inserted and committed by SQLAlchemy Core (one statement
 on one connection in autocommit mode, all columns that a submit fills, no event row), and one message built
 and published by what `apply_async` itself calls (`app.amqp.as_task_v2`, `app.amqp.send_task_message`, on one
-producer that is kept). It neither checks nor routes nor encodes, and marks nothing as sent. Processor time is the
-producer's own."""
+producer that is kept). It neither checks nor routes nor encodes, and marks nothing as sent. Processor time is
+the producer's own."""
 
 FLOOR, INSERT, PUBLISH = "the floor: INSERT + COMMIT, publish", "INSERT + COMMIT alone", "publish alone"
 

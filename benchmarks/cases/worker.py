@@ -82,7 +82,7 @@ def throughput(peer: Peer, jobs: int, workers: int = 1) -> Callable[[], Throughp
 def processor_time(peer: Peer) -> float:
     """Return the seconds that a processor has worked for a contestant's workers so far."""
     times = [one.cpu_times() for worker in peer.workers for one in worker.family()]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
 
 
 def _settle(peer: Peer, jobs: int) -> None:

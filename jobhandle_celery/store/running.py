@@ -54,7 +54,7 @@ class Running(Losing):
         # A claim under a lease that has ended would be reaped while its body runs.
         leased = run.worker.boot_id is not None
         with self.door.moving() as connection:
-            won = self.make(
+            won = self.make_many(
                 connection,
                 _claim(leased=leased),
                 id=run.job_id,
@@ -141,7 +141,7 @@ class Running(Losing):
         has finished, and the record never lies.
         """
         with self.door.moving() as connection:
-            won = self.make(
+            won = self.make_many(
                 connection, _finish(), result=result, actor=f"worker {run.worker.name}", **_held(run)
             )
             return bool(won) or self._has_ended(connection, run, JobStatus.FINISHED)
