@@ -1,169 +1,163 @@
-"""From the row to the broker: the message, and who hears of it."""
+"""A message that is a copy of its kind is, to the letter, the one that Celery would have built."""
 
-import ast
-import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from celery import Celery, Task, signals
+from celery import signals
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import Exchange, Queue
+from kombu.utils import json as kombu_json
 
-from jobhandle_celery import Job, JobStatus, messages
-from tests.publish.messages import ADD, Make, received
-from tests.support import eventually
+from jobhandle_celery import Job, messages
+from jobhandle_celery.messages import Messages
+from jobhandle_celery.store import Outgoing
+from tests.apps import make_app
 
-
-def test_the_message_says_which_job_it_is_and_carries_no_times(make: Make) -> None:
-    app = make()
-    handle = app.jobs.handle()
-    handle.submit(app.tasks["tests.add"].s(1, y=2).set(expires=60, time_limit=50, soft_time_limit=40))
-    (message,) = received(app)
-    job, headers = handle.get_job(), message.headers
-    assert message.decode()[:2] == [[1], {"y": 2}]
-    assert headers["jobhandle"] == {"id": job.id, "attempt": 1}
-    assert (headers["id"], headers["task"]) == (job.task_id, "tests.add")
-    assert (headers["eta"], headers["expires"]) == (None, None)
-    assert "expiration" not in message.properties
-    assert headers["timelimit"] == [50, 40]
-    assert headers["kwargsrepr"] == f"{{'job_id': {job.id}, 'y': 2}}"
-    assert headers["retries"] == 0
-
-
-@pytest.mark.parametrize("serializer", ["json", "pickle", "yaml", "msgpack"])
-def test_a_job_is_json_whatever_the_app_sends_otherwise(serializer: str, make: Make) -> None:
-    app = make(task_serializer=serializer)
-    handle = app.jobs.handle()
-    handle.submit(Job(task="tests.append_line", args=[datetime(2026, 1, 2, tzinfo=UTC), b"\xff"]))
-    (message,) = received(app)
-    assert message.content_type == "application/json"
-    assert message.decode()[0] == [datetime(2026, 1, 2, tzinfo=UTC), b"\xff"]
-
-
-@contextmanager
-def heard() -> Iterator[list[dict[str, Any]]]:
-    """What receivers of Celery's two signals of a publish are given."""
-    told: list[dict[str, Any]] = []
-
-    def before(sender: Any = None, **given: Any) -> None:
-        told.append({**given, "signal": "before", "sender": sender})
-        given["headers"]["added"] = "by a receiver"
-
-    def after(sender: Any = None, **given: Any) -> None:
-        told.append({**given, "signal": "after", "sender": sender})
-
-    signals.before_task_publish.connect(before)
-    signals.after_task_publish.connect(after)
-    try:
-        yield told
-    finally:
-        signals.before_task_publish.disconnect(before)
-        signals.after_task_publish.disconnect(after)
-
-
-def test_receivers_of_a_publish_are_given_what_celery_gives_them(make: Make) -> None:
-    app = make()
-    task = app.tasks["tests.add"]
-    options = {"headers": {"trace": "abc"}, "shadow": "shown", "ignore_result": True, "priority": 3}
-    with heard() as plain:
-        task.apply_async((1,), {"y": 2}, **options)
-    with heard() as told:
-        app.jobs.handle().submit(task.s(1, y=2).set(**options))
-    assert [one["signal"] for one in told] == ["before", "after"]
-    own = {"id", "root_id", "argsrepr", "kwargsrepr"}
-    for ours, celerys in zip(told, plain, strict=True):
-        assert set(ours) == set(celerys)
-        assert set(ours["headers"]) == set(celerys["headers"]) | {"jobhandle"}
-        for header in set(celerys["headers"]) - own:
-            assert ours["headers"][header] == celerys["headers"][header], header
-        for given in set(celerys) - {"headers", "body", "properties", "retry_policy"}:
-            assert ours[given] == celerys[given], given
-        assert [*ours["body"][0]] == [1]
-        assert ours["body"][1:] == celerys["body"][1:]
-    assert [message.headers["added"] for message in received(app)] == ["by a receiver"] * 2
-
-
-def test_a_task_chooses_how_it_is_shown(make: Make) -> None:
-    class Shown(Task[..., None]):
-        name = "tests.shown"
-
-        def run(self, path: str) -> None: ...
-
-        def shadow_name(self, args: Any, kwargs: Any, options: Any) -> Any:
-            return f"shown {args[0]}"
-
-    app = make()
-    task = app.register_task(Shown())
-    task.delay("a")
-    app.jobs.handle().submit(task.s("a"))
-    assert [message.headers["shadow"] for message in received(app)] == ["shown a"] * 2
-
-
-def test_a_job_submitted_in_a_body_is_its_child(make: Make) -> None:
-    app = make()
-
-    @app.task(name="parent", shared=False)  # type: ignore[untyped-decorator]
-    def parent() -> None:
-        app.tasks["tests.add"].delay(1, 2)
-        app.jobs.handle().submit(ADD)
-
-    parent.apply(task_id="the-parent")
-    plain, job = received(app)
-    for header in ("parent_id", "root_id"):
-        assert job.headers[header] == plain.headers[header] == "the-parent"
-
-
-def test_celery_is_told_that_the_task_was_sent(make: Make, redis_url: str) -> None:
-    app = make(redis_url, task_send_sent_event=True)
-    events: list[Any] = []
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"task-sent": events.append})
-        with receiver.consumer_context() as (its_connection, _, _):
-            drain(its_connection)  # Redis is told of a subscriber only now
-            handle = app.jobs.handle()
-            handle.submit(ADD)
-            eventually(lambda: drain(its_connection) and events, timeout=10)
-    (sent,) = events
-    job = handle.get_job()
-    assert (sent["uuid"], sent["name"], sent["queue"]) == (job.task_id, "tests.add", job.queue)
-    assert sent["kwargs"] == f"{{'job_id': {job.id}}}"
-
-
-def drain(connection: Any) -> bool:
-    with suppress(TimeoutError):
-        connection.drain_events(timeout=0.2)
-    return True
-
-
-def test_submitting_from_many_threads_loses_no_message(make: Make, redis_url: str) -> None:
-    app = make(redis_url)
-    with ThreadPoolExecutor(4) as threads:
-        submitted = [*threads.map(lambda _: app.jobs.submit_many([ADD] * 10), range(4))]
-    ids = sorted(job_id for some in submitted for job_id in some)
-    assert sorted(message.headers["jobhandle"]["id"] for message in received(app)) == ids
-    assert app.jobs.count_by_status()[JobStatus.QUEUED] == 40
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "options"),
-    [
-        ({}, {}),
-        ({"y": 2}, {}),
-        ({"when": datetime(2024, 2, 29, tzinfo=UTC)}, {}),
-        ({"share": math.inf}, {}),
-        ({"deep": [[[[{"a": "x" * 5_000}]]]]}, {}),
-        ({"job_id": 7}, {}),
-        ({"y": 2}, {"kwargsrepr": "***"}),
-        ({"y": 2}, {"kwargsrepr": "{'y': '***'}"}),
-        ({"y": 2}, {"kwargsrepr": "{'job_id': 7}"}),
-        ({"y": 2}, {"kwargsrepr": "{'y': <hidden>}"}),
-    ],
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+    | st.just(datetime(2030, 1, 2, tzinfo=UTC)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab'\"é"), inner, max_size=3),
+    max_leaves=6,
 )
-def test_a_search_for_the_job_id_finds_it_whatever_its_arguments(
-    kwargs: dict[str, Any], options: dict[str, Any]
+QUEUES = [
+    Queue("default", Exchange(""), routing_key="default"),
+    Queue("images", Exchange("media", "topic"), routing_key="image.#"),
+    Queue("urgent", Exchange(""), routing_key="urgent", queue_arguments={"x-max-priority": 9}),
+]
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "a queue that nobody has declared": {"queue": "other"},
+    "a queue with arguments and a priority": {"queue": "urgent", "priority": 7},
+    "an exchange of its own": {"queue": "images", "routing_key": "image.small"},
+    "limits": {"time_limit": 60, "soft_time_limit": 50},
+    "a shadow, and headers": {"shadow": "nice name", "headers": {"trace": "abc"}},
+    "words of its own": {"argsrepr": "(a file)", "kwargsrepr": "{'a': 'file'}"},
+    "no result": {"ignore_result": True},
+    "something sensitive": {"sensitive": ["a", 0]},
+}
+
+
+def anything(*args: Any, **kwargs: Any) -> None:
+    """Take whatever comes."""
+
+
+def an_app(**settings: Any) -> Any:
+    app: Any = make_app(
+        "memory://", None, {"task_queues": QUEUES, "task_default_queue": "default", **settings}
+    )
+    app.task(name="tests.anything")(anything)
+    return app
+
+
+def outgoing(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Outgoing:
+    from jobhandle_celery.routing import Routing, as_job
+
+    job, further = as_job(app.tasks["tests.anything"].s(*args, **kwargs).set(**options))
+    assert isinstance(job, Job)
+    routed = Routing(app).route(job, further)
+    return Outgoing(
+        job_id=42,
+        task_id="0e7ba2ae-5ccd-4d2b-a8e5-0a2d8bc0a0b6",
+        task="tests.anything",
+        attempt=3,
+        args=kombu_json.dumps(routed.args),
+        kwargs=kombu_json.dumps(routed.kwargs),
+        queue=routed.queue,
+        routing=routed.text,
+        priority=routed.priority,
+        time_limit=job.time_limit,
+        soft_time_limit=job.soft_time_limit,
+        retry=None,
+        publishes=0,
+        damped=0,
+        status=None,  # type: ignore[arg-type]  # nobody asks
+    )
+
+
+def built(app: Any, one: Outgoing) -> tuple[str, dict[str, Any]]:
+    """What Celery hands to kombu's producer: the body as JSON, and the rest."""
+    message, options = Messages(app).whole(one)
+    seen = messages._Recorder()
+    app.amqp.send_task_message(seen, one.task, message, **options)
+    return kombu_json.dumps(seen.body), seen.options
+
+
+def copied(of: Messages, one: Outgoing) -> tuple[str, dict[str, Any]]:
+    ready = of.ready(one)
+    assert ready is not None
+    return ready.body, dict(ready.options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_is_what_celery_would_have_built(kind: str) -> None:
+    app = an_app(task_compression="gzip" if kind == "limits" else None)
+    of_one_kind = Messages(app)
+    # The first of its kind, which is built, was another job's.
+    other = outgoing(app, KINDS[kind], ["other", 1], {"a": "else"})
+    of_one_kind.ready(replace(other, job_id=7, task_id="another", attempt=1))
+    for args, kwargs in (
+        [["a.tif", 96], {"a": 1}],
+        [[], {}],
+        [["it's", "\\", "\n", "é" * 2000, 2**70], {"a": [1.5, None]}],
+    ):
+        one = outgoing(app, KINDS[kind], args, kwargs)  # type: ignore[arg-type]  # a list of both
+        assert copied(of_one_kind, one) == built(app, one)
+
+
+@given(
+    args=st.lists(VALUES, max_size=3), kwargs=st.dictionaries(st.sampled_from(["a", "b", "job_id"]), VALUES)
+)
+def test_a_copy_has_any_arguments_as_celery_would_have_written_them(
+    args: list[Any], kwargs: dict[str, Any]
 ) -> None:
-    """Flower reads what is shown of them as a literal, and looks at its keys."""
-    shown = messages.kwargs_shown(42, kwargs, options.get("kwargsrepr"), Celery(set_as_current=False))
-    assert ast.literal_eval(shown)["job_id"] == 42
+    one = outgoing(APP, {}, args, kwargs)
+    assert copied(COPIES, one) == built(APP, one)
+
+
+APP = an_app()
+COPIES = Messages(APP)
+
+
+def test_what_is_shown_fits_into_its_limit_and_is_found_by_the_jobs_id() -> None:
+    for kwargs in ({}, {"a": "x" * 5000}, {"a": "it's"}, {"job_id": 7}):
+        headers = copied(COPIES, outgoing(APP, {}, ["y" * 5000], kwargs))[1]["headers"]
+        assert len(headers["argsrepr"]) <= APP.amqp.argsrepr_maxsize + 10
+        assert headers["kwargsrepr"].startswith("{'job_id': 42")
+
+
+def test_a_retry_or_a_signature_or_a_listener_has_each_message_built_by_celery() -> None:
+    app = an_app()
+    one = outgoing(app, {}, [1], {})
+    assert Messages(app).ready(one) is not None
+    assert (
+        Messages(app).ready(replace(one, retry=json.dumps({"args": [], "kwargs": {}, "options": {}}))) is None
+    )
+    assert Messages(an_app(task_serializer="auth")).ready(one) is None
+    assert Messages(an_app(task_send_sent_event=True)).ready(one) is None
+
+    def listener(**_: Any) -> None:
+        pass
+
+    for signal in (signals.before_task_publish, signals.after_task_publish):
+        signal.connect(listener)
+        try:
+            assert Messages(app).ready(one) is None
+        finally:
+            signal.disconnect(listener)
+
+
+def test_kinds_without_end_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MOST_KINDS", 10)
+    app = an_app()
+    kinds = Messages(app)
+    for number in range(25):
+        kinds.ready(outgoing(app, {"queue": f"queue-{number}"}, [], {}))
+    assert len(kinds._kinds) <= 10
