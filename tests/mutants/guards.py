@@ -111,8 +111,8 @@ GUARDS = [
         36,
         "every worker sweeps, whoever has just been here",
         "store/sweeping.py",
-        "                        sweep_table.c.last_pass_at <= clock(-settings.pass_interval),\n",
-        "                        sweep_table.c.last_pass_at.is_not(None),\n",
+        '                sweep_table.c.last_pass_at <= clock(ago("pass_interval")),\n',
+        "                sweep_table.c.last_pass_at.is_not(None),\n",
         "tests/store/test_leases.py",
     ),
     Mutant(
@@ -135,8 +135,8 @@ GUARDS = [
         39,
         "a cancel in back-off is a mere request",
         "store/acting.py",
-        "        running = job.c.status_id == JobStatus.RUNNING\n",
-        "        running = job.c.status_id.in_((JobStatus.RUNNING, JobStatus.REQUEUED))\n",
+        "    running = job.c.status_id == at(JobStatus.RUNNING)\n",
+        "    running = job.c.status_id.in_([at(JobStatus.RUNNING), at(JobStatus.REQUEUED)])\n",
         "tests/store/test_moves.py tests/store/test_acting.py",
     ),
     Mutant(
