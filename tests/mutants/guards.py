@@ -157,4 +157,12 @@ GUARDS = [
         "",
         "tests/store/test_publishing.py",
     ),
+    Mutant(
+        42,
+        "whose job it is counts for nothing to a cancel",
+        "store/acting.py",
+        "        conditions.append(job.c.username == given(job.c.username))\n",
+        "        conditions.append((job.c.username == given(job.c.username)) | (job.c.id > 0))\n",
+        "-m fire tests/fire/test_security_users.py",
+    ),
 ]
