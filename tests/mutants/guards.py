@@ -29,10 +29,19 @@ GUARDS = [
     ),
     Mutant(
         26,
-        "the claim does not look at the status",
+        # Each alone implies the other, in every row that the verbs can make.
+        "the claim looks neither at the status nor at the stamp of a cancel",
         "store/running.py",
-        '        moves("claim"),\n        MINE,\n',
-        "        MINE,\n",
+        '        moves("claim"),\n'
+        "        MINE,\n"
+        "        job.c.task_id == given(job.c.task_id),\n"
+        "        job.c.task == given(job.c.task),\n"
+        '        job.c.attempt == given(job.c.attempt, "former"),\n'
+        "        NOT_STAMPED,\n",
+        "        MINE,\n"
+        "        job.c.task_id == given(job.c.task_id),\n"
+        "        job.c.task == given(job.c.task),\n"
+        '        job.c.attempt == given(job.c.attempt, "former"),\n',
         "tests/store/test_claim.py",
     ),
     Mutant(
