@@ -105,7 +105,10 @@ def test_a_cut_changes_neither_the_rows_nor_the_answer(stage: Stage, name: str, 
     for number in range(1, requests + 1):
         cut_off = Play(stage, name)
         said, found = cut_off.act((number, cut))
-        assert stage.proxy.has_cut
+        if not stage.proxy.has_cut:
+            # In the calm it had been asked again: PostgreSQL does not wait for a process that stands still.
+            assert number > 1
+            break
         assert said in answers, f"request {number} of {requests}"
         if name in SKIPPING and found != rows:
             eventually(lambda it=cut_off: it.act()[1] == rows, message=name)  # type: ignore[misc]  # bound
