@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from jobhandle_celery import DatabaseUnavailableError, Job, Jobs, JobStatus
 
-MANY = 4
+MANY = 2
 
 Given = Mapping[str, Any]
 

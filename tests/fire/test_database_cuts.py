@@ -99,14 +99,17 @@ def test_a_cut_changes_neither_the_rows_nor_the_answer(stage: Stage, name: str, 
     answer, rows = Play(stage, name).act()
     requests = stage.proxy.requests
     assert requests
-    answers = {answer}
-    if cut is not Cut.BEFORE or name in SKIPPING:
-        answers.add(TOLD_LATE.get(name, answer))
+    told_late = {answer, TOLD_LATE.get(name, answer)}
     for number in range(1, requests + 1):
         cut_off = Play(stage, name)
         said, found = cut_off.act((number, cut))
-        assert stage.proxy.has_cut
-        assert said in answers, f"request {number} of {requests}"
+        if not stage.proxy.has_cut:
+            # In the calm it had been asked again: PostgreSQL does not wait for a process that stands still.
+            assert number > 1
+            break
+        # Before the first request nothing is done; before a later one, some of it may be.
+        not_done = cut is Cut.BEFORE and number == 1 and name not in SKIPPING
+        assert said in ({answer} if not_done else told_late), f"request {number} of {requests}"
         if name in SKIPPING and found != rows:
             eventually(lambda it=cut_off: it.act()[1] == rows, message=name)  # type: ignore[misc]  # bound
         else:

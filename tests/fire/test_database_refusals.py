@@ -28,7 +28,7 @@ from tests.store.judging import legal
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
-pytestmark = pytest.mark.fire
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
 
 
 class Scenes:

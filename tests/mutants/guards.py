@@ -29,10 +29,19 @@ GUARDS = [
     ),
     Mutant(
         26,
-        "the claim does not look at the status",
+        # Each alone implies the other, in every row that the verbs can make.
+        "the claim looks neither at the status nor at the stamp of a cancel",
         "store/running.py",
-        '        moves("claim"),\n        MINE,\n',
-        "        MINE,\n",
+        '        moves("claim"),\n'
+        "        MINE,\n"
+        "        job.c.task_id == given(job.c.task_id),\n"
+        "        job.c.task == given(job.c.task),\n"
+        '        job.c.attempt == given(job.c.attempt, "former"),\n'
+        "        NOT_STAMPED,\n",
+        "        MINE,\n"
+        "        job.c.task_id == given(job.c.task_id),\n"
+        "        job.c.task == given(job.c.task),\n"
+        '        job.c.attempt == given(job.c.attempt, "former"),\n',
         "tests/store/test_claim.py",
     ),
     Mutant(
@@ -111,8 +120,8 @@ GUARDS = [
         36,
         "every worker sweeps, whoever has just been here",
         "store/sweeping.py",
-        "                        sweep_table.c.last_pass_at <= clock(-settings.pass_interval),\n",
-        "                        sweep_table.c.last_pass_at.is_not(None),\n",
+        '                sweep_table.c.last_pass_at <= clock(ago("pass_interval")),\n',
+        "                sweep_table.c.last_pass_at.is_not(None),\n",
         "tests/store/test_leases.py",
     ),
     Mutant(
@@ -135,8 +144,8 @@ GUARDS = [
         39,
         "a cancel in back-off is a mere request",
         "store/acting.py",
-        "        running = job.c.status_id == JobStatus.RUNNING\n",
-        "        running = job.c.status_id.in_((JobStatus.RUNNING, JobStatus.REQUEUED))\n",
+        "    running = job.c.status_id == at(JobStatus.RUNNING)\n",
+        "    running = job.c.status_id.in_([at(JobStatus.RUNNING), at(JobStatus.REQUEUED)])\n",
         "tests/store/test_moves.py tests/store/test_acting.py",
     ),
     Mutant(
@@ -156,5 +165,13 @@ GUARDS = [
         "            job.c.attempt == sent.c.attempt,\n",
         "",
         "tests/store/test_publishing.py",
+    ),
+    Mutant(
+        42,
+        "whose job it is counts for nothing to a cancel",
+        "store/acting.py",
+        "        conditions.append(job.c.username == given(job.c.username))\n",
+        "        conditions.append((job.c.username == given(job.c.username)) | (job.c.id > 0))\n",
+        "-m fire tests/fire/test_security_users.py",
     ),
 ]

@@ -114,8 +114,8 @@ RULES = [
         14,
         "a revoke for a duplicate on another worker writes Cancelled",
         "store/acting.py",
-        "        running = job.c.status_id == JobStatus.RUNNING\n",
-        "        running = literal(False)\n",
+        "    running = job.c.status_id == at(JobStatus.RUNNING)\n",
+        "    running = job.c.id < 0\n",
         "tests/store/test_fences.py",
     ),
     Mutant(
