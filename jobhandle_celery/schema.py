@@ -102,16 +102,15 @@ class Name(TypeDecorator[str]):
         return dialect.type_descriptor(_mysql().VARCHAR(length, collation=exactly))
 
 
-class LongText(TypeDecorator[str]):
-    """Text of any length: MySQL's usual one ends at 64 KiB."""
+class MysqlLongText(TypeDecorator[str]):
+    """Text of any length where the usual one ends at 64 KiB."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """Return the column type."""
-        long = _mysql().LONGTEXT() if dialect.name in ("mysql", "mariadb") else Text()
-        return dialect.type_descriptor(long)
+        return dialect.type_descriptor(_mysql().LONGTEXT())
 
 
 def _mysql() -> Any:
@@ -172,6 +171,7 @@ metadata = MetaData(
 )
 
 # SQLite numbers only an INTEGER PRIMARY KEY by itself.
+_LongText = Text().with_variant(MysqlLongText(), "mysql", "mariadb")
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
 job_status = Table(
@@ -190,24 +190,24 @@ job = Table(
     Column("namespace", Name(63), nullable=False),
     Column("task", Name(NAME_LENGTH), nullable=False),
     Column("task_id", Name(36), nullable=False),
-    Column("args", LongText, nullable=False),
-    Column("kwargs", LongText, nullable=False),
+    Column("args", _LongText, nullable=False),
+    Column("kwargs", _LongText, nullable=False),
     Column("username", Name(NAME_LENGTH)),
     Column("groupname", Name(NAME_LENGTH)),
-    Column("message", LongText, nullable=False),
-    Column("meta", LongText),
+    Column("message", _LongText, nullable=False),
+    Column("meta", _LongText),
     Column("unique_key", Name(NAME_LENGTH)),
     # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
     # key. A partial unique index would say it better; MariaDB has none.
     Column("unique_slot", Name(64)),
     # How it is sent.
     Column("queue", Name(NAME_LENGTH)),
-    Column("routing", LongText, nullable=False),
+    Column("routing", _LongText, nullable=False),
     Column("priority", SmallInteger),
     Column("time_limit", Double),
     Column("soft_time_limit", Double),
     # The signature of the next message where a retry changed it: arguments, options, count.
-    Column("retry", LongText),
+    Column("retry", _LongText),
     Column("publishes", Integer, nullable=False, default=0),
     Column("damped", SmallInteger, nullable=False, default=0),
     # When.
@@ -235,8 +235,8 @@ job = Table(
     # What came of it.
     Column("progress_current", Double),
     Column("progress_total", Double),
-    Column("result", LongText),
-    Column("error", LongText),
+    Column("result", _LongText),
+    Column("error", _LongText),
     UniqueConstraint("task_id"),
     UniqueConstraint("unique_slot"),
     # An id that a user knows must never become another job's.
@@ -266,7 +266,7 @@ job_event = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("status_id", Status, ForeignKey(job_status.c.id), nullable=False),
-    Column("message", LongText, nullable=False),
+    Column("message", _LongText, nullable=False),
     Column("actor", Name(NAME_LENGTH), nullable=False),
     sqlite_autoincrement=True,
 )

@@ -9,33 +9,22 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ..errors import UPGRADE_HINT, ConfigurationError, DatabaseUnavailableError, SchemaError, shown
 from ..settings import Settings
+from .connections import FROZEN, LIMITED, listen, own_engine, standalone
 from .forks import gate
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-BUSY_TIMEOUT = 10.0
-"""Seconds for which SQLite waits for another process's write."""
-
-CONNECT_TIMEOUT = 5
-"""Seconds to reach a PostgreSQL or MariaDB server, and for its answer to a packet."""
-
-FROZEN = 5
-"""Seconds for which a transaction may do nothing.
-
-A process that was stopped between two statements, or whose machine has vanished, would hold its locks, and by
-them every sweep, for as long as the server believes in it."""
 
 _REPEATS = 6
 _ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020", "1305"}
@@ -83,34 +72,7 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
         raise ConfigurationError(
             f"The driver of {url.drivername} is not installed ({error.name}): pip install {hint}."
         ) from None
-    return functools.partial(_own_engine, url)
-
-
-def _own_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args=_connect_args(url))
-    if url.drivername == "postgresql+psycopg":
-        event.listen(engine, "connect", functools.partial(_on_psycopg_connect, url.query))
-    return engine
-
-
-def _connect_args(url: URL) -> dict[str, Any]:
-    if url.drivername == "postgresql+psycopg":
-        given: dict[str, Any] = {
-            "connect_timeout": CONNECT_TIMEOUT,
-            # A peer that silently vanished is noticed in seconds, not after the kernel's quarter of an hour.
-            "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
-            "keepalives_idle": CONNECT_TIMEOUT,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            # Until it is known who is at the other end, see `_on_psycopg_connect`.
-            "prepare_threshold": None,
-        }
-        return {key: value for key, value in given.items() if key not in url.query}
-    if url.get_backend_name() == "sqlite":
-        return {"timeout": BUSY_TIMEOUT}
-    if url.get_backend_name() in ("mysql", "mariadb"):
-        return {"connect_timeout": CONNECT_TIMEOUT}
-    return {}
+    return functools.partial(own_engine, url)
 
 
 _inherited: list[Engine] = []
@@ -173,7 +135,7 @@ class Door:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
         with self._ready() as engine, engine.begin() as connection:
-            if engine.dialect.name == "postgresql" and not connection.info.get(_LIMITED):
+            if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
                 # For this transaction alone: others use this connection too.
                 limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN}s'"
                 connection.exec_driver_sql(limit)
@@ -189,7 +151,7 @@ class Door:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection on which each statement stands alone: no lock outlives it."""
-        with self._ready() as engine, _standalone(engine) as connection:
+        with self._ready() as engine, standalone(engine) as connection:
             yield connection
 
     @contextmanager
@@ -208,7 +170,7 @@ class Door:
         engine = self.engine
         try:
             if self.check is not None and not self._checked:
-                with _standalone(engine) as connection:
+                with standalone(engine) as connection:
                     self.check(connection)
                 self._checked = True
             yield engine
@@ -227,86 +189,10 @@ class Door:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
 
     def _prepare(self, engine: Engine) -> Engine:
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _on_sqlite_connect)
-            event.listen(engine, "begin", _on_sqlite_begin)
-        elif engine.dialect.name in ("mysql", "mariadb"):
-            event.listen(engine, "connect", _on_mysql_connect)
-        elif engine.dialect.name == "postgresql":
-            # Before SQLAlchemy's own, which does not expect the bytes that a driver makes of SQL_ASCII.
-            event.listen(engine, "connect", _on_postgresql_connect, insert=True)
+        listen(engine)
         # Arguments of jobs may be secrets, and parameters of statements stand in errors.
         engine.hide_parameters = True
         return engine.execution_options(**self.options) if self.options else engine
-
-
-_LIMITED = "jobhandle_limited"
-"""In the record of a connection: its session has the limit of `FROZEN`, for all its transactions."""
-
-PREPARED_AFTER = 3
-"""Executions of a statement after which the server is asked to keep its plan."""
-
-
-def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) -> None:
-    """Spare what PgBouncer forbids only where there is none.
-
-    In transaction mode it hands each transaction another connection: a statement that was prepared on one is
-    unknown to the next, and what was set is left to somebody else. It shows by giving its clients numbers
-    of its own for the server's processes.
-    """
-    connection.autocommit = True
-    try:
-        (number,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-        if number == connection.info.backend_pid:
-            connection.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN}s'")
-            record.info[_LIMITED] = True
-            if "prepare_threshold" not in query:
-                connection.prepare_threshold = PREPARED_AFTER
-    finally:
-        connection.autocommit = False
-
-
-def _on_sqlite_connect(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, below
-    cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _on_sqlite_begin(connection: Connection) -> None:
-    # A transaction that reads first and then writes cannot wait for its turn in SQLite, it fails at
-    # once; so ours take the write lock at their beginning. Single reads take none.
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _on_mysql_connect(connection: Any, _record: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
-            # An UPDATE reads the old values everywhere, as on every other database.
-            "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT')"
-            # Read by MariaDB alone; MySQL has nothing like it.
-            f"/*M! , idle_transaction_timeout = {FROZEN} */"
-        )
-
-
-def _on_postgresql_connect(connection: Any, _record: Any) -> None:
-    info: Any = getattr(connection, "info", None)  # psycopg's, and psycopg2's
-    encoding = None if info is None else info.parameter_status("server_encoding")
-    if encoding not in (None, "UTF8"):
-        raise ConfigurationError(
-            f"The encoding of the database {info.dbname} is {encoding}, which cannot hold every message and "
-            "result. Make one that can: CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'."
-        )
-
-
-def _standalone(engine: Engine) -> Connection:
-    if engine.dialect.name in ("mysql", "mariadb"):
-        # To switch to autocommit is a round trip there, and its failure is none that SQLAlchemy knows.
-        return engine.connect()
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 class _Unavailable(DatabaseUnavailableError):
