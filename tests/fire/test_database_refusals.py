@@ -18,7 +18,7 @@ from sqlalchemy import select, text
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Refused, Run, Selection, door
+from jobhandle_celery.store import Refused, Run, Selection, connections
 from tests.databases import PostgresqlDatabases
 from tests.fire.lives import insist
 from tests.fire.verbs import READS, SCENES, beside, left_behind, outcome, plain
@@ -101,7 +101,7 @@ class Locker:
 def test_a_locked_file_is_told_and_nothing_is_half_done(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
     stage = Bench(sqlite_url)
     scenes = Scenes(stage)
     locker = Locker(str(sqlalchemy.make_url(sqlite_url).database))

@@ -315,7 +315,7 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     ),
     "job": _of_job(JobStatus.QUEUED, lambda store, job_id: getattr(store.job(job_id), "status", None)),
     "status": _of_job(JobStatus.QUEUED, lambda store, job_id: store.status(job_id)),
-    "unfinished": _of_job(JobStatus.QUEUED, lambda store, job_id: store.unfinished([job_id])),
+    "unfinished": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.unfinished([job_id]))),
     "find": _of_job(JobStatus.QUEUED, lambda store, _: len(store.find(Selection(), None, 10))),
     "count_by_status": _of_job(JobStatus.QUEUED, lambda store, _: store.count_by_status()),
     "events": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.events(job_id))),
