@@ -6,6 +6,7 @@ RabbitMQ without a confirmation can vanish without an error.
 
 import logging
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +38,9 @@ Whole = tuple[Any, Mapping[str, Any]]
 class Refused(Exception):
     """The broker is there, and does not take this message: no such exchange, another queue's arguments."""
 
+
+_NO_LIST = re.compile(r"(Command # 1 \(LLEN .*\) of pipeline caused error: )?WRONGTYPE", re.DOTALL)
+"""What Redis says of a queue that is none, to a message, or to kombu when it asks for the queue's length."""
 
 _MALFORMED = {501, 502, 503, 505, 506, 540}
 """AMQP's codes of what a broker ends a connection for, and what its client alone is to blame for."""
@@ -187,5 +191,5 @@ def _is_about_the_message(error: BaseException | None) -> bool:
         or getattr(error, "reply_code", None) in _MALFORMED
         # Redis: this user may not use that key, or it is no list. Whatever else it says is about itself.
         or isinstance(error, NoPermissionError)
-        or (isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"))
+        or (isinstance(error, ResponseError) and _NO_LIST.match(str(error)) is not None)
     )
