@@ -11,9 +11,9 @@ from celery import Celery
 from kombu.exceptions import EncodeError
 
 from . import codec
-from .broker import Line, Refused
+from .broker import Line, Refused, Whole
 from .header import job_headers
-from .messages import Messages
+from .messages import Messages, Ready
 from .store import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -88,28 +88,36 @@ class Dispatcher:
         for part in _parts(messages):
             if not self.reachable:
                 break
-            if not self._send_together(part, published):
-                self._send_each(part, published)
+            self._send_each(self._send_together(part, published), published)
         return published
 
-    def _send_together(self, part: Sequence[Outgoing], published: Published) -> bool:
-        """Send all, or say that it is not known which were taken: to send one again is harmless."""
+    def _send_together(self, part: Sequence[Outgoing], published: Published) -> Sequence[Outgoing]:
+        """Send in one piece what can be sent so; return the others, and all if that did not succeed."""
         messages = self._messages()
         if len(part) == 1 or messages.one_by_one:
-            return False
+            return part
         try:
             line = self._line()
             if not line.takes_many:
-                return False
-            line.send_together([(one.task, messages.ready(one) or messages.whole(one)) for one in part])
+                return part
+            built: list[tuple[str, Ready | Whole]] = []
+            together, alone = [], []
+            for one in part:
+                try:
+                    built.append((one.task, messages.ready(one) or messages.whole(one)))
+                    together.append(one)
+                except Exception:
+                    alone.append(one)  # what is wrong with it is said where it goes by itself
+            line.send_together(built)
         except Exception as error:
-            # Whose fault it is shows when each goes by itself.
+            # It is not known which were taken, nor whose fault it was: that shows when each goes by itself,
+            # and to send one again is harmless.
             logger.debug("%d messages are sent one by one: %s", len(part), type(error).__name__)
             self._hang_up()
-            return False
+            return part
         self._failures = 0
-        published.sent.extend(part)
-        return True
+        published.sent.extend(together)
+        return alone
 
     def _send_each(self, part: Sequence[Outgoing], published: Published) -> None:
         for one in part:

@@ -77,22 +77,18 @@ class Messages:
         if one.retry is not None or self._signs or looked_at:
             return None
         kind = self._kind(one)
+        args, kwargs = _decoded(one.args), _decoded(one.kwargs)
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise TypeError(f"the arguments of job {one.job_id} are none")
         shown_args, shown_kwargs = kind.args_shown, kind.kwargs_shown
-        args = kwargs = None
-        if shown_args is None:
-            args = _decoded(one.args)
-        if shown_kwargs is None:
-            kwargs = _decoded(one.kwargs)
         if kind.sensitive:
-            args, kwargs = masked(args or (), kwargs or {}, kind.sensitive)
+            args, kwargs = masked(args, kwargs, kind.sensitive)
         amqp = self._app.amqp
         headers = {
             **kind.headers,
             "id": one.task_id,
-            "argsrepr": args_shown(tuple(args or ()), amqp.argsrepr_maxsize)
-            if shown_args is None
-            else shown_args,
-            "kwargsrepr": kwargs_shown(one.job_id, kwargs or {}, shown_kwargs, self._app),
+            "argsrepr": args_shown(tuple(args), amqp.argsrepr_maxsize) if shown_args is None else shown_args,
+            "kwargsrepr": kwargs_shown(one.job_id, kwargs, shown_kwargs, self._app),
             **job_headers(one.job_id, one.attempt, kind.sensitive),
         }
         if kind.own_root:

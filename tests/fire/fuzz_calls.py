@@ -144,7 +144,8 @@ class Caller:
         self._rows.close()
 
     def rows(self) -> Rows:
-        """Return every row as the database has it."""
+        """Return every row as the database has it, with the marks of what was sent before."""
+        self._app.jobs._service.submissions.marks.flush()
         return {row["id"]: dict(row) for row in self._rows.execute("SELECT * FROM jobhandle_job")}
 
     def make(self, call: Call) -> None:

@@ -28,6 +28,7 @@ def test_a_warm_shutdown_takes_nothing_away_from_any_body(new_site: NewSite) -> 
         feed=lambda: crowd.submit_mixed(30, 0.3),
         hits=[],
         jobs=scaled(60),
+        strikes=3,
     )
 
     assert sum("Warm shutdown" in worker.log for worker in site.workers) >= 2

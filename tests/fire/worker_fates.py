@@ -126,7 +126,7 @@ def keep(site: Site, count: int = 2, **options: Any) -> Keeper:
 
 def kill_a_child(keeper: Keeper, chance: random.Random) -> bool:
     children = [pid for worker in keeper.workers for pid in worker.children()]
-    if not children:
+    if not children or not all_ready(keeper):
         return False
     with suppress(ProcessLookupError):
         os.kill(chance.choice(children), signal.SIGKILL)
@@ -166,6 +166,7 @@ def weather(
     feed: Callable[[], object],
     hits: Sequence[str],
     jobs: int,
+    strikes: int = 0,
 ) -> None:
     """Let a storm pass over the crowd, which cancels a job or two with each strike, then let it settle.
 
@@ -177,18 +178,24 @@ def weather(
         feed: Submits more jobs; called whenever there is little left to do.
         hits: The storm goes on until this has been said of jobs, each of these words twice.
         jobs: And until there have been so many.
+        strikes: And until so many have struck.
     """
     feed()
 
+    struck = 0
+
     def once() -> None:
+        nonlocal struck
         if strike(keeper, crowd.chance):
+            struck += 1
             for job_id in crowd.chance.sample(crowd.ids, 2):
                 crowd.cancel(job_id, terminate=crowd.chance.random() < 0.5)
 
     def is_over() -> bool:
         if _unfinished(crowd.site) < FEW:
             feed()
-        return len(crowd.ids) >= jobs and all(said(crowd.site, words) >= 2 for words in hits)
+        enough = len(crowd.ids) >= jobs and struck >= strikes
+        return enough and all(said(crowd.site, words) >= 2 for words in hits)
 
     with storm(once, calm, crowd.chance):
         eventually(is_over, 150 * max(1.0, SCALE), f"the storm has not said {hits}")
