@@ -16,7 +16,7 @@ from .store import Outgoing, Store, gate
 
 logger = logging.getLogger(__name__)
 
-DELAY = 0.05
+DELAY = 0.2
 """Seconds for which marks are gathered; far below the grace, after which the sweep would send again."""
 
 MANY = 500
