@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from celery import Celery
@@ -14,6 +14,7 @@ from . import codec
 from .broker import Line, Refused, Whole
 from .header import job_headers
 from .messages import Messages, Ready
+from .pieces import pieces
 from .store import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Dispatcher:
                 self._run_eagerly(one)
             return Published()
         published = Published()
-        for part in _parts(messages):
+        for part in pieces(messages, TOGETHER, _length, TOGETHER_BYTES):
             if not self.reachable:
                 break
             self._send_each(self._send_together(part, published), published)
@@ -211,15 +212,5 @@ class _Unreachable(Exception):
     """The broker did not take a message on a fresh connection."""
 
 
-def _parts(messages: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
-    part: list[Outgoing] = []
-    size = 0
-    for one in messages:
-        length = len(one.args) + len(one.kwargs)
-        if part and (len(part) == TOGETHER or size + length > TOGETHER_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(one)
-        size += length
-    if part:
-        yield part
+def _length(one: Outgoing) -> int:
+    return len(one.args) + len(one.kwargs)

@@ -1,7 +1,7 @@
 """Rows come in: any number of jobs, and an event for each, in as few statements as the database allows."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
 )
 
+from ..pieces import pieces
 from ..schema import Name, UtcDateTime, clock, job
 from ..status import JobStatus
 from .moves import Moves, actor_of
@@ -71,7 +72,7 @@ class Inserting(Moves):
         if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
             now = self.execute(connection, select(clock())).scalar_one()
         submitted: list[Submitted] = []
-        for part in _parts(jobs):
+        for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
             values = [new.columns(self.namespace) | _schedule(new, now) for new in part]
             rows = {row.task_id: row for row in self._append(connection, values)}
             submitted += [
@@ -126,18 +127,8 @@ def _any_of(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"task_ids": [one["task_id"] for one in values]}
 
 
-def _parts(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
-    part: list[NewJob] = []
-    size = 0
-    for new in jobs:
-        length = len(new.args) + len(new.kwargs) + len(new.meta or "") + len(new.message)
-        if part and (len(part) == MOST_ROWS or size + length > MOST_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(new)
-        size += length
-    if part:
-        yield part
+def _length(new: NewJob) -> int:
+    return len(new.args) + len(new.kwargs) + len(new.meta or "") + len(new.message)
 
 
 def _schedule(new: NewJob, now: datetime | None) -> dict[str, Any]:

@@ -103,7 +103,7 @@ GUARDS = [
     Mutant(
         34,
         "a process that is frozen in a transaction keeps its locks",
-        "store/door.py",
+        "store/connections.py",
         "FROZEN = 5\n",
         "FROZEN = 3600\n",
         "tests/store/test_frozen.py",
