@@ -9,6 +9,7 @@ import atexit
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from weakref import WeakMethod
 
 from .errors import JobHandleError
@@ -17,7 +18,10 @@ from .store import Outgoing, Store, gate
 logger = logging.getLogger(__name__)
 
 DELAY = 0.2
-"""Seconds for which marks are gathered; far below the grace, after which the sweep would send again."""
+"""Seconds for which marks are gathered at most."""
+
+SHARE_OF_GRACE = 0.1
+"""And this part of the grace at most, after which the sweep would send again."""
 
 MANY = 500
 """Marks that are not held back any longer."""
@@ -29,8 +33,9 @@ LINGERS = 1.0
 class Marks:
     """The marks that this process has yet to write."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, grace: timedelta) -> None:
         self._store = store
+        self._delay = min(DELAY, grace.total_seconds() * SHARE_OF_GRACE)
         self._renew()
         gate.register(self)
         atexit.register(_flush_at_exit, WeakMethod(self.flush))
@@ -71,7 +76,7 @@ class Marks:
                 if not self._changed.wait_for(lambda: self._pending, LINGERS):
                     self._thread = None
                     return
-                self._changed.wait_for(lambda: len(self._pending) >= MANY, DELAY)
+                self._changed.wait_for(lambda: len(self._pending) >= MANY, self._delay)
             self._write_pending()
 
     def _write_pending(self) -> None:

@@ -33,7 +33,7 @@ class Submissions:
         self._store = store
         self._routing = routing
         self._dispatcher = dispatcher
-        self.marks = Marks(store)
+        self.marks = Marks(store, store.settings.grace)
 
     def submit(
         self,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ class Recorder:
 
 
 def marks_of(recorder: Recorder) -> Any:
-    return Marks(recorder)  # type: ignore[arg-type]  # it has what Marks asks of a store
+    return Marks(recorder, timedelta(seconds=5))  # type: ignore[arg-type]  # it has what Marks asks of a store
 
 
 def test_what_comes_meanwhile_is_written_together() -> None:
