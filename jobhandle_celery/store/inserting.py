@@ -178,7 +178,8 @@ def _insert_document() -> Any:
     wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
     inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
     actor = bindparam("given_actor", type_=String)
-    return with_event(inserted.returning(*told("submitted", actor)))
+    changed = inserted.returning(*told("submitted", actor))
+    return with_event(changed, lambda moved: [moved.c.id, moved.c.task_id, moved.c.status_id])
 
 
 def _shape(kind: Any) -> Any:
