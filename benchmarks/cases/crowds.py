@@ -76,6 +76,7 @@ def _ours(stage: Stage) -> Iterator[Ours]:
 def _queued(peer: Ours, jobs: int) -> None:
     # Not by `submit`: so many messages would take longer than what is measured.
     job_id = peer.submit(0)
+    peer.handle.job_status()  # which has it marked as Queued first
     clone(peer.place.database_url, job_id, jobs - 1)
 
 
