@@ -212,9 +212,9 @@ def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]
 
 
 def for_these(messages: Sequence[Outgoing]) -> Guard:
-    """Return the guard of whoever has sent messages: each row still waits for that very attempt."""
-    return tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(
-        [(one.job_id, one.task_id, one.attempt - 1) for one in messages]
+    """Return the guard of whoever has sent messages: each row still waits for that very message."""
+    return tuple_(job.c.id, job.c.task_id, job.c.attempt, job.c.publishes).in_(
+        [(one.job_id, one.task_id, one.attempt - 1, one.publishes) for one in messages]
     )
 
 

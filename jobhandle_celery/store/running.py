@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, literal, null, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, literal, null, select, update
 
 from ..model import Failure
 from ..schema import clock, job, job_event
@@ -278,6 +278,10 @@ class Running(Losing):
                     to={
                         "status_id": JobStatus.SUBMITTED,
                         "due_at": unless_expired_before(clock(self.settings.patience)),
+                        # Counted here if whoever sent it has not come to that: the mark would undo this.
+                        "publishes": case(
+                            (job.c.status_id == JobStatus.QUEUED, job.c.publishes), else_=job.c.publishes + 1
+                        ),
                     },
                     because=literal("the worker does not know the task ") + job.c.task,
                     actor=f"worker {worker.name}",

@@ -115,9 +115,10 @@ class Submitting(Inserting):
         """Note that the broker was given these messages, and when to ask after them.
 
         Who may have been there first: the worker, which may have claimed, finished or requeued the job
-        before we come to this. The guard has the attempt that the message is for and its task id, so a
-        late mark never touches a later attempt's back-off. Losing this write is harmless: the row stays
-        due, and an extra message is refused by the claim.
+        before we come to this; or a worker that does not know the task, and has sent it back. The guard has
+        the attempt that the message is for, its task id, and how often the job had been sent before, so a
+        late mark never touches what came after it. Losing this write is harmless: the row stays due, and
+        an extra message is refused by the claim.
         """
         if not sent:
             return
@@ -299,6 +300,7 @@ def _mark_queued() -> Any:
             job.c.id == sent.c.id,
             job.c.task_id == sent.c.task_id,
             job.c.attempt == sent.c.attempt,
+            job.c.publishes == sent.c.publishes - 1,
             lazily.is_not(None),
         )
         .values(**_QUEUED, publishes=sent.c.publishes, due_at=due)

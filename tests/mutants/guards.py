@@ -174,4 +174,12 @@ GUARDS = [
         "        conditions.append((job.c.username == given(job.c.username)) | (job.c.id > 0))\n",
         "-m fire tests/fire/test_security_users.py",
     ),
+    Mutant(
+        43,
+        "a late mark Queued undoes what came after its message",
+        "store/submitting.py",
+        "            job.c.publishes == sent.c.publishes - 1,\n",
+        "",
+        "tests/store/test_publishing.py",
+    ),
 ]

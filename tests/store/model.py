@@ -70,6 +70,7 @@ class Model:
         """End a run: no body is attached to the row any more."""
         self.become(job, status, message)
         job.boot, job.claim = None, claim
+        job.sent = 0
 
     # Submit and publish.
 
@@ -115,20 +116,20 @@ class Model:
 
     def mark_queued(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
-        if job.fits(message.task_id, message.attempt) and not job.held:
+        if job.waits_for(message) and not job.held:
             self.become(job, QUEUED, silent=True)
-            job.due, job.sent = self._patient(job), True
+            job.due, job.sent = self._patient(job), job.sent + 1
 
     def look_later(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
-        if job.fits(message.task_id, message.attempt) and job.status is QUEUED and self._soon(job):
+        if job.waits_for(message) and job.status is QUEUED and self._soon(job):
             job.due = self._patient(job)
 
     def put_off(self, message: Outgoing) -> None:
         job = self.jobs[message.job_id]
-        if job.fits(message.task_id, message.attempt) and self._soon(job):
+        if job.waits_for(message) and self._soon(job):
             job.events.append(job.status)
-            job.due, job.sent = self._patient(job), True
+            job.due, job.sent = self._patient(job), job.sent + 1
 
     def send_back(self, message: Outgoing) -> bool:
         job = self.jobs[message.job_id]
@@ -136,6 +137,8 @@ class Model:
             return False
         if job.status is SUBMITTED and not self._soon(job):
             return False  # it has just been sent back
+        if job.status is not QUEUED:
+            job.sent += 1  # whoever sent the message has not come to say so
         self.become(job, SUBMITTED)
         job.due = self._patient(job)
         return True
@@ -166,7 +169,7 @@ class Model:
         job.task_id, job.due = task_id, self.now + GRACE
         job.claim = job.boot = job.expires = job.not_before = None
         job.started = job.stamped = job.terminate = job.told = False
-        job.losses, job.progress, job.ended = 0, None, None
+        job.losses, job.sent, job.progress, job.ended = 0, 0, None, None
         return True
 
     def expire(self) -> int:

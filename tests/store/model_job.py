@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from jobhandle_celery.status import STARTABLE, JobStatus
-from jobhandle_celery.store import Run, Seat
+from jobhandle_celery.store import Outgoing, Run, Seat
 
 SUBMITTED, QUEUED, WAITING = JobStatus.SUBMITTED, JobStatus.QUEUED, JobStatus.WAITING
 RUNNING, REQUEUED, RESUBMITTED = JobStatus.RUNNING, JobStatus.REQUEUED, JobStatus.RESUBMITTED
@@ -26,8 +26,8 @@ class ModelJob:
     stamped: bool = False
     terminate: bool = False
     told: bool = False
-    sent: bool = False
-    """A message was sent for its next attempt."""
+    sent: int = 0
+    """How many messages are known to have been sent for its next attempt."""
     claim: str | None = None
     """Of the run that holds the row, or of its last run as long as nobody else has moved it."""
     boot: str | None = None
@@ -50,6 +50,10 @@ class ModelJob:
 
     def was_last(self, run: Run) -> bool:
         return (self.task_id, self.attempt, self.claim) == (run.task_id, run.attempt, run.claim_id)
+
+    def waits_for(self, message: Outgoing) -> bool:
+        """Say whether nothing has come of a message yet, and none was sent after it."""
+        return self.fits(message.task_id, message.attempt) and self.sent == message.publishes
 
     def fits(self, task_id: str, attempt: int) -> bool:
         """Say whether a message is for the attempt that comes next."""

@@ -241,6 +241,32 @@ def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) ->
     assert TASK in event.message
 
 
+def test_a_late_mark_does_not_touch_a_job_that_was_sent_back(bench: Bench) -> None:
+    """A worker that does not know the task may be faster than whoever sent the message."""
+    job_id = bench.submit()
+    [message] = bench.store.outgoing([job_id])
+    assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
+    row = bench.row(job_id)
+    bench.store.mark_queued([message])
+    assert bench.row(job_id) == row
+    bench.pass_time(hours=2)
+    [message] = bench.store.reserve(10)
+    bench.store.mark_queued([message])
+    assert bench.status(job_id) is JobStatus.QUEUED
+
+
+def test_a_job_that_is_sent_back_was_sent_once_whoever_says_so_first(bench: Bench) -> None:
+    counts = []
+    for marked in (False, True):
+        job_id = bench.submit()
+        [message] = bench.store.outgoing([job_id])
+        if marked:
+            bench.store.mark_queued([message])
+        assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
+        counts.append(bench.row(job_id)["publishes"])
+    assert counts == [1, 1]
+
+
 def test_a_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
     job_id = bench.submit()
     message, me = bench.message(job_id), bench.worker()
