@@ -57,6 +57,11 @@ _STANDALONE = "jobhandle_standalone"
 """The option of a connection on which each statement is committed by itself."""
 
 
+def is_ours(info: Mapping[str, Any]) -> bool:
+    """Say whether a connection, by what its record holds, is of an engine that nobody else uses."""
+    return bool(info.get(_OURS))
+
+
 def listen(engine: Engine) -> None:
     """Have the connections of an engine, which may be somebody else's too, fit for our statements."""
     if engine.dialect.name == "sqlite":
@@ -75,7 +80,7 @@ def standalone(engine: Engine) -> Connection:
         # To switch to autocommit is a round trip there, and its failure is none that SQLAlchemy knows.
         return engine.connect()
     connection = engine.connect()
-    if connection.info.get(_OURS):
+    if is_ours(connection.info):
         return connection.execution_options(**{_STANDALONE: True})
     return connection.execution_options(isolation_level="AUTOCOMMIT")
 

@@ -9,12 +9,12 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -22,6 +22,7 @@ from ..errors import UPGRADE_HINT, ConfigurationError, DatabaseUnavailableError,
 from ..settings import Settings
 from .connections import FROZEN, LIMITED, listen, own_engine, standalone
 from .forks import gate
+from .straight import Straight
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Door:
         self._settings = settings
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._straight: Straight | None = None
         self._checked = False
         gate.register(self)
         self.check: Callable[[Connection], None] | None = None
@@ -117,7 +119,7 @@ class Door:
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
-            self._engine = None
+            self._engine = self._straight = None
 
     def before_fork(self) -> None:
         """Close SQLite's file: a child that finds it open finds its parent's locks there, too."""
@@ -129,7 +131,7 @@ class Door:
         self._lock = threading.Lock()  # the parent's may have been held
         if self._engine is not None:
             _inherited.append(self._engine)
-        self._engine = None
+        self._engine = self._straight = None
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -153,6 +155,19 @@ class Door:
         """Open a connection on which each statement stands alone: no lock outlives it."""
         with self._ready() as engine, standalone(engine) as connection:
             yield connection
+
+    def straight(self, statement: Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+        """Execute a statement that is built once and stands alone, past SQLAlchemy; see `Straight`.
+
+        None, and nothing was executed, where that cannot be: then there is `moving`.
+        """
+        straight = self._straight
+        if straight is None:
+            straight = self._straight = Straight(self.engine, self.options.get("schema_translate_map"))
+        if not straight.open:
+            return None
+        with self._ready():
+            return straight.rows(statement, parameters)
 
     @contextmanager
     def joining(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    false,
     func,
     insert,
     literal_column,
@@ -83,6 +84,14 @@ class Inserting(Moves):
             ]
         return submitted
 
+    def _insert_alone(self, new: NewJob) -> Submitted | None:
+        """Insert a job by one statement, straight; None, and nothing is inserted, if that cannot be."""
+        if new.scheduled_for is not None or new.expires is not None:
+            return None  # by the database's clock, which must be asked
+        values = [new.columns(self.namespace) | _schedule(new, None)]
+        rows = self.door.straight(_insert_document(), self.places | _document(values))
+        return Submitted(rows[0][0], JobStatus.from_id(rows[0][2])) if rows else None
+
     def _insert(self, connection: Connection, new: NewJob, values: dict[str, Any]) -> Submitted:
         there_before = job.c.task_id == new.task_id
         if new.unique_key is not None:
@@ -97,14 +106,8 @@ class Inserting(Moves):
                 return Submitted(row.id, row.status_id)
 
     def _append(self, connection: Connection, values: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        actor = actor_of(values[0].get("username"))
         if connection.dialect.name == "postgresql":
-            # One parameter for all of it: a list for each column would take PostgreSQL's driver longer.
-            document = json.dumps(
-                [_as_json(number, one) for number, one in enumerate(values)], default=_moment_as_json
-            )
-            parameters = {"document": document, "given_actor": actor}
-            rows: Sequence[Row[Any]] = self.execute(connection, _insert_document(), parameters).all()
+            rows: Sequence[Row[Any]] = self.execute(connection, _insert_document(), _document(values)).all()
             return rows
         # An event for those alone that are inserted now; the insert itself does not tell which.
         there = self.execute(connection, select(job.c.task_id).where(_ANY_OF), _any_of(values))
@@ -115,7 +118,7 @@ class Inserting(Moves):
         nothing = dict.fromkeys(one.name for one in _GIVEN)
         every = [self.places | giving(**nothing | one) for one in values]
         self.execute(connection, _insert_each(connection.dialect.name), every)
-        rows = self.execute(connection, _look(), _any_of(values) | giving(actor=actor)).all()
+        rows = self.execute(connection, _look(), _any_of(values) | giving(actor=_actor(values))).all()
         self.log(connection, rows)
         return rows
 
@@ -149,6 +152,16 @@ def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | Non
     return now + given if isinstance(given, timedelta) else given
 
 
+def _document(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    # One parameter for all of it: a list for each column would take PostgreSQL's driver longer.
+    document = [_as_json(number, one) for number, one in enumerate(values)]
+    return {"document": json.dumps(document, default=_moment_as_json)} | giving(actor=_actor(values))
+
+
+def _actor(values: Sequence[dict[str, Any]]) -> str:
+    return actor_of(values[0].get("username"))
+
+
 def _as_json(number: int, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "status_id": values["status_id"].id, "number": number}
 
@@ -174,12 +187,19 @@ def _insert_document() -> Any:
     rows = rows.render_derived(name="given", with_types=True)
     values: dict[str, Any] = {one.name: rows.c[one.name] for one in _GIVEN}
     values["due_at"] = _due(rows.c.status_id, rows.c.due_at)
-    values |= {"submitted": clock(), "attempt": literal_column("0")}
+    values |= {"submitted": clock(), **_AT_FIRST}
     wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
     inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
     actor = bindparam("given_actor", type_=String)
     changed = inserted.returning(*told("submitted", actor))
     return with_event(changed, lambda moved: [moved.c.id, moved.c.task_id, moved.c.status_id])
+
+
+_AT_FIRST: dict[str, Any] = {
+    **dict.fromkeys(("attempt", "publishes", "damped", "losses"), literal_column("0")),
+    **dict.fromkeys(("terminate", "revoke_told"), false()),
+}
+"""What a new row has, as part of the text: nobody fills in defaults on the way straight to the driver."""
 
 
 def _shape(kind: Any) -> Any:

@@ -165,6 +165,14 @@ class Moves:
             return int(self.execute(connection, transition.at_once_counted, giving(**values)).scalar_one())
         return len(self.make(connection, transition, **values))
 
+    def _make_alone(self, transition: Transition, **values: Any) -> int:
+        """Write a move as `make_many` does, which nothing else belongs to."""
+        rows = self.door.straight(transition.at_once_counted, self.places | giving(**values))
+        if rows is not None:
+            return int(rows[0][0])
+        with self.door.moving() as connection:
+            return self.make_many(connection, transition, **values)
+
     def note_progress_where(
         self, connection: Connection, guard: Guard, current: float, total: float | None
     ) -> bool:

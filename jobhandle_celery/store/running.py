@@ -53,21 +53,22 @@ class Running(Losing):
         """
         # A claim under a lease that has ended would be reaped while its body runs.
         leased = run.worker.boot_id is not None
+        won = self._make_alone(
+            _claim(leased=leased),
+            id=run.job_id,
+            task_id=run.task_id,
+            task=task,
+            former=run.attempt - 1,
+            claim_id=run.claim_id,
+            worker=run.worker.name,
+            boot_id=run.worker.boot_id,
+            pid=run.worker.pid,
+            actor=f"worker {run.worker.name}",
+        )
+        if won:
+            return run
         with self.door.moving() as connection:
-            won = self.make_many(
-                connection,
-                _claim(leased=leased),
-                id=run.job_id,
-                task_id=run.task_id,
-                task=task,
-                former=run.attempt - 1,
-                claim_id=run.claim_id,
-                worker=run.worker.name,
-                boot_id=run.worker.boot_id,
-                pid=run.worker.pid,
-                actor=f"worker {run.worker.name}",
-            )
-            return run if won else self._refused(connection, run, task)
+            return self._refused(connection, run, task)
 
     def _refused(self, connection: Connection, run: Run, task: str) -> Run | Refused:
         alive = literal(True) if run.worker.boot_id is None else lease_alive(run.worker.boot_id)
@@ -140,11 +141,10 @@ class Running(Losing):
         the row; ourselves, if the answer to our commit was lost. A stop request does not matter: the body
         has finished, and the record never lies.
         """
+        if self._make_alone(_finish(), result=result, actor=f"worker {run.worker.name}", **_held(run)):
+            return True
         with self.door.moving() as connection:
-            won = self.make_many(
-                connection, _finish(), result=result, actor=f"worker {run.worker.name}", **_held(run)
-            )
-            return bool(won) or self._has_ended(connection, run, JobStatus.FINISHED)
+            return self._has_ended(connection, run, JobStatus.FINISHED)
 
     @repeatable
     def fail(self, run: Run, failure: Failure) -> bool:

@@ -1,0 +1,196 @@
+"""What goes past SQLAlchemy: when it does, and that it ends no differently from what does not."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    Integer,
+    Text,
+    bindparam,
+    cast,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+
+from jobhandle_celery.schema import job, job_event, job_status
+from jobhandle_celery.settings import Settings
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Door, engine_maker
+from jobhandle_celery.store.straight import Straight
+from tests.databases import PostgresqlDatabases
+from tests.servers import execute
+from tests.store.bench import Bench
+
+
+@pytest.fixture
+def door(postgresql_url: str) -> Iterator[Door]:
+    """A door whose engine is this test's alone."""
+    door = Door(engine_maker(postgresql_url), Settings())
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def straight(door: Door) -> Straight:
+    return Straight(door.engine, None)
+
+
+def backend(straight: Straight) -> int:
+    rows = straight.rows(select(func.pg_backend_pid()), {})
+    assert rows is not None
+    return int(rows[0][0])
+
+
+def through(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return of each statement that might have gone straight, from now on, whether it has."""
+    gone: list[bool] = []
+    plain = bench.door.straight
+
+    def noted(*given: Any) -> Any:
+        rows = plain(*given)
+        gone.append(rows is not None)
+        return rows
+
+    monkeypatch.setattr(bench.door, "straight", noted)
+    return gone
+
+
+def a_life(bench: Bench) -> list[JobStatus]:
+    job_id = bench.submit()
+    bench.store.finish(bench.run(job_id), "1")
+    return bench.events(job_id)
+
+
+LIFE = [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
+
+
+def test_submit_claim_and_finish_go_straight_where_they_can(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = through(bench, monkeypatch)
+    assert a_life(bench) == LIFE
+    assert gone == [bench.door.engine.dialect.name == "postgresql"] * 3
+
+
+def test_who_listens_to_an_engine_hears_everything(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(postgresql_url)
+    gone, heard = through(bench, monkeypatch), []
+    event.listen(bench.door.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
+    assert a_life(bench) == LIFE
+    assert gone == [False] * 3
+    assert sum("UPDATE jobhandle_job " in statement for statement in heard) == 2
+    bench.close()
+
+
+def test_nothing_goes_past_an_engine_of_somebody_else(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = create_engine(postgresql_url)
+    bench = Bench(postgresql_url, Door(lambda: theirs, Settings()))
+    gone = through(bench, monkeypatch)
+    assert a_life(bench) == LIFE
+    assert gone == [False] * 3
+    theirs.dispose()
+
+
+def test_a_schema_is_named_in_what_goes_straight(postgresql_databases: PostgresqlDatabases) -> None:
+    url = postgresql_databases.create()
+    with (made := create_engine(url)).begin() as connection:
+        connection.execute(text("CREATE SCHEMA shop"))
+    made.dispose()
+    door = Door(engine_maker(url), Settings(schema="shop"))
+    with door.transaction() as connection:
+        job_status.create(connection)
+    assert door.straight(select(func.count()).select_from(job_status), {}) == [(9,)]
+    door.close()
+    postgresql_databases.drop(url)
+
+
+def test_values_are_converted_as_their_columns_say(straight: Straight) -> None:
+    given = bindparam("given", type_=job.c.status_id.type)
+    assert straight.rows(select(given), {"given": JobStatus.QUEUED}) == [(JobStatus.QUEUED.id,)]
+    assert straight.rows(select(literal(7, Integer), literal("100 %")), {}) == [(7, "100 %")]
+
+
+def test_a_statement_with_defaults_of_its_table_is_refused(straight: Straight) -> None:
+    with pytest.raises(TypeError, match="defaults"):
+        straight.rows(insert(job).values(task="t").returning(job.c.id), {})
+
+
+def test_an_error_is_sqlalchemys_and_tells_no_parameters(straight: Straight) -> None:
+    number = cast(bindparam("given", type_=Text()), Integer)
+    with pytest.raises(DataError) as caught:
+        straight.rows(select(number), {"given": "hunter2"})
+    assert not caught.value.connection_invalidated
+    assert caught.value.params is None
+    orphan = insert(job_event).values(
+        job_id=0, at=func.now(), attempt=0, status_id=JobStatus.QUEUED, message="", actor=""
+    )
+    with pytest.raises(IntegrityError):
+        straight.rows(orphan.returning(job_event.c.id), {})
+    assert backend(straight)
+
+
+def test_a_connection_that_the_server_has_ended_is_not_used_again(
+    postgresql_url: str, straight: Straight
+) -> None:
+    ended = backend(straight)
+    execute(postgresql_url, f"SELECT pg_terminate_backend({ended})")
+    with pytest.raises(OperationalError) as caught:
+        backend(straight)
+    assert caught.value.connection_invalidated
+    assert backend(straight) != ended
+
+
+class Interrupted(Exception):
+    """As a soft time limit is raised: by a signal's handler, in the middle of anything."""
+
+
+def test_an_answer_that_was_not_waited_for_is_nobody_elses(straight: Straight) -> None:
+    before = backend(straight)
+
+    def interrupt(*_: Any) -> None:
+        raise Interrupted
+
+    former = signal.signal(signal.SIGUSR1, interrupt)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(Interrupted):
+            straight.rows(select(func.pg_sleep(30), literal("late")), {})
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, former)
+    assert backend(straight) != before
+
+
+def test_threads_share_what_is_compiled_and_nothing_else(straight: Straight) -> None:
+    mine = bindparam("mine", type_=Integer())
+    statement = select(mine, func.pg_sleep(0.01))
+    wrong: list[Any] = []
+
+    def ask(number: int) -> None:
+        for _ in range(20):
+            rows = straight.rows(statement, {"mine": number})
+            if rows is None or rows[0][0] != number:
+                wrong.append(rows)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
