@@ -3,27 +3,31 @@
 The message is only a wake-up; the row is the truth. See `Jobs`, `JobHandle`, and the README.
 """
 
-from .errors import (
-    ApiUsageError,
-    ConfigurationError,
-    DatabaseUnavailableError,
-    HandleClosedError,
-    InvalidTransitionError,
-    JobCancelled,
-    JobCancelledError,
-    JobFailedError,
-    JobHandleError,
-    NotAttachedError,
-    SchemaError,
-    UnknownJobError,
-    ValidationError,
-    WaitTimeoutError,
-)
-from .handle import JobHandle
-from .jobs import Jobs
-from .model import Event, Failure, Job, Progress
-from .status import JobStatus
-from .task import current_job
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        ApiUsageError,
+        ConfigurationError,
+        DatabaseUnavailableError,
+        HandleClosedError,
+        InvalidTransitionError,
+        JobCancelled,
+        JobCancelledError,
+        JobFailedError,
+        JobHandleError,
+        NotAttachedError,
+        SchemaError,
+        UnknownJobError,
+        ValidationError,
+        WaitTimeoutError,
+    )
+    from .handle import JobHandle
+    from .jobs import Jobs
+    from .model import Event, Failure, Job, Progress
+    from .status import JobStatus
+    from .task import current_job
 
 __version__ = "0.1.0"
 
@@ -51,3 +55,30 @@ __all__ = [
     "WaitTimeoutError",
     "current_job",
 ]
+
+_HOMES = {
+    "Event": "model",
+    "Failure": "model",
+    "Job": "model",
+    "JobHandle": "handle",
+    "JobStatus": "status",
+    "Jobs": "jobs",
+    "Progress": "model",
+    "current_job": "task",
+}
+"""The modules of what is no error."""
+
+
+if not TYPE_CHECKING:  # which would believe in any name
+
+    def __getattr__(name: str) -> Any:
+        # Imported at first use, as Celery's own package does it: whoever merely names this package need not
+        # wait for SQLAlchemy.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
