@@ -60,7 +60,8 @@ class Demo:
         assert re.search(pattern, self.output), self.output
 
     def worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self.process.pid).children()
+        # It says that it starts one a moment before there is one.
+        (worker,) = eventually(psutil.Process(self.process.pid).children)
         return worker
 
     def interrupt(self) -> None:

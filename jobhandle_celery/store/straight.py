@@ -44,12 +44,15 @@ class Straight:
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = _Prepared(statement, self._engine, self._schemas)
-        pooled: Any = self._engine.raw_connection()
+        try:
+            pooled: Any = self._engine.raw_connection()
+        except self._driver.Error as error:
+            raise self._in_sqlalchemys_words(error, prepared.text) from error
+        connection = pooled.driver_connection
         try:
             if not is_ours(pooled.info):
                 self._possible = False
                 return None
-            connection = pooled.driver_connection
             if not connection.autocommit:
                 connection.autocommit = True
             with connection.cursor() as cursor:
@@ -62,16 +65,24 @@ class Straight:
                 # As SQLAlchemy does: whatever broke this connection will have broken the idle ones.
                 pooled.invalidate(error)
                 self._engine.dispose()
-            raise DBAPIError.instance(
-                prepared.text, None, error, self._driver.Error,
-                hide_parameters=True, connection_invalidated=lost, dialect=self._engine.dialect,
-            ) from error  # fmt: skip
+            raise self._in_sqlalchemys_words(error, prepared.text, lost=lost) from error
         except BaseException:
             # A time limit, say, in the middle of an answer: nobody else must read the rest of it.
             pooled.invalidate()
             raise
         finally:
             pooled.close()
+
+    def _in_sqlalchemys_words(self, error: Exception, statement: str, *, lost: bool = False) -> BaseException:
+        return DBAPIError.instance(
+            statement,
+            None,
+            error,
+            self._driver.Error,
+            hide_parameters=True,
+            connection_invalidated=lost,
+            dialect=self._engine.dialect,
+        )
 
 
 class _Prepared:

@@ -153,6 +153,13 @@ def test_a_connection_that_the_server_has_ended_is_not_used_again(
     assert backend(straight) != ended
 
 
+def test_a_server_that_is_away_is_sqlalchemys_error_too() -> None:
+    nobody = engine_maker("postgresql://127.0.0.1:1/shop")()
+    with pytest.raises(OperationalError) as caught:
+        Straight(nobody, None).rows(select(literal(1)), {})
+    assert not caught.value.connection_invalidated  # there was none: to ask again at once would not help
+
+
 class Interrupted(Exception):
     """As a soft time limit is raised: by a signal's handler, in the middle of anything."""
 
