@@ -56,7 +56,7 @@ class Straight:
             if not connection.autocommit:
                 connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(prepared.text, prepared.given(parameters))
+                self._engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
                 return rows
         except self._driver.Error as error:

@@ -17,7 +17,7 @@ from tests.store.judging import legal
 from tests.store.machine import StoreMachine
 
 LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
-EXAMPLES = int(LONGER or "60")
+EXAMPLES = int(LONGER or "30")
 PHASES = (Phase.generate, Phase.shrink) if LONGER else (Phase.generate,)
 STEPS = 40
 
