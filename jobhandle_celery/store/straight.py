@@ -62,9 +62,8 @@ class Straight:
         except self._driver.Error as error:
             lost = self._engine.dialect.is_disconnect(error, connection, None)
             if lost:
-                # As SQLAlchemy does: whatever broke this connection will have broken the idle ones.
+                # This one alone: a verb is repeated often enough for as many idle ones as a pool keeps.
                 pooled.invalidate(error)
-                self._engine.dispose()
             raise self._in_sqlalchemys_words(error, prepared.text, lost=lost) from error
         except BaseException:
             # A time limit, say, in the middle of an answer: nobody else must read the rest of it.

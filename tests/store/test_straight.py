@@ -153,6 +153,19 @@ def test_a_connection_that_the_server_has_ended_is_not_used_again(
     assert backend(straight) != ended
 
 
+def test_a_verb_outlives_a_pool_whose_every_connection_was_ended(postgresql_url: str) -> None:
+    bench = Bench(postgresql_url)
+    run = bench.run(bench.submit())
+    engine = bench.door.engine
+    idle = [engine.connect() for _ in range(bench.door.engine.pool.size())]  # type: ignore[attr-defined]  # a QueuePool
+    for connection in idle:
+        connection.close()
+    mine = "datname = current_database() AND pid <> pg_backend_pid()"
+    execute(postgresql_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+    assert bench.store.finish(run, "1")
+    bench.close()
+
+
 def test_a_server_that_is_away_is_sqlalchemys_error_too() -> None:
     nobody = engine_maker("postgresql://127.0.0.1:1/shop")()
     with pytest.raises(OperationalError) as caught:
