@@ -8,6 +8,7 @@ servers that `JOBHANDLE_TEST_REQUIRE` names, say `mariadb,rabbitmq`.
 """
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,6 +38,11 @@ from tests.workers import WorkerProcess
 # compile the library anew, and each of pytest's rewrite every test: as many CPU seconds as a minute has.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Whoever is started in the background, by `nohup` say, ignores Ctrl-C, and so do its children: those of the
+# tests must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports them.
 pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
