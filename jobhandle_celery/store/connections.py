@@ -23,8 +23,10 @@ them every sweep, for as long as the server believes in it."""
 
 def own_engine(url: URL) -> Engine:
     """Make an engine for that URL, which nobody else uses."""
-    engine = create_engine(url, connect_args=_connect_args(url))
-    if url.drivername == "postgresql+psycopg":
+    psycopg = url.drivername == "postgresql+psycopg"
+    options = {_OURS: True} if psycopg else {}
+    engine = create_engine(url, connect_args=_connect_args(url), execution_options=options)
+    if psycopg:
         event.listen(engine, "connect", functools.partial(_on_psycopg_connect, url.query))
         event.listen(engine, "begin", _on_psycopg_begin)
     return engine
@@ -51,15 +53,15 @@ def _connect_args(url: URL) -> dict[str, Any]:
 
 
 _OURS = "jobhandle_ours"
-"""In the record of a connection: nobody else uses it."""
+"""The option of an engine whose driver is psycopg, and which nobody else uses."""
 
 _STANDALONE = "jobhandle_standalone"
 """The option of a connection on which each statement is committed by itself."""
 
 
-def is_ours(info: Mapping[str, Any]) -> bool:
-    """Say whether a connection, by what its record holds, is of an engine that nobody else uses."""
-    return bool(info.get(_OURS))
+def is_ours(engine: Engine) -> bool:
+    """Say whether nobody else uses an engine, and its driver is psycopg."""
+    return _OURS in engine.get_execution_options()
 
 
 def listen(engine: Engine) -> None:
@@ -80,7 +82,7 @@ def standalone(engine: Engine) -> Connection:
         # To switch to autocommit is a round trip there, and its failure is none that SQLAlchemy knows.
         return engine.connect()
     connection = engine.connect()
-    if is_ours(connection.info):
+    if is_ours(engine):
         return connection.execution_options(**{_STANDALONE: True})
     return connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -99,7 +101,6 @@ def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) 
     unknown to the next, and what was set is left to somebody else. It shows by giving its clients numbers
     of its own for the server's processes.
     """
-    record.info[_OURS] = True
     connection.autocommit = True
     (number,) = connection.execute("SELECT pg_backend_pid()").fetchone()
     if number == connection.info.backend_pid:

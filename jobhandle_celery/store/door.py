@@ -119,7 +119,7 @@ class Door:
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
-            self._engine = self._straight = None
+            self._engine = None
 
     def before_fork(self) -> None:
         """Close SQLite's file: a child that finds it open finds its parent's locks there, too."""
@@ -131,7 +131,7 @@ class Door:
         self._lock = threading.Lock()  # the parent's may have been held
         if self._engine is not None:
             _inherited.append(self._engine)
-        self._engine = self._straight = None
+        self._engine = None
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -161,13 +161,12 @@ class Door:
 
         None, and nothing was executed, where that cannot be: then there is `moving`.
         """
-        straight = self._straight
-        if straight is None:
-            straight = self._straight = Straight(self.engine, self.options.get("schema_translate_map"))
-        if not straight.open:
-            return None
-        with self._ready():
-            return straight.rows(statement, parameters)
+        with self._ready() as engine:
+            straight = self._straight
+            if straight is None or straight.engine is not engine:
+                schemas = self.options.get("schema_translate_map")
+                straight = self._straight = Straight(engine, schemas)
+            return straight.rows(statement, parameters) if straight.open else None
 
     @contextmanager
     def joining(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """Statements that go straight to psycopg, past SQLAlchemy's execution of them. Knows nothing of jobs.
 
-A claim and a finish cost two thirds less processor time so: what a `Connection` looks up, converts and offers
-to listeners for every execution is the same each time. A statement that is built once is therefore compiled
-once, and given to the driver on a connection of the engine's pool.
+A claim and a finish cost nearly half the processor time less so (benchmarks/README.md): what a `Connection`
+looks up, converts and offers to listeners for every execution is the same each time. A statement that is
+built once is therefore compiled once, and given to the driver on a connection of the engine's pool.
 """
 
 from collections.abc import Mapping
@@ -21,46 +21,41 @@ class Straight:
     """The straight way to one engine's database."""
 
     def __init__(self, engine: Engine, schemas: Mapping[None, str] | None) -> None:
-        self._engine = engine
+        self.engine = engine
         self._schemas = schemas
         self._prepared: dict[Executable, _Prepared] = {}
         self._driver: Any = engine.dialect.dbapi
-        self._possible = engine.driver == "psycopg"
+        self._possible = is_ours(engine)
 
     @property
     def open(self) -> bool:
-        """False where the driver is another one, or somebody listens to what the engine executes."""
-        dispatch = self._engine.dispatch
+        """False where the driver or the engine's maker is another one, or somebody listens to the engine."""
+        dispatch = self.engine.dispatch
         return self._possible and not any(getattr(dispatch, name) for name in _WATCHED)
 
-    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
+    def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute a statement that stands alone; return its rows as the driver does.
-
-        None, and nothing was executed: the connection is one that an engine of somebody else's has made.
 
         Raises:
             DBAPIError: SQLAlchemy's, as if it had executed the statement.
         """
         prepared = self._prepared.get(statement)
         if prepared is None:
-            prepared = self._prepared[statement] = _Prepared(statement, self._engine, self._schemas)
+            prepared = self._prepared[statement] = _Prepared(statement, self.engine, self._schemas)
         try:
-            pooled: Any = self._engine.raw_connection()
+            pooled: Any = self.engine.raw_connection()
         except self._driver.Error as error:
             raise self._in_sqlalchemys_words(error, prepared.text) from error
         connection = pooled.driver_connection
         try:
-            if not is_ours(pooled.info):
-                self._possible = False
-                return None
             if not connection.autocommit:
                 connection.autocommit = True
             with connection.cursor() as cursor:
-                self._engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
+                self.engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
                 return rows
         except self._driver.Error as error:
-            lost = self._engine.dialect.is_disconnect(error, connection, None)
+            lost = self.engine.dialect.is_disconnect(error, connection, None)
             if lost:
                 # This one alone: a verb is repeated often enough for as many idle ones as a pool keeps.
                 pooled.invalidate(error)
@@ -80,7 +75,7 @@ class Straight:
             self._driver.Error,
             hide_parameters=True,
             connection_invalidated=lost,
-            dialect=self._engine.dialect,
+            dialect=self.engine.dialect,
         )
 
 

@@ -55,11 +55,10 @@ class Submitting(Inserting):
     @repeatable
     def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Insert jobs in one transaction of our own; see `submit_within`."""
-        if len(jobs) == 1:
-            inserted = self._insert_alone(jobs[0])
-            if inserted is not None:
-                return [inserted]
-        with self.door.moving() if len(jobs) == 1 else self.door.transaction() as connection:
+        alone = len(jobs) == 1
+        if alone and (inserted := self._insert_alone(jobs[0])):
+            return [inserted]
+        with self.door.moving() if alone else self.door.transaction() as connection:
             return self.submit_within(connection, jobs)
 
     def submit_within(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:

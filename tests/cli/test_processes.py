@@ -246,7 +246,7 @@ def test_a_sweeping_process_outlives_an_outage_of_the_database(private_postgresq
         assert "did not answer" in said
         private_postgresql.start()
         # What was said before the outage, and then again.
-        eventually(lambda: process.stdout.readline() == '{"made": true}\n', 60)  # type: ignore[union-attr]
+        eventually(lambda: process.stdout.readline() == '{"made": true}\n', 60)  # type: ignore[union-attr]  # a pipe
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in err) == (0, False)

@@ -175,12 +175,12 @@ def test_serialization_failures_under_a_crowd_start_each_job_once(strict_stage: 
         for job_id in job_ids:
             message = bench.message(job_id)
             key = Run(job_id, message.task_id, 1, str(uuid.uuid4()), workers[number])
-            claimed = insist(lambda key=key: bench.store.claim(key, TASK))  # type: ignore[misc]
+            claimed = insist(lambda key=key: bench.store.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
             if isinstance(claimed, Refused):
-                insist(lambda job_id=job_id: bench.store.cancel(job_id, None, terminate=False))  # type: ignore[misc]
+                insist(lambda job_id=job_id: bench.store.cancel(job_id, None, terminate=False))  # type: ignore[misc]  # mypy infers no lambda's defaults
                 continue
             won.append(key)
-            assert insist(lambda key=key: bench.store.finish(key, "1"))  # type: ignore[misc]
+            assert insist(lambda key=key: bench.store.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
         return won
 
     crowd = race(*(lambda number=number: live(number) for number in range(CROWD)))

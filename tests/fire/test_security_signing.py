@@ -142,7 +142,7 @@ def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path
     for lie in lies:
         refusals = _refusals(worker.log)
         signed.deliver(**lie)
-        eventually(lambda refusals=refusals: _refusals(worker.log) > refusals, message=str(lie)[:80])  # type: ignore[misc]
+        eventually(lambda refusals=refusals: _refusals(worker.log) > refusals, message=str(lie)[:80])  # type: ignore[misc]  # mypy infers no lambda's defaults
     Passes(site).wait()
 
     assert lines_of(signed.lines) == before

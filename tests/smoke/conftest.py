@@ -106,7 +106,7 @@ class Redis(RedisContainer):  # type: ignore[misc]  # they carry no types
         return "redis:7"
 
 
-class RabbitMQ(RabbitMQContainer):  # type: ignore[misc]
+class RabbitMQ(RabbitMQContainer):  # type: ignore[misc]  # pytest-celery is untyped
     @classmethod
     def image(cls) -> str:
         return "rabbitmq:4"
@@ -205,7 +205,7 @@ def database_url(databases: PostgresqlDatabases) -> Iterator[str]:
 # The worker.
 
 
-class OurWorker(CeleryWorkerContainer):  # type: ignore[misc]
+class OurWorker(CeleryWorkerContainer):  # type: ignore[misc]  # pytest-celery is untyped
     """Our image, running pytest-celery's app instead of its own."""
 
     @classmethod
@@ -261,7 +261,7 @@ def default_worker_env(
 # The test's own side.
 
 
-class JobsSetup(CeleryTestSetup):  # type: ignore[misc]
+class JobsSetup(CeleryTestSetup):  # type: ignore[misc]  # pytest-celery is untyped
     @classmethod
     def update_app_config(cls, app: Celery) -> None:
         app.conf.update(SETTINGS)

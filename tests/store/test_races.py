@@ -237,8 +237,8 @@ def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_los
         run = bench.run(bench.submit(max_attempts=2))
         bench.pass_time(seconds=LAPSE)
         renewed, lost = race(
-            lambda run=run: bench.store.renew(run.worker),  # type: ignore[misc]
-            lambda run=run: bench.reap(str(run.worker.boot_id)),  # type: ignore[misc]
+            lambda run=run: bench.store.renew(run.worker),  # type: ignore[misc]  # mypy infers no lambda's defaults
+            lambda run=run: bench.reap(str(run.worker.boot_id)),  # type: ignore[misc]  # mypy infers no lambda's defaults
         )
         assert renewed == (not lost)
         assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)

@@ -29,6 +29,7 @@ from jobhandle_celery.store.straight import Straight
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
 from tests.store.bench import Bench
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -45,9 +46,7 @@ def straight(door: Door) -> Straight:
 
 
 def backend(straight: Straight) -> int:
-    rows = straight.rows(select(func.pg_backend_pid()), {})
-    assert rows is not None
-    return int(rows[0][0])
+    return int(straight.rows(select(func.pg_backend_pid()), {})[0][0])
 
 
 def through(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -157,7 +156,7 @@ def test_a_verb_outlives_a_pool_whose_every_connection_was_ended(postgresql_url:
     bench = Bench(postgresql_url)
     run = bench.run(bench.submit())
     engine = bench.door.engine
-    idle = [engine.connect() for _ in range(bench.door.engine.pool.size())]  # type: ignore[attr-defined]  # a QueuePool
+    idle = [engine.connect() for _ in range(engine.pool.size())]  # type: ignore[attr-defined]  # a QueuePool
     for connection in idle:
         connection.close()
     mine = "datname = current_database() AND pid <> pg_backend_pid()"
@@ -177,8 +176,9 @@ class Interrupted(Exception):
     """As a soft time limit is raised: by a signal's handler, in the middle of anything."""
 
 
-def test_an_answer_that_was_not_waited_for_is_nobody_elses(straight: Straight) -> None:
+def test_an_answer_that_was_not_waited_for_is_nobody_elses(postgresql_url: str, straight: Straight) -> None:
     before = backend(straight)
+    asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
 
     def interrupt(*_: Any) -> None:
         raise Interrupted
@@ -186,13 +186,18 @@ def test_an_answer_that_was_not_waited_for_is_nobody_elses(straight: Straight) -
     former = signal.signal(signal.SIGUSR1, interrupt)
     main = threading.main_thread().ident
     assert main is not None
-    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGUSR1))
-    timer.start()
+
+    def interrupt_it_asleep() -> None:
+        eventually(lambda: execute(postgresql_url, asleep))
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    other = threading.Thread(target=interrupt_it_asleep)
+    other.start()
     try:
         with pytest.raises(Interrupted):
             straight.rows(select(func.pg_sleep(30), literal("late")), {})
     finally:
-        timer.join()
+        other.join()
         signal.signal(signal.SIGUSR1, former)
     assert backend(straight) != before
 
@@ -205,7 +210,7 @@ def test_threads_share_what_is_compiled_and_nothing_else(straight: Straight) -> 
     def ask(number: int) -> None:
         for _ in range(20):
             rows = straight.rows(statement, {"mine": number})
-            if rows is None or rows[0][0] != number:
+            if rows[0][0] != number:
                 wrong.append(rows)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
