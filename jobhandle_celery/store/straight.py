@@ -70,10 +70,9 @@ class Straight:
     def _in_sqlalchemys_words(self, error: Exception, statement: str, *, lost: bool = False) -> BaseException:
         return DBAPIError.instance(
             statement,
-            None,
+            None,  # the parameters, which are not for logs
             error,
             self._driver.Error,
-            hide_parameters=True,
             connection_invalidated=lost,
             dialect=self.engine.dialect,
         )

@@ -176,7 +176,9 @@ class Interrupted(Exception):
     """As a soft time limit is raised: by a signal's handler, in the middle of anything."""
 
 
-def test_an_answer_that_was_not_waited_for_is_nobody_elses(postgresql_url: str, straight: Straight) -> None:
+def test_an_answer_that_was_not_waited_for_is_nobody_elses(
+    postgresql_url: str, straight: Straight, caplog: pytest.LogCaptureFixture
+) -> None:
     before = backend(straight)
     asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
 
@@ -200,6 +202,7 @@ def test_an_answer_that_was_not_waited_for_is_nobody_elses(postgresql_url: str, 
         other.join()
         signal.signal(signal.SIGUSR1, former)
     assert backend(straight) != before
+    assert caplog.messages == []  # the pool was not left to find out
 
 
 def test_threads_share_what_is_compiled_and_nothing_else(straight: Straight) -> None:
