@@ -43,7 +43,8 @@ def _workers(stage: Stage, result: Result, peers: dict[str, CeleryPeer]) -> None
     jobs = stage.amount(2_000, 200)
     counts = (1, 2) if stage.quick else (1, 2, 4)
     contestants = {
-        (name, count): _rate(throughput(peer, jobs, count))
+        # For each: its workers start one after the other, and what counts are jobs that all of them share.
+        (name, count): _rate(throughput(peer, jobs * count, count))
         for name, peer in peers.items()
         for count in counts
     }

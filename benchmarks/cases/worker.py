@@ -73,6 +73,8 @@ def throughput(peer: Peer, jobs: int, workers: int = 1) -> Callable[[], Throughp
             spent = processor_time(peer) - spent
         finally:
             peer.stop_workers()
+        if marks[-1] == first:
+            raise RuntimeError(f"{peer.name}: {jobs} jobs were done before its workers were up")
         rate = (jobs - marks.index(first) - 1) / (marks[-1].ended - first.ended)
         return Throughput(rate, spent * 1e6 / (jobs - done))
 
