@@ -161,6 +161,34 @@ def _mysql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
     return f"(SYSDATE(6) + INTERVAL ({seconds}) SECOND)"
 
 
+class statement_clock(FunctionElement[datetime]):
+    """The database's clock at the start of the statement.
+
+    For what an index is searched by. `clock` may change from row to row, so that PostgreSQL asks every row,
+    and all jobs that wait for their time were looked at in every pass of a sweep.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "statement_clock"
+
+
+@compiles(statement_clock)
+def _postgresql_statement_clock(element: statement_clock, compiler: SQLCompiler, **options: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(statement_clock, "sqlite")
+def _sqlite_statement_clock(element: statement_clock, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(clock(), **options)  # which stands still for a statement
+
+
+@compiles(statement_clock, "mysql")
+@compiles(statement_clock, "mariadb")
+def _mysql_statement_clock(element: statement_clock, compiler: SQLCompiler, **options: Any) -> str:
+    return "NOW(6)"
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_N_name)s_index",

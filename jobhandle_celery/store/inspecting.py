@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, and_, func, select, text
 
 from .. import codec
 from ..model import Event, Job
-from ..schema import clock, job, job_event, worker
+from ..schema import clock, job, job_event, statement_clock, worker
 from ..status import JobStatus
 from .door import repeatable
 from .moves import HELD, STAMPED, Guard, lease_alive
@@ -170,7 +170,7 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
     running = job.c.status_id == JobStatus.RUNNING
     return MappingProxyType(
         {
-            Trouble.OVERDUE: job.c.due_at < clock(-late),
+            Trouble.OVERDUE: (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late)),
             Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publishes >= SENT_TOO_OFTEN),
             Trouble.DESERTED: and_(running, job.c.boot_id.is_not(None), ~lease_alive(job.c.boot_id)),
             Trouble.DEAF: and_(running, STAMPED, job.c.cancel_requested < clock(-DEAF_AFTER)),

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, exists, func, or_, select, update
 
-from ..schema import clock, job, worker
+from ..schema import clock, job, statement_clock, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .door import repeatable
@@ -46,7 +46,7 @@ class Sweeping(Running):
         """Cancel the jobs whose `expires` passed before they were started; return how many."""
         with self.door.transaction() as connection:
             return self._expire(
-                connection, (job.c.namespace == self.namespace) & (job.c.due_at <= clock()), "sweep"
+                connection, (job.c.namespace == self.namespace) & (job.c.due_at <= statement_clock()), "sweep"
             )
 
     @repeatable
@@ -61,7 +61,7 @@ class Sweeping(Running):
                 select(job.c.id)
                 .where(
                     job.c.namespace == self.namespace,
-                    job.c.due_at <= clock(),
+                    job.c.due_at <= statement_clock(),
                     moves("publish"),
                     DUE,
                     ~HELD,
@@ -90,7 +90,7 @@ class Sweeping(Running):
                 select(job.c.id, job.c.task_id, job.c.task, job.c.message)
                 .where(
                     job.c.namespace == self.namespace,
-                    job.c.due_at <= clock(),
+                    job.c.due_at <= statement_clock(),
                     job.c.status_id == JobStatus.CANCELLED,
                 )
                 .limit(limit)

@@ -182,4 +182,12 @@ GUARDS = [
         "",
         "tests/store/test_publishing.py",
     ),
+    Mutant(
+        44,
+        "a pass of the sweep looks at all jobs that wait for their time",
+        "schema.py",
+        '    return "statement_timestamp()"\n',
+        '    return "clock_timestamp()"\n',
+        "tests/store/test_due.py",
+    ),
 ]
