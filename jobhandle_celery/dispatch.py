@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from kombu.exceptions import EncodeError
 
@@ -107,10 +108,15 @@ class Dispatcher:
                 try:
                     built.append((one.task, messages.ready(one) or messages.whole(one)))
                     together.append(one)
+                except SoftTimeLimitExceeded:
+                    raise
                 except Exception:
                     alone.append(one)  # what is wrong with it is said where it goes by itself
             line.send_together(built)
-        except Exception as error:
+        except BaseException as error:
+            if _interrupts(error):
+                self._hang_up()
+                raise
             # It is not known which were taken, nor whose fault it was: that shows when each goes by itself,
             # and to send one again is harmless.
             logger.debug("%d messages are sent one by one: %s", len(part), type(error).__name__)
@@ -133,6 +139,8 @@ class Dispatcher:
                 logger.error("the broker refused the message of job %s: %s", one.job_id, error)
                 published.put_off(one, f"the broker refused its message: {error}")
                 continue
+            except SoftTimeLimitExceeded:
+                raise
             except Exception as error:
                 # One row that cannot be sent must not hold up the others. The error may quote arguments.
                 quotes = None if "sensitive" in one.routing else error
@@ -165,8 +173,10 @@ class Dispatcher:
         except Refused:
             self._hang_up()  # the broker has closed the channel
             raise
-        except Exception as error:
+        except BaseException as error:
             self._hang_up()
+            if _interrupts(error):
+                raise
             if fresh:
                 raise _Unreachable(f"{type(error).__name__}: {error}") from error
             # An old connection that the broker has closed meanwhile says nothing about the broker.
@@ -182,6 +192,9 @@ class Dispatcher:
         except line.errors:
             self._hang_up()
             return None
+        except BaseException:
+            self._hang_up()
+            raise
 
     def _messages(self) -> Messages:
         messages: Messages | None = getattr(self._local, "messages", None)
@@ -206,6 +219,11 @@ class Dispatcher:
     def close(self) -> None:
         """Close this thread's connection to the broker; the next message opens another."""
         self._hang_up()
+
+
+def _interrupts(error: BaseException) -> bool:
+    """Say whether an error came from outside: whoever sends is the body of a job, and its time is up, say."""
+    return isinstance(error, SoftTimeLimitExceeded) or not isinstance(error, Exception)
 
 
 class _Unreachable(Exception):

@@ -20,7 +20,7 @@ from celery.exceptions import Ignore, TaskRevokedError
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from . import codec, text
-from .errors import DatabaseUnavailableError, JobCancelled
+from .errors import DatabaseUnavailableError, JobCancelled, SchemaError
 from .model import Failure
 from .request import RefusedAsRevoked, time_limit_failure
 from .routing import signature_record
@@ -206,7 +206,7 @@ def until_written(write: Callable[[], Any]) -> Any:
         try:
             try:
                 return write()
-            except DatabaseUnavailableError as error:
+            except (DatabaseUnavailableError, SchemaError) as error:
                 logger.warning("the outcome of a job waits for the database: %s", error)
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)

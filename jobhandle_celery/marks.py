@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from weakref import WeakMethod
 
+from billiard.exceptions import SoftTimeLimitExceeded
+
 from .errors import JobHandleError
 from .store import Outgoing, Store, gate
 
@@ -52,11 +54,19 @@ class Marks:
             return
         with self._changed:
             self._pending += sent
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="jobhandle-marks", daemon=True)
-                self._thread.start()
-            elif len(self._pending) >= MANY:
-                self._changed.notify_all()
+            if self._thread is not None:
+                if len(self._pending) >= MANY:
+                    self._changed.notify_all()
+                return
+            thread = threading.Thread(target=self._write, name="jobhandle-marks", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                pass  # no thread can be had any more, or the interpreter is ending
+            else:
+                self._thread = thread
+                return
+        self._write_pending()
 
     def flush(self) -> None:
         """Write what is pending, and wait for what is being written: for whoever looks at the rows next."""
@@ -87,6 +97,8 @@ class Marks:
                 self._store.mark_queued(sent)
             except JobHandleError as error:
                 logger.warning("jobs were sent and could not be marked; that is harmless: %s", error)
+            except SoftTimeLimitExceeded:
+                raise
             except Exception:
                 # In a thread of its own, which nobody waits for, or before somebody's own question.
                 logger.exception("jobs were sent and could not be marked; that is harmless")

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from celery import Celery
@@ -24,6 +25,8 @@ from .routing import Routing
 from .store import Door, Run, Store, Worker
 from .submission import Submissions
 from .waiting import Waits
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,22 @@ class Service:
     @cached_property
     def dispatcher(self) -> Dispatcher:
         """The way to the broker."""
-        return Dispatcher(self._app)
+        return self._first("dispatcher", Dispatcher(self._app))
 
     @cached_property
     def submissions(self) -> Submissions:
         """What takes jobs in."""
-        return Submissions(self.store, self.dispatcher, Routing(self._app))
+        return self._first("submissions", Submissions(self.store, self.dispatcher, Routing(self._app)))
 
     @cached_property
     def waits(self) -> Waits:
         """Who waits for jobs in this process."""
-        return Waits(self.store)
+        return self._first("waits", Waits(self.store))
+
+    def _first(self, name: str, made: T) -> T:
+        # From Python 3.12 on two threads may make one each, and both must have the same.
+        first: T = self.__dict__.setdefault(name, made)
+        return first
 
     def handle(
         self, username: str | None = None, groupname: str | None = None, run: Run | None = None

@@ -54,12 +54,12 @@ class Waits:
             DatabaseUnavailableError: it was this thread's turn to ask, and there was no answer.
         """
         waiter = _Waiter(job_id)
-        with self._lock:
-            self._waiters.add(waiter)
-            if self._asks is None:
-                self._asks, self._asked_at = waiter, waiter.since
-            self._asks.wake.set()  # a new wait makes the pauses shorter
         try:
+            with self._lock:
+                self._waiters.add(waiter)
+                if self._asks is None:
+                    self._asks, self._asked_at = waiter, waiter.since
+                self._asks.wake.set()  # a new wait makes the pauses shorter
             while not waiter.over and time.monotonic() < deadline:
                 if self._asks is waiter:
                     self._ask_in_time(waiter, deadline)

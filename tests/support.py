@@ -1,11 +1,14 @@
 """What every test may use: waiting for a condition, and doing without. Imports nothing of the library."""
 
 import os
+import signal
 import time
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 T = TypeVar("T")
 
@@ -38,3 +41,19 @@ def missing(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@contextmanager
+def a_soft_limit_of(seconds: float) -> Iterator[None]:
+    """Raise SoftTimeLimitExceeded in here after so long, as a pool's child does: by a signal's handler."""
+
+    def interrupt(*_: Any) -> None:
+        raise SoftTimeLimitExceeded(seconds)
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)

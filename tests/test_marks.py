@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.marks import Marks
 from jobhandle_celery.service import service_of
 from tests.apps import make_app
-from tests.support import eventually
+from tests.support import a_soft_limit_of, eventually
 
 ADD = Job(task="tests.add", args=[1, 2])
 
@@ -121,6 +122,35 @@ def test_marks_that_cannot_be_written_harm_nobody(error: Exception) -> None:
     recorder.fails = None
     marks.later([2])
     eventually(lambda: [some for _, some in recorder.marked] == [[2]], 10, "the thread has lived on")
+
+
+def test_a_time_limit_that_comes_while_marks_are_written_is_heard() -> None:
+    recorder = Recorder()
+    marks = marks_of(recorder)
+    recorder.goes_on.clear()
+    marks.later([1])
+    eventually(lambda: not marks._pending, 10, "the thread takes it")
+    with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.2):
+        marks.flush()
+    marks.later([2])
+    recorder.goes_on.set()
+    marks.flush()
+    assert [some for _, some in recorder.marked] == [[1], [2]]
+
+
+def test_where_no_thread_can_be_had_marks_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    recorder = Recorder()
+    marks = marks_of(recorder)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for number in range(3):
+            marks.later([number])
+        assert [some for _, some in recorder.marked] == [[0], [1], [2]]
+    marks.later([3])
+    eventually(lambda: len(recorder.marked) == 4, 10, "a thread is tried again")
 
 
 def test_a_forked_child_leaves_its_parents_marks_to_the_parent() -> None:

@@ -208,8 +208,15 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
             use()
 
 
-def test_a_server_that_cannot_be_reached_is_named_without_the_password() -> None:
-    jobs = jobs_of(f"postgresql://ann:{SECRET}@127.0.0.1:1/shop")
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://ann:{SECRET}@127.0.0.1:1/shop",
+        f"postgresql:///shop?host=127.0.0.1&port=1&user=ann&password={SECRET}",
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str) -> None:
+    jobs = jobs_of(url)
     uses: list[Callable[[], Any]] = [
         jobs.find,
         jobs.sweep,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import event
 
 from ..errors import ApiUsageError
@@ -59,6 +60,8 @@ def _on_end(session: "Session", transaction: "SessionTransaction") -> None:
     for callback, job_ids in _booked.pop(transaction, {}).items():
         try:
             callback(job_ids)
+        except SoftTimeLimitExceeded:
+            raise  # of the job whose body has committed here
         except Exception:
             # The caller's commit has succeeded and must not fail now; the sweep finds the rows due.
             logger.exception("jobs %s were not sent after the commit; the sweep sends them", job_ids)

@@ -15,10 +15,25 @@ from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Executable, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InternalError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ..errors import UPGRADE_HINT, ConfigurationError, DatabaseUnavailableError, SchemaError, shown
+from ..errors import (
+    UPGRADE_HINT,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    JobHandleError,
+    SchemaError,
+    shown,
+)
 from ..settings import Settings
 from .connections import FROZEN, LIMITED, listen, own_engine, standalone
 from .forks import gate
@@ -35,6 +50,13 @@ savepoint that a deadlock took away."""
 _GONE_ELSEWHERE = {"25006", "25P03", "1290", "1836"}
 """A read-only server after a failover, a session that the server has ended: ask on a new connection."""
 
+_FORGOTTEN = {"0A000", "26000"}
+"""PostgreSQL's of a prepared statement whose table has changed since, or that it does not know: a new
+connection has prepared nothing."""
+
+_DENIED = {"42501"}
+"""PostgreSQL's of a permission that is missing: somebody will grant it, as somebody will start a server."""
+
 
 def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Engine]:
     """Return a function that makes an engine for that database, once per process that asks.
@@ -50,7 +72,7 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
             url = url.set(drivername="postgresql+psycopg")
         dialect = url.get_dialect()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        shown = database.render_as_string() if isinstance(database, URL) else "the text given"
+        shown = _without_secrets(database) if isinstance(database, URL) else "the text given"
         raise ConfigurationError(
             f"Not a database URL: {shown} ({type(error).__name__}). "
             "Accepted: e.g. 'postgresql+psycopg://user@host/name' or 'sqlite:///path/to/file.db'."
@@ -74,6 +96,15 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
             f"The driver of {url.drivername} is not installed ({error.name}): pip install {hint}."
         ) from None
     return functools.partial(own_engine, url)
+
+
+_SHOWN = {"host", "port", "service", "unix_socket", "sslmode"}
+
+
+def _without_secrets(url: URL) -> str:
+    """Return a URL that may be shown: a driver takes passwords among its options, too."""
+    shown = {name: value for name, value in url.query.items() if name in _SHOWN}
+    return url.set(query=shown).render_as_string()
 
 
 _inherited: list[Engine] = []
@@ -105,6 +136,8 @@ class Door:
                     made: object = self._make_engine()
                     if not isinstance(made, Engine):
                         raise ConfigurationError(f"database: it returned {shown(made)}, not an Engine")
+                    if any(made.pool is parents.pool for parents in _inherited):
+                        made.dispose(close=False)
                     engine = self._engine = self._prepare(made)
         return engine
 
@@ -136,12 +169,14 @@ class Door:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
-        with self._ready() as engine, engine.begin() as connection:
+        with self._ready() as engine, engine.connect() as connection, _unspoilt(connection):
+            connection.begin()
             if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
                 # For this transaction alone: others use this connection too.
                 limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN}s'"
                 connection.exec_driver_sql(limit)
             yield connection
+            connection.commit()
 
     @contextmanager
     def moving(self) -> Iterator[Connection]:
@@ -153,7 +188,7 @@ class Door:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection on which each statement stands alone: no lock outlives it."""
-        with self._ready() as engine, standalone(engine) as connection:
+        with self._ready() as engine, standalone(engine) as connection, _unspoilt(connection):
             yield connection
 
     def straight(self, statement: Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
@@ -192,13 +227,17 @@ class Door:
             if _lacks_table(error):
                 said = f"The tables of jobhandle-celery are missing or old. {UPGRADE_HINT}"
                 raise SchemaError(said) from None
-            moved = _says(error, _GONE_ELSEWHERE)
-            if moved:
+            forgotten = _says(error, _FORGOTTEN)
+            if forgotten or _says(error, _GONE_ELSEWHERE):
                 engine.dispose()
-            if moved or isinstance(error, OperationalError) or error.connection_invalidated:
-                # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
-                raise _Unavailable(engine.url, error) from None
-            raise
+            elif not (
+                isinstance(error, (OperationalError, InternalError))
+                or error.connection_invalidated
+                or _says(error, _DENIED)
+            ):
+                raise
+            # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
+            raise _Unavailable(engine.url, error, at_once=forgotten) from None
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
 
@@ -209,12 +248,27 @@ class Door:
         return engine.execution_options(**self.options) if self.options else engine
 
 
+@contextmanager
+def _unspoilt(connection: Connection) -> Iterator[None]:
+    """Throw a connection away whose conversation was interrupted, by a time limit say.
+
+    SQLAlchemy would roll back on it, and what the driver says to that would take the place of the limit.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, JobHandleError):
+        raise
+    except BaseException:
+        if not connection.closed:
+            connection.invalidate()
+        raise
+
+
 class _Unavailable(DatabaseUnavailableError):
-    def __init__(self, url: URL, error: DBAPIError) -> None:
-        # The URL without its password, and only what the server said: the statement and its parameters
-        # are not for logs.
-        super().__init__(f"the database {url.render_as_string()} did not answer: {str(error.orig).strip()}")
-        self.repeat_at_once = error.connection_invalidated
+    def __init__(self, url: URL, error: DBAPIError, *, at_once: bool) -> None:
+        # Only what the server said: the statement and its parameters are not for logs.
+        super().__init__(f"the database {_without_secrets(url)} did not answer: {str(error.orig).strip()}")
+        self.repeat_at_once = at_once or error.connection_invalidated
         self.repeat_soon = _says(error, _ASKED_TO_REPEAT)
 
 

@@ -117,7 +117,7 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
 
     def hold_the_second_part(line: Line, *given: Any) -> None:
         if line._app is site.app and next(sends) == 2:
-            # Asking has the first part marked first, which a busy machine may take longer for than this grace.
+            # Asking has the first part marked; on a busy machine the mark may come later than the grace.
             site.jobs.count_by_status()
             eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)

@@ -5,11 +5,12 @@ import threading
 from contextlib import closing
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from jobhandle_celery import JobStatus, dispatch
 from tests.publish.messages import ADD, NOBODY_LISTENS, Make, received
 from tests.servers import RedisServer
-from tests.support import eventually
+from tests.support import a_soft_limit_of, eventually
 
 
 def tries(caplog: pytest.LogCaptureFixture) -> int:
@@ -70,6 +71,20 @@ def test_a_silent_broker_is_tried_once_however_much_is_submitted(
         app.jobs.submit_many([ADD] * 5)
         assert len(hole.connections) == 1
     assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 8
+
+
+@pytest.mark.parametrize("broker_url", ["redis://127.0.0.1:{}/0", "amqp://127.0.0.1:{}//"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_time_limit_is_heard_by_a_body_that_submits_to_a_silent_broker(
+    broker_url: str, count: int, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobhandle_celery.broker.BOUND", 60)
+    with closing(BlackHole()) as hole:
+        app = make(broker_url.format(hole.port))
+        app.jobs.count_by_status()  # the limit is to come later than the connection to the database
+        with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(1.0):
+            app.jobs.submit_many([ADD] * count)
+        assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == count
 
 
 def test_jobs_are_sent_by_a_sweep_once_the_broker_is_back(make: Make, private_redis: RedisServer) -> None:

@@ -1,0 +1,57 @@
+"""A soft time limit is raised in the middle of anything: it is heard, and hurts nobody who comes later."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import create_engine, select
+
+from jobhandle_celery.schema import job
+from jobhandle_celery.store import Run
+from jobhandle_celery.store.connections import PREPARED_AFTER
+from tests.servers import execute
+from tests.store.bench import Bench
+from tests.support import a_soft_limit_of
+
+
+@contextmanager
+def locked(bench: Bench, job_id: int) -> Iterator[None]:
+    """Have whoever writes to that row wait."""
+    engine = create_engine(bench.door.engine.url)
+    with engine.begin() as connection:
+        connection.execute(select(job.c.id).where(job.c.id == job_id).with_for_update())
+        yield
+    engine.dispose()
+
+
+VERBS: dict[str, Callable[[Bench, Run], object]] = {
+    "a transaction": lambda bench, run: bench.store.note_progress(run, 1, 2),
+    "a move": lambda bench, run: bench.store.set_message(run.job_id, "said", None, run),
+    "straight": lambda bench, run: bench.store.finish(run, "1"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_time_limit_within_a_verb_is_heard_and_its_connection_is_nobody_elses(
+    server_bench: Bench, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = server_bench
+    run = bench.run(bench.submit())
+    before = bench.row(run.job_id)
+    with locked(bench, run.job_id), pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.5):
+        VERBS[verb](bench, run)
+    assert caplog.messages == []  # no pool was left to find out
+    VERBS[verb](bench, run)  # which the server may have done in the end
+    assert bench.row(run.job_id) != before
+
+
+def test_what_the_server_prepared_for_the_table_as_it_was_is_prepared_again(postgresql_url: str) -> None:
+    """After a migration: "cached plan must not change result type", for as long as a connection lives."""
+    bench = Bench(postgresql_url)
+    job_id = bench.submit()
+    for _ in range(2 * PREPARED_AFTER):
+        assert bench.store.job(job_id, None)
+    execute(postgresql_url, "ALTER TABLE jobhandle_job ALTER COLUMN groupname TYPE varchar(250)")
+    assert bench.store.job(job_id, None)
+    bench.close()
