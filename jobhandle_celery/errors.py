@@ -5,8 +5,8 @@
     JobHandleError                     everything this library raises for an expected reason
     ├── ApiUsageError (ValueError)     the call itself is wrong: an unknown word, not a job
     ├── ValidationError (ValueError)   a value was understood and refused; names the field
-    ├── NotAttachedError               the handle has no job yet: submit or attach first
-    ├── HandleClosedError              the handle was closed
+    ├── NotAttachedError (RuntimeError)   the handle has no job yet: submit or attach first
+    ├── HandleClosedError (RuntimeError)  the handle was closed
     ├── UnknownJobError (LookupError)  no such job, or not yours
     ├── InvalidTransitionError         the job is not in a status that allows this move
     ├── JobFailedError                 result(): the job ended in Error; carries the Failure
@@ -20,7 +20,7 @@
 """
 
 import reprlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .model import Failure
@@ -35,6 +35,13 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 200
 def shown(value: object) -> str:
     """Return how a value looks in an error: short, whatever it is, and however deep, long or hostile."""
     return _repr.repr(value)[:400]
+
+
+def _made_anew(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+    """Make an error that another process has pickled: a pool's child, say."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class JobHandleError(Exception):
@@ -55,6 +62,10 @@ class ValidationError(JobHandleError, ValueError):
     def __init__(self, field: str, value: object, accepted: str) -> None:
         super().__init__(f"{field}: {shown(value)} was refused; accepted: {accepted}")
         self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its text: the value, which may be a secret, or one that no pickle takes, is not in it.
+        return _made_anew, (type(self), self.args, {"field": self.field})
 
 
 class NotAttachedError(JobHandleError, RuntimeError):
@@ -77,6 +88,7 @@ class JobFailedError(JobHandleError):
     """The job whose result was asked for ended in Error.
 
     Attributes:
+        job_id: Which job.
         failure: What is known of it, as data.
     """
 
@@ -84,6 +96,9 @@ class JobFailedError(JobHandleError):
         super().__init__(f"job {job_id} failed: {failure.type}: {failure.message}")
         self.job_id = job_id
         self.failure = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job_id, self.failure)
 
 
 class JobCancelledError(JobHandleError):

@@ -3,6 +3,7 @@
 May import submission and below.
 """
 
+import logging
 import math
 import time
 import uuid
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import checks
 from .errors import (
+    DatabaseUnavailableError,
     HandleClosedError,
     InvalidTransitionError,
     JobCancelled,
@@ -31,6 +33,8 @@ from .waiting import Waits
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+logger = logging.getLogger(__name__)
+
 
 class JobHandle:
     """Submits one job, or attaches to one, watches it, speaks for it and cancels it.
@@ -40,6 +44,11 @@ class JobHandle:
     each call reads the row afresh. A handle is for one thread.
 
     With a username, the handle sees that user's jobs alone; without one it is the service's own and sees all.
+
+    Any call may raise `DatabaseUnavailableError`, or `SchemaError` if the tables do not fit; in a body,
+    `set_progress` and `raise_if_cancelled` do not, for an outage is no reason to end the work. After
+    `close`, calls raise `HandleClosedError`; before a `submit` or `attach`, `NotAttachedError`; of a job that
+    was pruned since, `UnknownJobError`.
     """
 
     def __init__(
@@ -70,13 +79,14 @@ class JobHandle:
         Once this has returned the job will start, whatever happens to the broker. With `session`, the row
         joins that SQLAlchemy transaction: it exists from the caller's commit on, after which the message goes
         out, and after a rollback there never was a job. With a `unique_key` that an unfinished job has,
-        nothing is written, and the id of that job is returned.
+        nothing is written, and the id of that job is returned. To call it takes a moment and waits for the
+        database, so in a coroutine it belongs into a thread, or into ``AsyncSession.run_sync``.
 
         Raises:
             ApiUsageError: not a Job or signature, or an unknown status word.
             ValidationError: a field was refused; nothing was written.
-            DatabaseUnavailableError: whether the job was stored is not known; with a unique key it is safe
-                to submit it again.
+            DatabaseUnavailableError: whether the job was stored is not known. Submitted again with the same
+                unique key it is the same job, as long as that is unfinished.
         """
         self._check_open()
         submitted = self._submissions.submit([job], self._username, self._groupname, session)[0]
@@ -182,8 +192,11 @@ class JobHandle:
     def wait(self, timeout: float | timedelta | None = None) -> JobStatus:
         """Wait until the job is final and return its status.
 
+        All who wait in a process share one question to the database, which is asked 10 to 100 times a second
+        at most, less often the longer the wait.
+
         Args:
-            timeout: Seconds, or a timedelta; None waits for ever.
+            timeout: Seconds, or a timedelta; None waits for ever, 0 looks once.
 
         Raises:
             WaitTimeoutError: it is not final yet; it goes on.
@@ -220,12 +233,17 @@ class JobHandle:
     def set_progress(self, current: float, total: float | None = None) -> None:
         """Say how far the job is, in units of its own.
 
-        In a body, this counts for its own attempt alone; from outside, for whatever runs the job now.
+        In a body, this counts for its own attempt alone, and is left out while the database is away; from
+        outside it counts for whatever runs the job now. Each call is a statement: once for every second of
+        work is plenty, once for every row of a file is not.
         """
         job_id, current = self.job_id, checks.number("current", current)
         total = None if total is None else checks.number("total", total)
         if self._run is not None:
-            self._store.note_progress(self._run, current, total)
+            try:
+                self._store.note_progress(self._run, current, total)
+            except DatabaseUnavailableError as error:
+                logger.warning("the progress of job %s is not shown: %s", job_id, error)
         elif not self._store.note_progress_of(job_id, current, total, self._username):
             self.job_status()  # not Running, which is no error; or gone, which is
 
@@ -237,8 +255,18 @@ class JobHandle:
         return self.get_job().cancel_requested is not None
 
     def raise_if_cancelled(self) -> None:
-        """Raise `JobCancelled`, which ends a body, if `cancel_requested`."""
-        if self.cancel_requested():
+        """Raise `JobCancelled`, which ends a body, if `cancel_requested`.
+
+        In a body that goes on while the database is away: the next call asks again.
+        """
+        try:
+            requested = self.cancel_requested()
+        except DatabaseUnavailableError as error:
+            if self._run is None:
+                raise
+            logger.warning("whether job %s should stop is not known: %s", self._job_id, error)
+            return
+        if requested:
             raise JobCancelled
 
     def resubmit_job(self) -> None:

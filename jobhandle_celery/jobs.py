@@ -42,8 +42,9 @@ class Jobs:
 
         Args:
             app: The Celery app whose tasks are to be jobs.
-            database: A URL, as text or SQLAlchemy's; or a function that makes an Engine, called once in
-                each process. None: the configuration key ``jobhandle_database_url``.
+            database: A URL, as text or SQLAlchemy's; or a function that makes a new Engine at each call,
+                for this library alone: how its sessions begin is changed, and it is disposed of. None: the
+                configuration key ``jobhandle_database_url``.
 
         Raises:
             ApiUsageError: the app has jobs already, or is none.
@@ -63,7 +64,15 @@ class Jobs:
         refusals.install(app)
 
     def handle(self, username: str | None = None, groupname: str | None = None) -> JobHandle:
-        """Open a handle, for a user, or without a username for the service itself, which sees all jobs."""
+        """Open a handle, for a user, or without a username for the service itself, which sees all jobs.
+
+        A web service gives the name of the user who is logged in. A name that may be None would open the
+        service's own handle for whoever has not logged in.
+
+        Raises:
+            ConfigurationError: a setting is missing or wrong.
+            ValidationError: a name was refused.
+        """
         return self._service.handle(username, groupname)
 
     def attach(self, job_id: int) -> JobHandle:
@@ -84,7 +93,11 @@ class Jobs:
         groupname: str | None = None,
         session: "Session | None" = None,
     ) -> list[int]:
-        """Submit jobs and signatures, all or none, in one transaction; return their ids, in order."""
+        """Submit jobs and signatures, all or none, in one transaction; return their ids, in order.
+
+        All for one user. The id of one whose `unique_key` an unfinished job has is that job's. Raises as
+        `JobHandle.submit` does.
+        """
         if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
             raise ApiUsageError("submit_many takes several jobs, in a list or the like; submit takes one")
         submitted = self._service.submissions.submit(
@@ -116,7 +129,7 @@ class Jobs:
         return self._store.find(_selection(status, task, username, ids), below, limit)
 
     def events(self, job_id: int) -> list[Event]:
-        """Return a job's moves in their order: why it is in this state."""
+        """Return a job's moves in their order: why it is in this state. Empty if there is no such job."""
         return self._store.events(checks.job_id(job_id))
 
     def count_by_status(self) -> dict[JobStatus, int]:
@@ -151,13 +164,19 @@ class Jobs:
         return sweep(self._store, self._service.dispatcher)
 
     def prune(self, older_than: timedelta | float) -> int:
-        """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many."""
+        """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many.
+
+        For good, with their events, in pieces of their own transactions. Nothing is deleted but by this call.
+        """
         return self._store.prune(checks.age("older_than", older_than))
 
     def upgrade_schema(self, *, sql: bool = False) -> None:
         """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
 
         With `sql`, print the statements instead, from an empty database on.
+
+        Raises:
+            SchemaError: they are newer than this code.
         """
         settings = self._service.settings
         door = self._door(settings)
@@ -168,7 +187,7 @@ class Jobs:
             door.close()
 
     def close(self) -> None:
-        """Close this process's connections to database and broker; the next use opens new ones."""
+        """Close the connections to the database, and this thread's to the broker; others open at the next use."""
         self._store.door.close()
         self._service.dispatcher.close()
 

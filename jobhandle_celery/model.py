@@ -45,10 +45,15 @@ class Event:
     """One move of a job, as ``jobhandle_job_event`` keeps it."""
 
     at: datetime
+    """By the database's clock, in UTC."""
     status: JobStatus
+    """What the job became by it."""
     attempt: int
+    """Of which attempt it was; 0 before the first."""
     message: str
+    """Why, for people."""
     actor: str
+    """Who: ``"service"``, ``"user ann"``, ``"worker w1@host"`` or ``"sweep"``."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,7 +86,9 @@ class Job:
     soft_time_limit: float | None = None
     """Seconds after which the body is interrupted by SoftTimeLimitExceeded; None: the task's own."""
     max_attempts: int = 1
-    """How often a body may be started because a worker was lost. Celery's retries do not count."""
+    """How often its body is started at most, as far as lost workers make that necessary: 1 is never again.
+
+    Retries, and bodies that a shutdown gave back, do not count; so `attempt` may become larger."""
     unique_key: str | None = None
     """At most one unfinished job per key, user and namespace."""
     meta: Any = None
@@ -92,6 +99,7 @@ class Job:
     The row and the message hold their values, for the body needs them."""
 
     id: int | None = None
+    """Unique in the database; rises, with gaps."""
     task_id: str | None = None
     """Celery's id of the task; a new one after each resubmit."""
     username: str | None = None
@@ -100,13 +108,17 @@ class Job:
     started: datetime | None = None
     """When the latest attempt started; None if none did since the last (re)submit."""
     finished: datetime | None = None
+    """When it became Finished, Error or Cancelled."""
     attempt: int = 0
     """How often the row was claimed; it never goes down."""
     worker: str | None = None
     """Who runs it, or ran it last."""
     result: Any = None
+    """What the body returned, as JSON gives it back; None until it is Finished."""
     error: Failure | None = None
+    """Why it ended in Error; None otherwise."""
     progress: Progress | None = None
+    """What the body said last by ``set_progress``; None if it never did."""
     cancel_requested: datetime | None = None
     """When somebody asked it to stop; apart from the status, for a body may take its time."""
 

@@ -1,7 +1,8 @@
 """The tables and their column types, and the database's clock in SQL. May import model and below.
 
 They live in other people's databases, so every name carries the prefix ``jobhandle_``. `metadata` is
-public: point a foreign key at ``jobhandle_job.id``, or hand it to your own Alembic as a second target.
+public: point a foreign key at ``jobhandle_job.id`` (with ``ondelete="SET NULL"`` or ``"CASCADE"``, or `prune`
+cannot delete that job), or hand it to your own Alembic as a second target.
 """
 
 from datetime import UTC, datetime, timedelta

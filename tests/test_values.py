@@ -1,6 +1,7 @@
 """Values on their way into a row and back: text, JSON, moments; and the frozen things that callers hold."""
 
 import dataclasses
+import pickle
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -12,7 +13,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import jobhandle_celery
-from jobhandle_celery import ApiUsageError, Failure, Job, JobStatus, Progress, ValidationError, codec, text
+from jobhandle_celery import (
+    ApiUsageError,
+    Failure,
+    Job,
+    JobHandleError,
+    JobStatus,
+    Progress,
+    ValidationError,
+    codec,
+    text,
+)
 from tests.apps import make_app
 
 MIB = 1024 * 1024
@@ -210,6 +221,23 @@ def test_errors_are_what_users_of_python_catch_too() -> None:
         assert issubclass(error, jobhandle_celery.JobHandleError)
     assert not issubclass(jobhandle_celery.JobCancelled, Exception)
     assert set(kinds) | {"JobCancelled"} < set(jobhandle_celery.__all__)
+
+
+def test_errors_reach_another_process_by_a_pickle(app: Any) -> None:
+    failure = Failure("task", "ValueError", "no good", "Traceback …")
+    gone: Any = make_app("memory://", "postgresql://127.0.0.1:1/shop")
+    raised: list[JobHandleError] = [jobhandle_celery.JobFailedError(42, failure)]
+    for call in (
+        lambda: app.jobs.handle(username=5),
+        lambda: app.jobs.attach(123456789),
+        gone.jobs.find,
+    ):
+        with pytest.raises(JobHandleError) as caught:
+            call()
+        raised.append(caught.value)
+    for error in raised:
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_the_nine_words_are_omeros() -> None:

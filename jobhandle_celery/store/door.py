@@ -237,7 +237,11 @@ class Door:
             ):
                 raise
             # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
-            raise _Unavailable(engine.url, error, at_once=forgotten) from None
+            raise _Unavailable(
+                f"the database {_without_secrets(engine.url)} did not answer: {str(error.orig).strip()}",
+                repeat_at_once=forgotten or error.connection_invalidated,
+                repeat_soon=_says(error, _ASKED_TO_REPEAT),
+            ) from None
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
 
@@ -265,11 +269,10 @@ def _unspoilt(connection: Connection) -> Iterator[None]:
 
 
 class _Unavailable(DatabaseUnavailableError):
-    def __init__(self, url: URL, error: DBAPIError, *, at_once: bool) -> None:
-        # Only what the server said: the statement and its parameters are not for logs.
-        super().__init__(f"the database {_without_secrets(url)} did not answer: {str(error.orig).strip()}")
-        self.repeat_at_once = at_once or error.connection_invalidated
-        self.repeat_soon = _says(error, _ASKED_TO_REPEAT)
+    def __init__(self, said: str, *, repeat_at_once: bool = False, repeat_soon: bool = False) -> None:
+        super().__init__(said)
+        self.repeat_at_once = repeat_at_once
+        self.repeat_soon = repeat_soon
 
 
 def _lacks_table(error: DBAPIError) -> bool:
