@@ -30,7 +30,7 @@ def test_the_program_of_the_readme_runs(
         [sys.executable, "shop.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == "1 {'path': 'a.tif', 'size': 96} a.tif is 96 pixels wide\n"
+    assert ran.stdout == "1 {'path': 'a.tif', 'size': 96} a.tif: 100 %\n"
 
 
 def test_the_readme_draws_the_diagram_of_the_code() -> None:
