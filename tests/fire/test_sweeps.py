@@ -18,7 +18,7 @@ from tests.store.bench import Bench
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
 SOON = timedelta(milliseconds=20)
 THREADS, PROCESSES = 5, 5
