@@ -11,11 +11,18 @@ SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().
 """Said by each test that draws by it."""
 SCALE = float(os.environ.get("JOBHANDLE_FIRE_SCALE", "1"))
 """How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
+LONG = 10
+"""The scale from which nothing is drawn that can be gone through as a whole."""
 
 
 def scaled(count: float) -> int:
     """Return how many it is on this run's scale."""
     return max(1, round(count * SCALE))
+
+
+def stretched(seconds: float) -> float:
+    """Return how long it may take on this run's scale: so long, or longer."""
+    return seconds * max(1.0, SCALE)
 
 
 def chance(*of: object) -> random.Random:
@@ -25,6 +32,8 @@ def chance(*of: object) -> random.Random:
 
 
 def some(choices: Sequence[T], count: float, *of: object) -> list[T]:
-    """Draw so many on this run's scale, in their order; all of them if there are no more."""
+    """Draw so many on this run's scale, in their order; all if there are no more, and in a long run."""
+    if SCALE >= LONG:
+        return list(choices)
     drawn = set(chance(*of).sample(range(len(choices)), min(scaled(count), len(choices))))
     return [one for number, one in enumerate(choices) if number in drawn]

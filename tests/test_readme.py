@@ -53,3 +53,13 @@ def test_every_test_that_the_readme_names_is_there() -> None:
     there = set(re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE))
     assert len(named) > 20
     assert not named - there
+
+
+def test_each_row_of_what_breaks_says_all_five_things() -> None:
+    _, table = README.read_text().split("\n| what breaks |")
+    _head, _line, *rows = table.split("\n\n")[0].splitlines()
+    assert len(rows) > 20
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 5, row
+        assert all(cells), row

@@ -17,7 +17,7 @@ from typing import Any
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.status import UNFINISHED
-from tests.chance import chance, scaled
+from tests.chance import chance, scaled, stretched
 from tests.store.judging import legal
 from tests.support import eventually
 from tests.worker.site import Site
@@ -128,7 +128,7 @@ class Crowd:
     def settle(self, timeout: float = 180) -> None:
         """Wait until every job is final."""
         try:
-            eventually(lambda: not self.unfinished(), timeout)
+            eventually(lambda: not self.unfinished(), stretched(timeout))
         except AssertionError as error:
             raise AssertionError(f"unfinished: {self.unfinished()}; {error}") from None
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.worker.site import Site
 from tests.workers import ROOT
 
 SURVIVED = "survived"
+STRAIGHT = "a statement that goes straight to the driver"
 
 
 class Stepper:
@@ -114,37 +115,37 @@ class _Steps:
 step = _Steps()
 
 
-def _before_and_after(owner: Any, name: str) -> None:
-    """Make two steps of a method: before it, and when it has returned."""
+def _before_and_after(owner: Any, name: str, called: Callable[..., str] | None = None) -> None:
+    """Make two steps of a method: before it, and when it has returned; `called` gives them a name."""
     method = getattr(owner, name)
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        step(f"before {name}")
+        said = called(*args) if called else name
+        step(f"before {said}")
         returned = method(*args, **kwargs)
-        step(f"after {name}")
+        step(f"after {said}")
         return returned
 
     setattr(owner, name, stepped)
 
 
 def _install() -> None:
+    """Make the steps below whatever executes: to listen to an engine would close the straight way to it."""
     from kombu.transport.redis import Channel
-    from sqlalchemy import Engine, event
+    from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
     from sqlalchemy.engine.default import DefaultDialect
 
-    def before(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        step(f"before {_words(statement)}")
+    from jobhandle_celery.store.straight import Straight
 
-    def after(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        step(f"after {_words(statement)}")
-
-    event.listen(Engine, "before_cursor_execute", before)
-    event.listen(Engine, "after_cursor_execute", after)
+    for name in ("do_execute", "do_execute_no_params", "do_executemany"):
+        _before_and_after(DefaultDialect, name, _words)
+    _before_and_after(MySQLDialect_mysqldb, "do_executemany", _words)  # its own, PyMySQL's too
     _before_and_after(DefaultDialect, "do_commit")
+    _before_and_after(Straight, "rows", lambda *_: STRAIGHT)
     _before_and_after(Channel, "_put")
 
 
-def _words(statement: str) -> str:
+def _words(_dialect: Any, _cursor: Any, statement: str, *_: Any) -> str:
     return " ".join(statement.split()[:4])
 
 

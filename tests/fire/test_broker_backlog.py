@@ -13,13 +13,13 @@ from jobhandle_celery import Jobs, JobStatus, submission
 from jobhandle_celery.broker import Line
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import UNFINISHED
-from tests.chance import SCALE, scaled
+from tests.chance import SCALE, scaled, stretched
 from tests.fire.brokers import PrivateBroker, depth, lying_in
 from tests.fire.crowd import BODIES, Crowd
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 BACKLOG = {"redis": 500, "rabbitmq": 100}
 AT_A_TIME = 100

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.brokers import PrivateBroker, PrivateRabbitmq, depth
 from tests.fire.crowd import BODIES, Crowd
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 PATIENCE = 120
 ASIDE = "aside"

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, select
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import clock, worker
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.broker_gate import Gate
 from tests.fire.brokers import PrivateBroker, PrivateRabbitmq, away
 from tests.fire.crowd import BODIES, Crowd
@@ -22,7 +22,7 @@ from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 PATIENCE = 120
 """Seconds: whoever did not reach the broker pauses, for ten of them after the second time."""

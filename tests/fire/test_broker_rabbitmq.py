@@ -9,13 +9,13 @@ from kombu import Queue
 
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.brokers import VirtualHosts, depth
 from tests.fire.crowd import BODIES, Crowd
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 QUEUE_TYPES: dict[str, dict[str, Any]] = {
     "classic": {},

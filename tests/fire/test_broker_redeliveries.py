@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.brokers import PrivateRabbitmq
 from tests.fire.crowd import BODIES, Crowd
 from tests.servers import RabbitmqServer
@@ -18,7 +18,7 @@ from tests.support import eventually
 from tests.worker.site import NewSite
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 PATIENCE = 120
 IMPATIENT_REDIS = {

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from tests.chance import stretched
 from tests.fire.brokers import PrivateBroker
 from tests.fire.crowd import BODIES, Crowd, Keeper, linger, strike_in_each_way
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 STRIKES = 5
 CALM = (0.5, 3.0)

@@ -9,11 +9,11 @@ import redis
 from kombu import Queue
 
 from jobhandle_celery import JobHandle, JobStatus
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import BODIES, Crowd
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 PATIENCE = 90
 

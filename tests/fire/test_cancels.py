@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import BODIES, Crowd
 from tests.fire.stepping import SURVIVED, stepper
 from tests.fire.worker_fates import account, said
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 CANCELLED, FINISHED, RUNNING = JobStatus.CANCELLED, JobStatus.FINISHED, JobStatus.RUNNING
 

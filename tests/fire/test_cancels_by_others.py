@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import BODIES, Crowd, storm
 from tests.fire.worker_fates import RESULTS
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 
 def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 
 from jobhandle_celery import Job, JobStatus
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 BODIES = "tests.fire.clock_bodies:app"
 HOUR = 3600

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chance import stretched
 from tests.databases import MariadbDatabases, SqliteFiles
 from tests.fire.lives import live_through
 from tests.fire.verbs import SCENES, outcome
@@ -48,7 +49,7 @@ def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(stretched(600))
 def test_all_connections_killed_again_and_again_change_nothing(
     mariadb_databases: MariadbDatabases, mariadb_url: str
 ) -> None:

@@ -19,6 +19,7 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Refused, Run, Selection, connections
+from tests.chance import stretched
 from tests.databases import PostgresqlDatabases
 from tests.fire.lives import insist
 from tests.fire.verbs import READS, SCENES, beside, left_behind, outcome, plain
@@ -28,7 +29,7 @@ from tests.store.judging import legal
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
-pytestmark = [pytest.mark.fire, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.timeout(stretched(600))]
 
 
 class Scenes:

@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from jobhandle_celery import DatabaseUnavailableError, JobStatus
+from tests.chance import stretched
 from tests.databases import MariadbDatabases, PostgresqlDatabases, migrate
 from tests.fire.crowd import BODIES, Crowd, linger, strike_in_each_way
 from tests.fire.lives import live_through
@@ -20,7 +21,7 @@ from tests.servers import MariadbServer, PostgresqlServer
 from tests.store.bench import Bench
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
 LEASE = 3
 STRIKES = 4

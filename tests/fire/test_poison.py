@@ -10,13 +10,13 @@ from sqlalchemy import create_engine, update
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import job
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import BODIES, Crowd, Keeper
 from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 FURTHER_BODIES = "tests.fire.worker_bodies:app"
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import uuid
@@ -35,6 +36,7 @@ class Signed:
     """A site where all is signed, what its client printed, and the message that was caught on its way."""
 
     site: Site
+    keys: Path
     lines: Path
     told: dict[str, Any]
     parked: dict[str, Any]
@@ -46,8 +48,8 @@ class Signed:
         self.site.redis.lpush(DEFAULT_QUEUE, json.dumps(message))
 
 
-def make_keys(folder: Path, trusted: bool = True) -> None:
-    """Make a key and a certificate of its own, trusted or not."""
+def make_keys(folder: Path) -> None:
+    """Make a key and its certificate, which nobody trusts yet."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -73,8 +75,17 @@ def make_keys(folder: Path, trusted: bool = True) -> None:
     public = certificate.public_bytes(serialization.Encoding.PEM)
     (folder / "key.pem").write_bytes(private)
     (folder / "certificate.pem").write_bytes(public)
-    if trusted:
-        (folder / "own.pem.trusted").write_bytes(public)
+
+
+def signed_body(content: list[Any], key: Path, certificate: Path) -> str:
+    """Return what Celery's `auth` serializer makes of it, as the broker holds it."""
+    from celery.security.certificate import Certificate
+    from celery.security.key import PrivateKey
+    from celery.security.serialization import SecureSerializer
+
+    known = Certificate((certificate / "certificate.pem").read_text())
+    serializer: Any = SecureSerializer(PrivateKey((key / "key.pem").read_text()), known)
+    return base64.b64encode(serializer.serialize(content).encode()).decode()
 
 
 def run_client(site: Site, keys: Path, path: Path) -> dict[str, Any]:
@@ -104,13 +115,14 @@ def signed(
 ) -> Iterator[Signed]:
     folder, keys = tmp_path_factory.mktemp("signed"), tmp_path_factory.mktemp("keys")
     make_keys(keys)
+    shutil.copy(keys / "certificate.pem", keys / "own.pem.trusted")
     with site_of(folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder) as site:
         site.start("tests.fire.signed_app:app", concurrency=1, environment={"SIGNED_KEYS": str(keys)})
         lines = site.new_file()
         told = run_client(site, keys, lines)
         caught = site.redis.lpop("parked")
         assert isinstance(caught, bytes)
-        yield Signed(site, lines, told, json.loads(caught))
+        yield Signed(site, keys, lines, told, json.loads(caught))
 
 
 def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
@@ -124,7 +136,8 @@ def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
 
 
 def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path: Path) -> None:
-    site = signed.site
+    site, ours, stranger = signed.site, signed.keys, tmp_path
+    make_keys(stranger)
     handle = site.jobs.attach(signed.told["parked"])
     before = lines_of(signed.lines)
     content = [[str(signed.lines), "forged", 0], {}, {}]
@@ -137,6 +150,8 @@ def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path
         {"body": base64.b64encode(base64.b64encode(tampered)).decode()},
         {"body": signed.parked["body"][:-40]},
         {"body": ""},
+        {"body": signed_body(content, stranger, certificate=stranger)},
+        {"body": signed_body(content, stranger, certificate=ours)},
     ]
     worker = site.workers[0]
     for lie in lies:
@@ -147,9 +162,10 @@ def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path
 
     assert lines_of(signed.lines) == before
     assert handle.job_status() is JobStatus.QUEUED
-    signed.deliver()
+    # By our own key it runs: nothing else was wrong with it.
+    signed.deliver(body=signed_body(content, ours, certificate=ours))
     assert handle.wait(20) is JobStatus.FINISHED
-    assert lines_of(signed.lines) == [*before, "parked-0"]
+    assert lines_of(signed.lines) == [*before, "forged-0"]
 
 
 def _refusals(log: str) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import clock, worker
 from jobhandle_celery.store import Run
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import BODIES, Crowd
 from tests.fire.stepped_actions import sweep_all
 from tests.fire.stepping import SURVIVED, stepper
@@ -18,7 +18,7 @@ from tests.store.bench import Bench
 from tests.support import eventually
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
 SOON = timedelta(milliseconds=20)
 THREADS, PROCESSES = 5, 5

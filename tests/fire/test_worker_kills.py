@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account, any_of, keep, kill_a_child, send, weather
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 OFTEN = 10**6
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}

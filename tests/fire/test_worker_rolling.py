@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 BODIES = "tests.fire.worker_bodies:app"
 UNKNOWN = "does not know the task worker.known_to_few"

@@ -10,14 +10,14 @@ import pytest
 
 from jobhandle_celery import Job, JobStatus
 from tests.apps import lines_of
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import Crowd, Keeper
 from tests.fire.worker_fates import any_of, kill_a_child, send, weather
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 PROGRAM = """#!{python} -IS
 import fcntl, os, signal, sys, time

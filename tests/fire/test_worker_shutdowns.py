@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account, keep, send, weather
 from tests.worker.site import NewSite
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_patience": 2}
 CALM = (0.1, 0.5)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from jobhandle_celery import Progress
-from tests.chance import scaled
+from tests.chance import scaled, stretched
 from tests.fire.crowd import Crowd
 from tests.fire.worker_fates import account
 from tests.servers import execute
@@ -13,7 +13,7 @@ from tests.support import eventually
 from tests.worker.site import NewSite, Site
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 BODIES = "tests.fire.worker_bodies:app"
 LEASE = 2

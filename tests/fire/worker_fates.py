@@ -15,7 +15,7 @@ from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.model import Event
 from jobhandle_celery.schema import job_event
 from jobhandle_celery.status import UNFINISHED
-from tests.chance import SCALE
+from tests.chance import stretched
 from tests.fire.crowd import BODIES, Crowd, Keeper, Life, storm
 from tests.support import eventually
 from tests.worker.site import Site
@@ -198,7 +198,7 @@ def weather(
         return enough and all(said(crowd.site, words) >= 2 for words in hits)
 
     with storm(once, calm, crowd.chance):
-        eventually(is_over, 150 * max(1.0, SCALE), f"the storm has not said {hits}")
+        eventually(is_over, stretched(150), f"the storm has not said {hits}")
     crowd.settle()
 
 

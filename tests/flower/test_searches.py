@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery import JobHandle
+from jobhandle_celery import Job, JobHandle
 from tests.flower.process import Flower
 from tests.support import eventually
 from tests.worker.site import Site
@@ -45,6 +45,20 @@ def test_a_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flow
 
     eventually(lambda: found(flower, handle), 10)
     assert "a secret" not in str(known["kwargs"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"args": ("hunter2",)}, {"kwargs": {"given": "hunter2"}}], ids=["by position", "by name"]
+)
+def test_a_sensitive_argument_is_three_stars(site: Site, flower: Flower, given: dict[str, Any]) -> None:
+    handle = site.jobs.handle()
+    handle.submit(Job(task="worker.takes_anything", sensitive=["given"], **given))
+    known = flower.wait_for(handle, "SUCCESS")
+
+    eventually(lambda: found(flower, handle), 10)
+    assert "'***'" in known["args"] + known["kwargs"]
+    assert "hunter2" not in str(known)
+    assert flower.search("hunter2") == set()
 
 
 def test_an_argument_of_a_job_is_found(site: Site, flower: Flower) -> None:

@@ -142,8 +142,14 @@ RULES = [
         17,
         "one thread renews and publishes",
         "worker.py",
-        '        self._lease = _Beat("jobhandle-lease", interval, renew, first=SOONER)\n',
-        '        self._lease = _Beat("jobhandle-lease", 3600, lambda: None)\n',
+        '        self._lease = _Beat("jobhandle-lease", interval, renew, first=SOONER)\n'
+        "        self._chores = Chores(self._service, parent)\n"
+        "        interval = settings.pass_interval.total_seconds()\n"
+        '        self._chores_beat = _Beat("jobhandle-chores", interval, self._chores)\n',
+        "        self._chores = chores = Chores(self._service, parent)\n"
+        "        interval = settings.pass_interval.total_seconds()\n"
+        '        self._chores_beat = _Beat("jobhandle-chores", interval, lambda: (renew(), chores()))\n'
+        "        self._lease = self._chores_beat\n",
         "tests/worker/test_leases.py",
     ),
     Mutant(

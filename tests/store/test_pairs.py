@@ -14,7 +14,7 @@ import pytest
 
 from jobhandle_celery.schema import job
 from jobhandle_celery.store import Store
-from tests.chance import some
+from tests.chance import some, stretched
 from tests.fire.verbs import SCENES as SCENES_OF_VERBS
 from tests.fire.verbs import left_behind
 from tests.store.acts import ACTS
@@ -130,7 +130,7 @@ def test_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
 
 @pytest.mark.fire
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
 def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: Worlds, second: str) -> None:
     assert failures_after(worlds, second, some(all_encounters(worlds, second), DRAWN, second)) == []
@@ -138,7 +138,7 @@ def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: World
 
 @pytest.mark.fire
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
 def test_in_every_scene_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
     worlds: Worlds, second: str
