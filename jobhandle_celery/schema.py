@@ -155,11 +155,13 @@ def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(clock, "mysql")
 @compiles(clock, "mariadb")
 def _mysql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
-    # SYSDATE is the moment itself, NOW the start of the statement. The session's time zone is UTC.
+    # SYSDATE is the moment itself and NOW the start of the statement, both in the session's time zone, which
+    # is the caller's where our rows join a transaction; UTC is there for the start of the statement alone.
+    moment = "(UTC_TIMESTAMP(6) + INTERVAL TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)) MICROSECOND)"
     if not len(element.clauses):
-        return "SYSDATE(6)"
+        return moment
     seconds = compiler.process(element.clauses, **options)
-    return f"(SYSDATE(6) + INTERVAL ({seconds}) SECOND)"
+    return f"({moment} + INTERVAL ({seconds}) SECOND)"
 
 
 class statement_clock(FunctionElement[datetime]):
@@ -187,7 +189,7 @@ def _sqlite_statement_clock(element: statement_clock, compiler: SQLCompiler, **o
 @compiles(statement_clock, "mysql")
 @compiles(statement_clock, "mariadb")
 def _mysql_statement_clock(element: statement_clock, compiler: SQLCompiler, **options: Any) -> str:
-    return "NOW(6)"
+    return "UTC_TIMESTAMP(6)"
 
 
 metadata = MetaData(

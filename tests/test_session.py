@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -371,4 +372,30 @@ def test_an_async_session_joins_through_run_sync(
 
     assert asyncio.run(submit()) == shop.sent()
     assert shop.statuses() == [JobStatus.QUEUED]
+    shop.close()
+
+
+HERE = {
+    "postgresql": {"options": "-c timezone=America/New_York"},
+    "mariadb": {"init_command": "SET time_zone = '-05:00'"},
+}
+"""How a caller's connections come to have a time zone of their own."""
+
+
+@pytest.mark.parametrize("database", HERE)
+def test_times_are_right_whatever_time_zone_the_callers_session_has(
+    database: str, request: pytest.FixtureRequest
+) -> None:
+    shop = Shop(request.getfixturevalue(f"{database}_url"))
+    ahead = timedelta(hours=1)
+    engine = sqlalchemy.create_engine(shop.engine.url, connect_args=HERE[database])
+    with Session(engine) as session, session.begin():
+        handle = shop.jobs.handle()
+        handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=ahead), session=session)
+    by_ours = shop.jobs.attach(shop.jobs.handle().submit(ADD)).get_job()
+    job = handle.get_job()
+    assert job.status is JobStatus.WAITING
+    assert job.scheduled_for - job.submitted == pytest.approx(ahead, abs=timedelta(minutes=1))
+    assert job.submitted == pytest.approx(by_ours.submitted, abs=timedelta(minutes=30))
+    engine.dispose()
     shop.close()
