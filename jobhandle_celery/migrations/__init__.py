@@ -98,8 +98,8 @@ def _check_statuses(connection: Connection, schema: str | None) -> None:
     if not found.issuperset(row["id"] for row in STATUS_ROWS):
         raise SchemaError(
             f"The table {job_status.name} lacks its rows, which Alembic's autogenerate does not write. "
-            "Add `op.bulk_insert(job_status, STATUS_ROWS)` to a migration of yours, after the tables are made; "
-            "`from jobhandle_celery.schema import STATUS_ROWS, job_status`."
+            "Add `op.bulk_insert(job_status, STATUS_ROWS)` to a migration of yours, after its tables, "
+            "with `from jobhandle_celery.schema import STATUS_ROWS, job_status`."
         )
 
 
