@@ -89,18 +89,17 @@ class Status(TypeDecorator[JobStatus]):
 
 
 class Name(TypeDecorator[str]):
-    """Text that is compared exactly. MySQL's usual collations take ANN, änn and "ann " for ann."""
+    """Text that is compared exactly. MariaDB's usual collations take ANN, änn and "ann " for ann."""
 
     impl = String
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Return the column type, on MySQL and MariaDB with a collation of theirs that compares bytes."""
+        """Return the column type, on MariaDB with a collation of its own that compares bytes."""
         length: int = self.impl_instance.length  # type: ignore[attr-defined]  # String's
         if dialect.name not in ("mysql", "mariadb"):
             return dialect.type_descriptor(String(length))
-        exactly = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
-        return dialect.type_descriptor(_mysql().VARCHAR(length, collation=exactly))
+        return dialect.type_descriptor(_mysql().VARCHAR(length, collation="utf8mb4_nopad_bin"))
 
 
 class MysqlLongText(TypeDecorator[str]):

@@ -256,6 +256,33 @@ def test_an_encoding_that_cannot_hold_every_text_is_refused(
     postgresql_databases.drop(url)
 
 
+class OfMysql:
+    """A driver's connection, and its cursor: they say what MySQL 8 says."""
+
+    def cursor(self) -> "OfMysql":
+        return self
+
+    def __enter__(self) -> "OfMysql":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self, statement: str) -> None:
+        assert statement == "SELECT VERSION()", "MySQL would not understand it"
+
+    def fetchone(self) -> tuple[str]:
+        return ("8.0.36",)
+
+
+@pytest.mark.parametrize("called", ["mysql", "mariadb"])
+def test_mysql_is_refused_with_the_name_of_what_works(called: str) -> None:
+    jobs = jobs_of(lambda: sqlalchemy.create_engine(f"{called}+pymysql://", creator=OfMysql))
+    for use in (jobs.upgrade_schema, *uses_of(jobs)):
+        with pytest.raises(ConfigurationError, match=r"MySQL \(8\.0\.36\) is not supported; MariaDB 10\.6"):
+            use()
+
+
 # Schemas.
 
 

@@ -1,18 +1,19 @@
 """The migrations of our tables (Alembic), and the question whether they have been run.
 
 Versions are kept in a table of our own, so an application's own Alembic is not disturbed. Who manages the
-tables by it instead (`jobhandle_celery.schema.metadata`) has no such table, and is believed.
+tables by it instead (`jobhandle_celery.schema.metadata`) has no such table, and is believed, but for the nine
+statuses: Alembic writes a migration of the tables alone.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.schema import CreateSchema
 
 from ..errors import UPGRADE_HINT, SchemaError
-from ..schema import VERSION_TABLE, job
+from ..schema import STATUS_ROWS, VERSION_TABLE, job, job_status
 
 REVISIONS = ("0001",)
 """All revisions, oldest first. The last is the one that this code needs."""
@@ -77,6 +78,7 @@ def check(connection: Connection, schema: str | None = None) -> None:
     inspector = inspect(connection)
     if not inspector.has_table(VERSION_TABLE, schema=schema):
         if inspector.has_table(job.name, schema=schema):
+            _check_statuses(connection, schema)
             return
         raise SchemaError(f"The tables of jobhandle-celery are not in this database. {UPGRADE_HINT}")
     found = _found(connection, schema)
@@ -88,6 +90,17 @@ def check(connection: Connection, schema: str | None = None) -> None:
             f"this code needs {REVISIONS[-1]}. {UPGRADE_HINT}"
         )
     raise _newer(found)
+
+
+def _check_statuses(connection: Connection, schema: str | None) -> None:
+    here = {"schema_translate_map": {None: schema}}
+    found = set(connection.execute(select(job_status.c.id), execution_options=here).scalars())
+    if not found.issuperset(row["id"] for row in STATUS_ROWS):
+        raise SchemaError(
+            f"The table {job_status.name} lacks its rows, which Alembic's autogenerate does not write. "
+            "Add `op.bulk_insert(job_status, STATUS_ROWS)` to a migration of yours, after its tables, "
+            "with `from jobhandle_celery.schema import STATUS_ROWS, job_status`."
+        )
 
 
 def _found(connection: Connection, schema: str | None) -> str | None:

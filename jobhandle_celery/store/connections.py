@@ -70,7 +70,8 @@ def listen(engine: Engine) -> None:
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
     elif engine.dialect.name in ("mysql", "mariadb"):
-        event.listen(engine, "connect", _on_mysql_connect)
+        # Before SQLAlchemy's own, which has words of its own for a MySQL that is called a MariaDB.
+        event.listen(engine, "connect", _on_mysql_connect, insert=True)
     elif engine.dialect.name == "postgresql":
         # Before SQLAlchemy's own, which does not expect the bytes that a driver makes of SQL_ASCII.
         event.listen(engine, "connect", _on_postgresql_connect, insert=True)
@@ -136,12 +137,15 @@ def _on_sqlite_begin(connection: Connection) -> None:
 
 def _on_mysql_connect(connection: Any, _record: Any) -> None:
     with connection.cursor() as cursor:
+        cursor.execute("SELECT VERSION()")
+        (version,) = cursor.fetchone()
+        if "MariaDB" not in version:
+            raise ConfigurationError(f"MySQL ({version}) is not supported; MariaDB 10.6 or newer is.")
         cursor.execute(
             "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
             # An UPDATE reads the old values everywhere, as on every other database.
-            "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT')"
-            # Read by MariaDB alone; MySQL has nothing like it.
-            f"/*M! , idle_transaction_timeout = {FROZEN} */"
+            "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT'), "
+            f"idle_transaction_timeout = {FROZEN}"
         )
 
 

@@ -21,7 +21,6 @@ from sqlalchemy import (
     column,
     false,
     func,
-    insert,
     literal_column,
     select,
 )
@@ -96,8 +95,11 @@ class Inserting(Moves):
         there_before = job.c.task_id == new.task_id
         if new.unique_key is not None:
             there_before |= job.c.unique_slot == values["unique_slot"]
+        found = select(job.c.id, job.c.status_id, job.c.task_id).where(there_before)
+        if connection.dialect.name in ("mysql", "mariadb"):
+            # The caller's transaction may see only what was there at its beginning; a lock sees what is.
+            found = found.with_for_update(read=True)
         while True:
-            found = select(job.c.id, job.c.status_id, job.c.task_id).where(there_before)
             there = self.execute(connection, found).first()
             if there is not None:
                 return Submitted(there.id, there.status_id, fresh=there.task_id == new.task_id)
@@ -219,7 +221,10 @@ def _insert_each(dialect: str) -> Any:
         from sqlalchemy.dialects import sqlite
 
         return sqlite.insert(job).values(**values).on_conflict_do_nothing()
-    return insert(job).values(**values).prefix_with("IGNORE")
+    from sqlalchemy.dialects import mysql
+
+    # Not IGNORE, which would take every other error for a job that is there already, too.
+    return mysql.insert(job).values(**values).on_duplicate_key_update(id=job.c.id)
 
 
 @cache

@@ -4,12 +4,12 @@ A call is drawn by Hypothesis as plain data, and made by `Caller`, which compare
 before and after it. May import `fuzz_values`.
 """
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
 
 from jobhandle_celery import (
     Job,
@@ -123,18 +123,18 @@ CALLS = st.one_of(*[_handle_calls()] * 4, _jobs_calls(), _jobs_calls(), CLOSES)
 class Caller:
     """Makes calls on six handles of one service, and judges what each of them did to the rows."""
 
-    def __init__(self, app: Any, database: str) -> None:
+    def __init__(self, app: Any, database_url: str) -> None:
         self._app = app
-        self._rows = sqlite3.connect(database, timeout=10, isolation_level=None)
-        self._rows.row_factory = sqlite3.Row
+        self._engine = create_engine(database_url, isolation_level="AUTOCOMMIT")
+        self._rows = self._engine.connect()
         self.handles: dict[str, JobHandle] = {}
         self.errors: dict[str, int] = {}
         self.calls = 0
 
     def begin(self) -> None:
         """Start over, without any job, with fresh handles and a job or two of each user's."""
-        self._rows.execute("PRAGMA foreign_keys = ON")
-        self._rows.execute("DELETE FROM jobhandle_job")
+        for table in ("jobhandle_job_event", "jobhandle_job"):
+            self._rows.execute(text(f"DELETE FROM {table}"))
         self.handles = {actor: self._app.jobs.handle(username) for actor, username in ACTORS.items()}
         for actor, handle in self.handles.items():
             if actor != "new":
@@ -142,11 +142,13 @@ class Caller:
 
     def close(self) -> None:
         self._rows.close()
+        self._engine.dispose()
 
     def rows(self) -> Rows:
         """Return every row as the database has it, with the marks of what was sent before."""
         self._app.jobs._service.submissions.marks.flush()
-        return {row["id"]: dict(row) for row in self._rows.execute("SELECT * FROM jobhandle_job")}
+        rows = self._rows.execute(text("SELECT * FROM jobhandle_job")).mappings()
+        return {row["id"]: dict(row) for row in rows}
 
     def make(self, call: Call) -> None:
         """Make one call and see that it did nothing but what it may."""
@@ -179,7 +181,7 @@ class Caller:
         assert not isinstance(error, UNEXPECTED), repr(error)
         said = str(error)
         assert len(said) < 1500, f"{len(said)} characters"
-        for word in ("sqlite3.", "sqlalche.me", "[SQL:", "[parameters:"):
+        for word in ("sqlite3.", "psycopg.", "pymysql.", "sqlalche.me", "[SQL:", "[parameters:"):
             assert word not in said, said
         name = type(error).__name__
         self.errors[name] = self.errors.get(name, 0) + 1

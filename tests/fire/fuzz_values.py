@@ -18,6 +18,9 @@ from jobhandle_celery import Job, JobStatus
 INPUTS = int(os.environ.get("JOBHANDLE_FIRE_INPUTS", "400"))
 """Inputs of each fuzzer; 10,000 in a long run."""
 
+INPUTS_OF_A_DATABASE = int(os.environ.get("JOBHANDLE_FIRE_INPUTS", "134"))
+"""Of the fuzzer that asks three of them, each."""
+
 INJECTIONS = [
     "'; DROP TABLE jobhandle_job; --",
     "' OR '1'='1",

@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy
 
+from jobhandle_celery.schema import job
 from tests.chance import stretched
 from tests.databases import MariadbDatabases, SqliteFiles
 from tests.fire.lives import live_through
 from tests.fire.verbs import SCENES, outcome
-from tests.store.bench import Bench
+from tests.store.bench import Bench, new_job
 
 pytestmark = pytest.mark.fire
 
@@ -45,6 +47,21 @@ def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
     job_id = bench.submit()
     assert mariadb_databases.disconnect(mariadb_url)
     assert bench.store.status(job_id) == "Submitted"
+    bench.close()
+
+
+def test_a_transaction_that_sees_only_what_was_there_at_its_beginning_finds_a_unique_key_taken(
+    mariadb_url: str,
+) -> None:
+    bench = Bench(mariadb_url)
+    engine = sqlalchemy.create_engine(mariadb_url, isolation_level="REPEATABLE READ")
+    with engine.begin() as connection:
+        assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
+        job_id = bench.submit(unique_key="k")
+        assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
+        [submitted] = bench.store.submit_within(connection, [new_job(unique_key="k")])
+    assert (submitted.job_id, submitted.fresh) == (job_id, False)
+    engine.dispose()
     bench.close()
 
 

@@ -20,10 +20,10 @@ from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Refused, Run, Selection, connections
 from tests.chance import stretched
-from tests.databases import PostgresqlDatabases
+from tests.databases import MariadbDatabases, PostgresqlDatabases
 from tests.fire.lives import insist
 from tests.fire.verbs import READS, SCENES, beside, left_behind, outcome, plain
-from tests.servers import execute
+from tests.servers import MariadbServer, execute
 from tests.store.bench import TASK, Bench
 from tests.store.judging import legal
 from tests.store.racing import race, waiting
@@ -213,3 +213,40 @@ def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) ->
             connection.execute(lock.where(job.c.id == first))
         assert cancelled.result(timeout=30) == 2
     assert [bench.events(one)[1:] for one in (first, second)] == [[JobStatus.CANCELLED]] * 2
+
+
+# MariaDB.
+
+
+def connection_of(bench: Bench) -> int:
+    with bench.door.reading() as connection:
+        number: int = connection.execute(text("SELECT CONNECTION_ID()")).scalar_one()
+        return number
+
+
+def test_a_read_only_mariadb_is_told_and_left(private_mariadb: MariadbServer) -> None:
+    url = sqlalchemy.make_url(MariadbDatabases(private_mariadb.url).create())
+    # Whom a read-only server refuses: those who made it so may go on.
+    execute(private_mariadb.url, f"CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{url.password}'")
+    execute(private_mariadb.url, f"GRANT ALL ON `{url.database}`.* TO shop@'127.0.0.1'")
+    stage = Bench(url.set(username="shop").render_as_string(hide_password=False))
+    scenes = Scenes(stage)
+    execute(private_mariadb.url, "SET GLOBAL read_only = ON")
+    before = connection_of(stage)
+    scenes.assert_refused()
+    # After a failover another server may answer to the next connection.
+    assert connection_of(stage) != before
+    execute(private_mariadb.url, "SET GLOBAL read_only = OFF")
+    scenes.assert_granted(stage)
+    stage.close()
+
+
+def test_a_server_in_the_mode_of_a_reader_is_left(mariadb_url: str) -> None:
+    # What the readers of a managed cluster say; an ordinary server has no such mode.
+    bench = Bench(mariadb_url)
+    before = connection_of(bench)
+    said = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"
+    with pytest.raises(DatabaseUnavailableError, match="read-only"), bench.door.transaction() as connection:
+        connection.execute(text(said))
+    assert connection_of(bench) != before
+    bench.close()

@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Outgoing, Worker
+from jobhandle_celery.store import DAMPED_AT_MOST, Outgoing, Worker
 from tests.store.bench import GRACE, HELD, PATIENCE, TASK, Bench, about
+from tests.store.conftest import CommonDoor
 
 HOUR = 3600.0
+
+
+@pytest.fixture
+def impatient(common_url: str, common_door: CommonDoor, namespace: str) -> Bench:
+    """Whose patience, unlike the bench's, is not at the limit of its doubling."""
+    door = common_door(common_url, "the first")
+    return Bench(common_url, door, namespace=namespace, patience=timedelta(minutes=1))
 
 
 def ids(messages: list[Outgoing]) -> list[int]:
@@ -157,6 +165,19 @@ def test_a_queued_job_may_be_left_to_its_message_once_more(bench: Bench) -> None
     assert bench.row(job_id)["damped"] == 0
 
 
+def test_each_time_that_a_job_is_left_to_its_message_it_is_for_twice_as_long(impatient: Bench) -> None:
+    """So a lost message may go unnoticed for 1 + 2 + 4 + 8 = 15 patiences, and no longer."""
+    job_id = impatient.submit(queue="q")
+    impatient.queue(job_id)
+    found = [impatient.due_in(job_id)]
+    for _ in range(DAMPED_AT_MOST):
+        impatient.pass_time(minutes=9)
+        impatient.store.look_later(impatient.store.reserve(10))
+        found.append(impatient.due_in(job_id))
+    expected = [timedelta(minutes=minutes) for minutes in (1, 2, 4, 8)]
+    assert all(about(due, wanted) for due, wanted in zip(found, expected, strict=True)), found
+
+
 def test_a_job_that_was_claimed_meanwhile_is_not_looked_at_later(bench: Bench) -> None:
     job_id = bench.submit()
     bench.queue(job_id)
@@ -287,17 +308,18 @@ def test_a_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, d
     assert bench.store.outgoing([run.job_id]) == []
 
 
-def test_a_job_that_cannot_be_sent_is_put_off_ever_longer_and_says_so(bench: Bench) -> None:
+def test_a_job_that_cannot_be_sent_is_put_off_ever_longer_and_says_so(impatient: Bench) -> None:
+    bench = impatient
     job_id = bench.submit(unique_key="k")
     message = bench.message(job_id)
     bench.store.put_off([message], "the queue is full")
     assert bench.status(job_id) is JobStatus.SUBMITTED
-    assert about(bench.due_in(job_id), bench.settings.patience)
+    assert about(bench.due_in(job_id), timedelta(minutes=1))
     assert bench.store.events(job_id)[-1].message == "the queue is full"
     bench.pass_time(hours=1)
     [again] = bench.store.reserve(1)
     bench.store.put_off([again], "the queue is full")
-    assert about(bench.due_in(job_id), bench.settings.patience_after(2))
+    assert about(bench.due_in(job_id), timedelta(minutes=2))
     assert bench.row(job_id)["publishes"] == 2
     bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)

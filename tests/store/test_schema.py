@@ -1,24 +1,31 @@
 """The tables: what migrations make is what the models say, and each column keeps what it was given."""
 
 import multiprocessing
+import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from typing import Any
 
+import alembic
 import pytest
 import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from jobhandle_celery import migrations
+from jobhandle_celery import Job, migrations
 from jobhandle_celery.errors import SchemaError
 from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Door, Run, engine_maker
 from tests.store.bench import TASK, Bench, new_job
+from tests.test_settings import jobs_of
 
 
 @pytest.fixture
@@ -141,6 +148,65 @@ def check(engine: Engine) -> str:
     with engine.connect() as connection, pytest.raises(SchemaError) as caught:
         migrations.check(connection)
     return str(caught.value)
+
+
+def upgrade_by_ones_own_alembic(engine: Engine, folder: Path, body: str | None = None) -> None:
+    """Have Alembic write a migration, with that body or with the tables that it finds missing, and run it."""
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        script: Any = command.revision(config, autogenerate=body is None)
+        written = Path(script.path)
+        source = written.read_text()
+        if body is not None:
+            source = source.replace("pass", body, 1)
+        written.write_text("import jobhandle_celery.schema\n" + source)
+        command.upgrade(config, "head")
+
+
+ENV = """
+from alembic import context
+from jobhandle_celery.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()
+"""
+
+
+def test_tables_that_ones_own_alembic_has_made_without_their_rows_are_told_what_to_add(
+    engine: Engine, empty_database_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "alembic"
+    shutil.copytree(Path(alembic.__file__).parent / "templates" / "generic", folder)
+    (folder / "versions").mkdir()
+    (folder / "env.py").write_text(ENV)
+    upgrade_by_ones_own_alembic(engine, folder)
+    assert {*metadata.tables} < {*inspect(engine).get_table_names()}
+    said = check(engine)
+    [to_add, to_import] = re.findall("`(.*?)`", said)
+    jobs = jobs_of(empty_database_url)
+    with pytest.raises(SchemaError, match=re.escape(said)):
+        jobs.handle().submit(Job(task=TASK))
+
+    upgrade_by_ones_own_alembic(engine, folder, f"{to_import}; {to_add}")
+    assert status_rows(engine) == STATUS_ROWS
+    jobs.handle().submit(Job(task=TASK))
+    assert jobs.count_by_status()[JobStatus.QUEUED] == 1
+    jobs.close()
+
+
+def test_a_row_that_the_database_refuses_is_not_taken_for_one_that_is_there(
+    engine: Engine, empty_database_url: str
+) -> None:
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(job_status.delete())
+    bench = Bench(empty_database_url)
+    with pytest.raises(IntegrityError):
+        bench.submit(unique_key="k")
+    bench.close()
 
 
 def test_missing_tables_are_told_with_what_to_run(engine: Engine, empty_database_url: str) -> None:

@@ -7,12 +7,12 @@ import uuid
 
 import pytest
 
-from jobhandle_celery import JobStatus
+from jobhandle_celery import DatabaseUnavailableError, JobStatus
 from jobhandle_celery.service import service_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import lines_of
 from tests.databases import migrate
-from tests.servers import PostgresqlServer
+from tests.servers import PostgresqlServer, execute
 from tests.support import eventually
 from tests.worker.site import NewSite
 
@@ -48,6 +48,8 @@ def test_an_outage_delays_jobs_and_loses_none(
     if how == "pause":
         private_postgresql.resume()
     else:
+        with pytest.raises(DatabaseUnavailableError):
+            site.submit("add", 20, 22, unique_key="k")
         private_postgresql.start()
 
     assert finishing.result(timeout=20) == "seen"
@@ -59,6 +61,60 @@ def test_an_outage_delays_jobs_and_loses_none(
     assert lines_of(paths[1]) == ["begun", "ended"]
     assert lines_of(paths[2]) == ["body"]
     assert set(worker.children()) == children
+    assert {job.id for job in site.jobs.find()} == {one.job_id for one in (finishing, starting, beside)}
+    assert site.submit("add", 20, 22, unique_key="k").result(timeout=20) == 42
+
+
+def test_a_message_whose_claim_is_not_answered_is_dropped_and_another_one_sent(
+    new_site: NewSite, private_postgresql: PostgresqlServer
+) -> None:
+    migrate(private_postgresql.url)
+    site = new_site(database_url=private_postgresql.url)
+    worker = site.start("tests.worker.outages:app", concurrency=1)
+    path = site.new_file()
+    handle, message = site.submit_parked("append", str(path), "body")
+    assert handle.job_status() is JobStatus.QUEUED
+
+    private_postgresql.stop()
+    site.deliver(message)
+    dropped = f"{json.loads(message)['headers']['id']}] ignored"
+    eventually(lambda: dropped in worker.log)
+    private_postgresql.start()
+
+    assert handle.job_status() is JobStatus.QUEUED
+    # As if the patience had passed.
+    execute(site.database_url, "UPDATE jobhandle_job SET due_at = clock_timestamp()")
+    parked = handle.get_job().queue
+    site.deliver(eventually(lambda: site.redis.lpop(parked)))
+    assert handle.result(timeout=20) == "body"
+    assert handle.get_job().attempt == 1
+    assert lines_of(path) == ["body"]
+
+
+def test_a_body_that_speaks_while_the_database_is_away_is_told_and_may_go_on(
+    new_site: NewSite, private_postgresql: PostgresqlServer
+) -> None:
+    migrate(private_postgresql.url)
+    site = new_site(database_url=private_postgresql.url)
+    site.start("tests.worker.outages:app", concurrency=2)
+    paths, sign = [site.new_file() for _ in range(2)], site.new_file()
+    raising = site.submit("speaking", str(paths[0]), str(sign), False)
+    catching = site.submit("speaking", str(paths[1]), str(sign), True)
+    eventually(lambda: all(lines_of(path) == ["begun"] for path in paths))
+
+    private_postgresql.stop()
+    sign.touch()
+    eventually(lambda: lines_of(paths[0]) == ["begun", "not answered"])
+    eventually(lambda: lines_of(paths[1]) == ["begun", "not answered", "went on"])
+    private_postgresql.start()
+
+    assert raising.wait(20) is JobStatus.ERROR
+    error = raising.get_job().error
+    assert error is not None
+    assert (error.kind, error.type) == ("task", "DatabaseUnavailableError")
+    assert catching.result(timeout=20) == "ended"
+    assert [handle.get_job().attempt for handle in (raising, catching)] == [1, 1]
+    assert [len(lines_of(path)) for path in paths] == [2, 3]
 
 
 def test_a_worker_may_be_lost_even_after_an_outage(

@@ -15,7 +15,7 @@ ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 class Name(sa.types.TypeDecorator[str]):
-    """Text that is compared exactly, on MySQL and MariaDB too."""
+    """Text that is compared exactly, on MariaDB too."""
 
     impl = sa.String
     cache_ok = True
@@ -25,8 +25,7 @@ class Name(sa.types.TypeDecorator[str]):
         length: int = self.impl_instance.length  # type: ignore[attr-defined]  # String's
         if dialect.name not in ("mysql", "mariadb"):
             return dialect.type_descriptor(sa.String(length))
-        exactly = "utf8mb4_nopad_bin" if getattr(dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
-        return dialect.type_descriptor(mysql.VARCHAR(length, collation=exactly))
+        return dialect.type_descriptor(mysql.VARCHAR(length, collation="utf8mb4_nopad_bin"))
 
 
 NAME = Name(255)

@@ -1,0 +1,32 @@
+"""What speaks while the database is away; and a worker whose claims ask it for a second, not for thirty."""
+
+import os
+import time
+
+from jobhandle_celery import DatabaseUnavailableError, current_job
+from jobhandle_celery import task as the_librarys_task
+from tests.apps import append_line
+from tests.worker.base_app import app, task
+from tests.worker.bodies import append
+
+__all__ = ["app", "append"]
+
+the_librarys_task.CLAIM_PATIENCE = 1.0
+
+
+@task()
+def speaking(path: str, sign: str, catches: bool) -> str:
+    """Say how far it is once a file is there, and go on without that if it catches what comes of it."""
+    append_line(path, "begun")
+    while not os.path.exists(sign):
+        time.sleep(0.02)
+    job = current_job()
+    assert job is not None
+    try:
+        job.set_progress(1, 2)
+    except DatabaseUnavailableError:
+        append_line(path, "not answered")
+        if not catches:
+            raise
+    append_line(path, "went on")
+    return "ended"
