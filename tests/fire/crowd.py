@@ -8,15 +8,16 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import count, pairwise
 from typing import Any
 
-from jobhandle_celery import Job, JobHandle, JobStatus
+from jobhandle_celery import InvalidTransitionError, Job, JobHandle, JobStatus
 from jobhandle_celery.model import Event
-from jobhandle_celery.status import UNFINISHED
+from jobhandle_celery.status import FINAL, UNFINISHED
 from tests.chance import chance, scaled, stretched
 from tests.store.judging import legal
 from tests.support import eventually
@@ -24,6 +25,8 @@ from tests.worker.site import Site
 from tests.workers import WorkerProcess
 
 BODIES = "tests.fire.bodies:app"
+BATCH = 12
+"""Jobs that are submitted together."""
 
 
 @dataclass
@@ -57,6 +60,11 @@ class Crowd:
         self.ids: list[int] = []
         self.prevented: dict[int, float] = {}
         """Jobs whose `cancel_job()` answered Cancelled, and the moment at which it had returned."""
+        self.rests: list[tuple[int, float, float]] = []
+        """Such jobs that were sent round again later: from when until when none of them may be started."""
+        self.released: dict[int, float] = {}
+        """Jobs that were held, and the moment before they were released."""
+        self._batches = count()
         self._lock = threading.Lock()
 
     # What is done to jobs.
@@ -73,6 +81,9 @@ class Crowd:
 
     def submit_mixed(self, count: int, seconds: float = 0.05, **fields: Any) -> list[int]:
         """Submit jobs of every kind: they work, fail, ask for retries, listen; with and without late acks."""
+        return self.submit(self._mixed(count, seconds, fields))
+
+    def _mixed(self, count: int, seconds: float, fields: Mapping[str, Any]) -> list[Job]:
         kinds: list[tuple[str, tuple[Any, ...]]] = [
             ("work", (seconds,)),
             ("work_late", (seconds,)),
@@ -86,7 +97,35 @@ class Crowd:
         for _ in range(count):
             task, args = self.chance.choice(kinds)
             jobs.append(self.job(task, *args, **fields))
-        return self.submit(jobs)
+        return jobs
+
+    def submit_in_all_states(self, seconds: float) -> list[int]:
+        """Submit a batch of jobs of every kind: most go at once, some wait, some will be too late.
+
+        The batch is one transaction; its number is the `meta` of its jobs.
+        """
+        soon = [timedelta(seconds=self.chance.uniform(0.1, 1)) for _ in range(3)]
+        when: list[dict[str, Any]] = [
+            {"scheduled_for": soon[0]},
+            {"expires": soon[1]},
+            {"status": JobStatus.WAITING},
+            {"status": JobStatus.WAITING, "expires": soon[2]},
+        ]
+        when += [{}] * (BATCH - len(when))
+        jobs = self._mixed(BATCH, seconds, {"meta": next(self._batches)})
+        return self.submit([replace(job, **fields) for job, fields in zip(jobs, when, strict=True)])
+
+    def stir(self) -> None:
+        """Submit a batch, cancel a job or two, let held ones go, send ended ones round again."""
+        new = self.submit_in_all_states(self.chance.uniform(0, 0.5))
+        self.cancel(self.chance.choice(new))
+        self.cancel(self.chance.choice(self.ids))
+        for job_id in self.held():
+            if self.chance.random() < 0.3:
+                self.release(job_id)
+        ended = [job.id for job in self.site.jobs.find(status=FINAL) if job.id]
+        for job_id in self.chance.sample(ended, min(len(ended), 2)):
+            self.resubmit(job_id)
 
     def cancel(self, job_id: int, *, terminate: bool = False) -> JobStatus:
         status = self.site.jobs.attach(job_id).cancel_job(terminate=terminate)
@@ -94,11 +133,30 @@ class Crowd:
             self.prevented.setdefault(job_id, time.time())
         return status
 
+    def held(self) -> list[int]:
+        """Return the jobs that wait for their release, and for nothing else."""
+        waiting = self.site.jobs.find(status=JobStatus.WAITING, limit=10_000)
+        return [job.id for job in waiting if job.id and job.scheduled_for is None and job.expires is None]
+
+    def release(self, job_id: int) -> None:
+        """Let a held job go; somebody may have cancelled it just before."""
+        self.released.setdefault(job_id, time.time())
+        with suppress(InvalidTransitionError):
+            self.handle(job_id).release_job()
+
+    def resubmit(self, job_id: int) -> None:
+        """Send a job round again, if it has ended."""
+        if job_id in self.prevented:
+            self.rests.append((job_id, self.prevented.pop(job_id), time.time()))
+        with suppress(InvalidTransitionError):
+            self.handle(job_id).resubmit_job()
+
     def adopt(self) -> None:
         """Take every job of the site for its own, also those of submits whose answer was lost."""
-        self.ids = []
+        known, self.ids = self.ids, []
         while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
             self.ids += [job.id for job in page if job.id is not None]
+        assert set(known) <= set(self.ids), "a job is gone whose submit was answered"
 
     def handle(self, job_id: int) -> JobHandle:
         return self.site.jobs.attach(job_id)
@@ -152,27 +210,34 @@ class Crowd:
         }
 
     def audit(
-        self, *, lost_before_body: bool = False, asleep: Collection[int] = (), events_of: int | None = None
+        self,
+        *,
+        lost_before_body: bool = False,
+        asleep: Mapping[int, float] | None = None,
+        events_of: int | None = None,
     ) -> dict[int, Job]:
         """Compare every row with what the bodies wrote; returns the rows.
 
         Args:
             lost_before_body: Attempts may have been claimed whose body wrote nothing: their process was
                 killed in between.
-            asleep: Processes that were stopped for longer than a lease: their bodies may have come back
-                beside their successors.
+            asleep: Processes that were stopped for longer than a lease, and the moment before each was
+                woken: bodies that had begun by then may have come back beside their successors.
             events_of: Look at the events of so many jobs only; None: of all.
         """
         rows, lives = self.rows(), self.lives()
         assert set(lives) <= set(rows)
         for job_id, row in rows.items():
-            self._audit(row, lives.get(job_id, []), lost_before_body, asleep)
+            self._audit(row, lives.get(job_id, []), lost_before_body, asleep or {})
+        self._audit_rests(lives)
         looked_at = self.ids if events_of is None else self.chance.sample(self.ids, events_of)
         for job_id in looked_at:
             self._audit_events(self.site.jobs.events(job_id), rows[job_id])
         return rows
 
-    def _audit(self, row: Job, lives: list[Life], lost_before_body: bool, asleep: Collection[int]) -> None:
+    def _audit(
+        self, row: Job, lives: list[Life], lost_before_body: bool, asleep: Mapping[int, float]
+    ) -> None:
         told = f"job {row.id}: {row}; its bodies: {lives}"
         assert row.id is not None
         assert row.status is not None, told
@@ -182,7 +247,8 @@ class Crowd:
         attempts = [life.attempt for life in lives]
         assert attempts == sorted(set(attempts)), f"an attempt was begun twice, or late; {told}"
         assert all(
-            before.last_seen <= after.begun or before.pid in asleep for before, after in pairwise(lives)
+            before.last_seen <= after.begun or before.begun <= asleep.get(before.pid, 0)
+            for before, after in pairwise(lives)
         ), f"two bodies at once; {told}"
         assert row.attempt is not None
         if lost_before_body:
@@ -193,19 +259,37 @@ class Crowd:
             assert lives, told
             assert lives[-1].ended, told
             assert lives[-1].attempt == row.attempt, told
-        if row.id in self.prevented and lives:
-            assert lives[-1].begun <= self.prevented[row.id], f"started after its cancel; {told}"
+        if row.id in self.prevented:
+            assert not lives or lives[-1].begun <= self.prevented[row.id], f"started after its cancel; {told}"
+            assert status is JobStatus.CANCELLED, told
+        if row.id in self.released and lives:
+            assert lives[0].begun >= self.released[row.id], f"started before its release; {told}"
+
+    def _audit_rests(self, lives: Mapping[int, list[Life]]) -> None:
+        for job_id, since, until in self.rests:
+            begun = [life.begun for life in lives.get(job_id, [])]
+            assert not any(since < moment < until for moment in begun), f"job {job_id} was cancelled: {begun}"
 
     @staticmethod
     def _audit_events(events: Sequence[Event], row: Job) -> None:
         went = [event.status for event in events]
         told = f"job {row.id}: {row}; its events: {events}"
-        assert all(legal(before, after) for before, after in pairwise(went)), f"{went}; {told}"
+        assert all(
+            legal(before.status, after.status, asked_to_stop=after.attempt == before.attempt)
+            for before, after in pairwise(events)
+        ), f"{went}; {told}"
         assert went[0] in (JobStatus.SUBMITTED, JobStatus.WAITING), told
         assert went[-1] is row.status, told
         assert sum(status.final for status in went) == 1 + went.count(JobStatus.RESUBMITTED), told
         moments = [event.at for event in events]
         assert moments == sorted(moments), told
+        if isinstance(row.scheduled_for, datetime):
+            started = [event.at for event in events if event.status is JobStatus.RUNNING]
+            assert all(at >= row.scheduled_for for at in started), f"started before its time; {told}"
+        if events[-1].message == "expired before it was started":
+            assert row.attempt == 0, told
+            assert isinstance(row.expires, datetime), told
+            assert events[-1].at >= row.expires, told
 
 
 class Keeper:

@@ -126,11 +126,13 @@ def audit(bench: Bench, authors: list[Author]) -> None:
             assert (row["unique_slot"], row["boot_id"]) == (None, None)
             assert row["due_at"] is None or end is JobStatus.CANCELLED
             events = bench.events(row["id"])
-            assert all(legal(before, after) for before, after in pairwise(events)), events
+            asked_to_stop = runs > 0 and end is JobStatus.CANCELLED
+            assert all(
+                legal(before, after, asked_to_stop=asked_to_stop) for before, after in pairwise(events)
+            ), events
             assert events[0] is JobStatus.SUBMITTED
             assert events[-1] is end
-            asked_to_stop = runs and end is JobStatus.CANCELLED
-            assert events.count(JobStatus.RUNNING) == runs + bool(asked_to_stop), events
+            assert events.count(JobStatus.RUNNING) == runs + asked_to_stop, events
             assert sum(event.final for event in events) == 1, events
 
 

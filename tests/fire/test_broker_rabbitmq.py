@@ -1,5 +1,6 @@
 """The whole way of a job on RabbitMQ: what holds on Redis holds there, on classic and on quorum queues."""
 
+import pickle
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from tests.apps import lines_of
 from tests.chance import scaled, stretched
 from tests.fire.brokers import VirtualHosts, depth
 from tests.fire.crowd import BODIES, Crowd
+from tests.fire.worker_fates import account
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
 
@@ -171,6 +173,39 @@ def test_a_message_that_comes_twice_starts_nothing(crowd: Crowd) -> None:
     assert ends(handle) is JobStatus.FINISHED
     eventually(lambda: depth(site.app, queue) == 0)
     crowd.audit()
+
+
+def test_messages_that_cannot_be_read_hold_up_no_other(crowd: Crowd) -> None:
+    site, queue = crowd.site, "spoilt"
+    crowd.submit_mixed(scaled(30), 0.02, queue=queue)
+    with site.app.connection() as connection:
+        channel: Any = connection.default_channel
+        # Not acknowledged, so that the good ones are given back at the end.
+        messages = list(iter(lambda: channel.basic_get(queue), None))
+        for number, message in enumerate(messages):
+            said = {name: getattr(message, name) for name in ("content_type", "content_encoding", "headers")}
+            body = message.body
+            match number % 5:
+                case 0:
+                    body = body[: crowd.chance.randrange(len(body))]
+                case 1:
+                    wrong = crowd.chance.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
+                    said["headers"] = said["headers"] | {"jobhandle": wrong}
+                case 2:
+                    said["headers"] = said["headers"] | {"task": "known.to.nobody"}
+                case 3:
+                    body = pickle.dumps(body)
+                    said |= {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
+                case 4:
+                    said["headers"] = dict(said["headers"])
+                    del said["headers"][crowd.chance.choice(["id", "task", "jobhandle"])]
+            channel.basic_publish(channel.prepare_message(body, **said), exchange="", routing_key=queue)
+    eventually(lambda: depth(site.app, queue) == 2 * len(crowd.ids))
+    site.app.control.add_consumer(queue, reply=True)
+    crowd.settle()
+    account(crowd, crowd.audit())
+    eventually(lambda: depth(site.app, queue) == 0)
+    assert all(worker.is_running() for worker in site.workers)
 
 
 # What is set up otherwise.

@@ -1,4 +1,4 @@
-"""A broker that is hurt every few seconds, at random moments, under a mixed crowd with two workers."""
+"""A broker that is hurt every few seconds, at random moments, under a crowd in all states."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,6 +7,8 @@ import pytest
 from tests.chance import stretched
 from tests.fire.brokers import PrivateBroker
 from tests.fire.crowd import BODIES, Crowd, Keeper, linger, strike_in_each_way
+from tests.fire.rounds import ALL_WAYS, account_for_rounds
+from tests.servers import execute
 from tests.support import eventually
 from tests.worker.site import NewSite
 
@@ -43,10 +45,16 @@ def strikes_at(broker: PrivateBroker, linger: Callable[[], None]) -> Sequence[Ca
     return [restart, restart_with_nothing, silence, lose_messages_twice, broker.cut_connections]
 
 
+@pytest.mark.parametrize(
+    ("private_broker", "database_url"),
+    [("redis", "postgresql"), ("rabbitmq", "mariadb")],
+    indirect=True,
+)
 def test_a_storm_over_the_broker_loses_nothing_and_runs_nothing_twice(
-    new_site: NewSite, private_broker: PrivateBroker
+    new_site: NewSite, private_broker: PrivateBroker, database_url: str
 ) -> None:
     site = new_site(
+        database_url=database_url,
         broker_url=private_broker.url,
         settings={
             "jobhandle_patience": 2,
@@ -60,23 +68,28 @@ def test_a_storm_over_the_broker_loses_nothing_and_runs_nothing_twice(
         },
     )
     crowd = Crowd(site)
+    crowd.submit_in_all_states(0.1)  # so that the first strike has something to take
     keeper = Keeper(lambda: site.start(BODIES, ready=False), 2)
-    ways = strikes_at(private_broker, lambda: linger(crowd.chance.uniform(0.2, 2)))
+    strikes = strikes_at(private_broker, lambda: linger(crowd.chance.uniform(0.2, 2)))
 
     def meanwhile() -> None:
-        new = crowd.submit_mixed(10, crowd.chance.uniform(0, 0.5))
-        crowd.cancel(crowd.chance.choice(new))
-        crowd.cancel(crowd.chance.choice(crowd.ids))
+        crowd.stir()
         tend(keeper)
 
-    strike_in_each_way(ways, STRIKES, CALM, crowd.chance, meanwhile)
+    strike_in_each_way(strikes, STRIKES, CALM, crowd.chance, meanwhile)
 
     def settled() -> bool:
         tend(keeper)
         return not crowd.unfinished()
 
+    for job_id in crowd.held():
+        crowd.release(job_id)
     eventually(settled, 240)
-    crowd.audit(lost_before_body=True)
+    ways = account_for_rounds(crowd, crowd.audit(lost_before_body=True))
+    print(len(crowd.ids), "jobs:", dict(ways))
+    assert set(ways) == ALL_WAYS
+    sent_again = "SELECT count(*) FROM jobhandle_job WHERE publishes > 1"
+    assert execute(database_url, sent_again)[0][0] > 0, "the storm took no message"
 
 
 def tend(keeper: Keeper) -> None:

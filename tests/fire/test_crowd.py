@@ -5,6 +5,8 @@ import pytest
 from jobhandle_celery import JobStatus
 from tests.chance import scaled
 from tests.fire.crowd import BODIES, Crowd
+from tests.fire.rounds import account_for_rounds
+from tests.servers import execute
 from tests.worker.site import NewSite
 
 pytestmark = pytest.mark.fire
@@ -46,9 +48,51 @@ def test_the_audit_sees_two_bodies_at_once_and_one_after_a_cancel(new_site: NewS
     crowd.prevented[job_id] = crowd.lives()[job_id][0].begun
     with pytest.raises(AssertionError, match="started after its cancel"):
         crowd.audit()
+    crowd.prevented.clear()
     written = crowd.path.read_text().splitlines()
     first = [line for line in written if line.split()[2] == "1"]
     first[-1] = " ".join([*first[-1].split()[:-1], "1e10"])
     crowd.path.write_text("\n".join([*first, *written[len(first) :]]) + "\n")
     with pytest.raises(AssertionError, match="two bodies at once"):
+        crowd.audit()
+    first_life = crowd.lives()[job_id][0]
+    crowd.audit(asleep={first_life.pid: first_life.begun})
+    with pytest.raises(AssertionError, match="two bodies at once"):
+        crowd.audit(asleep={first_life.pid: first_life.begun - 0.001})
+
+
+def test_the_audit_sees_what_is_started_before_it_is_let_go(new_site: NewSite) -> None:
+    site = new_site(database="sqlite")
+    crowd = Crowd(site)
+    held, ended = crowd.submit([crowd.job("work", 0, status="Waiting"), crowd.job("work", 0)])
+    crowd.cancel(ended)
+    crowd.release(held)
+    crowd.resubmit(ended)
+    site.start(BODIES)
+    crowd.settle()
+    crowd.audit()
+    [life], [again] = crowd.lives()[held], crowd.lives()[ended]
+    before, crowd.released[held] = crowd.released[held], life.begun + 1
+    with pytest.raises(AssertionError, match="started before its release"):
+        crowd.audit()
+    crowd.released[held] = before
+    [(_, since, _)] = crowd.rests
+    crowd.rests = [(ended, since, again.begun + 1)]
+    with pytest.raises(AssertionError, match=f"job {ended} was cancelled"):
+        crowd.audit()
+
+
+def test_the_audit_and_the_account_see_a_body_that_runs_again_unasked(new_site: NewSite) -> None:
+    site = new_site(database="sqlite")
+    crowd = Crowd(site)
+    crowd.submit([crowd.job("again", 0, 1, 0)])
+    site.start(BODIES)
+    crowd.settle()
+    account_for_rounds(crowd, crowd.audit())
+    retry = f"WHERE status_id = {JobStatus.REQUEUED.id}"
+    execute(site.database_url, f"UPDATE jobhandle_job_event SET message = 'its worker shut down' {retry}")
+    with pytest.raises(AssertionError, match="taken from a living worker"):
+        account_for_rounds(crowd, crowd.audit())
+    execute(site.database_url, f"DELETE FROM jobhandle_job_event {retry}")
+    with pytest.raises(AssertionError, match="Running"):
         crowd.audit()

@@ -5,18 +5,19 @@ answer, and asks again with the same words, as a worker does.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
 
-from jobhandle_celery import DatabaseUnavailableError, JobStatus
-from tests.chance import stretched
+from jobhandle_celery import DatabaseUnavailableError
+from tests.chance import scaled, stretched
 from tests.databases import MariadbDatabases, PostgresqlDatabases, migrate
-from tests.fire.crowd import BODIES, Crowd, linger, strike_in_each_way
+from tests.fire.crowd import BATCH, BODIES, Crowd, linger, strike_in_each_way
 from tests.fire.lives import live_through
 from tests.fire.proxy import PostgresqlProxy
-from tests.fire.worker_fates import said
+from tests.fire.rounds import ALL_WAYS, OWN_ERRORS, account_for_rounds
 from tests.servers import MariadbServer, PostgresqlServer
 from tests.store.bench import Bench
 from tests.worker.site import NewSite
@@ -67,17 +68,25 @@ def strikes_at(
     return [crash, restart, silence, cut_connections]
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+@pytest.mark.parametrize(
+    ("kind", "broker_url"), [("postgresql", "redis"), ("mariadb", "rabbitmq")], indirect=["broker_url"]
+)
 def test_a_storm_over_the_database_loses_nothing_and_runs_nothing_twice(
-    new_site: NewSite, request: pytest.FixtureRequest, kind: str
+    new_site: NewSite, request: pytest.FixtureRequest, kind: str, broker_url: str
 ) -> None:
     """Now and then for longer than a lease: nobody could renew meanwhile, so nobody is taken for lost."""
     server = request.getfixturevalue(f"private_{kind}")
     databases = (PostgresqlDatabases if kind == "postgresql" else MariadbDatabases)(server.url)
     url = databases.create_empty()
     migrate(url)
-    site = new_site(database_url=url, settings={"jobhandle_lease": LEASE, "jobhandle_patience": 5})
+    site = new_site(
+        database_url=url,
+        broker_url=broker_url,
+        settings={"jobhandle_lease": LEASE, "jobhandle_patience": 5},
+    )
     crowd = Crowd(site)
+    for _ in range(scaled(8)):
+        crowd.submit_in_all_states(0.2)
     workers = [site.start(BODIES, concurrency=3, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
@@ -85,21 +94,22 @@ def test_a_storm_over_the_database_loses_nothing_and_runs_nothing_twice(
     def meanwhile() -> None:
         # What was told that the database did not answer may be there all the same.
         with suppress(DatabaseUnavailableError):
-            new = crowd.submit_mixed(10, crowd.chance.uniform(0, 0.5))
-            crowd.cancel(crowd.chance.choice(new))
-            crowd.cancel(crowd.chance.choice(crowd.ids))
+            crowd.stir()
 
-    ways = strikes_at(
+    strikes = strikes_at(
         server, lambda: databases.disconnect(url), lambda: linger(crowd.chance.uniform(0.2, 1.5 * LEASE))
     )
-    strike_in_each_way(ways, STRIKES, CALM, crowd.chance, meanwhile)
+    strike_in_each_way(strikes, STRIKES, CALM, crowd.chance, meanwhile)
 
     crowd.adopt()
+    for job_id in crowd.held():
+        crowd.release(job_id)
     crowd.settle()
+    assert all(worker.is_running() for worker in workers)
     rows = crowd.audit(lost_before_body=True)
     # A body that asks whether it should stop is told that nobody answers.
-    assert {
-        (row.task, row.error.type) for row in rows.values() if row.status is JobStatus.ERROR and row.error
-    } <= {("worker.fail", "ValueError"), ("worker.listen", "DatabaseUnavailableError")}
-    assert said(site, "lost") == 0
-    assert all(worker.is_running() for worker in workers)
+    ways = account_for_rounds(crowd, rows, OWN_ERRORS | {"listen": "DatabaseUnavailableError"})
+    print(len(rows), "jobs:", dict(ways))
+    assert set(ways) == ALL_WAYS
+    batches = Counter(row.meta for row in rows.values())
+    assert set(batches.values()) == {BATCH}, f"a batch that is there in part: {batches}"

@@ -44,7 +44,7 @@ def test_bodies_that_come_back_overwrite_nothing_and_are_stopped(new_site: NewSi
     task = "listen_at_first" if pool == "threads" else "long_at_first"
     late = crowd.submit([crowd.job(task, LONG, max_attempts=OFTEN) for _ in range(4)])
     eventually(lambda: crowd.number_begun() == len(late), 60)
-    asleep = set[int]()
+    asleep: dict[int, float] = {}
 
     for worker in crowd.chance.sample(workers, len(workers)):
         short = crowd.submit(
@@ -56,8 +56,8 @@ def test_bodies_that_come_back_overwrite_nothing_and_are_stopped(new_site: NewSi
         begun = crowd.chance.randrange(1, len(short))
         eventually(lambda: len(crowd.lives().keys() & set(short)) >= begun, 60)  # noqa: B023
         worker.stop_process()
-        asleep |= {worker.pid, *worker.children()}
         eventually(lambda: not has_lease(site, worker), 60)  # noqa: B023
+        asleep |= dict.fromkeys([worker.pid, *worker.children()], time.time())
         worker.continue_process()
 
     crowd.settle()

@@ -100,9 +100,12 @@ def follows(before: Row | None, after: Row) -> None:
         assert after["task_id"] != before["task_id"]
 
 
-def legal(before: JobStatus, after: JobStatus) -> bool:
-    """Say whether the table of moves leads from one event to the next; Queued in between has none."""
+def legal(before: JobStatus, after: JobStatus, *, asked_to_stop: bool = True) -> bool:
+    """Say whether the table of moves leads from one event to the next; Queued in between has none.
+
+    Only a request to stop leaves a job Running: `asked_to_stop` says whether it may be that.
+    """
     if (before, after) == (RUNNING, RUNNING):
-        return True  # asked to stop
+        return asked_to_stop
     sources = {before} | ({JobStatus.QUEUED} if before in STARTABLE else set())
     return any(move.sources & sources and after in move.targets for move in MOVES.values())
