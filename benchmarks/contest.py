@@ -1,5 +1,6 @@
 """Contestants take turns, round by round, so that whatever disturbs the machine disturbs all of them."""
 
+import random
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -13,14 +14,15 @@ def contest(
 ) -> dict[str, list[T]]:
     """Let each contestant go once a round, and return what each measured, round by round.
 
-    Each round begins with another one: who comes first may find a machine that has just rested. With
-    `warm_up`, a round before the first does not count: it has connections to open and statements to compile.
+    Each round has another order, the same in each run: who comes first may find a machine that has just
+    rested, and who comes next what the one before has left to be written. With `warm_up`, a round before the
+    first does not count: it has connections to open and statements to compile.
     """
     names = list(contestants)
     measured: dict[str, list[T]] = {name: [] for name in names}
     for number in range(-1 if warm_up else 0, rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        random.Random(number).shuffle(names)
+        for name in names:
             progress.say(f"round {number + 1} of {rounds}: {name}")
             value = contestants[name]()
             if number >= 0:

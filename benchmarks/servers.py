@@ -130,11 +130,14 @@ class Servers:
     def versions(self) -> dict[str, str]:
         """Say of each server that runs which it is, and of PostgreSQL how it treats a commit."""
         said: dict[str, str] = {}
-        for server in (self._postgresql, self._counting):
+        for name, server in (
+            ("PostgreSQL", self._postgresql),
+            ("PostgreSQL with `pg_stat_statements`", self._counting),
+        ):
             if server is not None:
                 settings = ("server_version", "fsync", "synchronous_commit", "shared_buffers")
                 values = [execute(server.url, f"SHOW {one}")[0][0] for one in settings]
-                said["PostgreSQL"] = f"{values[0].split()[0]}, " + ", ".join(
+                said[name] = f"{values[0].split()[0]}, " + ", ".join(
                     f"{name} {value}" for name, value in zip(settings[1:], values[1:], strict=True)
                 )
         if self._redis is not None:

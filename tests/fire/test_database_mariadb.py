@@ -3,13 +3,16 @@
 The store's own suite is the judge of the verbs and of the tables; this is what it does not see.
 """
 
+import socket
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy
 
 from jobhandle_celery.schema import job
+from jobhandle_celery.store import connections
 from tests.chance import stretched
 from tests.databases import MariadbDatabases, SqliteFiles
 from tests.fire.lives import live_through
@@ -47,6 +50,20 @@ def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
     job_id = bench.submit()
     assert mariadb_databases.disconnect(mariadb_url)
     assert bench.store.status(job_id) == "Submitted"
+    bench.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's")
+def test_a_server_that_has_silently_vanished_is_noticed_in_seconds(mariadb_url: str) -> None:
+    url = sqlalchemy.make_url(mariadb_url)
+    assert url.host == "127.0.0.1"
+    bench = Bench(mariadb_url)
+    with bench.door.reading() as connection:
+        driver: Any = connection.connection.driver_connection
+        asked = (socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        kept, silent = [driver._sock.getsockopt(*one) for one in asked]
+    assert kept
+    assert silent == 1000 * connections.CONNECT_TIMEOUT
     bench.close()
 
 

@@ -16,14 +16,17 @@ the_librarys_task.CLAIM_PATIENCE = 1.0
 
 @task()
 def speaking(path: str, sign: str, catches: bool) -> str:
-    """Say how far it is once a file is there, and go on without that if it catches what comes of it."""
+    """Say how far it is once a file is there, and then something that the database must answer."""
     append_line(path, "begun")
     while not os.path.exists(sign):
         time.sleep(0.02)
     job = current_job()
     assert job is not None
+    job.set_progress(1, 2)
+    job.raise_if_cancelled()
+    append_line(path, "left out")
     try:
-        job.set_progress(1, 2)
+        job.set_message("half done")
     except DatabaseUnavailableError:
         append_line(path, "not answered")
         if not catches:
