@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, text
 
 from jobhandle_celery.store import Run, Worker
+from tests.servers import execute
 
 from ..arithmetic import ratios, summary
 from ..marks import clock
@@ -43,6 +44,9 @@ def run(stage: Stage) -> Result:
             tables[f"{count:,}"] = table = Table(peer)
             clone(peer.place.database_url, table.done(), count, _SPREAD)
             result.series.append(Series(f"to fill in {count:,} jobs", [clock() - begun], "s"))
+            if count == counts[-1]:
+                for what, size in _sizes(peer.place.database_url, count).items():
+                    result.series.append(Series(what, [size], "bytes a job"))
         for operation in OPERATIONS:
             stage.progress.say(operation)
             some = stage.amount(40, 10)
@@ -68,6 +72,16 @@ _SPREAD: dict[str, Any] = {
     name: func.clock_timestamp() - text("number * interval '1 second'")
     for name in ("submitted", "started", "finished")
 }
+
+
+def _sizes(url: str, count: int) -> dict[str, float]:
+    """Return how many bytes a finished job takes, in its table, in that table's indexes, and in its events."""
+    asked = (
+        "SELECT pg_table_size('jobhandle_job'), pg_indexes_size('jobhandle_job'), "
+        "pg_total_relation_size('jobhandle_job_event')"
+    )
+    names = ("its row", "its row's indexes", "its three events, and their indexes")
+    return dict(zip(names, (int(size) / count for size in execute(url, asked)[0]), strict=True))
 
 
 class Table:

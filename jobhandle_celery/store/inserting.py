@@ -62,6 +62,8 @@ _GIVEN = (
 )
 """The columns that a submit fills in, each from a value of its own."""
 
+_NOTHING: dict[str, Any] = dict.fromkeys(one.name for one in _GIVEN)
+
 
 class Inserting(Moves):
     """What every submit comes to."""
@@ -87,8 +89,9 @@ class Inserting(Moves):
         """Insert a job by one statement, straight; None, and nothing is inserted, if that cannot be."""
         if new.scheduled_for is not None or new.expires is not None:
             return None  # by the database's clock, which must be asked
-        values = [new.columns(self.namespace) | _schedule(new, None)]
-        rows = self.door.straight(_insert_document(), self.places | _document(values))
+        values = new.columns(self.namespace) | _schedule(new, None)
+        every = self.places | giving(**_NOTHING | values, actor=_actor([values]))
+        rows = self.door.straight(_insert_row(), every)
         return Submitted(rows[0][0], JobStatus.from_id(rows[0][2])) if rows else None
 
     def _insert(self, connection: Connection, new: NewJob, values: dict[str, Any]) -> Submitted:
@@ -117,8 +120,7 @@ class Inserting(Moves):
         values = [one for one in values if one["task_id"] not in known]
         if not values:
             return []
-        nothing = dict.fromkeys(one.name for one in _GIVEN)
-        every = [self.places | giving(**nothing | one) for one in values]
+        every = [self.places | giving(**_NOTHING | one) for one in values]
         self.execute(connection, _insert_each(connection.dialect.name), every)
         rows = self.execute(connection, _look(), _any_of(values) | giving(actor=_actor(values))).all()
         self.log(connection, rows)
@@ -192,6 +194,21 @@ def _insert_document() -> Any:
     values |= {"submitted": clock(), **_AT_FIRST}
     wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
     inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
+    return _with_its_event(inserted)
+
+
+@cache
+def _insert_row() -> Any:
+    """Return the same for a single row, whose values the server need not take out of a document."""
+    from sqlalchemy.dialects import postgresql
+
+    values: dict[str, Any] = {one.name: given(one) for one in _GIVEN}
+    values["due_at"] = _due(given(job.c.status_id), given(job.c.due_at))
+    values |= {"submitted": clock(), **_AT_FIRST}
+    return _with_its_event(postgresql.insert(job).values(**values).on_conflict_do_nothing())
+
+
+def _with_its_event(inserted: Any) -> Any:
     actor = bindparam("given_actor", type_=String)
     changed = inserted.returning(*told("submitted", actor))
     return with_event(changed, lambda moved: [moved.c.id, moved.c.task_id, moved.c.status_id])

@@ -28,7 +28,7 @@ from jobhandle_celery.store import Door, engine_maker
 from jobhandle_celery.store.straight import Straight
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
-from tests.store.bench import Bench
+from tests.store.bench import GRACE, Bench, about, alike, new_job
 from tests.support import eventually
 
 
@@ -78,6 +78,44 @@ def test_submit_claim_and_finish_go_straight_where_they_can(
     gone = through(bench, monkeypatch)
     assert a_life(bench) == LIFE
     assert gone == [bench.door.engine.dialect.name == "postgresql"] * 3
+
+
+EVERYTHING: dict[str, Any] = {
+    "args": '["näme", 1]',
+    "kwargs": '{"size": 96}',
+    "username": "ann",
+    "groupname": "lab",
+    "message": "50 % of 'it'",
+    "meta": '{"order": 7}',
+    "queue": "images",
+    "routing": '{"exchange": "x"}',
+    "priority": 3,
+    "time_limit": 600.5,
+    "soft_time_limit": 540.0,
+    "max_attempts": 2,
+}
+
+
+@pytest.mark.parametrize("given", [{}, EVERYTHING, {"held": True}], ids=["little", "everything", "held"])
+def test_a_job_alone_becomes_the_same_row_as_among_others(bench: Bench, given: dict[str, Any]) -> None:
+    alone = bench.submit(**given)
+    crowd = [one.job_id for one in bench.store.submit([new_job(**given), new_job(**given)])]
+    rows = [bench.row(job_id) for job_id in (alone, *crowd)]
+    waits = [row["due_at"] and row["due_at"] - row["submitted"] for row in rows]
+    assert all(wait is None if given.get("held") else about(wait, GRACE) for wait in waits)
+    for row in rows:
+        for own in ("id", "task_id", "submitted", "due_at"):
+            del row[own]
+    assert alike(rows)
+    assert rows[0].items() >= {name: value for name, value in given.items() if name != "held"}.items()
+    told = [[(one.status, one.message, one.actor) for one in bench.store.events(one)] for one in crowd]
+    assert [(one.status, one.message, one.actor) for one in bench.store.events(alone)] == told[0] == told[1]
+
+
+def test_a_job_whose_key_is_taken_is_found_alone_too(bench: Bench) -> None:
+    first = bench.submit(unique_key="k")
+    [second] = bench.store.submit([new_job(unique_key="k")])
+    assert (second.job_id, second.fresh) == (first, False)
 
 
 def test_who_listens_to_an_engine_hears_everything(
