@@ -75,7 +75,7 @@ _SPREAD: dict[str, Any] = {
 
 
 def _sizes(url: str, count: int) -> dict[str, float]:
-    """Return how many bytes a finished job takes, in its table, in that table's indexes, and in its events."""
+    """Return how many bytes a finished job takes in its table, in its indexes, and in its events."""
     asked = (
         "SELECT pg_table_size('jobhandle_job'), pg_indexes_size('jobhandle_job'), "
         "pg_total_relation_size('jobhandle_job_event')"
