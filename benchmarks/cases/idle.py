@@ -14,8 +14,8 @@ from ..stage import Stage
 
 METHOD = """Ten workers with nothing to do, at the default settings: leases are renewed, stop requests looked
 for, and a pass of the sweep is made each second. Database time is what PostgreSQL itself counts as spent on
-statements (`active_time` of `pg_stat_database`), and its processes' processor time, in windows of 20 s.
-Both hold what a commit waits for the disk."""
+statements (`active_time` of `pg_stat_database`), which holds what a commit waits for the disk, and its
+processes' processor time, which does not; in windows of 20 s."""
 
 
 def run(stage: Stage) -> Result:
