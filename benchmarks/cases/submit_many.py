@@ -1,11 +1,10 @@
 """Many durable jobs at once by `submit_many`, on Redis and on RabbitMQ."""
 
 from collections.abc import Callable
-
-from celery import Celery
+from contextlib import ExitStack
 
 from ..arithmetic import ratios
-from ..marks import clock
+from ..paced import Producer
 from ..peers import Bare, Dramatiq, Ours, Peer, Procrastinate, Rq
 from ..result import Goal, Result, Series
 from ..stage import Stage
@@ -19,7 +18,8 @@ def run_redis(stage: Stage) -> Result:
         "submit_many",
         "Submit many jobs, on Redis",
         "10,000 jobs in one call, against as many by plain Celery's `apply_async` in a loop (without results;"
-        " Celery has nothing for many) and by what the peers have for many. No worker.",
+        " Celery has nothing for many) and by what the peers have for many. No worker; each contestant has a"
+        " process of its own, and they take turns.",
     )
     jobs = stage.amount(10_000, 1_000)
     with stage.peers([Bare, Ours, Procrastinate, Rq, Dramatiq], result.missing) as peers:
@@ -36,20 +36,17 @@ def run_rabbitmq(stage: Stage) -> Result:
     )
     jobs = stage.amount(10_000, 1_000)
     with stage.peers([Bare, Ours], result.missing, rabbitmq=True) as peers:
-        for peer in peers.values():
-            if isinstance(peer, Bare):
-                _confirm(peer.app)
         return _measure(stage, result, peers, jobs, 5.0)
 
 
-def _confirm(app: Celery) -> None:
-    app.conf.broker_transport_options = {"confirm_publish": True}
-
-
 def _measure(stage: Stage, result: Result, peers: dict[str, Peer], jobs: int, bound: float) -> Result:
-    measured = stage.contest(
-        {name: _many(peer, jobs) for name, peer in peers.items()}, 5, quick_rounds=1, warm_up=False
-    )
+    with ExitStack() as stack:
+        producers = {name: Producer(name, peer.place) for name, peer in peers.items()}
+        for producer in producers.values():
+            stack.callback(producer.close)
+        measured = stage.contest(
+            {name: _many(producers[name], peer, jobs) for name, peer in peers.items()}, 7, quick_rounds=1
+        )
     broker = "RabbitMQ" if "rabbitmq" in result.name else "Redis"
     what = f"rate of `submit_many` on {broker}, {jobs:,} jobs, against {LOOP}"
     result.goals = [Goal(what, ratios(measured[Ours.name], measured[Bare.name]), bound, "×")]
@@ -57,11 +54,9 @@ def _measure(stage: Stage, result: Result, peers: dict[str, Peer], jobs: int, bo
     return result
 
 
-def _many(peer: Peer, jobs: int) -> Callable[[], float]:
+def _many(producer: Producer, peer: Peer, jobs: int) -> Callable[[], float]:
     def many() -> float:
-        begun = clock()
-        peer.submit_many(range(jobs))
-        rate = jobs / (clock() - begun)
+        rate = producer.together(jobs).rate
         peer.purge()
         return rate
 

@@ -60,6 +60,11 @@ class Bare(CeleryPeer):
     kind = "bare"
     settings = f"{_SETTINGS}; `task_ignore_result=True`"
 
+    def open(self) -> None:
+        """Have RabbitMQ confirm: without that a publish can vanish without an error."""
+        if not self.place.broker_url.startswith("redis"):
+            self.app.conf.broker_transport_options = {"confirm_publish": True}
+
 
 class RedisResults(CeleryPeer):
     """Celery with its results in Redis."""

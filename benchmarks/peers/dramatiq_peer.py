@@ -13,7 +13,7 @@ class Dramatiq(Peer):
     name = "Dramatiq"
     settings = "`--processes 2`, eight threads each, its default (<https://dramatiq.io/guide.html>)"
 
-    def prepare(self) -> None:
+    def open(self) -> None:
         """Make the actor."""
         from .dramatiq_app import make_actor  # an optional dependency
 

@@ -42,11 +42,15 @@ class Peer:
         self.workers: list[Process] = []
 
     def prepare(self) -> None:
-        """Make tables, and whatever else there is to make once.
+        """Make tables, and whatever else there is to make once for all processes.
 
         Raises:
             ImportError: it is not installed.
         """
+        self.open()
+
+    def open(self) -> None:
+        """Make what this process needs to submit."""
 
     def submit(self, number: int) -> object:
         """Submit one job."""

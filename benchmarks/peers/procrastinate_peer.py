@@ -20,13 +20,17 @@ class Procrastinate(Peer):
 
     def prepare(self) -> None:
         """Make the tables."""
+        super().prepare()
+        self._app.schema_manager.apply_schema()
+
+    def open(self) -> None:
+        """Connect."""
         from procrastinate import SyncPsycopgConnector  # an optional dependency
 
         from .procrastinate_app import make_app
 
         self._app = make_app(SyncPsycopgConnector(conninfo=self.place.dsn))
         self._app.open()
-        self._app.schema_manager.apply_schema()
         self._task: Any = self._app.tasks["benchmarks.body"]
 
     def submit(self, number: int) -> object:

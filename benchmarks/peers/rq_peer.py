@@ -18,7 +18,7 @@ class Rq(Peer):
         "<https://github.com/rq/rq/blob/master/docs/benchmark.md>; many by `enqueue_many`"
     )
 
-    def prepare(self) -> None:
+    def open(self) -> None:
         """Make the queue."""
         from rq import Queue  # an optional dependency
 
