@@ -11,6 +11,7 @@ from jobhandle_celery import JobStatus, status
 from tests.workers import WorkerProcess
 
 README = Path(__file__).parent.parent / "README.md"
+RECIPES = README.parent / "docs" / "recipes.md"
 
 
 def test_the_program_of_the_readme_runs(
@@ -31,6 +32,27 @@ def test_the_program_of_the_readme_runs(
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "1 {'path': 'a.tif', 'size': 96} a.tif: 100 %\n"
+
+
+def test_the_recipe_for_tests_of_ones_own_service_works(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(# shop\.py\n.*?)```", README.read_text(), re.DOTALL)
+    (recipe,) = re.findall(r"```python\n(# test_shop\.py\n.*?)```", RECIPES.read_text(), re.DOTALL)
+    with_url = 'Jobs(app, "postgresql+psycopg://localhost/shop")'
+    assert program.count(with_url) == 1
+    (tmp_path / "shop.py").write_text(program.replace(with_url, "Jobs(app)"))
+    (tmp_path / "test_shop.py").write_text(recipe)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-c", os.devnull, "test_shop.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 passed" in ran.stdout
 
 
 def test_the_readme_draws_the_diagram_of_the_code() -> None:
