@@ -42,7 +42,13 @@ class Watchers:
             line.close()
 
     def hear_progress(self, standings: Sequence[Standing], requests: Sequence[JobRequest]) -> None:
-        """Tell how far bodies are, and what they say, if that has changed since the last time."""
+        """Tell how far bodies are, and what they say, if that has changed since the last time.
+
+        Not while the worker has no broker, for then its event loop stands still: they are told afterwards
+        how far they are by then, and not of each step before.
+        """
+        if getattr(self._worker.consumer, "connection", None) is None:
+            return
         running = {request.key: request for request in requests}
         before, self._said = self._said, {}
         for one in standings:

@@ -2,12 +2,15 @@
 
 import os
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery.events.state import State
 
-from jobhandle_celery import JobHandle, JobStatus
+from jobhandle_celery import JobHandle, JobStatus, Progress
+from jobhandle_celery.store import Standing
+from jobhandle_celery.watchers import Watchers
 from tests.support import eventually
 from tests.worker.site import Events, NewSite, Site
 
@@ -38,6 +41,23 @@ def state_of(events: Events, task_id: str | None) -> str | None:
 
 def task_id_of(handle: JobHandle) -> str | None:
     return handle.get_job().task_id
+
+
+def test_what_is_said_without_a_broker_does_not_heap_up() -> None:
+    soon: list[Standing] = []
+    consumer = SimpleNamespace(connection=None, call_soon=lambda *call: soon.append(call[-1]))
+    watchers = Watchers(SimpleNamespace(consumer=consumer))
+    running: Any = SimpleNamespace(key=(1, "a", 1))
+
+    def after(steps: int) -> list[Standing]:
+        one = Standing(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(steps))
+        watchers.hear_progress([one], [running])
+        return soon
+
+    assert [after(step) for step in range(5)][-1] == []
+    consumer.connection = object()
+    assert [one.progress for one in after(5)] == [Progress(5)]
+    assert len(after(5)) == 1
 
 
 def test_progress_is_heard_and_the_end_after_it(lasting_site: Site) -> None:
