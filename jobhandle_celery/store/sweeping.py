@@ -34,12 +34,21 @@ class Sweeping(Running):
         After an outage of the database nobody could renew, so that clock starts anew.
         """
         with self.door.moving() as connection:
-            begun = self.execute(connection, _begin_pass())
-            if begun.rowcount == 0:
-                anew = {"namespace": self.namespace, "last_pass_at": clock(), "unbroken_since": clock()}
-                first = unless_there(connection, sweep_table, anew).returning(sweep_table.c.namespace)
-                return None if self.execute(connection, first).first() is None else False
-            return bool(self.execute(connection, _unbroken_for_a_lease()).scalar())
+            unbroken = self._note_pass(connection)
+            if unbroken is not None:
+                return unbroken
+            anew = {"namespace": self.namespace, "last_pass_at": clock(), "unbroken_since": clock()}
+            first = unless_there(connection, sweep_table, anew).returning(sweep_table.c.namespace)
+            return None if self.execute(connection, first).first() is None else False
+
+    def _note_pass(self, connection: Connection) -> bool | None:
+        if connection.dialect.name == "postgresql":
+            # What stands alone says all that is wanted at once: after it a connection may break.
+            told = self.execute(connection, _begin_pass_and_tell()).first()
+            return None if told is None else bool(told[0])
+        if self.execute(connection, _begin_pass()).rowcount == 0:
+            return None
+        return bool(self.execute(connection, _unbroken_for_a_lease()).scalar())
 
     @repeatable
     def expire(self) -> int:
@@ -248,6 +257,19 @@ class Sweeping(Running):
         }
 
 
+_UNBROKEN_FOR_A_LEASE = sweep_table.c.unbroken_since <= clock(ago("lease"))
+
+
+@cache
+def _begin_pass_and_tell() -> Any:
+    return _begin_pass().returning(_UNBROKEN_FOR_A_LEASE)
+
+
+@cache
+def _unbroken_for_a_lease() -> Any:
+    return select(_UNBROKEN_FOR_A_LEASE).where(sweep_table.c.namespace == NAMESPACE)
+
+
 @cache
 def _begin_pass() -> Any:
     gap = or_(
@@ -269,12 +291,6 @@ def _begin_pass() -> Any:
             last_pass_at=clock(),
         )
     )
-
-
-@cache
-def _unbroken_for_a_lease() -> Any:
-    long_enough = sweep_table.c.unbroken_since <= clock(ago("lease"))
-    return select(long_enough).where(sweep_table.c.namespace == NAMESPACE)
 
 
 @cache
