@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import scaled, stretched
+from tests.chance import SCALE, scaled, stretched
 from tests.fire.crowd import BODIES, Crowd, Keeper, storm
 from tests.fire.stepping import SURVIVED, stepper
 from tests.fire.worker_fates import all_ready, send
@@ -20,7 +20,12 @@ from tests.workers import WorkerProcess
 pytestmark = [pytest.mark.fire, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
 PROCESSES = 8
-SETTINGS = {"jobhandle_lease": 3, "jobhandle_patience": 10, "worker_prefetch_multiplier": 4}
+SETTINGS = {
+    "jobhandle_lease": 3,
+    # As long as a backlog of that size may take: else most messages are second ones, which workers refuse.
+    "jobhandle_patience": 10 * max(1.0, SCALE / 10),
+    "worker_prefetch_multiplier": 4,
+}
 CALM = 100
 """Jobs that end before a worker that has started is killed: some of them are its own."""
 MIB = 2**20
