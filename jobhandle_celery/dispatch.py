@@ -114,13 +114,12 @@ class Dispatcher:
                     alone.append(one)  # what is wrong with it is said where it goes by itself
             line.send_together(built)
         except BaseException as error:
+            self._hang_up()
             if _interrupts(error):
-                self._hang_up()
                 raise
             # It is not known which were taken, nor whose fault it was: that shows when each goes by itself,
             # and to send one again is harmless.
             logger.debug("%d messages are sent one by one: %s", len(part), type(error).__name__)
-            self._hang_up()
             return part
         self._failures = 0
         published.sent.extend(together)

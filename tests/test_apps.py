@@ -120,7 +120,7 @@ def test_an_app_has_its_jobs_once(sqlite_url: str) -> None:
     with pytest.raises(ApiUsageError, match=r"app\.jobs"):
         Jobs(app, sqlite_url)
     with pytest.raises(ApiUsageError, match="Celery app"):
-        Jobs("app", sqlite_url)  # type: ignore[arg-type]
+        Jobs("app", sqlite_url)  # type: ignore[arg-type]  # that is the test
 
 
 def test_after_close_the_next_use_opens_new_connections(stage: Stage) -> None:

@@ -91,7 +91,7 @@ def test_a_retry_runs_at_once_and_goes_through_the_row(
 
 
 def test_a_task_out_of_retries_ends_in_error(app: Any) -> None:
-    @app.task(name="flaky", shared=False, autoretry_for=(OSError,), max_retries=2, retry_backoff=True)  # type: ignore[untyped-decorator]
+    @app.task(name="flaky", shared=False, autoretry_for=(OSError,), max_retries=2, retry_backoff=True)  # type: ignore[untyped-decorator]  # Celery's
     def flaky() -> None:
         raise OSError("the disk is away")
 
@@ -127,7 +127,7 @@ def test_an_expired_job_does_not_run(app: Any, tmp_path: Path) -> None:
 
 
 def test_a_body_that_stops_on_request_is_cancelled(app: Any) -> None:
-    @app.task(name="stops", shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="stops", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def stops() -> None:
         job = current_job()
         assert job is not None
@@ -135,7 +135,7 @@ def test_a_body_that_stops_on_request_is_cancelled(app: Any) -> None:
         job.set_message("half way")
         job.raise_if_cancelled()
 
-    @app.task(name="retries", shared=False, bind=True)  # type: ignore[untyped-decorator]
+    @app.task(name="retries", shared=False, bind=True)  # type: ignore[untyped-decorator]  # Celery's
     def retries(self: Any) -> None:
         job = current_job()
         assert job is not None
@@ -154,14 +154,14 @@ def test_a_body_that_stops_on_request_is_cancelled(app: Any) -> None:
 def test_a_body_submits_other_jobs_and_stays_itself(app: Any) -> None:
     seen: dict[str, Any] = {}
 
-    @app.task(name="inner", shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="inner", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def inner(number: int) -> int:
         job = current_job()
         assert job is not None
         seen[f"inner {number}"] = job.job_id
         return number * 2
 
-    @app.task(name="outer", shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="outer", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def outer() -> int:
         job = current_job()
         assert job is not None
@@ -178,7 +178,7 @@ def test_a_body_submits_other_jobs_and_stays_itself(app: Any) -> None:
         seen["plain"] = plain.delay().get()
         return total
 
-    @app.task(name="plain", shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="plain", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def plain() -> bool:
         return current_job() is None
 
@@ -196,7 +196,7 @@ def test_a_body_submits_other_jobs_and_stays_itself(app: Any) -> None:
 def test_a_handle_of_the_body_that_was_closed_writes_nothing(app: Any) -> None:
     refused = []
 
-    @app.task(name="closes", shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="closes", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def closes() -> None:
         job = current_job()
         assert job is not None
@@ -214,7 +214,7 @@ def test_a_handle_of_the_body_that_was_closed_writes_nothing(app: Any) -> None:
 
 
 def test_progress_and_words_of_the_body_are_in_the_row(app: Any) -> None:
-    @app.task(name="speaks", shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="speaks", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def speaks() -> None:
         job = current_job()
         assert job is not None

@@ -87,6 +87,16 @@ def marks_of(recorder: Recorder) -> Any:
     return Marks(recorder, timedelta(seconds=5))  # type: ignore[arg-type]  # it has what Marks asks of a store
 
 
+def being_written() -> tuple[Recorder, Any]:
+    """Return marks whose first one, a 1, is on its way until the recorder goes on."""
+    recorder = Recorder()
+    marks = marks_of(recorder)
+    recorder.goes_on.clear()
+    marks.later([1])
+    eventually(lambda: not marks._pending, 10, "the thread takes it")
+    return recorder, marks
+
+
 def test_what_comes_meanwhile_is_written_together() -> None:
     recorder = Recorder()
     marks = marks_of(recorder)
@@ -102,11 +112,7 @@ def test_what_comes_meanwhile_is_written_together() -> None:
 
 
 def test_a_flush_waits_for_what_is_being_written() -> None:
-    recorder = Recorder()
-    marks = marks_of(recorder)
-    recorder.goes_on.clear()
-    marks.later([1])
-    eventually(lambda: not marks._pending, 10, "the thread takes it")
+    recorder, marks = being_written()
     threading.Timer(0.2, recorder.goes_on.set).start()
     marks.flush()
     assert [some for _, some in recorder.marked] == [[1]]
@@ -125,11 +131,7 @@ def test_marks_that_cannot_be_written_harm_nobody(error: Exception) -> None:
 
 
 def test_a_time_limit_that_comes_while_marks_are_written_is_heard() -> None:
-    recorder = Recorder()
-    marks = marks_of(recorder)
-    recorder.goes_on.clear()
-    marks.later([1])
-    eventually(lambda: not marks._pending, 10, "the thread takes it")
+    recorder, marks = being_written()
     with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.2):
         marks.flush()
     marks.later([2])
@@ -154,11 +156,7 @@ def test_where_no_thread_can_be_had_marks_are_written_at_once(monkeypatch: pytes
 
 
 def test_a_forked_child_leaves_its_parents_marks_to_the_parent() -> None:
-    recorder = Recorder()
-    marks = marks_of(recorder)
-    recorder.goes_on.clear()
-    marks.later([1])
-    eventually(lambda: not marks._pending, 10, "the thread takes it")
+    recorder, marks = being_written()
     marks.later([2])
     child = os.fork()
     if child == 0:

@@ -202,10 +202,13 @@ def _insert_row() -> Any:
     """Return the same for a single row, whose values the server need not take out of a document."""
     from sqlalchemy.dialects import postgresql
 
+    return _with_its_event(postgresql.insert(job).values(**_row()).on_conflict_do_nothing())
+
+
+def _row() -> dict[str, Any]:
     values: dict[str, Any] = {one.name: given(one) for one in _GIVEN}
     values["due_at"] = _due(given(job.c.status_id), given(job.c.due_at))
-    values |= {"submitted": clock(), **_AT_FIRST}
-    return _with_its_event(postgresql.insert(job).values(**values).on_conflict_do_nothing())
+    return values | {"submitted": clock(), **_AT_FIRST}
 
 
 def _with_its_event(inserted: Any) -> Any:
@@ -231,17 +234,14 @@ def _shape(kind: Any) -> Any:
 
 @cache
 def _insert_each(dialect: str) -> Any:
-    values: dict[str, Any] = {one.name: given(one) for one in _GIVEN}
-    values["due_at"] = _due(given(job.c.status_id), given(job.c.due_at))
-    values |= {"submitted": clock(), "attempt": 0}
     if dialect == "sqlite":
         from sqlalchemy.dialects import sqlite
 
-        return sqlite.insert(job).values(**values).on_conflict_do_nothing()
+        return sqlite.insert(job).values(**_row()).on_conflict_do_nothing()
     from sqlalchemy.dialects import mysql
 
     # Not IGNORE, which would take every other error for a job that is there already, too.
-    return mysql.insert(job).values(**values).on_duplicate_key_update(id=job.c.id)
+    return mysql.insert(job).values(**_row()).on_duplicate_key_update(id=job.c.id)
 
 
 @cache

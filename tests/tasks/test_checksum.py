@@ -12,7 +12,7 @@ import pytest
 def checksum(path: object, *args: Any) -> Any:
     from tasks.checksum import checksum
 
-    return checksum(os.fsdecode(path), *args)  # type: ignore[arg-type]
+    return checksum(os.fsdecode(path), *args)  # type: ignore[arg-type]  # as they come in a message
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "blake2b"])
