@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -274,3 +275,15 @@ def test_a_scoped_session_stands_for_its_session(engine: Engine) -> None:
     scoped.remove()
     with pytest.raises(ApiUsageError, match="Session"):
         session_of(engine)
+
+
+def test_a_time_limit_that_comes_while_messages_are_sent_is_heard(bench: Bench, engine: Engine) -> None:
+    def send(job_ids: list[int]) -> None:
+        raise SoftTimeLimitExceeded(1)
+
+    session = Session(engine)
+    [submitted] = bench.store.submit_in_session(session, [new_job()], send)
+    with pytest.raises(SoftTimeLimitExceeded):
+        session.commit()
+    session.close()
+    assert bench.row(submitted.job_id)
