@@ -83,8 +83,8 @@ class Recorder:
             self.marked.append((os.getpid(), list(sent)))
 
 
-def marks_of(recorder: Recorder) -> Any:
-    return Marks(recorder, timedelta(seconds=5))  # type: ignore[arg-type]  # it has what Marks asks of a store
+def marks_of(recorder: Recorder, grace: float = 5) -> Any:
+    return Marks(recorder, timedelta(seconds=grace))  # type: ignore[arg-type]  # it has what Marks asks of a store
 
 
 def being_written() -> tuple[Recorder, Any]:
@@ -133,7 +133,7 @@ def test_marks_that_cannot_be_written_harm_nobody(error: Exception) -> None:
 def test_a_time_limit_that_comes_while_marks_are_written_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.marks.DELAY", 60)
     recorder = Recorder()
-    marks = Marks(recorder, timedelta(hours=1))  # type: ignore[arg-type]  # it has what Marks asks of a store
+    marks = marks_of(recorder, grace=3600)
     recorder.goes_on.clear()
     marks.later([1])
     with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.2):
