@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from .dispatch import Dispatcher
@@ -58,15 +59,20 @@ def _send(store: Store, dispatcher: Dispatcher, due: list[Outgoing]) -> bool:
 def _still_waiting(store: Store, dispatcher: Dispatcher, late: list[Outgoing]) -> list[Outgoing]:
     """Return those whose message is probably just waiting its turn.
 
-    A queue that holds at least as many messages as rows are Queued for it has probably lost none. Other
-    tasks' messages may hide a lost one in that count, so it is believed a few times at most.
+    By the count, a queue has lost as many messages as it holds fewer than rows are Queued for it. What
+    workers have reserved is missing too, and always the oldest; so the oldest are taken for lost, and a
+    backlog behind busy workers is not sent once more as a whole. A loss among the young, or one that other
+    tasks' messages make up for, hides in that count; so a row is left to it a few times at most.
     """
-    doubtful = [one for one in late if one.queue is not None and one.damped < DAMPED_AT_MOST]
-    queues = sorted({one.queue for one in doubtful if one.queue is not None})
-    rows = store.count_queued(queues)
-    full = set()
-    for queue in queues:
+    by_queue: dict[str, list[Outgoing]] = defaultdict(list)
+    for one in late:  # as they were reserved: the oldest first
+        if one.queue is not None and one.damped < DAMPED_AT_MOST:
+            by_queue[one.queue].append(one)
+    rows = store.count_queued(sorted(by_queue))
+    waiting: list[Outgoing] = []
+    for queue, doubtful in by_queue.items():
         depth = dispatcher.depth(queue)
-        if depth is not None and depth >= max(rows.get(queue, 0), 1):
-            full.add(queue)
-    return [one for one in doubtful if one.queue in full]
+        if depth is not None:
+            missing = max(rows.get(queue, 0), 1) - depth
+            waiting += doubtful[max(missing, 0) :]
+    return waiting

@@ -15,14 +15,14 @@ from tests.store.bench import Bench
 class Recorder:
     """A publisher that notes what it was given; its queues are as full as the test says."""
 
-    def __init__(self, depth: int | None = 0) -> None:
+    def __init__(self, depth: int | dict[str, int] | None = 0) -> None:
         self.reachable = True
         self.given: list[int] = []
         self.unsendable: set[int] = set()
         self._depth = depth
 
     def depth(self, queue: str) -> int | None:
-        return self._depth
+        return self._depth[queue] if isinstance(self._depth, dict) else self._depth
 
     def publish(self, messages: Iterable[Outgoing]) -> Published:
         published = Published()
@@ -46,9 +46,9 @@ def passing(bench: Bench, recorder: Any) -> bool:
     return sweep(bench.store, cast(Dispatcher, recorder))
 
 
-def late(bench: Bench) -> int:
+def late(bench: Bench, *, queue: str = "q") -> int:
     """Queue a job and let its patience pass."""
-    job_id = bench.submit(queue="q")
+    job_id = bench.submit(queue=queue)
     bench.queue(job_id)
     bench.pass_time(hours=1)
     return job_id
@@ -97,6 +97,40 @@ def test_a_full_queue_puts_off_a_second_message_a_few_times_and_no_more(bench: B
     passing(bench, recorder)
 
     assert recorder.given == [job_id]
+
+
+def test_what_a_queue_falls_short_of_is_sent_again_the_oldest_first(bench: Bench) -> None:
+    """The rest is a backlog: what workers have reserved is in no queue, and would cost all of it again."""
+    oldest, old, *young = [late(bench) for _ in range(5)]
+    recorder = Recorder(depth=3)
+
+    passing(bench, recorder)
+
+    assert recorder.given == [oldest, old]
+    assert [bench.row(one)["damped"] for one in young] == [1, 1, 1]
+
+
+def test_a_loss_among_the_young_is_hidden_a_few_times_and_no_more(bench: Bench) -> None:
+    jobs = [late(bench) for _ in range(3)]
+    recorder = Recorder(depth=len(jobs))
+    for _ in range(DAMPED_AT_MOST):
+        passing(bench, recorder)
+        bench.pass_time(hours=1)
+    assert recorder.given == []
+
+    passing(bench, recorder)
+
+    assert recorder.given == jobs
+
+
+def test_each_queue_is_counted_for_itself(bench: Bench) -> None:
+    lost = late(bench, queue="empty")
+    late(bench, queue="full")
+    recorder = Recorder({"full": 1, "empty": 0})
+
+    passing(bench, recorder)
+
+    assert recorder.given == [lost]
 
 
 def test_a_broker_that_cannot_be_asked_hides_nothing(bench: Bench) -> None:

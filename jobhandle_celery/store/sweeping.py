@@ -60,7 +60,7 @@ class Sweeping(Running):
 
     @repeatable
     def reserve(self, limit: int) -> list[Outgoing]:
-        """Reserve rows that are due for a publish: nobody else takes them within the grace.
+        """Reserve rows that are due for a publish, the oldest first: nobody else takes them within the grace.
 
         Who may have been there first: another sweep (its rows are skipped, not waited for), a claim or a
         cancel, which leave no row due.

@@ -83,7 +83,7 @@ def test_a_backlog_without_a_worker_is_left_to_its_messages(
 def test_a_backlog_before_a_slow_worker_costs_fewer_than_two_messages_a_job(
     new_site: NewSite, broker_url: str
 ) -> None:
-    """What the worker has reserved is in no queue, so the count always falls short a little."""
+    """What the worker has reserved is in no queue, so the count always falls short: of so many, no more."""
     site = new_site(
         broker_url=broker_url, settings={"jobhandle_patience": 1.5, "worker_prefetch_multiplier": 4}
     )
@@ -95,7 +95,7 @@ def test_a_backlog_before_a_slow_worker_costs_fewer_than_two_messages_a_job(
     with rows(site) as engine:
         lie_in_wait(crowd, count)
         eventually(lambda: put_off(engine) >= 2, 120)
-        assert sent(engine) < 2 * count
+        assert sent(engine) < 1.5 * count
     for job_id in slow:
         crowd.cancel(job_id)
     crowd.settle(120)
