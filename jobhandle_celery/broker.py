@@ -1,4 +1,4 @@
-"""A way to the broker that gives up in bounded time. May import messages and confirms.
+"""A way to the broker that gives up in bounded time. May import stencil, confirms and below.
 
 Celery's own producers retry for as long as a Redis that drops packets makes them wait, and a publish to
 RabbitMQ without a confirmation can vanish without an error.
@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from amqp.exceptions import ChannelError, MessageNacked
@@ -17,7 +18,8 @@ from celery import Celery
 from kombu.exceptions import EncodeError, OperationalError
 
 from .confirms import Confirmed
-from .messages import Ready
+from .messages import MOST_KINDS, Kind, Ready
+from .stencil import Client, Stencil
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,9 @@ class Line:
         self._kept_for_many: Any = None
         self._confirmed: Confirmed | None = None
         self._declared: set[str] = set()
+        self._client: Client | None = None
+        """Redis alone has one."""
+        self._stencils: dict[Kind, Stencil | None] = {}
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
             OSError,
@@ -81,8 +86,10 @@ class Line:
             Refused: it is this message that the broker does not take; others may pass.
         """
         try:
-            # With `retry` kombu looks at the connection before it uses it.
-            self._publish(self._producer(), task, message, retry=True, retry_policy=self._once)
+            producer = self._producer()
+            if not self._pushed(producer, [message]):
+                # With `retry` kombu looks at the connection before it uses it.
+                self._publish(producer, task, message, retry=True, retry_policy=self._once)
         except EncodeError:
             raise
         except self.errors as error:
@@ -107,6 +114,9 @@ class Line:
         When it raises, whatever it is, it is not known which of them the broker has taken.
         """
         producer = self._producer()
+        if self._pushed(producer, [message for _, message in messages]):
+            self.fresh = False
+            return
         together: AbstractContextManager[object]
         if self._driver == "amqp":
             if self._confirmed is None:
@@ -120,12 +130,39 @@ class Line:
                 self._publish(producer, task, message, retry=False)
         self.fresh = False
 
+    def _pushed(self, producer: Any, messages: Sequence[Ready | Whole]) -> bool:
+        """Push messages to lists of Redis, if that is all there is to do for them; say whether it was."""
+        if self._client is None:
+            return False
+        texts = []
+        for message in messages:
+            if not isinstance(message, Ready):
+                return False
+            stencil = self._stencil(self._client, producer, message)
+            if stencil is None:
+                return False
+            texts.append(stencil.filled(message))
+        self._client.push(texts)
+        return True
+
+    def _stencil(self, client: Client, producer: Any, message: Ready) -> Stencil | None:
+        """Return the stencil of a message's kind; None if kombu has to send it, for now or always."""
+        if message.kind not in self._stencils:
+            queues = message.kind.options["declare"] or ()
+            if not self._declared.issuperset(queue.name for queue in queues):
+                return None  # yet: kombu declares a queue with the first message for it
+            if len(self._stencils) >= MOST_KINDS:
+                self._stencils.clear()
+            send = partial(self._publish, producer, message.task, retry=False)
+            self._stencils[message.kind] = Stencil.cut(message, client, send)
+        return self._stencils[message.kind]
+
     def _producer(self) -> Any:
         if self._kept is None:
             self._connection.ensure_connection(**self._once)
             self._kept = self._app.amqp.Producer(self._connection, auto_declare=False)
             if self._driver == "redis":
-                _keep_client(self._kept.channel)
+                self._client = Client(self._kept.channel)
         return self._kept
 
     def _publish(self, producer: Any, task: str, message: Ready | Whole, **retry: Any) -> None:
@@ -165,20 +202,6 @@ class Line:
             self._connection.collect(socket_timeout=BOUND)
         except Exception:
             logger.debug("closing a broken connection", exc_info=True)
-
-
-def _keep_client(channel: Any) -> None:
-    """Have a channel of ours use one Redis client for all its messages.
-
-    kombu makes a new one for each, all on the same pool of connections, which takes longer than to send.
-    """
-    client = channel._create_client()
-
-    @contextmanager
-    def conn_or_acquire(given: Any = None) -> Iterator[Any]:
-        yield given or client
-
-    channel.conn_or_acquire = conn_or_acquire
 
 
 def _is_about_the_message(error: BaseException | None) -> bool:

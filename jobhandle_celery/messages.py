@@ -28,17 +28,8 @@ MOST_KINDS = 1_000
 """Kinds that are remembered; a caller may make up queue names without end."""
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A message as kombu's producer takes it."""
-
-    task: str
-    body: str
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Kind:
+@dataclass(frozen=True, eq=False)
+class Kind:
     """What the messages of one task on one way have in common."""
 
     headers: Mapping[str, Any]
@@ -52,12 +43,30 @@ class _Kind:
     kwargs_shown: str | None
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A message that is a copy of its kind, but for what is its own."""
+
+    task: str
+    body: str
+    kind: Kind
+    task_id: str
+    own: Mapping[str, Any]
+    """Headers."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What kombu's producer is to be called with."""
+        headers = {**self.kind.headers, **self.own}
+        return {**self.kind.options, "headers": headers, "correlation_id": self.task_id}
+
+
 class Messages:
     """Builds messages, for one thread of one process at a time."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._kinds: dict[tuple[Any, ...], _Kind] = {}
+        self._kinds: dict[tuple[Any, ...], Kind] = {}
         # Each look at Celery's configuration costs as much as a small message.
         self._signs = app.conf.task_serializer == "auth"
         self._tells_sent = bool(app.conf.task_send_sent_event)
@@ -84,22 +93,17 @@ class Messages:
         if kind.sensitive:
             args, kwargs = masked(args, kwargs, kind.sensitive)
         amqp = self._app.amqp
-        headers = {
-            **kind.headers,
+        own = {
             "id": one.task_id,
             "argsrepr": args_shown(tuple(args), amqp.argsrepr_maxsize) if shown_args is None else shown_args,
             "kwargsrepr": kwargs_shown(one.job_id, kwargs, shown_kwargs, self._app),
             **job_headers(one.job_id, one.attempt, kind.sensitive),
         }
         if kind.own_root:
-            headers["root_id"] = one.task_id
-        return Ready(
-            one.task,
-            f"[{one.args}, {one.kwargs}, {kind.rest}]",
-            {**kind.options, "headers": headers, "correlation_id": one.task_id},
-        )
+            own["root_id"] = one.task_id
+        return Ready(one.task, f"[{one.args}, {one.kwargs}, {kind.rest}]", kind, one.task_id, own)
 
-    def _kind(self, one: Outgoing) -> _Kind:
+    def _kind(self, one: Outgoing) -> Kind:
         limits = one.time_limit, one.soft_time_limit
         key = one.task, one.queue, one.routing, one.priority, *limits, id(self._known(one.queue))
         kind = self._kinds.get(key)
@@ -109,12 +113,12 @@ class Messages:
             kind = self._kinds[key] = self._new_kind(one)
         return kind
 
-    def _new_kind(self, one: Outgoing) -> _Kind:
+    def _new_kind(self, one: Outgoing) -> Kind:
         message, options = self.whole(one)
         seen = _Recorder()
         self._app.amqp.send_task_message(seen, one.task, message, **options)
         routing = codec.decode(one.routing)
-        return _Kind(
+        return Kind(
             headers=seen.options.pop("headers"),
             options=seen.options,
             rest=kombu_json.dumps(seen.body[2]),

@@ -1,5 +1,6 @@
 """What every test may use: waiting for a condition, and doing without. Imports nothing of the library."""
 
+import gc
 import os
 import signal
 import time
@@ -44,16 +45,32 @@ def missing(reason: str) -> NoReturn:
 
 
 @contextmanager
-def a_soft_limit_of(seconds: float) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in here after so long, as a pool's child does: by a signal's handler."""
+def a_soft_limit() -> Iterator[Callable[[float], None]]:
+    """Raise SoftTimeLimitExceeded in here, as a pool's child does: by a signal's handler.
+
+    So many seconds after what is yielded is called, from whatever thread. Python swallows what a handler
+    raises within the garbage collector, so that does not run meanwhile.
+    """
 
     def interrupt(*_: Any) -> None:
-        raise SoftTimeLimitExceeded(seconds)
+        raise SoftTimeLimitExceeded
+
+    def comes_in(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     former = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    gc.disable()
     try:
-        yield
+        yield comes_in
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.enable()
         signal.signal(signal.SIGALRM, former)
+
+
+@contextmanager
+def a_soft_limit_of(seconds: float) -> Iterator[None]:
+    """Raise SoftTimeLimitExceeded in here after so long."""
+    with a_soft_limit() as comes_in:
+        comes_in(seconds)
+        yield

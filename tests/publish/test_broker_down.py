@@ -2,7 +2,9 @@
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -10,7 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from jobhandle_celery import JobStatus, dispatch
 from tests.publish.messages import ADD, NOBODY_LISTENS, Make, received
 from tests.servers import RedisServer
-from tests.support import a_soft_limit_of, eventually
+from tests.support import a_soft_limit, eventually
 
 
 def tries(caplog: pytest.LogCaptureFixture) -> int:
@@ -33,10 +35,11 @@ def test_a_refusing_broker_costs_one_try_and_no_error(
 
 
 class BlackHole:
-    """A server that takes every connection and never says a word."""
+    """A server that takes every connection, calls `met` in a thread, and never says a word."""
 
-    def __init__(self) -> None:
+    def __init__(self, met: Callable[[], object] = bool) -> None:
         self.connections: list[socket.socket] = []
+        self._met = met
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept)
@@ -48,6 +51,7 @@ class BlackHole:
                 self.connections.append(self._listener.accept()[0])
             except OSError:
                 return
+            self._met()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -79,10 +83,9 @@ def test_a_time_limit_is_heard_by_a_body_that_submits_to_a_silent_broker(
     broker_url: str, count: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobhandle_celery.broker.BOUND", 60)
-    with closing(BlackHole()) as hole:
+    with a_soft_limit() as comes_in, closing(BlackHole(partial(comes_in, 0.3))) as hole:
         app = make(broker_url.format(hole.port))
-        app.jobs.count_by_status()  # the limit is to come later than the connection to the database
-        with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(1.0):
+        with pytest.raises(SoftTimeLimitExceeded):
             app.jobs.submit_many([ADD] * count)
         assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == count
 

@@ -49,9 +49,9 @@ def anything(*args: Any, **kwargs: Any) -> None:
     """Take whatever comes."""
 
 
-def an_app(**settings: Any) -> Any:
+def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
     app: Any = make_app(
-        "memory://", None, {"task_queues": QUEUES, "task_default_queue": "default", **settings}
+        broker_url, None, {"task_queues": QUEUES, "task_default_queue": "default", **settings}
     )
     app.task(name="tests.anything")(anything)
     return app
