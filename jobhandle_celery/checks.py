@@ -1,6 +1,6 @@
 """What callers may give: each check names the field, the value and what is accepted.
 
-May import model and below. Everything is checked before anything is written: bad input leaves no trace.
+May import model and below. Everything is checked before anything is committed: bad input leaves no trace.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -4,6 +4,7 @@ kombu's JSON is what the message carries, so whatever survives here survives the
 datetimes, dates, UUIDs, Decimals and bytes come back as what they were.
 """
 
+import json as plain_json
 from typing import Any
 
 from kombu.utils import json
@@ -27,7 +28,11 @@ def encode(value: Any) -> str:
         NotStorableError: it is not JSON, holds itself, or is over `LIMIT` bytes.
     """
     try:
-        encoded: str = json.dumps(value)
+        try:
+            # kombu's encoder writes plain values in the same way, and is made anew for each.
+            encoded: str = plain_json.dumps(value)
+        except TypeError:
+            encoded = json.dumps(value)
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise NotStorableError(f"is not JSON: {error}") from None
     if len(encoded) > LIMIT:

@@ -66,6 +66,7 @@ class Messages:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._amqp = app.amqp
         self._kinds: dict[tuple[Any, ...], Kind] = {}
         # Each look at Celery's configuration costs as much as a small message.
         self._signs = app.conf.task_serializer == "auth"
@@ -89,14 +90,13 @@ class Messages:
         args, kwargs = _decoded(one.args), _decoded(one.kwargs)
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise TypeError(f"the arguments of job {one.job_id} are none")
-        shown_args, shown_kwargs = kind.args_shown, kind.kwargs_shown
         if kind.sensitive:
             args, kwargs = masked(args, kwargs, kind.sensitive)
-        amqp = self._app.amqp
+        amqp = self._amqp
         own = {
             "id": one.task_id,
-            "argsrepr": args_shown(tuple(args), amqp.argsrepr_maxsize) if shown_args is None else shown_args,
-            "kwargsrepr": kwargs_shown(one.job_id, kwargs, shown_kwargs, self._app),
+            "argsrepr": kind.args_shown or args_shown(args, amqp.argsrepr_maxsize),
+            "kwargsrepr": kwargs_shown(one.job_id, kwargs, kind.kwargs_shown, amqp.kwargsrepr_maxsize),
             **job_headers(one.job_id, one.attempt, kind.sensitive),
         }
         if kind.own_root:
@@ -116,7 +116,7 @@ class Messages:
     def _new_kind(self, one: Outgoing) -> Kind:
         message, options = self.whole(one)
         seen = _Recorder()
-        self._app.amqp.send_task_message(seen, one.task, message, **options)
+        self._amqp.send_task_message(seen, one.task, message, **options)
         routing = codec.decode(one.routing)
         return Kind(
             headers=seen.options.pop("headers"),
@@ -137,7 +137,7 @@ class Messages:
         args = retry["args"] if retry else codec.decode(one.args)
         kwargs = retry["kwargs"] if retry else codec.decode(one.kwargs)
         shown_args, shown_kwargs = masked(args, kwargs, sensitive)
-        message = self._app.amqp.as_task_v2(
+        message = self._amqp.as_task_v2(
             one.task_id,
             one.task,
             args,
@@ -160,8 +160,10 @@ class Messages:
             **{name: options.get(name) for name in options.get("stamped_headers") or ()},
             origin=options.get("origin"),
             # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
-            argsrepr=routing.get("argsrepr") or args_shown(shown_args, self._app.amqp.argsrepr_maxsize),
-            kwargsrepr=kwargs_shown(one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._app),
+            argsrepr=routing.get("argsrepr") or args_shown(shown_args, self._amqp.argsrepr_maxsize),
+            kwargsrepr=kwargs_shown(
+                one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._amqp.kwargsrepr_maxsize
+            ),
             create_sent_event=self._tells_sent,
         )
         declared = routing.get("declare")
@@ -191,7 +193,7 @@ class Messages:
         )
 
     def _known(self, name: str | None) -> Queue | None:
-        queues: Mapping[str, Queue] = self._app.amqp.queues
+        queues: Mapping[str, Queue] = self._amqp.queues
         # Asked so, for [] makes what it lacks.
         return queues[name] if name is not None and dict.__contains__(queues, name) else None
 
@@ -211,8 +213,9 @@ def _decoded(text: str) -> Any:
     return codec.decode(text) if '"__type__"' in text else json.loads(text)
 
 
-def args_shown(args: tuple[Any, ...], limit: int) -> str:
+def args_shown(args: Sequence[Any], limit: int) -> str:
     """Return what is shown of positional arguments, at most some `limit` characters."""
+    args = tuple(args)
     return repr(args) if _is_short(args, limit) else str(saferepr(args, limit))
 
 
@@ -231,13 +234,12 @@ def _is_short(values: Sequence[Any], limit: int) -> bool:
     return room > 0
 
 
-def kwargs_shown(job_id: int, kwargs: Mapping[str, Any], given: str | None, app: Celery) -> str:
+def kwargs_shown(job_id: int, kwargs: Mapping[str, Any], given: str | None, limit: int) -> str:
     """Return what is shown of the keyword arguments, the job's id before them, so that Flower finds it.
 
     Flower's search reads literals alone, and the last of two equal keys; what it could not read, or would
     read as another job's, goes into a string.
     """
-    limit = app.amqp.kwargsrepr_maxsize
     if given is None and "job_id" not in kwargs and _is_short([*kwargs, *kwargs.values()], limit):
         return repr({"job_id": job_id, **kwargs})
     shown = str(saferepr(dict(kwargs), limit)) if given is None else given

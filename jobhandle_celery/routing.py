@@ -7,6 +7,7 @@ task's retry asks for is reduced to what its next message needs.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
@@ -141,6 +142,10 @@ class Routing:
         self._router: Any = None
         self._ways: dict[tuple[Any, ...], _Way] = {}
 
+    @cached_property
+    def _amqp(self) -> Any:
+        return self._app.amqp  # which costs a lock each time
+
     def route(self, job: Job, options: Mapping[str, Any]) -> Routed:
         """Fill in what the task and Celery's routing say: the queue, the priority, the expiry.
 
@@ -185,7 +190,7 @@ class Routing:
         )
 
     def _way(self, job: Job, options: Mapping[str, Any], args: Any, kwargs: Any, task: Any) -> _Way:
-        router: Any = self._app.amqp.router
+        router: Any = self._amqp.router
         if router is not self._router:
             self._router, self._ways = router, {}
         given = {"queue": job.queue, "priority": job.priority, **options}
@@ -206,14 +211,14 @@ class Routing:
         own = {} if task is None else task._get_exec_options()
         defaults = {name: value for name, value in own.items() if value is not None}
         try:
-            routed = self._app.amqp.router.route(dict(defaults, **directions), job.task, args, kwargs, task)
+            routed = self._amqp.router.route(dict(defaults, **directions), job.task, args, kwargs, task)
             queue = routed.get("queue")
             if isinstance(queue, str):
-                queue = self._app.amqp.queues[queue]
+                queue = self._amqp.queues[queue]
         except (QueueNotFound, KeyError) as error:
             raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
         if queue is None and routed.get("exchange") is None:
-            queue = self._app.amqp.default_queue
+            queue = self._amqp.default_queue
         record = {
             "exchange": _name(routed.get("exchange")),
             "routing_key": routed.get("routing_key"),

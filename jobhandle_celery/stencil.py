@@ -8,6 +8,7 @@ compressed body, a queue that expires) has no stencil, and goes kombu's way.
 """
 
 import json
+import os
 import re
 import uuid
 from base64 import b64encode
@@ -108,7 +109,7 @@ class Stencil:
             **{name: _JSON(value) for name, value in message.own.items()},
             "correlation_id": _JSON(message.task_id),
             "body": f'"{_encoded(message.body)}"',
-            "delivery_tag": f'"{uuid.uuid4()}"',  # by which a worker acknowledges it
+            "delivery_tag": f'"{os.urandom(16).hex()}"',  # by which a worker acknowledges it
         }
         text = [self._pieces[0]]
         for hole, piece in zip(self._holes, self._pieces[1:], strict=True):

@@ -1,12 +1,13 @@
 """From what a caller gives to a committed row, and its message on the way. May import dispatch and below.
 
-Everything is checked, routed and encoded before anything is written: bad input leaves no trace.
+Everything is checked, routed and encoded before anything is committed: bad input leaves no trace.
 """
 
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import checks, codec, text
@@ -24,6 +25,27 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 """Jobs reserved and sent at a time: few enough to be sent before the sweep takes them for forgotten."""
+
+
+class _Prepared:
+    """Jobs that are checked, routed and encoded when they are come to, and kept for who comes again.
+
+    For while a database takes in the first of very many, the next can be prepared.
+    """
+
+    def __init__(self, given: Sequence[object], prepare: Callable[[object], NewJob]) -> None:
+        self._given = given
+        self._prepare = prepare
+        self._prepared: list[NewJob] = []
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __iter__(self) -> Iterator[NewJob]:
+        for number, one in enumerate(self._given):
+            if number == len(self._prepared):
+                self._prepared.append(self._prepare(one))
+            yield self._prepared[number]
 
 
 class Submissions:
@@ -47,9 +69,9 @@ class Submissions:
         Raises:
             ApiUsageError, ValidationError: nothing was written.
         """
-        new = [self._new(one, username, groupname) for one in given]
+        new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
-            return self._store.submit_in_session(session, new, self.send)
+            return self._store.submit_in_session(session, list(new), self.send)
         submitted = self._store.submit(new)
         fresh = [
             (row, one.job_id)

@@ -120,7 +120,10 @@ def _described(app: Any, sight: Sight) -> dict[str, Any]:
         "name": routing.get("shadow") or job.task,
         "args": hidden_args if isinstance(hidden_args, str) else saferepr(args, app.amqp.argsrepr_maxsize),
         "kwargs": kwargs_shown(
-            job.id, kwargs, hidden_kwargs if isinstance(hidden_kwargs, str) else None, app
+            job.id,
+            kwargs,
+            hidden_kwargs if isinstance(hidden_kwargs, str) else None,
+            app.amqp.kwargsrepr_maxsize,
         ),
         "root_id": routing.get("root_id") or job.task_id,
         "parent_id": routing.get("parent_id"),

@@ -9,7 +9,7 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -37,7 +37,7 @@ from ..errors import (
 from ..settings import Settings
 from .connections import FROZEN, LIMITED, listen, own_engine, standalone
 from .forks import gate
-from .straight import Straight
+from .straight import NotStraight, Straight
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -197,11 +197,35 @@ class Door:
         None, and nothing was executed, where that cannot be: then there is `moving`.
         """
         with self._ready() as engine:
-            straight = self._straight
-            if straight is None or straight.engine is not engine:
-                schemas = self.options.get("schema_translate_map")
-                straight = self._straight = Straight(engine, schemas)
+            straight = self._straight_to(engine)
             return straight.rows(statement, parameters) if straight.open else None
+
+    def straight_each(
+        self,
+        statement: Executable,
+        each: Iterable[Mapping[str, Any]],
+        look: Callable[[list[list[tuple[Any, ...]]]], None],
+    ) -> bool:
+        """Execute such a statement for each of several parameters in a transaction; see `Straight`.
+
+        False, and nothing was executed or all of it undone, where that cannot be
+        """
+        with self._ready() as engine:
+            straight = self._straight_to(engine)
+            if not straight.open:
+                return False
+            try:
+                straight.rows_of_each(statement, each, look)
+            except NotStraight:
+                return False
+            return True
+
+    def _straight_to(self, engine: Engine) -> Straight:
+        straight = self._straight
+        if straight is None or straight.engine is not engine:
+            schemas = self.options.get("schema_translate_map")
+            straight = self._straight = Straight(engine, schemas)
+        return straight
 
     @contextmanager
     def joining(self) -> Iterator[None]:

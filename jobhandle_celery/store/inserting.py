@@ -1,7 +1,7 @@
 """Rows come in: any number of jobs, and an event for each, in as few statements as the database allows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -28,9 +28,11 @@ from sqlalchemy import (
 from ..pieces import pieces
 from ..schema import Name, UtcDateTime, clock, job
 from ..status import JobStatus
+from .door import repeating
 from .moves import Moves, actor_of
 from .once import at, given, giving, setting, told, with_event
-from .rows import NewJob, Submitted
+from .rows import NewJob, NewJobs, Submitted
+from .straight import NotStraight
 
 MOST_ROWS = 1_000
 MOST_BYTES = 8 * 2**20
@@ -85,14 +87,39 @@ class Inserting(Moves):
             ]
         return submitted
 
-    def _insert_alone(self, new: NewJob) -> Submitted | None:
+    def _insert_alone(self, new: NewJob) -> list[Submitted] | None:
         """Insert a job by one statement, straight; None, and nothing is inserted, if that cannot be."""
         if new.scheduled_for is not None or new.expires is not None:
             return None  # by the database's clock, which must be asked
         values = new.columns(self.namespace) | _schedule(new, None)
         every = self.places | giving(**_NOTHING | values, actor=_actor([values]))
         rows = self.door.straight(_insert_row(), every)
-        return Submitted(rows[0][0], JobStatus.from_id(rows[0][2])) if rows else None
+        return [Submitted(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
+
+    def _insert_straight(self, jobs: NewJobs) -> list[Submitted] | None:
+        """Insert jobs, straight, as they are made; None, and nothing is inserted, if that cannot be."""
+        if repeating():
+            return None  # they may be there already, which takes another look
+        task_ids: list[str] = []
+        submitted: list[Submitted] = []
+
+        def documents() -> Iterator[dict[str, Any]]:
+            for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
+                if any(new.unique_key or new.scheduled_for or new.expires for new in part):
+                    raise NotStraight
+                task_ids.extend(new.task_id for new in part)
+                values = [new.columns(self.namespace) | _schedule(new, None) for new in part]
+                yield self.places | _document(values)
+
+        def look(parts: list[list[tuple[Any, ...]]]) -> None:
+            rows = {task_id: (job_id, status) for part in parts for job_id, task_id, status in part}
+            if len(rows) != len(task_ids):
+                raise NotStraight
+            for task_id in task_ids:
+                job_id, status = rows[task_id]
+                submitted.append(Submitted(job_id, JobStatus.from_id(status)))
+
+        return submitted if self.door.straight_each(_insert_document(), documents(), look) else None
 
     def _insert(self, connection: Connection, new: NewJob, values: dict[str, Any]) -> Submitted:
         there_before = job.c.task_id == new.task_id

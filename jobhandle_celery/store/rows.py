@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Row
 
@@ -91,6 +91,13 @@ class NewJob:
         if self.unique_key is not None:
             plain["unique_slot"] = unique_slot(namespace, self.username, self.unique_key)
         return plain
+
+
+class NewJobs(Protocol):
+    """Jobs to be inserted: a list, or what makes them as they are asked for, if need be once more."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[NewJob]: ...
 
 
 @dataclass(frozen=True)

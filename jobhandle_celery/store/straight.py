@@ -1,20 +1,30 @@
-"""Statements that go straight to psycopg, past SQLAlchemy's execution of them. Knows nothing of jobs.
+"""Statements that go straight to psycopg, past SQLAlchemy's execution of them. May import errors.
 
 A claim and a finish cost nearly half the processor time less so (benchmarks/README.md): what a `Connection`
 looks up, converts and offers to listeners for every execution is the same each time. A statement that is
 built once is therefore compiled once, and given to the driver on a connection of the engine's pool.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, Executable
 from sqlalchemy.exc import DBAPIError
 
+from ..errors import JobHandleError
 from .connections import is_ours
 
 _WATCHED = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
 """The events that an execution past SQLAlchemy does not have."""
+
+
+class NotStraight(Exception):
+    """What was begun is to be undone, and done by SQLAlchemy."""
+
+
+_ORDINARY = (JobHandleError, NotStraight)
+"""What is raised between statements, and leaves a connection as it was."""
 
 
 class Straight:
@@ -39,9 +49,59 @@ class Straight:
         Raises:
             DBAPIError: SQLAlchemy's, as if it had executed the statement.
         """
+        prepared = self._prepare(statement)
+        with self._driver_connection(prepared) as connection, connection.cursor() as cursor:
+            self.engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    def rows_of_each(
+        self,
+        statement: Executable,
+        each: Iterable[Mapping[str, Any]],
+        look: Callable[[list[list[tuple[Any, ...]]]], None],
+    ) -> None:
+        """Execute a statement for each of several parameters in one transaction, without a wait in between.
+
+        The next parameters are made while the server is busy with those before. `look` is given the rows of
+        each before the commit. If it, or what makes the parameters, raises `NotStraight` or an error of ours,
+        nothing is written.
+
+        Raises:
+            NotStraight: see above, or libpq is older than 14 and cannot do without a wait.
+            DBAPIError: SQLAlchemy's, as if it had executed the statement.
+        """
+        if not self._driver.Pipeline.is_supported():
+            raise NotStraight
+        prepared = self._prepare(statement)
+        with self._driver_connection(prepared) as connection, connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            with connection.pipeline():
+                try:
+                    cursors = [self._begun(connection, prepared, parameters) for parameters in each]
+                    rows = [one.fetchall() for one in cursors]
+                except (self._driver.Error, *_ORDINARY):
+                    raise
+                except BaseException:
+                    connection.close()  # or the end of the pipeline would wait for the server
+                    raise
+            look(rows)
+            cursor.execute("COMMIT")
+
+    def _begun(self, connection: Any, prepared: "_Prepared", parameters: Mapping[str, Any]) -> Any:
+        cursor = connection.cursor()
+        self.engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
+        return cursor
+
+    def _prepare(self, statement: Executable) -> "_Prepared":
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = _Prepared(statement, self.engine, self._schemas)
+        return prepared
+
+    @contextmanager
+    def _driver_connection(self, prepared: "_Prepared") -> Iterator[Any]:
+        """Open a connection of the pool on which each statement stands alone."""
         try:
             pooled: Any = self.engine.raw_connection()
         except self._driver.Error as error:
@@ -50,16 +110,15 @@ class Straight:
         try:
             if not connection.autocommit:
                 connection.autocommit = True
-            with connection.cursor() as cursor:
-                self.engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
-                rows: list[tuple[Any, ...]] = cursor.fetchall()
-                return rows
+            yield connection
         except self._driver.Error as error:
             lost = self.engine.dialect.is_disconnect(error, connection, None)
             if lost:
                 # This one alone: a verb is repeated often enough for as many idle ones as a pool keeps.
                 pooled.invalidate(error)
             raise self._in_sqlalchemys_words(error, prepared.text, lost=lost) from error
+        except _ORDINARY:
+            raise
         except BaseException:
             # A time limit, say, in the middle of an answer: nobody else must read the rest of it.
             pooled.invalidate()

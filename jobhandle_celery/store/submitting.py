@@ -43,7 +43,7 @@ from .moves import (
     unless_expired_before,
 )
 from .once import at
-from .rows import OUTGOING_COLUMNS, NewJob, Outgoing, Submitted, outgoing, unique_slot
+from .rows import OUTGOING_COLUMNS, NewJob, NewJobs, Outgoing, Submitted, outgoing, unique_slot
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -53,13 +53,14 @@ class Submitting(Inserting):
     """The verbs of whoever submits, and of whoever publishes."""
 
     @repeatable
-    def submit(self, jobs: Sequence[NewJob]) -> list[Submitted]:
+    def submit(self, jobs: NewJobs) -> list[Submitted]:
         """Insert jobs in one transaction of our own; see `submit_within`."""
         alone = len(jobs) == 1
-        if alone and (inserted := self._insert_alone(jobs[0])):
-            return [inserted]
+        inserted = self._insert_alone(*jobs) if alone else self._insert_straight(jobs)
+        if inserted is not None:
+            return inserted
         with self.door.moving() if alone else self.door.transaction() as connection:
-            return self.submit_within(connection, jobs)
+            return self.submit_within(connection, list(jobs))
 
     def submit_within(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Insert jobs, in order, on a connection whose transaction is somebody's.

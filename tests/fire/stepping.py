@@ -135,14 +135,17 @@ def _install() -> None:
     from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
     from sqlalchemy.engine.default import DefaultDialect
 
+    from jobhandle_celery.stencil import Client
     from jobhandle_celery.store.straight import Straight
 
     for name in ("do_execute", "do_execute_no_params", "do_executemany"):
         _before_and_after(DefaultDialect, name, _words)
     _before_and_after(MySQLDialect_mysqldb, "do_executemany", _words)  # its own, PyMySQL's too
     _before_and_after(DefaultDialect, "do_commit")
-    _before_and_after(Straight, "rows", lambda *_: STRAIGHT)
+    for name in ("rows", "rows_of_each"):
+        _before_and_after(Straight, name, lambda *_: STRAIGHT)
     _before_and_after(Channel, "_put")
+    _before_and_after(Client, "push")
 
 
 def _words(_dialect: Any, _cursor: Any, statement: str, *_: Any) -> str:

@@ -1,0 +1,166 @@
+"""Very many jobs go past SQLAlchemy in one transaction: the same rows come in, or none."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import create_engine, event
+
+from jobhandle_celery import ValidationError
+from jobhandle_celery.settings import Settings
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Door, NewJob
+from jobhandle_celery.store.inserting import MOST_ROWS
+from tests.servers import execute
+from tests.store.bench import Bench, new_job
+from tests.support import a_soft_limit
+
+MANY = 2 * MOST_ROWS + 3
+"""More than two statements take."""
+ROWS = "SELECT count(*) FROM jobhandle_job"
+
+
+@pytest.fixture
+def own_bench(postgresql_url: str) -> Iterator[Bench]:
+    """On a database of its own."""
+    bench = Bench(postgresql_url)
+    yield bench
+    bench.close()
+
+
+class Making:
+    """Jobs that are made as they are asked for; something happens when the last is."""
+
+    def __init__(self, then: Callable[[], object], count: int = MANY) -> None:
+        self._then = then
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[NewJob]:
+        for number in range(1, self._count + 1):
+            if number == self._count:
+                self._then()
+            yield new_job(args=f"[{number}]")
+
+
+def ways(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return of each submit of many, from now on, whether it has gone straight."""
+    gone: list[bool] = []
+    plain = bench.door.straight_each
+
+    def noted(*given: Any) -> bool:
+        gone.append(plain(*given))
+        return gone[-1]
+
+    monkeypatch.setattr(bench.door, "straight_each", noted)
+    return gone
+
+
+@pytest.mark.parametrize(
+    ("given", "straight"),
+    [
+        ({}, True),
+        ({"unique_key": "k", "username": "ann"}, False),
+        ({"scheduled_for": timedelta(hours=1)}, False),
+        ({"expires": timedelta(hours=1)}, False),
+    ],
+    ids=["plain", "unique", "scheduled", "expiring"],
+)
+def test_many_jobs_come_in_in_their_order_whichever_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], straight: bool
+) -> None:
+    """The last is what decides: those before it have been sent to the server by then."""
+    gone = ways(bench, monkeypatch)
+    jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
+    ids = [one.job_id for one in bench.store.submit(jobs)]
+    assert gone == [straight and bench.door.engine.dialect.name == "postgresql"]
+    assert ids == sorted(set(ids))
+    for number in (1, MOST_ROWS, MOST_ROWS + 1, MANY):
+        job_id = ids[number - 1]
+        assert bench.row(job_id)["args"] == f"[{number}]"
+        became = JobStatus.WAITING if number == MANY and "scheduled_for" in given else JobStatus.SUBMITTED
+        assert bench.events(job_id) == [became]
+
+
+def test_one_that_is_there_already_is_found_among_many(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, there = new_job(), bench.submit(task_id="11111111-0000-4000-8000-000000000000")
+    gone = ways(bench, monkeypatch)
+    submitted = bench.store.submit([first, new_job(task_id="11111111-0000-4000-8000-000000000000")])
+    assert gone == [False]
+    assert submitted[1].job_id == there
+    assert bench.events(submitted[0].job_id) == [JobStatus.SUBMITTED]
+
+
+def test_what_goes_wrong_while_they_are_made_leaves_no_trace(own_bench: Bench) -> None:
+    bench = own_bench
+
+    def refuse() -> None:
+        raise ValidationError("args", "the last", "something else")
+
+    bench.submit()
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    url, backends = bench.url, f"SELECT pid {others}"
+    before = execute(url, backends)
+    with pytest.raises(ValidationError):
+        bench.store.submit(Making(refuse))
+    assert execute(url, ROWS) == [(1,)]
+    assert execute(url, backends) == before  # its connection is as good as it was
+
+
+def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) -> None:
+    broken = Counter[str]()
+
+    def cut_once() -> None:
+        broken["times"] += 1
+        if broken["times"] == 1:
+            execute(
+                own_bench.url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+
+    own_bench.submit()
+    submitted = own_bench.store.submit(Making(cut_once))
+    assert broken["times"] == 2
+    assert len({one.job_id for one in submitted}) == MANY
+    assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
+
+
+def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
+    own_bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_bench.submit()
+    other = create_engine(own_bench.url)
+    with a_soft_limit() as comes_in, other.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE jobhandle_job IN EXCLUSIVE MODE")
+        with pytest.raises(SoftTimeLimitExceeded):
+            own_bench.store.submit(Making(lambda: comes_in(0.3)))
+    other.dispose()
+    assert not [one for one in caplog.records if "sqlalchemy" in one.name and one.levelno >= logging.WARNING]
+    assert len(own_bench.store.submit([new_job(), new_job()])) == 2
+    assert execute(own_bench.url, ROWS) == [(3,)]
+
+
+def test_who_listens_to_an_engine_hears_of_many(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, heard = ways(own_bench, monkeypatch), list[str]()
+    event.listen(own_bench.door.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
+    own_bench.store.submit([new_job() for _ in range(MANY)])
+    assert gone == [False]
+    assert sum("INSERT INTO jobhandle_job " in one for one in heard) == 3
+
+
+def test_many_go_past_no_engine_of_somebody_else(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = create_engine(postgresql_url)
+    bench = Bench(postgresql_url, Door(lambda: theirs, Settings()))
+    gone = ways(bench, monkeypatch)
+    bench.store.submit([new_job(), new_job()])
+    assert gone == [False]
+    theirs.dispose()
