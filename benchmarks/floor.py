@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from celery import Celery
-from sqlalchemy import Engine, create_engine, insert
+from sqlalchemy import Engine, create_engine, func, insert, select
 
 from jobhandle_celery import schema
 from jobhandle_celery.status import JobStatus
@@ -22,7 +22,9 @@ class Floor:
 
     def __init__(self, place: Place) -> None:
         engine: Engine = create_engine(place.database_url)
-        schema.metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(1)))  # other floors begin, too
+            schema.metadata.create_all(connection)
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._app = Celery("floor", broker=place.broker_url, set_as_current=False)
         self._broker = self._app.connection_for_write()
