@@ -149,9 +149,10 @@ def job(given: Job) -> Job:
     """
     _name("task", given.task)
     hidden = HIDDEN if sensitive(given.sensitive) else None
-    if isinstance(given.args, (str, bytes)) or not isinstance(given.args, Sequence):
+    # The built-in types first, for an abstract class takes longer to answer.
+    if isinstance(given.args, (str, bytes)) or not isinstance(given.args, (list, tuple, Sequence)):
         raise ValidationError("args", hidden or given.args, "a list or tuple")
-    if not isinstance(given.kwargs, Mapping) or not all(isinstance(key, str) for key in given.kwargs):
+    if not isinstance(given.kwargs, (dict, Mapping)) or not all(isinstance(key, str) for key in given.kwargs):
         raise ValidationError("kwargs", hidden or given.kwargs, "a mapping with text as its keys")
     if not isinstance(given.message, str):
         raise ValidationError("message", given.message, "text")
@@ -171,6 +172,8 @@ def job(given: Job) -> Job:
 
 def sensitive(value: object) -> tuple[str | int, ...]:
     """Check the names and positions of arguments that are not for show."""
+    if isinstance(value, tuple) and not value:
+        return ()
     if isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping)):
         given = tuple(value)
         if all(isinstance(one, str) or (type(one) is int and one >= 0) for one in given):

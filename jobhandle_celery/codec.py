@@ -46,6 +46,8 @@ def encode_given(field: str, value: Any, *, hide: bool = False) -> str:
     Raises:
         ValidationError: it is not JSON, is too large or holds a NUL character.
     """
+    if isinstance(value, dict) and not value:
+        return "{}"
     shown = HIDDEN if hide else value
     try:
         encoded = encode(value)

@@ -210,6 +210,8 @@ class _Recorder:
 
 def _decoded(text: str) -> Any:
     # Mostly plain JSON, which needs none of kombu's looking for its own types.
+    if text == "{}":
+        return {}
     return codec.decode(text) if '"__type__"' in text else json.loads(text)
 
 

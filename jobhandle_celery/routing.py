@@ -64,7 +64,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
     """
     if isinstance(given, Job):
         return given, {}
-    if not isinstance(given, Mapping) or not isinstance(given, CallableSignature):
+    if not isinstance(given, (dict, Mapping)) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
     canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
     if canvas:

@@ -45,7 +45,7 @@ def _measure(stage: Stage, result: Result, peers: dict[str, Peer], jobs: int, bo
         for producer in producers.values():
             stack.callback(producer.close)
         measured = stage.contest(
-            {name: _many(producers[name], peer, jobs) for name, peer in peers.items()}, 7, quick_rounds=1
+            {name: _many(producers[name], peer, jobs) for name, peer in peers.items()}, 15, quick_rounds=1
         )
     broker = "RabbitMQ" if "rabbitmq" in result.name else "Redis"
     what = f"rate of `submit_many` on {broker}, {jobs:,} jobs, against {LOOP}"

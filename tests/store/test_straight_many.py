@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DataError
 
 from jobhandle_celery import ValidationError
 from jobhandle_celery.settings import Settings
@@ -111,6 +112,15 @@ def test_what_goes_wrong_while_they_are_made_leaves_no_trace(own_bench: Bench) -
         bench.store.submit(Making(refuse))
     assert execute(url, ROWS) == [(1,)]
     assert execute(url, backends) == before  # its connection is as good as it was
+
+
+def test_what_the_server_refuses_among_many_is_its_own_error(own_bench: Bench) -> None:
+    """And not that of those that came after it."""
+    jobs = [new_job(task="x" * 300 if number == 1 else "t") for number in range(MANY)]
+    with pytest.raises(DataError, match="value too long"):
+        own_bench.store.submit(jobs)
+    assert execute(own_bench.url, ROWS) == [(0,)]
+    assert len(own_bench.store.submit([new_job(), new_job()])) == 2
 
 
 def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) -> None:
