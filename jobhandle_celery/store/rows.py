@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Protocol
 
 from sqlalchemy import Row
@@ -16,7 +17,7 @@ from ..schema import job
 from ..status import JobStatus
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """What a message is made of; `attempt` is the one that the message is for."""
 
@@ -37,7 +38,7 @@ class Outgoing:
     status: JobStatus
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be inserted; everything is validated, encoded and routed already."""
 
@@ -82,15 +83,16 @@ class NewJob:
 
     def columns(self, namespace: str) -> dict[str, Any]:
         """Return the columns that have a value and do not depend on the clock."""
-        plain = {
-            name: value
-            for name, value in vars(self).items()
-            if value is not None and name not in ("held", "scheduled_for", "expires")
-        }
+        values = zip(_PLAIN, _plain_values(self), strict=True)
+        plain = {name: value for name, value in values if value is not None}
         plain["namespace"] = namespace
         if self.unique_key is not None:
             plain["unique_slot"] = unique_slot(namespace, self.username, self.unique_key)
         return plain
+
+
+_PLAIN = tuple(one.name for one in fields(NewJob) if one.name not in ("held", "scheduled_for", "expires"))
+_plain_values = attrgetter(*_PLAIN)
 
 
 class NewJobs(Protocol):
