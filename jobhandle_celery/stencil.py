@@ -1,9 +1,9 @@
 """What Redis is given for a message, made by kombu once for its kind, with holes. May import messages.
 
 On its way to Redis a message goes through kombu's producer, exchange and channel, and becomes JSON as a
-whole; that takes longer than all else that is done for a job that is one of many. So kombu sends one message
-of a kind to a tape, with marks where messages of that kind differ, and the others are that text with the
-marks replaced. What does not come out as a single LPUSH with each mark in its place (another exchange, a
+whole, which takes more than a third of the time of a job that is one of many. So kombu sends one message of a
+kind to a tape, with marks where messages of that kind differ, and the others are that text with the marks
+replaced. What does not come out as a single LPUSH with each mark in its place (another exchange, a
 compressed body, a queue that expires) has no stencil, and goes kombu's way.
 """
 
