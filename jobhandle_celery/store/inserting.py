@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import (
@@ -119,7 +120,13 @@ class Inserting(Moves):
                 job_id, status = rows[task_id]
                 submitted.append(Submitted(job_id, JobStatus.from_id(status)))
 
-        return submitted if self.door.straight_each(_insert_document(), documents(), look) else None
+        following = documents()
+        try:
+            first = next(following)  # before a connection is taken: mostly that is all
+        except (StopIteration, NotStraight):
+            return None
+        gone = self.door.straight_each(_insert_document(), chain([first], following), look)
+        return submitted if gone else None
 
     def _insert(self, connection: Connection, new: NewJob, values: dict[str, Any]) -> Submitted:
         there_before = job.c.task_id == new.task_id

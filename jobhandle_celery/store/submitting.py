@@ -59,8 +59,9 @@ class Submitting(Inserting):
         inserted = self._insert_alone(*jobs) if alone else self._insert_straight(jobs)
         if inserted is not None:
             return inserted
+        made = list(jobs)  # before a transaction is open, for that may take long
         with self.door.moving() if alone else self.door.transaction() as connection:
-            return self.submit_within(connection, list(jobs))
+            return self.submit_within(connection, made)
 
     def submit_within(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
         """Insert jobs, in order, on a connection whose transaction is somebody's.

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -36,9 +37,10 @@ def own_bench(postgresql_url: str) -> Iterator[Bench]:
 class Making:
     """Jobs that are made as they are asked for; something happens when the last is."""
 
-    def __init__(self, then: Callable[[], object], count: int = MANY) -> None:
+    def __init__(self, then: Callable[[], object], count: int = MANY, **given: Any) -> None:
         self._then = then
         self._count = count
+        self._given = given
 
     def __len__(self) -> int:
         return self._count
@@ -47,7 +49,7 @@ class Making:
         for number in range(1, self._count + 1):
             if number == self._count:
                 self._then()
-            yield new_job(args=f"[{number}]")
+            yield new_job(args=f"[{number}]", **(self._given if number == self._count else {}))
 
 
 def ways(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -140,6 +142,52 @@ def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) ->
     assert broken["times"] == 2
     assert len({one.job_id for one in submitted}) == MANY
     assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
+
+
+@pytest.mark.parametrize("given", [{}, {"unique_key": "k"}], ids=["straight", "not straight"])
+def test_they_are_made_while_nobody_is_kept_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    """What one statement takes is made before there is a connection; so is what does not go straight."""
+    open_now = Counter[str]()
+    seen: list[int] = []
+
+    def counted(name: str) -> None:
+        opened = getattr(bench.door, name)
+
+        @contextmanager
+        def noted(*args: Any) -> Iterator[Any]:
+            open_now["doors"] += 1
+            try:
+                with opened(*args) as connection:
+                    yield connection
+            finally:
+                open_now["doors"] -= 1
+
+        monkeypatch.setattr(bench.door, name, noted)
+
+    counted("_ready")
+    making = Making(lambda: seen.append(open_now["doors"]), count=3, **given)
+    assert len(bench.store.submit(making)) == 3
+    assert set(seen) == {0}
+
+
+def test_who_is_slow_to_make_them_holds_up_nobody(own_bench: Bench) -> None:
+    """In a pipeline the server's limit for a transaction that does nothing does not run."""
+    other = Bench(own_bench.url)
+    lived: list[list[JobStatus]] = []
+
+    def live() -> None:
+        job_id = other.submit()
+        other.pass_time(hours=1)
+        assert other.store.begin_pass() is not None
+        assert [one.job_id for one in other.store.reserve(10)] == [job_id]
+        other.store.finish(other.run(job_id), "1")
+        lived.append(other.events(job_id))
+
+    assert len(own_bench.store.submit(Making(live))) == MANY
+    assert lived == [[JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]]
+    other.close()
 
 
 def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
