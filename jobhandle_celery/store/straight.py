@@ -66,7 +66,8 @@ class Straight:
         The next parameters are made while the server is busy with those before. `look` is given the rows of
         each before the commit. If it, or what makes the parameters, raises `NotStraight` or an error of ours,
         nothing is written. While they are made the server waits without its limit for idle transactions,
-        which does not run in a pipeline: a statement for this locks nothing that somebody else may want.
+        which does not run in a pipeline: a statement for this locks nothing that somebody else may want. A
+        server that is held up, and reads nothing for as long as a silent peer is given, loses the connection.
 
         Raises:
             NotStraight: see above, or libpq is older than 14 and cannot do without a wait.

@@ -1,8 +1,10 @@
 """Very many jobs go past SQLAlchemy in one transaction: the same rows come in, or none."""
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -19,10 +21,12 @@ from jobhandle_celery.store import Door, NewJob
 from jobhandle_celery.store.inserting import MOST_ROWS
 from tests.servers import execute
 from tests.store.bench import Bench, new_job
-from tests.support import a_soft_limit
+from tests.support import a_soft_limit, eventually
 
 MANY = 2 * MOST_ROWS + 3
 """More than two statements take."""
+LONG = f'{{"text": "{"x" * 7_000}"}}'
+"""Kwargs with which not even two statements fit into the buffers of a connection."""
 ROWS = "SELECT count(*) FROM jobhandle_job"
 
 
@@ -200,9 +204,40 @@ def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
         with pytest.raises(SoftTimeLimitExceeded):
             own_bench.store.submit(Making(lambda: comes_in(0.3)))
     other.dispose()
-    assert not [one for one in caplog.records if "sqlalchemy" in one.name and one.levelno >= logging.WARNING]
+    # All that is said is psycopg's: it has waited for nothing, and no pool was left to find out.
+    (said,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert said.name == "psycopg"
+    assert said.getMessage().endswith("the connection is closed")
     assert len(own_bench.store.submit([new_job(), new_job()])) == 2
     assert execute(own_bench.url, ROWS) == [(3,)]
+
+
+def test_a_server_that_takes_nothing_in_for_long_gets_them_one_after_the_other(own_bench: Bench) -> None:
+    """What it has not read was never received, by TCP_USER_TIMEOUT; a repeat sends and waits by turns."""
+    own_bench.submit()
+    waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobhandle_job'::regclass"
+    waiting = set[int]()
+
+    def has_come_again() -> bool:
+        waiting.update(pid for (pid,) in execute(own_bench.url, waits))
+        return len(waiting) > 1
+
+    def hold() -> None:
+        other = create_engine(own_bench.url)
+        with other.begin() as connection:
+            connection.exec_driver_sql("LOCK TABLE jobhandle_job IN EXCLUSIVE MODE")
+            locked.set()
+            eventually(has_come_again, 60)
+        other.dispose()
+
+    locked = threading.Event()
+    jobs = [new_job(kwargs=LONG) for _ in range(MANY)]
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(hold)
+        assert locked.wait(60)
+        assert len({one.job_id for one in own_bench.store.submit(jobs)}) == MANY
+        held.result()
+    assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
 
 
 def test_who_listens_to_an_engine_hears_of_many(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
