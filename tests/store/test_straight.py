@@ -49,17 +49,17 @@ def backend(straight: Straight) -> int:
     return int(straight.rows(select(func.pg_backend_pid()), {})[0][0])
 
 
-def through(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return of each statement that might have gone straight, from now on, whether it has."""
+def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "straight") -> list[bool]:
+    """Return of what might have gone straight, from now on and by that way of the door, whether it has."""
     gone: list[bool] = []
-    plain = bench.door.straight
+    plain = getattr(bench.door, way)
 
     def noted(*given: Any) -> Any:
-        rows = plain(*given)
-        gone.append(rows is not None)
-        return rows
+        said = plain(*given)
+        gone.append(said is not None and said is not False)
+        return said
 
-    monkeypatch.setattr(bench.door, "straight", noted)
+    monkeypatch.setattr(bench.door, way, noted)
     return gone
 
 
@@ -122,11 +122,16 @@ def test_who_listens_to_an_engine_hears_everything(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Bench(postgresql_url)
-    gone, heard = through(bench, monkeypatch), []
+    gone, heard = through(bench, monkeypatch), list[str]()
+    many = through(bench, monkeypatch, "straight_each")
     event.listen(bench.door.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
     assert a_life(bench) == LIFE
     assert gone == [False] * 3
     assert sum("UPDATE jobhandle_job " in statement for statement in heard) == 2
+    heard.clear()
+    bench.store.submit([new_job(), new_job()])
+    assert many == [False]
+    assert sum("INSERT INTO jobhandle_job " in statement for statement in heard) == 1
     bench.close()
 
 
@@ -135,9 +140,11 @@ def test_nothing_goes_past_an_engine_of_somebody_else(
 ) -> None:
     theirs = create_engine(postgresql_url)
     bench = Bench(postgresql_url, Door(lambda: theirs, Settings()))
-    gone = through(bench, monkeypatch)
+    gone, many = through(bench, monkeypatch), through(bench, monkeypatch, "straight_each")
     assert a_life(bench) == LIFE
     assert gone == [False] * 3
+    bench.store.submit([new_job(), new_job()])
+    assert many == [False]
     theirs.dispose()
 
 

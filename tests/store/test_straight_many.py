@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DataError
 
 from jobhandle_celery import ValidationError
-from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, NewJob
+from jobhandle_celery.store import NewJob
 from jobhandle_celery.store.inserting import MOST_ROWS
 from tests.servers import execute
 from tests.store.bench import Bench, new_job
+from tests.store.test_straight import through
 from tests.support import a_soft_limit, eventually
 
 MANY = 2 * MOST_ROWS + 3
@@ -56,19 +56,6 @@ class Making:
             yield new_job(args=f"[{number}]", **(self._given if number == self._count else {}))
 
 
-def ways(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return of each submit of many, from now on, whether it has gone straight."""
-    gone: list[bool] = []
-    plain = bench.door.straight_each
-
-    def noted(*given: Any) -> bool:
-        gone.append(plain(*given))
-        return gone[-1]
-
-    monkeypatch.setattr(bench.door, "straight_each", noted)
-    return gone
-
-
 @pytest.mark.parametrize(
     ("given", "straight"),
     [
@@ -83,7 +70,7 @@ def test_many_jobs_come_in_in_their_order_whichever_way(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], straight: bool
 ) -> None:
     """The last is what decides: those before it have been sent to the server by then."""
-    gone = ways(bench, monkeypatch)
+    gone = through(bench, monkeypatch, "straight_each")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
     ids = [one.job_id for one in bench.store.submit(jobs)]
     assert gone == [straight and bench.door.engine.dialect.name == "postgresql"]
@@ -97,7 +84,7 @@ def test_many_jobs_come_in_in_their_order_whichever_way(
 
 def test_one_that_is_there_already_is_found_among_many(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first, there = new_job(), bench.submit(task_id="11111111-0000-4000-8000-000000000000")
-    gone = ways(bench, monkeypatch)
+    gone = through(bench, monkeypatch, "straight_each")
     submitted = bench.store.submit([first, new_job(task_id="11111111-0000-4000-8000-000000000000")])
     assert gone == [False]
     assert submitted[1].job_id == there
@@ -238,22 +225,3 @@ def test_a_server_that_takes_nothing_in_for_long_gets_them_one_after_the_other(o
         assert len({one.job_id for one in own_bench.store.submit(jobs)}) == MANY
         held.result()
     assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
-
-
-def test_who_listens_to_an_engine_hears_of_many(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone, heard = ways(own_bench, monkeypatch), list[str]()
-    event.listen(own_bench.door.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
-    own_bench.store.submit([new_job() for _ in range(MANY)])
-    assert gone == [False]
-    assert sum("INSERT INTO jobhandle_job " in one for one in heard) == 3
-
-
-def test_many_go_past_no_engine_of_somebody_else(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = create_engine(postgresql_url)
-    bench = Bench(postgresql_url, Door(lambda: theirs, Settings()))
-    gone = ways(bench, monkeypatch)
-    bench.store.submit([new_job(), new_job()])
-    assert gone == [False]
-    theirs.dispose()
