@@ -32,11 +32,21 @@ STRANGE = [
 ]
 
 
+GATE = """\
+import os, sys, time
+
+while "worker" in sys.orig_argv and not os.path.exists({gate!r}):
+    time.sleep(0.02)
+"""
+"""Python runs it before everything else: the process of a worker waits until the gate is there."""
+
+
 class Demo:
     """One run in a process group of its own, as a shell's job; its output in a file."""
 
-    def __init__(self, here: Path, reaper: Reaper, *arguments: object) -> None:
+    def __init__(self, here: Path, reaper: Reaper, *arguments: object, held: bool = False) -> None:
         self._output = here / "output"
+        self._gate = here / "gate"
         self._reaper = reaper
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBHANDLE_")}
         with self._output.open("wb") as output:
@@ -46,10 +56,22 @@ class Demo:
                 stdout=output,
                 stderr=output,
                 cwd=here,
-                env={**environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                env={**environment, "PYTHONPATH": self._path(held), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
         reaper.watch(self.process.pid)
+
+    def _path(self, held: bool) -> str:
+        if not held:
+            return str(ROOT)
+        hooks = self._gate.with_name("hooks")
+        hooks.mkdir()
+        (hooks / "sitecustomize.py").write_text(GATE.format(gate=str(self._gate)))
+        return os.pathsep.join([str(hooks), str(ROOT)])
+
+    def release_worker(self) -> None:
+        """Let a worker start that `held` keeps from starting."""
+        self._gate.touch()
 
     @property
     def output(self) -> str:
@@ -105,8 +127,8 @@ def folder(tmp_path: Path) -> Path:
 def demo(here: Path, reaper: Reaper) -> Iterator[Start]:
     runs: list[Demo] = []
 
-    def start(*arguments: object) -> Demo:
-        runs.append(Demo(here, reaper, *arguments))
+    def start(*arguments: object, held: bool = False) -> Demo:
+        runs.append(Demo(here, reaper, *arguments, held=held))
         return runs[-1]
 
     yield start
@@ -212,12 +234,13 @@ def test_what_cannot_be_read_ends_in_error_and_the_rest_is_done(
     write(folder, b"bad.png", b"no image")
     write(folder, b"good")
     gone, replaced, locked = (write(folder, name) for name in (b"gone \xff", b"replaced", b"locked"))
-    run = demo(folder)
+    run = demo(folder, held=True)
     run.wait_for("starting a worker")  # it has seen them all
     gone.unlink()
     replaced.unlink()
     os.mkfifo(replaced)
     locked.chmod(0)
+    run.release_worker()
 
     assert run.end() == 1
 
@@ -232,36 +255,54 @@ def test_what_cannot_be_read_ends_in_error_and_the_rest_is_done(
     assert "gone \\udcff: FileNotFoundError" in run.output
 
 
-def many(folder: Path, number: int = 150) -> None:
+def many(folder: Path, number: int = 50) -> None:
     for index in range(number):
         write(folder, f"{index:04}".encode(), os.urandom(100))
 
 
+def endless(folder: Path) -> Path:
+    """Add a file whose checksum takes minutes, so that a run cannot end before a test interrupts it."""
+    path = folder / "endless"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # sparse
+    return path
+
+
+def wait_for_the_middle(run: Demo, total: int) -> None:
+    """Wait until some files are finished and `endless` is being read."""
+    run.wait_for(rf"\n[1-9]\d* of {total} jobs")
+    run.wait_for("endless: .* MB")
+
+
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_goes_on(demo: Start, here: Path, folder: Path) -> None:
     many(folder)
+    held = endless(folder)
     first = demo(folder)
-    first.wait_for(r"\n[1-9]\d* of 150 jobs")
+    wait_for_the_middle(first, 51)
     first.interrupt()
+    first.wait_for("stopping")
+    os.truncate(held, 0)  # its body ends
 
     assert first.end() == 130
     assert "left where they are" in first.output
     done = [job for job in rows(here) if job.status == "Finished"]
-    assert 0 < len(done) < 150
+    assert 0 < len(done) <= 50
     assert not [job for job in rows(here) if job.status == "Running"]
 
+    held.unlink()
     second = demo(folder)
 
     assert second.end() == 0, second.output
-    assert f"{150 - len(done)} jobs to do" in second.output
-    assert len(sha256sum(folder)) == 150
-    # Not one file was read twice.
-    assert bodies(rows(here)) == 150
+    assert len(sha256sum(folder)) == 50
+    # No file was read twice.
+    assert bodies([job for job in rows(here) if "endless" not in job.message]) == 50
 
 
 def test_a_run_whose_worker_dies_says_so_and_the_next_goes_on(demo: Start, here: Path, folder: Path) -> None:
     many(folder)
+    held = endless(folder)
     first = demo(folder)
-    first.wait_for(r"\n[1-9]\d* of 150 jobs")
+    wait_for_the_middle(first, 51)
     worker = first.worker()
     children = worker.children()
     worker.kill()
@@ -270,13 +311,14 @@ def test_a_run_whose_worker_dies_says_so_and_the_next_goes_on(demo: Start, here:
     assert "the worker has ended (signal 9" in first.output
     psutil.wait_procs(children, timeout=10)
 
+    held.unlink()
     assert demo(folder).end() == 0
-    assert len(sha256sum(folder)) == 150
+    assert len(sha256sum(folder)) == 50
 
 
 def test_a_worker_that_does_not_start_is_shown_with_its_last_words(demo: Start, folder: Path) -> None:
     write(folder, b"file")
-    run = demo(folder)
+    run = demo(folder, held=True)
     run.wait_for("starting a worker")
     run.worker().kill()
     assert run.end() == 1
@@ -285,25 +327,25 @@ def test_a_worker_that_does_not_start_is_shown_with_its_last_words(demo: Start, 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a child of that")
 def test_a_killed_run_leaves_no_worker_behind(demo: Start, folder: Path) -> None:
-    many(folder, 100)
+    held = endless(folder)
     run = demo(folder)
-    run.wait_for("of 100 jobs")
+    run.wait_for("endless: .* MB")
     worker = run.worker()
     run.process.kill()
+    os.truncate(held, 0)  # the worker ends once its body does
     worker.wait(20)
 
 
 def test_a_cold_stop_gives_the_running_jobs_back(demo: Start, here: Path, folder: Path) -> None:
-    with (folder / "huge").open("wb") as file:
-        file.truncate(10**12)  # sparse
+    endless(folder)
     run = demo(folder)
-    run.wait_for("huge: .* of 1,000,000.0 MB")
+    run.wait_for("endless: .* MB")
     run.interrupt()
     run.wait_for("stopping")
     run.interrupt()
 
     assert run.end() == 130
-    (job,) = [job for job in rows(here) if job.message.startswith("huge")]
+    (job,) = [job for job in rows(here) if job.message.startswith("endless")]
     assert job.status in ("Requeued", "Queued")
 
 
