@@ -47,6 +47,8 @@ class Execution:
     result: str = "null"
     retry: Signature | None = None
     """What ``retry(throw=False)`` asked for; it counts once the body has left."""
+    state: tuple[str, Any] | None = None
+    """State and meta that the body set by ``update_state``; they count if it ends by ``Ignore``."""
 
 
 _ATTRIBUTE = "jobhandle_execution"
@@ -139,6 +141,44 @@ def reject(task: Any, execution: Execution, rejection: Any) -> None:
     else:
         failure = Failure("task", "Reject", text.message(str(rejection.reason)))
         settle(execution, lambda: store.fail(run, failure))
+
+
+def ignore(task: Any, execution: Execution) -> None:
+    """End a run whose body raised ``Ignore``: as the state says that it set before, else Finished."""
+    store, run = service_of(task.app).store, execution.run
+    if execution.retry is not None:
+        finish(task, execution)
+        return
+    match execution.state:
+        case (states.FAILURE, meta):
+            fail(task, execution, _failure_set(meta))
+        case (states.REVOKED, meta):
+            settle(execution, lambda: store.stop(run, "" if meta is None else text.message(_words(meta))))
+        case (states.RETRY | states.REJECTED as state, _):
+            said = f"the task set the state {state} and published no message"
+            fail(task, execution, Failure("task", state.capitalize(), said))
+        case (states.SUCCESS, meta):
+            try:
+                execution.result = codec.encode(meta)
+            except codec.NotStorableError as error:
+                fail(task, execution, Failure("task", ResultError.__name__, f"the result {error}"))
+            else:
+                finish(task, execution)
+        case _:
+            finish(task, execution)
+
+
+def _failure_set(meta: Any) -> Failure:
+    """Return the failure that a body has set by itself; its meta is in Celery's form, or in none."""
+    if isinstance(meta, BaseException):
+        return failure_of(meta, "")
+    name, said = states.FAILURE, meta
+    if isinstance(meta, dict):
+        name, said = meta.get("exc_type") or name, meta.get("exc_message", meta)
+    if isinstance(said, (list, tuple)):  # the arguments of the exception
+        said = ", ".join(map(_words, said))
+    words = f"the task set the state {states.FAILURE}" if said is None else _words(said)
+    return Failure("task", text.storable(_words(name)), text.message(words))
 
 
 def failure_of(exception: BaseException, traceback: str) -> Failure:

@@ -200,9 +200,13 @@ class JobHandle:
 
         Raises:
             WaitTimeoutError: it is not final yet; it goes on.
+            RuntimeError: within a task, as Celery's ``get()`` does, but for a timeout of 0: the job may need
+                the process that waits. ``celery.result.allow_join_result()`` lifts it.
         """
         job_id = self.job_id
         patience = None if timeout is None else checks.patience("timeout", timeout)
+        if patience != 0:
+            self._waits.assert_may_wait(job_id)
         deadline = math.inf if patience is None else time.monotonic() + patience
         while not (status := self.job_status()).final:
             if time.monotonic() >= deadline:
@@ -216,7 +220,7 @@ class JobHandle:
         Raises:
             JobFailedError: it ended in Error; carries the `Failure`.
             JobCancelledError: it was cancelled.
-            WaitTimeoutError: as for `wait`.
+            WaitTimeoutError, RuntimeError: as for `wait`.
         """
         while True:
             self.wait(timeout)

@@ -140,6 +140,15 @@ class JobTask:
             raise error  # from autoretry_for=(Exception,)
         return super().retry(*args, **options)  # type: ignore[misc]  # a mixin
 
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """Set the state of a task as Celery does, and note that of a running job."""
+        super().update_state(task_id, state, meta, **kwargs)  # type: ignore[misc]  # a mixin
+        execution = execution_of(self.request)
+        if execution is not None and task_id in (None, execution.run.task_id):
+            execution.state = str(state), meta
+
     def replace(self, sig: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""
         if execution_of(self.request) is not None:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from celery import Celery
+from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
 
 from . import migrations, settings
 from .dispatch import Dispatcher
@@ -98,7 +99,7 @@ class Service:
     @cached_property
     def waits(self) -> Waits:
         """Who waits for jobs in this process."""
-        return self._first("waits", Waits(self.store))
+        return self._first("waits", Waits(self.store, assert_will_not_block))
 
     def _first(self, name: str, made: T) -> T:
         # From Python 3.12 on two threads may make one each, and both must have the same.

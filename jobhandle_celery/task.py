@@ -144,7 +144,8 @@ def perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     with endings(task, current):
         returned = body(*args, **kwargs)
     try:
-        current.result = codec.encode(returned)
+        if not execution.ignores_result(task, task.request):
+            current.result = codec.encode(returned)
         current.returned = True
     except codec.NotStorableError as error:
         raise ResultError(f"the result {error}") from None
@@ -167,8 +168,8 @@ def endings(task: Any, current: Execution) -> Iterator[None]:
         execution.reject(task, current, rejection)
         raise
     except Ignore:
-        # The task's own way to say that there is nothing more to record.
-        execution.finish(task, current)
+        # The task has recorded what there is to record.
+        execution.ignore(task, current)
         raise
     except Exception:
         raise

@@ -7,6 +7,7 @@ that over when it leaves. May import store and below.
 import math
 import threading
 import time
+from collections.abc import Callable
 
 from .store import Store, gate
 
@@ -29,8 +30,10 @@ class _Waiter:
 class Waits:
     """The waits of this process."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, assert_may_wait: Callable[[], object] = lambda: None) -> None:
+        """Make one; `assert_may_wait` raises RuntimeError where a wait may never end: within a task."""
         self._store = store
+        self._assert_may_wait = assert_may_wait
         self._renew()
         gate.register(self)
 
@@ -46,6 +49,20 @@ class Waits:
     def after_fork(self) -> None:
         """Leave the parent's threads to the parent."""
         self._renew()
+
+    def assert_may_wait(self, job_id: int) -> None:
+        """Refuse a wait that would hold the process which the job may need.
+
+        Raises:
+            RuntimeError: this is a body of a pool that runs one at a time.
+        """
+        try:
+            self._assert_may_wait()
+        except RuntimeError:
+            raise RuntimeError(
+                f"job {job_id} was not waited for: never wait for a job within a task. "
+                "Submit it and return, or wait under celery.result.allow_join_result()"
+            ) from None
 
     def until_over(self, job_id: int, deadline: float = math.inf) -> bool:
         """Wait until a job is final, or gone; False if the deadline, by the monotonic clock, comes first.

@@ -1,0 +1,156 @@
+"""What a body tells Celery by itself, and what its row says then: the same."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import states
+from celery.exceptions import Ignore, Reject
+from celery.result import allow_join_result, denied_join_result
+
+from jobhandle_celery import JobStatus, WaitTimeoutError
+from jobhandle_celery.codec import LIMIT
+from tests.apps import make_app
+
+
+@pytest.fixture
+def app(sqlite_url: str) -> Iterator[Any]:
+    settings = {
+        "task_always_eager": True,
+        "task_default_queue": f"queue-{uuid.uuid4().hex}",
+        "result_backend": "cache+memory://",
+        "task_store_eager_result": True,
+    }
+    app: Any = make_app("memory://", sqlite_url, settings)
+    yield app
+    app.jobs.close()
+
+
+def submitted(app: Any, body: Any, **options: Any) -> Any:
+    """Run a body as a job, eagerly; return its handle."""
+    name = f"told.{uuid.uuid4().hex}"
+    app.task(name=name, shared=False, **options)(body)
+    handle = app.jobs.handle()
+    handle.submit(app.tasks[name].s())
+    return handle
+
+
+@pytest.mark.parametrize("returned", [object(), [1, 2]], ids=["no JSON", "JSON"])
+def test_ignored_result_is_null_and_not_encoded(app: Any, returned: object) -> None:
+    """A result that nobody wants is not looked at (fault 14)."""
+
+    def body() -> object:
+        return returned
+
+    handle = submitted(app, body, ignore_result=True)
+    assert handle.job_status() is JobStatus.FINISHED
+    assert handle.result(timeout=0) is None
+
+
+EXPECTED: dict[str, tuple[Any, JobStatus, str]] = {
+    "FAILURE as Celery's documentation": (
+        {"exc_type": "BadInput", "exc_message": "no such column", "custom": 1},
+        JobStatus.ERROR,
+        "BadInput: no such column",
+    ),
+    "FAILURE with several words": (
+        {"exc_type": "BadInput", "exc_message": ["no", "column"]},
+        JobStatus.ERROR,
+        "BadInput: no, column",
+    ),
+    "FAILURE with an exception": (ValueError("wrong"), JobStatus.ERROR, "ValueError: wrong"),
+    "FAILURE with a text": ("wrong", JobStatus.ERROR, "FAILURE: wrong"),
+    "FAILURE with nothing": (None, JobStatus.ERROR, "FAILURE: the task set the state FAILURE"),
+    "REVOKED": ("not needed", JobStatus.CANCELLED, "not needed"),
+    "SUCCESS": ({"rows": 7}, JobStatus.FINISHED, ""),
+    "REJECTED": (
+        None,
+        JobStatus.ERROR,
+        "Rejected: the task set the state REJECTED and published no message",
+    ),
+    "SUCCESS with too much": (
+        "x" * LIMIT,
+        JobStatus.ERROR,
+        "ResultError: the result is 1,048,578 bytes of JSON, more than 1,048,576",
+    ),
+    "RETRY": (None, JobStatus.ERROR, "Retry: the task set the state RETRY and published no message"),
+    "PROGRESS": ({"done": 7}, JobStatus.FINISHED, ""),
+    "IGNORED": (None, JobStatus.FINISHED, ""),
+}
+
+
+def test_every_final_state_of_celery_is_in_the_table() -> None:
+    assert {name.split()[0] for name in EXPECTED} >= states.READY_STATES | states.EXCEPTION_STATES
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_state_set_by_body_before_ignore_is_the_row(app: Any, case: str) -> None:
+    """`update_state` and `raise Ignore()` end the row as the body said (fault 15)."""
+    meta, status, message = EXPECTED[case]
+
+    def body(task: Any) -> None:
+        task.update_state(state=case.split(maxsplit=1)[0], meta=meta)
+        raise Ignore
+
+    handle = submitted(app, body, bind=True)
+    job = handle.get_job()
+    assert (job.status, job.message) == (status, message)
+    assert job.result == ({"rows": 7} if case == "SUCCESS" else None)
+    if status is JobStatus.ERROR:
+        assert job.error.kind == "task"
+
+
+def test_last_state_set_by_body_counts(app: Any) -> None:
+    def body(task: Any) -> None:
+        task.update_state(state="FAILURE", meta={"exc_type": "E", "exc_message": "first", "exc_module": "m"})
+        task.update_state("another task", "SUCCESS", None)
+        task.update_state(None, "PROGRESS", {"done": 1})
+        raise Ignore
+
+    assert submitted(app, body, bind=True).job_status() is JobStatus.FINISHED
+
+
+def test_state_set_by_body_that_returns_does_not_count(app: Any) -> None:
+    def body(task: Any) -> str:
+        task.update_state(state="FAILURE", meta={"exc_type": "E", "exc_message": "x", "exc_module": "m"})
+        return "done"
+
+    assert submitted(app, body, bind=True).result(timeout=0) == "done"
+
+
+def test_state_set_for_another_task_does_not_count(app: Any) -> None:
+    def body(task: Any) -> None:
+        task.update_state("another", "FAILURE", "its own")
+        raise Ignore
+
+    assert submitted(app, body, bind=True).job_status() is JobStatus.FINISHED
+
+
+def test_rejected_message_is_an_error(app: Any) -> None:
+    def body(task: Any) -> None:
+        task.update_state(state="SUCCESS")
+        raise Reject("no", requeue=False)
+
+    job = submitted(app, body, bind=True).get_job()
+    assert (job.status, job.message) == (JobStatus.ERROR, "Reject: no")
+
+
+@pytest.mark.parametrize("ask", ["wait", "result"])
+def test_wait_within_a_task_is_refused_as_celerys_get(app: Any, ask: str) -> None:
+    """A body that waits for a job would hold the process which that job needs (fault 16)."""
+    handle = app.jobs.handle()
+    handle.submit(app.tasks["tests.add"].s(1, 2))
+    with denied_join_result():
+        with pytest.raises(RuntimeError, match=f"job {handle.job_id}.*allow_join_result"):
+            getattr(handle, ask)()
+        with allow_join_result():
+            getattr(handle, ask)()
+
+
+def test_wait_of_no_time_within_a_task_looks_once(app: Any) -> None:
+    app.conf.task_always_eager = False
+    handle = app.jobs.handle()
+    handle.submit(app.tasks["tests.add"].s(1, 2))
+    with denied_join_result(), pytest.raises(WaitTimeoutError):
+        handle.result(timeout=0)
