@@ -46,7 +46,9 @@ class JobHandle:
     With a username, the handle sees that user's jobs alone; without one it is the service's own and sees all.
 
     Any call may raise `DatabaseUnavailableError`, or `SchemaError` if the tables do not fit; in a body,
-    `set_progress` and `raise_if_cancelled` do not, for an outage is no reason to end the work. After
+    `set_progress` and `raise_if_cancelled` do not, for an outage is no reason to end the work. The handle of
+    a body, from `current_job`, writes for its own attempt alone. Once that is superseded, no call changes the
+    job: `set_message` and `set_progress` are left out, the others raise `InvalidTransitionError`. After
     `close`, calls raise `HandleClosedError`; before a `submit` or `attach`, `NotAttachedError`; of a job that
     was pruned since, `UnknownJobError`.
     """
@@ -142,9 +144,12 @@ class JobHandle:
         Cancelled: no worker will ever run it. Running: its body was asked to stop, and the job becomes
         Cancelled when it has. Finished or Error: too late. With `terminate`, the worker that runs the job
         ends the process of its body (prefork and gevent can; threads and solo can only ask).
+
+        Raises:
+            InvalidTransitionError: in a body that is superseded by another attempt; nothing was written.
         """
         job_id, end = self.job_id, checks.flag("terminate", terminate)
-        status = self._store.cancel(job_id, self._username, terminate=end)
+        status = self._store.cancel(job_id, self._username, terminate=end, run=self._run)
         if status is None:
             raise self._unknown()
         return status
@@ -159,12 +164,13 @@ class JobHandle:
         Raises:
             ApiUsageError: not the word of a status.
             ValidationError: a status that nobody may set: Submitted, Resubmitted, Queued, Requeued, Waiting.
-            InvalidTransitionError: the job's present status does not allow it; nothing was written.
+            InvalidTransitionError: the job's present status does not allow it, or, in a body, another
+                attempt has superseded this one; nothing was written.
         """
         return self._set(status, None)
 
     def set_message(self, message: str | None) -> str:
-        """Replace the message and return the previous one; None leaves it alone."""
+        """Replace the message and return the previous one; None, or a superseded body, leaves it alone."""
         job_id, said = self.job_id, checks.message(message)
         previous = self._store.set_message(job_id, said, self._username, self._run)
         if previous is None:
@@ -277,10 +283,10 @@ class JobHandle:
         """Send a final job round again, with the same arguments.
 
         Raises:
-            InvalidTransitionError: it is not final, its former body may still be alive, or another
-                unfinished job has its unique key.
+            InvalidTransitionError: it is not final, its former body may still be alive, another unfinished
+                job has its unique key, or, in a body, another attempt has superseded this one.
         """
-        if not self._store.resubmit(self.job_id, str(uuid.uuid4()), self._username):
+        if not self._store.resubmit(self.job_id, str(uuid.uuid4()), self._username, self._run):
             status = self.job_status()
             raise InvalidTransitionError(
                 f"job {self.job_id} is {status}: its former body may still be running on its worker"
@@ -293,9 +299,9 @@ class JobHandle:
         """Let a Waiting job go now.
 
         Raises:
-            InvalidTransitionError: it is not Waiting.
+            InvalidTransitionError: it is not Waiting, or, in a body, another attempt has superseded this one.
         """
-        if not self._store.release(self.job_id, str(uuid.uuid4()), self._username):
+        if not self._store.release(self.job_id, str(uuid.uuid4()), self._username, self._run):
             raise InvalidTransitionError(f"job {self.job_id} is {self.job_status()}, not Waiting")
         self._submissions.send([self.job_id])
 
@@ -315,7 +321,8 @@ class JobHandle:
         job_id, status, said = self.job_id, checks.status_word(word), checks.message(message)
         if status not in SETTABLE:
             raise ValidationError("status", str(status), "Running, Finished, Error or Cancelled")
-        previous, moved = self._store.set_status(job_id, status, str(uuid.uuid4()), self._username, said)
+        token = str(uuid.uuid4())
+        previous, moved = self._store.set_status(job_id, status, token, self._username, said, self._run)
         if previous is None:
             raise self._unknown()
         if not moved:

@@ -14,6 +14,7 @@ from .moves import (
     LEFT,
     MINE,
     MOST_PARAMETERS,
+    NAMING,
     NEVER_STARTED,
     NOT_EXPIRED,
     NOT_STAMPED,
@@ -21,9 +22,11 @@ from .moves import (
     Moves,
     actor_of,
     cancelled,
+    check_named,
     final,
     held_by,
     moves,
+    named_by,
 )
 from .once import Transition, at, given, giving, setting
 from .rows import Run, Selection
@@ -38,29 +41,45 @@ class Acting(Moves):
 
     @repeatable
     def cancel(
-        self, job_id: int, username: str | None, *, terminate: bool, task_id: str | None = None
+        self,
+        job_id: int,
+        username: str | None,
+        *,
+        terminate: bool,
+        task_id: str | None = None,
+        run: Run | None = None,
     ) -> JobStatus | None:
         """Cancel a job, and say what that came to; None if there is no such job.
 
-        With `task_id`, only the round of that id, which a resubmit may have ended.
+        With `task_id`, only the round of that id, which a resubmit may have ended; with `run`, only while
+        the row names that run.
 
         Cancelled: no worker will start it. Running: its body is asked to stop (with `terminate`, its worker
         ends the process). Finished, Error: too late. Who may have been there first: a claim. Whichever of
         the two statements comes second finds the other's status in the row.
+
+        Raises:
+            InvalidTransitionError: the run is superseded, and the job not final.
         """
         named, of_round = username is not None, task_id is not None
         which = {"id": job_id, "username": username, "task_id": task_id}
-        cancel = _cancel_one(named=named, of_round=of_round, terminate=terminate)
+        if run is None:
+            cancel = _cancel_one(named=named, of_round=of_round, terminate=terminate)
+        else:
+            cancel = _cancel(self.mine(job_id) & named_by(run), terminate=terminate)
         with self.door.moving() as connection:
             while True:
                 moved = self.make(connection, cancel, actor=actor_of(username), **which)
                 if moved:
                     cancelled_or_running: JobStatus = moved[0].status_id
                     return cancelled_or_running
-                found = self.execute(connection, _look(named=named, of_round=of_round), giving(**which))
-                status: JobStatus | None = found.scalar()
-                if status is None or status.final or status is JobStatus.RUNNING:
-                    return status
+                look = _look(named=named, of_round=of_round)
+                found = self.execute(connection, look, giving(**which)).first()
+                if found is None or found.status_id.final:
+                    return None if found is None else found.status_id
+                check_named(run, found)
+                if found.status_id is JobStatus.RUNNING:
+                    return JobStatus.RUNNING
                 # It was final, and has been resubmitted between the two statements.
 
     @repeatable
@@ -76,7 +95,13 @@ class Acting(Moves):
             )
 
     def set_status(
-        self, job_id: int, status: JobStatus, token: str, username: str | None, message: str | None
+        self,
+        job_id: int,
+        status: JobStatus,
+        token: str,
+        username: str | None,
+        message: str | None,
+        run: Run | None = None,
     ) -> tuple[JobStatus | None, bool]:
         """Set one of the four statuses that may be set, and the message with it, or neither.
 
@@ -84,8 +109,11 @@ class Acting(Moves):
         from the look to the move, so the status returned is the one that was left. Who may have been there
         first: anyone, up to the lock; and ourselves, if the answer to our commit was lost: then the row
         carries our token, and what we saw in it before is the answer.
+
+        Raises:
+            InvalidTransitionError: the run is superseded, and the job not final.
         """
-        return self._set_status(job_id, status, token, username, message, [])
+        return self._set_status(job_id, status, token, username, message, run, [])
 
     @repeatable
     def _set_status(
@@ -95,12 +123,13 @@ class Acting(Moves):
         token: str,
         username: str | None,
         message: str | None,
+        run: Run | None,
         seen: list[JobStatus],
     ) -> tuple[JobStatus | None, bool]:
         with self.door.transaction() as connection:
             row = self.execute(
                 connection,
-                select(job.c.status_id, job.c.claim_id).where(self.mine(job_id, username)).with_for_update(),
+                select(job.c.status_id, *NAMING).where(self.mine(job_id, username)).with_for_update(),
             ).first()
             if row is None:
                 return None, False
@@ -108,6 +137,8 @@ class Acting(Moves):
             before = seen[0] if seen and repeating() else None
             if row.claim_id == token or (before and previous is status is JobStatus.CANCELLED):
                 return before or (JobStatus.RUNNING if status.final else previous), True
+            if not previous.final:
+                check_named(run, row)
             seen[:] = [previous]
             moved = self._set(connection, job_id, previous, status, token, username)
             if moved and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
@@ -265,4 +296,4 @@ def _cancel_one(*, named: bool, of_round: bool, terminate: bool) -> Transition:
 
 @cache
 def _look(*, named: bool, of_round: bool) -> Any:
-    return select(job.c.status_id).where(_one(named=named, of_round=of_round))
+    return select(job.c.status_id, *NAMING).where(_one(named=named, of_round=of_round))

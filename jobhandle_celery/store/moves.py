@@ -21,6 +21,7 @@ from sqlalchemy import (
     update,
 )
 
+from ..errors import InvalidTransitionError
 from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
 from ..status import MOVES, JobStatus
@@ -85,6 +86,34 @@ def held_by(holder: Run | Seat) -> Guard:
         job.c.status_id == at(JobStatus.RUNNING),
         by,
     )
+
+
+def named_by(run: Run) -> Guard:
+    """Return the guard of what a run's own handle does: nobody has taken, ended or lost that run since.
+
+    Unlike `held_by` it holds for a row that the run itself has ended or requeued.
+    """
+    return and_(job.c.task_id == run.task_id, job.c.attempt == run.attempt, job.c.claim_id == run.claim_id)
+
+
+NAMING = (job.c.task_id, job.c.attempt, job.c.claim_id)
+"""The columns of a row that `check_named` reads."""
+
+
+def check_named(run: Run | None, row: Row[Any]) -> None:
+    """Check that a row names a run, as `named_by` does in SQL; without a run there is nothing to check.
+
+    Raises:
+        InvalidTransitionError: the run is superseded.
+    """
+    if run is not None and (row.task_id, row.attempt, row.claim_id) != (
+        run.task_id,
+        run.attempt,
+        run.claim_id,
+    ):
+        raise InvalidTransitionError(
+            f"job {run.job_id}: attempt {run.attempt} on {run.worker.name} is superseded, and changes nothing"
+        )
 
 
 def lease_alive(boot_id: ColumnElement[Any] | str, *, locked: bool = False) -> Guard:

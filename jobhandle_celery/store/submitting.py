@@ -34,16 +34,19 @@ from .moves import (
     HELD,
     LEFT,
     MOST_PARAMETERS,
+    NAMING,
     Guard,
     actor_of,
+    check_named,
     for_these,
     grouped,
     lease_alive,
     moves,
+    named_by,
     unless_expired_before,
 )
 from .once import at
-from .rows import OUTGOING_COLUMNS, NewJob, NewJobs, Outgoing, Submitted, outgoing, unique_slot
+from .rows import OUTGOING_COLUMNS, NewJob, NewJobs, Outgoing, Run, Submitted, outgoing, unique_slot
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -170,11 +173,14 @@ class Submitting(Inserting):
                 )
 
     @repeatable
-    def release(self, job_id: int, token: str, username: str | None) -> bool:
+    def release(self, job_id: int, token: str, username: str | None, run: Run | None = None) -> bool:
         """Let a Waiting job go now; False if it is not Waiting.
 
         Who may have been there first: another release, the sweep if its time came, a cancel; and ourselves,
         if the answer to our commit was lost: then the row carries our token.
+
+        Raises:
+            InvalidTransitionError: the run is superseded.
         """
         with self.door.transaction() as connection:
             released = bool(
@@ -182,6 +188,7 @@ class Submitting(Inserting):
                     connection,
                     moves("release"),
                     self.mine(job_id, username),
+                    *([] if run is None else [named_by(run)]),
                     to={
                         "status_id": JobStatus.SUBMITTED,
                         "not_before": None,
@@ -193,11 +200,16 @@ class Submitting(Inserting):
                     actor=actor_of(username),
                 )
             )
-            ours = select(job.c.id).where(self.mine(job_id), job.c.claim_id == token)
-            return released or self.execute(connection, ours).first() is not None
+            if released:
+                return True
+            found = self.execute(connection, select(*NAMING).where(self.mine(job_id, username))).first()
+            if found is None or found.claim_id == token:
+                return found is not None
+            check_named(run, found)
+            return False
 
     @repeatable
-    def resubmit(self, job_id: int, task_id: str, username: str | None) -> bool:
+    def resubmit(self, job_id: int, task_id: str, username: str | None, run: Run | None = None) -> bool:
         """Send a final job round again under a new task id; False if it is not final, or may still run.
 
         Who may have been there first: another resubmit; or an outsider who ended the row while its body
@@ -206,12 +218,12 @@ class Submitting(Inserting):
         finds its task id in the row.
 
         Raises:
-            InvalidTransitionError: another unfinished job has its unique key now.
+            InvalidTransitionError: another unfinished job has its unique key now, or the run is superseded.
         """
         with self.door.transaction() as connection:
             former = self.execute(
                 connection,
-                select(job.c.username, job.c.unique_key, job.c.task_id)
+                select(job.c.username, job.c.unique_key, *NAMING)
                 .where(self.mine(job_id, username))
                 .with_for_update(),
             ).first()
@@ -219,6 +231,7 @@ class Submitting(Inserting):
                 return False
             if former.task_id == task_id:
                 return True
+            check_named(run, former)
             slot = unique_slot(self.namespace, former.username, former.unique_key)
             try:
                 with connection.begin_nested():

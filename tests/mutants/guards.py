@@ -4,7 +4,7 @@ from tests.mutants.mutant import Mutant
 
 GUARDS = [
     Mutant(
-        23,
+        104,
         "an end whose answer was lost is asked again and refused",
         "store/running.py",
         "        if self._already_by(connection, run, status):\n            return True\n",
@@ -12,7 +12,7 @@ GUARDS = [
         "tests/store/test_fences.py",
     ),
     Mutant(
-        24,
+        105,
         "whoever settles a run in its place leaves it its claim",
         "store/outcomes.py",
         'TAKEN_AWAY: dict[str, Any] = {"claim_id": None}',
@@ -20,7 +20,7 @@ GUARDS = [
         "tests/store/test_fences.py",
     ),
     Mutant(
-        25,
+        106,
         "a resubmit whose answer was lost is asked again and refused",
         "store/submitting.py",
         "            if former.task_id == task_id:\n                return True\n",
@@ -28,7 +28,7 @@ GUARDS = [
         "tests/store/test_resubmit.py",
     ),
     Mutant(
-        26,
+        107,
         # Each alone implies the other, in every row that the verbs can make.
         "the claim looks neither at the status nor at the stamp of a cancel",
         "store/running.py",
@@ -45,7 +45,7 @@ GUARDS = [
         "tests/store/test_claim.py",
     ),
     Mutant(
-        27,
+        108,
         "the claim does not look at the time",
         "store/running.py",
         "        DUE,\n        NOT_EXPIRED,\n",
@@ -53,7 +53,7 @@ GUARDS = [
         "tests/store/test_claim.py",
     ),
     Mutant(
-        28,
+        109,
         "the claim starts what has expired",
         "store/running.py",
         "        DUE,\n        NOT_EXPIRED,\n",
@@ -61,7 +61,7 @@ GUARDS = [
         "tests/store/test_claim.py",
     ),
     Mutant(
-        29,
+        110,
         "a claim under a lease that has ended",
         "store/running.py",
         "        *([lease_alive(given(job.c.boot_id), locked=True)] if leased else []),\n",
@@ -69,7 +69,7 @@ GUARDS = [
         "tests/store/test_claim.py tests/store/test_leases.py",
     ),
     Mutant(
-        30,
+        111,
         "a database that cannot be asked is taken for a yes",
         "task.py",
         "            unanswered = True\n",
@@ -77,7 +77,7 @@ GUARDS = [
         "tests/worker/test_database_outages.py",
     ),
     Mutant(
-        31,
+        112,
         "whose job it is counts for nothing",
         "store/moves.py",
         "        if username is not None:\n            conditions.append(job.c.username == username)\n",
@@ -85,7 +85,7 @@ GUARDS = [
         "tests/test_handle.py",
     ),
     Mutant(
-        32,
+        113,
         "a sweep takes rows without reserving them",
         "store/sweeping.py",
         "            self.execute(connection, update(job).where(reserved).values(due_at=grace))\n",
@@ -93,7 +93,7 @@ GUARDS = [
         "tests/store/test_publishing.py tests/store/test_races.py",
     ),
     Mutant(
-        33,
+        114,
         "a loss is not counted",
         "store/losing.py",
         'to=requeued() | {"losses": job.c.losses + 1},',
@@ -101,7 +101,7 @@ GUARDS = [
         "tests/store/test_leases.py tests/store/test_moves.py",
     ),
     Mutant(
-        34,
+        115,
         "a process that is frozen in a transaction keeps its locks",
         "store/connections.py",
         "FROZEN = 5\n",
@@ -109,7 +109,7 @@ GUARDS = [
         "tests/store/test_frozen.py",
     ),
     Mutant(
-        35,
+        116,
         "a worker that retires forgets that a row names it",
         "store/sweeping.py",
         "delete(worker).where(worker.c.boot_id == boot_id, ~named.exists())",
@@ -117,7 +117,7 @@ GUARDS = [
         "tests/store/test_leases.py tests/store/test_races.py",
     ),
     Mutant(
-        36,
+        117,
         "every worker sweeps, whoever has just been here",
         "store/sweeping.py",
         '                sweep_table.c.last_pass_at <= clock(ago("pass_interval")),\n',
@@ -125,7 +125,7 @@ GUARDS = [
         "tests/store/test_leases.py",
     ),
     Mutant(
-        37,
+        118,
         "a message is read whatever its type",
         "request.py",
         "        if message.content_type not in CONTENT_TYPES or body is not None:\n",
@@ -133,7 +133,7 @@ GUARDS = [
         "-m fire tests/fire/test_security_messages.py",
     ),
     Mutant(
-        38,
+        119,
         "a message to RabbitMQ is believed to be there without its confirmation",
         "broker.py",
         ', "confirm_publish": True}',
@@ -141,7 +141,7 @@ GUARDS = [
         "-m fire tests/fire/test_broker_rabbitmq.py",
     ),
     Mutant(
-        39,
+        120,
         "a cancel in back-off is a mere request",
         "store/acting.py",
         "    running = job.c.status_id == at(JobStatus.RUNNING)\n",
@@ -149,7 +149,7 @@ GUARDS = [
         "tests/store/test_moves.py tests/store/test_acting.py",
     ),
     Mutant(
-        40,
+        121,
         "what ends a run otherwise than by its result is guarded by status only",
         "store/moves.py",
         "        job.c.attempt == holder.attempt,\n"
@@ -159,7 +159,7 @@ GUARDS = [
         "tests/store/test_fences.py",
     ),
     Mutant(
-        41,
+        122,
         "PostgreSQL's mark Queued knows no attempt",
         "store/submitting.py",
         "            job.c.attempt == sent.c.attempt,\n",
@@ -167,7 +167,7 @@ GUARDS = [
         "tests/store/test_publishing.py",
     ),
     Mutant(
-        42,
+        123,
         "whose job it is counts for nothing to a cancel",
         "store/acting.py",
         "        conditions.append(job.c.username == given(job.c.username))\n",
@@ -175,7 +175,7 @@ GUARDS = [
         "-m fire tests/fire/test_security_users.py",
     ),
     Mutant(
-        43,
+        124,
         "a late mark Queued undoes what came after its message",
         "store/submitting.py",
         "            job.c.publishes == sent.c.publishes - 1,\n",
@@ -183,7 +183,7 @@ GUARDS = [
         "tests/store/test_publishing.py",
     ),
     Mutant(
-        44,
+        125,
         "a pass of the sweep looks at all jobs that wait for their time",
         "schema.py",
         '    return "statement_timestamp()"\n',

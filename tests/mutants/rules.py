@@ -1,5 +1,4 @@
-"""Nineteen looser readings of the rules, found by a model check of them, each with what it leads to; and
-three of Celery's ways."""
+"""Looser readings of the rules, each with what it leads to, and, from 101 on, three of Celery's ways."""
 
 from tests.mutants.mutant import Mutant
 
@@ -171,6 +170,14 @@ RULES = [
     ),
     Mutant(
         20,
+        "a body's handle calls cancel, set_status, resubmit without its run's fence",
+        "store/moves.py",
+        "    if run is not None and (row.task_id, row.attempt, row.claim_id) != (\n",
+        "    if run is None and (row.task_id, row.attempt, row.claim_id) != (\n",
+        "tests/test_handle_fences.py",
+    ),
+    Mutant(
+        101,
         "a veto that Celery swallows: the refused body runs",
         "task.py",
         "        _refuse(task, run, refused)\n",
@@ -178,7 +185,7 @@ RULES = [
         "tests/worker/test_definitions.py",
     ),
     Mutant(
-        21,
+        102,
         "a task class with its own before_start, and no super()",
         "seal.py",
         "metaclass(plain.__name__, (JobTask, plain), own)",
@@ -186,7 +193,7 @@ RULES = [
         "tests/worker/test_definitions.py",
     ),
     Mutant(
-        22,
+        103,
         "bookkeeping of a revoked task for a mere duplicate",
         "task.py",
         "    if reason in _REVOKED and _may_tell(task, run):\n",

@@ -1,0 +1,140 @@
+"""What the handle of a body may do once its run is superseded: every public method, by inspection."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import (
+    InvalidTransitionError,
+    Job,
+    JobCancelled,
+    JobHandle,
+    JobStatus,
+    WaitTimeoutError,
+)
+from jobhandle_celery.store import Run
+from tests.test_handle import ADD, Stage
+
+REFUSED = InvalidTransitionError
+"""The call changes nothing, and raises this error, whose words say that the run is superseded."""
+
+WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
+    "cancel_job": (lambda body: body.cancel_job(), REFUSED),
+    "cancel_job, terminate": (lambda body: body.cancel_job(terminate=True), REFUSED),
+    "set_status Running": (lambda body: body.set_status("Running"), REFUSED),
+    "set_status Finished": (lambda body: body.set_status("Finished"), REFUSED),
+    "set_status Error": (lambda body: body.set_status("Error"), REFUSED),
+    "set_status Cancelled": (lambda body: body.set_status("Cancelled"), REFUSED),
+    "set_status_and_message": (lambda body: body.set_status_and_message("Error", "late"), REFUSED),
+    "resubmit_job": (lambda body: body.resubmit_job(), REFUSED),
+    "release_job": (lambda body: body.release_job(), REFUSED),
+    "set_message": (lambda body: body.set_message("late"), "the second run"),
+    "set_progress": (lambda body: body.set_progress(7, 8), None),
+    "cancel_requested": (lambda body: body.cancel_requested(), True),
+    "raise_if_cancelled": (lambda body: body.raise_if_cancelled(), JobCancelled),
+    "attach": (lambda body: (body.attach(body.job_id), body.cancel_job()), REFUSED),
+    "wait": (lambda body: body.wait(0), WaitTimeoutError),
+    "result": (lambda body: body.result(0), WaitTimeoutError),
+}
+"""Calls in a superseded body: what each returns, or which error it raises. None changes the row."""
+
+READS = {"get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"}
+"""They read the row, whoever runs it."""
+
+ELSEWHERE = {"close", "job_id", "submit"}
+"""They are about the handle itself, or about another job."""
+
+
+@pytest.fixture
+def stage(database_url: str) -> Iterator[Stage]:
+    stage = Stage(database_url)
+    yield stage
+    stage.close()
+
+
+def superseded(stage: Stage) -> tuple[Run, Run]:
+    """Return a run that was taken for lost, and its successor, which runs now."""
+    handle = stage.jobs.handle()
+    handle.submit(replace(ADD, max_attempts=3))
+    first = stage.claim(handle)
+    stage.store.lose(first, "gone", first.worker)
+    second = stage.claim(handle)
+    stage.body_of(second).set_message("the second run")
+    return first, second
+
+
+def test_every_public_method_of_a_handle_has_a_decision() -> None:
+    """A new method without a decision about its fence fails here (fault 43)."""
+    public = {name for name in dir(JobHandle) if not name.startswith("_")}
+    decided = {name.replace(",", " ").split()[0] for name in WRITES} | READS | ELSEWHERE
+    assert public == decided
+
+
+def test_every_verb_of_a_superseded_body_changes_nothing(stage: Stage) -> None:
+    """Mutant 20: a body that comes back ends or stops its successor's run (fault 43, promise 6)."""
+    first, _ = superseded(stage)
+    body = stage.body_of(first)
+    row, events = stage.row(first.job_id), stage.jobs.events(first.job_id)
+    for name, (call, expected) in WRITES.items():
+        if isinstance(expected, type):
+            with pytest.raises(expected) as raised:
+                call(body)
+            if expected is REFUSED:
+                assert "superseded" in str(raised.value), name
+        else:
+            assert call(body) == expected, name
+        assert stage.row(first.job_id) == row, name
+    assert stage.jobs.events(first.job_id) == events
+
+
+@pytest.mark.parametrize("ended_by", ["lost", "by hand"])
+def test_a_superseded_body_resubmits_no_ended_job(stage: Stage, ended_by: str) -> None:
+    """The job is final, so that a service may resubmit it; the body that was given up may not (fault 43)."""
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    run = stage.claim(handle)
+    body = stage.body_of(run)
+    if ended_by == "lost":
+        stage.store.lose(run, "gone", run.worker)
+    else:
+        handle.set_status("Error")
+    row = stage.row(run.job_id)
+    with pytest.raises(InvalidTransitionError, match="superseded"):
+        body.resubmit_job()
+    assert body.cancel_job() is JobStatus.ERROR  # too late, as for anyone
+    assert body.set_status("Cancelled") is JobStatus.ERROR
+    assert stage.row(run.job_id) == row
+
+
+def test_a_body_that_holds_its_row_may_use_every_verb(stage: Stage) -> None:
+    """The fence lets the run itself pass (fault 43)."""
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    body = stage.body_of(stage.claim(handle))
+    assert body.set_status("Running") is JobStatus.RUNNING
+    assert body.cancel_job() is JobStatus.RUNNING
+    assert body.cancel_job(terminate=True) is JobStatus.RUNNING
+    assert body.set_status_and_message("Error", "given up") is JobStatus.RUNNING
+    assert handle.job_message() == "given up"
+
+    handle.submit(Job(task="tests.add", args=[2, 3]))
+    run = stage.claim(handle)
+    body = stage.body_of(run)
+    with pytest.raises(InvalidTransitionError, match="is Running"):
+        body.resubmit_job()
+    with pytest.raises(InvalidTransitionError, match="is Running"):
+        body.release_job()
+    stage.store.finish(run, "5")
+    body.resubmit_job()  # from `on_success`, say
+    assert handle.job_status() in (JobStatus.RESUBMITTED, JobStatus.QUEUED)
+
+
+def test_a_body_cancels_the_retry_that_it_asked_for(stage: Stage) -> None:
+    """A row that was requeued by the run itself still names that run (fault 43)."""
+    handle = stage.jobs.handle()
+    handle.submit(ADD)
+    run = stage.claim(handle)
+    stage.store.retry(run, "{}", None, 60.0, "again")
+    assert stage.body_of(run).cancel_job() is JobStatus.CANCELLED
