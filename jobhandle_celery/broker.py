@@ -1,4 +1,4 @@
-"""A way to the broker that gives up in bounded time. May import stencil, confirms and below.
+"""A way to the broker that gives up in bounded time. May import stencil, confirms, faults and below.
 
 Celery's own producers retry for as long as a Redis that drops packets makes them wait, and a publish to
 RabbitMQ without a confirmation can vanish without an error.
@@ -14,9 +14,11 @@ from functools import partial
 from typing import Any
 
 from amqp.exceptions import ChannelError, MessageNacked
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from kombu.exceptions import EncodeError, OperationalError
 
+from . import faults
 from .confirms import Confirmed
 from .messages import MOST_KINDS, Kind, Ready
 from .stencil import Client, Stencil
@@ -41,8 +43,18 @@ class Refused(Exception):
     """The broker is there, and does not take this message: no such exchange, another queue's arguments."""
 
 
+class Unusable(Exception):
+    """`broker_url` names no transport, or one that is not installed."""
+
+
 _NO_LIST = re.compile(r"(Command # 1 \(LLEN .*\) of pipeline caused error: )?WRONGTYPE", re.DOTALL)
 """What Redis says of a queue that is none, to a message, or to kombu when it asks for the queue's length."""
+
+_ENCODERS = {"amqp", "celery", "json", "kombu", "redis"}
+"""Packages that turn a message into what goes over the wire."""
+
+_VALUE_ERRORS = (struct.error, TypeError, ValueError, ArithmeticError)
+"""What encoders raise for values that the protocol has no place for."""
 
 _MALFORMED = {501, 502, 503, 505, 506, 540}
 """AMQP's codes of what a broker ends a connection for, and what its client alone is to blame for."""
@@ -52,11 +64,19 @@ class Line:
     """A connection to the broker; one per thread and process."""
 
     def __init__(self, app: Celery) -> None:
+        """Prepare a connection; the first message opens it.
+
+        Raises:
+            Unusable: it never can.
+        """
         self.pid = os.getpid()
         self.fresh = True
         """True until it has carried its first message: only then does a failure tell of the broker."""
         self._app = app
-        self._driver: str = app.connection_for_write().transport.driver_type
+        try:
+            self._driver: str = app.connection_for_write().transport.driver_type
+        except (ImportError, LookupError, ValueError) as error:
+            raise Unusable(f"broker_url: {error}") from error
         bounds: dict[str, Any] = {}
         if self._driver == "redis":
             bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
@@ -72,6 +92,7 @@ class Line:
         self._client: Client | None = None
         """Redis alone has one."""
         self._stencils: dict[Kind, Stencil | None] = {}
+        self._sends_together = self._driver == "amqp"
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
             OSError,
@@ -97,7 +118,9 @@ class Line:
                 if _is_about_the_message(said):
                     raise Refused(f"{type(said).__name__}: {said}".rstrip(": ")) from error
             raise
-        except (struct.error, TypeError, ValueError, ArithmeticError) as error:
+        except _VALUE_ERRORS as error:
+            if not _is_by_an_encoder(error):
+                raise
             # The protocol has no place for it: a number, a name that is too long. It may quote a value.
             raise Refused(type(error).__name__) from error
         self.fresh = False
@@ -106,7 +129,7 @@ class Line:
     def takes_many(self) -> bool:
         """False if this broker takes messages one by one alone."""
         producer = self._producer()
-        return self._driver == "amqp" or bool(getattr(producer, "supports_batch_publish", False))
+        return self._sends_together or bool(getattr(producer, "supports_batch_publish", False))
 
     def send_together(self, messages: Sequence[tuple[str, Ready | Whole]]) -> None:
         """Publish messages in one piece.
@@ -118,7 +141,7 @@ class Line:
             self.fresh = False
             return
         together: AbstractContextManager[object]
-        if self._driver == "amqp":
+        if self._sends_together:
             if self._confirmed is None:
                 self._confirmed = Confirmed(self._connection, BOUND)
                 self._kept_for_many = self._app.amqp.Producer(self._confirmed.channel, auto_declare=False)
@@ -135,15 +158,28 @@ class Line:
         if self._client is None:
             return False
         texts = []
-        for message in messages:
-            if not isinstance(message, Ready):
-                return False
-            stencil = self._stencil(self._client, producer, message)
-            if stencil is None:
-                return False
-            texts.append(stencil.filled(message))
-        self._client.push(texts)
+        try:
+            for message in messages:
+                if not isinstance(message, Ready):
+                    return False
+                stencil = self._stencil(self._client, producer, message)
+                if stencil is None:
+                    return False
+                texts.append(stencil.filled(message))
+            self._client.push(texts)
+        except Exception as error:
+            self._fall_back(error)
+            return False
         return True
+
+    def _fall_back(self, error: Exception) -> None:
+        """Leave messages to kombu from here on: its inner parts are not as we know them, or we have a bug."""
+        if isinstance(error, (*self.errors, SoftTimeLimitExceeded)):
+            raise error
+        if self._client is not None:
+            self._client.release()
+        self._client = None
+        faults.report("fast publishing to Redis", error, "messages are published by kombu alone")
 
     def _stencil(self, client: Client, producer: Any, message: Ready) -> Stencil | None:
         """Return the stencil of a message's kind; None if kombu has to send it, for now or always."""
@@ -162,7 +198,10 @@ class Line:
             self._connection.ensure_connection(**self._once)
             self._kept = self._app.amqp.Producer(self._connection, auto_declare=False)
             if self._driver == "redis":
-                self._client = Client(self._kept.channel)
+                try:
+                    self._client = Client(self._kept.channel)
+                except Exception as error:
+                    self._fall_back(error)
         return self._kept
 
     def _publish(self, producer: Any, task: str, message: Ready | Whole, **retry: Any) -> None:
@@ -177,6 +216,12 @@ class Line:
         else:
             built, further = message
             self._app.amqp.send_task_message(producer, task, built, **further, **retry)
+
+    def is_bug(self, error: BaseException) -> bool:
+        """Say whether an error comes neither from the broker or its driver, nor from a message's values."""
+        if isinstance(error, self.errors) or type(error).__module__ != "builtins":
+            return False
+        return not (isinstance(error, _VALUE_ERRORS) and _is_by_an_encoder(error))
 
     def tell(self, hostname: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Send events in the name of a worker; raises one of `errors`."""
@@ -202,6 +247,16 @@ class Line:
             self._connection.collect(socket_timeout=BOUND)
         except Exception:
             logger.debug("closing a broken connection", exc_info=True)
+
+
+def _is_by_an_encoder(error: BaseException) -> bool:
+    """Say whether an error about a value was raised where a message is encoded, not by who calls that."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] in _ENCODERS
 
 
 def _is_about_the_message(error: BaseException | None) -> bool:

@@ -11,8 +11,8 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from kombu.exceptions import EncodeError
 
-from . import codec
-from .broker import Line, Refused, Whole
+from . import codec, faults
+from .broker import Line, Refused, Unusable, Whole
 from .header import job_headers
 from .messages import Messages, Ready
 from .pieces import pieces
@@ -100,6 +100,9 @@ class Dispatcher:
             return part
         try:
             line = self._line()
+        except Unusable:
+            return part  # each of them says so
+        try:
             if not line.takes_many:
                 return part
             built: list[tuple[str, Ready | Whole]] = []
@@ -117,6 +120,9 @@ class Dispatcher:
             self._hang_up()
             if _interrupts(error):
                 raise
+            if line.is_bug(error):
+                hide = any("sensitive" in one.routing for one in part)
+                faults.report("publishing in batches", error, "jobs are published one by one", hide=hide)
             # It is not known which were taken, nor whose fault it was: that shows when each goes by itself,
             # and to send one again is harmless.
             logger.debug("%d messages are sent one by one: %s", len(part), type(error).__name__)
@@ -137,6 +143,11 @@ class Dispatcher:
             except Refused as error:
                 logger.error("the broker refused the message of job %s: %s", one.job_id, error)
                 published.put_off(one, f"the broker refused its message: {error}")
+                continue
+            except _Fault as error:
+                hide = "sensitive" in one.routing
+                faults.report("publishing a message", error.error, f"job {one.job_id} is put off", hide=hide)
+                published.put_off(one, "publishing its message failed by an internal error; see the log")
                 continue
             except SoftTimeLimitExceeded:
                 raise
@@ -162,10 +173,12 @@ class Dispatcher:
         # What fails here is the row's fault, for good; what fails below, the broker's, or its URL's.
         messages = self._messages()
         message = messages.ready(one) or messages.whole(one)
-        fresh = True
         try:
             line = self._line()
-            fresh = line.fresh
+        except Unusable as error:
+            raise _Unreachable(str(error)) from error
+        fresh = line.fresh
+        try:
             line.send(one.task, message)
         except EncodeError:
             raise
@@ -176,6 +189,8 @@ class Dispatcher:
             self._hang_up()
             if _interrupts(error):
                 raise
+            if line.is_bug(error):
+                raise _Fault(error) from error
             if fresh:
                 raise _Unreachable(f"{type(error).__name__}: {error}") from error
             # An old connection that the broker has closed meanwhile says nothing about the broker.
@@ -185,7 +200,10 @@ class Dispatcher:
         """Return how many messages a queue holds that no worker has taken; None if the broker cannot say."""
         if not self.reachable:
             return None
-        line = self._line()
+        try:
+            line = self._line()
+        except Unusable:
+            return None
         try:
             return line.depth(queue)
         except line.errors:
@@ -227,6 +245,14 @@ def _interrupts(error: BaseException) -> bool:
 
 class _Unreachable(Exception):
     """The broker did not take a message on a fresh connection."""
+
+
+class _Fault(Exception):
+    """It is neither the broker's fault nor the row's that a message was not sent."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _length(one: Outgoing) -> int:

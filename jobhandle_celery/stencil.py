@@ -29,9 +29,22 @@ class Client:
     """
 
     def __init__(self, channel: Any) -> None:
+        """Take the channel's way to its clients over.
+
+        Raises:
+            AttributeError: this kombu's channel has no such way, and nothing was changed.
+        """
+        # Private to kombu's Redis channel: `_create_client` makes a client, `conn_or_acquire` lends one to
+        # each publish. Without the second, what is meant for the tape would go to Redis.
         self._client: Any = channel._create_client()
         self._tape: _Tape | None = None
+        self._channel = channel
+        _ = channel.conn_or_acquire
         channel.conn_or_acquire = self._acquired
+
+    def release(self) -> None:
+        """Give the channel its own way back."""
+        del self._channel.conn_or_acquire
 
     @contextmanager
     def _acquired(self, given: Any = None) -> Iterator[Any]:
@@ -67,6 +80,13 @@ class _Tape:
     def lpush(self, key: str, text: str) -> None:
         self.pushed.append((key, text))
 
+    def __getattr__(self, name: str) -> Any:
+        raise _MoreThanLpush(name)
+
+
+class _MoreThanLpush(AttributeError):
+    """kombu asked a tape for another command of Redis."""
+
 
 _JSON = json.JSONEncoder().encode
 
@@ -89,7 +109,7 @@ class Stencil:
         with client.taped() as tape:
             try:
                 send(marked)
-            except AttributeError:  # it asked for more than a tape can do
+            except _MoreThanLpush:
                 return None
         if len(tape.pushed) != 1:
             return None

@@ -1,0 +1,31 @@
+"""Bugs put into our own code, and what the log says of them."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import Job
+
+
+def bug(*_: Any, **__: Any) -> Any:
+    """Fail in the place of a function of ours."""
+    raise TypeError("a bug")
+
+
+def internal_errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if "internal error" in record.getMessage()]
+
+
+def blames_the_broker(caplog: pytest.LogCaptureFixture) -> bool:
+    said = [record.getMessage() for record in caplog.records]
+    return any("not reached" in message or "the broker refused" in message for message in said)
+
+
+def submit_three_times(app: Any) -> int:
+    """Submit one job, many, and many once more, when their queue is declared; return how many."""
+    job = Job(task="tests.add", args=[1, 2])
+    app.jobs.handle().submit(job)
+    app.jobs.submit_many([job] * 3)
+    app.jobs.submit_many([job] * 3)
+    return 7
