@@ -16,24 +16,26 @@ from .sensitive import masked
 _READS_REQUESTS = "_get_result_meta"  # of celery.backends.base.Backend
 
 
-def discreet(backend: Any) -> Any:
-    """Have a backend see ``***`` where an argument of a job is sensitive, and return it.
+def discreet(backend: Any) -> None:
+    """Have a backend see ``***`` where an argument of a job is sensitive.
 
-    On the instance: others compare backends, look at their class, and pickle them by it.
+    On the instance: others compare backends, look at their class, and pickle them by it. One that is not
+    made of Celery's base class reads requests in its own way, and is left alone.
     """
-    if _READS_REQUESTS not in vars(backend):
-        setattr(backend, _READS_REQUESTS, _discreetly(getattr(backend, _READS_REQUESTS)))
-    return backend
+    read = getattr(backend, _READS_REQUESTS, None)
+    if read is not None and _READS_REQUESTS not in vars(backend):
+        setattr(backend, _READS_REQUESTS, _discreetly(read))
 
 
 def _discreetly(read: Callable[..., Any]) -> Callable[..., Any]:
     def reads(result: Any, state: Any, traceback: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        return read(result, state, traceback, _shown(request), *args, **kwargs)
+        return read(result, state, traceback, shown(request), *args, **kwargs)
 
     return reads
 
 
-def _shown(request: Context | None) -> Context | None:
+def shown(request: Context | None) -> Context | None:
+    """Return a task's request as it may be shown: its sensitive arguments are hidden."""
     hidden = sensitive_of_context(request) if request else ()
     if not hidden or request is None or request.args is None:
         return request  # a main process knows none

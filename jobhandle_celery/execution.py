@@ -6,7 +6,9 @@ here; the task's own code ends it through `task`, Celery's signals through `sign
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
@@ -51,13 +53,19 @@ class Execution:
     """State and meta that the body set by ``update_state``; they count if it ends by ``Ignore``."""
 
 
-_ATTRIBUTE = "jobhandle_execution"
+_running: ContextVar[Execution | None] = ContextVar("jobhandle_execution", default=None)
 _executions: WeakValueDictionary[tuple[str, int], Execution] = WeakValueDictionary()
+
+
+def job_is_traced() -> bool:
+    """Say whether Celery traces a job's message in this context, not a plain one."""
+    return _running.get() is not None
 
 
 def execution_of(request: Any) -> Execution | None:
     """Return the execution of a task request; None if it is no job's, or its claim has not won."""
-    return getattr(request, _ATTRIBUTE, None)
+    current = _running.get()
+    return current if current is not None and current.run.task_id == request.id else None
 
 
 def execution_known_as(task_id: str, attempt: int) -> Execution | None:
@@ -65,12 +73,15 @@ def execution_known_as(task_id: str, attempt: int) -> Execution | None:
     return _executions.get((task_id, attempt))
 
 
-def begin(request: Any, run: Run) -> Execution:
-    """Note on a task's request that its claim has won."""
-    execution = Execution(run, eager=bool(request.is_eager))
-    setattr(request, _ATTRIBUTE, execution)
-    _executions[run.task_id, run.attempt] = execution
-    return execution
+@contextmanager
+def running(execution: Execution) -> Iterator[None]:
+    """Make an execution that of its request while Celery traces the task."""
+    _executions[execution.run.task_id, execution.run.attempt] = execution
+    token = _running.set(execution)
+    try:
+        yield
+    finally:
+        _running.reset(token)
 
 
 def finish(task: Any, execution: Execution, why: str = "retry") -> None:

@@ -1,27 +1,33 @@
 """What makes every task of an app a job's task. May import task and below.
 
 Tasks stay ordinary Celery tasks: `seal` puts `JobTask` outermost in the class of every task that is
-registered with the app, now or later, however it was defined.
+registered with the app, now or later, however it was defined. Celery traces a plain message by the tracer
+that it has made itself, and calls nothing of ours; a job's message has a tracer of its own, behind the claim.
 """
 
-import functools
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
+from types import MethodType
 from typing import Any
 
-from celery import Celery, states
+from billiard.einfo import ExceptionInfo
+from celery import Celery, Task, states, uuid
+from celery.app import trace
 from celery.app.registry import TaskRegistry
-from celery.app.trace import task_has_custom
+from celery.app.task import Context
 from celery.canvas import Signature
+from celery.exceptions import Ignore
+from celery.local import maybe_evaluate
+from celery.result import EagerResult
 from celery.utils.imports import symbol_by_name
 
 from .discretion import discreet
-from .errors import ApiUsageError
-from .execution import Execution, ResultError, execution_of, ignores_result
-from .header import job_headers
+from .errors import ApiUsageError, JobCancelled
+from .execution import Execution, execution_of, job_is_traced, running
+from .header import HEADER, job_headers, sensitive_of
 from .request import JobRequest, guarded_strategy
-from .service import service_of
-from .task import claim_once, endings, perform
+from .task import claim, endings, guarded
 
 
 def seal(app: Celery) -> None:
@@ -34,91 +40,113 @@ def seal(app: Celery) -> None:
 
 
 class _SealingRegistry(TaskRegistry):
-    def __setitem__(self, name: str, task: Any) -> None:
+    def __setitem__(self, name: str, task: Any, /) -> None:
         super().__setitem__(name, task)
         seal_task(task)
 
 
 def seal_task(task: Any) -> None:
-    """Put `JobTask` outermost in the class of one task, above whatever its author has overridden."""
+    """Put `JobTask` outermost in the class of one task, above whatever its author has overridden.
+
+    A proxy, as ``@app.task`` returns, is evaluated. What is no task, such as a test's Mock, is left alone.
+    """
+    task = maybe_evaluate(task)
     plain = type(task)
-    if issubclass(plain, JobTask):
+    if not issubclass(plain, Task) or issubclass(plain, JobTask):
         return
-    request = symbol_by_name(plain.Request)
     own: dict[str, Any] = {
         "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
         "__doc__": plain.__doc__,
-        "_plain": plain,
-        "Request": type(request.__name__, (JobRequest, request), {"__module__": request.__module__}),
+        "__annotations__": getattr(task, "__annotations__", {}),
+        "Request": _request_class(symbol_by_name(plain.Request)),
     }
-    if task_has_custom(task, "__call__"):
-        # Celery then calls the task itself, which may do its work without `run`.
-        own["__call__"] = _call
+    # Only where the class has its own: Celery calls neither where it has not.
+    if plain.__call__ is not Task.__call__:
+        own["__call__"] = _own_call(plain.__call__)
+    if plain.before_start is not Task.before_start:
+        own["before_start"] = _own_before_start(plain.before_start)
+    tracer = task.__trace__
     metaclass: Any = type(plain)
     task.__class__ = metaclass(plain.__name__, (JobTask, plain), own)
-    task.__trace__ = None
-    # Inside autoretry, which may wrap `run` before or after this: a stop is no error to be retried.
-    inner = "_orig_run" if hasattr(task, "_orig_run") else "run"
-    setattr(task, inner, _guarded(task, getattr(task, inner)))
+    task.__trace__ = tracer
 
 
-def _guarded(task: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(run)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        return perform(task, run, args, kwargs)
-
-    return guarded
+@cache
+def _request_class(plain: type) -> type:
+    return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
 
 
-def _call(task: Any, *args: Any, **kwargs: Any) -> Any:
-    return perform(task, functools.partial(type(task)._plain.__call__, task), args, kwargs)
+def _own_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        # Celery calls the task itself, whose class may do the work without `run`.
+        if not job_is_traced():
+            return call(self, *args, **kwargs)
+        return guarded(self, MethodType(call, self))(*args, **kwargs)
+
+    return __call__
+
+
+def _own_before_start(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def before_start(self: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        current = execution_of(self.request)
+        with nullcontext() if current is None else endings(self, current):
+            hook(self, task_id, args, kwargs)
+
+    return before_start
 
 
 class JobTask:
     """Mixed into every task of the app; for a message that is no job's it changes nothing."""
 
-    # Given by celery.app.task.Task, which this is mixed into.
-    app: Celery
-    request: Any
-    _plain: type
-
-    # A worker lost is the row's business, see JobRequest; STARTED is stored after a won claim, below.
     @property
-    def track_started(self) -> bool:
-        """False to Celery, which would store STARTED before the claim; `before_start` stores it."""
-        return False
+    def __trace__(self: Any) -> Any:
+        """What a worker hands a message of this task to: Celery's tracer, or ours if it is a job's."""
+        return self.__dict__.get("__trace__")
 
-    @track_started.setter
-    def track_started(self, value: bool) -> None:
-        self.__dict__["_track_started"] = value
+    @__trace__.setter
+    def __trace__(self: Any, tracer: Any) -> None:
+        self.__dict__["__trace__"] = None if tracer is None else _tracer(self, tracer)
 
     @property
-    def backend(self) -> Any:
-        """Celery's result backend, which is shown no sensitive argument."""
-        return discreet(super().backend)  # type: ignore[misc]  # a mixin
+    def run(self: Any) -> Any:
+        """The body; while a job is traced, what keeps its result and settles how it ends."""
+        run = self.__dict__.get("run") or super().run  # type: ignore[misc]  # a mixin
+        return guarded(self, run) if job_is_traced() else run
 
-    @backend.setter
-    def backend(self, value: Any) -> None:
-        self._backend = value  # as Celery's own does
+    @run.setter
+    def run(self: Any, run: Any) -> None:
+        self.__dict__["run"] = run
+
+    @run.deleter
+    def run(self: Any) -> None:
+        del self.__dict__["run"]
 
     @classmethod
     def bind(cls, app: Celery) -> Any:
         """Bind the plain class, so that `task_annotations` are written below this one, not above it."""
-        return cls._plain.bind(app)  # type: ignore[attr-defined]  # a task class
+        return cls.__bases__[-1].bind(app)  # type: ignore[attr-defined]  # a task class
 
     def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
         """Look at a job's message before Celery does."""
         strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
         return guarded_strategy(strategy)
 
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Claim, then let the task's own hook have its turn."""
-        execution = claim_once(self)
-        _store_started(self)
-        with nullcontext() if execution is None else endings(self, execution):
-            super().before_start(task_id, args, kwargs)  # type: ignore[misc]  # a mixin
+    def apply(self: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Run the task here and now; if it is a job's, through the claim."""
+        headers = options.get("headers")
+        if not isinstance(headers, dict) or HEADER not in headers:
+            return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
+        options["task_id"] = task_id = options.get("task_id") or uuid()
+        request = {"id": task_id, "is_eager": True, "headers": headers}
+        try:
+            execution = _claim(self, args or (), kwargs or {}, request)
+        except Ignore as refusal:
+            return EagerResult(task_id, refusal, trace.IGNORED, name=self.name)
+        with running(execution):
+            return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
 
-    def signature_from_request(self, request: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def signature_from_request(self: Any, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
         signature = super().signature_from_request(request, *args, **kwargs)  # type: ignore[misc]  # a mixin
         execution = execution_of(self.request if request is None else request)
@@ -134,14 +162,14 @@ class JobTask:
     subtask_from_request = signature_from_request
 
     def retry(self, *args: Any, **options: Any) -> Any:
-        """Retry as Celery does; but a result that cannot be kept is not made better by another run."""
+        """Retry as Celery does; but a request to stop is no error that another run would mend."""
         error = options.get("exc", args[2] if len(args) > 2 else None)
-        if isinstance(error, ResultError):
-            raise error  # from autoretry_for=(Exception,)
+        if isinstance(error, JobCancelled):
+            raise error  # from autoretry_for=(BaseException,)
         return super().retry(*args, **options)  # type: ignore[misc]  # a mixin
 
     def update_state(
-        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+        self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
     ) -> None:
         """Set the state of a task as Celery does, and note that of a running job."""
         super().update_state(task_id, state, meta, **kwargs)  # type: ignore[misc]  # a mixin
@@ -149,11 +177,65 @@ class JobTask:
         if execution is not None and task_id in (None, execution.run.task_id):
             execution.state = str(state), meta
 
-    def replace(self, sig: Any) -> Any:
+    def replace(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""
         if execution_of(self.request) is not None:
             raise ApiUsageError("a task that runs as a job cannot replace itself; submit another job instead")
-        return super().replace(sig)  # type: ignore[misc]  # a mixin
+        return super().replace(*args, **kwargs)  # type: ignore[misc]  # a mixin
+
+
+def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a tracer that claims a job's message before Celery traces it, and passes any other on."""
+    of_jobs: Callable[..., Any] | None = None
+
+    def trace_task(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        nonlocal of_jobs
+        if not request or HEADER not in request:
+            return plain(uuid, args, kwargs, request)
+        try:
+            execution = _claim(task, args, kwargs, request)
+        except Ignore as refusal:
+            return _refused(task, request, refusal)
+        with running(execution):
+            if of_jobs is None:
+                # Celery's tracer may keep the body that `run` is while it is made.
+                host = request.get("hostname")
+                of_jobs = trace.build_tracer(task.name, task, hostname=host, app=task.app)
+            traced = of_jobs(uuid, args, kwargs, request)
+        _let_go(traced.info)
+        return traced
+
+    return trace_task
+
+
+def _claim(task: Any, args: Any, kwargs: Any, request: dict[str, Any]) -> Execution:
+    """Claim before Celery says or stores anything of the task."""
+    if sensitive_of(request) or sensitive_of(request.get("headers")):
+        discreet(task.backend)
+    task.request_stack.push(Context(request, args=args, kwargs=kwargs, called_directly=False))
+    try:
+        return claim(task)
+    finally:
+        task.pop_request()
+
+
+def _refused(task: Any, request: dict[str, Any], refusal: Ignore) -> Any:
+    """Log and return what Celery's tracer does of a body that raises ``Ignore``."""
+    info = trace.TraceInfo(states.IGNORED, refusal)
+    returned = ExceptionInfo(internal=True)
+    info.handle_ignore(task, Context(request))
+    _let_go(info)
+    return trace.trace_ok_t(returned, info, None, None)
+
+
+def _let_go(info: Any) -> None:
+    """Let go of the traceback of what a job ended with, now that everything is stored and said.
+
+    It and Celery's frames hold each other, with some 100 KB that Python's collector does not see: a worker
+    that refuses many duplicates would grow to twice its size.
+    """
+    if info is not None and isinstance(info.retval, BaseException):
+        info.retval.__traceback__ = None
 
 
 class _RecordedSignature(Signature[Any]):
@@ -166,12 +248,3 @@ class _RecordedSignature(Signature[Any]):
     def apply(self, *args: Any, **options: Any) -> Any:
         # Eagerly, the next attempt: whoever asked for the first one raises what the last one ends with.
         return super().apply(*args, **{**options, "throw": False})
-
-
-def _store_started(task: Any) -> None:
-    request = task.request
-    wanted = task.__dict__.get("_track_started", task._plain.track_started)
-    if wanted and not request.is_eager and not ignores_result(task, request):
-        me = service_of(task.app).me()
-        meta = {"pid": me.pid, "hostname": request.hostname}
-        task.backend.store_result(request.id, meta, states.STARTED, request=request)

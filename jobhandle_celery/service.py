@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 from celery import Celery
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
 
 from . import migrations, settings
 from .dispatch import Dispatcher
+from .errors import ConfigurationError
 from .handle import JobHandle
 from .routing import Routing
 from .store import Door, Run, Store, Worker
@@ -44,6 +44,9 @@ class End:
 
 MOST_UNHEARD = 10_000
 
+_ATTRIBUTE = "_jobhandle_service"
+"""On the app, so that both are collected together: no table of apps outlives them."""
+
 
 class Service:
     """Lazily made parts; settings may change until the first of them is used."""
@@ -61,7 +64,7 @@ class Service:
         """What the main process's event loop has no time to write; the worker step writes it."""
         self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)
         """Job id, task id and attempt of bodies that were cut off; who watches has not heard of it."""
-        _services[app] = self
+        setattr(app, _ATTRIBUTE, self)
 
     @cached_property
     def settings(self) -> settings.Settings:
@@ -123,9 +126,13 @@ class Service:
         return Worker(f"{socket.gethostname()}:{os.getpid()}", None, os.getpid())
 
 
-_services: WeakKeyDictionary[Celery, Service] = WeakKeyDictionary()
-
-
 def service_of(app: Celery) -> Service:
-    """Return the service of an app that has `Jobs`."""
-    return _services[app]
+    """Return the service of an app that has `Jobs`.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    service: Service | None = getattr(app, _ATTRIBUTE, None)
+    if service is None:
+        raise ConfigurationError(f"{app!r} has no Jobs")
+    return service

@@ -13,7 +13,7 @@ from celery import signals
 from . import execution, text
 from .errors import shown
 from .execution import execution_known_as, execution_of
-from .header import job_of, job_of_context
+from .header import job_of
 from .model import Failure
 from .service import End, service_of
 
@@ -27,7 +27,6 @@ def connect() -> None:
     signals.task_retry.connect(on_retry)
     signals.task_internal_error.connect(on_internal_error)
     signals.task_unknown.connect(on_unknown)
-    signals.task_postrun.connect(on_postrun)
 
 
 def on_success(sender: Any = None, **_: Any) -> None:
@@ -96,20 +95,6 @@ def on_unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
         service, me = service_of(sender.app), service_of(sender.app).me()
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
         service.ends.put(End(task_id, lambda: service.store.send_back(job[0], task_id, job[1], task, me)))
-
-
-def on_postrun(sender: Any = None, retval: Any = None, **_: Any) -> None:
-    """Let go of the traceback of what a job ended with, now that everything is stored and said.
-
-    It and Celery's frames hold each other, with some 100 KB that Python's collector does not see: a worker
-    that refuses many duplicates would grow to twice its size.
-    """
-    try:
-        ours = job_of_context(sender.request) is not None
-    except ValueError:
-        ours = True
-    if ours and isinstance(retval, BaseException) and not sender.request.is_eager:
-        retval.__traceback__ = None
 
 
 def _finish_all_the_same(task: Any, current: execution.Execution, error: Any) -> None:

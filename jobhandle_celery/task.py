@@ -3,6 +3,7 @@
 May import execution and below.
 """
 
+import functools
 import logging
 import signal
 import threading
@@ -17,7 +18,7 @@ from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from . import codec, execution
-from .errors import DatabaseUnavailableError, JobCancelled, JobHandleError
+from .errors import ConfigurationError, DatabaseUnavailableError, JobCancelled, JobHandleError
 from .execution import Execution, ResultError, execution_of
 from .handle import JobHandle
 from .header import job_of_context
@@ -40,24 +41,21 @@ def current_job() -> JobHandle | None:
     return None if current is None else service_of(task.app).handle(run=current.run)
 
 
-def claim_once(task: Any) -> Execution | None:
-    """Win the row of the current request, once; None if it is no job's.
+def claim(task: Any) -> Execution:
+    """Win the row of the current request, which is a job's.
 
     Raises:
         Ignore: the body must not run. Celery drops the message, and stores and sends nothing.
     """
     request = task.request
-    won = execution_of(request)
-    if won is not None:
-        return won
     try:
         job = job_of_context(request)
-    except ValueError as error:
+        if job is None:
+            raise ValueError("no job's request")
+        service = service_of(task.app)
+    except (ValueError, ConfigurationError) as error:
         logger.error("task %s[%s] was not run: %s", task.name, request.id, error)
         raise Ignore(str(error)) from None
-    if job is None:
-        return None
-    service = service_of(task.app)
     if service.worker is None and not request.is_eager:
         # Jobs(app) was made after this worker had started: nobody would renew a lease for the claim.
         logger.error("job %s was not started: the worker was started before its app had Jobs", job[0])
@@ -71,7 +69,7 @@ def claim_once(task: Any) -> Execution | None:
         raise ClaimAbandoned(run) from None
     if refused is not None:
         _refuse(task, run, refused)
-    return execution.begin(request, run)
+    return Execution(run, eager=bool(request.is_eager))
 
 
 def _claim(store: Any, run: Run, task: str) -> Refused | None:
@@ -134,12 +132,20 @@ def _is_from_outside(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in ("gevent", "greenlet", "eventlet")
 
 
-def perform(task: Any, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Run a body under its claim, and keep what it returns; one that is no job's is simply run."""
-    # Claimed by now, in `before_start`. Asked again, should anything have got around that.
-    current = claim_once(task)
-    if current is None or current.entered:
-        return body(*args, **kwargs)
+def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a body that is performed as its task's job while that is traced, and just called otherwise."""
+
+    @functools.wraps(body)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        current = execution_of(task.request)
+        if current is None or current.entered:
+            return body(*args, **kwargs)
+        return _perform(task, current, body, args, kwargs)
+
+    return guarded
+
+
+def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     current.entered = True
     with endings(task, current):
         returned = body(*args, **kwargs)

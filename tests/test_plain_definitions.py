@@ -1,0 +1,301 @@
+"""A task of an app with `Jobs` that is called without a job: its class, attributes, hints and patches are
+those of plain Celery. What is read from it is compared with the same task of an app without `Jobs`.
+"""
+
+import gc
+import inspect
+import traceback
+import typing
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock, patch
+
+import pytest
+from celery import Celery, Task
+from celery.app import trace
+from celery.app.trace import build_tracer, task_has_custom
+
+from jobhandle_celery import Job, Jobs, JobStatus
+from jobhandle_celery.discretion import discreet
+from jobhandle_celery.header import HEADER
+
+
+def new_app(database: str | None = None) -> Any:
+    app = Celery("plain", broker="memory://", backend="cache+memory://", set_as_current=False)
+    if database is not None:
+        Jobs(app, database)
+    return app
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Any:
+    return new_app(f"sqlite:///{tmp_path}/jobs.sqlite3")
+
+
+@pytest.fixture
+def plain_app() -> Any:
+    return new_app()
+
+
+@pytest.fixture
+def jobs_app(sqlite_url: str) -> Any:
+    """An app that runs jobs where they are submitted."""
+    app = new_app(sqlite_url)
+    app.conf.task_always_eager = True
+    return app
+
+
+def define(app: Any, **options: Any) -> Any:
+    def add(x: int, y: "int" = 2) -> "int":
+        """Add."""
+        return x + y
+
+    return app.task(name="add", shared=False, lazy=False, **options)(add)
+
+
+def trace_plain(task: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Do as a worker's child does with a plain message."""
+    task.__trace__ = build_tracer(task.name, task, app=task.app)
+    return task.__trace__("1", args, kwargs, {"id": "1", "is_eager": False, "delivery_info": {}})
+
+
+def trace_job(task: Any) -> Any:
+    """Do as a worker's child does with a job's message."""
+    return task.__trace__("1", (), {}, {"id": "1", "delivery_info": {}, HEADER: {"id": 1, "attempt": 1}})
+
+
+class WithCall(Task):  # type: ignore[type-arg]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+class WithHook(Task):  # type: ignore[type-arg]
+    track_started = True
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        self.request.update(hooked=True)
+
+
+# What is read from a task.
+
+READ: dict[str, Callable[[Any], Any]] = {
+    "type hints": lambda task: typing.get_type_hints(task.__wrapped__) | task.__annotations__,
+    "annotations": lambda task: task.__annotations__,
+    "qualified name": lambda task: task.__qualname__,
+    "class's names": lambda task: (type(task).__name__, type(task).__qualname__, type(task).__module__),
+    "docstring": lambda task: task.__doc__,
+    "signature": inspect.signature,
+    "signature of run": lambda task: inspect.signature(task.run),
+    "body is the function": lambda task: task.run is task.__wrapped__,
+    "coroutine": lambda task: inspect.iscoroutinefunction(task.run),
+    "track_started": lambda task: task.track_started,
+    "hooks of its own": lambda task: [
+        hook
+        for hook in ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
+        if task_has_custom(task, hook)
+    ],
+    "backend": lambda task: type(task.backend),
+    "in its instance": lambda task: sorted(vars(task).keys() - {"__trace__"}),
+}
+
+
+@pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
+@pytest.mark.parametrize("read", READ)
+def test_what_is_read_from_a_task_is_what_plain_celery_says(
+    app: Any, plain_app: Any, read: str, base: type[Task[..., Any]]
+) -> None:
+    """Type hints, `run`, `track_started` and their like are the task's own (faults 60, 61, 68, 71)."""
+    plain = READ[read](define(plain_app, base=base))
+
+    assert READ[read](define(app, base=base)) == plain
+
+
+def test_type_hints_of_a_task_are_its_functions(app: Any) -> None:
+    """A mixin's annotations hide no task's (fault 60)."""
+    assert typing.get_type_hints(define(app)) == {"x": int, "y": int, "return": int}
+
+
+def test_a_coroutine_function_is_seen_as_one(app: Any) -> None:
+    """What looks at `run` sees the body (fault 68)."""
+
+    @app.task(shared=False)  # type: ignore[untyped-decorator]  # Celery's
+    async def body() -> None: ...
+
+    assert inspect.iscoroutinefunction(body.run)
+
+
+@pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
+def test_tracebacks_of_plain_messages_have_no_frame_of_ours(app: Any, base: type[Task[..., Any]]) -> None:
+    """Celery's tracer calls the body itself (fault 71)."""
+    frames = {}
+    for each in (app, new_app()):
+        task = define(each, base=base)
+        frames[each is app] = [frame.name for frame in traceback.extract_tb(_failure(task))]
+
+    ours = ["__call__"] if base is WithCall else []  # only where the class has its own
+    assert sorted(frames[True]) == sorted(frames[False] + ours)
+
+
+def _failure(task: Any) -> Any:
+    raised: list[BaseException] = []
+
+    def keep(info: Any, *_: Any, **__: Any) -> None:
+        raised.append(info.retval)
+
+    with patch.object(trace.TraceInfo, "handle_error_state", keep), patch.object(trace, "traceback_clear"):
+        trace_plain(task, None)
+    return raised[0].__traceback__
+
+
+# Names.
+
+NAMES = ["task", "self", "body", "run", "call", "args", "kwargs", "current", "request", "name", "hook"]
+"""Those that our wrappers have."""
+
+
+@pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
+def test_a_task_takes_keywords_of_any_name(jobs_app: Any, base: type[Task[..., Any]]) -> None:
+    """A wrapper's own parameters take none of the body's (fault 40)."""
+
+    @jobs_app.task(name="named", shared=False, base=base)  # type: ignore[untyped-decorator]  # Celery's
+    def named(**given: Any) -> Any:
+        return sorted(given)
+
+    names = [name for name in NAMES if name != "self" or base is Task]  # Celery's own __call__ has a self
+    given = dict.fromkeys(names, 1)
+
+    assert trace_plain(named, **given).info is None
+    assert named.apply_async(kwargs=given).get() == sorted(names)
+    handle = jobs_app.jobs.handle()
+    handle.submit(Job(task="named", kwargs=given))
+    assert handle.result(0) == sorted(names)
+
+
+# Patches.
+
+
+class Patched(Task):  # type: ignore[type-arg]
+    name = "patched"
+
+    def run(self) -> str:
+        return "plain"
+
+
+def _on_the_class(task: Any) -> Any:
+    return patch.object(Patched, "run", lambda self: "patched")
+
+
+def _on_the_instance(task: Any) -> Any:
+    return patch.object(task, "run", lambda: "patched")
+
+
+@pytest.mark.parametrize("place", [_on_the_class, _on_the_instance])
+def test_a_patched_run_is_what_runs(jobs_app: Any, place: Callable[[Any], Any]) -> None:
+    """A patch counts for calls and for jobs, until it is undone (fault 68)."""
+    task = jobs_app.register_task(Patched())
+    outcomes = []
+    for patched in (place(task), patch.object(task, "rate_limit", None)):
+        with patched:
+            handle = jobs_app.jobs.handle()
+            handle.submit(Job(task="patched"))
+            outcomes.append((task(), task.apply().get(), handle.result(0)))
+
+    assert outcomes == [("patched",) * 3, ("plain",) * 3]
+
+
+def test_track_started_is_read_as_it_was_set(app: Any) -> None:
+    """Before the task is registered, after it, and by a monkeypatch (fault 61)."""
+    task = Patched()
+    task.track_started = True
+    app.register_task(task)
+    assert task.track_started is True
+    task.track_started = False
+    assert task.track_started is False
+    with patch.object(task, "track_started", True):
+        assert task.track_started is True
+
+
+@pytest.mark.parametrize("backend", [Mock(), object()])
+def test_a_backend_that_is_set_is_the_one_that_is_used(app: Any, backend: Any) -> None:
+    """Also one that is no class of Celery's (fault 69)."""
+
+    class Owns(Task):  # type: ignore[type-arg]
+        name = "owns"
+        backend = Mock()
+
+    for task in (define(app), app.register_task(Owns())):
+        task.backend = backend
+        assert task.backend is backend
+    discreet(object())
+
+
+def test_replace_takes_what_the_base_class_takes(app: Any) -> None:
+    """A base class's wider signature reaches it (fault 66)."""
+
+    class Wider(Task):  # type: ignore[type-arg]
+        def replace(self, sig: Any, *, note: str = "") -> Any:
+            return sig, note
+
+    assert define(app, base=Wider).replace("sig", note="more") == ("sig", "more")
+
+
+# Registries.
+
+
+@pytest.mark.parametrize("thing", [Mock(), "text", None, object()])
+def test_a_registry_takes_what_is_no_task(app: Any, thing: Any) -> None:
+    """As tests of users' put it there (fault 59)."""
+    app.tasks["thing"] = thing
+    app._tasks.update(other=thing)
+    assert app.tasks["thing"] is thing
+    assert type(app.tasks["thing"]) is type(thing)
+
+
+def test_a_proxy_put_into_a_registry_claims(app: Any, plain_app: Any) -> None:
+    """`@app.task` returns a proxy, which is evaluated (fault 59)."""
+    ran = []
+
+    @plain_app.task(name="proxied", shared=False)  # type: ignore[untyped-decorator]  # Celery's
+    def proxied() -> None:
+        ran.append("body")
+
+    app.tasks["proxied"] = proxied
+
+    assert trace_plain(proxied).info is None
+    assert trace_job(proxied).info.state == "IGNORED"
+    assert ran == ["body"]
+
+
+def test_a_task_of_another_app_too_runs_there(app: Any, plain_app: Any) -> None:
+    """A task instance that an app without `Jobs` has as well; it runs no jobs (fault 67)."""
+    task = Patched()
+    task.track_started = True
+    app.register_task(task)
+    plain_app.register_task(task)
+
+    assert trace_plain(task).info is None
+    assert task.apply().get() == "plain"
+    assert trace_job(task).info.state == "IGNORED"
+
+
+# Memory.
+
+
+def test_an_app_with_jobs_is_collected(sqlite_url: str) -> None:
+    """No table of ours keeps an app (fault 65)."""
+
+    def used() -> weakref.ref[Any]:
+        app = new_app(sqlite_url)
+        app.conf.task_always_eager = True
+        define(app)
+        handle = app.jobs.handle()
+        handle.submit(Job(task="add", args=[1]))
+        assert handle.wait(0) is JobStatus.FINISHED
+        app.jobs.close()
+        return weakref.ref(app)
+
+    kept = used()
+    gc.collect()
+    assert kept() is None
