@@ -61,28 +61,31 @@ _MALFORMED = {501, 502, 503, 505, 506, 540}
 
 
 class Line:
-    """A connection to the broker; one per thread and process."""
+    """A connection to the broker, for one thread at a time. The first message opens it, after a close too."""
 
     def __init__(self, app: Celery) -> None:
-        """Prepare a connection; the first message opens it.
+        """Connect to nothing yet.
 
         Raises:
             Unusable: it never can.
         """
         self.pid = os.getpid()
-        self.fresh = True
-        """True until it has carried its first message: only then does a failure tell of the broker."""
         self._app = app
         try:
             self._driver: str = app.connection_for_write().transport.driver_type
         except (ImportError, LookupError, ValueError) as error:
             raise Unusable(f"broker_url: {error}") from error
+        self._reset()
+
+    def _reset(self) -> None:
+        self.fresh = True
+        """True until it has carried its first message: only then does a failure tell of the broker."""
         bounds: dict[str, Any] = {}
         if self._driver == "redis":
             bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
         elif self._driver == "amqp":
             bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
-        self._connection = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
+        self._connection = self._app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
         self._once: Any = {"max_retries": max(len(self._connection.alt), 1) - 1, **_AT_ONCE}
         self._connection.transport_options = {**(self._connection.transport_options or {}), **self._once}
         self._kept: Any = None
@@ -241,12 +244,28 @@ class Line:
                 return 0
             raise
 
-    def close(self) -> None:
-        """Close it, in bounded time, whatever state it is in."""
+    def close(self, *, orderly: bool = False) -> bool:
+        """Close it, in bounded time, whatever state it is in; the next message opens another.
+
+        Args:
+            orderly: Say good-bye, without which RabbitMQ logs a warning. A broken one is better just cut.
+
+        Returns:
+            False if it was to be closed in an orderly way, and the broker did not answer.
+        """
+        connection = self._connection
+        if self.pid != os.getpid():
+            return True  # to close it would end the conversation of our parent
+        self._reset()
         try:
-            self._connection.collect(socket_timeout=BOUND)
+            if orderly:
+                connection.release()
+            else:
+                connection.collect(socket_timeout=BOUND)
         except Exception:
             logger.debug("closing a broken connection", exc_info=True)
+            return False
+        return True
 
 
 def _is_by_an_encoder(error: BaseException) -> bool:

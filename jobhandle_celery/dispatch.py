@@ -1,10 +1,10 @@
-"""Rows handed to the broker as messages, in bounded time. May import messages, broker and below."""
+"""Rows handed to the broker as messages, in bounded time. May import lines, messages, broker and below."""
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -14,6 +14,7 @@ from kombu.exceptions import EncodeError
 from . import codec, faults
 from .broker import Line, Refused, Unusable, Whole
 from .header import job_headers
+from .lines import Busy, Lines
 from .messages import Messages, Ready
 from .pieces import pieces
 from .store import Outgoing
@@ -49,7 +50,9 @@ class Dispatcher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._local = threading.local()
+        self._lines = Lines(app)
+        self._messages: Messages | None = None
+        self._pid = 0
         self._failures = 0
         self._again_at = 0.0
 
@@ -88,20 +91,34 @@ class Dispatcher:
             return Published()
         published = Published()
         for part in pieces(messages, TOGETHER, _length, TOGETHER_BYTES):
-            if not self.reachable:
-                break
-            self._send_each(self._send_together(part, published), published)
+            with self._line() as line:
+                if line is None:
+                    break
+                self._send_each(line, self._send_together(line, part, published), published)
         return published
 
-    def _send_together(self, part: Sequence[Outgoing], published: Published) -> Sequence[Outgoing]:
+    @contextmanager
+    def _line(self) -> Iterator[Line | None]:
+        """Borrow a connection; None if the broker is not to be tried now."""
+        with ExitStack() as lent:
+            line = None
+            try:
+                if self.reachable:
+                    line = lent.enter_context(self._lines.lent())
+            except Unusable as error:
+                self._pause(error)
+            except Busy as error:
+                logger.info("%s; the sweep sends the jobs", error)
+            # While it waited for a connection, another thread may have found the broker away.
+            yield line if self.reachable else None
+
+    def _send_together(
+        self, line: Line, part: Sequence[Outgoing], published: Published
+    ) -> Sequence[Outgoing]:
         """Send in one piece what can be sent so; return the others, and all if that did not succeed."""
-        messages = self._messages()
+        messages = self._messages_of_this_process()
         if len(part) == 1 or messages.one_by_one:
             return part
-        try:
-            line = self._line()
-        except Unusable:
-            return part  # each of them says so
         try:
             if not line.takes_many:
                 return part
@@ -117,9 +134,9 @@ class Dispatcher:
                     alone.append(one)  # what is wrong with it is said where it goes by itself
             line.send_together(built)
         except BaseException as error:
-            self._hang_up()
             if _interrupts(error):
                 raise
+            line.close()
             if line.is_bug(error):
                 hide = any("sensitive" in one.routing for one in part)
                 faults.report("publishing in batches", error, "jobs are published one by one", hide=hide)
@@ -131,12 +148,12 @@ class Dispatcher:
         published.sent.extend(together)
         return alone
 
-    def _send_each(self, part: Sequence[Outgoing], published: Published) -> None:
+    def _send_each(self, line: Line, part: Sequence[Outgoing], published: Published) -> None:
         for one in part:
             if not self.reachable:
                 return
             try:
-                self._send(one)
+                self._send(line, one)
             except _Unreachable as error:
                 self._pause(error)
                 return
@@ -169,73 +186,49 @@ class Dispatcher:
             "broker not reached (%s); no further try for %g s, the sweep sends the jobs", error, pause
         )
 
-    def _send(self, one: Outgoing) -> None:
-        # What fails here is the row's fault, for good; what fails below, the broker's, or its URL's.
-        messages = self._messages()
+    def _send(self, line: Line, one: Outgoing) -> None:
+        # What fails here is the row's fault, for good; what fails below, the broker's, or ours.
+        messages = self._messages_of_this_process()
         message = messages.ready(one) or messages.whole(one)
-        try:
-            line = self._line()
-        except Unusable as error:
-            raise _Unreachable(str(error)) from error
         fresh = line.fresh
         try:
             line.send(one.task, message)
         except EncodeError:
             raise
         except Refused:
-            self._hang_up()  # the broker has closed the channel
+            line.close()  # the broker has closed the channel
             raise
         except BaseException as error:
-            self._hang_up()
             if _interrupts(error):
                 raise
+            line.close()
             if line.is_bug(error):
                 raise _Fault(error) from error
             if fresh:
                 raise _Unreachable(f"{type(error).__name__}: {error}") from error
             # An old connection that the broker has closed meanwhile says nothing about the broker.
-            self._send(one)
+            self._send(line, one)
 
     def depth(self, queue: str) -> int | None:
         """Return how many messages a queue holds that no worker has taken; None if the broker cannot say."""
-        if not self.reachable:
-            return None
-        try:
-            line = self._line()
-        except Unusable:
-            return None
-        try:
-            return line.depth(queue)
-        except line.errors:
-            self._hang_up()
-            return None
-        except BaseException:
-            self._hang_up()
-            raise
+        with self._line() as line:
+            if line is None:
+                return None
+            try:
+                return line.depth(queue)
+            except line.errors:
+                line.close()
+                return None
 
-    def _messages(self) -> Messages:
-        messages: Messages | None = getattr(self._local, "messages", None)
-        if messages is None or self._local.pid != os.getpid():
-            # A message says which process it is from.
-            messages = self._local.messages = Messages(self._app)
-            self._local.pid = os.getpid()
-        return messages
-
-    def _line(self) -> Line:
-        line: Line | None = getattr(self._local, "line", None)
-        if line is None or line.pid != os.getpid():
-            line = self._local.line = Line(self._app)
-        return line
-
-    def _hang_up(self) -> None:
-        line: Line | None = getattr(self._local, "line", None)
-        self._local.line = None
-        if line is not None and line.pid == os.getpid():
-            line.close()
+    def _messages_of_this_process(self) -> Messages:
+        # A message says which process it is from.
+        if self._messages is None or self._pid != os.getpid():
+            self._messages, self._pid = Messages(self._app), os.getpid()
+        return self._messages
 
     def close(self) -> None:
-        """Close this thread's connection to the broker; the next message opens another."""
-        self._hang_up()
+        """Close this process's connections to the broker; the next message opens another."""
+        self._lines.close()
 
 
 def _interrupts(error: BaseException) -> bool:

@@ -187,7 +187,7 @@ class Jobs:
             door.close()
 
     def close(self) -> None:
-        """Close the connections to the database, and this thread's to the broker; the next use opens new."""
+        """Close this process's connections to the database and to the broker; the next use opens new."""
         self._store.door.close()
         self._service.dispatcher.close()
 
