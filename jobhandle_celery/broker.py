@@ -9,7 +9,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -132,7 +132,9 @@ class Line:
     def takes_many(self) -> bool:
         """False if this broker takes messages one by one alone."""
         producer = self._producer()
-        return self._sends_together or bool(getattr(producer, "supports_batch_publish", False))
+        # kombu has batches for Redis from 5.7 on; ours are pushed together with an older one, too.
+        batches = bool(getattr(producer, "supports_batch_publish", False))
+        return batches or self._sends_together or self._driver == "redis"
 
     def send_together(self, messages: Sequence[tuple[str, Ready | Whole]]) -> None:
         """Publish messages in one piece.
@@ -150,7 +152,8 @@ class Line:
                 self._kept_for_many = self._app.amqp.Producer(self._confirmed.channel, auto_declare=False)
             producer, together = self._kept_for_many, self._confirmed
         else:
-            together = producer.batch(max_size=2 * len(messages))
+            batch = getattr(producer, "batch", None)
+            together = nullcontext() if batch is None else batch(max_size=2 * len(messages))
         with together:
             for task, message in messages:
                 self._publish(producer, task, message, retry=False)

@@ -7,6 +7,7 @@ rows that name this worker and that it does not run, and sweeps.
 import logging
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -75,13 +76,7 @@ class Chores:
             self._put_off.remove(end)
 
     def _is_gone(self, end: End) -> bool:
-        if end.pid is None:
-            return True
-        try:
-            # Asked without reaping it, which is the pool's to do, some seconds later.
-            if os.waitid(os.P_PID, end.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                return True
-        except ChildProcessError:
+        if end.pid is None or has_ended(end.pid):
             return True
         if time.monotonic() - end.since > GONE_AFTER:
             # Deaf to what it was told. Not reaped, so the number is still its own.
@@ -186,6 +181,24 @@ class Chores:
             del seen[key]
         grace = self._service.settings.grace.total_seconds()
         return [key for key, since in seen.items() if now - since > grace]
+
+
+def has_ended(pid: int) -> bool:
+    """Return True if no child process of that number runs any more; a zombie has ended.
+
+    The child is not reaped: that is the pool's to do, some seconds later.
+    """
+    if not hasattr(os, "waitid"):
+        # macOS, before Python 3.13.
+        command = ["ps", "-o", "ppid=,stat=", "-p", str(pid)]
+        parent, _, state = (
+            subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip().partition(" ")
+        )
+        return parent != str(os.getpid()) or state.lstrip().startswith("Z")
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _nothing() -> None:

@@ -237,8 +237,9 @@ class Routing:
 def _checked(
     task: Any, args: list[Any], kwargs: dict[str, Any], *, hide: bool
 ) -> tuple[list[Any], dict[str, Any]]:
-    if task._dump_pydantic_arguments is not None:
-        args, kwargs = task._dump_pydantic_arguments(args, kwargs)
+    dump = getattr(task, "_dump_pydantic_arguments", None)  # from Celery 5.7 on
+    if dump is not None:
+        args, kwargs = dump(args, kwargs)
     if task.typing and hasattr(task, "__header__"):
         try:
             task.__header__(*args, **kwargs)

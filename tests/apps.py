@@ -76,7 +76,7 @@ def fail(message: str) -> None:
     raise ValueError(message)
 
 
-def retry_times(self: Task[..., Any], path: str, times: int, countdown: float) -> int:
+def retry_times(self: "Task[..., Any]", path: str, times: int, countdown: float) -> int:
     """Append a line, ask for a retry so many times, then return their number."""
     append_line(path, str(self.request.retries))
     if self.request.retries < times:

@@ -34,7 +34,7 @@ jobs = Jobs(app, os.environ["JOBHANDLE_TEST_DATABASE_URL"])
 
 
 @app.task(name="signed.greet", bind=True)
-def greet(self: Task[..., Any], path: str, name: str, retries: int) -> dict[str, Any]:
+def greet(self: "Task[..., Any]", path: str, name: str, retries: int) -> dict[str, Any]:
     """Ask for so many retries, then say something, as a job alone can."""
     append_line(path, f"{name}-{self.request.retries}")
     job = current_job()

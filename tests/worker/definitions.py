@@ -27,7 +27,7 @@ def new_app(name: str, **options: Any) -> Celery:
 
 
 def around(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(self: Task[..., Any], *args: Any) -> Any:
+    def wrapped(self: "Task[..., Any]", *args: Any) -> Any:
         mark(self, "annotated __call__")
         return plain(self, *args)
 
@@ -46,12 +46,12 @@ app.conf.task_annotations = {
 }
 
 
-def mark(task: Task[..., Any], what: str) -> None:
+def mark(task: "Task[..., Any]", what: str) -> None:
     """Leave a mark, seen in what the body returns, that a hook of the task's own was called."""
     task.request.update(marks=[*getattr(task.request, "marks", []), what])
 
 
-def body(task: Task[..., Any], path: str, text: str) -> dict[str, Any]:
+def body(task: "Task[..., Any]", path: str, text: str) -> dict[str, Any]:
     append_line(path, text)
     state = task.backend.get_task_meta(str(task.request.id))["status"]
     job = current_job()
@@ -67,12 +67,12 @@ def body(task: Task[..., Any], path: str, text: str) -> dict[str, Any]:
 
 
 @app.task(name="definitions.lazy", bind=True)
-def lazy(self: Task[..., Any], path: str, text: str) -> Any:
+def lazy(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.eagerly_made", lazy=False, bind=True)
-def eagerly_made(self: Task[..., Any], path: str, text: str) -> Any:
+def eagerly_made(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -112,17 +112,17 @@ jobs = Jobs(app, DATABASE) if DATABASE else None
 
 
 @app.task(name="definitions.lazy_after", bind=True)
-def lazy_after(self: Task[..., Any], path: str, text: str) -> Any:
+def lazy_after(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @shared_task(name="definitions.shared", bind=True)
-def shared(self: Task[..., Any], path: str, text: str) -> Any:
+def shared(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @shared_task(name="definitions.shared_eagerly_made", lazy=False, bind=True)  # type: ignore[call-overload,untyped-decorator]
-def shared_eagerly_made(self: Task[..., Any], path: str, text: str) -> Any:
+def shared_eagerly_made(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -139,12 +139,12 @@ class InBetween(AbstractBase):
 
 
 @app.task(name="definitions.own_base", base=AbstractBase, bind=True)
-def own_base(self: Task[..., Any], path: str, text: str) -> Any:
+def own_base(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.abstract_base", base=InBetween, bind=True)
-def abstract_base(self: Task[..., Any], path: str, text: str) -> Any:
+def abstract_base(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -153,7 +153,7 @@ def abstract_base(self: Task[..., Any], path: str, text: str) -> Any:
     bind=True,
     before_start=lambda self, *_: mark(self, "before_start option"),
 )
-def before_start_option(self: Task[..., Any], path: str, text: str) -> Any:
+def before_start_option(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -174,12 +174,12 @@ class NeverCallsRun(Task):  # type: ignore[type-arg]
 
 
 @app.task(name="definitions.call_runs", base=CallsRun, bind=True)
-def call_runs(self: Task[..., Any], path: str, text: str) -> Any:
+def call_runs(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.call_supers", base=CallsSuper, bind=True)
-def call_supers(self: Task[..., Any], path: str, text: str) -> Any:
+def call_supers(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -191,17 +191,17 @@ def call_instead_of_run(path: str, text: str) -> Any:
 for _name in ("annotated", "annotated_call", "annotated_tracked"):
 
     @app.task(name=f"definitions.{_name}", bind=True)
-    def annotated(self: Task[..., Any], path: str, text: str) -> Any:
+    def annotated(self: "Task[..., Any]", path: str, text: str) -> Any:
         return body(self, path, text)
 
 
 @app.task(name="definitions.autoretry", bind=True, autoretry_for=(BaseException,))
-def autoretry(self: Task[..., Any], path: str, text: str) -> Any:
+def autoretry(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.tracked", bind=True, track_started=True)
-def tracked(self: Task[..., Any], path: str, text: str) -> Any:
+def tracked(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -214,17 +214,17 @@ app.register_task(Tracked())
 
 
 @app.task(name="definitions.untyped", bind=True, typing=False)
-def untyped(self: Task[..., Any], path: str, text: str) -> Any:
+def untyped(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.late", bind=True, acks_late=True, reject_on_worker_lost=True)
-def late(self: Task[..., Any], path: str, text: str) -> Any:
+def late(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.shadowed", bind=True, shadow_name=lambda *_: "shadow.of.a.task")
-def shadowed(self: Task[..., Any], path: str, text: str) -> Any:
+def shadowed(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -243,12 +243,12 @@ class OwnRequestByName(Task):  # type: ignore[type-arg]
 
 
 @app.task(name="definitions.own_request", base=OwnRequest, bind=True)
-def own_request(self: Task[..., Any], path: str, text: str) -> Any:
+def own_request(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @app.task(name="definitions.own_request_by_name", base=OwnRequestByName, bind=True)
-def own_request_by_name(self: Task[..., Any], path: str, text: str) -> Any:
+def own_request_by_name(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -263,7 +263,7 @@ else:
         pass
 
     @app.task(name="definitions.pydantic", bind=True, pydantic=True)
-    def with_pydantic(self: Task[..., Any], path: str, text: Text) -> Any:
+    def with_pydantic(self: "Task[..., Any]", path: str, text: Text) -> Any:
         return body(self, path, text.root)
 
 
@@ -274,12 +274,12 @@ app.finalize()
 
 
 @app.task(name="definitions.after_finalize", bind=True)
-def after_finalize(self: Task[..., Any], path: str, text: str) -> Any:
+def after_finalize(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
 @shared_task(name="definitions.shared_after_finalize", bind=True)
-def shared_after_finalize(self: Task[..., Any], path: str, text: str) -> Any:
+def shared_after_finalize(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -317,7 +317,7 @@ house_app.conf.task_default_queue = "house"
 
 
 @house_app.task(name="house.before_jobs", bind=True)
-def house_before_jobs(self: Task[..., Any], path: str, text: str) -> Any:
+def house_before_jobs(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
@@ -327,7 +327,7 @@ if DATABASE:
 
 
 @house_app.task(name="house.after_jobs", bind=True)
-def house_after_jobs(self: Task[..., Any], path: str, text: str) -> Any:
+def house_after_jobs(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 

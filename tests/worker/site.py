@@ -104,7 +104,7 @@ class Site:
         copy["properties"]["delivery_info"]["routing_key"] = queue
         self.redis.lpush(queue, json.dumps(copy))
 
-    def call(self, task: str, *args: Any, **options: Any) -> AsyncResult[Any]:
+    def call(self, task: str, *args: Any, **options: Any) -> "AsyncResult[Any]":
         """Send a plain task, no job."""
         return self.app.send_task(_named(task), args, **options)
 
