@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 import redis
 import sqlalchemy
+from kombu.transport import memory
 
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
@@ -153,6 +154,13 @@ def redis_url(redis_database_url: str) -> Iterator[str]:
     yield redis_database_url
     with redis.Redis.from_url(redis_database_url) as client:
         client.flushdb()
+
+
+@pytest.fixture(autouse=True)
+def empty_memory_broker() -> None:
+    """Empty the queues of `memory://`, which all apps of a process share (fault 3)."""
+    memory.Channel.queues.clear()
+    memory.Transport.global_state.clear()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from celery import Celery
 
 from jobhandle_celery import Job, Jobs
 from tasks.demo.manifest import line
+from tasks.demo.worker import Worker
 from tests.reaper import Reaper
 from tests.support import eventually
 from tests.workers import ROOT, WorkerProcess
@@ -48,6 +49,7 @@ class Demo:
         self._output = here / "output"
         self._gate = here / "gate"
         self._reaper = reaper
+        self._worker: psutil.Process | None = None
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBHANDLE_")}
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -83,8 +85,8 @@ class Demo:
 
     def worker(self) -> psutil.Process:
         # It says that it starts one a moment before there is one.
-        (worker,) = eventually(psutil.Process(self.process.pid).children)
-        return worker
+        (self._worker,) = eventually(psutil.Process(self.process.pid).children)
+        return self._worker
 
     def interrupt(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
@@ -102,6 +104,8 @@ class Demo:
                 process.kill()
             self.process.kill()
             self.process.wait()
+        if self._worker is not None and self._worker.is_running():
+            self._worker.kill()
         self._reaper.forget(self.process.pid)
 
 
@@ -323,6 +327,20 @@ def test_a_worker_that_does_not_start_is_shown_with_its_last_words(demo: Start, 
     run.worker().kill()
     assert run.end() == 1
     assert re.search(r"worker has ended \(signal 9.*; the end of .*worker.log", run.output)
+
+
+def test_a_worker_that_ignores_a_shutdown_is_killed_after_the_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = psutil.Process().children()
+    worker = Worker(tmp_path / "log", concurrency=1)
+    (process,) = set(psutil.Process().children()).difference(before)
+    process.suspend()  # SIGKILL alone reaches it
+
+    worker.stop(timeout=0.05)
+
+    assert not process.is_running()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a child of that")

@@ -21,7 +21,7 @@ from .run import UNFINISHED, Run
 from .screen import screen
 from .summary import print_failures, print_manifest, print_table
 from .wishes import known, wishes
-from .worker import Worker, WorkerError
+from .worker import IDLE_STOP, Worker, WorkerError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -151,7 +151,7 @@ def _perform(run: Run, found: Scan, options: Options) -> Demonstration:
         print(f"{run.left:,} jobs are left where they are; the same command goes on from there")
         raise
     finally:
-        worker.stop()
+        worker.stop(IDLE_STOP if run.is_over else None)
     return demonstration
 
 

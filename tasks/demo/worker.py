@@ -14,6 +14,9 @@ from tasks.application import app
 START = 60.0
 """Seconds for a worker to say that it is ready."""
 
+IDLE_STOP = 30.0
+"""Seconds for a worker without jobs to end. Celery's prefork pool sometimes hangs in a warm shutdown."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -68,14 +71,17 @@ class Worker:
         if code is not None:
             raise WorkerError(f"the worker has ended ({_ending(code)}){self._last_words()}")
 
-    def stop(self) -> None:
-        """Have it finish the bodies that run, and end; a KeyboardInterrupt meanwhile cuts them off."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Shut the worker down once its running bodies end.
+
+        A KeyboardInterrupt, or `timeout` seconds without an end, escalate to a cold shutdown, then to a kill.
+        """
         self._signal(signal.SIGTERM)
         for harder in (signal.SIGQUIT, signal.SIGKILL):
             try:
-                self._process.wait()
+                self._process.wait(timeout)
                 return
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, subprocess.TimeoutExpired):
                 self._signal(harder)
         self._process.wait()
 
