@@ -6,18 +6,19 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.fork_server import UNBUFFERED, fork_server, start_anew
 from tests.reaper import Reaper
 from tests.support import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
+PATCHING = {"eventlet", "gevent"}
+"""The pools whose patches must come before all imports."""
 
 
 class WorkerProcess:
@@ -41,7 +42,9 @@ class WorkerProcess:
         mingle: bool = False,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        anew: bool = False,
     ) -> None:
+        """Start it, by fork unless it is to be started `anew`."""
         self.name = name or f"worker-{os.getpid()}-{next(self._numbers)}"
         self.nodename = f"{self.name}@localhost"
         self.log_file = folder / f"{self.name}.log"
@@ -53,24 +56,17 @@ class WorkerProcess:
             **(environment or {}),
         }
         given = {variable: value for variable, value in variables.items() if value is not None}
-        command = [
-            *(sys.executable, "-m", "celery", "-A", app, "worker"),
+        words = [
+            *("-A", app, "worker"),
             *(f"--pool={pool}", f"--concurrency={concurrency}", f"--hostname={self.nodename}"),
             "--loglevel=INFO",
             *([f"--queues={','.join(queues)}"] if queues else []),
             *([] if mingle else ["--without-mingle"]),  # a second's wait for what neighbours have revoked
             *arguments,
         ]
+        start = start_anew if pool in PATCHING or anew else fork_server().start
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **given},
-                start_new_session=True,
-            )
+            self.process = start(words, env={**os.environ, **UNBUFFERED, **given}, stdout=log, stderr=log)
         reaper.watch(self.pid)
 
     @property

@@ -58,15 +58,14 @@ def test_a_job_is_submitted_waited_for_and_shown(
 @pytest.mark.timeout(300)
 def test_a_job_is_watched_and_stopped(sqlite_site: Shell) -> None:
     sqlite_site.run("submit", "tests.sleep_for", "--args", "[600]")
-    watching = sqlite_site.start("watch", 1)
-    assert watching.stdout is not None
-    lines = iter(watching.stdout.readline, "")
-    assert any(line.startswith("job 1 Running") for line in lines)
-    assert sqlite_site.run("wait", 1, "--timeout", "1s").code == 4
-    assert "asked to stop" in sqlite_site.run("cancel", 1).out
-    assert sqlite_site.run("wait", 1, "--timeout", "2m").code == 1
-    assert any(line.startswith("job 1 Cancelled") for line in lines)
-    assert watching.wait(60) == 1
+    with sqlite_site.start("watch", 1) as watching:
+        lines = iter(watching.stdout.readline, "")
+        assert any(line.startswith("job 1 Running") for line in lines)
+        assert sqlite_site.run("wait", 1, "--timeout", "1s").code == 4
+        assert "asked to stop" in sqlite_site.run("cancel", 1).out
+        assert sqlite_site.run("wait", 1, "--timeout", "2m").code == 1
+        assert any(line.startswith("job 1 Cancelled") for line in lines)
+        assert watching.process.wait(60) == 1
 
 
 @pytest.mark.timeout(300)
@@ -190,12 +189,10 @@ def test_ctrl_c_is_how_a_live_screen_ends(sqlite_shell: Shell, sqlite_url: str, 
     handle.submit(Job(task="tests.add", args=[1, 2]))
     handle.set_status("Running")
     app.jobs.close()
-    process = sqlite_shell.start(*words, "--json", start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("{")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+    with sqlite_shell.start(*words, "--json") as screen:
+        assert screen.stdout.readline().startswith("{")
+        answer = screen.end(signal.SIGINT)
+    assert (answer.code, answer.err) == (0, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -204,54 +201,41 @@ def test_a_sweeping_process_does_what_is_due_and_ends_cleanly(
 ) -> None:
     app: Any = make_app("memory://", sqlite_url)
     handle = app.jobs.handle()
-    process = sqlite_shell.start("sweep", "--forever")
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline().startswith("sweeping every")
+    with sqlite_shell.start("sweep", "--forever") as sweeping:
+        assert sweeping.stdout.readline().startswith("sweeping every")
         handle.submit(
             Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING, expires=timedelta(seconds=0.1))
         )
         eventually(lambda: handle.job_status() is JobStatus.CANCELLED, 60)
-        process.send_signal(how)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0
-        assert "Traceback" not in err
-    finally:
-        process.kill()
-        app.jobs.close()
+        answer = sweeping.end(how)
+    app.jobs.close()
+    assert answer.code == 0
+    assert "Traceback" not in answer.err
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(sqlite_shell: Shell, sqlite_url: str) -> None:
     app: Any = make_app("memory://", sqlite_url)
     app.jobs.submit_many([Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)] * 1000)
     app.jobs.close()
-    process = sqlite_shell.start("list", "--all", "--json")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdout.readline().startswith("{")
-    process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
-    process.wait(60)
+    with sqlite_shell.start("list", "--all", "--json") as listing:
+        assert listing.stdout.readline().startswith("{")
+        listing.stdout.close()
+        assert "Traceback" not in listing.stderr.read()
+        listing.process.wait(60)
 
 
 def test_a_sweeping_process_outlives_an_outage_of_the_database(private_postgresql: Any) -> None:
     migrate(private_postgresql.url)
-    process = Shell(private_postgresql.url, NOWHERE).start("sweep", "--forever", "--json")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        assert process.stdout.readline() == '{"made": true}\n'
+    with Shell(private_postgresql.url, NOWHERE).start("sweep", "--forever", "--json") as sweeping:
+        assert sweeping.stdout.readline() == '{"made": true}\n'
         private_postgresql.kill()
-        said = process.stderr.readline()
+        said = sweeping.stderr.readline()
         assert "did not answer" in said
         private_postgresql.start()
         # What was said before the outage, and then again.
-        eventually(lambda: process.stdout.readline() == '{"made": true}\n', 60)  # type: ignore[union-attr]  # a pipe
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-        assert (process.returncode, "Traceback" in err) == (0, False)
-    finally:
-        process.kill()
+        eventually(lambda: sweeping.stdout.readline() == '{"made": true}\n', 60)
+        answer = sweeping.end(signal.SIGTERM)
+    assert (answer.code, "Traceback" in answer.err) == (0, False)
 
 
 def complete(shell: Shell, line: str) -> list[str]:

@@ -3,17 +3,18 @@
 import json
 import os
 import pty
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from jobhandle_celery.cli import jobs
-from tests.workers import ROOT
+from tests.fork_server import ForkedProcess, fork_server
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def typed(app: Any, *words: object) -> Answer:
 
 
 class Shell:
-    """Runs `python -m celery -A tests.apps jobs …` as a process of its own, within one environment."""
+    """Runs `python -m celery -A tests.apps jobs …` as a forked process, within one environment."""
 
     def __init__(
         self, database_url: str | None, broker_url: str, settings: Mapping[str, Any] | None = None
@@ -67,44 +68,36 @@ class Shell:
         kept = {name: value for name, value in os.environ.items() if name not in variables}
         self.environment = {**kept, "PYTHONFAULTHANDLER": "1", "TERM": "xterm", "COLUMNS": "160", **given}
 
-    def command(self, *words: object) -> Sequence[str]:
-        return [sys.executable, "-m", "celery", "-A", "tests.apps", "jobs", *map(str, words)]
-
-    def start(self, *words: object, **options: Any) -> subprocess.Popen[str]:
-        """Start a command; the caller ends it."""
-        return subprocess.Popen(
-            self.command(*words),
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
+    @contextmanager
+    def start(self, *words: object) -> Iterator["Running"]:
+        """Start a command, its output piped; it is killed when the block ends."""
+        (out, to_out), (err, to_err) = os.pipe(), os.pipe()
+        process = self._fork(words, stdout=to_out, stderr=to_err)
+        os.close(to_out)
+        os.close(to_err)
+        with open(out) as stdout, open(err) as stderr:
+            try:
+                yield Running(process, stdout, stderr)
+            finally:
+                process.kill()
+                process.wait(10)
 
     def run(self, *words: object, timeout: float = 90) -> Answer:
-        """Run a command, its output piped."""
-        process = self.start(*words)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-        return Answer(process.returncode, out, err)
+        """Run a command, its output not a terminal."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self._fork(words, stdout=out, stderr=err)
+            try:
+                process.wait(timeout)
+            finally:
+                process.kill()
+            said = [os.pread(file.fileno(), 2**24, 0).decode() for file in (out, err)]
+        return Answer(process.wait(10), *said)
 
     def on_terminal(self, *words: object, answer: str = "", timeout: float = 90) -> Answer:
         """Run a command on a terminal, and type an answer in it; both outputs are the terminal's."""
         main, terminal = pty.openpty()
         os.write(main, answer.encode())
-        process = subprocess.Popen(
-            self.command(*words),
-            cwd=ROOT,
-            env=self.environment,
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-        )
+        process = self._fork(words, stdin=terminal, stdout=terminal, stderr=terminal)
         os.close(terminal)
         try:
             said = _all_of(main)
@@ -112,7 +105,26 @@ class Shell:
         finally:
             process.kill()
             os.close(main)
-        return Answer(process.returncode, said.replace("\r\n", "\n"), "")
+        return Answer(process.wait(10), said.replace("\r\n", "\n"), "")
+
+    def _fork(self, words: Sequence[object], **files: Any) -> ForkedProcess:
+        arguments = ["-A", "tests.apps", "jobs", *map(str, words)]
+        return fork_server().start(arguments, env=self.environment, **files)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that runs, and the ends of its pipes."""
+
+    process: ForkedProcess
+    stdout: IO[str]
+    stderr: IO[str]
+
+    def end(self, how: signal.Signals) -> Answer:
+        """Signal it, and return what it has said since it was last read."""
+        self.process.send_signal(how)
+        code = self.process.wait(60)
+        return Answer(code, self.stdout.read(), self.stderr.read())
 
 
 def _all_of(main: int) -> str:
