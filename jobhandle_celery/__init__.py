@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import (
         ApiUsageError,
         ConfigurationError,
+        DatabaseRefusedError,
         DatabaseUnavailableError,
         HandleClosedError,
         InvalidTransitionError,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ApiUsageError",
     "ConfigurationError",
+    "DatabaseRefusedError",
     "DatabaseUnavailableError",
     "Event",
     "Failure",

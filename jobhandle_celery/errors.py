@@ -14,6 +14,7 @@
     ├── WaitTimeoutError (TimeoutError)
     ├── ConfigurationError             settings are missing or contradict each other
     ├── SchemaError                    the tables are missing, old or newer than this code
+    ├── DatabaseRefusedError           the database refused a statement for good: asking again will not help
     └── DatabaseUnavailableError (ConnectionError)
 
     JobCancelled (BaseException)       raised in a body by raise_if_cancelled()
@@ -115,6 +116,10 @@ class ConfigurationError(JobHandleError):
 
 class SchemaError(JobHandleError):
     """The tables in the database do not fit this version of the library; says what to run."""
+
+
+class DatabaseRefusedError(JobHandleError):
+    """The database refused a statement for what is in it; nothing was written, and a repeat will not help."""
 
 
 class DatabaseUnavailableError(JobHandleError, ConnectionError):

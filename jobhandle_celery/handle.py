@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +32,7 @@ from .submission import Submissions
 from .waiting import Waits
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, scoped_session
 
 logger = logging.getLogger(__name__)
 
@@ -75,23 +76,26 @@ class JobHandle:
 
     # The thirteen.
 
-    def submit(self, job: object, *, session: "Session | None" = None) -> int:
+    def submit(self, job: object, *, session: "Session | scoped_session[Any] | None" = None) -> int:
         """Store a `Job`, or a Celery signature, and send it to run; return its id.
 
         Once this has returned the job will start, whatever happens to the broker. With `session`, the row
         joins that SQLAlchemy transaction: it exists from the caller's commit on, after which the message goes
-        out, and after a rollback there never was a job. With a `unique_key` that an unfinished job has,
-        nothing is written, and the id of that job is returned. To call it takes a moment and waits for the
-        database, so in a coroutine it belongs into a thread, or into ``AsyncSession.run_sync``.
+        out. After a rollback there never was a job, and the handle has none. With a `unique_key` that an
+        unfinished job has, nothing is written, and the id of that job is returned. To call it takes a moment
+        and waits for the database, so in a coroutine it belongs into a thread, or into
+        ``AsyncSession.run_sync``.
 
         Raises:
-            ApiUsageError: not a Job or signature, or an unknown status word.
+            ApiUsageError: not a Job or signature, an unknown status word, or a session that cannot be joined.
             ValidationError: a field was refused; nothing was written.
+            DBAPIError: SQLAlchemy's own, of a serialization failure or a deadlock in the session: repeat its
+                transaction.
             DatabaseUnavailableError: whether the job was stored is not known. Submitted again with the same
                 unique key it is the same job, as long as that is unfinished.
         """
         self._check_open()
-        submitted = self._submissions.submit([job], self._username, self._groupname, session)[0]
+        submitted = self._submissions.submit([job], self._username, self._groupname, session, self)[0]
         self._move_to(submitted.job_id)
         return submitted.job_id
 
@@ -334,6 +338,11 @@ class JobHandle:
         # Whoever looks finds what this process has done before.
         self._submissions.marks.flush()
         return self._rows
+
+    def detach_from(self, job_ids: Collection[int]) -> None:
+        """Have no job any more if it is one of these; the end of a session calls this."""
+        if self._job_id in job_ids:
+            self._job_id = self._run = None
 
     def _check_open(self) -> None:
         if self._closed:

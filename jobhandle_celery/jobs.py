@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from sqlalchemy import URL, Engine
@@ -18,7 +18,7 @@ from .store import Door, Selection, Store, engine_maker
 from .sweep import sweep
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, scoped_session
 
 MOST_FOUND = 10_000
 """The largest `limit` of a `find`; page with `before` for more."""
@@ -91,7 +91,7 @@ class Jobs:
         *,
         username: str | None = None,
         groupname: str | None = None,
-        session: "Session | None" = None,
+        session: "Session | scoped_session[Any] | None" = None,
     ) -> list[int]:
         """Submit jobs and signatures, all or none, in one transaction; return their ids, in order.
 
@@ -181,8 +181,8 @@ class Jobs:
         settings = self._service.settings
         door = self._door(settings)
         try:
-            with door.joining():
-                migrations.upgrade(door.engine, settings.schema, sql=sql)
+            with door.upgrading() as engine:
+                migrations.upgrade(engine, settings.schema, sql=sql)
         finally:
             door.close()
 

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import checks, codec, text
 from .dispatch import Dispatcher
@@ -16,10 +16,10 @@ from .errors import DatabaseUnavailableError
 from .marks import Marks
 from .routing import Routing, as_job
 from .status import JobStatus
-from .store import NewJob, Outgoing, Store, Submitted
+from .store import Attached, NewJob, Outgoing, Store, Submitted
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, scoped_session
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class Submissions:
         given: Sequence[object],
         username: str | None,
         groupname: str | None,
-        session: "Session | None",
+        session: "Session | scoped_session[Any] | None",
+        handle: Attached | None = None,
     ) -> list[Submitted]:
         """Insert jobs, all or none, and send what may start now; return what became of each.
 
@@ -71,7 +72,7 @@ class Submissions:
         """
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
-            return self._store.submit_in_session(session, list(new), self.send)
+            return self._store.submit_in_session(session, list(new), self.send, handle)
         submitted = self._store.submit(new)
         fresh = [
             (row, one.job_id)

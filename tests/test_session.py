@@ -15,6 +15,7 @@ from jobhandle_celery import (
     ApiUsageError,
     Job,
     JobStatus,
+    NotAttachedError,
     SchemaError,
     UnknownJobError,
     ValidationError,
@@ -117,7 +118,7 @@ def test_after_a_rollback_there_never_was_a_job(shop: Shop) -> None:
         _ = 1 / 0
     with Session(shop.engine) as session:
         handle.submit(ADD, session=session)
-    with pytest.raises(UnknownJobError):
+    with pytest.raises(NotAttachedError):
         handle.job_status()
     assert (shop.sent(), shop.orders(), shop.jobs.find()) == ([], [], [])
     assert shop.jobs.sweep()

@@ -7,6 +7,7 @@ them what only looks (`reading`, `paging`, `overview`, `inspecting`), the `door`
 a move is written) and `rows` (what goes in and out).
 """
 
+from .after_commit import Attached
 from .door import Door, engine_maker
 from .forks import gate
 from .inspecting import Inside, Inspecting, Sight, Stuck, Trouble
@@ -30,6 +31,7 @@ from .sweeping import DAMPED_AT_MOST, Sweeping
 
 __all__ = [
     "DAMPED_AT_MOST",
+    "Attached",
     "Door",
     "Inside",
     "Lost",

@@ -1,13 +1,14 @@
-"""What the connections to each database need. Knows nothing of jobs."""
+"""What the connections to each database need: our own settings, whatever role, database and URL have set."""
 
 import functools
 import socket
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 
 from ..errors import ConfigurationError
+from ..schema import job
 
 BUSY_TIMEOUT = 10.0
 """Seconds for which SQLite waits for another process's write."""
@@ -45,11 +46,14 @@ def _connect_args(url: URL) -> dict[str, Any]:
             # Until it is known who is at the other end, see `_on_psycopg_connect`.
             "prepare_threshold": None,
         }
-        return {key: value for key, value in given.items() if key not in url.query}
+        # The encoding whatever the URL says: what is read must be what was written.
+        return {key: value for key, value in given.items() if key not in url.query} | {
+            "client_encoding": "utf8"
+        }
     if url.get_backend_name() == "sqlite":
         return {"timeout": BUSY_TIMEOUT}
     if url.get_backend_name() in ("mysql", "mariadb"):
-        return {"connect_timeout": CONNECT_TIMEOUT}
+        return {"connect_timeout": CONNECT_TIMEOUT, "charset": "utf8mb4"}
     return {}
 
 
@@ -73,9 +77,34 @@ def listen(engine: Engine) -> None:
     elif engine.dialect.name in ("mysql", "mariadb"):
         # Before SQLAlchemy's own, which has words of its own for a MySQL that is called a MariaDB.
         event.listen(engine, "connect", _on_mysql_connect, insert=True)
+        # After what the engine's maker has said of it.
+        event.listen(engine, "connect", _have_transactions)
     elif engine.dialect.name == "postgresql":
         # Before SQLAlchemy's own, which does not expect the bytes that a driver makes of SQL_ASCII.
         event.listen(engine, "connect", _on_postgresql_connect, insert=True)
+
+
+def own_isolation(engine: Engine) -> dict[str, Any]:
+    """Return the execution options by which our transactions are real, whatever the engine was made with."""
+    if engine.dialect.name == "postgresql":
+        # One of our own sets it for each transaction, see `_on_psycopg_begin`.
+        return {} if is_ours(engine) else {"isolation_level": "READ COMMITTED"}
+    if "isolation_level" not in engine.get_execution_options():
+        return {}  # as `listen` sets it
+    return {"isolation_level": "SERIALIZABLE" if engine.dialect.name == "sqlite" else "READ COMMITTED"}
+
+
+def home_schema(connection: Connection) -> str | None:
+    """Return the schema in which a connection of ours finds our tables when it names none."""
+    if connection.dialect.name == "postgresql":
+        # Not the current schema: an earlier one in the search path may have been made since.
+        found = text(
+            "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
+            "WHERE pg_class.oid = to_regclass(:name)"
+        )
+        home: str | None = connection.execute(found, {"name": job.name}).scalar()
+        return home
+    return connection.dialect.default_schema_name
 
 
 def standalone(engine: Engine) -> Connection:
@@ -92,6 +121,9 @@ def standalone(engine: Engine) -> Connection:
 LIMITED = "jobhandle_limited"
 """In the record of a connection: its session has the limit of `FROZEN`, for all its transactions."""
 
+_READ_COMMITTED = 2
+"""psycopg's and psycopg2's number of that isolation level."""
+
 PREPARED_AFTER = 3
 """Executions of a statement after which the server is asked to keep its plan."""
 
@@ -105,8 +137,14 @@ def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) 
     """
     connection.autocommit = True
     (number,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    # For transactions; one statement alone, and behind PgBouncer, has the role's default, and is repeated.
+    connection.isolation_level = _READ_COMMITTED
     if number == connection.info.backend_pid:
-        connection.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN}s'")
+        connection.execute(
+            f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', false), "
+            "set_config('default_transaction_isolation', 'read committed', false), "
+            "set_config('extra_float_digits', '1', false)"
+        )
         record.info[LIMITED] = True
         if "prepare_threshold" not in query:
             connection.prepare_threshold = PREPARED_AFTER
@@ -143,12 +181,25 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
         (version,) = cursor.fetchone()
         if "MariaDB" not in version:
             raise ConfigurationError(f"MySQL ({version}) is not supported; MariaDB 10.6 or newer is.")
-        cursor.execute(
-            "SET time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
-            # An UPDATE reads the old values everywhere, as on every other database.
-            "sql_mode = CONCAT(@@sql_mode, ',SIMULTANEOUS_ASSIGNMENT'), "
-            f"idle_transaction_timeout = {FROZEN}"
-        )
+        cursor.execute(f"SET {_MARIADB_SETTINGS}, idle_transaction_timeout = {FROZEN}")
+    if connection.character_set_name() != "utf8mb4":
+        connection.set_character_set("utf8mb4")  # the driver's, which encodes the statements
+
+
+_MARIADB_SETTINGS = (
+    "time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
+    "character_set_client = utf8mb4, character_set_results = utf8mb4, "
+    "character_set_connection = utf8mb4, collation_connection = utf8mb4_nopad_bin, "
+    # Too long a value is an error, and an UPDATE reads the old values, as on every other database.
+    # ANSI_QUOTES stays: SQLAlchemy may have looked for it already, and quotes accordingly.
+    "sql_mode = CONCAT('STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,SIMULTANEOUS_ASSIGNMENT', "
+    "IF(FIND_IN_SET('ANSI_QUOTES', @@sql_mode), ',ANSI_QUOTES', '')), "
+    "sql_safe_updates = 0, sql_select_limit = 18446744073709551615"
+)
+
+
+def _have_transactions(connection: Any, _record: Any) -> None:
+    connection.autocommit(False)
 
 
 def _notice_silence(sock: socket.socket | None) -> None:
@@ -174,3 +225,22 @@ def _on_postgresql_connect(connection: Any, _record: Any) -> None:
             f"The encoding of the database {info.dbname} is {encoding}, which cannot hold every message and "
             "result. Make one that can: CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'."
         )
+    if info is not None:
+        _speak_as_usual(connection, info)
+
+
+def _speak_as_usual(connection: Any, info: Any) -> None:
+    """Have text come in UTF-8 and times in ISO's form, which drivers expect; PgBouncer keeps these apart."""
+    if info.parameter_status("client_encoding") != "UTF8":
+        if hasattr(connection, "set_client_encoding"):
+            connection.set_client_encoding("UTF8")  # psycopg2's, which would not notice the statement
+        else:
+            _set(connection, "client_encoding = 'UTF8'")
+    if not info.parameter_status("DateStyle").startswith("ISO"):
+        _set(connection, "DateStyle = 'ISO, MDY'")
+
+
+def _set(connection: Any, setting: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET {setting}")
+    connection.commit()

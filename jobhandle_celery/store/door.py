@@ -29,13 +29,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from ..errors import (
     UPGRADE_HINT,
     ConfigurationError,
+    DatabaseRefusedError,
     DatabaseUnavailableError,
     JobHandleError,
     SchemaError,
     shown,
 )
 from ..settings import Settings
-from .connections import FROZEN, LIMITED, listen, own_engine, standalone
+from .connections import FROZEN, LIMITED, home_schema, listen, own_engine, own_isolation, standalone
 from .forks import gate
 from .straight import NotStraight, Straight
 
@@ -43,9 +44,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _REPEATS = 6
-_ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020", "1305"}
+_ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020", "1305", "517"}
 """SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait, and a
-savepoint that a deadlock took away."""
+savepoint that a deadlock took away. And SQLite's SQLITE_BUSY_SNAPSHOT."""
 
 _GONE_ELSEWHERE = {"25006", "25P03", "1290", "1836"}
 """A read-only server after a failover, a session that the server has ended: ask on a new connection."""
@@ -58,7 +59,7 @@ _DENIED = {"42501"}
 """PostgreSQL's of a permission that is missing: somebody will grant it, as somebody will start a server."""
 
 
-def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Engine]:
+def engine_maker(database: object) -> Callable[[], Engine]:
     """Return a function that makes an engine for that database, once per process that asks.
 
     Raises:
@@ -66,16 +67,18 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
     """
     if callable(database):
         return database
+    if not isinstance(database, (str, URL)):
+        said = f"database: {shown(database)} is not a URL or a function."
+        raise ConfigurationError(f"{said} {_instead(database)}")
     try:
         url = make_url(database)
         if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         dialect = url.get_dialect()
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        shown = _without_secrets(database) if isinstance(database, URL) else "the text given"
+        refused = _without_secrets(database) if isinstance(database, URL) else "the text given"
         raise ConfigurationError(
-            f"Not a database URL: {shown} ({type(error).__name__}). "
-            "Accepted: e.g. 'postgresql+psycopg://user@host/name' or 'sqlite:///path/to/file.db'."
+            f"Not a database URL: {refused} ({type(error).__name__}). Accepted: {_URLS}."
         ) from None
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise ConfigurationError(
@@ -96,6 +99,19 @@ def engine_maker(database: str | URL | Callable[[], Engine]) -> Callable[[], Eng
             f"The driver of {url.drivername} is not installed ({error.name}): pip install {hint}."
         ) from None
     return functools.partial(own_engine, url)
+
+
+_URLS = "e.g. 'postgresql+psycopg://user@host/name' or 'sqlite:///path/to/file.db'"
+
+
+def _instead(given: object) -> str:
+    """Return what to give instead of something that is no database, but has to do with one."""
+    if type(given).__module__.startswith("sqlalchemy.ext.asyncio"):
+        return "Give the URL of a synchronous driver, or a function that makes an Engine by create_engine()."
+    return (
+        f"Accepted: a URL, {_URLS}; or a function that makes a new Engine for this library alone, "
+        "e.g. Jobs(app, lambda: create_engine(url)). Your own engine joins by submit(session=...)."
+    )
 
 
 _SHOWN = {"host", "port", "service", "unix_socket", "sslmode"}
@@ -121,6 +137,8 @@ class Door:
         self._engine: Engine | None = None
         self._straight: Straight | None = None
         self._checked = False
+        self._home: str | None = None
+        """The schema that our tables are in, once it was asked for."""
         gate.register(self)
         self.check: Callable[[Connection], None] | None = None
         """Called with the first connection of each process: do the tables fit?"""
@@ -135,7 +153,8 @@ class Door:
                 if engine is None:
                     made: object = self._make_engine()
                     if not isinstance(made, Engine):
-                        raise ConfigurationError(f"database: it returned {shown(made)}, not an Engine")
+                        said = f"database: the function returned {shown(made)}, not an Engine."
+                        raise ConfigurationError(f"{said} {_instead(made)}")
                     if any(made.pool is parents.pool for parents in _inherited):
                         made.dispose(close=False)
                     engine = self._engine = self._prepare(made)
@@ -143,9 +162,18 @@ class Door:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Execution options of every statement, also on a connection that is the caller's."""
+        """Execution options of every statement on a connection of our own."""
         schema = self._settings.schema
         return {"schema_translate_map": {None: schema}} if schema else {}
+
+    def options_on(self, connection: Connection) -> dict[str, Any]:
+        """Execution options of a statement, by which it finds our tables on a connection of the caller's too.
+
+        That may have another search path or default database, or a ``schema_translate_map``.
+        """
+        if self._home is None or connection.engine is self._engine:
+            return self.options
+        return {"schema_translate_map": {None: self._home}}
 
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""
@@ -229,9 +257,28 @@ class Door:
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Say in our words what goes wrong on a connection that is the caller's."""
-        with self._ready():
-            yield
+        """Say in our words what goes wrong on a connection that is the caller's.
+
+        A serialization failure or a deadlock is SQLAlchemy's own error: the caller's transaction is over, and
+        what repeats it from its beginning knows that error.
+        """
+        if self._home is None:
+            with self._ready() as engine, standalone(engine) as connection:
+                self._home = self._settings.schema or home_schema(connection)
+        with gate.inside():
+            try:
+                yield
+            except DBAPIError as error:
+                if _says(error, _ASKED_TO_REPEAT):
+                    error.hide_parameters = True  # the engine is the caller's, and may show them
+                    raise
+                raise _in_our_words(error, "the database of the session") from None
+
+    @contextmanager
+    def upgrading(self) -> Iterator[Engine]:
+        """Say in our words what goes wrong while the tables are made."""
+        with self._ready() as engine:
+            yield engine
 
     @contextmanager
     def _ready(self) -> Iterator[Engine]:
@@ -248,27 +295,9 @@ class Door:
                 self._checked = True
             yield engine
         except DBAPIError as error:
-            if _lacks_table(error):
-                said = f"The tables of jobhandle-celery are missing or old. {UPGRADE_HINT}"
-                raise SchemaError(said) from None
-            forgotten = _says(error, _FORGOTTEN)
-            if forgotten or _says(error, _GONE_ELSEWHERE):
+            if _says(error, _FORGOTTEN) or _says(error, _GONE_ELSEWHERE):
                 engine.dispose()
-            elif not (
-                isinstance(error, (OperationalError, InternalError))
-                or error.connection_invalidated
-                or _says(error, _DENIED)
-            ):
-                raise
-            # What the server said; SQLAlchemy's words would have the arguments of jobs among them.
-            away = DatabaseUnavailableError(
-                f"the database {_without_secrets(engine.url)} did not answer: {str(error.orig).strip()}"
-            )
-            if _says(error, _ASKED_TO_REPEAT):
-                away.again = "soon"
-            elif forgotten or error.connection_invalidated:
-                away.again = "at once"
-            raise away from None
+            raise _in_our_words(error, f"the database {_without_secrets(engine.url)}") from None
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError(f"no database connection became free: {error}") from error
 
@@ -276,7 +305,33 @@ class Door:
         listen(engine)
         # Arguments of jobs may be secrets, and parameters of statements stand in errors.
         engine.hide_parameters = True
-        return engine.execution_options(**self.options) if self.options else engine
+        options = self.options or {"schema_translate_map": {}}
+        return engine.execution_options(**options, **own_isolation(engine))
+
+
+def _in_our_words(error: DBAPIError, database: str) -> JobHandleError:
+    """Return what an error of the database is to the caller; asking again helps against the first kind alone.
+
+    With what the server said: SQLAlchemy's words would have the arguments of jobs among them.
+    """
+    if _lacks_table(error):
+        return SchemaError(f"The tables of jobhandle-celery are missing or old. {UPGRADE_HINT}")
+    forgotten = _says(error, _FORGOTTEN)
+    if (
+        isinstance(error, (OperationalError, InternalError))
+        or error.connection_invalidated
+        or forgotten
+        or _says(error, _GONE_ELSEWHERE | _DENIED)
+    ):
+        away = DatabaseUnavailableError(f"{database} did not answer: {str(error.orig).strip()}")
+        if _says(error, _ASKED_TO_REPEAT):
+            away.again = "soon"
+        elif forgotten or error.connection_invalidated:
+            away.again = "at once"
+        return away
+    # The first line alone: PostgreSQL shows the refused value in the next.
+    said = str(error.orig).strip().partition("\n")[0]
+    return DatabaseRefusedError(f"{database} refused a statement: {type(error).__name__}: {said}")
 
 
 @contextmanager
@@ -310,6 +365,9 @@ def _says(error: DBAPIError, codes: set[str]) -> bool:
 
 
 def _number(error: DBAPIError) -> str:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return str(code)
     arguments = getattr(error.orig, "args", ())
     return str(arguments[0]) if arguments and isinstance(arguments[0], int) else ""
 

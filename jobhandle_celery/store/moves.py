@@ -227,7 +227,7 @@ class Moves:
         """Execute a statement with our settings and options, also on a connection that is the caller's."""
         if not isinstance(parameters, list):
             parameters = self.places | parameters if parameters else self.places
-        return connection.execute(statement, parameters, execution_options=self.door.options)
+        return connection.execute(statement, parameters, execution_options=self.door.options_on(connection))
 
 
 def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]) -> Any:

@@ -15,6 +15,8 @@ from sqlalchemy import (
     bindparam,
     cast,
     column,
+    delete,
+    false,
     func,
     literal_column,
     select,
@@ -27,9 +29,10 @@ from .. import text
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
 from ..status import JobStatus
-from .after_commit import Callback, after_commit, session_of
+from .after_commit import Attached, Callback, after_commit
 from .door import repeatable
 from .inserting import Inserting
+from .joining import connection_of, session_of
 from .moves import (
     HELD,
     LEFT,
@@ -49,7 +52,7 @@ from .once import at
 from .rows import OUTGOING_COLUMNS, NewJob, NewJobs, Outgoing, Run, Submitted, outgoing, unique_slot
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, scoped_session
 
 
 class Submitting(Inserting):
@@ -76,19 +79,29 @@ class Submitting(Inserting):
         return self.insert_all(connection, jobs)
 
     def submit_in_session(
-        self, session: "Session", jobs: Sequence[NewJob], send: Callback
+        self,
+        session: "Session | scoped_session[Any]",
+        jobs: Sequence[NewJob],
+        send: Callback,
+        handle: Attached | None = None,
     ) -> list[Submitted]:
         """Insert jobs in the caller's transaction; `send` gets their ids after its commit.
 
-        Nothing at all remains of them after a rollback, of a savepoint too.
+        Nothing at all remains of them after a rollback, of a savepoint too; the handle is detached.
 
         Raises:
-            ApiUsageError: it is no Session, nor a scoped_session.
+            ApiUsageError: it is no Session, nor a scoped_session, or it cannot be joined.
+            DBAPIError: SQLAlchemy's, of a serialization failure or a deadlock, which the caller repeats.
         """
         session = session_of(session)
         with self.door.joining():
-            submitted = self.submit_within(session.connection(), jobs)
-        after_commit(session, [one.job_id for one in submitted if one.fresh], send)
+            connection = connection_of(session)
+            if connection.dialect.name == "sqlite":
+                # A transaction that reads first is "locked" at once when another has written since.
+                self.execute(connection, _TAKE_THE_WRITE_LOCK)
+            submitted = self.submit_within(connection, jobs)
+        fresh = [one.job_id for one in submitted if one.fresh]
+        after_commit(session, connection, fresh, send, handle)
         return submitted
 
     @repeatable
@@ -263,6 +276,9 @@ class Submitting(Inserting):
             actor=actor_of(username),
         )
 
+
+_TAKE_THE_WRITE_LOCK = delete(job).where(false())
+"""What changes nothing, but begins to write."""
 
 _AFRESH: dict[str, Any] = {
     **LEFT,

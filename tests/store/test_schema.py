@@ -17,10 +17,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import StatementError
 
 from jobhandle_celery import Job, migrations
-from jobhandle_celery.errors import SchemaError
+from jobhandle_celery.errors import DatabaseRefusedError, SchemaError
 from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Door, Run, engine_maker
@@ -204,7 +204,7 @@ def test_a_row_that_the_database_refuses_is_not_taken_for_one_that_is_there(
     with engine.begin() as connection:
         connection.execute(job_status.delete())
     bench = Bench(empty_database_url)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(DatabaseRefusedError):
         bench.submit(unique_key="k")
     bench.close()
 
@@ -308,7 +308,7 @@ def test_every_moment_is_of_the_type_that_refuses_naive_times() -> None:
 
 def test_a_status_that_is_none_of_the_nine_is_refused_by_the_database(bench: Bench) -> None:
     job_id = bench.submit()
-    with pytest.raises(IntegrityError), bench.door.transaction() as connection:
+    with pytest.raises(DatabaseRefusedError), bench.door.transaction() as connection:
         connection.execute(text("UPDATE jobhandle_job SET status_id = 10 WHERE id = :id"), {"id": job_id})
 
 
