@@ -188,6 +188,7 @@ class Jobs:
 
     def close(self) -> None:
         """Close this process's connections to the database and to the broker; the next use opens new."""
+        self._service.submissions.drain()
         self._store.door.close()
         self._service.dispatcher.close()
 

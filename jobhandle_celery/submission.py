@@ -3,6 +3,7 @@
 Everything is checked, routed and encoded before anything is committed: bad input leaves no trace.
 """
 
+import asyncio
 import logging
 import time
 import uuid
@@ -11,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import checks, codec, text
+from .background import Background
 from .dispatch import Dispatcher
 from .errors import DatabaseUnavailableError
 from .marks import Marks
@@ -48,6 +50,17 @@ class _Prepared:
             yield self._prepared[number]
 
 
+class Outbox(Background[Callable[[], None]]):
+    """Publishes for threads that run an event loop: it would stand still while they wait for a server."""
+
+    name = "publishing beside an event loop"
+    otherwise = "the sweep publishes the jobs"
+
+    def _do(self, work: Sequence[Callable[[], None]]) -> None:
+        for publish in work:
+            publish()
+
+
 class Submissions:
     """Takes jobs in and sees that their messages go out."""
 
@@ -56,6 +69,7 @@ class Submissions:
         self._routing = routing
         self._dispatcher = dispatcher
         self.marks = Marks(store, store.settings.grace)
+        self._outbox = Outbox()
 
     def submit(
         self,
@@ -85,11 +99,32 @@ class Submissions:
                 # The sweep may take what is left for forgotten any moment: look at the rows again.
                 self.send([job_id for _, job_id in fresh[start:]])
                 break
-            self._send([row.outgoing(job_id) for row, job_id in fresh[start : start + BATCH]])
+            part = [row.outgoing(job_id) for row, job_id in fresh[start : start + BATCH]]
+            self._off_the_loop(partial(self._send, part))
         return submitted
+
+    def drain(self) -> None:
+        """Send what is still to be sent, in bounded time, and write all marks."""
+        self._outbox.flush()
+        self.marks.flush()
 
     def send(self, job_ids: Sequence[int]) -> None:
         """Send the messages of these jobs, those of them that are committed and may start now."""
+        self._off_the_loop(partial(self._send_committed, list(job_ids)))
+
+    def _off_the_loop(self, publish: Callable[[], None]) -> None:
+        """Publish now, or, if this thread runs an event loop, soon and in the order of the calls."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            publish()
+            return
+        if self._dispatcher.eager:  # users' own tests: the body has run when the call returns
+            publish()
+        else:
+            self._outbox.later([publish])
+
+    def _send_committed(self, job_ids: Sequence[int]) -> None:
         for start in range(0, len(job_ids), BATCH):
             try:
                 outgoing = self._store.outgoing(job_ids[start : start + BATCH])

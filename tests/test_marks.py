@@ -177,7 +177,7 @@ def test_a_forked_child_leaves_its_parents_marks_to_the_parent() -> None:
 
 
 def test_the_thread_ends_when_there_is_nothing_to_do(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobhandle_celery.marks.LINGERS", 0.05)
+    monkeypatch.setattr("jobhandle_celery.background.LINGERS", 0.05)
     jobs.handle().submit(ADD)
     marks = service_of(jobs._app).submissions.marks
     eventually(lambda: marks._thread is None, 10, "the thread's end")

@@ -371,7 +371,9 @@ def test_an_async_session_joins_through_run_sync(
         await engine.dispose()
         return [job_id]
 
-    assert asyncio.run(submit()) == shop.sent()
+    ids = asyncio.run(submit())
+    shop.jobs._service.submissions.drain()
+    assert ids == shop.sent()
     assert shop.statuses() == [JobStatus.QUEUED]
     shop.close()
 

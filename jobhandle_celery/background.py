@@ -1,0 +1,119 @@
+"""Work that nobody waits for: done in its order by a thread of this process, much of it together.
+
+The rows hold the truth, so what is lost with the process is done later by the sweep. May import faults, store
+and below.
+"""
+
+import atexit
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Generic, TypeVar
+from weakref import WeakMethod
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from . import faults
+from .errors import JobHandleError
+from .store import gate
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LINGERS = 1.0
+"""Seconds for which the thread waits for further work before it ends."""
+
+
+class Background(ABC, Generic[T]):
+    """A queue of work, and the thread that does it."""
+
+    name: ClassVar[str]
+    """What the work is, for the thread's name and the log."""
+    otherwise: ClassVar[str]
+    """What happens with work that failed, for the log."""
+
+    def __init__(self, delay: float = 0.0, many: int = 1) -> None:
+        """Start nothing yet.
+
+        Args:
+            delay: Seconds for which work is gathered at most.
+            many: So much is not gathered any longer.
+        """
+        self._delay = delay
+        self._many = many
+        self._renew()
+        gate.register(self)
+        atexit.register(_flush_at_exit, WeakMethod(self.flush))
+
+    @abstractmethod
+    def _do(self, work: Sequence[T]) -> None:
+        """Do work, in the thread or in that of a caller of `flush`."""
+
+    def _renew(self) -> None:
+        self._changed = threading.Condition()
+        self._working = threading.Lock()
+        self._pending: list[T] = []
+        self._thread: threading.Thread | None = None
+
+    def later(self, work: Sequence[T]) -> None:
+        """Have this done soon; returns at once."""
+        if not work:
+            return
+        with self._changed:
+            self._pending += work
+            if self._thread is not None:
+                if len(self._pending) == len(work) or len(self._pending) >= self._many:
+                    self._changed.notify_all()
+                return
+            thread = threading.Thread(target=self._run, name=f"jobhandle-{self.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                pass  # no thread can be had any more, or the interpreter is ending
+            else:
+                self._thread = thread
+                return
+        self._do_pending()
+
+    def flush(self) -> None:
+        """Do what is pending, and wait for what is being done."""
+        if self._pending or self._working.locked():
+            self._do_pending()
+
+    def before_fork(self) -> None:
+        """Nothing: a fork waits for the verbs under way."""
+
+    def after_fork(self) -> None:
+        """Leave the parent's work to the parent."""
+        self._renew()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._pending, LINGERS):
+                    self._thread = None
+                    return
+                self._changed.wait_for(lambda: len(self._pending) >= self._many, self._delay)
+            self._do_pending()
+
+    def _do_pending(self) -> None:
+        with self._working:
+            with self._changed:
+                work, self._pending = self._pending, []
+            try:
+                self._do(work)
+            except JobHandleError as error:
+                logger.warning("%s failed (%s); %s", self.name, error, self.otherwise)
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception as error:
+                # In a thread of its own, which nobody waits for, or before a caller's own question.
+                faults.report(self.name, error, self.otherwise)
+
+
+def _flush_at_exit(flush: "WeakMethod[Callable[[], None]]") -> None:
+    pending = flush()
+    if pending is not None:
+        pending()
