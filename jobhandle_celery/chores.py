@@ -58,6 +58,11 @@ class Chores:
         self._watchers.hear_progress(standings, requests)
         sweep(self._service.store, self._service.dispatcher, self._watchers.hear_of)
 
+    @property
+    def has_ends(self) -> bool:
+        """True while something that the main process has learned of its children is not written."""
+        return bool(self._put_off) or not self._service.ends.empty()
+
     def settle_ends(self) -> None:
         """Write what the main process has learned of its children; what cannot be written now stays."""
         while not self._service.ends.empty():

@@ -30,6 +30,9 @@ RENEWALS_PER_LEASE = 4
 SOONER = 1.0
 """Seconds after which something that failed is tried again, if that is sooner than its interval."""
 
+LATER = 5.0
+"""Seconds between its tries after several failures, unless its interval is longer."""
+
 FAREWELL = 10.0
 """Seconds that a worker takes at its end to write what it still knows."""
 
@@ -58,7 +61,7 @@ class JobsStep(bootsteps.StartStopStep):
         """Have our say also when everything else has stopped, the pool's last body among it."""
         included = bool(super().include(parent))
         if included:
-            parent.steps.insert(0, _AfterAll(self.farewell))
+            parent.steps.insert(0, _AfterAll(parent, self.farewell))
         return included
 
     def start(self, parent: Any) -> None:
@@ -84,21 +87,31 @@ class JobsStep(bootsteps.StartStopStep):
         """Write what is left to write, give back what was cut off, and let go of the lease."""
         if self._lease is None or self._chores is None or self._chores_beat is None:
             return
-        until = time.monotonic() + FAREWELL
         self._chores_beat.end()
         if not self._chores.bodies_may_live_on:
-            while time.monotonic() < until:
-                try:
-                    if not self._chores.kill_survivors():
-                        self._chores.settle_ends()
-                        self._give_back()
-                        self._chores.last_words()
-                        break
-                except DatabaseUnavailableError as error:
-                    logger.warning("the farewell of %s waits for the database: %s", self._me.name, error)
-                time.sleep(0.2)
-            self._lease.end()
+            try:
+                self._write_what_is_left(self._chores)
+            finally:
+                self._lease.end()
         # Otherwise the threads of a threads pool go on until the process ends, and so does the lease.
+
+    def _write_what_is_left(self, chores: Chores) -> None:
+        until, pause = time.monotonic() + FAREWELL, 0.2
+        while time.monotonic() < until:
+            try:
+                if not chores.kill_survivors():
+                    chores.settle_ends()
+                    self._give_back()
+                    chores.last_words()
+                    return
+            except (DatabaseUnavailableError, SchemaError) as error:
+                if not chores.has_ends:
+                    # Nothing is lost: the lease expires by itself.
+                    logger.warning("shutdown of %s leaves its lease to expire: %s", self._me.name, error)
+                    return
+                logger.warning("shutdown of %s is waiting for the database: %s", self._me.name, error)
+                pause = min(pause * 2, SOONER)
+            time.sleep(pause)
 
     def _give_back(self) -> None:
         store, me = self._service.store, self._me
@@ -112,19 +125,21 @@ class JobsStep(bootsteps.StartStopStep):
         return self._service.worker
 
 
-class _AfterAll:
-    """First among the worker's steps, so stopped last."""
+class _AfterAll(bootsteps.StartStopStep):
+    """First among the worker's steps, so stopped last. Not in the blueprint: it would start in its order."""
 
-    alias = name = "JobHandles, after all"
-
-    def __init__(self, farewell: Callable[[Any], None]) -> None:
-        self.stop = self.terminate = farewell
+    def __init__(self, parent: Any, farewell: Callable[[Any], None]) -> None:
+        super().__init__(parent)
+        self._farewell = farewell
 
     def start(self, parent: Any) -> None:
-        pass
+        """Do nothing: there is nothing to start."""
 
-    def info(self, parent: Any) -> None:
-        return None
+    def stop(self, parent: Any) -> None:
+        """End the threads, now that all other steps have stopped."""
+        self._farewell(parent)
+
+    terminate = stop
 
 
 class _Beat:
@@ -142,13 +157,14 @@ class _Beat:
 
     def _beat(self) -> None:
         pause = self._first
+        sooner = min(self._interval, SOONER)
         while not self._ended.wait(pause):
-            pause = min(self._interval, SOONER)
+            pause, sooner = sooner, min(sooner * 2, max(self._interval, LATER))
             try:
                 self._work()
-                pause = self._interval
+                pause, sooner = self._interval, min(self._interval, SOONER)
             except (DatabaseUnavailableError, SchemaError) as error:
-                logger.warning("%s: %s", self._thread.name, error)
+                logger.warning("%s: %s; next try in %g s", self._thread.name, error, pause)
             except Exception:
                 logger.exception("%s goes on after an unexpected error", self._thread.name)
 

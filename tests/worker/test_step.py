@@ -1,0 +1,112 @@
+"""The worker step by itself, in this process: what it starts, and how it ends without a database."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, bootsteps
+
+from jobhandle_celery import Jobs, worker
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.service import End, service_of
+
+AWAY = "postgresql+psycopg://127.0.0.1:1/away"
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Callable[[str], Any]:
+    def make(url: str) -> Any:
+        app: Any = Celery("stepped", broker="memory://", set_as_current=False)
+        app.conf.update(jobhandle_sweep_interval=0.05, worker_hijack_root_logger=False)
+        Jobs(app, url)
+        return app.WorkController(pool="solo", hostname="w1@here")
+
+    return make
+
+
+def step_of(controller: Any) -> worker.JobsStep:
+    return next(step for step in controller.steps if isinstance(step, worker.JobsStep))
+
+
+def our_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("jobhandle-")]
+
+
+def test_what_is_among_the_steps_is_a_step(controller: Callable[[str], Any], sqlite_url: str) -> None:
+    """Others read `obj` of each (fault 62)."""
+    steps = controller(sqlite_url).steps
+
+    assert len(steps) > 2
+    assert [step for step in steps if not isinstance(step, bootsteps.StartStopStep)] == []
+    assert [step.obj for step in steps[:1]] == [None]
+
+
+@pytest.mark.parametrize("trouble", ["no tables", "away"])
+def test_shutdown_without_a_lease_waits_for_nothing(
+    controller: Callable[[str], Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    """No traceback is logged, no thread stays, and nothing is tried twice (faults 63, 64)."""
+    controlled = controller(AWAY if trouble == "away" else f"sqlite:///{tmp_path}/empty.sqlite3")
+    step, before = step_of(controlled), our_threads()
+    slept: list[float] = []
+    monkeypatch.setattr("jobhandle_celery.worker.time.sleep", slept.append)
+    with caplog.at_level(logging.WARNING, "jobhandle_celery"):
+        step.start(controlled)
+        step.farewell(controlled)
+
+    assert our_threads() == before
+    assert slept == []
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert "shutdown of w1@here leaves its lease to expire" in caplog.text
+
+
+def test_shutdown_waits_while_something_is_to_be_written(
+    controller: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the process knows of a child is not dropped at the first refusal (fault 64)."""
+    controlled = controller(AWAY)
+    step, tries = step_of(controlled), []
+
+    def write() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            service_of(controlled.app).store.standings("any")
+
+    monkeypatch.setattr("jobhandle_celery.worker.time.sleep", lambda seconds: None)
+    step.start(controlled)
+    service_of(controlled.app).ends.put(End("1", write))
+    step.farewell(controlled)
+
+    assert len(tries) == 3
+
+
+def test_repeated_failures_of_a_thread_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is away is not asked each second (fault 64)."""
+    pauses: list[float] = []
+
+    class Recorded(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is not None:
+                pauses.append(timeout)
+            return len(pauses) > len(outcomes)
+
+    outcomes = [False, False, False, False, False, True, False]
+
+    def work() -> None:
+        if not outcomes[len(pauses) - 1]:
+            raise DatabaseUnavailableError("away")
+
+    recorded = SimpleNamespace(Event=Recorded, Thread=threading.Thread)
+    monkeypatch.setattr("jobhandle_celery.worker.threading", recorded)
+    beat = worker._Beat("jobhandle-test", 1.0, work)
+    beat._thread.join(10)
+
+    assert pauses == [1.0, 1.0, 2.0, 4.0, 5.0, 5.0, 1.0, 1.0]
