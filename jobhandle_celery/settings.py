@@ -35,6 +35,9 @@ class Settings:
     schema: str | None = None
     """The database schema of the tables; None: the connection's default."""
 
+    progress_events: bool = True
+    """Whether workers send ``task-progress``, an event that Celery does not have."""
+
     @property
     def unbroken(self) -> timedelta:
         """The longest gap between two passes that does not count as an outage of the database."""
@@ -69,6 +72,13 @@ def read(get: Callable[[str], Any]) -> Settings:
             if not isinstance(value, str) or not 0 < len(value) <= 63:
                 raise ConfigurationError(f"jobhandle_{name}: {shown(value)}; accepted: 1 to 63 characters")
             given[name] = value
+    progress_events = get("jobhandle_progress_events")
+    if progress_events is not None:
+        if not isinstance(progress_events, bool):
+            raise ConfigurationError(
+                f"jobhandle_progress_events: {shown(progress_events)}; accepted: True or False"
+            )
+        given["progress_events"] = progress_events
     return Settings(**given)
 
 

@@ -23,13 +23,19 @@ logger = logging.getLogger(__name__)
 class Watchers:
     """Everybody who captures events of one worker; there may be nobody."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, progress: bool = True) -> None:
+        """Make one; without `progress` no ``task-progress`` is sent, which some exporters do not bear."""
         self._worker = worker
+        self._progress = progress
         self._said: dict[tuple[int, str, int], object] = {}
 
     def hear_of(self, lost: Lost) -> None:
         """Tell what became of a job whose body is gone: nobody else tells that."""
         self._soon(self._send, *_told(lost, *verdict(lost.status, lost.because)))
+
+    def hear_how(self, job: Job) -> None:
+        """Tell how a job stands whose process was lost after it had written its outcome."""
+        self._soon(self._send, *_told(job, *_as_it_stands(job)))
 
     def hear_at_last(self, jobs: Iterable[Job]) -> None:
         """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
@@ -47,7 +53,7 @@ class Watchers:
         Not while the worker has no broker, for then its event loop stands still: they are told afterwards
         how far they are by then, and not of each step before.
         """
-        if getattr(self._worker.consumer, "connection", None) is None:
+        if not self._progress or getattr(self._worker.consumer, "connection", None) is None:
             return
         running = {request.key: request for request in requests}
         before, self._said = self._said, {}

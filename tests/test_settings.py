@@ -52,6 +52,7 @@ def test_settings_have_the_defaults_of_the_design() -> None:
         grace=timedelta(seconds=5),
         namespace="default",
         schema=None,
+        progress_events=True,
     )
 
 
@@ -82,6 +83,12 @@ def test_a_bad_name_is_refused_by_name(key: str) -> None:
     for value in ("", "x" * 64, 5, True, ["a"]):
         with pytest.raises(ConfigurationError, match=f"jobhandle_{key}: .*accepted"):
             read({f"jobhandle_{key}": value}.get)
+
+
+def test_progress_events_are_true_or_false() -> None:
+    assert read({"jobhandle_progress_events": False}.get).progress_events is False
+    with pytest.raises(ConfigurationError, match=r"jobhandle_progress_events: .*accepted"):
+        read({"jobhandle_progress_events": "no"}.get)
 
 
 def test_a_bad_setting_comes_out_at_the_first_use(sqlite_url: str) -> None:

@@ -56,7 +56,8 @@ def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
     """Tell a restarted Flower what it has missed.
 
     The task events of recent jobs are sent again, with the times of the rows. A Flower that has heard them
-    before shows the same as before.
+    before shows the same as before. A program that counts events counts these again, unless it leaves out
+    those with the field replayed: true.
     """
     jobs = events = 0
     line, dispatcher = _open(desk)
@@ -66,7 +67,8 @@ def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
                 jobs += 1
                 for told in history(desk.app, sight):
                     dispatcher.hostname = told.hostname
-                    dispatcher.send(told.kind, uuid=sight.job.task_id, timestamp=told.at, **told.fields)
+                    fields = {**told.fields, "replayed": True}
+                    dispatcher.send(told.kind, uuid=sight.job.task_id, timestamp=told.at, **fields)
                     events += 1
     finally:
         line.release()
