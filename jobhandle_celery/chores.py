@@ -17,9 +17,11 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
-from .errors import DatabaseUnavailableError
+from .errors import DatabaseUnavailableError, SchemaError
+from .model import Job
 from .request import JobRequest
 from .service import End, Service
+from .status import JobStatus
 from .store import Run, Standing
 from .sweep import sweep
 from .watchers import Watchers
@@ -45,7 +47,7 @@ class Chores:
         self._suspects: dict[Run, float] = {}
         self._astray: dict[Key, float] = {}
         self._told: set[Key] = set()
-        self._watchers = Watchers(worker)
+        self._watchers = Watchers(worker, progress=service.settings.progress_events)
 
     def __call__(self) -> None:
         self.settle_ends()
@@ -61,24 +63,52 @@ class Chores:
     @property
     def has_ends(self) -> bool:
         """True while something that the main process has learned of its children is not written."""
-        return bool(self._put_off) or not self._service.ends.empty()
+        self._gather()
+        return bool(self._put_off)
 
     def settle_ends(self) -> None:
         """Write what the main process has learned of its children; what cannot be written now stays."""
-        while not self._service.ends.empty():
-            self._put_off.append(self._service.ends.get())
+        self._gather()
         ready = [end for end in self._put_off if self._is_gone(end)]
         for end in ready:
             try:
-                outcome = end.write()
-                for lost in outcome if isinstance(outcome, list) else ():
-                    self._watchers.hear_of(lost)
-            except DatabaseUnavailableError:
+                self._settle(end)
+            except (DatabaseUnavailableError, SchemaError):
                 raise
             except Exception:
                 # Not written, ever: its row is a stray from now on, and is settled as one.
                 logger.exception("the end of task %s was not written", end.task_id)
-            self._put_off.remove(end)
+                self._put_off.remove(end)
+
+    def _settle(self, end: End) -> None:
+        try:
+            outcome = end.write()
+        except DatabaseUnavailableError as error:
+            # Unless the database answers: then it is this one that waits, for a lock or for room on its disk.
+            self._service.store.renew(self._me)
+            logger.warning("the end of task %s is to be written later: %s", end.task_id, error)
+            if end.refused is not None:
+                end.refused(error)
+            return
+        self._put_off.remove(end)
+        for lost in outcome if isinstance(outcome, list) else ():
+            self._watchers.hear_of(lost)
+        if (
+            isinstance(outcome, Job)
+            and outcome.task_id == end.task_id
+            and outcome.status is not JobStatus.RUNNING
+        ):
+            self._watchers.hear_how(outcome)
+
+    @property
+    def has_outcomes(self) -> bool:
+        """True while outcomes of bodies are to be written that no other process knows."""
+        self._gather()
+        return any(end.refused is not None for end in self._put_off)
+
+    def _gather(self) -> None:
+        while not self._service.ends.empty():
+            self._put_off.append(self._service.ends.get())
 
     def _is_gone(self, end: End) -> bool:
         if end.pid is None or has_ended(end.pid):

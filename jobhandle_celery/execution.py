@@ -5,30 +5,34 @@ here; the task's own code ends it through `task`, Celery's signals through `sign
 """
 
 import logging
+import math
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import states
-from celery.app.task import Context
 from celery.canvas import Signature
-from celery.exceptions import Ignore, TaskRevokedError
+from celery.exceptions import Ignore
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from . import codec, text
-from .errors import DatabaseUnavailableError, JobCancelled, SchemaError
+from .bookkeeping import mark_revoked
+from .errors import DatabaseUnavailableError, JobCancelled, JobHandleError, SchemaError
 from .model import Failure
-from .request import RefusedAsRevoked, time_limit_failure
+from .outcome import Outcome, Report, Verb
+from .request import HARD_LIMIT, time_limit_failure
 from .routing import signature_record
 from .service import service_of
 from .status import JobStatus
-from .store import Run
+from .store import Run, Store
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,14 @@ class Execution:
     result: str = "null"
     retry: Signature | None = None
     """What ``retry(throw=False)`` asked for; it counts once the body has left."""
+    outcome: Outcome | None = None
+    """What it ends with, as far as that is known."""
+    written: bool = False
+    """The outcome is written, or the run was superseded."""
+    revoked: bool = False
+    """The job is Cancelled by its outcome, and the result backend knows."""
+    began: float = field(default_factory=time.monotonic)
+    """When its process took the message, by the monotonic clock: its time limits count from there."""
     state: tuple[str, Any] | None = None
     """State and meta that the body set by ``update_state``; they count if it ends by ``Ignore``."""
 
@@ -88,20 +100,17 @@ def finish(task: Any, execution: Execution, why: str = "retry") -> None:
     """End a run whose body has left: Finished, or what its ``retry(throw=False)`` asked for."""
     if execution.retry is not None:
         retry(task, execution, execution.retry, why)
-        return
-    store = service_of(task.app).store
-    settle(execution, lambda: store.finish(execution.run, execution.result))
+    else:
+        settle(task, execution, "finish", execution.result)
 
 
 def fail(task: Any, execution: Execution, failure: Failure) -> None:
     """End a run in Error."""
-    store = service_of(task.app).store
-    settle(execution, lambda: store.fail(execution.run, failure))
+    settle(task, execution, "fail", failure)
 
 
 def retry(task: Any, execution: Execution, signature: Any, why: str) -> None:
     """Send the job of a run round again, with the signature of its next message."""
-    service, run = service_of(task.app), execution.run
     try:
         record = signature_record(signature)
         queue = record.pop("queue")
@@ -112,13 +121,12 @@ def retry(task: Any, execution: Execution, signature: Any, why: str) -> None:
         said = text.message(f"its retry cannot be kept: {error}")
         fail(task, execution, Failure("task", type(error).__name__, said))
         return
-    because = text.message(why)
-    status = settle(execution, lambda: service.store.retry(run, encoded, queue, delay, because))
+    status = settle(task, execution, "retry", encoded, queue, delay, text.message(why))
     if status is JobStatus.CANCELLED:
-        mark_revoked(task, "revoked")
+        _revoke(task, execution)
     elif status is JobStatus.REQUEUED and delay is None and not execution.eager:
         # At once: by this same process. With a delay the sweep sends it when its time comes.
-        service.submissions.send([run.job_id])
+        service_of(task.app).submissions.send([execution.run.job_id])
 
 
 def _delay(options: Any) -> float | datetime | None:
@@ -134,29 +142,30 @@ def _delay(options: Any) -> float | datetime | None:
 
 def stop(task: Any, execution: Execution, request: JobCancelled) -> NoReturn:
     """Write that the body has stopped, and raise what tells Celery so."""
-    store = service_of(task.app).store
-    if not settle(execution, lambda: store.stop(execution.run, str(request))):
-        raise Ignore("stopped; superseded")
-    mark_revoked(task, "revoked")
-    raise RefusedAsRevoked("stopped on request")
+    if settle(task, execution, "stop", text.message(str(request))):
+        _revoke(task, execution)
+    # Celery's own class: tools know by it that this is no error.
+    raise Ignore("stopped on request")
+
+
+def _revoke(task: Any, execution: Execution) -> None:
+    mark_revoked(task, task.request, "revoked")
+    execution.revoked = True
 
 
 def reject(task: Any, execution: Execution, rejection: Any) -> None:
     """Settle a job whose body rejected its message: sent round again if it asked for that, else Error."""
-    store, run = service_of(task.app).store, execution.run
     if execution.retry is not None:
         finish(task, execution)
     elif rejection.requeue:
-        because = f"the task rejected its message: {rejection.reason}"
-        settle(execution, lambda: store.give_back(run, because, run.worker))
+        because = text.message(f"the task rejected its message: {rejection.reason}")
+        settle(task, execution, "give_back", because, execution.run.worker)
     else:
-        failure = Failure("task", "Reject", text.message(str(rejection.reason)))
-        settle(execution, lambda: store.fail(run, failure))
+        fail(task, execution, Failure("task", "Reject", text.message(str(rejection.reason))))
 
 
 def ignore(task: Any, execution: Execution) -> None:
     """End a run whose body raised ``Ignore``: as the state says that it set before, else Finished."""
-    store, run = service_of(task.app).store, execution.run
     if execution.retry is not None:
         finish(task, execution)
         return
@@ -164,7 +173,7 @@ def ignore(task: Any, execution: Execution) -> None:
         case (states.FAILURE, meta):
             fail(task, execution, _failure_set(meta))
         case (states.REVOKED, meta):
-            settle(execution, lambda: store.stop(run, "" if meta is None else text.message(_words(meta))))
+            settle(task, execution, "stop", "" if meta is None else text.message(_words(meta)))
         case (states.RETRY | states.REJECTED as state, _):
             said = f"the task set the state {state} and published no message"
             fail(task, execution, Failure("task", state.capitalize(), said))
@@ -211,54 +220,97 @@ def _words(value: object) -> str:
         return f"<{type(value).__name__} that cannot be printed>"
 
 
-def mark_revoked(task: Any, reason: str) -> None:
-    """Do what Celery does for a revoked task: chords end, the rest of a chain is REVOKED too."""
-    request = task.request
-    ignored = ignores_result(task, request)
+def settle(task: Any, execution: Execution, verb: Verb, *arguments: Any) -> Any:
+    """Write the outcome of a run; return what the verb of the store returned, None if it is not written.
+
+    What cannot be written now goes to the worker's main process (see `report_of`): here it would keep a
+    place of the pool, and a time limit that is the body's, which has left, would end it.
+    """
+    outcome = execution.outcome = Outcome(execution.run, verb, arguments)
+    job_id = outcome.run.job_id
     try:
-        task.backend.mark_as_failure(
-            request.id,
-            TaskRevokedError(reason),
-            request=request,
-            store_result=not request.is_eager and (not ignored or task.store_errors_even_if_ignored),
-            state=states.REVOKED,
-            call_errbacks=False,
-        )
-    except Exception:
-        # A result backend that is away must not make a cancelled job run.
-        logger.exception("the result backend was not told that task %s is revoked", request.id)
-
-
-def ignores_result(task: Any, request: Context) -> bool:
-    """As celery.app.task.get_actual_ignore_result: what the message says goes before the task's own."""
-    said = request.__dict__.get("ignore_result")
-    return bool(task.ignore_result if said is None else said)
-
-
-def settle(execution: Execution, write: Callable[[], Any]) -> Any:
-    """Write the outcome of an execution until it is written or superseded; return what the verb returned."""
-    written = until_written(write)
-    if not written:
-        run = execution.run
+        written = _write_in_time(task, execution, outcome)
+    except Exception as error:
+        ours = not isinstance(error, JobHandleError)
         logger.warning(
-            "job %s: the outcome of attempt %s was not written: superseded", run.job_id, run.attempt
+            "job %s: its outcome (%s) is to be written later: %s", job_id, verb, error, exc_info=ours
+        )
+        return None
+    execution.written = True
+    if not written:
+        logger.warning(
+            "job %s: the outcome of attempt %s was not written: superseded", job_id, outcome.run.attempt
         )
     return written
 
 
-def until_written(write: Callable[[], Any]) -> Any:
-    """Call a verb of the store until the database has answered.
+def settle_at_last(task: Any, execution: Execution) -> None:
+    """End a run that nothing has ended: a receiver is disconnected, or Celery took the task for done.
 
-    An outcome that is not written would be lost with this process, and the job taken for lost; so a body's
-    process waits. Its worker's lease ends meanwhile for everybody or for nobody.
+    With ``worker_deduplicate_successful_tasks`` it starts no body of a redelivered message whose task id has
+    a result; that may be the job's former attempt.
     """
+    if execution.outcome is not None:
+        return
+    if execution.returned or execution.retry is not None:
+        finish(task, execution)
+    elif not execution.entered:
+        settle(task, execution, "give_back", "Celery did not start its body", execution.run.worker)
+    else:
+        fail(task, execution, Failure("system", "OutcomeUnknown", "Celery did not tell how its body ended"))
+
+
+def report_of(execution: Execution, runtime: float | None) -> Any:
+    """Return what takes the place of a task's runtime in what the main process is told: that, or more."""
+    unwritten = None if execution.written else execution.outcome
+    revoked = "revoked" if execution.revoked else None
+    return Report(runtime, unwritten, revoked) if unwritten or revoked else runtime
+
+
+LONGEST_WRITE = 60.0
+"""Seconds after which a database has answered a write, or its connection has failed."""
+
+
+def _write_in_time(task: Any, execution: Execution, outcome: Outcome) -> Any:
+    """Write an outcome, but wait no longer than half the time that is left to a hard limit.
+
+    Raises:
+        DatabaseUnavailableError: it may be written in a moment all the same; to write it twice is harmless.
+    """
+    store, limit = service_of(task.app).store, getattr(task.request, HARD_LIMIT, None)
+    left = math.inf if limit is None else limit - (time.monotonic() - execution.began)
+    if left > LONGEST_WRITE:
+        return _write(store, outcome, execution.eager)
+    future: Future[Any] = Future()
+
+    def write() -> None:
+        try:
+            future.set_result(_write(store, outcome, execution.eager))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=write, name="jobhandle-outcome", daemon=True).start()
+    until = time.monotonic() + left / 2
+    while True:
+        try:
+            return future.result(max(0.0, until - time.monotonic()))
+        except SoftTimeLimitExceeded:
+            continue
+        except TimeoutError:
+            raise DatabaseUnavailableError("no answer in the time that is left to its limit") from None
+
+
+def _write(store: Store, outcome: Outcome, patient: bool) -> Any:
     pause = 0.1
     while True:
         try:
             try:
-                return write()
+                return outcome.write(store)
             except (DatabaseUnavailableError, SchemaError) as error:
-                logger.warning("the outcome of a job waits for the database: %s", error)
+                if not patient:
+                    raise
+                # Eagerly: there is no other process to write it.
+                logger.warning("the outcome of job %s waits for the database: %s", outcome.run.job_id, error)
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
         except SoftTimeLimitExceeded:

@@ -5,20 +5,30 @@ message, but not whether the child's claim won: whatever it says is fenced by bo
 attempt (see `store.Seat`), and is written by the worker step: an event loop must not wait for a database.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from celery import Celery, states
+from celery import Celery, signals, states
 from celery.exceptions import Ignore, InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from .bookkeeping import limits_ignored, mark_revoked
+from .errors import DatabaseUnavailableError
 from .header import HEADER, job_of, sensitive_of
 from .model import Failure
+from .outcome import Outcome, Report
 from .sensitive import masked
 from .service import End, service_of
-from .store import Run, Seat
+from .status import JobStatus
+from .store import Lost, Run, Seat
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = 3
+"""Broken connections, beside others that hold, after which an outcome is written plainer."""
 
 CONTENT_TYPES = {"application/json", "application/data"}
 """What a job's message may be: JSON, or JSON that is signed (Celery's ``auth`` serializer)."""
@@ -97,6 +107,14 @@ def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
     return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
 
 
+HARD_LIMIT = "jobhandle_hard_limit"
+"""What a request has of the hard time limit, in seconds or None: only the main process knows which holds."""
+
+
+_LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
+"""Errors by which a main process learns that the process of a body is gone."""
+
+
 class JobRequest:
     """Mixed into the request class of every task; for a message that is no job's it changes nothing."""
 
@@ -112,6 +130,8 @@ class JobRequest:
     """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
     _eventer: Any
+    _context: Any
+    name: str
     _limits: tuple[float | None, float | None] = (None, None)
 
     @property
@@ -138,6 +158,76 @@ class JobRequest:
         pid = self.worker_pid if service.prefork else os.getpid()
         return None if pid is None else Seat(job[0], self.id, job[1], service.worker.boot_id, pid)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Wrap what the class that Celery derives for a task does not ask its bases for."""
+        super().__init_subclass__(**options)
+        if "execute_using_pool" in vars(cls):  # celery.worker.request.create_request_cls
+            cls.execute_using_pool = _with_its_limit(cls.execute_using_pool)  # type: ignore[attr-defined]
+            cls.on_success = _with_its_report(cls.on_success)  # type: ignore[attr-defined]
+
+    def note_limit(self, pool: Any) -> None:
+        """Put the hard limit that holds into the request; log if the pool keeps none."""
+        self.request_dict[HARD_LIMIT] = self.time_limits[0]
+        service, given = service_of(self.app), zip(("hard", "soft"), self.time_limits, strict=True)
+        ignored = limits_ignored({parent.__module__ for parent in type(pool).__mro__})
+        lost = [kind for kind, limit in given if limit and kind in ignored]
+        if lost and not service.warned_of_limits:
+            service.warned_of_limits = True
+            logger.warning(
+                "job %s: its %s time limit is not kept, nor are those of later jobs: the pool of this worker "
+                "cannot end a body. Use the prefork pool for jobs with time limits",
+                self.key[0],
+                " and ".join(lost),
+            )
+
+    def _tell_revoked(self, reason: str) -> None:
+        """Do as Celery does for a task that it discards as revoked, so that Flower shows it."""
+        self.send_event("task-revoked", terminated=False, signum=None, expired=reason == "expired")
+        self._signal_revoked(reason)
+
+    def take(self, report: Report) -> None:
+        """Do what the body's process could not do about its end."""
+        if report.unwritten is not None:
+            self._take_over(report.unwritten)
+        if report.revoked is not None:
+            self._tell_revoked(report.revoked)
+
+    def _take_over(self, outcome: Outcome) -> None:
+        """Have an outcome written that the body's process could not write."""
+        service, kept, refusals = service_of(self.app), outcome, 0
+
+        def write() -> object:
+            return self._written(kept, kept.write(service.store))
+
+        def refused(error: DatabaseUnavailableError) -> None:
+            # The connection broke again and again, and others did not: what a server does to a packet that
+            # is too large for it.
+            nonlocal kept, refusals
+            refusals += error.again == "at once"
+            if refusals >= REFUSALS:
+                kept = kept.plainer(error)
+
+        service.ends.put(End(self.id, write, refused=refused))
+
+    def _written(self, outcome: Outcome, said: Any) -> object:
+        run = outcome.run
+        if said is JobStatus.CANCELLED or (said and outcome.verb == "stop"):
+            mark_revoked(self.task, self._context, "revoked")
+            self._signal_revoked("revoked")
+            return [Lost(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
+        if said is JobStatus.REQUEUED and outcome.arguments[2] is None:
+            service_of(self.app).submissions.send([run.job_id])  # without a delay, so at once
+        return said
+
+    def _signal_revoked(self, reason: str) -> None:
+        signals.task_revoked.send(
+            sender=self.task,
+            request=self._context,
+            terminated=False,
+            signum=None,
+            expired=reason == "expired",
+        )
+
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Learn how a body ended that could not say so itself."""
         self._error = _unwrapped(exc_info.exception)
@@ -151,19 +241,21 @@ class JobRequest:
         store, me = service_of(self.app).store, service_of(self.app).me()
         seat = self._seat()
         if isinstance(error, RefusedAsRevoked):
-            # As Celery does for a task that it discards as revoked, so that Flower shows it.
-            self.send_event("task-revoked", terminated=False, signum=None, expired=error.expired)
+            self._tell_revoked("expired" if error.expired else "revoked")
         elif isinstance(error, ClaimAbandoned):
             because = "its claim was not answered"
             self._later(lambda: store.give_back(error.run, because, me))
-        elif seat is not None and isinstance(error, (WorkerLostError, SystemExit, KeyboardInterrupt)):
+        elif seat is not None and isinstance(error, _LOST):
             because = _lost_process(error)
-            self._later(lambda: store.lose(seat, because, me), seat)
+            # Or how it stands, for it may have written its outcome in its last moment.
+            self._later(lambda: store.lose(seat, because, me) or store.job(seat.job_id, None), seat)
 
     def send_event(self, type: str, **fields: Any) -> None:
         """Tell Flower and its like, in words that leave no job in a wrong state there."""
         if self.is_job and type == "task-cancelled":
             return  # a state that nothing after it would change; the watchers hear what the row says
+        if self.is_job and type == "task-failed" and isinstance(self._error, _LOST):
+            return  # the watchers hear what becomes of it, once: it may run again
         if self.is_job and type == "task-revoked":
             fields["state"] = states.REVOKED  # it would not come after a state of ours, PROGRESS, by itself
         if self.is_job and type == "task-failed" and "ExceptionWithTraceback" in fields["exception"]:
@@ -271,6 +363,28 @@ class JobRequest:
             return outcome
 
         service.ends.put(End(self.id, write_and_leave, self.worker_pid if service.prefork else None))
+
+
+def _with_its_limit(execute: Callable[..., Any]) -> Callable[..., Any]:
+    def execute_using_pool(self: JobRequest, pool: Any, **kwargs: Any) -> Any:
+        if self.is_job:
+            self.note_limit(pool)
+        return execute(self, pool, **kwargs)
+
+    return execute_using_pool
+
+
+def _with_its_report(succeed: Callable[..., Any]) -> Callable[..., Any]:
+    def on_success(self: JobRequest, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
+        failed, returned, report = failed__retval__runtime
+        if not isinstance(report, Report):
+            return succeed(self, failed__retval__runtime, **kwargs)
+        try:
+            return succeed(self, (failed, returned, report.runtime), **kwargs)
+        finally:
+            self.take(report)
+
+    return on_success
 
 
 def _lost_process(error: BaseException) -> str:

@@ -16,7 +16,9 @@ from celery import Celery, Task, states, uuid
 from celery.app import trace
 from celery.app.registry import TaskRegistry
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
+from celery.contrib.abortable import AbortableTask
 from celery.exceptions import Ignore
 from celery.local import maybe_evaluate
 from celery.result import EagerResult
@@ -24,10 +26,10 @@ from celery.utils.imports import symbol_by_name
 
 from .discretion import discreet
 from .errors import ApiUsageError, JobCancelled
-from .execution import Execution, execution_of, job_is_traced, running
+from .execution import Execution, execution_of, job_is_traced, report_of, running, settle_at_last
 from .header import HEADER, job_headers, sensitive_of
 from .request import JobRequest, guarded_strategy
-from .task import claim, endings, guarded
+from .task import asked_to_stop, claim, endings, guarded
 
 
 def seal(app: Celery) -> None:
@@ -66,6 +68,8 @@ def seal_task(task: Any) -> None:
         own["__call__"] = _own_call(plain.__call__)
     if plain.before_start is not Task.before_start:
         own["before_start"] = _own_before_start(plain.before_start)
+    if issubclass(plain, AbortableTask):
+        own["is_aborted"] = _own_is_aborted(plain.is_aborted)
     tracer = task.__trace__
     metaclass: Any = type(plain)
     task.__class__ = metaclass(plain.__name__, (JobTask, plain), own)
@@ -94,6 +98,18 @@ def _own_before_start(hook: Callable[..., Any]) -> Callable[..., Any]:
             hook(self, task_id, args, kwargs)
 
     return before_start
+
+
+def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def is_aborted(self: Any, **kwargs: Any) -> bool:
+        current = execution_of(self.request)
+        if current is None or kwargs.get("task_id", current.run.task_id) != current.run.task_id:
+            return bool(plain(self, **kwargs))
+        return asked_to_stop(self, current) or (
+            not isinstance(self.backend, DisabledBackend) and bool(plain(self, **kwargs))
+        )
+
+    return is_aborted
 
 
 class JobTask:
@@ -144,7 +160,9 @@ class JobTask:
         except Ignore as refusal:
             return EagerResult(task_id, refusal, trace.IGNORED, name=self.name)
         with running(execution):
-            return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
+            result = super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
+            settle_at_last(self, execution)
+            return result
 
     def signature_from_request(self: Any, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
@@ -202,8 +220,9 @@ def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
                 host = request.get("hostname")
                 of_jobs = trace.build_tracer(task.name, task, hostname=host, app=task.app)
             traced = of_jobs(uuid, args, kwargs, request)
+            settle_at_last(task, execution)
         _let_go(traced.info)
-        return traced
+        return traced._replace(runtime=report_of(execution, traced.runtime))
 
     return trace_task
 

@@ -20,7 +20,7 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]  #
 
 from . import migrations, settings
 from .dispatch import Dispatcher
-from .errors import ConfigurationError
+from .errors import ConfigurationError, DatabaseUnavailableError
 from .handle import JobHandle
 from .routing import Routing
 from .store import Door, Run, Store, Worker
@@ -36,10 +36,12 @@ class End:
 
     task_id: str
     write: Callable[[], object]
-    """Writes it. If that makes a list of `Lost`, nobody else tells of those."""
+    """Writes it. A list of `Lost` that it returns, or a `Job`, is told to those who watch."""
     pid: int | None = None
     """The process that must be gone first; None: none."""
     since: float = field(default_factory=time.monotonic)
+    refused: Callable[[DatabaseUnavailableError], None] | None = None
+    """Called when it was not written though the database answers; raises if it never can be."""
 
 
 MOST_UNHEARD = 10_000
@@ -60,6 +62,8 @@ class Service:
         """Set in a worker's main process before its pool forks; None elsewhere."""
         self.prefork = False
         """True if the worker's bodies run in child processes."""
+        self.warned_of_limits = False
+        """This worker has logged that its pool keeps no time limits."""
         self.ends: queue.SimpleQueue[End] = queue.SimpleQueue()
         """What the main process's event loop has no time to write; the worker step writes it."""
         self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)

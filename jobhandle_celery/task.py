@@ -18,6 +18,7 @@ from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from . import codec, execution
+from .bookkeeping import ignores_result, mark_revoked
 from .errors import ConfigurationError, DatabaseUnavailableError, JobCancelled, JobHandleError
 from .execution import Execution, ResultError, execution_of
 from .handle import JobHandle
@@ -41,13 +42,22 @@ def current_job() -> JobHandle | None:
     return None if current is None else service_of(task.app).handle(run=current.run)
 
 
+def asked_to_stop(task: Any, current: Execution) -> bool:
+    """Say whether a job was asked to stop; not, while the database is away: that ends no work."""
+    try:
+        return service_of(task.app).store.standing(current.run)[1]
+    except DatabaseUnavailableError as error:
+        logger.warning("whether job %s should stop is not known: %s", current.run.job_id, error)
+        return False
+
+
 def claim(task: Any) -> Execution:
     """Win the row of the current request, which is a job's.
 
     Raises:
         Ignore: the body must not run. Celery drops the message, and stores and sends nothing.
     """
-    request = task.request
+    request, began = task.request, time.monotonic()
     try:
         job = job_of_context(request)
         if job is None:
@@ -69,7 +79,7 @@ def claim(task: Any) -> Execution:
         raise ClaimAbandoned(run) from None
     if refused is not None:
         _refuse(task, run, refused)
-    return Execution(run, eager=bool(request.is_eager))
+    return Execution(run, eager=bool(request.is_eager), began=began)
 
 
 def _claim(store: Any, run: Run, task: str) -> Refused | None:
@@ -83,6 +93,9 @@ def _claim(store: Any, run: Run, task: str) -> Refused | None:
             logger.warning("job %s waits to start: %s", run.job_id, error)
         except JobHandleError as error:
             logger.error("job %s was not started: %s", run.job_id, error)
+            raise ClaimAbandoned(run) from None
+        except Exception:
+            logger.exception("job %s was not started: its claim failed", run.job_id)
             raise ClaimAbandoned(run) from None
         else:
             if isinstance(claimed, Run):
@@ -109,7 +122,7 @@ def _refuse(task: Any, run: Run, refused: Refused) -> None:
     reason = refused.reason
     if reason in _REVOKED and _may_tell(task, run):
         expired = reason is Refusal.EXPIRED
-        execution.mark_revoked(task, "expired" if expired else "revoked")
+        mark_revoked(task, task.request, "expired" if expired else "revoked")
         raise RefusedAsRevoked(reason.value, expired)
     # A duplicate leaves no trace: whatever is stored under this task id is another message's.
     raise Ignore(f"job {run.job_id} is not started by this message: {reason.value}")
@@ -150,7 +163,7 @@ def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any,
     with endings(task, current):
         returned = body(*args, **kwargs)
     try:
-        if not execution.ignores_result(task, task.request):
+        if not ignores_result(task, task.request):
             current.result = codec.encode(returned)
         current.returned = True
     except codec.NotStorableError as error:

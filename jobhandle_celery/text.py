@@ -32,6 +32,11 @@ def traceback(text: str) -> str:
     return text if len(text) <= TRACEBACK_LIMIT else "…" + text[1 - TRACEBACK_LIMIT :]
 
 
+def ascii(text: str) -> str:
+    """Spell whatever is not ASCII as escapes (``\\xe9``), for a database that takes no more."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
 def holds_nul(json_text: str) -> bool:
     """Say whether a JSON document has a NUL character in one of its strings."""
     return _ESCAPED_NUL.search(json_text) is not None

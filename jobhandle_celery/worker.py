@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.worker import state
 
 from .chores import Chores
 from .errors import ConfigurationError, DatabaseUnavailableError, SchemaError
@@ -97,7 +98,8 @@ class JobsStep(bootsteps.StartStopStep):
 
     def _write_what_is_left(self, chores: Chores) -> None:
         until, pause = time.monotonic() + FAREWELL, 0.2
-        while time.monotonic() < until:
+        # An outcome that only this process knows is waited for, unless the shutdown is a cold one.
+        while time.monotonic() < until or (chores.has_outcomes and not state.should_terminate):
             try:
                 if not chores.kill_survivors():
                     chores.settle_ends()

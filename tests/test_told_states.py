@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from celery import states
+from celery.contrib.abortable import AbortableTask
 from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result, denied_join_result
 
-from jobhandle_celery import JobStatus, WaitTimeoutError
+from jobhandle_celery import JobStatus, WaitTimeoutError, current_job
 from jobhandle_celery.codec import LIMIT
 from tests.apps import make_app
 
@@ -134,6 +135,23 @@ def test_rejected_message_is_an_error(app: Any) -> None:
 
     job = submitted(app, body, bind=True).get_job()
     assert (job.status, job.message) == (JobStatus.ERROR, "Reject: no")
+
+
+@pytest.mark.parametrize("backend", ["cache+memory://", None])
+def test_abortable_task_is_aborted_by_a_cancel(app: Any, backend: str | None) -> None:
+    """`is_aborted` of Celery's AbortableTask is true of a job that was asked to stop (fault 35)."""
+    app.conf.result_backend = backend
+    said: list[bool] = []
+
+    def body(task: Any) -> None:
+        job = current_job()
+        assert job is not None
+        said.append(task.is_aborted())
+        job.cancel_job()
+        said.append(task.is_aborted())
+
+    submitted(app, body, bind=True, base=AbortableTask)
+    assert said == [False, True]
 
 
 @pytest.mark.parametrize("ask", ["wait", "result"])

@@ -17,8 +17,10 @@ from jobhandle_celery.store import Worker
 from tests.apps import make_app
 from tests.cli.conftest import set_moments
 from tests.cli.typed import Shell, typed
+from tests.conftest import _started
 from tests.databases import PostgresqlDatabases
-from tests.servers import RedisServer
+from tests.reaper import Reaper
+from tests.servers import RedisServer, own_rabbitmq
 from tests.support import eventually
 from tests.test_handle import ADD, HELD, NOBODY_LISTENS, Stage
 from tests.test_jobs import age
@@ -241,6 +243,21 @@ def test_jobs_that_run_in_their_submitter_or_in_children_that_know_nothing(new_a
     assert level(new_app(worker_pool_start_method="spawn"), "pool") == "BAD"
 
 
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        ("prefork", "OK the prefork pool keeps time limits"),
+        ("threads", "WARN the threads pool keeps no hard and no soft"),
+        ("solo", "WARN the solo pool keeps no hard and no soft"),
+        ("gevent", "WARN the gevent pool keeps no soft"),
+        ("some.module:Pool", "OK"),
+    ],
+)
+def test_pool_that_keeps_no_time_limits_is_a_warning(new_app: NewApp, pool: str, words: str) -> None:
+    """A time limit that nothing keeps is told before it is missed (fault 30)."""
+    assert said(new_app(worker_pool=pool), "time limits").startswith(words)
+
+
 # The workers.
 
 
@@ -368,8 +385,9 @@ def test_with_everything_away_the_doctor_still_answers() -> None:
 
 
 @pytest.mark.parametrize("words", [["doctor", "--json"], ["replay-events", "--since", "1h", "--json"]])
-def test_on_rabbitmq_too(rabbitmq_url: str, sqlite_url: str, words: list[str]) -> None:
-    app: Any = make_app(rabbitmq_url, sqlite_url)
+def test_on_rabbitmq_too(reaper: Reaper, sqlite_url: str, words: list[str]) -> None:
+    server = _started("rabbitmq", own_rabbitmq, reaper)
+    app: Any = make_app(server.url, sqlite_url)
     try:
         app.jobs.handle().submit(ADD)
         documents = {one.get("check"): one for one in typed(app, *words).documents}
@@ -382,3 +400,4 @@ def test_on_rabbitmq_too(rabbitmq_url: str, sqlite_url: str, words: list[str]) -
             assert documents[None] == {"jobs": 1, "events": 1}
     finally:
         app.jobs.close()
+        server.discard()

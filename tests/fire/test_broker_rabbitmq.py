@@ -11,10 +11,9 @@ from kombu import Queue
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
 from tests.chance import scaled, stretched
-from tests.fire.brokers import depth
+from tests.fire.brokers import VirtualHosts, depth
 from tests.fire.crowd import BODIES, Crowd
 from tests.fire.worker_fates import account
-from tests.servers import VirtualHosts
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from tests.fire.conftest import virtual_hosts
 from tests.flower.process import Flower
 from tests.reaper import Reaper
 from tests.worker.conftest import module_site
 from tests.worker.site import NewSite, Site
 from tests.workers import ROOT, WorkerProcess
 
-__all__ = ["module_site"]
+__all__ = ["module_site", "virtual_hosts"]
 
 
 def start(site: Site, **options: Any) -> WorkerProcess:

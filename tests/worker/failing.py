@@ -97,7 +97,34 @@ def reject_once(path: str) -> str:
     return "second"
 
 
+@task(bind=True)
+def ends_when_there(self: Any, path: str, sign: str, how: str) -> str:
+    """Work until a file is there, then end in one of the ways that a body can."""
+    append_line(path, "begun")
+    while not os.path.exists(sign):
+        time.sleep(0.02)
+    append_line(path, "ended")
+    match how:
+        case "fail":
+            raise ValueError("no good")
+        case "stop":
+            raise JobCancelled("enough")
+        case "retry" if not self.request.retries:
+            raise self.retry(countdown=0)
+    return "returned"
+
+
 # Hooks that fail.
+
+
+def _hook_that_kills(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(10)
+
+
+@task(after_return=_hook_that_kills)
+def dies_after_its_end() -> str:
+    return "done"
 
 
 def _hook_that_raises(*_: Any) -> None:

@@ -70,6 +70,17 @@ def test_the_lease_is_renewed_while_a_body_runs_longer_than_it(site: Site) -> No
     assert handle.get_job().attempt == 1
 
 
+def test_time_limit_that_the_pool_does_not_keep_is_logged_once(site: Site, pool: str) -> None:
+    """A worker whose pool cannot end a body says so, of the first job with a limit (fault 30)."""
+    for _ in range(2):
+        handle = site.submit("add", 20, 22, time_limit=60, soft_time_limit=50)
+        assert handle.result(timeout=20) == 42
+    ignored = {"prefork": [], "gevent": ["soft"]}.get(pool, ["hard and soft"])
+    logged = [line for line in site.workers[0].log.splitlines() if "time limit is not kept" in line]
+    assert len(logged) == len(ignored)
+    assert all(f"its {kinds} time limit" in line for kinds, line in zip(ignored, logged, strict=True))
+
+
 @pytest.mark.parametrize(("task", "arguments"), [("exit_in_body", [3]), ("raise_keyboard_interrupt", [])])
 def test_a_body_that_exits_does_not_leave_its_job_running(
     site: Site, pool: str, task: str, arguments: list[int]

@@ -33,6 +33,7 @@ CHECKS = (
     Check("events", (), configuration.events),
     Check("eager", (4,), configuration.eager),
     Check("pool", (2, 3), configuration.pool),
+    Check("time limits", (), configuration.limits),
     Check("workers", (1,), workers.alive, needs=("database",)),
     Check("lost workers", (4,), workers.lapsed, needs=("database",)),
     Check("worker step", (2, 3, 4, 6), workers.step, needs=("database", "broker")),

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+from celery.concurrency import ALIASES  # type: ignore[attr-defined]  # not in its stubs
 from kombu.serialization import prepare_accept_content
 
+from ...bookkeeping import limits_ignored
 from ..words import one_line, span
 from .findings import Finding, Patient, bad, ok, unknown, warn
 
@@ -128,6 +130,18 @@ def eager(patient: Patient) -> Finding:
             "task_always_eager: every submit runs its job itself, under no lease", "task_always_eager = False"
         )
     return ok("jobs are sent to workers, none runs in its submitter")
+
+
+def limits(patient: Patient) -> Finding:
+    """Look whether the pool that workers are configured for keeps time limits."""
+    name = str(patient.conf.worker_pool)
+    ignored = limits_ignored({str(ALIASES.get(name, name)).partition(":")[0]})
+    if ignored:
+        return warn(
+            f"the {name} pool keeps no {' and no '.join(ignored)} time limit, of a job or of its task",
+            "worker_pool = 'prefork', for jobs with time limits",
+        )
+    return ok(f"the {name} pool keeps time limits")
 
 
 def pool(patient: Patient) -> Finding:

@@ -1,0 +1,44 @@
+"""What Celery keeps of a task beside its row, where Celery does not do it itself. Knows nothing of ours.
+
+May be used in the process of a body and in a worker's main process.
+"""
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from celery import states
+from celery.exceptions import TaskRevokedError
+
+logger = logging.getLogger(__name__)
+
+
+def mark_revoked(task: Any, request: Any, reason: str) -> None:
+    """Do what Celery does for a revoked task: chords end, the rest of a chain is REVOKED too."""
+    ignored = ignores_result(task, request)
+    try:
+        task.backend.mark_as_failure(
+            request.id,
+            TaskRevokedError(reason),
+            request=request,
+            store_result=not request.is_eager and (not ignored or task.store_errors_even_if_ignored),
+            state=states.REVOKED,
+            call_errbacks=False,
+        )
+    except Exception:
+        # A result backend that is away must not make a cancelled job run.
+        logger.exception("the result backend was not told that task %s is revoked", request.id)
+
+
+def ignores_result(task: Any, request: Any) -> bool:
+    """As celery.app.task.get_actual_ignore_result: what the message says goes before the task's own."""
+    said = request.__dict__.get("ignore_result")
+    return bool(task.ignore_result if said is None else said)
+
+
+def limits_ignored(modules: Collection[str]) -> tuple[str, ...]:
+    """Return which of a pool's time limits, ``"hard"`` and ``"soft"``, its classes' modules do not keep."""
+    if "celery.concurrency.gevent" in modules:
+        return ("soft",)
+    without = {f"celery.concurrency.{name}" for name in ("solo", "thread", "eventlet")}
+    return () if without.isdisjoint(modules) else ("hard", "soft")
