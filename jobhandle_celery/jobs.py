@@ -180,6 +180,7 @@ class Jobs:
         """
         settings = self._service.settings
         door = self._door(settings)
+        door.deadline = None
         try:
             with door.upgrading() as engine:
                 migrations.upgrade(engine, settings.schema, sql=sql)

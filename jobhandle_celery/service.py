@@ -87,11 +87,17 @@ class Service:
         return store
 
     def another_store(self) -> Store:
-        """Make a store with a connection pool of its own, which busy bodies cannot hold up."""
+        """Make a store with a connection pool of its own."""
         door = self._door(self.settings)
         schema = self.settings.schema
         door.check = lambda connection: migrations.check(connection, schema)
         return Store(door, self.settings)
+
+    def stores_of_lease(self) -> Callable[[], Store]:
+        """Return what makes stores that share nothing with any other, for the lease of this worker."""
+        door, settings = self._door(self.settings), self.settings
+        deadline = settings.renewal_deadline.total_seconds()
+        return lambda: Store(door.apart(deadline), settings)
 
     @cached_property
     def dispatcher(self) -> Dispatcher:

@@ -48,6 +48,11 @@ class Settings:
         """The interval in force: half of `unbroken` at most, or every pass would seem to end an outage."""
         return min(self.sweep_interval, self.unbroken / 2)
 
+    @property
+    def renewal_deadline(self) -> timedelta:
+        """How long one renewal of a lease may take; leases shorter than some seconds leave it a second."""
+        return max(self.lease / 6, timedelta(seconds=1))
+
     def patience_after(self, publishes: int) -> timedelta:
         """Return how long to wait after that many publishes (1: the first)."""
         doublings = min(max(publishes - 1, 0), 20)

@@ -1,8 +1,8 @@
 """The worker step: the worker's lease, what its main process has learned, stop requests, strays, the sweep.
 
-May import task, sweep and below. Two threads of the main process: renewing is one of its own, with a
-database connection of its own, so that a broker that drops packets cannot end the leases. Both end after
-the pool: bodies that finish during a warm shutdown do so under their lease.
+May import task, sweep and below. Renewing the lease has threads and database connections of its own, see
+`lease`, so that a broker that drops packets cannot end it. It ends after the pool: bodies that finish during
+a warm shutdown do so under their lease.
 """
 
 import logging
@@ -19,17 +19,12 @@ from celery.worker import state
 
 from .chores import Chores
 from .errors import ConfigurationError, DatabaseUnavailableError, SchemaError
+from .lease import SOONER, Lease
 from .service import service_of
-from .store import Store, Worker
+from .store import Worker
 
 logger = logging.getLogger(__name__)
 
-
-RENEWALS_PER_LEASE = 4
-"""Three may fail before anybody takes the worker for lost."""
-
-SOONER = 1.0
-"""Seconds after which something that failed is tried again, if that is sooner than its interval."""
 
 LATER = 5.0
 """Seconds between its tries after several failures, unless its interval is longer."""
@@ -54,7 +49,7 @@ class JobsStep(bootsteps.StartStopStep):
         self._service.submissions  # noqa: B018 -- made by being looked at
         self._service.worker = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
         self._service.prefork = issubclass(parent.pool_cls, PreforkPool)
-        self._lease: _Beat | None = None
+        self._lease: Lease | None = None
         self._chores_beat: _Beat | None = None
         self._chores: Chores | None = None
 
@@ -67,16 +62,12 @@ class JobsStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Take the lease and start the threads; after the pool has forked, before it gets work."""
-        lease_store = self._service.another_store()
         settings = self._service.settings
-        renew = _Renewal(lease_store, self._me)
-        try:
-            renew()
-        except (DatabaseUnavailableError, SchemaError) as error:
+        self._lease = Lease(self._service.stores_of_lease(), self._me, settings)
+        if not self._lease.renew():
             # The worker lives on: it runs what is no job, and jobs as soon as it has its lease.
-            logger.error("%s takes no jobs yet: %s", self._me.name, error)
-        interval = settings.lease.total_seconds() / RENEWALS_PER_LEASE
-        self._lease = _Beat("jobhandle-lease", interval, renew, first=SOONER)
+            logger.error("%s takes no jobs yet: it has no lease", self._me.name)
+        self._lease.start()
         self._chores = Chores(self._service, parent)
         interval = settings.pass_interval.total_seconds()
         self._chores_beat = _Beat("jobhandle-chores", interval, self._chores)
@@ -93,7 +84,7 @@ class JobsStep(bootsteps.StartStopStep):
             try:
                 self._write_what_is_left(self._chores)
             finally:
-                self._lease.end()
+                self._lease.end(FAREWELL)
         # Otherwise the threads of a threads pool go on until the process ends, and so does the lease.
 
     def _write_what_is_left(self, chores: Chores) -> None:
@@ -147,18 +138,15 @@ class _AfterAll(bootsteps.StartStopStep):
 class _Beat:
     """A thread that does something at an interval, whatever happens; sooner again after a failure."""
 
-    def __init__(
-        self, name: str, interval: float, work: Callable[[], object], first: float | None = None
-    ) -> None:
+    def __init__(self, name: str, interval: float, work: Callable[[], object]) -> None:
         self._interval = interval
-        self._first = interval if first is None else min(first, interval)
         self._work = work
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=name, daemon=True)
         self._thread.start()
 
     def _beat(self) -> None:
-        pause = self._first
+        pause = self._interval
         sooner = min(self._interval, SOONER)
         while not self._ended.wait(pause):
             pause, sooner = sooner, min(sooner * 2, max(self._interval, LATER))
@@ -173,19 +161,6 @@ class _Beat:
     def end(self) -> None:
         self._ended.set()
         self._thread.join(FAREWELL)
-
-
-class _Renewal:
-    def __init__(self, store: Store, me: Worker) -> None:
-        self._store = store
-        self._me = me
-        self._known = False
-
-    def __call__(self) -> None:
-        renewed = self._store.renew(self._me)
-        if self._known and not renewed:
-            logger.warning("%s had been taken for lost; its lease is taken anew", self._me.name)
-        self._known = True
 
 
 def install(app: Celery) -> None:

@@ -7,7 +7,6 @@ from sqlalchemy import Connection, and_, case, literal, null, select, true, upda
 
 from ..schema import clock, job, job_event
 from ..status import UNFINISHED, JobStatus
-from .door import repeatable, repeating
 from .moves import (
     DUE,
     HELD,
@@ -29,6 +28,7 @@ from .moves import (
     named_by,
 )
 from .once import Transition, at, given, giving, setting
+from .repeats import repeatable, repeating
 from .rows import Run, Selection
 
 _BEFORE_IT_STARTED = "cancelled before it was started"

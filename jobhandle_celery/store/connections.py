@@ -9,6 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 
 from ..errors import ConfigurationError
 from ..schema import job
+from .deadlines import LOCK_WAIT
 
 BUSY_TIMEOUT = 10.0
 """Seconds for which SQLite waits for another process's write."""
@@ -143,7 +144,8 @@ def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) 
         connection.execute(
             f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', false), "
             "set_config('default_transaction_isolation', 'read committed', false), "
-            "set_config('extra_float_digits', '1', false)"
+            "set_config('extra_float_digits', '1', false), "
+            f"set_config('lock_timeout', '{LOCK_WAIT}s', false)"
         )
         record.info[LIMITED] = True
         if "prepare_threshold" not in query:

@@ -6,13 +6,10 @@ recognises its own earlier success, see the verbs.
 """
 
 import functools
-import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Executable, make_url
 from sqlalchemy.exc import (
@@ -37,14 +34,14 @@ from ..errors import (
 )
 from ..settings import Settings
 from .connections import FROZEN, LIMITED, home_schema, listen, own_engine, own_isolation, standalone
+from .deadlines import DEADLINE, LOCK_WAIT, bound
 from .forks import gate
 from .straight import NotStraight, Straight
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_REPEATS = 6
-_ASKED_TO_REPEAT = {"40001", "40P01", "1213", "1205", "1020", "1305", "517"}
+_ASKED_TO_REPEAT = {"40001", "40P01", "55P03", "1213", "1205", "1020", "1305", "517"}
 """SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait, and a
 savepoint that a deadlock took away. And SQLite's SQLITE_BUSY_SNAPSHOT."""
 
@@ -130,9 +127,14 @@ _inherited: list[Engine] = []
 class Door:
     """Connections to one database, for one process at a time."""
 
-    def __init__(self, make_engine: Callable[[], Engine], settings: Settings) -> None:
+    def __init__(
+        self, make_engine: Callable[[], Engine], settings: Settings, deadline: float | None = DEADLINE
+    ) -> None:
         self._make_engine = make_engine
         self._settings = settings
+        self.deadline = deadline
+        """Seconds that a statement may take without a sign of life; None: any time, as migrations need."""
+        self._apart = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._straight: Straight | None = None
@@ -175,6 +177,12 @@ class Door:
             return self.options
         return {"schema_translate_map": {None: self._home}}
 
+    def apart(self, deadline: float) -> "Door":
+        """Return a door to the same database that shares nothing with this one and waits for no fork."""
+        door = Door(self._make_engine, self._settings, deadline)
+        door._apart = True
+        return door
+
     def close(self) -> None:
         """Close the connections of this process; the next use opens new ones."""
         with self._lock:
@@ -201,8 +209,10 @@ class Door:
             connection.begin()
             if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
                 # For this transaction alone: others use this connection too.
-                limit = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN}s'"
-                connection.exec_driver_sql(limit)
+                connection.exec_driver_sql(
+                    f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', true), "
+                    f"set_config('lock_timeout', '{LOCK_WAIT}s', true)"
+                )
             yield connection
             connection.commit()
 
@@ -282,8 +292,13 @@ class Door:
 
     @contextmanager
     def _ready(self) -> Iterator[Engine]:
-        with gate.inside(), self._translating() as engine:
+        with self._guarded(), self._translating() as engine:
             yield engine
+
+    def _guarded(self) -> AbstractContextManager[None]:
+        if not self._apart:
+            return gate.inside()
+        return gate.past() if self.engine.dialect.name == "sqlite" else nullcontext()
 
     @contextmanager
     def _translating(self) -> Iterator[Engine]:
@@ -303,6 +318,8 @@ class Door:
 
     def _prepare(self, engine: Engine) -> Engine:
         listen(engine)
+        if self.deadline is not None:
+            bound(engine, self.deadline)
         # Arguments of jobs may be secrets, and parameters of statements stand in errors.
         engine.hide_parameters = True
         options = self.options or {"schema_translate_map": {}}
@@ -370,42 +387,3 @@ def _number(error: DBAPIError) -> str:
         return str(code)
     arguments = getattr(error.orig, "args", ())
     return str(arguments[0]) if arguments and isinstance(arguments[0], int) else ""
-
-
-S = TypeVar("S")
-
-_repeating: ContextVar[bool] = ContextVar("jobhandle_repeating", default=False)
-
-
-def repeating() -> bool:
-    """Say, within a verb, whether what it would write may be there, written by itself: an answer was lost."""
-    return _repeating.get()
-
-
-def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Ask again where asking again may help: at once after a broken connection, soon after a deadlock.
-
-    A pooled connection that the server has closed meanwhile is the most common failure there is; it
-    costs one repeat. A server that cannot be reached is not asked again here.
-    """
-
-    @functools.wraps(verb)
-    def asked_again(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        uncertain = False
-        for repeat in range(_REPEATS):
-            asking = _repeating.set(uncertain)
-            try:
-                return verb(self, *args, **kwargs)
-            except DatabaseUnavailableError as error:
-                if repeat + 1 == _REPEATS or error.again is None:
-                    raise
-                if error.again == "soon":
-                    # Whoever is told to repeat is told that nothing was written.
-                    time.sleep(random.uniform(0.0, 0.02 * 2**repeat))
-                else:
-                    uncertain = True
-            finally:
-                _repeating.reset(asking)
-        raise AssertionError("unreachable")
-
-    return asked_again

@@ -3,6 +3,8 @@
 A child must not use, nor close, its parent's connections; and SQLite keeps what it knows of a file's locks
 per process, so a child that is forked while another thread is inside a transaction believes for ever that
 somebody has the lock. A fork therefore waits for the verbs under way, and finds SQLite's files closed.
+
+The lease of a worker does not wait for a fork that waits: it goes past this gate, see `Gate.past`.
 """
 
 import os
@@ -58,8 +60,19 @@ class Gate:
                     self._inside -= 1
                     self._changed.notify_all()
 
+    @contextmanager
+    def past(self) -> Iterator[None]:
+        """Keep a fork from being made during this; unlike `inside`, this does not wait while a fork waits.
+
+        For the one verb that must not be late, on SQLite alone: other databases need no such care.
+        """
+        with self._forking:
+            yield
+
     def _renew(self) -> None:
         self._changed = threading.Condition()
+        self._forking = threading.Lock()
+        self._holding = False
         self._local = threading.local()
         self._inside = 0
         self._closed = False
@@ -69,7 +82,8 @@ class Gate:
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: self._inside <= own, timeout=LONGEST_WAIT)
-        for forkable in list(self._forkables):
+        self._holding = self._forking.acquire(timeout=LONGEST_WAIT)
+        for forkable in self._registered():
             forkable.before_fork()
         # Held through the fork, so that nobody holds it in the child.
         self._changed.acquire()
@@ -78,11 +92,20 @@ class Gate:
         self._closed = False
         self._changed.notify_all()
         self._changed.release()
+        if self._holding:
+            self._forking.release()
 
     def _after_in_child(self) -> None:
         self._renew()
-        for forkable in list(self._forkables):
+        for forkable in self._registered():
             forkable.after_fork()
+
+    def _registered(self) -> list[Forkable]:
+        while True:
+            try:
+                return list(self._forkables)
+            except RuntimeError:  # "Set changed size during iteration": the lease's thread has made a store
+                continue
 
 
 gate = Gate()

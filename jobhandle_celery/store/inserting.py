@@ -29,9 +29,9 @@ from sqlalchemy import (
 from ..pieces import pieces
 from ..schema import Name, UtcDateTime, clock, job
 from ..status import JobStatus
-from .door import repeating
 from .moves import Moves, actor_of
 from .once import at, given, giving, setting, told, with_event
+from .repeats import repeating
 from .rows import NewJob, NewJobs, Submitted
 from .straight import NotStraight
 

@@ -13,9 +13,9 @@ from .. import codec
 from ..model import Event, Job
 from ..schema import clock, job, job_event, statement_clock, worker
 from ..status import JobStatus
-from .door import repeatable
 from .moves import HELD, STAMPED, Guard, lease_alive
 from .overview import Overview
+from .repeats import repeatable
 from .rows import to_event, to_job
 
 SENT_TOO_OFTEN = 3

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Row, and_
 
 from ..model import Failure
 from ..schema import job
-from .door import repeatable
 from .moves import NOT_STAMPED, STAMPED, Guard, Moves, held_by, moves
 from .outcomes import TAKEN_AWAY, TOLD, failed, requeued, stopped
+from .repeats import repeatable
 from .rows import Lost, Run, Seat, Worker
 
 

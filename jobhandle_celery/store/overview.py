@@ -15,8 +15,8 @@ from ..model import Job
 from ..schema import clock, job, job_event, worker
 from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
-from .door import repeatable
 from .paging import Paging
+from .repeats import repeatable
 from .rows import to_job
 
 

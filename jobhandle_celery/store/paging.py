@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Row, func, select, union_all
 from ..model import Job
 from ..schema import clock, job
 from ..status import JobStatus
-from .door import repeatable
 from .moves import Guard
 from .reading import Reading
+from .repeats import repeatable
 from .rows import Selection, to_job
 
 STRIDE = 100_000

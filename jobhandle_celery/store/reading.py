@@ -11,9 +11,9 @@ from ..model import Event, Job
 from ..schema import clock, job, job_event
 from ..status import FINAL, JobStatus
 from .acting import Acting
-from .door import repeatable
 from .moves import MINE, MOST_PARAMETERS, Guard
 from .once import THESE, at, given, giving
+from .repeats import repeatable
 from .rows import Selection, to_event, to_job
 
 PRUNE_BATCH = 1_000

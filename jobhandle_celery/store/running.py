@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, Connection, and_, case, literal, null, sel
 from ..model import Failure
 from ..schema import clock, job, job_event
 from ..status import JobStatus
-from .door import repeatable, repeating
 from .losing import Losing
 from .moves import (
     DUE,
@@ -34,6 +33,7 @@ from .moves import (
 )
 from .once import Transition, at, given, giving
 from .outcomes import ANEW, TOLD, failed, stopped
+from .repeats import repeatable, repeating
 from .rows import Refusal, Refused, Run, Seat, Worker
 
 LONGEST_DELAY = 100 * 365 * 86400.0

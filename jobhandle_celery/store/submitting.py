@@ -30,7 +30,6 @@ from ..errors import InvalidTransitionError
 from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
-from .door import repeatable
 from .inserting import Inserting
 from .joining import connection_of, session_of
 from .moves import (
@@ -49,6 +48,7 @@ from .moves import (
     unless_expired_before,
 )
 from .once import at
+from .repeats import repeatable
 from .rows import OUTGOING_COLUMNS, NewJob, NewJobs, Outgoing, Run, Submitted, outgoing, unique_slot
 
 if TYPE_CHECKING:

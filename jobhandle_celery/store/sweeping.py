@@ -13,9 +13,9 @@ from sqlalchemy import Connection, case, delete, exists, func, or_, select, upda
 from ..schema import clock, job, statement_clock, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
-from .door import repeatable
 from .moves import DUE, HELD, STAMPED, Guard, for_these, grouped, moves, unless_expired_before, unless_there
 from .once import NAMESPACE, ago, at, given, giving, setting
+from .repeats import repeatable
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing, to_progress
 from .running import Running
 

@@ -32,6 +32,7 @@ class Gate:
         self._opened.set()
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -43,6 +44,14 @@ class Gate:
             yield
         finally:
             self._opened.set()
+
+    def swallow(self) -> None:
+        """Swallow from now on whatever comes on the connections there are; those to come are as usual.
+
+        TCP acknowledges it all, as before a server whose process has stopped.
+        """
+        with self._lock:
+            self._silent |= self._sockets
 
     def cut_all(self) -> None:
         """End every connection, as a network does that has been away for too long."""
@@ -92,7 +101,8 @@ class Gate:
         with contextlib.suppress(OSError):
             while said := here.recv(_PIECE):
                 self._opened.wait()
-                there.sendall(said)
+                if here not in self._silent:
+                    there.sendall(said)
         self._opened.wait()
         _end(here, there)
 

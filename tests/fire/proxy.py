@@ -31,6 +31,13 @@ class Cut(Enum):
     BEFORE = "before the request arrives"
     DURING = "while the server works on it"
     AFTER = "between its commit and the answer"
+    SILENT_BEFORE = "not at all: the request is swallowed"
+    SILENT_AFTER = "not at all: the answer is swallowed"
+
+    @property
+    def silent(self) -> bool:
+        """The connection stays open; TCP acknowledges what nobody reads."""
+        return self in (Cut.SILENT_BEFORE, Cut.SILENT_AFTER)
 
 
 class PostgresqlProxy:
@@ -147,7 +154,9 @@ class PostgresqlProxy:
             said = _message(client)
             request += said
         cut = self._due_cut()
-        if cut is Cut.BEFORE:
+        if cut is Cut.SILENT_BEFORE:
+            _read_to_the_end(client)
+        if cut in (Cut.BEFORE, Cut.SILENT_BEFORE):
             return False
         server.sendall(request)
         if cut is None:
@@ -156,6 +165,8 @@ class PostgresqlProxy:
             _shut(client)
         while _message(server)[:1] != b"Z":
             pass
+        if cut is Cut.SILENT_AFTER:
+            _read_to_the_end(client)
         return False
 
     def _due_cut(self) -> Cut | None:
@@ -186,6 +197,11 @@ def _exactly(speaker: socket.socket, size: int) -> bytes:
             raise EOFError
         heard += more
     return heard
+
+
+def _read_to_the_end(client: socket.socket) -> None:
+    while client.recv(65536):
+        pass
 
 
 def _shut(*sockets: socket.socket) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery.store import Refusal, Refused, Store
+from jobhandle_celery.store import Door, Refusal, Refused, Store, engine_maker
 from tests.databases import PostgresqlDatabases
 from tests.fire.proxy import Cut, PostgresqlProxy
 from tests.fire.verbs import READS, SCENES, beside, left_behind, plain
@@ -91,6 +91,7 @@ def cases() -> list[Any]:
         pytest.param(name, cut, id=f"{name}, cut {cut.name.lower()}")
         for name in SCENES
         for cut in ([Cut.AFTER] if name in READS else Cut)
+        if not cut.silent
     ]
 
 
@@ -114,6 +115,33 @@ def test_a_cut_changes_neither_the_rows_nor_the_answer(stage: Stage, name: str, 
             eventually(lambda it=cut_off: it.act()[1] == rows, message=name)  # type: ignore[misc]  # bound
         else:
             assert found == rows, f"request {number} of {requests}"
+
+
+@pytest.fixture(scope="module")
+def silent_stage(stage: Stage) -> Iterator[Stage]:
+    """The same, whose statements have a deadline that a test can wait for."""
+    door = Door(engine_maker(stage.proxy.url), stage.through.settings, deadline=1.0)
+    silent = Stage.__new__(Stage)
+    silent.proxy, silent.beside = stage.proxy, stage.beside
+    silent.through = Bench(stage.proxy.url, door)
+    yield silent
+    door.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [cut for cut in Cut if cut.silent])
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in READS])
+def test_a_connection_that_falls_silent_is_replaced(silent_stage: Stage, name: str, cut: Cut) -> None:
+    """Mutant 22's kin: the request, or the answer, never arrives, and TCP says nothing (fault 45)."""
+    answer, rows = Play(silent_stage, name).act()
+    number = 1 if cut is Cut.SILENT_BEFORE else silent_stage.proxy.requests
+    silenced = Play(silent_stage, name)
+    said, found = silenced.act((number, cut))
+    assert said in {answer, TOLD_LATE.get(name, answer)}
+    if name in SKIPPING and found != rows:
+        eventually(lambda: silenced.act()[1] == rows, message=name)
+    else:
+        assert found == rows
 
 
 def test_every_verb_that_is_asked_again_has_a_scene() -> None:

@@ -141,14 +141,15 @@ RULES = [
         17,
         "one thread renews and publishes",
         "worker.py",
-        '        self._lease = _Beat("jobhandle-lease", interval, renew, first=SOONER)\n'
+        "        self._lease.start()\n"
         "        self._chores = Chores(self._service, parent)\n"
         "        interval = settings.pass_interval.total_seconds()\n"
         '        self._chores_beat = _Beat("jobhandle-chores", interval, self._chores)\n',
+        "        renew = self._lease.renew\n"
+        "        self._lease.end = lambda _: None\n"
         "        self._chores = chores = Chores(self._service, parent)\n"
         "        interval = settings.pass_interval.total_seconds()\n"
-        '        self._chores_beat = _Beat("jobhandle-chores", interval, lambda: (renew(), chores()))\n'
-        "        self._lease = self._chores_beat\n",
+        '        self._chores_beat = _Beat("jobhandle-chores", interval, lambda: (renew(), chores()))\n',
         "tests/worker/test_leases.py",
     ),
     Mutant(
@@ -175,6 +176,22 @@ RULES = [
         "    if run is not None and (row.task_id, row.attempt, row.claim_id) != (\n",
         "    if run is None and (row.task_id, row.attempt, row.claim_id) != (\n",
         "tests/test_handle_fences.py",
+    ),
+    Mutant(
+        22,
+        "a renewal waits for an answer without a deadline",
+        "lease.py",
+        "            renewal.join(self._deadline)\n",
+        "            renewal.join()\n",
+        "tests/test_lease.py",
+    ),
+    Mutant(
+        23,
+        "a fork waits under a lock that the lease's thread needs",
+        "store/door.py",
+        "        if not self._apart:\n            return gate.inside()\n",
+        "        if self.engine is not None:\n            return gate.inside()\n",
+        "tests/test_lease.py",
     ),
     Mutant(
         101,

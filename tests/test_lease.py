@@ -1,0 +1,229 @@
+"""The lease's renewal depends on nothing else in the process: everything else is held up, one at a time."""
+
+import contextlib
+import functools
+import gc
+import logging
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from jobhandle_celery import Job
+from jobhandle_celery.lease import Lease
+from jobhandle_celery.schema import worker
+from jobhandle_celery.service import Service, service_of
+from jobhandle_celery.settings import Settings
+from jobhandle_celery.store import Store, Worker, gate
+from tests.apps import make_app
+from tests.support import eventually
+
+LONG = {"jobhandle_lease": 120}
+"""A renewal that is held up for a moment by a busy machine is within its deadline."""
+
+
+class Held:
+    """A process with jobs, its lease, and what its other threads may hold."""
+
+    def __init__(self, database_url: str) -> None:
+        self.locks: list[tuple[str, Any]] = []
+        with self._noting_locks():
+            self.app: Any = make_app("memory://", database_url, LONG)
+            self.service: Service = service_of(self.app)
+            self.me = self.service.worker = Worker("w1@host", str(uuid.uuid4()), os.getpid())
+            # What other threads use is there: a store, pools, the way to the broker, waits, marks.
+            self.handle = service_of(self.app).handle()
+            self.handle.submit(Job(task="tests.add", args=[2, 3]))
+            self.handle.job_status()
+        self.lease = Lease(self.service.stores_of_lease(), self.me, self.service.settings)
+        assert self.lease.renew()
+
+    def close(self) -> None:
+        self.lease._store.door.close()
+        self.service.store.door.close()
+
+    def renews(self) -> bool:
+        """Say whether a renewal now succeeds, and is in the row."""
+        before = self.lease_until()
+        return self.lease.renew() and self.lease_until() >= before  # SQLite counts milliseconds
+
+    def lease_until(self) -> Any:
+        mine = select(worker.c.lease_until).where(worker.c.boot_id == self.me.boot_id)
+        store = self.lease._store  # the only one whose connections are free in these tests
+        with store.door.reading() as connection:
+            return store.execute(connection, mine).scalar_one()
+
+    @contextmanager
+    def _noting_locks(self) -> Iterator[None]:
+        """Note every lock that is made meanwhile, and where."""
+        real = {name: getattr(threading, name) for name in ("Lock", "RLock")}
+
+        def noting(make: Callable[[], Any]) -> Any:
+            lock = make()
+            self.locks.append((sys._getframe(1).f_code.co_qualname, lock))
+            return lock
+
+        try:
+            for name, make in real.items():
+                setattr(threading, name, functools.partial(noting, make))
+            yield
+        finally:
+            for name, make in real.items():
+                setattr(threading, name, make)
+
+
+@pytest.fixture
+def held(database_url: str) -> Iterator[Held]:
+    held = Held(database_url)
+    yield held
+    held.close()
+
+
+@contextmanager
+def by_another_thread(hold: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Hold something in another thread for as long as this lasts."""
+    holding, let_go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with hold():
+            holding.set()
+            let_go.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert holding.wait(30)
+        yield
+    finally:
+        let_go.set()
+        thread.join(30)
+
+
+def locks_of_modules() -> Iterator[tuple[str, Any]]:
+    """Find the locks that were made at import: the fork guard's, those of logs, …"""
+    for found in gc.get_objects():
+        if isinstance(found, functools.cached_property) and hasattr(found, "lock"):  # Python 3.11 has one
+            yield f"cached_property {found.attrname}", found.lock
+        elif isinstance(found, logging.Handler) and found.lock is not None:
+            yield f"handler {found!r}", found.lock
+    yield "logging", logging._lock  # type: ignore[attr-defined]
+    yield "the fork guard", gate._changed
+    yield "forking", gate._forking
+
+
+def test_a_renewal_needs_no_lock_of_other_work(held: Held) -> None:
+    """Every lock of the process is held by another thread, one at a time (faults 45, 46)."""
+    locks = [*held.locks, *locks_of_modules()]
+    assert {"Door.__init__", "Service.__init__"} <= {name.split(" ")[0] for name, _ in held.locks}
+    sqlite = held.service.store.door.engine.dialect.name == "sqlite"
+    assert held.renews()
+    for name, lock in locks:
+        if name == "forking" and sqlite:
+            continue  # held while the process forks, and no longer
+        with by_another_thread(lambda it=lock: it):  # type: ignore[misc]  # bound
+            assert held.renews(), f"a renewal waits for the lock of {name}"
+
+
+def test_a_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
+    """Mutant 23: the fork guard is closed while a verb is under way (fault 46)."""
+    with by_another_thread(gate.inside):
+        fork = threading.Thread(target=gate._before)
+        fork.start()
+        eventually(lambda: gate._closed, message="the fork does not wait")
+        assert held.renews()
+        assert fork.is_alive(), "the fork did not wait for the verb"
+    fork.join(30)
+    assert not fork.is_alive()
+    gate._renew()  # as in a child: the locks belong to a thread that has ended
+
+
+def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:
+    """Other work holds as many connections as its pool gives (fault 46)."""
+    engine = held.service.store.door.engine
+    with ExitStack() as taken:
+        pool: Any = engine.pool
+        for _ in range(pool.size() + pool._max_overflow):
+            taken.enter_context(engine.connect())
+        assert held.renews()
+
+
+def test_a_renewal_waits_for_no_log(held: Held) -> None:
+    """A log that takes no words, as a pipe that nobody reads, holds up no renewal (fault 46)."""
+    stuck, logged = threading.Event(), threading.Event()
+
+    class Stuck(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.set()
+            stuck.wait()
+
+    handler = Stuck()
+    logger = logging.getLogger("jobhandle_celery.lease")
+    logger.addHandler(handler)
+    try:
+        held.lease._store.retire(held.me)
+        assert held.lease.renew(), "it logs that the worker was taken for lost"
+        assert logged.wait(30)
+        assert held.renews()
+    finally:
+        stuck.set()
+        logger.removeHandler(handler)
+
+
+class Stopping(Store):
+    """A store whose renewals do not end until they may."""
+
+    def __init__(self, store: Store, until: threading.Event) -> None:
+        super().__init__(store.door, store.settings)
+        self._until = until
+
+    def renew(self, me: Worker) -> bool:
+        self._until.wait(30)
+        return super().renew(me)
+
+
+def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:
+    """Mutant 22: whatever holds up a renewal, the next one has a store of its own (fault 45)."""
+    free = threading.Event()
+    make = held.service.stores_of_lease()
+    stores: list[Any] = [Stopping(make(), free), Stopping(make(), free), make()]
+    lease = Lease(functools.partial(stores.pop, 0), held.me, Settings())
+    lease._deadline = 0.05
+    try:
+        assert not lease.renew()
+        assert not lease.renew()
+        lease._deadline = 30
+        assert lease.renew()
+        assert len(lease._given_up) == 2
+    finally:
+        free.set()
+    eventually(lambda: lease.renew() and not lease._given_up, message="what was given up has not ended")
+
+
+def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
+    """An outage of hours makes no thread each second (fault 45)."""
+    free = threading.Event()
+    make = held.service.stores_of_lease()
+    lease = Lease(lambda: Stopping(make(), free), held.me, Settings())
+    lease._deadline = 0.001
+    try:
+        for _ in range(30):
+            lease.renew()
+        assert len(lease._given_up) == 10
+    finally:
+        free.set()
+
+
+def test_a_lease_goes_on_until_its_end(held: Held) -> None:
+    lease = Lease(held.service.stores_of_lease(), held.me, Settings(lease=held.service.settings.lease / 1000))
+    before = held.lease_until()
+    lease.start()
+    eventually(lambda: held.lease_until() != before, message="nothing was renewed")
+    lease.end(30)
+    with contextlib.suppress(RuntimeError):
+        assert not lease._thread.is_alive()
