@@ -52,6 +52,9 @@ _FORGOTTEN = {"0A000", "26000"}
 """PostgreSQL's of a prepared statement whose table has changed since, or that it does not know: a new
 connection has prepared nothing."""
 
+_REFUSED = {"1153", "1644", "4025"}
+"""MariaDB's of a packet that is too large, a trigger's refusal and a CHECK: operational, to PyMySQL."""
+
 _DENIED = {"42501"}
 """PostgreSQL's of a permission that is missing: somebody will grant it, as somebody will start a server."""
 
@@ -334,7 +337,7 @@ def _in_our_words(error: DBAPIError, database: str) -> JobHandleError:
     if _lacks_table(error):
         return SchemaError(f"The tables of jobhandle-celery are missing or old. {UPGRADE_HINT}")
     forgotten = _says(error, _FORGOTTEN)
-    if (
+    if not _says(error, _REFUSED) and (
         isinstance(error, (OperationalError, InternalError))
         or error.connection_invalidated
         or forgotten

@@ -190,4 +190,55 @@ GUARDS = [
         '    return "clock_timestamp()"\n',
         "tests/store/test_due.py",
     ),
+    Mutant(
+        131,
+        "an outcome that the database refuses is not written plainer",
+        "outcome.py",
+        "                outcome = outcome.plainer(error)\n",
+        "                raise\n",
+        "tests/store/test_outcomes.py",
+    ),
+    Mutant(
+        132,
+        "an outcome waits for the database in the process of its body",
+        "execution.py",
+        "                if not patient:\n                    raise\n",
+        "",
+        "-m fire tests/worker/test_outcome_outages.py",
+    ),
+    Mutant(
+        133,
+        "a hard time limit ends the write of an outcome",
+        "execution.py",
+        "    if left > LONGEST_WRITE:\n",
+        "    if True:\n",
+        "-m fire tests/worker/test_outcome_outages.py",
+    ),
+    Mutant(
+        134,
+        "the main process does not write what a child could not",
+        "request.py",
+        "            self._take_over(report.unwritten)\n",
+        "            pass\n",
+        "tests/test_reports.py",
+    ),
+    Mutant(
+        135,
+        "a body that ends by Ignore is Finished whatever state it has set",
+        "task.py",
+        "        execution.ignore(task, current)\n",
+        "        execution.finish(task, current)\n",
+        "tests/test_told_states.py",
+    ),
+    Mutant(
+        136,
+        "a job is claimed within Celery's tracer, behind its signals",
+        "seal.py",
+        "            execution = _claim(task, args, kwargs, request)\n        except Ignore as refusal:\n"
+        "            return _refused(task, request, refusal)\n",
+        "            execution = _claim(task, args, kwargs, request)\n        except Ignore as refusal:\n"
+        "            trace.signals.task_prerun.send(sender=task, task_id=uuid, task=task)\n"
+        "            return _refused(task, request, refusal)\n",
+        "tests/test_tracing.py",
+    ),
 ]

@@ -10,7 +10,8 @@ from sqlalchemy import make_url
 from jobhandle_celery.model import Failure
 from jobhandle_celery.outcome import Outcome, Verb
 from jobhandle_celery.status import JobStatus
-from tests.databases import PostgresqlDatabases, SqliteFiles
+from tests.conftest import DATABASES
+from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.servers import execute
 from tests.store.bench import Bench
 
@@ -107,15 +108,17 @@ def test_every_verb_of_an_outcome_is_refused_in_some_case() -> None:
     assert {case.verb for case in CASES.values()} | {"give_back"} == set(Verb.__args__)  # type: ignore[attr-defined]
 
 
-@pytest.fixture(params=["sqlite_files", "postgresql_databases"])
+@pytest.fixture(params=DATABASES)
 def refusing(request: pytest.FixtureRequest) -> Any:
     """A bench on a database of its own, which the test changes."""
-    databases: PostgresqlDatabases | SqliteFiles = request.getfixturevalue(request.param)
+    kind = "files" if request.param == "sqlite" else "databases"
+    databases: PostgresqlDatabases | MariadbDatabases | SqliteFiles
+    databases = request.getfixturevalue(f"{request.param}_{kind}")
     url = databases.create()
     bench = Bench(url)
     yield bench
     bench.close()
-    if isinstance(databases, PostgresqlDatabases):
+    if not isinstance(databases, SqliteFiles):
         databases.drop(url)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from jobhandle_celery import JobCancelled
+from jobhandle_celery import JobCancelled, current_job
 from tests.apps import append_line
 from tests.worker.base_app import task
 
@@ -95,6 +95,13 @@ def reject_once(path: str) -> str:
     if first:
         raise Reject("not now", requeue=True)
     return "second"
+
+
+@task()
+def waits_for_itself() -> None:
+    job = current_job()
+    assert job is not None
+    job.result()
 
 
 @task(bind=True)

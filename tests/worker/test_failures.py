@@ -137,6 +137,23 @@ def test_a_body_that_ignores_is_finished(site: Site) -> None:
     assert handle.result() is None
 
 
+def test_body_that_waits_for_a_job_fails_at_once(site: Site) -> None:
+    """As Celery's get() does: the job may need the process that waits (fault 16)."""
+    failure = failure_of(site.submit("waits_for_itself"))
+
+    assert failure.type == "RuntimeError"
+    assert "never wait for a job within a task" in failure.message
+
+
+def test_result_that_is_ignored_need_not_be_json(site: Site) -> None:
+    """It is null, and not looked at (fault 14)."""
+    handle = site.jobs.handle()
+    signature: Any = site.app.signature("worker.unserialisable_result")
+    handle.submit(signature.set(ignore_result=True))
+
+    assert handle.result(timeout=20) is None
+
+
 def test_a_body_that_rejects_its_message_is_in_error(site: Site) -> None:
     handle = site.submit("reject")
 

@@ -1,0 +1,156 @@
+"""What a worker's main process does about the outcomes that its children could not write."""
+
+import uuid
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, Signature, signals
+
+from jobhandle_celery import Failure, Job, JobHandle, JobStatus, codec
+from jobhandle_celery.chores import Chores
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.header import job_headers
+from jobhandle_celery.outcome import Outcome, Report, Verb
+from jobhandle_celery.request import REFUSALS
+from jobhandle_celery.routing import signature_record
+from jobhandle_celery.service import Service, service_of
+from jobhandle_celery.store import Run, Worker
+from tests.apps import make_app
+
+AGAIN = codec.encode(signature_record(Signature("tests.add", args=(1, 2), app=Celery(set_as_current=False))))
+
+
+class Main:
+    """A worker's main process, as far as the chores can tell, that has a running job."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.service: Service = service_of(app)
+        me = self.service.worker = Worker("w1@here", str(uuid.uuid4()), 1)
+        self.service.store.renew(me)
+        consumer = SimpleNamespace(call_soon=lambda _, send, *event: self.told.append(event[0]))
+        self.told: list[str] = []
+        self.chores = Chores(self.service, SimpleNamespace(consumer=consumer))
+        self.handle: JobHandle = app.jobs.handle()
+        self.handle.submit(Job(task="tests.add", args=[1, 2]))
+        task_id = str(self.handle.get_job().task_id)
+        self.run = Run(self.handle.job_id, task_id, 1, str(uuid.uuid4()), me)
+        assert self.service.store.claim(self.run, "tests.add") == self.run
+        headers = {"id": task_id, "task": "tests.add", **job_headers(self.handle.job_id, 1)}
+        message = SimpleNamespace(
+            headers=headers,
+            body=b"",
+            payload=([], {}, {}),
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_info={},
+            properties={},
+        )
+        task = app.tasks["tests.add"]
+        self.request = task.Request(message, app=app, task=task)
+
+    def take(self, verb: Verb, *arguments: Any) -> None:
+        self.request.take(Report(1.0, Outcome(self.run, verb, arguments)))
+
+
+@pytest.fixture
+def main(sqlite_url: str) -> Iterator[Main]:
+    app: Any = make_app("memory://", sqlite_url, {"result_backend": "cache+memory://"})
+    yield Main(app)
+    app.jobs.close()
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "status", "told"),
+    [
+        ("finish", ("3",), JobStatus.FINISHED, []),
+        ("fail", (Failure("task", "ValueError", "no good"),), JobStatus.ERROR, []),
+        ("stop", ("enough",), JobStatus.CANCELLED, ["task-revoked"]),
+        ("retry", (AGAIN, None, 60.0, "retry"), JobStatus.REQUEUED, []),
+        ("retry", (AGAIN, None, None, "retry"), JobStatus.QUEUED, []),
+        ("give_back", ("again", "me"), JobStatus.REQUEUED, ["task-retried"]),
+    ],
+)
+def test_main_process_writes_what_a_child_could_not(
+    main: Main, verb: Verb, arguments: tuple[Any, ...], status: JobStatus, told: list[str]
+) -> None:
+    main.take(verb, *(main.run.worker if given == "me" else given for given in arguments))
+    assert main.chores.has_outcomes
+    main.chores.settle_ends()
+    assert (main.handle.job_status(), main.told) == (status, told)
+    assert not main.chores.has_outcomes
+
+
+def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> None:
+    revoked: list[Any] = []
+
+    def on_revoked(request: Any = None, **_: Any) -> None:
+        revoked.append(request.id)
+
+    signals.task_revoked.connect(on_revoked)
+    main.handle.cancel_job()
+    main.take("retry", AGAIN, None, None, "retry")
+    main.chores.settle_ends()
+    assert main.handle.job_status() is JobStatus.CANCELLED
+    assert (revoked, main.told) == ([main.run.task_id], ["task-revoked"])
+    assert main.app.AsyncResult(main.run.task_id).state == "REVOKED"
+
+
+class Refusing:
+    """A store that fails at one verb alone, whatever it is asked to write."""
+
+    def __init__(self, store: Any, verb: str, error: DatabaseUnavailableError) -> None:
+        self._store, self._verb, self._error = store, verb, error
+
+    def __getattr__(self, name: str) -> Any:
+        return self._refuse if name == self._verb else getattr(self._store, name)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise self._error
+
+
+def refuse(main: Main, verb: str, again: Any) -> None:
+    error = DatabaseUnavailableError("no")
+    error.again = again
+    main.service._store = Refusing(main.service.store, verb, error)  # type: ignore[assignment]
+
+
+def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> None:
+    """A server that ends the connection at a packet too large for it says no more than that (fault 26)."""
+    refuse(main, "finish", "at once")
+    main.take("finish", '"too large"')
+    for _ in range(REFUSALS):
+        main.chores.settle_ends()
+        assert main.handle.job_running()
+    main.chores.settle_ends()
+    assert main.handle.job_status() is JobStatus.ERROR
+    assert main.handle.job_message().startswith("the body returned, and its result could not be stored")
+
+
+@pytest.mark.parametrize("again", [None, "soon"])
+def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> None:
+    """A row that somebody has locked, or a full disk: it is kept as it is, and others are written."""
+    refuse(main, "finish", again)
+    other = Main(main.app)
+    main.take("finish", '"waits"')
+    main.request, main.run = other.request, other.run
+    main.take("fail", Failure("task", "ValueError", "no good"))
+    for _ in range(REFUSALS + 2):
+        main.chores.settle_ends()
+    assert other.handle.job_status() is JobStatus.ERROR
+    assert main.handle.job_running()
+    assert main.chores.has_outcomes
+    main.service._store = main.service._store._store  # type: ignore[union-attr]  # it can be written again
+    main.chores.settle_ends()
+    assert main.handle.result(timeout=0) == "waits"
+
+
+def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
+    refuse(main, "renew", None)
+    main.service._store = Refusing(main.service._store, "finish", DatabaseUnavailableError("away"))  # type: ignore[assignment]
+    main.take("finish", "3")
+    with pytest.raises(DatabaseUnavailableError):
+        main.chores.settle_ends()
+    assert main.chores.has_outcomes

@@ -1,0 +1,233 @@
+"""What the process of a body makes of a job's message, traced as a worker's child traces it.
+
+Signals are compared with those of the same task as a plain one; no worker process is needed for that. Whole
+lives, with the main process and events, are in tests/worker/test_signals.py.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import signals
+from celery.app.trace import trace_task
+from celery.exceptions import Ignore, Reject
+
+from jobhandle_celery import Job, JobCancelled, JobHandle, JobStatus
+from jobhandle_celery.header import job_headers
+from jobhandle_celery.outcome import Report
+from jobhandle_celery.request import ClaimAbandoned, RefusedAsRevoked
+from jobhandle_celery.service import Service, service_of
+from jobhandle_celery.store import Store, Worker
+from tests.apps import make_app
+
+SIGNALS = [name for name in dir(signals) if name.startswith("task_") and name != "task_sent"]
+
+
+def returns() -> str:
+    return "done"
+
+
+def fails() -> None:
+    raise ValueError("no good")
+
+
+def ignores() -> None:
+    raise Ignore
+
+
+def rejects() -> None:
+    raise Reject("no", requeue=False)
+
+
+def stops() -> None:
+    raise JobCancelled("enough")
+
+
+def retries(task: Any) -> None:
+    raise task.retry(countdown=60)
+
+
+class Child:
+    """A worker's child, as far as Celery's tracer can tell."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.service: Service = service_of(app)
+        self.service.worker = Worker("w1@here", str(uuid.uuid4()), 1)
+        self.service.store.renew(self.service.worker)
+        self.seen: list[str] = []
+        for body in (returns, fails, ignores, rejects, stops):
+            app.task(name=body.__name__, shared=False)(body)
+        app.task(name="retries", bind=True, shared=False)(retries)
+
+    def submit(self, name: str, **fields: Any) -> tuple[JobHandle, dict[str, Any]]:
+        """Return a job, and what a worker makes of its message."""
+        handle = self.app.jobs.handle()
+        handle.submit(Job(task=name, **fields))
+        task_id = handle.get_job().task_id
+        return handle, {"id": task_id, "task": name, **job_headers(handle.job_id, 1)}
+
+    def trace(self, name: str, headers: dict[str, Any] | None = None, **delivery: Any) -> Any:
+        """Trace a message, a plain one if there are no headers."""
+        headers = dict(headers or {"id": str(uuid.uuid4()), "task": name})
+        request = {"is_eager": False, "hostname": "w1@here", "delivery_info": delivery, **headers}
+        with recorded(self.seen):
+            return trace_task(self.app.tasks[name], headers["id"], (), {}, request, app=self.app)
+
+
+@contextmanager
+def recorded(seen: list[str]) -> Iterator[None]:
+    seen.clear()
+    receivers: dict[str, Callable[..., None]] = {}
+    for name in SIGNALS:
+        receivers[name] = lambda name=name, **given: seen.append(
+            f"{name} {given['state']}" if name == "task_postrun" else name
+        )
+        getattr(signals, name).connect(receivers[name], weak=False)
+    try:
+        yield
+    finally:
+        for name, receiver in receivers.items():
+            getattr(signals, name).disconnect(receiver)
+
+
+@pytest.fixture
+def child(sqlite_url: str) -> Iterator[Child]:
+    settings = {"result_backend": "cache+memory://", "task_publish_retry": False}
+    app: Any = make_app("memory://", sqlite_url, settings)
+    yield Child(app)
+    app.jobs.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("returns", JobStatus.FINISHED),
+        ("fails", JobStatus.ERROR),
+        ("ignores", JobStatus.FINISHED),
+        ("rejects", JobStatus.ERROR),
+        ("retries", JobStatus.REQUEUED),
+    ],
+)
+def test_signals_of_a_run_are_those_of_a_plain_task(child: Child, name: str, status: JobStatus) -> None:
+    child.trace(name)
+    plain = list(child.seen)
+    handle, headers = child.submit(name)
+    assert not isinstance(child.trace(name, headers).runtime, Report)
+    assert child.seen == plain != []
+    assert handle.job_status() is status
+
+
+def cancelled(child: Child) -> tuple[JobHandle, dict[str, Any]]:
+    handle, headers = child.submit("returns")
+    handle.cancel_job()
+    return handle, headers
+
+
+def expired(child: Child) -> tuple[JobHandle, dict[str, Any]]:
+    return child.submit("returns", expires=timedelta(seconds=-1))
+
+
+def early(child: Child) -> tuple[JobHandle, dict[str, Any]]:
+    return child.submit("returns", scheduled_for=timedelta(hours=1))
+
+
+def done(child: Child) -> tuple[JobHandle, dict[str, Any]]:
+    handle, headers = child.submit("returns")
+    child.trace("returns", headers)
+    return handle, headers
+
+
+def unanswered(child: Child) -> tuple[JobHandle, dict[str, Any]]:
+    """Its claim meets a fault of ours."""
+    child.service._store = BrokenStore(child.service.store)  # type: ignore[assignment]
+    return child.submit("returns")
+
+
+class BrokenStore:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def claim(self, *_: Any) -> Any:
+        raise AttributeError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "refusal"),
+    [
+        (cancelled, RefusedAsRevoked),
+        (expired, RefusedAsRevoked),
+        (early, Ignore),
+        (done, Ignore),
+        (unanswered, ClaimAbandoned),
+    ],
+)
+def test_refused_message_sends_no_signal_of_a_run(child: Child, prepare: Any, refusal: type) -> None:
+    """A job that does not start is no run to whoever counts or traces runs (fault 17)."""
+    handle, headers = prepare(child)
+    before = handle.get_job()
+    traced = child.trace("returns", headers)
+    assert child.seen == []
+    assert type(traced.info.retval) is refusal
+    assert traced.info.state == "IGNORED"
+    after = handle.get_job()
+    assert (after.started, after.attempt) == (before.started, before.attempt)
+
+
+def test_refusal_of_a_cancelled_job_is_told_once(child: Child) -> None:
+    handle, headers = cancelled(child)
+    first, second = (child.trace("returns", headers).info.retval for _ in range(2))
+    assert (type(first), type(second)) == (RefusedAsRevoked, Ignore)
+    assert child.app.AsyncResult(handle.get_job().task_id).state == "REVOKED"
+
+
+def test_stop_on_request_is_celerys_ignore_and_a_report(child: Child) -> None:
+    """Tools know Celery's own Ignore for what it is: no error (fault 17)."""
+    handle, headers = child.submit("stops")
+    traced = child.trace("stops", headers)
+    assert child.seen == ["task_prerun", "task_postrun IGNORED"]
+    assert type(traced.info.retval) is Ignore
+    assert traced.runtime == Report(None, None, "revoked")
+    assert (handle.job_status(), handle.job_message()) == (JobStatus.CANCELLED, "enough")
+
+
+def test_retry_of_a_job_that_was_cancelled_is_reported_as_revoked(child: Child) -> None:
+    def cancels_and_retries(task: Any) -> None:
+        handle.cancel_job()
+        raise task.retry(countdown=60)
+
+    child.app.task(name="cancels_and_retries", bind=True, shared=False)(cancels_and_retries)
+    handle, headers = child.submit("cancels_and_retries")
+    traced = child.trace("cancels_and_retries", headers)
+    assert traced.runtime == Report(None, None, "revoked")
+    assert handle.job_status() is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("name", ["returns", "fails"])
+def test_outcome_is_written_though_no_receiver_hears_of_it(
+    child: Child, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals.task_success, "receivers", [])
+    monkeypatch.setattr(signals.task_failure, "receivers", [])
+    handle, headers = child.submit(name)
+    child.trace(name, headers)
+    assert handle.job_status() is (JobStatus.FINISHED if name == "returns" else JobStatus.ERROR)
+
+
+def test_job_that_celery_takes_for_done_is_given_back(child: Child) -> None:
+    """A redelivered message whose task id has a result starts no body: it may be the former attempt's."""
+    child.app.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
+    handle, headers = child.submit("returns")
+    child.app.backend.store_result(headers["id"], "former", "SUCCESS")
+    child.trace("returns", headers, redelivered=True)
+    assert child.seen == []
+    assert handle.job_status() is JobStatus.REQUEUED
+    headers |= job_headers(handle.job_id, 2)
+    child.trace("returns", headers)
+    assert handle.result(timeout=0) == "done"
