@@ -60,6 +60,36 @@ _MALFORMED = {501, 502, 503, 505, 506, 540}
 """AMQP's codes of what a broker ends a connection for, and what its client alone is to blame for."""
 
 
+def driver_of(app: Celery) -> str:
+    """Return the kind of broker: redis, amqp, filesystem, …
+
+    Raises:
+        Unusable: there is none.
+    """
+    try:
+        return str(app.connection_for_write().transport.driver_type)
+    except (ImportError, LookupError, ValueError) as error:
+        raise Unusable(f"broker_url: {error}") from error
+
+
+def bounded(app: Celery) -> tuple[Any, dict[str, Any]]:
+    """Return a connection whose every wait is bounded, not opened yet, and the retry policy to open it with.
+
+    Raises:
+        Unusable: there can be none.
+    """
+    bounds: dict[str, Any] = {}
+    match driver_of(app):
+        case "redis":
+            bounds = {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
+        case "amqp":
+            bounds = {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
+    connection: Any = app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
+    once = {"max_retries": max(len(connection.alt), 1) - 1, **_AT_ONCE}
+    connection.transport_options = {**(connection.transport_options or {}), **once}
+    return connection, once
+
+
 class Line:
     """A connection to the broker, for one thread at a time. The first message opens it, after a close too."""
 
@@ -71,23 +101,13 @@ class Line:
         """
         self.pid = os.getpid()
         self._app = app
-        try:
-            self._driver: str = app.connection_for_write().transport.driver_type
-        except (ImportError, LookupError, ValueError) as error:
-            raise Unusable(f"broker_url: {error}") from error
+        self._driver = driver_of(app)
         self._reset()
 
     def _reset(self) -> None:
         self.fresh = True
         """True until it has carried its first message: only then does a failure tell of the broker."""
-        bounds: dict[str, Any] = {}
-        if self._driver == "redis":
-            bounds |= {"socket_connect_timeout": BOUND, "socket_timeout": BOUND}
-        elif self._driver == "amqp":
-            bounds |= {"read_timeout": BOUND, "write_timeout": BOUND, "confirm_publish": True}
-        self._connection = self._app.connection_for_write(connect_timeout=BOUND, transport_options=bounds)
-        self._once: Any = {"max_retries": max(len(self._connection.alt), 1) - 1, **_AT_ONCE}
-        self._connection.transport_options = {**(self._connection.transport_options or {}), **self._once}
+        self._connection, self._once = bounded(self._app)
         self._kept: Any = None
         self._kept_for_many: Any = None
         self._confirmed: Confirmed | None = None

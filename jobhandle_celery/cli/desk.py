@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 
-from ..errors import UnknownJobError
+from ..errors import ConfigurationError, DatabaseUnavailableError, UnknownJobError
 from ..handle import JobHandle
 from ..service import Service, service_of
 from ..store import Store
+from .deadline import Question, Silent
 from .exits import Exit, Said, in_one_line
 from .output import Output
 
 if TYPE_CHECKING:
     from ..jobs import Jobs
+
+
+DATABASE_BOUND = 7.0
+"""Seconds that a database has to say anything."""
 
 
 @dataclass
@@ -37,7 +42,7 @@ class Desk:
         """
         try:
             service = service_of(self.app)
-        except (KeyError, TypeError):
+        except ConfigurationError:
             # Celery's own name for the app that it makes when none was named.
             name = getattr(self.app, "main", None)
             said = "no app was named" if name == "default" else f"{name or 'this app'} has no jobs"
@@ -55,17 +60,34 @@ class Desk:
         """
         _ = self.service
 
+    @cached_property
+    def answering(self) -> Service:
+        """The service of the app, when its database has answered anything at all.
+
+        Raises:
+            DatabaseUnavailableError: it is silent. Drivers may wait for it without an end.
+        """
+        service = self.service
+        asked = Question(service.store.now)
+        try:
+            asked.answer(DATABASE_BOUND)
+        except Silent as error:
+            raise DatabaseUnavailableError(f"the database did not answer: {error}") from None
+        except Exception:
+            pass  # the command meets it too, and says what it is
+        return service
+
     @property
     def jobs(self) -> "Jobs":
         """The app's `Jobs`."""
-        self.expect_jobs()
+        _ = self.answering
         jobs: Jobs = self.app.jobs
         return jobs
 
     @property
     def store(self) -> Store:
         """The store of the app."""
-        return self.service.store
+        return self.answering.store
 
     def attach(self, job_id: int) -> JobHandle:
         """Open a handle on a job."""

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from celery.utils.saferepr import saferepr
 
+from ..broker import bounded
 from ..messages import kwargs_shown
 from ..model import Job
 from ..status import JobStatus
@@ -19,7 +20,7 @@ from ..store import Sight
 from ..verdict import verdict
 from . import kinds
 from .desk import Desk, verb
-from .line import bounded
+from .exits import Exit, Said
 
 NOBODY = "nobody@jobs"
 """Whom Flower names as the worker of a job that ended without having met one."""
@@ -70,14 +71,17 @@ def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
                     fields = {**told.fields, "replayed": True}
                     dispatcher.send(told.kind, uuid=sight.job.task_id, timestamp=told.at, **fields)
                     events += 1
+    except (*line.connection_errors, *line.channel_errors) as error:
+        raise Said(f"the broker does not answer any more: {error}", Exit.AWAY) from error
     finally:
-        line.release()
+        line.collect()
     desk.out.say({"jobs": jobs, "events": events}, f"{events:,} events of {jobs:,} jobs were sent")
 
 
 def _open(desk: Desk) -> tuple[Any, Any]:
     desk.expect_jobs()
-    line = bounded(desk.app)
+    line, once = bounded(desk.app)
+    line.ensure_connection(**once)
     return line, desk.app.events.Dispatcher(line, enabled=True, buffer_while_offline=False)
 
 

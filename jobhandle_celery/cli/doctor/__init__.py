@@ -66,6 +66,7 @@ def doctor(desk: Desk, quiet: bool, strict: bool) -> None:
     """
     desk.expect_jobs()
     patient = Patient(desk)
+    patient.begin()
     try:
         found = [(check, finding) for check in CHECKS for finding in check.findings(patient)]
     finally:

@@ -1,22 +1,17 @@
 """Checks of the app's configuration, as this process reads it."""
 
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 from celery.concurrency import ALIASES  # type: ignore[attr-defined]  # not in its stubs
 from kombu.serialization import prepare_accept_content
 
 from ...bookkeeping import limits_ignored
-from ..words import one_line, span
+from ..words import span
 from .findings import Finding, Patient, bad, ok, unknown, warn
 
 SHORT = timedelta(seconds=10)
 """A machine under load, or one that is moved, may pause for some seconds."""
-
-BACKEND_BOUND = 5.0
-"""Seconds that a result backend has to answer."""
 
 JSON, SIGNED, PICKLE = "application/json", "application/data", "application/x-python-serialize"
 
@@ -55,7 +50,7 @@ def results(patient: Patient) -> Finding:
     """Look at the result backend, which jobs do not need: their results are in the rows."""
     if not patient.conf.result_backend:
         return ok("no result_backend: results of jobs are in their rows")
-    error = _ask(patient.app.backend)
+    error = patient.backend
     name = type(patient.app.backend).__name__
     if error is not None:
         return warn(
@@ -63,23 +58,6 @@ def results(patient: Patient) -> Finding:
             "result_backend = None, if nobody reads it: results of jobs are in their rows",
         )
     return ok(f"the result backend ({name}) answers; results of jobs are in their rows as well")
-
-
-def _ask(backend: Any) -> str | None:
-    """Return what went wrong; a backend may wait for ever, so somebody else asks."""
-    answer: list[str | None] = [f"not within {BACKEND_BOUND:g} s"]
-
-    def ask() -> None:
-        try:
-            backend.get_task_meta("jobhandle-doctor", cache=False)
-            answer[0] = None
-        except Exception as error:  # of whatever driver it has
-            answer[0] = one_line(f"{type(error).__name__}: {error}")
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(BACKEND_BOUND)
-    return answer[0]
 
 
 def serializers(patient: Patient) -> Iterator[Finding]:

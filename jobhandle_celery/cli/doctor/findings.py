@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from ...errors import JobHandleError
+from ...broker import bounded, driver_of
+from ...errors import DatabaseUnavailableError, JobHandleError
 from ...settings import Settings
 from ...store import Store, WorkerSeen
+from ..deadline import Question, Silent
 from ..desk import Desk
-from ..line import bounded
 from ..words import one_line
+
+T = TypeVar("T")
 
 PROMISES = {
     1: "not lost",
@@ -27,6 +31,12 @@ PROMISES = {
 
 ASKED_FOR = 1.5
 """Seconds that workers have to answer Celery's `inspect`."""
+
+AT_MOST = 6.0
+"""Seconds that a server, or a check, has to answer."""
+
+IN_ALL = 7.5
+"""Seconds for all checks together, whatever is silent."""
 
 
 class Level(StrEnum):
@@ -71,17 +81,45 @@ def unknown(says: str, set: str = "") -> Finding:
 
 
 class Patient:
-    """What the checks look at; each thing is asked for once."""
+    """What the checks look at; each thing is asked for once, and nothing is waited for without a bound."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.app: Any = desk.app
         self.conf: Any = desk.app.conf
+        self._until = time.monotonic() + IN_ALL
+        self._questions: dict[str, Question[Any]] = {}
+
+    def begin(self) -> None:
+        """Ask all servers at the same time: several may be silent."""
+        for name, ask in (
+            ("database", self._ask_database),
+            ("broker", self._ask_broker),
+            ("backend", self._ask_backend),
+            ("answers", self._ask_workers),
+        ):
+            self._questions[name] = Question(ask)
+        _ = self.database, self.broker, self.backend  # kept, so that no check waits for them again
+
+    def within(self, ask: Callable[[], T]) -> T:
+        """Return what asking returns.
+
+        Raises:
+            Silent: it takes too long.
+        """
+        return self._answer(Question(ask))
+
+    def _asked(self, name: str, ask: Callable[[], T]) -> T:
+        question: Question[T] = self._questions.get(name) or Question(ask)
+        return self._answer(question)
+
+    def _answer(self, question: Question[T]) -> T:
+        return question.answer(min(AT_MOST, max(self._until - time.monotonic(), 0.1)))
 
     @property
     def store(self) -> Store:
         """The store of the app."""
-        return self.desk.store
+        return self.desk.service.store
 
     @property
     def settings(self) -> Settings:
@@ -92,35 +130,62 @@ class Patient:
     def database(self) -> float | JobHandleError:
         """How many seconds the database takes to answer, or why it does not."""
         try:
-            self.store.now()
-            times = []
-            for _ in range(3):
-                start = time.monotonic()
-                self.store.now()
-                times.append(time.monotonic() - start)
-            return min(times)
+            return self._asked("database", self._ask_database)
         except JobHandleError as error:
             return error
+        except Silent as error:
+            return DatabaseUnavailableError(f"the database did not answer: {error}")
+
+    def _ask_database(self) -> float:
+        self.store.now()
+        times = []
+        for _ in range(3):
+            start = time.monotonic()
+            self.store.now()
+            times.append(time.monotonic() - start)
+        return min(times)
 
     @cached_property
     def broker(self) -> float | str:
         """How many seconds the broker takes to answer, or why it does not."""
         try:
-            start = time.monotonic()
-            self.connection.channel().close()
-            return time.monotonic() - start
+            return self._asked("broker", self._ask_broker)
+        except Silent as error:
+            return str(error)
         except Exception as error:  # also of a URL that names no transport; each has errors of its own
             return one_line(f"{type(error).__name__}: {error}")
 
+    def _ask_broker(self) -> float:
+        connection = self.connection
+        start = time.monotonic()
+        connection.channel().close()
+        return time.monotonic() - start
+
+    @cached_property
+    def backend(self) -> str | None:
+        """Why the result backend does not answer; None if it does."""
+        try:
+            self._asked("backend", self._ask_backend)
+        except Silent as error:
+            return str(error)
+        except Exception as error:  # of whatever driver it has
+            return one_line(f"{type(error).__name__}: {error}")
+        return None
+
+    def _ask_backend(self) -> None:
+        if self.conf.result_backend:
+            self.app.backend.get_task_meta("jobhandle-doctor", cache=False)
+
     @cached_property
     def connection(self) -> Any:
-        """A connection to the broker that gives up in bounded time."""
-        return bounded(self.app)
+        """A connection to the broker."""
+        connection, once = bounded(self.app)
+        return connection.ensure_connection(**once)
 
     @cached_property
     def driver(self) -> str:
         """The kind of broker: redis, amqp, filesystem, …"""
-        return str(self.app.connection_for_write().transport.driver_type)
+        return driver_of(self.app)
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
@@ -130,9 +195,15 @@ class Patient:
     @cached_property
     def answers(self) -> Mapping[str, Mapping[str, Any]]:
         """What the workers say when they are asked: by question, by name of the worker."""
-        inspect = self.app.control.inspect(timeout=ASKED_FOR, connection=self.connection)
+        return self._asked("answers", self._ask_workers)
+
+    def _ask_workers(self) -> Mapping[str, Mapping[str, Any]]:
+        connection, once = bounded(self.app)
+        inspect = self.app.control.inspect(timeout=ASKED_FOR, connection=connection.ensure_connection(**once))
         tasks = inspect.registered() or {}
-        return {"tasks": tasks, "queues": (inspect.active_queues() or {}) if tasks else {}}
+        queues = (inspect.active_queues() or {}) if tasks else {}
+        connection.release()
+        return {"tasks": tasks, "queues": queues}
 
     @cached_property
     def workers(self) -> list[WorkerSeen]:
@@ -145,9 +216,10 @@ class Patient:
         return [name for name, task in sorted(self.app.tasks.items()) if task.acks_late]
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Let go of the broker; the end of the process does it, if the broker is silent."""
         if "connection" in vars(self):
-            self.connection.release()
+            with suppress(Silent):
+                Question(self.connection.release).answer(1)
 
 
 @dataclass(frozen=True)
@@ -166,8 +238,15 @@ class Check:
             return [unknown("not looked at before the database answers and its tables fit")]
         if "broker" in self.needs and isinstance(patient.broker, str):
             return [unknown("not looked at before the broker answers")]
-        try:
+
+        def look() -> list[Finding]:
             found = self.look(patient)
             return [found] if isinstance(found, Finding) else list(found)
+
+        try:
+            return patient.within(look)
+        except Silent as error:
+            asked = " and ".join(self.needs) or "what it asks"
+            return [unknown(f"this check could not be made: {error}", f"see why {asked} is silent")]
         except Exception as error:  # whatever it is, it must not hide what the other checks find
             return [unknown(f"this check failed: {type(error).__name__}: {error}")]
