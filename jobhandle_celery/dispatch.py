@@ -71,7 +71,7 @@ class Dispatcher:
             throw=False,
         )
         if self._app.conf.task_eager_propagates:
-            result.maybe_throw()
+            result.get(disable_sync_subtasks=False)  # its maybe_throw() fails where tblib is installed
 
     @property
     def reachable(self) -> bool:

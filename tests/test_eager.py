@@ -77,6 +77,16 @@ def test_with_eager_propagates_the_error_comes_out_of_submit(make: Callable[...,
     assert [job.status for job in app.jobs.find(task="tests.fail")] == [JobStatus.ERROR]
 
 
+def test_with_eager_propagates_and_tblib_the_bodys_error_comes_out(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery makes tracebacks by tblib where it is installed, but not of eager results (fault 70)."""
+    monkeypatch.setattr("celery.result.tblib", object())
+    handle = make(task_eager_propagates=True).jobs.handle()
+    with pytest.raises(ValueError, match="no good"):
+        handle.submit(Job(task="tests.fail", args=["no good"]))
+
+
 @pytest.mark.parametrize("propagates", [False, True])
 def test_a_retry_runs_at_once_and_goes_through_the_row(
     propagates: bool, make: Callable[..., Any], tmp_path: Path

@@ -1,0 +1,122 @@
+"""Celery's own unit tests, with `Jobs` in every app and without, must come to the same.
+
+By hand, not in CI, for it takes a quarter of an hour::
+
+    python -m tests.celery_suite                # in a temporary folder
+    python -m tests.celery_suite --in FOLDER    # kept there, and used again
+
+Downloads the source distribution of the Celery that is installed here, installs it with what its tests need
+and this library into a virtual environment of its own, runs ``t/unit`` both ways, and compares test by test.
+What differs is run again by itself, both ways, for a test that depends on others or on luck tells nothing.
+Prints the differences, and exits with 1 if there is one that `KNOWN` has not.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.celery_suite.recorder import REPORT
+from tests.workers import ROOT
+
+KNOWN: dict[str, str] = {}
+"""Tests that differ, and why that is right."""
+
+LEFT_OUT = ("boto3", "moto", "mypy", "pre-commit", "pytest-celery")
+"""Not installed: moto leaves threads behind, which fail later tests, and the others serve no unit test."""
+
+AS_HERE = ("celery", "kombu", "billiard", "SQLAlchemy", "redis")
+"""Installed there in the versions that are installed here."""
+
+
+def main() -> int:
+    """Run Celery's tests both ways; return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--in", dest="folder", type=Path, help="keep what was downloaded and made, there")
+    given = parser.parse_args().folder
+    folder = Path(tempfile.mkdtemp(prefix="celery-suite-")) if given is None else given.resolve()
+    try:
+        return compare(folder)
+    finally:
+        if given is None:
+            shutil.rmtree(folder)
+
+
+def compare(folder: Path) -> int:
+    """Print which tests come to something else with `Jobs`; return the exit status."""
+    python = prepare(folder)
+    plain, jobs = (outcomes(folder, python, with_jobs=with_jobs) for with_jobs in (False, True))
+    print(f"{passed(plain)} tests pass without Jobs, {passed(jobs)} with them", flush=True)
+    different = sorted(test for test in plain.keys() | jobs.keys() if plain.get(test) != jobs.get(test))
+    if different:
+        plain, jobs = (
+            outcomes(folder, python, *different, with_jobs=with_jobs) for with_jobs in (False, True)
+        )
+    unknown = 0
+    for test in different:
+        without, with_jobs = plain.get(test, "missing"), jobs.get(test, "missing")
+        if without != with_jobs:
+            unknown += test not in KNOWN
+            print(f"{test}: {without} without Jobs, {with_jobs} with them: {KNOWN.get(test, 'unknown')}")
+    return 1 if unknown else 0
+
+
+def passed(outcomes: dict[str, str]) -> int:
+    """Count the tests that pass."""
+    return list(outcomes.values()).count("passed")
+
+
+def prepare(folder: Path) -> Path:
+    """Make the environment and the tests, unless they are there; return the environment's Python."""
+    python, release = folder / "venv/bin/python", f"celery-{version('celery')}"
+    if (folder / "tests").exists():
+        return python
+    venv.create(folder / "venv", with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = [f"celery=={version('celery')}", "--no-binary=celery", "--no-deps", f"--dest={folder}"]
+    subprocess.run([*pip, "download", *source], check=True)
+    with tarfile.open(folder / f"{release}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    requirements = folder / release / "requirements/test.txt"
+    needed = [line for line in requirements.read_text().splitlines() if not line.startswith(LEFT_OUT)]
+    requirements.write_text("\n".join(needed))
+    as_here = [f"{name}=={version(name)}" for name in AS_HERE]
+    install = ["install", f"--requirement={requirements}", *as_here, "pytest-xdist", f"--editable={ROOT}"]
+    subprocess.run([*pip, *install], check=True)
+    # Apart from the package beside them, so that what they test is what is installed.
+    tests = folder / "making"
+    tests.mkdir(exist_ok=True)
+    for name in ("t", "requirements", "pyproject.toml", "setup.py"):
+        shutil.move(folder / release / name, tests / name)
+    tests.rename(folder / "tests")
+    return python
+
+
+def outcomes(folder: Path, python: Path, *tests: str, with_jobs: bool) -> dict[str, str]:
+    """Run those tests, or all of the unit tests; return what each came to."""
+    report = folder / ("with-jobs.txt" if with_jobs else "without.txt")
+    report.unlink(missing_ok=True)
+    plugins = ["tests.celery_suite.recorder", *(["tests.celery_suite.plugin"] if with_jobs else [])]
+    options = ["-q", "-p", "no:cacheprovider", *(part for plugin in plugins for part in ("-p", plugin))]
+    options += ["-n", "0"] if tests else ["-n", "2", "--dist", "loadfile"]
+    with report.with_suffix(".log").open("w") as log:
+        subprocess.run(
+            ["nice", "-n", "10", str(python), "-m", "pytest", *options, *(tests or ["t/unit"])],
+            cwd=folder / "tests",
+            env={**os.environ, REPORT: str(report)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    lines = (line.split(" ", maxsplit=1) for line in report.read_text().splitlines())
+    return {test: outcome for outcome, test in lines}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

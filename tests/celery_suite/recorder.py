@@ -1,0 +1,23 @@
+"""A pytest plugin: it writes the outcome of each test, one a line, to the file that the environment names."""
+
+import os
+from collections import defaultdict
+
+import pytest
+
+REPORT = "CELERY_SUITE_REPORT"
+_outcomes: defaultdict[str, set[str]] = defaultdict(set)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note what one phase of a test came to, in the process that hears of all."""
+    _outcomes[report.nodeid].add(report.outcome)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write down the worst that each test came to."""
+    if not hasattr(session.config, "workerinput"):
+        with open(os.environ[REPORT], "w") as file:
+            for test, came_to in _outcomes.items():
+                worst = next(word for word in ("failed", "skipped", "passed") if word in came_to)
+                file.write(f"{worst} {test}\n")
