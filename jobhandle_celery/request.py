@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from .bookkeeping import limits_ignored, mark_revoked
+from .discretion import discreet
 from .errors import DatabaseUnavailableError
 from .header import HEADER, job_of, sensitive_of
 from .model import Failure
@@ -151,6 +152,11 @@ class JobRequest:
         except ValueError:
             return None
 
+    def _hide_arguments(self) -> None:
+        # Where bodies run in this process, their arguments are in what it tells the result backend.
+        if sensitive_of(self.request_dict):
+            discreet(self.task.backend)
+
     def _seat(self) -> Seat | None:
         service, job = service_of(self.app), self._job()
         if job is None or service.worker is None or service.worker.boot_id is None:
@@ -231,6 +237,7 @@ class JobRequest:
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Learn how a body ended that could not say so itself."""
         self._error = _unwrapped(exc_info.exception)
+        self._hide_arguments()
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]  # a mixin
         finally:
@@ -264,6 +271,7 @@ class JobRequest:
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
+        self._hide_arguments()
         try:
             super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin
         finally:
@@ -278,6 +286,7 @@ class JobRequest:
         Also where Celery's own bookkeeping fails, as it does if the result backend is away as well.
         """
         self._cut_off = True
+        self._hide_arguments()
         try:
             super().cancel(pool, signal, emit_retry)  # type: ignore[misc]  # a mixin
         except NotImplementedError:
@@ -329,6 +338,7 @@ class JobRequest:
         return False if self._job() is not None else super().maybe_expire()  # type: ignore[misc]  # a mixin
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        self._hide_arguments()
         try:
             super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # a mixin
         finally:

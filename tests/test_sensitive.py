@@ -2,13 +2,18 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
+from celery.contrib.testing.mocks import TaskMessage
 
 from jobhandle_celery import Job, Jobs, JobStatus, ValidationError
+from jobhandle_celery.header import job_headers
 from jobhandle_celery.sensitive import masked, resolved
 
 CANARY = "canary-7f3a"
@@ -179,3 +184,35 @@ def test_names_find_their_positions() -> None:
     assert resolved([0], None, [1, 2]) == [0]
     assert masked([1, 2, 3], {"a": 4, "b": 5}, [0, "b"]) == (("***", 2, 3), {"a": 4, "b": "***"})
     assert masked([1, 2], {"a": 4}, ["*"]) == (("***", "***"), {"a": 4})
+
+
+LOST = SimpleNamespace(exception=WorkerLostError("gone"), traceback="", exc_info=None)
+
+ENDS: dict[str, Callable[[Any], Any]] = {
+    "hard limit": lambda request: request.on_timeout(soft=False, timeout=1),
+    "revoked": lambda request: request._announce_revoked("terminated", True, "TERM", False),
+    "cut off": lambda request: request.cancel(Mock()),
+    "lost": lambda request: request.on_failure(LOST),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_main_process_that_knows_arguments_stores_none(sqlite_url: str, end: str) -> None:
+    """A pool of threads or greenlets runs bodies in it, with the arguments in its requests."""
+    app: Any = Celery("hidden", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.result_extended = True
+    Jobs(app, sqlite_url)
+
+    @app.task(name="login", shared=False, lazy=False)  # type: ignore[untyped-decorator]  # Celery's
+    def login(user: str, password: str) -> None: ...
+
+    message = TaskMessage("login", args=["ann", CANARY])
+    message.headers |= job_headers(1, 1, ["password", 1])
+    message.delivery_info = {}
+    request = login.Request(message, app=app, task=login)
+    request.time_start = 1.0
+    request.request_dict.update(args=["ann", CANARY], kwargs={})
+
+    ENDS[end](request)
+
+    assert app.backend.get_task_meta(message.headers["id"])["args"] == ["ann", "***"]
