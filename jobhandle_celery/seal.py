@@ -6,9 +6,7 @@ that it has made itself, and calls nothing of ours; a job's message has a tracer
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
-from types import MethodType
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -26,10 +24,10 @@ from celery.utils.imports import symbol_by_name
 
 from .discretion import discreet
 from .errors import ApiUsageError, JobCancelled
-from .execution import Execution, execution_of, job_is_traced, report_of, running, settle_at_last
+from .execution import Execution, execution_of, report_of, running, settle_at_last
 from .header import HEADER, job_headers, sensitive_of
 from .request import JobRequest, guarded_strategy
-from .task import asked_to_stop, claim, endings, guarded
+from .task import WhileTraced, asked_to_stop, claim, guarded, hooked
 
 
 def seal(app: Celery) -> None:
@@ -65,9 +63,9 @@ def seal_task(task: Any) -> None:
     }
     # Only where the class has its own: Celery calls neither where it has not.
     if plain.__call__ is not Task.__call__:
-        own["__call__"] = _own_call(plain.__call__)
+        own["__call__"] = WhileTraced(guarded)
     if plain.before_start is not Task.before_start:
-        own["before_start"] = _own_before_start(plain.before_start)
+        own["before_start"] = WhileTraced(hooked)
     if issubclass(plain, AbortableTask):
         own["is_aborted"] = _own_is_aborted(plain.is_aborted)
     tracer = task.__trace__
@@ -79,25 +77,6 @@ def seal_task(task: Any) -> None:
 @cache
 def _request_class(plain: type) -> type:
     return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
-
-
-def _own_call(call: Callable[..., Any]) -> Callable[..., Any]:
-    def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # Celery calls the task itself, whose class may do the work without `run`.
-        if not job_is_traced():
-            return call(self, *args, **kwargs)
-        return guarded(self, MethodType(call, self))(*args, **kwargs)
-
-    return __call__
-
-
-def _own_before_start(hook: Callable[..., Any]) -> Callable[..., Any]:
-    def before_start(self: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        current = execution_of(self.request)
-        with nullcontext() if current is None else endings(self, current):
-            hook(self, task_id, args, kwargs)
-
-    return before_start
 
 
 def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,19 +103,11 @@ class JobTask:
     def __trace__(self: Any, tracer: Any) -> None:
         self.__dict__["__trace__"] = None if tracer is None else _tracer(self, tracer)
 
-    @property
-    def run(self: Any) -> Any:
-        """The body; while a job is traced, what keeps its result and settles how it ends."""
-        run = self.__dict__.get("run") or super().run  # type: ignore[misc]  # a mixin
-        return guarded(self, run) if job_is_traced() else run
+    @__trace__.deleter
+    def __trace__(self: Any) -> None:
+        del self.__dict__["__trace__"]
 
-    @run.setter
-    def run(self: Any, run: Any) -> None:
-        self.__dict__["run"] = run
-
-    @run.deleter
-    def run(self: Any) -> None:
-        del self.__dict__["run"]
+    run = WhileTraced(guarded)
 
     @classmethod
     def bind(cls, app: Celery) -> Any:

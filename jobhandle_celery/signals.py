@@ -12,10 +12,11 @@ from celery import signals
 
 from . import execution, text
 from .errors import shown
-from .execution import execution_known_as, execution_of
+from .execution import ResultError, execution_known_as, execution_of
 from .header import job_of
 from .model import Failure
 from .service import End, service_of
+from .task import keep
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,17 @@ def connect() -> None:
     signals.task_unknown.connect(on_unknown)
 
 
-def on_success(sender: Any = None, **_: Any) -> None:
+def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     """A body has returned: Finished, or what its ``retry(throw=False)`` asked for."""
     current = execution_of(sender.request)
-    if current is not None:
+    if current is None:
+        return
+    try:
+        if not current.returned:
+            keep(sender, current, result)  # of a body that was patched in past its wrapper
+    except ResultError as error:
+        execution.fail(sender, current, execution.failure_of(error, ""))
+    else:
         execution.finish(sender, current)
 
 

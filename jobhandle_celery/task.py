@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -20,7 +20,7 @@ from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTermi
 from . import codec, execution
 from .bookkeeping import ignores_result, mark_revoked
 from .errors import ConfigurationError, DatabaseUnavailableError, JobCancelled, JobHandleError
-from .execution import Execution, ResultError, execution_of
+from .execution import Execution, ResultError, execution_of, job_is_traced
 from .handle import JobHandle
 from .header import job_of_context
 from .request import ClaimAbandoned, RefusedAsRevoked
@@ -145,6 +145,41 @@ def _is_from_outside(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in ("gevent", "greenlet", "eventlet")
 
 
+class WhileTraced:
+    """An attribute of a task that is wrapped while a job of it is traced, and else what the task's class has.
+
+    Celery reads bodies and hooks from the task, so a plain message meets no wrapper, and neither does
+    whoever looks at the task or patches it.
+    """
+
+    def __init__(self, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._wrap = wrap
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+
+    def __get__(self, task: Any, owner: Any = None) -> Any:
+        if task is None:
+            return self._of_class(owner)
+        own = task.__dict__.get(self._name)
+        plain = getattr(super(self._owner, task), self._name) if own is None else own
+        return self._wrap(task, plain) if job_is_traced() else plain
+
+    def __set__(self, task: Any, value: Any) -> None:
+        task.__dict__[self._name] = value
+
+    def __delete__(self, task: Any) -> None:
+        del task.__dict__[self._name]
+
+    def _of_class(self, owner: Any) -> Any:
+        # Tracers replace ``type(task).__call__`` by a wrapper of it.
+        @functools.wraps(getattr(super(self._owner, owner), self._name))
+        def of_class(task: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return self.__get__(task)(*args, **kwargs)
+
+        return of_class
+
+
 def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
     """Return a body that is performed as its task's job while that is traced, and just called otherwise."""
 
@@ -158,17 +193,37 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
+def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a task's own `before_start`, which may end a job as its body may."""
+
+    def before_start(*args: Any) -> None:
+        current = execution_of(task.request)
+        with nullcontext() if current is None else endings(task, current):
+            hook(*args)
+
+    return before_start
+
+
 def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     current.entered = True
     with endings(task, current):
         returned = body(*args, **kwargs)
+    keep(task, current, returned)
+    return returned
+
+
+def keep(task: Any, current: Execution, returned: Any) -> None:
+    """Keep what a body has returned as the result of its job.
+
+    Raises:
+        ResultError: it is no JSON.
+    """
     try:
         if not ignores_result(task, task.request):
             current.result = codec.encode(returned)
         current.returned = True
     except codec.NotStorableError as error:
         raise ResultError(f"the result {error}") from None
-    return returned
 
 
 @contextmanager

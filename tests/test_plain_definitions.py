@@ -97,6 +97,11 @@ READ: dict[str, Callable[[Any], Any]] = {
         if task_has_custom(task, hook)
     ],
     "backend": lambda task: type(task.backend),
+    "hooks": lambda task: [
+        getattr(value, "__func__", value).__code__
+        for value in (task.run, task.before_start, task.__call__)
+        if getattr(value, "__module__", "") == __name__
+    ],
     "in its instance": lambda task: sorted(vars(task).keys() - {"__trace__"}),
 }
 
@@ -134,8 +139,7 @@ def test_tracebacks_of_plain_messages_have_no_frame_of_ours(app: Any, base: type
         task = define(each, base=base)
         frames[each is app] = [frame.name for frame in traceback.extract_tb(_failure(task))]
 
-    ours = ["__call__"] if base is WithCall else []  # only where the class has its own
-    assert sorted(frames[True]) == sorted(frames[False] + ours)
+    assert frames[True] == frames[False]
 
 
 def _failure(task: Any) -> Any:
@@ -191,7 +195,11 @@ def _on_the_instance(task: Any) -> Any:
     return patch.object(task, "run", lambda: "patched")
 
 
-@pytest.mark.parametrize("place", [_on_the_class, _on_the_instance])
+def _on_the_class_of_the_instance(task: Any) -> Any:
+    return patch.object(type(task), "run", lambda self: "patched")
+
+
+@pytest.mark.parametrize("place", [_on_the_class, _on_the_instance, _on_the_class_of_the_instance])
 def test_a_patched_run_is_what_runs(jobs_app: Any, place: Callable[[Any], Any]) -> None:
     """A patch counts for calls and for jobs, until it is undone (fault 68)."""
     task = jobs_app.register_task(Patched())
@@ -215,6 +223,33 @@ def test_track_started_is_read_as_it_was_set(app: Any) -> None:
     assert task.track_started is False
     with patch.object(task, "track_started", True):
         assert task.track_started is True
+
+
+def test_a_hook_that_is_no_function_is_kept(app: Any) -> None:
+    """A test's Mock as hook, or a tracer set and unset by a patch, is what the task has (faults 61, 68)."""
+    hook = Mock()
+    task = define(app, before_start=hook)
+    assert task.before_start is hook
+    trace_plain(task, 1)
+    hook.assert_called_once()
+    with patch.object(task, "__trace__", None):
+        assert task.__trace__ is None
+    del task.__trace__
+    assert task.__trace__ is None
+
+
+def test_a_call_that_is_wrapped_on_the_class_still_keeps_results(jobs_app: Any) -> None:
+    """Tracers replace `type(task).__call__` by a wrapper of it."""
+
+    class DoesAll(Task):  # type: ignore[type-arg]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return "by the call"
+
+    task = define(jobs_app, base=DoesAll)
+    type(task).__call__ = type(task).__call__
+    handle = jobs_app.jobs.handle()
+    handle.submit(Job(task="add", args=[1]))
+    assert handle.result(0) == "by the call"
 
 
 @pytest.mark.parametrize("backend", [Mock(), object()])
