@@ -6,7 +6,6 @@ that it has made itself, and calls nothing of ours; a job's message has a tracer
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -74,8 +73,11 @@ def seal_task(task: Any) -> None:
     task.__trace__ = tracer
 
 
-@cache
 def _request_class(plain: type) -> type:
+    known: type
+    for known in plain.__subclasses__():  # a cache would keep the classes of an app that is gone
+        if known.__bases__ == (JobRequest, plain):
+            return known
     return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
 
 

@@ -22,12 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def connect() -> None:
-    """Connect the receivers; once is enough, however many apps there are."""
-    signals.task_success.connect(on_success)
-    signals.task_failure.connect(on_failure)
-    signals.task_retry.connect(on_retry)
-    signals.task_internal_error.connect(on_internal_error)
-    signals.task_unknown.connect(on_unknown)
+    """Connect the receivers; once is enough, however many apps there are.
+
+    Strongly: a weak one leaves something behind at each call.
+    """
+    signals.task_success.connect(on_success, weak=False)
+    signals.task_failure.connect(on_failure, weak=False)
+    signals.task_retry.connect(on_retry, weak=False)
+    signals.task_internal_error.connect(on_internal_error, weak=False)
+    signals.task_unknown.connect(on_unknown, weak=False)
 
 
 def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:

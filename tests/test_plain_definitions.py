@@ -16,6 +16,7 @@ import pytest
 from celery import Celery, Task
 from celery.app import trace
 from celery.app.trace import build_tracer, task_has_custom
+from celery.worker.request import Request
 
 from jobhandle_celery import Job, Jobs, JobStatus
 from jobhandle_celery.discretion import discreet
@@ -319,18 +320,23 @@ def test_a_task_of_another_app_too_runs_there(app: Any, plain_app: Any) -> None:
 
 
 def test_an_app_with_jobs_is_collected(sqlite_url: str) -> None:
-    """No table of ours keeps an app (fault 65)."""
+    """No table of ours keeps an app, or what its tasks are made of (fault 65)."""
 
-    def used() -> weakref.ref[Any]:
+    def used() -> list[weakref.ref[Any]]:
+        class OwnRequest(Request): ...
+
+        class Own(Task):  # type: ignore[type-arg]
+            Request = OwnRequest  # type: ignore[assignment]  # a class does as well
+
         app = new_app(sqlite_url)
         app.conf.task_always_eager = True
-        define(app)
+        define(app, base=Own)
         handle = app.jobs.handle()
         handle.submit(Job(task="add", args=[1]))
         assert handle.wait(0) is JobStatus.FINISHED
         app.jobs.close()
-        return weakref.ref(app)
+        return [weakref.ref(app), weakref.ref(OwnRequest)]
 
     kept = used()
     gc.collect()
-    assert kept() is None
+    assert [each() for each in kept] == [None, None]
