@@ -103,14 +103,14 @@ class Name(TypeDecorator[str]):
 
 
 class MysqlLongText(TypeDecorator[str]):
-    """Text of any length where the usual one ends at 64 KiB."""
+    """Text of any length and every character, where the usual one ends at 64 KiB, and may be latin1."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """Return the column type."""
-        return dialect.type_descriptor(_mysql().LONGTEXT())
+        return dialect.type_descriptor(_mysql().LONGTEXT(collation="utf8mb4_nopad_bin"))
 
 
 def _mysql() -> Any:
@@ -228,7 +228,7 @@ job = Table(
     Column("meta", _LongText),
     Column("unique_key", Name(NAME_LENGTH)),
     # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
-    # key. A partial unique index would say it better; MariaDB has none.
+    # key. A partial unique index of these columns would say it better; MariaDB has none.
     Column("unique_slot", Name(64)),
     # How it is sent.
     Column("queue", Name(NAME_LENGTH)),
@@ -268,7 +268,6 @@ job = Table(
     Column("result", _LongText),
     Column("error", _LongText),
     UniqueConstraint("task_id"),
-    UniqueConstraint("unique_slot"),
     # An id that a user knows must never become another job's.
     sqlite_autoincrement=True,
 )
@@ -287,6 +286,24 @@ Index(
     sqlite_where=job.c.boot_id.is_not(None),
 )
 Index("jobhandle_job_status_index", job.c.namespace, job.c.status_id, job.c.id)
+# Not a constraint, nor without a condition: PostgreSQL would count the column among those that a foreign key
+# may refer to, and the end of a job would wait for every transaction that has locked it by its foreign key.
+Index(
+    "jobhandle_job_unique_slot_key",
+    job.c.unique_slot,
+    unique=True,
+    postgresql_where=job.c.unique_slot.is_not(None),
+    sqlite_where=job.c.unique_slot.is_not(None),
+)
+# A user's jobs, newest first. None of its columns changes after the insert.
+Index(
+    "jobhandle_job_user_index",
+    job.c.namespace,
+    job.c.username,
+    job.c.id,
+    postgresql_where=job.c.username.is_not(None),
+    sqlite_where=job.c.username.is_not(None),
+)
 
 job_event = Table(
     "jobhandle_job_event",

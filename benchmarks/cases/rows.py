@@ -14,17 +14,25 @@ from tests.servers import execute
 from ..arithmetic import ratios, summary
 from ..marks import clock
 from ..peers import Ours
+from ..peers.celery_app import TASK
 from ..result import Curve, Goal, Result, Series
 from ..rows import clone
 from ..stage import Stage
 
 METHOD = """One database for each number of finished jobs, with three events each, as copies of a job that was
 submitted, claimed and finished; then vacuumed and analysed. The databases take turns, operation by operation.
-Submit, cancel, find and a pass of the sweep (with nothing due) are public calls. Claim and finish are the
-store's verbs, with which a worker moves a row (`jobs._service.store`): no public call makes them alone."""
+Submit, cancel, find (a page of all jobs, or of a user who has a hundred) and a pass of the sweep (with
+nothing due) are public calls. Claim and finish are the store's verbs, with which a worker moves a row
+(`jobs._service.store`): no public call makes them alone."""
 
 FEW = 1_000
-OPERATIONS = ("submit", "claim", "finish", "cancel", "find", "sweep")
+OPERATIONS = ("submit", "claim", "finish", "cancel", "find", "find of a user", "sweep")
+
+USER = "ann"
+OWN = 100
+"""Jobs of that user, beside those of a thousand others."""
+MOST_MILLISECONDS = 10
+"""What a page of a user's jobs may take, beside any number of others'."""
 
 
 def run(stage: Stage) -> Result:
@@ -56,6 +64,10 @@ def run(stage: Stage) -> Result:
             fewest, most = measured[f"{FEW:,}"], measured[f"{counts[-1]:,}"]
             what = f"{operation}, beside {counts[-1]:,} finished jobs against {FEW:,}"
             result.goals.append(Goal(what, ratios(most, fewest), 1.15, "×", at_least=False))
+            if operation == "find of a user":
+                result.goals.append(
+                    Goal(f"{operation}, in all", most, MOST_MILLISECONDS, "ms", at_least=False)
+                )
             for name, values in measured.items():
                 result.series.append(Series(f"{operation}, {name} jobs", values, f"ms ({operation})"))
             line = [(float(count), summary(measured[f"{count:,}"]).median) for count in counts]
@@ -71,7 +83,7 @@ _SPREAD: dict[str, Any] = {
     # A second apart, into the past: all that a row of last year's has is its age.
     name: func.clock_timestamp() - text("number * interval '1 second'")
     for name in ("submitted", "started", "finished")
-}
+} | {"username": func.concat("user ", text("number % 1000"))}
 
 
 def _sizes(url: str, count: int) -> dict[str, float]:
@@ -92,6 +104,9 @@ class Table:
         self._store = peer.jobs._service.store
         self._worker = Worker("bench@localhost", str(uuid.uuid4()), 1)
         self._store.renew(self._worker)
+        task = peer.app.tasks[TASK]
+        peer.jobs.submit_many([task.s(number) for number in range(OWN)], username=USER)
+        peer.jobs.cancel_many(username=USER)
 
     def done(self) -> int:
         """Submit, claim and finish a job; return its id."""
@@ -119,6 +134,8 @@ class Table:
                 ids = [run.job_id for run in self._runs(count)]
                 handles = [self._peer.jobs.attach(job_id) for job_id in ids]
                 taken = _timed(lambda handle: handle.cancel_job(), handles)
+            case "find of a user":
+                taken = _timed(lambda username: self._peer.jobs.find(username=username), [USER] * count)
             case "find":
                 taken = _timed(
                     lambda status: self._peer.jobs.find(status=status), [None, "Finished"] * (count // 2)

@@ -85,14 +85,18 @@ def listen(engine: Engine) -> None:
         event.listen(engine, "connect", _on_postgresql_connect, insert=True)
 
 
-def own_isolation(engine: Engine) -> dict[str, Any]:
-    """Return the execution options by which our transactions are real, whatever the engine was made with."""
+def transactional(engine: Engine) -> Connection:
+    """Open a connection whose transactions are real, in READ COMMITTED, whatever its engine was made with."""
+    connection = engine.connect()
     if engine.dialect.name == "postgresql":
         # One of our own sets it for each transaction, see `_on_psycopg_begin`.
-        return {} if is_ours(engine) else {"isolation_level": "READ COMMITTED"}
-    if "isolation_level" not in engine.get_execution_options():
-        return {}  # as `listen` sets it
-    return {"isolation_level": "SERIALIZABLE" if engine.dialect.name == "sqlite" else "READ COMMITTED"}
+        return (
+            connection if is_ours(engine) else connection.execution_options(isolation_level="READ COMMITTED")
+        )
+    if "isolation_level" in engine.get_execution_options():
+        level = "SERIALIZABLE" if engine.dialect.name == "sqlite" else "READ COMMITTED"
+        return connection.execution_options(isolation_level=level)
+    return connection  # as `listen` sets it
 
 
 def home_schema(connection: Connection) -> str | None:
@@ -144,7 +148,6 @@ def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) 
         connection.execute(
             f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', false), "
             "set_config('default_transaction_isolation', 'read committed', false), "
-            "set_config('extra_float_digits', '1', false), "
             f"set_config('lock_timeout', '{LOCK_WAIT}s', false)"
         )
         record.info[LIMITED] = True
@@ -163,6 +166,7 @@ def _on_psycopg_begin(connection: Connection) -> None:
 
 def _on_sqlite_connect(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, below
+    connection.text_factory, connection.row_factory = str, None
     cursor = connection.cursor()
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -232,7 +236,11 @@ def _on_postgresql_connect(connection: Any, _record: Any) -> None:
 
 
 def _speak_as_usual(connection: Any, info: Any) -> None:
-    """Have text come in UTF-8 and times in ISO's form, which drivers expect; PgBouncer keeps these apart."""
+    """Have text come in UTF-8, times in ISO's form and numbers to the last digit, as drivers expect.
+
+    Behind PgBouncer others may meet these settings too: they are PostgreSQL's defaults.
+    """
+    _set(connection, "extra_float_digits = 1")
     if info.parameter_status("client_encoding") != "UTF8":
         if hasattr(connection, "set_client_encoding"):
             connection.set_client_encoding("UTF8")  # psycopg2's, which would not notice the statement

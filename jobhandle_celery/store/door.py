@@ -33,7 +33,7 @@ from ..errors import (
     shown,
 )
 from ..settings import Settings
-from .connections import FROZEN, LIMITED, home_schema, listen, own_engine, own_isolation, standalone
+from .connections import FROZEN, LIMITED, home_schema, listen, own_engine, standalone, transactional
 from .deadlines import DEADLINE, LOCK_WAIT, bound
 from .forks import gate
 from .straight import NotStraight, Straight
@@ -208,7 +208,7 @@ class Door:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
-        with self._ready() as engine, engine.connect() as connection, _unspoilt(connection):
+        with self._ready() as engine, transactional(engine) as connection, _unspoilt(connection):
             connection.begin()
             if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
                 # For this transaction alone: others use this connection too.
@@ -326,7 +326,7 @@ class Door:
         # Arguments of jobs may be secrets, and parameters of statements stand in errors.
         engine.hide_parameters = True
         options = self.options or {"schema_translate_map": {}}
-        return engine.execution_options(**options, **own_isolation(engine))
+        return engine.execution_options(**options)
 
 
 def _in_our_words(error: DBAPIError, database: str) -> JobHandleError:

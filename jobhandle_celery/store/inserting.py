@@ -27,9 +27,9 @@ from sqlalchemy import (
 )
 
 from ..pieces import pieces
-from ..schema import Name, UtcDateTime, clock, job
+from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job
 from ..status import JobStatus
-from .moves import Moves, actor_of
+from .moves import Moves
 from .once import at, given, giving, setting, told, with_event
 from .repeats import repeating
 from .rows import NewJob, NewJobs, Submitted
@@ -71,11 +71,10 @@ _NOTHING: dict[str, Any] = dict.fromkeys(one.name for one in _GIVEN)
 class Inserting(Moves):
     """What every submit comes to."""
 
-    def insert_all(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
+    def insert_all(
+        self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None
+    ) -> list[Submitted]:
         """Insert jobs in their order; one that is there already, by its task id or its unique key, is not."""
-        now = None
-        if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
-            now = self.execute(connection, select(clock())).scalar_one()
         submitted: list[Submitted] = []
         for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
             values = [new.columns(self.namespace) | _schedule(new, now) for new in part]
@@ -88,12 +87,19 @@ class Inserting(Moves):
             ]
         return submitted
 
+    def now_for(self, connection: Connection, jobs: Sequence[NewJob]) -> datetime | None:
+        """Return the database's clock if one of these jobs has a time; on a connection that is ours."""
+        if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
+            now: datetime = self.execute(connection, select(clock())).scalar_one()
+            return now
+        return None
+
     def _insert_alone(self, new: NewJob) -> list[Submitted] | None:
         """Insert a job by one statement, straight; None, and nothing is inserted, if that cannot be."""
         if new.scheduled_for is not None or new.expires is not None:
             return None  # by the database's clock, which must be asked
         values = new.columns(self.namespace) | _schedule(new, None)
-        every = self.places | giving(**_NOTHING | values, actor=_actor([values]))
+        every = self.places | giving(**_NOTHING | values)
         rows = self.door.straight(_insert_row(), every)
         return [Submitted(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
 
@@ -156,7 +162,7 @@ class Inserting(Moves):
             return []
         every = [self.places | giving(**_NOTHING | one) for one in values]
         self.execute(connection, _insert_each(connection.dialect.name), every)
-        rows = self.execute(connection, _look(), _any_of(values) | giving(actor=_actor(values))).all()
+        rows = self.execute(connection, _look(), _any_of(values)).all()
         self.log(connection, rows)
         return rows
 
@@ -193,11 +199,8 @@ def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | Non
 def _document(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # One parameter for all of it: a list for each column would take PostgreSQL's driver longer.
     document = [_as_json(number, one) for number, one in enumerate(values)]
-    return {"document": json.dumps(document, default=_moment_as_json)} | giving(actor=_actor(values))
-
-
-def _actor(values: Sequence[dict[str, Any]]) -> str:
-    return actor_of(values[0].get("username"))
+    # In ASCII, which a connection of any encoding carries.
+    return {"document": json.dumps(document, default=_moment_as_json)}
 
 
 def _as_json(number: int, values: dict[str, Any]) -> dict[str, Any]:
@@ -246,10 +249,15 @@ def _row() -> dict[str, Any]:
 
 
 def _with_its_event(inserted: Any) -> Any:
-    actor = bindparam("given_actor", type_=String)
-    changed = inserted.returning(*told("submitted", actor))
+    changed = inserted.returning(*told("submitted", _ACTOR))
     return with_event(changed, lambda moved: [moved.c.id, moved.c.task_id, moved.c.status_id])
 
+
+_ACTOR: ColumnElement[str] = case(
+    (job.c.username.is_(None), literal_column("'service'")),
+    else_=func.substr(literal_column("'user '", String).concat(job.c.username), 1, NAME_LENGTH),
+)
+"""Who submitted a row, as `actor_of` has it."""
 
 _AT_FIRST: dict[str, Any] = {
     **dict.fromkeys(("attempt", "publishes", "damped", "losses"), literal_column("0")),
@@ -280,5 +288,4 @@ def _insert_each(dialect: str) -> Any:
 
 @cache
 def _look() -> Any:
-    actor = bindparam("given_actor", type_=String)
-    return select(*told("submitted", actor)).where(_ANY_OF).order_by(job.c.id)
+    return select(*told("submitted", _ACTOR)).where(_ANY_OF).order_by(job.c.id)

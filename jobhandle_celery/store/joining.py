@@ -4,9 +4,12 @@ What the session, its connection, role or database has set may change what a sta
 What cannot be made right is refused before anything is written.
 """
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, text
+from sqlalchemy.exc import DBAPIError
 
 from ..errors import ApiUsageError
 from ..schema import job
@@ -62,7 +65,55 @@ def connection_of(session: "Session") -> Connection:
             "session: its connection is in AUTOCOMMIT, so a job would stay there after a rollback. "
             "Give a session whose transactions are real, or submit without one."
         )
+    encoding = _client_encoding(connection)
+    if encoding == "SQL_ASCII":
+        raise ApiUsageError(
+            "session: the client_encoding of its connection is SQL_ASCII, by which its driver reads bytes "
+            "instead of text. Use UTF8."
+        )
+    text_factory = getattr(connection.connection.driver_connection, "text_factory", str)
+    if text_factory is not str:
+        raise ApiUsageError(
+            "session: the text_factory of its SQLite connection is not str, so no text is read."
+        )
     return connection
+
+
+def carry_text(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Make sure that what rows have beside ASCII reaches MariaDB as it is.
+
+    The character set that the driver encodes in, and the one that the server believes in, are the caller's.
+    PostgreSQL is given ASCII alone, SQLite has no such setting.
+
+    Raises:
+        ApiUsageError: nothing was written.
+    """
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        return
+    texts = {
+        value for row in rows for value in row.values() if isinstance(value, str) and not value.isascii()
+    }
+    if not texts:
+        return
+    probe = "".join(sorted({character for value in texts for character in value if character > "\x7f"}))
+    arrived = ""
+    with suppress(UnicodeError, DBAPIError):
+        asked = text("SELECT HEX(CONVERT(:probe USING utf8mb4))")
+        arrived = connection.execute(asked, {"probe": probe}).scalar_one()
+    if arrived != probe.encode().hex().upper():
+        charset = connection.exec_driver_sql("SELECT @@character_set_client").scalar()
+        raise ApiUsageError(
+            f"session: its connection's character set, {charset}, cannot carry every character of this job. "
+            "Make its engine with charset=utf8mb4, e.g. mariadb+pymysql://user@host/name?charset=utf8mb4."
+        )
+
+
+def _client_encoding(connection: Connection) -> str | None:
+    if connection.dialect.name != "postgresql":
+        return None
+    info: Any = getattr(connection.connection.driver_connection, "info", None)  # psycopg's, and psycopg2's
+    encoding: str | None = None if info is None else info.parameter_status("client_encoding")
+    return encoding
 
 
 def _commits_by_itself(connection: Connection) -> bool:

@@ -1,8 +1,8 @@
 """Lists of jobs, page by page, whose cost does not grow with the number of finished jobs.
 
-A page is read from the index of namespace, status and id, one status at a time. No index has a task's name or
-a user's: such a list looks at a bounded number of ids, and says how far it came. Nor has one the time of a
-submit; but ids rise with it, so the id that an age begins at is found by halving, as in a telephone book.
+A page is read from the index of namespace, status and id, one status at a time; a user's from the index of
+users. No index has a task's name: such a list looks at a bounded number of ids, and says how far it came. Nor
+has one the time of a submit; but ids rise with it, so the id that an age begins at is found by halving.
 """
 
 from collections.abc import Sequence
@@ -46,6 +46,12 @@ class Page:
     """The `before` of the next page; None if there is none."""
 
 
+def within(window: Window) -> list[Guard]:
+    """Return the conditions of a window's ids."""
+    after = job.c.id > window.after
+    return [after] if window.before is None else [after, job.c.id < window.before]
+
+
 class Paging(Reading):
     """The lists."""
 
@@ -54,9 +60,7 @@ class Paging(Reading):
         """Return the ids of a selection, newest first, all there are."""
         with self.door.reading() as connection:
             window, aged = self._by_age(connection, window)
-            narrowed = [self.selected(selection), job.c.id > window.after, *aged]
-            if window.before is not None:
-                narrowed.append(job.c.id < window.before)
+            narrowed = [self.selected(selection), *within(window), *aged]
             statement = select(job.c.id).where(*narrowed).order_by(job.c.id.desc())
             return list(self.execute(connection, statement).scalars())
 
@@ -68,7 +72,10 @@ class Paging(Reading):
         """
         with self.door.reading() as connection:
             window, aged = self._by_age(connection, window)
-            if selection.task is None and selection.username is None:
+            if selection.username is not None:
+                rows = self._newest_of_user(connection, selection, window, aged, limit + 1)
+                return _page(rows, limit, None)
+            if selection.task is None:
                 rows = self._newest(connection, selection, window, aged, limit + 1)
                 return _page(rows, limit, None)
             return self._look_through(connection, selection, window, aged, limit)
@@ -111,9 +118,7 @@ class Paging(Reading):
         aged: Sequence[Guard],
         limit: int,
     ) -> list[Row[Any]]:
-        narrowed = [job.c.id > window.after, *aged]
-        if window.before is not None:
-            narrowed.append(job.c.id < window.before)
+        narrowed = [*within(window), *aged]
         # Each status is one stretch of the index, read from its end; together they are one snapshot.
         stretches = [
             select(job.c.id)
@@ -125,6 +130,18 @@ class Paging(Reading):
         ]
         newest = union_all(*(select(stretch.c.id) for stretch in stretches)).subquery()
         statement = select(job).join(newest, newest.c.id == job.c.id).order_by(job.c.id.desc()).limit(limit)
+        return list(self.execute(connection, statement))
+
+    def _newest_of_user(
+        self,
+        connection: Connection,
+        selection: Selection,
+        window: Window,
+        aged: Sequence[Guard],
+        limit: int,
+    ) -> list[Row[Any]]:
+        narrowed = [self.selected(selection), *within(window), *aged]
+        statement = select(job).where(*narrowed).order_by(job.c.id.desc()).limit(limit)
         return list(self.execute(connection, statement))
 
     def _by_age(self, connection: Connection, window: Window) -> tuple[Window, list[Guard]]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, BindParameter, any_, bindparam, delete, func, select
+from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, delete, func, select
 
 from ..model import Event, Job
 from ..schema import clock, job, job_event
@@ -61,7 +61,9 @@ class Reading(Acting):
         found: list[Job] = []
         with self.door.reading() as connection:
             for part in selection.parts(MOST_PARAMETERS):
-                statement = select(job).where(self.selected(part)).order_by(job.c.id.desc()).limit(limit)
+                # Every id is above 0. Without statistics, SQLite prefers the index of users only so.
+                fits = and_(self.selected(part), job.c.id > 0)
+                statement = select(job).where(fits).order_by(job.c.id.desc()).limit(limit)
                 if before is not None:
                     statement = statement.where(job.c.id < before)
                 found += [to_job(row) for row in self.execute(connection, statement)]

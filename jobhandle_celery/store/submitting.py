@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
 from .inserting import Inserting
-from .joining import connection_of, session_of
+from .joining import carry_text, connection_of, session_of
 from .moves import (
     HELD,
     LEFT,
@@ -67,16 +68,18 @@ class Submitting(Inserting):
             return inserted
         made = list(jobs)  # before a transaction is open, for that may take long
         with self.door.moving() if alone else self.door.transaction() as connection:
-            return self.submit_within(connection, made)
+            return self.submit_within(connection, made, self.now_for(connection, made))
 
-    def submit_within(self, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
+    def submit_within(
+        self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None = None
+    ) -> list[Submitted]:
         """Insert jobs, in order, on a connection whose transaction is somebody's.
 
         Who may have been there first: the same submit, if the answer to its commit was lost (the task
         id, made by the submitter, tells: its id is returned), or an unfinished job with the same unique
         key (its id is returned, and nothing is written).
         """
-        return self.insert_all(connection, jobs)
+        return self.insert_all(connection, jobs, now)
 
     def submit_in_session(
         self,
@@ -94,12 +97,16 @@ class Submitting(Inserting):
             DBAPIError: SQLAlchemy's, of a serialization failure or a deadlock, which the caller repeats.
         """
         session = session_of(session)
+        with self.door.reading() as ours:
+            # The caller's may have a style of dates that no driver reads.
+            now = self.now_for(ours, jobs)
         with self.door.joining():
             connection = connection_of(session)
+            carry_text(connection, (new.columns(self.namespace) for new in jobs))
             if connection.dialect.name == "sqlite":
                 # A transaction that reads first is "locked" at once when another has written since.
                 self.execute(connection, _TAKE_THE_WRITE_LOCK)
-            submitted = self.submit_within(connection, jobs)
+            submitted = self.submit_within(connection, jobs, now)
         fresh = [one.job_id for one in submitted if one.fresh]
         after_commit(session, connection, fresh, send, handle)
         return submitted

@@ -1,0 +1,25 @@
+"""An application's foreign key to a job holds up no end of it, while a transaction that wrote one is open."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import text
+
+from tests.store.bench import Bench
+
+
+def test_job_with_a_unique_key_ends_while_a_foreign_key_locks_it(postgresql_url: str) -> None:
+    """A UNIQUE constraint made its column one that the lock of a foreign key protects (fault 44)."""
+    bench, other = Bench(postgresql_url), Bench(postgresql_url)
+    job_id = bench.submit(unique_key="k")
+    run = bench.run(job_id)
+    with bench.door.transaction() as connection:
+        connection.execute(text("CREATE TABLE shop_order (job_id BIGINT REFERENCES jobhandle_job (id))"))
+    with ThreadPoolExecutor(1) as pool, bench.door.transaction() as connection:
+        # The test may take its time here, which our own transactions may not.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        connection.execute(text("INSERT INTO shop_order VALUES (:id)"), {"id": job_id})
+        finished = pool.submit(other.store.finish, run, "1")
+        assert finished.result(timeout=20)
+    assert bench.submit(unique_key="k") > job_id
+    bench.close()
+    other.close()

@@ -1,0 +1,68 @@
+"""A user's jobs are found by an index of them, however many others have (fault 23)."""
+
+import uuid
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, select, text
+
+from jobhandle_celery.schema import job
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Selection, Window
+from tests.store.bench import TASK, Bench
+
+SELECTIONS = [
+    Selection(username="ann"),
+    Selection(username="ann", statuses=(JobStatus.FINISHED,)),
+    Selection(username="ann", statuses=(JobStatus.FINISHED, JobStatus.ERROR)),
+    Selection(username="ann", task=TASK),
+]
+OTHERS = 3_000
+
+
+@pytest.fixture
+def crowded(own_bench: Bench) -> Bench:
+    """Three of ann's jobs beside thousands of others', all finished."""
+    bench = own_bench
+    job_id = bench.submit(username="ann")
+    assert bench.store.finish(bench.run(job_id), "1")
+    with bench.door.transaction() as connection:
+        row = dict(connection.execute(select(job).where(job.c.id == job_id)).mappings().one())
+        del row["id"]
+        users = ["ann", "ann", *(f"user {number % 100}" for number in range(OTHERS))]
+        copies = [{**row, "username": user, "task_id": str(uuid.uuid4())} for user in users]
+        connection.execute(insert(job), copies)
+    with bench.door.reading() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("ANALYZE jobhandle_job"))
+        elif connection.dialect.name != "sqlite":
+            connection.execute(text("ANALYZE TABLE jobhandle_job"))
+    return bench
+
+
+def test_users_jobs_are_found_by_their_index(crowded: Bench) -> None:
+    executed: list[Any] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> None:
+        if statement.startswith("SELECT jobhandle_job."):
+            executed.append((statement, parameters))
+
+    event.listen(crowded.door.engine, "before_cursor_execute", note)
+    for selection in SELECTIONS:
+        assert len(crowded.store.find(selection, None, 100)) == 3
+        assert len(crowded.store.page(selection, Window(), 2).jobs) == 2
+    event.remove(crowded.door.engine, "before_cursor_execute", note)
+    assert len(executed) == 2 * len(SELECTIONS)
+    explain = "EXPLAIN QUERY PLAN" if crowded.door.engine.dialect.name == "sqlite" else "EXPLAIN"
+    with crowded.door.reading() as connection:
+        for statement, parameters in executed:
+            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            assert "jobhandle_job_user_index" in str(plan), statement
+
+
+def test_users_page_goes_on_where_the_last_one_ended(crowded: Bench) -> None:
+    first = crowded.store.page(SELECTIONS[0], Window(), 2)
+    second = crowded.store.page(SELECTIONS[0], Window(before=first.before), 2)
+    assert len({found.id for found in [*first.jobs, *second.jobs]}) == 3
+    assert second.before is None
+    assert {found.username for found in [*first.jobs, *second.jobs]} == {"ann"}
