@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from celery import states
+from celery.app import task as celery_task
 from celery.exceptions import TaskRevokedError
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,10 @@ def mark_revoked(task: Any, request: Any, reason: str) -> None:
 
 
 def ignores_result(task: Any, request: Any) -> bool:
-    """As celery.app.task.get_actual_ignore_result: what the message says goes before the task's own."""
-    said = request.__dict__.get("ignore_result")
-    return bool(task.ignore_result if said is None else said)
+    """Say whether the result of a request is ignored, by the rule of the installed Celery."""
+    # From 5.7 on what the message says goes before the task's own; 5.6 looks at both.
+    rule = getattr(celery_task, "get_actual_ignore_result", None)
+    return bool(rule(task, request) if rule else task.ignore_result or request.ignore_result)
 
 
 def limits_ignored(modules: Collection[str]) -> tuple[str, ...]:
