@@ -20,6 +20,7 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from . import faults
 from .confirms import Confirmed
+from .header import CONTENT_TYPE
 from .messages import MOST_KINDS, Kind, Ready
 from .stencil import Client, Stencil
 
@@ -32,7 +33,7 @@ _AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 """How long kombu waits between its tries: it has one for each broker of a list."""
 
 
-_JSON = {"content_type": "application/json", "content_encoding": "utf-8", "serializer": None}
+_JSON = {"content_type": CONTENT_TYPE, "content_encoding": "utf-8", "serializer": None}
 """What a body is that has been made by kombu's JSON already."""
 
 Whole = tuple[Any, Mapping[str, Any]]

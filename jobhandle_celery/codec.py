@@ -17,15 +17,27 @@ LIMIT = 1024 * 1024
 """Bytes of JSON that arguments, and a result, may have."""
 
 
+DEEPEST = 100
+"""Levels of lists and objects within each other that a value may have.
+
+Celery pickles a job's arguments for the pool's child, and whoever reads a value walks through it: what goes
+much deeper ends in a RecursionError, of a worker's main process from some 500 levels on.
+"""
+
+_ENVELOPE = {"__type__", "__value__"}
+"""The keys of the object that kombu's JSON makes of a datetime, say, and takes for one when it reads it."""
+
+
 class NotStorableError(ValueError):
-    """A value is not JSON, or too large; the text says which."""
+    """A value is not JSON, too large or too deep, or reads back as another; the text says which."""
 
 
 def encode(value: Any) -> str:
     """Return the JSON of a value, all ASCII.
 
     Raises:
-        NotStorableError: it is not JSON, holds itself, or is over `LIMIT` bytes.
+        NotStorableError: it is not JSON, holds itself, is over `LIMIT` bytes or `DEEPEST` levels, or has an
+            object that kombu would take for a value of another type.
     """
     try:
         try:
@@ -37,7 +49,27 @@ def encode(value: Any) -> str:
         raise NotStorableError(f"is not JSON: {error}") from None
     if len(encoded) > LIMIT:
         raise NotStorableError(f"is {len(encoded):,} bytes of JSON, more than {LIMIT:,}")
+    if text.is_nested_deeper(encoded, DEEPEST):
+        raise NotStorableError(f"is nested deeper than {DEEPEST} levels")
+    if '"__type__"' in encoded:
+        _check_envelopes(value, encoded)
     return encoded
+
+
+def _check_envelopes(value: Any, encoded: str) -> None:
+    inside = [value]
+    while inside:
+        match inside.pop():
+            case dict() as some:
+                if some.keys() == _ENVELOPE:
+                    raise NotStorableError("has an object of the keys __type__ and __value__ alone")
+                inside.extend(some.values())
+            case list() | tuple() as some:
+                inside.extend(some)
+    try:
+        decode(encoded)  # what a value's own __json__ makes of it
+    except Exception as error:
+        raise NotStorableError(f"cannot be read back: {type(error).__name__}") from None
 
 
 def encode_given(field: str, value: Any, *, hide: bool = False) -> str:

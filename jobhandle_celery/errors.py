@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
 UPGRADE_HINT = "Run `jobs.upgrade_schema()`, or `celery -A app jobs upgrade`."
 
-_repr = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python spells no int of more than some thousand digits
+            return f"<an int of {x.bit_length():,} bits>"
+
+
+_repr = _Short()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 200
 
 

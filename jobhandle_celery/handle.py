@@ -20,12 +20,13 @@ from .errors import (
     JobCancelled,
     JobCancelledError,
     JobFailedError,
+    JobHandleError,
     NotAttachedError,
     UnknownJobError,
     ValidationError,
     WaitTimeoutError,
 )
-from .model import Failure, Job
+from .model import Failure, Job, Unreadable
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submission import Submissions
@@ -237,6 +238,8 @@ class JobHandle:
             job = self.get_job()
             match job.status:
                 case JobStatus.FINISHED:
+                    if isinstance(job.result, Unreadable):
+                        raise JobHandleError(f"job {job.id}: its result cannot be read: {job.result.reason}")
                     return job.result
                 case JobStatus.CANCELLED:
                     raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))

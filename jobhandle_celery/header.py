@@ -1,4 +1,9 @@
-"""The one message header of ours, by which a task is known to be a job. Imports nothing of ours."""
+"""What marks a message as a job's: one header, and a content type of its own. Imports nothing of ours.
+
+The content type keeps a worker without `Jobs` from running a job's body unclaimed: its consumer rejects what
+``accept_content`` does not list, and kombu has no decoder for it. A worker with `Jobs` replaces it by the
+type that Celery knows when the message has passed the checks before the claim (see message_guard).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +13,20 @@ HEADER = "jobhandle"
 
 With ``"sensitive"``, if there is any, the arguments that are not for show.
 """
+
+CONTENT_TYPE = "application/vnd.jobhandle+json"
+"""The content type of a job's message."""
+SIGNED_CONTENT_TYPE = "application/vnd.jobhandle-signed"
+"""The same, for a message that Celery's ``auth`` serializer has signed."""
+
+PLAIN_CONTENT_TYPES = {
+    CONTENT_TYPE: "application/json",
+    SIGNED_CONTENT_TYPE: "application/data",
+    # Messages of versions before 0.2, and of their workers' sweep in a rolling upgrade.
+    "application/json": "application/json",
+    "application/data": "application/data",
+}
+"""What a job's message may be, and what Celery is to take it for once it is checked."""
 
 
 def job_headers(job_id: int, attempt: int, sensitive: Sequence[str | int] = ()) -> dict[str, Any]:

@@ -16,16 +16,29 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.utils.saferepr import saferepr
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, serialization
 from kombu.utils import json as kombu_json
 
 from . import codec
-from .header import job_headers
+from .header import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .sensitive import masked
 from .store import Outgoing
 
 MOST_KINDS = 1_000
 """Kinds that are remembered; a caller may make up queue names without end."""
+
+SERIALIZER, SIGNING_SERIALIZER = "jobhandle", "jobhandle-auth"
+"""kombu's names for JSON, and for signed JSON, under a content type that workers without `Jobs` reject."""
+
+
+def register_serializers() -> None:
+    """Register the encoders with kombu, without decoders: only the guard of our own workers reads them."""
+    serialization.register(SERIALIZER, kombu_json.dumps, None, CONTENT_TYPE)
+    serialization.register(SIGNING_SERIALIZER, _signed, None, SIGNED_CONTENT_TYPE)
+
+
+def _signed(body: Any) -> Any:
+    return serialization.dumps(body, serializer="auth")[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,7 @@ class Messages:
         # Each look at Celery's configuration costs as much as a small message.
         self._signs = app.conf.task_serializer == "auth"
         self._tells_sent = bool(app.conf.task_send_sent_event)
+        register_serializers()
 
     @property
     def one_by_one(self) -> bool:
@@ -175,7 +189,7 @@ class Messages:
             "routing_key": routing.get("routing_key"),
             "priority": options.get("priority", one.priority),
             # Never pickle or yaml; a signed message is JSON inside.
-            "serializer": "auth" if self._signs else "json",
+            "serializer": SIGNING_SERIALIZER if self._signs else SERIALIZER,
             "headers": headers | job_headers(one.job_id, one.attempt, sensitive),
         }
 

@@ -56,6 +56,17 @@ class Event:
     """Who: ``"service"``, ``"user ann"``, ``"worker w1@host"`` or ``"sweep"``."""
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in a record for a value of its row that cannot be read: somebody else's, or an old version's."""
+
+    reason: str
+    """The type of the error, without anything of the value."""
+
+    def __repr__(self) -> str:
+        return f"<unreadable: {self.reason}>"
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Job:
     """A job: what is asked for, and, when read back, what became of it.

@@ -1,4 +1,4 @@
-"""What a worker does with a job's message that it cannot run. May import header and below.
+"""What a worker does with a job's message that it cannot run. May import message_guard and below.
 
 Celery logs such a message whole, arguments and all, and stores and sends a failure under its task id when it
 only does not know the task. For a job the row says how it goes on: the sweep sends another message, perhaps
@@ -7,11 +7,14 @@ to a worker that knows the task. So the message is dropped, and what is logged d
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 
-from .header import HEADER, job_of
+from .header import job_of
+from .message_guard import StrategyRefused, is_for_a_job
+from .service import End, service_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ class RefusalStep(bootsteps.Step):
 
 def _before(plain: Callable[..., None], ours: Callable[..., None], consumer: Any) -> Callable[..., None]:
     def refuse(body: Any, message: Any, *error: Exception) -> None:
-        if HEADER in (message.headers or {}) or (isinstance(body, dict) and HEADER in body):
+        if is_for_a_job(message, body):
             ours(consumer, message, *error)
         else:
             plain(body, message, *error)
@@ -64,7 +67,17 @@ def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> N
     because = "it is no task's" if error is None else getattr(error, "reason", type(error).__name__)
     logger.error("a message for %s was refused: %s", _told(message), because)
     message.reject_log_error(logger, consumer.connection_errors)
+    if isinstance(error, StrategyRefused):
+        _send_back(consumer, message, str(error))
     signals.task_rejected.send(sender=consumer, message=message, exc=error)
+
+
+def _send_back(consumer: Any, message: Any, reason: str) -> None:
+    job, service = job_of(message.headers), service_of(consumer.app)
+    if job is not None:
+        task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
+        write = partial(service.store.send_back, job[0], task_id, job[1], task, service.me(), reason)
+        service.ends.put(End(task_id, write))
 
 
 def _told(message: Any) -> str:

@@ -12,13 +12,12 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals, states
-from celery.exceptions import Ignore, InvalidTaskError
-from kombu.exceptions import ContentDisallowed, DecodeError
+from celery.exceptions import Ignore
 
 from .bookkeeping import limits_ignored, mark_revoked
 from .discretion import discreet
 from .errors import DatabaseUnavailableError
-from .header import HEADER, job_of, sensitive_of
+from .header import job_of, sensitive_of
 from .model import Failure
 from .outcome import Outcome, Report
 from .sensitive import masked
@@ -30,51 +29,6 @@ logger = logging.getLogger(__name__)
 
 REFUSALS = 3
 """Broken connections, beside others that hold, after which an outcome is written plainer."""
-
-CONTENT_TYPES = {"application/json", "application/data"}
-"""What a job's message may be: JSON, or JSON that is signed (Celery's ``auth`` serializer)."""
-
-
-def guarded_strategy(strategy: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a job's message looked at before Celery decodes it, and refused if it is none of ours.
-
-    A pickle would have run by the time a request is made; and what is JSON but no task's arguments would
-    end the worker. What is refused here is dropped (see refusals); the sweep sends a good one.
-    """
-
-    def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
-        in_body = isinstance(body, dict) and HEADER in body  # protocol 1: the body becomes the headers
-        if not in_body and HEADER not in (message.headers or {}):
-            return strategy(message, body, *args, **kwargs)
-        if message.content_type not in CONTENT_TYPES or body is not None:
-            raise MessageRefused(f"the type {message.content_type}")
-        try:
-            job_of(message.headers)
-            if not _is_a_tasks(message.payload):
-                raise MessageRefused("no task's arguments")
-            return strategy(message, body, *args, **kwargs)
-        except (InvalidTaskError, ContentDisallowed, DecodeError):
-            raise
-        except Exception as error:
-            raise MessageRefused(f"it cannot be read: {type(error).__name__}") from error
-
-    return handle
-
-
-class MessageRefused(InvalidTaskError):
-    """A job's message that is none of ours."""
-
-    @property
-    def reason(self) -> str:
-        """Why, without anything that the message held."""
-        return str(self)
-
-
-def _is_a_tasks(payload: Any) -> bool:
-    match payload:
-        case [[*_], dict(), dict()]:
-            return True
-    return False
 
 
 class RefusedAsRevoked(Ignore):

@@ -17,7 +17,7 @@ from celery.exceptions import QueueNotFound
 from celery.utils.abstract import CallableSignature
 from kombu import Exchange, Queue
 
-from . import checks, codec
+from . import checks, codec, task_checks
 from .durations import duration
 from .errors import ApiUsageError, ValidationError, shown
 from .header import HEADER
@@ -208,6 +208,8 @@ class Routing:
 
     def _new_way(self, job: Job, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any) -> _Way:
         directions = {name: given[name] for name in _DIRECTIONS if given.get(name) is not None}
+        if task is not None and (strategy := task_checks.own_strategy(task)):
+            raise ValidationError("task", job.task, f"a task that Celery's default strategy runs; {strategy}")
         own = {} if task is None else task._get_exec_options()
         defaults = {name: value for name, value in own.items() if value is not None}
         try:

@@ -25,7 +25,8 @@ from .discretion import discreet
 from .errors import ApiUsageError, JobCancelled
 from .execution import Execution, execution_of, report_of, running, settle_at_last
 from .header import HEADER, job_headers, sensitive_of
-from .request import JobRequest, guarded_strategy
+from .message_guard import guarded_strategy
+from .request import JobRequest
 from .task import WhileTraced, asked_to_stop, claim, guarded, hooked
 
 
@@ -119,7 +120,7 @@ class JobTask:
     def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
         """Look at a job's message before Celery does."""
         strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
-        return guarded_strategy(strategy)
+        return guarded_strategy(strategy, self)
 
     def apply(self: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Run the task here and now; if it is a job's, through the claim."""

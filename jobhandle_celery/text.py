@@ -12,6 +12,9 @@ MESSAGE_LIMIT = 10_000
 TRACEBACK_LIMIT = 100_000
 """Characters of a traceback that are kept: its end, where the error is."""
 
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear on any text
+_NO_BRACKET = re.compile(r"[^\[\]{}]+")
+_AS_LISTS = str.maketrans("{}", "[]")
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -40,3 +43,16 @@ def ascii(text: str) -> str:
 def holds_nul(json_text: str) -> bool:
     """Say whether a JSON document has a NUL character in one of its strings."""
     return _ESCAPED_NUL.search(json_text) is not None
+
+
+def is_nested_deeper(json_text: str, levels: int) -> bool:
+    """Say whether a JSON document has lists and objects within each other, more than so many levels."""
+    if json_text.count("[") + json_text.count("{") <= levels:
+        return False
+    brackets = _NO_BRACKET.sub("", _STRING.sub("", json_text)).translate(_AS_LISTS)
+    for _ in range(levels):
+        outer = brackets.replace("[]", "")  # without the innermost lists
+        if len(outer) == len(brackets):
+            break  # nothing is left, or what is left is no JSON
+        brackets = outer
+    return bool(brackets)

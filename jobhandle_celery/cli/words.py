@@ -6,6 +6,7 @@ What stands in a row was written by others: what a terminal would obey is spelle
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any
 
 from ..model import Job, Progress
@@ -61,8 +62,22 @@ def progress(value: Progress | None) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Return a value as JSON in one line; what JSON does not have is its text."""
-    return json.dumps(value, default=str, ensure_ascii=True)
+    """Return a value as JSON in one line; what JSON does not have, NaN among it, is its text."""
+    try:
+        return json.dumps(value, default=str, ensure_ascii=True, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(json.loads(json.dumps(value, default=str))), ensure_ascii=True)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not isfinite(value):
+            return str(value)
+        case list():
+            return [_finite(one) for one in value]
+        case dict():
+            return {name: _finite(one) for name, one in value.items()}
+    return value
 
 
 def arguments(job: Job, routing: Mapping[str, Any]) -> tuple[str, str]:

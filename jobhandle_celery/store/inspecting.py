@@ -16,7 +16,7 @@ from ..status import JobStatus
 from .moves import HELD, STAMPED, Guard, lease_alive
 from .overview import Overview
 from .repeats import repeatable
-from .rows import to_event, to_job
+from .rows import read_column, to_event, to_job
 
 SENT_TOO_OFTEN = 3
 """Messages sent for one attempt after which it is said that nobody takes them."""
@@ -184,7 +184,7 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
 def _inside(row: Row[Any]) -> Inside:
     return Inside(
         now=row.now,
-        routing=codec.decode(row.routing) or {},
+        routing=read_column(row, "routing", codec.decode, dict, lambda _: {}),
         not_before=row.not_before,
         due_at=row.due_at,
         publishes=row.publishes,

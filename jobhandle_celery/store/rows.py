@@ -2,19 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from operator import attrgetter
+from types import NoneType
 from typing import Any, Protocol
 
 from sqlalchemy import Row
 
 from .. import codec
-from ..model import Event, Failure, Job, Progress
+from ..model import Event, Failure, Job, Progress, Unreadable
 from ..schema import job
+from ..sensitive import ALL_POSITIONS
 from ..status import JobStatus
+
+logger = logging.getLogger(__name__)
+
+MOST_REPORTED = 10_000
+"""Unreadable columns that are remembered, so that each is logged once."""
+
+_reported: set[tuple[int, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +273,11 @@ def encode_failure(failure: Failure) -> str:
 
 def to_job(row: Row[Any]) -> Job:
     """Return the snapshot of a row."""
+    kwargs = read_column(row, "kwargs", codec.decode, dict, lambda unreadable: {"unreadable": unreadable})
     return Job(
         task=row.task,
-        args=codec.decode(row.args),
-        kwargs=codec.decode(row.kwargs),
+        args=read_column(row, "args", codec.decode, list, lambda unreadable: [unreadable]),
+        kwargs=kwargs,
         message=row.message,
         scheduled_for=row.scheduled_for,
         status=row.status_id,
@@ -277,8 +288,8 @@ def to_job(row: Row[Any]) -> Job:
         soft_time_limit=row.soft_time_limit,
         max_attempts=row.max_attempts,
         unique_key=row.unique_key,
-        meta=codec.decode(row.meta),
-        sensitive=tuple(codec.decode(row.routing).get("sensitive", ())),
+        meta=read_column(row, "meta", codec.decode),
+        sensitive=read_column(row, "routing", _sensitive, tuple, lambda _: (ALL_POSITIONS, *kwargs)),
         id=row.id,
         task_id=row.task_id,
         username=row.username,
@@ -288,11 +299,52 @@ def to_job(row: Row[Any]) -> Job:
         finished=row.finished,
         attempt=row.attempt,
         worker=row.worker,
-        result=codec.decode(row.result),
-        error=Failure(**json.loads(row.error)) if row.error else None,
+        result=read_column(row, "result", codec.decode),
+        error=read_column(row, "error", _failure, (Failure, NoneType), _unreadable_failure),
         progress=to_progress(row),
         cancel_requested=row.cancel_requested,
     )
+
+
+def read_column(
+    row: Row[Any],
+    column: str,
+    read: Callable[[str | None], Any],
+    kind: type | tuple[type, ...] = object,
+    instead: Callable[[Unreadable], Any] = lambda unreadable: unreadable,
+) -> Any:
+    """Read what a column holds; what cannot be read is logged once, and is no reason to show no other job."""
+    try:
+        value = read(getattr(row, column))
+        if isinstance(value, kind):
+            return value
+        reason = type(value).__name__
+    except Exception as error:
+        reason = type(error).__name__
+    if (row.id, column) not in _reported:
+        if len(_reported) >= MOST_REPORTED:
+            _reported.clear()
+        _reported.add((row.id, column))
+        logger.error(
+            "job %s: its %s cannot be read (%s) and is shown as unreadable; "
+            "correct the row, or submit the job anew",
+            row.id,
+            column,
+            reason,
+        )
+    return instead(Unreadable(reason))
+
+
+def _sensitive(routing: str | None) -> tuple[str | int, ...]:
+    return tuple(codec.decode(routing).get("sensitive", ()))
+
+
+def _failure(error: str | None) -> Failure | None:
+    return Failure(**json.loads(error)) if error else None
+
+
+def _unreadable_failure(unreadable: Unreadable) -> Failure:
+    return Failure("system", "Unreadable", repr(unreadable), "")
 
 
 def to_progress(row: Row[Any]) -> Progress | None:

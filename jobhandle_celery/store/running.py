@@ -257,12 +257,15 @@ class Running(Losing):
             return bool(self.execute(connection, _note_progress(), said).rowcount)
 
     @repeatable
-    def send_back(self, job_id: int, task_id: str, attempt: int, task: str, worker: Worker) -> bool:
+    def send_back(
+        self, job_id: int, task_id: str, attempt: int, task: str, worker: Worker, reason: str | None = None
+    ) -> bool:
         """Return the job of a message that this worker cannot run to Submitted, to be sent again later.
 
-        The user's message stays; the event says which worker does not know the task. Who may have been
-        there first: another copy of the message, at a worker that knows the task; a cancel.
+        The user's message stays; the event says why, by default that this worker does not know the task. Who
+        may have been there first: another copy of the message, at a worker that can run it; a cancel.
         """
+        unknown = literal("the worker does not know the task ") + job.c.task
         with self.door.moving() as connection:
             return bool(
                 self.move(
@@ -283,7 +286,7 @@ class Running(Losing):
                             (job.c.status_id == JobStatus.QUEUED, job.c.publishes), else_=job.c.publishes + 1
                         ),
                     },
-                    because=literal("the worker does not know the task ") + job.c.task,
+                    because=unknown if reason is None else reason,
                     actor=f"worker {worker.name}",
                 )
             )

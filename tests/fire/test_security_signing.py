@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import JobStatus
+from jobhandle_celery.header import CONTENT_TYPE, SIGNED_CONTENT_TYPE
 from tests.apps import lines_of
 from tests.databases import SqliteFiles
 from tests.fire.fuzz_wire import Passes, site_of
@@ -132,7 +133,7 @@ def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
     ]
     expected = ["job-0", "job-1", "job-2", "later-0", "later-0", "signature-0"]
     assert sorted(lines_of(signed.lines)) == expected
-    assert signed.parked["content-type"] == "application/data"
+    assert signed.parked["content-type"] == SIGNED_CONTENT_TYPE
 
 
 def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path: Path) -> None:
@@ -147,6 +148,8 @@ def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path
     lies: list[dict[str, Any]] = [
         {"content-type": "application/json", "body": plain},
         {"content-type": "application/data", "body": plain},
+        {"content-type": CONTENT_TYPE, "body": plain},
+        {"body": plain},
         {"body": base64.b64encode(base64.b64encode(tampered)).decode()},
         {"body": signed.parked["body"][:-40]},
         {"body": ""},
@@ -162,8 +165,10 @@ def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path
 
     assert lines_of(signed.lines) == before
     assert handle.job_status() is JobStatus.QUEUED
-    # By our own key it runs: nothing else was wrong with it.
-    signed.deliver(body=signed_body(content, ours, certificate=ours))
+    # By our own key it runs, also as an earlier version has sent it: nothing else was wrong with it.
+    signed.deliver(
+        **{"content-type": "application/data", "body": signed_body(content, ours, certificate=ours)}
+    )
     assert handle.wait(20) is JobStatus.FINISHED
     assert lines_of(signed.lines) == [*before, "forged-0"]
 

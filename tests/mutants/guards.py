@@ -127,9 +127,9 @@ GUARDS = [
     Mutant(
         118,
         "a message is read whatever its type",
-        "request.py",
-        "        if message.content_type not in CONTENT_TYPES or body is not None:\n",
-        "        if body is not None:\n",
+        "message_guard.py",
+        "    content_type = PLAIN_CONTENT_TYPES.get(message.content_type)\n",
+        "    content_type = PLAIN_CONTENT_TYPES.get(message.content_type, message.content_type)\n",
         "-m fire tests/fire/test_security_messages.py",
     ),
     Mutant(

@@ -1,0 +1,41 @@
+"""This process as a worker's main process and its child at once: takes messages, and runs jobs' bodies."""
+
+import os
+import pickle
+import uuid
+from typing import Any
+
+from celery.app.trace import trace_task_ret
+
+from jobhandle_celery.message_guard import guarded_strategy
+from jobhandle_celery.service import service_of
+from jobhandle_celery.store import Worker
+
+
+def become_worker(app: Any) -> Worker:
+    """Take a lease for this process."""
+    app.finalize()
+    service = service_of(app)
+    service.worker = Worker("w1", str(uuid.uuid4()), os.getpid())
+    service.store.renew(service.worker)
+    return service.worker
+
+
+def message_of(app: Any) -> Any:
+    """Take the next message from the app's queue; None if it is empty."""
+    with app.connection() as connection:
+        channel = connection.default_channel
+        channel.queue_declare(queue=app.conf.task_default_queue)
+        return channel.basic_get(app.conf.task_default_queue, no_ack=True)
+
+
+def run(app: Any, message: Any) -> None:
+    """Do with a message what a worker does: check it, pickle it for the child, and trace the task in it."""
+    taken: list[Any] = []
+    task = app.tasks[message.headers["task"]]
+    guarded_strategy(lambda opened, *_: taken.append(opened), task)(message, None)
+    (opened,) = taken
+    request = {**opened.headers, "args": opened.payload[0], "kwargs": opened.payload[1]}
+    pickle.loads(pickle.dumps((request, opened.body)))
+    content = opened.content_type, opened.content_encoding
+    trace_task_ret(task.name, request["id"], request, opened.body, *content, app=app)
