@@ -15,6 +15,7 @@ from .moves import MINE, MOST_PARAMETERS, Guard
 from .once import THESE, at, given, giving
 from .repeats import repeatable
 from .rows import Selection, to_event, to_job
+from .untraced import untraced
 
 PRUNE_BATCH = 1_000
 """Jobs deleted in one transaction: a long one would hold locks and bloat the log."""
@@ -41,6 +42,7 @@ class Reading(Acting):
             ).scalar()
             return status
 
+    @untraced
     @repeatable
     def unfinished(self, job_ids: Collection[int]) -> set[int]:
         """Return those of these jobs that are there and not final."""

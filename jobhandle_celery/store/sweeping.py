@@ -18,6 +18,7 @@ from .once import NAMESPACE, ago, at, given, giving, setting
 from .repeats import repeatable
 from .rows import OUTGOING_COLUMNS, Lost, Outgoing, Standing, Worker, outgoing, to_progress
 from .running import Running
+from .untraced import untraced
 
 DAMPED_AT_MOST = 3
 """How often in a row the broker's count may put off asking again. No promise rests on the count."""
@@ -26,6 +27,7 @@ DAMPED_AT_MOST = 3
 class Sweeping(Running):
     """The verbs of the worker step, about many jobs at a time."""
 
+    @untraced
     @repeatable
     def begin_pass(self) -> bool | None:
         """Begin a pass; None if somebody began one less than an interval ago.
@@ -50,6 +52,7 @@ class Sweeping(Running):
             return None
         return bool(self.execute(connection, _unbroken_for_a_lease()).scalar())
 
+    @untraced
     @repeatable
     def expire(self) -> int:
         """Cancel the jobs whose `expires` passed before they were started; return how many."""
@@ -58,6 +61,7 @@ class Sweeping(Running):
                 connection, (job.c.namespace == self.namespace) & (job.c.due_at <= statement_clock()), "sweep"
             )
 
+    @untraced
     @repeatable
     def reserve(self, limit: int) -> list[Outgoing]:
         """Reserve rows that are due for a publish, the oldest first: nobody else takes them within the grace.
@@ -88,6 +92,7 @@ class Sweeping(Running):
             rows = self.execute(connection, select(*OUTGOING_COLUMNS).where(reserved).order_by(job.c.id))
             return [outgoing(row) for row in rows]
 
+    @untraced
     @repeatable
     def unheard(self, limit: int) -> list[Lost]:
         """Return cancelled jobs that those who watch have heard of, and not of their cancel; each once.
@@ -111,6 +116,7 @@ class Sweeping(Running):
                 self.execute(connection, update(job).where(them).values(due_at=None))
             return [Lost(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows]
 
+    @untraced
     @repeatable
     def count_queued(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many rows are Queued for each of these queues."""
@@ -126,6 +132,7 @@ class Sweeping(Running):
         with self.door.reading() as connection:
             return dict(self.execute(connection, statement).all())
 
+    @untraced
     @repeatable
     def look_later(self, rows: Sequence[Outgoing]) -> None:
         """Leave Queued rows to their messages once more, for another patience.
@@ -140,6 +147,7 @@ class Sweeping(Running):
                 statement = update(job).where(reserved, job.c.status_id == JobStatus.QUEUED)
                 self.execute(connection, statement.values(damped=job.c.damped + 1, due_at=later))
 
+    @untraced
     @repeatable
     def lapsed_workers(self) -> list[str]:
         """Return the boot ids of the workers whose lease has ended, if leases may be believed now."""
@@ -189,6 +197,7 @@ class Sweeping(Running):
         named = select(job.c.id).where(job.c.boot_id == boot_id, moves("lose"))
         self.execute(connection, delete(worker).where(worker.c.boot_id == boot_id, ~named.exists()))
 
+    @untraced
     @repeatable
     def renew(self, me: Worker) -> bool:
         """Renew this worker's lease; False if there was none: it is new, or was taken for lost."""
@@ -215,6 +224,7 @@ class Sweeping(Running):
             self.execute(connection, mine.with_for_update())
             self._forget(connection, me.boot_id)
 
+    @untraced
     @repeatable
     def standings(self, boot_id: str) -> list[Standing]:
         """Return the running jobs whose rows name this worker."""

@@ -1,0 +1,61 @@
+"""What a worker polls makes no traces of its own where a driver is instrumented (fault 33)."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from tests.store.bench import Bench
+
+
+class Tracing(ModuleType):
+    """As much of OpenTelemetry's module as is used, and the statements that would become spans."""
+
+    def __init__(self) -> None:
+        super().__init__("opentelemetry.instrumentation.utils")
+        self.suppressed = False
+        self.spans: list[str] = []
+
+    @contextmanager
+    def suppress_instrumentation(self) -> Iterator[None]:
+        self.suppressed = True
+        yield
+        self.suppressed = False
+
+    def note(self, _c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not self.suppressed:
+            self.spans.append(statement)
+
+
+@pytest.fixture
+def tracing(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracing]:
+    tracing = Tracing()
+    monkeypatch.setitem(sys.modules, tracing.__name__, tracing)
+    event.listen(own_bench.door.engine, "before_cursor_execute", tracing.note)
+    yield tracing
+    event.remove(own_bench.door.engine, "before_cursor_execute", tracing.note)
+
+
+def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None:
+    bench, store = own_bench, own_bench.store
+    me = bench.worker()
+    store.begin_pass()
+    store.lapsed_workers()
+    store.expire()
+    store.unheard(10)
+    store.reserve(10)
+    store.standings(str(me.boot_id))
+    store.unfinished([1])
+    assert tracing.spans == []
+
+
+def test_what_somebody_asks_for_is_traced(own_bench: Bench, tracing: Tracing) -> None:
+    job_id = own_bench.submit()
+    submitted = len(tracing.spans)
+    assert submitted
+    assert own_bench.store.status(job_id) is not None
+    assert len(tracing.spans) == submitted + 1
