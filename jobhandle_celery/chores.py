@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from celery.bootsteps import RUN  # type: ignore[attr-defined]  # its stubs forget it
@@ -50,13 +51,15 @@ class Chores:
         self._watchers = Watchers(worker, progress=service.settings.progress_events)
 
     def __call__(self) -> None:
-        self.settle_ends()
+        with _unless_locked():
+            self.settle_ends()
         requests = _requests()
         self._told &= {request.key for request in requests}
         standings = self._service.store.standings(str(self._me.boot_id))
         self._stop(standings, requests)
         self._stop_superseded(standings, requests)
-        self._settle_strays(standings, requests)
+        with _unless_locked():
+            self._settle_strays(standings, requests)
         self._watchers.hear_progress(standings, requests)
         sweep(self._service.store, self._service.dispatcher, self._watchers.hear_of)
 
@@ -74,6 +77,9 @@ class Chores:
             try:
                 self._settle(end)
             except (DatabaseUnavailableError, SchemaError):
+                # Its row may be locked: the others come first the next time.
+                self._put_off.remove(end)
+                self._put_off.append(end)
                 raise
             except Exception:
                 # Not written, ever: its row is a stray from now on, and is settled as one.
@@ -234,6 +240,17 @@ def has_ended(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
+
+
+@contextmanager
+def _unless_locked() -> Iterator[None]:
+    """Leave what waits for a row that a caller has locked to the next time, and go on with the rest."""
+    try:
+        yield
+    except DatabaseUnavailableError as error:
+        if error.again != "soon":
+            raise
+        logger.warning("a row is locked by another transaction, it is tried again: %s", error)
 
 
 def _nothing() -> None:

@@ -132,15 +132,16 @@ def test_a_renewal_needs_no_lock_of_other_work(held: Held) -> None:
 
 def test_a_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
     """Mutant 23: the fork guard is closed while a verb is under way (fault 46)."""
-    with by_another_thread(gate.inside):
-        fork = threading.Thread(target=gate._before)
-        fork.start()
-        eventually(lambda: gate._closed, message="the fork does not wait")
-        assert held.renews()
-        assert fork.is_alive(), "the fork did not wait for the verb"
-    fork.join(30)
-    assert not fork.is_alive()
-    gate._renew()  # as in a child: the locks belong to a thread that has ended
+    fork = threading.Thread(target=gate._before)
+    try:
+        with by_another_thread(gate.inside):
+            fork.start()
+            eventually(lambda: gate._closed, message="the fork does not wait")
+            assert held.renews()
+            assert fork.is_alive(), "the fork did not wait for the verb"
+    finally:
+        fork.join(30)
+        gate._renew()  # as in a child: the locks belong to a thread that has ended
 
 
 def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:

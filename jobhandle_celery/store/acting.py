@@ -129,7 +129,9 @@ class Acting(Moves):
         with self.door.transaction() as connection:
             row = self.execute(
                 connection,
-                select(job.c.status_id, *NAMING).where(self.mine(job_id, username)).with_for_update(),
+                select(job.c.status_id, *NAMING)
+                .where(self.mine(job_id, username))
+                .with_for_update(key_share=True),
             ).first()
             if row is None:
                 return None, False
@@ -224,7 +226,8 @@ class Acting(Moves):
     ) -> str | None:
         with self.door.transaction() as connection:
             previous: str | None = self.execute(
-                connection, select(job.c.message).where(self.mine(job_id, username)).with_for_update()
+                connection,
+                select(job.c.message).where(self.mine(job_id, username)).with_for_update(key_share=True),
             ).scalar()
             if previous is not None and message is not None:
                 mine = self.mine(job_id) if run is None else and_(self.mine(job_id), held_by(run))

@@ -28,7 +28,7 @@ def bound(engine: Engine, deadline: float) -> None:
     elif engine.dialect.name == "sqlite":
         event.listen(engine, "do_connect", functools.partial(_connect_sqlite, deadline))
     if engine.dialect.name in ("mysql", "mariadb"):
-        event.listen(engine, "connect", _limit_lock_waits)
+        event.listen(engine, "connect", _on_mariadb_connect)
 
 
 def _connect_psycopg(deadline: float, _dialect: Any, _record: Any, args: Any, options: Any) -> Any:
@@ -44,9 +44,10 @@ def _connect_sqlite(deadline: float, _dialect: Any, _record: Any, _args: Any, op
     options["timeout"] = min(options.get("timeout", deadline), deadline)
 
 
-def _limit_lock_waits(connection: Any, _record: Any) -> None:
+def _on_mariadb_connect(connection: Any, _record: Any) -> None:
+    # A merge of two indexes waits for rows in spite of SKIP LOCKED, and locks rows in no order.
     with connection.cursor() as cursor:
-        cursor.execute(f"SET innodb_lock_wait_timeout = {LOCK_WAIT}")
+        cursor.execute(f"SET innodb_lock_wait_timeout = {LOCK_WAIT}, optimizer_switch = 'index_merge=off'")
 
 
 @functools.cache

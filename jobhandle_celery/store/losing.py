@@ -71,7 +71,9 @@ class Losing(Moves):
             ended = self.move(connection, guard, STAMPED, to=to | TAKEN_AWAY, because=told, actor=actor)
             return [*_lost(given), *_lost(ended)]
 
-    def _lose_where(self, connection: Connection, guard: Guard, because: str, actor: str) -> list[Lost]:
+    def _lose_where(
+        self, connection: Connection, guard: Guard, because: str, actor: str, *, skip_locked: bool = False
+    ) -> list[Lost]:
         """Settle running jobs whose body is gone: Requeued if attempts are left, else Error, or Cancelled.
 
         The order matters: a stop request may arrive between two of the statements, never go away.
@@ -87,6 +89,7 @@ class Losing(Moves):
                 to=requeued() | {"losses": job.c.losses + 1},
                 because=because,
                 actor=actor,
+                skip_locked=skip_locked,
             ),
             *self.move(
                 connection,
@@ -96,6 +99,7 @@ class Losing(Moves):
                 to=error | TAKEN_AWAY | {"losses": job.c.losses + 1},
                 because=for_good,
                 actor=actor,
+                skip_locked=skip_locked,
             ),
             *self.move(
                 connection,
@@ -104,6 +108,7 @@ class Losing(Moves):
                 to=stopped("")[0] | TAKEN_AWAY,
                 because=f"{because}; it had been asked to stop",
                 actor=actor,
+                skip_locked=skip_locked,
             ),
         ]
         return _lost(settled)

@@ -26,7 +26,7 @@ from ..schema import NAME_LENGTH, clock, job, job_event, worker
 from ..settings import Settings
 from ..status import MOVES, JobStatus
 from .door import Door
-from .once import NAMESPACE, Transition, at, given, giving, set_values
+from .once import NAMESPACE, Transition, at, given, giving, is_free, locking, set_values
 from .rows import Outgoing, Run, Seat
 
 Guard = ColumnElement[bool]
@@ -167,9 +167,11 @@ class Moves:
         to: Mapping[str, Any],
         because: str | ColumnElement[str],
         actor: str | ColumnElement[str],
+        skip_locked: bool = False,
     ) -> list[Row[Any]]:
-        """Write a move that is made seldom; see `make`."""
-        return self.make(connection, Transition(*guards, to=to, because=because, actor=actor))
+        """Write a move that is made seldom; see `make`. A pass waits for no row: it skips those locked."""
+        made = Transition(*guards, to=to, because=because, actor=actor, skip_locked=skip_locked)
+        return self.make(connection, made)
 
     def make(self, connection: Connection, transition: Transition, **values: Any) -> list[Row[Any]]:
         """Write a move to every row that passes its guards, and an event for each.
@@ -201,6 +203,19 @@ class Moves:
             return int(rows[0][0])
         with self.door.moving() as connection:
             return self.make_many(connection, transition, **values)
+
+    def free(self, connection: Connection, *guards: Guard) -> Guard:
+        """Return the condition of the rows that pass and that nothing has locked, for an update of a pass.
+
+        On MariaDB, whose UPDATE cannot skip rows, they are looked for and locked at once.
+        """
+        match connection.dialect.name:
+            case "sqlite":
+                return and_(*guards)
+            case "postgresql":
+                return and_(*guards, is_free(*guards))
+            case _:
+                return job.c.id.in_(self.execute(connection, locking(*guards)).scalars().all())
 
     def note_progress_where(
         self, connection: Connection, guard: Guard, current: float, total: float | None

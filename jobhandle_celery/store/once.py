@@ -71,6 +71,20 @@ def at(status: JobStatus) -> ColumnElement[JobStatus]:
 THESE: ColumnElement[bool] = job.c.id.in_(bindparam("these", expanding=True))
 
 
+def locking(*guards: ColumnElement[bool]) -> Any:
+    """Return a look at the ids of the rows that pass and that nothing has locked; they are locked by it.
+
+    Not by more than an UPDATE of ours needs: a foreign key's check in the caller's transaction is no obstacle
+    on PostgreSQL.
+    """
+    return select(job.c.id).where(*guards).with_for_update(skip_locked=True, key_share=True)
+
+
+def is_free(*guards: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition of such rows, as part of one statement (PostgreSQL)."""
+    return job.c.id.in_(select(locking(*guards).cte("free").c.id))
+
+
 class Transition:
     """A move as it is written: to every row that passes the guards, and an event for each."""
 
@@ -80,21 +94,28 @@ class Transition:
         to: Mapping[str, Any],
         because: str | ColumnElement[str],
         actor: str | ColumnElement[str],
+        skip_locked: bool = False,
     ) -> None:
+        """Make one; with `skip_locked` a row that another transaction has locked is left as it is."""
         self._guards = guards
+        self._skip_locked = skip_locked
         self._to = to
         self._columns = told(because, actor)
 
     @cached_property
     def at_once(self) -> Any:
         """All of it in one statement, which saves round trips with the row locked."""
-        return with_event(update(job).where(*self._guards).values(**self._to).returning(*self._columns))
+        return with_event(self._changed)
 
     @cached_property
     def at_once_counted(self) -> Any:
         """The same, of which only the number of rows is wanted."""
-        changed = update(job).where(*self._guards).values(**self._to).returning(*self._columns)
-        return with_event(changed, lambda _: [func.count()])
+        return with_event(self._changed, lambda _: [func.count()])
+
+    @property
+    def _changed(self) -> Any:
+        guards = [*self._guards, is_free(*self._guards)] if self._skip_locked else self._guards
+        return update(job).where(*guards).values(**self._to).returning(*self._columns)
 
     # In steps, where UPDATE returns nothing (MariaDB), or something else (SQLite 3.40 says of a NULL in
     # RETURNING that it IS NOT NULL). The rows are locked by the look at them, on SQLite by the transaction's
@@ -103,7 +124,11 @@ class Transition:
     @cached_property
     def which(self) -> Any:
         """The ids of the rows, which it locks."""
-        return select(job.c.id).where(*self._guards).with_for_update()
+        return (
+            locking(*self._guards)
+            if self._skip_locked
+            else select(job.c.id).where(*self._guards).with_for_update()
+        )
 
     @cached_property
     def change(self) -> Any:

@@ -99,7 +99,9 @@ class Running(Losing):
             return Refused(Refusal.EXPIRED)
         return Refused(Refusal.EARLY if row.alive else Refusal.NO_LEASE)
 
-    def _expire(self, connection: Connection, which: ColumnElement[bool], actor: str) -> int:
+    def _expire(
+        self, connection: Connection, which: ColumnElement[bool], actor: str, *, skip_locked: bool = False
+    ) -> int:
         return len(
             self.move(
                 connection,
@@ -109,6 +111,7 @@ class Running(Losing):
                 to=cancelled(self.settings.patience, message="expired before it was started", **LEFT),
                 because="expired before it was started",
                 actor=actor,
+                skip_locked=skip_locked,
             )
         )
 

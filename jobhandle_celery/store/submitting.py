@@ -146,7 +146,7 @@ class Submitting(Inserting):
         before we come to this; or a worker that does not know the task, and has sent it back. The guard has
         the attempt that the message is for, its task id, and how often the job had been sent before, so a
         late mark never touches what came after it. Losing this write is harmless: the row stays due, and
-        an extra message is refused by the claim.
+        an extra message is refused by the claim. So a row that something has locked is skipped.
         """
         if not sent:
             return
@@ -168,9 +168,8 @@ class Submitting(Inserting):
             for publishes, group in grouped(sent, lambda one: one.publishes + 1):
                 due = unless_expired_before(clock(self.settings.patience_after(publishes)))
                 queued = {**_QUEUED, "publishes": publishes, "due_at": due}
-                self.execute(
-                    connection, update(job).where(moves("publish"), ~HELD, for_these(group)).values(**queued)
-                )
+                free = self.free(connection, moves("publish"), ~HELD, for_these(group))
+                self.execute(connection, update(job).where(free).values(**queued))
 
     @repeatable
     def put_off(self, unsendable: Sequence[Outgoing], because: str) -> None:
@@ -190,6 +189,7 @@ class Submitting(Inserting):
                     to={"due_at": due, "publishes": publishes},
                     because=text.message(because),
                     actor="sweep",
+                    skip_locked=True,
                 )
 
     @repeatable
@@ -245,7 +245,7 @@ class Submitting(Inserting):
                 connection,
                 select(job.c.username, job.c.unique_key, *NAMING)
                 .where(self.mine(job_id, username))
-                .with_for_update(),
+                .with_for_update(key_share=True),
             ).first()
             if former is None:
                 return False
@@ -333,16 +333,17 @@ def _mark_queued() -> Any:
     sent = sent.render_derived(name="sent", with_types=True)
     lazily = select(func.set_config("synchronous_commit", "off", true())).scalar_subquery()
     due = unless_expired_before(clock(sent.c.patience))
+    waiting = (
+        moves("publish"),
+        ~HELD,
+        job.c.id == sent.c.id,
+        job.c.task_id == sent.c.task_id,
+        job.c.attempt == sent.c.attempt,
+        job.c.publishes == sent.c.publishes - 1,
+    )
+    free = select(job.c.id).where(*waiting).with_for_update(skip_locked=True, key_share=True, of=job)
     return (
         update(job)
-        .where(
-            moves("publish"),
-            ~HELD,
-            job.c.id == sent.c.id,
-            job.c.task_id == sent.c.task_id,
-            job.c.attempt == sent.c.attempt,
-            job.c.publishes == sent.c.publishes - 1,
-            lazily.is_not(None),
-        )
+        .where(*waiting, lazily.is_not(None), job.c.id.in_(select(free.cte("free").c.id)))
         .values(**_QUEUED, publishes=sent.c.publishes, due_at=due)
     )

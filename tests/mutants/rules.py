@@ -178,6 +178,14 @@ RULES = [
         "tests/test_handle_fences.py",
     ),
     Mutant(
+        21,
+        "a pass waits for a row that a caller's open transaction has locked",
+        "store/once.py",
+        "        self._skip_locked = skip_locked\n",
+        "        self._skip_locked = False\n",
+        "tests/store/test_locked_rows.py",
+    ),
+    Mutant(
         22,
         "a renewal waits for an answer without a deadline",
         "lease.py",

@@ -1,0 +1,235 @@
+"""Rows that a caller's open transaction has locked: no pass waits for one, and every verb has a bound."""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy import event, select, update
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.schema import clock, job
+from jobhandle_celery.schema import sweep as passes
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Door, Outgoing, Store, engine_maker, repeats
+from jobhandle_celery.store.deadlines import LOCK_WAIT
+from jobhandle_celery.sweep import sweep
+from tests.fire.verbs import SCENES, beside, left_behind, outcome
+from tests.store.bench import Bench, new_job
+from tests.store.test_leases import LAPSE, boot
+
+Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
+
+
+class Broker:
+    """Takes every message; what is Queued waits in its queue."""
+
+    reachable = True
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def publish(self, messages: Sequence[Outgoing]) -> Any:
+        from jobhandle_celery.dispatch import Published
+
+        self.sent += [message.job_id for message in messages]
+        return Published(sent=list(messages))
+
+    def depth(self, _queue: str) -> int:
+        return 1000
+
+
+def _for_update(connection: sqlalchemy.Connection, ids: Sequence[int]) -> None:
+    for job_id in ids:  # one by one: MariaDB would look at all rows, and lock them, for so few
+        connection.execute(select(job.c.id).where(job.c.id == job_id).with_for_update())
+
+
+def _foreign_key(connection: sqlalchemy.Connection, ids: Sequence[int]) -> None:
+    for job_id in ids:
+        connection.exec_driver_sql(f"INSERT INTO jobhandle_test_order (job_id) VALUES ({job_id})")
+
+
+LOCKS: dict[str, Lock] = {"for update": _for_update, "foreign key": _foreign_key}
+
+
+@pytest.fixture
+def caller(common_server_url: str) -> Iterator[sqlalchemy.Engine]:
+    engine = sqlalchemy.create_engine(common_server_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE IF NOT EXISTS jobhandle_test_order "
+            "(job_id BIGINT, FOREIGN KEY (job_id) REFERENCES jobhandle_job (id) ON DELETE SET NULL)"
+        )
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def locked(caller: sqlalchemy.Engine, lock: Lock, ids: Sequence[int]) -> Iterator[None]:
+    with caller.connect() as connection:
+        lock(connection, ids)
+        try:
+            yield
+        finally:
+            connection.rollback()
+
+
+def _have_passes_go_on(bench: Bench) -> None:
+    """Have leases believed, and the next pass due."""
+    bench.trust_leases()
+    with bench.door.transaction() as connection:
+        mine = passes.c.namespace == bench.settings.namespace
+        an_interval_ago = clock(-1.1 * bench.settings.pass_interval)
+        bench.store.execute(connection, update(passes).where(mine).values(last_pass_at=an_interval_ago))
+
+
+def impatient(url: str, settings: Any, seconds: int = 1) -> Store:
+    """Return a store that does not wait for a lock, or not long: what would wait is an error."""
+    door = Door(engine_maker(url), settings)
+
+    def at_once(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            if door.engine.dialect.name == "postgresql":
+                cursor.execute("SET lock_timeout = '20ms'")
+            else:
+                cursor.execute(f"SET innodb_lock_wait_timeout = {seconds}")
+
+    event.listen(door.engine, "connect", at_once)
+    return Store(door, settings)
+
+
+def test_every_session_has_a_bound_for_locks(server_bench: Bench) -> None:
+    """PostgreSQL's own default is none, MariaDB's is 50 s (fault 44)."""
+    for way in (server_bench.door.reading, server_bench.door.transaction):
+        with way() as connection:
+            if connection.dialect.name == "postgresql":
+                assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == f"{LOCK_WAIT}s"
+            else:
+                found = connection.exec_driver_sql("SELECT @@innodb_lock_wait_timeout").scalar()
+                assert found == LOCK_WAIT
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_pass_waits_for_no_row(
+    server_bench: Bench, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
+    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    bench, broker = server_bench, Broker()
+    told: list[Any] = []
+    store = impatient(bench.url, bench.settings)
+
+    def pair(make: Callable[[], int]) -> tuple[int, int]:
+        return make(), make()
+
+    lost = bench.worker()
+    due = pair(lambda: bench.submit(unique_key=str(uuid.uuid4())))
+    late = pair(lambda: bench.place(JobStatus.QUEUED, queue="q").job_id)
+    expired = pair(lambda: bench.submit(expires=timedelta(minutes=1)))
+    cancelled = pair(lambda: bench.place(JobStatus.QUEUED).job_id)
+    for job_id in cancelled:
+        bench.store.cancel(job_id, None, terminate=False)
+    running = pair(lambda: bench.run(bench.submit(), lost).job_id)
+    bench.pass_time(seconds=LAPSE + 3600)
+    _have_passes_go_on(bench)
+    pairs = [due, late, expired, cancelled, running]
+
+    with locked(caller, LOCKS[lock], [first for first, _ in pairs]):
+        assert sweep(store, broker, told.append)  # type: ignore[arg-type]  # a double
+        # The others of each pair are done.
+        assert due[1] in broker.sent
+        assert bench.row(late[1])["damped"] == 1
+        assert bench.status(expired[1]) is JobStatus.CANCELLED
+        assert bench.status(running[1]) is JobStatus.ERROR
+        assert {cancelled[1], running[1]} <= {one.job_id for one in told}
+    bench.pass_time(seconds=120)
+    _have_passes_go_on(bench)
+    assert sweep(store, broker, told.append)  # type: ignore[arg-type]
+    assert due[0] in broker.sent
+    assert bench.row(late[0])["damped"] >= 1
+    assert bench.status(expired[0]) is JobStatus.CANCELLED
+    assert bench.status(running[0]) is JobStatus.ERROR
+    assert {cancelled[0], running[0]} <= {one.job_id for one in told}
+    assert bench.store.reap(boot(lost)) == []
+    store.door.close()
+
+
+def test_the_marks_and_put_offs_of_a_pass_wait_for_no_row(
+    server_bench: Bench, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is locked between its reservation and its mark stays due (fault 44)."""
+    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    store = impatient(server_bench.url, server_bench.settings)
+    ids = [server_bench.submit() for _ in range(4)]
+    server_bench.pass_time(minutes=2)
+    messages = {message.job_id: message for message in store.reserve(10)}
+    with locked(caller, _for_update, ids[::2]):
+        store.mark_queued([messages[job_id] for job_id in ids[:2]])
+        store.put_off([messages[job_id] for job_id in ids[2:]], "refused")
+    assert [server_bench.status(job_id) for job_id in ids[:2]] == [JobStatus.SUBMITTED, JobStatus.QUEUED]
+    assert [server_bench.row(job_id)["publishes"] for job_id in ids[2:]] == [0, 1]
+    store.door.close()
+
+
+def test_a_foreign_key_in_an_open_transaction_holds_up_no_run(
+    server_bench: Bench, caller: sqlalchemy.Engine
+) -> None:
+    """On PostgreSQL; MariaDB's foreign keys take a lock that every change waits for (fault 44)."""
+    if server_bench.door.engine.dialect.name != "postgresql":
+        pytest.skip("PostgreSQL has a weaker lock for foreign keys")
+    job_id = server_bench.submit()
+    with locked(caller, _foreign_key, [job_id]):
+        run = server_bench.run(job_id)
+        assert server_bench.store.set_message(job_id, "half way", None, run) == ""
+        assert server_bench.store.finish(run, "1")
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_every_verb_is_bounded_while_its_rows_are_locked(
+    server_bench: Bench, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does without the row, or raises; once the row is free it does its work (fault 44)."""
+    stage = beside(server_bench)
+    ask = SCENES[name](stage)
+    store = impatient(stage.url, stage.settings, 0)
+    here = select(job.c.id).where(job.c.namespace == stage.settings.namespace)
+    with caller.connect() as connection:
+        connection.execute(here.with_for_update()).all()
+        with monkeypatch.context() as patched:
+            patched.setattr(repeats, "_REPEATS_FOR", 0.0)
+            try:
+                ask(store)
+            except DatabaseUnavailableError:
+                refused = True
+            else:
+                refused = False
+        connection.rollback()
+    if refused:
+        ask(store)
+        assert left_behind(stage) == outcome(server_bench, name)[1]
+    store.door.close()
+
+
+def test_a_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
+    """A session that stays open on MariaDB kept next-key locks, in which all inserts waited (fault 47)."""
+    bench = Bench(mariadb_url)
+    job_id = bench.submit(unique_key="k")
+    engine = sqlalchemy.create_engine(mariadb_url)
+    store = impatient(mariadb_url, bench.settings)
+    with engine.begin() as connection:
+        connection.execute(select(job.c.id)).all()  # its snapshot is from here on
+        [first, second] = bench.store.submit_within(
+            connection, [new_job(unique_key="k"), new_job(unique_key="another")]
+        )
+        assert (first.job_id, first.fresh) == (job_id, False)
+        for number in range(20):
+            store.submit([new_job(unique_key=f"{number}"), new_job()])
+        run = bench.run(job_id)
+        assert store.finish(run, "1")
+    assert second.fresh
+    engine.dispose()
+    store.door.close()
+    bench.close()
