@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 import redis
 import sqlalchemy
+from celery import _state
 from kombu.transport import memory
 
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
@@ -65,6 +66,19 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             f"JOBHANDLE_TEST_REQUIRE names {sorted(unknown)}; known are {sorted(SERVERS)}"
         )
+
+
+@pytest.fixture(autouse=True)
+def _tasks_stay_with_their_app() -> Iterator[None]:
+    """Keep the tasks of a test's apps from the apps of later tests.
+
+    Celery gives each app the tasks of all apps before it, unless they are declared `shared=False`, and has no
+    public way to take that back.
+    """
+    finalizers: set[object] = _state._on_app_finalizers  # type: ignore[attr-defined]  # private
+    before = set(finalizers)
+    yield
+    finalizers &= before
 
 
 @pytest.fixture(scope="session")

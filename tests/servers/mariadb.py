@@ -28,7 +28,7 @@ class MariadbServer(Server):
     @property
     def url(self) -> str:
         """Its server, without a database, as somebody who may do anything."""
-        return f"mariadb+pymysql://tests:{self.password}@127.0.0.1:{self.port}/?charset=utf8mb4"
+        return f"mariadb+pymysql://tests:{self.password}@127.0.0.1:{self.port}/?charset=utf8mb4&ssl_disabled=true"
 
     @property
     def command(self) -> list[str]:
