@@ -69,16 +69,18 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _tasks_stay_with_their_app() -> Iterator[None]:
-    """Keep the tasks of a test's apps from the apps of later tests.
+def _celery_is_left_as_it_was() -> Iterator[None]:
+    """Take back what a test leaves in Celery's module for later tests; it has no public way to do that.
 
-    Celery gives each app the tasks of all apps before it, unless they are declared `shared=False`, and has no
-    public way to take that back.
+    Celery gives each app the tasks of all apps before it, unless they are declared `shared=False`. And a pool
+    that a test makes in this process forbids to wait for results in it.
     """
-    finalizers: set[object] = _state._on_app_finalizers  # type: ignore[attr-defined]  # private
-    before = set(finalizers)
+    state: Any = _state
+    finalizers = set(state._on_app_finalizers)
+    blocks = state.task_join_will_block()
     yield
-    finalizers &= before
+    state._on_app_finalizers &= finalizers
+    state._set_task_join_will_block(blocks)
 
 
 @pytest.fixture(scope="session")

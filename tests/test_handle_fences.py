@@ -43,7 +43,7 @@ WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
 READS = {"get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"}
 """They read the row, whoever runs it."""
 
-ELSEWHERE = {"close", "job_id", "submit"}
+ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
 """They are about the handle itself, or about another job."""
 
 

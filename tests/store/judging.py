@@ -103,9 +103,12 @@ def follows(before: Row | None, after: Row) -> None:
 def legal(before: JobStatus, after: JobStatus, *, asked_to_stop: bool = True) -> bool:
     """Say whether the table of moves leads from one event to the next; Queued in between has none.
 
-    Only a request to stop leaves a job Running: `asked_to_stop` says whether it may be that.
+    Only a request to stop leaves a job Running: `asked_to_stop` says whether it may be that. A message that
+    cannot be sent leaves a job as it is, in an event that says so.
     """
     if (before, after) == (RUNNING, RUNNING):
         return asked_to_stop
+    if before is after and before in STARTABLE:
+        return True
     sources = {before} | ({JobStatus.QUEUED} if before in STARTABLE else set())
     return any(move.sources & sources and after in move.targets for move in MOVES.values())
