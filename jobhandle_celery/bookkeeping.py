@@ -1,4 +1,4 @@
-"""What Celery keeps of a task beside its row, where Celery does not do it itself. Knows nothing of ours.
+"""What Celery keeps of a task beside its row, where Celery does not do it itself. May import faults.
 
 May be used in the process of a body and in a worker's main process.
 """
@@ -10,6 +10,8 @@ from typing import Any
 from celery import states
 from celery.app import task as celery_task
 from celery.exceptions import TaskRevokedError
+
+from . import faults
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +28,9 @@ def mark_revoked(task: Any, request: Any, reason: str) -> None:
             state=states.REVOKED,
             call_errbacks=False,
         )
-    except Exception:
+    except Exception as error:
         # A result backend that is away must not make a cancelled job run.
-        logger.exception("the result backend was not told that task %s is revoked", request.id)
+        faults.log("telling the result backend of a revoked task", error, f"the row of {request.id} says so")
 
 
 def ignores_result(task: Any, request: Any) -> bool:

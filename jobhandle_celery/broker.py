@@ -246,7 +246,7 @@ class Line:
 
     def is_bug(self, error: BaseException) -> bool:
         """Say whether an error comes neither from the broker or its driver, nor from a message's values."""
-        if isinstance(error, self.errors) or type(error).__module__ != "builtins":
+        if isinstance(error, self.errors) or not faults.is_bug(error):
             return False
         return not (isinstance(error, _VALUE_ERRORS) and _is_by_an_encoder(error))
 

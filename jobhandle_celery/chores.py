@@ -18,6 +18,7 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
+from . import faults
 from .errors import DatabaseUnavailableError, SchemaError
 from .model import Job
 from .request import JobRequest
@@ -81,9 +82,8 @@ class Chores:
                 self._put_off.remove(end)
                 self._put_off.append(end)
                 raise
-            except Exception:
-                # Not written, ever: its row is a stray from now on, and is settled as one.
-                logger.exception("the end of task %s was not written", end.task_id)
+            except Exception as error:
+                faults.report("writing the end of a task", error, "its row is settled as a stray's")
                 self._put_off.remove(end)
 
     def _settle(self, end: End) -> None:

@@ -23,7 +23,7 @@ from celery.canvas import Signature
 from celery.exceptions import Ignore
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
-from . import codec, text
+from . import codec, faults, text
 from .bookkeeping import mark_revoked
 from .errors import DatabaseUnavailableError, JobCancelled, JobHandleError, SchemaError
 from .model import Failure
@@ -231,10 +231,10 @@ def settle(task: Any, execution: Execution, verb: Verb, *arguments: Any) -> Any:
     try:
         written = _write_in_time(task, execution, outcome)
     except Exception as error:
-        ours = not isinstance(error, JobHandleError)
-        logger.warning(
-            "job %s: its outcome (%s) is to be written later: %s", job_id, verb, error, exc_info=ours
-        )
+        if isinstance(error, JobHandleError):
+            logger.warning("job %s: its outcome (%s) is to be written later: %s", job_id, verb, error)
+        else:
+            faults.report("writing an outcome", error, f"that of job {job_id} is to be written later")
         return None
     execution.written = True
     if not written:

@@ -1,38 +1,37 @@
 """Errors of this library's own code, and of calls to other code that do not fit it. Imports nothing of ours.
 
 A database or a broker that is away is an outage, and expected; what is reported here is a bug. The first of
-its kind is logged with its traceback; each is passed to every listener, which count them for `doctor`.
+its kind is logged with its traceback; all are counted, for `doctor`.
 """
 
+import functools
 import logging
+import mmap
+import struct
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from weakref import WeakSet
+from typing import Any, ParamSpec
+
+P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 
+COMMAND = "jobhandle_faults"
+"""The name by which Celery's inspect asks a worker for its faults."""
 
-@dataclass(frozen=True)
-class Fault:
-    """One error of our own code."""
+_HEAD = struct.Struct("<QH")
+_SIZE = 1024
 
-    place: str
-    """What failed, in a few words."""
-    error: str
-    """The exception's class and where it was raised; never its message, which may quote a value."""
+_counted = mmap.mmap(-1, _SIZE)
+"""How many there were, and the last one's name. Shared with the processes that are forked later: a worker
+tells of its children's."""
 
-
-class Listener:
-    """Receives faults, from any thread; must neither raise nor wait."""
-
-    def __init__(self, hear: Callable[[Fault], None]) -> None:
-        self.hear = hear
-        _listeners.add(self)
+_logged: set[tuple[str, str]] = set()
 
 
-_listeners: WeakSet[Listener] = WeakSet()
-_logged: set[Fault] = set()
+def is_bug(error: BaseException) -> bool:
+    """Say whether an error is none that a database, a broker, or a driver of theirs would raise."""
+    return type(error).__module__ == "builtins" and not isinstance(error, OSError)
 
 
 def report(place: str, error: BaseException, state: str, *, hide: bool = False) -> None:
@@ -46,14 +45,54 @@ def report(place: str, error: BaseException, state: str, *, hide: bool = False) 
     """
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    fault = Fault(place, f"{type(error).__name__}{where}")
-    if fault in _logged:
-        logger.debug("%s failed again: %s; %s", place, fault.error, state)
+    name = f"{type(error).__name__}{where}"
+    _count(f"{place}: {name}")
+    if (place, name) in _logged:
+        logger.debug("%s failed again by an internal error (%s); %s", place, name, state)
+        return
+    _logged.add((place, name))
+    said = "%s failed by an internal error (%s); %s; its repetitions are counted in `jobs doctor`"
+    if hide:
+        said += "\n" + "".join(traceback.format_list(frames)).replace("%", "%%")
+    logger.error(said, place, name, state, exc_info=None if hide else error)
+
+
+def log(place: str, error: Exception, state: str) -> None:
+    """Report an error that is a bug, and warn of one that is none."""
+    if is_bug(error):
+        report(place, error, state)
     else:
-        _logged.add(fault)
-        said = "%s failed by an internal error (%s); %s; its repetitions are counted in `jobs doctor`"
-        if hide:
-            said += "\n" + "".join(traceback.format_list(frames)).replace("%", "%%")
-        logger.error(said, place, fault.error, state, exc_info=None if hide else error)
-    for listener in list(_listeners):
-        listener.hear(fault)
+        logger.warning("%s failed (%s: %s); %s", place, type(error).__name__, error, state)
+
+
+def reporting(place: str, state: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Have the bugs of a callback reported; its caller would swallow them."""
+
+    def decorate(callback: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(callback)
+        def called(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                callback(*args, **kwargs)
+            except Exception as error:
+                if not is_bug(error):
+                    raise
+                report(place, error, state)
+
+        return called
+
+    return decorate
+
+
+def _count(last: str) -> None:
+    # Two processes at the same instant may count as one; the log has both.
+    text = last.encode(errors="replace")[: _SIZE - _HEAD.size]
+    count, _ = _HEAD.unpack_from(_counted)
+    _counted[_HEAD.size : _HEAD.size + len(text)] = text
+    _HEAD.pack_into(_counted, 0, count + 1, len(text))
+
+
+def counted() -> dict[str, Any]:
+    """Return how many faults this process, and those with the same parent, have reported, and the last."""
+    count, length = _HEAD.unpack_from(_counted)
+    last = bytes(_counted[_HEAD.size : _HEAD.size + length]).decode(errors="replace")
+    return {"count": count, "last": last}

@@ -9,7 +9,9 @@ name server, a lock), it is given up with its store, and the next one opens a co
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
+from . import faults
 from .errors import DatabaseUnavailableError, SchemaError
 from .settings import Settings
 from .store import Store, Worker
@@ -96,12 +98,11 @@ class Lease:
         if self._speaker is not None and self._speaker.is_alive():
             return
         error = more[0] if more and isinstance(more[0], BaseException) else None
-        expected = error is None or isinstance(error, (DatabaseUnavailableError, SchemaError))
-        level, trace = (logging.WARNING, None) if expected else (logging.ERROR, error)
-        said = (level, words, self._me.name, *more)
-        self._speaker = threading.Thread(
-            target=logger.log, args=said, kwargs={"exc_info": trace}, name="jobhandle-lease-log", daemon=True
-        )
+        if error is None or isinstance(error, (DatabaseUnavailableError, SchemaError)):
+            say = partial(logger.warning, words, self._me.name, *more)
+        else:
+            say = partial(faults.report, "renewing a worker's lease", error, "it is tried again")
+        self._speaker = threading.Thread(target=say, name="jobhandle-lease-log", daemon=True)
         try:
             self._speaker.start()
         except RuntimeError:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from . import text
+from . import faults, text
 from .errors import DatabaseUnavailableError, SchemaError
 from .model import Failure
 from .store import Run, Store
@@ -49,6 +49,8 @@ class Outcome:
             except (DatabaseUnavailableError, SchemaError):
                 raise
             except Exception as error:
+                if faults.is_bug(error) and not isinstance(error, ValueError):  # which may be about a text
+                    faults.report("writing an outcome", error, "a plainer one is tried")
                 outcome = outcome.plainer(error)
 
     def plainer(self, error: Exception) -> "Outcome":

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import signals
 
-from . import execution, text
+from . import execution, faults, text
 from .errors import shown
 from .execution import ResultError, execution_known_as, execution_of
 from .header import job_of
@@ -19,6 +19,8 @@ from .service import End, service_of
 from .task import keep
 
 logger = logging.getLogger(__name__)
+
+_reporting = faults.reporting("a receiver of Celery's signals", "the job's row is settled as a stray's")
 
 
 def connect() -> None:
@@ -33,6 +35,7 @@ def connect() -> None:
     signals.task_unknown.connect(on_unknown, weak=False)
 
 
+@_reporting
 def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     """A body has returned: Finished, or what its ``retry(throw=False)`` asked for."""
     current = execution_of(sender.request)
@@ -47,6 +50,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
         execution.finish(sender, current)
 
 
+@_reporting
 def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_: Any) -> None:
     """A body has raised; what it asked for by ``retry(throw=False)`` before that counts all the same."""
     current = execution_of(sender.request)
@@ -60,6 +64,7 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
         execution.fail(sender, current, execution.failure_of(exception, _traceback(einfo)))
 
 
+@_reporting
 def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: Any) -> None:
     """A body has left by ``retry()``, and Celery has stored RETRY: now the row may move on."""
     current = execution_of(request)
@@ -74,6 +79,7 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, **_: A
         execution.retry(sender, current, reason.sig, why)
 
 
+@_reporting
 def on_internal_error(
     sender: Any = None,
     task_id: str = "",
@@ -96,6 +102,7 @@ def on_internal_error(
         execution.fail(sender, current, Failure("system", name, said, _traceback(einfo)))
 
 
+@_reporting
 def on_unknown(sender: Any = None, message: Any = None, **_: Any) -> None:
     """A worker has dropped a message whose task it does not know: the job goes back, to be sent again."""
     try:

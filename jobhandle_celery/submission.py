@@ -50,15 +50,18 @@ class _Prepared:
             yield self._prepared[number]
 
 
-class Outbox(Background[Callable[[], None]]):
-    """Publishes for threads that run an event loop: it would stand still while they wait for a server."""
+class Outbox(Background[int]):
+    """Sends jobs for threads that run an event loop: it would stand still while they wait for a server."""
 
     name = "publishing beside an event loop"
     otherwise = "the sweep publishes the jobs"
 
-    def _do(self, work: Sequence[Callable[[], None]]) -> None:
-        for publish in work:
-            publish()
+    def __init__(self, send: Callable[[Sequence[int]], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def _do(self, work: Sequence[int]) -> None:
+        self._send(work)
 
 
 class Submissions:
@@ -69,7 +72,7 @@ class Submissions:
         self._routing = routing
         self._dispatcher = dispatcher
         self.marks = Marks(store, store.settings.grace)
-        self._outbox = Outbox()
+        self._outbox = Outbox(self._send_committed)
 
     def submit(
         self,
@@ -95,12 +98,11 @@ class Submissions:
         ]
         committed, grace = time.monotonic(), self._store.settings.grace.total_seconds()
         for start in range(0, len(fresh), BATCH):
-            if time.monotonic() - committed > grace / 2:
+            if self._beside_a_loop or time.monotonic() - committed > grace / 2:
                 # The sweep may take what is left for forgotten any moment: look at the rows again.
                 self.send([job_id for _, job_id in fresh[start:]])
                 break
-            part = [row.outgoing(job_id) for row, job_id in fresh[start : start + BATCH]]
-            self._off_the_loop(partial(self._send, part))
+            self._send([row.outgoing(job_id) for row, job_id in fresh[start : start + BATCH]])
         return submitted
 
     def drain(self) -> None:
@@ -109,20 +111,23 @@ class Submissions:
         self.marks.flush()
 
     def send(self, job_ids: Sequence[int]) -> None:
-        """Send the messages of these jobs, those of them that are committed and may start now."""
-        self._off_the_loop(partial(self._send_committed, list(job_ids)))
+        """Send the messages of these jobs, those of them that are committed and may start now.
 
-    def _off_the_loop(self, publish: Callable[[], None]) -> None:
-        """Publish now, or, if this thread runs an event loop, soon and in the order of the calls."""
+        Soon, and in the order of the calls, if this thread runs an event loop; else before it returns.
+        """
+        if self._beside_a_loop:
+            self._outbox.later(job_ids)
+        else:
+            self._send_committed(job_ids)
+
+    @property
+    def _beside_a_loop(self) -> bool:
+        """True if this thread must not wait; of eager jobs users' tests expect that it does."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            publish()
-            return
-        if self._dispatcher.eager:  # users' own tests: the body has run when the call returns
-            publish()
-        else:
-            self._outbox.later([publish])
+            return False
+        return not self._dispatcher.eager
 
     def _send_committed(self, job_ids: Sequence[int]) -> None:
         for start in range(0, len(job_ids), BATCH):

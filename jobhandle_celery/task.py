@@ -17,7 +17,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
-from . import codec, execution
+from . import codec, execution, faults
 from .bookkeeping import ignores_result, mark_revoked
 from .errors import ConfigurationError, DatabaseUnavailableError, JobCancelled, JobHandleError
 from .execution import Execution, ResultError, execution_of, job_is_traced
@@ -94,8 +94,8 @@ def _claim(store: Any, run: Run, task: str) -> Refused | None:
         except JobHandleError as error:
             logger.error("job %s was not started: %s", run.job_id, error)
             raise ClaimAbandoned(run) from None
-        except Exception:
-            logger.exception("job %s was not started: its claim failed", run.job_id)
+        except Exception as error:
+            faults.report("claiming a job", error, f"job {run.job_id} waits for another message")
             raise ClaimAbandoned(run) from None
         else:
             if isinstance(claimed, Run):

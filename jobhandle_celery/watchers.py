@@ -11,6 +11,7 @@ from typing import Any
 
 from celery.worker import state
 
+from . import faults
 from .broker import Line
 from .model import Job
 from .request import JobRequest
@@ -106,6 +107,6 @@ def _as_it_stands(job: Job) -> tuple[str, dict[str, Any]]:
 def _harmless(send: Callable[..., None], *args: Any) -> None:
     try:
         send(*args)
-    except Exception:
+    except Exception as error:
         # In the worker's event loop, for whose sake nobody watches.
-        logger.warning("an event for the watchers was not sent", exc_info=True)
+        faults.log("sending an event", error, "those who watch miss it")

@@ -16,7 +16,9 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.worker import state
+from celery.worker.control import inspect_command
 
+from . import faults
 from .chores import Chores
 from .errors import ConfigurationError, DatabaseUnavailableError, SchemaError
 from .lease import SOONER, Lease
@@ -155,12 +157,18 @@ class _Beat:
                 pause, sooner = self._interval, min(self._interval, SOONER)
             except (DatabaseUnavailableError, SchemaError) as error:
                 logger.warning("%s: %s; next try in %g s", self._thread.name, error, pause)
-            except Exception:
-                logger.exception("%s goes on after an unexpected error", self._thread.name)
+            except Exception as error:
+                faults.report(self._thread.name, error, "it goes on")
 
     def end(self) -> None:
         self._ended.set()
         self._thread.join(FAREWELL)
+
+
+@inspect_command(name=faults.COMMAND)
+def _faults(state: Any) -> dict[str, Any]:
+    """Tell how many internal errors this worker and its children have had, and the last of them."""
+    return faults.counted()
 
 
 def install(app: Celery) -> None:

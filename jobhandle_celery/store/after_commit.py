@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Connection, event
 
+from .. import faults
+
 if TYPE_CHECKING:
     # At run time only for those who have one: the ORM takes longer to import than all of ours.
     from sqlalchemy.orm import Session, SessionTransaction
@@ -126,9 +128,9 @@ def _on_end(session: "Session", transaction: "SessionTransaction") -> None:
             callback(job_ids)
         except SoftTimeLimitExceeded:
             raise  # of the job whose body has committed here
-        except Exception:
+        except Exception as error:
             # The caller's commit has succeeded and must not fail now; the sweep finds the rows due.
-            logger.exception("jobs %s were not sent after the commit; the sweep sends them", job_ids)
+            faults.log("sending jobs after a commit", error, f"the sweep sends them: {job_ids}")
 
 
 def _roll_back(transaction: "SessionTransaction") -> None:

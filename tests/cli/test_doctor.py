@@ -288,6 +288,7 @@ def test_workers_without_the_step_unknown_tasks_and_queues_that_nobody_consumes(
     worker = start_worker(database_url=sqlite_url, broker_url=redis_url, pool="solo")
     app = new_app(redis_url, jobhandle_lease=600)
     assert said(app, "worker step") == f"OK every worker that answers has its lease: {worker.nodename}"
+    assert said(app, "internal errors") == "OK no worker tells of internal errors"
     for job in (Job(task="tests.elsewhere"), Job(task="tests.add", args=[1, 2], queue="empty")):
         app.jobs.handle().submit(job)
     assert "1 jobs of the task tests.elsewhere" in said(app, "tasks")

@@ -37,6 +37,7 @@ CHECKS = (
     Check("workers", (1,), workers.alive, needs=("database",)),
     Check("lost workers", (4,), workers.lapsed, needs=("database",)),
     Check("worker step", (2, 3, 4, 6), workers.step, needs=("database", "broker")),
+    Check("internal errors", (1, 4), workers.internal_errors, needs=("broker",)),
     Check("tasks", (1,), workers.tasks, needs=("database", "broker")),
     Check("queues", (1,), workers.queues, needs=("database", "broker")),
     Check("stuck jobs", (1, 4), stuck.stuck, needs=("database",)),

@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeVar
 
+from ... import faults
 from ...broker import bounded, driver_of
 from ...errors import DatabaseUnavailableError, JobHandleError
 from ...settings import Settings
@@ -199,11 +200,17 @@ class Patient:
 
     def _ask_workers(self) -> Mapping[str, Mapping[str, Any]]:
         connection, once = bounded(self.app)
-        inspect = self.app.control.inspect(timeout=ASKED_FOR, connection=connection.ensure_connection(**once))
-        tasks = inspect.registered() or {}
-        queues = (inspect.active_queues() or {}) if tasks else {}
+        asked: dict[str, Any] = {"timeout": ASKED_FOR, "connection": connection.ensure_connection(**once)}
+        tasks = self.app.control.inspect(**asked).registered() or {}
+        if not tasks:
+            return {"tasks": {}, "queues": {}, "faults": {}}
+        # Those that have answered are asked by name, so that nobody waits for others.
+        asked |= {"destination": list(tasks), "limit": len(tasks)}
+        queues = self.app.control.inspect(**asked).active_queues() or {}
+        replies = self.app.control.broadcast(faults.COMMAND, reply=True, **asked) or []
         connection.release()
-        return {"tasks": tasks, "queues": queues}
+        told = {name: fault for reply in replies for name, fault in reply.items() if "count" in fault}
+        return {"tasks": tasks, "queues": queues, "faults": told}
 
     @cached_property
     def workers(self) -> list[WorkerSeen]:
@@ -249,4 +256,6 @@ class Check:
             asked = " and ".join(self.needs) or "what it asks"
             return [unknown(f"this check could not be made: {error}", f"see why {asked} is silent")]
         except Exception as error:  # whatever it is, it must not hide what the other checks find
+            if faults.is_bug(error):
+                faults.report(f"the check {self.name}", error, "the other checks go on")
             return [unknown(f"this check failed: {type(error).__name__}: {error}")]

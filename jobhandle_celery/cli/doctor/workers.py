@@ -57,6 +57,19 @@ def step(patient: Patient) -> Iterator[Finding]:
         yield ok(f"every worker that answers has its lease: {_some(sorted(answering))}")
 
 
+def internal_errors(patient: Patient) -> Iterator[Finding]:
+    """Look for workers that have met bugs of this library: they are logged there, once each kind."""
+    told = patient.answers["faults"]
+    for name, fault in sorted(told.items()):
+        if fault["count"]:
+            yield warn(
+                f"{name} has had {fault['count']:,} internal errors, the last: {fault['last']}",
+                "see its log for the traceback, and report it",
+            )
+    if not any(fault["count"] for fault in told.values()):
+        yield ok("no worker tells of internal errors") if told else unknown(_NOBODY)
+
+
 def tasks(patient: Patient) -> Iterator[Finding]:
     """Look for jobs whose task no worker knows."""
     wanted = patient.store.count(sorted(STARTABLE), "task")
