@@ -4,7 +4,21 @@ from collections.abc import Callable
 
 from ..result import Result
 from ..stage import Stage
-from . import crowds, growth, idle, latency, memory, profile, rows, submit, submit_many, waiting, worker
+from . import (
+    connections,
+    crowds,
+    event_loop,
+    growth,
+    idle,
+    latency,
+    memory,
+    profile,
+    rows,
+    submit,
+    submit_many,
+    waiting,
+    worker,
+)
 
 ALL: dict[str, Callable[[Stage], Result]] = {
     "submit": submit.run,
@@ -13,6 +27,8 @@ ALL: dict[str, Callable[[Stage], Result]] = {
     "worker": worker.run,
     "latency": latency.run,
     "waiting": waiting.run,
+    "connections": connections.run,
+    "event_loop": event_loop.run,
     "rows": rows.run,
     "idle": idle.run,
     "cancel_many": crowds.run_cancel,

@@ -1,0 +1,66 @@
+"""``python -m benchmarks.crowd WAY COUNT``: a process submits once in each of many threads or greenlets."""
+
+import sys
+
+if sys.argv[1] == "greenlets":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import json
+import os
+import socket
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from .peers.celery_app import TASK, app_from_environment
+
+
+def main(count: int) -> None:
+    """Submit, and print how many connections to the broker that took and left."""
+    app: Any = app_from_environment()
+    task, jobs = app.tasks[TASK], getattr(app, "jobs", None)
+    port = urlsplit(app.conf.broker_url).port
+    opened = _counted(port)
+    failed: list[str] = []
+
+    def request(number: int) -> None:
+        try:
+            if jobs is None:
+                task.apply_async((number,))
+            else:
+                jobs.handle().submit(task.s(number))
+        except Exception as error:
+            failed.append(type(error).__name__)
+
+    threads = [threading.Thread(target=request, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    connections = psutil.Process().net_connections("tcp")
+    open_ones = [one for one in connections if one.raddr and one.status == "ESTABLISHED"]
+    left = sum(one.raddr.port == port for one in open_ones)
+    print(json.dumps({"opened": len(opened), "left": left, "failed": failed}), flush=True)
+    os._exit(0)  # what is left is left
+
+
+def _counted(port: int | None) -> list[object]:
+    """Count the connections that this process opens to a port of this machine, from now on."""
+    opened: list[object] = []
+    connect = socket.socket.connect
+
+    def counting(one: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[1] == port:
+            opened.append(address)
+        connect(one, address)
+
+    socket.socket.connect = counting  # type: ignore[assignment,method-assign]
+    return opened
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[2]))
