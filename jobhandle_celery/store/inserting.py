@@ -87,12 +87,10 @@ class Inserting(Moves):
             ]
         return submitted
 
-    def now_for(self, connection: Connection, jobs: Sequence[NewJob]) -> datetime | None:
-        """Return the database's clock if one of these jobs has a time; on a connection that is ours."""
-        if any(new.scheduled_for is not None or new.expires is not None for new in jobs):
-            now: datetime = self.execute(connection, select(clock())).scalar_one()
-            return now
-        return None
+    def now_on(self, connection: Connection) -> datetime:
+        """Return the database's clock."""
+        now: datetime = self.execute(connection, select(clock())).scalar_one()
+        return now
 
     def _insert_alone(self, new: NewJob) -> list[Submitted] | None:
         """Insert a job by one statement, straight; None, and nothing is inserted, if that cannot be."""
@@ -200,6 +198,11 @@ _ANY_OF: ColumnElement[bool] = job.c.task_id.in_(bindparam("task_ids", expanding
 
 def _any_of(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"task_ids": [one["task_id"] for one in values]}
+
+
+def timed(jobs: Sequence[NewJob]) -> bool:
+    """Say whether one of these jobs has a time, which takes the database's clock."""
+    return any(new.scheduled_for is not None or new.expires is not None for new in jobs)
 
 
 def _length(new: NewJob) -> int:

@@ -31,7 +31,7 @@ from ..errors import InvalidTransitionError
 from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
-from .inserting import Inserting
+from .inserting import Inserting, timed
 from .joining import carry_text, connection_of, session_of
 from .moves import (
     HELD,
@@ -68,7 +68,8 @@ class Submitting(Inserting):
             return inserted
         made = list(jobs)  # before a transaction is open, for that may take long
         with self.door.moving() if alone else self.door.transaction() as connection:
-            return self.submit_within(connection, made, self.now_for(connection, made))
+            now = self.now_on(connection) if timed(made) else None
+            return self.submit_within(connection, made, now)
 
     def submit_within(
         self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None = None
@@ -97,9 +98,11 @@ class Submitting(Inserting):
             DBAPIError: SQLAlchemy's, of a serialization failure or a deadlock, which the caller repeats.
         """
         session = session_of(session)
-        with self.door.reading() as ours:
-            # The caller's may have a style of dates that no driver reads.
-            now = self.now_for(ours, jobs)
+        now = None
+        if timed(jobs):
+            # On a connection of ours: the caller's may have a style of dates that no driver reads.
+            with self.door.reading() as ours:
+                now = self.now_on(ours)
         with self.door.joining():
             connection = connection_of(session)
             carry_text(connection, (new.columns(self.namespace) for new in jobs))
