@@ -18,11 +18,11 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from kombu.exceptions import EncodeError, OperationalError
 
-from . import faults
+from . import codec, faults
 from .confirms import Confirmed
 from .header import CONTENT_TYPE
 from .messages import MOST_KINDS, Kind, Ready
-from .stencil import Client, Stencil
+from .stencil import Client, Stencil, is_kombus_own
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ _AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 _JSON = {"content_type": CONTENT_TYPE, "content_encoding": "utf-8", "serializer": None}
 """What a body is that has been made by kombu's JSON already."""
-
-Whole = tuple[Any, Mapping[str, Any]]
-"""A message as Celery builds it, and the options to send it with."""
 
 
 class Refused(Exception):
@@ -117,6 +114,10 @@ class Line:
         """Redis alone has one."""
         self._stencils: dict[Kind, Stencil | None] = {}
         self._sends_together = self._driver == "amqp"
+        self._sent_events: Any = None
+        """Sends Celery's events of tasks that are sent, if the configuration asks for them."""
+        if self._app.conf.task_send_sent_event:
+            self._sent_events = self._app.events.Dispatcher(enabled=False)
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
             OSError,
@@ -124,8 +125,8 @@ class Line:
             *self._connection.channel_errors,
         )
 
-    def send(self, task: str, message: Ready | Whole) -> None:
-        """Publish a message as Celery does, signals and events included.
+    def send(self, message: Ready) -> None:
+        """Publish a message, and Celery's event of that if it is to send those.
 
         Raises:
             Refused: it is this message that the broker does not take; others may pass.
@@ -134,7 +135,10 @@ class Line:
             producer = self._producer()
             if not self._pushed(producer, [message]):
                 # With `retry` kombu looks at the connection before it uses it.
-                self._publish(producer, task, message, retry=True, retry_policy=self._once)
+                self._publish(producer, message, retry=True, retry_policy=self._once)
+            if self._sent_events is not None:
+                once = {"retry": True, "retry_policy": self._once}
+                self._sent_events.publish("task-sent", message.event, producer, **once)
         except EncodeError:
             raise
         except self.errors as error:
@@ -157,13 +161,13 @@ class Line:
         batches = bool(getattr(producer, "supports_batch_publish", False))
         return batches or self._sends_together or self._driver == "redis"
 
-    def send_together(self, messages: Sequence[tuple[str, Ready | Whole]]) -> None:
+    def send_together(self, messages: Sequence[Ready]) -> None:
         """Publish messages in one piece.
 
         When it raises, whatever it is, it is not known which of them the broker has taken.
         """
         producer = self._producer()
-        if self._pushed(producer, [message for _, message in messages]):
+        if self._pushed(producer, messages):
             self.fresh = False
             return
         together: AbstractContextManager[object]
@@ -176,19 +180,17 @@ class Line:
             batch = getattr(producer, "batch", None)
             together = nullcontext() if batch is None else batch(max_size=2 * len(messages))
         with together:
-            for task, message in messages:
-                self._publish(producer, task, message, retry=False)
+            for message in messages:
+                self._publish(producer, message, retry=False)
         self.fresh = False
 
-    def _pushed(self, producer: Any, messages: Sequence[Ready | Whole]) -> bool:
+    def _pushed(self, producer: Any, messages: Sequence[Ready]) -> bool:
         """Push messages to lists of Redis, if that is all there is to do for them; say whether it was."""
-        if self._client is None:
+        if self._client is None or not is_kombus_own(producer):
             return False
         texts = []
         try:
             for message in messages:
-                if not isinstance(message, Ready):
-                    return False
                 stencil = self._stencil(self._client, producer, message)
                 if stencil is None:
                     return False
@@ -210,13 +212,15 @@ class Line:
 
     def _stencil(self, client: Client, producer: Any, message: Ready) -> Stencil | None:
         """Return the stencil of a message's kind; None if kombu has to send it, for now or always."""
+        if "serializer" in message.kind.options:
+            return None  # each is signed by itself
         if message.kind not in self._stencils:
-            queues = message.kind.options["declare"] or ()
+            queues = message.kind.options["declare"]
             if not self._declared.issuperset(queue.name for queue in queues):
                 return None  # yet: kombu declares a queue with the first message for it
             if len(self._stencils) >= MOST_KINDS:
                 self._stencils.clear()
-            send = partial(self._publish, producer, message.task, retry=False)
+            send = partial(self._publish, producer, retry=False)
             self._stencils[message.kind] = Stencil.cut(message, client, send)
         return self._stencils[message.kind]
 
@@ -231,18 +235,19 @@ class Line:
                     self._fall_back(error)
         return self._kept
 
-    def _publish(self, producer: Any, task: str, message: Ready | Whole, **retry: Any) -> None:
-        if isinstance(message, Ready):
-            options: dict[str, Any] = {**message.options, **retry, **_JSON}
-            # kombu keeps count of what is declared on this connection, too, but binds a copy to ask itself.
-            queues = {queue.name for queue in options.pop("declare") or ()}
-            if queues - self._declared:
-                options["declare"] = message.options["declare"]
-            producer.publish(message.body, **options)
-            self._declared |= queues
+    def _publish(self, producer: Any, message: Ready, **retry: Any) -> None:
+        options: dict[str, Any] = {**message.options, **retry}
+        body: Any = message.body
+        if "serializer" in options:
+            body = codec.decode(body)  # it is signed as a whole
         else:
-            built, further = message
-            self._app.amqp.send_task_message(producer, task, built, **further, **retry)
+            options |= _JSON
+        # kombu keeps count of what is declared on this connection, too, but binds a copy to ask itself.
+        queues = {queue.name for queue in options.pop("declare")}
+        if queues - self._declared:
+            options["declare"] = message.options["declare"]
+        producer.publish(body, **options)
+        self._declared |= queues
 
     def is_bug(self, error: BaseException) -> bool:
         """Say whether an error comes neither from the broker or its driver, nor from a message's values."""

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
+from celery.app.task import Context
 from kombu.exceptions import EncodeError
 
 from . import codec, faults
-from .broker import Line, Refused, Unusable, Whole
-from .header import job_headers
+from .broker import Line, Refused, Unusable
 from .lines import Busy, Lines
 from .messages import Messages, Ready
 from .pieces import pieces
@@ -61,17 +62,33 @@ class Dispatcher:
         """True if `task_always_eager` asks that jobs run right here, as users' own tests do."""
         return bool(self._app.conf.task_always_eager)
 
-    def _run_eagerly(self, one: Outgoing) -> None:
-        # In this thread, through the same claim as in a worker.
-        result = self._app.tasks[one.task].apply(
-            codec.decode(one.args),
-            codec.decode(one.kwargs),
-            task_id=one.task_id,
-            headers=job_headers(one.job_id, one.attempt),
-            throw=False,
-        )
+    def _run_eagerly(self, jobs: Iterable[Outgoing]) -> None:
+        """Run jobs in this thread, through the same claim as in a worker, all of them.
+
+        Raises:
+            Exception: the first that a body has raised, with `task_eager_propagates`.
+        """
+        results = [self._result_of(job) for job in jobs]
         if self._app.conf.task_eager_propagates:
-            result.get(disable_sync_subtasks=False)  # its maybe_throw() fails where tblib is installed
+            for result in results:
+                result.get(disable_sync_subtasks=False)  # its maybe_throw() fails where tblib is installed
+
+    def _result_of(self, job: Outgoing) -> Any:
+        message = self._messages_of_this_process().ready(job)
+        headers, way = message.headers, message.options
+        stamps = headers["stamps"] | {"stamped_headers": headers["stamped_headers"]}
+        # What a worker would make the task's request of.
+        task: Any = self._app.tasks[job.task]
+        return task.apply(
+            codec.decode(job.args),
+            codec.decode(job.kwargs),
+            task_id=job.task_id,
+            headers=Context(headers).headers,
+            throw=False,
+            **{name: way.get(name) for name in ("exchange", "routing_key", "priority")},
+            **({} if headers["ignore_result"] is None else {"ignore_result": headers["ignore_result"]}),
+            **(stamps if headers["stamped_headers"] else {}),
+        )
 
     @property
     def reachable(self) -> bool:
@@ -86,8 +103,7 @@ class Dispatcher:
         failure nobody in this process tries for a while.
         """
         if self.eager:
-            for one in messages:
-                self._run_eagerly(one)
+            self._run_eagerly(messages)
             return Published()
         published = Published()
         for part in pieces(messages, TOGETHER, _length, TOGETHER_BYTES):
@@ -122,11 +138,11 @@ class Dispatcher:
         try:
             if not line.takes_many:
                 return part
-            built: list[tuple[str, Ready | Whole]] = []
+            built: list[Ready] = []
             together, alone = [], []
             for one in part:
                 try:
-                    built.append((one.task, messages.ready(one) or messages.whole(one)))
+                    built.append(messages.ready(one))
                     together.append(one)
                 except SoftTimeLimitExceeded:
                     raise
@@ -189,10 +205,10 @@ class Dispatcher:
     def _send(self, line: Line, one: Outgoing) -> None:
         # What fails here is the row's fault, for good; what fails below, the broker's, or ours.
         messages = self._messages_of_this_process()
-        message = messages.ready(one) or messages.whole(one)
+        message = messages.ready(one)
         fresh = line.fresh
         try:
-            line.send(one.task, message)
+            line.send(message)
         except EncodeError:
             raise
         except Refused:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
@@ -29,7 +29,7 @@ from .errors import DatabaseUnavailableError, JobCancelled, JobHandleError, Sche
 from .model import Failure
 from .outcome import Outcome, Report, Verb
 from .request import HARD_LIMIT, time_limit_failure
-from .routing import signature_record
+from .retries import record_of
 from .service import service_of
 from .status import JobStatus
 from .store import Run, Store
@@ -112,8 +112,11 @@ def fail(task: Any, execution: Execution, failure: Failure) -> None:
 def retry(task: Any, execution: Execution, signature: Any, why: str) -> None:
     """Send the job of a run round again, with the signature of its next message."""
     try:
-        record = signature_record(signature)
-        queue = record.pop("queue")
+        # Made where Celery publishes a retry, in the body; eagerly it publishes none.
+        record = getattr(signature, "record", None) or record_of(
+            service_of(task.app).routing, signature, task.request
+        )
+        queue = record.pop("queue", None)
         encoded = codec.encode(record)
         delay = None if execution.eager else _delay(signature.options)
     except Exception as error:
@@ -136,7 +139,8 @@ def _delay(options: Any) -> float | datetime | None:
     if isinstance(eta, str):
         eta = datetime.fromisoformat(eta)
     if isinstance(eta, datetime):
-        return eta.astimezone() if eta.tzinfo is None else eta
+        # A time without a zone is UTC to Celery, whatever `timezone` says.
+        return eta.replace(tzinfo=UTC) if eta.tzinfo is None else eta
     return None
 
 

@@ -60,6 +60,13 @@ def job_of_context(context: Any) -> tuple[int, int] | None:
     return job_of(_headers_of(context))
 
 
+def show_headers(context: Any) -> None:
+    """Make each custom header of an eager request an attribute of it, as those of a worker's request are."""
+    for name, value in (context.headers or {}).items():
+        if not hasattr(context, name):
+            setattr(context, name, value)
+
+
 def _headers_of(context: Any) -> Any:
     return context.headers if context.is_eager else vars(context)
 

@@ -14,13 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue, serialization
 from kombu.utils import json as kombu_json
 
 from . import codec
+from .declarations import declared, is_partial
 from .header import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
+from .options import LEVELS_SHOWN
 from .sensitive import masked
 from .store import Outgoing
 
@@ -54,6 +56,8 @@ class Kind:
     sensitive: Sequence[str | int]
     args_shown: str | None
     kwargs_shown: str | None
+    levels: int
+    """How deep arguments are shown."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,30 @@ class Ready:
     """Headers."""
 
     @property
+    def headers(self) -> dict[str, Any]:
+        """All of them."""
+        return {**self.kind.headers, **self.own}
+
+    @property
     def options(self) -> dict[str, Any]:
         """What kombu's producer is to be called with."""
-        headers = {**self.kind.headers, **self.own}
-        return {**self.kind.options, "headers": headers, "correlation_id": self.task_id}
+        return {**self.kind.options, "headers": self.headers, "correlation_id": self.task_id}
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """Celery's event of a task that was sent."""
+        headers, options = self.headers, self.kind.options
+        queue = next((queue.name for queue in options["declare"]), None)
+        return {
+            "uuid": self.task_id,
+            "name": self.task,
+            "args": headers["argsrepr"],
+            "kwargs": headers["kwargsrepr"],
+            **{name: headers[name] for name in ("root_id", "parent_id", "retries", "eta", "expires")},
+            "queue": queue or options["routing_key"],
+            "exchange": options["exchange"],
+            "routing_key": options["routing_key"],
+        }
 
 
 class Messages:
@@ -79,29 +103,28 @@ class Messages:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._amqp = app.amqp
+        self._amqp: Any = app.amqp
         self._kinds: dict[tuple[Any, ...], Kind] = {}
         # Each look at Celery's configuration costs as much as a small message.
         self._signs = app.conf.task_serializer == "auth"
-        self._tells_sent = bool(app.conf.task_send_sent_event)
+        self.one_by_one = bool(app.conf.task_send_sent_event)
+        """True if each message is followed by Celery's event `task-sent`."""
         register_serializers()
 
-    @property
-    def one_by_one(self) -> bool:
-        """True if somebody wants to hear of each message when it has been sent, by signal or event."""
-        return bool(self._tells_sent or signals.after_task_publish.receivers or signals.task_sent.receivers)
+    def ready(self, one: Outgoing) -> Ready:
+        """Return the message of a job, as a copy of its kind; that of a retry is of its own kind.
 
-    def ready(self, one: Outgoing) -> Ready | None:
-        """Return a message as a copy of its kind; None for one that Celery has to build itself.
-
-        That is one with a task's retry, one that is signed, and any that a receiver of Celery's signals
-        would look at, and perhaps change.
+        No handler of Celery's publish signals is called: those had their say at the submit, or in the body
+        that asked for the retry.
         """
-        looked_at = self.one_by_one or signals.before_task_publish.receivers
-        if one.retry is not None or self._signs or looked_at:
-            return None
-        kind = self._kind(one)
-        args, kwargs = _decoded(one.args), _decoded(one.kwargs)
+        retry = codec.decode(one.retry) if one.retry else None
+        kind = self._kind(one) if retry is None else self._new_kind(one, retry)
+        if retry is None:
+            args_text, kwargs_text = one.args, one.kwargs
+            args, kwargs = _decoded(one.args), _decoded(one.kwargs)
+        else:
+            args, kwargs = retry["args"], retry["kwargs"]
+            args_text, kwargs_text = kombu_json.dumps(args), kombu_json.dumps(kwargs)
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise TypeError(f"the arguments of job {one.job_id} are none")
         if kind.sensitive:
@@ -109,117 +132,105 @@ class Messages:
         amqp = self._amqp
         own = {
             "id": one.task_id,
-            "argsrepr": kind.args_shown or args_shown(args, amqp.argsrepr_maxsize),
-            "kwargsrepr": kwargs_shown(one.job_id, kwargs, kind.kwargs_shown, amqp.kwargsrepr_maxsize),
+            "argsrepr": kind.args_shown or args_shown(args, amqp.argsrepr_maxsize, kind.levels),
+            # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
+            "kwargsrepr": kwargs_shown(
+                one.job_id, kwargs, kind.kwargs_shown, amqp.kwargsrepr_maxsize, kind.levels
+            ),
             **job_headers(one.job_id, one.attempt, kind.sensitive),
         }
         if kind.own_root:
             own["root_id"] = one.task_id
-        return Ready(one.task, f"[{one.args}, {one.kwargs}, {kind.rest}]", kind, one.task_id, own)
+        return Ready(one.task, f"[{args_text}, {kwargs_text}, {kind.rest}]", kind, one.task_id, own)
 
     def _kind(self, one: Outgoing) -> Kind:
-        limits = one.time_limit, one.soft_time_limit
-        key = one.task, one.queue, one.routing, one.priority, *limits, id(self._known(one.queue))
+        key = one.task, one.queue, one.routing, one.priority, one.time_limit, one.soft_time_limit
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) >= MOST_KINDS:
                 self._kinds.clear()
-            kind = self._kinds[key] = self._new_kind(one)
+            kind = self._kinds[key] = self._new_kind(one, {})
         return kind
 
-    def _new_kind(self, one: Outgoing) -> Kind:
-        message, options = self.whole(one)
-        seen = _Recorder()
-        self._amqp.send_task_message(seen, one.task, message, **options)
-        routing = codec.decode(one.routing)
-        return Kind(
-            headers=seen.options.pop("headers"),
-            options=seen.options,
-            rest=kombu_json.dumps(seen.body[2]),
-            own_root=not routing.get("root_id"),
-            sensitive=routing.get("sensitive", ()),
-            args_shown=routing.get("argsrepr"),
-            kwargs_shown=routing.get("kwargsrepr"),
-        )
-
-    def whole(self, one: Outgoing) -> tuple[Any, dict[str, Any]]:
-        """Return a message as Celery builds it, and the options to send it with."""
-        routing = codec.decode(one.routing)
-        sensitive = routing.get("sensitive", ())
-        retry = codec.decode(one.retry) or {}
-        options = retry.get("options", {})
-        args = retry["args"] if retry else codec.decode(one.args)
-        kwargs = retry["kwargs"] if retry else codec.decode(one.kwargs)
-        shown_args, shown_kwargs = masked(args, kwargs, sensitive)
-        message = self._amqp.as_task_v2(
+    def _new_kind(self, one: Outgoing, retry: Mapping[str, Any]) -> Kind:
+        routing, options = codec.decode(one.routing), retry.get("options", {})
+        stamps = options.get("stamped_headers") or ()
+        said = {
+            "time_limit": one.time_limit,
+            "soft_time_limit": one.soft_time_limit,
+            **routing,
+            **routing.get("stamps", {}),
+            **options,
+            **{name: options.get(name) for name in stamps},
+            **retry.get("way", {}),
+        }
+        (headers, _, body, _) = self._amqp.as_task_v2(
             one.task_id,
             one.task,
-            args,
-            kwargs,
-            retries=options.get("retries", 0),
-            callbacks=options.get("link"),
-            errbacks=options.get("link_error"),
-            chord=options.get("chord"),
-            chain=options.get("chain"),
-            group_id=options.get("group_id"),
-            group_index=options.get("group_index"),
-            root_id=options.get("root_id") or routing.get("root_id"),
-            parent_id=options.get("parent_id") or routing.get("parent_id"),
-            shadow=options.get("shadow") or routing.get("shadow"),
-            time_limit=options.get("time_limit", one.time_limit),
-            soft_time_limit=options.get("soft_time_limit", one.soft_time_limit),
-            ignore_result=options.get("ignore_result", routing.get("ignore_result")),
-            replaced_task_nesting=options.get("replaced_task_nesting", 0),
-            stamped_headers=options.get("stamped_headers"),
-            **{name: options.get(name) for name in options.get("stamped_headers") or ()},
-            origin=options.get("origin"),
-            # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
-            argsrepr=routing.get("argsrepr") or args_shown(shown_args, self._amqp.argsrepr_maxsize),
-            kwargsrepr=kwargs_shown(
-                one.job_id, shown_kwargs, routing.get("kwargsrepr"), self._amqp.kwargsrepr_maxsize
-            ),
-            create_sent_event=self._tells_sent,
+            # The arguments, and what is shown of them, are each message's own.
+            argsrepr="",
+            kwargsrepr="",
+            callbacks=said.get("link"),
+            errbacks=said.get("link_error"),
+            **{name: said[name] for name in _BUILT_FROM if name in said},
+            **{name: said.get(name) for name in said.get("stamped_headers") or ()},
         )
-        declared = routing.get("declare")
-        queue = None if one.queue is None else self._queue(one.queue, declared)
-        headers = {**routing.get("headers", {}), **(options.get("headers") or {})}
-        return message, {
-            "queue": queue,
-            "exchange": routing.get("exchange"),
-            "routing_key": routing.get("routing_key"),
-            "priority": options.get("priority", one.priority),
+        custom = {**retry.get("added", {}), **routing.get("headers", {}), **(options.get("headers") or {})}
+        return Kind(
+            headers={**headers, **custom},
+            options=self._options(one, said),
+            rest=kombu_json.dumps(body[2]),
+            own_root=not said.get("root_id"),
+            sensitive=routing.get("sensitive", ()),
+            args_shown=said.get("argsrepr"),
+            kwargs_shown=said.get("kwargsrepr"),
+            levels=said.get("levels", LEVELS_SHOWN),
+        )
+
+    def _options(self, one: Outgoing, said: Mapping[str, Any]) -> dict[str, Any]:
+        exchange, routing_key = said.get("exchange"), said.get("routing_key")
+        queue = None if one.queue is None else self._queue(one.queue, said.get("declare"))
+        if exchange is None or routing_key is None:
+            # A row of an older version: as Celery does when it publishes.
+            kind = "direct" if queue is None else queue.exchange.type
+            if (not exchange or not routing_key) and kind == "direct":
+                exchange, routing_key = "", one.queue
+            elif queue is not None:
+                exchange, routing_key = exchange or queue.exchange.name, routing_key or queue.routing_key
+        priority = said["priority"] if said.get("priority") is not None else one.priority
+        optional = {
+            "priority": priority,
+            "compression": said.get("compression"),
             # Never pickle or yaml; a signed message is JSON inside.
-            "serializer": SIGNING_SERIALIZER if self._signs else SERIALIZER,
-            "headers": headers | job_headers(one.job_id, one.attempt, sensitive),
+            "serializer": SIGNING_SERIALIZER if self._signs else None,
+        }
+        return {
+            "exchange": exchange,
+            "routing_key": routing_key,
+            "declare": [] if queue is None else [queue],
+            "delivery_mode": said.get("delivery_mode") or self._app.conf.task_default_delivery_mode,
+            "reply_to": said.get("reply_to") or "",
+            **{name: value for name, value in optional.items() if value is not None},
         }
 
-    def _queue(self, name: str, declared: Mapping[str, Any] | None) -> Queue:
-        known = self._known(name)
-        if known is not None:
-            return known
-        if declared is None or declared["name"] != name:
-            declared = {"name": name, "exchange": "", "type": "direct", "routing_key": name}
-        return Queue(
-            name,
-            Exchange(declared["exchange"], declared["type"]),
-            routing_key=declared["routing_key"],
-            queue_arguments=declared.get("arguments"),
-        )
-
-    def _known(self, name: str | None) -> Queue | None:
+    def _queue(self, name: str, record: Mapping[str, Any] | None) -> Queue | None:
+        """Return the queue to declare: as the submitter knew it, for this process may know another one."""
+        if record is None:
+            return None
+        if record["name"] == name and not is_partial(record):
+            return declared(record)
         queues: Mapping[str, Queue] = self._amqp.queues
         # Asked so, for [] makes what it lacks.
-        return queues[name] if name is not None and dict.__contains__(queues, name) else None
+        if dict.__contains__(queues, name):
+            return queues[name]
+        return declared(record) if record["name"] == name else Queue(name, Exchange(""), routing_key=name)
 
 
-class _Recorder:
-    """In the place of a producer: what Celery would send."""
-
-    body: Any
-    options: dict[str, Any]
-
-    def publish(self, body: Any, **options: Any) -> None:
-        self.body, self.options = body, options
+_BUILT_FROM = (
+    *("retries", "chord", "chain", "group_id", "group_index", "root_id", "parent_id", "shadow"),
+    *("time_limit", "soft_time_limit", "ignore_result", "replaced_task_nesting", "stamped_headers", "origin"),
+)
+"""Parameters of `AMQP.as_task_v2` that the row, or its retry, has a value for."""
 
 
 def _decoded(text: str) -> Any:
@@ -229,10 +240,10 @@ def _decoded(text: str) -> Any:
     return codec.decode(text) if '"__type__"' in text else json.loads(text)
 
 
-def args_shown(args: Sequence[Any], limit: int) -> str:
-    """Return what is shown of positional arguments, at most some `limit` characters."""
+def args_shown(args: Sequence[Any], limit: int, levels: int = LEVELS_SHOWN) -> str:
+    """Return what is shown of positional arguments: some `limit` characters, so many levels deep."""
     args = tuple(args)
-    return repr(args) if _is_short(args, limit) else str(saferepr(args, limit))
+    return repr(args) if _is_short(args, limit) else str(saferepr(args, limit, maxlevels=levels))
 
 
 def _is_short(values: Sequence[Any], limit: int) -> bool:
@@ -250,7 +261,9 @@ def _is_short(values: Sequence[Any], limit: int) -> bool:
     return room > 0
 
 
-def kwargs_shown(job_id: int, kwargs: Mapping[str, Any], given: str | None, limit: int) -> str:
+def kwargs_shown(
+    job_id: int, kwargs: Mapping[str, Any], given: str | None, limit: int, levels: int = LEVELS_SHOWN
+) -> str:
     """Return what is shown of the keyword arguments, the job's id before them, so that Flower finds it.
 
     Flower's search reads literals alone, and the last of two equal keys; what it could not read, or would
@@ -258,7 +271,7 @@ def kwargs_shown(job_id: int, kwargs: Mapping[str, Any], given: str | None, limi
     """
     if given is None and "job_id" not in kwargs and _is_short([*kwargs, *kwargs.values()], limit):
         return repr({"job_id": job_id, **kwargs})
-    shown = str(saferepr(dict(kwargs), limit)) if given is None else given
+    shown = str(saferepr(dict(kwargs), limit, maxlevels=levels)) if given is None else given
     comma = "" if shown == "{}" else ", "
     beside = f"{{'job_id': {job_id}{comma}{shown.removeprefix('{')}"
     try:

@@ -1,7 +1,7 @@
-"""What a caller gives, in Celery's terms, and where Celery would send it. May import checks and below.
+"""Where Celery would send a job, and with what, resolved at its submit. May import signatures and below.
 
-A signature becomes a `Job`; a Job's queue, exchange and priority are resolved once, at its submit; and what a
-task's retry asks for is reduced to what its next message needs.
+A task on one way (queue, exchange, priority, …) is resolved once and remembered, unless code that is not
+Celery's own has a say in each message: then each job is published to a recorder.
 """
 
 from collections.abc import Mapping
@@ -12,104 +12,34 @@ from typing import Any
 
 from celery import Celery
 from celery.app.routes import MapRoute
-from celery.canvas import Signature
 from celery.exceptions import QueueNotFound
-from celery.utils.abstract import CallableSignature
+from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue
+from kombu.compression import get_encoder
+from kombu.entity import maybe_delivery_mode
 
-from . import checks, codec, task_checks
-from .durations import duration
-from .errors import ApiUsageError, ValidationError, shown
+from . import capture, checks, codec, options, task_checks
+from .declarations import described
+from .errors import ConfigurationError, ValidationError
 from .header import HEADER
 from .model import Job
-from .sensitive import HIDDEN, resolved
+from .sensitive import HIDDEN, masked, resolved
+from .signatures import moment_of
 
-_SIGNATURE_OPTIONS = {
-    "queue",
-    "exchange",
-    "routing_key",
-    "priority",
-    "countdown",
-    "eta",
-    "expires",
-    "time_limit",
-    "soft_time_limit",
-    "shadow",
-    "headers",
-    "ignore_result",
-    "argsrepr",
-    "kwargsrepr",
-    "sensitive",
-}
-_DIRECTIONS = ("queue", "priority", "exchange", "routing_key")
-_KEPT = ("headers", "ignore_result", "argsrepr", "kwargsrepr")
-_CANVAS_TASKS = {
-    "celery.chain": "chain",
-    "celery.group": "group",
-    "celery.chord": "chord",
-    "celery.chunks": "chunks",
-}
+_LIMITS = ("time_limit", "soft_time_limit")
+_DIRECTIONS = ("queue", "priority", *sorted(options.WAY))
+_KEPT = ("headers", "ignore_result", "argsrepr", "kwargsrepr", "reply_to")
+_NAMED = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "shadow")
+"""Headers of Celery's that a handler may have changed, and that are not among the custom ones in a row."""
+_NEVER = {"id", "task", "eta", "expires", "retries"}
+"""Headers that say which task a message is of, or when: no handler or caller sets them for a job."""
+
 MOST_WAYS = 1_000
 """Ways that are remembered; a caller may make up queue names without end."""
 
-_CANVAS_OPTIONS = {"link", "link_error", "chord", "chain", "group_id"}
-
-
-def as_job(given: object) -> tuple[Job, dict[str, Any]]:
-    """Return a Job, and the further message options, of what a caller submitted.
-
-    Raises:
-        ApiUsageError: it is neither a Job nor a Celery signature.
-        ValidationError: a chain, group, chord or callback, or an option that a job does not have.
-    """
-    if isinstance(given, Job):
-        return given, {}
-    if not isinstance(given, (dict, Mapping)) or not isinstance(given, CallableSignature):
-        raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
-    canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
-    if canvas:
-        raise ValidationError("job", given.get("task"), f"one task; a {canvas} cannot be a job yet")
-    options = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
-    for name, value in options.items():
-        if name in _CANVAS_OPTIONS and value:
-            raise ValidationError(name, value, "one task without callbacks, chord or chain")
-        if name not in _SIGNATURE_OPTIONS | _CANVAS_OPTIONS:
-            raise ValidationError(name, value, f"the options {', '.join(sorted(_SIGNATURE_OPTIONS))}")
-    job = Job(
-        task=given["task"],
-        args=tuple(given.get("args") or ()),
-        kwargs=dict(given.get("kwargs") or {}),
-        scheduled_for=_moment("countdown", options.pop("countdown", None))
-        or _moment("eta", options.pop("eta", None)),
-        expires=_moment("expires", options.pop("expires", None)),
-        **{
-            name: options.pop(name)
-            for name in ("queue", "priority", "time_limit", "soft_time_limit", "sensitive")
-            if name in options
-        },
-    )
-    options.pop("eta", None)
-    return job, {name: value for name, value in options.items() if name in _SIGNATURE_OPTIONS}
-
-
-def _moment(field: str, value: Any) -> datetime | timedelta | None:
-    """Return a moment as Celery's options give it: seconds, a datetime, or its text."""
-    accepted = "seconds, or an aware datetime"
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValidationError(field, value, accepted) from None
-    if value is None or isinstance(value, datetime):
-        return checks.moment(field, value)
-    given = duration(value)
-    if given is None:
-        raise ValidationError(field, value, accepted)
-    return checks.moment(field, given)
-
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
     """Where the messages of a task go, whatever their arguments are."""
 
     queue: str | None
@@ -129,6 +59,7 @@ class Routed:
     sensitive: list[str | int]
     queue: str | None
     priority: int | None
+    scheduled_for: datetime | timedelta | None
     expires: datetime | timedelta | None
     text: str
     """What a publisher has to know, as JSON."""
@@ -139,22 +70,25 @@ class Routing:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        self._recording = capture.Recording(app)
         self._router: Any = None
-        self._ways: dict[tuple[Any, ...], _Way] = {}
+        self._ways: dict[tuple[Any, ...], Way] = {}
 
     @cached_property
     def _amqp(self) -> Any:
         return self._app.amqp  # which costs a lock each time
 
-    def route(self, job: Job, options: Mapping[str, Any]) -> Routed:
-        """Fill in what the task and Celery's routing say: the queue, the priority, the expiry.
+    def route(self, job: Job, given: Mapping[str, Any], task_id: str) -> Routed:
+        """Resolve what Celery, the task and the handlers of publish signals say about a job's messages.
 
-        The routing is resolved now and kept in the row, so that whoever publishes the job again, on
-        another machine, needs nothing of this process's configuration.
+        All of it is kept in the row, so that whoever publishes the job again, on another machine, needs
+        nothing of this process's configuration or context.
 
         Raises:
-            ValidationError: the queue is not among `task_queues` and may not be made, or the arguments do
-                not fit the signature of a task that is registered here.
+            ValidationError: the queue is not among `task_queues` and may not be made, an option is not kept,
+                the arguments do not fit the signature of a task that is registered here, or its own
+                ``apply_async`` sends nothing.
+            ConfigurationError: the app is configured so that its workers take no job.
         """
         task: Any = self._app.tasks.get(job.task)
         args, kwargs = list(job.args), dict(job.kwargs)
@@ -164,15 +98,15 @@ class Routing:
             args, kwargs = _checked(task, args, kwargs, hide=bool(sensitive))
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
-        way = self._way(job, options, args, kwargs, task)
+        if capture.is_observed() or not capture.is_plain(self._app, task):
+            return self._route_by_publishing(job, given, task, task_id, sensitive)
+        way = self._way(job, given, args, kwargs, task, task_id)
         if sensitive:
             sensitive = resolved(sensitive, getattr(task, "run", None), args)
-        shadow = options.get("shadow") or (task and task.shadow_name(args, kwargs, dict(options)))
-        further: dict[str, Any] = {name: options[name] for name in _KEPT if name in options}
+        further: dict[str, Any] = {name: given[name] for name in _KEPT if name in given}
+        shadow = given.get("shadow") or (task and task.shadow_name(args, kwargs, dict(given)))
         if shadow:
             further["shadow"] = shadow
-        if sensitive:
-            further["sensitive"] = sensitive
         parent = self._app.current_worker_task
         if parent and parent.request.id:
             further |= {
@@ -185,52 +119,135 @@ class Routing:
             sensitive,
             way.queue,
             way.priority,
-            _moment("expires", way.expires) if job.expires is None else job.expires,
-            codec.encode_given("options", {**way.record, **further}) if further else way.text,
+            job.scheduled_for,
+            moment_of("expires", way.expires) if job.expires is None else job.expires,
+            _text(way, {**further, **_stamps(given)}, sensitive),
         )
 
-    def _way(self, job: Job, options: Mapping[str, Any], args: Any, kwargs: Any, task: Any) -> _Way:
+    def _route_by_publishing(
+        self, job: Job, given: Mapping[str, Any], task: Any, task_id: str, sensitive: list[str | int]
+    ) -> Routed:
+        """Resolve a job by publishing it as Celery does, to a recorder: for code that has a say in that."""
+        run = getattr(task, "run", None)
+        times = {"countdown" if isinstance(job.scheduled_for, timedelta) else "eta": job.scheduled_for}
+        asked = {
+            **given,
+            **_directions(job),
+            **{name: _as_celery_takes_it(value) for name, value in {**times, "expires": job.expires}.items()},
+        }
+        if sensitive:
+            sensitive = resolved(sensitive, run, job.args)
+            hidden = masked(job.args, job.kwargs, sensitive)
+            asked = {"argsrepr": str(saferepr(hidden[0])), "kwargsrepr": str(saferepr(hidden[1]))} | asked
+        asked = {name: value for name, value in asked.items() if value is not None}
+        recorded = self._recorded(task, job.task, list(job.args), dict(job.kwargs), task_id, asked)
+        args, kwargs, _ = recorded.body
+        said = recorded.arguments
+        way = self.way_of(recorded)
+        further: dict[str, Any] = {
+            name: said[name] for name in ("shadow", "root_id", "parent_id") if said.get(name)
+        }
+        further |= {name: given[name] for name in ("argsrepr", "kwargsrepr") if name in given}
+        changed = recorded.changed_headers
+        further |= {name: changed[name] for name in _NAMED if name in changed}
+        further["headers"] = custom_headers(recorded)
+        if said.get("reply_to") != self._app.thread_oid:
+            further["reply_to"] = said.get("reply_to")
+        if sensitive:
+            sensitive = resolved(sensitive, run, args)
+        return Routed(
+            list(args),
+            dict(kwargs),
+            sensitive,
+            way.queue,
+            way.priority,
+            _time_of(job.scheduled_for, asked, said, "countdown", "eta"),
+            _time_of(job.expires, asked, said, "expires"),
+            _text(way, {**further, **_stamps(said)}, sensitive),
+        )
+
+    def _way(
+        self, job: Job, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any, task_id: str
+    ) -> Way:
         router: Any = self._amqp.router
         if router is not self._router:
             self._router, self._ways = router, {}
-        given = {"queue": job.queue, "priority": job.priority, **options}
-        key = (job.task, task is None, *(given.get(name) for name in _DIRECTIONS))
+        asked = {**given, **_directions(job)}
+        limits = job.time_limit, job.soft_time_limit
+        key = (job.task, task is None, *limits, self._inherited(), *(asked.get(name) for name in _DIRECTIONS))
         # A route that is a function may look at the arguments.
         known = all(isinstance(route, MapRoute) for route in router.routes) and all(
-            one is None or type(one) in (str, int) for one in key[2:]
+            one is None or type(one) in (str, int, float) for one in key[2:]
         )
         way = self._ways.get(key) if known else None
         if way is None:
-            way = self._new_way(job, given, args, kwargs, task)
+            asked = {name: asked[name] for name in (*_DIRECTIONS, *_LIMITS) if asked.get(name) is not None}
+            way = self.way_of(self._recorded(task, job.task, args, kwargs, task_id, asked))
             if known and len(self._ways) < MOST_WAYS:
                 self._ways[key] = way
         return way
 
-    def _new_way(self, job: Job, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any) -> _Way:
-        directions = {name: given[name] for name in _DIRECTIONS if given.get(name) is not None}
+    def _inherited(self) -> Any:
+        """Return the priority that a job inherits from the task that submits it, if Celery is to do that."""
+        parent = self._app.current_worker_task
+        if not parent or not self._app.conf.task_inherit_parent_priority:
+            return None
+        return (parent.request.delivery_info or {}).get("priority")
+
+    def _recorded(
+        self, task: Any, name: str, args: Any, kwargs: Any, task_id: str, asked: Mapping[str, Any]
+    ) -> capture.Recorded:
+        conf = self._app.conf
+        if conf.task_protocol != 2:
+            raise ConfigurationError(
+                f"task_protocol is {conf.task_protocol}: a job's message is of version 2"
+            )
         if task is not None and (strategy := task_checks.own_strategy(task)):
-            raise ValidationError("task", job.task, f"a task that Celery's default strategy runs; {strategy}")
-        own = {} if task is None else task._get_exec_options()
-        defaults = {name: value for name, value in own.items() if value is not None}
+            raise ValidationError("task", name, f"a task that Celery's default strategy runs; {strategy}")
+        recorded = self.published(task, name, args, kwargs, task_id, asked)
+        options.check_built(recorded.arguments, recorded.options, recorded.published, conf.task_serializer)
+        return recorded
+
+    def published(
+        self, task: Any, name: str, args: Any, kwargs: Any, task_id: str, asked: Mapping[str, Any]
+    ) -> capture.Recorded:
+        """Publish a task as Celery does, to a recorder.
+
+        Raises:
+            ValidationError: the queue may not be made, or the task's own ``apply_async`` sends nothing.
+        """
         try:
-            routed = self._amqp.router.route(dict(defaults, **directions), job.task, args, kwargs, task)
-            queue = routed.get("queue")
-            if isinstance(queue, str):
-                queue = self._amqp.queues[queue]
-        except (QueueNotFound, KeyError) as error:
-            raise ValidationError("queue", job.queue, f"a queue that task_queues has ({error})") from None
-        if queue is None and routed.get("exchange") is None:
-            queue = self._amqp.default_queue
+            return self._recording.record(task, name, args, kwargs, task_id, asked)
+        except QueueNotFound as error:
+            queue = asked.get("queue")
+            raise ValidationError("queue", queue, f"a queue that task_queues has ({error})") from None
+
+    def way_of(self, recorded: capture.Recorded) -> Way:
+        """Return the way that a recorded message goes.
+
+        Raises:
+            ValidationError: it is none that can be kept.
+        """
+        said, published, queue = recorded.arguments, recorded.published, recorded.queue
         record = {
-            "exchange": _name(routed.get("exchange")),
-            "routing_key": routed.get("routing_key"),
-            "declare": None if queue is None else _declaration(queue),
+            "exchange": _name(published["exchange"]) or "",
+            "routing_key": published["routing_key"] or "",
+            "declare": described(queue)
+            if queue is not None and queue in (published["declare"] or ())
+            else None,
+            "delivery_mode": _delivery_mode(published["delivery_mode"]),
+            "compression": _compression(published["compression"]),
+            "headers": recorded.options.get("headers"),
+            "levels": self._app.conf.get("task_repr_maxlevels"),  # from 5.7 on
+            **{name: said.get(name) for name in ("ignore_result", *_LIMITS)},
         }
         record = {name: value for name, value in record.items() if value is not None}
-        return _Way(
+        if record.get("levels") == options.LEVELS_SHOWN:
+            del record["levels"]
+        return Way(
             None if queue is None else queue.name,
-            routed.get("priority"),
-            defaults.get("expires"),
+            published.get("priority"),
+            said.get("expires"),
             record,
             codec.encode_given("options", record),
         )
@@ -252,33 +269,79 @@ def _checked(
     return list(args), dict(kwargs)
 
 
-def _declaration(queue: Queue) -> dict[str, Any]:
-    return {
-        "name": queue.name,
-        "exchange": queue.exchange.name,
-        "type": queue.exchange.type,
-        "routing_key": queue.routing_key,
-        "arguments": queue.queue_arguments,
-    }
-
-
 def _name(exchange: Any) -> str | None:
     return exchange.name if isinstance(exchange, Exchange) else exchange
 
 
-def signature_record(signature: Signature) -> dict[str, Any]:
-    """Return what of a retry's signature its next message needs; its times and our header are the row's."""
-    options = {
-        name: value
-        for name, value in dict(signature.options).items()
-        if name not in ("countdown", "eta", "expires", "task_id", "exchange", "routing_key", "redelivered")
-        and value is not None
-    }
-    headers = {name: value for name, value in (options.pop("headers", None) or {}).items() if name != HEADER}
-    queue = options.pop("queue", None)
-    return {
-        "args": list(signature.args or ()),
-        "kwargs": dict(signature.kwargs or {}),
-        "options": {**options, **({"headers": headers} if headers else {})},
-        "queue": queue.name if isinstance(queue, Queue) else queue,
-    }
+def queue_name(queue: Any) -> str | None:
+    """Return the name of a queue that is given by it, or as an object of kombu's."""
+    return queue.name if isinstance(queue, Queue) else queue
+
+
+def _directions(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in ("queue", "priority", *_LIMITS)}
+
+
+def _as_celery_takes_it(value: datetime | timedelta | None) -> datetime | float | None:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _time_of(
+    given: datetime | timedelta | None, asked: Mapping[str, Any], said: Mapping[str, Any], *names: str
+) -> datetime | timedelta | None:
+    """Return a time of a job, as it was given unless its task has changed it."""
+    if all(said.get(name) == asked.get(name) for name in names):
+        return given
+    return next((moment_of(name, said[name]) for name in names if said.get(name) is not None), None)
+
+
+def _stamps(said: Mapping[str, Any]) -> dict[str, Any]:
+    names = list(said.get("stamped_headers") or ())
+    return {"stamped_headers": names, "stamps": {name: said.get(name) for name in names}} if names else {}
+
+
+def _text(way: Way, further: dict[str, Any], sensitive: list[str | int]) -> str:
+    if sensitive:
+        further["sensitive"] = sensitive
+    if not further:
+        return way.text
+    if further.get("headers"):
+        further["headers"] = checked_headers(further["headers"])
+    return codec.encode_given("options", {**way.record, **further})
+
+
+def custom_headers(recorded: capture.Recorded) -> dict[str, Any]:
+    """Return the headers of a message that Celery itself does not give it."""
+    changed = {name: value for name, value in recorded.changed_headers.items() if name not in _NAMED}
+    return checked_headers(changed)
+
+
+def checked_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return custom headers without our own, which a body may have passed on.
+
+    Raises:
+        ValidationError: they are no JSON, or one of them is Celery's for what the row says.
+    """
+    custom = {name: value for name, value in headers.items() if name != HEADER}
+    for name in _NEVER & custom.keys():
+        raise ValidationError("headers", name, "other names: that one says which task it is, or when")
+    codec.encode_given("headers", custom)
+    return custom
+
+
+def _delivery_mode(given: Any) -> int:
+    try:
+        mode: int | None = maybe_delivery_mode(given)
+        return mode or 2
+    except (KeyError, TypeError, ValueError):
+        raise ValidationError("delivery_mode", given, "1, 2, 'transient' or 'persistent'") from None
+
+
+def _compression(given: Any) -> str | None:
+    if given is None:
+        return None
+    try:
+        get_encoder(given)
+    except KeyError:
+        raise ValidationError("compression", given, "what kombu compresses by here") from None
+    return str(given)

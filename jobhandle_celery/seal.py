@@ -27,6 +27,8 @@ from .execution import Execution, execution_of, report_of, running, settle_at_la
 from .header import HEADER, job_headers, sensitive_of
 from .message_guard import guarded_strategy
 from .request import JobRequest
+from .retries import record_of
+from .service import service_of
 from .task import WhileTraced, asked_to_stop, claim, guarded, hooked
 
 
@@ -147,6 +149,7 @@ class JobTask:
         recorded = _RecordedSignature(signature, app=self.app)
         recorded._type = signature._type
         recorded.execution = execution
+        recorded.request = self.request if request is None else request
         headers = signature.options.get("headers") or {}
         recorded.options["headers"] = headers | job_headers(execution.run.job_id, execution.run.attempt + 1)
         return recorded
@@ -233,9 +236,12 @@ def _let_go(info: Any) -> None:
 
 class _RecordedSignature(Signature[Any]):
     execution: Execution
+    request: Any
+    record: dict[str, Any] | None = None
     _type: Any
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
+        self.record = record_of(service_of(self.app).routing, self, self.request)
         self.execution.retry = self
 
     def apply(self, *args: Any, **options: Any) -> Any:

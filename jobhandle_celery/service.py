@@ -107,7 +107,12 @@ class Service:
     @cached_property
     def submissions(self) -> Submissions:
         """What takes jobs in."""
-        return self._first("submissions", Submissions(self.store, self.dispatcher, Routing(self._app)))
+        return self._first("submissions", Submissions(self.store, self.dispatcher, self.routing))
+
+    @cached_property
+    def routing(self) -> Routing:
+        """Where jobs go."""
+        return self._first("routing", Routing(self._app))
 
     @cached_property
     def waits(self) -> Waits:

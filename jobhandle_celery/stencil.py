@@ -4,7 +4,8 @@ On its way to Redis a message goes through kombu's producer, exchange and channe
 whole, which takes more than a third of the time of a job that is one of many. So kombu sends one message of a
 kind to a tape, with marks where messages of that kind differ, and the others are that text with the marks
 replaced. What does not come out as a single LPUSH with each mark in its place (another exchange, a
-compressed body, a queue that expires) has no stencil, and goes kombu's way.
+compressed body, a queue that expires) has no stencil, and goes kombu's way; nor is there one where a method
+on that way is not kombu's own, or where the tape holds anything that was not given.
 """
 
 import json
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
+from types import FunctionType
 from typing import Any
 
 from .messages import Ready
@@ -91,6 +93,32 @@ class _MoreThanLpush(AttributeError):
 _JSON = json.JSONEncoder().encode
 
 
+_PROPERTIES = {
+    *("correlation_id", "reply_to", "delivery_mode", "delivery_info", "delivery_tag"),
+    *("priority", "body_encoding"),
+}
+_METHODS = {
+    "producer": ("publish", "_publish", "_prepare", "_delivery_details"),
+    "channel": ("prepare_message", "basic_publish", "_put", "_lookup", "encode_body", "typeof"),
+}
+"""kombu's methods on the way of a message to Redis, private ones included: only their origin is looked at."""
+
+
+def is_kombus_own(producer: Any) -> bool:
+    """Return False if a method on the way of a message is not kombu's: a tool's that patches it, say."""
+    return all(
+        _is_kombus(getattr(part, name, None))
+        for part, names in ((producer, _METHODS["producer"]), (producer.channel, _METHODS["channel"]))
+        for name in names
+    )
+
+
+def _is_kombus(method: Any) -> bool:
+    # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies say they are it.
+    function = getattr(method, "__func__", None)
+    return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith("kombu.")
+
+
 class Stencil:
     """The text of the messages of a kind."""
 
@@ -114,7 +142,10 @@ class Stencil:
         if len(tape.pushed) != 1:
             return None
         ((key, text),) = tape.pushed
-        tag = json.loads(text)["properties"].get("delivery_tag")
+        sent = json.loads(text)
+        if sent["headers"] != marked.headers or not sent["properties"].keys() <= _PROPERTIES:
+            return None  # something on the way has added to it, perhaps what is that one message's own
+        tag = sent["properties"].get("delivery_tag")
         holes = {f'"{mark}"': name for name, mark in marks.items()}
         holes |= {f'"{_encoded(body)}"': "body", f'"{tag}"': "delivery_tag"}
         split = re.split(f"({'|'.join(map(re.escape, holes))})", text)

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
+
 from . import checks, codec, text
 from .background import Background
 from .dispatch import Dispatcher
 from .errors import DatabaseUnavailableError
 from .marks import Marks
-from .routing import Routing, as_job
+from .routing import Routing
+from .signatures import as_job
 from .status import JobStatus
 from .store import Attached, NewJob, Outgoing, Store, Submitted
 
@@ -89,7 +92,7 @@ class Submissions:
         """
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
-            return self._store.submit_in_session(session, list(new), self.send, handle)
+            return self._store.submit_in_session(session, list(new), self._send_after_commit, handle)
         submitted = self._store.submit(new)
         fresh = [
             (row, one.job_id)
@@ -97,12 +100,13 @@ class Submissions:
             if one.fresh and one.status is JobStatus.SUBMITTED
         ]
         committed, grace = time.monotonic(), self._store.settings.grace.total_seconds()
-        for start in range(0, len(fresh), BATCH):
+        size = max(len(fresh), 1) if self._dispatcher.eager else BATCH
+        for start in range(0, len(fresh), size):
             if self._beside_a_loop or time.monotonic() - committed > grace / 2:
                 # The sweep may take what is left for forgotten any moment: look at the rows again.
                 self.send([job_id for _, job_id in fresh[start:]])
                 break
-            self._send([row.outgoing(job_id) for row, job_id in fresh[start : start + BATCH]])
+            self._send([row.outgoing(job_id) for row, job_id in fresh[start : start + size]])
         return submitted
 
     def drain(self) -> None:
@@ -119,6 +123,17 @@ class Submissions:
             self._outbox.later(job_ids)
         else:
             self._send_committed(job_ids)
+
+    def _send_after_commit(self, job_ids: Sequence[int]) -> None:
+        try:
+            self.send(job_ids)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:
+            if not self._dispatcher.eager:
+                raise
+            # The caller's commit has succeeded and must not fail now.
+            logger.exception("jobs %s ran eagerly after the commit, and a body failed; see the rows", job_ids)
 
     @property
     def _beside_a_loop(self) -> bool:
@@ -151,11 +166,12 @@ class Submissions:
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)
         checks.job(job)
-        routed = self._routing.route(job, options)
+        task_id = str(uuid.uuid4())
+        routed = self._routing.route(job, options, task_id)
         hide = bool(routed.sensitive)
         return NewJob(
             task=job.task,
-            task_id=str(uuid.uuid4()),
+            task_id=task_id,
             args=codec.encode_given("args", routed.args, hide=hide),
             kwargs=codec.encode_given("kwargs", routed.kwargs, hide=hide),
             message=text.message(job.message),
@@ -170,6 +186,6 @@ class Submissions:
             soft_time_limit=job.soft_time_limit,
             max_attempts=job.max_attempts,
             held=checks.submittable(job.status) is JobStatus.WAITING,
-            scheduled_for=job.scheduled_for,
+            scheduled_for=routed.scheduled_for,
             expires=routed.expires,
         )

@@ -22,7 +22,7 @@ from .bookkeeping import ignores_result, mark_revoked
 from .errors import ConfigurationError, DatabaseUnavailableError, JobCancelled, JobHandleError
 from .execution import Execution, ResultError, execution_of, job_is_traced
 from .handle import JobHandle
-from .header import job_of_context
+from .header import job_of_context, show_headers
 from .request import ClaimAbandoned, RefusedAsRevoked
 from .service import service_of
 from .store import Refusal, Refused, Run
@@ -206,6 +206,8 @@ def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
 
 def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     current.entered = True
+    if current.eager:
+        show_headers(task.request)
     with endings(task, current):
         returned = body(*args, **kwargs)
     keep(task, current, returned)

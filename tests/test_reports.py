@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, Signature, signals
+from celery import signals
 
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, codec
 from jobhandle_celery.chores import Chores
@@ -14,12 +14,11 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.header import job_headers
 from jobhandle_celery.outcome import Outcome, Report, Verb
 from jobhandle_celery.request import REFUSALS
-from jobhandle_celery.routing import signature_record
 from jobhandle_celery.service import Service, service_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import make_app
 
-AGAIN = codec.encode(signature_record(Signature("tests.add", args=(1, 2), app=Celery(set_as_current=False))))
+AGAIN = codec.encode({"args": [1, 2], "kwargs": {}, "options": {}})
 
 
 class Main:

@@ -12,7 +12,7 @@ from billiard.exceptions import WorkerLostError
 from celery import Celery
 from celery.contrib.testing.mocks import TaskMessage
 
-from jobhandle_celery import Job, Jobs, JobStatus, ValidationError
+from jobhandle_celery import Job, Jobs, JobStatus, ValidationError, messages
 from jobhandle_celery.header import job_headers
 from jobhandle_celery.sensitive import masked, resolved
 
@@ -152,7 +152,7 @@ def test_no_log_shows_those_of_a_job_that_no_broker_could_take(
     def fail(*_: Any, **__: Any) -> None:
         raise TypeError(f"what is {CANARY}?")
 
-    monkeypatch.setattr(app.amqp, "as_task_v2", fail)
+    monkeypatch.setattr(messages, "masked", fail)
     with caplog.at_level(logging.DEBUG), app.jobs.handle() as handle:  # type: ignore[attr-defined]
         handle.submit(Job(task="login", args=["ann", CANARY], sensitive=["password"], queue=QUEUE))
     assert "cannot be made into a message: TypeError" in caplog.text

@@ -20,6 +20,7 @@ from jobhandle_celery import (
     UnknownJobError,
     ValidationError,
 )
+from jobhandle_celery.messages import Messages
 from jobhandle_celery.status import UNFINISHED
 from tests.apps import make_app
 
@@ -262,7 +263,7 @@ def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
 
     handle = shop.jobs.handle()
     for owner, method in (
-        (shop.app.amqp, "send_task_message"),
+        (Messages, "ready"),
         (shop.jobs._service.store, "outgoing"),
         (shop.jobs._service.dispatcher, "publish"),
         (shop.jobs._service.store, "mark_queued"),

@@ -1,12 +1,10 @@
 """A message that is a copy of its kind is, to the letter, the one that Celery would have built."""
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from celery import signals
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu import Exchange, Queue
@@ -58,11 +56,12 @@ def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
 
 
 def outgoing(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Outgoing:
-    from jobhandle_celery.routing import Routing, as_job
+    from jobhandle_celery.routing import Routing
+    from jobhandle_celery.signatures import as_job
 
     job, further = as_job(app.tasks["tests.anything"].s(*args, **kwargs).set(**options))
     assert isinstance(job, Job)
-    routed = Routing(app).route(job, further)
+    routed = Routing(app).route(job, further, "an id")
     return Outgoing(
         job_id=42,
         task_id="0e7ba2ae-5ccd-4d2b-a8e5-0a2d8bc0a0b6",
@@ -83,16 +82,12 @@ def outgoing(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[st
 
 
 def built(app: Any, one: Outgoing) -> tuple[str, dict[str, Any]]:
-    """What Celery hands to kombu's producer: the body as JSON, and the rest."""
-    message, options = Messages(app).whole(one)
-    seen = messages._Recorder()
-    app.amqp.send_task_message(seen, one.task, message, **options)
-    return kombu_json.dumps(seen.body), seen.options
+    """What kombu's producer is given for the first message of its kind."""
+    return copied(Messages(app), one)
 
 
 def copied(of: Messages, one: Outgoing) -> tuple[str, dict[str, Any]]:
     ready = of.ready(one)
-    assert ready is not None
     return ready.body, dict(ready.options)
 
 
@@ -133,25 +128,9 @@ def test_what_is_shown_fits_into_its_limit_and_is_found_by_the_jobs_id() -> None
         assert headers["kwargsrepr"].startswith("{'job_id': 42")
 
 
-def test_a_retry_or_a_signature_or_a_listener_has_each_message_built_by_celery() -> None:
-    app = an_app()
-    one = outgoing(app, {}, [1], {})
-    assert Messages(app).ready(one) is not None
-    assert (
-        Messages(app).ready(replace(one, retry=json.dumps({"args": [], "kwargs": {}, "options": {}}))) is None
-    )
-    assert Messages(an_app(task_serializer="auth")).ready(one) is None
-    assert Messages(an_app(task_send_sent_event=True)).ready(one) is None
-
-    def listener(**_: Any) -> None:
-        pass
-
-    for signal in (signals.before_task_publish, signals.after_task_publish):
-        signal.connect(listener)
-        try:
-            assert Messages(app).ready(one) is None
-        finally:
-            signal.disconnect(listener)
+def test_each_message_is_sent_by_itself_if_an_event_follows_it() -> None:
+    assert not Messages(an_app()).one_by_one
+    assert Messages(an_app(task_send_sent_event=True)).one_by_one
 
 
 def test_kinds_without_end_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

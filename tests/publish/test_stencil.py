@@ -26,13 +26,11 @@ def held(redis_url: str) -> list[tuple[str, Any]]:
 
 
 def sent(line: Line, of: Messages, jobs: list[Outgoing]) -> None:
-    line.send_together([(one.task, ready) for one in jobs if (ready := of.ready(one))])
+    line.send_together([of.ready(one) for one in jobs])
 
 
 def sent_alone(line: Line, of: Messages, one: Outgoing) -> None:
-    ready = of.ready(one)
-    assert ready is not None
-    line.send(one.task, ready)
+    line.send(of.ready(one))
 
 
 def three(app: Any, options: dict[str, Any]) -> list[Outgoing]:

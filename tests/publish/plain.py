@@ -1,0 +1,38 @@
+"""Messages of jobs and of plain tasks, made comparable."""
+
+import json
+from typing import Any
+
+OWN = {"id", "root_id", "argsrepr", "kwargsrepr", "jobhandle", "retries", "compression"}
+"""Headers that differ by what they are: ids, what is shown, ours."""
+OWN_PROPERTIES = {
+    *("correlation_id", "delivery_tag", "delivery_info", "body_encoding"),
+    # What a job's result goes to is its row; and the content type is ours.
+    *("reply_to", "content_type", "content_encoding"),
+    # Celery passes its own options on as properties.
+    *("argsrepr", "kwargsrepr", "origin", "redelivered"),
+}
+
+
+def comparable(message: Any) -> dict[str, Any]:
+    """All that a message says, but for what differs from one message to the next."""
+    args, kwargs, embedded = json.loads(message.body)
+    info = message.delivery_info
+    return {
+        "headers": {name: value for name, value in message.headers.items() if name not in OWN},
+        "properties": {
+            name: value for name, value in message.properties.items() if name not in OWN_PROPERTIES
+        },
+        "compression": message.headers.get("compression"),
+        "way": (info["exchange"], info["routing_key"]),
+        "body": (args, kwargs, embedded),
+        "root is the task": message.headers["root_id"] == message.headers["id"],
+        "shown": (message.headers["argsrepr"], _without_job_id(message.headers["kwargsrepr"])),
+    }
+
+
+def _without_job_id(shown: str) -> str:
+    if not shown.startswith("{'job_id': "):
+        return shown
+    first, comma, rest = shown.partition(", ")
+    return "{" + rest if comma else "{}" + first.partition("}")[2]
