@@ -19,7 +19,7 @@ from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
 from . import faults
-from .errors import DatabaseUnavailableError, SchemaError
+from .errors import DatabaseRefusedError, DatabaseUnavailableError, SchemaError
 from .model import Job
 from .request import JobRequest
 from .service import End, Service
@@ -205,7 +205,13 @@ class Chores:
         }
         for run in self._lasting(self._suspects, strays):
             because = "its worker does not run it any more"
-            for lost in self._service.store.lose(run, because, self._me):
+            try:
+                settled = self._service.store.lose(run, because, self._me)
+            except DatabaseRefusedError as error:
+                # It stays as it is; the others, and the sweep after them, do not wait for it.
+                logger.error("job %s stays Running, and nothing runs it: %s", run.job_id, error)
+                continue
+            for lost in settled:
                 logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
                 self._watchers.hear_of(lost)
 

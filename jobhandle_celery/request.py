@@ -12,7 +12,6 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals, states
-from celery.exceptions import Ignore
 
 from .bookkeeping import limits_ignored, mark_revoked
 from .discretion import discreet
@@ -23,35 +22,12 @@ from .outcome import Outcome, Report
 from .sensitive import masked
 from .service import End, service_of
 from .status import JobStatus
-from .store import Lost, Run, Seat
+from .store import Lost, Seat
 
 logger = logging.getLogger(__name__)
 
 REFUSALS = 3
 """Broken connections, beside others that hold, after which an outcome is written plainer."""
-
-
-class RefusedAsRevoked(Ignore):
-    """A body was not run, or has stopped, because the job is cancelled or has expired."""
-
-    def __init__(self, reason: str, expired: bool = False) -> None:
-        super().__init__(reason, expired)
-        self.reason = reason
-        self.expired = expired
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-class ClaimAbandoned(Ignore):
-    """The database did not answer a claim, which may have been written all the same."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self.run = run
-
-    def __str__(self) -> str:
-        return "the database did not answer; the job is sent again"
 
 
 def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
@@ -201,12 +177,7 @@ class JobRequest:
     def _note_failure(self, error: BaseException) -> None:
         store, me = service_of(self.app).store, service_of(self.app).me()
         seat = self._seat()
-        if isinstance(error, RefusedAsRevoked):
-            self._tell_revoked("expired" if error.expired else "revoked")
-        elif isinstance(error, ClaimAbandoned):
-            because = "its claim was not answered"
-            self._later(lambda: store.give_back(error.run, because, me))
-        elif seat is not None and isinstance(error, _LOST):
+        if seat is not None and isinstance(error, _LOST):
             because = _lost_process(error)
             # Or how it stands, for it may have written its outcome in its last moment.
             self._later(lambda: store.lose(seat, because, me) or store.job(seat.job_id, None), seat)

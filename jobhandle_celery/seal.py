@@ -221,7 +221,7 @@ def _refused(task: Any, request: dict[str, Any], refusal: Ignore) -> Any:
     returned = ExceptionInfo(internal=True)
     info.handle_ignore(task, Context(request))
     _let_go(info)
-    return trace.trace_ok_t(returned, info, None, None)
+    return trace.trace_ok_t(returned, info, getattr(refusal, "report", None), None)
 
 
 def _let_go(info: Any) -> None:

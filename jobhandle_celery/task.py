@@ -23,7 +23,7 @@ from .errors import ConfigurationError, DatabaseUnavailableError, JobCancelled, 
 from .execution import Execution, ResultError, execution_of, job_is_traced
 from .handle import JobHandle
 from .header import job_of_context, show_headers
-from .request import ClaimAbandoned, RefusedAsRevoked
+from .outcome import Outcome, Report
 from .service import service_of
 from .store import Refusal, Refused, Run
 
@@ -76,7 +76,7 @@ def claim(task: Any) -> Execution:
         refused = _claim(service.store, run, task.name)
     except SoftTimeLimitExceeded:
         # While it waited for the database: the body has not begun, so this is not its failure.
-        raise ClaimAbandoned(run) from None
+        raise _abandoned(run) from None
     if refused is not None:
         _refuse(task, run, refused)
     return Execution(run, eager=bool(request.is_eager), began=began)
@@ -93,10 +93,10 @@ def _claim(store: Any, run: Run, task: str) -> Refused | None:
             logger.warning("job %s waits to start: %s", run.job_id, error)
         except JobHandleError as error:
             logger.error("job %s was not started: %s", run.job_id, error)
-            raise ClaimAbandoned(run) from None
+            raise _abandoned(run) from None
         except Exception as error:
             faults.report("claiming a job", error, f"job {run.job_id} waits for another message")
-            raise ClaimAbandoned(run) from None
+            raise _abandoned(run) from None
         else:
             if isinstance(claimed, Run):
                 return None
@@ -104,10 +104,24 @@ def _claim(store: Any, run: Run, task: str) -> Refused | None:
                 return claimed
         if time.monotonic() >= deadline:
             if unanswered:
-                raise ClaimAbandoned(run)
+                raise _abandoned(run)
             return Refused(Refusal.NO_LEASE)
         time.sleep(pause)
         pause = min(pause * 2, 2.0)
+
+
+class ClaimRefused(Ignore):
+    """A message starts nothing; `report` is what the main process is to do about it."""
+
+    def __init__(self, reason: str, report: Report | None = None) -> None:
+        super().__init__(reason)
+        self.report = report
+
+
+def _abandoned(run: Run) -> ClaimRefused:
+    """Return the refusal of a claim that was not answered, and that may have been written all the same."""
+    given_back = Outcome(run, "give_back", ("its claim was not answered", run.worker))
+    return ClaimRefused("the database did not answer; the job is sent again", Report(None, given_back))
 
 
 def _may_tell(task: Any, run: Run) -> bool:
@@ -121,9 +135,9 @@ def _may_tell(task: Any, run: Run) -> bool:
 def _refuse(task: Any, run: Run, refused: Refused) -> None:
     reason = refused.reason
     if reason in _REVOKED and _may_tell(task, run):
-        expired = reason is Refusal.EXPIRED
-        mark_revoked(task, task.request, "expired" if expired else "revoked")
-        raise RefusedAsRevoked(reason.value, expired)
+        revoked = "expired" if reason is Refusal.EXPIRED else "revoked"
+        mark_revoked(task, task.request, revoked)
+        raise ClaimRefused(reason.value, Report(None, revoked=revoked))
     # A duplicate leaves no trace: whatever is stored under this task id is another message's.
     raise Ignore(f"job {run.job_id} is not started by this message: {reason.value}")
 

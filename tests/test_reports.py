@@ -10,7 +10,7 @@ from celery import signals
 
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, codec
 from jobhandle_celery.chores import Chores
-from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.errors import DatabaseRefusedError, DatabaseUnavailableError, JobHandleError
 from jobhandle_celery.header import job_headers
 from jobhandle_celery.outcome import Outcome, Report, Verb
 from jobhandle_celery.request import REFUSALS
@@ -100,7 +100,7 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
 class Refusing:
     """A store that fails at one verb alone, whatever it is asked to write."""
 
-    def __init__(self, store: Any, verb: str, error: DatabaseUnavailableError) -> None:
+    def __init__(self, store: Any, verb: str, error: JobHandleError) -> None:
         self._store, self._verb, self._error = store, verb, error
 
     def __getattr__(self, name: str) -> Any:
@@ -153,3 +153,16 @@ def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
     with pytest.raises(DatabaseUnavailableError):
         main.chores.settle_ends()
     assert main.chores.has_outcomes
+
+
+def test_stray_that_the_database_refuses_to_settle_holds_up_no_pass(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main.chores, "_lasting", lambda _, now: list(now))
+    main.chores._worker.consumer.connection = object()
+    main.service._store = Refusing(main.service.store, "lose", DatabaseRefusedError("no"))  # type: ignore[assignment]
+    main.chores()
+    assert main.handle.job_running()
+    main.service._store = main.service._store._store  # type: ignore[union-attr]
+    main.chores()
+    assert main.handle.job_status() is JobStatus.ERROR
