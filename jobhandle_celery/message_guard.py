@@ -40,11 +40,8 @@ class StrategyRefused(MessageRefused):
 
 def is_for_a_job(message: Any, body: Any = None) -> bool:
     """Say whether a message says that it is a job's, by a header, its content type or its body."""
-    return (
-        HEADER in (message.headers or {})
-        or message.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
-        or (isinstance(body, dict) and HEADER in body)
-    )
+    marked = any(isinstance(part, dict) and HEADER in part for part in (message.headers, body))
+    return marked or message.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
 
 
 def guarded_strategy(strategy: Callable[..., Any], task: Any) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from celery.worker.request import Request
 from jobhandle_celery import Job, Jobs, JobStatus
 from jobhandle_celery.discretion import discreet
 from jobhandle_celery.header import HEADER
+from jobhandle_celery.refusals import RefusalStep
 
 
 def new_app(database: str | None = None) -> Any:
@@ -314,6 +315,21 @@ def test_a_task_of_another_app_too_runs_there(app: Any, plain_app: Any) -> None:
     assert trace_plain(task).info is None
     assert task.apply().get() == "plain"
     assert trace_job(task).info.state == "IGNORED"
+
+
+@pytest.mark.parametrize("headers", [Mock(), None, {}, "text", {"task": "add"}])
+def test_what_no_consumer_can_read_is_refused_as_celery_does(app: Any, headers: Any) -> None:
+    """A message of another form, or a test's Mock, is none of ours (fault 59)."""
+    consumer = Mock()
+    plain = consumer.on_decode_error, consumer.on_unknown_message
+    RefusalStep(consumer).create(consumer)
+    message, error = Mock(headers=headers), KeyError("read")
+
+    consumer.on_decode_error(message, error)
+    consumer.on_unknown_message(None, message)
+
+    plain[0].assert_called_once_with(message, error)
+    plain[1].assert_called_once_with(None, message)
 
 
 # Memory.
