@@ -29,6 +29,7 @@ from .message_guard import guarded_strategy
 from .request import JobRequest
 from .retries import record_of
 from .service import service_of
+from .signals import connect_runs
 from .task import WhileTraced, asked_to_stop, claim, guarded, hooked
 
 
@@ -135,6 +136,7 @@ class JobTask:
             execution = _claim(self, args or (), kwargs or {}, request)
         except Ignore as refusal:
             return EagerResult(task_id, refusal, trace.IGNORED, name=self.name)
+        connect_runs()
         with running(execution):
             result = super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
             settle_at_last(self, execution)
@@ -193,6 +195,7 @@ def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
             return _refused(task, request, refusal)
         with running(execution):
             if of_jobs is None:
+                connect_runs()
                 # Celery's tracer may keep the body that `run` is while it is made.
                 host = request.get("hostname")
                 of_jobs = trace.build_tracer(task.name, task, hostname=host, app=task.app)

@@ -24,15 +24,22 @@ _reporting = faults.reporting("a receiver of Celery's signals", "the job's row i
 
 
 def connect() -> None:
-    """Connect the receivers; once is enough, however many apps there are.
+    """Connect what a worker's main process hears of; once is enough, however many apps there are.
 
-    Strongly: a weak one leaves something behind at each call.
+    Strongly, as below: a weak connection leaves something behind at each call.
+    """
+    signals.task_unknown.connect(on_unknown, weak=False)
+
+
+def connect_runs() -> None:
+    """Connect what a process that runs jobs hears of their bodies.
+
+    Before the first of them, for each receiver costs every plain task some time.
     """
     signals.task_success.connect(on_success, weak=False)
     signals.task_failure.connect(on_failure, weak=False)
     signals.task_retry.connect(on_retry, weak=False)
     signals.task_internal_error.connect(on_internal_error, weak=False)
-    signals.task_unknown.connect(on_unknown, weak=False)
 
 
 @_reporting

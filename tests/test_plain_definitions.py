@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from celery.app import trace
 from celery.app.trace import build_tracer, task_has_custom
 from celery.worker.request import Request
@@ -153,6 +153,22 @@ def _failure(task: Any) -> Any:
     with patch.object(trace.TraceInfo, "handle_error_state", keep), patch.object(trace, "traceback_clear"):
         trace_plain(task, None)
     return raised[0].__traceback__
+
+
+def test_plain_messages_meet_no_receiver_of_ours(jobs_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that runs no jobs is spared what its signals would cost (fault 71)."""
+    run = [signals.task_success, signals.task_failure, signals.task_retry, signals.task_internal_error]
+    for signal in run:
+        monkeypatch.setattr(signal, "receivers", [])
+    Jobs(new_app(), "sqlite:///never.sqlite3")
+    task = define(jobs_app)
+    trace_plain(task, 1)
+    task.delay(1)
+    assert [signal.receivers for signal in run] == [[]] * 4
+    handle = jobs_app.jobs.handle()
+    handle.submit(Job(task="add", args=[1]))
+    assert handle.result(0) == 3
+    assert [len(signal.receivers) for signal in run] == [1] * 4
 
 
 # Names.
