@@ -1,11 +1,11 @@
 """Reading: snapshots, lists, counts, histories. And forgetting what is long over."""
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, delete, func, select
+from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, delete, func, literal, select
 
 from ..model import Event, Job
 from ..schema import clock, job, job_event
@@ -97,21 +97,28 @@ class Reading(Acting):
             return [to_event(row) for row in self.execute(connection, statement)]
 
     def prune(self, older_than: timedelta) -> int:
-        """Delete the jobs that ended longer ago than that, with their events; return how many."""
-        pruned = 0
-        while batch := self._prune(older_than):
+        """Delete the jobs that ended longer ago than that, with their events; return how many.
+
+        Longer ago than that when it begins: it does not follow jobs that end meanwhile.
+        """
+        pruned, before = self._prune(older_than, None)
+        batch = pruned
+        while batch:
+            batch, before = self._prune(older_than, before)
             pruned += batch
         return pruned
 
     @repeatable
-    def _prune(self, older_than: timedelta) -> int:
+    def _prune(self, older_than: timedelta, before: datetime | None) -> tuple[int, datetime]:
         with self.door.transaction() as connection:
+            if before is None:
+                before = self.execute(connection, select(clock(-older_than))).scalar_one()
             over = (
                 select(job.c.id)
                 .where(
                     job.c.namespace == self.namespace,
                     job.c.status_id.in_(FINAL),
-                    job.c.finished < clock(-older_than),
+                    job.c.finished < literal(before, job.c.finished.type),
                 )
                 .limit(PRUNE_BATCH)
                 .with_for_update(skip_locked=True)
@@ -120,7 +127,7 @@ class Reading(Acting):
             if ids:
                 self.execute(connection, delete(job_event).where(job_event.c.job_id.in_(ids)))
                 self.execute(connection, delete(job).where(job.c.id.in_(ids)))
-            return len(ids)
+            return len(ids), before
 
 
 def _of(named: bool) -> Guard:

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from ..schema import clock, job, statement_clock, worker
 from ..schema import sweep as sweep_table
@@ -152,7 +164,9 @@ class Sweeping(Running):
     def lapsed_workers(self) -> list[str]:
         """Return the boot ids of the workers whose lease has ended, if leases may be believed now."""
         statement = select(worker.c.boot_id).where(
-            worker.c.namespace == self.namespace, worker.c.lease_until <= clock(), self._unbroken()
+            worker.c.namespace == self.namespace,
+            worker.c.lease_until <= clock(),
+            self._unbroken(self._longest),
         )
         with self.door.reading() as connection:
             return list(self.execute(connection, statement).scalars())
@@ -169,29 +183,39 @@ class Sweeping(Running):
         with self.door.transaction() as connection:
             lapsed = self.execute(
                 connection,
-                select(worker.c.name)
-                .where(worker.c.boot_id == boot_id, worker.c.lease_until <= clock(), self._unbroken())
+                select(worker.c.name, self._longest.label("lease"))
+                .where(
+                    worker.c.boot_id == boot_id,
+                    worker.c.lease_until <= clock(),
+                    self._unbroken(self._longest),
+                )
                 .with_for_update(skip_locked=True),
-            ).scalar()
+            ).first()
             if lapsed is None:
                 return []
             running = (job.c.boot_id == boot_id) & moves("lose")
             lost = self._lose_where(
                 connection,
-                running & self._unbroken(),
-                f"the worker {lapsed} was lost",
+                running & self._unbroken(literal(lapsed.lease, Double())),
+                f"the worker {lapsed.name} was lost",
                 "sweep",
                 skip_locked=True,
             )
             self._forget(connection, boot_id)
             return lost
 
-    def _unbroken(self) -> Guard:
+    @property
+    def _longest(self) -> ColumnElement[float]:
+        """The seconds of a worker's own lease, or of ours if that is longer."""
+        ours: ColumnElement[float] = literal(self.settings.lease.total_seconds(), Double())
+        return case((worker.c.lease > ours, worker.c.lease), else_=ours)
+
+    def _unbroken(self, lease: ColumnElement[float]) -> Guard:
         """Return a condition: passes have followed each other closely for a lease, up to this moment."""
         return exists(
             select(sweep_table.c.namespace).where(
                 sweep_table.c.namespace == self.namespace,
-                sweep_table.c.unbroken_since <= clock(-self.settings.lease),
+                sweep_table.c.unbroken_since <= clock(-lease),
                 sweep_table.c.last_pass_at >= clock(-self.settings.unbroken),
             )
         )
@@ -217,6 +241,7 @@ class Sweeping(Running):
                     "pid": me.pid,
                     "started": clock(),
                     "lease_until": clock(self.settings.lease),
+                    "lease": self.settings.lease.total_seconds(),
                 }
                 self.execute(connection, unless_there(connection, worker, first))
             return bool(mine)

@@ -2,9 +2,12 @@
 
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from jobhandle_celery.schema import worker
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Worker
 from tests.store.bench import LEASE, Bench
@@ -206,3 +209,52 @@ def test_a_long_sweep_interval_is_not_taken_for_an_outage(common_url: str, names
     bench = Bench(common_url, namespace=namespace, sweep_interval=timedelta(hours=1))
     assert bench.pass_steadily(LEASE * 1.2) is True
     bench.close()
+
+
+@pytest.mark.parametrize("longer", ["the worker's", "the sweeper's"])
+def test_a_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, longer: str) -> None:
+    """After an outage a worker with a long lease has a lease's time to renew, whoever sweeps (fault 53)."""
+    long, short = LEASE * 4, LEASE
+    mine, theirs = (long, short) if longer == "the worker's" else (short, long)
+    sweeper = Bench(common_url, bench.door, namespace=bench.settings.namespace, lease=theirs)
+    owner = Bench(common_url, bench.door, namespace=bench.settings.namespace, lease=mine)
+    run = owner.run(owner.submit())
+    bench.pass_time(seconds=2 * long.total_seconds())  # an outage: nobody renews, nobody passes
+    sweeper.pass_steadily(short * 1.5)
+    assert sweeper.store.lapsed_workers() == []
+    assert sweeper.store.reap(boot(run.worker)) == []
+    assert owner.status(run.job_id) is JobStatus.RUNNING
+    sweeper.pass_steadily(long)
+    assert sweeper.store.lapsed_workers() == [run.worker.boot_id]
+    assert [lost.job_id for lost in sweeper.store.reap(boot(run.worker))] == [run.job_id]
+
+
+def test_a_lease_of_an_earlier_release_is_judged_by_ours(bench: Bench) -> None:
+    """Its worker has written no length of its lease (fault 53)."""
+    run = bench.run(bench.submit())
+    with bench.door.transaction() as connection:
+        mine = update(worker).where(worker.c.boot_id == run.worker.boot_id)
+        bench.store.execute(connection, mine.values(lease=None))
+    bench.pass_time(seconds=LAPSE)
+    assert [lost.job_id for lost in bench.reap(boot(run.worker))] == [run.job_id]
+
+
+def test_a_prune_does_not_follow_jobs_that_end_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load it came back late, or never (fault 55)."""
+    first = bench.place(JobStatus.FINISHED).job_id
+    bench.pass_time(seconds=1)
+    batch = bench.store._prune
+    later: list[int] = []
+
+    def and_another_ends(*given: Any) -> Any:
+        assert len(later) < 5, "it does not come back"
+        pruned = batch(*given)
+        later.append(bench.place(JobStatus.FINISHED).job_id)
+        return pruned
+
+    monkeypatch.setattr(bench.store, "_prune", and_another_ends)
+    assert bench.store.prune(timedelta(0)) == 1
+    assert bench.store.status(first, None) is None
+    assert all(bench.store.status(job_id, None) is JobStatus.FINISHED for job_id in later)

@@ -1,4 +1,4 @@
-"""Text in utf8mb4 on MariaDB, a unique key that foreign keys do not lock, and an index of users' jobs."""
+"""Text in utf8mb4 on MariaDB, a unique key that foreign keys do not lock, users' jobs, workers' leases."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -44,6 +44,7 @@ def upgrade() -> None:
         # Beside the constraint, which SQLite drops only with the table.
         _index(SLOT, ["unique_slot"], WHERE_SLOT, schema, unique=True)
     _index("jobhandle_job_user_index", ["namespace", "username", "id"], WHERE_USER, schema)
+    op.add_column("jobhandle_worker", sa.Column("lease", sa.Double()), schema=schema)
 
 
 def _index(

@@ -1,0 +1,75 @@
+"""Verbs that are asked again: for a time, not for a number of tries."""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.store import repeats
+from tests.store.bench import Bench, new_job
+
+KEYS = ["a", "b", "c"]
+
+
+class Asked:
+    """A verb that fails some times before it succeeds."""
+
+    def __init__(self, failures: int, again: str) -> None:
+        self.failures, self.again, self.tries = failures, again, 0
+
+    @repeats.repeatable
+    def verb(self) -> int:
+        self.tries += 1
+        if self.tries <= self.failures:
+            error = DatabaseUnavailableError("a deadlock")
+            error.again = self.again  # type: ignore[assignment]  # a word of its own
+            raise error
+        return self.tries
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_deadlocks_are_repeated_up_to_a_time() -> None:
+    """Eight processes with few keys outlived six tries (fault 48)."""
+    assert Asked(50, "soon").verb() == 51
+
+
+def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six tries of fifty seconds each were five minutes (fault 48)."""
+    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    asked = Asked(50, "soon")
+    with pytest.raises(DatabaseUnavailableError):
+        asked.verb()
+    assert asked.tries == 1
+
+
+def test_a_lost_connection_is_repeated_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took a deadline to notice it, and the repeat says whether the first had succeeded (fault 45)."""
+    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    assert Asked(1, "at once").verb() == 2
+    with pytest.raises(DatabaseUnavailableError):
+        Asked(2, "at once").verb()
+
+
+def test_a_crowd_that_submits_few_keys_sees_no_error(own_server_bench: Bench) -> None:
+    """Threads submit the same keys and end the jobs that have them (fault 48)."""
+    bench, me = own_server_bench, own_server_bench.worker()
+
+    def submit_and_finish(seed: int) -> int:
+        chance, fresh = random.Random(seed), 0
+        for _ in range(15):
+            keys = chance.sample(KEYS, 2)
+            for submitted in bench.store.submit([new_job(unique_key=key) for key in keys]):
+                if submitted.fresh:
+                    fresh += 1
+                    assert bench.store.finish(bench.run(submitted.job_id, me), "1")
+        return fresh
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(submit_and_finish, range(8)))
