@@ -17,6 +17,7 @@ from celery.utils.saferepr import saferepr
 from kombu import Exchange, Queue
 from kombu.compression import get_encoder
 from kombu.entity import maybe_delivery_mode
+from kombu.serialization import prepare_accept_content
 
 from . import capture, checks, codec, options, task_checks
 from .declarations import described
@@ -198,6 +199,11 @@ class Routing:
         self, task: Any, name: str, args: Any, kwargs: Any, task_id: str, asked: Mapping[str, Any]
     ) -> capture.Recorded:
         conf = self._app.conf
+        word, kind = (
+            ("auth", "application/data") if conf.task_serializer == "auth" else ("json", "application/json")
+        )
+        if kind not in (prepare_accept_content(conf.accept_content) or ()):
+            raise ConfigurationError(f"accept_content has no {word}, which jobs are sent as: add it")
         if conf.task_protocol != 2:
             raise ConfigurationError(
                 f"task_protocol is {conf.task_protocol}: a job's message is of version 2"

@@ -9,6 +9,8 @@ from tests.publish.test_says import compare
 
 __all__ = ["make"]
 
+pytestmark = pytest.mark.fire
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_job_message_equals_plain_celerys_on_a_broker(case: str, broker_url: str, make: Make) -> None:

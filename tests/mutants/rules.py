@@ -202,6 +202,14 @@ RULES = [
         "tests/test_lease.py",
     ),
     Mutant(
+        26,
+        "a republished message is built from the row without what was added at submit",
+        "messages.py",
+        '**routing.get("headers", {}), **(options',
+        "**(options",
+        "tests/publish/test_handlers.py",
+    ),
+    Mutant(
         101,
         "a veto that Celery swallows: the refused body runs",
         "task.py",

@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+from kombu.compression import decompress
+
 OWN = {"id", "root_id", "argsrepr", "kwargsrepr", "jobhandle", "retries", "compression"}
 """Headers that differ by what they are: ids, what is shown, ours."""
 OWN_PROPERTIES = {
-    *("correlation_id", "delivery_tag", "delivery_info", "body_encoding"),
+    *("correlation_id", "delivery_tag", "delivery_info", "body_encoding", "application_headers"),
     # What a job's result goes to is its row; and the content type is ours.
     *("reply_to", "content_type", "content_encoding"),
     # Celery passes its own options on as properties.
@@ -16,12 +18,13 @@ OWN_PROPERTIES = {
 
 def comparable(message: Any) -> dict[str, Any]:
     """All that a message says, but for what differs from one message to the next."""
-    args, kwargs, embedded = json.loads(message.body)
+    args, kwargs, embedded = json.loads(_opened(message))
     info = message.delivery_info
     return {
         "headers": {name: value for name, value in message.headers.items() if name not in OWN},
         "properties": {
-            name: value for name, value in message.properties.items() if name not in OWN_PROPERTIES
+            "priority": 0,  # RabbitMQ takes none for this
+            **{name: value for name, value in message.properties.items() if name not in OWN_PROPERTIES},
         },
         "compression": message.headers.get("compression"),
         "way": (info["exchange"], info["routing_key"]),
@@ -29,6 +32,12 @@ def comparable(message: Any) -> dict[str, Any]:
         "root is the task": message.headers["root_id"] == message.headers["id"],
         "shown": (message.headers["argsrepr"], _without_job_id(message.headers["kwargsrepr"])),
     }
+
+
+def _opened(message: Any) -> Any:
+    """The body as JSON; kombu has opened a compressed one already on some transports."""
+    body = message.body if isinstance(message.body, bytes) else message.body.encode()
+    return body if body.startswith(b"[") else decompress(body, message.headers["compression"])
 
 
 def _without_job_id(shown: str) -> str:

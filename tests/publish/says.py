@@ -3,6 +3,7 @@
 from typing import Any
 
 from celery import Celery
+from celery.app import defaults
 from kombu import Exchange, Queue
 
 MEDIA, EXACT = Exchange("media", "topic", delivery_mode=1), Exchange("exact", "direct")
@@ -68,6 +69,8 @@ CONFIGURATION: dict[str, dict[str, Any]] = {
     "task_soft_time_limit": {"task_soft_time_limit": 200},
 }
 """Keys of the configuration that are seen in a message."""
+for later in CONFIGURATION.keys() - defaults.SETTING_KEYS:
+    del CONFIGURATION[later]  # of a Celery after the installed one
 
 CASES: dict[str, Case] = {
     "nothing": ({}, {}),

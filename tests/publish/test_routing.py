@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from kombu import Exchange, Queue
 
-from jobhandle_celery import Job, JobStatus, ValidationError
+from jobhandle_celery import ConfigurationError, Job, JobStatus, ValidationError
 from tests.publish.messages import NOBODY_LISTENS, Make, received, way_of
 from tests.support import eventually
 
@@ -80,4 +80,20 @@ def test_a_queue_that_may_not_be_made_is_refused(make: Make) -> None:
     app = make(task_create_missing_queues=False, task_queues=[Queue("known")], task_default_queue="known")
     with pytest.raises(ValidationError, match=r"queue: .*unknown.*task_queues"):
         app.jobs.handle().submit(Job(task="tests.add", args=[1, 2], queue="unknown"))
+    assert app.jobs.find() == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"accept_content": ["pickle"]},
+        {"accept_content": ["json"], "task_serializer": "auth"},
+        {"task_protocol": 1},
+    ],
+)
+def test_a_configuration_whose_workers_take_no_job_is_refused(settings: dict[str, Any], make: Make) -> None:
+    """At the submit, not by workers that drop each message (fault 29)."""
+    app = make(**settings)
+    with pytest.raises(ConfigurationError, match=r"accept_content|task_protocol"):
+        app.jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     assert app.jobs.find() == []
