@@ -7,10 +7,11 @@ Set JOBHANDLE_WRITE_DOCS to write the table anew.
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,12 @@ def _revoked_before(side: Side) -> str:
 
 
 def _expired(side: Side) -> str:
-    expires: Any = 0.01 if side.queue == PLAIN else timedelta(hours=1)
+    soon = time.time() + 0.01
+    expires: Any = datetime.fromtimestamp(soon, UTC) if side.queue == PLAIN else timedelta(hours=1)
     task_id, message = side.park("add", 1, 2, expires=expires)
-    if side.queue != PLAIN:
+    if side.queue == PLAIN:
+        eventually(lambda: time.time() > soon)
+    else:
         past = "expires = clock_timestamp() - interval '1 hour'"
         execute(side.site.database_url, f"UPDATE jobhandle_job SET {past} WHERE task_id = '{task_id}'")
     side.site.deliver(message, side.queue)
