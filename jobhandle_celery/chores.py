@@ -22,7 +22,7 @@ from . import faults
 from .errors import DatabaseRefusedError, DatabaseUnavailableError, SchemaError
 from .model import Job
 from .request import JobRequest
-from .service import End, Service
+from .service import End, Service, Suspect
 from .status import JobStatus
 from .store import Run, Standing
 from .sweep import sweep
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 Key = tuple[int, str, int]
 """Job id, task id, attempt."""
+
+SUSPECT_PATIENCE = 30.0
+"""Seconds for which a message that was sent before waits for the database; then it is dropped."""
 
 GONE_AFTER = 30.0
 """Seconds that a child has to end which was told to; then it is killed."""
@@ -46,6 +49,7 @@ class Chores:
         self._worker = worker
         self._me = service.me()
         self._put_off: list[End] = []
+        self._waiting: list[Suspect] = []
         self._suspects: dict[Run, float] = {}
         self._astray: dict[Key, float] = {}
         self._told: set[Key] = set()
@@ -54,6 +58,8 @@ class Chores:
     def __call__(self) -> None:
         with _unless_locked():
             self.settle_ends()
+        with _unless_locked():
+            self._take_suspects()
         requests = _requests()
         self._told &= {request.key for request in requests}
         standings = self._service.store.standings(str(self._me.boot_id))
@@ -63,6 +69,30 @@ class Chores:
             self._settle_strays(standings, requests)
         self._watchers.hear_progress(standings, requests)
         sweep(self._service.store, self._service.dispatcher, self._watchers.hear_of)
+
+    def _take_suspects(self) -> None:
+        """Let messages be taken that were sent before, once it is noted in their rows."""
+        while not self._service.suspects.empty():
+            self._waiting.append(self._service.suspects.get())
+        late = time.monotonic() - SUSPECT_PATIENCE
+        for suspect in [each for each in self._waiting if each.since < late]:
+            suspect.drop()  # the database was away; the sweep sends it again
+            self._waiting.remove(suspect)
+        if not self._waiting:
+            return
+        given_up = self._service.store.take_up([each.key for each in self._waiting], self._me)
+        for lost in given_up:
+            logger.error(
+                "job %s is %s: workers were lost while they took its message; look for what its arguments do "
+                "to a worker before the body starts, then resubmit it",
+                lost.job_id,
+                lost.status,
+            )
+            self._watchers.hear_of(lost)
+        ended = {lost.job_id for lost in given_up}
+        for suspect in self._waiting:
+            suspect.drop() if suspect.key[0] in ended else suspect.take()
+        self._waiting.clear()
 
     @property
     def has_ends(self) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 HEADER = "jobhandle"
 """The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``.
 
-With ``"sensitive"``, if there is any, the arguments that are not for show.
+With ``"sensitive"``, if there is any, the arguments that are not for show; with ``"again"`` if a message for
+this attempt was sent before, and nobody has claimed it.
 """
 
 CONTENT_TYPE = "application/vnd.jobhandle+json"
@@ -29,10 +30,16 @@ PLAIN_CONTENT_TYPES = {
 """What a job's message may be, and what Celery is to take it for once it is checked."""
 
 
-def job_headers(job_id: int, attempt: int, sensitive: Sequence[str | int] = ()) -> dict[str, Any]:
+def job_headers(
+    job_id: int, attempt: int, sensitive: Sequence[str | int] = (), *, again: bool = False
+) -> dict[str, Any]:
     """Return the header that makes a message a job's."""
-    hidden = {"sensitive": list(sensitive)} if sensitive else {}
-    return {HEADER: {"id": job_id, "attempt": attempt, **hidden}}
+    header: dict[str, Any] = {"id": job_id, "attempt": attempt}
+    if sensitive:
+        header["sensitive"] = list(sensitive)
+    if again:
+        header["again"] = True
+    return {HEADER: header}
 
 
 def job_of(headers: Any) -> tuple[int, int] | None:

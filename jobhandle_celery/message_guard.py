@@ -8,8 +8,10 @@ dropped (see refusals); the sweep sends the job again.
 """
 
 import json
+import logging
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
@@ -17,6 +19,9 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 
 from . import task_checks, text
 from .header import CONTENT_TYPE, HEADER, PLAIN_CONTENT_TYPES, SIGNED_CONTENT_TYPE, job_of
+from .service import End, Suspect, service_of
+
+logger = logging.getLogger(__name__)
 
 DEEPEST = 300
 """Levels of nesting that a worker takes: more than a submit (`codec.DEEPEST`), for rows of earlier versions.
@@ -44,17 +49,26 @@ def is_for_a_job(message: Any, body: Any = None) -> bool:
     return marked or message.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
 
 
-def guarded_strategy(strategy: Callable[..., Any], task: Any) -> Callable[..., Any]:
-    """Put the checks of a job's message before the strategy of a task."""
+def guarded_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None) -> Callable[..., Any]:
+    """Put the checks of a job's message before the strategy of a task.
+
+    A message that was sent before, and not claimed, may have ended the worker that took it. In a worker it
+    waits until that is noted in its row, so that such losses are counted (see `Losing.take_up`).
+    """
     own = task_checks.own_strategy(task)
 
     def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_for_a_job(message, body):
             return strategy(message, body, *args, **kwargs)
+        if own is not None:
+            raise StrategyRefused(own)
+        if consumer is not None and body is None and (key := _key_if_sent_before(message)) is not None:
+            _take_later(consumer, message, key, partial(take, message, body, *args, **kwargs))
+            return None
+        return take(message, body, *args, **kwargs)
+
+    def take(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            if own is not None:
-                job_of(message.headers)
-                raise StrategyRefused(own)
             return strategy(_checked(message, body), body, *args, **kwargs)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
             raise
@@ -62,6 +76,40 @@ def guarded_strategy(strategy: Callable[..., Any], task: Any) -> Callable[..., A
             raise MessageRefused(f"it cannot be read: {type(error).__name__}") from error
 
     return handle
+
+
+def _key_if_sent_before(message: Any) -> tuple[int, str, int] | None:
+    """Return job id, task id and attempt of a message that was sent, or delivered, before."""
+    try:
+        job = job_of(message.headers)
+    except ValueError:
+        return None
+    if job is None:
+        return None
+    redelivered = (message.delivery_info or {}).get("redelivered") or message.headers.get("redelivered")
+    if not redelivered and not message.headers[HEADER].get("again"):
+        return None
+    return job[0], str(message.headers.get("id")), job[1]
+
+
+def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Callable[[], Any]) -> None:
+    service, connection = service_of(consumer.app), consumer.connection
+
+    def taken() -> None:
+        if consumer.connection is not connection:
+            return  # the broker delivers it again
+        try:
+            take()
+        except DecodeError as error:
+            consumer.on_decode_error(message, error)
+        except (InvalidTaskError, ContentDisallowed) as error:
+            consumer.on_invalid_task(None, message, error)
+        finally:
+            me = service.me()
+            service.ends.put(End(key[1], lambda: service.store.put_down([key], me)))
+
+    drop = partial(message.reject_log_error, logger, consumer.connection_errors)
+    service.suspects.put(Suspect(key, partial(consumer.call_soon, taken), partial(consumer.call_soon, drop)))
 
 
 def _checked(message: Any, body: Any) -> Any:

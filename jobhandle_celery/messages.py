@@ -137,7 +137,7 @@ class Messages:
             "kwargsrepr": kwargs_shown(
                 one.job_id, kwargs, kind.kwargs_shown, amqp.kwargsrepr_maxsize, kind.levels
             ),
-            **job_headers(one.job_id, one.attempt, kind.sensitive),
+            **job_headers(one.job_id, one.attempt, kind.sensitive, again=one.publishes > 0),
         }
         if kind.own_root:
             own["root_id"] = one.task_id

@@ -73,7 +73,11 @@ def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> N
 
 
 def _send_back(consumer: Any, message: Any, reason: str) -> None:
-    job, service = job_of(message.headers), service_of(consumer.app)
+    service = service_of(consumer.app)
+    try:
+        job = job_of(message.headers)
+    except ValueError:
+        return
     if job is not None:
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
         write = partial(service.store.send_back, job[0], task_id, job[1], task, service.me(), reason)

@@ -180,7 +180,15 @@ class JobRequest:
         if seat is not None and isinstance(error, _LOST):
             because = _lost_process(error)
             # Or how it stands, for it may have written its outcome in its last moment.
-            self._later(lambda: store.lose(seat, because, me) or store.job(seat.job_id, None), seat)
+            self._later(lambda: self._lose(seat, because), seat)
+
+    def _lose(self, seat: Seat, reason: str) -> object:
+        store, me = service_of(self.app).store, service_of(self.app).me()
+        return (
+            store.lose(seat, reason, me)
+            or store.lose_unstarted((seat.job_id, seat.task_id, seat.attempt), me)
+            or store.job(seat.job_id, None)
+        )
 
     def send_event(self, type: str, **fields: Any) -> None:
         """Tell Flower and its like, in words that leave no job in a wrong state there."""

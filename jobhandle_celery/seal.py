@@ -123,7 +123,7 @@ class JobTask:
     def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
         """Look at a job's message before Celery does."""
         strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
-        return guarded_strategy(strategy, self)
+        return guarded_strategy(strategy, self, consumer)
 
     def apply(self: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Run the task here and now; if it is a job's, through the claim."""

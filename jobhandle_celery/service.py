@@ -44,6 +44,19 @@ class End:
     """Called when it was not written though the database answers; raises if it never can be."""
 
 
+@dataclass(frozen=True)
+class Suspect:
+    """A message that was sent before and not claimed: it may have ended the worker that took it."""
+
+    key: tuple[int, str, int]
+    """Job id, task id and attempt."""
+    take: Callable[[], None]
+    """Takes it, in the consumer's own thread."""
+    drop: Callable[[], None]
+    """Rejects it, in the consumer's own thread."""
+    since: float = field(default_factory=time.monotonic)
+
+
 MOST_UNHEARD = 10_000
 
 _ATTRIBUTE = "_jobhandle_service"
@@ -64,6 +77,8 @@ class Service:
         """True if the worker's bodies run in child processes."""
         self.warned_of_limits = False
         """This worker has logged that its pool keeps no time limits."""
+        self.suspects: queue.SimpleQueue[Suspect] = queue.SimpleQueue()
+        """Messages that the worker step notes in their rows before they are taken."""
         self.ends: queue.SimpleQueue[End] = queue.SimpleQueue()
         """What the main process's event loop has no time to write; the worker step writes it."""
         self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)

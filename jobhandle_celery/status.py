@@ -117,6 +117,7 @@ MOVES = {
         _move("cancel", STARTABLE, "anyone", JobStatus.CANCELLED),
         _move("expire", _NEVER_STARTED, "the sweep, or the claim that meets it", JobStatus.CANCELLED),
         _move("send_back", STARTABLE, "a worker that does not know the task", JobStatus.SUBMITTED),
+        _move("give_up", STARTABLE, "a worker, if others were lost taking its message", JobStatus.ERROR),
         _move("resubmit", FINAL, "anyone", JobStatus.RESUBMITTED),
     )
 }

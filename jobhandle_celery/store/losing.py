@@ -7,14 +7,24 @@ whether the child held it: by task id, boot id and process id (`Seat`).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_
+from sqlalchemy import Connection, Row, and_, select, tuple_, update
 
 from ..model import Failure
 from ..schema import job
-from .moves import NOT_STAMPED, STAMPED, Guard, Moves, held_by, moves
+from ..status import JobStatus
+from .moves import HELD, NOT_STAMPED, STAMPED, Guard, Moves, held_by, moves
 from .outcomes import TAKEN_AWAY, TOLD, failed, requeued, stopped
 from .repeats import repeatable
 from .rows import Lost, Run, Seat, Worker
+
+MOST_LOST_UNSTARTED = 3
+"""Workers or children that a job's message may cost before its body starts; then the job ends in Error.
+
+Not `max_attempts`: no body has begun, so a job outlives a worker that happens to die with its message.
+"""
+
+Message = tuple[int, str, int]
+"""Job id, task id and attempt that a message is for."""
 
 
 class Losing(Moves):
@@ -49,6 +59,58 @@ class Losing(Moves):
         """Settle a job whose body is gone. First: the body, which may have written in its last moment."""
         with self.door.transaction() as connection:
             return self._lose_where(connection, held_by(which), because, f"worker {worker.name}")
+
+    @repeatable
+    def take_up(self, messages: Sequence[Message], worker: Worker) -> list[Lost]:
+        """Note in its row that this worker is about to take a message; return the jobs that are given up.
+
+        What ends a worker between here and `put_down` leaves the note, and the next worker that is to take
+        a message for the same attempt counts it as a loss. Neither a long backlog nor the want of workers
+        counts. Who may have been there first: a claim by another copy of the message, or a cancel; then
+        nothing is noted, and the claim of this message says why. A row that is locked is not noted.
+        """
+        with self.door.transaction() as connection:
+            these = self._unstarted(messages)
+            ids = self.execute(connection, select(job.c.id).where(these).with_for_update(skip_locked=True))
+            if not (found := ids.scalars().all()):
+                return []
+            them = job.c.id.in_(found)
+            by_another = job.c.boot_id.is_not(None) & (job.c.boot_id != worker.boot_id)
+            given_up = self._count_unstarted(connection, them & by_another, worker)
+            noted = update(job).where(them, moves("give_up")).values(boot_id=worker.boot_id)
+            self.execute(connection, noted)
+            return given_up
+
+    @repeatable
+    def put_down(self, messages: Sequence[Message], worker: Worker) -> None:
+        """Clear the notes of messages that this worker has survived. First: a claim, whose boot id stays."""
+        with self.door.transaction() as connection:
+            mine = self._for_messages(messages) & (job.c.boot_id == worker.boot_id)
+            over = update(job).where(mine, job.c.status_id != JobStatus.RUNNING).values(boot_id=None)
+            self.execute(connection, over)
+
+    @repeatable
+    def lose_unstarted(self, message: Message, worker: Worker) -> list[Lost]:
+        """Count a child that was lost with a message before its claim; return the job if it is given up."""
+        with self.door.transaction() as connection:
+            return self._count_unstarted(connection, self._unstarted([message]), worker)
+
+    def _count_unstarted(self, connection: Connection, guard: Guard, worker: Worker) -> list[Lost]:
+        self.execute(connection, update(job).where(guard).values(losses=job.c.losses + 1))
+        reason = "workers were lost while they took its message, before its body started"
+        error, said = failed(Failure("system", "WorkerLostError", reason))
+        too_many = (job.c.losses >= MOST_LOST_UNSTARTED) & (job.c.losses >= job.c.max_attempts)
+        actor = f"worker {worker.name}"
+        return _lost(self.move(connection, guard, too_many, to=error | TAKEN_AWAY, because=said, actor=actor))
+
+    def _unstarted(self, messages: Sequence[Message]) -> Guard:
+        return and_(self._for_messages(messages), moves("give_up"), ~HELD)
+
+    def _for_messages(self, messages: Sequence[Message]) -> Guard:
+        keys = [(job_id, task_id, attempt - 1) for job_id, task_id, attempt in messages]
+        return and_(
+            tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(keys), job.c.namespace == self.namespace
+        )
 
     @repeatable
     def give_back(self, which: Seat | Run, because: str, worker: Worker) -> list[Lost]:

@@ -253,6 +253,9 @@ class Sweeping(Running):
             # A claim of this worker may be under way: its end is waited for here, and seen by what follows.
             mine = select(worker.c.boot_id).where(worker.c.boot_id == me.boot_id)
             self.execute(connection, mine.with_for_update())
+            # What it was handed and has not begun goes back to the broker: no loss.
+            noted = update(job).where(job.c.boot_id == me.boot_id, moves("give_up"))
+            self.execute(connection, noted.values(boot_id=None))
             self._forget(connection, me.boot_id)
 
     @untraced

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery.status import MOVES, JobStatus
-from jobhandle_celery.store import Run
+from jobhandle_celery.store import Run, Worker
 from tests.store.bench import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Bench, about
 
 NONE = "none"
@@ -84,7 +84,19 @@ def _send_back(bench: Bench, run: Run) -> Any:
     return bench.store.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
 
 
+def _give_up(bench: Bench, run: Run) -> None:
+    for number in range(4):
+        message = (run.job_id, run.task_id, bench.row(run.job_id)["attempt"] + 1)
+        bench.store.take_up([message], Worker(f"w{number}", f"boot-{number}", 1))
+
+
 VERBS = {
+    "give_up": Verb(
+        "give_up",
+        _give_up,
+        JobStatus.ERROR,
+        {"due_at": NONE, "not_before": NONE, "unique_slot": NONE, "boot_id": NONE, "finished": NOW},
+    ),
     "release": Verb(
         "release",
         lambda bench, run: bench.release(run.job_id),
@@ -215,7 +227,7 @@ VERBS = {
     ),
 }
 
-NOT_HELD = {"publish", "claim", "send_back"}
+NOT_HELD = {"publish", "claim", "send_back", "give_up"}
 """A held job is Waiting, and leaves it by release, an outsider's claim, cancel and expiry alone."""
 
 
