@@ -47,8 +47,10 @@ def _on_decode_error(consumer: Any, plain: Callable[[Any, Exception], None]) -> 
 
 def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
     logger.error(
-        "%s has no task %s: %s waits for a worker that has",
+        "%s (namespace %s) has no task %s: the message of %s was dropped, and is sent again later; "
+        "import the task's module here or, if two services share this queue, give each its own",
         consumer.hostname,
+        service_of(consumer.app).settings.namespace,
         message.headers.get("task"),
         _told(message),
     )

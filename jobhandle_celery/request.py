@@ -175,7 +175,6 @@ class JobRequest:
                 self._note_failure(self._error)
 
     def _note_failure(self, error: BaseException) -> None:
-        store, me = service_of(self.app).store, service_of(self.app).me()
         seat = self._seat()
         if seat is not None and isinstance(error, _LOST):
             because = _lost_process(error)

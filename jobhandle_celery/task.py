@@ -32,6 +32,11 @@ logger = logging.getLogger(__name__)
 CLAIM_PATIENCE = 30.0
 """Seconds for which a claim asks a database that is away; then the sweep sends another message."""
 
+FOREIGN_EVERY = 60.0
+"""Seconds between two log messages that a task's jobs are another service's."""
+
+_foreign_reported: dict[str, float] = {}
+
 _REVOKED = {Refusal.CANCELLED, Refusal.EXPIRED}
 
 
@@ -138,8 +143,29 @@ def _refuse(task: Any, run: Run, refused: Refused) -> None:
         revoked = "expired" if reason is Refusal.EXPIRED else "revoked"
         mark_revoked(task, task.request, revoked)
         raise ClaimRefused(reason.value, Report(None, revoked=revoked))
+    if refused.foreign:
+        _report_foreign(task, run, refused.foreign)
     # A duplicate leaves no trace: whatever is stored under this task id is another message's.
     raise Ignore(f"job {run.job_id} is not started by this message: {reason.value}")
+
+
+def _report_foreign(task: Any, run: Run, where: str) -> None:
+    """Log that another service's message was dropped here, once a minute for each task."""
+    now = time.monotonic()
+    if now - _foreign_reported.get(task.name, -FOREIGN_EVERY) < FOREIGN_EVERY:
+        return
+    _foreign_reported[task.name] = now
+    delivered = getattr(task.request, "delivery_info", None) or {}
+    logger.error(
+        "job %s (%s[%s]) is not in namespace %s, it is %s: its message from queue %s was dropped here; if "
+        "two services share that queue, give each its own (task_default_queue)",
+        run.job_id,
+        task.name,
+        run.task_id,
+        service_of(task.app).settings.namespace,
+        where,
+        delivered.get("routing_key"),
+    )
 
 
 class BodyExitedError(RuntimeError):

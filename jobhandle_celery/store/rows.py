@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from operator import attrgetter
@@ -170,6 +170,8 @@ class Refused:
     """A lost claim."""
 
     reason: Refusal
+    foreign: str = field(default="", compare=False)
+    """Where the job of the message seems to be, if not here; empty if it is."""
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,16 @@ class Running(Losing):
             ).where(self.mine(run.job_id)),
         ).first()
         if row is None:
-            return Refused(Refusal.UNKNOWN)
+            return Refused(Refusal.UNKNOWN, self._elsewhere(connection, run))
         if row.claim_id == run.claim_id and row.status_id is JobStatus.RUNNING:
             return run
         if row.task_id != run.task_id or row.task != task:
-            return Refused(Refusal.SUPERSEDED)
+            # Only a resubmit gives a job another task id.
+            again = select(job_event.c.id).where(
+                job_event.c.job_id == run.job_id, job_event.c.status_id == JobStatus.RESUBMITTED
+            )
+            resubmitted = row.task == task and self.execute(connection, again.limit(1)).first()
+            return Refused(Refusal.SUPERSEDED, "" if resubmitted else self._elsewhere(connection, run))
         if row.status_id is JobStatus.CANCELLED:
             return Refused(Refusal.CANCELLED)
         if row.status_id.final or row.status_id is JobStatus.RUNNING or row.attempt != run.attempt - 1:
@@ -98,6 +103,12 @@ class Running(Losing):
             self._expire(connection, self.mine(run.job_id), f"worker {run.worker.name}")
             return Refused(Refusal.EXPIRED)
         return Refused(Refusal.EARLY if row.alive else Refusal.NO_LEASE)
+
+    def _elsewhere(self, connection: Connection, run: Run) -> str:
+        """Return where the job of a message that is not ours is, as far as this database knows."""
+        there = select(job.c.namespace).where(job.c.id == run.job_id, job.c.task_id == run.task_id)
+        other = self.execute(connection, there).scalar()
+        return f"of namespace {other}" if other else "of another database, or pruned"
 
     def _expire(
         self, connection: Connection, which: ColumnElement[bool], actor: str, *, skip_locked: bool = False

@@ -210,6 +210,22 @@ RULES = [
         "tests/publish/test_handlers.py",
     ),
     Mutant(
+        24,
+        "the message is an ordinary task message",
+        "header.py",
+        'CONTENT_TYPE = "application/vnd.jobhandle+json"',
+        'CONTENT_TYPE = "application/json"',
+        "tests/test_message_guard.py",
+    ),
+    Mutant(
+        25,
+        "only attempts are counted, not messages that ended their worker before the claim",
+        "store/losing.py",
+        "update(job).where(guard).values(losses=job.c.losses + 1)",
+        "update(job).where(guard).values(losses=job.c.losses)",
+        "tests/store/test_unstarted.py",
+    ),
+    Mutant(
         101,
         "a veto that Celery swallows: the refused body runs",
         "task.py",

@@ -30,7 +30,7 @@ def way_of(message: Any) -> Any:
         message.delivery_info["routing_key"],
         properties["priority"],
         properties["delivery_mode"],
-        # A worker takes a job's for this once it has checked it (tests/worker/test_message_guard.py).
+        # A worker takes a job's for this once it has checked it (tests/test_message_guard.py).
         PLAIN_CONTENT_TYPES[message.content_type],
         message.content_encoding,
         message.headers.get("compression"),

@@ -1,0 +1,81 @@
+"""Two services in one queue by mistake: the one that drops the other's message says so (fault 54)."""
+
+import logging
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import Job, JobStatus, task
+from tests.apps import make_app
+from tests.in_process import become_worker, message_of, run
+
+ADD = Job(task="tests.add", args=[1, 2])
+
+
+@pytest.fixture
+def services(
+    database_url: str, sqlite_files: Any, tmp_path: Any, monkeypatch: Any
+) -> Iterator[dict[str, Any]]:
+    """A service, and two that share its queue: one of another namespace, one of another database."""
+    monkeypatch.setattr(task, "_foreign_reported", {})
+    own = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
+    elsewhere = sqlite_files.create(tmp_path / "elsewhere.sqlite3")
+    made: dict[str, Any] = {
+        "ours": make_app("memory://", database_url, own),
+        "namespace": make_app("memory://", database_url, {**own, "jobhandle_namespace": "theirs"}),
+        "database": make_app("memory://", elsewhere, own),
+    }
+    become_worker(made["ours"])
+    yield made
+    for app in made.values():
+        app.jobs.close()
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "jobhandle_celery.task" and record.levelno >= logging.WARNING
+    ]
+
+
+@pytest.mark.parametrize(
+    ("whose", "where"), [("namespace", "of namespace theirs"), ("database", "of another database, or pruned")]
+)
+def test_foreign_message_is_reported_once(
+    services: dict[str, Any], caplog: pytest.LogCaptureFixture, whose: str, where: str
+) -> None:
+    """A worker that drops another service's messages says so, and what to do (fault 54)."""
+    ours, theirs = services["ours"], services[whose]
+    mine = ours.jobs.handle()
+    mine.submit(ADD)  # of the same id as the first in another database
+    run(ours, message_of(ours))
+    handle = theirs.jobs.handle()
+    for _ in range(3):
+        handle.submit(ADD)
+        run(ours, message_of(ours))
+    [said] = errors(caplog)
+    assert "is not in namespace default" in said
+    assert f"it is {where}" in said
+    assert "give each its own (task_default_queue)" in said
+    assert handle.job_status() is JobStatus.QUEUED
+    assert mine.job_status() is JobStatus.FINISHED
+
+
+def test_late_copies_of_own_messages_are_not_reported(
+    services: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Duplicates, and messages from before a resubmit, are our own (fault 54)."""
+    ours = services["ours"]
+    handle = ours.jobs.handle()
+    handle.submit(ADD)
+    message = message_of(ours)
+    run(ours, message)
+    run(ours, message)
+    handle.resubmit_job()
+    run(ours, message)
+    run(ours, message_of(ours))
+    assert handle.job_status() is JobStatus.FINISHED
+    assert errors(caplog) == []
