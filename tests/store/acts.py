@@ -21,6 +21,9 @@ KEY = "k"
 """The unique key of a job that is submitted by an act."""
 
 
+WAITS = object()
+
+
 @dataclass(frozen=True)
 class Cast:
     """Whom an act is about, and who plays in it."""
@@ -72,8 +75,8 @@ class Act:
     """The answer when the job has been pruned."""
     of_job: bool = True
     """False: it is about whatever there is, and has its answer also then."""
-    skipping: Any = None
-    """Its answer when it leaves a row that somebody has locked for another time; None: it waits."""
+    skipping: Any = WAITS
+    """Its answer when it leaves a row that another transaction has locked; or that it waits for it."""
     repeated: tuple[Any, ...] = ()
     """What else it may answer to an author who asks again, because the first answer was lost."""
 
@@ -176,6 +179,7 @@ def _about_message(verb: str, expect: Callable[[Model, Outgoing], Any], *given: 
         lambda cast, _: getattr(cast.store, verb)([cast.sent], *given),
         lambda cast, model, job, _: expect(model, cast.sent),
         gone=None,
+        skipping=None,
     )
 
 
@@ -187,6 +191,7 @@ ACTS: dict[str, Act] = {
         lambda cast, _: cast.store.mark_queued([cast.late]),
         lambda cast, model, job, _: model.mark_queued(cast.late),
         gone=None,
+        skipping=None,
     ),
     "put_off": _about_message("put_off", Model.put_off, "refused"),
     "look_later": _about_message("look_later", Model.look_later),
@@ -303,6 +308,7 @@ ACTS: dict[str, Act] = {
         lambda cast, _: cast.store.expire(),
         lambda cast, model, job, _: model.expire(),
         of_job=False,
+        skipping=0,
         repeated=(0,),
     ),
     "unheard": Act(

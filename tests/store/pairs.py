@@ -6,11 +6,10 @@ if one came in the middle of the other, in either order, but wholly in one of th
 
 import uuid
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from jobhandle_celery.store import Refusal, Refused, Run
-from tests.store.acts import ACTS
+from tests.store.acts import ACTS, WAITS
 from tests.store.bench import Bench
 from tests.store.judging import look
 from tests.store.model import LEASE, Model
@@ -100,13 +99,6 @@ def summary(answers: list[Any], model: Model) -> str:
     return repr((said, ends, len(model.leases)))
 
 
-@cache
-def changing(worlds: Worlds, scene: str) -> list[str]:
-    """Return the acts that change something in a scene."""
-    world = worlds[scene]
-    return [name for name, act in ACTS.items() if world.expected((act, "once"))[1] != world.model]
-
-
 @dataclass(frozen=True)
 class Encounter:
     """An act that changes something, before another or in the middle of it."""
@@ -116,9 +108,28 @@ class Encounter:
     order_matters: bool
 
 
-@cache
+_changing: dict[str, list[str]] = {}
+_encounters: dict[str, list[Encounter]] = {}
+
+
+def changing(worlds: Worlds, scene: str) -> list[str]:
+    """Return the acts that change something in a scene: by the model, which knows no database."""
+    if scene not in _changing:
+        world = worlds[scene]
+        _changing[scene] = [
+            name for name, act in ACTS.items() if world.expected((act, "once"))[1] != world.model
+        ]
+    return _changing[scene]
+
+
 def all_encounters(worlds: Worlds, second: str) -> list[Encounter]:
-    """Return whom an act meets, in each scene that makes a difference."""
+    """Return whom an act meets, in each scene that makes a difference: on each database the same."""
+    if second not in _encounters:
+        _encounters[second] = _met_by(worlds, second)
+    return _encounters[second]
+
+
+def _met_by(worlds: Worlds, second: str) -> list[Encounter]:
     found: dict[tuple[str, str], Encounter] = {}
     for scene in SCENES:
         world = worlds[scene]
@@ -152,13 +163,13 @@ def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
     """Return what may come of two acts at once; one that skips locked rows may find nothing to do."""
     backwards, model = world.expected(second, first)
     allowed = [world.expected(first, second), (backwards[::-1], model)]
-    if first[0].skipping is not None:
+    if first[0].skipping is not WAITS:
         answers, model = world.expected(second)
         allowed.append(([first[0].skipping, *answers], model))
-    if second[0].skipping is not None:
+    if second[0].skipping is not WAITS:
         answers, model = world.expected(first)
         allowed.append(([*answers, second[0].skipping], model))
-    if first[0].skipping is not None and second[0].skipping is not None:
+    if first[0].skipping is not WAITS and second[0].skipping is not WAITS:
         allowed.append(([first[0].skipping, second[0].skipping], world.model))
     return allowed
 

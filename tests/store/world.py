@@ -1,7 +1,7 @@
 """One job and two workers, in the store and in the model: a scene that can be set again and again."""
 
+import pickle
 import uuid
-from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -118,7 +118,7 @@ class World:
 
     def expected(self, *calls: Call) -> tuple[list[Any], Model]:
         """Return what the model answers to these, one after the other, and the model after them."""
-        model = deepcopy(self.model)
+        model = pickle.loads(pickle.dumps(self.model))  # in a fifth of deepcopy's time
         return [act.expected(self.cast, model, token) for act, token in calls], model
 
     def disagreement(self, model: Model, found: Found) -> str:
