@@ -1,5 +1,6 @@
 """Who sees what: two apps in one process, namespaces, users; and that an app has its `Jobs` once."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def run_what_is_queued(app: Any) -> list[Any]:
         channel = connection.default_channel
         channel.queue_declare(queue=app.conf.task_default_queue)
         while message := channel.basic_get(app.conf.task_default_queue, no_ack=True):
-            args, kwargs, _ = message.decode()
+            args, kwargs, _ = json.loads(message.body)
             task = app.tasks[message.headers["task"]]
             task_id, headers = message.headers["id"], dict(message.headers)
             results.append(task.apply(args, kwargs, task_id=task_id, headers=headers))
