@@ -1,7 +1,6 @@
 """Very many jobs go past SQLAlchemy in one transaction: the same rows come in, or none."""
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import create_engine
 
 from jobhandle_celery import DatabaseRefusedError, ValidationError
+from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import NewJob
+from jobhandle_celery.store import Door, NewJob, connections, engine_maker
 from jobhandle_celery.store.inserting import MOST_ROWS
 from tests.servers import execute
 from tests.store.bench import Bench, new_job
@@ -88,6 +88,16 @@ def test_one_that_is_there_already_is_found_among_many(bench: Bench, monkeypatch
     assert gone == [False]
     assert submitted[1].job_id == there
     assert bench.events(submitted[0].job_id) == [JobStatus.SUBMITTED]
+
+
+@contextmanager
+def table_locked(url: str) -> Iterator[None]:
+    """Have no row come into the table of jobs."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE jobhandle_job IN EXCLUSIVE MODE")
+        yield
+    engine.dispose()
 
 
 def test_what_goes_wrong_while_they_are_made_leaves_no_trace(own_bench: Bench) -> None:
@@ -184,12 +194,8 @@ def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
     own_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_bench.submit()
-    other = create_engine(own_bench.url)
-    with a_soft_limit() as comes_in, other.begin() as connection:
-        connection.exec_driver_sql("LOCK TABLE jobhandle_job IN EXCLUSIVE MODE")
-        with pytest.raises(SoftTimeLimitExceeded):
-            own_bench.store.submit(Making(lambda: comes_in(0.3)))
-    other.dispose()
+    with a_soft_limit() as comes_in, table_locked(own_bench.url), pytest.raises(SoftTimeLimitExceeded):
+        own_bench.store.submit(Making(lambda: comes_in(0.3)))
     # All that is said is psycopg's: it has waited for nothing, and no pool was left to find out.
     (said,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert said.name == "psycopg"
@@ -198,29 +204,49 @@ def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
     assert execute(own_bench.url, ROWS) == [(3,)]
 
 
-def test_a_server_that_takes_nothing_in_for_long_gets_them_one_after_the_other(own_bench: Bench) -> None:
-    """What it has not read was never received, by TCP_USER_TIMEOUT; a repeat sends and waits by turns."""
-    own_bench.submit()
+def test_a_table_locked_for_a_moment_gets_them_the_same_way(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first statement's wait for the lock ends, and the verb is asked again on the same connection."""
+    monkeypatch.setattr(connections, "LOCK_WAIT", 0.2)
+    bench = Bench(postgresql_url)
+    bench.submit()
+    asked: list[int] = []
+    straight_each = bench.door.straight_each
+
+    def counted(*given: Any) -> bool:
+        asked.append(len(asked))
+        return straight_each(*given)
+
+    monkeypatch.setattr(bench.door, "straight_each", counted)
+    with ThreadPoolExecutor() as pool:
+        with table_locked(postgresql_url):
+            submitted = pool.submit(bench.store.submit, [new_job(kwargs=LONG) for _ in range(MANY)])
+            eventually(lambda: len(asked) > 1 or submitted.done(), 60)
+        assert len(submitted.result(60)) == MANY
+    assert len(asked) > 1
+    bench.close()
+    assert execute(postgresql_url, ROWS) == [(MANY + 1,)]
+
+
+def test_a_server_that_takes_nothing_in_gets_them_one_after_the_other(postgresql_url: str) -> None:
+    """The client closes a connection on which nothing goes out; a repeat sends and waits by turns."""
+    door = Door(engine_maker(postgresql_url), Settings(), deadline=1.0)  # shorter than a wait for a lock
+    bench = Bench(postgresql_url, door)
+    bench.submit()
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobhandle_job'::regclass"
     waiting = set[int]()
 
     def has_come_again() -> bool:
-        waiting.update(pid for (pid,) in execute(own_bench.url, waits))
+        waiting.update(pid for (pid,) in execute(postgresql_url, waits))
         return len(waiting) > 1
 
-    def hold() -> None:
-        other = create_engine(own_bench.url)
-        with other.begin() as connection:
-            connection.exec_driver_sql("LOCK TABLE jobhandle_job IN EXCLUSIVE MODE")
-            locked.set()
-            eventually(has_come_again, 60)
-        other.dispose()
-
-    locked = threading.Event()
     jobs = [new_job(kwargs=LONG) for _ in range(MANY)]
     with ThreadPoolExecutor() as pool:
-        held = pool.submit(hold)
-        assert locked.wait(60)
-        assert len({one.job_id for one in own_bench.store.submit(jobs)}) == MANY
-        held.result()
-    assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
+        with table_locked(postgresql_url):
+            submitted = pool.submit(bench.store.submit, jobs)
+            eventually(lambda: has_come_again() or submitted.done(), 60)
+        assert len({one.job_id for one in submitted.result(60)}) == MANY
+    assert len(waiting) > 1
+    door.close()
+    assert execute(postgresql_url, ROWS) == [(MANY + 1,)]
