@@ -89,14 +89,30 @@ class Losing(Moves):
             over = update(job).where(mine, job.c.status_id != JobStatus.RUNNING).values(boot_id=None)
             self.execute(connection, over)
 
-    @repeatable
     def lose_unstarted(self, message: Message, worker: Worker) -> list[Lost]:
-        """Count a child that was lost with a message before its claim; return the job if it is given up."""
-        with self.door.transaction() as connection:
-            return self._count_unstarted(connection, self._unstarted([message]), worker)
+        """Count a child that was lost with a message before its claim; return the job if it is given up.
 
-    def _count_unstarted(self, connection: Connection, guard: Guard, worker: Worker) -> list[Lost]:
-        self.execute(connection, update(job).where(guard).values(losses=job.c.losses + 1))
+        The count is read first, so that a repeat after an answer that was lost does not count twice.
+        """
+        return self._lose_unstarted(message, self._losses_of(message), worker)
+
+    @repeatable
+    def _losses_of(self, message: Message) -> int | None:
+        with self.door.reading() as connection:
+            asked = select(job.c.losses).where(self._unstarted([message]))
+            losses: int | None = self.execute(connection, asked).scalar_one_or_none()
+            return losses
+
+    @repeatable
+    def _lose_unstarted(self, message: Message, losses: int | None, worker: Worker) -> list[Lost]:
+        with self.door.transaction() as connection:
+            return self._count_unstarted(connection, self._unstarted([message]), worker, losses)
+
+    def _count_unstarted(
+        self, connection: Connection, guard: Guard, worker: Worker, losses: int | None = None
+    ) -> list[Lost]:
+        uncounted = guard if losses is None else guard & (job.c.losses == losses)
+        self.execute(connection, update(job).where(uncounted).values(losses=job.c.losses + 1))
         reason = "workers were lost while they took its message, before its body started"
         error, said = failed(Failure("system", "WorkerLostError", reason))
         too_many = (job.c.losses >= MOST_LOST_UNSTARTED) & (job.c.losses >= job.c.max_attempts)

@@ -10,7 +10,8 @@ from sqlalchemy import Table, select
 
 from jobhandle_celery.schema import job, job_event, sweep, worker
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Run, Seat, Selection, Store
+from jobhandle_celery.store import Run, Seat, Selection, Store, Worker
+from jobhandle_celery.store.losing import Message
 from jobhandle_celery.store.paging import Window
 from tests.store.bench import FAILURE, HELD, TASK, Bench, new_job
 
@@ -169,6 +170,28 @@ def _of_message(state: str, ask: Callable[[Store, Any], Any], **given: Any) -> C
     return scene
 
 
+def _unstarted(ask: Callable[[Store, Message, Worker], Any]) -> Callable[[Bench], Ask]:
+    """A message that a lost worker has taken, in the hands of the next one."""
+
+    def scene(bench: Bench) -> Ask:
+        job_id = bench.place(JobStatus.QUEUED, max_attempts=3).job_id
+        message = bench.message(job_id)
+        key = job_id, message.task_id, message.attempt
+        bench.store.take_up([key], bench.worker())
+        me = bench.worker()
+        return lambda store: ask(store, key, me)
+
+    return scene
+
+
+def _put_down(bench: Bench) -> Ask:
+    job_id, me = bench.place(JobStatus.QUEUED).job_id, bench.worker()
+    message = bench.message(job_id)
+    key = job_id, message.task_id, message.attempt
+    bench.store.take_up([key], me)
+    return lambda store: store.put_down([key], me)
+
+
 def _release(bench: Bench) -> Ask:
     job_id, token = bench.place(HELD).job_id, str(uuid.uuid4())
     return lambda store: store.release(job_id, token, None)
@@ -291,6 +314,10 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
         lambda store, run: store.lose(run, "gone", run.worker), max_attempts=2
     ),
     "lose of one asked to stop": _of_stopping_run(lambda store, run: store.lose(run, "gone", run.worker)),
+    "take_up": _unstarted(lambda store, key, me: store.take_up([key], me)),
+    "put_down": _put_down,
+    "losses_of": _unstarted(lambda store, key, _: store._losses_of(key)),
+    "lose_unstarted": _unstarted(lambda store, key, me: store.lose_unstarted(key, me)),
     "give_back": _of_run(lambda store, run: store.give_back(run, "cut off", run.worker)),
     "give_back_all": _of_run(lambda store, run: store.give_back_all(run.worker, "it shut down")),
     **{
@@ -355,6 +382,7 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
 }
 
 READS = {
+    "losses_of",
     "standing",
     "job",
     "status",
