@@ -7,6 +7,7 @@ and below.
 import atexit
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
@@ -21,6 +22,9 @@ from .store import gate
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+FLUSHES_FOR = 10.0
+"""Seconds for which the end of a process waits for a lock; what is left is found by the sweep."""
 
 LINGERS = 1.0
 """Seconds for which the thread waits for further work before it ends."""
@@ -51,6 +55,14 @@ class Background(ABC, Generic[T]):
     def _do(self, work: Sequence[T]) -> None:
         """Do work, in the thread or in that of a caller of `flush`."""
 
+    def _put_back(self, work: Sequence[T]) -> None:
+        """Have the thread do this later; `_do` calls it."""
+        with self._changed:
+            self._pending[:0] = work
+            if self._thread is None:
+                self._start()
+            self._changed.notify_all()
+
     def _renew(self) -> None:
         self._changed = threading.Condition()
         self._working = threading.Lock()
@@ -67,18 +79,29 @@ class Background(ABC, Generic[T]):
                 if len(self._pending) == len(work) or len(self._pending) >= self._many:
                     self._changed.notify_all()
                 return
-            thread = threading.Thread(target=self._run, name=f"jobhandle-{self.name}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                pass  # no thread can be had any more, or the interpreter is ending
-            else:
-                self._thread = thread
+            if self._start():
                 return
         self._do_pending()
 
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, name=f"jobhandle-{self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False  # no thread can be had any more, or the interpreter is ending
+        self._thread = thread
+        return True
+
     def flush(self) -> None:
-        """Do what is pending, and wait for what is being done."""
+        """Do what is pending, and wait for what is being done; for some seconds, if a lock is in the way."""
+        until = time.monotonic() + FLUSHES_FOR
+        while self._pending or self._working.locked():
+            self._do_pending()
+            if time.monotonic() >= until:
+                break
+
+    def flush_once(self) -> None:
+        """The same, but what a lock is in the way of is left to the thread."""
         if self._pending or self._working.locked():
             self._do_pending()
 

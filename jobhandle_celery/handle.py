@@ -339,7 +339,7 @@ class JobHandle:
     @property
     def _store(self) -> Store:
         # Whoever looks finds what this process has done before.
-        self._submissions.marks.flush()
+        self._submissions.marks.flush_once()
         return self._rows
 
     def detach_from(self, job_ids: Collection[int]) -> None:

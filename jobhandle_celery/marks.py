@@ -2,14 +2,16 @@
 
 A row whose mark is lost is due after the grace, and an extra message is refused by the claim. So nobody waits
 for a mark: a thread of this process writes those of a moment together. Mostly a worker is faster, and
-there is nothing left to mark.
+there is nothing left to mark. What a lock is in the way of is tried again by the thread: a look waits for no
+transaction, which its caller may have open.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 
 from .background import Background
-from .store import Outgoing, Store
+from .errors import DatabaseUnavailableError
+from .store import Outgoing, Store, briefly
 
 DELAY = 0.2
 """Seconds for which marks are gathered at most."""
@@ -19,6 +21,9 @@ SHARE_OF_GRACE = 0.1
 
 MANY = 500
 """Marks that are not held back any longer."""
+
+LOCK_WAIT = 0.3
+"""Seconds that a try waits for a lock: the transaction that has it may be open in the thread that looks."""
 
 
 class Marks(Background[Outgoing]):
@@ -32,4 +37,10 @@ class Marks(Background[Outgoing]):
         self._store = store
 
     def _do(self, work: Sequence[Outgoing]) -> None:
-        self._store.mark_queued(work)
+        try:
+            with briefly(LOCK_WAIT):
+                self._store.mark_queued(work)
+        except DatabaseUnavailableError as error:
+            if error.again != "soon":
+                raise
+            self._put_back(work)

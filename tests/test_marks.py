@@ -1,5 +1,6 @@
 """The mark Queued: written a moment later, many at a time, by a thread that nobody waits for."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy.orm import Session
 
 from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.errors import DatabaseUnavailableError
@@ -116,6 +118,53 @@ def test_a_flush_waits_for_what_is_being_written() -> None:
     threading.Timer(0.2, recorder.goes_on.set).start()
     marks.flush()
     assert [some for _, some in recorder.marked] == [[1]]
+
+
+def locked_out(again: str) -> DatabaseUnavailableError:
+    error = DatabaseUnavailableError("locked")
+    error.again = again  # type: ignore[assignment]  # a word of its own
+    return error
+
+
+def test_look_leaves_marks_of_locked_rows_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobhandle_celery.marks.DELAY", 0.01)
+    recorder = Recorder()
+    marks = marks_of(recorder)
+    recorder.fails = locked_out("soon")
+    marks.later([1])
+    marks.flush_once()
+    marks.later([2])
+    recorder.fails = None
+    eventually(lambda: sorted(one for _, some in recorder.marked for one in some) == [1, 2], 10)
+
+
+def test_end_of_process_waits_for_locked_rows_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobhandle_celery.background.FLUSHES_FOR", 0.1)
+    recorder = Recorder()
+    marks = marks_of(recorder)
+    recorder.fails = locked_out("soon")
+    marks.later([1])
+    marks.flush()
+    assert recorder.marked == []
+    recorder.fails = None
+    marks.flush()
+    assert [some for _, some in recorder.marked] == [[1]]
+
+
+def test_look_in_a_session_waits_for_none_of_its_locks(
+    jobs: Any, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On SQLite it waited for the session's write lock, in the same thread, until the mark was given up."""
+    engine, handle = sqlalchemy.create_engine(database_url), jobs.handle()
+    with Session(engine) as session:
+        with jobs._service.submissions.marks._working:  # the thread comes to it later
+            [job_id] = jobs.submit_many([ADD])
+            handle.submit(ADD, session=session)
+        assert handle.attach(job_id) in (JobStatus.SUBMITTED, JobStatus.QUEUED)
+        session.commit()
+    eventually(lambda: handle.job_status() is JobStatus.QUEUED)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    engine.dispose()
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), RuntimeError("out of order")])

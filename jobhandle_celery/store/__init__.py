@@ -13,6 +13,7 @@ from .forks import gate
 from .inspecting import Inside, Inspecting, Sight, Stuck, Trouble
 from .overview import Passes, Tally, WorkerSeen
 from .paging import Page, Window
+from .repeats import briefly
 from .rows import (
     Lost,
     NewJob,
@@ -54,6 +55,7 @@ __all__ = [
     "Window",
     "Worker",
     "WorkerSeen",
+    "briefly",
     "engine_maker",
     "gate",
 ]

@@ -6,10 +6,11 @@ no keepalive notices that. So the client itself closes a connection on which not
 
 import functools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 DEADLINE = 15.0
 """Seconds after which a connection is closed whose server shows no sign of life during a statement."""
@@ -47,7 +48,25 @@ def _connect_sqlite(deadline: float, _dialect: Any, _record: Any, _args: Any, op
 def _on_mariadb_connect(connection: Any, _record: Any) -> None:
     # A merge of two indexes waits for rows in spite of SKIP LOCKED, and locks rows in no order.
     with connection.cursor() as cursor:
-        cursor.execute(f"SET innodb_lock_wait_timeout = {LOCK_WAIT}, optimizer_switch = 'index_merge=off'")
+        cursor.execute(
+            f"SET innodb_lock_wait_timeout = {LOCK_WAIT}, lock_wait_timeout = {LOCK_WAIT}, "
+            "optimizer_switch = 'index_merge=off'"
+        )
+
+
+@contextmanager
+def brief_wait(connection: Connection, seconds: float | None) -> Iterator[None]:
+    """Have what begins in here wait for SQLite's one lock for so long at most; other locks are of rows."""
+    if seconds is None or connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.dbapi_connection
+    (before,) = driver.execute("PRAGMA busy_timeout").fetchone()
+    driver.execute(f"PRAGMA busy_timeout = {min(before, int(seconds * 1000))}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {before}")
 
 
 @functools.cache

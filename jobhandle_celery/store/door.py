@@ -34,8 +34,9 @@ from ..errors import (
 )
 from ..settings import Settings
 from .connections import FROZEN, LIMITED, home_schema, listen, own_engine, standalone, transactional
-from .deadlines import DEADLINE, LOCK_WAIT, bound
+from .deadlines import DEADLINE, LOCK_WAIT, bound, brief_wait
 from .forks import gate
+from .repeats import brief
 from .straight import NotStraight, Straight
 
 P = ParamSpec("P")
@@ -44,6 +45,9 @@ T = TypeVar("T")
 _ASKED_TO_REPEAT = {"40001", "40P01", "55P03", "1213", "1205", "1020", "1305", "517"}
 """SQLSTATEs of PostgreSQL and error numbers of MariaDB: serialisation failure, deadlock, lock wait, and a
 savepoint that a deadlock took away. And SQLite's SQLITE_BUSY_SNAPSHOT."""
+
+_BUSY = {"5"}
+"""SQLite's: another has its lock; of one who has waited for it briefly alone."""
 
 _GONE_ELSEWHERE = {"25006", "25P03", "1290", "1836"}
 """A read-only server after a failover, a session that the server has ended: ask on a new connection."""
@@ -209,7 +213,8 @@ class Door:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction and commit it."""
         with self._ready() as engine, transactional(engine) as connection, _unspoilt(connection):
-            connection.begin()
+            with brief_wait(connection, brief()):
+                connection.begin()
             if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
                 # For this transaction alone: others use this connection too.
                 connection.exec_driver_sql(
@@ -344,7 +349,7 @@ def _in_our_words(error: DBAPIError, database: str) -> JobHandleError:
         or _says(error, _GONE_ELSEWHERE | _DENIED)
     ):
         away = DatabaseUnavailableError(f"{database} did not answer: {str(error.orig).strip()}")
-        if _says(error, _ASKED_TO_REPEAT):
+        if _says(error, _ASKED_TO_REPEAT) or (brief() is not None and _says(error, _BUSY)):
             away.again = "soon"
         elif forgotten or error.connection_invalidated:
             away.again = "at once"

@@ -6,7 +6,8 @@ The author of a verb that is marked `repeatable` recognises its own earlier succ
 import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -30,6 +31,27 @@ def repeating() -> bool:
     return _repeating.get()
 
 
+_brief: ContextVar[float | None] = ContextVar("jobhandle_brief", default=None)
+
+
+@contextmanager
+def briefly(seconds: float) -> Iterator[None]:
+    """Have the verbs in here not be asked again for longer than that, nor wait so long for SQLite's lock.
+
+    For what may be left undone, and must not wait for a transaction that its own thread has open.
+    """
+    before = _brief.set(seconds)
+    try:
+        yield
+    finally:
+        _brief.reset(before)
+
+
+def brief() -> float | None:
+    """Return the seconds of `briefly`; None outside."""
+    return _brief.get()
+
+
 def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """Ask again where asking again may help: at once after a broken connection, soon after a deadlock.
 
@@ -39,7 +61,8 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
 
     @functools.wraps(verb)
     def asked_again(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        until = time.monotonic() + _REPEATS_FOR
+        seconds = brief()
+        until = time.monotonic() + (_REPEATS_FOR if seconds is None else seconds)
         uncertain, soon, at_once = False, 0, 0
         while True:
             asking = _repeating.set(uncertain)
