@@ -22,6 +22,7 @@ from jobhandle_celery.cli.doctor.workers import internal_errors
 from jobhandle_celery.cli.output import Output
 from jobhandle_celery.lease import Lease
 from jobhandle_celery.service import End
+from jobhandle_celery.signals import connect_runs
 from jobhandle_celery.store import Store, Worker
 from jobhandle_celery.submission import Submissions
 from tests.apps import make_app
@@ -83,6 +84,7 @@ def event(_: Any, __: pytest.MonkeyPatch) -> None:
 
 def receiver(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("jobhandle_celery.signals.execution_of", bug)
+    connect_runs()  # as before the first job
     signals.task_success.send(sender=app.tasks["tests.add"], result=3)
 
 
