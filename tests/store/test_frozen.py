@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import clock, job, sweep
+from jobhandle_celery.store.connections import FROZEN
 from tests.store.bench import Bench
 from tests.support import eventually
 
@@ -22,6 +23,7 @@ def frozen_after(bench: Bench, statement: Any, meanwhile: Callable[[], T]) -> T:
     def freeze() -> None:
         with bench.store.door.transaction() as connection:
             connection.execute(statement)
+            _have_its_limit_come_soon(connection)
             with ThreadPoolExecutor(1) as pool:
                 found.append(pool.submit(meanwhile).result(timeout=60))
             connection.execute(select(job.c.id))
@@ -29,6 +31,16 @@ def frozen_after(bench: Bench, statement: Any, meanwhile: Callable[[], T]) -> T:
     with pytest.raises(DatabaseUnavailableError):
         freeze()
     return found[0]
+
+
+def _have_its_limit_come_soon(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        limit = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar()
+        assert limit == f"{FROZEN}s"
+        connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '50ms'")
+    else:
+        assert connection.exec_driver_sql("SELECT @@idle_transaction_timeout").scalar() == FROZEN
+        connection.exec_driver_sql("SET idle_transaction_timeout = 1")
 
 
 def test_a_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
