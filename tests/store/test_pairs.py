@@ -41,6 +41,10 @@ DRAWN = 4
 NO_VERBS = {"mine", "selected", "submit_in_session"}
 """Two guards; and a submit in the caller's transaction, which test_after_commit.py looks at."""
 
+UNMODELLED = {"take_up", "put_down", "lose_unstarted"}
+"""Verbs about messages that ended their worker before the claim, which the model does not count yet; see
+test_unstarted.py, and the suites of cuts and refusals."""
+
 
 @pytest.fixture(scope="module")
 def worlds_by_url() -> Iterator[dict[str, Worlds]]:
@@ -156,7 +160,9 @@ def test_every_verb_has_its_acts_or_a_scene_that_shows_that_it_changes_nothing()
     assert verbs - VERBS - {name.split()[0] for name in SCENES_OF_VERBS} == NO_VERBS
 
 
-@pytest.mark.parametrize("name", [name for name in SCENES_OF_VERBS if name.split()[0] not in VERBS])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENES_OF_VERBS if name.split()[0] not in VERBS | UNMODELLED]
+)
 def test_what_has_no_act_changes_nothing(bench: Bench, name: str) -> None:
     ask = SCENES_OF_VERBS[name](bench)
     before = left_behind(bench)
