@@ -333,6 +333,7 @@ def test_a_worker_that_ignores_a_shutdown_is_killed_after_the_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tasks.demo.worker.COLD_STOP", 0.05)
     before = psutil.Process().children()
     worker = Worker(tmp_path / "log", concurrency=1)
     (process,) = set(psutil.Process().children()).difference(before)

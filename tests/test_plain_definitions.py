@@ -111,7 +111,7 @@ READ: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
 @pytest.mark.parametrize("read", READ)
 def test_what_is_read_from_a_task_is_what_plain_celery_says(
-    app: Any, plain_app: Any, read: str, base: type[Task[..., Any]]
+    app: Any, plain_app: Any, read: str, base: "type[Task[..., Any]]"
 ) -> None:
     """Type hints, `run`, `track_started` and their like are the task's own (faults 60, 61, 68, 71)."""
     plain = READ[read](define(plain_app, base=base))
@@ -134,7 +134,7 @@ def test_a_coroutine_function_is_seen_as_one(app: Any) -> None:
 
 
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
-def test_tracebacks_of_plain_messages_have_no_frame_of_ours(app: Any, base: type[Task[..., Any]]) -> None:
+def test_tracebacks_of_plain_messages_have_no_frame_of_ours(app: Any, base: "type[Task[..., Any]]") -> None:
     """Celery's tracer calls the body itself (fault 71)."""
     frames = {}
     for each in (app, new_app()):
@@ -178,7 +178,7 @@ NAMES = ["task", "self", "body", "run", "call", "args", "kwargs", "current", "re
 
 
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
-def test_a_task_takes_keywords_of_any_name(jobs_app: Any, base: type[Task[..., Any]]) -> None:
+def test_a_task_takes_keywords_of_any_name(jobs_app: Any, base: "type[Task[..., Any]]") -> None:
     """A wrapper's own parameters take none of the body's (fault 40)."""
 
     @jobs_app.task(name="named", shared=False, base=base)  # type: ignore[untyped-decorator]  # Celery's

@@ -28,7 +28,7 @@ EAST = timezone(timedelta(hours=14))
 FIRST, LAST = datetime.min, datetime.max  # noqa: DTZ901 -- naive ones are values, too
 
 
-def echo(self: Task[..., Any], value: Any, *, named: Any) -> Any:
+def echo(self: "Task[..., Any]", value: Any, *, named: Any) -> Any:
     assert repr(value) == repr(named)
     return value
 
@@ -152,7 +152,7 @@ def test_value_that_cannot_be_read_back_is_refused_by_field(app: Any, where: str
     assert app.jobs.find() == []
 
 
-def returns(self: Task[..., Any], what: str) -> Any:
+def returns(self: "Task[..., Any]", what: str) -> Any:
     return nested(101) if what == "deep" else [ENVELOPE]
 
 

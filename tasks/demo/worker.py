@@ -17,6 +17,9 @@ START = 60.0
 IDLE_STOP = 30.0
 """Seconds for a worker without jobs to end. Celery's prefork pool sometimes hangs in a warm shutdown."""
 
+COLD_STOP = 15.0
+"""Seconds for a cold shutdown: a child that it kills may hold a lock that billiard 4.2 waits for at its exit."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -74,12 +77,13 @@ class Worker:
     def stop(self, timeout: float | None = None) -> None:
         """Shut the worker down once its running bodies end.
 
-        A KeyboardInterrupt, or `timeout` seconds without an end, escalate to a cold shutdown, then to a kill.
+        A KeyboardInterrupt, or `timeout` seconds without an end, escalate to a cold shutdown; another one, or
+        `COLD_STOP`, to a kill.
         """
         self._signal(signal.SIGTERM)
-        for harder in (signal.SIGQUIT, signal.SIGKILL):
+        for bound, harder in ((timeout, signal.SIGQUIT), (COLD_STOP, signal.SIGKILL)):
             try:
-                self._process.wait(timeout)
+                self._process.wait(bound)
                 return
             except (KeyboardInterrupt, subprocess.TimeoutExpired):
                 self._signal(harder)
