@@ -18,7 +18,7 @@ IDLE_STOP = 30.0
 """Seconds for a worker without jobs to end. Celery's prefork pool sometimes hangs in a warm shutdown."""
 
 COLD_STOP = 15.0
-"""Seconds for a cold shutdown: a child that it kills may hold a lock that billiard 4.2 waits for at its exit."""
+"""Seconds for a cold shutdown: a killed child may hold a lock for which billiard 4.2 waits at its exit."""
 
 _PR_SET_PDEATHSIG = 1
 
