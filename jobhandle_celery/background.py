@@ -1,4 +1,4 @@
-"""Work that nobody waits for: done in its order by a thread of this process, much of it together.
+"""Background work: done in its order by a thread of this process, much of it together.
 
 The rows hold the truth, so what is lost with the process is done later by the sweep. May import faults, store
 and below.
@@ -132,7 +132,7 @@ class Background(ABC, Generic[T]):
             except SoftTimeLimitExceeded:
                 raise
             except Exception as error:
-                # In a thread of its own, which nobody waits for, or before a caller's own question.
+                # In a thread of its own, or before a caller's own query.
                 faults.report(self.name, error, self.otherwise)
 
 

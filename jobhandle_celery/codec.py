@@ -20,7 +20,7 @@ LIMIT = 1024 * 1024
 DEEPEST = 100
 """Levels of lists and objects within each other that a value may have.
 
-Celery pickles a job's arguments for the pool's child, and whoever reads a value walks through it: what goes
+Celery pickles a job's arguments for the pool's child, and every reader of a value walks through it: what goes
 much deeper ends in a RecursionError, of a worker's main process from some 500 levels on.
 """
 

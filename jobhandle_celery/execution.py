@@ -265,7 +265,7 @@ def settle_at_last(task: Any, execution: Execution) -> None:
 
 
 def report_of(execution: Execution, runtime: float | None) -> Any:
-    """Return what takes the place of a task's runtime in what the main process is told: that, or more."""
+    """Return what the main process receives in the place of a task's runtime: that, or more."""
     unwritten = None if execution.written else execution.outcome
     revoked = "revoked" if execution.revoked else None
     return Report(runtime, unwritten, revoked) if unwritten or revoked else runtime

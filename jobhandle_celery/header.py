@@ -12,7 +12,7 @@ HEADER = "jobhandle"
 """The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``.
 
 With ``"sensitive"``, if there is any, the arguments that are not for show; with ``"again"`` if a message for
-this attempt was sent before, and nobody has claimed it.
+this attempt was sent before, and was not claimed.
 """
 
 CONTENT_TYPE = "application/vnd.jobhandle+json"

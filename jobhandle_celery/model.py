@@ -58,7 +58,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in a record for a value of its row that cannot be read: somebody else's, or an old version's."""
+    """Stands for a value of a row that cannot be read: of another service, or of an old version."""
 
     reason: str
     """The type of the error, without anything of the value."""

@@ -31,7 +31,7 @@ REFUSED = frozenset(
         # Objects of the calling process.
         "producer", "publisher", "connection", "router", "result_cls", "task_type", "declare", "now",
         "timezone",
-        # What a job's own protocol decides: which id, how often and how long it is sent, who hears of it.
+        # What a job's own protocol decides: which id, how often and how long it is sent, its events.
         "task_id", "add_to_parent", "root_id", "parent_id", "route_name", "retries", "origin",
         "replaced_task_nesting", "retry", "retry_policy", "timeout", "confirm_timeout", "create_sent_event",
         "expiration",

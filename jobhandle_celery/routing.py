@@ -82,7 +82,7 @@ class Routing:
     def route(self, job: Job, given: Mapping[str, Any], task_id: str) -> Routed:
         """Resolve what Celery, the task and the handlers of publish signals say about a job's messages.
 
-        All of it is kept in the row, so that whoever publishes the job again, on another machine, needs
+        All of it is kept in the row, so that a publisher on another machine needs
         nothing of this process's configuration or context.
 
         Raises:

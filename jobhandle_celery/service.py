@@ -36,7 +36,7 @@ class End:
 
     task_id: str
     write: Callable[[], object]
-    """Writes it. A list of `Lost` that it returns, or a `Job`, is told to those who watch."""
+    """Writes it. A list of `Lost` that it returns, or a `Job`, is sent as events."""
     pid: int | None = None
     """The process that must be gone first; None: none."""
     since: float = field(default_factory=time.monotonic)

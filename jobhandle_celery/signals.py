@@ -24,7 +24,7 @@ _reporting = faults.reporting("a receiver of Celery's signals", "the job's row i
 
 
 def connect() -> None:
-    """Connect what a worker's main process hears of; once is enough, however many apps there are.
+    """Connect the receivers of a worker's main process; once is enough, however many apps there are.
 
     Strongly, as below: a weak connection leaves something behind at each call.
     """
@@ -32,7 +32,7 @@ def connect() -> None:
 
 
 def connect_runs() -> None:
-    """Connect what a process that runs jobs hears of their bodies.
+    """Connect the receivers of a process that runs jobs.
 
     Before the first of them, for each receiver costs every plain task some time.
     """

@@ -189,7 +189,7 @@ class WhileTraced:
     """An attribute of a task that is wrapped while a job of it is traced, and else what the task's class has.
 
     Celery reads bodies and hooks from the task, so a plain message meets no wrapper, and neither does
-    whoever looks at the task or patches it.
+    code that reads or patches the task.
     """
 
     def __init__(self, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:

@@ -1,4 +1,4 @@
-"""An eager job shows its body what a worker would, and is told of as it is (fault 18)."""
+"""An eager job shows its body what a worker would, and its log says what is so (fault 18)."""
 
 import logging
 import uuid

@@ -41,7 +41,7 @@ WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
 """Calls in a superseded body: what each returns, or which error it raises. None changes the row."""
 
 READS = {"get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"}
-"""They read the row, whoever runs it."""
+"""They read the row."""
 
 ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
 """They are about the handle itself, or about another job."""

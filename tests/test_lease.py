@@ -154,7 +154,7 @@ def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:
 
 
 def test_a_renewal_waits_for_no_log(held: Held) -> None:
-    """A log that takes no words, as a pipe that nobody reads, holds up no renewal (fault 46)."""
+    """A log that takes no words, as a pipe without a reader, holds up no renewal (fault 46)."""
     stuck, logged = threading.Event(), threading.Event()
 
     class Stuck(logging.Handler):

@@ -67,7 +67,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", OWN.values(), ids=OWN)
 def test_task_with_its_own_strategy_is_refused_by_name(app: Any, options: dict[str, Any]) -> None:
-    """At submit, if the task is known there; by a worker, whoever sent its message (fault 5)."""
+    """At submit, if the task is known there; by a worker for every message (fault 5)."""
     handle = app.jobs.handle()
     handle.submit(Job(task="guarded.own", args=[1, 2]))
     message = message_of(app)

@@ -130,7 +130,7 @@ def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> No
 
 @pytest.mark.parametrize("again", [None, "soon"])
 def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> None:
-    """A row that somebody has locked, or a full disk: it is kept as it is, and others are written."""
+    """A row that is locked, or a full disk: it is kept as it is, and others are written."""
     refuse(main, "finish", again)
     other = Main(main.app)
     main.take("finish", '"waits"')

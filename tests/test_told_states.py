@@ -39,7 +39,7 @@ def submitted(app: Any, body: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("returned", [object(), [1, 2]], ids=["no JSON", "JSON"])
 def test_ignored_result_is_null_and_not_encoded(app: Any, returned: object) -> None:
-    """A result that nobody wants is not looked at (fault 14)."""
+    """An ignored result is not encoded (fault 14)."""
 
     def body() -> object:
         return returned

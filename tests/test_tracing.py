@@ -175,7 +175,7 @@ def told(report: Report | None) -> str | None:
     ],
 )
 def test_refused_message_sends_no_signal_of_a_run(child: Child, prepare: Any, report: str | None) -> None:
-    """A job that does not start is no run to whoever counts or traces runs (fault 17)."""
+    """A job that does not start is no run to tools that count or trace runs (fault 17)."""
     handle, headers = prepare(child)
     before = handle.get_job()
     traced = child.trace("returns", headers)

@@ -216,7 +216,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
 
 @pytest.mark.parametrize("levels", [301, 5_000])
 def test_message_nested_too_deep_is_refused_before_it_is_decoded(app: Any, levels: int) -> None:
-    """Whoever sent it: a pickle of it would end the worker's main process (fault 42)."""
+    """A pickle of it would end the worker's main process (fault 42)."""
     handle = app.jobs.handle()
     handle.submit(Job(task="values.echo", args=["short"], kwargs={"named": "short"}))
     message = message_of(app)

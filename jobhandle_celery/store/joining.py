@@ -123,7 +123,7 @@ def _commits_by_itself(connection: Connection) -> bool:
     adapted: Any = connection.connection.dbapi_connection
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
-        # With None, or Python 3.12's True, a transaction is there if somebody has begun it.
+        # With None, or Python 3.12's True, a transaction is there if the caller has begun it.
         by_itself = driver.isolation_level is None or getattr(driver, "autocommit", None) is True
         return by_itself and not driver.in_transaction
     for asked in (adapted, driver):

@@ -89,7 +89,7 @@ def held_by(holder: Run | Seat) -> Guard:
 
 
 def named_by(run: Run) -> Guard:
-    """Return the guard of what a run's own handle does: nobody has taken, ended or lost that run since.
+    """Return the guard of what a run's own handle does: that run was not taken, ended or lost since.
 
     Unlike `held_by` it holds for a row that the run itself has ended or requeued.
     """

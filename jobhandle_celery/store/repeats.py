@@ -73,7 +73,7 @@ def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, 
                 if error.again is None or late or at_once + 1 == _REPEATS:
                     raise
                 if error.again == "soon":
-                    # Whoever is told to repeat is told that nothing was written.
+                    # An author that repeats has written nothing.
                     time.sleep(random.uniform(0.0, 0.02 * 2 ** min(soon, 5)))
                     soon += 1
                 else:

@@ -254,7 +254,7 @@ def test_jobs_that_run_in_their_submitter_or_in_children_that_know_nothing(new_a
     ],
 )
 def test_pool_that_keeps_no_time_limits_is_a_warning(new_app: NewApp, pool: str, words: str) -> None:
-    """A time limit that nothing keeps is told before it is missed (fault 30)."""
+    """A time limit that the pool does not keep is logged before it is missed (fault 30)."""
     assert said(new_app(worker_pool=pool), "time limits").startswith(words)
 
 

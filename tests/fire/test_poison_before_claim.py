@@ -45,7 +45,7 @@ def test_job_that_kills_worker_after_worker_ends_in_error(new_site: NewSite) -> 
 
 
 def test_message_nested_too_deep_leaves_its_worker_alive(new_site: NewSite) -> None:
-    """A message nested 600 deep is dropped before it is decoded, whoever sent it (fault 42)."""
+    """A message nested 600 deep is dropped before it is decoded (fault 42)."""
     site = new_site(settings=SETTINGS)
     worker = site.start(APP, concurrency=1)
     path = site.new_file()

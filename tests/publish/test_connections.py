@@ -139,7 +139,7 @@ def all_lent(pool: Lines) -> Iterator[list[Line]]:
 
 
 def test_a_wait_for_a_connection_is_bounded(pool: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a pool that is exhausted without an end (fault 21)."""
+    """The wait for an exhausted pool is bounded (fault 21)."""
     monkeypatch.setattr(lines, "BOUND", 0.05)
     with all_lent(pool):
         (error,) = in_a_thread(lambda: borrow(pool))

@@ -213,13 +213,13 @@ def test_a_long_sweep_interval_is_not_taken_for_an_outage(common_url: str, names
 
 @pytest.mark.parametrize("longer", ["the worker's", "the sweeper's"])
 def test_a_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, longer: str) -> None:
-    """After an outage a worker with a long lease has a lease's time to renew, whoever sweeps (fault 53)."""
+    """After an outage a worker with a long lease has a lease's time to renew (fault 53)."""
     long, short = LEASE * 4, LEASE
     mine, theirs = (long, short) if longer == "the worker's" else (short, long)
     sweeper = Bench(common_url, bench.door, namespace=bench.settings.namespace, lease=theirs)
     owner = Bench(common_url, bench.door, namespace=bench.settings.namespace, lease=mine)
     run = owner.run(owner.submit())
-    bench.pass_time(seconds=2 * long.total_seconds())  # an outage: nobody renews, nobody passes
+    bench.pass_time(seconds=2 * long.total_seconds())  # an outage: no renewal, no pass
     sweeper.pass_steadily(short * 1.5)
     assert sweeper.store.lapsed_workers() == []
     assert sweeper.store.reap(boot(run.worker)) == []

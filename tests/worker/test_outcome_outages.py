@@ -41,7 +41,7 @@ def paused(server: PostgresqlServer) -> Iterator[None]:
 
 @contextmanager
 def without_tables(server: PostgresqlServer) -> Iterator[None]:
-    """As in the middle of somebody's migration: SchemaError, not an outage."""
+    """As in the middle of a migration: SchemaError, not an outage."""
     execute(server.url, "ALTER TABLE jobhandle_job RENAME TO elsewhere")
     yield
     execute(server.url, "ALTER TABLE elsewhere RENAME TO jobhandle_job")

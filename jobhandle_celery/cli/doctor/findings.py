@@ -204,7 +204,7 @@ class Patient:
         tasks = self.app.control.inspect(**asked).registered() or {}
         if not tasks:
             return {"tasks": {}, "queues": {}, "faults": {}}
-        # Those that have answered are asked by name, so that nobody waits for others.
+        # Those that have answered are asked by name: no time passes waiting for others.
         asked |= {"destination": list(tasks), "limit": len(tasks)}
         queues = self.app.control.inspect(**asked).active_queues() or {}
         replies = self.app.control.broadcast(faults.COMMAND, reply=True, **asked) or []
