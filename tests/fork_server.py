@@ -85,7 +85,7 @@ class ForkServer:
     """The test run's side. The server ends with the test run; what it has forked does not."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
+        self._control, theirs = _pair()
         with theirs:
             command = [sys.executable, "-m", "tests.fork_server"]
             self._process = subprocess.Popen(
@@ -106,13 +106,25 @@ class ForkServer:
         stdin: IO[Any] | int | None = None,
     ) -> ForkedProcess:
         """Start `python -m celery` with these arguments, as the leader of a session."""
-        link, theirs = socket.socketpair()
+        link, theirs = _pair()
         with theirs, open(os.devnull, "rb") as nothing:
             files = (nothing if stdin is None else stdin, stdout, stderr)
             numbers = [file if isinstance(file, int) else file.fileno() for file in files]
             socket.send_fds(self._control, [b"f"], [theirs.fileno(), *numbers])
         link.sendall(json.dumps([arguments, dict(env)]).encode() + b"\n")
         return ForkedProcess(link)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets that wait, whatever `socket.setdefaulttimeout` another thread has set.
+
+    kombu sets it while it closes a connection. A socket with a timeout does not block, and the process that
+    gets it would read an end where there is nothing yet.
+    """
+    pair = socket.socketpair()
+    for end in pair:
+        end.settimeout(None)
+    return pair
 
 
 def start_anew(

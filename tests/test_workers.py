@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 from celery import Celery
 
+from tests.fork_server import _pair
 from tests.support import eventually
 from tests.workers import WorkerProcess
 
@@ -107,3 +109,14 @@ def test_two_workers_on_one_redis_have_names_of_their_own(plain_worker: StartWor
 
     assert first.nodename != second.nodename
     assert os.getpgid(first.pid) != os.getpgid(second.pid)
+
+
+def test_a_fork_waits_for_its_request_whatever_the_default_timeout() -> None:
+    socket.setdefaulttimeout(5)  # as kombu does while it closes a connection
+    try:
+        mine, theirs = _pair()
+    finally:
+        socket.setdefaulttimeout(None)
+    with mine, theirs:
+        assert os.get_blocking(mine.fileno())
+        assert os.get_blocking(theirs.fileno())
