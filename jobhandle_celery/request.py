@@ -98,8 +98,8 @@ class JobRequest:
         """Wrap what the class that Celery derives for a task does not ask its bases for."""
         super().__init_subclass__(**options)
         if "execute_using_pool" in vars(cls):  # celery.worker.request.create_request_cls
-            cls.execute_using_pool = _with_its_limit(cls.execute_using_pool)  # type: ignore[attr-defined]
-            cls.on_success = _with_its_report(cls.on_success)  # type: ignore[attr-defined]
+            cls.execute_using_pool = _with_its_limit(cls.execute_using_pool)  # type: ignore[attr-defined]  # a mixin
+            cls.on_success = _with_its_report(cls.on_success)  # type: ignore[attr-defined]  # a mixin
 
     def note_limit(self, pool: Any) -> None:
         """Put the hard limit that holds into the request; log if the pool keeps none."""
