@@ -20,8 +20,13 @@ StartWorker = Callable[..., WorkerProcess]
 PLAIN_APP = """
 import os, time
 from celery import Celery
+from celery.signals import worker_process_init
 
 app = Celery("plain", broker=os.environ["JOBHANDLE_TEST_BROKER_URL"])
+
+@worker_process_init.connect
+def print_pid(**kwargs):
+    print(f"child {os.getpid()} is initialised")
 
 @app.task(name="plain.touch")
 def touch(path, seconds=0):
@@ -90,6 +95,9 @@ def test_a_stopped_worker_does_nothing_until_it_is_continued(
 def test_a_killed_worker_says_which_signal(plain_worker: StartWorker) -> None:
     worker = plain_worker()
     children = worker.children()
+    # The children ask the kernel to end with their parent at their start, which may be after "ready". Before
+    # that, each holds the pipes of the others open, so that none of them reads an end.
+    eventually(lambda: all(f"child {pid} is initialised" in worker.log for pid in children))
 
     worker.kill()
 
