@@ -14,21 +14,21 @@ if TYPE_CHECKING:
         DatabaseUnavailableError,
         HandleClosedError,
         InvalidTransitionError,
-        JobCancelled,
         JobCancelledError,
         JobFailedError,
         JobHandleError,
         NotAttachedError,
         SchemaError,
+        StopRequested,
         UnknownJobError,
         ValidationError,
         WaitTimeoutError,
     )
     from .handle import JobHandle
     from .jobs import Jobs
-    from .model import Event, Failure, Job, Progress
+    from .models import Event, Failure, Job, Progress
     from .status import JobStatus
-    from .task import current_job
+    from .worker.executor import current_job
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,6 @@ __all__ = [
     "HandleClosedError",
     "InvalidTransitionError",
     "Job",
-    "JobCancelled",
     "JobCancelledError",
     "JobFailedError",
     "JobHandle",
@@ -52,6 +51,7 @@ __all__ = [
     "NotAttachedError",
     "Progress",
     "SchemaError",
+    "StopRequested",
     "UnknownJobError",
     "ValidationError",
     "WaitTimeoutError",
@@ -59,14 +59,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Event": "model",
-    "Failure": "model",
-    "Job": "model",
+    "Event": "models",
+    "Failure": "models",
+    "Job": "models",
     "JobHandle": "handle",
     "JobStatus": "status",
     "Jobs": "jobs",
-    "Progress": "model",
-    "current_job": "task",
+    "Progress": "models",
+    "current_job": "worker.executor",
 }
 """The modules of what is no error."""
 

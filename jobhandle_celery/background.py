@@ -15,7 +15,7 @@ from weakref import WeakMethod
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from . import faults
+from . import internal_errors
 from .errors import JobHandleError
 from .store import gate
 
@@ -133,7 +133,7 @@ class Background(ABC, Generic[T]):
                 raise
             except Exception as error:
                 # In a thread of its own, or before a caller's own query.
-                faults.report(self.name, error, self.otherwise)
+                internal_errors.report(self.name, error, self.otherwise)
 
 
 def _flush_at_exit(flush: "WeakMethod[Callable[[], None]]") -> None:

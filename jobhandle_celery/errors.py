@@ -24,7 +24,7 @@ import reprlib
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from .model import Failure
+    from .models import Failure
 
 
 UPGRADE_HINT = "Run `jobs.upgrade_schema()`, or `celery -A app jobs upgrade`."
@@ -138,7 +138,7 @@ class DatabaseUnavailableError(JobHandleError, ConnectionError):
     """When the library itself asks again before anybody hears of this: a connection broke, or a deadlock."""
 
 
-class JobCancelled(BaseException):
+class StopRequested(BaseException):
     """Raised in a body that was asked to stop.
 
     Not an `Exception`, as asyncio's is not, so that neither ``except Exception`` nor Celery's

@@ -12,25 +12,25 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import checks
+from . import validation
+from .completion import CompletionPoller
 from .errors import (
     DatabaseUnavailableError,
     HandleClosedError,
     InvalidTransitionError,
-    JobCancelled,
     JobCancelledError,
     JobFailedError,
     JobHandleError,
     NotAttachedError,
+    StopRequested,
     UnknownJobError,
     ValidationError,
     WaitTimeoutError,
 )
-from .model import Failure, Job, Unreadable
+from .models import Failure, Job, Unreadable
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
-from .submission import Submissions
-from .waiting import Waits
+from .submitter import Submitter
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -58,8 +58,8 @@ class JobHandle:
     def __init__(
         self,
         store: Store,
-        submissions: Submissions,
-        waits: Waits,
+        submitter: Submitter,
+        waits: CompletionPoller,
         username: str | None = None,
         groupname: str | None = None,
         *,
@@ -67,10 +67,10 @@ class JobHandle:
     ) -> None:
         """Made by `Jobs.handle`, `Jobs.attach` and `current_job`, not by hand."""
         self._rows = store
-        self._submissions = submissions
+        self._submissions = submitter
         self._waits = waits
-        self._username = checks.name("username", username)
-        self._groupname = checks.name("groupname", groupname)
+        self._username = validation.name("username", username)
+        self._groupname = validation.name("groupname", groupname)
         self._job_id = run.job_id if run else None
         self._run = run
         self._closed = False
@@ -107,7 +107,7 @@ class JobHandle:
             UnknownJobError: there is none of that id for this handle's user.
         """
         self._check_open()
-        status = self._store.status(checks.job_id(job_id), self._username)
+        status = self._store.status(validation.job_id(job_id), self._username)
         if status is None:
             raise UnknownJobError(f"no job {job_id}")
         self._move_to(job_id)
@@ -153,7 +153,7 @@ class JobHandle:
         Raises:
             InvalidTransitionError: in a body that is superseded by another attempt; nothing was written.
         """
-        job_id, end = self.job_id, checks.flag("terminate", terminate)
+        job_id, end = self.job_id, validation.flag("terminate", terminate)
         status = self._store.cancel(job_id, self._username, terminate=end, run=self._run)
         if status is None:
             raise self._unknown()
@@ -176,7 +176,7 @@ class JobHandle:
 
     def set_message(self, message: str | None) -> str:
         """Replace the message and return the previous one; None, or a superseded body, leaves it alone."""
-        job_id, said = self.job_id, checks.message(message)
+        job_id, said = self.job_id, validation.message(message)
         previous = self._store.set_message(job_id, said, self._username, self._run)
         if previous is None:
             raise self._unknown()
@@ -215,13 +215,13 @@ class JobHandle:
                 the process that waits. ``celery.result.allow_join_result()`` lifts it.
         """
         job_id = self.job_id
-        patience = None if timeout is None else checks.patience("timeout", timeout)
-        if patience != 0:
+        seconds = None if timeout is None else validation.timeout("timeout", timeout)
+        if seconds != 0:
             self._waits.assert_may_wait(job_id)
-        deadline = math.inf if patience is None else time.monotonic() + patience
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
         while not (status := self.job_status()).final:
             if time.monotonic() >= deadline:
-                raise WaitTimeoutError(f"job {job_id} is {status} after {patience:g} s")
+                raise WaitTimeoutError(f"job {job_id} is {status} after {seconds:g} s")
             self._waits.until_over(job_id, deadline)
         return status
 
@@ -254,8 +254,8 @@ class JobHandle:
         outside it counts for whatever runs the job now. Each call is a statement: once for every second of
         work is plenty, once for every row of a file is not.
         """
-        job_id, current = self.job_id, checks.number("current", current)
-        total = None if total is None else checks.number("total", total)
+        job_id, current = self.job_id, validation.number("current", current)
+        total = None if total is None else validation.number("total", total)
         if self._run is not None:
             try:
                 self._store.note_progress(self._run, current, total)
@@ -272,7 +272,7 @@ class JobHandle:
         return self.get_job().cancel_requested is not None
 
     def raise_if_cancelled(self) -> None:
-        """Raise `JobCancelled`, which ends a body, if `cancel_requested`.
+        """Raise `StopRequested`, which ends a body, if `cancel_requested`.
 
         In a body that goes on while the database is away: the next call asks again.
         """
@@ -284,7 +284,7 @@ class JobHandle:
             logger.warning("whether job %s should stop is not known: %s", self._job_id, error)
             return
         if requested:
-            raise JobCancelled
+            raise StopRequested
 
     def resubmit_job(self) -> None:
         """Send a final job round again, with the same arguments.
@@ -325,7 +325,7 @@ class JobHandle:
         return f"<JobHandle: {state}>"
 
     def _set(self, word: str, message: str | None) -> JobStatus:
-        job_id, status, said = self.job_id, checks.status_word(word), checks.message(message)
+        job_id, status, said = self.job_id, validation.status_word(word), validation.message(message)
         if status not in SETTABLE:
             raise ValidationError("status", str(status), "Running, Finished, Error or Cancelled")
         token = str(uuid.uuid4())

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from sqlalchemy import URL, Engine
 
-from . import checks, migrations, refusals, seal, signals, worker
+from . import migrations, validation
 from .errors import ApiUsageError, ConfigurationError, shown
 from .handle import JobHandle
-from .model import Event, Job
-from .service import Service
+from .models import Event, Job
+from .runtime import Runtime
 from .settings import Settings
 from .status import JobStatus
-from .store import Door, Selection, Store, engine_maker
-from .sweep import sweep
+from .store import Database, Selection, Store, engine_maker
+from .sweeper import sweep
+from .worker import bootstep, instrumentation, message_rejection, signals
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -33,7 +34,7 @@ class Jobs:
 
     Settings are Celery configuration keys, durations in seconds or as `timedelta`, and may be set until first
     use: ``jobhandle_database_url``, ``jobhandle_lease`` (60 s), ``jobhandle_sweep_interval`` (1 s),
-    ``jobhandle_patience`` (60 s, doubling to at most 15 min), ``jobhandle_grace`` (5 s),
+    ``jobhandle_republish_after`` (60 s, doubling to at most 15 min), ``jobhandle_publish_grace`` (5 s),
     ``jobhandle_namespace``, ``jobhandle_schema``.
     """
 
@@ -56,12 +57,12 @@ class Jobs:
             raise ApiUsageError(f"{app!r} has jobs already: app.jobs")
         self._app = app
         self._make_engine = None if database is None else engine_maker(database)
-        self._service = Service(app, self._door)
+        self._runtime = Runtime(app, self._door)
         app.jobs = self  # type: ignore[attr-defined]  # where everyone finds it
-        seal.seal(app)
+        instrumentation.instrument_app(app)
         signals.connect()
-        worker.install(app)
-        refusals.install(app)
+        bootstep.install(app)
+        message_rejection.install(app)
 
     def handle(self, username: str | None = None, groupname: str | None = None) -> JobHandle:
         """Open a handle, for a user, or without a username for the service itself, which sees all jobs.
@@ -73,7 +74,7 @@ class Jobs:
             ConfigurationError: a setting is missing or wrong.
             ValidationError: a name was refused.
         """
-        return self._service.handle(username, groupname)
+        return self._runtime.handle(username, groupname)
 
     def attach(self, job_id: int) -> JobHandle:
         """Open a handle of the service's own on that job.
@@ -100,8 +101,11 @@ class Jobs:
         """
         if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
             raise ApiUsageError("submit_many takes several jobs, in a list or the like; submit takes one")
-        submitted = self._service.submissions.submit(
-            list(jobs), checks.name("username", username), checks.name("groupname", groupname), session
+        submitted = self._runtime.submitter.submit(
+            list(jobs),
+            validation.name("username", username),
+            validation.name("groupname", groupname),
+            session,
         )
         return [one.job_id for one in submitted]
 
@@ -124,13 +128,17 @@ class Jobs:
             limit: How many at most, up to 10,000.
             ids: Only these.
         """
-        checks.whole("limit", limit, 1, MOST_FOUND)
-        below = None if before is None else min(checks.whole("before", before, 0, 2**200), checks.LARGEST_ID)
+        validation.whole("limit", limit, 1, MOST_FOUND)
+        below = (
+            None
+            if before is None
+            else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
+        )
         return self._store.find(_selection(status, task, username, ids), below, limit)
 
     def events(self, job_id: int) -> list[Event]:
         """Return a job's moves in their order: why it is in this state. Empty if there is no such job."""
-        return self._store.events(checks.job_id(job_id))
+        return self._store.events(validation.job_id(job_id))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         """Return how many jobs are in each of the nine statuses."""
@@ -156,19 +164,19 @@ class Jobs:
         if task is None and status is None and username is None and ids is None:
             raise ApiUsageError("cancel_many needs a task, a status, a username or ids")
         return self._store.cancel_selected(
-            _selection(status, task, username, ids), terminate=checks.flag("terminate", terminate)
+            _selection(status, task, username, ids), terminate=validation.flag("terminate", terminate)
         )
 
     def sweep(self) -> bool:
         """Make one pass of the sweep; False if somebody made one less than an interval ago."""
-        return sweep(self._store, self._service.dispatcher)
+        return sweep(self._store, self._runtime.publisher)
 
     def prune(self, older_than: timedelta | float) -> int:
         """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many.
 
         For good, with their events, in pieces of their own transactions. Nothing is deleted but by this call.
         """
-        return self._store.prune(checks.age("older_than", older_than))
+        return self._store.prune(validation.age("older_than", older_than))
 
     def upgrade_schema(self, *, sql: bool = False) -> None:
         """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
@@ -178,7 +186,7 @@ class Jobs:
         Raises:
             SchemaError: they are newer than this code.
         """
-        settings = self._service.settings
+        settings = self._runtime.settings
         door = self._door(settings)
         door.deadline = None
         try:
@@ -189,17 +197,17 @@ class Jobs:
 
     def close(self) -> None:
         """Close this process's connections to the database and to the broker; the next use opens new."""
-        self._service.submissions.drain()
+        self._runtime.submitter.drain()
         self._store.door.close()
-        self._service.dispatcher.close()
+        self._runtime.publisher.close()
 
     @property
     def _store(self) -> Store:
         # Whoever looks finds what this process has done before.
-        self._service.submissions.marks.flush_once()
-        return self._service.store
+        self._runtime.submitter.marks.flush_once()
+        return self._runtime.store
 
-    def _door(self, settings: Settings) -> Door:
+    def _door(self, settings: Settings) -> Database:
         if self._make_engine is None:
             url = self._app.conf.get("jobhandle_database_url")
             if not url:
@@ -208,7 +216,7 @@ class Jobs:
                     "or set app.conf.jobhandle_database_url."
                 )
             self._make_engine = engine_maker(url)
-        return Door(self._make_engine, settings)
+        return Database(self._make_engine, settings)
 
     def __repr__(self) -> str:
         return f"<Jobs of {self._app.main}>"
@@ -216,8 +224,8 @@ class Jobs:
 
 def _selection(status: object, task: object, username: object, ids: object) -> Selection:
     return Selection(
-        statuses=checks.statuses(status),
-        task=checks.name("task", task),
-        username=checks.name("username", username),
-        ids=checks.job_ids(ids),
+        statuses=validation.statuses(status),
+        task=validation.name("task", task),
+        username=validation.name("username", username),
+        ids=validation.job_ids(ids),
     )

@@ -229,7 +229,7 @@ job = Table(
     Column("unique_key", Name(NAME_LENGTH)),
     # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
     # key. A partial unique index of these columns would say it better; MariaDB has none.
-    Column("unique_slot", Name(64)),
+    Column("unique_hash", Name(64)),
     # How it is sent.
     Column("queue", Name(NAME_LENGTH)),
     Column("routing", _LongText, nullable=False),
@@ -238,8 +238,8 @@ job = Table(
     Column("soft_time_limit", Double),
     # The signature of the next message where a retry changed it: arguments, options, count.
     Column("retry", _LongText),
-    Column("publishes", Integer, nullable=False, default=0),
-    Column("damped", SmallInteger, nullable=False, default=0),
+    Column("publish_count", Integer, nullable=False, default=0),
+    Column("republish_deferrals", SmallInteger, nullable=False, default=0),
     # When.
     Column("submitted", UtcDateTime, nullable=False),
     Column("scheduled_for", UtcDateTime),
@@ -253,14 +253,14 @@ job = Table(
     Column("cancel_requested", UtcDateTime),
     Column("terminate", Boolean, nullable=False, default=False),
     # A refused message of a cancelled job tells Celery's result backend and Flower, once.
-    Column("revoke_told", Boolean, nullable=False, default=False),
+    Column("revoke_reported", Boolean, nullable=False, default=False),
     # Who runs it. The boot id stays after an outsider ended the job, until the body has left.
     Column("attempt", Integer, nullable=False, default=0),
-    Column("losses", Integer, nullable=False, default=0),
+    Column("lost_count", Integer, nullable=False, default=0),
     Column("max_attempts", Integer, nullable=False, default=1),
     Column("claim_id", Name(36)),
     Column("worker", Name(NAME_LENGTH)),
-    Column("boot_id", Name(36)),
+    Column("worker_uid", Name(36)),
     Column("pid", Integer),
     # What came of it.
     Column("progress_current", Double),
@@ -280,20 +280,20 @@ Index(
     sqlite_where=job.c.due_at.is_not(None),
 )
 Index(
-    "jobhandle_job_boot_index",
-    job.c.boot_id,
-    postgresql_where=job.c.boot_id.is_not(None),
-    sqlite_where=job.c.boot_id.is_not(None),
+    "jobhandle_job_worker_uid_index",
+    job.c.worker_uid,
+    postgresql_where=job.c.worker_uid.is_not(None),
+    sqlite_where=job.c.worker_uid.is_not(None),
 )
 Index("jobhandle_job_status_index", job.c.namespace, job.c.status_id, job.c.id)
 # Not a constraint, nor without a condition: PostgreSQL would count the column among those that a foreign key
 # may refer to, and the end of a job would wait for every transaction that has locked it by its foreign key.
 Index(
-    "jobhandle_job_unique_slot_key",
-    job.c.unique_slot,
+    "jobhandle_job_unique_hash_key",
+    job.c.unique_hash,
     unique=True,
-    postgresql_where=job.c.unique_slot.is_not(None),
-    sqlite_where=job.c.unique_slot.is_not(None),
+    postgresql_where=job.c.unique_hash.is_not(None),
+    sqlite_where=job.c.unique_hash.is_not(None),
 )
 # A user's jobs, newest first. None of its columns changes after the insert.
 Index(
@@ -321,7 +321,7 @@ job_event = Table(
 worker = Table(
     "jobhandle_worker",
     metadata,
-    Column("boot_id", Name(36), primary_key=True),
+    Column("worker_uid", Name(36), primary_key=True),
     Column("namespace", Name(63), nullable=False),
     Column("name", Name(NAME_LENGTH), nullable=False),
     Column("pid", Integer, nullable=False),

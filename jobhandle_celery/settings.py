@@ -12,7 +12,7 @@ from typing import Any
 from .durations import duration
 from .errors import ConfigurationError, shown
 
-PATIENCE_LIMIT = timedelta(minutes=15)
+REPUBLISH_LIMIT = timedelta(minutes=15)
 """How long the doubling of the patience goes on."""
 
 LONGEST = timedelta(days=366)
@@ -26,9 +26,9 @@ class Settings:
     """A worker that has not renewed for this long is taken for lost."""
     sweep_interval: timedelta = timedelta(seconds=1)
     """At most one pass of the sweep in this time, however many workers there are."""
-    patience: timedelta = timedelta(seconds=60)
+    republish_after: timedelta = timedelta(seconds=60)
     """How long a message may take before it is asked after; doubles each time."""
-    grace: timedelta = timedelta(seconds=5)
+    publish_grace: timedelta = timedelta(seconds=5)
     """How long the sweep leaves a row alone that someone is just publishing."""
     namespace: str = "default"
     """Services with different brokers that share a database have different namespaces."""
@@ -53,11 +53,11 @@ class Settings:
         """How long one renewal of a lease may take; leases shorter than some seconds leave it a second."""
         return max(self.lease / 6, timedelta(seconds=1))
 
-    def patience_after(self, publishes: int) -> timedelta:
+    def republish_delay(self, publish_count: int) -> timedelta:
         """Return how long to wait after that many publishes (1: the first)."""
-        doublings = min(max(publishes - 1, 0), 20)
-        wait: timedelta = self.patience * 2**doublings
-        return min(wait, max(PATIENCE_LIMIT, self.patience))
+        doublings = min(max(publish_count - 1, 0), 20)
+        wait: timedelta = self.republish_after * 2**doublings
+        return min(wait, max(REPUBLISH_LIMIT, self.republish_after))
 
 
 def read(get: Callable[[str], Any]) -> Settings:
@@ -67,7 +67,7 @@ def read(get: Callable[[str], Any]) -> Settings:
         ConfigurationError: a value is not a positive duration, or a name is malformed.
     """
     given: dict[str, Any] = {}
-    for name in ("lease", "sweep_interval", "patience", "grace"):
+    for name in ("lease", "sweep_interval", "republish_after", "publish_grace"):
         value = get(f"jobhandle_{name}")
         if value is not None:
             given[name] = _duration(f"jobhandle_{name}", value)

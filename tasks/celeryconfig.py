@@ -49,4 +49,4 @@ if broker_url.startswith("filesystem:"):
     # One machine: a worker that is gone is missed soon. What a killed worker had taken out of the folder is
     # forgotten by the transport, and sent again after the patience.
     jobhandle_lease = 6
-    jobhandle_patience = 10
+    jobhandle_republish_after = 10

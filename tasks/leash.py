@@ -29,7 +29,7 @@ NOT_STARTED = 126
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def main(grace: float, command: list[str]) -> int:
+def main(publish_grace: float, command: list[str]) -> int:
     """Run the program until it ends or the leash is let go; return its exit code, as `subprocess` has it."""
     holder = os.getppid()
     ended = _wake_on_child()
@@ -49,7 +49,7 @@ def main(grace: float, command: list[str]) -> int:
         if LEASH in select.select([LEASH, ended], [], [])[0]:
             break
         os.read(ended, 4096)
-    _end_group(program, grace, holder)
+    _end_group(program, publish_grace, holder)
     return program.wait()
 
 
@@ -71,8 +71,8 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value)
 
 
-def _end_group(program: "subprocess.Popen[bytes]", grace: float, holder: int) -> None:
-    until = time.monotonic() + grace
+def _end_group(program: "subprocess.Popen[bytes]", publish_grace: float, holder: int) -> None:
+    until = time.monotonic() + publish_grace
     if _signal_group(program.pid, signal.SIGTERM):
         while time.monotonic() < until:
             _reap(program)

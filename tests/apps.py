@@ -22,8 +22,8 @@ from jobhandle_celery import Jobs, current_job
 SPEED: dict[str, Any] = {
     "jobhandle_lease": 6,
     "jobhandle_sweep_interval": 0.2,
-    "jobhandle_patience": 3,
-    "jobhandle_grace": 1,
+    "jobhandle_republish_after": 3,
+    "jobhandle_publish_grace": 1,
     # A message that lies in a worker's hand tells nothing about who would have been given it.
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,

@@ -13,7 +13,7 @@ def bug(*_: Any, **__: Any) -> Any:
     raise TypeError("a bug")
 
 
-def internal_errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def logged_bugs(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if "internal error" in record.getMessage()]
 
 

@@ -1,4 +1,4 @@
-"""How much the tests under fire do, and what chance decides in them. Imports nothing of the library."""
+"""How much the fault tests do, and what chance decides in them. Imports nothing of the library."""
 
 import os
 import random
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
 """Said by each test that draws by it."""
-SCALE = float(os.environ.get("JOBHANDLE_FIRE_SCALE", "1"))
+SCALE = float(os.environ.get("JOBHANDLE_FAULTS_SCALE", "1"))
 """How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
 LONG = 10
 """The scale from which nothing is drawn that can be gone through as a whole."""

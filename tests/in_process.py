@@ -7,18 +7,18 @@ from typing import Any
 
 from celery.app.trace import trace_task_ret
 
-from jobhandle_celery.message_guard import guarded_strategy
-from jobhandle_celery.service import service_of
+from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Worker
+from jobhandle_celery.worker.message_guard import guarded_strategy
 
 
 def become_worker(app: Any) -> Worker:
     """Take a lease for this process."""
     app.finalize()
-    service = service_of(app)
-    service.worker = Worker("w1", str(uuid.uuid4()), os.getpid())
-    service.store.renew(service.worker)
-    return service.worker
+    runtime = runtime_of(app)
+    runtime.worker = Worker("w1", str(uuid.uuid4()), os.getpid())
+    runtime.store.renew(runtime.worker)
+    return runtime.worker
 
 
 def message_of(app: Any) -> Any:

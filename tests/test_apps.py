@@ -10,7 +10,7 @@ import pytest
 from celery import Celery, shared_task
 
 from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobError, current_job
-from jobhandle_celery.header import job_headers
+from jobhandle_celery.broker.headers import job_headers
 from tests.apps import lines_of, make_app
 from tests.databases import SqliteFiles
 from tests.test_handle import ADD, OPERATIONS, Stage
@@ -146,8 +146,8 @@ def test_another_users_job_is_as_unknown_as_one_that_does_not_exist(stage: Stage
         messages.append(str(caught.value).replace(str(missing), "ID"))
     assert messages[0] == messages[1]
     assert stage.row(job_id) == before
-    service = stage.jobs.attach(job_id)
-    assert service.set_message("seen by the service") == "from the importer"
+    runtime = stage.jobs.attach(job_id)
+    assert runtime.set_message("seen by the service") == "from the importer"
     assert ann.job_message() == "seen by the service"
     assert stage.jobs.handle(username="ann").attach(job_id) is JobStatus.QUEUED
 

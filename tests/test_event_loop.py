@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from jobhandle_celery import Job, JobStatus, faults
-from jobhandle_celery.store import Outgoing
+from jobhandle_celery import Job, JobStatus, internal_errors
+from jobhandle_celery.store import PendingMessage
 from tests.apps import make_app
 from tests.support import eventually
 
@@ -23,14 +23,14 @@ LONG = 30
 class Gate:
     """In the place of the way to the broker: shut, each publish waits there."""
 
-    def __init__(self, dispatcher: Any) -> None:
+    def __init__(self, publisher: Any) -> None:
         self.open = threading.Event()
         self.sent: list[int] = []
         self.threads: set[int] = set()
-        self._publish = dispatcher.publish
-        dispatcher.publish = self
+        self._publish = publisher.publish
+        publisher.publish = self
 
-    def __call__(self, messages: Sequence[Outgoing]) -> Any:
+    def __call__(self, messages: Sequence[PendingMessage]) -> Any:
         messages = list(messages)
         self.threads.add(threading.get_ident())
         # In the loop's own thread it never opens, so that a commit which publishes there fails by this.
@@ -45,7 +45,7 @@ class Shop:
         app: Any = make_app("memory://", url, settings)
         self.app, self.jobs = app, app.jobs
         self.jobs.handle().submit(ADD)  # what is made on first use
-        self.gate = Gate(self.jobs._service.dispatcher)
+        self.gate = Gate(self.jobs._runtime.publisher)
         parsed = sqlalchemy.make_url(url)
         driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]
         self.async_url = parsed.set(drivername=driver)
@@ -157,7 +157,7 @@ def test_a_publish_that_fails_beside_the_loop_leaves_the_next_alone(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug there is logged as such, and the sweep has the job (faults 22, 25)."""
-    monkeypatch.setattr(faults, "_logged", set())
+    monkeypatch.setattr(internal_errors, "_logged", set())
     shop.gate.open.set()
     publish, shop.gate._publish = shop.gate._publish, None
     shop.run(shop.request)

@@ -22,9 +22,9 @@ from jobhandle_celery import (
     UnknownJobError,
     ValidationError,
 )
-from jobhandle_celery.service import service_of
+from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.status import FINAL, SETTABLE, STARTABLE
-from jobhandle_celery.store import Refusal, Refused, Run, Worker
+from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
 from tests.apps import make_app
 
 NOBODY_LISTENS = "redis://127.0.0.1:1/0"
@@ -65,7 +65,7 @@ class Stage:
         app: Any = make_app("memory://", database_url, settings)
         self.app, self.jobs = app, app.jobs
         self.engine = sqlalchemy.create_engine(database_url)
-        self.store = service_of(self.app).store
+        self.store = runtime_of(self.app).store
 
     @cached_property
     def offline(self) -> Any:
@@ -80,7 +80,7 @@ class Stage:
             self.offline.close()
 
     def row(self, job_id: int) -> Any:
-        self.jobs._service.submissions.marks.flush()
+        self.jobs._runtime.submitter.marks.flush()
         with self.engine.connect() as connection:
             return connection.exec_driver_sql(f"SELECT * FROM jobhandle_job WHERE id = {job_id}").one()
 
@@ -99,7 +99,7 @@ class Stage:
 
     def body_of(self, run: Run) -> JobHandle:
         """The handle that `current_job()` gives to that run's body."""
-        return service_of(self.app).handle(run=run)
+        return runtime_of(self.app).handle(run=run)
 
     def job_in(self, status: JobStatus) -> JobHandle:
         unsent = status in (JobStatus.SUBMITTED, JobStatus.RESUBMITTED)
@@ -261,7 +261,7 @@ def _allowed(prior: JobStatus, status: JobStatus) -> bool:
 def test_an_unknown_word_is_no_status(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.QUEUED)
     before = stage.row(handle.job_id)
-    words: list[Any] = ["running", "Ready", "", None, 4, True, ["Running"]]
+    words: list[Any] = ["running", "RenderedMessage", "", None, 4, True, ["Running"]]
     for word in words:
         with pytest.raises(ApiUsageError, match=r"Submitted.*Cancelled"):
             handle.set_status(word)
@@ -354,7 +354,7 @@ def test_a_job_cancelled_before_its_start_never_runs(prior: JobStatus, stage: St
     handle = stage.job_in(prior)
     run, attempt = stage.run_of(handle), handle.get_job().attempt
     assert handle.cancel_job() is JobStatus.CANCELLED
-    assert stage.store.claim(run, "tests.add") == Refused(Refusal.CANCELLED)
+    assert stage.store.claim(run, "tests.add") == ClaimRejected(Refusal.CANCELLED)
     with pytest.raises(InvalidTransitionError):
         handle.set_status("Running")
     stage.jobs.sweep()

@@ -9,9 +9,9 @@ import pytest
 from jobhandle_celery import (
     InvalidTransitionError,
     Job,
-    JobCancelled,
     JobHandle,
     JobStatus,
+    StopRequested,
     WaitTimeoutError,
 )
 from jobhandle_celery.store import Run
@@ -33,7 +33,7 @@ WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
     "set_message": (lambda body: body.set_message("late"), "the second run"),
     "set_progress": (lambda body: body.set_progress(7, 8), None),
     "cancel_requested": (lambda body: body.cancel_requested(), True),
-    "raise_if_cancelled": (lambda body: body.raise_if_cancelled(), JobCancelled),
+    "raise_if_cancelled": (lambda body: body.raise_if_cancelled(), StopRequested),
     "attach": (lambda body: (body.attach(body.job_id), body.cancel_job()), REFUSED),
     "wait": (lambda body: body.wait(0), WaitTimeoutError),
     "result": (lambda body: body.result(0), WaitTimeoutError),

@@ -249,7 +249,7 @@ def test_bad_questions_are_refused_in_our_words(app: Any) -> None:
                 jobs.find(**{field: bad_name})
             with pytest.raises(usage):
                 jobs.cancel_many(**{field: bad_name})
-    for bad_status in (5, "Ready", ["Queued", "Ready"], [None]):
+    for bad_status in (5, "RenderedMessage", ["Queued", "RenderedMessage"], [None]):
         with pytest.raises(usage):
             jobs.find(status=bad_status)
     for bad_ids in ("123", 5, job_id):
@@ -334,4 +334,4 @@ def test_of_the_nine_statuses_two_may_be_submitted(app: Any, refuses: Callable[.
             handle.submit(job)
             expected = JobStatus.WAITING if status is JobStatus.WAITING else JobStatus.QUEUED
             assert handle.job_status() is expected
-    refuses(Job(task="tests.add", args=[2, 3], status="Ready"), "status", error=ApiUsageError)  # type: ignore[arg-type]
+    refuses(Job(task="tests.add", args=[2, 3], status="RenderedMessage"), "status", error=ApiUsageError)  # type: ignore[arg-type]

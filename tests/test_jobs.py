@@ -12,16 +12,16 @@ from jobhandle_celery import (
     Failure,
     InvalidTransitionError,
     Job,
-    JobCancelled,
     JobCancelledError,
     JobFailedError,
     JobStatus,
     Progress,
+    StopRequested,
     UnknownJobError,
     ValidationError,
     WaitTimeoutError,
 )
-from jobhandle_celery.store import Refusal, Refused
+from jobhandle_celery.store import ClaimRejected, Refusal
 from tests.support import eventually
 from tests.test_handle import ADD, HELD, Stage
 
@@ -127,7 +127,7 @@ def test_a_stop_is_heard_by_everyone_who_asks(stage: Stage) -> None:
     assert handle.cancel_job() is JobStatus.RUNNING
     for one in (handle, body):
         assert one.cancel_requested()
-        with pytest.raises(JobCancelled):
+        with pytest.raises(StopRequested):
             one.raise_if_cancelled()
 
 
@@ -141,7 +141,7 @@ def test_a_superseded_body_hears_that_it_should_stop_and_its_writes_change_nothi
     assert handle.set_status("Finished") is JobStatus.RUNNING
     before = handle.get_job()
     assert body.cancel_requested()
-    with pytest.raises(JobCancelled):
+    with pytest.raises(StopRequested):
         body.raise_if_cancelled()
     body.set_progress(2, 2)
     assert body.set_message("done") == "half way"
@@ -157,7 +157,7 @@ def test_an_outsider_takes_a_job_and_no_worker_runs_it(stage: Stage) -> None:
         handle = stage.job_in(status)
         run, attempt = stage.run_of(handle), handle.get_job().attempt
         assert handle.set_status("Running") is status
-        assert stage.store.claim(run, "tests.add") == Refused(Refusal.SUPERSEDED)
+        assert stage.store.claim(run, "tests.add") == ClaimRejected(Refusal.SUPERSEDED)
         job = handle.get_job()
         assert (job.attempt, job.finished) == (attempt + 1, None)
         assert job.started is not None
@@ -177,7 +177,7 @@ def test_nobody_takes_a_job_before_its_time_or_after_it_has_expired(stage: Stage
         with pytest.raises(InvalidTransitionError):
             handle.set_status("Running")
         assert stage.row(handle.job_id) == before
-        assert stage.store.claim(stage.run_of(handle), "tests.add") == Refused(reason)
+        assert stage.store.claim(stage.run_of(handle), "tests.add") == ClaimRejected(reason)
     assert handle.job_status() is JobStatus.CANCELLED
     assert "expired" in handle.job_message()
 
@@ -203,7 +203,7 @@ def test_a_held_job_waits_for_its_release_however_often_the_sweep_passes(stage: 
     assert handle.get_job().held
     eventually(stage.jobs.sweep)
     assert handle.job_status() is JobStatus.WAITING
-    assert stage.store.claim(stage.run_of(handle), "tests.add") == Refused(Refusal.EARLY)
+    assert stage.store.claim(stage.run_of(handle), "tests.add") == ClaimRejected(Refusal.EARLY)
 
 
 def test_only_a_final_job_is_resubmitted_and_starts_afresh(stage: Stage) -> None:

@@ -16,11 +16,11 @@ import pytest
 from sqlalchemy import select
 
 from jobhandle_celery import Job
-from jobhandle_celery.lease import Lease
+from jobhandle_celery.runtime import Runtime, runtime_of
 from jobhandle_celery.schema import worker
-from jobhandle_celery.service import Service, service_of
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.store import Store, Worker, gate
+from jobhandle_celery.worker.lease import Lease
 from tests.apps import make_app
 from tests.support import eventually
 
@@ -35,25 +35,25 @@ class Held:
         self.locks: list[tuple[str, Any]] = []
         with self._noting_locks():
             self.app: Any = make_app("memory://", database_url, LONG)
-            self.service: Service = service_of(self.app)
-            self.me = self.service.worker = Worker("w1@host", str(uuid.uuid4()), os.getpid())
+            self.runtime: Runtime = runtime_of(self.app)
+            self.me = self.runtime.worker = Worker("w1@host", str(uuid.uuid4()), os.getpid())
             # What other threads use is there: a store, pools, the way to the broker, waits, marks.
-            self.handle = service_of(self.app).handle()
+            self.handle = runtime_of(self.app).handle()
             self.handle.submit(Job(task="tests.add", args=[2, 3]))
             self.handle.job_status()
-        self.lease = Lease(self.service.stores_of_lease(), self.me, self.service.settings)
+        self.lease = Lease(self.runtime.stores_of_lease(), self.me, self.runtime.settings)
         assert self.lease.renew()
 
     def close(self) -> None:
         self.lease._store.door.close()
-        self.service.store.door.close()
+        self.runtime.store.door.close()
 
     def renews(self) -> bool:
         """Say whether a renewal now succeeds: it has found and written the row."""
         return self.lease.renew()
 
     def lease_until(self) -> Any:
-        mine = select(worker.c.lease_until).where(worker.c.boot_id == self.me.boot_id)
+        mine = select(worker.c.lease_until).where(worker.c.worker_uid == self.me.worker_uid)
         store = self.lease._store  # the only one whose connections are free in these tests
         with store.door.reading() as connection:
             return store.execute(connection, mine).scalar_one()
@@ -119,8 +119,8 @@ def locks_of_modules() -> Iterator[tuple[str, Any]]:
 def test_a_renewal_needs_no_lock_of_other_work(held: Held) -> None:
     """Every lock of the process is held by another thread, one at a time (faults 45, 46)."""
     locks = [*held.locks, *locks_of_modules()]
-    assert {"Door.__init__", "Service.__init__"} <= {name.split(" ")[0] for name, _ in held.locks}
-    sqlite = held.service.store.door.engine.dialect.name == "sqlite"
+    assert {"Database.__init__", "Runtime.__init__"} <= {name.split(" ")[0] for name, _ in held.locks}
+    sqlite = held.runtime.store.door.engine.dialect.name == "sqlite"
     assert held.renews()
     for name, lock in locks:
         if name == "forking" and sqlite:
@@ -145,7 +145,7 @@ def test_a_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
 
 def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:
     """Other work holds as many connections as its pool gives (fault 46)."""
-    engine = held.service.store.door.engine
+    engine = held.runtime.store.door.engine
     with ExitStack() as taken:
         pool: Any = engine.pool
         for _ in range(pool.size() + pool._max_overflow):
@@ -163,7 +163,7 @@ def test_a_renewal_waits_for_no_log(held: Held) -> None:
             stuck.wait()
 
     handler = Stuck()
-    logger = logging.getLogger("jobhandle_celery.lease")
+    logger = logging.getLogger("jobhandle_celery.worker.lease")
     logger.addHandler(handler)
     try:
         held.lease._store.retire(held.me)
@@ -190,7 +190,7 @@ class Stopping(Store):
 def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:
     """Mutant 22: whatever holds up a renewal, the next one has a store of its own (fault 45)."""
     free = threading.Event()
-    make = held.service.stores_of_lease()
+    make = held.runtime.stores_of_lease()
     stores: list[Any] = [Stopping(make(), free), Stopping(make(), free), make()]
     lease = Lease(functools.partial(stores.pop, 0), held.me, Settings())
     lease._deadline = 0.05
@@ -208,7 +208,7 @@ def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:
 def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
     """An outage of hours makes no thread each second (fault 45)."""
     free = threading.Event()
-    make = held.service.stores_of_lease()
+    make = held.runtime.stores_of_lease()
     lease = Lease(lambda: Stopping(make(), free), held.me, Settings())
     lease._deadline = 0.001
     try:
@@ -220,7 +220,7 @@ def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
 
 
 def test_a_lease_goes_on_until_its_end(held: Held) -> None:
-    lease = Lease(held.service.stores_of_lease(), held.me, Settings(lease=held.service.settings.lease / 1000))
+    lease = Lease(held.runtime.stores_of_lease(), held.me, Settings(lease=held.runtime.settings.lease / 1000))
     before = held.lease_until()
     lease.start()
     eventually(lambda: held.lease_until() != before, message="nothing was renewed")

@@ -15,9 +15,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import Job, JobStatus
+from jobhandle_celery.broker.queued_marker import QueuedMarker
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.marks import Marks
-from jobhandle_celery.service import service_of
+from jobhandle_celery.runtime import runtime_of
 from tests.apps import make_app
 from tests.support import a_soft_limit_of, eventually
 
@@ -85,8 +85,8 @@ class Recorder:
             self.marked.append((os.getpid(), list(sent)))
 
 
-def marks_of(recorder: Recorder, grace: float = 5) -> Any:
-    return Marks(recorder, timedelta(seconds=grace))  # type: ignore[arg-type]  # it has what Marks asks of a store
+def marks_of(recorder: Recorder, publish_grace: float = 5) -> Any:
+    return QueuedMarker(recorder, timedelta(seconds=publish_grace))  # type: ignore[arg-type]  # it has what Marks asks of a store
 
 
 def being_written() -> tuple[Recorder, Any]:
@@ -127,7 +127,7 @@ def locked_out(again: str) -> DatabaseUnavailableError:
 
 
 def test_look_leaves_marks_of_locked_rows_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobhandle_celery.marks.DELAY", 0.01)
+    monkeypatch.setattr("jobhandle_celery.broker.queued_marker.DELAY", 0.01)
     recorder = Recorder()
     marks = marks_of(recorder)
     recorder.fails = locked_out("soon")
@@ -157,7 +157,7 @@ def test_look_in_a_session_waits_for_none_of_its_locks(
     """On SQLite it waited for the session's write lock, in the same thread, until the mark was given up."""
     engine, handle = sqlalchemy.create_engine(database_url), jobs.handle()
     with Session(engine) as session:
-        with jobs._service.submissions.marks._working:  # the thread comes to it later
+        with jobs._runtime.submitter.marks._working:  # the thread comes to it later
             [job_id] = jobs.submit_many([ADD])
             handle.submit(ADD, session=session)
         assert handle.attach(job_id) in (JobStatus.SUBMITTED, JobStatus.QUEUED)
@@ -180,9 +180,9 @@ def test_marks_that_cannot_be_written_harm_nobody(error: Exception) -> None:
 
 
 def test_a_time_limit_that_comes_while_marks_are_written_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobhandle_celery.marks.DELAY", 60)
+    monkeypatch.setattr("jobhandle_celery.broker.queued_marker.DELAY", 60)
     recorder = Recorder()
-    marks = marks_of(recorder, grace=3600)
+    marks = marks_of(recorder, publish_grace=3600)
     recorder.goes_on.clear()
     marks.later([1])
     with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.2):
@@ -228,7 +228,7 @@ def test_a_forked_child_leaves_its_parents_marks_to_the_parent() -> None:
 def test_the_thread_ends_when_there_is_nothing_to_do(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.background.LINGERS", 0.05)
     jobs.handle().submit(ADD)
-    marks = service_of(jobs._app).submissions.marks
+    marks = runtime_of(jobs._app).submitter.marks
     eventually(lambda: marks._thread is None, 10, "the thread's end")
     jobs.handle().submit(ADD)
     assert {job.status for job in jobs.find()} == {JobStatus.QUEUED}

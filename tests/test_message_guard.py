@@ -9,7 +9,7 @@ from celery import Task
 from kombu.exceptions import ContentDisallowed
 
 from jobhandle_celery import Job, ValidationError
-from jobhandle_celery.message_guard import StrategyRefused
+from jobhandle_celery.worker.message_guard import StrategyRefused
 from tests.apps import add, make_app
 from tests.in_process import become_worker, message_of, run
 
@@ -60,7 +60,7 @@ class Starts(Task):  # type: ignore[type-arg]
 
 OWN: dict[str, dict[str, Any]] = {
     "a method": {"base": Collects},
-    "an option": {"Strategy": "tests.fire.wrong_apps:eager_strategy"},
+    "an option": {"Strategy": "tests.faults.wrong_apps:eager_strategy"},
     "start_strategy": {"base": Starts},
 }
 

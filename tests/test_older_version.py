@@ -14,7 +14,7 @@ from alembic.config import Config
 from celery import Celery
 
 from jobhandle_celery import Jobs, JobStatus, migrations
-from jobhandle_celery.header import CONTENT_TYPE
+from jobhandle_celery.broker.headers import CONTENT_TYPE
 from tests.in_process import become_worker, message_of, run
 
 TASK_ID = "c09e0d30-6bea-4db5-9898-8ec4f594bdb8"
@@ -71,13 +71,13 @@ ROW: dict[str, Any] = {
     "meta": '{"a": 1}',
     "queue": "older",
     "routing": json.dumps({"declare": ROUTING}),
-    "publishes": 1,
-    "damped": 0,
+    "publish_count": 1,
+    "republish_deferrals": 0,
     "status_id": 3,
     "terminate": False,
-    "revoke_told": False,
+    "revoke_reported": False,
     "attempt": 0,
-    "losses": 0,
+    "lost_count": 0,
     "max_attempts": 1,
 }
 EVENT = {"job_id": 1, "attempt": 0, "status_id": 1, "message": "submitted", "actor": "user ann"}

@@ -19,9 +19,9 @@ from celery.app.trace import build_tracer, task_has_custom
 from celery.worker.request import Request
 
 from jobhandle_celery import Job, Jobs, JobStatus
-from jobhandle_celery.discretion import discreet
-from jobhandle_celery.header import HEADER
-from jobhandle_celery.refusals import RefusalStep
+from jobhandle_celery.broker.headers import HEADER
+from jobhandle_celery.worker.message_rejection import RefusalStep
+from jobhandle_celery.worker.result_backend import discreet
 
 
 def new_app(database: str | None = None) -> Any:

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from celery import signals
 
-from jobhandle_celery import Failure, Job, JobHandle, JobStatus, codec
-from jobhandle_celery.chores import Chores
+from jobhandle_celery import Failure, Job, JobHandle, JobStatus, serialization
+from jobhandle_celery.broker.headers import job_headers
 from jobhandle_celery.errors import DatabaseRefusedError, DatabaseUnavailableError, JobHandleError
-from jobhandle_celery.header import job_headers
-from jobhandle_celery.outcome import Outcome, Report, Verb
-from jobhandle_celery.request import REFUSALS
-from jobhandle_celery.service import Service, service_of
+from jobhandle_celery.runtime import Runtime, runtime_of
 from jobhandle_celery.store import Run, Worker
+from jobhandle_celery.worker.housekeeping import Housekeeping
+from jobhandle_celery.worker.outcomes import Outcome, Report, Verb
+from jobhandle_celery.worker.request import REFUSALS
 from tests.apps import make_app
 
-AGAIN = codec.encode({"args": [1, 2], "kwargs": {}, "options": {}})
+AGAIN = serialization.encode({"args": [1, 2], "kwargs": {}, "options": {}})
 
 
 class Main:
@@ -26,17 +26,17 @@ class Main:
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.service: Service = service_of(app)
-        me = self.service.worker = Worker("w1@here", str(uuid.uuid4()), 1)
-        self.service.store.renew(me)
+        self.runtime: Runtime = runtime_of(app)
+        me = self.runtime.worker = Worker("w1@here", str(uuid.uuid4()), 1)
+        self.runtime.store.renew(me)
         consumer = SimpleNamespace(call_soon=lambda _, send, *event: self.told.append(event[0]))
         self.told: list[str] = []
-        self.chores = Chores(self.service, SimpleNamespace(consumer=consumer))
+        self.housekeeping = Housekeeping(self.runtime, SimpleNamespace(consumer=consumer))
         self.handle: JobHandle = app.jobs.handle()
         self.handle.submit(Job(task="tests.add", args=[1, 2]))
         task_id = str(self.handle.get_job().task_id)
         self.run = Run(self.handle.job_id, task_id, 1, str(uuid.uuid4()), me)
-        assert self.service.store.claim(self.run, "tests.add") == self.run
+        assert self.runtime.store.claim(self.run, "tests.add") == self.run
         headers = {"id": task_id, "task": "tests.add", **job_headers(self.handle.job_id, 1)}
         message = SimpleNamespace(
             headers=headers,
@@ -76,10 +76,10 @@ def test_main_process_writes_what_a_child_could_not(
     main: Main, verb: Verb, arguments: tuple[Any, ...], status: JobStatus, told: list[str]
 ) -> None:
     main.take(verb, *(main.run.worker if given == "me" else given for given in arguments))
-    assert main.chores.has_outcomes
-    main.chores.settle_ends()
+    assert main.housekeeping.has_outcomes
+    main.housekeeping.settle_ends()
     assert (main.handle.job_status(), main.told) == (status, told)
-    assert not main.chores.has_outcomes
+    assert not main.housekeeping.has_outcomes
 
 
 def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> None:
@@ -91,7 +91,7 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
     signals.task_revoked.connect(on_revoked)
     main.handle.cancel_job()
     main.take("retry", AGAIN, None, None, "retry")
-    main.chores.settle_ends()
+    main.housekeeping.settle_ends()
     assert main.handle.job_status() is JobStatus.CANCELLED
     assert (revoked, main.told) == ([main.run.task_id], ["task-revoked"])
     assert main.app.AsyncResult(main.run.task_id).state == "REVOKED"
@@ -113,7 +113,7 @@ class Refusing:
 def refuse(main: Main, verb: str, again: Any) -> None:
     error = DatabaseUnavailableError("no")
     error.again = again
-    main.service._store = Refusing(main.service.store, verb, error)  # type: ignore[assignment]
+    main.runtime._store = Refusing(main.runtime.store, verb, error)  # type: ignore[assignment]
 
 
 def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> None:
@@ -121,9 +121,9 @@ def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> No
     refuse(main, "finish", "at once")
     main.take("finish", '"too large"')
     for _ in range(REFUSALS):
-        main.chores.settle_ends()
+        main.housekeeping.settle_ends()
         assert main.handle.job_running()
-    main.chores.settle_ends()
+    main.housekeeping.settle_ends()
     assert main.handle.job_status() is JobStatus.ERROR
     assert main.handle.job_message().startswith("the body returned, and its result could not be stored")
 
@@ -137,32 +137,32 @@ def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> 
     main.request, main.run = other.request, other.run
     main.take("fail", Failure("task", "ValueError", "no good"))
     for _ in range(REFUSALS + 2):
-        main.chores.settle_ends()
+        main.housekeeping.settle_ends()
     assert other.handle.job_status() is JobStatus.ERROR
     assert main.handle.job_running()
-    assert main.chores.has_outcomes
-    main.service._store = main.service._store._store  # type: ignore[union-attr]  # it can be written again
-    main.chores.settle_ends()
+    assert main.housekeeping.has_outcomes
+    main.runtime._store = main.runtime._store._store  # type: ignore[union-attr]  # it can be written again
+    main.housekeeping.settle_ends()
     assert main.handle.result(timeout=0) == "waits"
 
 
 def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
     refuse(main, "renew", None)
-    main.service._store = Refusing(main.service._store, "finish", DatabaseUnavailableError("away"))  # type: ignore[assignment]
+    main.runtime._store = Refusing(main.runtime._store, "finish", DatabaseUnavailableError("away"))  # type: ignore[assignment]
     main.take("finish", "3")
     with pytest.raises(DatabaseUnavailableError):
-        main.chores.settle_ends()
-    assert main.chores.has_outcomes
+        main.housekeeping.settle_ends()
+    assert main.housekeeping.has_outcomes
 
 
 def test_stray_that_the_database_refuses_to_settle_holds_up_no_pass(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main.chores, "_lasting", lambda _, now: list(now))
-    main.chores._worker.consumer.connection = object()
-    main.service._store = Refusing(main.service.store, "lose", DatabaseRefusedError("no"))  # type: ignore[assignment]
-    main.chores()
+    monkeypatch.setattr(main.housekeeping, "_lasting", lambda _, now: list(now))
+    main.housekeeping._worker.consumer.connection = object()
+    main.runtime._store = Refusing(main.runtime.store, "lose", DatabaseRefusedError("no"))  # type: ignore[assignment]
+    main.housekeeping()
     assert main.handle.job_running()
-    main.service._store = main.service._store._store  # type: ignore[union-attr]
-    main.chores()
+    main.runtime._store = main.runtime._store._store  # type: ignore[union-attr]
+    main.housekeeping()
     assert main.handle.job_status() is JobStatus.ERROR

@@ -12,9 +12,10 @@ from billiard.exceptions import WorkerLostError
 from celery import Celery
 from celery.contrib.testing.mocks import TaskMessage
 
-from jobhandle_celery import Job, Jobs, JobStatus, ValidationError, messages
-from jobhandle_celery.header import job_headers
-from jobhandle_celery.sensitive import masked, resolved
+from jobhandle_celery import Job, Jobs, JobStatus, ValidationError
+from jobhandle_celery.broker import messages
+from jobhandle_celery.broker.headers import job_headers
+from jobhandle_celery.redaction import masked, resolved
 
 CANARY = "canary-7f3a"
 QUEUE = "parked"

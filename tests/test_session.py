@@ -20,7 +20,7 @@ from jobhandle_celery import (
     UnknownJobError,
     ValidationError,
 )
-from jobhandle_celery.messages import Messages
+from jobhandle_celery.broker.messages import Messages
 from jobhandle_celery.status import UNFINISHED
 from tests.apps import make_app
 
@@ -264,9 +264,9 @@ def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
     handle = shop.jobs.handle()
     for owner, method in (
         (Messages, "ready"),
-        (shop.jobs._service.store, "outgoing"),
-        (shop.jobs._service.dispatcher, "publish"),
-        (shop.jobs._service.store, "mark_queued"),
+        (shop.jobs._runtime.store, "outgoing"),
+        (shop.jobs._runtime.publisher, "publish"),
+        (shop.jobs._runtime.store, "mark_queued"),
     ):
         with monkeypatch.context() as patched, Session(shop.engine) as session:
             patched.setattr(owner, method, broken)
@@ -274,7 +274,7 @@ def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
             session.commit()
             shop.order(session, handle.job_id)
             session.commit()
-            shop.jobs._service.submissions.marks.flush()  # the mark fails by itself, a moment later
+            shop.jobs._runtime.submitter.marks.flush()  # the mark fails by itself, a moment later
         assert handle.job_status() is JobStatus.SUBMITTED
     assert len(shop.orders()) == 4
 
@@ -373,7 +373,7 @@ def test_an_async_session_joins_through_run_sync(
         return [job_id]
 
     ids = asyncio.run(submit())
-    shop.jobs._service.submissions.drain()
+    shop.jobs._runtime.submitter.drain()
     assert ids == shop.sent()
     assert shop.statuses() == [JobStatus.QUEUED]
     shop.close()

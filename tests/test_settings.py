@@ -48,8 +48,8 @@ def test_settings_have_the_defaults_of_the_design() -> None:
     assert read(lambda key: None) == Settings(
         lease=timedelta(seconds=60),
         sweep_interval=timedelta(seconds=1),
-        patience=timedelta(seconds=60),
-        grace=timedelta(seconds=5),
+        republish_after=timedelta(seconds=60),
+        publish_grace=timedelta(seconds=5),
         namespace="default",
         schema=None,
         progress_events=True,
@@ -57,21 +57,25 @@ def test_settings_have_the_defaults_of_the_design() -> None:
 
 
 def test_the_patience_doubles_to_a_quarter_of_an_hour() -> None:
-    patience = [Settings().patience_after(publishes).total_seconds() / 60 for publishes in range(1, 8)]
-    assert patience == [1, 2, 4, 8, 15, 15, 15]
-    assert Settings().patience_after(10**9) == timedelta(minutes=15)
-    assert Settings(patience=timedelta(hours=1)).patience_after(5) == timedelta(hours=1)
+    delays = [Settings().republish_delay(publish_count).total_seconds() / 60 for publish_count in range(1, 8)]
+    assert delays == [1, 2, 4, 8, 15, 15, 15]
+    assert Settings().republish_delay(10**9) == timedelta(minutes=15)
+    assert Settings(republish_after=timedelta(hours=1)).republish_delay(5) == timedelta(hours=1)
 
 
 def test_durations_are_seconds_or_timedeltas() -> None:
-    given = {"jobhandle_lease": 30, "jobhandle_grace": 0.5, "jobhandle_patience": timedelta(minutes=2)}
+    given = {
+        "jobhandle_lease": 30,
+        "jobhandle_publish_grace": 0.5,
+        "jobhandle_republish_after": timedelta(minutes=2),
+    }
     settings = read(given.get)
     assert settings.lease == timedelta(seconds=30)
-    assert settings.grace == timedelta(seconds=0.5)
-    assert settings.patience == timedelta(minutes=2)
+    assert settings.publish_grace == timedelta(seconds=0.5)
+    assert settings.republish_after == timedelta(minutes=2)
 
 
-@pytest.mark.parametrize("key", ["lease", "sweep_interval", "patience", "grace"])
+@pytest.mark.parametrize("key", ["lease", "sweep_interval", "republish_after", "publish_grace"])
 def test_a_bad_duration_is_refused_by_name(key: str) -> None:
     for value in (0, -1, "60", True, float("nan"), float("inf"), 10**400, timedelta(0), [60]):
         with pytest.raises(ConfigurationError, match=f"jobhandle_{key}: .*accepted"):

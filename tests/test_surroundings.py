@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import ApiUsageError, DatabaseUnavailableError, Job, JobHandleError, JobStatus
-from jobhandle_celery.service import service_of
+from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import make_app
 from tests.test_session import Shop
@@ -92,7 +92,7 @@ SETTINGS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
 
 def live(app: Any, job_id: int, job: Job) -> None:
     """Claim and finish a job; everything that is read of it is what was given."""
-    jobs, store = app.jobs, service_of(app).store
+    jobs, store = app.jobs, runtime_of(app).store
     found = jobs.attach(job_id).get_job()
     assert (found.args, found.message, found.meta) == (job.args, job.message, job.meta)
     assert found.expires - found.submitted == HOUR or abs(found.expires - found.submitted - HOUR) < HOUR / 2
@@ -268,7 +268,7 @@ def check_own(database: Any) -> None:
     handle = jobs.handle(username="änn 😀")
     live(app, handle.submit(JOB), JOB)
     before = len(jobs.find())
-    store = service_of(app).store
+    store = runtime_of(app).store
 
     def fail_within() -> None:
         with store.door.transaction() as connection:

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from jobhandle_celery import JobStatus
-from jobhandle_celery.dispatch import Dispatcher, Published
-from jobhandle_celery.store import DAMPED_AT_MOST, Outgoing
-from jobhandle_celery.sweep import sweep
+from jobhandle_celery.broker.publisher import Published, Publisher
+from jobhandle_celery.store import DAMPED_AT_MOST, PendingMessage
+from jobhandle_celery.sweeper import sweep
 from tests.store.bench import Bench
 
 
@@ -24,7 +24,7 @@ class Recorder:
     def depth(self, queue: str) -> int | None:
         return self._depth[queue] if isinstance(self._depth, dict) else self._depth
 
-    def publish(self, messages: Iterable[Outgoing]) -> Published:
+    def publish(self, messages: Iterable[PendingMessage]) -> Published:
         published = Published()
         for one in messages:
             self.given.append(one.job_id)
@@ -43,7 +43,7 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 
 def passing(bench: Bench, recorder: Any) -> bool:
-    return sweep(bench.store, cast(Dispatcher, recorder))
+    return sweep(bench.store, cast(Publisher, recorder))
 
 
 def late(bench: Bench, *, queue: str = "q") -> int:
@@ -107,7 +107,7 @@ def test_what_a_queue_falls_short_of_is_sent_again_the_oldest_first(bench: Bench
     passing(bench, recorder)
 
     assert recorder.given == [oldest, old]
-    assert [bench.row(one)["damped"] for one in young] == [1, 1, 1]
+    assert [bench.row(one)["republish_deferrals"] for one in young] == [1, 1, 1]
 
 
 def test_a_loss_among_the_young_is_hidden_a_few_times_and_no_more(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result, denied_join_result
 
 from jobhandle_celery import JobStatus, WaitTimeoutError, current_job
-from jobhandle_celery.codec import LIMIT
+from jobhandle_celery.serialization import LIMIT
 from tests.apps import make_app
 
 

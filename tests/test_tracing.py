@@ -15,11 +15,11 @@ from celery import signals
 from celery.app.trace import trace_task
 from celery.exceptions import Ignore, Reject
 
-from jobhandle_celery import Job, JobCancelled, JobHandle, JobStatus
-from jobhandle_celery.header import job_headers
-from jobhandle_celery.outcome import Report
-from jobhandle_celery.service import Service, service_of
+from jobhandle_celery import Job, JobHandle, JobStatus, StopRequested
+from jobhandle_celery.broker.headers import job_headers
+from jobhandle_celery.runtime import Runtime, runtime_of
 from jobhandle_celery.store import Store, Worker
+from jobhandle_celery.worker.outcomes import Report
 from tests.apps import make_app
 
 SIGNALS = [name for name in dir(signals) if name.startswith("task_") and name != "task_sent"]
@@ -42,7 +42,7 @@ def rejects() -> None:
 
 
 def stops() -> None:
-    raise JobCancelled("enough")
+    raise StopRequested("enough")
 
 
 def retries(task: Any) -> None:
@@ -54,9 +54,9 @@ class Child:
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.service: Service = service_of(app)
-        self.service.worker = Worker("w1@here", str(uuid.uuid4()), 1)
-        self.service.store.renew(self.service.worker)
+        self.runtime: Runtime = runtime_of(app)
+        self.runtime.worker = Worker("w1@here", str(uuid.uuid4()), 1)
+        self.runtime.store.renew(self.runtime.worker)
         self.seen: list[str] = []
         for body in (returns, fails, ignores, rejects, stops):
             app.task(name=body.__name__, shared=False)(body)
@@ -142,7 +142,7 @@ def done(child: Child) -> tuple[JobHandle, dict[str, Any]]:
 
 def unanswered(child: Child) -> tuple[JobHandle, dict[str, Any]]:
     """Its claim meets a fault of ours."""
-    child.service._store = BrokenStore(child.service.store)  # type: ignore[assignment]
+    child.runtime._store = BrokenStore(child.runtime.store)  # type: ignore[assignment]
     return child.submit("returns")
 
 

@@ -21,7 +21,7 @@ from jobhandle_celery import (
     JobStatus,
     Progress,
     ValidationError,
-    codec,
+    serialization,
     text,
 )
 from tests.apps import make_app
@@ -88,18 +88,18 @@ RICH = (
 
 @given(PLAIN | RICH | st.lists(RICH, max_size=3) | st.dictionaries(st.text(max_size=4), RICH, max_size=3))
 def test_what_is_encoded_comes_back_as_what_it_was(value: Any) -> None:
-    encoded = codec.encode(value)
+    encoded = serialization.encode(value)
     assert encoded.isascii()
-    back = codec.decode(encoded)
+    back = serialization.decode(encoded)
     assert back == value
     assert type(back) is type(value)
 
 
 @given(PLAIN)
 def test_a_nul_is_seen_in_any_string_of_a_document_and_nowhere_else(value: Any) -> None:
-    assert text.holds_nul(codec.encode(value)) == _has_nul(value)
-    assert not text.holds_nul(codec.encode("\\u0000"))
-    assert text.holds_nul(codec.encode("\\\0"))
+    assert text.holds_nul(serialization.encode(value)) == _has_nul(value)
+    assert not text.holds_nul(serialization.encode("\\u0000"))
+    assert text.holds_nul(serialization.encode("\\\0"))
 
 
 def _has_nul(value: Any) -> bool:
@@ -114,9 +114,9 @@ def test_what_is_not_json_or_too_large_is_not_storable() -> None:
     ring: list[Any] = []
     ring.append(ring)
     for value in (object(), {1, 2}, 1j, ring, {(1, 2): 3}, lambda: 1, "x" * (MIB - 1)):
-        with pytest.raises(codec.NotStorableError):
-            codec.encode(value)
-    assert len(codec.encode("x" * (MIB - 2))) == MIB
+        with pytest.raises(serialization.NotStorableError):
+            serialization.encode(value)
+    assert len(serialization.encode("x" * (MIB - 2))) == MIB
 
 
 def test_datetimes_uuids_decimals_and_bytes_survive_in_a_row(app: Any) -> None:
@@ -219,8 +219,8 @@ def test_errors_are_what_users_of_python_catch_too() -> None:
         error = getattr(jobhandle_celery, name)
         assert issubclass(error, kind)
         assert issubclass(error, jobhandle_celery.JobHandleError)
-    assert not issubclass(jobhandle_celery.JobCancelled, Exception)
-    assert set(kinds) | {"JobCancelled"} < set(jobhandle_celery.__all__)
+    assert not issubclass(jobhandle_celery.StopRequested, Exception)
+    assert set(kinds) | {"StopRequested"} < set(jobhandle_celery.__all__)
 
 
 def test_errors_reach_another_process_by_a_pickle(app: Any) -> None:

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, update
 
-from jobhandle_celery import Job, JobHandleError, JobStatus, ValidationError, codec, text
-from jobhandle_celery.cli import shapes
-from jobhandle_celery.cli.words import arguments, as_json
-from jobhandle_celery.message_guard import MessageRefused
-from jobhandle_celery.model import Unreadable
+from jobhandle_celery import Job, JobHandleError, JobStatus, ValidationError, serialization, text
+from jobhandle_celery.cli import json_output
+from jobhandle_celery.cli.formatting import arguments, as_json
+from jobhandle_celery.models import Unreadable
+from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job as job_table
-from jobhandle_celery.service import service_of
-from jobhandle_celery.store import rows
+from jobhandle_celery.store import records
+from jobhandle_celery.worker.message_guard import MessageRefused
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 
@@ -107,7 +107,11 @@ def check(app: Any, value: Any) -> None:
     ):
         assert repr(read) == repr(value)
     assert repr(app.jobs.find(limit=1)) == repr([record])
-    shown = shapes.job(record) | {"args": arguments(record, {}), "result": record.result, "meta": record.meta}
+    shown = json_output.job(record) | {
+        "args": arguments(record, {}),
+        "result": record.result,
+        "meta": record.meta,
+    }
     json.loads(as_json(shown), parse_constant=pytest.fail)
 
 
@@ -131,7 +135,7 @@ def test_accepted_value_is_run_and_read_back(app: Any, value: Any) -> None:
     check(app, value)
 
 
-@pytest.mark.fire
+@pytest.mark.faults
 @pytest.mark.slow
 @settings(QUICKLY, max_examples=200, phases=[Phase.generate])
 @given(VALUES)
@@ -182,7 +186,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
     app: Any, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A record shows what cannot be read as unreadable, on each page that has it; logged once (fault 41)."""
-    monkeypatch.setattr(rows, "_reported", set())
+    monkeypatch.setattr(records, "_reported", set())
     ids = app.jobs.submit_many([Job(task="nobody.knows", args=["good"], kwargs={"b": 1}) for _ in range(3)])
     spoilt = ids[1]
     engine = create_engine(database_url)
@@ -193,7 +197,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
 
     for _ in range(2):
         found = {record.id: record for record in app.jobs.find()}
-        sights = {sight.job.id: sight.job for sight in service_of(app).store.sights(ids)}
+        sights = {sight.job.id: sight.job for sight in runtime_of(app).store.sights(ids)}
         record = app.jobs.attach(spoilt).get_job()
         assert found == sights
         assert found[spoilt] == record
@@ -205,7 +209,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
     assert record.error.type == "Unreadable"
     # Which arguments are sensitive is not known, so all are hidden.
     assert record.shown_arguments == (("***",), {"unreadable": "***"})
-    json.loads(as_json(shapes.job(record) | {"args": arguments(record, {}), "result": record.result}))
+    json.loads(as_json(json_output.job(record) | {"args": arguments(record, {}), "result": record.result}))
     with pytest.raises(JobHandleError, match=f"job {spoilt}: its result cannot be read"):
         app.jobs.attach(spoilt).result(timeout=5)
     with pytest.raises(ValidationError):
@@ -241,4 +245,4 @@ def test_nesting_is_measured_as_json_has_it(value: Any, levels: int) -> None:
 
 @pytest.mark.parametrize("body", ['"' + '\\"' * 300_000 + "[" * 400, "][" * 300_000, '"[{' * 200_000])
 def test_nesting_of_what_is_no_json_is_measured_in_linear_time(body: str) -> None:
-    text.is_nested_deeper(body, codec.DEEPEST)  # pytest-timeout ends the test if it is not
+    text.is_nested_deeper(body, serialization.DEEPEST)  # pytest-timeout ends the test if it is not

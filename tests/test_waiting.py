@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobhandle_celery import Job, JobStatus, UnknownJobError, WaitTimeoutError
+from jobhandle_celery.completion import CompletionPoller
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.waiting import Waits
 from tests.apps import make_app
 from tests.support import eventually
 
@@ -31,8 +31,8 @@ class Rows:
         return self.left & set(job_ids)
 
 
-def waits_of(rows: Rows) -> Waits:
-    return Waits(rows)  # type: ignore[arg-type]  # it has what Waits asks of a store
+def waits_of(rows: Rows) -> CompletionPoller:
+    return CompletionPoller(rows)  # type: ignore[arg-type]  # it has what Waits asks of a store
 
 
 def test_one_asks_for_all_and_each_hears_of_its_own() -> None:
@@ -113,7 +113,7 @@ def test_a_wait_sees_every_way_to_an_end(database_url: str) -> None:
     finished, cancelled, gone = held
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(jobs.attach(handle.job_id).wait, 30) for handle in held]
-        eventually(lambda: len(jobs._service.waits._waiters) == 3, 20, "all wait")
+        eventually(lambda: len(jobs._runtime.completion._waiters) == 3, 20, "all wait")
         finished.set_status("Running")
         finished.set_status("Finished")
         cancelled.cancel_job()

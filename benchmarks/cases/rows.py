@@ -23,7 +23,7 @@ METHOD = """One database for each number of finished jobs, with three events eac
 submitted, claimed and finished; then vacuumed and analysed. The databases take turns, operation by operation.
 Submit, cancel, find (a page of all jobs, or of a user who has a hundred) and a pass of the sweep (with
 nothing due) are public calls. Claim and finish are the store's verbs, with which a worker moves a row
-(`jobs._service.store`): no public call makes them alone."""
+(`jobs._runtime.store`): no public call makes them alone."""
 
 FEW = 1_000
 OPERATIONS = ("submit", "claim", "finish", "cancel", "find", "find of a user", "sweep")
@@ -101,7 +101,7 @@ class Table:
 
     def __init__(self, peer: Ours) -> None:
         self._peer = peer
-        self._store = peer.jobs._service.store
+        self._store = peer.jobs._runtime.store
         self._worker = Worker("bench@localhost", str(uuid.uuid4()), 1)
         self._store.renew(self._worker)
         task = peer.app.tasks[TASK]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tests.reaper import Reaper
 
-from ..marks import VARIABLE, Marks
+from ..marks import VARIABLE, QueuedMarker
 from ..processes import Process
 
 
@@ -21,7 +21,7 @@ class Place:
     database_url: str
     """SQLAlchemy's, with the driver's name."""
     folder: Path
-    marks: Marks
+    marks: QueuedMarker
     reaper: Reaper
 
     @property

@@ -8,16 +8,16 @@
 import click
 from celery.bin.base import handle_preload_options
 
-from .cancelling import cancel
-from .counting import stats, top
-from .desk import JobsGroup
+from .cancel import cancel
+from .context import JobsGroup
+from .counts import stats, top
 from .doctor import doctor
-from .exits import MEANINGS
-from .keeping import prune, sweep, upgrade
-from .replaying import replay_events
-from .seeing import list_jobs, show
-from .submitting import release, resubmit, submit
-from .waiting import wait, watch
+from .exit_codes import MEANINGS
+from .maintenance import prune, sweep, upgrade
+from .replay import replay_events
+from .show import list_jobs, show
+from .submit import release, resubmit, submit
+from .wait import wait, watch
 
 _CODES = "\n".join(f"  {code:d}  {meaning}" for code, meaning in MEANINGS.items())
 
@@ -27,7 +27,7 @@ _CODES = "\n".join(f"  {code:d}  {meaning}" for code, meaning in MEANINGS.items(
     cls=JobsGroup,
     epilog=f"\b\nExit codes:\n{_CODES}\n\n"
     "Durations are 45s, 90m, 1h30m, 30d; times ISO 8601 (without a zone: this machine's) or +10m. "
-    "--json prints JSON documents, one a line; their fields stand in jobhandle_celery.cli.shapes.",
+    "--json prints JSON documents, one a line; their fields stand in jobhandle_celery.cli.json_output.",
 )
 @click.pass_context
 @handle_preload_options

@@ -8,45 +8,45 @@ a move is written) and `rows` (what goes in and out).
 """
 
 from .after_commit import Attached
-from .door import Door, engine_maker
-from .forks import gate
-from .inspecting import Inside, Inspecting, Sight, Stuck, Trouble
-from .overview import Passes, Tally, WorkerSeen
-from .paging import Page, Window
-from .repeats import briefly
-from .rows import (
+from .database import Database, engine_maker
+from .diagnostics import Inside, Inspecting, Sight, Stuck, Trouble
+from .fork_guard import gate
+from .pages import Page, Window
+from .publish import Submitting
+from .records import (
+    ClaimRejected,
     Lost,
     NewJob,
-    Outgoing,
+    PendingMessage,
+    ProcessRef,
     Refusal,
-    Refused,
     Run,
-    Seat,
+    RunSnapshot,
     Selection,
-    Standing,
     Submitted,
     Worker,
 )
-from .submitting import Submitting
-from .sweeping import DAMPED_AT_MOST, Sweeping
+from .retrying import briefly
+from .stats import Passes, Tally, WorkerSeen
+from .sweep import DAMPED_AT_MOST, Sweeping
 
 __all__ = [
     "DAMPED_AT_MOST",
     "Attached",
-    "Door",
+    "ClaimRejected",
+    "Database",
     "Inside",
     "Lost",
     "NewJob",
-    "Outgoing",
     "Page",
     "Passes",
+    "PendingMessage",
+    "ProcessRef",
     "Refusal",
-    "Refused",
     "Run",
-    "Seat",
+    "RunSnapshot",
     "Selection",
     "Sight",
-    "Standing",
     "Store",
     "Stuck",
     "Submitted",

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import Connection, event
 
-from .. import faults
+from .. import internal_errors
 
 if TYPE_CHECKING:
     # At run time only for those who have one: the ORM takes longer to import than all of ours.
@@ -130,7 +130,7 @@ def _on_end(session: "Session", transaction: "SessionTransaction") -> None:
             raise  # of the job whose body has committed here
         except Exception as error:
             # The caller's commit has succeeded and must not fail now; the sweep finds the rows due.
-            faults.log("sending jobs after a commit", error, f"the sweep sends them: {job_ids}")
+            internal_errors.log("sending jobs after a commit", error, f"the sweep sends them: {job_ids}")
 
 
 def _roll_back(transaction: "SessionTransaction") -> None:

@@ -3,19 +3,19 @@
 from typing import Any
 
 from .. import text
-from ..model import Failure
+from ..models import Failure
 from ..schema import clock
 from ..status import JobStatus
-from .moves import LEFT, final
-from .rows import encode_failure
+from .records import encode_failure
+from .transitions import LEFT, final
 
-TOLD: dict[str, Any] = {"revoke_told": True}
+TOLD: dict[str, Any] = {"revoke_reported": True}
 """The process that stops a body does Celery's bookkeeping of a revoked task itself."""
 
 TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
 """Whoever settles a run in its place takes its claim, or the run would take the outcome for its own."""
 
-ANEW: dict[str, Any] = {**LEFT, "publishes": 0, "damped": 0}
+ANEW: dict[str, Any] = {**LEFT, "publish_count": 0, "republish_deferrals": 0}
 """A row that waits for its next message."""
 
 

@@ -9,7 +9,7 @@ import sqlalchemy
 
 from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.status import STARTABLE, UNFINISHED
-from jobhandle_celery.store import Selection, Window, Worker, paging
+from jobhandle_celery.store import Selection, Window, Worker, pages
 from tests.cli.conftest import set_moments
 from tests.cli.typed import typed
 from tests.test_handle import ADD, Stage
@@ -48,7 +48,7 @@ def test_stats_name_the_workers_and_what_they_run(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.RUNNING)
     handle.set_progress(1, 4)
     with stage.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE jobhandle_job SET boot_id = 'boot'")
+        connection.exec_driver_sql("UPDATE jobhandle_job SET worker_uid = 'boot'")
     (worker,) = typed(stage.app, "stats", "--json").document["workers"]
     assert (worker["name"], worker["alive"]) == ("celery@here", True)
     assert [job["id"] for job in worker["jobs"]] == [handle.job_id]
@@ -161,20 +161,20 @@ def test_the_doctor_and_a_replay_read_no_whole_table(planning: Stage, plans: lis
 def test_a_list_by_task_looks_at_a_bounded_number_of_ids_and_says_where_to_go_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paging, "STRIDE", 10)
-    monkeypatch.setattr(paging, "LOOKED_THROUGH", 30)
+    monkeypatch.setattr(pages, "STRIDE", 10)
+    monkeypatch.setattr(pages, "LOOKED_THROUGH", 30)
     stage.jobs.submit_many([Job(task="tests.big_result", args=[1]), *[ADD] * 100])
     first = typed(stage.app, "list", "--task", "tests.big_result", "--ids")
     assert (first.out, first.err) == ("", "more: --before 72\n")
     everything = typed(stage.app, "list", "--task", "tests.big_result", "--ids", "--all")
     assert (everything.out, everything.err) == ("1\n", "")
-    pages = stage.store.page(Selection(task="tests.add"), Window(), 25)
-    assert [job.id for job in pages.jobs] == list(range(101, 76, -1))
-    assert pages.before == 77
+    page = stage.store.page(Selection(task="tests.add"), Window(), 25)
+    assert [job.id for job in page.jobs] == list(range(101, 76, -1))
+    assert page.before == 77
 
 
 def test_ids_that_are_missing_are_leapt_over(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paging, "STRIDE", 10)
+    monkeypatch.setattr(pages, "STRIDE", 10)
     stage.jobs.submit_many([ADD] * 2)
     with stage.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE jobhandle_job_event SET job_id = 1")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import Job, JobStatus, schema
-from jobhandle_celery.cli.desk import Desk
+from jobhandle_celery.cli.context import Desk
 from jobhandle_celery.cli.doctor import CHECKS
 from jobhandle_celery.cli.doctor.findings import PROMISES, Patient
 from jobhandle_celery.cli.output import Output
-from jobhandle_celery.service import service_of
+from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Worker
 from tests.apps import make_app
 from tests.cli.conftest import set_moments
@@ -112,14 +112,14 @@ def test_a_commit_that_a_crash_may_undo(new_app: NewApp, postgresql_url: str) ->
 def test_a_file_asked_from_two_machines(new_app: NewApp) -> None:
     app = new_app()
     for host in ("one", "two"):
-        service_of(app).store.renew(Worker(f"celery@{host}", host, 1))
+        runtime_of(app).store.renew(Worker(f"celery@{host}", host, 1))
         assert level(app, "one machine") == ("OK" if host == "one" else "BAD")
 
 
 @pytest.mark.parametrize(("off", "word"), [(0, "OK"), (10, "WARN"), (-10, "WARN"), (3600, "BAD")])
 def test_clocks_that_differ(new_app: NewApp, monkeypatch: pytest.MonkeyPatch, off: float, word: str) -> None:
     app = new_app()
-    store = service_of(app).store
+    store = runtime_of(app).store
     now = store.now
     monkeypatch.setattr(store, "now", lambda: now() + timedelta(seconds=off))
     assert level(app, "clocks") == word
@@ -296,7 +296,7 @@ def test_workers_without_the_step_unknown_tasks_and_queues_that_nobody_consumes(
     assert level(app, "tasks") == level(app, "queues") == "BAD"
     app.jobs.cancel_many(status="Queued")
     app.jobs.cancel_many(status="Submitted")
-    service_of(app).store.renew(Worker("celery@deaf", "deaf", 1))
+    runtime_of(app).store.renew(Worker("celery@deaf", "deaf", 1))
     strange = start_worker(broker_url=redis_url, pool="solo", queues=["strange"])
     eventually(lambda: len(found(app, "worker step")) == 2, 60)
     words = dict(found(app, "worker step"))
@@ -317,9 +317,9 @@ def test_jobs_that_are_stuck_are_told_with_the_reason(stage: Stage) -> None:
     age(stage, forgotten.job_id, "started", HOUR * 48)
     with stage.engine.begin() as connection:
         for job_id, change in (
-            (untaken.job_id, "publishes = 4"),
-            (deserted.job_id, "boot_id = 'gone'"),
-            (deaf.job_id, "boot_id = 'alive'"),
+            (untaken.job_id, "publish_count = 4"),
+            (deserted.job_id, "worker_uid = 'gone'"),
+            (deaf.job_id, "worker_uid = 'alive'"),
         ):
             connection.exec_driver_sql(f"UPDATE jobhandle_job SET {change} WHERE id = {job_id}")
     stage.store.renew(Worker("celery@here", "alive", 1))
@@ -350,7 +350,7 @@ def test_a_check_that_fails_says_so_and_hides_no_other(
     new_app: NewApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = new_app()
-    monkeypatch.setattr(service_of(app).store, "count_held", lambda: 1 // 0)
+    monkeypatch.setattr(runtime_of(app).store, "count_held", lambda: 1 // 0)
     assert said(app, "held jobs").startswith("UNKNOWN this check failed: ZeroDivisionError")
     checks = {finding["check"] for finding in typed(app, "doctor", "--json").documents}
     assert checks == {check.name for check in CHECKS}

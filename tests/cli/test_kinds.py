@@ -8,7 +8,7 @@ import click
 import pytest
 
 from jobhandle_celery import Job, JobStatus, Progress
-from jobhandle_celery.cli import kinds, words
+from jobhandle_celery.cli import formatting, params
 
 
 @pytest.mark.parametrize(
@@ -23,38 +23,38 @@ from jobhandle_celery.cli import kinds, words
     ],
 )
 def test_a_duration_is_a_number_of_units(typed: str, meant: timedelta) -> None:
-    assert kinds.DURATION.convert(typed, None, None) == meant
+    assert params.DURATION.convert(typed, None, None) == meant
 
 
 @pytest.mark.parametrize("typed", ["30", "", "-3d", "3 d", "d", "1h-3m", "99999999999w", "\u0661d"])
 def test_what_is_no_duration_is_refused(typed: str) -> None:
     with pytest.raises(click.BadParameter):
-        kinds.DURATION.convert(typed, None, None)
+        params.DURATION.convert(typed, None, None)
 
 
 def test_a_moment_is_iso_8601_or_how_far_off_it_is() -> None:
-    assert kinds.MOMENT.convert("+10m", None, None) == timedelta(minutes=10)
-    assert kinds.MOMENT.convert("2030-01-31T18:00Z", None, None) == datetime(2030, 1, 31, 18, tzinfo=UTC)
-    here = kinds.MOMENT.convert("2030-01-31T18:00", None, None)
+    assert params.MOMENT.convert("+10m", None, None) == timedelta(minutes=10)
+    assert params.MOMENT.convert("2030-01-31T18:00Z", None, None) == datetime(2030, 1, 31, 18, tzinfo=UTC)
+    here = params.MOMENT.convert("2030-01-31T18:00", None, None)
     assert isinstance(here, datetime)
     assert here.replace(tzinfo=None) == datetime(2030, 1, 31, 18)  # noqa: DTZ001 -- of this machine's zone
     assert here.utcoffset() is not None
     for wrong in ("tomorrow", "+10", "2030-02-31", "0001-01-01T00:00"):
         with pytest.raises(click.BadParameter):
-            kinds.MOMENT.convert(wrong, None, None)
+            params.MOMENT.convert(wrong, None, None)
 
 
 @pytest.mark.parametrize("typed", ["", "{", "{}", "3", "[NaN]", "[" * 100_000])
 def test_arguments_are_a_json_list(typed: str) -> None:
-    assert kinds.JSON_LIST.convert('["a", {"b": null}]', None, None) == ["a", {"b": None}]
+    assert params.JSON_LIST.convert('["a", {"b": null}]', None, None) == ["a", {"b": None}]
     with pytest.raises(click.BadParameter):
-        kinds.JSON_LIST.convert(typed, None, None)
+        params.JSON_LIST.convert(typed, None, None)
 
 
 def test_a_status_is_one_of_nine_words_in_any_case() -> None:
-    assert kinds.STATUS.convert("finished", None, None) is JobStatus.FINISHED
+    assert params.STATUS.convert("finished", None, None) is JobStatus.FINISHED
     with pytest.raises(click.BadParameter):
-        kinds.STATUS.convert("done", None, None)
+        params.STATUS.convert("done", None, None)
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,22 @@ def test_a_status_is_one_of_nine_words_in_any_case() -> None:
     ],
 )
 def test_a_span_is_said_in_two_units(duration: Any, said: str) -> None:
-    assert words.span(duration) == said
+    assert formatting.span(duration) == said
 
 
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:
-    assert words.one_line("a\x1b[31m\tb\nc\u202e\x9b\udcff") == "a\\x1b[31m b c\\u202e\\x9b\\udcff"
-    assert words.harmless("a\nb\r") == "a\nb "
+    assert formatting.one_line("a\x1b[31m\tb\nc\u202e\x9b\udcff") == "a\\x1b[31m b c\\u202e\\x9b\\udcff"
+    assert formatting.harmless("a\nb\r") == "a\nb "
 
 
 def test_progress_is_said_with_its_total_if_there_is_one() -> None:
-    said = [words.progress(one) for one in (None, Progress(3), Progress(3, 8), Progress(2.5, 5))]
+    said = [formatting.progress(one) for one in (None, Progress(3), Progress(3, 8), Progress(2.5, 5))]
     assert said == ["-", "3", "3/8", "2.5/5"]
 
 
 def test_hidden_arguments_stay_hidden() -> None:
     job = Job(task="t", args=["secret"], kwargs={"key": "secret"})
-    assert words.arguments(job, {}) == ('["secret"]', '{"key": "secret"}')
+    assert formatting.arguments(job, {}) == ('["secret"]', '{"key": "secret"}')
     hidden = replace(job, id=1, sensitive=[0, "key"])
-    assert words.arguments(hidden, {}) == ('["***"]', '{"key": "***"}')
-    assert words.arguments(job, {"argsrepr": "***", "kwargsrepr": "{}"}) == ("***", "{}")
+    assert formatting.arguments(hidden, {}) == ('["***"]', '{"key": "***"}')
+    assert formatting.arguments(job, {"argsrepr": "***", "kwargsrepr": "{}"}) == ("***", "{}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery.cli import desk
+from jobhandle_celery.cli import context
 from jobhandle_celery.cli.deadline import Question, Silent
 from jobhandle_celery.cli.doctor import CHECKS, findings
 from jobhandle_celery.store import Store
@@ -22,7 +22,7 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     for module, name, seconds in (
         (findings, "AT_MOST", 0.3),
         (findings, "IN_ALL", 1.0),
-        (desk, "DATABASE_BOUND", 0.3),
+        (context, "DATABASE_BOUND", 0.3),
     ):
         monkeypatch.setattr(module, name, seconds)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.fire.conftest import virtual_hosts
+from tests.faults.conftest import virtual_hosts
 from tests.flower.process import Flower
 from tests.reaper import Reaper
 from tests.worker.conftest import module_site
@@ -23,7 +23,7 @@ def start(site: Site, **options: Any) -> WorkerProcess:
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
 def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
     """A site whose worker runs one body at a time."""
-    options: dict[str, Any] = {"settings": {"jobhandle_patience": 5}}
+    options: dict[str, Any] = {"settings": {"jobhandle_republish_after": 5}}
     if request.param == "rabbitmq":
         options["broker_url"] = request.getfixturevalue("virtual_hosts").create()
     site = module_site(**options)

@@ -6,7 +6,7 @@ GUARDS = [
     Mutant(
         104,
         "an end whose answer was lost is asked again and refused",
-        "store/running.py",
+        "store/runs.py",
         "        if self._already_by(connection, run, status):\n            return True\n",
         "",
         "tests/store/test_fences.py",
@@ -22,7 +22,7 @@ GUARDS = [
     Mutant(
         106,
         "a resubmit whose answer was lost is asked again and refused",
-        "store/submitting.py",
+        "store/publish.py",
         "            if former.task_id == task_id:\n                return True\n",
         "",
         "tests/store/test_resubmit.py",
@@ -31,7 +31,7 @@ GUARDS = [
         107,
         # Each alone implies the other, in every row that the verbs can make.
         "the claim looks neither at the status nor at the stamp of a cancel",
-        "store/running.py",
+        "store/runs.py",
         '        moves("claim"),\n'
         "        MINE,\n"
         "        job.c.task_id == given(job.c.task_id),\n"
@@ -47,7 +47,7 @@ GUARDS = [
     Mutant(
         108,
         "the claim does not look at the time",
-        "store/running.py",
+        "store/runs.py",
         "        DUE,\n        NOT_EXPIRED,\n",
         "        NOT_EXPIRED,\n",
         "tests/store/test_claim.py",
@@ -55,7 +55,7 @@ GUARDS = [
     Mutant(
         109,
         "the claim starts what has expired",
-        "store/running.py",
+        "store/runs.py",
         "        DUE,\n        NOT_EXPIRED,\n",
         "        DUE,\n",
         "tests/store/test_claim.py",
@@ -63,15 +63,15 @@ GUARDS = [
     Mutant(
         110,
         "a claim under a lease that has ended",
-        "store/running.py",
-        "        *([lease_alive(given(job.c.boot_id), locked=True)] if leased else []),\n",
+        "store/runs.py",
+        "        *([lease_alive(given(job.c.worker_uid), locked=True)] if leased else []),\n",
         "",
         "tests/store/test_claim.py tests/store/test_leases.py",
     ),
     Mutant(
         111,
         "a database that cannot be asked is taken for a yes",
-        "task.py",
+        "worker/executor.py",
         "            unanswered = True\n",
         "            return None\n",
         "tests/worker/test_database_outages.py",
@@ -79,7 +79,7 @@ GUARDS = [
     Mutant(
         112,
         "whose job it is counts for nothing",
-        "store/moves.py",
+        "store/transitions.py",
         "        if username is not None:\n            conditions.append(job.c.username == username)\n",
         "",
         "tests/test_handle.py",
@@ -87,7 +87,7 @@ GUARDS = [
     Mutant(
         113,
         "a sweep takes rows without reserving them",
-        "store/sweeping.py",
+        "store/sweep.py",
         "            self.execute(connection, update(job).where(reserved).values(due_at=grace))\n",
         "",
         "tests/store/test_publishing.py tests/store/test_races.py",
@@ -95,8 +95,8 @@ GUARDS = [
     Mutant(
         114,
         "a loss is not counted",
-        "store/losing.py",
-        'to=requeued() | {"losses": job.c.losses + 1},',
+        "store/recovery.py",
+        'to=requeued() | {"lost_count": job.c.lost_count + 1},',
         "to=requeued(),",
         "tests/store/test_leases.py tests/store/test_moves.py",
     ),
@@ -111,15 +111,15 @@ GUARDS = [
     Mutant(
         116,
         "a worker that retires forgets that a row names it",
-        "store/sweeping.py",
-        "delete(worker).where(worker.c.boot_id == boot_id, ~named.exists())",
-        "delete(worker).where(worker.c.boot_id == boot_id)",
+        "store/sweep.py",
+        "delete(worker).where(worker.c.worker_uid == worker_uid, ~named.exists())",
+        "delete(worker).where(worker.c.worker_uid == worker_uid)",
         "tests/store/test_leases.py tests/store/test_races.py",
     ),
     Mutant(
         117,
         "every worker sweeps, whoever has just been here",
-        "store/sweeping.py",
+        "store/sweep.py",
         '                sweep_table.c.last_pass_at <= clock(ago("pass_interval")),\n',
         "                sweep_table.c.last_pass_at.is_not(None),\n",
         "tests/store/test_leases.py",
@@ -127,23 +127,23 @@ GUARDS = [
     Mutant(
         118,
         "a message is read whatever its type",
-        "message_guard.py",
+        "worker/message_guard.py",
         "    content_type = PLAIN_CONTENT_TYPES.get(message.content_type)\n",
         "    content_type = PLAIN_CONTENT_TYPES.get(message.content_type, message.content_type)\n",
-        "-m fire tests/fire/test_security_messages.py",
+        "-m faults tests/faults/test_security_messages.py",
     ),
     Mutant(
         119,
         "a message to RabbitMQ is believed to be there without its confirmation",
-        "broker.py",
+        "broker/connection.py",
         ', "confirm_publish": True}',
         "}",
-        "-m fire tests/fire/test_broker_rabbitmq.py",
+        "-m faults tests/faults/test_broker_rabbitmq.py",
     ),
     Mutant(
         120,
         "a cancel in back-off is a mere request",
-        "store/acting.py",
+        "store/control.py",
         "    running = job.c.status_id == at(JobStatus.RUNNING)\n",
         "    running = job.c.status_id.in_([at(JobStatus.RUNNING), at(JobStatus.REQUEUED)])\n",
         "tests/store/test_moves.py tests/store/test_acting.py",
@@ -151,7 +151,7 @@ GUARDS = [
     Mutant(
         121,
         "what ends a run otherwise than by its result is guarded by status only",
-        "store/moves.py",
+        "store/transitions.py",
         "        job.c.attempt == holder.attempt,\n"
         "        job.c.status_id == at(JobStatus.RUNNING),\n"
         "        by,\n",
@@ -161,7 +161,7 @@ GUARDS = [
     Mutant(
         122,
         "PostgreSQL's mark Queued knows no attempt",
-        "store/submitting.py",
+        "store/publish.py",
         "            job.c.attempt == sent.c.attempt,\n",
         "",
         "tests/store/test_publishing.py",
@@ -169,16 +169,16 @@ GUARDS = [
     Mutant(
         123,
         "whose job it is counts for nothing to a cancel",
-        "store/acting.py",
+        "store/control.py",
         "        conditions.append(job.c.username == given(job.c.username))\n",
         "        conditions.append((job.c.username == given(job.c.username)) | (job.c.id > 0))\n",
-        "-m fire tests/fire/test_security_users.py",
+        "-m faults tests/faults/test_security_users.py",
     ),
     Mutant(
         124,
         "a late mark Queued undoes what came after its message",
-        "store/submitting.py",
-        "            job.c.publishes == sent.c.publishes - 1,\n",
+        "store/publish.py",
+        "            job.c.publish_count == sent.c.publish_count - 1,\n",
         "",
         "tests/store/test_publishing.py",
     ),
@@ -193,7 +193,7 @@ GUARDS = [
     Mutant(
         131,
         "an outcome that the database refuses is not written plainer",
-        "outcome.py",
+        "worker/outcomes.py",
         "                outcome = outcome.plainer(error)\n",
         "                raise\n",
         "tests/store/test_outcomes.py",
@@ -201,23 +201,23 @@ GUARDS = [
     Mutant(
         132,
         "an outcome waits for the database in the process of its body",
-        "execution.py",
+        "worker/execution.py",
         "                if not patient:\n                    raise\n",
         "",
-        "-m fire tests/worker/test_outcome_outages.py",
+        "-m faults tests/worker/test_outcome_outages.py",
     ),
     Mutant(
         133,
         "a hard time limit ends the write of an outcome",
-        "execution.py",
+        "worker/execution.py",
         "    if left > LONGEST_WRITE:\n",
         "    if True:\n",
-        "-m fire tests/worker/test_outcome_outages.py",
+        "-m faults tests/worker/test_outcome_outages.py",
     ),
     Mutant(
         134,
         "the main process does not write what a child could not",
-        "request.py",
+        "worker/request.py",
         "            self._take_over(report.unwritten)\n",
         "            pass\n",
         "tests/test_reports.py",
@@ -225,7 +225,7 @@ GUARDS = [
     Mutant(
         135,
         "a body that ends by Ignore is Finished whatever state it has set",
-        "task.py",
+        "worker/executor.py",
         "        execution.ignore(task, current)\n",
         "        execution.finish(task, current)\n",
         "tests/test_told_states.py",
@@ -233,7 +233,7 @@ GUARDS = [
     Mutant(
         136,
         "a job is claimed within Celery's tracer, behind its signals",
-        "seal.py",
+        "worker/instrumentation.py",
         "            execution = _claim(task, args, kwargs, request)\n        except Ignore as refusal:\n"
         "            return _refused(task, request, refusal)\n",
         "            execution = _claim(task, args, kwargs, request)\n        except Ignore as refusal:\n"

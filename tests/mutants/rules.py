@@ -6,7 +6,7 @@ RULES = [
     Mutant(
         1,
         "the mark Queued is guarded by status only",
-        "store/submitting.py",
+        "store/publish.py",
         'moves("publish"), ~HELD, for_these(group)',
         'moves("publish"), ~HELD, job.c.id.in_([one.job_id for one in group])',
         "tests/store/test_publishing.py",
@@ -14,7 +14,7 @@ RULES = [
     Mutant(
         2,
         "one time column for 'not early' and for the sweep",
-        "store/moves.py",
+        "store/transitions.py",
         "DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())",
         "DUE = or_(job.c.due_at.is_(None), job.c.due_at <= clock())",
         "tests/store/test_claim.py",
@@ -30,7 +30,7 @@ RULES = [
     Mutant(
         4,
         "the broker's count alone decides whether a message was lost",
-        "store/sweeping.py",
+        "store/sweep.py",
         "DAMPED_AT_MOST = 3",
         "DAMPED_AT_MOST = 10**9",
         "tests/test_sweep.py",
@@ -38,7 +38,7 @@ RULES = [
     Mutant(
         5,
         "a job whose stop was requested and whose worker is lost becomes Requeued",
-        "store/losing.py",
+        "store/recovery.py",
         "                NOT_STAMPED,\n                attempts_left,",
         "                attempts_left,",
         "tests/store/test_leases.py",
@@ -46,7 +46,7 @@ RULES = [
     Mutant(
         6,
         "retry() writes Requeued while the body is still inside",
-        "seal.py",
+        "worker/instrumentation.py",
         "        self.execution.retry = self\n",
         "        from . import execution\n\n"
         "        execution.retry(self.type, self.execution, self, 'retry')\n",
@@ -55,23 +55,23 @@ RULES = [
     Mutant(
         7,
         "an outsider sets Error on a running job and resubmits it",
-        "store/submitting.py",
-        "            job.c.boot_id.is_(None) | ~lease_alive(job.c.boot_id),\n",
+        "store/publish.py",
+        "            job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),\n",
         "",
         "tests/store/test_resubmit.py",
     ),
     Mutant(
         8,
         "resubmit resets attempt",
-        "store/submitting.py",
-        '    "losses": 0,',
-        '    "losses": 0, "attempt": 0,',
+        "store/publish.py",
+        '    "lost_count": 0,',
+        '    "lost_count": 0, "attempt": 0,',
         "tests/store/test_resubmit.py",
     ),
     Mutant(
         9,
         "resubmit leaves the cancel stamp",
-        "store/submitting.py",
+        "store/publish.py",
         '            "cancel_requested",\n',
         "",
         "tests/store/test_resubmit.py",
@@ -79,7 +79,7 @@ RULES = [
     Mutant(
         10,
         "the claim refuses an expired job, and nobody writes it",
-        "store/running.py",
+        "store/runs.py",
         '                moves("expire"),\n',
         "                literal(False),\n",
         "tests/store/test_claim.py",
@@ -87,15 +87,15 @@ RULES = [
     Mutant(
         11,
         "the reap does not look at the lease again",
-        "store/sweeping.py",
-        ".where(worker.c.boot_id == boot_id, worker.c.lease_until <= clock(), self._unbroken())",
-        ".where(worker.c.boot_id == boot_id, self._unbroken())",
+        "store/sweep.py",
+        ".where(worker.c.worker_uid == worker_uid, worker.c.lease_until <= clock(), self._unbroken())",
+        ".where(worker.c.worker_uid == worker_uid, self._unbroken())",
         "tests/store/test_leases.py",
     ),
     Mutant(
         12,
         "leases are believed at once after an outage",
-        "store/sweeping.py",
+        "store/sweep.py",
         "                sweep_table.c.unbroken_since <= clock(-self.settings.lease),\n"
         "                sweep_table.c.last_pass_at >= clock(-self.settings.unbroken),\n",
         "",
@@ -104,15 +104,15 @@ RULES = [
     Mutant(
         13,
         "the message carries no attempt",
-        "store/running.py",
-        '        job.c.attempt == given(job.c.attempt, "former"),\n',
-        '        (job.c.attempt == given(job.c.attempt, "former")) | (job.c.id != 0),\n',
+        "store/runs.py",
+        '        job.c.attempt == param(job.c.attempt, "former"),\n',
+        '        (job.c.attempt == param(job.c.attempt, "former")) | (job.c.id != 0),\n',
         "tests/store/test_claim.py",
     ),
     Mutant(
         14,
         "a revoke for a duplicate on another worker writes Cancelled",
-        "store/acting.py",
+        "store/control.py",
         "    running = job.c.status_id == at(JobStatus.RUNNING)\n",
         "    running = job.c.id < 0\n",
         "tests/store/test_fences.py",
@@ -120,27 +120,27 @@ RULES = [
     Mutant(
         15,
         "an outsider's Running has a lease",
-        "store/acting.py",
+        "store/control.py",
         "                    **LEFT,\n",
-        "                    'boot_id': 'outsider', 'pid': 1,\n",
+        "                    'worker_uid': 'outsider', 'pid': 1,\n",
         "tests/store/test_leases.py",
     ),
     Mutant(
         16,
         "a run's writes are guarded by status only",
-        "store/running.py",
-        "    job.c.attempt == given(job.c.attempt),\n"
+        "store/runs.py",
+        "    job.c.attempt == param(job.c.attempt),\n"
         "    job.c.status_id == at(JobStatus.RUNNING),\n"
-        "    job.c.claim_id == given(job.c.claim_id),\n",
-        "    (job.c.attempt == given(job.c.attempt)) | (job.c.id != 0),\n"
+        "    job.c.claim_id == param(job.c.claim_id),\n",
+        "    (job.c.attempt == param(job.c.attempt)) | (job.c.id != 0),\n"
         "    job.c.status_id == at(JobStatus.RUNNING),\n"
-        "    (job.c.claim_id == given(job.c.claim_id)) | (job.c.id != 0),\n",
+        "    (job.c.claim_id == param(job.c.claim_id)) | (job.c.id != 0),\n",
         "tests/store/test_fences.py",
     ),
     Mutant(
         17,
         "one thread renews and publishes",
-        "worker.py",
+        "worker/bootstep.py",
         "        self._lease.start()\n"
         "        self._chores = Chores(self._service, parent)\n"
         "        interval = settings.pass_interval.total_seconds()\n"
@@ -155,15 +155,15 @@ RULES = [
     Mutant(
         18,
         "a sweep marks Queued, and nothing looks again",
-        "store/submitting.py",
-        '{**_QUEUED, "publishes": publishes, "due_at": due}',
-        '{**_QUEUED, "publishes": publishes, "due_at": None}',
+        "store/publish.py",
+        '{**_QUEUED, "publish_count": publish_count, "due_at": due}',
+        '{**_QUEUED, "publish_count": publish_count, "due_at": None}',
         "tests/store/test_publishing.py",
     ),
     Mutant(
         19,
         "a claim whose answer was cut off is asked again and refused",
-        "store/running.py",
+        "store/runs.py",
         "        if row.claim_id == run.claim_id and row.status_id is JobStatus.RUNNING:\n"
         "            return run\n",
         "",
@@ -172,7 +172,7 @@ RULES = [
     Mutant(
         20,
         "a body's handle calls cancel, set_status, resubmit without its run's fence",
-        "store/moves.py",
+        "store/transitions.py",
         "    if run is not None and (row.task_id, row.attempt, row.claim_id) != (\n",
         "    if run is None and (row.task_id, row.attempt, row.claim_id) != (\n",
         "tests/test_handle_fences.py",
@@ -180,7 +180,7 @@ RULES = [
     Mutant(
         21,
         "a pass waits for a row that a caller's open transaction has locked",
-        "store/once.py",
+        "store/statements.py",
         "        self._skip_locked = skip_locked\n",
         "        self._skip_locked = False\n",
         "tests/store/test_locked_rows.py",
@@ -188,7 +188,7 @@ RULES = [
     Mutant(
         22,
         "a renewal waits for an answer without a deadline",
-        "lease.py",
+        "worker/lease.py",
         "            renewal.join(self._deadline)\n",
         "            renewal.join()\n",
         "tests/test_lease.py",
@@ -196,7 +196,7 @@ RULES = [
     Mutant(
         23,
         "a fork waits under a lock that the lease's thread needs",
-        "store/door.py",
+        "store/database.py",
         "        if not self._apart:\n            return gate.inside()\n",
         "        if self.engine is not None:\n            return gate.inside()\n",
         "tests/test_lease.py",
@@ -204,15 +204,15 @@ RULES = [
     Mutant(
         26,
         "a republished message is built from the row without what was added at submit",
-        "messages.py",
+        "broker/messages.py",
         '**routing.get("headers", {}), **(options',
         "**(options",
-        "tests/publish/test_handlers.py",
+        "tests/broker/test_handlers.py",
     ),
     Mutant(
         24,
         "the message is an ordinary task message",
-        "header.py",
+        "broker/headers.py",
         'CONTENT_TYPE = "application/vnd.jobhandle+json"',
         'CONTENT_TYPE = "application/json"',
         "tests/test_message_guard.py",
@@ -220,15 +220,15 @@ RULES = [
     Mutant(
         25,
         "only attempts are counted, not messages that ended their worker before the claim",
-        "store/losing.py",
-        "update(job).where(guard).values(losses=job.c.losses + 1)",
-        "update(job).where(guard).values(losses=job.c.losses)",
+        "store/recovery.py",
+        "update(job).where(guard).values(lost_count=job.c.lost_count + 1)",
+        "update(job).where(guard).values(lost_count=job.c.lost_count)",
         "tests/store/test_unstarted.py",
     ),
     Mutant(
         101,
         "a veto that Celery swallows: the refused body runs",
-        "task.py",
+        "worker/executor.py",
         "        _refuse(task, run, refused)\n",
         "        pass\n",
         "tests/worker/test_definitions.py",
@@ -236,7 +236,7 @@ RULES = [
     Mutant(
         102,
         "a task class with its own before_start, and no super()",
-        "seal.py",
+        "worker/instrumentation.py",
         "metaclass(plain.__name__, (JobTask, plain), own)",
         "metaclass(plain.__name__, (plain, JobTask), own)",
         "tests/worker/test_definitions.py",
@@ -244,7 +244,7 @@ RULES = [
     Mutant(
         103,
         "bookkeeping of a revoked task for a mere duplicate",
-        "task.py",
+        "worker/executor.py",
         "    if reason in _REVOKED and _may_tell(task, run):\n",
         "    if True:\n",
         "tests/worker/test_refusals.py tests/worker/test_definitions.py",

@@ -37,8 +37,8 @@ from tests.workers import ROOT
 SETTINGS = {
     "jobhandle_lease": 6,
     "jobhandle_sweep_interval": 0.2,
-    "jobhandle_patience": 5,
-    "jobhandle_grace": 1,
+    "jobhandle_republish_after": 5,
+    "jobhandle_publish_grace": 1,
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
 }

@@ -1,6 +1,6 @@
 """Every verb that changes something, as an act: it asks the store and the model the same.
 
-A verb that is not here, and has no scene in tests/fire/verbs.py that shows that it changes nothing, makes
+A verb that is not here, and has no scene in tests/faults/verbs.py that shows that it changes nothing, makes
 a test fail.
 """
 
@@ -12,7 +12,16 @@ from typing import Any
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Outgoing, Refusal, Refused, Run, Seat, Selection, Store, Worker
+from jobhandle_celery.store import (
+    ClaimRejected,
+    PendingMessage,
+    ProcessRef,
+    Refusal,
+    Run,
+    Selection,
+    Store,
+    Worker,
+)
 from tests.store.bench import FAILURE, TASK, new_job
 from tests.store.model import Model
 from tests.store.model_job import CANCELLED, ERROR, FINISHED, RUNNING, ModelJob
@@ -31,11 +40,11 @@ class Cast:
     store: Store
     other: Worker
     """Another one than the worker of the run."""
-    late: Outgoing
+    late: PendingMessage
     """The message of the last run; if there was none, the one that fits the row."""
     run: Run
     """The last run; if there was none, a claim that may be won."""
-    sent: Outgoing
+    sent: PendingMessage
     """The message that fits the row."""
     rival: Run
     """Another worker's claim, with a copy of the late message."""
@@ -51,12 +60,12 @@ class Cast:
         return self.run.worker
 
     @property
-    def seat(self) -> Seat:
+    def seat(self) -> ProcessRef:
         run = self.run
-        return Seat(run.job_id, run.task_id, run.attempt, str(run.worker.boot_id), run.worker.pid)
+        return ProcessRef(run.job_id, run.task_id, run.attempt, str(run.worker.worker_uid), run.worker.pid)
 
 
-def key(message: Outgoing, by: Worker) -> Run:
+def key(message: PendingMessage, by: Worker) -> Run:
     """Return a claim that has not been made yet."""
     return Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), by)
 
@@ -119,8 +128,8 @@ def _claim(by: str) -> Act:
         "claim",
         lambda cast, _: cast.store.claim(getattr(cast, by), TASK),
         lambda cast, model, job, _: model.claim(getattr(cast, by)),
-        gone=Refused(Refusal.UNKNOWN),
-        repeated=(Refused(Refusal.CANCELLED),),  # of a job that has expired: it was cancelled
+        gone=ClaimRejected(Refusal.UNKNOWN),
+        repeated=(ClaimRejected(Refusal.CANCELLED),),  # of a job that has expired: it was cancelled
     )
 
 
@@ -173,7 +182,7 @@ def _set(status: JobStatus) -> Act:
     )
 
 
-def _about_message(verb: str, expect: Callable[[Model, Outgoing], Any], *given: Any) -> Act:
+def _about_message(verb: str, expect: Callable[[Model, PendingMessage], Any], *given: Any) -> Act:
     return Act(
         verb,
         lambda cast, _: getattr(cast.store, verb)([cast.sent], *given),
@@ -280,7 +289,7 @@ ACTS: dict[str, Act] = {
     "give_back_all": Act(
         "give_back_all",
         lambda cast, _: _statuses(cast.store.give_back_all(cast.me, "gone")),
-        lambda cast, model, job, _: model.give_back_all(str(cast.me.boot_id)),
+        lambda cast, model, job, _: model.give_back_all(str(cast.me.worker_uid)),
         of_job=False,
         repeated=([],),
     ),
@@ -336,8 +345,8 @@ ACTS: dict[str, Act] = {
     ),
     "reap": Act(
         "reap",
-        lambda cast, _: _statuses(cast.store.reap(str(cast.me.boot_id))),
-        lambda cast, model, job, _: list(model.reap(str(cast.me.boot_id), cast.me.name).values()),
+        lambda cast, _: _statuses(cast.store.reap(str(cast.me.worker_uid))),
+        lambda cast, model, job, _: list(model.reap(str(cast.me.worker_uid), cast.me.name).values()),
         of_job=False,
         skipping=[],
         repeated=([],),
@@ -345,14 +354,14 @@ ACTS: dict[str, Act] = {
     "renew": Act(
         "renew",
         lambda cast, _: cast.store.renew(cast.me),
-        lambda cast, model, job, _: model.renew(str(cast.me.boot_id)),
+        lambda cast, model, job, _: model.renew(str(cast.me.worker_uid)),
         of_job=False,
         repeated=(True,),
     ),
     "retire": Act(
         "retire",
         lambda cast, _: cast.store.retire(cast.me),
-        lambda cast, model, job, _: model.retire(str(cast.me.boot_id)),
+        lambda cast, model, job, _: model.retire(str(cast.me.worker_uid)),
         of_job=False,
     ),
 }

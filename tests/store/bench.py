@@ -28,12 +28,22 @@ from sqlalchemy import (
     update,
 )
 
-from jobhandle_celery.model import Failure
+from jobhandle_celery.models import Failure
 from jobhandle_celery.schema import UtcDateTime, clock, job, job_event, sweep, worker
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, Lost, NewJob, Outgoing, Refused, Run, Store, Worker, engine_maker
-from jobhandle_celery.store.rows import OUTGOING_COLUMNS, outgoing
+from jobhandle_celery.store import (
+    ClaimRejected,
+    Database,
+    Lost,
+    NewJob,
+    PendingMessage,
+    Run,
+    Store,
+    Worker,
+    engine_maker,
+)
+from jobhandle_celery.store.records import MESSAGE_COLUMNS, outgoing
 
 TASK = "shop.thumbnail"
 GRACE = timedelta(minutes=1)
@@ -61,11 +71,16 @@ class Placed:
 class Bench:
     """A store in a namespace, and what a test does to it; a door that is given stays open for others."""
 
-    def __init__(self, url: str, door: Door | None = None, **settings: Any) -> None:
+    def __init__(self, url: str, door: Database | None = None, **settings: Any) -> None:
         self.url = url
-        long = {"lease": LEASE, "sweep_interval": SWEEP_INTERVAL, "grace": GRACE, "patience": PATIENCE}
+        long = {
+            "lease": LEASE,
+            "sweep_interval": SWEEP_INTERVAL,
+            "publish_grace": GRACE,
+            "republish_after": PATIENCE,
+        }
         self.settings = Settings(**long | settings)
-        self.door = door or Door(engine_maker(url), self.settings)
+        self.door = door or Database(engine_maker(url), self.settings)
         self.store = Store(self.door, self.settings)
         self._doors_owner = door is None
 
@@ -81,10 +96,10 @@ class Bench:
     def queue(self, job_id: int) -> None:
         self.store.mark_queued([self.message(job_id)])
 
-    def message(self, job_id: int) -> Outgoing:
+    def message(self, job_id: int) -> PendingMessage:
         """Return the message that a publisher would make of the row now, whether it may or not."""
         with self.door.reading() as connection:
-            row = self.store.execute(connection, select(*OUTGOING_COLUMNS).where(job.c.id == job_id)).one()
+            row = self.store.execute(connection, select(*MESSAGE_COLUMNS).where(job.c.id == job_id)).one()
             return outgoing(row)
 
     def worker(self, name: str = "w1", *, pid: int = 100) -> Worker:
@@ -102,7 +117,7 @@ class Bench:
         """Win the row."""
         run = self.key(job_id, by or self.worker())
         won = self.store.claim(run, TASK)
-        assert not isinstance(won, Refused), won
+        assert not isinstance(won, ClaimRejected), won
         return won
 
     def release(self, job_id: int, username: str | None = None) -> bool:
@@ -191,9 +206,9 @@ class Bench:
         self.trust_leases()
         return self.store.lapsed_workers()
 
-    def reap(self, boot_id: str) -> list[Lost]:
+    def reap(self, worker_uid: str) -> list[Lost]:
         self.trust_leases()
-        return self.store.reap(boot_id)
+        return self.store.reap(worker_uid)
 
     def pass_steadily(self, passed: timedelta) -> bool | None:
         """Let time pass while sweeps follow each other closely; return what the last one said of leases."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jobhandle_celery.settings import Settings
-from jobhandle_celery.store import Door, engine_maker
+from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.store.bench import Bench
@@ -49,16 +49,16 @@ def namespace() -> str:
     return str(uuid.uuid4())
 
 
-CommonDoor = Callable[[str, str], Door]
+CommonDoor = Callable[[str, str], Database]
 
 
 @pytest.fixture(scope="session")
 def common_door() -> Iterator[CommonDoor]:
     """The doors to the common databases: `common_door(url, whose)`."""
-    doors: dict[tuple[str, str], Door] = {}
+    doors: dict[tuple[str, str], Database] = {}
 
-    def door(url: str, whose: str) -> Door:
-        return doors.setdefault((url, whose), Door(engine_maker(url), Settings()))
+    def door(url: str, whose: str) -> Database:
+        return doors.setdefault((url, whose), Database(engine_maker(url), Settings()))
 
     yield door
     for one in doors.values():

@@ -20,19 +20,19 @@ def compare(row: Row, expected: ModelJob, now: float) -> None:
         "status": row["status_id"],
         "task_id": row["task_id"],
         "attempt": row["attempt"],
-        "losses": row["losses"],
+        "lost_count": row["lost_count"],
         "stamped": row["cancel_requested"] is not None,
         "terminate": row["terminate"],
-        "told": row["revoke_told"],
+        "told": row["revoke_reported"],
         "started": row["started"] is not None,
-        "boot": row["boot_id"],
+        "boot": row["worker_uid"],
         "claim": row["claim_id"],
         "message": row["message"],
         "progress": row["progress_current"],
     }
     assert found == {name: getattr(expected, name) for name in found}
     assert (row["finished"] is not None) == row["status_id"].final
-    assert (row["unique_slot"] is not None) == (expected.key is not None and not row["status_id"].final)
+    assert (row["unique_hash"] is not None) == (expected.key is not None and not row["status_id"].final)
     for name, moment in (("due_at", expected.due), ("not_before", expected.not_before)):
         assert (row[name] is None) == (moment is None), name
         if moment is not None:
@@ -74,7 +74,7 @@ def look(bench: Bench) -> Found:
         events: dict[str, list[JobStatus]] = {task_id: [] for task_id in jobs}
         for task_id, status in connection.execute(_EVENTS, here):
             events[task_id].append(status)
-        leases = {row.boot_id: dict(row._mapping) for row in connection.execute(_LEASES, here)}
+        leases = {row.worker_uid: dict(row._mapping) for row in connection.execute(_LEASES, here)}
         return Found(jobs, events, leases)
 
 
@@ -86,8 +86,8 @@ def agree(found: Found, model: Model) -> None:
         compare(row, expected[task_id], model.now)
         assert found.events[task_id] == expected[task_id].events
     assert found.workers.keys() == model.leases.keys()
-    for boot_id, row in found.workers.items():
-        assert_close(row, "lease_until", model.leases[boot_id] - model.now)
+    for worker_uid, row in found.workers.items():
+        assert_close(row, "lease_until", model.leases[worker_uid] - model.now)
 
 
 def follows(before: Row | None, after: Row) -> None:

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import FINAL, SETTABLE, JobStatus
-from jobhandle_celery.store import Door, Outgoing, Refused, Run, Worker
+from jobhandle_celery.store import ClaimRejected, Database, PendingMessage, Run, Worker
 from tests.store.acts import ACTS, Cast, key
 from tests.store.bench import FAILURE, TASK, Bench, Row, new_job
 from tests.store.cutting import Cut, Cutter, Died
@@ -45,7 +45,7 @@ class StoreMachine(RuleBasedStateMachine):
     either = st.sampled_from([0, 1])
     delays = st.sampled_from([0, 3.5, 40.5])
 
-    def __init__(self, url: str, door: Door, cutter: Cutter) -> None:
+    def __init__(self, url: str, door: Database, cutter: Cutter) -> None:
         """Begin in a namespace of its own; the door, and what cuts its connections, serve run after run."""
         super().__init__()
         self.bench = Bench(url, door, namespace=str(uuid.uuid4()), **DURATIONS)
@@ -102,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.mark(sent)
         return multiple(*sent)
 
-    def outgoing(self, job_id: int) -> list[Outgoing]:
+    def outgoing(self, job_id: int) -> list[PendingMessage]:
         sent = self.store.outgoing([job_id])
         assert bool(sent) == self.model.outgoing(self.of(job_id))
         return sent
@@ -112,11 +112,11 @@ class StoreMachine(RuleBasedStateMachine):
         return multiple(*self.outgoing(job_id))
 
     @rule(target=messages, message=consumes(unmarked))
-    def mark_late(self, message: Outgoing) -> Any:
+    def mark_late(self, message: PendingMessage) -> Any:
         self.mark([message])
         return message
 
-    def mark(self, sent: list[Outgoing]) -> None:
+    def mark(self, sent: list[PendingMessage]) -> None:
         self.store.mark_queued(sent)
         for message in sent:
             self.model.mark_queued(message)
@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
         return multiple(*reserved)
 
     @rule(message=messages, by=either, verb=st.sampled_from(["look_later", "send_back", "tell_revoked"]))
-    def something_about_a_message(self, message: Outgoing, by: int, verb: str) -> None:
+    def something_about_a_message(self, message: PendingMessage, by: int, verb: str) -> None:
         job_id, task_id = message.job_id, message.task_id
         match verb:
             case "look_later":
@@ -169,17 +169,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Workers.
 
-    def win(self, message: Outgoing, by: int) -> Run | None:
+    def win(self, message: PendingMessage, by: int) -> Run | None:
         run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), self.workers[by])
         said = self.store.claim(run, TASK)
         assert said == self.model.claim(run)
-        if isinstance(said, Refused):
+        if isinstance(said, ClaimRejected):
             return None
         self.won.append(run)
         return run
 
     @rule(message=messages, by=either)
-    def claim(self, message: Outgoing, by: int) -> None:
+    def claim(self, message: PendingMessage, by: int) -> None:
         self.win(message, by)
 
     @rule(job_id=jobs, by=either)
@@ -321,11 +321,11 @@ class StoreMachine(RuleBasedStateMachine):
     # Leases and time.
 
     def renew(self, one: Worker) -> None:
-        assert self.store.renew(one) == self.model.renew(str(one.boot_id))
+        assert self.store.renew(one) == self.model.renew(str(one.worker_uid))
 
     @rule(by=either, verb=st.sampled_from(["renew", "retire", "reap"]))
     def something_about_a_lease(self, by: int, verb: str) -> None:
-        boot = str(self.workers[by].boot_id)
+        boot = str(self.workers[by].worker_uid)
         match verb:
             case "renew":
                 self.renew(self.workers[by])
@@ -372,15 +372,15 @@ class StoreMachine(RuleBasedStateMachine):
         for _ in range(4):
             self.bench.pass_time(hours=2)
             self.store.renew(me)
-            for boot_id in self.bench.lapsed_workers():
-                self.bench.reap(boot_id)
+            for worker_uid in self.bench.lapsed_workers():
+                self.bench.reap(worker_uid)
             self.store.expire()
             for message in self.store.reserve(100):
                 run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
-                if not isinstance(self.store.claim(run, TASK), Refused):
+                if not isinstance(self.store.claim(run, TASK), ClaimRejected):
                     assert self.store.finish(run, "1")
         for job_id in self.model.jobs:
             row = self.bench.row(job_id)
             held = row["status_id"] is JobStatus.WAITING and row["not_before"] is None
-            outsiders = row["status_id"] is RUNNING and row["boot_id"] is None
+            outsiders = row["status_id"] is RUNNING and row["worker_uid"] is None
             assert row["status_id"].final or held or outsiders, row

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jobhandle_celery.status import FINAL, STARTABLE, JobStatus
-from jobhandle_celery.store import Outgoing, Refusal, Refused, Run, Seat
+from jobhandle_celery.store import ClaimRejected, PendingMessage, ProcessRef, Refusal, Run
 from tests.store.model_job import (
     CANCELLED,
     ERROR,
@@ -114,24 +114,24 @@ class Model:
             job.due = self.now + GRACE
         return {(job.job_id, job.attempt + 1) for job in due}
 
-    def mark_queued(self, message: Outgoing) -> None:
+    def mark_queued(self, message: PendingMessage) -> None:
         job = self.jobs[message.job_id]
         if job.waits_for(message) and not job.held:
             self.become(job, QUEUED, silent=True)
             job.due, job.sent = self._patient(job), job.sent + 1
 
-    def look_later(self, message: Outgoing) -> None:
+    def look_later(self, message: PendingMessage) -> None:
         job = self.jobs[message.job_id]
         if job.waits_for(message) and job.status is QUEUED and self._soon(job):
             job.due = self._patient(job)
 
-    def put_off(self, message: Outgoing) -> None:
+    def put_off(self, message: PendingMessage) -> None:
         job = self.jobs[message.job_id]
         if job.waits_for(message) and self._soon(job):
             job.events.append(job.status)
             job.due, job.sent = self._patient(job), job.sent + 1
 
-    def send_back(self, message: Outgoing) -> bool:
+    def send_back(self, message: PendingMessage) -> bool:
         job = self.jobs[message.job_id]
         if not job.fits(message.task_id, message.attempt) or job.held:
             return False
@@ -169,7 +169,7 @@ class Model:
         job.task_id, job.due = task_id, self.now + GRACE
         job.claim = job.boot = job.expires = job.not_before = None
         job.started = job.stamped = job.terminate = job.told = False
-        job.losses, job.sent, job.progress, job.ended = 0, 0, None, None
+        job.lost_count, job.sent, job.progress, job.ended = 0, 0, None, None
         return True
 
     def expire(self) -> int:
@@ -209,25 +209,25 @@ class Model:
 
     # Run.
 
-    def claim(self, run: Run) -> Run | Refused:
+    def claim(self, run: Run) -> Run | ClaimRejected:
         job = self.jobs[run.job_id]
         if job.is_held_by(run):
             return run
         if job.task_id != run.task_id:
-            return Refused(Refusal.SUPERSEDED)
+            return ClaimRejected(Refusal.SUPERSEDED)
         if job.status is CANCELLED:
-            return Refused(Refusal.CANCELLED)
+            return ClaimRejected(Refusal.CANCELLED)
         if not job.fits(run.task_id, run.attempt):
-            return Refused(Refusal.SUPERSEDED)
+            return ClaimRejected(Refusal.SUPERSEDED)
         if self.has_expired(job):
             self.become(job, CANCELLED, EXPIRED)
             self._let_it_be_heard(job)
-            return Refused(Refusal.EXPIRED)
-        if not self.alive(run.worker.boot_id):
-            return Refused(Refusal.NO_LEASE)
+            return ClaimRejected(Refusal.EXPIRED)
+        if not self.alive(run.worker.worker_uid):
+            return ClaimRejected(Refusal.NO_LEASE)
         if job.held or not self.is_due(job):
-            return Refused(Refusal.EARLY)
-        self._start(job, run.claim_id, run.worker.boot_id)
+            return ClaimRejected(Refusal.EARLY)
+        self._start(job, run.claim_id, run.worker.worker_uid)
         return run
 
     def _start(self, job: ModelJob, claim: str, boot: str | None) -> None:
@@ -263,7 +263,7 @@ class Model:
         if job.status is not RUNNING and (job.task_id, job.attempt) == (run.task_id, run.attempt):
             job.boot = None
 
-    def end_seat(self, seat: Seat, status: JobStatus, message: str) -> bool:
+    def end_seat(self, seat: ProcessRef, status: JobStatus, message: str) -> bool:
         """End the run of a child that is gone."""
         job = self.jobs[seat.job_id]
         if not job.is_held_by(seat):
@@ -272,20 +272,20 @@ class Model:
         job.told = job.told or status is CANCELLED
         return True
 
-    def give_back(self, holder: Run | Seat) -> list[JobStatus]:
+    def give_back(self, holder: Run | ProcessRef) -> list[JobStatus]:
         job = self.jobs[holder.job_id]
         return [self._cut_off(job)] if job.is_held_by(holder) else []
 
     def give_back_all(self, boot: str) -> list[JobStatus]:
         return [self._cut_off(job) for job in self._running(self.jobs.values(), boot)]
 
-    def lose(self, holder: Run | Seat, because: str) -> list[JobStatus]:
+    def lose(self, holder: Run | ProcessRef, because: str) -> list[JobStatus]:
         job = self.jobs[holder.job_id]
         return [self._lost(job, because)] if job.is_held_by(holder) else []
 
     def _lost(self, job: ModelJob, because: str) -> JobStatus:
-        job.losses += not job.stamped
-        if not job.stamped and job.losses >= job.max_attempts:
+        job.lost_count += not job.stamped
+        if not job.stamped and job.lost_count >= job.max_attempts:
             self.settle(job, ERROR, None, because + FOR_GOOD)
             return ERROR
         return self._cut_off(job)

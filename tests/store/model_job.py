@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from jobhandle_celery.status import STARTABLE, JobStatus
-from jobhandle_celery.store import Outgoing, Run, Seat
+from jobhandle_celery.store import PendingMessage, ProcessRef, Run
 
 SUBMITTED, QUEUED, WAITING = JobStatus.SUBMITTED, JobStatus.QUEUED, JobStatus.WAITING
 RUNNING, REQUEUED, RESUBMITTED = JobStatus.RUNNING, JobStatus.REQUEUED, JobStatus.RESUBMITTED
@@ -21,7 +21,7 @@ class ModelJob:
     not_before: float | None
     due: float | None
     attempt: int = 0
-    losses: int = 0
+    lost_count: int = 0
     started: bool = False
     stamped: bool = False
     terminate: bool = False
@@ -41,19 +41,19 @@ class ModelJob:
     def held(self) -> bool:
         return self.status is WAITING and self.not_before is None
 
-    def is_held_by(self, holder: Run | Seat) -> bool:
+    def is_held_by(self, holder: Run | ProcessRef) -> bool:
         """Say whether a run still holds the row; of a seat, whether the row names its worker."""
         if isinstance(holder, Run):
             return self.status is RUNNING and self.was_last(holder)
-        seat = (holder.task_id, holder.attempt, holder.boot_id)
+        seat = (holder.task_id, holder.attempt, holder.worker_uid)
         return self.status is RUNNING and (self.task_id, self.attempt, self.boot) == seat
 
     def was_last(self, run: Run) -> bool:
         return (self.task_id, self.attempt, self.claim) == (run.task_id, run.attempt, run.claim_id)
 
-    def waits_for(self, message: Outgoing) -> bool:
+    def waits_for(self, message: PendingMessage) -> bool:
         """Say whether nothing has come of a message yet, and none was sent after it."""
-        return self.fits(message.task_id, message.attempt) and self.sent == message.publishes
+        return self.fits(message.task_id, message.attempt) and self.sent == message.publish_count
 
     def fits(self, task_id: str, attempt: int) -> bool:
         """Say whether a message is for the attempt that comes next."""

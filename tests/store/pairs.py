@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobhandle_celery.store import Refusal, Refused, Run
+from jobhandle_celery.store import ClaimRejected, Refusal, Run
 from tests.store.acts import ACTS, WAITS
 from tests.store.bench import Bench
 from tests.store.judging import look
@@ -156,7 +156,7 @@ def loosely(answer: Any) -> Any:
 
     Who was faster may be seen by a claim only when it looks for the reason, after its guard.
     """
-    return ("refused", answer.reason in TOLD) if isinstance(answer, Refused) else answer
+    return ("refused", answer.reason in TOLD) if isinstance(answer, ClaimRejected) else answer
 
 
 def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from jobhandle_celery.errors import ApiUsageError
-from jobhandle_celery.store.joining import session_of
+from jobhandle_celery.store.sessions import session_of
 from tests.store.bench import Bench, new_job
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event, update
 
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Refusal, Refused, Run, Worker
+from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
 from tests.store.bench import FAILURE, HELD, TASK, Bench
 
 Spoil = Callable[[Bench, Run], Run]
@@ -102,7 +102,7 @@ def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
     run = spoil(bench, bench.key(job_id, bench.worker()))
     row = bench.row(job_id)
 
-    assert bench.store.claim(run, TASK) == Refused(reason)
+    assert bench.store.claim(run, TASK) == ClaimRejected(reason)
 
     if reason is not Refusal.EXPIRED:
         assert bench.row(job_id) == row
@@ -110,13 +110,15 @@ def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
 
 def test_a_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
     job_id = bench.submit()
-    assert bench.store.claim(bench.key(job_id, bench.worker()), "shop.other") == Refused(Refusal.SUPERSEDED)
+    assert bench.store.claim(bench.key(job_id, bench.worker()), "shop.other") == ClaimRejected(
+        Refusal.SUPERSEDED
+    )
     assert bench.status(job_id) is JobStatus.SUBMITTED
 
 
 def test_a_held_job_is_not_claimed(bench: Bench) -> None:
     job_id = bench.place(HELD).job_id
-    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == Refused(Refusal.EARLY)
+    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EARLY)
 
 
 def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
@@ -125,7 +127,7 @@ def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Ben
     run = bench.key(job_id, bench.worker())
     bench.pass_time(minutes=29)
     bench.store.renew(run.worker)
-    assert bench.store.claim(run, TASK) == Refused(Refusal.EARLY)
+    assert bench.store.claim(run, TASK) == ClaimRejected(Refusal.EARLY)
     bench.pass_time(minutes=2)
     bench.store.renew(run.worker)
     assert bench.store.claim(run, TASK) == run
@@ -169,15 +171,15 @@ def test_who_asks_twice_with_one_claim_id_is_told_that_the_row_is_theirs(bench: 
 def test_who_asks_twice_is_refused_once_the_run_is_over(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.give_back(run, "shut down", run.worker)
-    assert bench.store.claim(run, TASK) == Refused(Refusal.SUPERSEDED)
+    assert bench.store.claim(run, TASK) == ClaimRejected(Refusal.SUPERSEDED)
 
 
 def test_a_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
     job_id = bench.submit()
     run = bench.run(job_id, bench.worker("w7", pid=77))
     row = bench.row(job_id)
-    found = [row[name] for name in ("attempt", "claim_id", "worker", "boot_id", "pid")]
-    assert found == [1, run.claim_id, "w7", run.worker.boot_id, 77]
+    found = [row[name] for name in ("attempt", "claim_id", "worker", "worker_uid", "pid")]
+    assert found == [1, run.claim_id, "w7", run.worker.worker_uid, 77]
     assert bench.store.events(job_id)[-1].actor == "worker w7"
 
 
@@ -195,7 +197,7 @@ def test_the_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
     bench.pass_time(minutes=6)
-    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == Refused(Refusal.EXPIRED)
+    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EXPIRED)
     row = bench.row(job_id)
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert row["finished"] is not None

@@ -1,7 +1,7 @@
 """A verb whose connection breaks at any of its steps: the author asks again, at once or later, or never.
 
 Asked again, it is as if nothing had been, but for what an author may be told of a thing that is done
-already. Never asked again, everything has happened or nothing. Under fire in every scene that it changes:
+already. Never asked again, everything has happened or nothing. With faults in every scene that it changes:
 in a long run in all of them, else in some, drawn anew each time.
 """
 
@@ -93,7 +93,7 @@ def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: s
     assert failures(crashes, name, breaks) == []
 
 
-@pytest.mark.fire
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(600))
 @pytest.mark.parametrize("name", ACTS)

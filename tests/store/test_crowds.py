@@ -111,7 +111,7 @@ def test_a_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) ->
     assert len(outcomes) == 1000
     for job_id, won, said in outcomes:
         assert said is (JobStatus.RUNNING if won else JobStatus.CANCELLED), job_id
-    running = {standing.job_id for standing in bench.store.standings(str(me.boot_id))}
+    running = {standing.job_id for standing in bench.store.standings(str(me.worker_uid))}
     assert running == {job_id for job_id, won, _ in outcomes if won}
     counts = bench.store.count_by_status()
     assert counts[JobStatus.CANCELLED] == 1000 - len(running)

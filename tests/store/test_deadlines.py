@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.lease import Lease
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, Store, Worker, engine_maker
-from tests.fire.broker_gate import Gate
+from jobhandle_celery.store import Database, Store, Worker, engine_maker
+from jobhandle_celery.worker.lease import Lease
+from tests.faults.broker_gate import Gate
 from tests.store.bench import Bench, new_job
 
 DEADLINE = 1.0
@@ -22,7 +22,7 @@ class Stage:
     def __init__(self, url: str, gate: Gate, namespace: str) -> None:
         self.gate = gate
         self.direct = Bench(url, namespace=namespace)
-        self.door = Door(engine_maker(gate.url), self.direct.settings, deadline=DEADLINE)
+        self.door = Database(engine_maker(gate.url), self.direct.settings, deadline=DEADLINE)
         self.store = Store(self.door, self.direct.settings)
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ def test_a_silent_connection_is_replaced(stage: Stage, way: Callable[[Stage], No
     way(stage)
 
 
-@pytest.mark.fire
+@pytest.mark.faults
 def test_a_silent_server_is_an_error_in_bounded_time(stage: Stage) -> None:
     """Connections are accepted by TCP and answer nothing, new ones too (fault 45)."""
     stage.store.status(0)
@@ -90,9 +90,9 @@ def test_a_silent_server_is_an_error_in_bounded_time(stage: Stage) -> None:
 def test_a_lease_is_renewed_though_its_connection_is_silent(stage: Stage) -> None:
     """The renewal is given up, and the next one has a connection of its own (fault 45, promise 3)."""
     settings = stage.direct.settings
-    first = Door(engine_maker(stage.gate.url), settings)
+    first = Database(engine_maker(stage.gate.url), settings)
     me = Worker("w1", str(uuid.uuid4()), 1)
-    doors: list[Door] = []
+    doors: list[Database] = []
 
     def make() -> Store:
         doors.append(first.apart(DEADLINE))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery.model import Failure
+from jobhandle_celery.models import Failure
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Run, Seat
+from jobhandle_celery.store import ProcessRef, Run
 from tests.store.bench import FAILURE, Bench, Row
 
 Write = Callable[[Bench, Run], Any]
@@ -40,8 +40,8 @@ def declined(write: str, row: Row) -> Any:
     return [] if write in LISTING else says.get(write, False)
 
 
-def seat(run: Run) -> Seat:
-    return Seat(run.job_id, run.task_id, run.attempt, str(run.worker.boot_id), run.worker.pid)
+def seat(run: Run) -> ProcessRef:
+    return ProcessRef(run.job_id, run.task_id, run.attempt, str(run.worker.worker_uid), run.worker.pid)
 
 
 def _gone(bench: Bench, run: Run) -> None:

@@ -59,6 +59,6 @@ def test_a_verb_that_freezes_does_not_keep_a_lost_worker_alive(server_bench: Ben
     bench.pass_time(seconds=2 * bench.settings.lease.total_seconds())
     spoken = update(job).where(job.c.id == run.job_id).values(message="half said")
     # A pass skips the row, until the server has ended the frozen transaction.
-    [lost] = frozen_after(bench, spoken, lambda: eventually(lambda: bench.reap(str(run.worker.boot_id))))
+    [lost] = frozen_after(bench, spoken, lambda: eventually(lambda: bench.reap(str(run.worker.worker_uid))))
     assert lost.job_id == run.job_id
     assert bench.row(run.job_id)["message"] != "half said"

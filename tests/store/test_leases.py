@@ -16,7 +16,7 @@ LAPSE = LEASE.total_seconds() + 1
 
 
 def boot(me: Worker) -> str:
-    return str(me.boot_id)
+    return str(me.worker_uid)
 
 
 def test_a_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None:
@@ -26,7 +26,7 @@ def test_a_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None
     bench.pass_time(seconds=LAPSE - 5)
     assert bench.lapsed_workers() == []
     bench.pass_time(seconds=10)
-    assert bench.lapsed_workers() == [me.boot_id]
+    assert bench.lapsed_workers() == [me.worker_uid]
 
 
 def test_a_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def test_a_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, o
     """Mutant 11 (the reap does not look at the lease again): its job is taken from a healthy worker."""
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
-    assert bench.lapsed_workers() == [run.worker.boot_id]
+    assert bench.lapsed_workers() == [run.worker.worker_uid]
     assert other.store.renew(run.worker)
     assert bench.reap(boot(run.worker)) == []
     assert bench.status(run.job_id) is JobStatus.RUNNING
@@ -104,7 +104,7 @@ def test_an_outsiders_running_job_is_never_lost(bench: Bench) -> None:
     bench.store.expire()
     assert bench.store.reserve(10) == []
     row = bench.row(job_id)
-    assert (row["status_id"], row["boot_id"], row["due_at"]) == (JobStatus.RUNNING, None, None)
+    assert (row["status_id"], row["worker_uid"], row["due_at"]) == (JobStatus.RUNNING, None, None)
 
 
 def test_an_outsiders_job_taken_from_a_lost_worker_forgets_that_worker(bench: Bench) -> None:
@@ -225,7 +225,7 @@ def test_a_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, l
     assert sweeper.store.reap(boot(run.worker)) == []
     assert owner.status(run.job_id) is JobStatus.RUNNING
     sweeper.pass_steadily(long)
-    assert sweeper.store.lapsed_workers() == [run.worker.boot_id]
+    assert sweeper.store.lapsed_workers() == [run.worker.worker_uid]
     assert [lost.job_id for lost in sweeper.store.reap(boot(run.worker))] == [run.job_id]
 
 
@@ -233,7 +233,7 @@ def test_a_lease_of_an_earlier_release_is_judged_by_ours(bench: Bench) -> None:
     """Its worker has written no length of its lease (fault 53)."""
     run = bench.run(bench.submit())
     with bench.door.transaction() as connection:
-        mine = update(worker).where(worker.c.boot_id == run.worker.boot_id)
+        mine = update(worker).where(worker.c.worker_uid == run.worker.worker_uid)
         bench.store.execute(connection, mine.values(lease=None))
     bench.pass_time(seconds=LAPSE)
     assert [lost.job_id for lost in bench.reap(boot(run.worker))] == [run.job_id]

@@ -14,10 +14,10 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import clock, job
 from jobhandle_celery.schema import sweep as passes
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, Outgoing, Store, engine_maker, repeats
+from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker, retrying
 from jobhandle_celery.store.deadlines import LOCK_WAIT
-from jobhandle_celery.sweep import sweep
-from tests.fire.verbs import SCENES, beside, left_behind, outcome
+from jobhandle_celery.sweeper import sweep
+from tests.faults.verbs import SCENES, beside, left_behind, outcome
 from tests.store.bench import Bench, new_job
 from tests.store.test_leases import LAPSE, boot
 
@@ -32,8 +32,8 @@ class Broker:
     def __init__(self) -> None:
         self.sent: list[int] = []
 
-    def publish(self, messages: Sequence[Outgoing]) -> Any:
-        from jobhandle_celery.dispatch import Published
+    def publish(self, messages: Sequence[PendingMessage]) -> Any:
+        from jobhandle_celery.broker.publisher import Published
 
         self.sent += [message.job_id for message in messages]
         return Published(sent=list(messages))
@@ -88,7 +88,7 @@ def _have_passes_go_on(bench: Bench) -> None:
 
 def impatient(url: str, settings: Any, seconds: int = 1) -> Store:
     """Return a store that does not wait for a lock, or not long: what would wait is an error."""
-    door = Door(engine_maker(url), settings)
+    door = Database(engine_maker(url), settings)
 
     def at_once(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
@@ -117,7 +117,7 @@ def test_a_pass_waits_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
-    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
     bench, broker = server_bench, Broker()
     told: list[Any] = []
     store = impatient(bench.url, bench.settings)
@@ -141,7 +141,7 @@ def test_a_pass_waits_for_no_row(
         assert sweep(store, broker, told.append)  # type: ignore[arg-type]  # a double
         # The others of each pair are done.
         assert due[1] in broker.sent
-        assert bench.row(late[1])["damped"] == 1
+        assert bench.row(late[1])["republish_deferrals"] == 1
         assert bench.status(expired[1]) is JobStatus.CANCELLED
         assert bench.status(running[1]) is JobStatus.ERROR
         assert {cancelled[1], running[1]} <= {one.job_id for one in told}
@@ -149,7 +149,7 @@ def test_a_pass_waits_for_no_row(
     _have_passes_go_on(bench)
     assert sweep(store, broker, told.append)  # type: ignore[arg-type]
     assert due[0] in broker.sent
-    assert bench.row(late[0])["damped"] >= 1
+    assert bench.row(late[0])["republish_deferrals"] >= 1
     assert bench.status(expired[0]) is JobStatus.CANCELLED
     assert bench.status(running[0]) is JobStatus.ERROR
     assert {cancelled[0], running[0]} <= {one.job_id for one in told}
@@ -161,7 +161,7 @@ def test_the_marks_and_put_offs_of_a_pass_wait_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is locked between its reservation and its mark stays due (fault 44)."""
-    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
     store = impatient(server_bench.url, server_bench.settings)
     ids = [server_bench.submit() for _ in range(4)]
     server_bench.pass_time(minutes=2)
@@ -170,7 +170,7 @@ def test_the_marks_and_put_offs_of_a_pass_wait_for_no_row(
         store.mark_queued([messages[job_id] for job_id in ids[:2]])
         store.put_off([messages[job_id] for job_id in ids[2:]], "refused")
     assert [server_bench.status(job_id) for job_id in ids[:2]] == [JobStatus.SUBMITTED, JobStatus.QUEUED]
-    assert [server_bench.row(job_id)["publishes"] for job_id in ids[2:]] == [0, 1]
+    assert [server_bench.row(job_id)["publish_count"] for job_id in ids[2:]] == [0, 1]
     store.door.close()
 
 
@@ -199,7 +199,7 @@ def test_every_verb_is_bounded_while_its_rows_are_locked(
     with caller.connect() as connection:
         connection.execute(here.with_for_update()).all()
         with monkeypatch.context() as patched:
-            patched.setattr(repeats, "_REPEATS_FOR", 0.0)
+            patched.setattr(retrying, "_REPEATS_FOR", 0.0)
             try:
                 ask(store)
             except DatabaseUnavailableError:

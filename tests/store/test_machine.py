@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, engine_maker
+from jobhandle_celery.store import Database, engine_maker
 from tests.store.cutting import Cutter
 from tests.store.judging import legal
 from tests.store.machine import StoreMachine
@@ -25,7 +25,7 @@ STEPS = 40
 
 @pytest.mark.timeout(3600 if LONGER else 600)  # for a hang; a busy machine may take minutes
 def test_the_store_does_what_the_model_does(common_url: str) -> None:
-    door = Door(engine_maker(common_url), Settings())
+    door = Database(engine_maker(common_url), Settings())
     cutter = Cutter(door.engine)
     run_machine(
         lambda: StoreMachine(common_url, door, cutter),  # type: ignore[arg-type]  # any callable will do

@@ -25,16 +25,16 @@ RUNNING = JobStatus.RUNNING
 FINAL_ROW: dict[str, Expected] = {
     "due_at": NONE,
     "not_before": NONE,
-    "unique_slot": NONE,
-    "boot_id": NONE,
+    "unique_hash": NONE,
+    "worker_uid": NONE,
     "pid": NONE,
     "finished": NOW,
 }
 REQUEUED_ROW: dict[str, Expected] = {
     "due_at": NOW,
     "not_before": NONE,
-    "unique_slot": KEPT,
-    "boot_id": NONE,
+    "unique_hash": KEPT,
+    "worker_uid": NONE,
     "pid": NONE,
     "finished": NONE,
 }
@@ -95,19 +95,19 @@ VERBS = {
         "give_up",
         _give_up,
         JobStatus.ERROR,
-        {"due_at": NONE, "not_before": NONE, "unique_slot": NONE, "boot_id": NONE, "finished": NOW},
+        {"due_at": NONE, "not_before": NONE, "unique_hash": NONE, "worker_uid": NONE, "finished": NOW},
     ),
     "release": Verb(
         "release",
         lambda bench, run: bench.release(run.job_id),
         JobStatus.SUBMITTED,
-        {"due_at": GRACE, "not_before": NONE, "scheduled_for": NONE, "unique_slot": KEPT, "finished": NONE},
+        {"due_at": GRACE, "not_before": NONE, "scheduled_for": NONE, "unique_hash": KEPT, "finished": NONE},
     ),
     "publish": Verb(
         "publish",
         lambda bench, run: bench.queue(run.job_id),
         JobStatus.QUEUED,
-        {"due_at": PATIENCE, "not_before": KEPT, "unique_slot": KEPT, "finished": NONE},
+        {"due_at": PATIENCE, "not_before": KEPT, "unique_hash": KEPT, "finished": NONE},
         silent=True,
     ),
     "claim": Verb(
@@ -118,8 +118,8 @@ VERBS = {
             "due_at": NONE,
             "not_before": NONE,
             "started": NOW,
-            "unique_slot": KEPT,
-            "boot_id": "the worker's",
+            "unique_hash": KEPT,
+            "worker_uid": "the worker's",
             "pid": "the worker's",
             "finished": NONE,
         },
@@ -132,8 +132,8 @@ VERBS = {
             "due_at": NONE,
             "not_before": NONE,
             "started": NOW,
-            "unique_slot": KEPT,
-            "boot_id": NONE,
+            "unique_hash": KEPT,
+            "worker_uid": NONE,
             "pid": NONE,
             "finished": NONE,
         },
@@ -195,10 +195,10 @@ VERBS = {
     ),
     # The worker stays named until the body has left.
     "end as Finished": Verb(
-        "end", _set(JobStatus.FINISHED), JobStatus.FINISHED, FINAL_ROW | {"boot_id": KEPT, "pid": KEPT}
+        "end", _set(JobStatus.FINISHED), JobStatus.FINISHED, FINAL_ROW | {"worker_uid": KEPT, "pid": KEPT}
     ),
     "end as Error": Verb(
-        "end", _set(JobStatus.ERROR), JobStatus.ERROR, FINAL_ROW | {"boot_id": KEPT, "pid": KEPT}
+        "end", _set(JobStatus.ERROR), JobStatus.ERROR, FINAL_ROW | {"worker_uid": KEPT, "pid": KEPT}
     ),
     "cancel": Verb(
         "cancel",
@@ -217,13 +217,13 @@ VERBS = {
         "send_back",
         _send_back,
         JobStatus.SUBMITTED,
-        {"due_at": PATIENCE, "unique_slot": KEPT, "message": KEPT, "finished": NONE},
+        {"due_at": PATIENCE, "unique_hash": KEPT, "message": KEPT, "finished": NONE},
     ),
     "resubmit": Verb(
         "resubmit",
         lambda bench, run: bench.store.resubmit(run.job_id, str(uuid.uuid4()), None),
         JobStatus.RESUBMITTED,
-        {"due_at": GRACE, "not_before": NONE, "started": NONE, "finished": NONE, "boot_id": NONE},
+        {"due_at": GRACE, "not_before": NONE, "started": NONE, "finished": NONE, "worker_uid": NONE},
     ),
 }
 
@@ -289,7 +289,7 @@ def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str,
     if isinstance(expected, timedelta):
         return found is not None and about(bench.ahead(found), expected)
     if expected == TOLD_LATER:
-        sent = row["publishes"] or row["attempt"]
+        sent = row["publish_count"] or row["attempt"]
         expected = PATIENCE if sent else NONE
         return _fits(bench, row, after, column, expected)
     match expected:
@@ -343,11 +343,11 @@ def test_a_loss_is_counted_and_a_give_back_is_not(bench: Bench) -> None:
     job_id = bench.submit(max_attempts=2)
     run = bench.run(job_id)
     bench.store.give_back(run, "shut down", run.worker)
-    assert bench.row(job_id)["losses"] == 0
+    assert bench.row(job_id)["lost_count"] == 0
     run = bench.run(job_id)
     bench.store.lose(run, "gone", run.worker)
-    assert bench.row(job_id)["losses"] == 1
+    assert bench.row(job_id)["lost_count"] == 1
     run = bench.run(job_id)
     bench.store.lose(run, "gone", run.worker)
     row = bench.row(job_id)
-    assert (row["status_id"], row["losses"], row["attempt"]) == (JobStatus.ERROR, 2, 3)
+    assert (row["status_id"], row["lost_count"], row["attempt"]) == (JobStatus.ERROR, 2, 3)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobhandle_celery.store import Refused, Selection
+from jobhandle_celery.store import ClaimRejected, Selection
 from tests.store.bench import TASK, Bench, new_job
 
 LIKE_ANN = ["ANN", "Ann", "änn", "ann ", " ann", "a\u0308nn"]
@@ -27,7 +27,7 @@ def test_a_namespace_that_is_only_alike_sees_nothing(bench: Bench) -> None:
 
 def test_a_message_for_a_task_that_is_only_alike_is_refused(bench: Bench) -> None:
     run = bench.key(bench.submit(), bench.worker())
-    assert isinstance(bench.store.claim(run, TASK.upper()), Refused)
+    assert isinstance(bench.store.claim(run, TASK.upper()), ClaimRejected)
 
 
 def test_task_ids_and_unique_keys_that_are_only_alike_are_two(bench: Bench) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from jobhandle_celery.model import Failure
-from jobhandle_celery.outcome import Outcome, Verb
+from jobhandle_celery.models import Failure
 from jobhandle_celery.status import JobStatus
+from jobhandle_celery.worker.outcomes import Outcome, Verb
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.servers import execute

@@ -1,6 +1,6 @@
 """Who writes, and who may have been first: every verb after each other one, and in the middle of it.
 
-Under fire, every pair of acts meets, and where their order matters, in every scene in which it matters
+With faults, every pair of acts meets, and where their order matters, in every scene in which it matters
 differently: all of them in a long run, else some, drawn anew each time. Otherwise one act of each verb, on
 the servers also in the middle of each other, where their order matters, in one scene. (On SQLite whoever
 comes in the middle waits.)
@@ -15,8 +15,8 @@ import pytest
 from jobhandle_celery.schema import job
 from jobhandle_celery.store import Store
 from tests.chance import some, stretched
-from tests.fire.verbs import SCENES as SCENES_OF_VERBS
-from tests.fire.verbs import left_behind
+from tests.faults.verbs import SCENES as SCENES_OF_VERBS
+from tests.faults.verbs import left_behind
 from tests.store.acts import ACTS
 from tests.store.bench import Bench
 from tests.store.pairs import (
@@ -132,7 +132,7 @@ def test_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
     assert failures_amid(worlds_on_a_server, second, met, all_moments=False) == []
 
 
-@pytest.mark.fire
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
@@ -140,7 +140,7 @@ def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: World
     assert failures_after(worlds, second, some(all_encounters(worlds, second), DRAWN, second)) == []
 
 
-@pytest.mark.fire
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)

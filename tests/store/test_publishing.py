@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import DAMPED_AT_MOST, Outgoing, Worker
+from jobhandle_celery.store import DAMPED_AT_MOST, PendingMessage, Worker
 from tests.store.bench import GRACE, HELD, PATIENCE, TASK, Bench, about
 from tests.store.conftest import CommonDoor
 
@@ -18,10 +18,10 @@ HOUR = 3600.0
 def impatient(common_url: str, common_door: CommonDoor, namespace: str) -> Bench:
     """Whose patience, unlike the bench's, is not at the limit of its doubling."""
     door = common_door(common_url, "the first")
-    return Bench(common_url, door, namespace=namespace, patience=timedelta(minutes=1))
+    return Bench(common_url, door, namespace=namespace, republish_after=timedelta(minutes=1))
 
 
-def ids(messages: list[Outgoing]) -> list[int]:
+def ids(messages: list[PendingMessage]) -> list[int]:
     return [message.job_id for message in messages]
 
 
@@ -132,7 +132,7 @@ def test_a_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: 
 
 
 def test_the_patience_doubles_with_each_publish_up_to_a_quarter_of_an_hour(common_url: str) -> None:
-    bench = Bench(common_url, namespace=str(uuid.uuid4()), patience=timedelta(minutes=2))
+    bench = Bench(common_url, namespace=str(uuid.uuid4()), republish_after=timedelta(minutes=2))
     job_id, found = bench.submit(), []
     for _ in range(6):
         bench.queue(job_id)
@@ -147,22 +147,22 @@ def test_a_new_attempt_has_the_first_patience_again(bench: Bench) -> None:
     for _ in range(3):
         bench.queue(job_id)
     bench.store.retry(bench.run(job_id), "{}", None, None, "again")
-    assert bench.row(job_id)["publishes"] == 0
+    assert bench.row(job_id)["publish_count"] == 0
 
 
 def test_a_queued_job_may_be_left_to_its_message_once_more(bench: Bench) -> None:
     """Mutant 4: how often in a row is counted, so that the broker's count is not believed for ever."""
     job_id = bench.submit(queue="q")
     bench.queue(job_id)
-    for damped in range(1, 4):
+    for republish_deferrals in range(1, 4):
         bench.pass_time(minutes=16)
         messages = bench.store.reserve(10)
-        assert messages[0].damped == damped - 1
+        assert messages[0].republish_deferrals == republish_deferrals - 1
         bench.store.look_later(messages)
-        assert bench.row(job_id)["damped"] == damped
+        assert bench.row(job_id)["republish_deferrals"] == republish_deferrals
         assert about(bench.due_in(job_id), PATIENCE)
     bench.queue(job_id)
-    assert bench.row(job_id)["damped"] == 0
+    assert bench.row(job_id)["republish_deferrals"] == 0
 
 
 def test_each_time_that_a_job_is_left_to_its_message_it_is_for_twice_as_long(impatient: Bench) -> None:
@@ -205,7 +205,7 @@ def test_the_sweep_cancels_an_expired_job_in_every_status_and_says_so(bench: Ben
     row = bench.row(job_id)
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert bench.store.events(job_id)[-1].actor == "sweep"
-    assert (row["unique_slot"], row["started"]) == (None, None)
+    assert (row["unique_hash"], row["started"]) == (None, None)
     assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), "those who heard of it hear its end"
 
 
@@ -284,7 +284,7 @@ def test_a_job_that_is_sent_back_was_sent_once_whoever_says_so_first(bench: Benc
         if marked:
             bench.store.mark_queued([message])
         assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
-        counts.append(bench.row(job_id)["publishes"])
+        counts.append(bench.row(job_id)["publish_count"])
     assert counts == [1, 1]
 
 
@@ -320,7 +320,7 @@ def test_a_job_that_cannot_be_sent_is_put_off_ever_longer_and_says_so(impatient:
     [again] = bench.store.reserve(1)
     bench.store.put_off([again], "the queue is full")
     assert about(bench.due_in(job_id), timedelta(minutes=2))
-    assert bench.row(job_id)["publishes"] == 2
+    assert bench.row(job_id)["publish_count"] == 2
     bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
     bench.store.put_off([message], "the queue is full")

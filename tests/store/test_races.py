@@ -17,7 +17,7 @@ from sqlalchemy import event
 from jobhandle_celery.schema import clock, job
 from jobhandle_celery.schema import worker as worker_table
 from jobhandle_celery.status import FINAL, JobStatus
-from jobhandle_celery.store import Refused, Run
+from jobhandle_celery.store import ClaimRejected, Run
 from tests.store.bench import FAILURE, LEASE, TASK, Bench
 from tests.store.racing import Contender, has_lines, in_line, in_the_middle, locked, race, steps, waiting
 from tests.support import eventually
@@ -83,7 +83,7 @@ def finish_reap(bench: Bench) -> Pair:
     bench.pass_time(seconds=LAPSE)
     return Pair(
         lambda: bench.store.finish(run, "1"),
-        lambda: bench.reap(str(run.worker.boot_id)),
+        lambda: bench.reap(str(run.worker.worker_uid)),
         run.job_id,
         ends_as={0: {JobStatus.FINISHED}, 1: {JobStatus.REQUEUED}},
         skips=1,
@@ -250,7 +250,7 @@ def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_los
         bench.pass_time(seconds=LAPSE)
         renewed, lost = race(
             lambda run=run: bench.store.renew(run.worker),  # type: ignore[misc]  # mypy infers no lambda's defaults
-            lambda run=run: bench.reap(str(run.worker.boot_id)),  # type: ignore[misc]  # mypy infers no lambda's defaults
+            lambda run=run: bench.reap(str(run.worker.worker_uid)),  # type: ignore[misc]  # mypy infers no lambda's defaults
         )
         assert renewed == (not lost)
         assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)
@@ -262,9 +262,9 @@ def test_a_reap_whose_jobs_are_locked_leaves_their_worker(server_bench: Bench) -
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     with locked(bench, job):
-        assert bench.reap(str(run.worker.boot_id)) == []
-        assert bench.lapsed_workers() == [str(run.worker.boot_id)]
-    assert bench.reap(str(run.worker.boot_id))
+        assert bench.reap(str(run.worker.worker_uid)) == []
+        assert bench.lapsed_workers() == [str(run.worker.worker_uid)]
+    assert bench.reap(str(run.worker.worker_uid))
     assert bench.status(run.job_id) is JobStatus.REQUEUED
 
 
@@ -278,10 +278,10 @@ def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
 
     bench.trust_leases()
     former = lapsed()
-    commit = steps(bench, lambda: bench.reap(str(former.worker.boot_id)))
+    commit = steps(bench, lambda: bench.reap(str(former.worker.worker_uid)))
     run = lapsed()
     lost, renewed = in_the_middle(
-        bench, commit, lambda: bench.reap(str(run.worker.boot_id)), lambda: bench.store.renew(run.worker)
+        bench, commit, lambda: bench.reap(str(run.worker.worker_uid)), lambda: bench.store.renew(run.worker)
     )
     assert [one.job_id for one in lost] == [run.job_id]
     assert not renewed
@@ -294,9 +294,9 @@ def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench)
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     with locked(bench, worker_table):
-        assert bench.reap(str(run.worker.boot_id)) == []
+        assert bench.reap(str(run.worker.worker_uid)) == []
     bench.store.renew(run.worker)
-    assert bench.reap(str(run.worker.boot_id)) == []
+    assert bench.reap(str(run.worker.worker_uid)) == []
 
 
 def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(server_bench: Bench) -> None:
@@ -305,7 +305,7 @@ def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(server_bench: Ben
     job_id = bench.submit()
     me = bench.worker()
     run = bench.key(job_id, me)
-    mine = worker_table.c.boot_id == me.boot_id
+    mine = worker_table.c.worker_uid == me.worker_uid
     with bench.door.transaction() as connection:
         soon = worker_table.update().where(mine).values(lease_until=clock(SHORT))
         bench.store.execute(connection, soon)
@@ -313,9 +313,9 @@ def test_a_claim_that_outlives_its_lease_is_found_by_the_sweep(server_bench: Ben
         with locked(bench, job):
             claiming = pool.submit(bench.store.claim, run, TASK)
             eventually(lambda: waiting(bench) == 1 or claiming.done())
-            eventually(lambda: bench.lapsed_workers() == [me.boot_id])
-            bench.reap(str(me.boot_id))
+            eventually(lambda: bench.lapsed_workers() == [me.worker_uid])
+            bench.reap(str(me.worker_uid))
         said = claiming.result(timeout=30)
-    for boot_id in bench.lapsed_workers():
-        bench.reap(boot_id)
-    assert isinstance(said, Refused) or bench.status(job_id) is JobStatus.ERROR
+    for worker_uid in bench.lapsed_workers():
+        bench.reap(worker_uid)
+    assert isinstance(said, ClaimRejected) or bench.status(job_id) is JobStatus.ERROR

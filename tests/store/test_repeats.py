@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.store import repeats
+from jobhandle_celery.store import retrying
 from tests.store.bench import Bench, new_job
 
 KEYS = ["a", "b", "c"]
@@ -21,7 +21,7 @@ class Asked:
     def __init__(self, failures: int, again: str) -> None:
         self.failures, self.again, self.tries = failures, again, 0
 
-    @repeats.repeatable
+    @retrying.repeatable
     def verb(self) -> int:
         self.tries += 1
         if self.tries <= self.failures:
@@ -44,7 +44,7 @@ def test_deadlocks_are_repeated_up_to_a_time() -> None:
 
 def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six tries of fifty seconds each were five minutes (fault 48)."""
-    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
     asked = Asked(50, "soon")
     with pytest.raises(DatabaseUnavailableError):
         asked.verb()
@@ -53,7 +53,7 @@ def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_lost_connection_is_repeated_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """It took a deadline to notice it, and the repeat says whether the first had succeeded (fault 45)."""
-    monkeypatch.setattr(repeats, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
     assert Asked(1, "at once").verb() == 2
     with pytest.raises(DatabaseUnavailableError):
         Asked(2, "at once").verb()
@@ -67,7 +67,7 @@ def test_a_crowd_that_submits_few_keys_sees_no_error(
     own_server_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads submit the same keys and end the jobs that have them (fault 48)."""
-    monkeypatch.setattr(repeats, "_REPEATS_FOR", 60.0)  # a busy machine may need more than ten seconds
+    monkeypatch.setattr(retrying, "_REPEATS_FOR", 60.0)  # a busy machine may need more than ten seconds
     bench = own_server_bench
     if bench.door.engine.dialect.name == "postgresql":
         event.listen(bench.door.engine, "connect", _find_deadlocks_soon)

@@ -7,7 +7,7 @@ import pytest
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Refusal, Refused, Run, Worker
+from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
 from tests.store.bench import FAILURE, TASK, Bench, new_job
 
 CLEARED = (
@@ -21,7 +21,7 @@ CLEARED = (
     "expires",
     "not_before",
     "retry",
-    "boot_id",
+    "worker_uid",
     "pid",
 )
 KEPT = (
@@ -84,7 +84,10 @@ def test_a_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Ben
     assert {name: after[name] for name in CLEARED} == dict.fromkeys(CLEARED)
     assert {name: after[name] for name in KEPT} == {name: before[name] for name in KEPT}
     assert after["task_id"] != before["task_id"]
-    counts = [after[name] for name in ("losses", "publishes", "damped", "terminate", "revoke_told")]
+    counts = [
+        after[name]
+        for name in ("lost_count", "publish_count", "republish_deferrals", "terminate", "revoke_reported")
+    ]
     assert counts == [0, 0, 0, False, False]
 
 
@@ -94,7 +97,7 @@ def test_a_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> No
     bench.store.cancel(job_id, None, terminate=True)
     assert resubmit(bench, job_id)
     assert bench.run(job_id).attempt == 1
-    assert not bench.store.standings(str(bench.row(job_id)["boot_id"]))[0].terminate
+    assert not bench.store.standings(str(bench.row(job_id)["worker_uid"]))[0].terminate
 
 
 def test_a_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
@@ -111,7 +114,7 @@ def test_the_former_rounds_message_is_refused(bench: Bench) -> None:
     old = bench.key(job_id, bench.worker())
     bench.store.cancel(job_id, None, terminate=False)
     assert resubmit(bench, job_id)
-    assert bench.store.claim(old, TASK) == Refused(Refusal.SUPERSEDED)
+    assert bench.store.claim(old, TASK) == ClaimRejected(Refusal.SUPERSEDED)
 
 
 def test_the_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:
@@ -173,7 +176,7 @@ def test_a_body_leaves_without_touching_a_later_claim(bench: Bench) -> None:
     assert resubmit(bench, run.job_id)
     later = bench.run(run.job_id)
     bench.store.leave(run)
-    assert bench.row(run.job_id)["boot_id"] == later.worker.boot_id
+    assert bench.row(run.job_id)["worker_uid"] == later.worker.worker_uid
 
 
 def test_who_asks_twice_with_one_task_id_is_told_yes(bench: Bench) -> None:

@@ -23,7 +23,7 @@ from jobhandle_celery import Job, migrations
 from jobhandle_celery.errors import DatabaseRefusedError, SchemaError
 from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
 from jobhandle_celery.status import FINAL, JobStatus
-from jobhandle_celery.store import Door, Run, engine_maker
+from jobhandle_celery.store import Database, Run, engine_maker
 from tests.store.bench import TASK, Bench, new_job
 from tests.test_settings import jobs_of
 
@@ -31,7 +31,7 @@ from tests.test_settings import jobs_of
 @pytest.fixture
 def engine(empty_database_url: str) -> Iterator[Engine]:
     """An empty database, as the library would open it."""
-    door = Door(engine_maker(empty_database_url), Bench(empty_database_url).settings)
+    door = Database(engine_maker(empty_database_url), Bench(empty_database_url).settings)
     yield door.engine
     door.close()
 
@@ -63,8 +63,8 @@ def live(bench: Bench) -> None:
     assert bench.store.finish(run, "1")
     assert bench.store.begin_pass() is False
     bench.pass_time(days=2)
-    for boot_id in bench.lapsed_workers():
-        bench.reap(boot_id)
+    for worker_uid in bench.lapsed_workers():
+        bench.reap(worker_uid)
     assert bench.events(job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
     assert bench.store.prune(timedelta(days=1)) == 1
 
@@ -119,7 +119,7 @@ def test_tables_made_from_the_metadata_will_do(engine: Engine, empty_database_ur
 
 
 def _upgrade_when_all_are_ready(url: str, ready: Barrier) -> None:
-    door = Door(engine_maker(url), Bench(url).settings)
+    door = Database(engine_maker(url), Bench(url).settings)
     with door.engine.connect():
         ready.wait()
     migrations.upgrade(door.engine)
@@ -354,7 +354,7 @@ def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
     lapsed = here.worker()
     here.pass_time(hours=1)
     assert there.lapsed_workers() == []
-    assert here.lapsed_workers() == [lapsed.boot_id]
+    assert here.lapsed_workers() == [lapsed.worker_uid]
     there.close()
 
 

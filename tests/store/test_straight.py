@@ -24,8 +24,8 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from jobhandle_celery.schema import job, job_event, job_status
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, engine_maker
-from jobhandle_celery.store.straight import Straight
+from jobhandle_celery.store import Database, engine_maker
+from jobhandle_celery.store.direct_psycopg import DirectPsycopg
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
 from tests.store.bench import GRACE, Bench, about, alike, new_job
@@ -33,19 +33,19 @@ from tests.support import eventually
 
 
 @pytest.fixture
-def door(postgresql_url: str) -> Iterator[Door]:
+def door(postgresql_url: str) -> Iterator[Database]:
     """A door whose engine is this test's alone."""
-    door = Door(engine_maker(postgresql_url), Settings())
+    door = Database(engine_maker(postgresql_url), Settings())
     yield door
     door.close()
 
 
 @pytest.fixture
-def straight(door: Door) -> Straight:
-    return Straight(door.engine, None)
+def straight(door: Database) -> DirectPsycopg:
+    return DirectPsycopg(door.engine, None)
 
 
-def backend(straight: Straight) -> int:
+def backend(straight: DirectPsycopg) -> int:
     return int(straight.rows(select(func.pg_backend_pid()), {})[0][0])
 
 
@@ -139,7 +139,7 @@ def test_nothing_goes_past_an_engine_of_somebody_else(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = create_engine(postgresql_url)
-    bench = Bench(postgresql_url, Door(lambda: theirs, Settings()))
+    bench = Bench(postgresql_url, Database(lambda: theirs, Settings()))
     gone, many = through(bench, monkeypatch), through(bench, monkeypatch, "straight_each")
     assert a_life(bench) == LIFE
     assert gone == [False] * 3
@@ -153,7 +153,7 @@ def test_a_schema_is_named_in_what_goes_straight(postgresql_databases: Postgresq
     with (made := create_engine(url)).begin() as connection:
         connection.execute(text("CREATE SCHEMA shop"))
     made.dispose()
-    door = Door(engine_maker(url), Settings(schema="shop"))
+    door = Database(engine_maker(url), Settings(schema="shop"))
     with door.transaction() as connection:
         job_status.create(connection)
     assert door.straight(select(func.count()).select_from(job_status), {}) == [(9,)]
@@ -161,18 +161,18 @@ def test_a_schema_is_named_in_what_goes_straight(postgresql_databases: Postgresq
     postgresql_databases.drop(url)
 
 
-def test_values_are_converted_as_their_columns_say(straight: Straight) -> None:
+def test_values_are_converted_as_their_columns_say(straight: DirectPsycopg) -> None:
     given = bindparam("given", type_=job.c.status_id.type)
     assert straight.rows(select(given), {"given": JobStatus.QUEUED}) == [(JobStatus.QUEUED.id,)]
     assert straight.rows(select(literal(7, Integer), literal("100 %")), {}) == [(7, "100 %")]
 
 
-def test_a_statement_with_defaults_of_its_table_is_refused(straight: Straight) -> None:
+def test_a_statement_with_defaults_of_its_table_is_refused(straight: DirectPsycopg) -> None:
     with pytest.raises(TypeError, match="defaults"):
         straight.rows(insert(job).values(task="t").returning(job.c.id), {})
 
 
-def test_an_error_is_sqlalchemys_and_tells_no_parameters(straight: Straight) -> None:
+def test_an_error_is_sqlalchemys_and_tells_no_parameters(straight: DirectPsycopg) -> None:
     number = cast(bindparam("given", type_=Text()), Integer)
     with pytest.raises(DataError) as caught:
         straight.rows(select(number), {"given": "hunter2"})
@@ -187,7 +187,7 @@ def test_an_error_is_sqlalchemys_and_tells_no_parameters(straight: Straight) -> 
 
 
 def test_a_connection_that_the_server_has_ended_is_not_used_again(
-    postgresql_url: str, straight: Straight
+    postgresql_url: str, straight: DirectPsycopg
 ) -> None:
     ended = backend(straight)
     execute(postgresql_url, f"SELECT pg_terminate_backend({ended})")
@@ -213,7 +213,7 @@ def test_a_verb_outlives_a_pool_whose_every_connection_was_ended(postgresql_url:
 def test_a_server_that_is_away_is_sqlalchemys_error_too() -> None:
     nobody = engine_maker("postgresql://127.0.0.1:1/shop")()
     with pytest.raises(OperationalError) as caught:
-        Straight(nobody, None).rows(select(literal(1)), {})
+        DirectPsycopg(nobody, None).rows(select(literal(1)), {})
     assert not caught.value.connection_invalidated  # there was none: to ask again at once would not help
 
 
@@ -222,7 +222,7 @@ class Interrupted(Exception):
 
 
 def test_an_answer_that_was_not_waited_for_is_nobody_elses(
-    postgresql_url: str, straight: Straight, caplog: pytest.LogCaptureFixture
+    postgresql_url: str, straight: DirectPsycopg, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = backend(straight)
     asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
@@ -250,7 +250,7 @@ def test_an_answer_that_was_not_waited_for_is_nobody_elses(
     assert caplog.messages == []  # the pool was not left to find out
 
 
-def test_threads_share_what_is_compiled_and_nothing_else(straight: Straight) -> None:
+def test_threads_share_what_is_compiled_and_nothing_else(straight: DirectPsycopg) -> None:
     mine = bindparam("mine", type_=Integer())
     statement = select(mine, func.pg_sleep(0.01))
     wrong: list[Any] = []

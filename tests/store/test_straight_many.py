@@ -15,8 +15,8 @@ from sqlalchemy import create_engine
 from jobhandle_celery import DatabaseRefusedError, ValidationError
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, NewJob, connections, engine_maker
-from jobhandle_celery.store.inserting import MOST_ROWS
+from jobhandle_celery.store import Database, NewJob, connections, engine_maker
+from jobhandle_celery.store.insert import MOST_ROWS
 from tests.servers import execute
 from tests.store.bench import Bench, new_job
 from tests.store.test_straight import through
@@ -231,7 +231,7 @@ def test_a_table_locked_for_a_moment_gets_them_the_same_way(
 
 def test_a_server_that_takes_nothing_in_gets_them_one_after_the_other(postgresql_url: str) -> None:
     """The client closes a connection on which nothing goes out; a repeat sends and waits by turns."""
-    door = Door(engine_maker(postgresql_url), Settings(), deadline=1.0)  # shorter than a wait for a lock
+    door = Database(engine_maker(postgresql_url), Settings(), deadline=1.0)  # shorter than a wait for a lock
     bench = Bench(postgresql_url, door)
     bench.submit()
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobhandle_job'::regclass"

@@ -66,7 +66,7 @@ def test_worker_that_survives_a_message_does_not_count(bench: Bench, end: str) -
             put_down(bench, job_id, number)
         elif end == "shut down":
             bench.store.retire(worker(number))
-    assert (bench.status(job_id), bench.row(job_id)["losses"]) == (JobStatus.QUEUED, 0)
+    assert (bench.status(job_id), bench.row(job_id)["lost_count"]) == (JobStatus.QUEUED, 0)
 
 
 def test_backlog_and_want_of_workers_do_not_count(bench: Bench) -> None:
@@ -75,7 +75,7 @@ def test_backlog_and_want_of_workers_do_not_count(bench: Bench) -> None:
     for _ in range(ROUNDS):
         bench.queue(job_id)
         bench.pass_time(hours=2)
-    assert (bench.status(job_id), bench.row(job_id)["losses"]) == (JobStatus.QUEUED, 0)
+    assert (bench.status(job_id), bench.row(job_id)["lost_count"]) == (JobStatus.QUEUED, 0)
 
 
 def test_job_that_allows_more_attempts_outlives_as_many_losses(bench: Bench) -> None:
@@ -96,7 +96,7 @@ def test_note_does_not_hinder_claim_cancel_or_resubmit(bench: Bench) -> None:
     by = bench.worker("w2")
     run = bench.run(job_id, by)
     bench.store.put_down([(job_id, message.task_id, message.attempt)], worker(1))
-    assert bench.row(job_id)["boot_id"] == by.boot_id
+    assert bench.row(job_id)["worker_uid"] == by.worker_uid
     assert bench.store.finish(run, "null")
     take_up(bench, job_id, 1)
     assert bench.status(job_id) is JobStatus.FINISHED

@@ -48,7 +48,7 @@ def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None
     store.expire()
     store.unheard(10)
     store.reserve(10)
-    store.standings(str(me.boot_id))
+    store.standings(str(me.worker_uid))
     store.unfinished([1])
     assert tracing.spans == []
 

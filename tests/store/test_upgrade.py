@@ -11,13 +11,13 @@ from sqlalchemy import Connection, Engine, select, text
 from jobhandle_celery import migrations
 from jobhandle_celery.schema import clock, job, job_event
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Door, Selection, engine_maker
+from jobhandle_celery.store import Database, Selection, engine_maker
 from tests.store.bench import TASK, Bench, new_job
 
 
 @pytest.fixture
 def engine(empty_database_url: str) -> Iterator[Engine]:
-    door = Door(engine_maker(empty_database_url), Bench(empty_database_url).settings)
+    door = Database(engine_maker(empty_database_url), Bench(empty_database_url).settings)
     yield door.engine
     door.close()
 
@@ -34,8 +34,8 @@ def upgrade_to(engine: Engine, revision: str) -> None:
 
 def insert_as_the_first_revision_did(connection: Connection, **given: object) -> int:
     values = {
-        **dict.fromkeys(("publishes", "damped", "attempt", "losses"), 0),
-        **dict.fromkeys(("terminate", "revoke_told"), False),
+        **dict.fromkeys(("publish_count", "republish_deferrals", "attempt", "lost_count"), 0),
+        **dict.fromkeys(("terminate", "revoke_reported"), False),
         "namespace": "default",
         "task": TASK,
         "task_id": str(uuid.uuid4()),
@@ -66,7 +66,7 @@ def test_rows_of_the_first_revision_survive_the_upgrade(engine: Engine, empty_da
         connection.execute(text("CREATE TABLE shop_order (job_id BIGINT REFERENCES jobhandle_job (id))"))
         plain = insert_as_the_first_revision_did(connection)
         kept = insert_as_the_first_revision_did(
-            connection, username="ann", unique_key="k", unique_slot=keyed["unique_slot"]
+            connection, username="ann", unique_key="k", unique_hash=keyed["unique_hash"]
         )
         connection.execute(text("INSERT INTO shop_order VALUES (:id)"), {"id": plain})
     migrations.upgrade(engine)

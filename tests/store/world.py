@@ -21,8 +21,8 @@ def minutes(amount: float) -> timedelta | None:
 
 
 DURATIONS: dict[str, Any] = {
-    "grace": minutes(GRACE),
-    "patience": minutes(PATIENCE),
+    "publish_grace": minutes(GRACE),
+    "republish_after": minutes(PATIENCE),
     "lease": minutes(LEASE),
 }
 
@@ -81,7 +81,7 @@ class World:
     def _renew(self, *workers: Worker) -> None:
         for one in workers:
             self.store.renew(one)
-            self.model.renew(str(one.boot_id))
+            self.model.renew(str(one.worker_uid))
 
     def save(self) -> None:
         """Take all rows down; the scene is set."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from jobhandle_celery import JobCancelled, current_job
+from jobhandle_celery import StopRequested, current_job
 from tests.apps import append_line
 from tests.worker.base_app import task
 
@@ -115,7 +115,7 @@ def ends_when_there(self: Any, path: str, sign: str, how: str) -> str:
         case "fail":
             raise ValueError("no good")
         case "stop":
-            raise JobCancelled("enough")
+            raise StopRequested("enough")
         case "retry" if not self.request.retries:
             raise self.retry(countdown=0)
     return "returned"
@@ -182,7 +182,7 @@ def before_start_rejects(path: str) -> None:
 
 
 def _stops(*_: Any) -> None:
-    raise JobCancelled("before it began")
+    raise StopRequested("before it began")
 
 
 @task(before_start=_stops)
@@ -195,13 +195,13 @@ def before_start_stops(path: str) -> None:
 
 @task()
 def stop_saying(words: str) -> None:
-    raise JobCancelled(words)
+    raise StopRequested(words)
 
 
 @task()
 def catches_exceptions(path: str) -> None:
     try:
-        raise JobCancelled("through everything")
+        raise StopRequested("through everything")
     except Exception:
         append_line(path, "swallowed")
 
@@ -209,19 +209,19 @@ def catches_exceptions(path: str) -> None:
 @task(autoretry_for=(Exception,), max_retries=3, retry_backoff=False, default_retry_delay=0)
 def autoretry_exception_stops(path: str) -> None:
     append_line(path, "begun")
-    raise JobCancelled("no retry")
+    raise StopRequested("no retry")
 
 
 @task(autoretry_for=(BaseException,), max_retries=3, default_retry_delay=0)
 def autoretry_everything_stops(path: str) -> None:
     append_line(path, "begun")
-    raise JobCancelled("no retry")
+    raise StopRequested("no retry")
 
 
 @task(bind=True, default_retry_delay=0)
 def retry_because_stopped(self: Any, path: str) -> None:
     append_line(path, "begun")
     try:
-        raise JobCancelled("no retry")
-    except JobCancelled as stop:
+        raise StopRequested("no retry")
+    except StopRequested as stop:
         raise self.retry(exc=stop) from None

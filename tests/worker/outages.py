@@ -4,7 +4,7 @@ import os
 import time
 
 from jobhandle_celery import DatabaseUnavailableError, current_job
-from jobhandle_celery import task as the_librarys_task
+from jobhandle_celery.worker import executor as the_librarys_task
 from tests.apps import append_line
 from tests.worker.base_app import app, task
 from tests.worker.bodies import append

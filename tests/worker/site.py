@@ -22,8 +22,8 @@ from tests.workers import WorkerProcess
 SPEED: dict[str, Any] = {
     "jobhandle_lease": 3,
     "jobhandle_sweep_interval": 0.2,
-    "jobhandle_patience": 60,
-    "jobhandle_grace": 1,
+    "jobhandle_republish_after": 60,
+    "jobhandle_publish_grace": 1,
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
 }
@@ -153,8 +153,8 @@ class Events:
         self._receiver: Any = None
         self._thread.start()
         # What is sent before the broker knows of us is lost; so listen for a word of our own first.
-        with app.events.default_dispatcher() as dispatcher:
-            eventually(lambda: self._seen or dispatcher.send("test-listening"), message="no events")
+        with app.events.default_dispatcher() as publisher:
+            eventually(lambda: self._seen or publisher.send("test-listening"), message="no events")
 
     def _capture(self, app: Celery) -> None:
         with app.connection_for_read() as connection:

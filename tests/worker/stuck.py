@@ -2,7 +2,7 @@
 
 import threading
 
-import jobhandle_celery.chores
+import jobhandle_celery.worker.housekeeping
 from tests.worker.bodies import app
 
 __all__ = ["app"]
@@ -13,4 +13,4 @@ def _for_ever(*_: object) -> bool:
     return False
 
 
-setattr(jobhandle_celery.chores, "sweep", _for_ever)  # noqa: B010  # mypy has no word for it
+setattr(jobhandle_celery.worker.housekeeping, "sweep", _for_ever)  # noqa: B010  # mypy has no word for it

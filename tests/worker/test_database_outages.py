@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from jobhandle_celery import DatabaseUnavailableError, JobStatus
-from jobhandle_celery.service import service_of
+from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import lines_of
 from tests.databases import migrate
@@ -143,7 +143,7 @@ def test_a_pass_that_was_held_up_takes_nobody_for_lost(new_site: NewSite) -> Non
     # The database, or the one who sweeps, stood still between the beginning of a pass and its look at the
     # leases. Nobody could renew meanwhile.
     site = new_site(settings={"jobhandle_lease": 2.4})
-    store = service_of(site.app).store
+    store = runtime_of(site.app).store
     worker = Worker("healthy", str(uuid.uuid4()), os.getpid())
     handle, message = site.submit_parked("add", 1, 2)
     run = Run(handle.job_id, json.loads(message)["headers"]["id"], 1, str(uuid.uuid4()), worker)
@@ -153,8 +153,8 @@ def test_a_pass_that_was_held_up_takes_nobody_for_lost(new_site: NewSite) -> Non
 
     held_up = time.monotonic()
     eventually(lambda: time.monotonic() - held_up > 3)
-    for boot_id in store.lapsed_workers():
-        store.reap(boot_id)
+    for worker_uid in store.lapsed_workers():
+        store.reap(worker_uid)
 
     assert handle.job_running()
     assert store.finish(run, "3")

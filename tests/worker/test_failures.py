@@ -239,7 +239,7 @@ def test_nul_characters_are_removed_or_refused_but_the_worker_goes_on(site: Site
 
 
 def test_a_task_that_this_worker_does_not_know_waits_for_one_that_does(new_site: NewSite) -> None:
-    site = new_site(settings={"jobhandle_patience": 1})
+    site = new_site(settings={"jobhandle_republish_after": 1})
     site.start(pool="solo")
     handle = site.submit("known_to_few", message="the user's own")
     events = eventually(lambda: [e for e in site.jobs.events(handle.job_id) if "does not know" in e.message])

@@ -15,7 +15,7 @@ LEASE = 2
 
 def quick_site(new_site: NewSite, **settings: Any) -> Site:
     # Redis may hand a message to a worker that has just been killed, and only patience brings another.
-    return new_site(settings={"jobhandle_lease": LEASE, "jobhandle_patience": 3, **settings})
+    return new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 3, **settings})
 
 
 def test_the_jobs_of_a_killed_worker_end_in_error_or_move_on(new_site: NewSite) -> None:
@@ -76,13 +76,13 @@ def test_a_row_that_names_a_worker_which_does_not_run_it_is_settled(new_site: Ne
     site.start(concurrency=1)
     handle = site.submit("add", 1, 2)
     handle.wait(20)
-    [(boot_id, pid)] = execute(site.database_url, "SELECT boot_id, pid FROM jobhandle_worker")
+    [(worker_uid, pid)] = execute(site.database_url, "SELECT worker_uid, pid FROM jobhandle_worker")
 
     # As if the answer to the body's last write had been lost together with its process.
     execute(
         site.database_url,
         f"UPDATE jobhandle_job SET status_id = {JobStatus.RUNNING.id}, finished = NULL, result = NULL,"
-        f" boot_id = '{boot_id}', pid = {pid}",
+        f" worker_uid = '{worker_uid}', pid = {pid}",
     )
 
     assert handle.wait(20) is JobStatus.ERROR

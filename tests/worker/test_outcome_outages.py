@@ -13,7 +13,7 @@ from tests.servers import PostgresqlServer, execute
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
-pytestmark = pytest.mark.fire
+pytestmark = pytest.mark.faults
 
 LIMIT = 4
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobhandle_celery import JobStatus
-from jobhandle_celery.codec import LIMIT
+from jobhandle_celery.serialization import LIMIT
 from tests.worker.site import NewSite, Site
 
 

@@ -117,7 +117,7 @@ def test_a_cancelled_job_is_not_given_back(new_site: NewSite) -> None:
 
 def test_what_a_worker_had_only_prefetched_runs_elsewhere(new_site: NewSite) -> None:
     site = new_site(
-        settings={"jobhandle_lease": LEASE, "worker_prefetch_multiplier": 4, "jobhandle_patience": 2}
+        settings={"jobhandle_lease": LEASE, "worker_prefetch_multiplier": 4, "jobhandle_republish_after": 2}
     )
     worker = site.start(concurrency=1)
     running(site, "deaf")

@@ -24,7 +24,7 @@ from tests.servers import execute
 from tests.support import eventually
 from tests.worker.site import Events, NewSite, Site
 
-pytestmark = pytest.mark.fire
+pytestmark = pytest.mark.faults
 
 PAGE = Path(__file__).parents[2] / "docs" / "signals.md"
 JOB, PLAIN = "celery", "plain"

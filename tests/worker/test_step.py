@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from celery import Celery, bootsteps
 
-from jobhandle_celery import Jobs, worker
+from jobhandle_celery import Jobs
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.service import End, service_of
+from jobhandle_celery.runtime import DeferredWrite, runtime_of
+from jobhandle_celery.worker import bootstep
 
 AWAY = "postgresql+psycopg://127.0.0.1:1/away"
 
@@ -28,8 +29,8 @@ def controller(tmp_path: Path) -> Callable[[str], Any]:
     return make
 
 
-def step_of(controller: Any) -> worker.JobsStep:
-    return next(step for step in controller.steps if isinstance(step, worker.JobsStep))
+def step_of(controller: Any) -> bootstep.JobsStep:
+    return next(step for step in controller.steps if isinstance(step, bootstep.JobsStep))
 
 
 def our_threads() -> set[threading.Thread]:
@@ -57,7 +58,7 @@ def test_shutdown_without_a_lease_waits_for_nothing(
     controlled = controller(AWAY if trouble == "away" else f"sqlite:///{tmp_path}/empty.sqlite3")
     step, before = step_of(controlled), our_threads()
     slept: list[float] = []
-    monkeypatch.setattr("jobhandle_celery.worker.time.sleep", slept.append)
+    monkeypatch.setattr("jobhandle_celery.worker.bootstep.time.sleep", slept.append)
     with caplog.at_level(logging.WARNING, "jobhandle_celery"):
         step.start(controlled)
         step.farewell(controlled)
@@ -78,11 +79,11 @@ def test_shutdown_waits_while_something_is_to_be_written(
     def write() -> None:
         tries.append(1)
         if len(tries) < 3:
-            service_of(controlled.app).store.standings("any")
+            runtime_of(controlled.app).store.standings("any")
 
-    monkeypatch.setattr("jobhandle_celery.worker.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("jobhandle_celery.worker.bootstep.time.sleep", lambda seconds: None)
     step.start(controlled)
-    service_of(controlled.app).ends.put(End("1", write))
+    runtime_of(controlled.app).ends.put(DeferredWrite("1", write))
     step.farewell(controlled)
 
     assert len(tries) == 3
@@ -105,8 +106,8 @@ def test_repeated_failures_of_a_thread_back_off(monkeypatch: pytest.MonkeyPatch)
             raise DatabaseUnavailableError("away")
 
     recorded = SimpleNamespace(Event=Recorded, Thread=threading.Thread)
-    monkeypatch.setattr("jobhandle_celery.worker.threading", recorded)
-    beat = worker._Beat("jobhandle-test", 1.0, work)
+    monkeypatch.setattr("jobhandle_celery.worker.bootstep.threading", recorded)
+    beat = bootstep._Beat("jobhandle-test", 1.0, work)
     beat._thread.join(10)
 
     assert pauses == [1.0, 1.0, 2.0, 4.0, 5.0, 5.0, 1.0, 1.0]

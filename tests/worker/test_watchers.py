@@ -9,8 +9,8 @@ import pytest
 from celery.events.state import State
 
 from jobhandle_celery import JobHandle, JobStatus, Progress
-from jobhandle_celery.store import Standing
-from jobhandle_celery.watchers import Watchers
+from jobhandle_celery.store import RunSnapshot
+from jobhandle_celery.worker.events import EventSender
 from tests.support import eventually
 from tests.worker.site import Events, NewSite, Site
 
@@ -44,14 +44,14 @@ def task_id_of(handle: JobHandle) -> str | None:
 
 
 def test_what_is_said_without_a_broker_does_not_heap_up() -> None:
-    soon: list[Standing] = []
+    soon: list[RunSnapshot] = []
     consumer = SimpleNamespace(connection=None, call_soon=lambda *call: soon.append(call[-1]))
-    watchers = Watchers(SimpleNamespace(consumer=consumer))
+    event_sender = EventSender(SimpleNamespace(consumer=consumer))
     running: Any = SimpleNamespace(key=(1, "a", 1))
 
-    def after(steps: int) -> list[Standing]:
-        one = Standing(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(steps))
-        watchers.hear_progress([one], [running])
+    def after(steps: int) -> list[RunSnapshot]:
+        one = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(steps))
+        event_sender.hear_progress([one], [running])
         return soon
 
     assert [after(step) for step in range(5)][-1] == []
@@ -64,10 +64,10 @@ def test_progress_is_no_event_where_exporters_do_not_bear_it() -> None:
     """A counter of events that knows Celery's alone is not given another (fault 20)."""
     soon: list[Any] = []
     consumer = SimpleNamespace(connection=object(), call_soon=lambda *call: soon.append(call))
-    one = Standing(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(1))
+    one = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(1))
     running: Any = SimpleNamespace(key=(1, "a", 1))
     for progress in (False, True):
-        Watchers(SimpleNamespace(consumer=consumer), progress).hear_progress([one], [running])
+        EventSender(SimpleNamespace(consumer=consumer), progress).hear_progress([one], [running])
         assert len(soon) == progress
 
 

@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from ..blocks import Line, Table
-from ..desk import Desk, verb
-from ..exits import Exit
+from ..context import Desk, verb
+from ..exit_codes import Exit
+from ..output.layout import Line, Table
 from . import broker, configuration, database, stuck, workers
 from .findings import PROMISES, Check, Finding, Level, Patient
 
@@ -37,7 +37,7 @@ CHECKS = (
     Check("workers", (1,), workers.alive, needs=("database",)),
     Check("lost workers", (4,), workers.lapsed, needs=("database",)),
     Check("worker step", (2, 3, 4, 6), workers.step, needs=("database", "broker")),
-    Check("internal errors", (1, 4), workers.internal_errors, needs=("broker",)),
+    Check("internal errors", (1, 4), workers.check_internal_errors, needs=("broker",)),
     Check("tasks", (1,), workers.tasks, needs=("database", "broker")),
     Check("queues", (1,), workers.queues, needs=("database", "broker")),
     Check("stuck jobs", (1, 4), stuck.stuck, needs=("database",)),

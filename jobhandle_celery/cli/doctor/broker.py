@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..words import span
+from ..formatting import span
 from .findings import Finding, Patient, bad, ok, warn
 
 VISIBILITY = 3600.0

@@ -6,8 +6,8 @@ from datetime import timedelta
 from celery.concurrency import ALIASES  # type: ignore[attr-defined]  # not in its stubs
 from kombu.serialization import prepare_accept_content
 
-from ...bookkeeping import limits_ignored
-from ..words import span
+from ...worker.celery_bookkeeping import limits_ignored
+from ..formatting import span
 from .findings import Finding, Patient, bad, ok, unknown, warn
 
 SHORT = timedelta(seconds=10)
@@ -37,11 +37,13 @@ def lease(patient: Patient) -> Finding:
 
 def prefetch(patient: Patient) -> Finding:
     """Look how many messages a busy worker keeps from others."""
-    given, patience = patient.conf.worker_prefetch_multiplier, span(patient.settings.patience)
+    given, wait = patient.conf.worker_prefetch_multiplier, span(patient.settings.republish_after)
     if given == 1:
         return ok("worker_prefetch_multiplier is 1: a worker takes what it can run next")
     kept = "any number of messages" if not given else f"{given} messages for each of its processes"
-    said = f"a busy worker keeps {kept} from idle ones; after jobhandle_patience ({patience}) another is sent"
+    said = (
+        f"a busy worker keeps {kept} from idle ones; after jobhandle_republish_after ({wait}) another is sent"
+    )
     hint = "worker_prefetch_multiplier = 1, if bodies take seconds or more"
     return ok(said, hint) if given else warn(said, hint)
 

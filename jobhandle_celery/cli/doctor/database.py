@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from ...errors import UPGRADE_HINT, ConfigurationError, SchemaError
 from ...migrations import REVISIONS
-from ..words import span
+from ..formatting import span
 from .findings import Finding, Patient, bad, ok, unknown, warn
 
 SLOW = 0.25

@@ -8,14 +8,14 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, TypeVar
 
-from ... import faults
-from ...broker import bounded, driver_of
+from ... import internal_errors
+from ...broker.connection import bounded, driver_of
 from ...errors import DatabaseUnavailableError, JobHandleError
 from ...settings import Settings
 from ...store import Store, WorkerSeen
+from ..context import Desk
 from ..deadline import Question, Silent
-from ..desk import Desk
-from ..words import one_line
+from ..formatting import one_line
 
 T = TypeVar("T")
 
@@ -120,12 +120,12 @@ class Patient:
     @property
     def store(self) -> Store:
         """The store of the app."""
-        return self.desk.service.store
+        return self.desk.runtime.store
 
     @property
     def settings(self) -> Settings:
         """The settings of the app's jobs."""
-        return self.desk.service.settings
+        return self.desk.runtime.settings
 
     @cached_property
     def database(self) -> float | JobHandleError:
@@ -207,7 +207,7 @@ class Patient:
         # Those that have answered are asked by name: no time passes waiting for others.
         asked |= {"destination": list(tasks), "limit": len(tasks)}
         queues = self.app.control.inspect(**asked).active_queues() or {}
-        replies = self.app.control.broadcast(faults.COMMAND, reply=True, **asked) or []
+        replies = self.app.control.broadcast(internal_errors.COMMAND, reply=True, **asked) or []
         connection.release()
         told = {name: fault for reply in replies for name, fault in reply.items() if "count" in fault}
         return {"tasks": tasks, "queues": queues, "faults": told}
@@ -256,6 +256,6 @@ class Check:
             asked = " and ".join(self.needs) or "what it asks"
             return [unknown(f"this check could not be made: {error}", f"see why {asked} is silent")]
         except Exception as error:  # whatever it is, it must not hide what the other checks find
-            if faults.is_bug(error):
-                faults.report(f"the check {self.name}", error, "the other checks go on")
+            if internal_errors.is_bug(error):
+                internal_errors.report(f"the check {self.name}", error, "the other checks go on")
             return [unknown(f"this check failed: {type(error).__name__}: {error}")]

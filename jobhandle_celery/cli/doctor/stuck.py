@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from ...store import Trouble
-from ..sentences import why
+from ..describe import why
 from .findings import Finding, Level, Patient, ok
 
 LATE = timedelta(seconds=30)
@@ -30,7 +30,7 @@ _TROUBLES = {
 def stuck(patient: Patient) -> Iterator[Finding]:
     """Look for jobs that stand still."""
     settings = patient.settings
-    late = max(LATE, settings.pass_interval * 10, settings.grace * 2)
+    late = max(LATE, settings.pass_interval * 10, settings.publish_grace * 2)
     found = patient.store.stuck(late, EXAMPLES)
     for one in found:
         level, remedy = _TROUBLES[one.trouble]

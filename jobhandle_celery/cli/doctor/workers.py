@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...status import STARTABLE
-from ..words import span
+from ..formatting import span
 from .findings import Finding, Patient, bad, ok, unknown, warn
 
 _NOBODY = "no worker has answered Celery's inspect"
@@ -57,7 +57,7 @@ def step(patient: Patient) -> Iterator[Finding]:
         yield ok(f"every worker that answers has its lease: {_some(sorted(answering))}")
 
 
-def internal_errors(patient: Patient) -> Iterator[Finding]:
+def check_internal_errors(patient: Patient) -> Iterator[Finding]:
     """Look for workers that have met bugs of this library: they are logged there, once each kind."""
     told = patient.answers["faults"]
     for name, fault in sorted(told.items()):

@@ -67,15 +67,15 @@ def upgrade() -> None:
         sa.Column("message", LONG_TEXT, nullable=False),
         sa.Column("meta", LONG_TEXT),
         sa.Column("unique_key", NAME),
-        sa.Column("unique_slot", Name(64)),
+        sa.Column("unique_hash", Name(64)),
         sa.Column("queue", NAME),
         sa.Column("routing", LONG_TEXT, nullable=False),
         sa.Column("priority", sa.SmallInteger),
         sa.Column("time_limit", sa.Double),
         sa.Column("soft_time_limit", sa.Double),
         sa.Column("retry", LONG_TEXT),
-        sa.Column("publishes", sa.Integer, nullable=False),
-        sa.Column("damped", sa.SmallInteger, nullable=False),
+        sa.Column("publish_count", sa.Integer, nullable=False),
+        sa.Column("republish_deferrals", sa.SmallInteger, nullable=False),
         sa.Column("submitted", MOMENT, nullable=False),
         sa.Column("scheduled_for", MOMENT),
         sa.Column("expires", MOMENT),
@@ -86,13 +86,13 @@ def upgrade() -> None:
         sa.Column("status_id", sa.SmallInteger, nullable=False),
         sa.Column("cancel_requested", MOMENT),
         sa.Column("terminate", sa.Boolean, nullable=False),
-        sa.Column("revoke_told", sa.Boolean, nullable=False),
+        sa.Column("revoke_reported", sa.Boolean, nullable=False),
         sa.Column("attempt", sa.Integer, nullable=False),
-        sa.Column("losses", sa.Integer, nullable=False),
+        sa.Column("lost_count", sa.Integer, nullable=False),
         sa.Column("max_attempts", sa.Integer, nullable=False),
         sa.Column("claim_id", Name(36)),
         sa.Column("worker", NAME),
-        sa.Column("boot_id", Name(36)),
+        sa.Column("worker_uid", Name(36)),
         sa.Column("pid", sa.Integer),
         sa.Column("progress_current", sa.Double),
         sa.Column("progress_total", sa.Double),
@@ -100,13 +100,13 @@ def upgrade() -> None:
         sa.Column("error", LONG_TEXT),
         sa.PrimaryKeyConstraint("id", name="jobhandle_job_pkey"),
         sa.UniqueConstraint("task_id", name="jobhandle_job_task_id_key"),
-        sa.UniqueConstraint("unique_slot", name="jobhandle_job_unique_slot_key"),
+        sa.UniqueConstraint("unique_hash", name="jobhandle_job_unique_hash_key"),
         sa.ForeignKeyConstraint(
             ["status_id"], ["jobhandle_job_status.id"], name="jobhandle_job_status_id_fkey"
         ),
         sqlite_autoincrement=True,
     )
-    due, boot = sa.text("due_at IS NOT NULL"), sa.text("boot_id IS NOT NULL")
+    due, claimed = sa.text("due_at IS NOT NULL"), sa.text("worker_uid IS NOT NULL")
     op.create_index(
         "jobhandle_job_due_index",
         "jobhandle_job",
@@ -115,7 +115,11 @@ def upgrade() -> None:
         sqlite_where=due,
     )
     op.create_index(
-        "jobhandle_job_boot_index", "jobhandle_job", ["boot_id"], postgresql_where=boot, sqlite_where=boot
+        "jobhandle_job_worker_uid_index",
+        "jobhandle_job",
+        ["worker_uid"],
+        postgresql_where=claimed,
+        sqlite_where=claimed,
     )
     op.create_index("jobhandle_job_status_index", "jobhandle_job", ["namespace", "status_id", "id"])
     op.create_table(
@@ -139,13 +143,13 @@ def upgrade() -> None:
     op.create_index("jobhandle_job_event_job_id_index", "jobhandle_job_event", ["job_id"])
     op.create_table(
         "jobhandle_worker",
-        sa.Column("boot_id", Name(36), nullable=False),
+        sa.Column("worker_uid", Name(36), nullable=False),
         sa.Column("namespace", Name(63), nullable=False),
         sa.Column("name", NAME, nullable=False),
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("started", MOMENT, nullable=False),
         sa.Column("lease_until", MOMENT, nullable=False),
-        sa.PrimaryKeyConstraint("boot_id", name="jobhandle_worker_pkey"),
+        sa.PrimaryKeyConstraint("worker_uid", name="jobhandle_worker_pkey"),
     )
     op.create_table(
         "jobhandle_sweep",

@@ -21,8 +21,8 @@ TEXTS = {
 }
 """The columns of long text, and what they are beside it."""
 
-SLOT = "jobhandle_job_unique_slot_key"
-WHERE_SLOT = sa.text("unique_slot IS NOT NULL")
+SLOT = "jobhandle_job_unique_hash_key"
+WHERE_SLOT = sa.text("unique_hash IS NOT NULL")
 WHERE_USER = sa.text("username IS NOT NULL")
 
 
@@ -39,10 +39,10 @@ def upgrade() -> None:
             op.execute(f"ALTER TABLE {name} {changes}")
     elif dialect.name == "postgresql":
         op.drop_constraint(SLOT, "jobhandle_job", schema=schema)
-        _index(SLOT, ["unique_slot"], WHERE_SLOT, schema, unique=True)
+        _index(SLOT, ["unique_hash"], WHERE_SLOT, schema, unique=True)
     else:
         # Beside the constraint, which SQLite drops only with the table.
-        _index(SLOT, ["unique_slot"], WHERE_SLOT, schema, unique=True)
+        _index(SLOT, ["unique_hash"], WHERE_SLOT, schema, unique=True)
     _index("jobhandle_job_user_index", ["namespace", "username", "id"], WHERE_USER, schema)
     op.add_column("jobhandle_worker", sa.Column("lease", sa.Double()), schema=schema)
 

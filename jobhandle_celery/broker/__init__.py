@@ -1,0 +1,1 @@
+"""Publishing to the broker: messages, routing, connections and transports."""

@@ -1,0 +1,133 @@
+"""What becomes of each option that Celery's publishing takes, for a message of a job. Imports errors alone.
+
+Every name that `Task.apply_async`, `Celery.send_task`, `AMQP.as_task_v2` and kombu's `Producer.publish` take,
+every key of a route and every attribute of a task is in one of these sets; what is in none is refused, too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ValidationError
+
+FIELDS = frozenset({"queue", "priority", "countdown", "eta", "expires", "time_limit", "soft_time_limit"})
+"""A column of the row holds them; the times steer the row, and the message carries none."""
+
+WAY = frozenset({"exchange", "exchange_type", "routing_key", "delivery_mode", "compression"})
+"""Kept in the row for each message, as Celery resolves them at the submit."""
+
+WORDS = frozenset(
+    {"headers", "shadow", "ignore_result", "argsrepr", "kwargsrepr", "reply_to", "stamped_headers"}
+)
+"""Kept in the row for each message, as they are."""
+
+OURS = frozenset({"sensitive"})
+"""Options of the library's own."""
+
+CANVAS = frozenset({"link", "link_error", "chord", "chain", "group_id", "group_index"})
+"""Refused if there is any: a job is one task."""
+
+REFUSED = frozenset(
+    {
+        # Objects of the calling process.
+        "producer", "publisher", "connection", "router", "result_cls", "task_type", "declare", "now",
+        "timezone",
+        # What a job's own protocol decides: which id, how often and how long it is sent, its events.
+        "task_id", "add_to_parent", "root_id", "parent_id", "route_name", "retries", "origin",
+        "replaced_task_nesting", "retry", "retry_policy", "timeout", "confirm_timeout", "create_sent_event",
+        "expiration",
+        # How the body is written (JSON, or signed JSON), and what Celery has deprecated.
+        "serializer", "content_type", "content_encoding", "immediate", "mandatory",
+    }
+)  # fmt: skip
+"""Refused by name, before anything is written."""
+
+LEVELS_SHOWN = 3
+"""How deep arguments are shown: the default of `task_repr_maxlevels`."""
+
+SIGNATURE = FIELDS | WAY | WORDS | OURS
+
+_PLACED = {"task_id", "name", "args", "kwargs", "callbacks", "errbacks", "create_sent_event"}
+_EXPECTED = {"declare", "correlation_id", "retry", "retry_policy", "timeout", "confirm_timeout"}
+"""What Celery itself gives to kombu's producer."""
+
+
+def check_given(options: Mapping[str, Any]) -> None:
+    """Refuse an option of a signature that a job does not keep.
+
+    Raises:
+        ValidationError: names it.
+    """
+    stamps = options.get("stamped_headers") or ()
+    for name, value in options.items():
+        if name in CANVAS and value:
+            raise ValidationError(name, value, "one task without callbacks, chord or chain")
+        if name not in SIGNATURE | CANVAS and name not in stamps:
+            raise ValidationError(name, value, f"the options {', '.join(sorted(SIGNATURE))}")
+
+
+def check_built(
+    arguments: Mapping[str, Any], options: Mapping[str, Any], published: Mapping[str, Any], serializer: str
+) -> None:
+    """Refuse what a task, a route or a handler adds to a message, if a job does not keep it.
+
+    Args:
+        arguments: Of ``AMQP.as_task_v2``.
+        options: Of ``AMQP.send_task_message``.
+        published: What kombu's producer is called with.
+        serializer: The configuration's, in the place of which a job's message is JSON.
+
+    Raises:
+        ValidationError: names it.
+    """
+    stamps = arguments.get("stamped_headers") or ()
+    kept = SIGNATURE | {name for name in ("expiration",) if arguments.get("expires") is not None}
+    for name, value in arguments.items():
+        if value and name not in kept | _PLACED and name not in ("root_id", "parent_id", *stamps):
+            raise _unkept(name, value)
+    for name, value in {**published, **options}.items():
+        if value is None or (name == "serializer" and value in ("json", "auth", serializer)):
+            continue
+        if name in kept or (name in _EXPECTED and options.get(name) is None):
+            continue
+        raise _unkept(name, value)
+    for given, name in (("callbacks", "link"), ("errbacks", "link_error")):
+        if arguments.get(given):
+            raise ValidationError(name, arguments[given], "one task without callbacks, chord or chain")
+
+
+_RETRY = WAY | WORDS | {"queue", "priority", "time_limit", "soft_time_limit"}
+_OF_A_REQUEST = {
+    *("root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error"),
+    *("retries", "replaced_task_nesting", "origin"),
+}
+"""What `Task.signature_from_request` takes over from the message that is retried."""
+
+
+def kept_of_retry(given: Mapping[str, Any]) -> set[str]:
+    """Return the options of a retry that its message gets, but for the way, which is resolved."""
+    stamps = set(given.get("stamped_headers") or ())
+    return given.keys() & ((_RETRY | _OF_A_REQUEST | stamps) - WAY - {"queue"})
+
+
+def check_retry(given: Mapping[str, Any], task_id: str, came: Mapping[str, Any]) -> None:
+    """Refuse an option of a retry that a job does not keep.
+
+    Args:
+        given: The options of its signature.
+        task_id: That of the message that is retried.
+        came: How that message was delivered, which Celery passes on.
+
+    Raises:
+        ValidationError: names it.
+    """
+    known = kept_of_retry(given) | _RETRY | {"countdown", "eta"}
+    for name, value in given.items():
+        if name in known or (name in came and came[name] == value):
+            continue
+        if (name == "task_id" and value == task_id) or (name == "serializer" and value in ("json", "auth")):
+            continue
+        raise ValidationError(name, value, "not given to retry(): a job does not keep it")
+
+
+def _unkept(name: str, value: Any) -> ValidationError:
+    return ValidationError(name, value, "not set by the task, its route or a handler: a job does not keep it")

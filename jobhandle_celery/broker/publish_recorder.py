@@ -1,0 +1,225 @@
+"""Celery's own way to publish a task, run up to the broker with a recorder in the producer's place.
+
+`Task.apply_async` (a base class's, a patched one), `Celery.send_task`, the routes, the task's attributes, the
+configuration and the handlers of Celery's publish signals all have a say in what a message carries. They run
+here as in plain Celery, in the caller's context, and what Celery would have handed to kombu is recorded.
+Imports errors alone.
+"""
+
+import inspect
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import celery.app.base
+import celery.app.task
+from celery import Celery, signals
+from celery.backends.base import DisabledBackend
+from celery.result import AsyncResult
+from kombu import Queue
+
+from ..errors import ValidationError
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What Celery would have sent."""
+
+    arguments: Mapping[str, Any]
+    """What ``AMQP.as_task_v2`` was called with, by its parameters' names."""
+    queue: Queue | None
+    options: Mapping[str, Any]
+    """What was given to ``AMQP.send_task_message``: the options of the call, the task and the route."""
+    headers: Mapping[str, Any]
+    """Those that Celery has built from `arguments`, before any handler saw them."""
+    body: tuple[Any, Any, Any]
+    published: Mapping[str, Any]
+    """What kombu's producer was called with."""
+
+    @property
+    def changed_headers(self) -> dict[str, Any]:
+        """The headers that were added to what Celery builds, by the call or a handler, or changed."""
+        return {
+            name: value
+            for name, value in self.published["headers"].items()
+            if name not in self.headers or self.headers[name] != value
+        }
+
+
+def is_observed() -> bool:
+    """Return True if a handler of Celery's publish signals is connected."""
+    return bool(
+        signals.before_task_publish.receivers
+        or signals.after_task_publish.receivers
+        or signals.task_sent.receivers
+    )
+
+
+def is_plain(app: Celery, task: Any) -> bool:
+    """Return True if the task is published by Celery's own code alone, neither overridden nor patched."""
+    return _defined_in(celery.app.base, app.send_task) and (
+        task is None or _defined_in(celery.app.task, task.apply_async)
+    )
+
+
+def _defined_in(module: Any, method: Any) -> bool:
+    # By the function's globals, which a wrapper does not copy. `type`, for wrapt's proxies say they are it.
+    function = getattr(method, "__func__", None)
+    return type(function) is FunctionType and function.__globals__ is vars(module)
+
+
+class Recording:
+    """Publishes the tasks of one app to recorders."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    @cached_property
+    def _send(self) -> Any:
+        # As Celery's `send_task_message` is made, but without the dispatcher of events, which would look at
+        # the broker's URL: a job is accepted whatever is wrong with that. Private, for want of another way.
+        amqp: Any = self._app.amqp
+        return type(amqp)._create_task_sender(_Layer(amqp, _event_dispatcher=None))
+
+    @cached_property
+    def _results(self) -> Any:
+        return DisabledBackend(self._app)
+
+    def record(
+        self, task: Any, name: str, args: Any, kwargs: Any, task_id: str, options: Mapping[str, Any]
+    ) -> Recorded:
+        """Publish a task as Celery does, and return what it would have sent instead of sending it.
+
+        Raises:
+            ValidationError: its own ``apply_async`` has sent no message, several, or another task id's.
+        """
+        recorder = _Recorder(self._app, name, self._send, self._results)
+        if task is None:
+            recorder.app.send_task(name, args, kwargs, task_id=task_id, **options)
+        else:
+            _bound_to(recorder.app, task).apply_async(args, kwargs, task_id=task_id, **options)
+        if len(recorder.recorded) != 1:
+            sent = len(recorder.recorded) or "none"
+            raise ValidationError("task", name, f"a task whose apply_async sends one message; it sent {sent}")
+        (recorded,) = recorder.recorded
+        if recorded.arguments["task_id"] != task_id:
+            said = "a task whose apply_async keeps the task id that it was given"
+            raise ValidationError("task_id", recorded.arguments["task_id"], said)
+        return recorded
+
+
+class _Recorder:
+    """Stands in for what `Celery.send_task` asks its app for on the way to the broker."""
+
+    def __init__(self, app: Celery, name: str, send: Any, results: Any) -> None:
+        self._sends = send
+        self.recorded: list[Recorded] = []
+        self._amqp: Any = app.amqp
+        self._arguments: dict[str, Any] = {}
+        kind: Any = type(app)
+        stand_in: Any = object.__new__(_stand_in(kind))
+        # No broker is asked which kind it is: the delays of a job are in its row, not in an exchange.
+        transport = SimpleNamespace(driver_type="recorder")
+        connection = SimpleNamespace(transport=transport, _reraise_as_library_errors=nullcontext)
+        self.connection = connection
+        vars(stand_in).update(
+            jobhandle_real=app,
+            jobhandle_name=name,
+            jobhandle_results=results,
+            conf=_NeverEager(app.conf),
+            amqp=_Layer(
+                self._amqp,
+                create_task_message=self._create,
+                send_task_message=self._send,
+                Producer=lambda *_, **__: self,
+            ),
+            backend=_Layer(results, on_task_call=lambda *_, **__: None),
+            producer_pool=SimpleNamespace(connections=SimpleNamespace(connection=connection)),
+            producer_or_acquire=lambda _=None: nullcontext(self),
+        )
+        self.app: Celery = stand_in
+
+    def _create(self, *args: Any, **kwargs: Any) -> Any:
+        kind: Any = type(self._amqp)
+        bound = _signature(kind).bind(self._amqp, *args, **kwargs)
+        bound.arguments["create_sent_event"] = False  # the event tells of a message that is sent
+        stamps = bound.arguments.get("stamped_headers") or ()
+        further = bound.arguments.get("options", {})
+        self._arguments = {name: further[name] for name in stamps} | {
+            name: value for name, value in bound.arguments.items() if name not in ("self", "options")
+        }
+        return self._amqp.as_task_v2(**self._arguments)
+
+    def _send(self, _: Any, name: str, message: Any, **options: Any) -> None:
+        self._options, self._headers = options, dict(message[0])
+        self._sends(self, name, message, **options)
+
+    def publish(self, body: Any, **published: Any) -> None:
+        """Record what kombu's producer would be called with."""
+        declared = published.get("declare") or ()
+        queue = next((entity for entity in declared if isinstance(entity, Queue)), self._options.get("queue"))
+        if isinstance(queue, str):
+            queue = self._amqp.queues[queue]
+        self.recorded.append(Recorded(self._arguments, queue, self._options, self._headers, body, published))
+
+
+@cache
+def _signature(amqp: Any) -> inspect.Signature:
+    return inspect.signature(amqp.as_task_v2)
+
+
+class _Layer:
+    """Something with some of its attributes replaced."""
+
+    def __init__(self, real: Any, **replaced: Any) -> None:
+        self._real = real
+        vars(self).update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class _NeverEager(_Layer):
+    task_always_eager = False
+
+    def __init__(self, real: Any) -> None:
+        super().__init__(real)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._real[key]
+
+
+@cache
+def _stand_in(kind: Any) -> Any:
+    """Return a class of apps that have the methods to publish, patched or overridden, and nothing else."""
+
+    class StandIn(kind):  # type: ignore[misc]  # whatever class the app has
+        def __getattribute__(self, name: str) -> Any:
+            own = object.__getattribute__(self, "__dict__")
+            if name in own:
+                return own[name]
+            if name in ("send_task", "__class__", "__dict__"):
+                return object.__getattribute__(self, name)
+            return getattr(own["jobhandle_real"], name)
+
+        def send_task(self, name: str, *args: Any, **kwargs: Any) -> Any:
+            if name != self.jobhandle_name:  # another task, sent on the way
+                return self.jobhandle_real.send_task(name, *args, **kwargs)
+            # A job's result is in its row: no result backend is asked for it, nor is it a body's child.
+            result = partial(AsyncResult, backend=self.jobhandle_results, app=self.jobhandle_real)
+            return super().send_task(name, *args, **{**kwargs, "result_cls": result, "add_to_parent": False})
+
+    return StandIn
+
+
+def _bound_to(app: Celery, task: Any) -> Any:
+    """Return the task as it is, state included, but bound to another app."""
+    kind: Any = type(task)
+    metaclass: Any = type(kind)
+    own = {"_app": app, "app": app, "__module__": kind.__module__}
+    bound = object.__new__(metaclass(kind.__name__, (kind,), own))
+    bound.__dict__ = task.__dict__
+    return bound

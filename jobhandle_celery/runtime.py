@@ -1,0 +1,168 @@
+"""What one app's jobs consist of, made on first use. May import handle and below.
+
+One `Runtime` an app: the store, the way to the broker, the settings, and, in a worker, who we are. Tasks,
+signals and the worker step find it by their app.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar
+
+from celery import Celery
+from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
+
+from . import migrations, settings
+from .broker.publisher import Publisher
+from .broker.routing import Routing
+from .completion import CompletionPoller
+from .errors import ConfigurationError, DatabaseUnavailableError
+from .handle import JobHandle
+from .store import Database, Run, Store, Worker
+from .submitter import Submitter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DeferredWrite:
+    """Something a main process has learned of a child, to be written once the child is gone."""
+
+    task_id: str
+    write: Callable[[], object]
+    """Writes it. A list of `Lost` that it returns, or a `Job`, is sent as events."""
+    pid: int | None = None
+    """The process that must be gone first; None: none."""
+    since: float = field(default_factory=time.monotonic)
+    refused: Callable[[DatabaseUnavailableError], None] | None = None
+    """Called when it was not written though the database answers; raises if it never can be."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A message that was sent before and not claimed: it may have ended the worker that took it."""
+
+    key: tuple[int, str, int]
+    """Job id, task id and attempt."""
+    take: Callable[[], None]
+    """Takes it, in the consumer's own thread."""
+    drop: Callable[[], None]
+    """Rejects it, in the consumer's own thread."""
+    since: float = field(default_factory=time.monotonic)
+
+
+MOST_UNHEARD = 10_000
+
+_ATTRIBUTE = "_jobhandle_service"
+"""On the app, so that both are collected together: no table of apps outlives them."""
+
+
+class Runtime:
+    """Lazily made parts; settings may change until the first of them is used."""
+
+    def __init__(self, app: Celery, door: Callable[[settings.Settings], Database]) -> None:
+        self._app = app
+        self._door = door
+        self._lock = threading.Lock()
+        self._store: Store | None = None
+        self.worker: Worker | None = None
+        """Set in a worker's main process before its pool forks; None elsewhere."""
+        self.prefork = False
+        """True if the worker's bodies run in child processes."""
+        self.warned_of_limits = False
+        """This worker has logged that its pool keeps no time limits."""
+        self.suspects: queue.SimpleQueue[Suspect] = queue.SimpleQueue()
+        """Messages that the worker step notes in their rows before they are taken."""
+        self.ends: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
+        """What the main process's event loop has no time to write; the worker step writes it."""
+        self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)
+        """Job id, task id and attempt of bodies that were cut off; who watches has not heard of it."""
+        setattr(app, _ATTRIBUTE, self)
+
+    @cached_property
+    def settings(self) -> settings.Settings:
+        """The settings as they were at first use."""
+        return settings.read(self._app.conf.get)
+
+    @property
+    def store(self) -> Store:
+        """The store, whose connections are this process's own."""
+        store = self._store
+        if store is None:
+            with self._lock:
+                store = self._store
+                if store is None:
+                    store = self._store = self.another_store()
+        return store
+
+    def another_store(self) -> Store:
+        """Make a store with a connection pool of its own."""
+        door = self._door(self.settings)
+        schema = self.settings.schema
+        door.check = lambda connection: migrations.check(connection, schema)
+        return Store(door, self.settings)
+
+    def stores_of_lease(self) -> Callable[[], Store]:
+        """Return what makes stores that share nothing with any other, for the lease of this worker."""
+        door, settings = self._door(self.settings), self.settings
+        deadline = settings.renewal_deadline.total_seconds()
+        return lambda: Store(door.apart(deadline), settings)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """The way to the broker."""
+        return self._first("dispatcher", Publisher(self._app))
+
+    @cached_property
+    def submitter(self) -> Submitter:
+        """What takes jobs in."""
+        return self._first("submitter", Submitter(self.store, self.publisher, self.routing))
+
+    @cached_property
+    def routing(self) -> Routing:
+        """Where jobs go."""
+        return self._first("routing", Routing(self._app))
+
+    @cached_property
+    def completion(self) -> CompletionPoller:
+        """Who waits for jobs in this process."""
+        return self._first("waits", CompletionPoller(self.store, assert_will_not_block))
+
+    def _first(self, name: str, made: T) -> T:
+        # From Python 3.12 on two threads may make one each, and both must have the same.
+        first: T = self.__dict__.setdefault(name, made)
+        return first
+
+    def handle(
+        self, username: str | None = None, groupname: str | None = None, run: Run | None = None
+    ) -> JobHandle:
+        """Make a handle."""
+        return JobHandle(self.store, self.submitter, self.completion, username, groupname, run=run)
+
+    def me(self) -> Worker:
+        """Return who runs a body in this process."""
+        if self.worker is not None:
+            return replace(self.worker, pid=os.getpid())
+        return self.myself_alone()
+
+    def myself_alone(self) -> Worker:
+        """Return who runs a body outside any worker, eagerly: nobody renews a lease for it."""
+        return Worker(f"{socket.gethostname()}:{os.getpid()}", None, os.getpid())
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """Return the service of an app that has `Jobs`.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    runtime: Runtime | None = getattr(app, _ATTRIBUTE, None)
+    if runtime is None:
+        raise ConfigurationError(f"{app!r} has no Jobs")
+    return runtime

@@ -1,0 +1,191 @@
+"""Lists of jobs, page by page, whose cost does not grow with the number of finished jobs.
+
+A page is read from the index of namespace, status and id, one status at a time; a user's from the index of
+users. No index has a task's name: such a list looks at a bounded number of ids, and says how far it came. Nor
+has one the time of a submit; but ids rise with it, so the id that an age begins at is found by halving.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, union_all
+
+from ..models import Job
+from ..schema import clock, job
+from ..status import JobStatus
+from .queries import Reading
+from .records import Selection, to_job
+from .retrying import repeatable
+from .transitions import Guard
+
+STRIDE = 100_000
+"""Ids looked through in one statement where no index helps."""
+
+LOOKED_THROUGH = 1_000_000
+"""Ids looked through for one page where no index helps."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which ids a list is about, and of which age: `after` and `before` themselves are not in it."""
+
+    before: int | None = None
+    after: int = 0
+    younger_than: timedelta | None = None
+    older_than: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Jobs, newest first."""
+
+    jobs: list[Job]
+    before: int | None
+    """The `before` of the next page; None if there is none."""
+
+
+def within(window: Window) -> list[Guard]:
+    """Return the conditions of a window's ids."""
+    after = job.c.id > window.after
+    return [after] if window.before is None else [after, job.c.id < window.before]
+
+
+class Paging(Reading):
+    """The lists."""
+
+    @repeatable
+    def ids(self, selection: Selection, window: Window) -> list[int]:
+        """Return the ids of a selection, newest first, all there are."""
+        with self.door.reading() as connection:
+            window, aged = self._by_age(connection, window)
+            narrowed = [self.selected(selection), *within(window), *aged]
+            statement = select(job.c.id).where(*narrowed).order_by(job.c.id.desc())
+            return list(self.execute(connection, statement).scalars())
+
+    @repeatable
+    def page(self, selection: Selection, window: Window, limit: int) -> Page:
+        """Return the newest jobs of a selection without ids, and where to go on.
+
+        Who may be there meanwhile: anyone; a job that moves is in one status or the other, once.
+        """
+        with self.door.reading() as connection:
+            window, aged = self._by_age(connection, window)
+            if selection.username is not None:
+                rows = self._newest_of_user(connection, selection, window, aged, limit + 1)
+                return _page(rows, limit, None)
+            if selection.task is None:
+                rows = self._newest(connection, selection, window, aged, limit + 1)
+                return _page(rows, limit, None)
+            return self._look_through(connection, selection, window, aged, limit)
+
+    def _look_through(
+        self,
+        connection: Connection,
+        selection: Selection,
+        window: Window,
+        aged: Sequence[Guard],
+        limit: int,
+    ) -> Page:
+        found: list[Row[Any]] = []
+        before, looked = window.before, 0
+        while True:
+            newest = self._newest_id(connection, before)
+            if newest is None or newest <= window.after:
+                return _page(found, limit, None)
+            floor = max(newest - STRIDE, window.after)
+            part = Window(before=newest + 1, after=floor)
+            found += self._newest(connection, selection, part, aged, limit + 1 - len(found))
+            looked += STRIDE
+            before = floor + 1
+            if len(found) > limit or looked >= LOOKED_THROUGH:
+                further = self._newest_id(connection, before)
+                return _page(found, limit, before if further and further > window.after else None)
+
+    def _newest_id(self, connection: Connection, before: int | None) -> int | None:
+        newest = select(func.max(job.c.id))
+        if before is not None:
+            newest = newest.where(job.c.id < before)
+        found: int | None = self.execute(connection, newest).scalar()
+        return found
+
+    def _newest(
+        self,
+        connection: Connection,
+        selection: Selection,
+        window: Window,
+        aged: Sequence[Guard],
+        limit: int,
+    ) -> list[Row[Any]]:
+        narrowed = [*within(window), *aged]
+        # Each status is one stretch of the index, read from its end; together they are one snapshot.
+        stretches = [
+            select(job.c.id)
+            .where(self.selected(Selection((status,), selection.task, selection.username)), *narrowed)
+            .order_by(job.c.id.desc())
+            .limit(limit)
+            .subquery()
+            for status in selection.statuses or tuple(JobStatus)
+        ]
+        newest = union_all(*(select(stretch.c.id) for stretch in stretches)).subquery()
+        statement = select(job).join(newest, newest.c.id == job.c.id).order_by(job.c.id.desc()).limit(limit)
+        return list(self.execute(connection, statement))
+
+    def _newest_of_user(
+        self,
+        connection: Connection,
+        selection: Selection,
+        window: Window,
+        aged: Sequence[Guard],
+        limit: int,
+    ) -> list[Row[Any]]:
+        narrowed = [self.selected(selection), *within(window), *aged]
+        statement = select(job).where(*narrowed).order_by(job.c.id.desc()).limit(limit)
+        return list(self.execute(connection, statement))
+
+    def _by_age(self, connection: Connection, window: Window) -> tuple[Window, list[Guard]]:
+        aged: list[Guard] = []
+        after, before = window.after, window.before
+        if window.younger_than is not None:
+            since = self.moment(connection, window.younger_than)
+            after = max(after, self.first_since(connection, job.c.id, job.c.submitted, since) - 1)
+            aged.append(job.c.submitted >= since)
+        if window.older_than is not None:
+            until = self.moment(connection, window.older_than)
+            first = self.first_since(connection, job.c.id, job.c.submitted, until)
+            before = first if before is None else min(before, first)
+            aged.append(job.c.submitted < until)
+        return Window(before, after), aged
+
+    def moment(self, connection: Connection, ago: timedelta) -> datetime:
+        """Return the moment that long ago, by the database's clock."""
+        moment: datetime = self.execute(connection, select(clock(-ago))).scalar_one()
+        return moment
+
+    def first_since(self, connection: Connection, ids: Any, moments: Any, since: datetime) -> int:
+        """Return the first id of a table, whose moments rise with its ids, that is not before a moment.
+
+        One above the last if all are. Two ids given in the same instant may stand the other way round; so
+        whoever asks compares the moments too.
+        """
+        low = self.execute(connection, select(func.min(ids))).scalar()
+        high = self.execute(connection, select(func.max(ids))).scalar()
+        if low is None or high is None:
+            return 0
+        high += 1
+        while low < high:
+            middle = (low + high) // 2
+            row = self.execute(
+                connection, select(ids, moments).where(ids >= middle).order_by(ids).limit(1)
+            ).first()
+            if row is not None and row[1] < since:
+                low = row[0] + 1
+            else:
+                high = middle
+        return int(low)
+
+
+def _page(rows: Sequence[Row[Any]], limit: int, further: int | None) -> Page:
+    jobs = [to_job(row) for row in rows[:limit]]
+    return Page(jobs, jobs[-1].id if len(rows) > limit else further)

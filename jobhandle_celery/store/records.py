@@ -1,0 +1,371 @@
+"""What goes into the store and what leaves it: frozen values, never rows."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from operator import attrgetter
+from types import NoneType
+from typing import Any, Protocol
+
+from sqlalchemy import Row
+
+from .. import serialization
+from ..models import Event, Failure, Job, Progress, Unreadable
+from ..redaction import ALL_POSITIONS
+from ..schema import job
+from ..status import JobStatus
+
+logger = logging.getLogger(__name__)
+
+MOST_REPORTED = 10_000
+"""Unreadable columns that are remembered, so that each is logged once."""
+
+_reported: set[tuple[int, str]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingMessage:
+    """What a message is made of; `attempt` is the one that the message is for."""
+
+    job_id: int
+    task_id: str
+    task: str
+    attempt: int
+    args: str
+    kwargs: str
+    queue: str | None
+    routing: str
+    priority: int | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    retry: str | None
+    publish_count: int
+    republish_deferrals: int
+    status: JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be inserted; everything is validated, encoded and routed already."""
+
+    task: str
+    task_id: str
+    args: str
+    kwargs: str
+    message: str = ""
+    meta: str | None = None
+    username: str | None = None
+    groupname: str | None = None
+    unique_key: str | None = None
+    queue: str | None = None
+    routing: str = "{}"
+    priority: int | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    max_attempts: int = 1
+    held: bool = False
+    scheduled_for: datetime | timedelta | None = None
+    expires: datetime | timedelta | None = None
+
+    def outgoing(self, job_id: int) -> PendingMessage:
+        """Return what its first message is made of, without another look at the row."""
+        return PendingMessage(
+            job_id=job_id,
+            task_id=self.task_id,
+            task=self.task,
+            attempt=1,
+            args=self.args,
+            kwargs=self.kwargs,
+            queue=self.queue,
+            routing=self.routing,
+            priority=self.priority,
+            time_limit=self.time_limit,
+            soft_time_limit=self.soft_time_limit,
+            retry=None,
+            publish_count=0,
+            republish_deferrals=0,
+            status=JobStatus.SUBMITTED,
+        )
+
+    def columns(self, namespace: str) -> dict[str, Any]:
+        """Return the columns that have a value and do not depend on the clock."""
+        values = zip(_PLAIN, _plain_values(self), strict=True)
+        plain = {name: value for name, value in values if value is not None}
+        plain["namespace"] = namespace
+        if self.unique_key is not None:
+            plain["unique_hash"] = unique_hash(namespace, self.username, self.unique_key)
+        return plain
+
+
+_PLAIN = tuple(one.name for one in fields(NewJob) if one.name not in ("held", "scheduled_for", "expires"))
+_plain_values = attrgetter(*_PLAIN)
+
+
+class NewJobs(Protocol):
+    """Jobs to be inserted: a list, or what makes them as they are asked for, if need be once more."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[NewJob]: ...
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submit."""
+
+    job_id: int
+    status: JobStatus
+    fresh: bool = True
+    """False: an unfinished job with the same unique key was there first; this is its id."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process tree of a worker; `pid` is that of the process that asks."""
+
+    name: str
+    worker_uid: str | None
+    """None outside a worker (eager runs): nobody renews a lease for it, and nobody takes it for lost."""
+    pid: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A won claim: the key to every write of that attempt."""
+
+    job_id: int
+    task_id: str
+    attempt: int
+    claim_id: str
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class ProcessRef:
+    """Where a main process believes a run to be: it knows its child, but not whether its claim won."""
+
+    job_id: int
+    task_id: str
+    attempt: int
+    worker_uid: str
+    pid: int
+
+
+class Refusal(Enum):
+    """Why a claim was refused."""
+
+    CANCELLED = "the job is cancelled"
+    EXPIRED = "the job has expired"
+    SUPERSEDED = "the message is a duplicate, or for an earlier attempt"
+    EARLY = "it is not time yet"
+    UNKNOWN = "there is no such job"
+    NO_LEASE = "this worker's lease has ended"
+
+
+@dataclass(frozen=True)
+class ClaimRejected:
+    """A lost claim."""
+
+    reason: Refusal
+    foreign: str = field(default="", compare=False)
+    """Where the job of the message seems to be, if not here; empty if it is."""
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """What a worker's main process asks about a row that names it."""
+
+    job_id: int
+    task_id: str
+    attempt: int
+    claim_id: str
+    pid: int
+    stop: bool
+    """Somebody asked it to stop."""
+    terminate: bool
+    """And that its process be ended, if need be."""
+    message: str = ""
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What the sweep, or a main process, made of a job whose worker is gone."""
+
+    job_id: int
+    task_id: str
+    task: str
+    status: JobStatus
+    because: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs a list or a mass cancel is about; None: any."""
+
+    statuses: tuple[JobStatus, ...] | None = None
+    task: str | None = None
+    username: str | None = None
+    ids: tuple[int, ...] | None = None
+
+    def parts(self, size: int) -> "Iterator[Selection]":
+        """Split it into selections of so many ids: databases have limits on the parameters of a statement."""
+        if self.ids is None:
+            yield self
+            return
+        for start in range(0, len(self.ids), size):
+            yield replace(self, ids=self.ids[start : start + size])
+
+
+def unique_hash(namespace: str, username: str | None, unique_key: str | None) -> str | None:
+    """Return the digest that stands for a key while its job is unfinished; None without a key."""
+    if unique_key is None:
+        return None
+    # JSON keeps ("a", "b:c") and ("a:b", "c") apart.
+    return hashlib.sha256(json.dumps([namespace, username, unique_key]).encode()).hexdigest()
+
+
+MESSAGE_COLUMNS = (
+    job.c.id,
+    job.c.task_id,
+    job.c.task,
+    job.c.attempt,
+    job.c.args,
+    job.c.kwargs,
+    job.c.queue,
+    job.c.routing,
+    job.c.priority,
+    job.c.time_limit,
+    job.c.soft_time_limit,
+    job.c.retry,
+    job.c.publish_count,
+    job.c.republish_deferrals,
+    job.c.status_id,
+)
+
+
+def outgoing(row: Row[Any]) -> PendingMessage:
+    """Read what a message is made of; the message is for the attempt after the row's."""
+    return PendingMessage(
+        job_id=row.id,
+        task_id=row.task_id,
+        task=row.task,
+        attempt=row.attempt + 1,
+        args=row.args,
+        kwargs=row.kwargs,
+        queue=row.queue,
+        routing=row.routing,
+        priority=row.priority,
+        time_limit=row.time_limit,
+        soft_time_limit=row.soft_time_limit,
+        retry=row.retry,
+        publish_count=row.publish_count,
+        republish_deferrals=row.republish_deferrals,
+        status=row.status_id,
+    )
+
+
+def encode_failure(failure: Failure) -> str:
+    """Return a failure as the text that its column holds."""
+    return json.dumps(vars(failure))
+
+
+def to_job(row: Row[Any]) -> Job:
+    """Return the snapshot of a row."""
+    kwargs = read_column(
+        row, "kwargs", serialization.decode, dict, lambda unreadable: {"unreadable": unreadable}
+    )
+    return Job(
+        task=row.task,
+        args=read_column(row, "args", serialization.decode, list, lambda unreadable: [unreadable]),
+        kwargs=kwargs,
+        message=row.message,
+        scheduled_for=row.scheduled_for,
+        status=row.status_id,
+        queue=row.queue,
+        priority=row.priority,
+        expires=row.expires,
+        time_limit=row.time_limit,
+        soft_time_limit=row.soft_time_limit,
+        max_attempts=row.max_attempts,
+        unique_key=row.unique_key,
+        meta=read_column(row, "meta", serialization.decode),
+        sensitive=read_column(row, "routing", _sensitive, tuple, lambda _: (ALL_POSITIONS, *kwargs)),
+        id=row.id,
+        task_id=row.task_id,
+        username=row.username,
+        groupname=row.groupname,
+        submitted=row.submitted,
+        started=row.started,
+        finished=row.finished,
+        attempt=row.attempt,
+        worker=row.worker,
+        result=read_column(row, "result", serialization.decode),
+        error=read_column(row, "error", _failure, (Failure, NoneType), _unreadable_failure),
+        progress=to_progress(row),
+        cancel_requested=row.cancel_requested,
+    )
+
+
+def read_column(
+    row: Row[Any],
+    column: str,
+    read: Callable[[str | None], Any],
+    kind: type | tuple[type, ...] = object,
+    instead: Callable[[Unreadable], Any] = lambda unreadable: unreadable,
+) -> Any:
+    """Read what a column holds; what cannot be read is logged once, and is no reason to show no other job."""
+    try:
+        value = read(getattr(row, column))
+        if isinstance(value, kind):
+            return value
+        reason = type(value).__name__
+    except Exception as error:
+        reason = type(error).__name__
+    if (row.id, column) not in _reported:
+        if len(_reported) >= MOST_REPORTED:
+            _reported.clear()
+        _reported.add((row.id, column))
+        logger.error(
+            "job %s: its %s cannot be read (%s) and is shown as unreadable; "
+            "correct the row, or submit the job anew",
+            row.id,
+            column,
+            reason,
+        )
+    return instead(Unreadable(reason))
+
+
+def _sensitive(routing: str | None) -> tuple[str | int, ...]:
+    return tuple(serialization.decode(routing).get("sensitive", ()))
+
+
+def _failure(error: str | None) -> Failure | None:
+    return Failure(**json.loads(error)) if error else None
+
+
+def _unreadable_failure(unreadable: Unreadable) -> Failure:
+    return Failure("system", "Unreadable", repr(unreadable), "")
+
+
+def to_progress(row: Row[Any]) -> Progress | None:
+    """Return how far a job says it is."""
+    if row.progress_current is None:
+        return None
+    return Progress(_number(row.progress_current), _optional_number(row.progress_total))
+
+
+def to_event(row: Row[Any]) -> Event:
+    """Return one line of a job's history."""
+    return Event(at=row.at, status=row.status_id, attempt=row.attempt, message=row.message, actor=row.actor)
+
+
+def _number(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _optional_number(value: float | None) -> float | None:
+    return None if value is None else _number(value)

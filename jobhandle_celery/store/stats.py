@@ -1,0 +1,173 @@
+"""What is going on: counts, rates, the workers and what they run. Nothing is written here.
+
+What is unfinished is counted to the last one, by the index. What has ended is counted by its events of late:
+their ids rise with their time, so the first of a stretch of time is found without looking at the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+
+from ..models import Job
+from ..schema import clock, job, job_event, worker
+from ..schema import sweep as sweep_table
+from ..status import FINAL, UNFINISHED, JobStatus
+from .pages import Paging
+from .records import to_job
+from .retrying import repeatable
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Jobs of one task in one status."""
+
+    task: str
+    status: JobStatus
+    count: int
+    oldest: datetime | None = None
+    """When the first of them was submitted; None where only a stretch of time was counted."""
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A worker by its row, and the jobs that name it."""
+
+    name: str
+    worker_uid: str
+    pid: int
+    started: datetime
+    lease_until: datetime
+    alive: bool
+    """False: its lease has ended, and a pass of the sweep is about to settle its jobs."""
+    jobs: list[Job] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the sweeps have left of themselves; the durations are None if there never was one."""
+
+    since_last: timedelta | None
+    unbroken: timedelta | None
+
+
+class Overview(Paging):
+    """The questions about many jobs."""
+
+    @repeatable
+    def now(self) -> datetime:
+        """Return the database's clock."""
+        with self.door.reading() as connection:
+            return self.moment(connection, timedelta(0))
+
+    @repeatable
+    def tally(self, statuses: frozenset[JobStatus] = UNFINISHED) -> list[Tally]:
+        """Count jobs by task and status. Asked for final ones, it reads all there are."""
+        statement = (
+            select(job.c.task, job.c.status_id, func.count(), func.min(job.c.submitted))
+            .where(job.c.namespace == self.namespace, job.c.status_id.in_(sorted(statuses)))
+            .group_by(job.c.task, job.c.status_id)
+            .order_by(job.c.task, job.c.status_id)
+        )
+        with self.door.reading() as connection:
+            return [Tally(*row) for row in self.execute(connection, statement)]
+
+    @repeatable
+    def ended_within(self, last: timedelta) -> list[Tally]:
+        """Count how many jobs have ended of late, by task and how."""
+        with self.door.reading() as connection:
+            since = self.moment(connection, last)
+            first = self.first_since(connection, job_event.c.id, job_event.c.at, since)
+            # Not a join: SQLite would go through all jobs, and look for events of each.
+            task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == self.namespace)
+            ended = (
+                select(task.scalar_subquery().label("task"), job_event.c.status_id)
+                .where(
+                    job_event.c.id >= first,
+                    job_event.c.at >= since,
+                    job_event.c.status_id.in_(sorted(FINAL)),
+                )
+                .subquery()
+            )
+            statement = (
+                select(ended.c.task, ended.c.status_id, func.count())
+                .where(ended.c.task.is_not(None))
+                .group_by(ended.c.task, ended.c.status_id)
+                .order_by(ended.c.task, ended.c.status_id)
+            )
+            return [Tally(*row) for row in self.execute(connection, statement)]
+
+    @repeatable
+    def submitted_within(self, last: timedelta) -> dict[str, int]:
+        """Count how many jobs were submitted of late, by task."""
+        with self.door.reading() as connection:
+            since = self.moment(connection, last)
+            first = self.first_since(connection, job.c.id, job.c.submitted, since)
+            statement = (
+                select(job.c.task, func.count())
+                .where(job.c.id >= first, job.c.submitted >= since, job.c.namespace == self.namespace)
+                .group_by(job.c.task)
+            )
+            return dict(self.execute(connection, statement).all())
+
+    @repeatable
+    def workers(self) -> list[WorkerSeen]:
+        """Return the workers that have a row, with the jobs that they run, by their names."""
+        columns = (worker, (worker.c.lease_until > clock()).label("alive"))
+        everyone = select(*columns).where(worker.c.namespace == self.namespace).order_by(worker.c.name)
+        with self.door.reading() as connection:
+            rows = list(self.execute(connection, everyone))
+            running = select(job).where(
+                job.c.worker_uid.in_([row.worker_uid for row in rows]), job.c.status_id == JobStatus.RUNNING
+            )
+            jobs: dict[str, list[Job]] = {}
+            for row in self.execute(connection, running.order_by(job.c.id)):
+                jobs.setdefault(row.worker_uid, []).append(to_job(row))
+        return [
+            WorkerSeen(
+                row.name,
+                row.worker_uid,
+                row.pid,
+                row.started,
+                row.lease_until,
+                bool(row.alive),
+                jobs.get(row.worker_uid, []),
+            )
+            for row in rows
+        ]
+
+    @repeatable
+    def running(self, limit: int) -> list[Job]:
+        """Return running jobs, those first that have run for longest."""
+        statement = (
+            select(job)
+            .where(job.c.namespace == self.namespace, job.c.status_id == JobStatus.RUNNING)
+            .order_by(job.c.started, job.c.id)
+            .limit(limit)
+        )
+        with self.door.reading() as connection:
+            return [to_job(row) for row in self.execute(connection, statement)]
+
+    @repeatable
+    def passes(self) -> Passes:
+        """Return how long ago the last pass of the sweep began, and since when they follow closely."""
+        statement = select(sweep_table, clock().label("now")).where(sweep_table.c.namespace == self.namespace)
+        with self.door.reading() as connection:
+            row = self.execute(connection, statement).first()
+        if row is None:
+            return Passes(None, None)
+        return Passes(row.now - row.last_pass_at, row.now - row.unbroken_since)
+
+    @repeatable
+    def count(self, statuses: Sequence[JobStatus], column: str) -> dict[Any, int]:
+        """Count the jobs in these statuses by a column of theirs: their task, their queue."""
+        by = job.c[column]
+        statement = (
+            select(by, func.count())
+            .where(job.c.namespace == self.namespace, job.c.status_id.in_(statuses))
+            .group_by(by)
+        )
+        with self.door.reading() as connection:
+            return dict(self.execute(connection, statement).all())

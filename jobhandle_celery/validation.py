@@ -1,0 +1,200 @@
+"""What callers may give: each check names the field, the value and what is accepted.
+
+May import model and below. Everything is checked before anything is committed: bad input leaves no trace.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from . import text
+from .durations import duration, finite
+from .errors import ApiUsageError, ValidationError, shown
+from .models import Job
+from .redaction import HIDDEN
+from .status import SUBMITTABLE, JobStatus
+
+NAME_LENGTH = 255
+"""Characters of the name of a task, user, group or queue, and of a unique key."""
+
+LARGEST_ID = 2**63 - 1
+MOST_IDS = 100_000
+"""Ids in one call."""
+
+FURTHEST = timedelta(days=365 * 1000)
+"""A calendar ends at the year 9999."""
+
+_MOMENT = "an aware datetime, or a timedelta from now of less than a thousand years"
+
+
+def status_word(value: object) -> JobStatus:
+    """Return the status that a word names.
+
+    Raises:
+        ApiUsageError: none has that name.
+    """
+    # Not by JobStatus(value), whose own error calls repr() of whatever was given.
+    for status in JobStatus:
+        if isinstance(value, str) and value == status.value:
+            return status
+    raise ApiUsageError(f"status: {shown(value)} is none of {', '.join(JobStatus)}")
+
+
+def statuses(value: object) -> tuple[JobStatus, ...] | None:
+    """Return the statuses that one word or several name; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (status_word(value),)
+    return tuple(status_word(word) for word in value)
+
+
+def name(field: str, value: object) -> str | None:
+    """Check the name of something; None is none."""
+    return None if value is None else _name(field, value)
+
+
+def _name(field: str, value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or value != text.storable(value):
+        raise ValidationError(field, value, f"text of 1 to {NAME_LENGTH} characters, none of them NUL")
+    return value
+
+
+def job_id(value: object) -> int:
+    """Check that something could be the id of a job; one that none can have becomes 0, which none has."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ApiUsageError(f"job_id: {shown(value)} is not a whole number")
+    return value if 0 < value <= LARGEST_ID else 0
+
+
+def job_ids(value: Any) -> tuple[int, ...] | None:
+    """Check ids; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ValidationError("ids", value, "whole numbers, in a list or the like")
+    ids = tuple(dict.fromkeys(job_id(one) for one in value))
+    if len(ids) > MOST_IDS:
+        raise ValidationError("ids", f"{len(ids)} ids", f"at most {MOST_IDS:,} at once")
+    return ids
+
+
+def whole(field: str, value: object, least: int, most: int) -> int:
+    """Check a whole number."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValidationError(field, value, f"a whole number from {least} to {most}")
+    return value
+
+
+def flag(field: str, value: object) -> bool:
+    """Check that something is True or False."""
+    if not isinstance(value, bool):
+        raise ValidationError(field, value, "True or False")
+    return value
+
+
+def number(field: str, value: object) -> float:
+    """Check a finite number, and return it as it was given."""
+    if finite(value) is None:
+        raise ValidationError(field, value, "a finite number")
+    return value  # type: ignore[return-value]  # it is one
+
+
+def timeout(field: str, value: object) -> float:
+    """Return how many seconds to wait; less than nothing is nothing, as a deadline's rest may be."""
+    given = duration(value)
+    if given is None:
+        raise ValidationError(field, value, "seconds, a timedelta, or None")
+    return max(given.total_seconds(), 0.0)
+
+
+def age(field: str, value: object) -> timedelta:
+    """Check a duration that is not negative: seconds, or a timedelta."""
+    given = duration(value)
+    if given is None or not timedelta(0) <= given <= FURTHEST:
+        raise ValidationError(field, value, "seconds or a timedelta, from nothing to a thousand years")
+    return given
+
+
+def message(value: object) -> str | None:
+    """Return a message as it will be stored; None for None."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValidationError("message", value, "text, or None")
+    return text.message(value)
+
+
+def moment(field: str, value: Any) -> datetime | timedelta | None:
+    """Check a moment: an aware datetime, or a timedelta from now; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        if abs(value) <= FURTHEST:
+            return value
+    elif isinstance(value, datetime) and value.utcoffset() is not None:
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError(field, value, _MOMENT) from None
+        return value
+    raise ValidationError(field, value, _MOMENT)
+
+
+def job(given: Job) -> Job:
+    """Check every field that a caller gives.
+
+    Raises:
+        ApiUsageError, ValidationError: names the first field that is wrong.
+    """
+    _name("task", given.task)
+    hidden = HIDDEN if sensitive(given.sensitive) else None
+    # The built-in types first, for an abstract class takes longer to answer.
+    if isinstance(given.args, (str, bytes)) or not isinstance(given.args, (list, tuple, Sequence)):
+        raise ValidationError("args", hidden or given.args, "a list or tuple")
+    if not isinstance(given.kwargs, (dict, Mapping)) or not all(isinstance(key, str) for key in given.kwargs):
+        raise ValidationError("kwargs", hidden or given.kwargs, "a mapping with text as its keys")
+    if not isinstance(given.message, str):
+        raise ValidationError("message", given.message, "text")
+    submittable(given.status)
+    for field in ("queue", "unique_key"):
+        name(field, getattr(given, field))
+    for field in ("scheduled_for", "expires"):
+        moment(field, getattr(given, field))
+    hard, soft = (_limit(field, getattr(given, field)) for field in ("time_limit", "soft_time_limit"))
+    if hard and soft and soft > hard:
+        raise ValidationError("soft_time_limit", soft, f"at most the time_limit of {hard:g} s")
+    if given.priority is not None:
+        whole("priority", given.priority, 0, 255)
+    whole("max_attempts", given.max_attempts, 1, 1_000_000)
+    return given
+
+
+def sensitive(value: object) -> tuple[str | int, ...]:
+    """Check the names and positions of arguments that are not for show."""
+    if isinstance(value, tuple) and not value:
+        return ()
+    if isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping)):
+        given = tuple(value)
+        if all(isinstance(one, str) or (type(one) is int and one >= 0) for one in given):
+            return given
+    raise ValidationError("sensitive", value, "a list of names of parameters, or of positions from 0")
+
+
+def submittable(value: object) -> JobStatus | None:
+    """Return the status that a caller asks for in a submit; None for None."""
+    if value is None:
+        return None
+    status = status_word(value)
+    if status not in SUBMITTABLE:
+        raise ValidationError("status", str(status), "Submitted, Waiting or None")
+    return status
+
+
+def _limit(field: str, value: object) -> float | None:
+    if value is None:
+        return None
+    seconds = finite(value)
+    if seconds is None or seconds <= 0:
+        raise ValidationError(field, value, "seconds, more than 0")
+    return seconds

@@ -1,0 +1,344 @@
+"""A job's message as the worker's main process sees it. May import service and below.
+
+`Task.Request` is Celery's documented extension point for this. The main process knows its child and the
+message, but not whether the child's claim won: whatever it says is fenced by worker uid, process id, task id
+and attempt (see `store.ProcessRef`), and is written by the worker step: an event loop must not wait for a
+database.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from celery import Celery, signals, states
+
+from ..broker.headers import job_of, sensitive_of
+from ..errors import DatabaseUnavailableError
+from ..models import Failure
+from ..redaction import masked
+from ..runtime import DeferredWrite, runtime_of
+from ..status import JobStatus
+from ..store import Lost, ProcessRef
+from .celery_bookkeeping import limits_ignored, mark_revoked
+from .outcomes import Outcome, Report
+from .result_backend import discreet
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = 3
+"""Broken connections, beside others that hold, after which an outcome is written plainer."""
+
+
+def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
+    """Return the failure of a body that a time limit ended."""
+    soft = isinstance(error, SoftTimeLimitExceeded)
+    seconds = error.args[0] if error.args and isinstance(error.args[0], (int, float)) else None
+    limit = f"{'soft ' if soft else ''}time limit" + (f" of {seconds:g} s" if seconds else "")
+    return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
+
+
+HARD_LIMIT = "jobhandle_hard_limit"
+"""What a request has of the hard time limit, in seconds or None: only the main process knows which holds."""
+
+
+_LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
+"""Errors by which a main process learns that the process of a body is gone."""
+
+
+class JobRequest:
+    """Mixed into the request class of every task; for a message that is no job's it changes nothing."""
+
+    # Given by celery.worker.request.Request, which this is mixed into.
+    app: Celery
+    id: str
+    request_dict: dict[str, Any]
+    worker_pid: int | None
+    time_start: float | None
+    _error: BaseException | None = None
+    task: Any
+    _cut_off = False
+    """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
+    terminate: Callable[..., None]
+    _eventer: Any
+    _context: Any
+    name: str
+    _limits: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def is_job(self) -> bool:
+        """True if the message is a job's, well-formed."""
+        return self._job() is not None
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        """Job id, task id and attempt of a job's message."""
+        job_id, attempt = self._job() or (0, 0)
+        return job_id, self.id, attempt
+
+    def _job(self) -> tuple[int, int] | None:
+        try:
+            return job_of(self.request_dict)
+        except ValueError:
+            return None
+
+    def _hide_arguments(self) -> None:
+        # Where bodies run in this process, their arguments are in what it tells the result backend.
+        if sensitive_of(self.request_dict):
+            discreet(self.task.backend)
+
+    def _seat(self) -> ProcessRef | None:
+        runtime, job = runtime_of(self.app), self._job()
+        if job is None or runtime.worker is None or runtime.worker.worker_uid is None:
+            return None
+        pid = self.worker_pid if runtime.prefork else os.getpid()
+        return None if pid is None else ProcessRef(job[0], self.id, job[1], runtime.worker.worker_uid, pid)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Wrap what the class that Celery derives for a task does not ask its bases for."""
+        super().__init_subclass__(**options)
+        if "execute_using_pool" in vars(cls):  # celery.worker.request.create_request_cls
+            cls.execute_using_pool = _with_its_limit(cls.execute_using_pool)  # type: ignore[attr-defined]  # a mixin
+            cls.on_success = _with_its_report(cls.on_success)  # type: ignore[attr-defined]  # a mixin
+
+    def note_limit(self, pool: Any) -> None:
+        """Put the hard limit that holds into the request; log if the pool keeps none."""
+        self.request_dict[HARD_LIMIT] = self.time_limits[0]
+        runtime, given = runtime_of(self.app), zip(("hard", "soft"), self.time_limits, strict=True)
+        ignored = limits_ignored({parent.__module__ for parent in type(pool).__mro__})
+        lost = [kind for kind, limit in given if limit and kind in ignored]
+        if lost and not runtime.warned_of_limits:
+            runtime.warned_of_limits = True
+            logger.warning(
+                "job %s: its %s time limit is not kept, nor are those of later jobs: the pool of this worker "
+                "cannot end a body. Use the prefork pool for jobs with time limits",
+                self.key[0],
+                " and ".join(lost),
+            )
+
+    def _tell_revoked(self, reason: str) -> None:
+        """Do as Celery does for a task that it discards as revoked, so that Flower shows it."""
+        self.send_event("task-revoked", terminated=False, signum=None, expired=reason == "expired")
+        self._signal_revoked(reason)
+
+    def take(self, report: Report) -> None:
+        """Do what the body's process could not do about its end."""
+        if report.unwritten is not None:
+            self._take_over(report.unwritten)
+        if report.revoked is not None:
+            self._tell_revoked(report.revoked)
+
+    def _take_over(self, outcome: Outcome) -> None:
+        """Have an outcome written that the body's process could not write."""
+        runtime, kept, refusals = runtime_of(self.app), outcome, 0
+
+        def write() -> object:
+            return self._written(kept, kept.write(runtime.store))
+
+        def refused(error: DatabaseUnavailableError) -> None:
+            # The connection broke again and again, and others did not: what a server does to a packet that
+            # is too large for it.
+            nonlocal kept, refusals
+            refusals += error.again == "at once"
+            if refusals >= REFUSALS:
+                kept = kept.plainer(error)
+
+        runtime.ends.put(DeferredWrite(self.id, write, refused=refused))
+
+    def _written(self, outcome: Outcome, said: Any) -> object:
+        run = outcome.run
+        if said is JobStatus.CANCELLED or (said and outcome.verb == "stop"):
+            mark_revoked(self.task, self._context, "revoked")
+            self._signal_revoked("revoked")
+            return [Lost(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
+        if said is JobStatus.REQUEUED and outcome.arguments[2] is None:
+            runtime_of(self.app).submitter.send([run.job_id])  # without a delay, so at once
+        return said
+
+    def _signal_revoked(self, reason: str) -> None:
+        signals.task_revoked.send(
+            sender=self.task,
+            request=self._context,
+            terminated=False,
+            signum=None,
+            expired=reason == "expired",
+        )
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Learn how a body ended that could not say so itself."""
+        self._error = _unwrapped(exc_info.exception)
+        self._hide_arguments()
+        try:
+            return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]  # a mixin
+        finally:
+            if self.is_job:
+                self._note_failure(self._error)
+
+    def _note_failure(self, error: BaseException) -> None:
+        seat = self._seat()
+        if seat is not None and isinstance(error, _LOST):
+            because = _lost_process(error)
+            # Or how it stands, for it may have written its outcome in its last moment.
+            self._later(lambda: self._lose(seat, because), seat)
+
+    def _lose(self, seat: ProcessRef, reason: str) -> object:
+        store, me = runtime_of(self.app).store, runtime_of(self.app).me()
+        return (
+            store.lose(seat, reason, me)
+            or store.lose_unstarted((seat.job_id, seat.task_id, seat.attempt), me)
+            or store.job(seat.job_id, None)
+        )
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Tell Flower and its like, in words that leave no job in a wrong state there."""
+        if self.is_job and type == "task-cancelled":
+            return  # a state that nothing after it would change; the watchers hear what the row says
+        if self.is_job and type == "task-failed" and isinstance(self._error, _LOST):
+            return  # the watchers hear what becomes of it, once: it may run again
+        if self.is_job and type == "task-revoked":
+            fields["state"] = states.REVOKED  # it would not come after a state of ours, PROGRESS, by itself
+        if self.is_job and type == "task-failed" and "ExceptionWithTraceback" in fields["exception"]:
+            fields["exception"] = repr(self._error)
+        super().send_event(type, **fields)  # type: ignore[misc]  # a mixin
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
+        self._hide_arguments()
+        try:
+            super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin
+        finally:
+            if not soft and (seat := self._seat()) is not None:
+                store, me = runtime_of(self.app).store, runtime_of(self.app).me()
+                failure = time_limit_failure(TimeLimitExceeded(timeout))
+                self._later(lambda: store.fail_seat(seat, failure, me), seat)
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back.
+
+        Also where Celery's own bookkeeping fails, as it does if the result backend is away as well.
+        """
+        self._cut_off = True
+        self._hide_arguments()
+        try:
+            super().cancel(pool, signal, emit_retry)  # type: ignore[misc]  # a mixin
+        except NotImplementedError:
+            if not self.is_job:
+                raise
+            # A pool that cannot end a body, called from within that very body (solo): it goes on.
+            self._cut_off = False
+        finally:
+            if self._cut_off and (seat := self._seat()) is not None:
+                store, me = runtime_of(self.app).store, runtime_of(self.app).me()
+                self._later(lambda: store.give_back(seat, "its worker cut it off", me), seat)
+                if self._eventer and self._eventer.enabled and self.task.send_events:
+                    runtime_of(self.app).unheard.append(self.key)
+
+    def revoke_running(self, pool: Any) -> None:
+        """End the process of this body; to Celery it is a revoke."""
+        self.terminate(pool, "TERM")
+
+    def cut_off(self, pool: Any) -> None:
+        """End the process of a body whose job is another's by now: no revoke, the task id may be too."""
+        self.cancel(pool, "TERM", emit_retry=False)
+
+    @property
+    def time_limits(self) -> tuple[float | None, float | None]:
+        """Hard and soft: the message's, else the task's as they are now.
+
+        Celery looks at the task's when it starts consuming, and never sees what an operator sets by Flower or
+        ``control.time_limit``.
+        """
+        if not self.is_job:
+            return self._limits
+        hard, soft = self._limits
+        return hard or self.task.time_limit, soft or self.task.soft_time_limit
+
+    @time_limits.setter
+    def time_limits(self, given: tuple[float | None, float | None] | None) -> None:
+        self._limits = given or (None, None)
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Return what ``inspect active`` shows of a running task; its sensitive arguments are hidden."""
+        told: dict[str, Any] = super().info(safe)  # type: ignore[misc]  # a mixin
+        hidden = sensitive_of(self.request_dict)
+        if hidden and not safe:
+            told["args"], told["kwargs"] = masked(told["args"], told["kwargs"], hidden)
+        return told
+
+    def maybe_expire(self) -> bool:
+        """Leave it to the row: Celery would refuse all later messages of that task id, too."""
+        return False if self._job() is not None else super().maybe_expire()  # type: ignore[misc]  # a mixin
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        self._hide_arguments()
+        try:
+            super()._announce_revoked(reason, terminated, signum, expired)  # type: ignore[misc]  # a mixin
+        finally:
+            if self.is_job and not self._cut_off:
+                self._note_revoked(terminated, signum)
+
+    def _note_revoked(self, terminated: bool, signum: Any) -> None:
+        store, me = runtime_of(self.app).store, runtime_of(self.app).me()
+        job_id, task_id, _ = self.key
+        if terminated and (seat := self._seat()) is not None:
+            message = f"its process was terminated ({signum})"
+            self._later(lambda: store.stop_seat(seat, message, me), seat)
+        elif not terminated:
+            # A revoke by somebody else's hand, met here, perhaps by a mere duplicate of the message.
+            self._later(lambda: store.cancel(job_id, None, terminate=False, task_id=task_id))
+
+    def _retry_worker_lost(self, *args: Any) -> bool:
+        # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.
+        return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]  # a mixin
+
+    def _later(self, write: Callable[[], object], seat: ProcessRef | None = None) -> None:
+        """Have something written, that of a body that sat in a seat once its process is gone."""
+        runtime = runtime_of(self.app)
+        if seat is None:
+            runtime.ends.put(DeferredWrite(self.id, write))
+            return
+
+        def write_and_leave() -> object:
+            outcome = write()
+            # Whoever else has ended the row meanwhile waits to hear that no body is left.
+            runtime.store.leave(seat)
+            return outcome
+
+        runtime.ends.put(
+            DeferredWrite(self.id, write_and_leave, self.worker_pid if runtime.prefork else None)
+        )
+
+
+def _with_its_limit(execute: Callable[..., Any]) -> Callable[..., Any]:
+    def execute_using_pool(self: JobRequest, pool: Any, **kwargs: Any) -> Any:
+        if self.is_job:
+            self.note_limit(pool)
+        return execute(self, pool, **kwargs)
+
+    return execute_using_pool
+
+
+def _with_its_report(succeed: Callable[..., Any]) -> Callable[..., Any]:
+    def on_success(self: JobRequest, failed__retval__runtime: tuple[Any, Any, Any], **kwargs: Any) -> Any:
+        failed, returned, report = failed__retval__runtime
+        if not isinstance(report, Report):
+            return succeed(self, failed__retval__runtime, **kwargs)
+        try:
+            return succeed(self, (failed, returned, report.runtime), **kwargs)
+        finally:
+            self.take(report)
+
+    return on_success
+
+
+def _lost_process(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"the process that ran it was lost: it exited with status {error.code}"
+    if isinstance(error, KeyboardInterrupt):
+        return "the process that ran it was lost: it was interrupted"
+    return f"the process that ran it was lost: {error}"
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    return getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error

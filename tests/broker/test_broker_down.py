@@ -1,0 +1,153 @@
+"""From the row to a broker that is down, silent, or comes back."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from jobhandle_celery import JobStatus
+from jobhandle_celery.broker import publisher
+from tests.broker.messages import ADD, NOBODY_LISTENS, Make, received
+from tests.servers import RedisServer
+from tests.support import a_soft_limit, eventually
+
+
+def tries(caplog: pytest.LogCaptureFixture) -> int:
+    """How often the broker was not reached."""
+    return sum("broker not reached" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("broker", NOBODY_LISTENS)
+def test_a_refusing_broker_costs_one_try_and_no_error(
+    broker: str, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(NOBODY_LISTENS[broker])
+    for _ in range(3):
+        handle = app.jobs.handle()
+        handle.submit(ADD)
+        assert handle.job_status() is JobStatus.SUBMITTED
+    app.jobs.submit_many([ADD] * 5)
+    assert tries(caplog) == 1
+    assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 8
+
+
+class BlackHole:
+    """A server that takes every connection, calls `met` in a thread, and never says a word."""
+
+    def __init__(self, met: Callable[[], object] = bool) -> None:
+        self.connections: list[socket.socket] = []
+        self._met = met
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                self.connections.append(self._listener.accept()[0])
+            except OSError:
+                return
+            self._met()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+        for connection in self.connections:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "broker_url", ["redis://:password@127.0.0.1:{}/0", "redis://127.0.0.1:{}/0", "amqp://127.0.0.1:{}//"]
+)
+def test_a_silent_broker_is_tried_once_however_much_is_submitted(
+    broker_url: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobhandle_celery.broker.connection.BOUND", 0.2)
+    with closing(BlackHole()) as hole:
+        app = make(broker_url.format(hole.port))
+        for _ in range(3):
+            app.jobs.handle().submit(ADD)
+        app.jobs.submit_many([ADD] * 5)
+        assert len(hole.connections) == 1
+    assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 8
+
+
+@pytest.mark.parametrize("broker_url", ["redis://127.0.0.1:{}/0", "amqp://127.0.0.1:{}//"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_time_limit_is_heard_by_a_body_that_submits_to_a_silent_broker(
+    broker_url: str, count: int, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobhandle_celery.broker.connection.BOUND", 60)
+    with a_soft_limit() as comes_in, closing(BlackHole(partial(comes_in, 0.3))) as hole:
+        app = make(broker_url.format(hole.port))
+        with pytest.raises(SoftTimeLimitExceeded):
+            app.jobs.submit_many([ADD] * count)
+        assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == count
+
+
+def test_jobs_are_sent_by_a_sweep_once_the_broker_is_back(make: Make, private_redis: RedisServer) -> None:
+    app = make(private_redis.url, jobhandle_publish_grace=0.1)
+    private_redis.stop()
+    ids = app.jobs.submit_many([ADD] * 3)
+    assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 3
+    # By somebody else, who has not been disappointed yet.
+    sweeper = make(private_redis.url, jobhandle_publish_grace=0.1, task_default_queue="another")
+    private_redis.start()
+    eventually(lambda: sweeper.jobs.sweep() and app.jobs.count_by_status()[JobStatus.QUEUED] == 3)
+    assert sorted(message.headers["jobhandle"]["id"] for message in received(app)) == ids
+
+
+def test_the_same_process_tries_again_after_a_pause(
+    make: Make, private_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher, "PAUSES", (0.2,))
+    app = make(private_redis.url, jobhandle_publish_grace=0.1)
+    private_redis.stop()
+    handle = app.jobs.handle()
+    handle.submit(ADD)
+    eventually(lambda: app.jobs.sweep() and tries(caplog) >= 2)
+    private_redis.start()
+    eventually(lambda: app.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+    handle.submit(ADD)
+    assert handle.job_status() is JobStatus.QUEUED
+
+
+def test_a_connection_that_the_broker_has_closed_is_no_broker_that_is_down(
+    make: Make, private_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(private_redis.url)
+    handle = app.jobs.handle()
+    handle.submit(ADD)
+    private_redis.stop()
+    private_redis.start()
+    handle.submit(ADD)
+    assert handle.job_status() is JobStatus.QUEUED
+    assert tries(caplog) == 0
+
+
+def test_plain_calls_go_celerys_own_way_to_the_broker(make: Make, private_redis: RedisServer) -> None:
+    app = make(private_redis.url)
+    private_redis.stop()
+    handle = app.jobs.handle()
+    handle.submit(ADD)
+    private_redis.start()
+    app.tasks["tests.add"].delay(3, 4)
+    (message,) = received(app)
+    assert "jobhandle" not in message.headers
+    assert message.decode()[0] == [3, 4]
+    assert handle.job_status() is JobStatus.SUBMITTED
+
+
+def test_a_broker_url_that_nobody_can_use_does_not_lose_the_job(make: Make) -> None:
+    app = make("nosuch://host")
+    handle = app.jobs.handle()
+    handle.submit(ADD)
+    assert handle.job_status() is JobStatus.SUBMITTED
+    repaired = make(jobhandle_publish_grace=0.1)
+    eventually(lambda: repaired.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)

@@ -1,0 +1,263 @@
+"""How many connections to the broker a process opens and keeps, whichever thread submits."""
+
+import gc
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import redis
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import signals
+
+from jobhandle_celery import Job, JobStatus
+from jobhandle_celery.broker import connection_pool
+from jobhandle_celery.broker.connection import BrokerConnection
+from jobhandle_celery.broker.connection_pool import Busy, ConnectionPool
+from tests.broker.messages import ADD, Make, received
+from tests.support import eventually
+
+LIMIT = 3
+
+
+class Broker:
+    """Redis, and its connections of one name."""
+
+    def __init__(self, url: str) -> None:
+        self._client = redis.Redis.from_url(url, decode_responses=True)
+        self.name = f"test-{uuid.uuid4().hex}"
+
+    def received(self) -> int:
+        """How many connections it has ever accepted."""
+        return int(self._client.info("stats")["total_connections_received"])
+
+    def open(self) -> int:
+        return sum(client["name"] == self.name for client in self._client.client_list())
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Broker:
+    return Broker(redis_url)
+
+
+@pytest.fixture
+def app(make: Make, redis_url: str, broker: Broker) -> Any:
+    options = {"client_name": broker.name}
+    return make(redis_url, broker_pool_limit=LIMIT, broker_transport_options=options)
+
+
+def in_threads(count: int, work: Callable[[], object], at_once: int) -> None:
+    """Do the work so often, each time in a thread of its own, so many of them at once."""
+    slots = threading.Semaphore(at_once)
+
+    def slot() -> None:
+        with slots:
+            work()
+
+    threads = [threading.Thread(target=slot) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def submit(app: Any) -> None:
+    with app.jobs.handle() as handle:
+        handle.submit(ADD)
+
+
+@pytest.mark.parametrize("at_once", [1, 30])
+def test_threads_that_submit_share_a_pool_of_connections(app: Any, broker: Broker, at_once: int) -> None:
+    """A thread for each request opens no connection for each (fault 21)."""
+    submit(app)
+    in_threads(60, lambda: submit(app), at_once)
+    per_connection = 2  # kombu's Redis channel has one to publish and one to consume
+    assert 0 < broker.open() <= per_connection * (1 if at_once == 1 else LIMIT)
+    assert app.jobs.count_by_status()[JobStatus.QUEUED] == 61 == len(received(app))
+    app.jobs.close()
+    eventually(lambda: broker.open() == 0, 10, "close() closes all")
+    submit(app)
+    assert broker.open() <= per_connection
+
+
+def test_without_a_pool_limit_no_connection_is_kept(make: Make, redis_url: str, broker: Broker) -> None:
+    """As with Celery's own publishers (fault 21)."""
+    app = make(redis_url, broker_pool_limit=None, broker_transport_options={"client_name": broker.name})
+    in_threads(5, lambda: submit(app), 5)
+    assert broker.open() == 0
+    assert app.jobs.count_by_status()[JobStatus.QUEUED] == 5
+
+
+@pytest.fixture
+def pool(make: Make) -> ConnectionPool:
+    return ConnectionPool(make(broker_pool_limit=LIMIT))
+
+
+def in_a_thread(work: Callable[[], object]) -> list[object]:
+    """Do the work in a thread; return what it returned or raised."""
+    outcome: list[object] = []
+
+    def worker() -> None:
+        try:
+            outcome.append(work())
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    thread.join()
+    return outcome
+
+
+def borrow(pool: ConnectionPool) -> BrokerConnection:
+    with pool.lent() as line:
+        return line
+
+
+@contextmanager
+def all_lent(pool: ConnectionPool) -> Iterator[list[BrokerConnection]]:
+    """Hold all connections of a pool in other threads."""
+    over, lent = threading.Event(), threading.Semaphore(0)
+    held: list[BrokerConnection] = []
+
+    def hold() -> None:
+        with pool.lent() as line:
+            held.append(line)
+            lent.release()
+            over.wait()
+
+    threads = [threading.Thread(target=hold) for _ in range(LIMIT)]
+    for thread in threads:
+        thread.start()
+        lent.acquire()
+    yield held
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_wait_for_a_connection_is_bounded(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for an exhausted pool is bounded (fault 21)."""
+    monkeypatch.setattr(connection_pool, "BOUND", 0.05)
+    with all_lent(pool):
+        (error,) = in_a_thread(lambda: borrow(pool))
+        assert isinstance(error, Busy)
+    with ExitStack() as stack:
+        assert len({id(stack.enter_context(pool.lent())) for _ in range(LIMIT)}) == LIMIT
+
+
+def test_a_thread_that_waits_gets_the_connection_that_is_given_back(pool: ConnectionPool) -> None:
+    with all_lent(pool) as held:
+        waiting = threading.Thread(target=lambda: held.append(borrow(pool)))
+        waiting.start()
+        eventually(lambda: pool._changed._waiters, 10, "it waits")  # type: ignore[attr-defined]
+    waiting.join()
+    assert held[-1] in held[:-1]
+
+
+def test_a_job_without_a_free_connection_is_left_to_the_sweep(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exhausted pool is no broker that is down (fault 21)."""
+    monkeypatch.setattr(connection_pool, "BOUND", 0.05)
+    app = make(broker_pool_limit=LIMIT, jobhandle_publish_grace=0.1)
+    publisher = app.jobs._runtime.publisher
+    with all_lent(publisher._lines):
+        submit(app)
+        assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 1
+        assert publisher.reachable
+    eventually(lambda: app.jobs.sweep() and app.jobs.count_by_status()[JobStatus.QUEUED] == 1)
+
+
+def test_a_signal_receiver_may_submit_while_its_thread_publishes(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread never waits for the connection that it holds itself (fault 21)."""
+    monkeypatch.setattr(connection_pool, "BOUND", 60)
+    app = make(broker_pool_limit=1)
+    nested: list[bool] = []
+
+    def receiver(**_: Any) -> None:
+        if not nested:
+            nested.append(True)
+            app.jobs.handle().submit(Job(task="tests.add", args=[3, 4]))
+
+    signals.before_task_publish.connect(receiver)
+    try:
+        submit(app)
+    finally:
+        signals.before_task_publish.disconnect(receiver)
+    assert app.jobs.count_by_status()[JobStatus.QUEUED] == 2
+    assert len(dispatcher_lines(app)._idle) == 1
+
+
+def dispatcher_lines(app: Any) -> ConnectionPool:
+    pool: ConnectionPool = app.jobs._runtime.publisher._lines
+    return pool
+
+
+def test_a_connection_lent_during_close_is_closed_when_given_back(pool: ConnectionPool) -> None:
+    with pool.lent() as line:
+        pool.close()
+    assert borrow(pool) is not line
+
+
+def test_a_connection_whose_publish_was_interrupted_is_closed(pool: ConnectionPool) -> None:
+    def interrupted() -> None:
+        with pool.lent() as line:
+            line._kept = object()
+            raise SoftTimeLimitExceeded
+
+    line = borrow(pool)
+    with pytest.raises(SoftTimeLimitExceeded):
+        interrupted()
+    assert line._kept is None
+    assert borrow(pool) is line
+
+
+def test_a_connection_that_is_lost_frees_its_place(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time limit between two instructions cannot exhaust the pool (fault 21)."""
+    monkeypatch.setattr(connection_pool, "BOUND", 0.05)
+    for _ in range(LIMIT):
+        pool._take(beyond_the_limit=False)
+    gc.collect()
+    borrow(pool)
+
+
+def test_a_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> None:
+    """And leaves its parent's alone, at its end too (fault 21)."""
+    submit(app)
+    pool = dispatcher_lines(app)
+    with pool.lent() as held:
+        child = os.fork()
+        if child == 0:
+            submit(app)
+            os._exit(0 if borrow(pool) is not held and held not in pool._idle else 1)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    before = broker.received()
+    submit(app)
+    assert broker.received() == before
+    assert len(received(app)) == 3
+
+
+def test_each_app_has_a_pool_of_its_own(make: Make) -> None:
+    first, second = make(), make()
+    submit(first)
+    submit(second)
+    assert dispatcher_lines(first) is not dispatcher_lines(second)
+    assert not set(dispatcher_lines(first)._idle) & set(dispatcher_lines(second)._idle)
+
+
+def test_jobs_of_a_kind_are_prepared_once_for_all_threads(app: Any) -> None:
+    """What Celery builds slowly is built once a process (fault 21)."""
+    in_threads(10, lambda: submit(app), 1)
+    messages = app.jobs._runtime.publisher._messages
+    assert len(messages._kinds) == 1
+    (line,) = dispatcher_lines(app)._idle
+    assert list(line._stencils) == list(messages._kinds.values())

@@ -1,0 +1,59 @@
+"""The whole declaration of a queue is in the row (fault 19)."""
+
+import json
+from typing import Any
+
+import pytest
+from kombu import Exchange, Queue, binding
+
+from jobhandle_celery.broker.queue_declarations import declared, described
+from tests.broker.messages import ADD, Make
+from tests.broker.test_says import stored
+
+bound_to: Any = [binding(Exchange("e", "topic"), routing_key="k", arguments={"z": None})]
+QUEUES = {
+    "kombu's defaults": Queue("q"),
+    "Celery's own": Queue("celery", Exchange("celery"), routing_key="celery"),
+    "an exchange of its own": Queue(
+        "q", Exchange("media", "topic", durable=False, delivery_mode=1, arguments={"a": 1}), routing_key="#"
+    ),
+    "limits": Queue("q", expires=60, message_ttl=5.5, max_length=10, max_length_bytes=100, max_priority=5),
+    "arguments": Queue("q", queue_arguments={"x-queue-type": "quorum"}, binding_arguments={"b": [1]}),
+    "for one consumer": Queue("q", durable=False, exclusive=True, no_ack=True, consumer_arguments={"c": 1}),
+    "not declared": Queue("q", no_declare=True, alias="other"),
+    "a binding": Queue("q", bound_to, routing_key=""),
+}
+
+
+def attributes(queue: Queue) -> dict[str, Any]:
+    made: dict[str, Any] = queue.as_dict(recurse=True)
+    return made
+
+
+def test_every_attribute_of_a_queue_is_tried() -> None:
+    tried = {name for queue in QUEUES.values() for name in described(queue)}
+    assert tried == {name for name, _ in Queue.attrs}
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_a_queue_is_declared_as_it_was_described(kind: str) -> None:
+    record = json.loads(json.dumps(described(QUEUES[kind])))
+    assert attributes(declared(record)) == attributes(QUEUES[kind])
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
+    older = {"name": "q", "exchange": "media", "type": "topic", "routing_key": "#", "arguments": {"a": 1}}
+    expected = Queue("q", Exchange("media", "topic"), routing_key="#", queue_arguments={"a": 1})
+    assert declared(older) == expected
+
+
+def test_a_publisher_declares_a_queue_as_the_submitter_knew_it(make: Make) -> None:
+    """Though it has one of that name itself: two services, one database."""
+    submitter = make(task_queue_max_priority=9, task_default_queue="shared")
+    publisher = make(task_default_queue="shared")
+    job_id = stored(submitter, ADD)
+    (outgoing,) = publisher.jobs._runtime.store.outgoing([job_id])
+    (queue,) = (
+        publisher.jobs._runtime.publisher._messages_of_this_process().ready(outgoing).options["declare"]
+    )
+    assert queue.queue_arguments == {"x-max-priority": 9}

@@ -1,0 +1,115 @@
+"""Tasks for a crowd of jobs: each body writes down when it lives, in a file that the library knows not."""
+
+import os
+import signal
+import time
+from typing import Any
+
+from celery import current_task
+
+from jobhandle_celery import current_job
+from jobhandle_celery.broker.headers import job_of_context
+from tests.apps import append_line
+from tests.worker.base_app import app, task
+
+__all__ = ["app"]
+
+TICK = 0.05
+"""Seconds between two marks of a living body."""
+
+
+def mark(path: str, what: str) -> tuple[int, int]:
+    """Write `what job attempt` into the file; returns job and attempt."""
+    context: Any = current_task.request
+    job = job_of_context(context)
+    assert job is not None, "the crowd's tasks are run as jobs"
+    append_line(path, f"{what} {job[0]} {job[1]}")
+    return job
+
+
+def live(path: str, seconds: float, *, listen: bool = False) -> None:
+    """Live that long, a mark every moment; if it listens, ask as often whether to stop."""
+    job = current_job()
+    assert job is not None
+    mark(path, "begun")
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, TICK))
+        mark(path, "alive")
+        if listen:
+            job.raise_if_cancelled()
+    mark(path, "ended")
+
+
+@task()
+def work(path: str, seconds: float) -> str:
+    live(path, seconds)
+    return "worked"
+
+
+@task(acks_late=True)
+def work_late(path: str, seconds: float) -> str:
+    """As `work`, but its message is given back to the broker until the end."""
+    live(path, seconds)
+    return "worked"
+
+
+def stay_until(path: str, sign: str) -> str:
+    mark(path, "begun")
+    while not os.path.exists(sign):
+        time.sleep(TICK)
+        mark(path, "alive")
+    mark(path, "ended")
+    return "stayed"
+
+
+@task()
+def stay(path: str, sign: str) -> str:
+    """Live until that file is there, however slow everything else is."""
+    return stay_until(path, sign)
+
+
+@task(acks_late=True)
+def stay_late(path: str, sign: str) -> str:
+    """As `stay`, with a late acknowledgement."""
+    return stay_until(path, sign)
+
+
+@task()
+def listen(path: str, seconds: float) -> str:
+    live(path, seconds, listen=True)
+    return "listened"
+
+
+@task(terminate_on_cancel=True)
+def may_be_killed(path: str, seconds: float) -> str:
+    live(path, seconds)
+    return "worked"
+
+
+@task()
+def fail(path: str, seconds: float) -> None:
+    live(path, seconds)
+    raise ValueError("as it was told to")
+
+
+@task(bind=True)
+def again(self: Any, path: str, seconds: float, times: int, countdown: float) -> str:
+    """Ask for a retry so many times, then return."""
+    live(path, seconds)
+    if self.request.retries < times:
+        raise self.retry(countdown=countdown, max_retries=times)
+    return "at last"
+
+
+@task()
+def deadly(path: str) -> None:
+    """Kill the process that runs it, each time."""
+    mark(path, "begun")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task()
+def plain(path: str) -> None:
+    """What somebody calls by `delay`; it is no job."""
+    append_line(path, "plain")

@@ -1,0 +1,139 @@
+"""Brokers that a test may hurt, and what a test asks about their queues."""
+
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import redis
+from celery import Celery
+
+from jobhandle_celery.broker.headers import HEADER
+from tests.servers import Management, RabbitmqServer, RedisServer, in_virtual_host
+
+
+class PrivateBroker(Protocol):
+    """A broker of one test alone."""
+
+    @property
+    def url(self) -> str: ...
+
+    def kill(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def pause(self) -> None:
+        """Let it hold its connections and answer nothing."""
+
+    def resume(self) -> None: ...
+
+    def start_with_nothing(self) -> None:
+        """Start it after a kill; nothing that it held is there any more."""
+
+    def lose_messages(self) -> None:
+        """Take away what lies in its queues."""
+
+    def cut_connections(self) -> None:
+        """Disconnect all its clients."""
+
+
+@contextmanager
+def away(broker: PrivateBroker) -> Iterator[None]:
+    """Have it dead meanwhile; what it can keep it keeps."""
+    broker.kill()
+    yield
+    broker.start()
+
+
+class PrivateRedis:
+    """It keeps nothing when it is killed, so that it always starts with nothing."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.kill, self.start = server.kill, server.start
+        self.pause, self.resume = server.pause, server.resume
+        self.start_with_nothing = server.start
+
+    def lose_messages(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def cut_connections(self) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.client_kill_filter(_type="pubsub")
+
+
+class PrivateRabbitmq:
+    """It keeps durable queues, and what is durable in them, when it is killed."""
+
+    def __init__(self, server: RabbitmqServer) -> None:
+        self._server = server
+        self.url = server.url
+        self.kill, self.start = server.kill, server.start
+        self.pause, self.resume = server.pause, server.resume
+
+    def start_with_nothing(self) -> None:
+        self._server.forget()
+        self._server.start()
+
+    def lose_messages(self) -> None:
+        self._delete_from_each("queues/%2F", "contents")
+
+    def delete_queues(self) -> None:
+        self._delete_from_each("queues/%2F")
+
+    def cut_connections(self) -> None:
+        self._delete_from_each("connections")
+
+    def _delete_from_each(self, path: str, *what: str) -> None:
+        management = self._server.management
+        for one in management.ask("GET", f"{path}?columns=name"):
+            with suppress(OSError):  # it may be gone by now
+                management.ask("DELETE", "/".join([path, quote(one["name"], safe=""), *what]))
+
+
+class VirtualHosts:
+    """Empty virtual hosts of a RabbitMQ, each of its own among all test runs on it."""
+
+    def __init__(self, url: str, management: Management) -> None:
+        self.management = management
+        self._url = url
+        self._prefix = f"jobhandle-test-{os.getpid()}-{secrets.token_hex(3)}"
+        self._numbers = itertools.count(1)
+        self._made: list[str] = []
+
+    def create(self) -> str:
+        """Make one and return its URL."""
+        name = f"{self._prefix}-{next(self._numbers)}"
+        self.management.create_virtual_host(name)
+        self._made.append(name)
+        return in_virtual_host(self._url, name)
+
+    def remove(self) -> None:
+        for name in self._made:
+            self.management.delete_virtual_host(name)
+
+
+def lying_in(app: Celery, queue: str) -> list[int]:
+    """Return the jobs whose messages a queue holds; no worker may take from it meanwhile."""
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        # Not acknowledged, so that they are given back at the end.
+        return [message.headers[HEADER]["id"] for message in iter(lambda: channel.basic_get(queue), None)]
+
+
+def depth(app: Celery, queue: str) -> int:
+    """Return how many messages a queue holds that no worker has taken."""
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel
+        try:
+            return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except connection.channel_errors as error:
+            if str(getattr(error, "reply_code", "")) != "404":  # kombu writes it as text
+                raise
+            return 0

@@ -1,0 +1,364 @@
+"""Some hundred jobs in flight on one site, in all states, and the audit of every row when it is over.
+
+The bodies (tests/faults/bodies.py) write down when they live in a file that the library does not know. The
+audit compares that file with the rows: what the library says happened, with what did.
+"""
+
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import count, pairwise
+from typing import Any
+
+from jobhandle_celery import InvalidTransitionError, Job, JobHandle, JobStatus
+from jobhandle_celery.models import Event
+from jobhandle_celery.status import FINAL, UNFINISHED
+from tests.chance import chance, scaled, stretched
+from tests.store.judging import legal
+from tests.support import eventually
+from tests.worker.site import Site
+from tests.workers import WorkerProcess
+
+BODIES = "tests.faults.bodies:app"
+BATCH = 12
+"""Jobs that are submitted together."""
+
+
+@dataclass
+class Life:
+    """What the file says of one attempt's body."""
+
+    attempt: int
+    pid: int
+    marks: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def begun(self) -> float:
+        return self.marks[0][1]
+
+    @property
+    def last_seen(self) -> float:
+        return self.marks[-1][1]
+
+    @property
+    def ended(self) -> bool:
+        return self.marks[-1][0] == "ended"
+
+
+class Crowd:
+    """The jobs that one test submits on one site, and what it saw of them."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.chance = chance()
+        self.path = site.new_file()
+        self.ids: list[int] = []
+        self.prevented: dict[int, float] = {}
+        """Jobs whose `cancel_job()` answered Cancelled, and the moment at which it had returned."""
+        self.rests: list[tuple[int, float, float]] = []
+        """Such jobs that were sent round again later: from when until when none of them may be started."""
+        self.released: dict[int, float] = {}
+        """Jobs that were held, and the moment before they were released."""
+        self._batches = count()
+        self._lock = threading.Lock()
+
+    # What is done to jobs.
+
+    def job(self, task: str, *args: Any, **fields: Any) -> Job:
+        """Return a job of the task `tests/faults/bodies.py` calls so; its first argument is the file."""
+        return Job(task=f"worker.{task}", args=(str(self.path), *args), **fields)
+
+    def submit(self, jobs: Sequence[Job]) -> list[int]:
+        submitted = self.site.jobs.submit_many(jobs)
+        with self._lock:
+            self.ids += submitted
+        return submitted
+
+    def submit_mixed(self, count: int, seconds: float = 0.05, **fields: Any) -> list[int]:
+        """Submit jobs of every kind: they work, fail, ask for retries, listen; with and without late acks."""
+        return self.submit(self._mixed(count, seconds, fields))
+
+    def _mixed(self, count: int, seconds: float, fields: Mapping[str, Any]) -> list[Job]:
+        kinds: list[tuple[str, tuple[Any, ...]]] = [
+            ("work", (seconds,)),
+            ("work_late", (seconds,)),
+            ("listen", (seconds,)),
+            ("may_be_killed", (seconds,)),
+            ("fail", (seconds,)),
+            ("again", (seconds, 2, 0)),
+            ("again", (seconds, 1, 0.3)),
+        ]
+        jobs = []
+        for _ in range(count):
+            task, args = self.chance.choice(kinds)
+            jobs.append(self.job(task, *args, **fields))
+        return jobs
+
+    def submit_in_all_states(self, seconds: float) -> list[int]:
+        """Submit a batch of jobs of every kind: most go at once, some wait, some will be too late.
+
+        The batch is one transaction; its number is the `meta` of its jobs.
+        """
+        soon = [timedelta(seconds=self.chance.uniform(0.1, 1)) for _ in range(3)]
+        when: list[dict[str, Any]] = [
+            {"scheduled_for": soon[0]},
+            {"expires": soon[1]},
+            {"status": JobStatus.WAITING},
+            {"status": JobStatus.WAITING, "expires": soon[2]},
+        ]
+        when += [{}] * (BATCH - len(when))
+        jobs = self._mixed(BATCH, seconds, {"meta": next(self._batches)})
+        return self.submit([replace(job, **fields) for job, fields in zip(jobs, when, strict=True)])
+
+    def stir(self) -> None:
+        """Submit a batch, cancel a job or two, let held ones go, send ended ones round again."""
+        new = self.submit_in_all_states(self.chance.uniform(0, 0.5))
+        self.cancel(self.chance.choice(new))
+        self.cancel(self.chance.choice(self.ids))
+        for job_id in self.held():
+            if self.chance.random() < 0.3:
+                self.release(job_id)
+        ended = [job.id for job in self.site.jobs.find(status=FINAL) if job.id]
+        for job_id in self.chance.sample(ended, min(len(ended), 2)):
+            self.resubmit(job_id)
+
+    def cancel(self, job_id: int, *, terminate: bool = False) -> JobStatus:
+        status = self.site.jobs.attach(job_id).cancel_job(terminate=terminate)
+        if status is JobStatus.CANCELLED:
+            self.prevented.setdefault(job_id, time.time())
+        return status
+
+    def held(self) -> list[int]:
+        """Return the jobs that wait for their release, and for nothing else."""
+        waiting = self.site.jobs.find(status=JobStatus.WAITING, limit=10_000)
+        return [job.id for job in waiting if job.id and job.scheduled_for is None and job.expires is None]
+
+    def release(self, job_id: int) -> None:
+        """Let a held job go; somebody may have cancelled it just before."""
+        self.released.setdefault(job_id, time.time())
+        with suppress(InvalidTransitionError):
+            self.handle(job_id).release_job()
+
+    def resubmit(self, job_id: int) -> None:
+        """Send a job round again, if it has ended."""
+        if job_id in self.prevented:
+            self.rests.append((job_id, self.prevented.pop(job_id), time.time()))
+        with suppress(InvalidTransitionError):
+            self.handle(job_id).resubmit_job()
+
+    def adopt(self) -> None:
+        """Take every job of the site for its own, also those of submits whose answer was lost."""
+        known, self.ids = self.ids, []
+        while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
+            self.ids += [job.id for job in page if job.id is not None]
+        assert set(known) <= set(self.ids), "a job is gone whose submit was answered"
+
+    def handle(self, job_id: int) -> JobHandle:
+        return self.site.jobs.attach(job_id)
+
+    # What is waited for.
+
+    def rows(self) -> dict[int, Job]:
+        """Read all of this crowd's jobs afresh."""
+        found: dict[int, Job] = {}
+        for page in self._pages():
+            found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
+        assert set(found) == set(self.ids)
+        return found
+
+    def _pages(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.ids), 5_000):
+            yield self.ids[start : start + 5_000]
+
+    def unfinished(self) -> list[tuple[int | None, JobStatus | None, str]]:
+        """Return a few of those that are not final."""
+        return [
+            (job.id, job.status, job.message)
+            for page in self._pages()
+            for job in self.site.jobs.find(ids=page, status=UNFINISHED, limit=5)
+        ]
+
+    def settle(self, timeout: float = 180) -> None:
+        """Wait until every job is final."""
+        try:
+            eventually(lambda: not self.unfinished(), stretched(timeout))
+        except AssertionError as error:
+            raise AssertionError(f"unfinished: {self.unfinished()}; {error}") from None
+
+    def number_begun(self) -> int:
+        return sum(len(lives) for lives in self.lives().values())
+
+    # What came of them.
+
+    def lives(self) -> dict[int, list[Life]]:
+        """Return what the file says, by job; each job's lives by their beginning."""
+        lives: dict[int, dict[tuple[int, int], Life]] = defaultdict(dict)
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            what, job_id, attempt, pid, moment = line.split()
+            key = int(attempt), int(pid)
+            if what == "begun":
+                assert key not in lives[int(job_id)], f"attempt {key} of job {job_id} begun twice"
+                lives[int(job_id)][key] = Life(int(attempt), int(pid))
+            lives[int(job_id)][key].marks.append((what, float(moment)))
+        return {
+            job_id: sorted(by_key.values(), key=lambda life: life.begun) for job_id, by_key in lives.items()
+        }
+
+    def audit(
+        self,
+        *,
+        lost_before_body: bool = False,
+        asleep: Mapping[int, float] | None = None,
+        events_of: int | None = None,
+    ) -> dict[int, Job]:
+        """Compare every row with what the bodies wrote; returns the rows.
+
+        Args:
+            lost_before_body: Attempts may have been claimed whose body wrote nothing: their process was
+                killed in between.
+            asleep: Processes that were stopped for longer than a lease, and the moment before each was
+                woken: bodies that had begun by then may have come back beside their successors.
+            events_of: Look at the events of so many jobs only; None: of all.
+        """
+        rows, lives = self.rows(), self.lives()
+        assert set(lives) <= set(rows)
+        for job_id, row in rows.items():
+            self._audit(row, lives.get(job_id, []), lost_before_body, asleep or {})
+        self._audit_rests(lives)
+        looked_at = self.ids if events_of is None else self.chance.sample(self.ids, events_of)
+        for job_id in looked_at:
+            self._audit_events(self.site.jobs.events(job_id), rows[job_id])
+        return rows
+
+    def _audit(
+        self, row: Job, lives: list[Life], lost_before_body: bool, asleep: Mapping[int, float]
+    ) -> None:
+        told = f"job {row.id}: {row}; its bodies: {lives}"
+        assert row.id is not None
+        assert row.status is not None, told
+        assert row.status.final, told
+        status = row.status
+        assert row.finished is not None, told
+        attempts = [life.attempt for life in lives]
+        assert attempts == sorted(set(attempts)), f"an attempt was begun twice, or late; {told}"
+        assert all(
+            before.last_seen <= after.begun or before.begun <= asleep.get(before.pid, 0)
+            for before, after in pairwise(lives)
+        ), f"two bodies at once; {told}"
+        assert row.attempt is not None
+        if lost_before_body:
+            assert len(lives) <= row.attempt, told
+        else:
+            assert len(lives) == row.attempt, told
+        if status is JobStatus.FINISHED:
+            assert lives, told
+            assert lives[-1].ended, told
+            assert lives[-1].attempt == row.attempt, told
+        if row.id in self.prevented:
+            assert not lives or lives[-1].begun <= self.prevented[row.id], f"started after its cancel; {told}"
+            assert status is JobStatus.CANCELLED, told
+        if row.id in self.released and lives:
+            assert lives[0].begun >= self.released[row.id], f"started before its release; {told}"
+
+    def _audit_rests(self, lives: Mapping[int, list[Life]]) -> None:
+        for job_id, since, until in self.rests:
+            begun = [life.begun for life in lives.get(job_id, [])]
+            assert not any(since < moment < until for moment in begun), f"job {job_id} was cancelled: {begun}"
+
+    @staticmethod
+    def _audit_events(events: Sequence[Event], row: Job) -> None:
+        went = [event.status for event in events]
+        told = f"job {row.id}: {row}; its events: {events}"
+        assert all(
+            legal(before.status, after.status, asked_to_stop=after.attempt == before.attempt)
+            for before, after in pairwise(events)
+        ), f"{went}; {told}"
+        assert went[0] in (JobStatus.SUBMITTED, JobStatus.WAITING), told
+        assert went[-1] is row.status, told
+        assert sum(status.final for status in went) == 1 + went.count(JobStatus.RESUBMITTED), told
+        moments = [event.at for event in events]
+        assert moments == sorted(moments), told
+        if isinstance(row.scheduled_for, datetime):
+            started = [event.at for event in events if event.status is JobStatus.RUNNING]
+            assert all(at >= row.scheduled_for for at in started), f"started before its time; {told}"
+        if events[-1].message == "expired before it was started":
+            assert row.attempt == 0, told
+            assert isinstance(row.expires, datetime), told
+            assert events[-1].at >= row.expires, told
+
+
+class Keeper:
+    """Keeps so many workers alive, however often they are killed."""
+
+    def __init__(self, start: Callable[[], WorkerProcess], count: int) -> None:
+        self._start = start
+        self.workers = [start() for _ in range(count)]
+        for worker in self.workers:
+            worker.wait_until_ready(60)
+
+    def replace(self, worker: WorkerProcess) -> None:
+        """Start another in the place of one that was ended."""
+        self.workers[self.workers.index(worker)] = self._start()
+
+    def log(self) -> str:
+        return "\n".join(worker.log for worker in self.workers)
+
+
+@contextmanager
+def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.Random) -> Iterator[None]:
+    """Do it again and again meanwhile, after a calm of so many seconds; its error comes out at the end."""
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def blow() -> None:
+        try:
+            while not over.wait(chance.uniform(*calm)):
+                strike()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=blow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+    if failed:
+        raise failed[0]
+    assert not thread.is_alive()
+
+
+def strike_in_each_way(
+    ways: Sequence[Callable[[], None]],
+    strikes: float,
+    calm: tuple[float, float],
+    chance: random.Random,
+    meanwhile: Callable[[], object],
+) -> None:
+    """Strike so many times on this run's scale, in an order of chance, and do something all the while."""
+    left = [ways[number % len(ways)] for number in range(scaled(strikes))]
+    chance.shuffle(left)
+    over = threading.Event()
+
+    def strike() -> None:
+        if left:
+            way = left.pop()
+            print(f"strike: {way.__name__}")
+            way()
+        else:
+            over.set()
+
+    with storm(strike, calm, chance):
+        while not over.wait(0.5):
+            meanwhile()
+
+
+def linger(seconds: float) -> None:
+    """Let a fault last."""
+    threading.Event().wait(seconds)

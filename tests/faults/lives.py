@@ -1,0 +1,184 @@
+"""Whole lives of jobs, led over a door that is slammed all the time, and the audit of what they leave."""
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import NewJob, Run, Selection, Worker
+from tests.chance import chance, scaled
+from tests.store.bench import FAILURE, TASK, Bench, new_job
+from tests.store.judging import legal
+
+T = TypeVar("T")
+
+THREADS = 6
+LIVES = 10
+"""Of each thread, at least."""
+CUTS = 20
+"""Connections, at least."""
+LONGEST_CALM = 0.1
+"""Seconds between two cuts of everything."""
+
+
+def insist(ask: Callable[[], T]) -> T:
+    """Ask until the database answers, as whoever writes an end does."""
+    for _ in range(200):
+        try:
+            return ask()
+        except DatabaseUnavailableError:
+            continue
+    raise AssertionError("the database never answered")
+
+
+class Author:
+    """Somebody who brings jobs to their end, over a door that is slammed."""
+
+    def __init__(self, bench: Bench, number: int) -> None:
+        self.store = bench.store
+        self.chance = chance(number)
+        self.me = Worker(f"w{number}", str(uuid.uuid4()), number)
+        self.new: list[NewJob] = []
+        self.runs: Counter[str] = Counter()
+        """How often each job's body was started, by task id."""
+        self.ends: dict[str, JobStatus] = {}
+        self.answers = 0
+        self._insist(lambda: self.store.renew(self.me))
+
+    def live(self) -> None:
+        """Bring one job through a life of chance, to its end."""
+        new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
+        self.new.append(new)
+        [submitted] = self._insist(lambda: self.store.submit([new]))
+        assert submitted.fresh
+        job_id = submitted.job_id
+        if self.chance.random() < 0.7:
+            self._insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
+        if self.chance.random() < 0.1:
+            assert (
+                self._insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+            )
+            self.ends[new.task_id] = JobStatus.CANCELLED
+            return
+        attempt = 1
+        while not self._run(Run(job_id, new.task_id, attempt, str(uuid.uuid4()), self.me)):
+            attempt += 1
+
+    def _run(self, run: Run) -> bool:
+        """Claim, run and settle; False if there is another attempt to be made."""
+        claimed = self._insist(lambda: self.store.claim(run, TASK))
+        assert claimed == run, claimed
+        self.runs[run.task_id] += 1
+        self._insist(lambda: self.store.note_progress(run, 1, 2))
+        end = self.chance.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
+        if run.attempt == 3 and end == "retry":
+            end = "finish"
+        match end:
+            case "finish":
+                assert self._insist(lambda: self.store.finish(run, "1"))
+                status = JobStatus.FINISHED
+            case "fail":
+                assert self._insist(lambda: self.store.fail(run, FAILURE))
+                status = JobStatus.ERROR
+            case "stop":
+                assert (
+                    self._insist(lambda: self.store.cancel(run.job_id, None, terminate=True))
+                    is JobStatus.RUNNING
+                )
+                assert self._insist(lambda: self.store.stop(run, ""))
+                status = JobStatus.CANCELLED
+            case "by hand":
+                token = str(uuid.uuid4())
+                answer = self._insist(
+                    lambda: self.store.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
+                )
+                assert answer == (JobStatus.RUNNING, True)
+                assert not self._insist(lambda: self.store.finish(run, "1"))
+                status = JobStatus.FINISHED
+            case _:
+                assert (
+                    self._insist(lambda: self.store.retry(run, "{}", None, None, "again"))
+                    is JobStatus.REQUEUED
+                )
+                return False
+        self.ends[run.task_id] = status
+        return True
+
+    def _insist(self, ask: Callable[[], T]) -> T:
+        answer = insist(ask)
+        self.answers += 1
+        return answer
+
+
+def audit(bench: Bench, authors: list[Author]) -> None:
+    rows = {row["task_id"]: row for row in all_rows(bench)}
+    assert set(rows) == {new.task_id for author in authors for new in author.new}
+    for author in authors:
+        for task_id, end in author.ends.items():
+            row, runs = rows[task_id], author.runs[task_id]
+            assert (row["status_id"], row["attempt"]) == (end, runs)
+            assert (row["unique_hash"], row["worker_uid"]) == (None, None)
+            assert row["due_at"] is None or end is JobStatus.CANCELLED
+            events = bench.events(row["id"])
+            asked_to_stop = runs > 0 and end is JobStatus.CANCELLED
+            assert all(
+                legal(before, after, asked_to_stop=asked_to_stop) for before, after in pairwise(events)
+            ), events
+            assert events[0] is JobStatus.SUBMITTED
+            assert events[-1] is end
+            assert events.count(JobStatus.RUNNING) == runs + asked_to_stop, events
+            assert sum(event.final for event in events) == 1, events
+
+
+def all_rows(bench: Bench) -> list[dict[str, Any]]:
+    return [bench.row(job.id) for job in bench.store.find(Selection(), None, 10**6) if job.id is not None]
+
+
+@contextmanager
+def stormy(cut_all: Callable[[], int], answers: Callable[[], int]) -> Iterator[Callable[[], int]]:
+    """Cut all connections again and again; call what this gives for how many so far.
+
+    Not before anybody was answered again, or a slow machine would never answer.
+    """
+    calm, over = chance("storm"), threading.Event()
+    cut = 0
+
+    def storm() -> None:
+        nonlocal cut
+        answered = 0
+        while not over.wait(calm.uniform(0, LONGEST_CALM)):
+            if answers() > answered:
+                answered = answers()
+                cut += cut_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        storming = pool.submit(storm)
+        try:
+            yield lambda: cut
+        finally:
+            over.set()
+        storming.result(timeout=30)
+
+
+def live_through(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
+    """Let many jobs live over `bench` in a storm, then look at all their rows from beside."""
+    authors = [Author(bench, number) for number in range(THREADS)]
+
+    def answers() -> int:
+        return sum(author.answers for author in authors)
+
+    with stormy(cut_all, answers) as cuts, ThreadPoolExecutor(THREADS) as pool:
+
+        def live_often(author: Author) -> None:
+            while len(author.ends) < scaled(LIVES) or cuts() < CUTS:
+                author.live()
+
+        for done in [pool.submit(live_often, author) for author in authors]:
+            done.result()
+    audit(beside, authors)

@@ -1,0 +1,74 @@
+"""The account of a crowd in all states after a storm: in each round of a job, each body once.
+
+A round goes from the submit, or a resubmit, to a final status. Nobody kills a worker in these storms: so a
+body runs again only if it asked for that, or if its worker has ended by itself.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from jobhandle_celery import Job, JobStatus
+from jobhandle_celery.models import Event
+from tests.faults.crowd import Crowd, Life
+from tests.faults.worker_fates import RESULTS, ends_of_attempts, is_given_back, is_loss
+
+OWN_ERRORS = {"fail": "ValueError"}
+"""What bodies raise, by task."""
+EXPIRED = "expired before it was started"
+ALL_WAYS = {"Submitted", "Waiting", "released", "Resubmitted", EXPIRED, "Finished", "Error", "Cancelled"}
+"""What `account_for_rounds` counts."""
+
+
+def account_for_rounds(
+    crowd: Crowd, rows: Mapping[int, Job], errors: Mapping[str, str] = OWN_ERRORS
+) -> Counter[str]:
+    """Have every round accounted for; returns how often one began, went and ended in which way.
+
+    `errors`: by task, what its body may raise.
+    """
+    lives, ways = crowd.lives(), Counter[str]()
+    ended = {f"worker {worker.nodename}" for worker in crowd.site.workers if not worker.is_running()}
+    for job_id, row in rows.items():
+        events = crowd.site.jobs.events(job_id)
+        told = f"job {job_id}: {row}; {events}; its bodies: {lives.get(job_id)}"
+        begun = {life.attempt: life for life in lives.get(job_id, [])}
+        cut_off = {event.attempt for event in events if event.message == "started" and event.actor in ended}
+        for of_round in _rounds(events):
+            retries = 0
+            for end in ends_of_attempts(of_round):
+                assert end is not None, told
+                if is_loss(end) or is_given_back(end):
+                    unanswered = is_given_back(end) and end.attempt not in begun
+                    assert unanswered or end.attempt in cut_off, f"taken from a living worker; {told}"
+                else:
+                    _judge(row, end, begun.get(end.attempt), errors, told)
+                    retries += end.status is JobStatus.REQUEUED
+            assert retries <= (row.args[2] if row.task == "worker.again" else 0), told
+            ways.update(_ways(of_round))
+        if row.status is JobStatus.FINISHED:
+            assert row.result == RESULTS[row.task.removeprefix("worker.")], told
+        if row.status is JobStatus.CANCELLED:
+            assert row.cancel_requested or events[-1].message == EXPIRED, told
+    return ways
+
+
+def _rounds(events: Sequence[Event]) -> Iterator[list[Event]]:
+    begins = [n for n, event in enumerate(events) if n == 0 or event.status is JobStatus.RESUBMITTED]
+    for begin, end in zip(begins, [*begins[1:], len(events)], strict=True):
+        yield list(events[begin:end])
+
+
+def _judge(row: Job, end: Event, life: Life | None, errors: Mapping[str, str], told: str) -> None:
+    if end.status is JobStatus.CANCELLED:
+        return  # asked to stop, perhaps before its first mark
+    assert life is not None, f"{end} without a body; {told}"
+    if end.status is JobStatus.ERROR:
+        assert end.message.partition(":")[0] == errors.get(row.task.removeprefix("worker.")), told
+    else:
+        assert life.ended, f"{end} before the body's end; {told}"
+
+
+def _ways(of_round: Sequence[Event]) -> set[str]:
+    last = of_round[-1]
+    released = {"released"} & {event.message for event in of_round}
+    return {of_round[0].status, EXPIRED if last.message == EXPIRED else last.status} | released

@@ -1,0 +1,195 @@
+"""A process that dies, or freezes, at a chosen step of what it does: a statement, a commit, a publish.
+
+`python -m tests.faults.stepping ACTION` imports everything once and then forks a child for each line that it
+reads, a number and what is to happen at that step; it answers with what became of the child.
+"""
+
+import ctypes
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tests.worker.site import Site
+from tests.workers import ROOT
+
+SURVIVED = "survived"
+STRAIGHT = "a statement that goes straight to the driver"
+
+
+class Stepper:
+    """The test's side: one action, begun again and again."""
+
+    def __init__(self, site: Site, action: str, **given: Any) -> None:
+        self._numbers = itertools.count(1)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.stepping", action],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            env={
+                **os.environ,
+                "JOBHANDLE_TEST_DATABASE_URL": site.database_url,
+                "JOBHANDLE_TEST_BROKER_URL": site.broker_url,
+                "JOBHANDLE_TEST_SETTINGS": json.dumps(site.settings),
+                "JOBHANDLE_TEST_GIVEN": json.dumps(given),
+            },
+        )
+        self.frozen: list[int] = []
+
+    def do(self, step: int, what: signal.Signals) -> str:
+        """Begin the action; return the step at which it was stopped, or SURVIVED if it has fewer steps."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{step} {what.value}\n")
+        self._process.stdin.flush()
+        where, _, pid = self._process.stdout.readline().strip().rpartition(" ")
+        assert where, "the stepper has ended"
+        if what is signal.SIGSTOP and where != SURVIVED:
+            self.frozen.append(int(pid))
+        return where
+
+    def each_step(self, what: signal.Signals = signal.SIGKILL) -> Iterator[str]:
+        """Begin the action as often as it has steps, and stop it at each in turn; yields what they are."""
+        for step in itertools.count(1):
+            where = self.do(step, what)
+            if where == SURVIVED:
+                return
+            yield where
+
+    def thaw(self, what: signal.Signals = signal.SIGCONT) -> None:
+        """Have those that are frozen go on; or end them."""
+        for pid in self.frozen:
+            os.kill(pid, what)
+        self.frozen.clear()
+
+    def close(self) -> None:
+        self.thaw(signal.SIGKILL)
+        self._process.communicate(timeout=30)  # it ends at the end of its input
+
+
+@contextmanager
+def stepper(site: Site, action: str, **given: Any) -> Iterator[Stepper]:
+    made = Stepper(site, action, **given)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+# The other side.
+
+
+class _Steps:
+    """Counts the steps of this process; at one of them something happens to it."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self._count = 0
+        self._what = 0
+        self._tell = -1
+
+    def tell_by(self, descriptor: int) -> None:
+        self._tell = descriptor
+
+    def begin(self, at: int, what: int) -> None:
+        self._count, self.at, self._what = 0, at, what
+
+    def say(self, what: str) -> None:
+        os.write(self._tell, f"{what} {os.getpid()}".encode())
+
+    def __call__(self, step: str) -> None:
+        self._count += 1
+        if self._count == self.at:
+            self.say(step)
+            os.kill(os.getpid(), self._what)
+
+
+step = _Steps()
+
+
+def _before_and_after(owner: Any, name: str, called: Callable[..., str] | None = None) -> None:
+    """Make two steps of a method: before it, and when it has returned; `called` gives them a name."""
+    method = getattr(owner, name)
+
+    def stepped(*args: Any, **kwargs: Any) -> Any:
+        said = called(*args) if called else name
+        step(f"before {said}")
+        returned = method(*args, **kwargs)
+        step(f"after {said}")
+        return returned
+
+    setattr(owner, name, stepped)
+
+
+def _install() -> None:
+    """Make the steps below whatever executes: to listen to an engine would close the straight way to it."""
+    from kombu.transport.redis import Channel
+    from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
+    from sqlalchemy.engine.default import DefaultDialect
+
+    from jobhandle_celery.broker.redis_transport import Client
+    from jobhandle_celery.store.direct_psycopg import DirectPsycopg
+
+    for name in ("do_execute", "do_execute_no_params", "do_executemany"):
+        _before_and_after(DefaultDialect, name, _words)
+    _before_and_after(MySQLDialect_mysqldb, "do_executemany", _words)  # its own, PyMySQL's too
+    _before_and_after(DefaultDialect, "do_commit")
+    for name in ("rows", "rows_of_each"):
+        _before_and_after(DirectPsycopg, name, lambda *_: STRAIGHT)
+    _before_and_after(Channel, "_put")
+    _before_and_after(Client, "push")
+
+
+def _words(_dialect: Any, _cursor: Any, statement: str, *_: Any) -> str:
+    return " ".join(statement.split()[:4])
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":  # a frozen child would else outlive a killed test run
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def main(action: str) -> None:
+    from celery import Celery
+
+    from jobhandle_celery import Jobs
+    from tests.faults import stepped_actions
+
+    url = os.environ["JOBHANDLE_TEST_DATABASE_URL"]
+    app = Celery("stepping", broker=os.environ["JOBHANDLE_TEST_BROKER_URL"], set_as_current=False)
+    app.conf.update(json.loads(os.environ["JOBHANDLE_TEST_SETTINGS"]))
+    given: Mapping[str, Any] = json.loads(os.environ["JOBHANDLE_TEST_GIVEN"])
+    jobs = Jobs(app, url)
+    act = getattr(stepped_actions, action)
+    _install()
+    for line in sys.stdin:
+        hear, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(hear)
+            try:
+                _die_with_parent()
+                step.tell_by(tell)
+                jobs.count_by_status()  # to connect, and to look at the schema, is not what this is about
+                step.begin(*map(int, line.split()))
+                act(jobs, step.at, given)
+                step.say(SURVIVED)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        os.close(tell)
+        os.waitpid(child, os.WUNTRACED)
+        print(os.read(hear, 1000).decode(), flush=True)
+        os.close(hear)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,150 @@
+"""A backlog that stands for several patiences: nothing is lost, and the broker is not flooded."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery import Celery
+from sqlalchemy import Engine, create_engine, func, select
+
+from jobhandle_celery import Jobs, JobStatus, submitter
+from jobhandle_celery.broker.connection import BrokerConnection
+from jobhandle_celery.schema import job
+from jobhandle_celery.status import UNFINISHED
+from tests.chance import SCALE, scaled, stretched
+from tests.faults.brokers import PrivateBroker, depth, lying_in
+from tests.faults.crowd import BODIES, Crowd
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+
+BACKLOG = {"redis": 500, "rabbitmq": 100}
+AT_A_TIME = 100
+"""So few that they are sent within the grace."""
+STANDS = "standing"
+"""The queue of the backlog."""
+
+
+@contextmanager
+def rows(site: Site) -> Iterator[Engine]:
+    engine = create_engine(site.database_url)
+    yield engine
+    engine.dispose()
+
+
+def sent(engine: Engine) -> int:
+    """Return how many messages have been sent, by the rows."""
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.sum(job.c.publish_count))).scalar() or 0)
+
+
+def put_off(engine: Engine) -> int:
+    """Return how often in a row the sweep has left its messages to each job that waits, at least."""
+    waits = job.c.status_id == JobStatus.QUEUED
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.min(job.c.republish_deferrals)).where(waits)).scalar() or 0)
+
+
+def lie_in_wait(crowd: Crowd, count: int) -> None:
+    while len(crowd.ids) < count:
+        more = min(AT_A_TIME, count - len(crowd.ids))
+        crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(more)])
+
+
+@pytest.mark.parametrize("broker_url", BACKLOG, indirect=True)
+def test_a_backlog_without_a_worker_is_left_to_its_messages(
+    new_site: NewSite, broker_url: str, request: pytest.FixtureRequest
+) -> None:
+    wait = 3 * max(1, SCALE / 4)
+    site = new_site(
+        broker_url=broker_url,
+        settings={
+            "jobhandle_republish_after": wait,
+            "jobhandle_publish_grace": 10,
+            "worker_prefetch_multiplier": 8,
+        },
+    )
+    crowd = Crowd(site)
+    count = scaled(BACKLOG[request.node.callspec.params["broker_url"]])
+    with rows(site) as engine:
+        lie_in_wait(crowd, count)
+        # One wait, and two more.
+        eventually(lambda: site.jobs.sweep() and put_off(engine) >= 2, 60 * wait)
+    lying = lying_in(site.app, STANDS)
+    assert set(lying) == set(crowd.ids)
+    assert len(lying) < 1.5 * count
+    # That they also run takes long; so only some of them do.
+    site.start(BODIES, queues=[STANDS], concurrency=4)
+    eventually(lambda: crowd.number_begun() >= 100, 120)
+    site.jobs.cancel_many(status=UNFINISHED)
+    crowd.settle(120)
+    crowd.audit(events_of=100)
+
+
+def test_a_backlog_before_a_slow_worker_costs_fewer_than_two_messages_a_job(
+    new_site: NewSite, broker_url: str
+) -> None:
+    """What the worker has reserved is in no queue, so the count always falls short: of so many, no more."""
+    site = new_site(
+        broker_url=broker_url, settings={"jobhandle_republish_after": 1.5, "worker_prefetch_multiplier": 4}
+    )
+    crowd = Crowd(site)
+    slow = crowd.submit([crowd.job("listen", 600, queue=STANDS) for _ in range(2)])
+    site.start(BODIES, queues=[STANDS], concurrency=2)
+    eventually(lambda: crowd.number_begun() == len(slow), 60)
+    count = len(slow) + scaled(80)
+    with rows(site) as engine:
+        lie_in_wait(crowd, count)
+        eventually(lambda: put_off(engine) >= 2, 120)
+        assert sent(engine) < 1.5 * count
+    for job_id in slow:
+        crowd.cancel(job_id)
+    crowd.settle(120)
+    crowd.audit()
+
+
+def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
+    new_site: NewSite, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep sends what the submitter has not come to; the submitter sees that, a part at a time."""
+    site = new_site(broker_url=broker_url, settings={"jobhandle_publish_grace": 0.1})
+    sweeper = Celery("sweeper", broker=broker_url, set_as_current=False)
+    sweeper.conf.update(site.settings)
+    jobs = Jobs(sweeper, site.database_url)
+    crowd = Crowd(site)
+    count, part = scaled(200), 20
+    monkeypatch.setattr(submitter, "BATCH", part)
+    send, sends = BrokerConnection.send_together, itertools.count(1)
+
+    def hold_the_second_part(line: BrokerConnection, *given: Any) -> None:
+        if line._app is site.app and next(sends) == 2:
+            # Asking has the first part marked; on a busy machine the mark may come later than the grace.
+            site.jobs.count_by_status()
+            eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
+        send(line, *given)
+
+    monkeypatch.setattr(BrokerConnection, "send_together", hold_the_second_part)
+    crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(count)])
+    assert count < depth(site.app, STANDS) <= count + part
+    jobs.close()
+
+
+def test_other_tasks_messages_hide_no_lost_job(new_site: NewSite, private_broker: PrivateBroker) -> None:
+    """As many as were lost lie in the queue, and nobody takes them: the count alone would be content."""
+    site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
+    crowd = Crowd(site)
+    crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(scaled(20))])
+    private_broker.lose_messages()
+    for _ in range(2 * len(crowd.ids)):
+        site.call("plain", str(crowd.path) + "-plain", queue=STANDS)
+    with rows(site) as engine:
+        already = sent(engine)
+        assert depth(site.app, STANDS) >= 2 * len(crowd.ids)
+        eventually(lambda: site.jobs.sweep() and put_off(engine) > 0, 60)
+        eventually(lambda: site.jobs.sweep() and sent(engine) >= already + len(crowd.ids), 120)
+    site.start(BODIES, queues=[STANDS])
+    crowd.settle(120)
+    crowd.audit()

@@ -1,0 +1,30 @@
+"""Bugs in our own way to RabbitMQ cost speed, and nothing else."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobStatus, internal_errors
+from jobhandle_celery.broker import amqp_transport
+from tests.apps import make_app
+from tests.bugs import blames_the_broker, bug, logged_bugs, submit_three_times
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("name", ["__init__", "_publish", "_on_ack", "__enter__"])
+def test_jobs_go_out_one_by_one_after_a_bug_in_confirms(
+    name: str, rabbitmq_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """So does one in a callback that amqp calls (fault 25)."""
+    monkeypatch.setattr(internal_errors, "_logged", set())
+    monkeypatch.setattr(amqp_transport.Confirmed, name, bug)
+    app: Any = make_app(rabbitmq_url, sqlite_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
+    try:
+        count = submit_three_times(app)
+        assert app.jobs.count_by_status()[JobStatus.QUEUED] == count
+    finally:
+        app.jobs.close()
+    assert len(logged_bugs(caplog)) == 1
+    assert not blames_the_broker(caplog)

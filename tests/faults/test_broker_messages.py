@@ -1,0 +1,18 @@
+"""What a job's message says is what plain Celery's says on a real broker, too."""
+
+import pytest
+
+from tests.broker.conftest import make
+from tests.broker.messages import Make
+from tests.broker.says import CASES
+from tests.broker.test_says import compare
+
+__all__ = ["make"]
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_job_message_equals_plain_celerys_on_a_broker(case: str, broker_url: str, make: Make) -> None:
+    """As test_says does in memory (faults 13, 19)."""
+    compare(case, broker_url, make)

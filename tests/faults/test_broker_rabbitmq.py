@@ -1,0 +1,274 @@
+"""The whole way of a job on RabbitMQ: what holds on Redis holds there, on classic and on quorum queues."""
+
+import pickle
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from kombu import Queue
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.apps import lines_of
+from tests.chance import scaled, stretched
+from tests.faults.brokers import VirtualHosts, depth
+from tests.faults.crowd import BODIES, Crowd
+from tests.faults.worker_fates import account
+from tests.support import eventually
+from tests.worker.site import NewSite, Site, statuses
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+
+QUEUE_TYPES: dict[str, dict[str, Any]] = {
+    "classic": {},
+    "quorum": {
+        "task_default_queue_type": "quorum",
+        "task_default_exchange_type": "topic",
+        # Celery's own 28 queues for its delays take seconds to make as quorum queues.
+        "broker_native_delayed_delivery_queue_type": "classic",
+    },
+}
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module", params=QUEUE_TYPES)
+def site(request: pytest.FixtureRequest, module_site: NewSite, virtual_hosts: VirtualHosts) -> Site:
+    """One with a worker of two processes."""
+    site = module_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES[request.param])
+    site.start(BODIES, arguments=["-E"])
+    return site
+
+
+@pytest.fixture
+def crowd(site: Site) -> Crowd:
+    return Crowd(site)
+
+
+def ends(handle: JobHandle) -> JobStatus:
+    return handle.wait(PATIENCE)
+
+
+def submit(crowd: Crowd, task: str, *args: Any, **fields: Any) -> JobHandle:
+    [job_id] = crowd.submit([crowd.job(task, *args, **fields)])
+    return crowd.handle(job_id)
+
+
+def test_a_job_runs_and_its_result_is_in_its_row(crowd: Crowd) -> None:
+    handle = submit(crowd, "work", 0)
+    assert handle.result(PATIENCE) == "worked"
+    assert handle.get_job().queue == "celery"
+    crowd.audit()
+
+
+def test_a_mixed_crowd_in_peace(crowd: Crowd) -> None:
+    crowd.submit_mixed(scaled(60), 0.02)
+    for job_id in crowd.chance.sample(crowd.ids, len(crowd.ids) // 4):
+        crowd.cancel(job_id)
+    crowd.settle()
+    rows = crowd.audit()
+    assert {row.status for row in rows.values()} == {"Finished", "Error", "Cancelled"}
+
+
+def test_a_retry_waits_in_the_row_and_not_in_the_broker(crowd: Crowd) -> None:
+    handle = submit(crowd, "again", 0, 1, 2)
+    eventually(lambda: handle.job_status() is JobStatus.REQUEUED, PATIENCE)
+    assert crowd.number_begun() == 1
+    assert ends(handle) is JobStatus.FINISHED
+    first, second = crowd.lives()[crowd.ids[0]]
+    assert second.begun - first.last_seen >= 2
+    crowd.audit()
+
+
+def test_a_job_does_not_start_before_its_time(crowd: Crowd) -> None:
+    handle = submit(crowd, "work", 0, scheduled_for=timedelta(seconds=2))
+    assert handle.job_status() is JobStatus.WAITING
+    assert ends(handle) is JobStatus.FINISHED
+    job = crowd.audit()[crowd.ids[0]]
+    assert job.started is not None
+    assert isinstance(job.scheduled_for, datetime)
+    assert job.started >= job.scheduled_for
+
+
+def test_a_cancelled_job_whose_message_is_there_is_not_started(crowd: Crowd) -> None:
+    queue = "cancelled"
+    for number in range(20):
+        submit(crowd, "work", 0, queue=queue)
+        assert depth(crowd.site.app, queue) == number + 1
+    for job_id in crowd.ids[::2]:
+        assert crowd.cancel(job_id) is JobStatus.CANCELLED
+    crowd.site.app.control.add_consumer(queue, reply=True)
+    crowd.settle()
+    crowd.audit()
+    assert set(crowd.lives()) == set(crowd.ids[1::2])
+    eventually(lambda: depth(crowd.site.app, queue) == 0)
+
+
+def test_a_cancelled_job_is_revoked_to_whoever_watches(crowd: Crowd) -> None:
+    site, queue = crowd.site, "watched"
+    handle = submit(crowd, "work", 0, queue=queue)
+    task_id = handle.get_job().task_id
+    handle.cancel_job()
+    with site.events() as events:
+        site.app.control.add_consumer(queue, reply=True)
+        eventually(lambda: "task-revoked" in events.of(task_id), PATIENCE)
+    assert site.state(task_id) == "REVOKED"
+
+
+def test_a_running_job_hears_that_it_should_stop(crowd: Crowd) -> None:
+    asked = submit(crowd, "listen", 60)
+    ended = submit(crowd, "work", 60)
+    eventually(lambda: crowd.number_begun() == 2, PATIENCE)
+    assert asked.cancel_job() is JobStatus.RUNNING
+    assert ended.cancel_job(terminate=True) is JobStatus.RUNNING
+    assert ends(asked) is JobStatus.CANCELLED
+    assert ends(ended) is JobStatus.CANCELLED
+    crowd.audit()
+
+
+def test_a_job_is_resubmitted(crowd: Crowd) -> None:
+    handle = submit(crowd, "work", 0)
+    assert ends(handle) is JobStatus.FINISHED
+    handle.resubmit_job()
+    assert ends(handle) is JobStatus.FINISHED
+    crowd.audit()
+    assert [life.attempt for life in crowd.lives()[crowd.ids[0]]] == [1, 2]
+
+
+def test_an_expired_job_is_not_started(crowd: Crowd) -> None:
+    queue = "expired"
+    handle = submit(crowd, "work", 0, queue=queue, expires=timedelta(seconds=1))
+    assert depth(crowd.site.app, queue) == 1
+    assert ends(handle) is JobStatus.CANCELLED
+    crowd.site.app.control.add_consumer(queue, reply=True)
+    eventually(lambda: depth(crowd.site.app, queue) == 0)
+    assert crowd.lives() == {}
+
+
+def test_a_task_that_no_worker_knows_waits_for_one_that_does(crowd: Crowd) -> None:
+    handle = submit(crowd, "nobody_knows_this")
+    eventually(lambda: len(statuses(crowd.site, handle)) > 1, PATIENCE)
+    assert handle.job_status() is JobStatus.SUBMITTED
+    assert "does not know" in crowd.site.jobs.events(crowd.ids[0])[-1].message
+    handle.cancel_job()
+
+
+def test_a_message_that_comes_twice_starts_nothing(crowd: Crowd) -> None:
+    site, queue = crowd.site, "twice"
+    handle = submit(crowd, "work", 0.2, queue=queue)
+    with site.app.connection() as connection:
+        channel: Any = connection.default_channel
+        message = channel.basic_get(queue)
+        for _ in range(3):
+            again = channel.prepare_message(
+                message.body,
+                content_type=message.content_type,
+                content_encoding=message.content_encoding,
+                headers=message.headers,
+                properties={"correlation_id": message.properties["correlation_id"]},
+            )
+            channel.basic_publish(again, exchange="", routing_key=queue)
+        # And the first one once more, as one that was not acknowledged.
+    eventually(lambda: depth(site.app, queue) == 4)
+    site.app.control.add_consumer(queue, reply=True)
+    assert ends(handle) is JobStatus.FINISHED
+    eventually(lambda: depth(site.app, queue) == 0)
+    crowd.audit()
+
+
+def test_messages_that_cannot_be_read_hold_up_no_other(crowd: Crowd) -> None:
+    site, queue = crowd.site, "spoilt"
+    crowd.submit_mixed(scaled(30), 0.02, queue=queue)
+    with site.app.connection() as connection:
+        channel: Any = connection.default_channel
+        # Not acknowledged, so that the good ones are given back at the end.
+        messages = list(iter(lambda: channel.basic_get(queue), None))
+        for number, message in enumerate(messages):
+            said = {name: getattr(message, name) for name in ("content_type", "content_encoding", "headers")}
+            body = message.body
+            match number % 5:
+                case 0:
+                    body = body[: crowd.chance.randrange(len(body))]
+                case 1:
+                    wrong = crowd.chance.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
+                    said["headers"] = said["headers"] | {"jobhandle": wrong}
+                case 2:
+                    said["headers"] = said["headers"] | {"task": "known.to.nobody"}
+                case 3:
+                    body = pickle.dumps(body)
+                    said |= {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
+                case 4:
+                    said["headers"] = dict(said["headers"])
+                    del said["headers"][crowd.chance.choice(["id", "task", "jobhandle"])]
+            channel.basic_publish(channel.prepare_message(body, **said), exchange="", routing_key=queue)
+    eventually(lambda: depth(site.app, queue) == 2 * len(crowd.ids))
+    site.app.control.add_consumer(queue, reply=True)
+    crowd.settle()
+    account(crowd, crowd.audit())
+    eventually(lambda: depth(site.app, queue) == 0)
+    assert all(worker.is_running() for worker in site.workers)
+
+
+# What is set up otherwise.
+
+
+def test_a_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url: str) -> None:
+    site = new_site(broker_url=rabbitmq_url, settings={"task_queue_max_priority": 9})
+    crowd = Crowd(site)
+    priorities = [1, 9, 5, 3, 7]
+    crowd.submit([crowd.job("work", 0, priority=priority) for priority in priorities])
+    site.start(BODIES, concurrency=1)
+    crowd.settle()
+    crowd.audit()
+    begun = sorted(crowd.lives().items(), key=lambda item: item[1][0].begun)
+    assert [priorities[crowd.ids.index(job_id)] for job_id, _ in begun] == [9, 7, 5, 3, 1]
+
+
+@pytest.mark.parametrize("confirm", [True, False, None])
+def test_a_message_that_the_broker_refuses_is_not_taken_for_sent(
+    new_site: NewSite, rabbitmq_url: str, confirm: bool | None
+) -> None:
+    """Whatever the app says of confirmations: without them it would vanish without a word."""
+    options = {} if confirm is None else {"confirm_publish": confirm}
+    site = new_site(broker_url=rabbitmq_url, settings={"broker_transport_options": options})
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    site.app.amqp.queues.add(Queue("full", queue_arguments=full))
+    handles = [site.submit("work", queue="full") for _ in range(3)]
+    # A classic queue may take one or two more than its length.
+    assert handles[0].job_status() is JobStatus.QUEUED
+    assert handles[-1].job_status() is JobStatus.SUBMITTED
+    assert depth(site.app, "full") < 3
+
+
+def test_results_may_go_back_through_the_broker(new_site: NewSite, rabbitmq_url: str) -> None:
+    site = new_site(broker_url=rabbitmq_url, settings={"result_backend": "rpc://"})
+    crowd = Crowd(site)
+    queue = "later"
+    cancelled = submit(crowd, "work", 0, queue=queue)
+    cancelled.cancel_job()
+    site.start(BODIES, queues=["celery", queue])
+    assert submit(crowd, "work", 0).result(PATIENCE) == "worked"
+    assert ends(submit(crowd, "fail", 0)) is JobStatus.ERROR
+    assert ends(submit(crowd, "again", 0, 1, 0)) is JobStatus.FINISHED
+    crowd.audit()
+
+
+def test_quorum_queues_are_quorum_queues_and_celery_delays_by_them(
+    new_site: NewSite, virtual_hosts: VirtualHosts
+) -> None:
+    """What the tests above on quorum queues rest on; and a plain call beside a job goes Celery's way."""
+    site = new_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES["quorum"])
+    crowd = Crowd(site)
+    site.start(BODIES)
+    before = time.time()
+    site.app.send_task("worker.plain", [str(crowd.path)], countdown=2)
+    handle = submit(crowd, "work", 0, scheduled_for=timedelta(seconds=2))
+    host = site.app.connection().virtual_host
+    queues = {
+        queue["name"]: queue["type"]
+        for queue in virtual_hosts.management.ask("GET", f"queues/{host}?columns=name,type")
+    }
+    assert queues["celery"] == "quorum"
+    assert "celery_delayed_1" in queues
+    assert ends(handle) is JobStatus.FINISHED
+    eventually(lambda: "plain" in lines_of(crowd.path), PATIENCE)
+    assert time.time() - before >= 2

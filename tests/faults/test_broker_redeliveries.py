@@ -1,0 +1,123 @@
+"""A broker that delivers a message again while its job runs: each body lives once.
+
+Each test first makes sure that the broker has done so, by what the workers say they have received.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+import pytest
+
+from tests.chance import scaled, stretched
+from tests.faults.brokers import PrivateRabbitmq
+from tests.faults.crowd import BODIES, Crowd
+from tests.servers import RabbitmqServer
+from tests.support import eventually
+from tests.worker.site import NewSite
+from tests.workers import WorkerProcess
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+
+PATIENCE = 120
+IMPATIENT_REDIS = {
+    "broker_transport_options": {
+        "visibility_timeout": 3,
+        # Without these two kombu looks only every hundred seconds.
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
+}
+
+
+def received(workers: Sequence[WorkerProcess]) -> Counter[str]:
+    """Return how often each task id was received."""
+    return Counter(
+        task_id for worker in workers for task_id in re.findall(r"\[([0-9a-f-]{36})\] received", worker.log)
+    )
+
+
+def task_ids(crowd: Crowd) -> dict[int, str]:
+    return {job_id: str(job.task_id) for job_id, job in crowd.rows().items()}
+
+
+def test_bodies_that_outlive_the_visibility_timeout_live_once(new_site: NewSite) -> None:
+    site = new_site(settings=IMPATIENT_REDIS | {"worker_prefetch_multiplier": 4})
+    crowd = Crowd(site)
+    # One after the other, so that what is reserved waits for longer than the timeout, too.
+    workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
+    for worker in workers:
+        worker.wait_until_ready(60)
+    long = crowd.submit([crowd.job("work_late", 10) for _ in range(2)])
+    crowd.submit([crowd.job("work", 10) for _ in range(2)])
+    crowd.submit([crowd.job(task, 1) for task in ("work", "work_late") * scaled(3)])
+    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=8)) for _ in range(scaled(3))])
+    crowd.submit([crowd.job("again", 0, 1, 6) for _ in range(scaled(3))])
+    crowd.settle(PATIENCE)
+    times = received(workers)
+    assert all(times[task_ids(crowd)[job_id]] > 1 for job_id in long), (
+        "the broker has delivered nothing twice"
+    )
+    rows = crowd.audit()
+    assert {row.status for row in rows.values()} == {"Finished"}
+    assert Counter(row.attempt for row in rows.values()) == {1: len(crowd.ids) - scaled(3), 2: scaled(3)}
+
+
+def test_bodies_whose_connection_is_cut_live_once(
+    new_site: NewSite, private_rabbitmq: RabbitmqServer
+) -> None:
+    """RabbitMQ gives what a closed connection held to the next one, which may be the same worker's."""
+    broker = PrivateRabbitmq(private_rabbitmq)
+    site = new_site(broker_url=broker.url, settings={"worker_prefetch_multiplier": 4})
+    crowd = Crowd(site)
+    workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
+    for worker in workers:
+        worker.wait_until_ready(60)
+    long = crowd.submit([crowd.job("work_late", 8) for _ in range(3)])
+    eventually(lambda: crowd.number_begun() == len(long), PATIENCE)
+    crowd.submit_mixed(scaled(20), 0.2)
+    ids = task_ids(crowd)
+
+    def cut_until_delivered_again() -> bool:
+        # The management plugin shows connections some seconds after they were made.
+        broker.cut_connections()
+        times = received(workers)
+        return all(times[ids[job_id]] > 1 for job_id in long)
+
+    eventually(cut_until_delivered_again, PATIENCE)
+    crowd.settle(PATIENCE)
+    rows = crowd.audit()
+    assert {(rows[job_id].status, rows[job_id].attempt) for job_id in long} == {("Finished", 1)}
+
+
+@pytest.fixture
+def impatient_rabbitmq(private_rabbitmq: RabbitmqServer) -> Iterator[RabbitmqServer]:
+    """One that waits three seconds for an acknowledgement, not half an hour, and looks every second."""
+    private_rabbitmq.control("eval", _impatience(consumer_timeout=3_000, channel_tick_interval=1_000))
+    yield private_rabbitmq
+    private_rabbitmq.control("eval", _impatience(consumer_timeout=1_800_000, channel_tick_interval=60_000))
+
+
+def _impatience(**settings: int) -> str:
+    told = (f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items())
+    return ", ".join(told) + "."
+
+
+def test_a_late_acknowledgement_that_rabbitmq_gives_up_on_starts_no_second_body(
+    new_site: NewSite, impatient_rabbitmq: RabbitmqServer
+) -> None:
+    """It closes the channel, and Celery's worker ends then, after its bodies."""
+    site = new_site(broker_url=impatient_rabbitmq.url)
+    crowd = Crowd(site)
+    first = site.start(BODIES)
+    crowd.submit([crowd.job("work_late", 8) for _ in range(2)])
+    eventually(lambda: crowd.number_begun() == len(crowd.ids), PATIENCE)
+    second = site.start(BODIES)
+    ids = task_ids(crowd).values()
+    eventually(lambda: all(received([first, second])[task_id] > 1 for task_id in ids), PATIENCE)
+    crowd.settle(PATIENCE)
+    rows = crowd.audit()
+    assert {(row.status, row.attempt, row.worker) for row in rows.values()} == {
+        ("Finished", 1, first.nodename)
+    }

@@ -1,0 +1,99 @@
+"""A broker that is hurt every few seconds, at random moments, under a crowd in all states."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.chance import stretched
+from tests.faults.brokers import PrivateBroker
+from tests.faults.crowd import BODIES, Crowd, Keeper, linger, strike_in_each_way
+from tests.faults.rounds import ALL_WAYS, account_for_rounds
+from tests.servers import execute
+from tests.support import eventually
+from tests.worker.site import NewSite
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
+
+STRIKES = 5
+CALM = (0.5, 3.0)
+"""Seconds from one strike to the next."""
+
+
+def strikes_at(broker: PrivateBroker, linger: Callable[[], None]) -> Sequence[Callable[[], None]]:
+    """Return the ways to hurt it; each leaves it running."""
+
+    def restart() -> None:
+        broker.kill()
+        linger()
+        broker.start()
+
+    def restart_with_nothing() -> None:
+        broker.kill()
+        linger()
+        broker.start_with_nothing()
+
+    def silence() -> None:
+        broker.pause()
+        linger()
+        broker.resume()
+
+    def lose_messages_twice() -> None:
+        broker.lose_messages()
+        linger()
+        broker.lose_messages()
+
+    return [restart, restart_with_nothing, silence, lose_messages_twice, broker.cut_connections]
+
+
+@pytest.mark.parametrize(
+    ("private_broker", "database_url"),
+    [("redis", "postgresql"), ("rabbitmq", "mariadb")],
+    indirect=True,
+)
+def test_a_storm_over_the_broker_loses_nothing_and_runs_nothing_twice(
+    new_site: NewSite, private_broker: PrivateBroker, database_url: str
+) -> None:
+    site = new_site(
+        database_url=database_url,
+        broker_url=private_broker.url,
+        settings={
+            "jobhandle_republish_after": 2,
+            "worker_prefetch_multiplier": 4,
+            "broker_heartbeat": 4,
+            "broker_transport_options": {
+                "visibility_timeout": 4,
+                "unacked_restore_interval": 1,
+                "unacked_restore_throttle": 1,
+            },
+        },
+    )
+    crowd = Crowd(site)
+    crowd.submit_in_all_states(0.1)  # so that the first strike has something to take
+    keeper = Keeper(lambda: site.start(BODIES, ready=False), 2)
+    strikes = strikes_at(private_broker, lambda: linger(crowd.chance.uniform(0.2, 2)))
+
+    def meanwhile() -> None:
+        crowd.stir()
+        tend(keeper)
+
+    strike_in_each_way(strikes, STRIKES, CALM, crowd.chance, meanwhile)
+
+    def settled() -> bool:
+        tend(keeper)
+        return not crowd.unfinished()
+
+    for job_id in crowd.held():
+        crowd.release(job_id)
+    eventually(settled, 240)
+    ways = account_for_rounds(crowd, crowd.audit(lost_before_body=True))
+    print(len(crowd.ids), "jobs:", dict(ways))
+    assert set(ways) == ALL_WAYS
+    sent_again = "SELECT count(*) FROM jobhandle_job WHERE publish_count > 1"
+    assert execute(database_url, sent_again)[0][0] > 0, "the storm took no message"
+
+
+def tend(keeper: Keeper) -> None:
+    """Start a worker in the place of one that has ended: Celery's do when a Redis dies that has messages."""
+    for worker in list(keeper.workers):
+        if not worker.is_running():
+            keeper.replace(worker)

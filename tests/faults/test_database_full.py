@@ -1,0 +1,102 @@
+"""A disk that is full: whoever asks is told, nothing is half done; it goes on when there is room again."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from sqlalchemy import Engine, event
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Database, Selection
+from tests.databases import PostgresqlDatabases, migrate
+from tests.servers import PostgresqlServer, execute
+from tests.store.bench import Bench
+
+pytestmark = pytest.mark.faults
+
+LARGE = '"' + "x" * 100_000 + '"'
+
+
+def fill(bench: Bench) -> int:
+    """Submit until there is no room; returns how many jobs there are."""
+    for count in range(10_000):
+        try:
+            bench.submit(args=f"[{LARGE}]")
+        except DatabaseUnavailableError:
+            return count
+    raise AssertionError("it was never full")
+
+
+def assert_told_until_there_is_room(bench: Bench, make_room: Callable[[], object]) -> None:
+    count = fill(bench)
+    assert count > 0
+    assert len(bench.store.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
+    for job in bench.store.find(Selection(), None, 10_000):
+        assert [event.status for event in bench.store.events(job.id or 0)] == [JobStatus.SUBMITTED]
+    make_room()
+    run = bench.run(bench.submit(args=f"[{LARGE}]"))
+    assert bench.store.finish(run, LARGE)
+    assert bench.status(run.job_id) is JobStatus.FINISHED
+
+
+def test_a_full_disk_under_sqlite_is_told(sqlite_url: str) -> None:
+    pages = 400
+
+    def make_engine() -> Engine:
+        engine = sqlalchemy.create_engine(sqlite_url)
+        event.listen(engine, "connect", lambda connection, _: limit(connection))
+        return engine
+
+    def limit(connection: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # type: ignore[attr-defined]  # sqlite3's
+
+    bench = Bench(sqlite_url)
+    bench.door = bench.store.door = Database(make_engine, bench.settings)
+
+    def make_room() -> None:
+        nonlocal pages
+        pages = 1_000_000
+        bench.door.close()
+
+    try:
+        assert_told_until_there_is_room(bench, make_room)
+    finally:
+        bench.close()
+
+
+@contextmanager
+def small_disk(folder: Path, user: str | None) -> Iterator[Path]:
+    """A file system of 40 MB; only root can make one."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], check=True)
+    if user is not None:
+        shutil.chown(folder, user)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+def test_a_full_disk_under_postgresql_is_told(private_postgresql: PostgresqlServer) -> None:
+    server = private_postgresql
+    with small_disk(server.folder / "disk", server.user) as disk:
+        execute(server.url, f"CREATE TABLESPACE small LOCATION '{disk}'")
+        url = PostgresqlDatabases(server.url).create_empty()
+        execute(server.url, f'ALTER DATABASE "{sqlalchemy.make_url(url).database}" SET TABLESPACE small')
+        migrate(url)
+        # TOAST would make little of so many equal characters.
+        execute(url, "ALTER TABLE jobhandle_job ALTER COLUMN args SET STORAGE EXTERNAL")
+        bench = Bench(url)
+        try:
+            remount = ["mount", "-o", "remount,size=400m", str(disk)]
+            assert_told_until_there_is_room(bench, lambda: subprocess.check_call(remount))
+        finally:
+            bench.close()
+            server.stop()

@@ -1,0 +1,94 @@
+"""MariaDB: every verb against what SQLite makes of it, and connections that the server ends.
+
+The store's own suite is the judge of the verbs and of the tables; this is what it does not see.
+"""
+
+import socket
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from jobhandle_celery.schema import job
+from jobhandle_celery.store import connections
+from tests.chance import stretched
+from tests.databases import MariadbDatabases, SqliteFiles
+from tests.faults.lives import live_through
+from tests.faults.verbs import SCENES, outcome
+from tests.store.bench import Bench, new_job
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def stage(mariadb_databases: MariadbDatabases) -> Iterator[Bench]:
+    url = mariadb_databases.create()
+    stage = Bench(url)
+    yield stage
+    stage.close()
+    mariadb_databases.drop(url)
+
+
+@pytest.fixture(scope="module")
+def sqlite_stage(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    stage = Bench(sqlite_files.create(tmp_path_factory.mktemp("faults") / "jobs.sqlite3"))
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_every_verb_does_what_it_does_on_sqlite(stage: Bench, sqlite_stage: Bench, name: str) -> None:
+    assert outcome(stage, name) == outcome(sqlite_stage, name)
+
+
+def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
+    mariadb_databases: MariadbDatabases, mariadb_url: str
+) -> None:
+    bench = Bench(mariadb_url)
+    job_id = bench.submit()
+    assert mariadb_databases.disconnect(mariadb_url)
+    assert bench.store.status(job_id) == "Submitted"
+    bench.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's")
+def test_a_server_that_has_silently_vanished_is_noticed_in_seconds(mariadb_url: str) -> None:
+    url = sqlalchemy.make_url(mariadb_url)
+    assert url.host == "127.0.0.1"
+    bench = Bench(mariadb_url)
+    with bench.door.reading() as connection:
+        driver: Any = connection.connection.driver_connection
+        asked = (socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        kept, silent = [driver._sock.getsockopt(*one) for one in asked]
+    assert kept
+    assert silent == 1000 * connections.CONNECT_TIMEOUT
+    bench.close()
+
+
+def test_a_transaction_that_sees_only_what_was_there_at_its_beginning_finds_a_unique_key_taken(
+    mariadb_url: str,
+) -> None:
+    bench = Bench(mariadb_url)
+    engine = sqlalchemy.create_engine(mariadb_url, isolation_level="REPEATABLE READ")
+    with engine.begin() as connection:
+        assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
+        job_id = bench.submit(unique_key="k")
+        assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
+        [submitted] = bench.store.submit_within(connection, [new_job(unique_key="k")])
+    assert (submitted.job_id, submitted.fresh) == (job_id, False)
+    engine.dispose()
+    bench.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(stretched(600))
+def test_all_connections_killed_again_and_again_change_nothing(
+    mariadb_databases: MariadbDatabases, mariadb_url: str
+) -> None:
+    namespace = str(uuid.uuid4())
+    through, beside = (Bench(mariadb_url, namespace=namespace) for _ in range(2))
+    live_through(through, lambda: mariadb_databases.disconnect(mariadb_url), beside)
+    for one in (through, beside):
+        one.close()

@@ -1,0 +1,256 @@
+"""A database that is there and refuses: locked, read-only, stricter than usual, or in a deadlock.
+
+Whoever asks is told, or asked again for; nothing is ever half done.
+"""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+import sqlalchemy
+from sqlalchemy import select, text
+
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.schema import job
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import ClaimRejected, Run, Selection, connections
+from tests.chance import stretched
+from tests.databases import MariadbDatabases, PostgresqlDatabases
+from tests.faults.lives import insist
+from tests.faults.verbs import READS, SCENES, beside, left_behind, outcome, plain
+from tests.servers import MariadbServer, execute
+from tests.store.bench import TASK, Bench
+from tests.store.judging import legal
+from tests.store.racing import race, waiting
+from tests.support import eventually
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+
+
+class Scenes:
+    """Every verb's scene, set on one stage, while it is asked for what the database refuses and grants."""
+
+    def __init__(self, stage: Bench) -> None:
+        self._url = stage.url
+        self._benches = {name: beside(stage) for name in SCENES}
+        self._asks = {name: SCENES[name](bench) for name, bench in self._benches.items()}
+        self._before = {name: left_behind(bench) for name, bench in self._benches.items()}
+
+    def assert_refused(self, reads: Set[str] = READS) -> None:
+        """Ask while the database refuses to write: each verb that does more than read raises."""
+        for name in reads:
+            self._asks[name](self._benches[name].store)
+        for name in self._asks.keys() - reads:
+            try:
+                answer = self._asks[name](self._benches[name].store)
+            except DatabaseUnavailableError:
+                continue
+            pytest.fail(f"{name} was not refused: {answer!r}")
+        looking = Bench(self._url)  # so that the author's last connection is the one that was refused
+        for name, bench in self._benches.items():
+            there = Bench(self._url, looking.door, namespace=bench.settings.namespace)
+            assert left_behind(there) == self._before[name], name
+        looking.close()
+
+    def assert_granted(self, stage: Bench) -> None:
+        """Ask again: it comes to what it comes to on a stage where nothing was ever refused."""
+        for name, ask in self._asks.items():
+            bench = self._benches[name]
+            assert (plain(ask(bench.store)), left_behind(bench)) == outcome(stage, name), name
+
+
+# SQLite, locked by another process for longer than we wait.
+
+_LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+for _ in sys.stdin:
+    connection.execute("ROLLBACK" if connection.in_transaction else "BEGIN IMMEDIATE")
+    print("done", flush=True)
+"""
+
+
+class Locker:
+    """Another process, that takes the write lock of a SQLite file and gives it back."""
+
+    def __init__(self, path: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LOCKER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        self._turn()
+        try:
+            yield
+        finally:
+            self._turn()
+
+    def _turn(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
+
+    def close(self) -> None:
+        self._process.communicate(timeout=10)
+
+
+def test_a_locked_file_is_told_and_nothing_is_half_done(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
+    stage = Bench(sqlite_url)
+    scenes = Scenes(stage)
+    locker = Locker(str(sqlalchemy.make_url(sqlite_url).database))
+    with locker.locked():
+        scenes.assert_refused()
+    scenes.assert_granted(stage)
+    locker.close()
+    stage.close()
+
+
+# PostgreSQL.
+
+
+@pytest.fixture(scope="module")
+def stage(postgresql_databases: PostgresqlDatabases) -> Iterator[Bench]:
+    url = postgresql_databases.create()
+    stage = Bench(url)
+    yield stage
+    stage.close()
+    postgresql_databases.drop(url)
+
+
+def configure(databases: PostgresqlDatabases, url: str, setting: str) -> None:
+    """Change a setting of a database, for those who connect from now on."""
+    execute(databases.server_url, f'ALTER DATABASE "{sqlalchemy.make_url(url).database}" {setting}')
+
+
+def test_a_read_only_server_is_told_and_left_when_it_may_be_written_again(
+    postgresql_databases: PostgresqlDatabases, postgresql_url: str
+) -> None:
+    stage = Bench(postgresql_url)
+    scenes = Scenes(stage)
+    configure(postgresql_databases, postgresql_url, "SET default_transaction_read_only = on")
+    postgresql_databases.disconnect(postgresql_url)
+    scenes.assert_refused()
+    # As after a failover: nobody throws out those who are still connected to the read-only server.
+    configure(postgresql_databases, postgresql_url, "RESET default_transaction_read_only")
+    scenes.assert_granted(stage)
+    stage.close()
+
+
+@pytest.fixture(scope="module", params=["serializable", "repeatable read"])
+def strict_stage(
+    postgresql_databases: PostgresqlDatabases, request: pytest.FixtureRequest
+) -> Iterator[Bench]:
+    """On a database whose owner wants it stricter than we need it."""
+    url = postgresql_databases.create()
+    configure(postgresql_databases, url, f"SET default_transaction_isolation = '{request.param}'")
+    stage = Bench(url)
+    yield stage
+    stage.close()
+    postgresql_databases.drop(url)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_stricter_isolation_changes_no_verb(stage: Bench, strict_stage: Bench, name: str) -> None:
+    assert outcome(strict_stage, name) == outcome(stage, name)
+
+
+CROWD = 6
+JOBS = 12
+
+
+def test_serialization_failures_under_a_crowd_start_each_job_once(strict_stage: Bench) -> None:
+    bench = beside(strict_stage)
+    job_ids = [bench.submit(unique_key=str(number)) for number in range(JOBS)]
+    workers = [bench.worker(f"w{number}") for number in range(CROWD)]
+
+    def live(number: int) -> list[Run]:
+        won = []
+        for job_id in job_ids:
+            message = bench.message(job_id)
+            key = Run(job_id, message.task_id, 1, str(uuid.uuid4()), workers[number])
+            claimed = insist(lambda key=key: bench.store.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            if isinstance(claimed, ClaimRejected):
+                insist(lambda job_id=job_id: bench.store.cancel(job_id, None, terminate=False))  # type: ignore[misc]  # mypy infers no lambda's defaults
+                continue
+            won.append(key)
+            assert insist(lambda key=key: bench.store.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
+        return won
+
+    crowd = race(*(lambda number=number: live(number) for number in range(CROWD)))
+    assert sorted(run.job_id for won in crowd for run in won) == job_ids
+    for job_id in job_ids:
+        events = bench.events(job_id)
+        assert bench.status(job_id) is JobStatus.FINISHED
+        assert all(legal(before, after) for before, after in pairwise(events)), events
+        assert events.count(JobStatus.FINISHED) == 1
+
+
+def test_submits_of_one_key_agree_on_one_job_under_a_stricter_isolation(strict_stage: Bench) -> None:
+    bench = beside(strict_stage)
+    ids = race(*[lambda: insist(lambda: bench.submit(unique_key="k"))] * CROWD)
+    assert len(set(ids)) == 1
+    assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 1
+
+
+def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) -> None:
+    bench = beside(stage)
+    first, second = bench.submit(), bench.submit()
+    lock = select(job.c.id).with_for_update()
+    with ThreadPoolExecutor(1) as pool:
+        with bench.door.transaction() as connection:
+            connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # so that the verb is the victim
+            connection.execute(lock.where(job.c.id == second))
+            cancelled = pool.submit(bench.store.cancel_selected, Selection(ids=(first, second)))
+            eventually(lambda: waiting(bench) == 1)
+            connection.execute(lock.where(job.c.id == first))
+        assert cancelled.result(timeout=30) == 2
+    assert [bench.events(one)[1:] for one in (first, second)] == [[JobStatus.CANCELLED]] * 2
+
+
+# MariaDB.
+
+
+def connection_of(bench: Bench) -> int:
+    with bench.door.reading() as connection:
+        number: int = connection.execute(text("SELECT CONNECTION_ID()")).scalar_one()
+        return number
+
+
+def test_a_read_only_mariadb_is_told_and_left(private_mariadb: MariadbServer) -> None:
+    url = sqlalchemy.make_url(MariadbDatabases(private_mariadb.url).create())
+    # Whom a read-only server refuses: those who made it so may go on.
+    execute(private_mariadb.url, f"CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{url.password}'")
+    execute(private_mariadb.url, f"GRANT ALL ON `{url.database}`.* TO shop@'127.0.0.1'")
+    stage = Bench(url.set(username="shop").render_as_string(hide_password=False))
+    scenes = Scenes(stage)
+    execute(private_mariadb.url, "SET GLOBAL read_only = ON")
+    before = connection_of(stage)
+    # MariaDB looks for a taken key before it writes.
+    scenes.assert_refused(READS | {"submit of a key that is taken"})
+    # After a failover another server may answer to the next connection.
+    assert connection_of(stage) != before
+    execute(private_mariadb.url, "SET GLOBAL read_only = OFF")
+    scenes.assert_granted(stage)
+    stage.close()
+
+
+def test_a_server_in_the_mode_of_a_reader_is_left(mariadb_url: str) -> None:
+    # What the readers of a managed cluster say; an ordinary server has no such mode.
+    bench = Bench(mariadb_url)
+    before = connection_of(bench)
+    said = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"
+    with pytest.raises(DatabaseUnavailableError, match="read-only"), bench.door.transaction() as connection:
+        connection.execute(text(said))
+    assert connection_of(bench) != before
+    bench.close()

@@ -1,0 +1,57 @@
+"""Whatever anybody gives to any public operation: a documented error or none, and no row that is not theirs.
+
+`JOBHANDLE_FAULTS_INPUTS=10000` makes as many calls on each database; some hundreds in all are the default.
+"""
+
+import math
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.apps import make_app
+from tests.faults.fuzz_calls import CALLS, Call, Caller
+from tests.faults.fuzz_values import INPUTS_OF_A_DATABASE
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS_OF_A_DATABASE // 5)]
+
+A_SEQUENCE = 8
+"""Calls on the same handles, one after the other."""
+
+ENOUGH_FOR_EACH_ERROR = 1_000
+
+
+@pytest.fixture
+def caller(database_url: str) -> Iterator[Caller]:
+    app: Any = make_app("memory://", database_url, {"task_default_queue": f"fuzzed-{uuid.uuid4().hex}"})
+    caller = Caller(app, database_url)
+    yield caller
+    caller.close()
+    app.jobs.close()
+
+
+def test_any_calls_in_any_order_give_documented_errors_and_change_their_own_rows_alone(
+    caller: Caller,
+) -> None:
+    @settings(
+        max_examples=math.ceil(INPUTS_OF_A_DATABASE / A_SEQUENCE),
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(CALLS, min_size=A_SEQUENCE, max_size=A_SEQUENCE))
+    def make(calls: list[Call]) -> None:
+        caller.begin()
+        for call in calls:
+            caller.make(call)
+
+    make()
+    assert caller.calls >= INPUTS_OF_A_DATABASE
+    # Had nothing been refused, nothing bad had been given. Some errors are too rare for a short run.
+    assert "ValidationError" in caller.errors
+    if caller.calls >= ENOUGH_FOR_EACH_ERROR:
+        assert {"ApiUsageError", "UnknownJobError", "NotAttachedError"} <= set(caller.errors)

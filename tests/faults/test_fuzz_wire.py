@@ -1,0 +1,104 @@
+"""Whatever comes over the wire with a job's header: no body runs, no row moves, and the worker goes on.
+
+`JOBHANDLE_FAULTS_INPUTS=10000` sends as many messages to one worker; some hundreds are the default.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from jobhandle_celery import JobStatus
+from tests.apps import lines_of
+from tests.databases import SqliteFiles
+from tests.faults.fuzz_values import INPUTS
+from tests.faults.fuzz_wire import FORGERIES, Forgery, Passes, Wire, site_of
+from tests.reaper import Reaper
+from tests.worker.site import Site
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS // 5)]
+
+A_BATCH = 40
+"""Messages before a look at the rows."""
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory,
+    reaper: Reaper,
+    sqlite_files: SqliteFiles,
+    redis_database_url: str,
+    workers_temporary_folder: Path,
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("wire")
+    with site_of(folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder) as site:
+        site.start(concurrency=1)
+        yield site
+
+
+def test_no_forged_message_runs_a_body_or_moves_a_row_or_ends_the_worker(site: Site) -> None:
+    wire = Wire(site)
+    already = wire.sent
+    worker = site.workers[0]
+    before = wire.rows()
+
+    @settings(
+        max_examples=math.ceil(INPUTS / A_BATCH),
+        deadline=None,
+        database=None,
+        # Not shrunk: what a worker did with one message it may not do with the next copy of it.
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(FORGERIES, min_size=A_BATCH, max_size=A_BATCH))
+    def send(forgeries: list[Forgery]) -> None:
+        for forgery in forgeries:
+            wire.forge(forgery)
+        wire.settle()
+        assert lines_of(wire.lines) == []
+        assert wire.rows() == before
+        assert worker.is_running()
+
+    try:
+        send()
+    finally:
+        wire.close()
+    assert wire.sent - already >= INPUTS
+    assert worker.log.count("ready.") == 1, "the worker had to begin anew"
+    assert site.submit("add", 2, 3).result(timeout=20) == 5
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"expires": "2001-01-01T00:00:00+00:00"},
+        {"expires": "2999-01-01T00:00:00+00:00"},
+        {"eta": "2001-01-01T00:00:00+00:00"},
+        {"eta": "2999-01-01T00:00:00+00:00"},
+        {"chain": [], "retries": 3, "shadow": "another name", "redelivered": True},
+        {"task": "worker.nobody_knows"},
+        {"id": "00000000-0000-4000-8000-000000000000"},
+    ],
+    ids=str,
+)
+def test_what_stands_beside_a_true_header_leaves_the_job_to_its_row(
+    site: Site, headers: dict[str, Any]
+) -> None:
+    path = site.new_file()
+    handle, message = site.submit_parked("append", str(path), "body")
+
+    for _ in range(3):
+        site.deliver(message, **headers)
+    site.fence()
+    Passes(site).wait()
+    assert handle.job_status() in (JobStatus.QUEUED, JobStatus.FINISHED)
+    site.deliver(message)
+
+    assert handle.wait(20) is JobStatus.FINISHED
+    site.fence()
+    assert lines_of(path) == ["body"]
+    assert handle.get_job().attempt == 1

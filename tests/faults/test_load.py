@@ -1,0 +1,124 @@
+"""Many jobs from many processes while workers are killed: nothing is lost, and workers do not grow."""
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.chance import SCALE, scaled, stretched
+from tests.faults.crowd import BODIES, Crowd, Keeper, storm
+from tests.faults.stepping import SURVIVED, stepper
+from tests.faults.worker_fates import all_ready, send
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+from tests.workers import WorkerProcess
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+
+PROCESSES = 8
+SETTINGS = {
+    "jobhandle_lease": 3,
+    # As long as a backlog of that size may take: else most messages are second ones, which workers refuse.
+    "jobhandle_republish_after": 10 * max(1.0, SCALE / 10),
+    "worker_prefetch_multiplier": 4,
+}
+CALM = 100
+"""Jobs that end before a worker that has started is killed: some of them are its own."""
+MIB = 2**20
+GROWTH = 50 * MIB
+
+
+class Memory:
+    """What the processes of a worker that lives all the time hold, seen again and again."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self.seen: list[tuple[int, int]] = []
+        """Bytes of the main process, and of its largest child."""
+
+    def look(self) -> None:
+        main, children = psutil.Process(self._worker.pid), map(psutil.Process, self._worker.children())
+        self.seen.append((main.memory_info().rss, max(child.memory_info().rss for child in children)))
+
+    def grown(self) -> tuple[int, int]:
+        """Return by how many bytes, from the first look to the last."""
+        (main, child), (main_now, child_now) = self.seen[0], self.seen[-1]
+        for name, before, after, most in (
+            ("main process", main, main_now, max(seen[0] for seen in self.seen)),
+            ("a child", child, child_now, max(seen[1] for seen in self.seen)),
+        ):
+            print(f"{name}: {before / MIB:.1f} MiB, then {after / MIB:.1f}, at most {most / MIB:.1f}")
+        return main_now - main, child_now - child
+
+
+class Tally:
+    """How many jobs have ended; asked for so seldom that to ask is no load of its own."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._lock = threading.Lock()
+        self._again_at = 0.0
+        self._final = 0
+
+    def final(self) -> int:
+        with self._lock:
+            asked_at = time.monotonic()
+            if asked_at >= self._again_at:
+                counts = self._site.jobs.count_by_status()
+                self._final = sum(counts[status] for status in JobStatus if status.final)
+                answered_at = time.monotonic()
+                self._again_at = answered_at + 10 * (answered_at - asked_at)
+            return self._final
+
+
+def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -> None:
+    site = new_site(settings=SETTINGS)
+    crowd = Crowd(site)
+    number = scaled(1000 / PROCESSES) * PROCESSES
+    survivor = site.start(BODIES, concurrency=2)
+    mortal = Keeper(lambda: site.start(BODIES, ready=False, concurrency=2), 1)
+    calm = min(CALM, number // 2)
+    since, kills = 0, list[int]()
+    memory, tally = Memory(survivor), Tally(site)
+    began = time.monotonic()
+
+    def kill() -> None:
+        # By what has ended, not by the time: so the first comes before the load is over, however quick it is.
+        nonlocal since
+        ended = tally.final()
+        if not all_ready(mortal):
+            since = ended
+        elif since + calm <= ended < number and send(signal.SIGKILL)(mortal, crowd.chance):
+            kills.append(ended)
+
+    def all_ended() -> bool:
+        ended = tally.final()
+        if ended > number / 20:
+            memory.look()
+        return ended == number
+
+    with (
+        stepper(
+            site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // PROCESSES
+        ) as others,
+        ThreadPoolExecutor() as pool,
+        storm(kill, (0.1, 0.2), crowd.chance),
+    ):
+        submitted = pool.submit(others.do, 0, signal.SIGKILL)
+        eventually(all_ended, stretched(300), "the load")
+        assert submitted.result() == SURVIVED
+    took = time.monotonic() - began
+    print(f"{number} jobs in {took:.0f} s, {number / took:.0f} a second; killed after {kills}")
+    assert kills
+
+    crowd.adopt()
+    rows = crowd.audit(lost_before_body=True, events_of=min(number, 1000))
+    assert len(rows) == number
+    assert {row.status for row in rows.values()} == {JobStatus.FINISHED}
+    again = sum((row.attempt or 0) > 1 for row in rows.values())
+    print(f"{again} jobs were begun more than once")
+    assert max(memory.grown()) < GROWTH

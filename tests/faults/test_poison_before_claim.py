@@ -1,0 +1,60 @@
+"""Messages that end their worker before the claim: the job is given up, and others run (fault 42)."""
+
+import base64
+import json
+
+import pytest
+
+from jobhandle_celery import Job, JobStatus
+from tests.apps import lines_of
+from tests.support import eventually
+from tests.worker.site import NewSite
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+APP = "tests.faults.poison_app:app"
+SETTINGS = {"jobhandle_republish_after": 0.5, "jobhandle_publish_grace": 0.5, "jobhandle_lease": 3}
+
+
+def test_job_that_kills_worker_after_worker_ends_in_error(new_site: NewSite) -> None:
+    """The main process dies of a message, again and again, until its job is given up (fault 42)."""
+    site = new_site(settings=SETTINGS)
+    path, other = site.new_file(), site.new_file()
+    poison, healthy = site.jobs.handle(), site.jobs.handle()
+    poison.submit(Job(task="poison.kills_main", args=[str(path)]))
+    healthy.submit(Job(task="poison.append", args=[str(other), "ran"], max_attempts=10))
+    worker = site.start(APP, concurrency=1, ready=False)
+
+    def ended() -> bool:
+        nonlocal worker
+        if not worker.is_running():
+            worker = site.start(APP, concurrency=1, ready=False)
+        site.jobs.sweep()
+        return poison.job_status().final and healthy.job_status().final
+
+    eventually(ended, 120)
+
+    record = poison.get_job()
+    assert (record.status, record.attempt) == (JobStatus.ERROR, 0)
+    assert record.error is not None
+    assert "before its body started" in record.error.message
+    assert set(lines_of(path)) == {"main"}
+    assert len(lines_of(path)) <= 8
+    assert healthy.job_status() is JobStatus.FINISHED
+    assert lines_of(other) == ["ran"]
+
+
+def test_message_nested_too_deep_leaves_its_worker_alive(new_site: NewSite) -> None:
+    """A message nested 600 deep is dropped before it is decoded (fault 42)."""
+    site = new_site(settings=SETTINGS)
+    worker = site.start(APP, concurrency=1)
+    path = site.new_file()
+    handle, message = site.submit_parked("poison.append", str(path), "deep")
+    body = '[["' + str(path) + '", ' + "[" * 600 + "]" * 600 + "], {}, {}]"
+    forged = json.loads(message) | {"body": base64.b64encode(body.encode()).decode()}
+    site.deliver(json.dumps(forged).encode())
+    eventually(lambda: f"a message for job {handle.job_id} was refused: its arguments are" in worker.log)
+    assert worker.is_running()
+    healthy = site.submit("poison.append", str(path), "ran")
+    assert healthy.wait(30) is JobStatus.FINISHED
+    assert lines_of(path) == ["ran"]

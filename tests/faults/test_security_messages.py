@@ -1,0 +1,173 @@
+"""A job's message is JSON, or signed JSON; a pickle is refused unread, also where plain tasks may use it."""
+
+import base64
+import importlib.util
+import json
+import os
+import pickle
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobHandle, JobStatus
+from tests.apps import lines_of
+from tests.databases import SqliteFiles
+from tests.faults.fuzz_wire import Passes, site_of
+from tests.reaper import Reaper
+from tests.support import eventually
+from tests.worker.site import DEFAULT_QUEUE, Site
+
+pytestmark = pytest.mark.faults
+
+TYPES = {"pickle": "application/x-python-serialize"}
+if os.environ.get("CI") or importlib.util.find_spec("yaml"):  # kombu knows YAML where PyYAML is installed
+    TYPES["yaml"] = "application/x-yaml"
+
+
+class Bomb:
+    """A pickle of it makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory,
+    reaper: Reaper,
+    sqlite_files: SqliteFiles,
+    redis_database_url: str,
+    workers_temporary_folder: Path,
+) -> Iterator[Site]:
+    """A site whose worker takes pickles and YAML from plain tasks, as too many do."""
+    folder = tmp_path_factory.mktemp("lax")
+    settings = {"accept_content": ["json", *TYPES]}
+    with site_of(
+        folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder, settings
+    ) as site:
+        site.start(concurrency=1, environment={"C_FORCE_ROOT": "1"})
+        yield site
+
+
+def body_of(kind: str, args: list[Any]) -> bytes:
+    content = [args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+    if kind == "pickle":
+        return pickle.dumps(content)
+    yaml = pytest.importorskip("yaml")
+    text: str = yaml.dump(content)
+    return text.encode()
+
+
+def send(site: Site, message: bytes, kind: str, body: bytes, headers: dict[str, Any]) -> None:
+    """Send a message with the same headers but for `headers` (None: without it) and with that body."""
+    copy = json.loads(message)
+    changed = {**copy["headers"], **headers}
+    copy["headers"] = {name: value for name, value in changed.items() if name != "jobhandle" or value}
+    encoding = "binary" if kind == "pickle" else "utf-8"
+    copy |= {
+        "content-type": TYPES[kind],
+        "content-encoding": encoding,
+        "body": base64.b64encode(body).decode(),
+    }
+    copy["properties"]["delivery_tag"] = str(uuid.uuid4())
+    copy["properties"]["delivery_info"]["routing_key"] = DEFAULT_QUEUE
+    site.redis.lpush(DEFAULT_QUEUE, json.dumps(copy))
+
+
+def still_waits(site: Site, handle: JobHandle, message: bytes, path: Path) -> None:
+    """See that nothing came of what was sent, and that the true message runs the job."""
+    site.fence()
+    Passes(site).wait()
+    assert lines_of(path) == []
+    assert handle.job_status() is JobStatus.QUEUED
+    assert handle.get_job().attempt == 0
+    site.deliver(message)
+    assert handle.wait(20) is JobStatus.FINISHED
+    assert lines_of(path) == ["body"]
+
+
+@pytest.mark.parametrize("kind", list(TYPES))
+def test_a_plain_task_may_be_pickled_here(site: Site, kind: str) -> None:
+    # Else the tests below would prove nothing.
+    path = site.new_file()
+    _, message = site.submit_parked("append", str(path), "body")
+    send(site, message, kind, body_of(kind, [str(path), kind]), {"jobhandle": None})
+    eventually(lambda: lines_of(path) == [kind])
+
+
+@pytest.mark.parametrize("kind", list(TYPES))
+def test_a_jobs_message_that_is_not_json_does_not_run_it(site: Site, kind: str) -> None:
+    path = site.new_file()
+    handle, message = site.submit_parked("append", str(path), "body")
+    send(site, message, kind, body_of(kind, [str(path), kind]), {})
+    still_waits(site, handle, message, path)
+
+
+def test_a_pickle_that_says_it_is_a_jobs_is_not_even_unpickled(site: Site) -> None:
+    path, made = site.new_file(), site.new_file()
+    handle, message = site.submit_parked("append", str(path), "body")
+    bomb = pickle.dumps([[Bomb(made), "x"], {}, {}])
+    send(site, message, "pickle", bomb, {})
+    for malformed in ({"id": "x"}, "text", {"id": handle.job_id, "attempt": 9}, [1]):
+        send(site, message, "pickle", bomb, {"jobhandle": malformed})
+    still_waits(site, handle, message, path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("kind", list(TYPES))
+def test_a_jobs_header_in_another_place_makes_no_job_of_a_message(site: Site, kind: str) -> None:
+    # Where eager calls have it. Such a message is a plain task's, and what it does is no job's.
+    path, other = site.new_file(), site.new_file()
+    handle, message = site.submit_parked("append", str(path), "body")
+    hidden = {"headers": {"jobhandle": {"id": handle.job_id, "attempt": 1}}, "jobhandle": None}
+    send(site, message, kind, body_of(kind, [str(other), kind]), hidden)
+    still_waits(site, handle, message, path)
+
+
+@pytest.mark.parametrize("kind", ["json", *TYPES])
+def test_a_message_of_the_old_protocol_is_no_jobs(site: Site, kind: str) -> None:
+    path = site.new_file()
+    handle, message = site.submit_parked("append", str(path), "body")
+    copy = json.loads(message)
+    header = copy["headers"]["jobhandle"]
+    old = {
+        "task": "worker.append",
+        "id": copy["headers"]["id"],
+        "args": [str(path), "old"],
+        "kwargs": {},
+        "jobhandle": header,
+    }
+    if kind == "json":
+        body, content = (
+            json.dumps(old).encode(),
+            {"content-type": "application/json", "content-encoding": "utf-8"},
+        )
+    elif kind == "pickle":
+        body, content = pickle.dumps(old), {"content-type": TYPES[kind], "content-encoding": "binary"}
+    else:
+        body, content = json.dumps(old).encode(), {"content-type": TYPES[kind], "content-encoding": "utf-8"}
+    for headers in ({}, {"jobhandle": header}):
+        copy |= {"headers": headers, "body": base64.b64encode(body).decode(), **content}
+        copy["properties"]["delivery_tag"] = str(uuid.uuid4())
+        copy["properties"]["delivery_info"]["routing_key"] = DEFAULT_QUEUE
+        site.redis.lpush(DEFAULT_QUEUE, json.dumps(copy))
+    still_waits(site, handle, message, path)
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "builtins.eval", "celery.Celery", "tests.apps:append_line", "worker."]
+)
+def test_a_name_that_no_worker_has_registered_runs_nothing(site: Site, name: str) -> None:
+    made = site.new_file()
+    handle = site.submit(name, f"touch {made}")
+    site.fence()
+    eventually(lambda: any("does not know" in event.message for event in site.jobs.events(handle.job_id)))
+    assert not made.exists()
+    assert handle.job_status() is JobStatus.SUBMITTED
+    assert handle.cancel_job() is JobStatus.CANCELLED

@@ -1,0 +1,85 @@
+"""Whoever submits is killed at each statement, commit and publish: there is no row, or the job runs once."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import Job, JobStatus
+from tests.chance import stretched
+from tests.faults.crowd import BODIES, Crowd
+from tests.faults.stepped_actions import MANY
+from tests.faults.stepping import STRAIGHT, stepper
+from tests.servers import execute
+from tests.worker.site import NewSite, Site
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+
+ENOUGH = 60
+"""More than the steps of any of the actions."""
+
+
+def found(site: Site) -> Counter[str]:
+    """Return how many jobs there are of each submit."""
+    return Counter(str(job.meta) for job in site.jobs.find(task="worker.work", limit=10_000))
+
+
+def prepared(crowd: Crowd, *, final: bool) -> list[int]:
+    """Return held jobs; or such that were cancelled then."""
+    ids = crowd.submit([crowd.job("work", 0, status="Waiting") for _ in range(ENOUGH)])
+    if final:
+        crowd.site.jobs.cancel_many(ids=ids)
+    return ids
+
+
+def test_a_submitter_that_dies_at_any_step_has_submitted_or_has_not(
+    new_site: NewSite, database_url: str
+) -> None:
+    site = new_site(database_url=database_url)
+    crowd = Crowd(site)
+    path = str(crowd.path)
+    execute(database_url, "CREATE TABLE orders (number INTEGER)")
+    died: dict[str, list[str]] = {}
+    held, cancelled = prepared(crowd, final=False), prepared(crowd, final=True)
+    actions: dict[str, dict[str, Any]] = {
+        "submit": {"path": path},
+        "submit_many": {"path": path},
+        "submit_in_session": {"path": path, "url": database_url},
+        "release": {"ids": held},
+        "resubmit": {"ids": cancelled},
+    }
+    for action, given in actions.items():
+        with stepper(site, action, **given) as stopped:
+            died[action] = list(stopped.each_step())
+        print(action, died[action])
+        assert 4 <= len(died[action]) < ENOUGH, "it dies at each step, and at last survives"
+        assert {"before _put", "after _put"} <= set(died[action])
+    # The very statement that production executes: on PostgreSQL it goes past SQLAlchemy.
+    assert (f"before {STRAIGHT}" in died["submit"]) == database_url.startswith("postgresql")
+
+    submitted = found(site)
+    for action in ("submit", "submit_many", "submit_in_session"):
+        whole = MANY if action == "submit_many" else 1
+        came = [submitted[f"{action} {number}"] for number in range(1, len(died[action]) + 2)]
+        assert set(came) == {0, whole}, f"{action}: {came}"
+        # What is there stays there: whoever comes further has submitted as well.
+        assert came == sorted(came), f"{action}: {came}"
+    orders = {
+        f"submit_in_session {number}" for (number,) in execute(database_url, "SELECT number FROM orders")
+    }
+    assert orders == {name for name in submitted if name.startswith("submit_in_session")}
+
+    crowd.ids = [job.id for job in site.jobs.find(task="worker.work", limit=10_000) if job.id]
+    untouched = set(held[len(died["release"]) + 2 :])
+    went = {job.id for job in site.jobs.find(ids=[*held, *cancelled], limit=10_000) if is_sent(job)}
+    site.start(BODIES)
+    crowd.ids = [job_id for job_id in crowd.ids if job_id not in set(held) - went]
+    crowd.settle()
+    for job_id, row in crowd.audit().items():
+        ran = job_id in went or job_id not in cancelled
+        assert (row.status, row.attempt) == ((JobStatus.FINISHED, 1) if ran else (JobStatus.CANCELLED, 0))
+    assert untouched.isdisjoint(went)
+
+
+def is_sent(job: Job) -> bool:
+    return job.status not in (JobStatus.WAITING, JobStatus.CANCELLED)

@@ -1,0 +1,132 @@
+"""Sweeps at once, and sweeps stopped in the middle: what is due is sent about once, and nothing is lost."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from jobhandle_celery import JobStatus
+from jobhandle_celery.schema import clock, worker
+from jobhandle_celery.store import Run
+from tests.chance import scaled, stretched
+from tests.faults.crowd import BODIES, Crowd
+from tests.faults.stepped_actions import sweep_all
+from tests.faults.stepping import SURVIVED, stepper
+from tests.store.bench import Bench
+from tests.support import eventually
+from tests.worker.site import NewSite
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+
+SOON = timedelta(milliseconds=20)
+THREADS, PROCESSES = 5, 5
+
+
+def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database_url: str) -> None:
+    # So quick that nobody is told that somebody has just been here, and so that no reserved row is due again.
+    site = new_site(
+        database_url=database_url,
+        settings={"jobhandle_sweep_interval": 0.001, "jobhandle_publish_grace": 120},
+    )
+    crowd = Crowd(site)
+    crowd.submit([crowd.job("work", 0, scheduled_for=SOON) for _ in range(scaled(250))])
+
+    with stepper(site, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
+        beside = [pool.submit(sweep_all, site.jobs) for _ in range(THREADS)]
+        assert others.do(0, signal.SIGKILL) == SURVIVED
+        for one in beside:
+            one.result()
+
+    messages = site.redis.llen("celery")
+    assert len(crowd.ids) <= messages <= 1.05 * len(crowd.ids)
+    site.start(BODIES, concurrency=3)
+    crowd.settle()
+    assert {(row.status, row.attempt) for row in crowd.audit().values()} == {(JobStatus.FINISHED, 1)}
+
+
+class Due:
+    """Work for every part of a pass: jobs that are to be sent, have expired, were lost with their worker."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        site = crowd.site
+        self.crowd = crowd
+        self.bench = Bench(site.database_url, namespace="default", publish_grace=timedelta(seconds=1))
+        self.to_send: list[int] = []
+        self.expired: list[int] = []
+        self.lost: list[int] = []
+
+    def add(self) -> list[int]:
+        """Add one or two of each; returns them."""
+        crowd = self.crowd
+        to_send = crowd.submit([crowd.job("work", 0, scheduled_for=SOON) for _ in range(2)])
+        expired = crowd.submit([crowd.job("work", 0, status="Waiting", expires=SOON)])
+        lost = crowd.submit([crowd.job("work", 0, status="Waiting", max_attempts=2)])
+        self._lose(lost[0])
+        self.to_send += to_send
+        self.expired += expired
+        self.lost += lost
+        return [*to_send, *expired, *lost]
+
+    def _lose(self, job_id: int) -> None:
+        """Have it run by a worker whose lease has ended, under the eyes of sweeps that have never paused."""
+        bench = self.bench
+        gone = bench.worker("gone")
+        bench.release(job_id)
+        claim = bench.key(job_id, gone)
+        assert isinstance(bench.store.claim(claim, "worker.work"), Run)
+        with bench.door.transaction() as connection:
+            ended = update(worker).where(worker.c.worker_uid == gone.worker_uid).values(lease_until=clock(-1))
+            connection.execute(ended)
+        bench.trust_leases()
+
+    def audit(self) -> None:
+        rows = self.crowd.audit(lost_before_body=True)
+        for ids, status, attempt in (
+            (self.to_send, JobStatus.FINISHED, 1),
+            (self.expired, JobStatus.CANCELLED, 0),
+            (self.lost, JobStatus.FINISHED, 2),
+        ):
+            assert {(rows[job_id].status, rows[job_id].attempt) for job_id in ids} == {(status, attempt)}
+        assert self.crowd.number_begun() == len(self.to_send) + len(self.lost)
+
+
+@pytest.fixture
+def due(new_site: NewSite, database_url: str) -> Due:
+    return Due(Crowd(new_site(database_url=database_url, settings={"jobhandle_sweep_interval": 0.001})))
+
+
+def test_a_sweep_that_dies_at_any_step_loses_nothing(due: Due) -> None:
+    site = due.crowd.site
+    with stepper(site, "sweep") as stopped:
+        steps = stopped.each_step()
+        due.add()
+        for _ in steps:
+            due.add()
+    print(len(due.to_send) // 2, "steps")
+    assert len(due.lost) > 10
+
+    site.start(BODIES, concurrency=3)
+    due.crowd.settle()
+    due.audit()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_sweep_that_freezes_at_any_step_holds_nobody_up(due: Due) -> None:
+    """As one on a machine that is suspended, or out of reach: nobody tells its server that it is gone.
+
+    On SQLite, which is one machine's, a writer that is frozen holds the only lock there is.
+    """
+    site = due.crowd.site
+    with stepper(site, "sweep") as counting:
+        due.add()
+        steps = len(list(counting.each_step()))
+    site.start(BODIES, concurrency=3)
+    with stepper(site, "sweep") as frozen:
+        for step in due.crowd.chance.sample(range(1, steps + 1), 4):
+            due.add()
+            where = frozen.do(step, signal.SIGSTOP)
+            due.add()
+            eventually(lambda: not due.crowd.unfinished(), 60, f"somebody froze {where}")
+    due.audit()

@@ -1,0 +1,120 @@
+"""Bodies that take more memory than there is: they end as lost or failed, their neighbours as they should."""
+
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.chance import scaled, stretched
+from tests.faults.crowd import Crowd
+from tests.faults.worker_fates import account
+from tests.support import eventually
+from tests.worker.site import NewSite
+from tests.workers import WorkerProcess
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+
+BODIES = "tests.faults.worker_bodies:app"
+SETTINGS = {"jobhandle_lease": 2, "jobhandle_republish_after": 2}
+PLACES = (
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control"),
+    ("/sys/fs/cgroup", "memory.max", "memory.events"),
+)
+"""Where either generation of control groups has its folders, their limit, and their count of kills."""
+LIMIT = 500 * 2**20
+"""Bytes for a worker and its children together."""
+
+
+class MemoryLimit:
+    """A control group of the kernel's."""
+
+    def __init__(self, folder: Path, counted_in: str) -> None:
+        self._folder = folder
+        self._counted_in = counted_in
+
+    def limit(self, worker: WorkerProcess) -> None:
+        for pid in (worker.pid, *worker.children()):
+            (self._folder / "cgroup.procs").write_text(str(pid))
+
+    def kills(self) -> int:
+        """Return how many processes the kernel has killed because they took too much together."""
+        counts = dict(line.split() for line in (self._folder / self._counted_in).read_text().splitlines())
+        return int(counts["oom_kill"])
+
+    def close(self) -> None:
+        eventually(lambda: not (self._folder / "cgroup.procs").read_text())
+        self._folder.rmdir()
+
+
+def _made() -> MemoryLimit | None:
+    """Make a control group; None where we may not."""
+    for root, limit, counted_in in PLACES:
+        folder = Path(root) / f"jobhandle-test-{uuid.uuid4()}"
+        with suppress(OSError):
+            folder.mkdir()
+            try:
+                with open(folder / limit, "r+") as file:  # which makes no file where there is none
+                    file.write(str(LIMIT))
+            except OSError:
+                folder.rmdir()
+                raise
+            return MemoryLimit(folder, counted_in)
+    return None
+
+
+@pytest.fixture
+def memory_limit() -> Iterator[MemoryLimit]:
+    limit = _made()
+    if limit is None:
+        # Also with `CI` set: where it runs it need not be root.
+        pytest.skip("no control group can be made here that limits memory: only root may, on Linux")
+    yield limit
+    limit.close()
+
+
+def test_what_the_kernel_kills_for_its_memory_takes_nobody_with_it(
+    memory_limit: MemoryLimit, new_site: NewSite
+) -> None:
+    site = new_site(settings=SETTINGS)
+    crowd = Crowd(site)
+    worker = site.start(BODIES, concurrency=3)
+    memory_limit.limit(worker)
+    healthy = crowd.submit_mixed(scaled(30), 0.1)
+    fat = crowd.submit([crowd.job("swell", max_attempts=2) for _ in range(3)])
+    healthy += crowd.submit_mixed(scaled(30), 0.1)
+
+    crowd.settle()
+
+    assert memory_limit.kills() >= len(fat), "they died of something else"
+    rows = crowd.audit(lost_before_body=True)
+    account(crowd, rows)
+    for job_id in fat:
+        error = rows[job_id].error
+        assert error is not None
+        assert (error.kind, error.type, rows[job_id].attempt) == ("system", "WorkerLostError", 2)
+        assert str(signal.Signals.SIGKILL.value) in error.message
+    assert {error.kind for job_id in healthy if (error := rows[job_id].error)} == {"task"}
+    assert worker.is_running()
+
+
+def test_a_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
+    """Celery ends the worker for it; whatever starts workers starts another."""
+    site = new_site(settings=SETTINGS)
+    crowd = Crowd(site)
+    worker = site.start(BODIES, concurrency=3)
+    crowd.submit_mixed(scaled(30), 0.3)
+    [fat] = crowd.submit([crowd.job("hog")])
+    eventually(lambda: not worker.is_running(), 60)
+    site.start(BODIES, concurrency=3)
+
+    crowd.settle()
+
+    rows = crowd.audit(lost_before_body=True)
+    error = rows.pop(fat).error
+    assert error is not None
+    assert (error.kind, error.type) == ("task", "MemoryError")
+    tally = account(crowd, rows)
+    assert not tally["lost"], tally

@@ -1,0 +1,45 @@
+"""A rolling restart: jobs of a task that the old workers do not know yet wait for the new ones."""
+
+import pytest
+
+from tests.chance import scaled, stretched
+from tests.faults.crowd import Crowd
+from tests.faults.worker_fates import account
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+
+BODIES = "tests.faults.worker_bodies:app"
+UNKNOWN = "does not know the task worker.known_to_few"
+
+
+def test_a_task_that_old_workers_do_not_know_waits_for_new_ones(new_site: NewSite) -> None:
+    site = new_site(settings={"jobhandle_republish_after": 1, "jobhandle_lease": 3})
+    crowd = Crowd(site)
+    old = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
+    for worker in old:
+        worker.wait_until_ready(60)
+    kinds = ["known_to_few", "work"]
+    jobs = [crowd.job(crowd.chance.choice(kinds), 0.1, message="the user's") for _ in range(scaled(100))]
+    ids = crowd.submit(jobs)
+    unknown = [job_id for job_id, job in zip(ids, jobs, strict=True) if job.task == "worker.known_to_few"]
+    eventually(lambda: all(was_unknown(site, job_id) for job_id in unknown), 90)
+
+    for worker in old:
+        worker.terminate()
+        site.start(BODIES, concurrency=2, environment={"KNOWS_MORE": "1"})
+    crowd.settle()
+
+    rows = crowd.audit()
+    assert set(account(crowd, rows)) == {"ended"}
+    for job_id, row in rows.items():
+        by = was_unknown(site, job_id)
+        assert bool(by) is (job_id in unknown)
+        assert by <= {f"worker {one.nodename}" for one in old}
+        assert (row.status, row.attempt, row.message) == ("Finished", 1, "the user's")
+
+
+def was_unknown(site: Site, job_id: int) -> set[str]:
+    """Return who did not know this job's task, as its events say."""
+    return {event.actor for event in site.jobs.events(job_id) if UNKNOWN in event.message}

@@ -1,0 +1,154 @@
+"""Programs that `tasks.run_script` started: none lives on beside its successor, however its worker ended."""
+
+import fcntl
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobhandle_celery import Job, JobStatus
+from tests.apps import lines_of
+from tests.chance import scaled, stretched
+from tests.faults.crowd import Crowd, Keeper
+from tests.faults.worker_fates import any_of, kill_a_child, send, weather
+from tests.support import eventually
+from tests.worker.site import NewSite, Site
+from tests.workers import WorkerProcess
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+
+PROGRAM = """#!{python} -IS
+import fcntl, os, signal, sys, time
+marks, lock, seconds, deaf = sys.argv[1:]
+
+def mark(what):
+    line = f"{{what}} {{lock}} {{os.getpid()}} {{time.time()}}\\n"
+    os.write(os.open(marks, os.O_WRONLY | os.O_APPEND | os.O_CREAT), line.encode())
+
+if deaf == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+held = os.open(lock, os.O_WRONLY | os.O_CREAT)
+try:
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    mark("beside")
+    sys.exit("another lives")
+mark("begun")
+if not os.fork():
+    time.sleep(3600)  # what it has started itself holds the lock as well
+time.sleep(float(seconds))
+mark("ended")
+"""
+"""It holds a lock for as long as it, or a process of its own, lives; and says if another holds it."""
+
+LEASE = 6
+"""Seconds. A program that is deaf to SIGTERM is killed after 3, see `tasks.script.GRACE`."""
+
+
+class Scripts:
+    """A crowd of jobs that run the program, and workers that run them."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        program = folder / "scripts" / "program"
+        program.parent.mkdir()
+        program.write_text(PROGRAM.format(python=sys.executable))
+        program.chmod(0o755)
+        self.crowd = Crowd(site)
+        self.folder = folder
+        self._environment = {
+            "JOBHANDLE_DATABASE_URL": site.database_url,
+            "JOBHANDLE_BROKER_URL": site.broker_url,
+            "JOBHANDLE_SCRIPTS": str(program.parent),
+        }
+
+    def start(self) -> WorkerProcess:
+        return self.crowd.site.start(
+            "tests.faults.scripts_app:app", ready=False, concurrency=4, environment=self._environment
+        )
+
+    def submit(self, count: int, seconds: float, deaf: str) -> list[int]:
+        first = len(self.crowd.ids)
+        locks = [str(self.folder / f"lock-{number}") for number in range(first, first + count)]
+        return self.crowd.submit(
+            [
+                Job(
+                    task="tasks.run_script",
+                    args=("program", (str(self.crowd.path), lock, str(seconds), deaf)),
+                    max_attempts=10**6,
+                )
+                for lock in locks
+            ]
+        )
+
+    def audit(self) -> None:
+        told = lines_of(self.crowd.path)
+        assert [line for line in told if line.startswith("beside")] == []
+        for row in self.crowd.rows().values():
+            lock = row.args[1][1]
+            assert row.status in (JobStatus.FINISHED, JobStatus.CANCELLED), row
+            assert row.attempt is not None
+            assert told.count(f"begun {lock}") <= row.attempt, row
+            assert f"ended {lock}" in told or row.status is JobStatus.CANCELLED, row
+        locks = list(self.folder.glob("lock-*"))
+        eventually(lambda: all(map(is_free, locks)), 30, "programs that nobody waits for")
+
+    def holder(self, job_id: int) -> psutil.Process:
+        """Return the child of the pool that runs this job's program, once it lives."""
+        lock = self.crowd.rows()[job_id].args[1][1]
+        eventually(lambda: f"begun {lock}" in lines_of(self.crowd.path), 60)
+        lines = map(str.split, self.crowd.path.read_text().splitlines())
+        [pid] = [int(pid) for what, of, pid, _ in lines if (what, of) == ("begun", lock)]
+        leash = psutil.Process(pid).parent()
+        return psutil.Process(leash.ppid())
+
+
+@pytest.fixture
+def scripts(new_site: NewSite, tmp_path: Path) -> Scripts:
+    return Scripts(new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 2}), tmp_path)
+
+
+def test_a_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None:
+    """Deaf ones have longer to live than their worker's lease, if nobody ends them."""
+    keeper = Keeper(scripts.start, 2)
+
+    def feed() -> None:
+        scripts.submit(6, 0.5, "listening")
+        scripts.submit(4, LEASE + 1, "deaf")
+
+    weather(
+        scripts.crowd,
+        keeper,
+        any_of(send(signal.SIGKILL), send(signal.SIGQUIT), kill_a_child),
+        (0.2, 0.8),
+        feed=feed,
+        hits=["the worker % was lost", "cut it off", "the process that ran it was lost"],
+        jobs=scaled(20),
+    )
+
+    scripts.audit()
+
+
+def test_a_deaf_program_of_a_killed_child_is_gone_before_its_successor_starts(scripts: Scripts) -> None:
+    """Its worker may see that at once; and nothing else is in the queue that would keep the successor."""
+    scripts.start().wait_until_ready(60)
+    for _ in range(3):
+        [job_id] = scripts.submit(1, 4, "deaf")
+        holder = scripts.holder(job_id)
+
+        holder.kill()
+
+        holder.wait(30)  # until its parent has seen it
+    scripts.crowd.settle()
+    assert {row.attempt for row in scripts.crowd.rows().values()} == {2}
+    scripts.audit()
+
+
+def is_free(lock: Path) -> bool:
+    with lock.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,219 @@
+"""What may befall a crowd's workers, and the account that every attempt of its jobs must give afterwards."""
+
+import functools
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Engine, NullPool, create_engine, func, select
+
+from jobhandle_celery import Job, JobStatus
+from jobhandle_celery.models import Event
+from jobhandle_celery.schema import job_event
+from jobhandle_celery.status import UNFINISHED
+from tests.chance import stretched
+from tests.faults.crowd import BODIES, Crowd, Keeper, Life, storm
+from tests.support import eventually
+from tests.worker.site import Site
+
+FEW = 15
+"""Unfinished jobs, at which a storm is given more of them."""
+
+RESULTS = {
+    "work": "worked",
+    "work_late": "worked",
+    "listen": "listened",
+    "may_be_killed": "worked",
+    "again": "at last",
+    "long_at_first": "worked",
+    "listen_at_first": "listened",
+    "known_to_few": "known",
+    "submit_later": "submitted",
+}
+"""By task; `speak` returns the number of its attempt."""
+_LOST = ("was lost", "does not run it any more")
+_GIVEN_BACK = ("cut it off", "shut down", "its claim was not answered")
+
+
+def ends_of_attempts(events: list[Event]) -> list[Event | None]:
+    """Return the event that ended each attempt, in their order; None: nothing has ended it yet."""
+    ends: list[Event | None] = []
+    running = False
+    for event in events:
+        if event.message == "started":
+            assert not running, events
+            ends.append(None)
+            running = True
+        elif running and event.status is not JobStatus.RUNNING:
+            ends[-1] = event
+            running = False
+    return ends
+
+
+def is_loss(end: Event) -> bool:
+    return any(words in end.message for words in _LOST)
+
+
+def is_given_back(end: Event) -> bool:
+    return any(words in end.message for words in _GIVEN_BACK)
+
+
+def account(crowd: Crowd, rows: Mapping[int, Job]) -> Counter[str]:
+    """Have every attempt accounted for, by its body or by who took it for gone; returns how often which.
+
+    A job may end in Error by its own body, or for want of attempts; as Cancelled if somebody asked for
+    it; else it has finished, with the result of its task.
+    """
+    lives, tally = crowd.lives(), Counter[str]()
+    for job_id, row in rows.items():
+        events = crowd.site.jobs.events(job_id)
+        told = f"job {job_id}: {row}; {events}; its bodies: {lives.get(job_id)}"
+        ends = ends_of_attempts(events)
+        assert len(ends) == row.attempt, told
+        by_attempt = {life.attempt: life for life in lives.get(job_id, [])}
+        lost_count = 0
+        for attempt, end in enumerate(ends, start=1):
+            assert end is not None, told
+            lost_count += is_loss(end)
+            tally[_account(by_attempt.get(attempt), end, told)] += 1
+        _judge(row, lost_count, told)
+    return tally
+
+
+def _account(life: Life | None, end: Event, told: str) -> str:
+    if is_loss(end):
+        return "lost"
+    if is_given_back(end):
+        return "given back"
+    if end.status is JobStatus.CANCELLED:
+        return "stopped"
+    assert life is not None, f"{end} without a body; {told}"
+    assert life.ended, f"{end} before the body's end; {told}"
+    return "ended"
+
+
+def _judge(row: Job, lost_count: int, told: str) -> None:
+    task = row.task.removeprefix("worker.")
+    assert lost_count <= row.max_attempts, told
+    match row.status:
+        case JobStatus.FINISHED:
+            assert row.result == RESULTS.get(task, row.attempt), told
+        case JobStatus.CANCELLED:
+            assert row.cancel_requested is not None, told
+        case _:
+            assert row.error is not None, told
+            if row.error.kind == "system":
+                assert lost_count == row.max_attempts, told
+            else:
+                assert (task, row.error.type) == ("fail", "ValueError"), told
+
+
+# What is done to workers.
+
+Strike = Callable[[Keeper, random.Random], bool]
+"""It says whether it has struck."""
+
+
+def keep(site: Site, count: int = 2, **options: Any) -> Keeper:
+    """Start workers for crowds that are replaced when they are ended."""
+    options = {"concurrency": 3, **options}
+    return Keeper(lambda: site.start(BODIES, ready=False, **options), count)
+
+
+def kill_a_child(keeper: Keeper, chance: random.Random) -> bool:
+    children = [pid for worker in keeper.workers for pid in worker.children()]
+    if not children or not all_ready(keeper):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(chance.choice(children), signal.SIGKILL)
+    return True
+
+
+def send(which: signal.Signals) -> Strike:
+    """Return a strike that sends a signal to a worker's main process, and starts another worker at once."""
+
+    def strike(keeper: Keeper, chance: random.Random) -> bool:
+        if not all_ready(keeper):
+            return False
+        worker = chance.choice(keeper.workers)
+        worker.process.send_signal(which)
+        keeper.replace(worker)
+        return True
+
+    return strike
+
+
+def any_of(*strikes: Strike) -> Strike:
+    """Return a strike that is one of these, by chance."""
+    return lambda keeper, chance: chance.choice(strikes)(keeper, chance)
+
+
+def all_ready(keeper: Keeper) -> bool:
+    """Say whether every worker has started: who ends each one that comes up sees none run a body."""
+    return all(f"{worker.nodename} ready." in worker.log for worker in keeper.workers)
+
+
+def weather(
+    crowd: Crowd,
+    keeper: Keeper,
+    strike: Strike,
+    calm: tuple[float, float],
+    *,
+    feed: Callable[[], object],
+    hits: Sequence[str],
+    jobs: int,
+    strikes: int = 0,
+) -> None:
+    """Let a storm pass over the crowd, which cancels a job or two with each strike, then let it settle.
+
+    Args:
+        crowd: Whose jobs there are.
+        keeper: Who is struck.
+        strike: How.
+        calm: Seconds between two strikes, at least and at most.
+        feed: Submits more jobs; called whenever there is little left to do.
+        hits: The storm goes on until this has been said of jobs, each of these words twice.
+        jobs: And until there have been so many.
+        strikes: And until so many have struck.
+    """
+    feed()
+
+    struck = 0
+
+    def once() -> None:
+        nonlocal struck
+        if strike(keeper, crowd.chance):
+            struck += 1
+            for job_id in crowd.chance.sample(crowd.ids, 2):
+                crowd.cancel(job_id, terminate=crowd.chance.random() < 0.5)
+
+    def is_over() -> bool:
+        if _unfinished(crowd.site) < FEW:
+            feed()
+        enough = len(crowd.ids) >= jobs and struck >= strikes
+        return enough and all(said(crowd.site, words) >= 2 for words in hits)
+
+    with storm(once, calm, crowd.chance):
+        eventually(is_over, stretched(150), f"the storm has not said {hits}")
+    crowd.settle()
+
+
+def said(site: Site, words: str) -> int:
+    """Return how often that was said of jobs in this site's events; `%` stands for anything."""
+    with _engine(site.database_url).connect() as connection:
+        told = job_event.c.message.like(f"%{words}%")
+        return connection.execute(select(func.count()).select_from(job_event).where(told)).scalar_one()
+
+
+@functools.cache
+def _engine(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool)
+
+
+def _unfinished(site: Site) -> int:
+    counts = site.jobs.count_by_status()
+    return sum(counts[status] for status in UNFINISHED)

@@ -1,0 +1,190 @@
+"""Bugs in our own threads and callbacks: logged once each, with a traceback, counted, and never an outage."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy
+from celery import signals
+from sqlalchemy.orm import Session
+
+import jobhandle_celery
+from jobhandle_celery import Job, internal_errors
+from jobhandle_celery.cli.context import Desk
+from jobhandle_celery.cli.doctor.findings import Check, Level, Patient
+from jobhandle_celery.cli.doctor.workers import check_internal_errors
+from jobhandle_celery.cli.output import Output
+from jobhandle_celery.runtime import DeferredWrite
+from jobhandle_celery.store import Store, Worker
+from jobhandle_celery.submitter import Submitter
+from jobhandle_celery.worker import bootstep, celery_bookkeeping, events, execution
+from jobhandle_celery.worker.housekeeping import Housekeeping
+from jobhandle_celery.worker.lease import Lease
+from jobhandle_celery.worker.signals import connect_runs
+from tests.apps import make_app
+from tests.bugs import bug
+from tests.bugs import logged_bugs as logged
+from tests.support import eventually
+
+ADD = Job(task="tests.add", args=[1, 2])
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internal_errors, "_logged", set())
+
+
+@pytest.fixture
+def app(sqlite_url: str) -> Iterator[Any]:
+    app: Any = make_app("memory://", sqlite_url)
+    yield app
+    app.jobs.close()
+
+
+def count() -> int:
+    return int(internal_errors.counted()["count"])
+
+
+def beat(_: Any, patch: pytest.MonkeyPatch) -> None:
+    """The threads of the lease and of the chores."""
+    begun = count()
+    thread = bootstep._Beat("jobhandle-test", 0.01, bug)
+    eventually(lambda: count() >= begun + 2, 30, "it goes on")
+    thread.end()
+
+
+def lease(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "renew", bug)
+    runtime = app.jobs._runtime
+    lease = Lease(lambda: runtime.store, Worker("w1@host", "boot", 1), runtime.settings)
+    assert not lease.renew()
+    assert lease._speaker is not None
+    lease._speaker.join()
+
+
+def marks(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "mark_queued", bug)
+    app.jobs.handle().submit(ADD)
+    app.jobs._runtime.submitter.marks.flush()
+
+
+def after_commit(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Submitter, "_send_committed", bug)
+    with Session(sqlalchemy.create_engine(app.jobs._store.door.engine.url)) as session, session.begin():
+        app.jobs.handle().submit(ADD, session=session)
+
+
+def event(_: Any, __: pytest.MonkeyPatch) -> None:
+    events._harmless(bug)
+
+
+def receiver(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("jobhandle_celery.worker.signals.execution_of", bug)
+    connect_runs()  # as before the first job
+    signals.task_success.send(sender=app.tasks["tests.add"], result=3)
+
+
+def end_of_a_task(app: Any, _: pytest.MonkeyPatch) -> None:
+    app.jobs._runtime.ends.put(DeferredWrite("a task", bug))
+    Housekeeping(app.jobs._runtime, SimpleNamespace(app=app)).settle_ends()
+
+
+def outcome(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(execution, "_write_in_time", bug)
+    run: Any = SimpleNamespace(job_id=1, attempt=1)
+    execution.settle(app.tasks["tests.add"], SimpleNamespace(run=run), "finish", None)  # type: ignore[arg-type]
+
+
+def revoked(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(type(app.backend), "mark_as_failure", bug)
+    task = app.tasks["tests.add"]
+    celery_bookkeeping.mark_revoked(task, task.request, "cancelled")
+
+
+def check(app: Any, _: pytest.MonkeyPatch) -> None:
+    (finding,) = Check("a check", (), bug).findings(Patient(Desk(app, Output())))
+    assert finding.level is Level.UNKNOWN
+
+
+PLACES: list[Callable[[Any, pytest.MonkeyPatch], None]] = [
+    *(beat, lease, marks, after_commit, event, receiver, end_of_a_task, outcome, revoked, check)
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_bug_is_logged_once_with_its_traceback_and_counted(
+    place: Callable[..., None], app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In whichever thread or callback, which goes on (fault 25)."""
+    begun = count()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            place(app, patch)
+    (said,) = logged(caplog)
+    assert said.levelno == logging.ERROR
+    assert said.exc_info
+    assert count() >= begun + 2
+    words = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [word for word in words if "did not answer" in word or "not reached" in word]
+
+
+def test_a_fault_of_a_child_is_counted_by_its_parent() -> None:
+    """A worker tells of the bugs that the children of its pool have met (fault 25)."""
+    begun = count()
+    child = os.fork()
+    if child == 0:
+        internal_errors.report("the work of a child", TypeError("a bug"), "nothing")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert bootstep._faults(None) == {"count": begun + 1, "last": "the work of a child: TypeError"}
+
+
+def test_the_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise TypeError("secret")
+    except TypeError as error:
+        internal_errors.report("publishing", error, "the job is put off", hide=True)
+    assert "test_internal_errors.py" in caplog.text
+    assert "secret" not in caplog.text.replace('raise TypeError("secret")', "")
+
+
+def test_the_doctor_tells_of_internal_errors(app: Any) -> None:
+    """With their number and the last of them (fault 25)."""
+    patient = Patient(Desk(app, Output()))
+    last = "publishing: TypeError at x.py:1"
+    told = {
+        "w1@host": {"count": 3, "last": last},
+        "w2@host": {"count": 0, "last": ""},
+    }
+    vars(patient)["answers"] = {"faults": told}
+    (finding,) = check_internal_errors(patient)
+    assert finding.level is Level.WARN
+    assert "w1@host has had 3 internal errors" in finding.says
+    assert last in finding.says
+    vars(patient)["answers"] = {"faults": {}}
+    assert [finding.level for finding in check_internal_errors(patient)] == [Level.UNKNOWN]
+
+
+def test_no_thread_of_ours_is_without_a_report() -> None:
+    """Each target of a thread in the package is one that these tests know (fault 25)."""
+    package = Path(jobhandle_celery.__file__).parent
+    found = {
+        (file.name, target)
+        for file in package.rglob("*.py")
+        for target in re.findall(r"Thread\(\s*target=([\w.]+)", file.read_text())
+    }
+    known = {
+        ("background.py", "self._run"),
+        ("worker.py", "self._beat"),
+        ("lease.py", "self._go_on"),
+        ("lease.py", "say"),
+        # What these two raise goes to the thread that waits for them: `settle`, and a command's check.
+        ("execution.py", "write"),
+        ("deadline.py", "self._run"),
+    }
+    assert found == known, "a new thread: report its bugs by `faults`, and add it here"
