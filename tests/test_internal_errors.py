@@ -180,7 +180,7 @@ def test_no_thread_of_ours_is_without_a_report() -> None:
     }
     known = {
         ("background.py", "self._run"),
-        ("worker.py", "self._beat"),
+        ("bootstep.py", "self._beat"),
         ("lease.py", "self._go_on"),
         ("lease.py", "say"),
         # What these two raise goes to the thread that waits for them: `settle`, and a command's check.

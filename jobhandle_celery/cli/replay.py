@@ -82,7 +82,7 @@ def _open(desk: Desk) -> tuple[Any, Any]:
     desk.expect_jobs()
     line, once = bounded(desk.app)
     line.ensure_connection(**once)
-    return line, desk.app.events.Publisher(line, enabled=True, buffer_while_offline=False)
+    return line, desk.app.events.Dispatcher(line, enabled=True, buffer_while_offline=False)
 
 
 def _batches(job_ids: list[int]) -> Iterator[list[int]]:

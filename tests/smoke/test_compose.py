@@ -76,12 +76,12 @@ def up(
         compose("down", "--volumes", "--timeout=5")
 
 
-def wait_until_healthy(compose: Compose, runtime: str) -> None:
+def wait_until_healthy(compose: Compose, service: str) -> None:
     def health() -> str:
-        (container,) = compose.containers(runtime)
+        (container,) = compose.containers(service)
         return str(container["State"]["Health"]["Status"])
 
-    eventually(lambda: health() == "healthy", 180, f"{runtime} is not healthy")
+    eventually(lambda: health() == "healthy", 180, f"{service} is not healthy")
 
 
 def wait_until_ready(compose: Compose, workers: int) -> None:
@@ -128,8 +128,8 @@ def test_what_is_not_given_has_no_default(
 def test_ports_are_published_on_loopback_alone(up: Compose) -> None:
     published = [
         binding["HostIp"]
-        for runtime in SERVICES
-        for container in up.containers(runtime)
+        for service in SERVICES
+        for container in up.containers(service)
         for bindings in container["NetworkSettings"]["Ports"].values()
         for binding in bindings or []
     ]
@@ -150,10 +150,10 @@ def test_flower_is_behind_its_login(up: Compose, settings: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("service", ["worker", "flower"])
-def test_our_containers_run_without_privileges(up: Compose, runtime: str, settings: dict[str, str]) -> None:
-    user = up("exec", "-T", runtime, "sh", "-c", "echo $(id -u):$(id -g)").strip()
+def test_our_containers_run_without_privileges(up: Compose, service: str, settings: dict[str, str]) -> None:
+    user = up("exec", "-T", service, "sh", "-c", "echo $(id -u):$(id -g)").strip()
     assert user == settings["DATA_OWNER"]
-    refused = up.attempt("exec", "-T", runtime, "touch", "/app/tasks/new")
+    refused = up.attempt("exec", "-T", service, "touch", "/app/tasks/new")
     assert "Read-only file system" in refused.stderr
 
 
@@ -166,8 +166,8 @@ def test_redis_keeps_its_messages_when_it_is_killed(up: Compose) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_service_becomes_healthy(up: Compose, runtime: str) -> None:
-    wait_until_healthy(up, runtime)
+def test_every_service_becomes_healthy(up: Compose, service: str) -> None:
+    wait_until_healthy(up, service)
 
 
 def test_workers_are_scaled_and_a_stop_gives_their_jobs_back(up: Compose, data: Path) -> None:
