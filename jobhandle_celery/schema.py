@@ -327,8 +327,8 @@ worker = Table(
     Column("pid", Integer, nullable=False),
     Column("started", UtcDateTime, nullable=False),
     Column("lease_until", UtcDateTime, nullable=False),
-    # Seconds of its lease, by its own configuration; NULL in the row of a worker of an earlier release.
-    Column("lease", Double),
+    # Seconds of its lease, by its own configuration.
+    Column("lease", Double, nullable=False),
 )
 
 sweep = Table(

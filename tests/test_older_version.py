@@ -4,17 +4,15 @@ import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
-from alembic import command
-from alembic.config import Config
 from celery import Celery
 
-from jobhandle_celery import Jobs, JobStatus, migrations
+from jobhandle_celery import Jobs, JobStatus
 from jobhandle_celery.broker.headers import CONTENT_TYPE
+from jobhandle_celery.schema import job, job_event
 from tests.in_process import become_worker, message_of, run
 
 TASK_ID = "c09e0d30-6bea-4db5-9898-8ec4f594bdb8"
@@ -73,14 +71,20 @@ ROW: dict[str, Any] = {
     "routing": json.dumps({"declare": ROUTING}),
     "publish_count": 1,
     "republish_deferrals": 0,
-    "status_id": 3,
+    "status_id": JobStatus.QUEUED,
     "terminate": False,
     "revoke_reported": False,
     "attempt": 0,
     "lost_count": 0,
     "max_attempts": 1,
 }
-EVENT = {"job_id": 1, "attempt": 0, "status_id": 1, "message": "submitted", "actor": "user ann"}
+EVENT = {
+    "job_id": 1,
+    "attempt": 0,
+    "status_id": JobStatus.SUBMITTED,
+    "message": "submitted",
+    "actor": "user ann",
+}
 
 
 def add(x: int, y: int = 0) -> int:
@@ -89,31 +93,18 @@ def add(x: int, y: int = 0) -> int:
 
 @pytest.fixture
 def app(empty_database_url: str) -> Iterator[Any]:
-    """An app of this version, on tables and a row of the first revision that were upgraded since."""
-    engine = sqlalchemy.create_engine(empty_database_url)
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.attributes["schema"] = None
-    moment = datetime.now(UTC) - timedelta(minutes=5)
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.commit()
-    if engine.dialect.name != "postgresql":
-        moment = moment.replace(tzinfo=None)
-    with engine.begin() as connection:
-        tables = sqlalchemy.MetaData()
-        tables.reflect(connection)
-        connection.execute(
-            tables.tables["jobhandle_job"].insert(), [{**ROW, "submitted": moment, "due_at": moment}]
-        )
-        connection.execute(tables.tables["jobhandle_job_event"].insert(), [{**EVENT, "at": moment}])
-    engine.dispose()
+    """An app of this version, and the row of a job whose message an older version has sent."""
     app: Any = Celery("newer", broker="memory://", set_as_current=False)
     app.conf.task_default_queue = "older"
     app.task(name="older.add", shared=False)(add)
     jobs = Jobs(app, empty_database_url)
     jobs.upgrade_schema()
+    engine = sqlalchemy.create_engine(empty_database_url)
+    moment = datetime.now(UTC) - timedelta(minutes=5)
+    with engine.begin() as connection:
+        connection.execute(job.insert().values(**ROW, submitted=moment, due_at=moment))
+        connection.execute(job_event.insert().values(**EVENT, at=moment))
+    engine.dispose()
     become_worker(app)
     yield app
     jobs.close()

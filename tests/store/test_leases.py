@@ -5,9 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
-from jobhandle_celery.schema import worker
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Worker
 from tests.store.bench import LEASE, Bench
@@ -227,16 +225,6 @@ def test_a_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, l
     sweeper.pass_steadily(long)
     assert sweeper.store.lapsed_workers() == [run.worker.worker_uid]
     assert [lost.job_id for lost in sweeper.store.reap(boot(run.worker))] == [run.job_id]
-
-
-def test_a_lease_of_an_earlier_release_is_judged_by_ours(bench: Bench) -> None:
-    """Its worker has written no length of its lease (fault 53)."""
-    run = bench.run(bench.submit())
-    with bench.door.transaction() as connection:
-        mine = update(worker).where(worker.c.worker_uid == run.worker.worker_uid)
-        bench.store.execute(connection, mine.values(lease=None))
-    bench.pass_time(seconds=LAPSE)
-    assert [lost.job_id for lost in bench.reap(boot(run.worker))] == [run.job_id]
 
 
 def test_a_prune_does_not_follow_jobs_that_end_meanwhile(

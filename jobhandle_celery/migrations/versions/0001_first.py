@@ -1,4 +1,4 @@
-"""The first tables. Frozen: what the models say later does not change what this revision made."""
+"""The first tables. Frozen: later changes of `schema` do not change what this revision creates."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ revision = "0001"
 down_revision = None
 
 MOMENT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(collation="utf8mb4_nopad_bin"), "mysql", "mariadb")
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -100,26 +100,22 @@ def upgrade() -> None:
         sa.Column("error", LONG_TEXT),
         sa.PrimaryKeyConstraint("id", name="jobhandle_job_pkey"),
         sa.UniqueConstraint("task_id", name="jobhandle_job_task_id_key"),
-        sa.UniqueConstraint("unique_hash", name="jobhandle_job_unique_hash_key"),
         sa.ForeignKeyConstraint(
             ["status_id"], ["jobhandle_job_status.id"], name="jobhandle_job_status_id_fkey"
         ),
         sqlite_autoincrement=True,
     )
-    due, claimed = sa.text("due_at IS NOT NULL"), sa.text("worker_uid IS NOT NULL")
+    _partial_index("due", "namespace", "due_at")
+    _partial_index("worker_uid", "worker_uid")
+    _partial_index("user", "namespace", "username", "id")
+    # A unique constraint would count among the columns that a foreign key may refer to: see `schema`.
     op.create_index(
-        "jobhandle_job_due_index",
+        "jobhandle_job_unique_hash_key",
         "jobhandle_job",
-        ["namespace", "due_at"],
-        postgresql_where=due,
-        sqlite_where=due,
-    )
-    op.create_index(
-        "jobhandle_job_worker_uid_index",
-        "jobhandle_job",
-        ["worker_uid"],
-        postgresql_where=claimed,
-        sqlite_where=claimed,
+        ["unique_hash"],
+        unique=True,
+        postgresql_where=sa.text("unique_hash IS NOT NULL"),
+        sqlite_where=sa.text("unique_hash IS NOT NULL"),
     )
     op.create_index("jobhandle_job_status_index", "jobhandle_job", ["namespace", "status_id", "id"])
     op.create_table(
@@ -149,6 +145,7 @@ def upgrade() -> None:
         sa.Column("pid", sa.Integer, nullable=False),
         sa.Column("started", MOMENT, nullable=False),
         sa.Column("lease_until", MOMENT, nullable=False),
+        sa.Column("lease", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("worker_uid", name="jobhandle_worker_pkey"),
     )
     op.create_table(
@@ -157,4 +154,16 @@ def upgrade() -> None:
         sa.Column("last_pass_at", MOMENT, nullable=False),
         sa.Column("unbroken_since", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("namespace", name="jobhandle_sweep_pkey"),
+    )
+
+
+def _partial_index(name: str, *columns: str) -> None:
+    """Create an index of the rows in which a column is set; MariaDB, which has no such, indexes all rows."""
+    condition = sa.text(f"{columns[1] if len(columns) > 1 else columns[0]} IS NOT NULL")
+    op.create_index(
+        f"jobhandle_job_{name}_index",
+        "jobhandle_job",
+        columns,
+        postgresql_where=condition,
+        sqlite_where=condition,
     )
