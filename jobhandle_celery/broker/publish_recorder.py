@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import celery.app.base
-import celery.app.task
 from celery import Celery, signals
 from celery.backends.base import DisabledBackend
 from celery.result import AsyncResult
 from kombu import Queue
 
+from .. import celery_compat
 from ..errors import ValidationError
 
 
@@ -58,19 +57,6 @@ def is_observed() -> bool:
     )
 
 
-def is_plain(app: Celery, task: Any) -> bool:
-    """Return True if the task is published by Celery's own code alone, neither overridden nor patched."""
-    return _defined_in(celery.app.base, app.send_task) and (
-        task is None or _defined_in(celery.app.task, task.apply_async)
-    )
-
-
-def _defined_in(module: Any, method: Any) -> bool:
-    # By the function's globals, which a wrapper does not copy. `type`, for wrapt's proxies say they are it.
-    function = getattr(method, "__func__", None)
-    return type(function) is FunctionType and function.__globals__ is vars(module)
-
-
 class Recording:
     """Publishes the tasks of one app to recorders."""
 
@@ -79,10 +65,8 @@ class Recording:
 
     @cached_property
     def _send(self) -> Any:
-        # As Celery's `send_task_message` is made, but without the dispatcher of events, which would look at
-        # the broker's URL: a job is accepted whatever is wrong with that. Private, for want of another way.
-        amqp: Any = self._app.amqp
-        return type(amqp)._create_task_sender(_Layer(amqp, _event_dispatcher=None))
+        # A job is accepted whatever is wrong with the broker's URL.
+        return celery_compat.task_sender(self._app.amqp, _Layer)
 
     @cached_property
     def _results(self) -> Any:
@@ -121,10 +105,7 @@ class _Recorder:
         self._arguments: dict[str, Any] = {}
         kind: Any = type(app)
         stand_in: Any = object.__new__(_stand_in(kind))
-        # No broker is asked which kind it is: the delays of a job are in its row, not in an exchange.
-        transport = SimpleNamespace(driver_type="recorder")
-        connection = SimpleNamespace(transport=transport, _reraise_as_library_errors=nullcontext)
-        self.connection = connection
+        self.connection = connection = celery_compat.offline_connection()
         vars(stand_in).update(
             jobhandle_real=app,
             jobhandle_name=name,

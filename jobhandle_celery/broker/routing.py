@@ -19,11 +19,11 @@ from kombu.compression import get_encoder
 from kombu.entity import maybe_delivery_mode
 from kombu.serialization import prepare_accept_content
 
-from .. import serialization, validation
+from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
 from ..models import Job
 from ..redaction import HIDDEN, masked, resolved
-from . import custom_strategy, publish_options, publish_recorder
+from . import publish_options, publish_recorder
 from .headers import HEADER
 from .queue_declarations import described
 from .signatures import moment_of
@@ -100,7 +100,7 @@ class Routing:
             args, kwargs = _checked(task, args, kwargs, hide=bool(sensitive))
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
-        if publish_recorder.is_observed() or not publish_recorder.is_plain(self._app, task):
+        if publish_recorder.is_observed() or not celery_compat.is_published_by_celery(self._app, task):
             return self._route_by_publishing(job, given, task, task_id, sensitive)
         way = self._way(job, given, args, kwargs, task, task_id)
         if sensitive:
@@ -209,7 +209,7 @@ class Routing:
             raise ConfigurationError(
                 f"task_protocol is {conf.task_protocol}: a job's message is of version 2"
             )
-        if task is not None and (strategy := custom_strategy.own_strategy(task)):
+        if task is not None and (strategy := celery_compat.custom_strategy(task)):
             raise ValidationError("task", name, f"a task that Celery's default strategy runs; {strategy}")
         recorded = self.published(task, name, args, kwargs, task_id, asked)
         publish_options.check_built(
@@ -265,9 +265,7 @@ class Routing:
 def _checked(
     task: Any, args: list[Any], kwargs: dict[str, Any], *, hide: bool
 ) -> tuple[list[Any], dict[str, Any]]:
-    dump = getattr(task, "_dump_pydantic_arguments", None)  # from Celery 5.7 on
-    if dump is not None:
-        args, kwargs = dump(args, kwargs)
+    args, kwargs = celery_compat.dump_pydantic_arguments(task, args, kwargs)
     if task.typing and hasattr(task, "__header__"):
         try:
             task.__header__(*args, **kwargs)

@@ -17,8 +17,7 @@ from typing import Any
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from .. import text
-from ..broker import custom_strategy
+from .. import celery_compat, text
 from ..broker.headers import CONTENT_TYPE, HEADER, PLAIN_CONTENT_TYPES, SIGNED_CONTENT_TYPE, job_of
 from ..runtime import DeferredWrite, Suspect, runtime_of
 
@@ -56,7 +55,7 @@ def guarded_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = No
     A message that was sent before, and not claimed, may have ended the worker that took it. In a worker it
     waits until that is noted in its row, so that such losses are counted (see `Losing.take_up`).
     """
-    own = custom_strategy.own_strategy(task)
+    own = celery_compat.custom_strategy(task)
 
     def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_for_a_job(message, body):

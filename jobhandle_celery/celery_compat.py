@@ -1,0 +1,160 @@
+"""Private and version-dependent API of Celery, kombu and amqp, each use in one function.
+
+`tests/test_celery_compat.py` has a contract test for each: it says what breaks when a release changes it.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import celery.app.base
+import celery.app.task
+from amqp import Channel
+from celery import Celery, Task
+
+_OWN_STRATEGY_MODULES = (Task.__module__, "jobhandle_celery.worker.instrumentation")
+
+_PUBLISHING_METHODS = {
+    "producer": ("publish", "_publish", "_prepare", "_delivery_details"),
+    "channel": ("prepare_message", "basic_publish", "_put", "_lookup", "encode_body", "typeof"),
+}
+"""kombu's methods that a message passes on its way to Redis. Only their origin is checked."""
+
+
+def disconnect(connection: Any) -> None:
+    """Close a kombu connection without a handshake, which a broken or silent broker would not answer.
+
+    `Connection.collect` does so where the transport has a `_collect` (amqp). Elsewhere it changes Python's
+    default socket timeout, for all threads; but virtual transports close without a handshake anyway.
+    """
+    if connection._connection is None:
+        return  # never opened, or closed
+    if hasattr(connection.transport, "_collect"):
+        connection.collect()
+    else:
+        connection.release()
+
+
+def supports_batches(producer: Any) -> bool:
+    """Return True if a kombu producer can send several messages at once: from kombu 5.7 on, to Redis."""
+    return bool(getattr(producer, "supports_batch_publish", False))
+
+
+def batch(producer: Any, size: int) -> AbstractContextManager[Any]:
+    """Return a context in which a kombu producer gathers messages, if it supports that."""
+    return producer.batch(max_size=size) if supports_batches(producer) else nullcontext()
+
+
+def share_redis_client(channel: Any, lend: Callable[..., AbstractContextManager[Any]]) -> Any:
+    """Return a client of a kombu Redis channel, and have the channel borrow its clients from `lend`.
+
+    kombu makes a client for each message, all on one pool of connections; that takes longer than to send one.
+
+    Raises:
+        AttributeError: this kombu's channel makes its clients otherwise. Nothing was changed.
+    """
+    client = channel._create_client()
+    _ = channel.conn_or_acquire
+    channel.conn_or_acquire = lend
+    return client
+
+
+def publishes_by_kombu(producer: Any) -> bool:
+    """Return False if a method that a message to Redis passes is not kombu's: a tool has patched it, say."""
+    return all(
+        _is_defined_by_kombu(getattr(part, name, None))
+        for part, names in (
+            (producer, _PUBLISHING_METHODS["producer"]),
+            (producer.channel, _PUBLISHING_METHODS["channel"]),
+        )
+        for name in names
+    )
+
+
+def _is_defined_by_kombu(method: Any) -> bool:
+    # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies pretend to be it.
+    function = getattr(method, "__func__", None)
+    return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith("kombu.")
+
+
+def open_confirm_channel(
+    connection: Any, publish: Callable[..., None], on_ack: Callable[..., None], on_nack: Callable[..., None]
+) -> Any:
+    """Open a channel of an amqp connection in confirm mode, and have messages published by `publish`.
+
+    It replaces amqp's `basic_publish_confirm`, which waits for the confirmation of each message.
+    """
+    channel: Any = connection.channel()
+    channel.confirm_select()
+    channel.basic_publish = publish
+    channel.events["basic_ack"].add(on_ack)
+    channel.events["basic_nack"].add(on_nack)
+    return channel
+
+
+def publish_unconfirmed(channel: Any, *args: Any, **kwargs: Any) -> None:
+    """Publish on an amqp channel without waiting for a confirmation."""
+    Channel.basic_publish(channel, *args, **kwargs)
+
+
+def is_published_by_celery(app: Celery, task: Any) -> bool:
+    """Return True if a task is published by Celery's own code, neither overridden nor patched."""
+    return _is_defined_in(celery.app.base, app.send_task) and (
+        task is None or _is_defined_in(celery.app.task, task.apply_async)
+    )
+
+
+def _is_defined_in(module: Any, method: Any) -> bool:
+    # By the function's globals, which a wrapper does not copy. `type`, for wrapt's proxies pretend to be it.
+    function = getattr(method, "__func__", None)
+    return type(function) is FunctionType and function.__globals__ is vars(module)
+
+
+def task_sender(amqp: Any, layer: Callable[..., Any]) -> Callable[..., None]:
+    """Return Celery's `send_task_message` without its event dispatcher, which would look at the broker's URL.
+
+    Args:
+        amqp: The app's `AMQP`.
+        layer: Makes a view of an object with some attributes replaced.
+    """
+    sender: Callable[..., None] = type(amqp)._create_task_sender(layer(amqp, _event_dispatcher=None))
+    return sender
+
+
+def offline_connection() -> Any:
+    """Return what `Celery.send_task` asks of a producer's connection, without a broker.
+
+    The driver type is unknown to Celery, so that it adds no exchange for native delays.
+    """
+    transport = SimpleNamespace(driver_type="recorder")
+    return SimpleNamespace(transport=transport, _reraise_as_library_errors=nullcontext)
+
+
+def dump_pydantic_arguments(
+    task: Any, args: list[Any], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return a task's arguments with pydantic models as dicts, as Celery does from 5.7 on."""
+    dump = getattr(task, "_dump_pydantic_arguments", None)
+    return (args, kwargs) if dump is None else dump(args, kwargs)
+
+
+def custom_strategy(task: Any) -> str | None:
+    """Return how a task receives its messages if not as Celery does by default; None if it does.
+
+    A strategy decides what happens to a message: that of celery-batches collects messages and calls the task
+    with all of them. Nothing then claims a job, so such a task cannot run as one.
+    """
+    if task.Strategy != Task.Strategy:
+        return f"the task {task.name} has a Strategy of its own ({_strategy_name(task.Strategy)})"
+    for place in (task, *type(task).__mro__):
+        own = vars(place).get("start_strategy")
+        if own is not None and getattr(own, "__module__", "") not in _OWN_STRATEGY_MODULES:
+            return f"the task {task.name} has a start_strategy of its own"
+    return None
+
+
+def _strategy_name(strategy: Any) -> str:
+    if isinstance(strategy, str):
+        return strategy
+    return str(getattr(strategy, "__qualname__", type(strategy).__name__))

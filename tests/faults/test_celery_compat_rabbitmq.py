@@ -1,0 +1,32 @@
+"""Contracts with amqp and kombu's RabbitMQ transport, as tests/test_celery_compat.py has them."""
+
+import amqp
+import pytest
+from kombu import Connection
+
+from jobhandle_celery import celery_compat
+from tests.test_celery_compat import check_disconnect
+
+pytestmark = pytest.mark.faults
+
+
+def test_amqp_confirms_by_events_and_publishes_by_attribute(rabbitmq_url: str) -> None:
+    """Otherwise `AmqpTransport` falls back to kombu: batches to RabbitMQ take a round trip a message."""
+    acknowledged: list[int] = []
+    with Connection(rabbitmq_url, transport_options={"confirm_publish": True}) as connection:
+        channel = celery_compat.open_confirm_channel(
+            connection.connection,
+            lambda *args, **_: celery_compat.publish_unconfirmed(channel, *args),
+            lambda number, multiple: acknowledged.append(number),
+            lambda number, multiple: None,
+        )
+        channel.basic_publish(amqp.Message("text"), "", "nowhere")
+        assert not acknowledged
+        connection.drain_events(timeout=10)
+    assert acknowledged == [1]
+
+
+def test_disconnect_from_rabbitmq_leaves_the_default_socket_timeout_alone(
+    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_disconnect(rabbitmq_url, monkeypatch)

@@ -1,0 +1,128 @@
+"""Contracts with Celery, kombu and amqp: each test says what breaks when a release changes private API."""
+
+import socket
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+from kombu import Connection, Producer
+from kombu.transport import pyamqp, virtual
+from kombu.transport.redis import Channel
+
+from jobhandle_celery import celery_compat
+from tests.apps import make_app
+
+
+@pytest.fixture
+def producer(redis_url: str) -> Any:
+    with Connection(redis_url) as connection:
+        yield Producer(connection)
+
+
+def test_redis_channel_borrows_its_clients(producer: Any) -> None:
+    """Otherwise `RedisTransport` falls back to kombu: batches to Redis take twice as long."""
+    lent: list[Any] = []
+
+    def lend(client: Any = None) -> Any:
+        lent.append(client)
+        return nullcontext(shared)
+
+    shared = celery_compat.share_redis_client(producer.channel, lend)
+    producer.publish({}, routing_key="q")
+    assert lent
+    assert shared.llen("q") == 1
+
+
+def test_message_to_redis_passes_known_methods(producer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise no message to Redis is published by `RedisTransport`, or a tool's patch is bypassed."""
+    assert celery_compat.publishes_by_kombu(producer)
+    for owner, names in celery_compat._PUBLISHING_METHODS.items():
+        for name in names:
+            with monkeypatch.context() as patch:
+                patch.setattr({"producer": Producer, "channel": Channel}[owner], name, lambda *_: None)
+                assert not celery_compat.publishes_by_kombu(producer), name
+
+
+def test_disconnect_leaves_the_default_socket_timeout_alone(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise closing a connection gives new sockets of all other threads its timeout, for a moment."""
+    check_disconnect(redis_url, monkeypatch)
+
+
+def check_disconnect(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection: Any = Connection(url)
+    _ = connection.default_channel
+    changes: list[float | None] = []
+    monkeypatch.setattr(socket, "setdefaulttimeout", changes.append)
+    celery_compat.disconnect(connection)
+    celery_compat.disconnect(connection)
+    assert (changes, connection.connected) == ([], False)
+
+
+def test_amqp_alone_disconnects_by_collect() -> None:
+    """Otherwise a broken connection to RabbitMQ is closed by a handshake, which takes its timeout."""
+    assert hasattr(pyamqp.Transport, "_collect")
+    assert not hasattr(virtual.Transport, "_collect")
+
+
+def test_batches_are_used_where_kombu_has_them(producer: Any) -> None:
+    """Otherwise kombu alone sends each message of a batch to Redis by itself."""
+    has_batches = hasattr(Producer, "batch")  # from kombu 5.7 on
+    assert celery_compat.supports_batches(producer) == has_batches
+    with celery_compat.batch(producer, 2):
+        producer.publish({}, routing_key="q")
+    assert producer.channel.queue_declare("q", passive=True).message_count == 1
+
+
+def test_publishing_is_celerys_own_until_it_is_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise every submit is published to a recorder, or a tool's patch has no effect on jobs."""
+    app: Any = make_app("memory://", None)
+    task = app.tasks["tests.add"]
+    assert celery_compat.is_published_by_celery(app, task)
+    for owner, name in ((Celery, "send_task"), (Task, "apply_async")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_, **__: None)
+            assert not celery_compat.is_published_by_celery(app, task)
+
+
+def test_celery_makes_its_sender_by_a_method_of_amqp() -> None:
+    """Otherwise no job can be submitted whose publishing is patched or watched by signal handlers."""
+    replaced: list[dict[str, Any]] = []
+
+    def layer(amqp: Any, **attributes: Any) -> Any:
+        replaced.append(attributes)
+        return amqp
+
+    sender = celery_compat.task_sender(make_app("memory://", None).amqp, layer)
+    assert replaced == [{"_event_dispatcher": None}]
+    assert callable(sender)
+
+
+def test_send_task_asks_no_more_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise no job can be submitted at all: its routing is recorded from `Celery.send_task`."""
+    app: Any = make_app("memory://", None)
+    recorded: list[str] = []
+    producer: Any = type("Recorder", (), {"connection": celery_compat.offline_connection()})()
+    producer.publish = lambda body, **options: recorded.append(options["headers"]["task"])
+    app.send_task("tests.add", (1, 2), producer=producer)
+    assert recorded == ["tests.add"]
+
+
+def test_pydantic_arguments_are_dumped_as_celery_does() -> None:
+    """Otherwise a pydantic model given to a job is refused: it is no JSON."""
+    task: Any = make_app("memory://", None).tasks["tests.add"]
+    assert celery_compat.dump_pydantic_arguments(task, [1], {"y": 2}) == ([1], {"y": 2})
+    task._dump_pydantic_arguments = lambda args, kwargs: ([*args, "dumped"], kwargs)
+    assert celery_compat.dump_pydantic_arguments(task, [1], {}) == ([1, "dumped"], {})
+    assert hasattr(Task, "_dump_pydantic_arguments") == hasattr(Producer, "batch")  # Celery and kombu 5.7
+
+
+def test_default_strategy_is_recognised() -> None:
+    """Otherwise every task is refused as a job, or one is accepted that its worker would not claim."""
+    app: Any = make_app("memory://", None)
+    task = app.tasks["tests.add"]
+    assert celery_compat.custom_strategy(task) is None
+    task.Strategy = "celery_batches:strategy"
+    assert "celery_batches:strategy" in str(celery_compat.custom_strategy(task))
