@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from .handle import JobHandle
     from .jobs import Jobs
-    from .models import Event, Failure, Job, Progress
+    from .models import Event, Failure, Job, JobRecord, Progress
     from .status import JobStatus
     from .worker.executor import current_job
 
@@ -46,6 +46,7 @@ __all__ = [
     "JobFailedError",
     "JobHandle",
     "JobHandleError",
+    "JobRecord",
     "JobStatus",
     "Jobs",
     "NotAttachedError",
@@ -62,6 +63,7 @@ _HOMES = {
     "Event": "models",
     "Failure": "models",
     "Job": "models",
+    "JobRecord": "models",
     "JobHandle": "handle",
     "JobStatus": "status",
     "Jobs": "jobs",

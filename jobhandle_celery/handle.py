@@ -27,7 +27,7 @@ from .errors import (
     ValidationError,
     WaitTimeoutError,
 )
-from .models import Failure, Job, Unreadable
+from .models import Failure, JobRecord, Unreadable
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submitter import Submitter
@@ -113,7 +113,7 @@ class JobHandle:
         self._move_to(job_id)
         return status
 
-    def get_job(self) -> Job:
+    def get_job(self) -> JobRecord:
         """Return the job as it is now."""
         job = self._store.job(self.job_id, self._username)
         if job is None:

@@ -10,7 +10,7 @@ from sqlalchemy import URL, Engine
 from . import migrations, validation
 from .errors import ApiUsageError, ConfigurationError, shown
 from .handle import JobHandle
-from .models import Event, Job
+from .models import Event, Job, JobRecord
 from .runtime import Runtime
 from .settings import Settings
 from .status import JobStatus
@@ -117,7 +117,7 @@ class Jobs:
         before: int | None = None,
         limit: int = 100,
         ids: Iterable[int] | None = None,
-    ) -> list[Job]:
+    ) -> list[JobRecord]:
         """Return the newest jobs that fit, newest first.
 
         Args:

@@ -1,14 +1,11 @@
-"""What callers hold: a job's description and its snapshots, all frozen. May import sensitive and status.
-
-`Job` serves both ways: the fields that a caller gives to ``submit``, and the record read back, in
-which the system's fields are filled in.
-"""
+"""What callers hold, all frozen: `Job` is what is asked for, `JobRecord` what is stored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+from .errors import ValidationError
 from .redaction import ALL_POSITIONS, masked
 from .status import JobStatus
 
@@ -69,11 +66,10 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Job:
-    """A job: what is asked for, and, when read back, what became of it.
+    """A request for a job: a Celery task, its arguments, and when and how to run it.
 
-    A `timedelta` for `scheduled_for` or `expires` counts from the moment of the submit by the
-    database's clock, so that a submitter whose clock is wrong schedules right. Read back, both are
-    aware UTC datetimes.
+    A `timedelta` for `scheduled_for` or `expires` counts from the submit by the database's clock, so that a
+    wrong clock of the submitter does no harm.
     """
 
     task: str
@@ -85,37 +81,62 @@ class Job:
     scheduled_for: datetime | timedelta | None = None
     """Not before this moment. In the past: now."""
     status: JobStatus | None = None
-    """To submit: None or Submitted; or Waiting, which without a time holds the job until ``release_job``."""
+    """None or Submitted; or Waiting, which without `scheduled_for` holds the job until ``release_job``."""
     queue: str | None = None
     """None: where Celery's own routing sends this task."""
     priority: int | None = None
     """As the broker understands it; None: the task's default."""
     expires: datetime | timedelta | None = None
-    """If it has not started by then it is cancelled."""
+    """The job is cancelled if it has not started by then."""
     time_limit: float | None = None
     """Seconds after which a worker kills the body; None: the task's own."""
     soft_time_limit: float | None = None
     """Seconds after which the body is interrupted by SoftTimeLimitExceeded; None: the task's own."""
     max_attempts: int = 1
-    """How often its body is started at most, as far as lost workers make that necessary: 1 is never again.
+    """How often the body may be started because a worker was lost; 1: never again.
 
-    Retries, and bodies that a shutdown gave back, do not count; so `attempt` may become larger."""
+    Retries, and bodies that a shutdown gave back, do not count; so `JobRecord.attempt` may become larger."""
     unique_key: str | None = None
     """At most one unfinished job per key, user and namespace."""
     meta: Any = None
-    """Anything that JSON holds; for the caller, the library does not look at it."""
+    """Any JSON value, for the caller; the library does not read it."""
     sensitive: Sequence[str | int] = ()
     """Names of arguments, or positions from 0, that are shown as ``***`` in Flower, logs, events and errors.
 
     The row and the message hold their values, for the body needs them."""
 
-    id: int | None = None
+    @property
+    def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as they may be shown: those that are sensitive are ``***``."""
+        # The positions of sensitive names are resolved at submit: until then all positions are hidden.
+        return masked(self.args, self.kwargs, (*self.sensitive, ALL_POSITIONS) if self.sensitive else ())
+
+    def __repr__(self) -> str:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.sensitive:
+            given["args"], given["kwargs"] = self.shown_arguments
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JobRecord(Job):
+    """A stored job at one moment.
+
+    A record can be submitted again as it is: a new job with the same task, arguments and options. Its status
+    and the fields that only a record has are ignored then.
+    """
+
+    status: JobStatus = field()
+    scheduled_for: datetime | None = None
+    """In UTC, as are all times of a record."""
+    expires: datetime | None = None
+    id: int
     """Unique in the database; rises, with gaps."""
-    task_id: str | None = None
+    task_id: str
     """Celery's id of the task; a new one after each resubmit."""
     username: str | None = None
     groupname: str | None = None
-    submitted: datetime | None = None
+    submitted: datetime
     started: datetime | None = None
     """When the latest attempt started; None if none did since the last (re)submit."""
     finished: datetime | None = None
@@ -123,30 +144,37 @@ class Job:
     attempt: int = 0
     """How often the row was claimed; it never goes down."""
     worker: str | None = None
-    """Who runs it, or ran it last."""
+    """The worker that runs it, or ran it last."""
     result: Any = None
     """What the body returned, as JSON gives it back; None until it is Finished."""
     error: Failure | None = None
     """Why it ended in Error; None otherwise."""
     progress: Progress | None = None
-    """What the body said last by ``set_progress``; None if it never did."""
+    """The body's last ``set_progress``; None if there was none."""
     cancel_requested: datetime | None = None
-    """When somebody asked it to stop; apart from the status, for a body may take its time."""
+    """When a stop was requested; apart from the status, for a body may take its time."""
 
     @property
     def held(self) -> bool:
-        """True for a Waiting job that has no time: only ``release_job`` or a person starts it."""
+        """True for a Waiting job that has no time: only ``release_job`` or ``set_status`` starts it."""
         return self.status is JobStatus.WAITING and self.scheduled_for is None
 
     @property
     def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as they may be shown: those that are sensitive are ``***``."""
-        # Until it is submitted nobody knows the place of a name among the positions.
-        unknown = (ALL_POSITIONS,) if self.sensitive and self.id is None else ()
-        return masked(self.args, self.kwargs, (*self.sensitive, *unknown))
+        return masked(self.args, self.kwargs, self.sensitive)
 
-    def __repr__(self) -> str:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.sensitive:
-            given["args"], given["kwargs"] = self.shown_arguments
-        return f"Job({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+def request_from(record: JobRecord) -> Job:
+    """Return the request for a new job like a stored one.
+
+    Raises:
+        ValidationError: a value of the stored job cannot be read.
+    """
+    for name in ("args", "kwargs", "meta"):
+        match value := getattr(record, name):
+            case Unreadable() | [Unreadable()] | {"unreadable": Unreadable()}:
+                raise ValidationError(
+                    name, value, f"a readable value; that of job {record.id} cannot be read"
+                )
+    return Job(**{field.name: getattr(record, field.name) for field in fields(Job) if field.name != "status"})

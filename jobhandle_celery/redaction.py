@@ -41,7 +41,7 @@ def resolved(
     except (TypeError, ValueError):
         return [*found, ALL_POSITIONS]
     for place, parameter in enumerate(parameters):
-        if parameter.name not in found:
+        if parameter.name not in found or place in found:
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             found.append(ALL_POSITIONS)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from celery import Celery
 
-from jobhandle_celery import Job, Jobs
+from jobhandle_celery import Job, JobRecord, Jobs
 from tasks.demo.manifest import line
 from tasks.demo.worker import Worker
 from tests.reaper import Reaper
@@ -163,7 +163,7 @@ def sha256sum(folder: Path, manifest: Path | None = None) -> list[str]:
     return manifest.read_text(errors="surrogateescape").splitlines()
 
 
-def rows(here: Path, url: str | None = None) -> list[Job]:
+def rows(here: Path, url: str | None = None) -> list[JobRecord]:
     """All jobs that there are, the demonstration among them."""
     jobs = Jobs(Celery(set_as_current=False), url or f"sqlite:///{here}/.jobhandle/jobs.sqlite3")
     try:
@@ -172,7 +172,7 @@ def rows(here: Path, url: str | None = None) -> list[Job]:
         jobs.close()
 
 
-def bodies(jobs: list[Job]) -> int:
+def bodies(jobs: list[JobRecord]) -> int:
     """How many bodies were started."""
     return sum(job.attempt for job in jobs)
 

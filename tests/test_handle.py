@@ -92,8 +92,6 @@ class Stage:
 
     def run_of(self, handle: JobHandle) -> Run:
         job = handle.get_job()
-        assert job.id is not None
-        assert job.task_id is not None
         worker = Worker("worker@host", None, os.getpid())
         return Run(job.id, job.task_id, job.attempt + 1, str(uuid.uuid4()), worker)
 

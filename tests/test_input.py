@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from celery import chain, chord, group
 
-from jobhandle_celery import ApiUsageError, Failure, Job, JobStatus, Progress, ValidationError
+from jobhandle_celery import ApiUsageError, Failure, Job, JobRecord, JobStatus, Progress, ValidationError
 from jobhandle_celery.status import SUBMITTABLE
 from tests.apps import make_app
 
@@ -294,11 +295,12 @@ def test_bad_words_of_a_handle_are_refused_and_change_nothing(app: Any) -> None:
     assert handle.get_job() == before
 
 
-def test_what_the_system_sets_is_ignored_in_a_submitted_job(app: Any) -> None:
+def test_submit_of_changed_record_ignores_what_the_system_sets(app: Any) -> None:
     long_ago = datetime(2001, 1, 1, tzinfo=UTC)
     bogus: dict[str, Any] = {
         "id": 4711,
         "task_id": "mine",
+        "status": JobStatus.RUNNING,
         "username": "root",
         "groupname": "wheel",
         "submitted": long_ago,
@@ -311,16 +313,21 @@ def test_what_the_system_sets_is_ignored_in_a_submitted_job(app: Any) -> None:
         "progress": Progress(1, 2),
         "cancel_requested": long_ago,
     }
+    assert bogus.keys() == {field.name for field in fields(JobRecord)} - {f.name for f in fields(Job)} | {
+        "status"
+    }
     handle = app.jobs.handle(username="ann", groupname="lab")
     before = datetime.now(UTC) - timedelta(seconds=1)
-    job_id = handle.submit(Job(task="tests.add", args=[2, 3], **bogus))
+    job_id = handle.submit(JobRecord(task="tests.add", args=[2, 3], **bogus))
     job = handle.get_job()
     assert job_id != 4711
     assert (job.id, job.username, job.groupname, job.attempt) == (job_id, "ann", "lab", 0)
-    assert job.task_id != "mine"
+    assert (job.status, job.task_id != "mine") == (JobStatus.QUEUED, True)
     assert before < job.submitted < datetime.now(UTC) + timedelta(seconds=1)
     unset = (job.started, job.finished, job.worker, job.result, job.error, job.progress, job.cancel_requested)
     assert unset == (None,) * 7
+    with pytest.raises(TypeError, match="unexpected keyword argument 'username'"):
+        Job(task="tests.add", username="root")  # type: ignore[call-arg]
 
 
 def test_of_the_nine_statuses_two_may_be_submitted(app: Any, refuses: Callable[..., str]) -> None:
@@ -334,4 +341,4 @@ def test_of_the_nine_statuses_two_may_be_submitted(app: Any, refuses: Callable[.
             handle.submit(job)
             expected = JobStatus.WAITING if status is JobStatus.WAITING else JobStatus.QUEUED
             assert handle.job_status() is expected
-    refuses(Job(task="tests.add", args=[2, 3], status="RenderedMessage"), "status", error=ApiUsageError)  # type: ignore[arg-type]
+    refuses(Job(task="tests.add", args=[2, 3], status="Ready"), "status", error=ApiUsageError)  # type: ignore[arg-type]

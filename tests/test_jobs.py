@@ -228,6 +228,62 @@ def test_only_a_final_job_is_resubmitted_and_starts_afresh(stage: Stage) -> None
         assert handle.result() == 7
 
 
+# Records.
+
+
+def test_submit_of_record_makes_new_job_with_same_wishes(stage: Stage) -> None:
+    """A record's status, system fields, user and group are no wishes; a time that has passed means now."""
+    wishes = {
+        "task": "tests.add",
+        "args": [2],
+        "kwargs": {"y": 3},
+        "message": "from the importer",
+        "queue": stage.app.conf.task_default_queue,
+        "priority": 3,
+        "time_limit": 20,
+        "soft_time_limit": 10,
+        "max_attempts": 4,
+        "meta": {"batch": 7},
+        "sensitive": ("y", 1),
+    }
+    ann = stage.jobs.handle(username="ann", groupname="lab")
+    ann.submit(Job(**wishes, scheduled_for=datetime.now(UTC) - HOUR, expires=HOUR))
+    bob = stage.jobs.handle(username="bob")
+    for change in ("Queued", "Running", "Finished"):
+        if change != "Queued":
+            ann.set_status(change)
+        record = ann.get_job()
+        assert bob.submit(record) > record.id
+        again = bob.get_job()
+        assert {name: getattr(again, name) for name in wishes} == wishes
+        assert again.expires == record.expires
+        assert (again.status, again.attempt, again.started) == (JobStatus.QUEUED, 0, None)
+        assert (again.username, again.groupname) == ("bob", None)
+        assert again.task_id != record.task_id
+        stage.claim(bob)
+    held = stage.job_in(JobStatus.WAITING).get_job()
+    assert [stage.jobs.attach(id).job_status() for id in stage.jobs.submit_many([held])] == ["Queued"]
+
+
+def test_submit_of_unfinished_keyed_record_returns_its_id(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    handle.submit(Job(task="tests.add", args=[1, 2], unique_key="scan:1"))
+    record = handle.get_job()
+    assert handle.submit(record) == record.id
+    handle.cancel_job()
+    assert handle.submit(record) != record.id
+
+
+def test_submit_of_record_that_cannot_be_read_names_the_field(stage: Stage) -> None:
+    handle = stage.jobs.handle()
+    for column in ("args", "kwargs", "meta"):
+        handle.submit(Job(task="tests.add", args=[1, 2], meta={}))
+        with stage.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE jobhandle_job SET {column} = '[' WHERE id = {handle.job_id}")
+        with pytest.raises(ValidationError, match=f"^{column}: .*unreadable"):
+            handle.submit(handle.get_job())
+
+
 # Lists, counts, mass cancel, prune.
 
 

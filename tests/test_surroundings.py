@@ -15,7 +15,13 @@ import sqlalchemy
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from jobhandle_celery import ApiUsageError, DatabaseUnavailableError, Job, JobHandleError, JobStatus
+from jobhandle_celery import (
+    ApiUsageError,
+    DatabaseUnavailableError,
+    Job,
+    JobHandleError,
+    JobStatus,
+)
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import make_app

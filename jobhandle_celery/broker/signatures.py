@@ -9,7 +9,7 @@ from celery.utils.abstract import CallableSignature
 from .. import validation
 from ..durations import duration
 from ..errors import ApiUsageError, ValidationError, shown
-from ..models import Job
+from ..models import Job, JobRecord, request_from
 from . import publish_options
 
 _CANVAS_TASKS = {
@@ -28,7 +28,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         ValidationError: a chain, group, chord or callback, or an option that a job does not have.
     """
     if isinstance(given, Job):
-        return given, {}
+        return (request_from(given) if isinstance(given, JobRecord) else given), {}
     if not isinstance(given, (dict, Mapping)) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
     canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from ..models import Job
+from ..models import JobRecord
 from ..status import JobStatus
 from ..store import Sight
 from .formatting import moment, one_line, progress, span
@@ -12,7 +12,7 @@ COLUMNS = ("ID", "STATUS", "TASK", "USER", "AGE", "TRY", "PROGRESS", "MESSAGE")
 """Of a list of jobs."""
 
 
-def row(job: Job, now: datetime) -> list[Cell]:
+def row(job: JobRecord, now: datetime) -> list[Cell]:
     """Return what a list says of a job."""
     age = None if job.submitted is None else now - job.submitted
     fraction = job.progress.fraction if job.progress else None
@@ -28,7 +28,7 @@ def row(job: Job, now: datetime) -> list[Cell]:
     ]
 
 
-def ended(job: Job) -> str:
+def ended(job: JobRecord) -> str:
     """Return how a job ended, or where it stands."""
     said = f": {one_line(job.message)}" if job.message else ""
     return f"job {job.id} is {job.status}{said}"

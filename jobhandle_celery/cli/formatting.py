@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any
 
-from ..models import Job, Progress
+from ..models import JobRecord, Progress
 
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -80,7 +80,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def arguments(job: Job, routing: Mapping[str, Any]) -> tuple[str, str]:
+def arguments(job: JobRecord, routing: Mapping[str, Any]) -> tuple[str, str]:
     """Return the positional and the keyword arguments of a job as they may be shown.
 
     The one place by which a command shows them: who submitted a job may have hidden them from Celery's

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..models import Event, Job
+from ..models import Event, JobRecord
 from ..store import Tally, WorkerSeen
 
 
@@ -39,7 +39,7 @@ def seconds(value: timedelta | None) -> float | None:
     return None if value is None else value.total_seconds()
 
 
-def job(one: Job) -> dict[str, Any]:
+def job(one: JobRecord) -> dict[str, Any]:
     """Return a job without what it was given and what it returned, which may be long or private."""
     return {
         "id": one.id,
@@ -96,7 +96,7 @@ def tally(one: Tally) -> dict[str, Any]:
     return {"status": str(one.status), "count": one.count, "oldest": moment(one.oldest)}
 
 
-def standing(one: Job) -> dict[str, Any]:
+def standing(one: JobRecord) -> dict[str, Any]:
     """Return the least that a verb says of a job."""
     return {"id": one.id, "status": str(one.status)}
 

@@ -14,7 +14,7 @@ from celery.utils.saferepr import saferepr
 
 from ..broker.connection import bounded
 from ..broker.messages import kwargs_shown
-from ..models import Job
+from ..models import JobRecord
 from ..status import JobStatus
 from ..store import Sight
 from ..worker.verdict import verdict
@@ -121,7 +121,6 @@ def _described(app: Any, sight: Sight) -> dict[str, Any]:
     job, routing = sight.job, sight.inside.routing
     args, kwargs = job.shown_arguments
     hidden_args, hidden_kwargs = routing.get("argsrepr"), routing.get("kwargsrepr")
-    assert job.id is not None
     return {
         "name": routing.get("shadow") or job.task,
         "args": hidden_args if isinstance(hidden_args, str) else saferepr(args, app.amqp.argsrepr_maxsize),
@@ -147,5 +146,5 @@ def _route(sight: Sight) -> dict[str, Any]:
     }
 
 
-def _worker(job: Job) -> str:
+def _worker(job: JobRecord) -> str:
     return job.worker or NOBODY

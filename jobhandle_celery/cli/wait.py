@@ -9,7 +9,7 @@ import click
 
 from ..errors import DatabaseUnavailableError, UnknownJobError, WaitTimeoutError
 from ..handle import JobHandle
-from ..models import Job
+from ..models import JobRecord
 from ..status import JobStatus
 from ..store import Selection
 from . import json_output, params
@@ -26,7 +26,7 @@ AT_ONCE = 30
 """Jobs that a watch without ids shows."""
 
 
-def wait_for(handle: JobHandle, timeout: timedelta | float | None) -> Job:
+def wait_for(handle: JobHandle, timeout: timedelta | float | None) -> JobRecord:
     """Wait until a job is final and return it.
 
     Raises:
@@ -82,7 +82,7 @@ def watch(desk: Desk, ids: tuple[int, ...]) -> None:
 
 def _watch(desk: Desk, ids: tuple[int, ...]) -> None:
     seen: dict[int, dict[str, object]] = {}
-    jobs: list[Job] = []
+    jobs: list[JobRecord] = []
     with desk.out.live() as screen:
         while True:
             try:
@@ -103,7 +103,7 @@ def _watch(desk: Desk, ids: tuple[int, ...]) -> None:
     sys.exit(Exit.OK if all(job.status is JobStatus.FINISHED for job in jobs) else Exit.BAD)
 
 
-def _look(desk: Desk, ids: tuple[int, ...], before: Sequence[Job]) -> list[Job]:
+def _look(desk: Desk, ids: tuple[int, ...], before: Sequence[JobRecord]) -> list[JobRecord]:
     if ids:
         found = {job.id: job for job in desk.store.find(Selection(ids=ids), None, len(ids))}
         for job_id in ids:
@@ -113,15 +113,14 @@ def _look(desk: Desk, ids: tuple[int, ...], before: Sequence[Job]) -> list[Job]:
     running = desk.store.running(AT_ONCE)
     # Those that ran at the last look and do not now stay on the screen, with how they ended.
     known = {job.id for job in running}
-    left = [job.id for job in before if job.id not in known and job.id is not None]
+    left = [job.id for job in before if job.id not in known]
     gone = desk.store.find(Selection(ids=tuple(left)), None, len(left)) if left else []
     return [*running, *gone][:AT_ONCE]
 
 
-def _changes(desk: Desk, jobs: Sequence[Job], seen: dict[int, dict[str, object]]) -> None:
+def _changes(desk: Desk, jobs: Sequence[JobRecord], seen: dict[int, dict[str, object]]) -> None:
     for job in jobs:
         document = json_output.job(job)
-        assert job.id is not None
         if seen.get(job.id) == document:
             continue
         seen[job.id] = document

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, select, text
 
 from .. import serialization
-from ..models import Event, Job
+from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, statement_clock, worker
 from ..status import JobStatus
 from .records import read_column, to_event, to_job
@@ -54,7 +54,7 @@ class Inside:
 class Sight:
     """A job, with all there is to know of it."""
 
-    job: Job
+    job: JobRecord
     inside: Inside
     events: list[Event]
 

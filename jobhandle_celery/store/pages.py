@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, union_all
 
-from ..models import Job
+from ..models import JobRecord
 from ..schema import clock, job
 from ..status import JobStatus
 from .queries import Reading
@@ -41,7 +41,7 @@ class Window:
 class Page:
     """Jobs, newest first."""
 
-    jobs: list[Job]
+    jobs: list[JobRecord]
     before: int | None
     """The `before` of the next page; None if there is none."""
 

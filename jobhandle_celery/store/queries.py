@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, delete, func, literal, select
 
-from ..models import Event, Job
+from ..models import Event, JobRecord
 from ..schema import clock, job, job_event
 from ..status import FINAL, JobStatus
 from .control import Acting
@@ -25,7 +25,7 @@ class Reading(Acting):
     """The questions."""
 
     @repeatable
-    def job(self, job_id: int, username: str | None = None) -> Job | None:
+    def job(self, job_id: int, username: str | None = None) -> JobRecord | None:
         """Return a snapshot; None if there is no such job, or it is another user's."""
         with self.door.reading() as connection:
             whose = giving(id=job_id, username=username)
@@ -58,9 +58,9 @@ class Reading(Acting):
         return found
 
     @repeatable
-    def find(self, selection: Selection, before: int | None, limit: int) -> list[Job]:
+    def find(self, selection: Selection, before: int | None, limit: int) -> list[JobRecord]:
         """Return the newest jobs of a selection, those with an id below `before` if it is given."""
-        found: list[Job] = []
+        found: list[JobRecord] = []
         with self.door.reading() as connection:
             for part in selection.parts(MOST_PARAMETERS):
                 # Every id is above 0. Without statistics, SQLite prefers the index of users only so.
@@ -69,7 +69,7 @@ class Reading(Acting):
                 if before is not None:
                     statement = statement.where(job.c.id < before)
                 found += [to_job(row) for row in self.execute(connection, statement)]
-        return sorted(found, key=lambda one: one.id or 0, reverse=True)[:limit]
+        return sorted(found, key=lambda one: one.id, reverse=True)[:limit]
 
     @repeatable
     def count_by_status(self) -> dict[JobStatus, int]:

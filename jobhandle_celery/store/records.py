@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sqlalchemy import Row
 
 from .. import serialization
-from ..models import Event, Failure, Job, Progress, Unreadable
+from ..models import Event, Failure, JobRecord, Progress, Unreadable
 from ..redaction import ALL_POSITIONS
 from ..schema import job
 from ..status import JobStatus
@@ -273,12 +273,12 @@ def encode_failure(failure: Failure) -> str:
     return json.dumps(vars(failure))
 
 
-def to_job(row: Row[Any]) -> Job:
+def to_job(row: Row[Any]) -> JobRecord:
     """Return the snapshot of a row."""
     kwargs = read_column(
         row, "kwargs", serialization.decode, dict, lambda unreadable: {"unreadable": unreadable}
     )
-    return Job(
+    return JobRecord(
         task=row.task,
         args=read_column(row, "args", serialization.decode, list, lambda unreadable: [unreadable]),
         kwargs=kwargs,

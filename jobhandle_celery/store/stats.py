@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from ..models import Job
+from ..models import JobRecord
 from ..schema import clock, job, job_event, worker
 from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
@@ -42,7 +42,7 @@ class WorkerSeen:
     lease_until: datetime
     alive: bool
     """False: its lease has ended, and a pass of the sweep is about to settle its jobs."""
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[JobRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Overview(Paging):
             running = select(job).where(
                 job.c.worker_uid.in_([row.worker_uid for row in rows]), job.c.status_id == JobStatus.RUNNING
             )
-            jobs: dict[str, list[Job]] = {}
+            jobs: dict[str, list[JobRecord]] = {}
             for row in self.execute(connection, running.order_by(job.c.id)):
                 jobs.setdefault(row.worker_uid, []).append(to_job(row))
         return [
@@ -139,7 +139,7 @@ class Overview(Paging):
         ]
 
     @repeatable
-    def running(self, limit: int) -> list[Job]:
+    def running(self, limit: int) -> list[JobRecord]:
         """Return running jobs, those first that have run for longest."""
         statement = (
             select(job)

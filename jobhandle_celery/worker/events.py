@@ -13,7 +13,7 @@ from celery.worker import state
 
 from .. import internal_errors
 from ..broker.connection import BrokerConnection
-from ..models import Job
+from ..models import JobRecord
 from ..store import Lost, RunSnapshot
 from .request import JobRequest
 from .verdict import verdict
@@ -34,11 +34,11 @@ class EventSender:
         """Tell what became of a job whose body is gone: nobody else tells that."""
         self._soon(self._send, *_told(lost, *verdict(lost.status, lost.because)))
 
-    def hear_how(self, job: Job) -> None:
+    def hear_how(self, job: JobRecord) -> None:
         """Tell how a job stands whose process was lost after it had written its outcome."""
         self._soon(self._send, *_told(job, *_as_it_stands(job)))
 
-    def hear_at_last(self, jobs: Iterable[Job]) -> None:
+    def hear_at_last(self, jobs: Iterable[JobRecord]) -> None:
         """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
         line = BrokerConnection(self._worker.app)
         try:
@@ -94,11 +94,11 @@ class EventSender:
         )
 
 
-def _told(of: Lost | Job, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _told(of: Lost | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind, {"uuid": of.task_id, "name": of.task, **fields}
 
 
-def _as_it_stands(job: Job) -> tuple[str, dict[str, Any]]:
+def _as_it_stands(job: JobRecord) -> tuple[str, dict[str, Any]]:
     ran = job.finished - job.started if job.finished and job.started else None
     because = job.error.message if job.error else "its worker cut it off"
     return verdict(job.status, because, job, None if ran is None else ran.total_seconds())

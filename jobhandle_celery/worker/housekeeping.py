@@ -20,7 +20,7 @@ from celery.worker import state
 
 from .. import internal_errors
 from ..errors import DatabaseRefusedError, DatabaseUnavailableError, SchemaError
-from ..models import Job
+from ..models import JobRecord
 from ..runtime import DeferredWrite, Runtime, Suspect
 from ..status import JobStatus
 from ..store import Run, RunSnapshot
@@ -130,7 +130,7 @@ class Housekeeping:
         for lost in outcome if isinstance(outcome, list) else ():
             self._watchers.hear_of(lost)
         if (
-            isinstance(outcome, Job)
+            isinstance(outcome, JobRecord)
             and outcome.task_id == end.task_id
             and outcome.status is not JobStatus.RUNNING
         ):

@@ -9,12 +9,12 @@ from typing import Any
 from celery import states
 from celery.utils.saferepr import saferepr
 
-from ..models import Job
+from ..models import JobRecord
 from ..status import JobStatus
 
 
 def verdict(
-    status: JobStatus | None, because: str, job: Job | None = None, runtime: float | None = None
+    status: JobStatus | None, because: str, job: JobRecord | None = None, runtime: float | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Return the event that leaves a task in the state that its row is in, and the event's fields.
 

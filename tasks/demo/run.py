@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
-from jobhandle_celery import Job, Jobs, JobStatus
+from jobhandle_celery import JobRecord, Jobs, JobStatus
 
 from .wishes import CHECKSUM, PAGE, Wish
 
@@ -20,18 +20,22 @@ class Run:
     """What is still to be submitted, what is on its way, and what has ended."""
 
     def __init__(
-        self, jobs: Jobs, wanted: Iterable[Wish], finished: dict[Wish, Job], unfinished: dict[Wish, Job]
+        self,
+        jobs: Jobs,
+        wanted: Iterable[Wish],
+        finished: dict[Wish, JobRecord],
+        unfinished: dict[Wish, JobRecord],
     ) -> None:
         """Go on from what earlier runs have finished, and from what they have left unfinished."""
         self._jobs = jobs
         self.earlier = len(finished)
         """How many an earlier run had finished."""
-        self._on_the_way = {job.id or 0: wish for wish, job in unfinished.items() if wish not in finished}
+        self._on_the_way = {job.id: wish for wish, job in unfinished.items() if wish not in finished}
         self._to_submit = deque(wish for wish in wanted if wish not in finished and wish not in unfinished)
         self.ended = dict(finished)
-        self.running: list[Job] = []
+        self.running: list[JobRecord] = []
         """As of the latest look, the newest first."""
-        self._unfinished: list[Job] = []
+        self._unfinished: list[JobRecord] = []
         self.total = self.left
         """Jobs of this run."""
 
@@ -51,19 +55,19 @@ class Run:
         parts = sum(job.progress.fraction or 0.0 for job in self.running if job.progress)
         return self.total - self.left + parts
 
-    def step(self) -> list[Job]:
+    def step(self) -> list[JobRecord]:
         """Submit what there is room for, take a look, and return what has ended since the last one."""
         self._submit()
         return self.look()
 
-    def look(self) -> list[Job]:
+    def look(self) -> list[JobRecord]:
         """Take a look, and return what has ended since the last one."""
         jobs = list(_rows(self._jobs, self._on_the_way))
         self._unfinished = [job for job in jobs if not _is_over(job)]
         self.running = [job for job in jobs if job.status is JobStatus.RUNNING]
         ended = [job for job in jobs if _is_over(job)]
         for job in ended:
-            self.ended[self._on_the_way.pop(job.id or 0)] = job
+            self.ended[self._on_the_way.pop(job.id)] = job
         return ended
 
     def _submit(self) -> None:
@@ -87,16 +91,16 @@ class Run:
             if wish.task == CHECKSUM and job.status is JobStatus.FINISHED
         ]
 
-    def failed(self) -> list[tuple[Wish, Job]]:
+    def failed(self) -> list[tuple[Wish, JobRecord]]:
         """Return what ended otherwise than Finished."""
         return [(wish, job) for wish, job in self.ended.items() if job.status is not JobStatus.FINISHED]
 
 
-def _is_over(job: Job) -> bool:
+def _is_over(job: JobRecord) -> bool:
     return job.status is not None and job.status.final
 
 
-def _rows(jobs: Jobs, ids: Iterable[int]) -> Iterator[Job]:
+def _rows(jobs: Jobs, ids: Iterable[int]) -> Iterator[JobRecord]:
     """Read these jobs, the newest first."""
     newest_first = sorted(ids, reverse=True)
     for start in range(0, len(newest_first), PAGE):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import JobRecord, JobStatus
 
 from .files import shown
 from .run import Run
@@ -22,7 +22,7 @@ NEWEST = 6
 class Screen(Protocol):
     """Shows a run while it goes on."""
 
-    def show(self, run: Run, ended: Sequence[Job]) -> None:
+    def show(self, run: Run, ended: Sequence[JobRecord]) -> None:
         """Show how far it is; `ended` are the jobs that have since the last time."""
 
 
@@ -48,7 +48,7 @@ class PlainScreen:
         self._next = time.monotonic()
         self._newest = Newest()
 
-    def show(self, run: Run, ended: Sequence[Job]) -> None:
+    def show(self, run: Run, ended: Sequence[JobRecord]) -> None:
         """Print what is worth a line."""
         for job in ended:
             if job.status is not JobStatus.FINISHED:
@@ -65,15 +65,15 @@ class Newest:
     """The newest messages: of the jobs that run, then of those that ended last."""
 
     def __init__(self) -> None:
-        self._ended: deque[Job] = deque(maxlen=NEWEST)
+        self._ended: deque[JobRecord] = deque(maxlen=NEWEST)
         self.sentences: list[str] = []
 
-    def note(self, run: Run, ended: Sequence[Job]) -> None:
+    def note(self, run: Run, ended: Sequence[JobRecord]) -> None:
         """Take in a look of the run."""
         self._ended.extendleft(reversed(ended[:NEWEST]))
         self.sentences = [sentence(job) for job in [*run.running, *self._ended][:NEWEST]]
 
 
-def sentence(job: Job) -> str:
+def sentence(job: JobRecord) -> str:
     """Return what there is to say of a job, in a line."""
     return f"job {job.id} {job.task.removeprefix('tasks.')} {job.status}: {shown(job.message)}"

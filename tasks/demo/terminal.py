@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from jobhandle_celery import Job
+from jobhandle_celery import JobRecord
 
 from .run import Run
 from .screen import NEWEST, Newest
@@ -36,7 +36,7 @@ class TerminalScreen:
     ) -> None:
         self._live.stop()
 
-    def show(self, run: Run, ended: Sequence[Job]) -> None:
+    def show(self, run: Run, ended: Sequence[JobRecord]) -> None:
         """Draw it anew."""
         self._newest.note(run, ended)
         self._progress.update(self._task, completed=int(run.done), total=run.total)

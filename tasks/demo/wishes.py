@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobhandle_celery import Job, Jobs, JobStatus
+from jobhandle_celery import Job, JobRecord, Jobs, JobStatus
 
 from .files import File, shown
 
@@ -51,13 +51,13 @@ def wishes(files: Iterable[File], thumbnails: Path) -> list[Wish]:
     return wanted
 
 
-def known(jobs: Jobs, wanted: Iterable[Wish], statuses: Sequence[JobStatus]) -> dict[Wish, Job]:
+def known(jobs: Jobs, wanted: Iterable[Wish], statuses: Sequence[JobStatus]) -> dict[Wish, JobRecord]:
     """Find the wishes for which an earlier run has left a job in one of the statuses.
 
     Reads these rows, newest first, until all wishes are found or there are no more rows.
     """
     missing = {wish.key: wish for wish in wanted}
-    found: dict[Wish, Job] = {}
+    found: dict[Wish, JobRecord] = {}
     for task in (CHECKSUM, THUMBNAIL):
         sought = {key: wish for key, wish in missing.items() if wish.task == task}
         before = None

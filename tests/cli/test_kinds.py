@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from jobhandle_celery import Job, JobStatus, Progress
+from jobhandle_celery import JobRecord, JobStatus, Progress
 from jobhandle_celery.cli import formatting, params
 
 
@@ -87,8 +87,16 @@ def test_progress_is_said_with_its_total_if_there_is_one() -> None:
 
 
 def test_hidden_arguments_stay_hidden() -> None:
-    job = Job(task="t", args=["secret"], kwargs={"key": "secret"})
+    job = JobRecord(
+        id=1,
+        task_id="1",
+        task="t",
+        args=["secret"],
+        kwargs={"key": "secret"},
+        status=JobStatus.QUEUED,
+        submitted=datetime.now(UTC),
+    )
     assert formatting.arguments(job, {}) == ('["secret"]', '{"key": "secret"}')
-    hidden = replace(job, id=1, sensitive=[0, "key"])
+    hidden = replace(job, sensitive=[0, "key"])
     assert formatting.arguments(hidden, {}) == ('["***"]', '{"key": "***"}')
     assert formatting.arguments(job, {"argsrepr": "***", "kwargsrepr": "{}"}) == ("***", "{}")

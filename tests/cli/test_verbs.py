@@ -14,7 +14,7 @@ from tests.test_jobs import age
 
 
 def ids(stage: Stage) -> list[int]:
-    return [job.id for job in stage.jobs.find() if job.id is not None]
+    return [job.id for job in stage.jobs.find()]
 
 
 # submit

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import count, pairwise
 from typing import Any
 
-from jobhandle_celery import InvalidTransitionError, Job, JobHandle, JobStatus
+from jobhandle_celery import InvalidTransitionError, Job, JobHandle, JobRecord, JobStatus
 from jobhandle_celery.models import Event
 from jobhandle_celery.status import FINAL, UNFINISHED
 from tests.chance import chance, scaled, stretched
@@ -155,7 +155,7 @@ class Crowd:
         """Take every job of the site for its own, also those of submits whose answer was lost."""
         known, self.ids = self.ids, []
         while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
-            self.ids += [job.id for job in page if job.id is not None]
+            self.ids += [job.id for job in page]
         assert set(known) <= set(self.ids), "a job is gone whose submit was answered"
 
     def handle(self, job_id: int) -> JobHandle:
@@ -163,9 +163,9 @@ class Crowd:
 
     # What is waited for.
 
-    def rows(self) -> dict[int, Job]:
+    def rows(self) -> dict[int, JobRecord]:
         """Read all of this crowd's jobs afresh."""
-        found: dict[int, Job] = {}
+        found: dict[int, JobRecord] = {}
         for page in self._pages():
             found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
         assert set(found) == set(self.ids)
@@ -215,7 +215,7 @@ class Crowd:
         lost_before_body: bool = False,
         asleep: Mapping[int, float] | None = None,
         events_of: int | None = None,
-    ) -> dict[int, Job]:
+    ) -> dict[int, JobRecord]:
         """Compare every row with what the bodies wrote; returns the rows.
 
         Args:
@@ -236,11 +236,9 @@ class Crowd:
         return rows
 
     def _audit(
-        self, row: Job, lives: list[Life], lost_before_body: bool, asleep: Mapping[int, float]
+        self, row: JobRecord, lives: list[Life], lost_before_body: bool, asleep: Mapping[int, float]
     ) -> None:
         told = f"job {row.id}: {row}; its bodies: {lives}"
-        assert row.id is not None
-        assert row.status is not None, told
         assert row.status.final, told
         status = row.status
         assert row.finished is not None, told
@@ -271,7 +269,7 @@ class Crowd:
             assert not any(since < moment < until for moment in begun), f"job {job_id} was cancelled: {begun}"
 
     @staticmethod
-    def _audit_events(events: Sequence[Event], row: Job) -> None:
+    def _audit_events(events: Sequence[Event], row: JobRecord) -> None:
         went = [event.status for event in events]
         told = f"job {row.id}: {row}; its events: {events}"
         assert all(

@@ -7,7 +7,7 @@ body runs again only if it asked for that, or if its worker has ended by itself.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import JobRecord, JobStatus
 from jobhandle_celery.models import Event
 from tests.faults.crowd import Crowd, Life
 from tests.faults.worker_fates import RESULTS, ends_of_attempts, is_given_back, is_loss
@@ -20,7 +20,7 @@ ALL_WAYS = {"Submitted", "Waiting", "released", "Resubmitted", EXPIRED, "Finishe
 
 
 def account_for_rounds(
-    crowd: Crowd, rows: Mapping[int, Job], errors: Mapping[str, str] = OWN_ERRORS
+    crowd: Crowd, rows: Mapping[int, JobRecord], errors: Mapping[str, str] = OWN_ERRORS
 ) -> Counter[str]:
     """Have every round accounted for; returns how often one began, went and ended in which way.
 
@@ -58,7 +58,7 @@ def _rounds(events: Sequence[Event]) -> Iterator[list[Event]]:
         yield list(events[begin:end])
 
 
-def _judge(row: Job, end: Event, life: Life | None, errors: Mapping[str, str], told: str) -> None:
+def _judge(row: JobRecord, end: Event, life: Life | None, errors: Mapping[str, str], told: str) -> None:
     if end.status is JobStatus.CANCELLED:
         return  # asked to stop, perhaps before its first mark
     assert life is not None, f"{end} without a body; {told}"

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import JobRecord, JobStatus
 from tests.chance import scaled, stretched
 from tests.faults.crowd import Crowd
 from tests.faults.worker_fates import account, said
@@ -69,13 +69,13 @@ def test_wrong_clocks_start_nothing_early_and_misjudge_no_lease(new_site: NewSit
     assert all(len(row.message.split()) == 3 for row in rows.values() if row.task == "worker.submit_later")
 
 
-def assert_not_early(crowd: Crowd, row: Job) -> None:
+def assert_not_early(crowd: Crowd, row: JobRecord) -> None:
     """Make sure that a job was not started before its time, nor again before its back-off was over."""
     assert row.started is not None
     if isinstance(row.scheduled_for, datetime):
         assert row.started >= row.scheduled_for
     if row.task == "worker.again" and row.args[2:] == [2, COUNTDOWN]:
-        started = [event.at for event in crowd.site.jobs.events(row.id or 0) if event.message == "started"]
+        started = [event.at for event in crowd.site.jobs.events(row.id) if event.message == "started"]
         between = [after - before for before, after in pairwise(started)]
         assert len(between) == 2
         assert min(between) >= timedelta(seconds=COUNTDOWN), row

@@ -38,7 +38,7 @@ def assert_told_until_there_is_room(bench: Bench, make_room: Callable[[], object
     assert count > 0
     assert len(bench.store.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
     for job in bench.store.find(Selection(), None, 10_000):
-        assert [event.status for event in bench.store.events(job.id or 0)] == [JobStatus.SUBMITTED]
+        assert [event.status for event in bench.store.events(job.id)] == [JobStatus.SUBMITTED]
     make_room()
     run = bench.run(bench.submit(args=f"[{LARGE}]"))
     assert bench.store.finish(run, LARGE)

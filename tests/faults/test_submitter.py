@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import JobRecord, JobStatus
 from tests.chance import stretched
 from tests.faults.crowd import BODIES, Crowd
 from tests.faults.stepped_actions import MANY
@@ -81,5 +81,5 @@ def test_a_submitter_that_dies_at_any_step_has_submitted_or_has_not(
     assert untouched.isdisjoint(went)
 
 
-def is_sent(job: Job) -> bool:
+def is_sent(job: JobRecord) -> bool:
     return job.status not in (JobStatus.WAITING, JobStatus.CANCELLED)

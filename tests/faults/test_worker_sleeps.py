@@ -70,7 +70,7 @@ def test_bodies_that_come_back_overwrite_nothing_and_are_stopped(new_site: NewSi
             attempt = row.attempt or 0
             assert (row.message, row.progress) == (f"attempt {attempt}", Progress(attempt, 100)), row
         else:
-            assert not crowd.lives()[row.id or 0][0].ended
+            assert not crowd.lives()[row.id][0].ended
 
 
 def has_left(crowd: Crowd, job_id: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine, NullPool, create_engine, func, select
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import JobRecord, JobStatus
 from jobhandle_celery.models import Event
 from jobhandle_celery.schema import job_event
 from jobhandle_celery.status import UNFINISHED
@@ -62,7 +62,7 @@ def is_given_back(end: Event) -> bool:
     return any(words in end.message for words in _GIVEN_BACK)
 
 
-def account(crowd: Crowd, rows: Mapping[int, Job]) -> Counter[str]:
+def account(crowd: Crowd, rows: Mapping[int, JobRecord]) -> Counter[str]:
     """Have every attempt accounted for, by its body or by who took it for gone; returns how often which.
 
     A job may end in Error by its own body, or for want of attempts; as Cancelled if somebody asked for
@@ -96,7 +96,7 @@ def _account(life: Life | None, end: Event, told: str) -> str:
     return "ended"
 
 
-def _judge(row: Job, lost_count: int, told: str) -> None:
+def _judge(row: JobRecord, lost_count: int, told: str) -> None:
     task = row.task.removeprefix("worker.")
     assert lost_count <= row.max_attempts, told
     match row.status:
