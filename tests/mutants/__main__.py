@@ -6,10 +6,11 @@ By hand, not in CI, for it takes a while::
     python -m tests.mutants 7 19       # these
     python -m tests.mutants 0          # the code as it is: no test may fail
 
-They stand in `rules` and `guards`. Prints which test caught which, and exits with 1 if one survived.
+`rules` and `guards` list them. Prints which test caught which, and exits with 1 if one survived.
 """
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -27,42 +28,45 @@ LONGEST = 1800
 """Seconds for the tests of one mutant."""
 MUTANTS = [*RULES, *GUARDS]
 
-AS_IT_IS = Mutant(
-    0,
-    "the code as it is",
-    "status.py",
-    "class JobStatus",
-    "class JobStatus",
-    "-m 'not smoke and not flower' "
-    + " ".join(sorted({test for mutant in MUTANTS for test in mutant.tests.split() if "/" in test})),
-)
+AS_IT_IS = "the code as it is"
 
 
 def main() -> int:
-    """Make the mutants asked for, one after the other; return the exit status."""
+    """Make the given mutants one after the other; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("numbers", nargs="*", type=int, help="which; all if none are given")
-    asked = parser.parse_args().numbers
-    as_it_should = True
-    for mutant in [AS_IT_IS, *MUTANTS]:
-        if asked and mutant.number not in asked:
-            continue
-        try:
-            failed = failing(mutant)
-        except AssertionError as error:
-            as_it_should, caught = False, [str(error)]
-        else:
-            as_it_should &= bool(failed) == (mutant is not AS_IT_IS)
-            caught = failed or ["no test fails"]
-        print(f"{mutant.number:>2}  {mutant.reading}", *caught, sep="\n      ", flush=True)
-    return 0 if as_it_should else 1
+    numbers = parser.parse_args().numbers
+    as_expected = True
+    if not numbers or 0 in numbers:
+        as_expected &= report(0, AS_IT_IS, every_test(), None) == []
+    for mutant in MUTANTS:
+        if not numbers or mutant.number in numbers:
+            as_expected &= bool(report(mutant.number, mutant.reading, mutant.tests, mutant))
+    return 0 if as_expected else 1
 
 
-def failing(mutant: Mutant) -> list[str]:
-    """Make a mutant in a copy of the tree; return the first tests that fail.
+def every_test() -> str:
+    """Return the arguments of pytest for the tests of all mutants."""
+    files = sorted({word for mutant in MUTANTS for word in mutant.tests.split() if "/" in word})
+    return " ".join(["-m 'not smoke and not flower'", *files])
+
+
+def report(number: int, reading: str, tests: str, mutant: Mutant | None) -> list[str] | None:
+    """Print which tests fail; return them, None if the tests could not be run."""
+    try:
+        failed = failing(tests, mutant)
+        lines = failed or ["no test fails"]
+    except AssertionError as error:
+        failed, lines = None, [str(error)]
+    print(f"{number:>3}  {reading}", *lines, sep="\n      ", flush=True)
+    return failed
+
+
+def failing(tests: str, mutant: Mutant | None) -> list[str]:
+    """Run tests in a copy of the tree, with a mutant; return the first that fail.
 
     Raises:
-        AssertionError: the change does not fit the code any more, or the tests could not be run.
+        AssertionError: the mutant does not fit the code, or the tests could not be run.
     """
     with tempfile.TemporaryDirectory(prefix="jobhandle-mutant-") as folder:
         copy = Path(folder)
@@ -72,14 +76,17 @@ def failing(mutant: Mutant) -> list[str]:
                 shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, copy)
-        file = copy / "jobhandle_celery" / mutant.file
-        text = file.read_text()
-        assert text.count(mutant.old) == 1, "it does not fit the code any more"
-        file.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", *shlex.split(mutant.tests)]
-        said = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=LONGEST, check=False)
-        failed: list[str] = re.findall(r"^FAILED (.+?)(?: - |$)", said.stdout, re.MULTILINE)
-        assert bool(failed) == bool(said.returncode), f"{said.stdout[-3000:]}{said.stderr[-1000:]}"
+        if mutant is not None:
+            path, changed = mutant.make()
+            (copy / path).write_text(changed)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", *shlex.split(tests)]
+        # An editable install would find the package in the checkout.
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        run = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+        )
+        failed: list[str] = re.findall(r"^FAILED (.+?)(?: - |$)", run.stdout, re.MULTILINE)
+        assert bool(failed) == bool(run.returncode), f"{run.stdout[-3000:]}{run.stderr[-1000:]}"
         return failed
 
 
