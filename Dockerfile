@@ -3,10 +3,10 @@
 FROM python:3.13-slim AS build
 RUN python -m venv --without-pip /venv
 WORKDIR /source
-# First what is needed, from the metadata and an empty package: a layer that lasts until the metadata change.
+# The dependencies first, by the metadata and a placeholder package: this layer is rebuilt only when the metadata change.
 COPY pyproject.toml LICENSE ./
-RUN mkdir jobhandle_celery && touch jobhandle_celery/__init__.py README.md \
-    && pip --python /venv/bin/python install --no-cache-dir '.[postgresql,demo,flower]'
+RUN mkdir jobhandle_celery && echo '__version__ = "0"' >jobhandle_celery/__init__.py && touch README.md \
+    && pip --python /venv/bin/python install --no-cache-dir '.[redis,postgresql,demo,flower]'
 COPY README.md ./
 COPY jobhandle_celery jobhandle_celery
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --force-reinstall .

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -309,13 +310,11 @@ def _is_by_an_encoder(error: BaseException) -> bool:
 
 def _is_about_the_message(error: BaseException | None) -> bool:
     """Say whether a broker that says this would take another message."""
-    from redis.exceptions import NoPermissionError, ResponseError  # long to import, seldom asked for
-
-    return (
-        # RabbitMQ.
-        isinstance(error, (ChannelError, MessageNacked))
-        or getattr(error, "reply_code", None) in _MALFORMED
-        # Redis: this user may not use that key, or it is no list. Whatever else it says is about itself.
-        or isinstance(error, NoPermissionError)
-        or (isinstance(error, ResponseError) and _NO_LIST.match(str(error)) is not None)
+    if isinstance(error, (ChannelError, MessageNacked)) or getattr(error, "reply_code", None) in _MALFORMED:
+        return True
+    redis = sys.modules.get("redis.exceptions")  # an extra; an error of Redis' client implies its import
+    # This user may not use that key, or the key is no list. Any other error of Redis is about Redis itself.
+    return redis is not None and (
+        isinstance(error, redis.NoPermissionError)
+        or (isinstance(error, redis.ResponseError) and _NO_LIST.match(str(error)) is not None)
     )
