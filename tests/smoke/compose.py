@@ -53,9 +53,9 @@ class Compose:
         said = self("exec", "-T", "flower", "python", "-c", given + program)
         return json.loads(said.splitlines()[-1])
 
-    def containers(self, runtime: str) -> list[dict[str, Any]]:
+    def containers(self, service: str) -> list[dict[str, Any]]:
         """Inspect the containers of a service."""
-        ids = self("ps", "--quiet", runtime).split()
+        ids = self("ps", "--quiet", service).split()
         return [container for number in ids for container in json.loads(_docker("inspect", number))]
 
 
