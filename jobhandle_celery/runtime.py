@@ -59,7 +59,7 @@ class Suspect:
 
 MOST_UNHEARD = 10_000
 
-_ATTRIBUTE = "_jobhandle_service"
+_ATTRIBUTE = "_jobhandle_runtime"
 """On the app, so that both are collected together: no table of apps outlives them."""
 
 

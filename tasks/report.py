@@ -23,7 +23,7 @@ class Report:
         """Say how far the body is, unless that was said a moment ago.
 
         Raises:
-            JobCancelled: the job was asked to stop.
+            StopRequested: the job was asked to stop.
         """
         now = time.monotonic()
         if self._job is None or now < self._next:
