@@ -1,23 +1,23 @@
-"""What can go wrong, as one tree. Imports nothing of ours.
+"""The errors of this library, as one tree::
 
-::
-
-    JobHandleError                     everything this library raises for an expected reason
-    ├── ApiUsageError (ValueError)     the call itself is wrong: an unknown word, not a job
-    ├── ValidationError (ValueError)   a value was understood and refused; names the field
-    ├── NotAttachedError (RuntimeError)   the handle has no job yet: submit or attach first
-    ├── HandleClosedError (RuntimeError)  the handle was closed
-    ├── UnknownJobError (LookupError)  no such job, or not yours
-    ├── InvalidTransitionError         the job is not in a status that allows this move
-    ├── JobFailedError                 result(): the job ended in Error; carries the Failure
-    ├── JobCancelledError              result(): the job was cancelled
-    ├── WaitTimeoutError (TimeoutError)
-    ├── ConfigurationError             settings are missing or contradict each other
-    ├── SchemaError                    the tables are missing, old or newer than this code
-    ├── DatabaseRefusedError           the database refused a statement for good: asking again will not help
+    JobHandleError                            everything this library raises for an expected reason
+    ├── ApiUsageError (ValueError)            the call is wrong: an unknown word, not a job
+    │   ├── ValidationError                   a value was refused; names the field
+    │   ├── NotAttachedError (RuntimeError)   the handle has no job: call submit or attach first
+    │   ├── HandleClosedError (RuntimeError)  the handle was closed
+    │   └── UnknownJobError (LookupError)     no job of that id for this user
+    ├── InvalidTransitionError                the job's status does not allow this move
+    ├── JobFailedError                        result(): the job ended in Error; carries the Failure
+    ├── JobCancelledError                     result(): the job was cancelled
+    ├── WaitTimeoutError (TimeoutError)       the job is not final yet
+    ├── ConfigurationError                    settings are missing or contradict each other
+    ├── SchemaError                           the tables are missing, old, or newer than this code
+    ├── DatabaseRefusedError                  the database refused a statement; a repeat will not help
     └── DatabaseUnavailableError (ConnectionError)
 
-    JobCancelled (BaseException)       raised in a body by raise_if_cancelled()
+    StopRequested (BaseException)             raised in a body by raise_if_cancelled()
+
+As in OMERO, whose services raise an ApiUsageException for a wrong call and for an unknown id.
 """
 
 import reprlib
@@ -43,12 +43,12 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 200
 
 
 def shown(value: object) -> str:
-    """Return how a value looks in an error: short, whatever it is, and however deep, long or hostile."""
+    """Return a short representation of a value, however deep, long or hostile it is."""
     return _repr.repr(value)[:400]
 
 
 def _made_anew(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
-    """Make an error that another process has pickled: a pool's child, say."""
+    """Unpickle an error of another process."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
@@ -59,10 +59,10 @@ class JobHandleError(Exception):
 
 
 class ApiUsageError(JobHandleError, ValueError):
-    """The call is wrong in itself, whatever the state of any job."""
+    """The call is wrong, whatever the status of the job."""
 
 
-class ValidationError(JobHandleError, ValueError):
+class ValidationError(ApiUsageError):
     """A value was refused before anything was written.
 
     Attributes:
@@ -74,20 +74,20 @@ class ValidationError(JobHandleError, ValueError):
         self.field = field
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By its text: the value, which may be a secret, or one that no pickle takes, is not in it.
+        # The value is left out: it may be a secret, or not picklable.
         return _made_anew, (type(self), self.args, {"field": self.field})
 
 
-class NotAttachedError(JobHandleError, RuntimeError):
-    """The handle was not given a job yet: call ``submit`` or ``attach`` first."""
+class NotAttachedError(ApiUsageError, RuntimeError):
+    """The handle has no job: call ``submit`` or ``attach`` first."""
 
 
-class HandleClosedError(JobHandleError, RuntimeError):
-    """The handle was closed; its job was not touched by that."""
+class HandleClosedError(ApiUsageError, RuntimeError):
+    """The handle was closed, which did not change its job."""
 
 
-class UnknownJobError(JobHandleError, LookupError):
-    """There is no job of that id for the user of this handle."""
+class UnknownJobError(ApiUsageError, LookupError):
+    """There is no job of that id, or it belongs to another user."""
 
 
 class InvalidTransitionError(JobHandleError):
@@ -95,12 +95,7 @@ class InvalidTransitionError(JobHandleError):
 
 
 class JobFailedError(JobHandleError):
-    """The job whose result was asked for ended in Error.
-
-    Attributes:
-        job_id: Which job.
-        failure: What is known of it, as data.
-    """
+    """``result()``: the job ended in Error; `failure` has the reason as data."""
 
     def __init__(self, job_id: int, failure: "Failure") -> None:
         super().__init__(f"job {job_id} failed: {failure.type}: {failure.message}")
@@ -112,11 +107,11 @@ class JobFailedError(JobHandleError):
 
 
 class JobCancelledError(JobHandleError):
-    """The job whose result was asked for was cancelled."""
+    """``result()``: the job was cancelled."""
 
 
 class WaitTimeoutError(JobHandleError, TimeoutError):
-    """The job was not final within the time given; it goes on."""
+    """The job was not final within the timeout; it continues."""
 
 
 class ConfigurationError(JobHandleError):
@@ -124,23 +119,23 @@ class ConfigurationError(JobHandleError):
 
 
 class SchemaError(JobHandleError):
-    """The tables in the database do not fit this version of the library; says what to run."""
+    """The tables do not fit this version of the library; the message says what to run."""
 
 
 class DatabaseRefusedError(JobHandleError):
-    """The database refused a statement for what is in it; nothing was written, and a repeat will not help."""
+    """The database refused a statement for its values; nothing was written, and a repeat will not help."""
 
 
 class DatabaseUnavailableError(JobHandleError, ConnectionError):
-    """The database cannot be asked just now; whether the last statement took effect is not known."""
+    """The database is unavailable; whether the last statement took effect is unknown."""
 
     again: Literal["at once", "soon"] | None = None
-    """When the library itself asks again before anybody hears of this: a connection broke, or a deadlock."""
+    """When the library retries before it raises this: after a broken connection or a deadlock."""
 
 
 class StopRequested(BaseException):
-    """Raised in a body that was asked to stop.
+    """Ends a body that was asked to stop.
 
-    Not an `Exception`, as asyncio's is not, so that neither ``except Exception`` nor Celery's
-    ``autoretry_for`` swallows a stop. Its text, if it has one, becomes the job's message.
+    A `BaseException`, as asyncio's ``CancelledError`` is, so that neither ``except Exception`` nor Celery's
+    ``autoretry_for`` swallows a stop. Its text, if any, becomes the job's message.
     """

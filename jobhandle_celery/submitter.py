@@ -88,7 +88,7 @@ class Submitter:
         """Insert jobs, all or none, and send what may start now; return what became of each.
 
         Raises:
-            ApiUsageError, ValidationError: nothing was written.
+            ApiUsageError: nothing was written.
         """
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:

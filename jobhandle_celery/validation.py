@@ -145,7 +145,7 @@ def job(given: Job) -> Job:
     """Check every field that a caller gives.
 
     Raises:
-        ApiUsageError, ValidationError: names the first field that is wrong.
+        ApiUsageError: names the first field that is wrong.
     """
     _name("task", given.task)
     hidden = HIDDEN if sensitive(given.sensitive) else None

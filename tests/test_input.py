@@ -64,6 +64,7 @@ def refuses(app: Any) -> Callable[..., str]:
         with pytest.raises(error):
             jobs.submit_many([Job(task="tests.add", args=[1, 2]), bad])
         assert (jobs.find(), messages_in(app)) == before
+        assert caught.type is error
         if error is ValidationError:
             assert getattr(caught.value, "field", None) == field
             assert str(caught.value).startswith(f"{field}: ")
@@ -233,28 +234,27 @@ def test_bad_questions_are_refused_in_our_words(app: Any) -> None:
     jobs = app.jobs
     job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     before = jobs.find()
-    usage = (ApiUsageError, ValidationError)
     for bad_id in ("x", 1.5, True, b"1", [1]):
-        with pytest.raises(usage):
+        with pytest.raises(ApiUsageError):
             jobs.find(before=bad_id)
-        with pytest.raises(usage):
+        with pytest.raises(ApiUsageError):
             jobs.cancel_many(ids=[job_id, bad_id])
-        with pytest.raises(usage):
+        with pytest.raises(ApiUsageError):
             jobs.events(bad_id)
     for limit in (0, -1, 10_001, "5", 1.5, True, None):
         with pytest.raises(ValidationError, match=r"^limit: "):
             jobs.find(limit=limit)
     for field in ("task", "username"):
         for bad_name in (5, ["a"], "a\0b", "\udcff"):
-            with pytest.raises(usage):
+            with pytest.raises(ApiUsageError):
                 jobs.find(**{field: bad_name})
-            with pytest.raises(usage):
+            with pytest.raises(ApiUsageError):
                 jobs.cancel_many(**{field: bad_name})
-    for bad_status in (5, "RenderedMessage", ["Queued", "RenderedMessage"], [None]):
-        with pytest.raises(usage):
+    for bad_status in (5, "Ready", ["Queued", "Ready"], [None]):
+        with pytest.raises(ApiUsageError):
             jobs.find(status=bad_status)
     for bad_ids in ("123", 5, job_id):
-        with pytest.raises(usage):
+        with pytest.raises(ApiUsageError):
             jobs.cancel_many(ids=bad_ids)
     for older_than in ("a week", None, True, -1, float("nan"), float("inf"), timedelta(-1), timedelta.max):
         with pytest.raises(ValidationError, match=r"^older_than: "):
@@ -290,7 +290,7 @@ def test_bad_words_of_a_handle_are_refused_and_change_nothing(app: Any) -> None:
             with pytest.raises(ValidationError, match=r"^total: "):
                 handle.set_progress(1, bad_number)
     for bad_timeout in ("1", b"1", [1]):
-        with pytest.raises((ApiUsageError, ValidationError)):
+        with pytest.raises(ApiUsageError):
             handle.wait(bad_timeout)
     assert handle.get_job() == before
 

@@ -20,7 +20,6 @@ from ..errors import (
     JobHandleError,
     SchemaError,
     UnknownJobError,
-    ValidationError,
     WaitTimeoutError,
 )
 from .formatting import one_line
@@ -48,10 +47,9 @@ MEANINGS = {
 }
 
 _CODES: tuple[tuple[type[Exception], Exit], ...] = (
-    (ApiUsageError, Exit.INPUT),
-    (ValidationError, Exit.INPUT),
-    (ConfigurationError, Exit.INPUT),
     (UnknownJobError, Exit.UNKNOWN),
+    (ApiUsageError, Exit.INPUT),
+    (ConfigurationError, Exit.INPUT),
     (WaitTimeoutError, Exit.TIMEOUT),
     (SchemaError, Exit.AWAY),
     (DatabaseUnavailableError, Exit.AWAY),
