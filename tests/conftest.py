@@ -1,10 +1,10 @@
 """The fixtures that every test may ask for: servers, fresh databases, workers.
 
-Each process of pytest-xdist has servers of its own. A server named in the environment
-(`JOBHANDLE_TEST_REDIS_URL`, `JOBHANDLE_TEST_POSTGRESQL_URL`, `JOBHANDLE_TEST_MARIADB_URL`) is shared,
-and nothing in it is touched but what the tests made. Without any server the tests that need it are
-skipped. With `CI` set, those of Redis and PostgreSQL fail, which come as wheels; so do those of the
-servers that `JOBHANDLE_TEST_REQUIRE` names, say `mariadb,rabbitmq`.
+The processes of pytest-xdist share one server of each kind, and each has databases, logical databases and
+virtual hosts of its own there. A server named in the environment (`JOBHANDLE_TEST_REDIS_URL`,
+`JOBHANDLE_TEST_POSTGRESQL_URL`, `JOBHANDLE_TEST_MARIADB_URL`, `JOBHANDLE_TEST_RABBITMQ_URL`) is used instead,
+and nothing in it is touched but what the tests made. The tests of a server that is not there are deselected
+(see `tests.servers.absent`).
 """
 
 import os
@@ -24,13 +24,18 @@ from kombu.transport import memory
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
 from tests.servers import (
+    Management,
     MariadbServer,
     PostgresqlServer,
+    Reached,
     RedisServer,
     Server,
-    ServerMissing,
+    SharedServers,
+    VirtualHosts,
+    absent,
     own_mariadb,
     own_postgresql,
+    own_rabbitmq,
     own_redis,
 )
 from tests.servers.places import fast_folder
@@ -49,23 +54,48 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Before anything imports them.
 pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
 
-SERVERS = {"redis", "postgresql", "mariadb", "rabbitmq"}
-REQUIRED = {name for name in os.environ.get("JOBHANDLE_TEST_REQUIRE", "").split(",") if name}
-"""Servers whose absence is a failure."""
-if os.environ.get("CI"):
-    REQUIRED |= {"redis", "postgresql"}
-
 DATABASES = ["sqlite", "postgresql", "mariadb"]
 S = TypeVar("S", bound=Server)
 
 WORKERS = pytest.StashKey[list[WorkerProcess]]()
+REAPER = pytest.StashKey[Reaper]()
+SHARED = pytest.StashKey[SharedServers]()
+FOLDER = "jobhandle_servers_folder"
+"""Under this name a process of pytest-xdist is told where the processes of the test run meet."""
 
 
-def pytest_configure() -> None:
-    if unknown := REQUIRED - SERVERS:
-        raise pytest.UsageError(
-            f"JOBHANDLE_TEST_REQUIRE names {sorted(unknown)}; known are {sorted(SERVERS)}"
-        )
+def pytest_configure(config: pytest.Config) -> None:
+    absent.check()
+    reaper = config.stash[REAPER] = Reaper()
+    told = getattr(config, "workerinput", {}).get(FOLDER)
+    folder = told or tempfile.mkdtemp(prefix="jobhandle-test-servers-")
+    if not told:
+        reaper.watch_notes(Path(folder))
+    config.stash[SHARED] = SharedServers(Path(folder), reaper, main=not told)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if REAPER in config.stash:
+        config.stash[SHARED].close()
+        config.stash[REAPER].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist where to meet the others."""
+    node.workerinput[FOLDER] = str(node.config.stash[SHARED].folder)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of servers that are not there."""
+    if gone := [item for item in items if absent.needs_absent(item)]:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if not absent.needs_absent(item)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in absent.lines():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)
@@ -84,45 +114,56 @@ def _celery_is_left_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def reaper() -> Iterator[Reaper]:
-    reaper = Reaper()
-    yield reaper
-    reaper.close()
+def reaper(pytestconfig: pytest.Config) -> Reaper:
+    return pytestconfig.stash[REAPER]
 
 
 @pytest.fixture(scope="session")
-def redis_server_url(reaper: Reaper) -> Iterator[str]:
+def redis_server_url(pytestconfig: pytest.Config) -> str:
     given = os.environ.get("JOBHANDLE_TEST_REDIS_URL")
-    if given:
-        yield given
-        return
-    server = _started("redis", own_redis, reaper)
-    yield server.url
-    server.discard()
+    return given or _shared(pytestconfig, "redis", own_redis).url
 
 
 @pytest.fixture(scope="session")
-def postgresql_server_url(reaper: Reaper) -> Iterator[str]:
+def postgresql_server_url(pytestconfig: pytest.Config) -> str:
     """A superuser's URL, or that of a user who may create databases."""
     given = os.environ.get("JOBHANDLE_TEST_POSTGRESQL_URL")
     if given:
-        yield _by_driver(given, "postgresql+psycopg")
-        return
-    server = _started("postgresql", own_postgresql, reaper)
-    yield server.url
-    server.discard()
+        return _by_driver(given, "postgresql+psycopg")
+    return _shared(pytestconfig, "postgresql", own_postgresql).url
 
 
 @pytest.fixture(scope="session")
-def mariadb_server_url(reaper: Reaper) -> Iterator[str]:
+def mariadb_server_url(pytestconfig: pytest.Config) -> str:
     """The URL of a user who may create databases and end other users' connections."""
     given = os.environ.get("JOBHANDLE_TEST_MARIADB_URL")
     if given:
-        yield _by_driver(given, "mariadb+pymysql")
+        return _by_driver(given, "mariadb+pymysql")
+    return _shared(pytestconfig, "mariadb", own_mariadb).url
+
+
+@pytest.fixture(scope="session")
+def virtual_hosts(pytestconfig: pytest.Config) -> Iterator[VirtualHosts]:
+    """A RabbitMQ, given or our own, in which nothing is touched but virtual hosts that the tests made.
+
+    Those of a given one are made through its management plugin, at `JOBHANDLE_TEST_RABBITMQ_MANAGEMENT_URL`,
+    or at port 15672.
+    """
+    given = os.environ.get("JOBHANDLE_TEST_RABBITMQ_URL")
+    if given:
+        elsewhere = os.environ.get("JOBHANDLE_TEST_RABBITMQ_MANAGEMENT_URL")
+        hosts = VirtualHosts(given, Management.of(given, elsewhere))
+        yield hosts
+        hosts.remove()
         return
-    server = _started("mariadb", own_mariadb, reaper)
-    yield server.url
-    server.discard()
+    own = _shared(pytestconfig, "rabbitmq", own_rabbitmq)
+    yield VirtualHosts(own.url, Management(*own.management))
+
+
+@pytest.fixture
+def rabbitmq_url(virtual_hosts: VirtualHosts) -> str:
+    """An empty virtual host of a RabbitMQ."""
+    return virtual_hosts.create()
 
 
 @pytest.fixture
@@ -152,7 +193,7 @@ def private_mariadb(reaper: Reaper) -> Iterator[MariadbServer]:
 @pytest.fixture(scope="session")
 def redis_database_url(redis_server_url: str) -> str:
     """A logical database for this process of the test run, found empty."""
-    number = 1 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    number = 1 + 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     url = (
         sqlalchemy.make_url(redis_server_url).set(database=str(number)).render_as_string(hide_password=False)
     )
@@ -303,13 +344,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     return report
 
 
+def _shared(config: pytest.Config, name: str, start: Callable[[Reaper], Server]) -> Reached:
+    """Return how the test run's server of a kind is reached."""
+    with absent.told(name):
+        return config.stash[SHARED].find(name, start)
+
+
 def _started(name: str, start: Callable[[Reaper], S], reaper: Reaper) -> S:
-    try:
+    """Start a server for one test."""
+    with absent.told(name):
         return start(reaper)
-    except ServerMissing as missing:
-        if name in REQUIRED:
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
 
 
 def _by_driver(given: str, driver: str) -> str:

@@ -121,17 +121,18 @@ class MariadbDatabases:
 
     def create(self) -> str:
         """Make a migrated database and return its URL; `drop()` it afterwards."""
-        url = self.create_empty()
-        if self._template:
-            _execute_all(url, self._template)
-        else:
+        url = self.create_empty(*self._template)
+        if not self._template:
             migrate(url)
             self._template = _as_statements(url)
         return url
 
-    def create_empty(self) -> str:
+    def create_empty(self, *statements: str) -> str:
+        """Make a database, and run statements in it."""
         name = next(self._names)
-        execute(self.server_url, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+        execute(
+            self.server_url, f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4", f"USE `{name}`", *statements
+        )
         return sqlalchemy.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
 
     def drop(self, url: str) -> None:
@@ -142,16 +143,13 @@ class MariadbDatabases:
     def disconnect(self, url: str) -> int:
         """End the connections of whoever uses it, whatever they are doing; return how many that were."""
         used = f"db = '{sqlalchemy.make_url(url).database}'"
-        engine = sqlalchemy.create_engine(
-            self.server_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool
-        )
         ended = 0
-        with engine.connect() as connection:
-            listed = connection.exec_driver_sql(f"SELECT id FROM information_schema.processlist WHERE {used}")
-            for number in listed.scalars().all():
-                with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has gone by itself meanwhile
-                    connection.exec_driver_sql(f"KILL CONNECTION {number}")
-                    ended += 1
+        for (number,) in execute(
+            self.server_url, f"SELECT id FROM information_schema.processlist WHERE {used}"
+        ):
+            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has gone by itself meanwhile
+                execute(self.server_url, f"KILL CONNECTION {number}")
+                ended += 1
         return ended
 
 
@@ -169,10 +167,3 @@ def _as_statements(url: str) -> list[str]:
         if rows:
             made.append(f"INSERT INTO `{table}` VALUES {', '.join(rows)}")
     return made
-
-
-def _execute_all(url: str, statements: list[str]) -> None:
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)

@@ -2,9 +2,10 @@
 
 Fixtures stop servers and workers, but a test run that is killed runs no fixtures. Each line on
 standard input is a JSON list: `["watch", pid, signal]` is a leader of a process group and the
-signal that ends it best, `["forget", pid]` takes it back, `["folder", path]` is to be removed. When
-the test run is gone, all that is still watched is ended. Imports the standard library alone, so
-that it starts in milliseconds.
+signal that ends it best, `["forget", pid]` takes it back, `["folder", path]` is to be removed,
+`["keep", path]` takes that back, `["notes", path]` is a folder where others note what to end. When
+the test run is gone, all that is still watched is ended. Imports the standard library alone, so that
+it starts in milliseconds.
 """
 
 import contextlib
@@ -40,6 +41,16 @@ class Reaper:
 
     def remove_folder(self, path: Path) -> None:
         self._tell("folder", str(path))
+
+    def keep_folder(self, path: Path) -> None:
+        self._tell("keep", str(path))
+
+    def watch_notes(self, folder: Path) -> None:
+        """End what the notes in a folder name at the end, and remove it.
+
+        A note is a JSON file: an object with `pid`, `signal` and `folders`.
+        """
+        self._tell("notes", str(folder))
 
     def close(self) -> None:
         """End what is still watched, remove the folders."""
@@ -93,6 +104,7 @@ def _messages(test_run: int, controllers: list[int]) -> Iterator[object]:
 def _main(test_run: int, controllers: list[int]) -> None:
     watched: dict[int, int] = {}
     folders: list[str] = []
+    notes: list[str] = []
     for message in _messages(test_run, controllers):
         match message:
             case ["watch", int(pid), int(best_signal)]:
@@ -101,6 +113,18 @@ def _main(test_run: int, controllers: list[int]) -> None:
                 watched.pop(pid, None)
             case ["folder", str(path)]:
                 folders.append(path)
+            case ["keep", str(path)]:
+                folders.remove(path)
+            case ["notes", str(path)]:
+                notes.append(path)
+    for path in notes:
+        for note in Path(path).glob("*.json"):
+            match json.loads(note.read_text()):
+                case {"pid": int(pid), "signal": int(best_signal), "folders": [*theirs]}:
+                    # Before all others, so that it is ended after them.
+                    watched = {pid: best_signal, **watched}
+                    folders += theirs
+        folders.append(path)
     # Latest first: workers before the servers that they talk to.
     for pid, best_signal in reversed(watched.items()):
         _signal_group(pid, best_signal)

@@ -1,7 +1,6 @@
 """Through a PgBouncer in transaction mode, which lends each transaction another of a few connections."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,18 +12,20 @@ import sqlalchemy
 
 from jobhandle_celery import Job, JobStatus
 from tests.apps import make_app
-from tests.servers.places import free_port
+from tests.servers import ServerMissing, absent
+from tests.servers.places import free_port, program
 from tests.support import eventually
 
-PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+PROGRAM = program("pgbouncer")
 ADD = Job(task="tests.add", args=[1, 2])
 
 
 @pytest.fixture
 def bouncer_url(postgresql_url: str, tmp_path: Path) -> Iterator[str]:
     """The same database, by a PgBouncer with two connections to it."""
-    if PROGRAM is None:
-        pytest.skip("no pgbouncer on the PATH")
+    with absent.told("pgbouncer"):
+        if PROGRAM is None:
+            raise ServerMissing("no pgbouncer on the PATH")
     there = sqlalchemy.make_url(postgresql_url)
     here = there.set(host="127.0.0.1", port=free_port(), password=None, database="jobs", query={})
     names = {"host": there.host, "port": there.port, "dbname": there.database}

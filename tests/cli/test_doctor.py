@@ -17,10 +17,8 @@ from jobhandle_celery.store import Worker
 from tests.apps import make_app
 from tests.cli.conftest import set_moments
 from tests.cli.typed import Shell, typed
-from tests.conftest import _started
 from tests.databases import PostgresqlDatabases
-from tests.reaper import Reaper
-from tests.servers import RedisServer, own_rabbitmq
+from tests.servers import RedisServer
 from tests.support import eventually
 from tests.test_handle import ADD, HELD, NOBODY_LISTENS, Stage
 from tests.test_jobs import age
@@ -386,9 +384,8 @@ def test_with_everything_away_the_doctor_still_answers() -> None:
 
 
 @pytest.mark.parametrize("words", [["doctor", "--json"], ["replay-events", "--since", "1h", "--json"]])
-def test_on_rabbitmq_too(reaper: Reaper, sqlite_url: str, words: list[str]) -> None:
-    server = _started("rabbitmq", own_rabbitmq, reaper)
-    app: Any = make_app(server.url, sqlite_url)
+def test_on_rabbitmq_too(rabbitmq_url: str, sqlite_url: str, words: list[str]) -> None:
+    app: Any = make_app(rabbitmq_url, sqlite_url)
     try:
         app.jobs.handle().submit(ADD)
         documents = {one.get("check"): one for one in typed(app, *words).documents}
@@ -401,4 +398,3 @@ def test_on_rabbitmq_too(reaper: Reaper, sqlite_url: str, words: list[str]) -> N
             assert documents[None] == {"jobs": 1, "events": 1}
     finally:
         app.jobs.close()
-        server.discard()

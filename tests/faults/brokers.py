@@ -1,8 +1,5 @@
 """Brokers that a test may hurt, and what a test asks about their queues."""
 
-import itertools
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
@@ -12,7 +9,7 @@ import redis
 from celery import Celery
 
 from jobhandle_celery.broker.headers import HEADER
-from tests.servers import Management, RabbitmqServer, RedisServer, in_virtual_host
+from tests.servers import RabbitmqServer, RedisServer
 
 
 class PrivateBroker(Protocol):
@@ -95,28 +92,6 @@ class PrivateRabbitmq:
         for one in management.ask("GET", f"{path}?columns=name"):
             with suppress(OSError):  # it may be gone by now
                 management.ask("DELETE", "/".join([path, quote(one["name"], safe=""), *what]))
-
-
-class VirtualHosts:
-    """Empty virtual hosts of a RabbitMQ, each of its own among all test runs on it."""
-
-    def __init__(self, url: str, management: Management) -> None:
-        self.management = management
-        self._url = url
-        self._prefix = f"jobhandle-test-{os.getpid()}-{secrets.token_hex(3)}"
-        self._numbers = itertools.count(1)
-        self._made: list[str] = []
-
-    def create(self) -> str:
-        """Make one and return its URL."""
-        name = f"{self._prefix}-{next(self._numbers)}"
-        self.management.create_virtual_host(name)
-        self._made.append(name)
-        return in_virtual_host(self._url, name)
-
-    def remove(self) -> None:
-        for name in self._made:
-            self.management.delete_virtual_host(name)
 
 
 def lying_in(app: Celery, queue: str) -> list[int]:

@@ -1,44 +1,18 @@
 """Crowds for the fault tests, on sites as those of the tests with real workers; and brokers to hurt."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import _started
-from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, PrivateRedis, VirtualHosts
+from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, PrivateRedis
 from tests.reaper import Reaper
-from tests.servers import Management, RabbitmqServer, RedisServer, own_rabbitmq
+from tests.servers import RabbitmqServer, RedisServer, own_rabbitmq
 from tests.worker.conftest import module_site, new_site, second_redis_url
 
 __all__ = ["module_site", "new_site", "second_redis_url"]
 
 BROKERS = ["redis", "rabbitmq"]
-
-
-@pytest.fixture(scope="session")
-def virtual_hosts(reaper: Reaper) -> Iterator[VirtualHosts]:
-    """A RabbitMQ for this process of the test run: our own, or `JOBHANDLE_TEST_RABBITMQ_URL`.
-
-    In a given one nothing is touched but virtual hosts that the tests made, through its management plugin,
-    at `JOBHANDLE_TEST_RABBITMQ_MANAGEMENT_URL`, or at port 15672.
-    """
-    given = os.environ.get("JOBHANDLE_TEST_RABBITMQ_URL")
-    if given:
-        elsewhere = os.environ.get("JOBHANDLE_TEST_RABBITMQ_MANAGEMENT_URL")
-        hosts = VirtualHosts(given, Management.of(given, elsewhere))
-        yield hosts
-        hosts.remove()
-        return
-    server = _started("rabbitmq", own_rabbitmq, reaper)
-    yield VirtualHosts(server.url, server.management)
-    server.discard()
-
-
-@pytest.fixture
-def rabbitmq_url(virtual_hosts: VirtualHosts) -> str:
-    """An empty virtual host of a RabbitMQ."""
-    return virtual_hosts.create()
 
 
 @pytest.fixture(scope="session")

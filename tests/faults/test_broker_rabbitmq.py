@@ -11,9 +11,10 @@ from kombu import Queue
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
 from tests.chance import scaled, stretched
-from tests.faults.brokers import VirtualHosts, depth
+from tests.faults.brokers import depth
 from tests.faults.crowd import BODIES, Crowd
 from tests.faults.worker_fates import account
+from tests.servers import VirtualHosts
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
 

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import virtual_hosts
 from tests.flower.process import Flower
 from tests.reaper import Reaper
 from tests.worker.conftest import module_site
 from tests.worker.site import NewSite, Site
 from tests.workers import ROOT, WorkerProcess
 
-__all__ = ["module_site", "virtual_hosts"]
+__all__ = ["module_site"]
 
 
 def start(site: Site, **options: Any) -> WorkerProcess:

@@ -8,9 +8,10 @@ named in the environment, is decided in conftest.
 
 from tests.servers.mariadb import MariadbServer, own_mariadb
 from tests.servers.postgresql import PostgresqlServer, own_postgresql
-from tests.servers.rabbitmq import Management, RabbitmqServer, in_virtual_host, own_rabbitmq
+from tests.servers.rabbitmq import Management, RabbitmqServer, VirtualHosts, in_virtual_host, own_rabbitmq
 from tests.servers.redis import RedisServer, own_redis
-from tests.servers.server import Server, ServerMissing
+from tests.servers.server import Reached, Server, ServerMissing
+from tests.servers.shared import SharedServers
 from tests.servers.sql import execute
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "MariadbServer",
     "PostgresqlServer",
     "RabbitmqServer",
+    "Reached",
     "RedisServer",
     "Server",
     "ServerMissing",
+    "SharedServers",
+    "VirtualHosts",
     "execute",
     "in_virtual_host",
     "own_mariadb",

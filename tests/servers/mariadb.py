@@ -18,6 +18,7 @@ from tests.servers.sql import execute
 class MariadbServer(Server):
     name = "MariaDB"
     end_signal = signal.SIGTERM
+    last_signal = signal.SIGKILL
 
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
         super().__init__(programs, folder, reaper)
@@ -40,7 +41,7 @@ class MariadbServer(Server):
             "pid-file": self.folder / "pid",
             "tmpdir": self.folder,
             "init-file": self._first_statements,
-            "max-connections": 200,
+            "max-connections": 400,
             # Only a crash of the machine loses what is not synced; a server that is killed does not.
             "innodb-flush-log-at-trx-commit": 2,
             # Together with the data on a tmpfs: keep small.
@@ -78,9 +79,9 @@ class MariadbServer(Server):
         if made.returncode != 0:
             raise ServerMissing(f"{installer} ended with {made.returncode}: {made.stderr.strip()}")
 
-    def discard(self) -> None:
-        super().discard()
-        shutil.rmtree(self.data, ignore_errors=True)
+    @property
+    def folders(self) -> list[Path]:
+        return [*super().folders, self.data]
 
     def answers(self) -> bool:
         try:

@@ -40,7 +40,7 @@ class PostgresqlServer(Server):
     def options(self) -> dict[str, object]:
         """What its configuration says beside where it listens."""
         return {
-            "max_connections": 200,
+            "max_connections": 400,
             # Only a crash of the machine loses what is not synced; a server that is killed does not.
             "fsync": "off",
             "full_page_writes": "off",
@@ -74,7 +74,8 @@ class PostgresqlServer(Server):
         command = [
             str(self.programs / "initdb"),
             *("-D", str(self.data)),
-            *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
+            # Whose check takes less of a processor than that of SCRAM, with a thousand connections.
+            *("--username=postgres", f"--pwfile={password_file}", "--auth=md5"),
             *("--encoding=UTF8", "--no-locale", "--no-sync"),
         ]
         made = subprocess.run(
@@ -83,9 +84,9 @@ class PostgresqlServer(Server):
         if made.returncode != 0:
             raise ServerMissing(f"{command[0]} ended with {made.returncode}: {made.stderr.strip()}")
 
-    def discard(self) -> None:
-        super().discard()
-        shutil.rmtree(self.data, ignore_errors=True)
+    @property
+    def folders(self) -> list[Path]:
+        return [*super().folders, self.data]
 
     def answers(self) -> bool:
         try:

@@ -1,7 +1,9 @@
 """A RabbitMQ of our own, from the PATH; as `nobody` under root."""
 
+import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tests.reaper import Reaper
 from tests.servers.places import fast_folder, free_port, on_path, session_of
-from tests.servers.server import Server, ServerMissing, start_first
+from tests.servers.server import Reached, Server, ServerMissing, start_first
 
 
 class RabbitmqServer(Server):
@@ -23,6 +25,7 @@ class RabbitmqServer(Server):
 
     name = "RabbitMQ"
     end_signal = signal.SIGTERM
+    last_signal = signal.SIGKILL  # its orderly end takes more than ten seconds
     starts_within = 90.0
 
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
@@ -41,7 +44,11 @@ class RabbitmqServer(Server):
 
     @property
     def management(self) -> "Management":
-        return Management(f"http://127.0.0.1:{self._management_port}", "tests", self.password)
+        return Management(*self.reached.management)
+
+    @property
+    def reached(self) -> Reached:
+        return Reached(self.url, (f"http://127.0.0.1:{self._management_port}", "tests", self.password))
 
     @property
     def command(self) -> list[str]:
@@ -118,10 +125,9 @@ class RabbitmqServer(Server):
             return False
         return True
 
-    def discard(self) -> None:
-        self.kill()  # its orderly end takes more than ten seconds
-        super().discard()
-        shutil.rmtree(self.data, ignore_errors=True)
+    @property
+    def folders(self) -> list[Path]:
+        return [*super().folders, self.data]
 
     @property
     def _variables(self) -> dict[str, object]:
@@ -187,6 +193,28 @@ class Management:
 
     def delete_virtual_host(self, name: str) -> None:
         self.ask("DELETE", f"vhosts/{quote(name, safe='')}")
+
+
+class VirtualHosts:
+    """Empty virtual hosts of a RabbitMQ, each of its own among all test runs on it."""
+
+    def __init__(self, url: str, management: Management) -> None:
+        self.management = management
+        self._url = url
+        self._prefix = f"jobhandle-test-{os.getpid()}-{secrets.token_hex(3)}"
+        self._numbers = itertools.count(1)
+        self._made: list[str] = []
+
+    def create(self) -> str:
+        """Make one and return its URL."""
+        name = f"{self._prefix}-{next(self._numbers)}"
+        self.management.create_virtual_host(name)
+        self._made.append(name)
+        return in_virtual_host(self._url, name)
+
+    def remove(self) -> None:
+        for name in self._made:
+            self.management.delete_virtual_host(name)
 
 
 def in_virtual_host(url: str, name: str) -> str:

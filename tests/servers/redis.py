@@ -27,6 +27,7 @@ class RedisServer(Server):
             "dir": self.folder,
             "save": "",
             "appendonly": "no",
+            "databases": 256,  # two for each process of a test run
         }
         return [
             str(self.programs / "redis-server"),

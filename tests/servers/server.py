@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -22,11 +24,22 @@ class ServerMissing(Exception):
     """No program of this server was found that runs here."""
 
 
+@dataclass(frozen=True)
+class Reached:
+    """How a server is reached; JSON can hold it."""
+
+    url: str
+    management: Sequence[str] = ()
+    """The URL, user and password of a RabbitMQ's management plugin."""
+
+
 class Server:
     """A server process of our own, on one port for all its life: a test may end it and start it again."""
 
     name: str
     end_signal: signal.Signals
+    last_signal: signal.Signals | None = None
+    """What ends it best when its data is not needed any more; None: its `end_signal`."""
     user: str | None = None
     starts_within = 30.0
     """Seconds, on a machine that has other things to do."""
@@ -84,8 +97,36 @@ class Server:
 
     def discard(self) -> None:
         """End it and remove its data."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._end(self.last_signal or self.end_signal)
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def folders(self) -> list[Path]:
+        """What is to be removed when it has ended."""
+        return [self.folder]
+
+    @property
+    def reached(self) -> "Reached":
+        return Reached(self.url)
+
+    @property
+    def left_to_reaper(self) -> dict[str, Any]:
+        """What the reaper of another process has to know of it."""
+        assert self._process is not None, f"{self.name} does not run"
+        return {
+            "pid": self._process.pid,
+            "signal": self.last_signal or self.end_signal,
+            "folders": list(map(str, self.folders)),
+        }
+
+    def leave(self) -> None:
+        """Leave it running, to the reaper of another process."""
+        assert self._process is not None, f"{self.name} does not run"
+        self._reaper.forget(self._process.pid)
+        for folder in self.folders:
+            self._reaper.keep_folder(folder)
+        self._process.returncode = 0  # or Popen warns that it runs
 
     def pause(self) -> None:
         """Let it hold its connections and answer nothing, until `resume()`."""

@@ -39,7 +39,7 @@ def module_site(
 def second_redis_url(redis_database_url: str) -> str:
     """Another logical database, for a site beside that of the module."""
     url = sqlalchemy.make_url(redis_database_url)
-    other = url.set(database=str(int(url.database or 0) + 8)).render_as_string(hide_password=False)
+    other = url.set(database=str(int(url.database or 0) + 1)).render_as_string(hide_password=False)
     with redis.Redis.from_url(other) as client:
         if client.dbsize():
             pytest.fail("the tests would flush a logical database of the given Redis that is not empty")
