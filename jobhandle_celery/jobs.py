@@ -16,7 +16,7 @@ from .settings import Settings
 from .status import JobStatus
 from .store import Database, Selection, Store, engine_maker
 from .sweeper import sweep
-from .worker import bootstep, instrumentation, message_rejection, signals
+from .worker import bootstep, instrumentation, message_guard
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -60,9 +60,8 @@ class Jobs:
         self._runtime = Runtime(app, self._door)
         app.jobs = self  # type: ignore[attr-defined]  # where everyone finds it
         instrumentation.instrument_app(app)
-        signals.connect()
         bootstep.install(app)
-        message_rejection.install(app)
+        message_guard.install(app)
 
     def handle(self, username: str | None = None, groupname: str | None = None) -> JobHandle:
         """Open a handle, for a user, or without a username for the service itself, which sees all jobs.

@@ -1,7 +1,7 @@
-"""What one app's jobs consist of, made on first use. May import handle and below.
+"""What one app's jobs consist of, made on first use.
 
-One `Runtime` an app: the store, the way to the broker, the settings, and, in a worker, who we are. Tasks,
-signals and the worker step find it by their app.
+There is one `Runtime` per app: settings, store, publisher, submitter, and, in a worker, its identity.
+Tasks, requests and the worker's step find it by their app.
 """
 
 import os
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DeferredWrite:
-    """Something a main process has learned of a child, to be written once the child is gone."""
+    """What a worker's main process has learned of a child, to be written once the child is gone."""
 
     task_id: str
     write: Callable[[], object]
@@ -45,7 +45,7 @@ class DeferredWrite:
 
 
 @dataclass(frozen=True)
-class Suspect:
+class RedeliveredMessage:
     """A message that was sent before and not claimed: it may have ended the worker that took it."""
 
     key: tuple[int, str, int]
@@ -57,7 +57,7 @@ class Suspect:
     since: float = field(default_factory=time.monotonic)
 
 
-MOST_UNHEARD = 10_000
+MOST_CUT_OFF = 10_000
 
 _ATTRIBUTE = "_jobhandle_runtime"
 """On the app, so that both are collected together: no table of apps outlives them."""
@@ -66,23 +66,23 @@ _ATTRIBUTE = "_jobhandle_runtime"
 class Runtime:
     """Lazily made parts; settings may change until the first of them is used."""
 
-    def __init__(self, app: Celery, door: Callable[[settings.Settings], Database]) -> None:
+    def __init__(self, app: Celery, make_database: Callable[[settings.Settings], Database]) -> None:
         self._app = app
-        self._door = door
+        self._make_database = make_database
         self._lock = threading.Lock()
         self._store: Store | None = None
         self.worker: Worker | None = None
-        """Set in a worker's main process before its pool forks; None elsewhere."""
+        """Set in a worker's main process before its pool forks; None in any other process."""
         self.prefork = False
         """True if the worker's bodies run in child processes."""
         self.warned_of_limits = False
         """This worker has logged that its pool keeps no time limits."""
-        self.suspects: queue.SimpleQueue[Suspect] = queue.SimpleQueue()
-        """Messages that the worker step notes in their rows before they are taken."""
-        self.ends: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
-        """What the main process's event loop has no time to write; the worker step writes it."""
-        self.unheard: deque[tuple[int, str, int]] = deque(maxlen=MOST_UNHEARD)
-        """Job id, task id and attempt of bodies that were cut off; who watches has not heard of it."""
+        self.redelivered: queue.SimpleQueue[RedeliveredMessage] = queue.SimpleQueue()
+        """Messages that housekeeping notes in their rows before they are taken."""
+        self.deferred_writes: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
+        """Writes that the main process's event loop has no time for; housekeeping makes them."""
+        self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MOST_CUT_OFF)
+        """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
         setattr(app, _ATTRIBUTE, self)
 
     @cached_property
@@ -103,36 +103,35 @@ class Runtime:
 
     def another_store(self) -> Store:
         """Make a store with a connection pool of its own."""
-        door = self._door(self.settings)
-        schema = self.settings.schema
-        door.check = lambda connection: migrations.check(connection, schema)
-        return Store(door, self.settings)
+        database, schema = self._make_database(self.settings), self.settings.schema
+        database.check = lambda connection: migrations.check(connection, schema)
+        return Store(database, self.settings)
 
     def stores_of_lease(self) -> Callable[[], Store]:
-        """Return what makes stores that share nothing with any other, for the lease of this worker."""
-        door, settings = self._door(self.settings), self.settings
+        """Return a function that makes stores which share nothing with any other, for this worker's lease."""
+        database, settings = self._make_database(self.settings), self.settings
         deadline = settings.renewal_deadline.total_seconds()
-        return lambda: Store(door.apart(deadline), settings)
+        return lambda: Store(database.apart(deadline), settings)
 
     @cached_property
     def publisher(self) -> Publisher:
-        """The way to the broker."""
-        return self._first("dispatcher", Publisher(self._app))
+        """Publishes messages to the broker."""
+        return self._first("publisher", Publisher(self._app))
 
     @cached_property
     def submitter(self) -> Submitter:
-        """What takes jobs in."""
+        """Checks, routes and stores new jobs."""
         return self._first("submitter", Submitter(self.store, self.publisher, self.routing))
 
     @cached_property
     def routing(self) -> Routing:
-        """Where jobs go."""
+        """Resolves queues and routes."""
         return self._first("routing", Routing(self._app))
 
     @cached_property
     def completion(self) -> CompletionPoller:
-        """Who waits for jobs in this process."""
-        return self._first("waits", CompletionPoller(self.store, assert_will_not_block))
+        """Polls for the jobs that this process waits for."""
+        return self._first("completion", CompletionPoller(self.store, assert_will_not_block))
 
     def _first(self, name: str, made: T) -> T:
         # From Python 3.12 on two threads may make one each, and both must have the same.
@@ -146,23 +145,23 @@ class Runtime:
         return JobHandle(self.store, self.submitter, self.completion, username, groupname, run=run)
 
     def me(self) -> Worker:
-        """Return who runs a body in this process."""
+        """Return the worker that runs bodies in this process."""
         if self.worker is not None:
             return replace(self.worker, pid=os.getpid())
         return self.myself_alone()
 
     def myself_alone(self) -> Worker:
-        """Return who runs a body outside any worker, eagerly: nobody renews a lease for it."""
+        """Return this process as a worker without a lease, which runs bodies eagerly."""
         return Worker(f"{socket.gethostname()}:{os.getpid()}", None, os.getpid())
 
 
 def runtime_of(app: Celery) -> Runtime:
-    """Return the service of an app that has `Jobs`.
+    """Return the runtime of an app that has `Jobs`.
 
     Raises:
         ConfigurationError: it has none.
     """
     runtime: Runtime | None = getattr(app, _ATTRIBUTE, None)
     if runtime is None:
-        raise ConfigurationError(f"{app!r} has no Jobs")
+        raise ConfigurationError(f"{app!r} has no Jobs: make Jobs(app, database) before it is used")
     return runtime

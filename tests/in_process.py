@@ -9,7 +9,7 @@ from celery.app.trace import trace_task_ret
 
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Worker
-from jobhandle_celery.worker.message_guard import guarded_strategy
+from jobhandle_celery.worker.message_guard import guard_strategy
 
 
 def become_worker(app: Any) -> Worker:
@@ -33,7 +33,7 @@ def run(app: Any, message: Any) -> None:
     """Do with a message what a worker does: check it, pickle it for the child, and trace the task in it."""
     taken: list[Any] = []
     task = app.tasks[message.headers["task"]]
-    guarded_strategy(lambda opened, *_: taken.append(opened), task)(message, None)
+    guard_strategy(lambda opened, *_: taken.append(opened), task)(message, None)
     (opened,) = taken
     request = {**opened.headers, "args": opened.payload[0], "kwargs": opened.payload[1]}
     pickle.loads(pickle.dumps((request, opened.body)))

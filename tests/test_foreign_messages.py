@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import Job, JobStatus
-from jobhandle_celery.worker import executor
+from jobhandle_celery.worker import claim
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 
@@ -20,7 +20,7 @@ def services(
     database_url: str, sqlite_files: Any, tmp_path: Any, monkeypatch: Any
 ) -> Iterator[dict[str, Any]]:
     """A service, and two that share its queue: one of another namespace, one of another database."""
-    monkeypatch.setattr(executor, "_foreign_reported", {})
+    monkeypatch.setattr(claim, "_foreign_reported", {})
     own = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
     elsewhere = sqlite_files.create(tmp_path / "elsewhere.sqlite3")
     made: dict[str, Any] = {
@@ -38,7 +38,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [
         record.getMessage()
         for record in caplog.records
-        if record.name == "jobhandle_celery.worker.executor" and record.levelno >= logging.WARNING
+        if record.name == "jobhandle_celery.worker.claim" and record.levelno >= logging.WARNING
     ]
 
 

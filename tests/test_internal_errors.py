@@ -22,10 +22,10 @@ from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import DeferredWrite
 from jobhandle_celery.store import Store, Worker
 from jobhandle_celery.submitter import Submitter
-from jobhandle_celery.worker import bootstep, celery_bookkeeping, events, execution
+from jobhandle_celery.worker import bootstep, celery_bookkeeping, events, executor
 from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.lease import Lease
-from jobhandle_celery.worker.signals import connect_runs
+from jobhandle_celery.worker.outcomes import Finished
 from tests.apps import make_app
 from tests.bugs import bug
 from tests.bugs import logged_bugs as logged
@@ -84,20 +84,20 @@ def event(_: Any, __: pytest.MonkeyPatch) -> None:
 
 
 def receiver(app: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("jobhandle_celery.worker.signals.execution_of", bug)
-    connect_runs()  # as before the first job
+    patch.setattr("jobhandle_celery.worker.executor.execution_of", bug)
+    executor.connect_signals()  # as before the first job
     signals.task_success.send(sender=app.tasks["tests.add"], result=3)
 
 
 def end_of_a_task(app: Any, _: pytest.MonkeyPatch) -> None:
-    app.jobs._runtime.ends.put(DeferredWrite("a task", bug))
+    app.jobs._runtime.deferred_writes.put(DeferredWrite("a task", bug))
     Housekeeping(app.jobs._runtime, SimpleNamespace(app=app)).settle_ends()
 
 
 def outcome(app: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(execution, "_write_in_time", bug)
+    patch.setattr(executor, "_write_in_time", bug)
     run: Any = SimpleNamespace(job_id=1, attempt=1)
-    execution.settle(app.tasks["tests.add"], SimpleNamespace(run=run), "finish", None)  # type: ignore[arg-type]
+    executor.write(app.tasks["tests.add"], SimpleNamespace(run=run), Finished(run, "null"))  # type: ignore[arg-type]
 
 
 def revoked(app: Any, patch: pytest.MonkeyPatch) -> None:
@@ -183,8 +183,8 @@ def test_no_thread_of_ours_is_without_a_report() -> None:
         ("bootstep.py", "self._beat"),
         ("lease.py", "self._go_on"),
         ("lease.py", "say"),
-        # What these two raise goes to the thread that waits for them: `settle`, and a command's check.
-        ("execution.py", "write"),
+        # What these two raise goes to the thread that waits for them: a run's, and that of a command's check.
+        ("executor.py", "write"),
         ("deadline.py", "self._run"),
     }
     assert found == known, "a new thread: report its bugs by `faults`, and add it here"

@@ -14,7 +14,7 @@ from jobhandle_celery.errors import DatabaseRefusedError, DatabaseUnavailableErr
 from jobhandle_celery.runtime import Runtime, runtime_of
 from jobhandle_celery.store import Run, Worker
 from jobhandle_celery.worker.housekeeping import Housekeeping
-from jobhandle_celery.worker.outcomes import Outcome, Report, Verb
+from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Report, Retried
 from jobhandle_celery.worker.request import REFUSALS
 from tests.apps import make_app
 
@@ -50,8 +50,8 @@ class Main:
         task = app.tasks["tests.add"]
         self.request = task.Request(message, app=app, task=task)
 
-    def take(self, verb: Verb, *arguments: Any) -> None:
-        self.request.take(Report(1.0, Outcome(self.run, verb, arguments)))
+    def take(self, outcome: type[Outcome], *arguments: Any) -> None:
+        self.request.take(Report(1.0, outcome(self.run, *arguments)))
 
 
 @pytest.fixture
@@ -62,23 +62,23 @@ def main(sqlite_url: str) -> Iterator[Main]:
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments", "status", "told"),
+    ("outcome", "arguments", "status", "events"),
     [
-        ("finish", ("3",), JobStatus.FINISHED, []),
-        ("fail", (Failure("task", "ValueError", "no good"),), JobStatus.ERROR, []),
-        ("stop", ("enough",), JobStatus.CANCELLED, ["task-revoked"]),
-        ("retry", (AGAIN, None, 60.0, "retry"), JobStatus.REQUEUED, []),
-        ("retry", (AGAIN, None, None, "retry"), JobStatus.QUEUED, []),
-        ("give_back", ("again", "me"), JobStatus.REQUEUED, ["task-retried"]),
+        (Finished, ("3",), JobStatus.FINISHED, []),
+        (Failed, (Failure("task", "ValueError", "no good"),), JobStatus.ERROR, []),
+        (Cancelled, ("enough",), JobStatus.CANCELLED, ["task-revoked"]),
+        (Retried, (AGAIN, None, 60.0, "retry"), JobStatus.REQUEUED, []),
+        (Retried, (AGAIN, None, None, "retry"), JobStatus.QUEUED, []),
+        (GivenBack, ("again",), JobStatus.REQUEUED, ["task-retried"]),
     ],
 )
 def test_main_process_writes_what_a_child_could_not(
-    main: Main, verb: Verb, arguments: tuple[Any, ...], status: JobStatus, told: list[str]
+    main: Main, outcome: type[Outcome], arguments: tuple[Any, ...], status: JobStatus, events: list[str]
 ) -> None:
-    main.take(verb, *(main.run.worker if given == "me" else given for given in arguments))
+    main.take(outcome, *arguments)
     assert main.housekeeping.has_outcomes
     main.housekeeping.settle_ends()
-    assert (main.handle.job_status(), main.told) == (status, told)
+    assert (main.handle.job_status(), main.told) == (status, events)
     assert not main.housekeeping.has_outcomes
 
 
@@ -90,7 +90,7 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
 
     signals.task_revoked.connect(on_revoked)
     main.handle.cancel_job()
-    main.take("retry", AGAIN, None, None, "retry")
+    main.take(Retried, AGAIN, None, None, "retry")
     main.housekeeping.settle_ends()
     assert main.handle.job_status() is JobStatus.CANCELLED
     assert (revoked, main.told) == ([main.run.task_id], ["task-revoked"])
@@ -119,7 +119,7 @@ def refuse(main: Main, verb: str, again: Any) -> None:
 def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> None:
     """A server that ends the connection at a packet too large for it says no more than that (fault 26)."""
     refuse(main, "finish", "at once")
-    main.take("finish", '"too large"')
+    main.take(Finished, '"too large"')
     for _ in range(REFUSALS):
         main.housekeeping.settle_ends()
         assert main.handle.job_running()
@@ -133,9 +133,9 @@ def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> 
     """A row that is locked, or a full disk: it is kept as it is, and others are written."""
     refuse(main, "finish", again)
     other = Main(main.app)
-    main.take("finish", '"waits"')
+    main.take(Finished, '"waits"')
     main.request, main.run = other.request, other.run
-    main.take("fail", Failure("task", "ValueError", "no good"))
+    main.take(Failed, Failure("task", "ValueError", "no good"))
     for _ in range(REFUSALS + 2):
         main.housekeeping.settle_ends()
     assert other.handle.job_status() is JobStatus.ERROR
@@ -149,7 +149,7 @@ def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> 
 def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
     refuse(main, "renew", None)
     main.runtime._store = Refusing(main.runtime._store, "finish", DatabaseUnavailableError("away"))  # type: ignore[assignment]
-    main.take("finish", "3")
+    main.take(Finished, "3")
     with pytest.raises(DatabaseUnavailableError):
         main.housekeeping.settle_ends()
     assert main.housekeeping.has_outcomes

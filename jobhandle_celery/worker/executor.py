@@ -1,44 +1,50 @@
-"""A job's body, from the claim before it to what its own code ends with; `current_job`.
+"""How a worker runs one job, in five steps: claim, run, decide, write, tell.
 
-May import execution and below.
+1. `claim` wins the job's row for the attempt that the message is for, before Celery logs, signals or stores
+   anything of the task. A claim that is refused runs nothing.
+2. `run` has Celery trace the body. The wrappers in `instrumentation` note in the `Execution` what the task's
+   own code leaves with.
+3. `decide` turns that into one frozen `Outcome`.
+4. `write` writes the outcome, or leaves it to the worker's main process.
+5. `tell` does Celery's bookkeeping of a cancelled job, and publishes a retry that has no delay.
+
+Steps 3 to 5 are `conclude`. It is called once Celery's tracer has returned: then a body that retries has
+left, and Celery has stored RETRY. A body that has returned or failed is concluded sooner, by two of Celery's
+signals, because the task's own ``after_return`` comes next, and may hang or end the process.
 """
 
-import functools
 import logging
+import math
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery import signals, states
 from celery._state import get_current_task
-from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
+from celery.app import trace
+from celery.exceptions import Ignore, Retry, WorkerShutdown, WorkerTerminate
 
-from .. import internal_errors, serialization
-from ..broker.headers import job_of_context, show_headers
-from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError, StopRequested
+from .. import internal_errors
+from ..errors import DatabaseUnavailableError, JobHandleError, SchemaError, StopRequested
 from ..handle import JobHandle
 from ..runtime import runtime_of
-from ..store import ClaimRejected, Refusal, Run
-from . import execution
-from .celery_bookkeeping import ignores_result, mark_revoked
-from .execution import Execution, ResultError, execution_of, job_is_traced
-from .outcomes import Outcome, Report
+from ..store import Store
+from .celery_bookkeeping import mark_revoked
+from .claim import claim
+from .decision import decide
+from .execution import HARD_LIMIT, BodyExitedError, Execution, ResultError, execution_of, running
+from .outcomes import Outcome, Report, Retried, is_cancelled
 
 logger = logging.getLogger(__name__)
 
-CLAIM_PATIENCE = 30.0
-"""Seconds for which a claim asks a database that is away; then the sweep sends another message."""
-
-FOREIGN_EVERY = 60.0
-"""Seconds between two log messages that a task's jobs are another service's."""
-
-_foreign_reported: dict[str, float] = {}
-
-_REVOKED = {Refusal.CANCELLED, Refusal.EXPIRED}
+LONGEST_WRITE = 60.0
+"""Seconds after which a database has answered a write, or its connection has failed."""
 
 
 def current_job() -> JobHandle | None:
@@ -48,133 +54,103 @@ def current_job() -> JobHandle | None:
     return None if current is None else runtime_of(task.app).handle(run=current.run)
 
 
-def asked_to_stop(task: Any, current: Execution) -> bool:
-    """Say whether a job was asked to stop; not, while the database is away: that ends no work."""
-    try:
-        return runtime_of(task.app).store.standing(current.run)[1]
-    except DatabaseUnavailableError as error:
-        logger.warning("whether job %s should stop is not known: %s", current.run.job_id, error)
-        return False
+def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
+    """Run a job's message, and return what Celery's tracer does; `traced` calls that tracer.
 
-
-def claim(task: Any) -> Execution:
-    """Win the row of the current request, which is a job's.
-
-    Raises:
-        Ignore: the body must not run. Celery drops the message, and stores and sends nothing.
+    In the place of the task's runtime there is a `Report`, if the main process has something to do.
     """
-    request, began = task.request, time.monotonic()
     try:
-        job = job_of_context(request)
-        if job is None:
-            raise ValueError("no job's request")
-        runtime = runtime_of(task.app)
-    except (ValueError, ConfigurationError) as error:
-        logger.error("task %s[%s] was not run: %s", task.name, request.id, error)
-        raise Ignore(str(error)) from None
-    if runtime.worker is None and not request.is_eager:
-        # Jobs(app) was made after this worker had started: nobody would renew a lease for the claim.
-        logger.error("job %s was not started: the worker was started before its app had Jobs", job[0])
-        raise Ignore("this worker has no lease")
-    me = runtime.myself_alone() if request.is_eager else runtime.me()
-    run = Run(job[0], str(request.id), job[1], str(uuid.uuid4()), me)
+        current = claim(task, context)
+    except Ignore as refusal:
+        return _refused(task, context, refusal)
+    with run(task, current):
+        returned = traced()
+        conclude(task, current, _error_outside(current, returned))
+    _release_traceback(returned.info)
+    unwritten = None if current.written else current.outcome
+    if unwritten is None and not current.revoked:
+        return returned
+    revoked = "revoked" if current.revoked else None
+    return returned._replace(runtime=Report(returned.runtime, unwritten, revoked))
+
+
+def _refused(task: Any, context: Any, refusal: Ignore) -> Any:
+    """Log and return what Celery's tracer does of a body that raises ``Ignore``, which is being handled."""
+    info = trace.TraceInfo(states.IGNORED, refusal)
+    returned = ExceptionInfo(internal=True)
+    info.handle_ignore(task, context)
+    _release_traceback(info)
+    return trace.trace_ok_t(returned, info, getattr(refusal, "report", None), None)
+
+
+def _error_outside(current: Execution, returned: Any) -> BaseException | None:
+    """Return the error of what surrounds the body that Celery's tracer has returned."""
+    if returned.info is None or returned.info.retval is current.error:
+        return None
+    error: BaseException = returned.info.retval
+    if returned.info.state != states.FAILURE:
+        # Ignore, of a body that stopped; or what a body left with that was patched in past its wrapper.
+        current.error = current.error or error
+        return None
+    current.traceback = current.traceback or str(getattr(returned.retval, "traceback", "") or "")
+    return error
+
+
+def _release_traceback(info: Any) -> None:
+    """Drop the traceback of what a job ended with, now that everything is stored and logged.
+
+    It and Celery's frames hold each other, with some 100 KB that Python's collector does not see: a worker
+    that refuses many duplicates would grow to twice its size.
+    """
+    if info is not None and isinstance(info.retval, BaseException):
+        info.retval.__traceback__ = None
+
+
+# Step 2: run.
+
+
+@contextmanager
+def run(task: Any, current: Execution) -> Iterator[None]:
+    """Make an execution that of its request while Celery traces the task; conclude it at the end.
+
+    Celery's tracer raises, for one, what a hook of the task's raised while it ran eagerly, and MemoryError.
+    """
+    token = running.set(current)
     try:
-        refused = _claim(runtime.store, run, task.name)
-    except SoftTimeLimitExceeded:
-        # While it waited for the database: the body has not begun, so this is not its failure.
-        raise _abandoned(run) from None
-    if refused is not None:
-        _refuse(task, run, refused)
-    return Execution(run, eager=bool(request.is_eager), began=began)
+        yield
+        conclude(task, current)
+    except Exception as error:
+        conclude(task, current, outside=None if error is current.error else error)
+        raise
+    finally:
+        running.reset(token)
+        current.error = None  # its traceback has this frame
 
 
-def _claim(store: Any, run: Run, task: str) -> ClaimRejected | None:
-    deadline, pause = time.monotonic() + CLAIM_PATIENCE, 0.1
-    unanswered = False
-    while True:
-        try:
-            claimed: Run | ClaimRejected = store.claim(run, task)
-        except DatabaseUnavailableError as error:
-            unanswered = True
-            logger.warning("job %s waits to start: %s", run.job_id, error)
-        except JobHandleError as error:
-            logger.error("job %s was not started: %s", run.job_id, error)
-            raise _abandoned(run) from None
-        except Exception as error:
-            internal_errors.report("claiming a job", error, f"job {run.job_id} waits for another message")
-            raise _abandoned(run) from None
-        else:
-            if isinstance(claimed, Run):
-                return None
-            if claimed.reason is not Refusal.NO_LEASE:
-                return claimed
-        if time.monotonic() >= deadline:
-            if unanswered:
-                raise _abandoned(run)
-            return ClaimRejected(Refusal.NO_LEASE)
-        time.sleep(pause)
-        pause = min(pause * 2, 2.0)
-
-
-class ClaimRefused(Ignore):
-    """A message starts nothing; `report` is what the main process is to do about it."""
-
-    def __init__(self, reason: str, report: Report | None = None) -> None:
-        super().__init__(reason)
-        self.report = report
-
-
-def _abandoned(run: Run) -> ClaimRefused:
-    """Return the refusal of a claim that was not answered, and that may have been written all the same."""
-    given_back = Outcome(run, "give_back", ("its claim was not answered", run.worker))
-    return ClaimRefused("the database did not answer; the job is sent again", Report(None, given_back))
-
-
-def _may_tell(task: Any, run: Run) -> bool:
+@contextmanager
+def own_code(current: Execution) -> Iterator[None]:
+    """Note what a task's own code leaves with: its body, or its ``before_start``."""
     try:
-        return runtime_of(task.app).store.tell_revoked(run.job_id, run.task_id)
-    except JobHandleError as error:
-        logger.warning("the result backend is not told that job %s is revoked: %s", run.job_id, error)
-        return False
-
-
-def _refuse(task: Any, run: Run, refused: ClaimRejected) -> None:
-    reason = refused.reason
-    if reason in _REVOKED and _may_tell(task, run):
-        revoked = "expired" if reason is Refusal.EXPIRED else "revoked"
-        mark_revoked(task, task.request, revoked)
-        raise ClaimRefused(reason.value, Report(None, revoked=revoked))
-    if refused.foreign:
-        _report_foreign(task, run, refused.foreign)
-    # A duplicate leaves no trace: whatever is stored under this task id is another message's.
-    raise Ignore(f"job {run.job_id} is not started by this message: {reason.value}")
-
-
-def _report_foreign(task: Any, run: Run, where: str) -> None:
-    """Log that another service's message was dropped here, once a minute for each task."""
-    now = time.monotonic()
-    if now - _foreign_reported.get(task.name, -FOREIGN_EVERY) < FOREIGN_EVERY:
-        return
-    _foreign_reported[task.name] = now
-    delivered = getattr(task.request, "delivery_info", None) or {}
-    logger.error(
-        "job %s (%s[%s]) is not in namespace %s, it is %s: its message from queue %s was dropped here; if "
-        "two services share that queue, give each its own (task_default_queue)",
-        run.job_id,
-        task.name,
-        run.task_id,
-        runtime_of(task.app).settings.namespace,
-        where,
-        delivered.get("routing_key"),
-    )
-
-
-class BodyExitedError(RuntimeError):
-    """A body raised what is no Exception, and so would have ended more than itself."""
+        yield
+    except StopRequested as stop:
+        current.error = stop
+        # Celery's own class: tools know by it that this is no error.
+        raise Ignore("stopped on request") from None
+    except Exception as error:
+        current.error = error
+        if isinstance(error, Retry) and isinstance(error.exc, StopRequested):
+            raise Ignore("stopped on request") from None
+        raise
+    except BaseException as error:
+        if _is_from_outside(error):
+            raise
+        # sys.exit(), asyncio.CancelledError: a pool of threads would never report it.
+        current.error = BodyExitedError(f"the body ended itself by {type(error).__name__}: {error}")
+        raise current.error from error
 
 
 def _is_from_outside(error: BaseException) -> bool:
-    """Say whether it was raised into the body: by a signal, by the worker, by a pool ending a greenlet."""
+    """Return True if it was raised into the body: by a signal, by the worker, by a pool ending a greenlet."""
     if isinstance(error, (WorkerShutdown, WorkerTerminate)):
         return True
     if isinstance(error, KeyboardInterrupt):
@@ -186,112 +162,157 @@ def _is_from_outside(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in ("gevent", "greenlet", "eventlet")
 
 
-class WhileTraced:
-    """An attribute of a task that is wrapped while a job of it is traced, and else what the task's class has.
+def connect_signals() -> None:
+    """Connect the receivers of a process that runs jobs.
 
-    Celery reads bodies and hooks from the task, so a plain message meets no wrapper, and neither does
-    code that reads or patches the task.
+    Before the first job, not at import: each receiver costs every plain task some time. Strongly: a weak
+    connection leaves something behind at each call.
     """
-
-    def __init__(self, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._wrap = wrap
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._owner, self._name = owner, name
-
-    def __get__(self, task: Any, owner: Any = None) -> Any:
-        if task is None:
-            return self._of_class(owner)
-        own = task.__dict__.get(self._name)
-        plain = getattr(super(self._owner, task), self._name) if own is None else own
-        return self._wrap(task, plain) if job_is_traced() else plain
-
-    def __set__(self, task: Any, value: Any) -> None:
-        task.__dict__[self._name] = value
-
-    def __delete__(self, task: Any) -> None:
-        del task.__dict__[self._name]
-
-    def _of_class(self, owner: Any) -> Any:
-        # Tracers replace ``type(task).__call__`` by a wrapper of it.
-        @functools.wraps(getattr(super(self._owner, owner), self._name))
-        def of_class(task: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return self.__get__(task)(*args, **kwargs)
-
-        return of_class
+    signals.task_success.connect(on_success, weak=False)
+    signals.task_failure.connect(on_failure, weak=False)
 
 
-def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a body that is performed as its task's job while that is traced, and just called otherwise."""
-
-    @functools.wraps(body)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        current = execution_of(task.request)
-        if current is None or current.entered:
-            return body(*args, **kwargs)
-        return _perform(task, current, body, args, kwargs)
-
-    return guarded
+_reporting = internal_errors.reporting(
+    "a receiver of Celery's signals", "the outcome is written when the tracer has returned"
+)
 
 
-def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a task's own `before_start`, which may end a job as its body may."""
-
-    def before_start(*args: Any) -> None:
-        current = execution_of(task.request)
-        with nullcontext() if current is None else endings(task, current):
-            hook(*args)
-
-    return before_start
-
-
-def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    current.entered = True
-    if current.eager:
-        show_headers(task.request)
-    with endings(task, current):
-        returned = body(*args, **kwargs)
-    keep(task, current, returned)
-    return returned
+@_reporting
+def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
+    """Conclude a body that has returned."""
+    current = execution_of(sender.request)
+    if current is None:
+        return
+    if not current.returned:  # it was patched in past its wrapper
+        try:
+            current.keep(sender, result)
+        except ResultError as error:
+            current.error = error
+    conclude(sender, current)
 
 
-def keep(task: Any, current: Execution, returned: Any) -> None:
-    """Keep what a body has returned as the result of its job.
+@_reporting
+def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_: Any) -> None:
+    """Conclude a body that has raised, or for whose result Celery's bookkeeping has failed."""
+    current = execution_of(sender.request)
+    if current is None:
+        return
+    current.traceback = str(getattr(einfo, "traceback", "") or "")
+    current.error = current.error or (None if current.returned else exception)
+    conclude(sender, current, outside=exception if current.returned else None)
+
+
+def conclude(task: Any, current: Execution, outside: BaseException | None = None) -> None:
+    """Decide, write and tell how a run ended, once; `outside` is an error of what surrounds the body."""
+    if current.outcome is not None:
+        return
+    current.outcome = decide(task, current, outside)
+    if outside is not None and current.returned:
+        # A result backend that is away, say. The row is the truth, and the body has returned.
+        logger.warning(
+            "job %s: its body returned, and Celery failed after it (%r); its outcome is %s",
+            current.run.job_id,
+            outside,
+            type(current.outcome).__name__,
+        )
+    written = write(task, current, current.outcome)
+    if written:
+        tell(task, current, current.outcome, written)
+
+
+# Step 3: decide.
+
+
+# Step 4: write.
+
+
+def write(task: Any, current: Execution, outcome: Outcome) -> Any:
+    """Write the outcome of a run; return the store's answer, None if it is not written.
+
+    What cannot be written now goes to the worker's main process: here it would keep a place of the pool, and
+    a time limit that is the body's, which has left, would end it.
+    """
+    job_id, kind = current.run.job_id, type(outcome).__name__
+    try:
+        written = _write_in_time(task, current, outcome)
+    except Exception as error:
+        if isinstance(error, JobHandleError):
+            logger.warning("job %s: outcome %s is to be written later: %s", job_id, kind, error)
+        else:
+            internal_errors.report(
+                "writing an outcome", error, f"that of job {job_id} is to be written later"
+            )
+        return None
+    current.written = True
+    if not written:
+        logger.warning(
+            "job %s: outcome %s of attempt %s is dropped: another attempt, or a status set by hand, has "
+            "superseded it",
+            job_id,
+            kind,
+            current.run.attempt,
+        )
+    return written
+
+
+def _write_in_time(task: Any, current: Execution, outcome: Outcome) -> Any:
+    """Write an outcome, but wait no longer than half the time that is left to a hard limit.
 
     Raises:
-        ResultError: it is no JSON.
+        DatabaseUnavailableError: it may be written in a moment all the same; to write it twice is harmless.
     """
-    try:
-        if not ignores_result(task, task.request):
-            current.result = serialization.encode(returned)
-        current.returned = True
-    except serialization.NotStorableError as error:
-        raise ResultError(f"the result {error}") from None
+    store, limit = runtime_of(task.app).store, getattr(current.context, HARD_LIMIT, None)
+    eager = bool(current.context.is_eager)
+    left = math.inf if limit is None else limit - (time.monotonic() - current.began)
+    if left > LONGEST_WRITE:
+        return _write_or_wait(store, outcome, eager)
+    future: Future[Any] = Future()
+
+    def write() -> None:
+        try:
+            future.set_result(_write_or_wait(store, outcome, eager))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=write, name="jobhandle-outcome", daemon=True).start()
+    until = time.monotonic() + left / 2
+    while True:
+        try:
+            return future.result(max(0.0, until - time.monotonic()))
+        except SoftTimeLimitExceeded:
+            continue
+        except TimeoutError:
+            raise DatabaseUnavailableError("no answer in the time that is left to its limit") from None
 
 
-@contextmanager
-def endings(task: Any, current: Execution) -> Iterator[None]:
-    """Settle what the task's own code may end with that Celery's signals do not tell of."""
-    try:
-        yield
-    except StopRequested as stop:
-        execution.stop(task, current, stop)
-    except Retry as retry:
-        cause: object = retry.exc
-        if isinstance(cause, StopRequested):
-            execution.stop(task, current, cause)
-        raise
-    except Reject as rejection:
-        execution.reject(task, current, rejection)
-        raise
-    except Ignore:
-        # The task has recorded what there is to record.
-        execution.ignore(task, current)
-        raise
-    except Exception:
-        raise
-    except BaseException as error:
-        if _is_from_outside(error):
-            raise
-        # sys.exit(), asyncio.CancelledError: from a pool of threads nobody would ever hear of it.
-        raise BodyExitedError(f"the body ended itself by {type(error).__name__}: {error}") from error
+def _write_or_wait(store: Store, outcome: Outcome, eager: bool) -> Any:
+    pause = 0.1
+    while True:
+        try:
+            try:
+                return outcome.write(store)
+            except (DatabaseUnavailableError, SchemaError) as error:
+                if not eager:
+                    raise
+                # There is no other process to write it.
+                logger.warning("job %s: its outcome waits for the database: %s", outcome.run.job_id, error)
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+        except SoftTimeLimitExceeded:
+            continue  # the limit is the body's, and the body has left
+
+
+# Step 5: tell.
+
+
+def tell(task: Any, current: Execution, outcome: Outcome, written: Any) -> None:
+    """Tell Celery of a job that is Cancelled, and publish a retry without a delay.
+
+    A retry with a delay is published by the sweep when its time comes, and an eager one by Celery.
+    """
+    if is_cancelled(outcome, written):
+        if not isinstance(current.error, Ignore):  # else the task has set the state itself
+            mark_revoked(task, current.context, "revoked")
+            current.revoked = True
+    elif isinstance(outcome, Retried) and outcome.is_due(written) and not current.context.is_eager:
+        runtime_of(task.app).submitter.send([current.run.job_id])

@@ -21,7 +21,7 @@ from celery.worker import state
 from .. import internal_errors
 from ..errors import DatabaseRefusedError, DatabaseUnavailableError, SchemaError
 from ..models import JobRecord
-from ..runtime import DeferredWrite, Runtime, Suspect
+from ..runtime import DeferredWrite, RedeliveredMessage, Runtime
 from ..status import JobStatus
 from ..store import Run, RunSnapshot
 from ..sweeper import sweep
@@ -49,7 +49,7 @@ class Housekeeping:
         self._worker = worker
         self._me = runtime.me()
         self._put_off: list[DeferredWrite] = []
-        self._waiting: list[Suspect] = []
+        self._waiting: list[RedeliveredMessage] = []
         self._suspects: dict[Run, float] = {}
         self._astray: dict[Key, float] = {}
         self._told: set[Key] = set()
@@ -72,8 +72,8 @@ class Housekeeping:
 
     def _take_suspects(self) -> None:
         """Let messages be taken that were sent before, once it is noted in their rows."""
-        while not self._runtime.suspects.empty():
-            self._waiting.append(self._runtime.suspects.get())
+        while not self._runtime.redelivered.empty():
+            self._waiting.append(self._runtime.redelivered.get())
         late = time.monotonic() - SUSPECT_PATIENCE
         for suspect in [each for each in self._waiting if each.since < late]:
             suspect.drop()  # the database was away; the sweep sends it again
@@ -143,8 +143,8 @@ class Housekeeping:
         return any(end.refused is not None for end in self._put_off)
 
     def _gather(self) -> None:
-        while not self._runtime.ends.empty():
-            self._put_off.append(self._runtime.ends.get())
+        while not self._runtime.deferred_writes.empty():
+            self._put_off.append(self._runtime.deferred_writes.get())
 
     def _is_gone(self, end: DeferredWrite) -> bool:
         if end.pid is None or has_ended(end.pid):
@@ -167,8 +167,8 @@ class Housekeeping:
     def last_words(self) -> None:
         """Tell those who watch how the bodies ended that were cut off, as their rows say."""
         ended = []
-        while self._runtime.unheard:
-            job_id, task_id, attempt = self._runtime.unheard.popleft()
+        while self._runtime.cut_off:
+            job_id, task_id, attempt = self._runtime.cut_off.popleft()
             job = self._runtime.store.job(job_id, None)
             if job is not None and (job.task_id, job.attempt) == (task_id, attempt):
                 ended.append(job)

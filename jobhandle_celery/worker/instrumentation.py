@@ -1,15 +1,17 @@
-"""What makes every task of an app a job's task. May import task and below.
+"""Makes every task of an app claim its job before its body runs.
 
 Tasks stay ordinary Celery tasks: `instrument_app` puts `JobTask` outermost in the class of every task that is
-registered with the app, now or later, however it was defined. Celery traces a plain message by the tracer
-that it has made itself, and calls nothing of ours; a job's message has a tracer of its own, behind the claim.
+registered with the app, now or later, however it was defined. Celery traces a plain message with its own
+tracer, and calls nothing of this library; a job's message has another tracer, which runs behind the claim.
 """
 
+import functools
+import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
-from celery import Celery, Task, states, uuid
+from celery import Celery, Task, uuid
 from celery.app import trace
 from celery.app.registry import TaskRegistry
 from celery.app.task import Context
@@ -21,16 +23,18 @@ from celery.local import maybe_evaluate
 from celery.result import EagerResult
 from celery.utils.imports import symbol_by_name
 
-from ..broker.headers import HEADER, job_headers, sensitive_of
+from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
 from ..broker.retry_options import record_of
-from ..errors import ApiUsageError, StopRequested
+from ..errors import ApiUsageError, DatabaseUnavailableError, StopRequested
 from ..runtime import runtime_of
-from .execution import Execution, execution_of, report_of, running, settle_at_last
-from .executor import WhileTraced, asked_to_stop, claim, guarded, hooked
-from .message_guard import guarded_strategy
+from .claim import claim
+from .execution import Execution, execution_of, job_is_traced
+from .executor import conclude, connect_signals, execute, own_code, run
+from .message_guard import guard_strategy
 from .request import JobRequest
 from .result_backend import discreet
-from .signals import connect_runs
+
+logger = logging.getLogger(__name__)
 
 
 def instrument_app(app: Celery) -> None:
@@ -85,16 +89,94 @@ def _request_class(plain: type) -> type:
     return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
 
 
+def _asked_to_stop(task: Any, current: Execution) -> bool:
+    """Say whether a job was asked to stop; not, while the database is away: that ends no work."""
+    try:
+        return runtime_of(task.app).store.standing(current.run)[1]
+    except DatabaseUnavailableError as error:
+        logger.warning("whether job %s should stop is not known: %s", current.run.job_id, error)
+        return False
+
+
 def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
     def is_aborted(self: Any, **kwargs: Any) -> bool:
         current = execution_of(self.request)
         if current is None or kwargs.get("task_id", current.run.task_id) != current.run.task_id:
             return bool(plain(self, **kwargs))
-        return asked_to_stop(self, current) or (
+        return _asked_to_stop(self, current) or (
             not isinstance(self.backend, DisabledBackend) and bool(plain(self, **kwargs))
         )
 
     return is_aborted
+
+
+class WhileTraced:
+    """An attribute of a task that is wrapped while a job of it is traced, and else what the task's class has.
+
+    Celery reads bodies and hooks from the task, so a plain message meets no wrapper, and neither does
+    code that reads or patches the task.
+    """
+
+    def __init__(self, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._wrap = wrap
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+
+    def __get__(self, task: Any, owner: Any = None) -> Any:
+        if task is None:
+            return self._of_class(owner)
+        own = task.__dict__.get(self._name)
+        plain = getattr(super(self._owner, task), self._name) if own is None else own
+        return self._wrap(task, plain) if job_is_traced() else plain
+
+    def __set__(self, task: Any, value: Any) -> None:
+        task.__dict__[self._name] = value
+
+    def __delete__(self, task: Any) -> None:
+        del task.__dict__[self._name]
+
+    def _of_class(self, owner: Any) -> Any:
+        # Tracers replace ``type(task).__call__`` by a wrapper of it.
+        @functools.wraps(getattr(super(self._owner, owner), self._name))
+        def of_class(task: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return self.__get__(task)(*args, **kwargs)
+
+        return of_class
+
+
+def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a body that is performed as its task's job while that is traced, and just called otherwise."""
+
+    @functools.wraps(body)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        current = execution_of(task.request)
+        if current is None or current.entered:
+            return body(*args, **kwargs)
+        return _perform(task, current, body, args, kwargs)
+
+    return guarded
+
+
+def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a task's own `before_start`, which may end a job as its body may."""
+
+    def before_start(*args: Any) -> None:
+        current = execution_of(task.request)
+        with nullcontext() if current is None else own_code(current):
+            hook(*args)
+
+    return before_start
+
+
+def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    current.entered = True
+    if current.context.is_eager:
+        show_headers(task.request)
+    with own_code(current):
+        returned = body(*args, **kwargs)
+        current.keep(task, returned)
+    return returned
 
 
 class JobTask:
@@ -123,7 +205,7 @@ class JobTask:
     def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
         """Look at a job's message before Celery does."""
         strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
-        return guarded_strategy(strategy, self, consumer)
+        return guard_strategy(strategy, self, consumer)
 
     def apply(self: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Run the task here and now; if it is a job's, through the claim."""
@@ -133,14 +215,12 @@ class JobTask:
         options["task_id"] = task_id = options.get("task_id") or uuid()
         request = {"id": task_id, "is_eager": True, "headers": headers}
         try:
-            execution = _claim(self, args or (), kwargs or {}, request)
+            execution = claim(self, _context(self, request, args or (), kwargs or {}))
         except Ignore as refusal:
             return EagerResult(task_id, refusal, trace.IGNORED, name=self.name)
-        connect_runs()
-        with running(execution):
-            result = super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
-            settle_at_last(self, execution)
-            return result
+        connect_signals()
+        with run(self, execution):
+            return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
 
     def signature_from_request(self: Any, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
@@ -182,59 +262,31 @@ class JobTask:
 
 
 def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a tracer that claims a job's message before Celery traces it, and passes any other on."""
+    """Return a tracer that executes a job's message, and passes any other on to Celery's."""
     of_jobs: Callable[..., Any] | None = None
 
     def trace_task(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        nonlocal of_jobs
         if not request or HEADER not in request:
             return plain(uuid, args, kwargs, request)
-        try:
-            execution = _claim(task, args, kwargs, request)
-        except Ignore as refusal:
-            return _refused(task, request, refusal)
-        with running(execution):
+
+        def traced() -> Any:
+            nonlocal of_jobs
             if of_jobs is None:
-                connect_runs()
+                connect_signals()
                 # Celery's tracer may keep the body that `run` is while it is made.
                 host = request.get("hostname")
                 of_jobs = trace.build_tracer(task.name, task, hostname=host, app=task.app)
-            traced = of_jobs(uuid, args, kwargs, request)
-            settle_at_last(task, execution)
-        _let_go(traced.info)
-        return traced._replace(runtime=report_of(execution, traced.runtime))
+            return of_jobs(uuid, args, kwargs, request)
+
+        return execute(task, _context(task, request, args, kwargs), traced)
 
     return trace_task
 
 
-def _claim(task: Any, args: Any, kwargs: Any, request: dict[str, Any]) -> Execution:
-    """Claim before Celery says or stores anything of the task."""
+def _context(task: Any, request: dict[str, Any], args: Any, kwargs: Any) -> Context:
     if sensitive_of(request) or sensitive_of(request.get("headers")):
         discreet(task.backend)
-    task.request_stack.push(Context(request, args=args, kwargs=kwargs, called_directly=False))
-    try:
-        return claim(task)
-    finally:
-        task.pop_request()
-
-
-def _refused(task: Any, request: dict[str, Any], refusal: Ignore) -> Any:
-    """Log and return what Celery's tracer does of a body that raises ``Ignore``."""
-    info = trace.TraceInfo(states.IGNORED, refusal)
-    returned = ExceptionInfo(internal=True)
-    info.handle_ignore(task, Context(request))
-    _let_go(info)
-    return trace.trace_ok_t(returned, info, getattr(refusal, "report", None), None)
-
-
-def _let_go(info: Any) -> None:
-    """Let go of the traceback of what a job ended with, now that everything is stored and said.
-
-    It and Celery's frames hold each other, with some 100 KB that Python's collector does not see: a worker
-    that refuses many duplicates would grow to twice its size.
-    """
-    if info is not None and isinstance(info.retval, BaseException):
-        info.retval.__traceback__ = None
+    return Context(request, args=args, kwargs=kwargs, called_directly=False)
 
 
 class _RecordedSignature(Signature[Any]):
@@ -248,5 +300,7 @@ class _RecordedSignature(Signature[Any]):
         self.execution.retry = self
 
     def apply(self, *args: Any, **options: Any) -> Any:
-        # Eagerly, the next attempt: whoever asked for the first one raises what the last one ends with.
+        # Celery's eager tracer has returned, and the body has left: the row moves on before the next attempt,
+        # whose error the caller of the first one raises.
+        conclude(self.type, self.execution)
         return super().apply(*args, **{**options, "throw": False})

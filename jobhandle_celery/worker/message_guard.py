@@ -1,10 +1,14 @@
-"""What a worker checks of a job's message before Celery decodes it. May import request and below.
+"""Checks a job's message before Celery decodes it, and drops what cannot be run here.
 
-A job's message has a content type that no consumer accepts (see header). The guard stands before the strategy
-of every task: what passes it gets the content type that Celery knows, in a copy, so that a broker that is
-given the message back gets it as it was. A pickle would have run by the time that a request is made, and JSON
-that is no task's arguments, or is nested too deep for a pickle, would end the worker. What is refused here is
-dropped (see refusals); the sweep sends the job again.
+A job's message has a content type that no consumer accepts (see `broker.headers`). `guard_strategy` stands
+before the strategy of every task: a message that passes gets the content type that Celery knows, in a copy,
+so that a broker to which it is returned gets it as it was. The checks come first because a pickle would have
+run by the time a request is made, and JSON that is no task's arguments, or is nested too deep for a pickle,
+would end the worker.
+
+Celery logs a message that it cannot run whole, arguments and all, and stores and sends a failure under its
+task id if it only does not know the task. `RejectionStep` drops a job's message without quoting it: the sweep
+sends another by the row, perhaps to a worker that knows the task.
 """
 
 import json
@@ -14,29 +18,25 @@ from copy import copy
 from functools import partial
 from typing import Any
 
+from celery import Celery, bootsteps, signals
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from .. import celery_compat, text
 from ..broker.headers import CONTENT_TYPE, HEADER, PLAIN_CONTENT_TYPES, SIGNED_CONTENT_TYPE, job_of
-from ..runtime import DeferredWrite, Suspect, runtime_of
+from ..runtime import DeferredWrite, RedeliveredMessage, runtime_of
 
 logger = logging.getLogger(__name__)
 
 DEEPEST = 300
-"""Levels of nesting that a worker takes: more than a submit (`codec.DEEPEST`), for rows of earlier versions.
+"""Levels of nesting that a worker takes: more than a submit (`serialization.DEEPEST`), for older rows.
 
 Celery pickles the decoded arguments for the pool's child; from some 500 levels on that is a RecursionError.
 """
 
 
 class MessageRefused(InvalidTaskError):
-    """A job's message that must not be run here."""
-
-    @property
-    def reason(self) -> str:
-        """Why, without anything that the message held."""
-        return str(self)
+    """A job's message that must not be run here; its text quotes nothing of the message."""
 
 
 class StrategyRefused(MessageRefused):
@@ -44,16 +44,16 @@ class StrategyRefused(MessageRefused):
 
 
 def is_for_a_job(message: Any, body: Any = None) -> bool:
-    """Say whether a message says that it is a job's, by a header, its content type or its body."""
+    """Return True if a message is marked as a job's, by a header, its content type or its body."""
     marked = any(isinstance(part, dict) and HEADER in part for part in (message.headers, body))
     return marked or message.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
 
 
-def guarded_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None) -> Callable[..., Any]:
+def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None) -> Callable[..., Any]:
     """Put the checks of a job's message before the strategy of a task.
 
     A message that was sent before, and not claimed, may have ended the worker that took it. In a worker it
-    waits until that is noted in its row, so that such losses are counted (see `Losing.take_up`).
+    waits until that is noted in its row, so that such losses are counted (see `Housekeeping`).
     """
     own = celery_compat.custom_strategy(task)
 
@@ -80,10 +80,7 @@ def guarded_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = No
 
 def _key_if_sent_before(message: Any) -> tuple[int, str, int] | None:
     """Return job id, task id and attempt of a message that was sent, or delivered, before."""
-    try:
-        job = job_of(message.headers)
-    except ValueError:
-        return None
+    job = _job_of(message)
     if job is None:
         return None
     redelivered = (message.delivery_info or {}).get("redelivered") or message.headers.get("redelivered")
@@ -106,10 +103,12 @@ def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Ca
             consumer.on_invalid_task(None, message, error)
         finally:
             me = runtime.me()
-            runtime.ends.put(DeferredWrite(key[1], lambda: runtime.store.put_down([key], me)))
+            runtime.deferred_writes.put(DeferredWrite(key[1], lambda: runtime.store.put_down([key], me)))
 
     drop = partial(message.reject_log_error, logger, consumer.connection_errors)
-    runtime.suspects.put(Suspect(key, partial(consumer.call_soon, taken), partial(consumer.call_soon, drop)))
+    runtime.redelivered.put(
+        RedeliveredMessage(key, partial(consumer.call_soon, taken), partial(consumer.call_soon, drop))
+    )
 
 
 def _checked(message: Any, body: Any) -> Any:
@@ -121,9 +120,9 @@ def _checked(message: Any, body: Any) -> Any:
     opened = copy(message)
     opened.content_type = content_type
     signed = content_type == PLAIN_CONTENT_TYPES[SIGNED_CONTENT_TYPE]
-    # What is signed is looked at once its signature is verified, which decodes it.
-    said = json.dumps(opened.payload, default=str) if signed else _text_of(message.body)
-    if text.is_nested_deeper(said, DEEPEST):
+    # A signed body is looked at once its signature is verified, which decodes it.
+    json_text = json.dumps(opened.payload, default=str) if signed else _text_of(message.body)
+    if text.is_nested_deeper(json_text, DEEPEST):
         raise MessageRefused(f"its arguments are nested deeper than {DEEPEST} levels")
     match opened.payload:
         case [[*_], dict(), dict()]:
@@ -134,3 +133,87 @@ def _checked(message: Any, body: Any) -> Any:
 def _text_of(body: Any) -> str:
     # The brackets of JSON are the same bytes in any encoding that kombu reads as UTF-8.
     return body if isinstance(body, str) else bytes(body).decode("latin-1")
+
+
+class RejectionStep(bootsteps.Step):
+    """Stands before what the consumer does with messages of which it cannot make a request."""
+
+    def create(self, parent: Any) -> None:
+        """Replace the consumer's handlers, for a job's messages alone, before it reads them."""
+        parent.on_unknown_task = _before(parent.on_unknown_task, _unknown_task, parent)
+        parent.on_unknown_message = _before(parent.on_unknown_message, _malformed, parent)
+        parent.on_invalid_task = _before(parent.on_invalid_task, _malformed, parent)
+        parent.on_decode_error = _on_decode_error(parent, parent.on_decode_error)
+
+
+def _before(plain: Callable[..., None], ours: Callable[..., None], consumer: Any) -> Callable[..., None]:
+    def refuse(body: Any, message: Any, *error: Exception) -> None:
+        if is_for_a_job(message, body):
+            ours(consumer, message, *error)
+        else:
+            plain(body, message, *error)
+
+    return refuse
+
+
+def _on_decode_error(consumer: Any, plain: Callable[[Any, Exception], None]) -> Callable[..., None]:
+    refuse = _before(lambda _, message, error: plain(message, error), _malformed, consumer)
+    return lambda message, error: refuse(None, message, error)
+
+
+def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
+    logger.error(
+        "%s: worker %s (namespace %s) does not know its task %s; dropped its message, the sweep sends "
+        "another; import the task's module here or, if two services share this queue, give each its own "
+        "(task_default_queue)",
+        _name_of(message),
+        consumer.hostname,
+        runtime_of(consumer.app).settings.namespace,
+        message.headers.get("task"),
+    )
+    message.reject_log_error(logger, consumer.connection_errors)
+    _send_back(consumer, message)
+    signals.task_unknown.send(
+        sender=consumer,
+        message=message,
+        exc=error,
+        name=message.headers.get("task"),
+        id=message.headers.get("id"),
+    )
+
+
+def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> None:
+    # By its type alone: the text of another's error may quote what could not be read.
+    reason = (
+        str(error) if isinstance(error, MessageRefused) else type(error).__name__ if error else "no task's"
+    )
+    logger.error("%s: refused its message (%s); the sweep sends another", _name_of(message), reason)
+    message.reject_log_error(logger, consumer.connection_errors)
+    if isinstance(error, StrategyRefused):
+        _send_back(consumer, message, reason)
+    signals.task_rejected.send(sender=consumer, message=message, exc=error)
+
+
+def _send_back(consumer: Any, message: Any, reason: str | None = None) -> None:
+    runtime, job = runtime_of(consumer.app), _job_of(message)
+    if job is not None:
+        task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
+        write = partial(runtime.store.send_back, job[0], task_id, job[1], task, runtime.me(), reason)
+        runtime.deferred_writes.put(DeferredWrite(task_id, write))
+
+
+def _job_of(message: Any) -> tuple[int, int] | None:
+    try:
+        return job_of(message.headers)
+    except ValueError:
+        return None
+
+
+def _name_of(message: Any) -> str:
+    job = _job_of(message)
+    return "a message that names no job" if job is None else f"job {job[0]}"
+
+
+def install(app: Celery) -> None:
+    """Add the step to every consumer of the app."""
+    app.steps["consumer"].add(RejectionStep)

@@ -1,17 +1,18 @@
-"""What a run ends with, as one value: to be written, handed to another process, or made plainer.
+"""How a run ends, as one frozen value: it can be written, handed to another process, or made plainer.
 
-May import store and below. A database may refuse an outcome for good: its text, its size, a constraint. The
-body has run all the same, so the row ends, with words that the database takes and that say what was left out.
+A database may refuse an outcome for good: its text, its size, a constraint. The body has run all the same, so
+the row ends with a plainer outcome, which says what was left out.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any
 
 from .. import internal_errors, text
 from ..errors import DatabaseUnavailableError, SchemaError
 from ..models import Failure
+from ..status import JobStatus
 from ..store import Run, Store
 
 logger = logging.getLogger(__name__)
@@ -19,39 +20,31 @@ logger = logging.getLogger(__name__)
 SHORT = 200
 """Characters that are kept of a message when a database refuses the whole of it."""
 
-Verb = Literal["finish", "fail", "retry", "stop", "give_back"]
-
-_WORDS = {"fail": 0, "retry": 3, "stop": 0, "give_back": 0}
-"""Which argument of a verb is words, or a `Failure`, which is words alone."""
-
 _NO_WORDS = Failure("system", "OutcomeNotStored", "the error could not be stored")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verb of the store that ends a run, and what the verb takes beside the run."""
+    """How a run ends: one of the classes below."""
 
     run: Run
-    verb: Verb
-    arguments: tuple[Any, ...]
 
     def write(self, store: Store) -> Any:
-        """Write it, plainer if the database refuses it; return what the verb returns.
+        """Write it, plainer if the database refuses it; return what the store's method returns.
 
         Raises:
             DatabaseUnavailableError, SchemaError: not now; it may be written again, in any process.
-            Exception: what the database says to the plainest.
+            Exception: what the database says to the plainest form.
         """
         outcome = self
         while True:
             try:
-                return getattr(store, outcome.verb)(outcome.run, *outcome.arguments)
+                return outcome._write(store)
             except (DatabaseUnavailableError, SchemaError):
                 raise
             except Exception as error:
-                if internal_errors.is_bug(error) and not isinstance(
-                    error, ValueError
-                ):  # which may be about a text
+                # A ValueError may be about a text that the driver cannot encode.
+                if internal_errors.is_bug(error) and not isinstance(error, ValueError):
                     internal_errors.report("writing an outcome", error, "a plainer one is tried")
                 outcome = outcome.plainer(error)
 
@@ -59,69 +52,139 @@ class Outcome:
         """Return the next plainer form of an outcome that the database refused; log what it leaves out.
 
         Raises:
-            Exception: the error that was given, if there is none.
+            Exception: the given error, if there is no plainer form.
         """
-        refusal = text.ascii(_said_by(error))[:SHORT]
-        plain, without = self._plainer(refusal)
+        # The server's words; SQLAlchemy's own quote the whole statement.
+        cause = getattr(error, "orig", None) or error
+        refusal = text.ascii(f"{type(error).__name__}: {cause}".strip())[:SHORT]
+        plain, change = self._plainer(refusal)
         if plain == self:
             raise error
         logger.warning(
-            "job %s: the database refused its outcome (%s), which is written %s: %s",
+            "job %s: the database refused the outcome %s (%s); writing it %s",
             self.run.job_id,
-            self.verb,
-            without,
+            type(self).__name__,
             refusal,
+            change,
         )
         return plain
 
+    def _write(self, store: Store) -> Any:
+        raise NotImplementedError
+
     def _plainer(self, refusal: str) -> tuple["Outcome", str]:
-        escaped = self._with_words(_escaped)
-        if escaped != self:
-            return escaped, "as ASCII"
-        match self.verb:
-            case "finish":
-                said = f"the body returned, and its result could not be stored: {refusal}"
-                return self._failed(Failure("system", "ResultNotStored", said)), "without its result"
-            case "retry":
-                said = f"the retry could not be stored: {refusal}"
-                return self._failed(Failure("system", "RetryNotStored", said)), "as an Error"
-            case "fail" if self._with_words(_cut) == self:
-                return self._failed(_NO_WORDS), "without its words"
-        return self._with_words(_cut), f"without a traceback, and cut at {SHORT} characters"
-
-    def _with_words(self, change: Callable[[Any], Any]) -> "Outcome":
-        place = _WORDS.get(self.verb)
-        changed = [change(value) if at == place else value for at, value in enumerate(self.arguments)]
-        return replace(self, arguments=tuple(changed))
-
-    def _failed(self, failure: Failure) -> "Outcome":
-        return Outcome(self.run, "fail", (failure,))
+        raise NotImplementedError
 
 
-def _escaped(words: Any) -> Any:
-    if isinstance(words, Failure):
-        return Failure(words.kind, *map(text.ascii, (words.type, words.message, words.traceback)))
-    return text.ascii(words)
+@dataclass(frozen=True)
+class Finished(Outcome):
+    """The body returned."""
+
+    result: str
+    """JSON text."""
+
+    def _write(self, store: Store) -> bool:
+        return store.finish(self.run, self.result)
+
+    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+        message = f"the body returned, and its result could not be stored: {refusal}"
+        return Failed(self.run, Failure("system", "ResultNotStored", message)), "without its result"
 
 
-def _cut(words: Any) -> Any:
-    if isinstance(words, Failure):
-        return Failure(words.kind, words.type[:SHORT], words.message[:SHORT])
-    return words[:SHORT]
+@dataclass(frozen=True)
+class Failed(Outcome):
+    """The body, or what surrounds it, failed."""
+
+    failure: Failure
+
+    def _write(self, store: Store) -> bool:
+        return store.fail(self.run, self.failure)
+
+    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+        kind, *words = self.failure.kind, self.failure.type, self.failure.message, self.failure.traceback
+        forms = {
+            "as ASCII": Failure(kind, *map(text.ascii, words)),
+            f"without a traceback, and cut at {SHORT} characters": Failure(
+                kind, words[0][:SHORT], words[1][:SHORT]
+            ),
+            "without its words": _NO_WORDS,
+        }
+        for change, failure in forms.items():
+            if failure != self.failure:
+                return replace(self, failure=failure), change
+        return self, ""
 
 
-def _said_by(error: Exception) -> str:
-    # What the server said; SQLAlchemy's words have the whole statement among them.
-    said = getattr(error, "orig", None) or error
-    return f"{type(error).__name__}: {said}".strip()
+@dataclass(frozen=True)
+class Retried(Outcome):
+    """The body asked for a retry."""
+
+    signature: str
+    """The next message, as JSON text."""
+    queue: str | None
+    delay: float | datetime | None
+    """Seconds, or the moment; None: at once."""
+    reason: str
+
+    def _write(self, store: Store) -> JobStatus | None:
+        return store.retry(self.run, self.signature, self.queue, self.delay, self.reason)
+
+    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+        if (reason := text.ascii(self.reason)) != self.reason:
+            return replace(self, reason=reason), "as ASCII"
+        message = f"the retry could not be stored: {refusal}"
+        return Failed(self.run, Failure("system", "RetryNotStored", message)), "as an Error"
+
+    def is_due(self, written: object) -> bool:
+        """Return True if its next message is to be published at once, after this answer of the store."""
+        return written is JobStatus.REQUEUED and self.delay is None
+
+
+@dataclass(frozen=True)
+class Cancelled(Outcome):
+    """The body stopped because it was asked to."""
+
+    message: str
+    """Empty: the job keeps its message."""
+
+    def _write(self, store: Store) -> bool:
+        return store.stop(self.run, self.message)
+
+    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+        message, change = _plainer_words(self.message)
+        return replace(self, message=message), change
+
+
+@dataclass(frozen=True)
+class GivenBack(Outcome):
+    """The run ended before its work was done, and the job is to run again."""
+
+    reason: str
+
+    def _write(self, store: Store) -> Any:
+        return store.give_back(self.run, self.reason, self.run.worker)
+
+    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+        reason, change = _plainer_words(self.reason)
+        return replace(self, reason=reason), change
+
+
+def _plainer_words(words: str) -> tuple[str, str]:
+    escaped = text.ascii(words)
+    return (escaped, "as ASCII") if escaped != words else (words[:SHORT], f"cut at {SHORT} characters")
+
+
+def is_cancelled(outcome: Outcome, written: object) -> bool:
+    """Return True if this answer of the store says that the outcome left the job Cancelled."""
+    return written is JobStatus.CANCELLED or (bool(written) and isinstance(outcome, Cancelled))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a body's process tells its worker's main process beside the result, in the runtime's place."""
+    """What the process of a body tells its worker's main process, in the place of the task's runtime."""
 
     runtime: float | None
     unwritten: Outcome | None = None
-    """The outcome that it could not write; the main process writes it."""
+    """An outcome that this process could not write; the main process writes it."""
     revoked: str | None = None
     """Why the task is revoked, ``"revoked"`` or ``"expired"``; None if it is not."""

@@ -1,9 +1,8 @@
-"""A job's message as the worker's main process sees it. May import service and below.
+"""A job's request in the worker's main process: how a child's run ended, if the child could not write it.
 
 `Task.Request` is Celery's documented extension point for this. The main process knows its child and the
-message, but not whether the child's claim won: whatever it says is fenced by worker uid, process id, task id
-and attempt (see `store.ProcessRef`), and is written by the worker step: an event loop must not wait for a
-database.
+message, but not whether the child's claim won. So its writes are fenced by worker uid, process id, task id
+and attempt (`store.ProcessRef`). Housekeeping makes them: an event loop must not wait for a database.
 """
 
 import logging
@@ -11,36 +10,25 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals, states
 
 from ..broker.headers import job_of, sensitive_of
 from ..errors import DatabaseUnavailableError
-from ..models import Failure
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
 from ..store import Lost, ProcessRef
 from .celery_bookkeeping import limits_ignored, mark_revoked
-from .outcomes import Outcome, Report
+from .decision import lost_process, time_limit_failure
+from .execution import HARD_LIMIT
+from .outcomes import Outcome, Report, Retried, is_cancelled
 from .result_backend import discreet
 
 logger = logging.getLogger(__name__)
 
 REFUSALS = 3
 """Broken connections, beside others that hold, after which an outcome is written plainer."""
-
-
-def time_limit_failure(error: BaseException, traceback: str = "") -> Failure:
-    """Return the failure of a body that a time limit ended."""
-    soft = isinstance(error, SoftTimeLimitExceeded)
-    seconds = error.args[0] if error.args and isinstance(error.args[0], (int, float)) else None
-    limit = f"{'soft ' if soft else ''}time limit" + (f" of {seconds:g} s" if seconds else "")
-    return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
-
-
-HARD_LIMIT = "jobhandle_hard_limit"
-"""What a request has of the hard time limit, in seconds or None: only the main process knows which holds."""
 
 
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
@@ -134,7 +122,7 @@ class JobRequest:
         runtime, kept, refusals = runtime_of(self.app), outcome, 0
 
         def write() -> object:
-            return self._written(kept, kept.write(runtime.store))
+            return self._tell(kept, kept.write(runtime.store))
 
         def refused(error: DatabaseUnavailableError) -> None:
             # The connection broke again and again, and others did not: what a server does to a packet that
@@ -144,17 +132,18 @@ class JobRequest:
             if refusals >= REFUSALS:
                 kept = kept.plainer(error)
 
-        runtime.ends.put(DeferredWrite(self.id, write, refused=refused))
+        runtime.deferred_writes.put(DeferredWrite(self.id, write, refused=refused))
 
-    def _written(self, outcome: Outcome, said: Any) -> object:
+    def _tell(self, outcome: Outcome, written: Any) -> object:
+        """Step 5 of the executor, for an outcome that this process has written."""
         run = outcome.run
-        if said is JobStatus.CANCELLED or (said and outcome.verb == "stop"):
+        if is_cancelled(outcome, written):
             mark_revoked(self.task, self._context, "revoked")
             self._signal_revoked("revoked")
             return [Lost(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
-        if said is JobStatus.REQUEUED and outcome.arguments[2] is None:
-            runtime_of(self.app).submitter.send([run.job_id])  # without a delay, so at once
-        return said
+        if isinstance(outcome, Retried) and outcome.is_due(written):
+            runtime_of(self.app).submitter.send([run.job_id])
+        return written
 
     def _signal_revoked(self, reason: str) -> None:
         signals.task_revoked.send(
@@ -178,7 +167,7 @@ class JobRequest:
     def _note_failure(self, error: BaseException) -> None:
         seat = self._seat()
         if seat is not None and isinstance(error, _LOST):
-            because = _lost_process(error)
+            because = lost_process(error)
             # Or how it stands, for it may have written its outcome in its last moment.
             self._later(lambda: self._lose(seat, because), seat)
 
@@ -232,7 +221,7 @@ class JobRequest:
                 store, me = runtime_of(self.app).store, runtime_of(self.app).me()
                 self._later(lambda: store.give_back(seat, "its worker cut it off", me), seat)
                 if self._eventer and self._eventer.enabled and self.task.send_events:
-                    runtime_of(self.app).unheard.append(self.key)
+                    runtime_of(self.app).cut_off.append(self.key)
 
     def revoke_running(self, pool: Any) -> None:
         """End the process of this body; to Celery it is a revoke."""
@@ -296,7 +285,7 @@ class JobRequest:
         """Have something written, that of a body that sat in a seat once its process is gone."""
         runtime = runtime_of(self.app)
         if seat is None:
-            runtime.ends.put(DeferredWrite(self.id, write))
+            runtime.deferred_writes.put(DeferredWrite(self.id, write))
             return
 
         def write_and_leave() -> object:
@@ -305,7 +294,7 @@ class JobRequest:
             runtime.store.leave(seat)
             return outcome
 
-        runtime.ends.put(
+        runtime.deferred_writes.put(
             DeferredWrite(self.id, write_and_leave, self.worker_pid if runtime.prefork else None)
         )
 
@@ -330,14 +319,6 @@ def _with_its_report(succeed: Callable[..., Any]) -> Callable[..., Any]:
             self.take(report)
 
     return on_success
-
-
-def _lost_process(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"the process that ran it was lost: it exited with status {error.code}"
-    if isinstance(error, KeyboardInterrupt):
-        return "the process that ran it was lost: it was interrupted"
-    return f"the process that ran it was lost: {error}"
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -15,8 +15,8 @@ from kombu import Producer
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.broker import publish_options
 from jobhandle_celery.store import Run
-from jobhandle_celery.worker import execution
 from jobhandle_celery.worker.execution import Execution
+from jobhandle_celery.worker.executor import conclude
 from tests.broker.messages import Make, received
 from tests.broker.plain import comparable
 from tests.broker.says import (
@@ -74,7 +74,7 @@ def retry_job(app: Any, message: Any, **given: Any) -> None:
     runtime.store.claim(run, task.name)
     with handled(task, message) as request:
         signature = task.signature_from_request(request, retries=1, **given)
-        execution.retry(task, Execution(run, eager=False), signature, "retry")
+        conclude(task, Execution(run, request, retry=signature))
 
 
 def retry_plain(app: Any, message: Any, **given: Any) -> None:

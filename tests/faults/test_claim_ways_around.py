@@ -124,7 +124,7 @@ def test_tasks_that_get_around_the_claim_run_no_job(new_site: NewSite) -> None:
     eventually(partial(were_sent, site, handles, 2), 60)
     eventually(lambda: all("of its own" in last_event(site, handle) for handle in handles))
     for kind, handle in zip(kinds, handles, strict=True):
-        assert f"a message for job {handle.job_id} was refused: the task wrong.{kind} has a" in worker.log
+        assert f"job {handle.job_id}: refused its message (the task wrong.{kind} has a" in worker.log
         assert handle.cancel_job() is JobStatus.CANCELLED
     assert lines_of(path) == []
     ordinary = submit(site, path, "ordinary", "kept")

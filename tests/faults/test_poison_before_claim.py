@@ -53,7 +53,7 @@ def test_message_nested_too_deep_leaves_its_worker_alive(new_site: NewSite) -> N
     body = '[["' + str(path) + '", ' + "[" * 600 + "]" * 600 + "], {}, {}]"
     forged = json.loads(message) | {"body": base64.b64encode(body.encode()).decode()}
     site.deliver(json.dumps(forged).encode())
-    eventually(lambda: f"a message for job {handle.job_id} was refused: its arguments are" in worker.log)
+    eventually(lambda: f"job {handle.job_id}: refused its message (its arguments are" in worker.log)
     assert worker.is_running()
     healthy = site.submit("poison.append", str(path), "ran")
     assert healthy.wait(30) is JobStatus.FINISHED

@@ -56,7 +56,7 @@ GUARDS = [
     Mutant(
         111,
         "a database that cannot be asked is taken for a yes",
-        "worker.executor:_claim",
+        "worker:_claim",
         (ReplaceStatement(("unanswered", "True"), by="return None"),),
         "tests/worker/test_database_outages.py",
     ),
@@ -171,14 +171,14 @@ GUARDS = [
     Mutant(
         132,
         "an outcome waits for the database in the process of its body",
-        "worker.execution:_write",
-        (DropStatement(("patient",)),),
+        "worker:_write_or_wait",
+        (DropStatement(("eager",)),),
         "-m faults tests/worker/test_outcome_outages.py",
     ),
     Mutant(
         133,
         "a hard time limit ends the write of an outcome",
-        "worker.execution:_write_in_time",
+        "worker:_write_in_time",
         (Replace(("left", "LONGEST_WRITE"), by="True"),),
         "-m faults tests/worker/test_outcome_outages.py",
     ),
@@ -192,17 +192,17 @@ GUARDS = [
     Mutant(
         135,
         "a body that ends by Ignore is Finished whatever state it has set",
-        "worker.executor:endings",
-        (ReplaceStatement(("execution", "ignore"), by="execution.finish(task, current)"),),
+        "worker:decide",
+        (ReplaceStatement(("_ignored",), by="return Finished(run, current.result)"),),
         "tests/test_told_states.py",
     ),
     Mutant(
         136,
         "a job is claimed within Celery's tracer, behind its signals",
-        "worker.instrumentation:_tracer",
+        "worker:execute",
         (
             ReplaceStatement(
-                ("_refused",), by="trace.signals.task_prerun.send(sender=task, task_id=uuid, task=task)\n_"
+                ("_refused",), by="signals.task_prerun.send(sender=task, task_id=context.id, task=task)\n_"
             ),
         ),
         "tests/test_tracing.py",

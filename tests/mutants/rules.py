@@ -45,7 +45,7 @@ RULES = [
         (
             ReplaceStatement(
                 ("execution", "retry"),
-                by="from . import execution\nexecution.retry(self.type, self.execution, self, 'retry')",
+                by="_\nconclude(self.type, self.execution)",
             ),
         ),
         "tests/worker/test_retries.py",
@@ -203,8 +203,8 @@ RULES = [
     Mutant(
         101,
         "a veto that Celery swallows: the refused body runs",
-        "worker.executor:claim",
-        (DropStatement(("_refuse", "refused")),),
+        "worker:claim",
+        (DropStatement(("_refuse", "rejected")),),
         "tests/worker/test_definitions.py",
     ),
     Mutant(
@@ -217,8 +217,8 @@ RULES = [
     Mutant(
         103,
         "bookkeeping of a revoked task for a mere duplicate",
-        "worker.executor:_refuse",
-        (Replace(("_REVOKED", "_may_tell"), by="True"),),
+        "worker:_refuse",
+        (Replace(("CANCELLED", "_is_first_to_report"), by="True"),),
         "tests/worker/test_refusals.py tests/worker/test_definitions.py",
     ),
 ]

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 from jobhandle_celery.models import Failure
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.worker.outcomes import Outcome, Verb
+from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.servers import execute
@@ -34,7 +34,7 @@ def refuse(url: str, table: str, column: str, condition: str) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    verb: Verb
+    outcome: type[Outcome]
     arguments: tuple[Any, ...]
     refused: tuple[str, str, str]
     """Table, column, and a condition on it."""
@@ -55,10 +55,10 @@ SPELT = r"caf\xe9 \u2615"
 AGAIN = '{"queue": "q"}'
 CASES = {
     "fail, text": Case(
-        "fail", failure(ODD), no("job", "message"), JobStatus.ERROR, f"ValueError: {SPELT}", "as ASCII"
+        Failed, failure(ODD), no("job", "message"), JobStatus.ERROR, f"ValueError: {SPELT}", "as ASCII"
     ),
     "fail, length": Case(
-        "fail",
+        Failed,
         failure(LONG),
         ("jobhandle_job_event", "message", "length({}) > 300"),
         JobStatus.ERROR,
@@ -66,7 +66,7 @@ CASES = {
         "cut at 200",
     ),
     "fail, words": Case(
-        "fail",
+        Failed,
         failure("secret"),
         no("job", "message", "secret"),
         JobStatus.ERROR,
@@ -74,7 +74,7 @@ CASES = {
         "without its words",
     ),
     "finish": Case(
-        "finish",
+        Finished,
         ('"secret"',),
         no("job", "result", "secret"),
         JobStatus.ERROR,
@@ -82,19 +82,19 @@ CASES = {
         "without its result",
     ),
     "retry, reason": Case(
-        "retry", (AGAIN, None, 60.0, ODD), no("job_event", "message"), JobStatus.REQUEUED, "", "as ASCII"
+        Retried, (AGAIN, None, 60.0, ODD), no("job_event", "message"), JobStatus.REQUEUED, "", "as ASCII"
     ),
     "retry, signature": Case(
-        "retry",
+        Retried,
         (AGAIN, None, None, "retry"),
         no("job", "retry", "queue"),
         JobStatus.ERROR,
         "the retry could not be stored: ",
         "as an Error",
     ),
-    "stop": Case("stop", (ODD,), no("job", "message"), JobStatus.CANCELLED, SPELT, "as ASCII"),
+    "stop": Case(Cancelled, (ODD,), no("job", "message"), JobStatus.CANCELLED, SPELT, "as ASCII"),
     "stop, length": Case(
-        "stop",
+        Cancelled,
         (LONG,),
         ("jobhandle_job", "message", "length({}) > 300"),
         JobStatus.CANCELLED,
@@ -104,8 +104,8 @@ CASES = {
 }
 
 
-def test_every_verb_of_an_outcome_is_refused_in_some_case() -> None:
-    assert {case.verb for case in CASES.values()} | {"give_back"} == set(Verb.__args__)  # type: ignore[attr-defined]
+def test_every_outcome_is_refused_in_some_case() -> None:
+    assert {case.outcome for case in CASES.values()} | {GivenBack} == set(Outcome.__subclasses__())
 
 
 @pytest.fixture(params=DATABASES)
@@ -131,7 +131,7 @@ def test_outcome_that_the_database_refuses_is_written_plainer(
     refuse(refusing.url, *case.refused)
     run = refusing.run(refusing.submit())
     with caplog.at_level(logging.WARNING):
-        assert Outcome(run, case.verb, case.arguments).write(refusing.store)
+        assert case.outcome(run, *case.arguments).write(refusing.store)
     job = refusing.store.job(run.job_id, None)
     assert job is not None
     assert job.status is case.status
@@ -144,7 +144,7 @@ def test_outcome_that_the_database_refuses_is_written_plainer(
 def test_give_back_with_refused_reason_is_written_plainer(refusing: Bench) -> None:
     refuse(refusing.url, *no("job_event", "message"))
     run = refusing.run(refusing.submit())
-    assert Outcome(run, "give_back", (ODD, run.worker)).write(refusing.store)
+    assert GivenBack(run, ODD).write(refusing.store)
     assert refusing.status(run.job_id) is JobStatus.REQUEUED
 
 
@@ -152,5 +152,5 @@ def test_outcome_refused_in_every_form_says_why(refusing: Bench) -> None:
     refuse(refusing.url, "jobhandle_job", "message", "{} <> ''")
     run = refusing.run(refusing.submit())
     with pytest.raises(Exception, match=r"IntegrityError|CheckViolation|refused"):
-        Outcome(run, "fail", failure(ODD)).write(refusing.store)
+        Failed(run, *failure(ODD)).write(refusing.store)
     assert refusing.status(run.job_id) is JobStatus.RUNNING

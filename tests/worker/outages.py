@@ -4,14 +4,14 @@ import os
 import time
 
 from jobhandle_celery import DatabaseUnavailableError, current_job
-from jobhandle_celery.worker import executor as the_librarys_task
+from jobhandle_celery.worker import claim
 from tests.apps import append_line
 from tests.worker.base_app import app, task
 from tests.worker.bodies import append
 
 __all__ = ["app", "append"]
 
-the_librarys_task.CLAIM_PATIENCE = 1.0
+claim.CLAIM_TIMEOUT = 1.0
 
 
 @task()

@@ -99,14 +99,14 @@ def test_a_refused_message_is_not_quoted(site: Site, worker: WorkerProcess) -> N
     broken["body"] = json.dumps([CANARY])
     broken["properties"]["body_encoding"] = None
     site.deliver(json.dumps(broken).encode())
-    eventually(lambda: f"a message for job {handle.job_id} was refused: no task's arguments" in worker.log)
+    eventually(lambda: f"job {handle.job_id}: refused its message (no task's arguments" in worker.log)
     del broken["headers"]["task"]
     site.deliver(json.dumps(broken).encode())
-    eventually(lambda: f"a message for job {handle.job_id} was refused: ContentDisallowed" in worker.log)
+    eventually(lambda: f"job {handle.job_id}: refused its message (ContentDisallowed" in worker.log)
     broken["headers"] = json.loads(message)["headers"]
     broken["content-type"] = "application/x-unheard-of"
     site.deliver(json.dumps(broken).encode())
-    eventually(lambda: "refused: the type application/x-unheard-of" in worker.log)
+    eventually(lambda: "refused its message (the type application/x-unheard-of" in worker.log)
     site.fence()
     assert handle.job_status() is JobStatus.QUEUED
     assert CANARY not in worker.log

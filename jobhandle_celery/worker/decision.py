@@ -1,0 +1,152 @@
+"""Step 3 of running a job: which outcome a run has, from what its body left with and asked for."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from celery import states
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.serialization import UnpickleableExceptionWrapper
+
+from .. import serialization, text
+from ..broker.retry_options import record_of
+from ..errors import StopRequested, shown
+from ..models import Failure
+from ..runtime import runtime_of
+from ..store import Run
+from .execution import Execution, ResultError
+from .outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
+
+
+def decide(task: Any, current: Execution, outside: BaseException | None) -> Outcome:
+    """Return how a run ended, from what its body left with and what it asked for before that."""
+    run, error = current.run, current.error
+    cause: Any = error.exc if isinstance(error, Retry) else error
+    if outside is not None and not current.returned:
+        message = text.message(f"internal error outside the task's body: {outside}")
+        name, traceback = text.storable(type(outside).__name__), text.traceback(current.traceback)
+        return Failed(run, Failure("system", name, message, traceback))
+    if isinstance(cause, StopRequested):
+        return Cancelled(run, text.message(str(cause)))
+    signature: Any = getattr(error, "sig", None) if isinstance(error, Retry) else current.retry
+    if signature is not None:
+        by_itself = cause is None or isinstance(cause, (Ignore, Reject))
+        return _retried(task, current, signature, "retry" if by_itself else f"retry: {shown(cause)}")
+    match error:
+        case Retry():
+            # Raised by hand, not by Task.retry: Celery publishes nothing for it either.
+            message = f"a Retry that Task.retry did not make starts nothing: {error}"
+            return Failed(run, Failure("task", "Retry", text.message(message)))
+        case Ignore():
+            return _ignored(current)
+        case Reject():
+            return _rejected(run, error)
+        case None if not (current.entered or current.returned):
+            # With `worker_deduplicate_successful_tasks` Celery starts no body of a redelivered message whose
+            # task id has a result; that may be the job's former attempt.
+            return GivenBack(run, "Celery did not start its body")
+        case None:
+            return Finished(run, current.result)
+    return Failed(run, failure_of(error, current.traceback))
+
+
+def _rejected(run: Run, rejection: Any) -> Outcome:
+    if rejection.requeue:
+        return GivenBack(run, text.message(f"the task rejected its message: {rejection.reason}"))
+    return Failed(run, Failure("task", "Reject", text.message(str(rejection.reason))))
+
+
+def _ignored(current: Execution) -> Outcome:
+    """Return the outcome of a body that raised ``Ignore``: what the state says that it set before."""
+    run = current.run
+    match current.state:
+        case (states.FAILURE, meta):
+            return Failed(run, failure_of_state(meta))
+        case (states.REVOKED, meta):
+            return Cancelled(run, "" if meta is None else text.message(printed(meta)))
+        case (states.RETRY | states.REJECTED as state, _):
+            message = f"the task set the state {state} and published no message"
+            return Failed(run, Failure("task", state.capitalize(), message))
+        case (states.SUCCESS, meta):
+            try:
+                return Finished(run, serialization.encode(meta))
+            except serialization.NotStorableError as error:
+                return Failed(run, Failure("task", ResultError.__name__, f"the result {error}"))
+    return Finished(run, current.result)
+
+
+def _retried(task: Any, current: Execution, signature: Any, reason: str) -> Outcome:
+    try:
+        # Made where Celery publishes a retry, in the body; eagerly it publishes none.
+        record = getattr(signature, "record", None) or record_of(
+            runtime_of(task.app).routing, signature, getattr(signature, "request", current.context)
+        )
+        queue = record.pop("queue", None)
+        delay = None if current.context.is_eager else _delay(signature.options)
+        return Retried(current.run, serialization.encode(record), queue, delay, text.message(reason))
+    except Exception as error:
+        # Its arguments or its delay cannot be kept.
+        message = text.message(f"its retry cannot be kept: {error}")
+        return Failed(current.run, Failure("task", type(error).__name__, message))
+
+
+def _delay(options: Any) -> float | datetime | None:
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if countdown is not None:
+        return float(countdown) if countdown > 0 else None
+    if isinstance(eta, str):
+        eta = datetime.fromisoformat(eta)
+    if isinstance(eta, datetime):
+        # A time without a zone is UTC to Celery, whatever `timezone` says.
+        return eta.replace(tzinfo=UTC) if eta.tzinfo is None else eta
+    return None
+
+
+def failure_of(error: BaseException, traceback: str = "") -> Failure:
+    """Return the failure of a task whose own code raised this error."""
+    if isinstance(error, SoftTimeLimitExceeded):
+        return time_limit_failure(error, text.traceback(traceback))
+    name, message = type(error).__name__, printed(error)
+    if isinstance(error, UnpickleableExceptionWrapper):
+        # Celery has put it in the place of what was raised.
+        name = error.exc_cls_name or name
+        message = ", ".join(map(printed, error.exc_args or ()))
+    return Failure("task", text.storable(name), text.message(message), text.traceback(traceback))
+
+
+def failure_of_state(meta: Any) -> Failure:
+    """Return the failure of a body that set its state to FAILURE; `meta` is in Celery's form, or any."""
+    if isinstance(meta, BaseException):
+        return failure_of(meta)
+    name, message = states.FAILURE, meta
+    if isinstance(meta, dict):
+        name, message = meta.get("exc_type") or name, meta.get("exc_message", meta)
+    if isinstance(message, (list, tuple)):  # the arguments of the exception
+        message = ", ".join(map(printed, message))
+    words = f"the task set the state {states.FAILURE}" if message is None else printed(message)
+    return Failure("task", text.storable(printed(name)), text.message(words))
+
+
+def time_limit_failure(error: SoftTimeLimitExceeded | TimeLimitExceeded, traceback: str = "") -> Failure:
+    """Return the failure of a body that a time limit ended."""
+    soft = isinstance(error, SoftTimeLimitExceeded)
+    seconds = error.args[0] if error.args and isinstance(error.args[0], (int, float)) else None
+    limit = f"{'soft ' if soft else ''}time limit" + (f" of {seconds:g} s" if seconds else "")
+    return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
+
+
+def lost_process(error: BaseException) -> str:
+    """Return why a job's process is gone, from the error by which the main process learned it."""
+    if isinstance(error, SystemExit):
+        return f"the process that ran it was lost: it exited with status {error.code}"
+    if isinstance(error, KeyboardInterrupt):
+        return "the process that ran it was lost: it was interrupted"
+    return f"the process that ran it was lost: {error}"
+
+
+def printed(value: object) -> str:
+    """Return a value as text, whatever its ``__str__`` does."""
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be printed>"
