@@ -27,7 +27,7 @@ from .errors import (
     ValidationError,
     WaitTimeoutError,
 )
-from .models import Failure, JobRecord, Unreadable
+from .models import Event, Failure, JobRecord, Unreadable
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submitter import Submitter
@@ -185,6 +185,13 @@ class JobHandle:
     def set_status_and_message(self, status: str, message: str | None) -> JobStatus:
         """Set both, or neither, and return the previous status. Raises as `set_status` does."""
         return self._set(status, message)
+
+    def events(self) -> list[Event]:
+        """Return the job's moves in their order: why it is in its status."""
+        events = self._store.events(self.job_id, self._username)
+        if not events:
+            raise self._unknown()
+        return events
 
     def close(self) -> None:
         """Let go of the job, which is not changed by it. Closing twice is closing once."""

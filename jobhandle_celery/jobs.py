@@ -1,14 +1,14 @@
 """`Jobs`: the one object a service makes, and the only wiring. May import everything."""
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery
 from sqlalchemy import URL, Engine
 
 from . import migrations, validation
-from .errors import ApiUsageError, ConfigurationError, shown
+from .errors import ApiUsageError, ConfigurationError, ValidationError, shown
 from .handle import JobHandle
 from .models import Event, Job, JobRecord
 from .runtime import Runtime
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 MOST_FOUND = 10_000
 """The largest `limit` of a `find`; page with `before` for more."""
+
+
+class _AllUsers:
+    def __repr__(self) -> str:
+        return "<all users>"
+
+
+ALL_USERS: Any = _AllUsers()
+"""The default of a username: the service itself, which sees all users' jobs."""
 
 
 class Jobs:
@@ -63,27 +72,40 @@ class Jobs:
         bootstep.install(app)
         message_guard.install(app)
 
-    def handle(self, username: str | None = None, groupname: str | None = None) -> JobHandle:
-        """Open a handle, for a user, or without a username for the service itself, which sees all jobs.
+    def handle(self, *, username: str = ALL_USERS, groupname: str | None = None) -> JobHandle:
+        """Open a handle.
 
-        A web service gives the name of the user who is logged in. A name that may be None would open the
-        service's own handle for whoever has not logged in.
+        Args:
+            username: The user whose jobs the handle sees. Left out: the service itself, which sees all.
+            groupname: The group of the jobs that the handle submits.
 
         Raises:
             ConfigurationError: a setting is missing or wrong.
-            ValidationError: a name was refused.
+            ValidationError: a name was refused. A username of None is: it would open the service's own handle
+                for a web client that has not logged in.
         """
-        return self._runtime.handle(username, groupname)
+        return self._runtime.handle(_user(username), groupname)
 
-    def attach(self, job_id: int) -> JobHandle:
-        """Open a handle of the service's own on that job.
+    def attach(self, job_id: int, *, username: str = ALL_USERS) -> JobHandle:
+        """Open a handle, as `handle` does, that is attached to a job.
 
         Raises:
-            UnknownJobError: there is none of that id.
+            UnknownJobError: there is no job of that id, or it belongs to another user.
         """
-        handle = self.handle()
+        handle = self.handle(username=username)
         handle.attach(job_id)
         return handle
+
+    def submit(
+        self,
+        job: object,
+        *,
+        username: str | None = None,
+        groupname: str | None = None,
+        session: "Session | scoped_session[Any] | None" = None,
+    ) -> int:
+        """Submit one `Job` or Celery signature, as `JobHandle.submit` does, and return its id."""
+        return self._submit([job], username, groupname, session)[0]
 
     def submit_many(
         self,
@@ -95,37 +117,38 @@ class Jobs:
     ) -> list[int]:
         """Submit jobs and signatures, all or none, in one transaction; return their ids, in order.
 
-        All for one user. The id of one whose `unique_key` an unfinished job has is that job's. Raises as
-        `JobHandle.submit` does.
+        The id of a job whose `unique_key` an unfinished job has is that job's. Raises as `JobHandle.submit`
+        does.
         """
         if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
             raise ApiUsageError("submit_many takes several jobs, in a list or the like; submit takes one")
-        submitted = self._runtime.submitter.submit(
-            list(jobs),
-            validation.name("username", username),
-            validation.name("groupname", groupname),
-            session,
-        )
-        return [one.job_id for one in submitted]
+        return self._submit(list(jobs), username, groupname, session)
 
     def find(
         self,
+        *,
         status: str | Iterable[str] | None = None,
         task: str | None = None,
         username: str | None = None,
+        groupname: str | None = None,
+        ids: Iterable[int] | None = None,
+        since: datetime | timedelta | float | None = None,
+        until: datetime | timedelta | float | None = None,
         before: int | None = None,
         limit: int = 100,
-        ids: Iterable[int] | None = None,
     ) -> list[JobRecord]:
-        """Return the newest jobs that fit, newest first.
+        """Return the newest jobs that fit all filters, newest first.
 
         Args:
             status: One status, or several.
             task: The name of a task.
-            username: Whose.
+            username: The user of the jobs.
+            groupname: The group of the jobs.
+            ids: Only these.
+            since: Submitted at or after this moment, or at most this long ago.
+            until: Submitted before this moment, or longer ago than this.
             before: Only ids below this one; the last id of a page gives the next page.
             limit: How many at most, up to 10,000.
-            ids: Only these.
         """
         validation.whole("limit", limit, 1, MOST_FOUND)
         below = (
@@ -133,38 +156,57 @@ class Jobs:
             if before is None
             else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
         )
-        return self._store.find(_selection(status, task, username, ids), below, limit)
+        selection = _selection(status, task, username, groupname, ids, since, until)
+        return self._store.find(selection, below, limit)
 
-    def events(self, job_id: int) -> list[Event]:
-        """Return a job's moves in their order: why it is in this state. Empty if there is no such job."""
-        return self._store.events(validation.job_id(job_id))
+    def count_by_status(
+        self,
+        *,
+        status: str | Iterable[str] | None = None,
+        task: str | None = None,
+        username: str | None = None,
+        groupname: str | None = None,
+        ids: Iterable[int] | None = None,
+        since: datetime | timedelta | float | None = None,
+        until: datetime | timedelta | float | None = None,
+    ) -> dict[JobStatus, int]:
+        """Return how many of the jobs that fit all filters are in each of the nine statuses.
 
-    def count_by_status(self) -> dict[JobStatus, int]:
-        """Return how many jobs are in each of the nine statuses."""
-        return self._store.count_by_status()
+        The filters are those of `find`.
+        """
+        return self._store.count_by_status(_selection(status, task, username, groupname, ids, since, until))
 
     def cancel_many(
         self,
-        task: str | None = None,
-        status: str | Iterable[str] | None = None,
-        username: str | None = None,
-        ids: Iterable[int] | None = None,
         *,
+        status: str | Iterable[str] | None = None,
+        task: str | None = None,
+        username: str | None = None,
+        groupname: str | None = None,
+        ids: Iterable[int] | None = None,
+        since: datetime | timedelta | float | None = None,
+        until: datetime | timedelta | float | None = None,
         terminate: bool = False,
     ) -> int:
-        """Cancel every unfinished job that fits; return how many were cancelled or asked to stop.
+        """Cancel every unfinished job that fits all filters; return how many were cancelled or asked to stop.
 
-        With `terminate`, the processes of bodies that run are ended, as by `JobHandle.cancel_job`. Fewer,
-        should a connection have broken just then: what was done already is not counted again.
+        The filters are those of `find`; `terminate` is that of `JobHandle.cancel_job`. After a broken
+        connection the call is repeated, and the count leaves out what the first attempt has done.
 
         Raises:
-            ApiUsageError: nothing was given; to cancel everything, name the statuses.
+            ApiUsageError: no filter was given; to cancel everything, name the statuses.
         """
-        if task is None and status is None and username is None and ids is None:
-            raise ApiUsageError("cancel_many needs a task, a status, a username or ids")
-        return self._store.cancel_selected(
-            _selection(status, task, username, ids), terminate=validation.flag("terminate", terminate)
-        )
+        selection = _selection(status, task, username, groupname, ids, since, until)
+        if selection == Selection():
+            raise ApiUsageError("cancel_many needs a filter: a status, a task, a username, ids, ...")
+        return self._store.cancel_selected(selection, terminate=validation.flag("terminate", terminate))
+
+    def events(self, job_id: int, *, username: str = ALL_USERS) -> list[Event]:
+        """Return a job's moves in their order: why it is in its status. Empty if there is no such job.
+
+        With a username, other users' jobs have no events.
+        """
+        return self._store.events(validation.job_id(job_id), _user(username))
 
     def sweep(self) -> bool:
         """Make one pass of the sweep; False if somebody made one less than an interval ago."""
@@ -195,10 +237,28 @@ class Jobs:
             door.close()
 
     def close(self) -> None:
-        """Close this process's connections to the database and to the broker; the next use opens new."""
+        """Close this process's connections to the database and the broker; the next use opens new ones."""
         self._runtime.submitter.drain()
         self._store.door.close()
         self._runtime.publisher.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _submit(
+        self,
+        jobs: list[object],
+        username: str | None,
+        groupname: str | None,
+        session: "Session | scoped_session[Any] | None",
+    ) -> list[int]:
+        submitted = self._runtime.submitter.submit(
+            jobs, validation.name("username", username), validation.name("groupname", groupname), session
+        )
+        return [job.job_id for job in submitted]
 
     @property
     def _store(self) -> Store:
@@ -221,10 +281,29 @@ class Jobs:
         return f"<Jobs of {self._app.main}>"
 
 
-def _selection(status: object, task: object, username: object, ids: object) -> Selection:
+def _user(username: object) -> str | None:
+    if username is ALL_USERS:
+        return None
+    if username is None:
+        raise ValidationError("username", None, "a name; left out, the service's own, which sees all jobs")
+    return validation.name("username", username)
+
+
+def _selection(
+    status: object,
+    task: object,
+    username: object,
+    groupname: object,
+    ids: object,
+    since: object,
+    until: object,
+) -> Selection:
     return Selection(
         statuses=validation.statuses(status),
         task=validation.name("task", task),
         username=validation.name("username", username),
+        groupname=validation.name("groupname", groupname),
         ids=validation.job_ids(ids),
+        since=validation.since("since", since),
+        until=validation.since("until", until),
     )

@@ -116,6 +116,11 @@ def age(field: str, value: object) -> timedelta:
     return given
 
 
+def since(field: str, value: Any) -> datetime | timedelta | None:
+    """Check an aware datetime, or how long ago: seconds, or a timedelta; None for None."""
+    return moment(field, value) if value is None or isinstance(value, datetime) else age(field, value)
+
+
 def message(value: object) -> str | None:
     """Return a message as it will be stored; None for None."""
     if value is None:

@@ -45,6 +45,7 @@ OPERATIONS: dict[str, Callable[[JobHandle], object]] = {
     "set_message of none": lambda handle: handle.set_message(None),
     "set_status_and_message": lambda handle: handle.set_status_and_message("Running", "a"),
     "job_id": lambda handle: handle.job_id,
+    "events": lambda handle: handle.events(),
     "wait": lambda handle: handle.wait(0),
     "result": lambda handle: handle.result(0),
     "set_progress": lambda handle: handle.set_progress(1, 2),

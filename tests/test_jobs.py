@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from jobhandle_celery import (
     WaitTimeoutError,
 )
 from jobhandle_celery.store import ClaimRejected, Refusal
+from tests.apps import make_app
 from tests.support import eventually
 from tests.test_handle import ADD, HELD, Stage
 
@@ -284,13 +286,11 @@ def test_submit_of_record_that_cannot_be_read_names_the_field(stage: Stage) -> N
             handle.submit(handle.get_job())
 
 
-# Lists, counts, mass cancel, prune.
+# Lists, counts, mass cancel.
 
 
-def test_find_pages_from_the_newest_and_filters(jobs: Any) -> None:
-    ids = jobs.submit_many([Job(task=f"task.{number % 2}") for number in range(5)], username="ann")
-    ids += jobs.submit_many([Job(task="task.0", status=JobStatus.WAITING)], username="bob", groupname="lab")
-    ids.reverse()
+def test_find_returns_pages_from_the_newest(jobs: Any) -> None:
+    ids = jobs.submit_many([Job(task="tests.other") for _ in range(5)])[::-1]
 
     def found(**query: Any) -> list[int]:
         return [job.id for job in jobs.find(**query)]
@@ -299,12 +299,60 @@ def test_find_pages_from_the_newest_and_filters(jobs: Any) -> None:
     assert found(limit=2) == ids[:2]
     assert found(limit=2, before=ids[1]) == ids[2:4]
     assert found(before=ids[-1]) == []
-    assert found(username="bob") == found(status="Waiting") == found(status=JobStatus.WAITING) == ids[:1]
-    assert found(task="task.1") == [ids[2], ids[4]]
-    assert found(task="task.0", username="ann", limit=1) == [ids[1]]
-    assert found(status=["Waiting", "Queued"]) == ids
-    assert found(status=[]) == found(task="nobody.knows") == []
     assert jobs.find(limit=1)[0] == jobs.attach(ids[0]).get_job()
+
+
+def test_filters_mean_the_same_to_find_count_and_cancel(stage: Stage) -> None:
+    jobs = stage.jobs
+    old, *ids = jobs.submit_many([Job(task=f"task.{number % 2}") for number in range(4)], username="ann")
+    ids += jobs.submit_many([Job(task="task.0", status=JobStatus.WAITING)], username="bob", groupname="lab")
+    age(stage, old, "submitted", 2 * HOUR)
+    now = jobs.attach(ids[0]).get_job().submitted
+    for filters, expected in (
+        ({}, [old, *ids]),
+        ({"status": "Waiting"}, ids[3:]),
+        ({"status": JobStatus.WAITING}, ids[3:]),
+        ({"status": ["Waiting", "Queued"]}, [old, *ids]),
+        ({"status": []}, []),
+        ({"task": "task.1"}, [ids[0], ids[2]]),
+        ({"task": "task.0", "username": "ann"}, [old, ids[1]]),
+        ({"task": "nobody.knows"}, []),
+        ({"username": "bob"}, ids[3:]),
+        ({"groupname": "lab"}, ids[3:]),
+        ({"groupname": "lab", "username": "ann"}, []),
+        ({"ids": [old, ids[1], 10**9]}, [old, ids[1]]),
+        ({"ids": []}, []),
+        ({"since": HOUR}, ids),
+        ({"since": 3600.0}, ids),
+        ({"since": now - HOUR}, ids),
+        ({"since": 3 * HOUR, "until": HOUR}, [old]),
+        ({"until": 3600, "username": "ann"}, [old]),
+        ({"until": now - HOUR}, [old]),
+        ({"since": now + HOUR}, []),
+        ({"until": 0, "ids": [ids[3]]}, ids[3:]),
+        ({"since": now, "until": now}, []),
+    ):
+        query: dict[str, Any] = filters
+        assert [job.id for job in jobs.find(**query)] == expected[::-1], query
+        assert [job.id for job in jobs.find(**query, limit=1)] == expected[-1:], query
+        counts = jobs.count_by_status(**query)
+        assert (len(counts), sum(counts.values())) == (9, len(expected)), query
+    assert jobs.count_by_status(username="ann")[JobStatus.QUEUED] == 4
+    assert jobs.cancel_many(until=now - HOUR) == jobs.cancel_many(groupname="lab") == 1
+    assert [job.id for job in jobs.find(status="Cancelled")] == [ids[3], old]
+    assert jobs.cancel_many(since=HOUR, task="task.1") == 2
+
+
+def test_filters_are_keywords_and_a_positional_one_is_a_type_error(jobs: Any) -> None:
+    for operation in (jobs.find, jobs.count_by_status, jobs.cancel_many):
+        with pytest.raises(TypeError, match="positional"):
+            operation("Waiting")
+        naive = datetime(2030, 1, 1)  # noqa: DTZ001
+        bad: Any
+        for bad in ("1h", True, -1, -HOUR, float("nan"), naive, []):
+            for field in ("since", "until"):
+                with pytest.raises(ValidationError, match=f"^{field}: "):
+                    operation(**{field: bad})
 
 
 def test_counts_have_all_nine_statuses(stage: Stage) -> None:
@@ -329,6 +377,45 @@ def test_cancel_many_cancels_what_fits_and_counts_it(stage: Stage) -> None:
         stays = status.final or status is JobStatus.RUNNING
         assert handle.job_status() is (status if stays else JobStatus.CANCELLED)
     assert handles[JobStatus.RUNNING].cancel_requested()
+
+
+# Users.
+
+
+def test_username_of_none_is_refused_where_none_would_see_all_jobs(jobs: Any) -> None:
+    """A web service passes the name of its client, who may not have logged in."""
+    job_id = jobs.submit(ADD)
+    for operation in (jobs.handle, partial(jobs.attach, job_id), partial(jobs.events, job_id)):
+        operation()
+        with pytest.raises(ValidationError, match=r"^username: None .*left out"):
+            operation(username=None)
+
+
+def test_attach_and_events_with_username_see_that_users_jobs_alone(jobs: Any) -> None:
+    job_id = jobs.submit(ADD, username="ann", groupname="lab")
+    with jobs.attach(job_id, username="ann") as handle:
+        job = handle.get_job()
+        assert (job.username, job.groupname) == ("ann", "lab")
+        assert handle.events() == jobs.events(job_id) == jobs.events(job_id, username="ann")
+        assert [event.status for event in handle.events()] == [JobStatus.SUBMITTED]
+    with pytest.raises(UnknownJobError, match=f"no job {job_id}"):
+        jobs.attach(job_id, username="bob")
+    assert jobs.events(job_id, username="bob") == []
+
+
+def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> None:
+    app: Any = make_app("memory://", database_url)
+    with app.jobs as jobs:
+        assert jobs is app.jobs
+        job_id = jobs.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING))
+        pool = jobs._store.door.engine.pool
+        assert pool.checkedin() == 1
+    assert pool.checkedin() == 0
+    assert jobs.attach(job_id).job_status() is JobStatus.WAITING
+    jobs.close()
+
+
+# Prune.
 
 
 def test_prune_forgets_what_ended_long_ago_and_nothing_else(stage: Stage) -> None:

@@ -69,15 +69,15 @@ def submit(
         _known(desk, task)
     status = JobStatus.WAITING if hold else None
     hidden = tuple(int(one) if one.isdecimal() else one for one in sensitive)
-    with desk.jobs.handle(username, groupname) as handle:
-        handle.submit(Job(task=task, scheduled_for=at, status=status, sensitive=hidden, **fields))
+    job = Job(task=task, scheduled_for=at, status=status, sensitive=hidden, **fields)
+    with desk.jobs.attach(desk.jobs.submit(job, username=username, groupname=groupname)) as handle:
         if not waits:
-            job = handle.get_job()
-            desk.out.say(json_output.standing(job), str(job.id))
+            record = handle.get_job()
+            desk.out.say(json_output.standing(record), str(record.id))
             return
-        job = wait_for(handle, timeout)
-    desk.out.say(json_output.job(job), ended(job))
-    sys.exit(Exit.OK if job.status is JobStatus.FINISHED else Exit.BAD)
+        record = wait_for(handle, timeout)
+    desk.out.say(json_output.job(record), ended(record))
+    sys.exit(Exit.OK if record.status is JobStatus.FINISHED else Exit.BAD)
 
 
 def _known(desk: Desk, task: str) -> None:

@@ -1,5 +1,6 @@
 """What anyone may do to a job from outside: cancel it, take it, end it, speak for it."""
 
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -254,9 +255,19 @@ class Acting(Moves):
             conditions.append(job.c.task == selection.task)
         if selection.username is not None:
             conditions.append(job.c.username == selection.username)
+        if selection.groupname is not None:
+            conditions.append(job.c.groupname == selection.groupname)
         if selection.ids is not None:
             conditions.append(job.c.id.in_(selection.ids))
+        if selection.since is not None:
+            conditions.append(job.c.submitted >= _moment(selection.since))
+        if selection.until is not None:
+            conditions.append(job.c.submitted < _moment(selection.until))
         return and_(*conditions)
+
+
+def _moment(given: datetime | timedelta) -> Any:
+    return clock(-given) if isinstance(given, timedelta) else given
 
 
 def _cancel(which: Guard, *, terminate: bool) -> Transition:

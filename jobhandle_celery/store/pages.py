@@ -6,7 +6,7 @@ has one the time of a submit; but ids rise with it, so the id that an age begins
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..status import JobStatus
 from .queries import Reading
 from .records import Selection, to_job
 from .retrying import repeatable
-from .transitions import Guard
+from .transitions import MOST_PARAMETERS, Guard
 
 STRIDE = 100_000
 """Ids looked through in one statement where no index helps."""
@@ -33,8 +33,8 @@ class Window:
 
     before: int | None = None
     after: int = 0
-    younger_than: timedelta | None = None
-    older_than: timedelta | None = None
+    younger_than: datetime | timedelta | None = None
+    older_than: datetime | timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,20 @@ def within(window: Window) -> list[Guard]:
 
 class Paging(Reading):
     """The lists."""
+
+    @repeatable
+    def find(self, selection: Selection, before: int | None, limit: int) -> list[JobRecord]:
+        """Return the newest jobs of a selection, those with an id below `before` if it is given."""
+        found: list[JobRecord] = []
+        with self.door.reading() as connection:
+            aged = Window(before=before, younger_than=selection.since, older_than=selection.until)
+            # Every id is above 0. Without statistics, SQLite prefers the index of users only so.
+            ids = within(self._by_age(connection, aged)[0])
+            for part in selection.parts(MOST_PARAMETERS):
+                fits = select(job).where(self.selected(part), *ids)
+                statement = fits.order_by(job.c.id.desc()).limit(limit)
+                found += [to_job(row) for row in self.execute(connection, statement)]
+        return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
     @repeatable
     def ids(self, selection: Selection, window: Window) -> list[int]:
@@ -122,7 +136,7 @@ class Paging(Reading):
         # Each status is one stretch of the index, read from its end; together they are one snapshot.
         stretches = [
             select(job.c.id)
-            .where(self.selected(Selection((status,), selection.task, selection.username)), *narrowed)
+            .where(self.selected(replace(selection, statuses=(status,))), *narrowed)
             .order_by(job.c.id.desc())
             .limit(limit)
             .subquery()
@@ -158,8 +172,10 @@ class Paging(Reading):
             aged.append(job.c.submitted < until)
         return Window(before, after), aged
 
-    def moment(self, connection: Connection, ago: timedelta) -> datetime:
-        """Return the moment that long ago, by the database's clock."""
+    def moment(self, connection: Connection, ago: datetime | timedelta) -> datetime:
+        """Return a moment, or the one that long ago by the database's clock."""
+        if isinstance(ago, datetime):
+            return ago
         moment: datetime = self.execute(connection, select(clock(-ago))).scalar_one()
         return moment
 

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, delete, func, literal, select
+from sqlalchemy import ARRAY, BigInteger, BindParameter, any_, bindparam, delete, func, literal, select
 
 from ..models import Event, JobRecord
 from ..schema import clock, job, job_event
 from ..status import FINAL, JobStatus
 from .control import Acting
-from .records import Selection, to_event, to_job
+from .records import EVERYTHING, Selection, to_event, to_job
 from .retrying import repeatable
 from .statements import THESE, at, given, giving
 from .transitions import MINE, MOST_PARAMETERS, Guard
@@ -58,30 +58,14 @@ class Reading(Acting):
         return found
 
     @repeatable
-    def find(self, selection: Selection, before: int | None, limit: int) -> list[JobRecord]:
-        """Return the newest jobs of a selection, those with an id below `before` if it is given."""
-        found: list[JobRecord] = []
+    def count_by_status(self, selection: Selection = EVERYTHING) -> dict[JobStatus, int]:
+        """Return how many jobs of a selection are in each of the nine statuses."""
+        counts = dict.fromkeys(JobStatus, 0)
         with self.door.reading() as connection:
             for part in selection.parts(MOST_PARAMETERS):
-                # Every id is above 0. Without statistics, SQLite prefers the index of users only so.
-                fits = and_(self.selected(part), job.c.id > 0)
-                statement = select(job).where(fits).order_by(job.c.id.desc()).limit(limit)
-                if before is not None:
-                    statement = statement.where(job.c.id < before)
-                found += [to_job(row) for row in self.execute(connection, statement)]
-        return sorted(found, key=lambda one: one.id, reverse=True)[:limit]
-
-    @repeatable
-    def count_by_status(self) -> dict[JobStatus, int]:
-        """Return how many jobs are in each of the nine statuses."""
-        counts = dict.fromkeys(JobStatus, 0)
-        statement = (
-            select(job.c.status_id, func.count())
-            .where(job.c.namespace == self.namespace)
-            .group_by(job.c.status_id)
-        )
-        with self.door.reading() as connection:
-            counts.update(self.execute(connection, statement).all())
+                counted = select(job.c.status_id, func.count()).where(self.selected(part))
+                for status, count in self.execute(connection, counted.group_by(job.c.status_id)):
+                    counts[status] += count
         return counts
 
     @repeatable

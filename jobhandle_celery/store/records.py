@@ -204,12 +204,19 @@ class Lost:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which jobs a list or a mass cancel is about; None: any."""
+    """The filters of a list, a count or a mass cancel; None: any.
+
+    `since` and `until` are about the time of the submit, the first included, the second not: a moment, or how
+    long ago by the database's clock.
+    """
 
     statuses: tuple[JobStatus, ...] | None = None
     task: str | None = None
     username: str | None = None
     ids: tuple[int, ...] | None = None
+    groupname: str | None = None
+    since: datetime | timedelta | None = None
+    until: datetime | timedelta | None = None
 
     def parts(self, size: int) -> "Iterator[Selection]":
         """Split it into selections of so many ids: databases have limits on the parameters of a statement."""
@@ -218,6 +225,9 @@ class Selection:
             return
         for start in range(0, len(self.ids), size):
             yield replace(self, ids=self.ids[start : start + size])
+
+
+EVERYTHING = Selection()
 
 
 def unique_hash(namespace: str, username: str | None, unique_key: str | None) -> str | None:

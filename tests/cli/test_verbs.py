@@ -227,7 +227,7 @@ def test_cancel_by_filters_takes_those_that_fit(stage: Stage) -> None:
     assert typed(stage.app, "cancel", "--older-than", "1h", "--yes", "--json").document == {"cancelled": 1}
     assert typed(stage.app, "cancel", "--status", "Waiting", "--yes").out.startswith("1 jobs")
     assert typed(stage.app, "cancel", "--user", "ann", "--yes", "--json").document == {"cancelled": 1}
-    assert [job.id for job in stage.jobs.find("Queued")] == [2]
+    assert [job.id for job in stage.jobs.find(status="Queued")] == [2]
     assert typed(stage.app, "cancel", "--task", "tests.add", "--yes", "--json").document == {"cancelled": 1}
     assert typed(stage.app, "cancel", "--task", "tests.add", "--json").document == {"cancelled": 0}
 

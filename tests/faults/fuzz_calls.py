@@ -52,7 +52,7 @@ _READS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "wait": (TIMEOUTS,),
     "result": (TIMEOUTS,),
     **dict.fromkeys(("get_job", "job_status", "job_finished", "job_message", "job_running", "job_error"), ()),
-    **dict.fromkeys(("cancel_requested", "raise_if_cancelled", "__repr__", "__enter__"), ()),
+    **dict.fromkeys(("cancel_requested", "raise_if_cancelled", "events", "__repr__", "__enter__"), ()),
 }
 _WRITES: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "set_status": (WORDS,),
@@ -62,7 +62,11 @@ _WRITES: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "resubmit_job": (),
     "release_job": (),
 }
-_SELECTION = {"task": ANYTHING, "status": WORDS, "username": ANYTHING, "ids": ANYTHING | st.lists(IDS)}
+_SELECTION = {
+    "status": WORDS,
+    "ids": ANYTHING | st.lists(IDS),
+    **dict.fromkeys(("task", "username", "groupname", "since", "until"), ANYTHING),
+}
 _FOUND = {**_SELECTION, "before": IDS, "limit": ANYTHING}
 
 
@@ -99,12 +103,13 @@ def _jobs_calls() -> st.SearchStrategy[Call]:
         call(
             "submit_many", st.lists(SUBMITTED, max_size=3) | ANYTHING, username=ANYTHING, groupname=ANYTHING
         ),
+        call("submit", SUBMITTED | ANYTHING, username=ANYTHING, groupname=ANYTHING),
         call("find", **_FOUND),
         call("cancel_many", **_SELECTION),
-        call("events", IDS),
-        call("attach", IDS),
-        call("handle", ANYTHING, ANYTHING),
-        call("count_by_status"),
+        call("events", IDS, username=ANYTHING),
+        call("attach", IDS, username=ANYTHING),
+        call("handle", username=ANYTHING, groupname=ANYTHING),
+        call("count_by_status", **_SELECTION),
         call("prune", ANYTHING),
         call("sweep"),
     )
@@ -129,7 +134,10 @@ class Caller:
         """Start over, without any job, with fresh handles and a job or two of each user's."""
         for table in ("jobhandle_job_event", "jobhandle_job"):
             self._rows.execute(text(f"DELETE FROM {table}"))
-        self.handles = {actor: self._app.jobs.handle(username) for actor, username in ACTORS.items()}
+        self.handles = {
+            actor: self._app.jobs.handle(**({"username": username} if username else {}))
+            for actor, username in ACTORS.items()
+        }
         for actor, handle in self.handles.items():
             if actor != "new":
                 handle.submit(Job(task="tests.add", args=[1, 2]))
