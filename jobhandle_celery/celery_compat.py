@@ -22,18 +22,27 @@ _PUBLISHING_METHODS = {
 """kombu's methods that a message passes on its way to Redis. Only their origin is checked."""
 
 
-def disconnect(connection: Any) -> None:
-    """Close a kombu connection without a handshake, which a broken or silent broker would not answer.
+def disconnect(connection: Any, *, handshake: bool = False) -> None:
+    """Close a kombu connection: by a handshake with the broker, or just its sockets.
 
-    `Connection.collect` does so where the transport has a `_collect` (amqp). Elsewhere it changes Python's
-    default socket timeout, for all threads; but virtual transports close without a handshake anyway.
+    amqp alone has a handshake; its transport has a `_collect` that just closes. Without one, kombu's
+    `Connection.collect` would change Python's default socket timeout meanwhile, for all threads.
+
+    Raises:
+        OSError: the broker did not answer the handshake.
     """
-    if connection._connection is None:
-        return  # never opened, or closed
-    if hasattr(connection.transport, "_collect"):
-        connection.collect()
-    else:
+    established = connection._connection
+    if established is None:
+        return  # never opened, or closed already
+    if not hasattr(connection.transport, "_collect"):
         connection.release()
+        return
+    try:
+        if handshake:
+            # kombu's `release` would hide that the broker is silent, after it has asked twice.
+            established.close()
+    finally:
+        connection.collect()
 
 
 def supports_batches(producer: Any) -> bool:

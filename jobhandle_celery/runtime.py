@@ -116,7 +116,7 @@ class Runtime:
     @cached_property
     def publisher(self) -> Publisher:
         """Publishes messages to the broker."""
-        return self._first("publisher", Publisher(self._app))
+        return self._first("publisher", Publisher(self._app, fast_publish=self.settings.fast_publish))
 
     @cached_property
     def submitter(self) -> Submitter:

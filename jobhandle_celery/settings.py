@@ -37,6 +37,8 @@ class Settings:
 
     progress_events: bool = True
     """Whether workers send ``task-progress``, an event that Celery does not have."""
+    fast_publish: bool = True
+    """Whether messages to Redis and RabbitMQ bypass kombu's producer where they can."""
 
     @property
     def unbroken(self) -> timedelta:
@@ -77,13 +79,12 @@ def read(get: Callable[[str], Any]) -> Settings:
             if not isinstance(value, str) or not 0 < len(value) <= 63:
                 raise ConfigurationError(f"jobhandle_{name}: {shown(value)}; accepted: 1 to 63 characters")
             given[name] = value
-    progress_events = get("jobhandle_progress_events")
-    if progress_events is not None:
-        if not isinstance(progress_events, bool):
-            raise ConfigurationError(
-                f"jobhandle_progress_events: {shown(progress_events)}; accepted: True or False"
-            )
-        given["progress_events"] = progress_events
+    for name in ("progress_events", "fast_publish"):
+        value = get(f"jobhandle_{name}")
+        if value is not None:
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"jobhandle_{name}: {shown(value)}; accepted: True or False")
+            given[name] = value
     return Settings(**given)
 
 

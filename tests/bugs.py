@@ -19,7 +19,7 @@ def logged_bugs(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 def blames_the_broker(caplog: pytest.LogCaptureFixture) -> bool:
     said = [record.getMessage() for record in caplog.records]
-    return any("not reached" in message or "the broker refused" in message for message in said)
+    return any("not reached" in message or "the broker rejected" in message for message in said)
 
 
 def submit_three_times(app: Any) -> int:

@@ -20,7 +20,7 @@ from jobhandle_celery import (
     UnknownJobError,
     ValidationError,
 )
-from jobhandle_celery.broker.messages import Messages
+from jobhandle_celery.broker.messages import MessageBuilder
 from jobhandle_celery.status import UNFINISHED
 from tests.apps import make_app
 
@@ -263,7 +263,7 @@ def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
 
     handle = shop.jobs.handle()
     for owner, method in (
-        (Messages, "ready"),
+        (MessageBuilder, "build"),
         (shop.jobs._runtime.store, "outgoing"),
         (shop.jobs._runtime.publisher, "publish"),
         (shop.jobs._runtime.store, "mark_queued"),

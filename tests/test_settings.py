@@ -53,6 +53,7 @@ def test_settings_have_the_defaults_of_the_design() -> None:
         namespace="default",
         schema=None,
         progress_events=True,
+        fast_publish=True,
     )
 
 
@@ -89,10 +90,11 @@ def test_a_bad_name_is_refused_by_name(key: str) -> None:
             read({f"jobhandle_{key}": value}.get)
 
 
-def test_progress_events_are_true_or_false() -> None:
-    assert read({"jobhandle_progress_events": False}.get).progress_events is False
-    with pytest.raises(ConfigurationError, match=r"jobhandle_progress_events: .*accepted"):
-        read({"jobhandle_progress_events": "no"}.get)
+@pytest.mark.parametrize("name", ["progress_events", "fast_publish"])
+def test_switch_accepts_true_or_false_only(name: str) -> None:
+    assert getattr(read({f"jobhandle_{name}": False}.get), name) is False
+    with pytest.raises(ConfigurationError, match=rf"jobhandle_{name}: .*accepted"):
+        read({f"jobhandle_{name}": "no"}.get)
 
 
 def test_a_bad_setting_comes_out_at_the_first_use(sqlite_url: str) -> None:

@@ -29,7 +29,7 @@ class Recorder:
         for one in messages:
             self.given.append(one.job_id)
             if one.job_id in self.unsendable:
-                published.put_off(one, "it is too bad")
+                published.reject(one, "it is too bad")
             else:
                 published.sent.append(one)
         return published

@@ -1,7 +1,7 @@
 """The connections to the broker of one process: lent for a publish, at most `broker_pool_limit` kept.
 
-Celery has a pool as well, and so has kombu; but their waits have no bound, and a connection of theirs takes
-with it neither its declared queues nor what was prepared for its fast transport. May import broker and below.
+Celery and kombu have pools as well. But their waits have no bound, and their connections keep neither the
+names of declared queues nor the templates of a fast transport.
 """
 
 import atexit
@@ -17,19 +17,20 @@ from ..store import gate
 from .connection import BOUND, BrokerConnection
 
 
-class Busy(Exception):
+class PoolExhausted(Exception):
     """Every connection that may be open is in use, and none became free in time."""
 
 
 _inherited: list[BrokerConnection] = []
-"""Connections of our parents. Not closed, not even by the garbage collector: they are not ours to end."""
+"""Connections of parent processes. Closing one, by the garbage collector too, would end the parent's."""
 
 
 class ConnectionPool:
-    """Connections to one broker, for all threads of one process at a time."""
+    """Connections to one broker, for all threads of one process."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, fast_publish: bool = True) -> None:
         self._app = app
+        self._fast_publish = fast_publish
         self._limit: int = app.conf.broker_pool_limit or 0
         """0: as with Celery, none is kept and any number may be open."""
         self._renew()
@@ -39,74 +40,77 @@ class ConnectionPool:
     def _renew(self) -> None:
         self._changed = threading.Condition()
         self._idle: list[BrokerConnection] = []
-        # A time limit may come anywhere: what was lent and is lost is no longer counted once it is collected.
-        self._lent: WeakSet[BrokerConnection] = WeakSet()
+        # Weak: a time limit may interrupt a thread between any two instructions, and its connection is lost.
+        self._in_use: WeakSet[BrokerConnection] = WeakSet()
         self._outdated: WeakSet[BrokerConnection] = WeakSet()
         self._local = threading.local()
 
     def before_fork(self) -> None:
-        """Nothing: a fork waits for the verbs under way."""
+        """Do nothing: a fork waits for the calls under way."""
 
     def after_fork(self) -> None:
         """Leave the parent's connections to the parent."""
-        _inherited.extend((*self._idle, *self._lent))
+        _inherited.extend((*self._idle, *self._in_use))
         self._renew()
 
     @contextmanager
-    def lent(self) -> Iterator[BrokerConnection]:
-        """Lend a connection, the one that was used last; it may not have been opened yet.
+    def acquire(self) -> Iterator[BrokerConnection]:
+        """Lend a connection, the one used last. It may not be open yet; after an error it is closed.
 
         Raises:
-            Unusable: there can be none.
-            Busy: none became free within `BOUND`.
+            UnusableBrokerUrl: there can be none.
+            PoolExhausted: none became free within `BOUND`.
         """
-        holding = getattr(self._local, "holding", 0)
-        line = self._take(beyond_the_limit=holding > 0)
-        self._local.holding = holding + 1
+        held = getattr(self._local, "held", 0)
+        # A receiver of Celery's signals that submits while its thread publishes must not wait for itself.
+        connection = self._acquire(beyond_the_limit=held > 0)
+        self._local.held = held + 1
         try:
-            yield line
+            yield connection
         except BaseException:
-            line.close()
+            connection.close()
             raise
         finally:
-            self._local.holding = holding
-            self._give_back(line)
+            self._local.held = held
+            self._release(connection)
 
-    def _take(self, *, beyond_the_limit: bool) -> BrokerConnection:
-        # A receiver of Celery's signals that submits while its thread publishes must not wait for itself.
+    def _acquire(self, *, beyond_the_limit: bool) -> BrokerConnection:
         deadline = time.monotonic() + BOUND
         with self._changed:
             while not self._idle:
-                if not self._limit or len(self._lent) < self._limit or beyond_the_limit:
-                    line = BrokerConnection(self._app)
+                if not self._limit or len(self._in_use) < self._limit or beyond_the_limit:
+                    connection = BrokerConnection(self._app, fast_publish=self._fast_publish)
                     break
                 if not self._changed.wait(max(deadline - time.monotonic(), 0)) and not self._idle:
-                    raise Busy(f"all {self._limit} connections are in use (broker_pool_limit)")
+                    raise PoolExhausted(
+                        f"all {self._limit} connections to the broker are in use (broker_pool_limit)"
+                    )
             else:
-                line = self._idle.pop()
-            self._lent.add(line)
-            return line
+                connection = self._idle.pop()
+            self._in_use.add(connection)
+            return connection
 
-    def _give_back(self, line: BrokerConnection) -> None:
+    def _release(self, connection: BrokerConnection) -> None:
         with self._changed:
-            if line not in self._lent:
-                return  # a fork came in between: it is the parent's
-            self._lent.discard(line)
-            room = len(self._idle) + len(self._lent) < self._limit
-            if keep := room and line not in self._outdated:
-                self._idle.append(line)
+            if connection not in self._in_use:
+                return  # this process was forked meanwhile: it is the parent's
+            self._in_use.discard(connection)
+            room = len(self._idle) + len(self._in_use) < self._limit
+            if keep := room and connection not in self._outdated:
+                self._idle.append(connection)
             self._changed.notify()
         if not keep:
-            line.close()
+            connection.close()
 
     def close(self) -> None:
-        """Close all connections; what is lent is closed when it is given back."""
+        """Close all idle connections, and those in use when they are released."""
         with self._changed:
             idle, self._idle = self._idle, []
-            self._outdated |= self._lent
+            self._outdated |= self._in_use
         orderly = True
-        for line in idle:
-            orderly = line.close(orderly=orderly)  # a broker that is silent to one need not be asked again
+        for connection in idle:
+            # A silent broker is waited for once, not once per connection.
+            orderly = connection.close(orderly=orderly) and orderly
 
 
 def _close_at_exit(close: "WeakMethod[Callable[[], None]]") -> None:

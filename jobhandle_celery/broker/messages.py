@@ -1,11 +1,11 @@
-"""What the message of a job is: built by Celery once for its kind, and copied. May import store and below.
+"""Builds the messages of jobs: Celery builds one of each template, and the others are copies of it.
 
-The message is only a wake-up. It carries the arguments because Celery wants them there, and in one header
-of ours which job, and which attempt of it, it is for. It carries neither `expires` nor an ETA: the row has
-both, and a worker that has discarded a message as expired discards all later ones of that task id.
+A message is only a wake-up. It carries the arguments because Celery expects them there, and one header of
+ours: the job's id and attempt. It carries neither `expires` nor an ETA: the row has both, and a worker that
+has discarded a message as expired discards all later messages of that task id.
 
-Celery takes longer to build a message than Redis to take it. But the messages of one task on one way differ
-in their ids and arguments alone; so Celery builds one of them, and the others are its copies.
+Celery takes longer to build a message than Redis to take it. But the messages of one task with the same
+routing differ in their ids and arguments alone.
 """
 
 import ast
@@ -27,15 +27,15 @@ from .headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .publish_options import LEVELS_SHOWN
 from .queue_declarations import declared, is_partial
 
-MOST_KINDS = 1_000
-"""Kinds that are remembered; a caller may make up queue names without end."""
+TEMPLATE_LIMIT = 1_000
+"""Templates that are cached: callers may invent queue names without end."""
 
 SERIALIZER, SIGNING_SERIALIZER = "jobhandle", "jobhandle-auth"
-"""kombu's names for JSON, and for signed JSON, under a content type that workers without `Jobs` reject."""
+"""kombu's names for JSON and signed JSON with a content type that workers without `Jobs` reject."""
 
 
 def register_serializers() -> None:
-    """Register the encoders with kombu, without decoders: only the guard of our own workers reads them."""
+    """Register the encoders with kombu, without decoders: only the message guard of a worker reads them."""
     kombu_serialization.register(SERIALIZER, kombu_json.dumps, None, CONTENT_TYPE)
     kombu_serialization.register(SIGNING_SERIALIZER, _signed, None, SIGNED_CONTENT_TYPE)
 
@@ -46,46 +46,47 @@ def _signed(body: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class MessageTemplate:
-    """What the messages of one task on one way have in common."""
+    """What the messages of one task with the same routing have in common."""
 
     headers: Mapping[str, Any]
     options: Mapping[str, Any]
-    rest: str
-    """What stands in the body after the arguments, as JSON."""
+    embed: str
+    """What follows the arguments in the body, as JSON."""
     own_root: bool
-    """Each is the root of what it starts, unless whoever submitted it is."""
+    """True if each job is its own root: no task submitted it."""
     sensitive: Sequence[str | int]
-    args_shown: str | None
-    kwargs_shown: str | None
+    """Arguments that are masked where messages are displayed."""
+    argsrepr: str | None
+    kwargsrepr: str | None
+    """Given by the caller; None: shown as Celery does."""
     levels: int
     """How deep arguments are shown."""
 
 
 @dataclass(frozen=True)
 class RenderedMessage:
-    """A message that is a copy of its kind, but for what is its own."""
+    """A message: its template, and the fields that differ."""
 
     task: str
     body: str
-    kind: MessageTemplate
+    template: MessageTemplate
     task_id: str
-    own: Mapping[str, Any]
-    """Headers."""
+    own_headers: Mapping[str, Any]
 
     @property
     def headers(self) -> dict[str, Any]:
-        """All of them."""
-        return {**self.kind.headers, **self.own}
+        """The headers of the template and its own."""
+        return {**self.template.headers, **self.own_headers}
 
     @property
     def options(self) -> dict[str, Any]:
-        """What kombu's producer is to be called with."""
-        return {**self.kind.options, "headers": self.headers, "correlation_id": self.task_id}
+        """The arguments for kombu's producer."""
+        return {**self.template.options, "headers": self.headers, "correlation_id": self.task_id}
 
     @property
     def event(self) -> dict[str, Any]:
-        """Celery's event of a task that was sent."""
-        headers, options = self.headers, self.kind.options
+        """The fields of Celery's ``task-sent`` event."""
+        headers, options = self.headers, self.template.options
         queue = next((queue.name for queue in options["declare"]), None)
         return {
             "uuid": self.task_id,
@@ -99,66 +100,73 @@ class RenderedMessage:
         }
 
 
-class Messages:
-    """Builds messages, for one thread of one process at a time."""
+class MessageBuilder:
+    """Builds messages and caches their templates, for one process."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._amqp: Any = app.amqp
-        self._kinds: dict[tuple[Any, ...], MessageTemplate] = {}
-        # Each look at Celery's configuration costs as much as a small message.
+        self._templates: dict[tuple[Any, ...], MessageTemplate] = {}
+        # To read Celery's configuration takes as long as to build a small message.
         self._signs = app.conf.task_serializer == "auth"
-        self.one_by_one = bool(app.conf.task_send_sent_event)
-        """True if each message is followed by Celery's event `task-sent`."""
         register_serializers()
 
-    def ready(self, one: PendingMessage) -> RenderedMessage:
-        """Return the message of a job, as a copy of its kind; that of a retry is of its own kind.
+    def build(self, job: PendingMessage) -> RenderedMessage:
+        """Return the message of a job. That of a retry has a template of its own.
 
-        No handler of Celery's publish signals is called: those had their say at the submit, or in the body
-        that asked for the retry.
+        No handler of Celery's publish signals is called: they were called at the submit, or in the task that
+        asked for the retry.
         """
-        retry = serialization.decode(one.retry) if one.retry else None
-        kind = self._kind(one) if retry is None else self._new_kind(one, retry)
+        retry = serialization.decode(job.retry) if job.retry else None
         if retry is None:
-            args_text, kwargs_text = one.args, one.kwargs
-            args, kwargs = _decoded(one.args), _decoded(one.kwargs)
+            template = self._template(job)
+            args_text, kwargs_text = job.args, job.kwargs
+            args, kwargs = _decoded(job.args), _decoded(job.kwargs)
         else:
+            template = self._build_with_celery(job, retry)
             args, kwargs = retry["args"], retry["kwargs"]
             args_text, kwargs_text = kombu_json.dumps(args), kombu_json.dumps(kwargs)
         if not isinstance(args, list) or not isinstance(kwargs, dict):
-            raise TypeError(f"the arguments of job {one.job_id} are none")
-        if kind.sensitive:
-            args, kwargs = masked(args, kwargs, kind.sensitive)
-        amqp = self._amqp
-        own = {
-            "id": one.task_id,
-            "argsrepr": kind.args_shown or args_shown(args, amqp.argsrepr_maxsize, kind.levels),
-            # What Flower shows and searches: `kwargs:job_id=42`. The body does not receive it.
+            raise TypeError(f"job {job.job_id}: args must be a list and kwargs an object")
+        body = f"[{args_text}, {kwargs_text}, {template.embed}]"
+        return RenderedMessage(
+            job.task, body, template, job.task_id, self._headers(job, template, args, kwargs)
+        )
+
+    def _headers(
+        self, job: PendingMessage, template: MessageTemplate, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if template.sensitive:
+            args, kwargs = masked(args, kwargs, template.sensitive)
+        amqp, levels = self._amqp, template.levels
+        headers = {
+            "id": job.task_id,
+            "argsrepr": template.argsrepr or args_shown(args, amqp.argsrepr_maxsize, levels),
+            # Flower shows and searches it (`kwargs:job_id=42`). The task does not receive it.
             "kwargsrepr": kwargs_shown(
-                one.job_id, kwargs, kind.kwargs_shown, amqp.kwargsrepr_maxsize, kind.levels
+                job.job_id, kwargs, template.kwargsrepr, amqp.kwargsrepr_maxsize, levels
             ),
-            **job_headers(one.job_id, one.attempt, kind.sensitive, again=one.publish_count > 0),
+            **job_headers(job.job_id, job.attempt, template.sensitive, again=job.publish_count > 0),
         }
-        if kind.own_root:
-            own["root_id"] = one.task_id
-        return RenderedMessage(one.task, f"[{args_text}, {kwargs_text}, {kind.rest}]", kind, one.task_id, own)
+        if template.own_root:
+            headers["root_id"] = job.task_id
+        return headers
 
-    def _kind(self, one: PendingMessage) -> MessageTemplate:
-        key = one.task, one.queue, one.routing, one.priority, one.time_limit, one.soft_time_limit
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= MOST_KINDS:
-                self._kinds.clear()
-            kind = self._kinds[key] = self._new_kind(one, {})
-        return kind
+    def _template(self, job: PendingMessage) -> MessageTemplate:
+        key = job.task, job.queue, job.routing, job.priority, job.time_limit, job.soft_time_limit
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= TEMPLATE_LIMIT:
+                self._templates.clear()
+            template = self._templates[key] = self._build_with_celery(job, {})
+        return template
 
-    def _new_kind(self, one: PendingMessage, retry: Mapping[str, Any]) -> MessageTemplate:
-        routing, options = serialization.decode(one.routing), retry.get("options", {})
+    def _build_with_celery(self, job: PendingMessage, retry: Mapping[str, Any]) -> MessageTemplate:
+        routing, options = serialization.decode(job.routing), retry.get("options", {})
         stamps = options.get("stamped_headers") or ()
-        said = {
-            "time_limit": one.time_limit,
-            "soft_time_limit": one.soft_time_limit,
+        given = {
+            "time_limit": job.time_limit,
+            "soft_time_limit": job.soft_time_limit,
             **routing,
             **routing.get("stamps", {}),
             **options,
@@ -166,42 +174,42 @@ class Messages:
             **retry.get("way", {}),
         }
         (headers, _, body, _) = self._amqp.as_task_v2(
-            one.task_id,
-            one.task,
-            # The arguments, and what is shown of them, are each message's own.
+            job.task_id,
+            job.task,
+            # The arguments differ from message to message.
             argsrepr="",
             kwargsrepr="",
-            callbacks=said.get("link"),
-            errbacks=said.get("link_error"),
-            **{name: said[name] for name in _BUILT_FROM if name in said},
-            **{name: said.get(name) for name in said.get("stamped_headers") or ()},
+            callbacks=given.get("link"),
+            errbacks=given.get("link_error"),
+            **{name: given[name] for name in _BUILT_FROM if name in given},
+            **{name: given.get(name) for name in given.get("stamped_headers") or ()},
         )
         custom = {**retry.get("added", {}), **routing.get("headers", {}), **(options.get("headers") or {})}
         return MessageTemplate(
             headers={**headers, **custom},
-            options=self._options(one, said),
-            rest=kombu_json.dumps(body[2]),
-            own_root=not said.get("root_id"),
+            options=self._options(job, given),
+            embed=kombu_json.dumps(body[2]),
+            own_root=not given.get("root_id"),
             sensitive=routing.get("sensitive", ()),
-            args_shown=said.get("argsrepr"),
-            kwargs_shown=said.get("kwargsrepr"),
-            levels=said.get("levels", LEVELS_SHOWN),
+            argsrepr=given.get("argsrepr"),
+            kwargsrepr=given.get("kwargsrepr"),
+            levels=given.get("levels", LEVELS_SHOWN),
         )
 
-    def _options(self, one: PendingMessage, said: Mapping[str, Any]) -> dict[str, Any]:
-        exchange, routing_key = said.get("exchange"), said.get("routing_key")
-        queue = None if one.queue is None else self._queue(one.queue, said.get("declare"))
+    def _options(self, job: PendingMessage, given: Mapping[str, Any]) -> dict[str, Any]:
+        exchange, routing_key = given.get("exchange"), given.get("routing_key")
+        queue = None if job.queue is None else self._queue(job.queue, given.get("declare"))
         if exchange is None or routing_key is None:
-            # A row of an older version: as Celery does when it publishes.
-            kind = "direct" if queue is None else queue.exchange.type
-            if (not exchange or not routing_key) and kind == "direct":
-                exchange, routing_key = "", one.queue
+            # A row of an older version: as Celery resolves it when it publishes.
+            exchange_type = "direct" if queue is None else queue.exchange.type
+            if (not exchange or not routing_key) and exchange_type == "direct":
+                exchange, routing_key = "", job.queue
             elif queue is not None:
                 exchange, routing_key = exchange or queue.exchange.name, routing_key or queue.routing_key
-        priority = said["priority"] if said.get("priority") is not None else one.priority
+        priority = given["priority"] if given.get("priority") is not None else job.priority
         optional = {
             "priority": priority,
-            "compression": said.get("compression"),
+            "compression": given.get("compression"),
             # Never pickle or yaml; a signed message is JSON inside.
             "serializer": SIGNING_SERIALIZER if self._signs else None,
         }
@@ -209,19 +217,19 @@ class Messages:
             "exchange": exchange,
             "routing_key": routing_key,
             "declare": [] if queue is None else [queue],
-            "delivery_mode": said.get("delivery_mode") or self._app.conf.task_default_delivery_mode,
-            "reply_to": said.get("reply_to") or "",
+            "delivery_mode": given.get("delivery_mode") or self._app.conf.task_default_delivery_mode,
+            "reply_to": given.get("reply_to") or "",
             **{name: value for name, value in optional.items() if value is not None},
         }
 
     def _queue(self, name: str, record: Mapping[str, Any] | None) -> Queue | None:
-        """Return the queue to declare: as the submitter knew it, for this process may know another one."""
+        """Return the queue to declare: as the submitter declares it, whatever this process knows of it."""
         if record is None:
             return None
         if record["name"] == name and not is_partial(record):
             return declared(record)
         queues: Mapping[str, Queue] = self._amqp.queues
-        # Asked so, for [] makes what it lacks.
+        # `queues[name]` would create a missing queue.
         if dict.__contains__(queues, name):
             return queues[name]
         return declared(record) if record["name"] == name else Queue(name, Exchange(""), routing_key=name)
@@ -231,24 +239,24 @@ _BUILT_FROM = (
     *("retries", "chord", "chain", "group_id", "group_index", "root_id", "parent_id", "shadow"),
     *("time_limit", "soft_time_limit", "ignore_result", "replaced_task_nesting", "stamped_headers", "origin"),
 )
-"""Parameters of `AMQP.as_task_v2` that the row, or its retry, has a value for."""
+"""Parameters of `AMQP.as_task_v2` that the row, or its retry, has values for."""
 
 
 def _decoded(text: str) -> Any:
-    # Mostly plain JSON, which needs none of kombu's looking for its own types.
+    # Most is plain JSON, and kombu's decoder for its own types is slow.
     if text == "{}":
         return {}
     return serialization.decode(text) if '"__type__"' in text else json.loads(text)
 
 
 def args_shown(args: Sequence[Any], limit: int, levels: int = LEVELS_SHOWN) -> str:
-    """Return what is shown of positional arguments: some `limit` characters, so many levels deep."""
+    """Return what is shown of positional arguments: about `limit` characters, `levels` deep."""
     args = tuple(args)
     return repr(args) if _is_short(args, limit) else str(saferepr(args, limit, maxlevels=levels))
 
 
 def _is_short(values: Sequence[Any], limit: int) -> bool:
-    """Say whether Celery's own way to show values, which is slow, would show the same as `repr`."""
+    """Return True if Celery's slow `saferepr` would show the same as `repr`."""
     room = limit - 2
     for value in values:
         if type(value) is str:
@@ -265,18 +273,18 @@ def _is_short(values: Sequence[Any], limit: int) -> bool:
 def kwargs_shown(
     job_id: int, kwargs: Mapping[str, Any], given: str | None, limit: int, levels: int = LEVELS_SHOWN
 ) -> str:
-    """Return what is shown of the keyword arguments, the job's id before them, so that Flower finds it.
+    """Return what is shown of keyword arguments, after the job's id, so that Flower's search finds it.
 
-    Flower's search reads literals alone, and the last of two equal keys; what it could not read, or would
-    read as another job's, goes into a string.
+    Flower parses Python literals only, and takes the last of two equal keys. What it could not parse, or
+    would take for another job's id, becomes a string.
     """
     if given is None and "job_id" not in kwargs and _is_short([*kwargs, *kwargs.values()], limit):
         return repr({"job_id": job_id, **kwargs})
     shown = str(saferepr(dict(kwargs), limit, maxlevels=levels)) if given is None else given
     comma = "" if shown == "{}" else ", "
-    beside = f"{{'job_id': {job_id}{comma}{shown.removeprefix('{')}"
+    combined = f"{{'job_id': {job_id}{comma}{shown.removeprefix('{')}"
     try:
-        found = ast.literal_eval(beside) if shown.startswith("{") and "job_id" not in kwargs else {}
+        found = ast.literal_eval(combined) if shown.startswith("{") and "job_id" not in kwargs else {}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         found = {}
-    return beside if found.get("job_id") == job_id else repr({"job_id": job_id, "kwargs": shown})
+    return combined if found.get("job_id") == job_id else repr({"job_id": job_id, "kwargs": shown})

@@ -1,11 +1,11 @@
-"""What Redis is given for a message, made by kombu once for its kind, with holes. May import messages.
+"""Publishes to Redis by LPUSH, without kombu's work for each message.
 
-On its way to Redis a message goes through kombu's producer, exchange and channel, and becomes JSON as a
-whole, which takes more than a third of the time of a job that is one of many. So kombu sends one message of a
-kind to a tape, with marks where messages of that kind differ, and the others are that text with the marks
-replaced. What does not come out as a single LPUSH with each mark in its place (another exchange, a
-compressed body, a queue that expires) has no stencil, and goes kombu's way; nor is there one where a method
-on that way is not kombu's own, or where the tape holds anything that was not given.
+On its way to Redis a message passes kombu's producer, exchange and channel, and becomes JSON as a whole. That
+takes more than a third of the time of a job in a batch. So kombu publishes one message of each template to a
+recorder, with placeholders for what differs between messages, and the recorded text is the template of the
+others. kombu itself publishes a message that is not recorded as a single LPUSH with each placeholder in its
+place (another exchange, a compressed body, a queue that expires), and every message while a method on that
+way is not kombu's own.
 """
 
 import json
@@ -13,57 +13,65 @@ import os
 import re
 import uuid
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
-from types import FunctionType
 from typing import Any
 
-from .messages import RenderedMessage
+from .. import celery_compat
+from .kombu_transport import KombuTransport
+from .messages import TEMPLATE_LIMIT, MessageTemplate, RenderedMessage
+
+_PROPERTIES = {
+    *("correlation_id", "reply_to", "delivery_mode", "delivery_info", "delivery_tag"),
+    *("priority", "body_encoding"),
+}
+_to_json = json.JSONEncoder().encode
 
 
-class Client:
-    """The one Redis client that a channel of ours uses for all its messages, or a tape in its place.
+class RedisTransport:
+    """Appends messages to the lists of one Redis, all by the same client."""
 
-    kombu makes a new client for each message, all on the same pool of connections, which takes longer than
-    to send one.
-    """
+    batches = True
 
-    def __init__(self, channel: Any) -> None:
-        """Take the channel's way to its clients over.
+    def __init__(self, kombu: KombuTransport) -> None:
+        """Take over how kombu's channel gets its clients.
 
         Raises:
-            AttributeError: this kombu's channel has no such way, and nothing was changed.
+            AttributeError: this kombu's channel gets them otherwise.
         """
-        # Private to kombu's Redis channel: `_create_client` makes a client, `conn_or_acquire` lends one to
-        # each publish. Without the second, what is meant for the tape would go to Redis.
-        self._client: Any = channel._create_client()
-        self._tape: _Tape | None = None
-        self._channel = channel
-        _ = channel.conn_or_acquire
-        channel.conn_or_acquire = self._acquired
-
-    def release(self) -> None:
-        """Give the channel its own way back."""
-        del self._channel.conn_or_acquire
+        self._kombu = kombu
+        self._recorder: _LpushRecorder | None = None
+        self._client = celery_compat.share_redis_client(kombu.producer.channel, self._lend_client)
+        self._templates: dict[MessageTemplate, LpushTemplate | None] = {}
 
     @contextmanager
-    def _acquired(self, given: Any = None) -> Iterator[Any]:
-        yield given or (self._client if self._tape is None else self._tape)
+    def _lend_client(self, client: Any = None) -> Iterator[Any]:
+        yield client or self._recorder or self._client
 
-    @contextmanager
-    def taped(self) -> Iterator["_Tape"]:
-        """Have the channel tell a tape instead of Redis."""
-        self._tape = _Tape()
-        try:
-            yield self._tape
-        finally:
-            self._tape = None
+    def send(self, messages: Sequence[RenderedMessage]) -> None:
+        """Publish messages in their order, in one round trip if each has a template."""
+        entries = self._render(messages)
+        if entries is None:
+            self._kombu.send(messages)
+        else:
+            self.push(entries)
 
-    def push(self, messages: Iterable[tuple[str, str]]) -> None:
-        """Append texts to the lists that are named before them, in their order and in one piece."""
-        lists = [(key, [text for _, text in some]) for key, some in groupby(messages, itemgetter(0))]
+    def _render(self, messages: Sequence[RenderedMessage]) -> list[tuple[str, str]] | None:
+        if not celery_compat.publishes_by_kombu(self._kombu.producer):
+            return None
+        entries = []
+        for message in messages:
+            template = self._template(message)
+            if template is None:
+                return None
+            entries.append(template.render(message))
+        return entries
+
+    def push(self, entries: Sequence[tuple[str, str]]) -> None:
+        """Append texts to the lists named before them."""
+        lists = [(key, [text for _, text in group]) for key, group in groupby(entries, itemgetter(0))]
         if len(lists) == 1:
             self._client.lpush(lists[0][0], *lists[0][1])
             return
@@ -72,9 +80,43 @@ class Client:
                 pipeline.lpush(key, *texts)
             pipeline.execute()
 
+    def _template(self, message: RenderedMessage) -> "LpushTemplate | None":
+        """Return how messages like this one are pushed; None if kombu has to publish them, now or always."""
+        options = message.template.options
+        if "serializer" in options:
+            return None  # each message is signed
+        if message.template not in self._templates:
+            if not self._kombu.declared.issuperset(queue.name for queue in options["declare"]):
+                return None  # kombu declares a queue with the first message for it
+            if len(self._templates) >= TEMPLATE_LIMIT:
+                self._templates.clear()
+            self._templates[message.template] = self._record(message)
+        return self._templates[message.template]
 
-class _Tape:
-    """Takes what kombu would append to a list, and nothing else."""
+    def _record(self, example: RenderedMessage) -> "LpushTemplate | None":
+        """Have kombu publish a message like this one, with placeholders, to a recorder."""
+        placeholders = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *example.own_headers)}
+        marked = RenderedMessage(
+            example.task,
+            placeholders["body"],
+            example.template,
+            placeholders["correlation_id"],
+            {name: placeholders[name] for name in example.own_headers},
+        )
+        self._recorder = recorder = _LpushRecorder()
+        try:
+            self._kombu.publish(marked)
+        except _OtherCommand:
+            return None
+        finally:
+            self._recorder = None
+        if len(recorder.pushed) != 1:
+            return None
+        return LpushTemplate.of(*recorder.pushed[0], marked, placeholders)
+
+
+class _LpushRecorder:
+    """Stands in for a Redis client, and records what is appended to lists."""
 
     def __init__(self) -> None:
         self.pushed: list[tuple[str, str]] = []
@@ -83,91 +125,50 @@ class _Tape:
         self.pushed.append((key, text))
 
     def __getattr__(self, name: str) -> Any:
-        raise _MoreThanLpush(name)
+        raise _OtherCommand(name)
 
 
-class _MoreThanLpush(AttributeError):
-    """kombu asked a tape for another command of Redis."""
+class _OtherCommand(AttributeError):
+    """kombu has called another command of Redis."""
 
 
-_JSON = json.JSONEncoder().encode
+class LpushTemplate:
+    """The list and the text of the messages of a template, split at the fields that differ."""
 
-
-_PROPERTIES = {
-    *("correlation_id", "reply_to", "delivery_mode", "delivery_info", "delivery_tag"),
-    *("priority", "body_encoding"),
-}
-_METHODS = {
-    "producer": ("publish", "_publish", "_prepare", "_delivery_details"),
-    "channel": ("prepare_message", "basic_publish", "_put", "_lookup", "encode_body", "typeof"),
-}
-"""kombu's methods on the way of a message to Redis, private ones included: only their origin is looked at."""
-
-
-def is_kombus_own(producer: Any) -> bool:
-    """Return False if a method on the way of a message is not kombu's: a tool's that patches it, say."""
-    return all(
-        _is_kombus(getattr(part, name, None))
-        for part, names in ((producer, _METHODS["producer"]), (producer.channel, _METHODS["channel"]))
-        for name in names
-    )
-
-
-def _is_kombus(method: Any) -> bool:
-    # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies say they are it.
-    function = getattr(method, "__func__", None)
-    return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith("kombu.")
-
-
-class Stencil:
-    """The text of the messages of a kind."""
-
-    def __init__(self, key: str, pieces: list[str], holes: list[str]) -> None:
+    def __init__(self, key: str, constants: list[str], fields: list[str]) -> None:
         self._key = key
-        self._pieces = pieces
-        self._holes = holes
+        self._constants = constants
+        self._fields = fields
 
     @classmethod
-    def cut(cls, example: RenderedMessage, client: Client, send: Any) -> "Stencil | None":
-        """Return a stencil of what `send` makes of a message like this one; None if there can be none."""
-        marks = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *example.own)}
-        body = marks.pop("body")
-        own = {name: marks[name] for name in example.own}
-        marked = RenderedMessage(example.task, body, example.kind, marks["correlation_id"], own)
-        with client.taped() as tape:
-            try:
-                send(marked)
-            except _MoreThanLpush:
-                return None
-        if len(tape.pushed) != 1:
+    def of(
+        cls, key: str, text: str, marked: RenderedMessage, placeholders: Mapping[str, str]
+    ) -> "LpushTemplate | None":
+        """Return the template of a recorded text; None if something on the way has changed it."""
+        recorded = json.loads(text)
+        if recorded["headers"] != marked.headers or not recorded["properties"].keys() <= _PROPERTIES:
             return None
-        ((key, text),) = tape.pushed
-        sent = json.loads(text)
-        if sent["headers"] != marked.headers or not sent["properties"].keys() <= _PROPERTIES:
-            return None  # something on the way has added to it, perhaps what is that one message's own
-        tag = sent["properties"].get("delivery_tag")
-        holes = {f'"{mark}"': name for name, mark in marks.items()}
-        holes |= {f'"{_encoded(body)}"': "body", f'"{tag}"': "delivery_tag"}
-        split = re.split(f"({'|'.join(map(re.escape, holes))})", text)
-        found = [holes[hole] for hole in split[1::2]]
-        if sorted(found) != sorted(holes.values()):
-            return None
-        return cls(key, split[::2], found)
+        tag = recorded["properties"].get("delivery_tag")
+        fields = {f'"{mark}"': name for name, mark in placeholders.items() if name != "body"}
+        fields |= {f'"{_base64(marked.body)}"': "body", f'"{tag}"': "delivery_tag"}
+        parts = re.split(f"({'|'.join(map(re.escape, fields))})", text)
+        found = [fields[part] for part in parts[1::2]]
+        return cls(key, parts[::2], found) if sorted(found) == sorted(fields.values()) else None
 
-    def filled(self, message: RenderedMessage) -> tuple[str, str]:
-        """Return the name of the list, and what is appended to it for a message."""
+    def render(self, message: RenderedMessage) -> tuple[str, str]:
+        """Return the name of the list, and the text of a message."""
         values: Mapping[str, str] = {
-            **{name: _JSON(value) for name, value in message.own.items()},
-            "correlation_id": _JSON(message.task_id),
-            "body": f'"{_encoded(message.body)}"',
-            "delivery_tag": f'"{os.urandom(16).hex()}"',  # by which a worker acknowledges it
+            **{name: _to_json(value) for name, value in message.own_headers.items()},
+            "correlation_id": _to_json(message.task_id),
+            "body": f'"{_base64(message.body)}"',
+            "delivery_tag": f'"{os.urandom(16).hex()}"',  # by which a worker acknowledges the message
         }
-        text = [self._pieces[0]]
-        for hole, piece in zip(self._holes, self._pieces[1:], strict=True):
-            text.append(values[hole])
-            text.append(piece)
+        text = [self._constants[0]]
+        for field, constant in zip(self._fields, self._constants[1:], strict=True):
+            text.append(values[field])
+            text.append(constant)
         return self._key, "".join(text)
 
 
-def _encoded(body: str) -> str:
+def _base64(body: str) -> str:
     return b64encode(body.encode()).decode()

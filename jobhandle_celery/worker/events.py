@@ -42,7 +42,7 @@ class EventSender:
         """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
         line = BrokerConnection(self._worker.app)
         try:
-            line.tell(self._worker.hostname, [_told(job, *_as_it_stands(job)) for job in jobs])
+            line.send_events(self._worker.hostname, [_told(job, *_as_it_stands(job)) for job in jobs])
         except line.errors as error:
             logger.warning("those who watch were not told of the shutdown: %s", error)
         finally:

@@ -2,10 +2,10 @@
 
 from celery.app import defaults
 
-from tests.broker.says import CONFIGURATION
+from tests.broker.options import CONFIGURATION
 
 COMPARED = set(CONFIGURATION)
-"""Seen in a message, and compared with plain Celery's (test_says)."""
+"""Seen in a message, and compared with plain Celery's (test_options)."""
 
 WAY = {
     "task_routes",

@@ -16,7 +16,7 @@ from celery import signals
 from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.broker import connection_pool
 from jobhandle_celery.broker.connection import BrokerConnection
-from jobhandle_celery.broker.connection_pool import Busy, ConnectionPool
+from jobhandle_celery.broker.connection_pool import ConnectionPool, PoolExhausted
 from tests.broker.messages import ADD, Make, received
 from tests.support import eventually
 
@@ -113,8 +113,8 @@ def in_a_thread(work: Callable[[], object]) -> list[object]:
 
 
 def borrow(pool: ConnectionPool) -> BrokerConnection:
-    with pool.lent() as line:
-        return line
+    with pool.acquire() as connection:
+        return connection
 
 
 @contextmanager
@@ -124,8 +124,8 @@ def all_lent(pool: ConnectionPool) -> Iterator[list[BrokerConnection]]:
     held: list[BrokerConnection] = []
 
     def hold() -> None:
-        with pool.lent() as line:
-            held.append(line)
+        with pool.acquire() as connection:
+            held.append(connection)
             lent.release()
             over.wait()
 
@@ -144,9 +144,9 @@ def test_a_wait_for_a_connection_is_bounded(pool: ConnectionPool, monkeypatch: p
     monkeypatch.setattr(connection_pool, "BOUND", 0.05)
     with all_lent(pool):
         (error,) = in_a_thread(lambda: borrow(pool))
-        assert isinstance(error, Busy)
+        assert isinstance(error, PoolExhausted)
     with ExitStack() as stack:
-        assert len({id(stack.enter_context(pool.lent())) for _ in range(LIMIT)}) == LIMIT
+        assert len({id(stack.enter_context(pool.acquire())) for _ in range(LIMIT)}) == LIMIT
 
 
 def test_a_thread_that_waits_gets_the_connection_that_is_given_back(pool: ConnectionPool) -> None:
@@ -165,7 +165,7 @@ def test_a_job_without_a_free_connection_is_left_to_the_sweep(
     monkeypatch.setattr(connection_pool, "BOUND", 0.05)
     app = make(broker_pool_limit=LIMIT, jobhandle_publish_grace=0.1)
     publisher = app.jobs._runtime.publisher
-    with all_lent(publisher._lines):
+    with all_lent(publisher._pool):
         submit(app)
         assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 1
         assert publisher.reachable
@@ -191,31 +191,31 @@ def test_a_signal_receiver_may_submit_while_its_thread_publishes(
     finally:
         signals.before_task_publish.disconnect(receiver)
     assert app.jobs.count_by_status()[JobStatus.QUEUED] == 2
-    assert len(dispatcher_lines(app)._idle) == 1
+    assert len(pool_of(app)._idle) == 1
 
 
-def dispatcher_lines(app: Any) -> ConnectionPool:
-    pool: ConnectionPool = app.jobs._runtime.publisher._lines
+def pool_of(app: Any) -> ConnectionPool:
+    pool: ConnectionPool = app.jobs._runtime.publisher._pool
     return pool
 
 
 def test_a_connection_lent_during_close_is_closed_when_given_back(pool: ConnectionPool) -> None:
-    with pool.lent() as line:
+    with pool.acquire() as connection:
         pool.close()
-    assert borrow(pool) is not line
+    assert borrow(pool) is not connection
 
 
 def test_a_connection_whose_publish_was_interrupted_is_closed(pool: ConnectionPool) -> None:
     def interrupted() -> None:
-        with pool.lent() as line:
-            line._kept = object()
+        with pool.acquire() as connection:
+            connection._producer = object()
             raise SoftTimeLimitExceeded
 
-    line = borrow(pool)
+    connection = borrow(pool)
     with pytest.raises(SoftTimeLimitExceeded):
         interrupted()
-    assert line._kept is None
-    assert borrow(pool) is line
+    assert connection._producer is None
+    assert borrow(pool) is connection
 
 
 def test_a_connection_that_is_lost_frees_its_place(
@@ -224,7 +224,7 @@ def test_a_connection_that_is_lost_frees_its_place(
     """A time limit between two instructions cannot exhaust the pool (fault 21)."""
     monkeypatch.setattr(connection_pool, "BOUND", 0.05)
     for _ in range(LIMIT):
-        pool._take(beyond_the_limit=False)
+        pool._acquire(beyond_the_limit=False)
     gc.collect()
     borrow(pool)
 
@@ -232,8 +232,8 @@ def test_a_connection_that_is_lost_frees_its_place(
 def test_a_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> None:
     """And leaves its parent's alone, at its end too (fault 21)."""
     submit(app)
-    pool = dispatcher_lines(app)
-    with pool.lent() as held:
+    pool = pool_of(app)
+    with pool.acquire() as held:
         child = os.fork()
         if child == 0:
             submit(app)
@@ -250,14 +250,15 @@ def test_each_app_has_a_pool_of_its_own(make: Make) -> None:
     first, second = make(), make()
     submit(first)
     submit(second)
-    assert dispatcher_lines(first) is not dispatcher_lines(second)
-    assert not set(dispatcher_lines(first)._idle) & set(dispatcher_lines(second)._idle)
+    assert pool_of(first) is not pool_of(second)
+    assert not set(pool_of(first)._idle) & set(pool_of(second)._idle)
 
 
-def test_jobs_of_a_kind_are_prepared_once_for_all_threads(app: Any) -> None:
-    """What Celery builds slowly is built once a process (fault 21)."""
+def test_templates_are_built_once_for_all_threads(app: Any) -> None:
+    """What Celery builds slowly is built once per process (fault 21)."""
     in_threads(10, lambda: submit(app), 1)
-    messages = app.jobs._runtime.publisher._messages
-    assert len(messages._kinds) == 1
-    (line,) = dispatcher_lines(app)._idle
-    assert list(line._stencils) == list(messages._kinds.values())
+    builder = app.jobs._runtime.publisher._builder
+    assert len(builder._templates) == 1
+    (connection,) = pool_of(app)._idle
+    transport: Any = connection.transport
+    assert list(transport._templates) == list(builder._templates.values())

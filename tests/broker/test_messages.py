@@ -1,4 +1,4 @@
-"""A message that is a copy of its kind is, to the letter, the one that Celery would have built."""
+"""A message made from a cached template equals the one that Celery would have built."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +12,8 @@ from kombu.utils import json as kombu_json
 
 from jobhandle_celery import Job
 from jobhandle_celery.broker import messages
-from jobhandle_celery.broker.messages import Messages
+from jobhandle_celery.broker.connection import BrokerConnection
+from jobhandle_celery.broker.messages import MessageBuilder
 from jobhandle_celery.store import PendingMessage
 from tests.apps import make_app
 
@@ -31,21 +32,20 @@ QUEUES = [
     Queue("images", Exchange("media", "topic"), routing_key="image.#"),
     Queue("urgent", Exchange(""), routing_key="urgent", queue_arguments={"x-max-priority": 9}),
 ]
-KINDS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "a queue that nobody has declared": {"queue": "other"},
+    "an undeclared queue": {"queue": "other"},
     "a queue with arguments and a priority": {"queue": "urgent", "priority": 7},
     "an exchange of its own": {"queue": "images", "routing_key": "image.small"},
     "limits": {"time_limit": 60, "soft_time_limit": 50},
     "a shadow, and headers": {"shadow": "nice name", "headers": {"trace": "abc"}},
-    "words of its own": {"argsrepr": "(a file)", "kwargsrepr": "{'a': 'file'}"},
+    "its own argsrepr": {"argsrepr": "(a file)", "kwargsrepr": "{'a': 'file'}"},
     "no result": {"ignore_result": True},
-    "something sensitive": {"sensitive": ["a", 0]},
+    "sensitive arguments": {"sensitive": ["a", 0]},
 }
 
 
-def anything(*args: Any, **kwargs: Any) -> None:
-    """Take whatever comes."""
+def anything(*args: Any, **kwargs: Any) -> None: ...
 
 
 def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
@@ -56,7 +56,7 @@ def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
     return app
 
 
-def outgoing(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> PendingMessage:
+def pending(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> PendingMessage:
     from jobhandle_celery.broker.routing import Routing
     from jobhandle_celery.broker.signatures import as_job
 
@@ -78,66 +78,60 @@ def outgoing(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[st
         retry=None,
         publish_count=0,
         republish_deferrals=0,
-        status=None,  # type: ignore[arg-type]  # nobody asks
+        status=None,  # type: ignore[arg-type]  # not read
     )
 
 
-def built(app: Any, one: PendingMessage) -> tuple[str, dict[str, Any]]:
-    """What kombu's producer is given for the first message of its kind."""
-    return copied(Messages(app), one)
+def built(builder: MessageBuilder, job: PendingMessage) -> tuple[str, dict[str, Any]]:
+    message = builder.build(job)
+    return message.body, dict(message.options)
 
 
-def copied(of: Messages, one: PendingMessage) -> tuple[str, dict[str, Any]]:
-    ready = of.ready(one)
-    return ready.body, dict(ready.options)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_is_what_celery_would_have_built(kind: str) -> None:
-    app = an_app(task_compression="gzip" if kind == "limits" else None)
-    of_one_kind = Messages(app)
-    # The first of its kind, which is built, was another job's.
-    other = outgoing(app, KINDS[kind], ["other", 1], {"a": "else"})
-    of_one_kind.ready(replace(other, job_id=7, task_id="another", attempt=1))
-    for args, kwargs in (
-        [["a.tif", 96], {"a": 1}],
-        [[], {}],
-        [["it's", "\\", "\n", "é" * 2000, 2**70], {"a": [1.5, None]}],
-    ):
-        one = outgoing(app, KINDS[kind], args, kwargs)  # type: ignore[arg-type]  # a list of both
-        assert copied(of_one_kind, one) == built(app, one)
+@pytest.mark.parametrize("case", OPTIONS)
+def test_message_of_cached_template_equals_celerys(case: str) -> None:
+    app = an_app(task_compression="gzip" if case == "limits" else None)
+    builder = MessageBuilder(app)
+    # Another job's message, for which Celery builds the template.
+    other = pending(app, OPTIONS[case], ["other", 1], {"a": "else"})
+    builder.build(replace(other, job_id=7, task_id="another", attempt=1))
+    given: list[tuple[list[Any], dict[str, Any]]] = [
+        (["a.tif", 96], {"a": 1}),
+        ([], {}),
+        (["it's", "\\", "\n", "é" * 2000, 2**70], {"a": [1.5, None]}),
+    ]
+    for args, kwargs in given:
+        job = pending(app, OPTIONS[case], args, kwargs)
+        assert built(builder, job) == built(MessageBuilder(app), job)
 
 
 @given(
     args=st.lists(VALUES, max_size=3), kwargs=st.dictionaries(st.sampled_from(["a", "b", "job_id"]), VALUES)
 )
-def test_a_copy_has_any_arguments_as_celery_would_have_written_them(
-    args: list[Any], kwargs: dict[str, Any]
-) -> None:
-    one = outgoing(APP, {}, args, kwargs)
-    assert copied(COPIES, one) == built(APP, one)
+def test_any_arguments_are_written_as_by_celery(args: list[Any], kwargs: dict[str, Any]) -> None:
+    job = pending(APP, {}, args, kwargs)
+    assert built(BUILDER, job) == built(MessageBuilder(APP), job)
 
 
 APP = an_app()
-COPIES = Messages(APP)
+BUILDER = MessageBuilder(APP)
 
 
-def test_what_is_shown_fits_into_its_limit_and_is_found_by_the_jobs_id() -> None:
+def test_displayed_arguments_keep_the_limit_and_name_the_job() -> None:
     for kwargs in ({}, {"a": "x" * 5000}, {"a": "it's"}, {"job_id": 7}):
-        headers = copied(COPIES, outgoing(APP, {}, ["y" * 5000], kwargs))[1]["headers"]
+        headers = built(BUILDER, pending(APP, {}, ["y" * 5000], kwargs))[1]["headers"]
         assert len(headers["argsrepr"]) <= APP.amqp.argsrepr_maxsize + 10
         assert headers["kwargsrepr"].startswith("{'job_id': 42")
 
 
-def test_each_message_is_sent_by_itself_if_an_event_follows_it() -> None:
-    assert not Messages(an_app()).one_by_one
-    assert Messages(an_app(task_send_sent_event=True)).one_by_one
+def test_task_sent_events_make_each_message_go_by_itself(redis_url: str) -> None:
+    assert BrokerConnection(an_app(redis_url)).batches
+    assert not BrokerConnection(an_app(redis_url, task_send_sent_event=True)).batches
 
 
-def test_kinds_without_end_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "MOST_KINDS", 10)
+def test_template_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "TEMPLATE_LIMIT", 10)
     app = an_app()
-    kinds = Messages(app)
+    builder = MessageBuilder(app)
     for number in range(25):
-        kinds.ready(outgoing(app, {"queue": f"queue-{number}"}, [], {}))
-    assert len(kinds._kinds) <= 10
+        builder.build(pending(app, {"queue": f"queue-{number}"}, [], {}))
+    assert len(builder._templates) <= 10

@@ -1,4 +1,4 @@
-"""Messages carry each its own of what something adds on kombu's way to the broker (fault 11)."""
+"""What a tool adds to a message on kombu's way to the broker stays that message's own (fault 11)."""
 
 import itertools
 from contextlib import closing
@@ -9,14 +9,15 @@ import redis
 from kombu import Producer
 from kombu.transport.redis import Channel
 
+from jobhandle_celery import celery_compat
 from jobhandle_celery.broker.connection import BrokerConnection
-from jobhandle_celery.broker.messages import Messages
+from jobhandle_celery.broker.messages import MessageBuilder
 from tests.broker.test_messages import an_app
-from tests.broker.test_stencil import held, sent, three
+from tests.broker.test_redis_transport import pushed, send, templates, three
 
 
-def numbered(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a method add a header that belongs to one message."""
+def add_request_numbers(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patch a method so that it adds a header of its own to each message."""
     numbers, original = itertools.count(), getattr(owner, name)
 
     def patched(self: Any, *args: Any, **options: Any) -> Any:
@@ -29,56 +30,51 @@ def numbered(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, name, patched)
 
 
+def requests(redis_url: str) -> set[str]:
+    return {message["headers"]["request"] for _, message in pushed(redis_url)}
+
+
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [
-        (Producer, "publish"),
-        (Producer, "_publish"),
-        (Channel, "prepare_message"),
-    ],
+    [(Producer, "publish"), (Producer, "_publish"), (Channel, "prepare_message")],
 )
-def test_no_two_messages_carry_what_a_patched_method_added_to_one(
+def test_header_added_by_patched_method_is_each_messages_own(
     owner: Any, name: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbered(owner, name, monkeypatch)
+    add_request_numbers(owner, name, monkeypatch)
     app = an_app(redis_url)
-    jobs, of = three(app, {}), Messages(app)
-    with closing(BrokerConnection(app)) as line:
+    jobs, builder = three(app, {}), MessageBuilder(app)
+    with closing(BrokerConnection(app)) as connection:
         for _ in range(3):
-            sent(line, of, jobs)
-    requests = [message["headers"]["request"] for _, message in held(redis_url)]
-    assert len(set(requests)) == len(requests) == 9
+            send(connection, builder, jobs)
+    assert len(requests(redis_url)) == len(pushed(redis_url)) == 9
 
 
-def test_a_method_that_is_patched_later_has_its_say_from_then_on(
+def test_method_patched_after_first_message_takes_effect(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = an_app(redis_url)
-    jobs, of = three(app, {}), Messages(app)
-    with closing(BrokerConnection(app)) as line:
+    jobs, builder = three(app, {}), MessageBuilder(app)
+    with closing(BrokerConnection(app)) as connection:
         for _ in range(2):
-            sent(line, of, jobs)
-        assert list(line._stencils.values()) != [None]
-        numbered(Producer, "publish", monkeypatch)
+            send(connection, builder, jobs)
+        assert templates(connection) != [None]
+        add_request_numbers(Producer, "publish", monkeypatch)
         with redis.Redis.from_url(redis_url) as client:
             client.flushdb()
-        sent(line, of, jobs)
-    requests = [message["headers"]["request"] for _, message in held(redis_url)]
-    assert len(set(requests)) == len(requests) == 3
+        send(connection, builder, jobs)
+    assert len(requests(redis_url)) == len(pushed(redis_url)) == 3
 
 
-def test_there_is_no_template_where_more_arrives_than_was_given(
+def test_recorded_message_with_added_header_makes_no_template(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A guard of its own: what adds need not be a method that is looked at."""
-    from jobhandle_celery.broker import redis_transport
-
-    numbered(Producer, "publish", monkeypatch)
-    monkeypatch.setattr(redis_transport, "is_kombus_own", lambda _: True)
+    """A guard of its own: what adds a header need not be a method whose origin is checked."""
+    add_request_numbers(Producer, "publish", monkeypatch)
+    monkeypatch.setattr(celery_compat, "publishes_by_kombu", lambda _: True)
     app = an_app(redis_url)
-    jobs, of = three(app, {}), Messages(app)
-    with closing(BrokerConnection(app)) as line:
-        monkeypatch.setattr("jobhandle_celery.broker.connection.is_kombus_own", lambda _: True)
+    jobs, builder = three(app, {}), MessageBuilder(app)
+    with closing(BrokerConnection(app)) as connection:
         for _ in range(2):
-            sent(line, of, jobs)
-        assert list(line._stencils.values()) == [None]
+            send(connection, builder, jobs)
+        assert templates(connection) == [None]

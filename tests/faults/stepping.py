@@ -135,7 +135,7 @@ def _install() -> None:
     from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
     from sqlalchemy.engine.default import DefaultDialect
 
-    from jobhandle_celery.broker.redis_transport import Client
+    from jobhandle_celery.broker.redis_transport import RedisTransport
     from jobhandle_celery.store.direct_psycopg import DirectPsycopg
 
     for name in ("do_execute", "do_execute_no_params", "do_executemany"):
@@ -145,7 +145,7 @@ def _install() -> None:
     for name in ("rows", "rows_of_each"):
         _before_and_after(DirectPsycopg, name, lambda *_: STRAIGHT)
     _before_and_after(Channel, "_put")
-    _before_and_after(Client, "push")
+    _before_and_after(RedisTransport, "push")
 
 
 def _words(_dialect: Any, _cursor: Any, statement: str, *_: Any) -> str:

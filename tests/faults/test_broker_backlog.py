@@ -117,7 +117,7 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
     crowd = Crowd(site)
     count, part = scaled(200), 20
     monkeypatch.setattr(submitter, "BATCH", part)
-    send, sends = BrokerConnection.send_together, itertools.count(1)
+    send, sends = BrokerConnection.send, itertools.count(1)
 
     def hold_the_second_part(line: BrokerConnection, *given: Any) -> None:
         if line._app is site.app and next(sends) == 2:
@@ -126,7 +126,7 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
             eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)
 
-    monkeypatch.setattr(BrokerConnection, "send_together", hold_the_second_part)
+    monkeypatch.setattr(BrokerConnection, "send", hold_the_second_part)
     crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(count)])
     assert count < depth(site.app, STANDS) <= count + part
     jobs.close()

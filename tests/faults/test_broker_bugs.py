@@ -1,4 +1,4 @@
-"""Bugs in our own way to RabbitMQ cost speed, and nothing else."""
+"""Bugs in the transport to RabbitMQ cost speed alone."""
 
 import uuid
 from typing import Any
@@ -13,13 +13,13 @@ from tests.bugs import blames_the_broker, bug, logged_bugs, submit_three_times
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize("name", ["__init__", "_publish", "_on_ack", "__enter__"])
-def test_jobs_go_out_one_by_one_after_a_bug_in_confirms(
+@pytest.mark.parametrize("name", ["__init__", "_open_channel", "_publish", "_on_ack", "_wait_for_confirms"])
+def test_bug_in_amqp_transport_leaves_messages_to_kombu(
     name: str, rabbitmq_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """So does one in a callback that amqp calls (fault 25)."""
+    """Also a bug in a callback that amqp calls (fault 25)."""
     monkeypatch.setattr(internal_errors, "_logged", set())
-    monkeypatch.setattr(amqp_transport.Confirmed, name, bug)
+    monkeypatch.setattr(amqp_transport.AmqpTransport, name, bug)
     app: Any = make_app(rabbitmq_url, sqlite_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
     try:
         count = submit_three_times(app)

@@ -4,8 +4,8 @@ import pytest
 
 from tests.broker.conftest import make
 from tests.broker.messages import Make
-from tests.broker.says import CASES
-from tests.broker.test_says import compare
+from tests.broker.options import CASES
+from tests.broker.test_options import compare
 
 __all__ = ["make"]
 

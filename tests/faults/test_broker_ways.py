@@ -131,4 +131,4 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
     crowd.settle(PATIENCE)
     crowd.audit()
     assert refused.job_status() is JobStatus.SUBMITTED
-    assert any("refused" in event.message for event in site.jobs.events(refused.job_id))
+    assert any("rejected" in event.message for event in site.jobs.events(refused.job_id))

@@ -24,7 +24,7 @@ def submit():
 threads = [threading.Thread(target=submit) for _ in range(5)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print("open", len(app.jobs._runtime.publisher._lines._idle), flush=True)
+print("open", len(app.jobs._runtime.publisher._pool._idle), flush=True)
 """
 
 

@@ -129,7 +129,7 @@ def test_rows_that_cannot_be_sent_hold_up_no_other(new_site: NewSite, database_u
         words = [event.message for event in site.jobs.events(job_id)]
         if columns in UNSENDABLE:
             assert site.jobs.attach(job_id).job_status() is JobStatus.WAITING
-            assert any("cannot be made into a message" in word for word in words), (columns, words)
+            assert any("no message can be built of it" in word for word in words), (columns, words)
         elif columns in UNKNOWN:
             assert any("does not know the task" in word for word in words), (columns, words)
 

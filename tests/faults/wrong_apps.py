@@ -141,8 +141,8 @@ if DATABASE:
     Jobs(half_right, DATABASE)
     if os.environ.get("WRONG_APPS_OLDER"):
         # This version's predecessor: it sends jobs as JSON, and takes nothing else.
-        from jobhandle_celery.broker import connection, messages
+        from jobhandle_celery.broker import kombu_transport, messages
 
         del headers.PLAIN_CONTENT_TYPES[headers.CONTENT_TYPE]
-        connection._JSON["content_type"] = "application/json"
+        kombu_transport.JSON_BODY["content_type"] = "application/json"
         messages.SERIALIZER = "json"

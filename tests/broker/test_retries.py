@@ -15,8 +15,8 @@ from jobhandle_celery.broker.publisher import Published
 from jobhandle_celery.broker.retry_options import record_of
 from jobhandle_celery.schema import clock, job
 from tests.broker.messages import Make, received
-from tests.broker.says import QUEUES, declare
-from tests.broker.test_says import handled, retry_job, taken
+from tests.broker.options import QUEUES, declare
+from tests.broker.test_options import handled, retry_job, taken
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_retry_to_another_queue_leaves_the_exchange_of_the_submit(make: Make) 
     with other.jobs._runtime.store.door.transaction() as connection:
         connection.execute(update(job).values(not_before=clock(), due_at=clock()))
     other.jobs.sweep()
-    options = other.jobs._runtime.publisher._messages_of_this_process().ready(sent[0]).options
+    options = other.jobs._runtime.publisher._process_builder().build(sent[0]).options
     assert (options["exchange"], options["routing_key"]) == ("", "fast")
     assert options["declare"] == [urgent]
 

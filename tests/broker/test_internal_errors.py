@@ -1,4 +1,4 @@
-"""An error of our own code is logged as such and never taken for an outage; jobs go out all the same."""
+"""An error of our own code is logged as such, never as an outage, and jobs are published all the same."""
 
 import inspect
 import logging
@@ -12,19 +12,19 @@ import kombu.transport.redis
 import pytest
 
 from jobhandle_celery import JobStatus, internal_errors
-from jobhandle_celery.broker import connection, redis_transport
+from jobhandle_celery.broker import kombu_transport, redis_transport
 from tests.broker.messages import ADD, Make, received
 from tests.bugs import blames_the_broker, bug, logged_bugs, submit_three_times
 
 
 @pytest.fixture(autouse=True)
-def _no_fault_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(internal_errors, "_logged", set())
 
 
 @pytest.fixture(params=["_create_client", "conn_or_acquire"])
-def kombu_with_another_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have kombu's Redis transport rename one of the private methods that we use, as a later one may."""
+def renamed_kombu_method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Rename a private method in a copy of kombu's Redis transport, as a later release may."""
     name: str = request.param
     module = types.ModuleType(f"kombu_redis_{uuid.uuid4().hex}")
     module.__package__ = "kombu.transport"
@@ -36,35 +36,36 @@ def kombu_with_another_name(request: pytest.FixtureRequest, monkeypatch: pytest.
     return name
 
 
-@pytest.mark.usefixtures("kombu_with_another_name")
-def test_jobs_go_out_when_kombu_has_renamed_a_private_method(
+@pytest.mark.usefixtures("renamed_kombu_method")
+def test_renamed_kombu_method_leaves_messages_to_kombu(
     make: Make, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What fails is logged once, with its traceback (fault 25)."""
+    """The surprise is logged once, with its traceback (fault 25)."""
     app = make(redis_url)
     count = submit_three_times(app)
     assert app.jobs.count_by_status()[JobStatus.QUEUED] == count == len(received(app))
-    (said,) = logged_bugs(caplog)
-    assert said.exc_info
+    (record,) = logged_bugs(caplog)
+    assert record.exc_info
+    assert "published by kombu alone" in record.getMessage()
     assert not blames_the_broker(caplog)
 
 
 @pytest.mark.parametrize(
-    ("of", "name"),
+    ("owner", "name"),
     [
-        (redis_transport.Client, "__init__"),
-        (redis_transport.Client, "push"),
-        (redis_transport.Client, "taped"),
-        (redis_transport.Stencil, "cut"),
-        (redis_transport.Stencil, "filled"),
-        (connection.BrokerConnection, "_stencil"),
+        (redis_transport.RedisTransport, "__init__"),
+        (redis_transport.RedisTransport, "push"),
+        (redis_transport.RedisTransport, "_template"),
+        (redis_transport.RedisTransport, "_record"),
+        (redis_transport.LpushTemplate, "of"),
+        (redis_transport.LpushTemplate, "render"),
     ],
 )
-def test_jobs_go_out_by_kombu_after_a_bug_in_the_fast_way_to_redis(
-    of: type, name: str, make: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+def test_bug_in_redis_transport_leaves_messages_to_kombu(
+    owner: type, name: str, make: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """A bug in the fast transport costs speed alone (fault 25)."""
-    monkeypatch.setattr(of, name, bug)
+    """A bug in a fast transport costs speed alone (fault 25)."""
+    monkeypatch.setattr(owner, name, bug)
     app = make(redis_url)
     count = submit_three_times(app)
     assert app.jobs.count_by_status()[JobStatus.QUEUED] == count == len(received(app))
@@ -72,23 +73,32 @@ def test_jobs_go_out_by_kombu_after_a_bug_in_the_fast_way_to_redis(
     assert not blames_the_broker(caplog)
 
 
+def test_without_fast_publish_no_fast_transport_is_used(
+    make: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(redis_transport.RedisTransport, "__init__", bug)
+    app = make(redis_url, jobhandle_fast_publish=False)
+    assert submit_three_times(app) == len(received(app))
+    assert logged_bugs(caplog) == []
+
+
 @pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, RuntimeError])
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_bug_on_the_only_way_out_is_no_outage(
+def test_bug_in_kombu_transport_is_no_outage(
     count: int, error: type[Exception], make: Make, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """Jobs stay Submitted, later ones are tried, and the log names the bug once (fault 25)."""
+    """Jobs stay Submitted, later ones are tried, and the bug is logged once (fault 25)."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error("a bug")
 
     app = make()
     with monkeypatch.context() as patch:
-        patch.setattr(connection.BrokerConnection, "_publish", fail)
+        patch.setattr(kombu_transport.KombuTransport, "publish", fail)
         app.jobs.submit_many([ADD] * count)
-        (said,) = logged_bugs(caplog)
-        assert said.exc_info
-        assert said.levelno == logging.ERROR
+        (record,) = logged_bugs(caplog)
+        assert record.exc_info
+        assert record.levelno == logging.ERROR
         assert not blames_the_broker(caplog)
         assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == count
     handle = app.jobs.handle()

@@ -18,8 +18,7 @@ from jobhandle_celery.store import Run
 from jobhandle_celery.worker.execution import Execution
 from jobhandle_celery.worker.executor import conclude
 from tests.broker.messages import Make, received
-from tests.broker.plain import comparable
-from tests.broker.says import (
+from tests.broker.options import (
     ATTRIBUTES,
     CASES,
     OPTIONS,
@@ -28,6 +27,7 @@ from tests.broker.says import (
     by_route,
     declare,
 )
+from tests.broker.plain import comparable
 
 ARGS = (["a", {"b": [[1]]}], 2)
 

@@ -8,7 +8,7 @@ from kombu import Exchange, Queue, binding
 
 from jobhandle_celery.broker.queue_declarations import declared, described
 from tests.broker.messages import ADD, Make
-from tests.broker.test_says import stored
+from tests.broker.test_options import stored
 
 bound_to: Any = [binding(Exchange("e", "topic"), routing_key="k", arguments={"z": None})]
 QUEUES = {
@@ -53,7 +53,5 @@ def test_a_publisher_declares_a_queue_as_the_submitter_knew_it(make: Make) -> No
     publisher = make(task_default_queue="shared")
     job_id = stored(submitter, ADD)
     (outgoing,) = publisher.jobs._runtime.store.outgoing([job_id])
-    (queue,) = (
-        publisher.jobs._runtime.publisher._messages_of_this_process().ready(outgoing).options["declare"]
-    )
+    (queue,) = publisher.jobs._runtime.publisher._process_builder().build(outgoing).options["declare"]
     assert queue.queue_arguments == {"x-max-priority": 9}

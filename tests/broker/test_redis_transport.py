@@ -1,0 +1,111 @@
+"""`RedisTransport` pushes what kombu would have pushed."""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from kombu import Exchange, Queue
+from kombu.transport import redis as redis_transport
+
+from jobhandle_celery.broker.connection import BrokerConnection
+from jobhandle_celery.broker.messages import MessageBuilder
+from jobhandle_celery.store import PendingMessage
+from tests.broker.test_messages import OPTIONS, an_app, pending
+
+PUBLISHED_BY_KOMBU = {"an exchange of its own"}
+"""kombu asks Redis for the queues of an exchange, which may change."""
+
+
+def pushed(redis_url: str) -> list[tuple[str, Any]]:
+    """All messages in the order in which they were pushed, each after its list's name."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        lists = sorted(key for key in client.scan_iter() if client.type(key) == "list")
+        return [(key, json.loads(text)) for key in lists for text in reversed(client.lrange(key, 0, -1))]
+
+
+def send(connection: BrokerConnection, builder: MessageBuilder, jobs: list[PendingMessage]) -> None:
+    connection.send([builder.build(job) for job in jobs])
+
+
+def templates(connection: BrokerConnection) -> list[Any]:
+    transport: Any = connection.transport
+    return list(transport._templates.values())
+
+
+def three(app: Any, options: dict[str, Any]) -> list[PendingMessage]:
+    given: list[tuple[list[Any], dict[str, Any]]] = [
+        (["a.tif", 96], {"a": 1}),
+        ([], {}),
+        (['it\'s "é"', "\\", "\n%s{0}", 2**70], {"a": [1.5, None]}),
+    ]
+    return [
+        replace(pending(app, options, args, kwargs), job_id=number, task_id=f"{number:08}")
+        for number, (args, kwargs) in enumerate(given, 1)
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "ours:"])
+@pytest.mark.parametrize("case", OPTIONS)
+def test_pushed_message_equals_kombus(case: str, prefix: str, redis_url: str) -> None:
+    app = an_app(redis_url, broker_transport_options={"global_keyprefix": prefix})
+    jobs, builder = three(app, OPTIONS[case]), MessageBuilder(app)
+    with closing(BrokerConnection(app)) as connection:
+        send(connection, builder, jobs)
+        assert templates(connection) == []  # kombu has declared the queue
+        send(connection, builder, jobs)
+        (template,) = templates(connection)
+        for job in jobs:
+            send(connection, builder, [job])
+    assert (template is None) == (case in PUBLISHED_BY_KOMBU)
+    with closing(BrokerConnection(app, fast_publish=False)) as connection:
+        send(connection, builder, jobs)
+    messages = pushed(redis_url)
+    tags = {message["properties"].pop("delivery_tag") for _, message in messages}
+    assert len(tags) == len(messages)
+    assert messages == 4 * messages[: len(jobs)]
+
+
+EXPIRES = pytest.param(
+    "a queue that expires",
+    marks=pytest.mark.skipif(
+        not hasattr(redis_transport, "MIN_BINDING_TTL"), reason="kombu's queues on Redis expire from 5.7 on"
+    ),
+)
+
+
+@pytest.mark.parametrize("case", ["compressed", EXPIRES, "fanout"])
+def test_message_that_is_no_single_lpush_is_published_by_kombu(case: str, redis_url: str) -> None:
+    queues = {
+        "compressed": Queue("q"),
+        "a queue that expires": Queue("q", expires=600),
+        "fanout": Queue("q", Exchange("q", "fanout")),
+    }
+    app = an_app(
+        redis_url,
+        task_queues=[queues[case]],
+        task_default_queue="q",
+        task_compression="gzip" if case == "compressed" else None,
+    )
+    jobs, builder = three(app, {}), MessageBuilder(app)
+    with closing(BrokerConnection(app)) as connection:
+        for _ in range(2):
+            send(connection, builder, jobs)
+        assert templates(connection) == [None]
+        if case != "fanout":
+            assert len(pushed(redis_url)) == 2 * len(jobs)
+
+
+def test_jobs_of_several_templates_keep_their_order(redis_url: str) -> None:
+    app = an_app(redis_url)
+    builder = MessageBuilder(app)
+    plain, urgent = three(app, {}), three(app, OPTIONS["a queue with arguments and a priority"])
+    jobs = [job for both in zip(plain, urgent, strict=True) for job in both]
+    with closing(BrokerConnection(app)) as connection:
+        for _ in range(2):
+            send(connection, builder, jobs)
+        assert len(templates(connection)) == 2
+    ids = [message["headers"]["id"] for _, message in pushed(redis_url)]
+    assert ids == [f"{number:08}" for number in (1, 2, 3)] * 4
