@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 import jobhandle_celery
 from jobhandle_celery import Job, internal_errors
-from jobhandle_celery.cli.context import Desk
-from jobhandle_celery.cli.doctor.findings import Check, Level, Patient
+from jobhandle_celery.cli.context import CommandContext
+from jobhandle_celery.cli.doctor.findings import Check, Deployment, Level
 from jobhandle_celery.cli.doctor.workers import check_internal_errors
 from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import DeferredWrite
@@ -107,7 +107,7 @@ def revoked(app: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def check(app: Any, _: pytest.MonkeyPatch) -> None:
-    (finding,) = Check("a check", (), bug).findings(Patient(Desk(app, Output())))
+    (finding,) = Check("a check", (), bug).run(Deployment(CommandContext(app, Output())))
     assert finding.level is Level.UNKNOWN
 
 
@@ -155,19 +155,19 @@ def test_the_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptur
 
 def test_the_doctor_tells_of_internal_errors(app: Any) -> None:
     """With their number and the last of them (fault 25)."""
-    patient = Patient(Desk(app, Output()))
+    deployment = Deployment(CommandContext(app, Output()))
     last = "publishing: TypeError at x.py:1"
     told = {
         "w1@host": {"count": 3, "last": last},
         "w2@host": {"count": 0, "last": ""},
     }
-    vars(patient)["answers"] = {"faults": told}
-    (finding,) = check_internal_errors(patient)
+    vars(deployment)["answers"] = {"errors": told}
+    (finding,) = check_internal_errors(deployment)
     assert finding.level is Level.WARN
-    assert "w1@host has had 3 internal errors" in finding.says
-    assert last in finding.says
-    vars(patient)["answers"] = {"faults": {}}
-    assert [finding.level for finding in check_internal_errors(patient)] == [Level.UNKNOWN]
+    assert "w1@host has had 3 internal errors" in finding.message
+    assert last in finding.message
+    vars(deployment)["answers"] = {"errors": {}}
+    assert [finding.level for finding in check_internal_errors(deployment)] == [Level.UNKNOWN]
 
 
 def test_no_thread_of_ours_is_without_a_report() -> None:

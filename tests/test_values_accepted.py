@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, update
 
 from jobhandle_celery import Job, JobHandleError, JobStatus, ValidationError, serialization, text
 from jobhandle_celery.cli import json_output
-from jobhandle_celery.cli.formatting import arguments, as_json
+from jobhandle_celery.cli.formatting import format_arguments, to_json
 from jobhandle_celery.models import Unreadable
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job as job_table
@@ -107,12 +107,12 @@ def check(app: Any, value: Any) -> None:
     ):
         assert repr(read) == repr(value)
     assert repr(app.jobs.find(limit=1)) == repr([record])
-    shown = json_output.job(record) | {
-        "args": arguments(record, {}),
+    shown = json_output.job_document(record) | {
+        "args": format_arguments(record, {}),
         "result": record.result,
         "meta": record.meta,
     }
-    json.loads(as_json(shown), parse_constant=pytest.fail)
+    json.loads(to_json(shown), parse_constant=pytest.fail)
 
 
 QUICKLY = settings(
@@ -209,7 +209,11 @@ def test_unreadable_values_of_a_row_spoil_no_list(
     assert record.error.type == "Unreadable"
     # Which arguments are sensitive is not known, so all are hidden.
     assert record.shown_arguments == (("***",), {"unreadable": "***"})
-    json.loads(as_json(json_output.job(record) | {"args": arguments(record, {}), "result": record.result}))
+    json.loads(
+        to_json(
+            json_output.job_document(record) | {"args": format_arguments(record, {}), "result": record.result}
+        )
+    )
     with pytest.raises(JobHandleError, match=f"job {spoilt}: its result cannot be read"):
         app.jobs.attach(spoilt).result(timeout=5)
     with pytest.raises(ValidationError):

@@ -1,8 +1,8 @@
-"""``celery -A app jobs …``: the command line of jobs, a plug-in of Celery's. May import service and below.
+"""``celery -A app jobs …``: the command line, a plug-in of Celery's.
 
-`desk` is what a command has at hand and how one is declared, `exits` how one ends, `kinds` what may be typed,
-`shapes` the JSON that is printed; a command makes `blocks` of what it has asked, and `output` shows them, by
-`plain` or `fancy`. Nothing but `fancy` needs Rich, and nothing here knows SQL.
+`context` declares commands and gives them the app, `params` and `selection` are their options, `exit_codes`
+how they end, `json_output` their JSON. A command describes its output in the blocks of `output.layout`;
+`output.rich` or `output.text` shows them. Rich is optional.
 """
 
 import click
@@ -10,29 +10,29 @@ from celery.bin.base import handle_preload_options
 
 from .cancel import cancel
 from .context import JobsGroup
-from .counts import stats, top
 from .doctor import doctor
-from .exit_codes import MEANINGS
+from .exit_codes import DESCRIPTIONS
 from .maintenance import prune, sweep, upgrade
 from .replay import replay_events
 from .show import list_jobs, show
+from .stats import stats, top
 from .submit import release, resubmit, submit
 from .wait import wait, watch
 
-_CODES = "\n".join(f"  {code:d}  {meaning}" for code, meaning in MEANINGS.items())
+_CODES = "\n".join(f"  {code:d}  {description}" for code, description in DESCRIPTIONS.items())
 
 
 @click.group(
     "jobs",
     cls=JobsGroup,
     epilog=f"\b\nExit codes:\n{_CODES}\n\n"
-    "Durations are 45s, 90m, 1h30m, 30d; times ISO 8601 (without a zone: this machine's) or +10m. "
-    "--json prints JSON documents, one a line; their fields stand in jobhandle_celery.cli.json_output.",
+    "Durations: 45s, 90m, 1h30m, 30d. Times: ISO 8601 (without a zone: this machine's), or +10m from now. "
+    "Every command accepts --json and then prints JSON documents, one a line.",
 )
 @click.pass_context
 @handle_preload_options
 def jobs(ctx: click.Context) -> None:
-    """Durable jobs: submit, watch and cancel them, and look after those that run."""
+    """Submit, watch and cancel durable jobs, and maintain their tables."""
 
 
 for _command in (

@@ -1,57 +1,59 @@
-"""``cancel``. May import desk and below."""
+"""``cancel``."""
 
 import click
 
 from ..status import UNFINISHED, JobStatus
-from .context import Desk, verb
-from .exit_codes import Exit
-from .selection import Chosen, choosing
+from .context import CommandContext, command
+from .exit_codes import ExitCode
+from .selection import JobSelection, select_jobs
 
-_OUTCOMES = {
-    JobStatus.CANCELLED: (Exit.OK, "is Cancelled: no worker will run it"),
-    JobStatus.RUNNING: (Exit.OK, "is Running: it was asked to stop"),
-    JobStatus.FINISHED: (Exit.BAD, "is Finished: too late"),
-    JobStatus.ERROR: (Exit.BAD, "is in Error: too late"),
+_RESULTS = {
+    JobStatus.CANCELLED: (ExitCode.OK, "is Cancelled: no worker will run it"),
+    JobStatus.RUNNING: (ExitCode.OK, "is Running: stop requested"),
+    JobStatus.FINISHED: (ExitCode.FAILED, "is Finished: too late to cancel"),
+    JobStatus.ERROR: (ExitCode.FAILED, "is in Error: too late to cancel"),
 }
 
 CHUNK = 10_000
 """Jobs cancelled in one transaction."""
 
 
-@verb(
+@command(
     "cancel",
     examples={
         "cancel 42 43": "",
-        "cancel 42 --terminate": "and end its process",
-        "cancel --task shop.thumbnail --status Queued": "asks first",
+        "cancel 42 --terminate": "and terminate the process that runs it",
+        "cancel --task shop.thumbnail --status Queued": "asks for confirmation",
         "cancel --user ann --older-than 2h --yes": "",
     },
-    exits="0 cancelled or asked to stop, 1 too late, 2 wrong input, 3 no such job.",
+    exit_codes="0 cancelled or stop requested, 1 too late, 2 wrong usage, 3 no such job.",
+    json='{"id", "status"} for each id, or {"cancelled": N} with filters',
 )
-@choosing(*UNFINISHED)
-@click.option("--terminate", is_flag=True, help="Have the process of a body that runs ended.")
-def cancel(desk: Desk, chosen: Chosen, terminate: bool) -> None:
-    """Cancel jobs, by ids or by filters.
+@select_jobs(*UNFINISHED)
+@click.option("--terminate", is_flag=True, help="Terminate the process that runs the job.")
+def cancel(context: CommandContext, selection: JobSelection, terminate: bool) -> None:
+    """Cancel jobs, given by ids or by filters.
 
-    By filters every unfinished one, or those of --status.
+    A job that has not started never will; a running job is asked to stop. Filters without --status select all
+    unfinished jobs.
     """
-    chosen.check()
-    if chosen.ids:
-        desk.each(chosen.ids, lambda job_id: _cancel(desk, job_id, terminate))
+    selection.require_ids_or_filters()
+    if selection.ids:
+        context.for_each(selection.ids, lambda job_id: _cancel(context, job_id, terminate))
         return
-    statuses = chosen.statuses or tuple(sorted(UNFINISHED))
-    ids = chosen.found(desk, "Cancel", statuses)
+    statuses = selection.statuses or tuple(sorted(UNFINISHED))
+    ids = selection.find_ids(context, "Cancel", statuses)
     cancelled = 0
     for start in range(0, len(ids), CHUNK):
-        # The statuses again: a job that has left them since is not what was asked about.
-        cancelled += desk.jobs.cancel_many(
+        # The statuses are given again: a job that has moved on since was not part of the question.
+        cancelled += context.jobs.cancel_many(
             status=statuses, ids=ids[start : start + CHUNK], terminate=terminate
         )
-    desk.out.say({"cancelled": cancelled}, f"{cancelled:,} jobs were cancelled or asked to stop")
+    context.output.result({"cancelled": cancelled}, f"{cancelled:,} jobs were cancelled or asked to stop")
 
 
-def _cancel(desk: Desk, job_id: int, terminate: bool) -> Exit:
-    status = desk.attach(job_id).cancel_job(terminate=terminate)
-    code, says = _OUTCOMES[status]
-    desk.out.say({"id": job_id, "status": str(status)}, f"job {job_id} {says}")
+def _cancel(context: CommandContext, job_id: int, terminate: bool) -> ExitCode:
+    status = context.attach(job_id).cancel_job(terminate=terminate)
+    code, result = _RESULTS[status]
+    context.output.result({"id": job_id, "status": str(status)}, f"job {job_id} {result}")
     return code

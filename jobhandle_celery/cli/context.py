@@ -1,8 +1,8 @@
-"""What every command has at hand, and how a command is declared. May import the service and below."""
+"""The context of a command, and the decorator that declares one."""
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,153 +14,158 @@ from ..errors import ConfigurationError, DatabaseUnavailableError, UnknownJobErr
 from ..handle import JobHandle
 from ..runtime import Runtime, runtime_of
 from ..store import Store
-from .deadline import Question, Silent
-from .exit_codes import Exit, Said, in_one_line
+from .deadline import BackgroundCall, NoAnswerError
+from .exit_codes import CommandError, ExitCode, errors_as_one_line
 from .output import Output
 
 if TYPE_CHECKING:
     from ..jobs import Jobs
 
 
-DATABASE_BOUND = 7.0
-"""Seconds that a database has to say anything."""
+DATABASE_TIMEOUT = 7.0
+"""Seconds for the first answer of the database."""
 
 
 @dataclass
-class Desk:
-    """The app of ``-A``, its jobs, and where the words go."""
+class CommandContext:
+    """The app of ``-A``, its jobs, and the output."""
 
     app: Any
-    out: Output
+    output: Output
 
     @cached_property
     def runtime(self) -> Runtime:
-        """The service of the app.
+        """The runtime of the app's jobs. Connects to nothing.
 
         Raises:
-            Said: the app has no `Jobs`.
+            CommandError: the app has no `Jobs`.
         """
         try:
             runtime = runtime_of(self.app)
         except ConfigurationError:
-            # Celery's own name for the app that it makes when none was named.
+            # "default" is the name of the app that Celery creates when -A is missing.
             name = getattr(self.app, "main", None)
-            said = "no app was named" if name == "default" else f"{name or 'this app'} has no jobs"
-            hint = "celery -A APP jobs …, with an app that has Jobs(app, …)"
-            raise Said(f"{said}: {hint}", Exit.INPUT) from None
-        # Its tasks are looked at, and they may be in modules that only a worker imports.
+            problem = "no app is given" if name == "default" else f"the app {name or ''} has no Jobs"
+            hint = "run celery -A APP jobs … with an app for which Jobs(app, …) is created"
+            raise CommandError(f"{problem}; {hint}", ExitCode.USAGE) from None
+        # Commands look up tasks, and those may be in modules that only a worker imports.
         self.app.loader.import_default_modules()
         return runtime
 
-    def expect_jobs(self) -> None:
-        """Make sure that the app has jobs, before something else is said or done.
+    def require_jobs(self) -> None:
+        """Check that the app has `Jobs`, before anything else is reported or done.
 
         Raises:
-            Said: it has none.
+            CommandError: it has none.
         """
         _ = self.runtime
 
     @cached_property
-    def answering(self) -> Runtime:
-        """The service of the app, when its database has answered anything at all.
+    def connected_runtime(self) -> Runtime:
+        """The runtime, after the database has answered once.
 
         Raises:
-            DatabaseUnavailableError: it is silent. Drivers may wait for it without an end.
+            DatabaseUnavailableError: no answer within `DATABASE_TIMEOUT`; a driver may wait for ever.
         """
         runtime = self.runtime
-        asked = Question(runtime.store.now)
+        call = BackgroundCall(runtime.store.now)
         try:
-            asked.answer(DATABASE_BOUND)
-        except Silent as error:
+            call.result(DATABASE_TIMEOUT)
+        except NoAnswerError as error:
             raise DatabaseUnavailableError(f"the database did not answer: {error}") from None
         except Exception:
-            pass  # the command meets it too, and says what it is
+            pass  # the command meets the same error, and reports it
         return runtime
 
     @property
     def jobs(self) -> "Jobs":
         """The app's `Jobs`."""
-        _ = self.answering
+        _ = self.connected_runtime
         jobs: Jobs = self.app.jobs
         return jobs
 
     @property
     def store(self) -> Store:
-        """The store of the app."""
-        return self.answering.store
+        """The app's store."""
+        return self.connected_runtime.store
 
     def attach(self, job_id: int) -> JobHandle:
-        """Open a handle on a job."""
+        """Return a handle attached to a job."""
         return self.jobs.attach(job_id)
 
-    def each(self, job_ids: tuple[int, ...], deed: Callable[[int], Exit]) -> None:
-        """Do something to each job, also if there is none of one id, and end with the first bad code."""
-        worst = Exit.OK
+    def for_each(self, job_ids: Sequence[int], action: Callable[[int], ExitCode]) -> None:
+        """Apply an action to each job, unknown ids included; exit with the first code that is not OK."""
+        exit_code = ExitCode.OK
         for job_id in job_ids:
             try:
-                code = deed(job_id)
+                code = action(job_id)
             except UnknownJobError as error:
-                self.out.note(f"Error: {error}")
-                code = Exit.UNKNOWN
-            worst = worst or code
-        if worst:
-            sys.exit(worst)
+                self.output.error(error)
+                code = ExitCode.UNKNOWN_JOB
+            exit_code = exit_code or code
+        if exit_code:
+            sys.exit(exit_code)
 
     def confirm(self, question: str, yes: bool) -> None:
-        """Ask before something that cannot be taken back; without a terminal nobody can answer.
+        """Ask for confirmation, unless ``--yes`` was given.
 
         Raises:
-            Said: the answer was no, or there is nobody to ask.
+            CommandError: the answer was no, or standard input is not a terminal.
         """
         if yes:
             return
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise Said(f"{question} Nobody can be asked here: add --yes", Exit.INPUT)
+            raise CommandError(f"{question} This is not a terminal: add --yes", ExitCode.USAGE)
         if not click.confirm(question, err=True):
-            raise Said("nothing was done", Exit.BAD)
+            raise CommandError("declined; nothing was changed", ExitCode.FAILED)
 
 
 class JobsGroup(click.Group):
-    """The group: whatever goes wrong below it is said in one line."""
+    """The group ``jobs``, which reports errors in one line."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the words before the name of the command."""
-        with in_one_line():
+        """Parse the arguments before the command's name."""
+        with errors_as_one_line():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Find the command and run it."""
-        with in_one_line():
+        """Run the command."""
+        with errors_as_one_line():
             return super().invoke(ctx)
 
 
-def verb(
-    name: str, *, examples: Mapping[str, str], exits: str = ""
+def command(
+    name: str, *, examples: Mapping[str, str], exit_codes: str, json: str
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """Declare a command: its function gets a `Desk` and its own options; ``--json`` is everywhere."""
+    """Declare a command. Its function gets a `CommandContext` and its own options.
+
+    ``--help`` shows the examples, the exit codes and what ``--json``, an option of every command, prints.
+    """
 
     def declare(function: Callable[..., None]) -> click.Command:
         @handle_preload_options
         @functools.wraps(function)
         def run(ctx: click.Context, *, as_json: bool, **options: Any) -> None:
-            desk = Desk(ctx.obj.app, Output(json=as_json, colour=not ctx.obj.no_color))
+            context = CommandContext(ctx.obj.app, Output(json=as_json, colour=not ctx.obj.no_color))
             try:
-                function(desk, **options)
+                function(context, **options)
             except KeyboardInterrupt:
-                # As a shell says it of a program that was interrupted.
-                sys.exit(130)
+                sys.exit(130)  # as shells report an interrupted program
 
-        # What the decorators of the function have noted, which `wraps` copies; the last is first there.
-        noted = vars(run).setdefault("__click_params__", [])
-        noted.insert(0, click.Option(["--json", "as_json"], is_flag=True, help="Print JSON documents."))
-        return click.command(name, cls=CeleryCommand, epilog=_epilog(examples, exits))(
+        # `wraps` has copied the function's own options; Click lists the last of these first.
+        options = vars(run).setdefault("__click_params__", [])
+        options.insert(0, click.Option(["--json", "as_json"], is_flag=True, help=f"Print JSON: {json}."))
+        return click.command(name, cls=CeleryCommand, epilog=_epilog(examples, exit_codes))(
             click.pass_context(run)
         )
 
     return declare
 
 
-def _epilog(examples: Mapping[str, str], exits: str) -> str:
+def _epilog(examples: Mapping[str, str], exit_codes: str) -> str:
     width = max(map(len, examples))
-    lines = [f"  celery -A shop jobs {typed:<{width}}  {says}".rstrip() for typed, says in examples.items()]
-    return "\n".join(["\b", "Examples:", *lines, *(["", "\b", f"Exit codes: {exits}"] if exits else [])])
+    lines = [
+        f"  celery -A shop jobs {arguments:<{width}}  {comment}".rstrip()
+        for arguments, comment in examples.items()
+    ]
+    return "\n".join(["\b", "Examples:", *lines, "", "\b", f"Exit codes: {exit_codes}"])

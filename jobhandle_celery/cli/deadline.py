@@ -1,7 +1,7 @@
-"""Questions with a deadline: a server that is silent must not silence a command. Imports nothing of ours.
+"""Calls with a deadline: a server that does not answer must not hang a command.
 
-Drivers bound their waits in their own ways, some of them not at all. So each question is asked in a thread,
-and the command goes on without an answer; the thread is a daemon, which no end of a process waits for.
+Database and broker drivers bound their waits in different ways, some not at all. Each call therefore runs in
+a daemon thread, which does not keep the process alive, and the command continues without its result.
 """
 
 import threading
@@ -11,35 +11,35 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Silent(Exception):
-    """There was no answer in time."""
+class NoAnswerError(Exception):
+    """A call did not return before its deadline."""
 
 
-class Question(Generic[T]):
-    """A question, asked from its creation on."""
+class BackgroundCall(Generic[T]):
+    """A call that starts with the creation of this object."""
 
-    def __init__(self, ask: Callable[[], T]) -> None:
-        self._ask = ask
-        self._answers: list[T] = []
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._results: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="jobhandle-question", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="jobhandle-cli-call", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._answers.append(self._ask())
-        except BaseException as error:  # raised again in the thread that wants the answer
+            self._results.append(self._function())
+        except BaseException as error:  # raised again in the thread that asks for the result
             self._error = error
 
-    def answer(self, seconds: float) -> T:
-        """Return the answer, or raise what asking for it raised.
+    def result(self, timeout: float) -> T:
+        """Return what the call returned, or raise what it raised; `timeout` in seconds.
 
         Raises:
-            Silent: there is none after so many seconds.
+            NoAnswerError: the call has not returned yet.
         """
-        self._thread.join(seconds)
+        self._thread.join(timeout)
         if self._thread.is_alive():
-            raise Silent(f"no answer within {seconds:.2g} s")
+            raise NoAnswerError(f"no answer within {timeout:.2g} s")
         if self._error is not None:
             raise self._error
-        return self._answers[0]
+        return self._results[0]

@@ -1,92 +1,95 @@
-"""Jobs in words: what became of one, why it stands where it does, its row in a table. May import words."""
+"""Jobs in words: the row of a list, how a job ended, and why it has its status."""
 
 from datetime import datetime
 
 from ..models import JobRecord
 from ..status import JobStatus
 from ..store import Sight
-from .formatting import moment, one_line, progress, span
-from .output.layout import Bar, Cell
+from .formatting import format_duration, format_progress, format_time, one_line
+from .output.layout import Cell, ProgressCell
 
-COLUMNS = ("ID", "STATUS", "TASK", "USER", "AGE", "TRY", "PROGRESS", "MESSAGE")
-"""Of a list of jobs."""
+COLUMNS = ("ID", "STATUS", "TASK", "USER", "AGE", "ATTEMPT", "PROGRESS", "MESSAGE")
+"""Of a list of jobs; AGE is the time since the submit."""
 
 
-def row(job: JobRecord, now: datetime) -> list[Cell]:
-    """Return what a list says of a job."""
-    age = None if job.submitted is None else now - job.submitted
-    fraction = job.progress.fraction if job.progress else None
+def job_row(job: JobRecord, now: datetime) -> list[Cell]:
+    """Return the cells of a job, one for each of `COLUMNS`."""
     return [
         str(job.id),
         str(job.status),
         job.task,
         job.username or "-",
-        span(age),
+        format_duration(now - job.submitted),
         str(job.attempt),
-        Bar(progress(job.progress), fraction if job.status is JobStatus.RUNNING else None),
+        progress_cell(job, bar=job.status is JobStatus.RUNNING),
         job.message,
     ]
 
 
-def ended(job: JobRecord) -> str:
-    """Return how a job ended, or where it stands."""
-    said = f": {one_line(job.message)}" if job.message else ""
-    return f"job {job.id} is {job.status}{said}"
+def progress_cell(job: JobRecord, *, bar: bool = True) -> ProgressCell:
+    """Return the progress of a job."""
+    fraction = job.progress.fraction if job.progress and bar else None
+    return ProgressCell(format_progress(job.progress), fraction)
 
 
-def why(sight: Sight) -> str:
-    """Return why a job is in its status, and what will be next."""
-    job, inside = sight.job, sight.inside
+def status_line(job: JobRecord) -> str:
+    """Return a job's status and message as a line."""
+    message = f": {one_line(job.message)}" if job.message else ""
+    return f"job {job.id} is {job.status}{message}"
+
+
+def explain_status(details: Sight) -> str:
+    """Return why a job has its status, and what happens next."""
+    job, inside = details.job, details.inside
     match job.status:
         case JobStatus.WAITING if inside.not_before is None:
-            return "held until somebody releases it"
+            return "held until release"
         case JobStatus.WAITING:
-            return f"its time is {moment(inside.not_before)}"
+            return f"scheduled for {format_time(inside.not_before)}"
         case JobStatus.QUEUED:
+            published = "once" if inside.publish_count == 1 else f"{inside.publish_count} times"
             return (
-                f"the broker has its message since {span(inside.now - _last(sight))}, "
-                f"{_times(inside.publish_count)} sent, in the queue {job.queue}; {_next(sight)}"
+                f"published {published}, last {format_duration(inside.now - _last_event(details))} ago, "
+                f"to the queue {job.queue}; no worker has claimed it; {_next_sweep(details)}"
             )
         case JobStatus.RUNNING:
-            return _running(sight)
+            return _explain_running(details)
         case JobStatus.REQUEUED if inside.not_before is not None and inside.not_before > inside.now:
-            return f"its next attempt is due at {moment(inside.not_before)}"
+            return f"the next attempt is scheduled for {format_time(inside.not_before)}"
         case JobStatus.FINISHED | JobStatus.ERROR | JobStatus.CANCELLED:
-            return sight.events[-1].message if sight.events else "-"
+            return details.events[-1].message if details.events else "-"
         case _:
-            return f"its message is not with the broker yet; {_next(sight)}"
+            return f"not published yet; {_next_sweep(details)}"
 
 
-def _running(sight: Sight) -> str:
-    job, inside = sight.job, sight.inside
-    parts = [f"for {span(None if job.started is None else inside.now - job.started)}, at {job.worker}"]
+def _explain_running(details: Sight) -> str:
+    job, inside = details.job, details.inside
+    running_for = None if job.started is None else inside.now - job.started
+    parts = [f"for {format_duration(running_for)} on {job.worker}"]
     if inside.worker_uid is None:
-        parts.append("taken by hand, without a lease")
+        parts.append("set to Running by set_status(), without a lease")
     elif inside.lease_until is None:
-        parts.append("whose row is gone: the sweep settles it")
+        parts.append("the worker has no row: the sweep will recover the job")
     elif inside.lease_until <= inside.now:
-        parts.append(f"whose lease ended {span(inside.now - inside.lease_until)} ago: the sweep settles it")
+        expired = format_duration(inside.now - inside.lease_until)
+        parts.append(f"the worker's lease expired {expired} ago: the sweep will recover the job")
     else:
-        parts.append("whose lease is alive")
+        parts.append("the worker's lease is valid")
     if job.cancel_requested is not None:
-        asked = "its process is to be ended" if inside.terminate else "it was asked to stop"
-        parts.append(f"{asked} {span(inside.now - job.cancel_requested)} ago")
+        request = "termination" if inside.terminate else "stop"
+        parts.append(f"{request} requested {format_duration(inside.now - job.cancel_requested)} ago")
     return ", ".join(parts)
 
 
-def _last(sight: Sight) -> datetime:
-    return sight.events[-1].at if sight.events else sight.inside.now
+def _last_event(details: Sight) -> datetime:
+    return details.events[-1].at if details.events else details.inside.now
 
 
-def _next(sight: Sight) -> str:
-    due = sight.inside.due_at
-    if due is None:
-        return "nothing looks at it again by itself"
-    late = sight.inside.now - due
+def _next_sweep(details: Sight) -> str:
+    due_at = details.inside.due_at
+    if due_at is None:
+        return "the sweep does not look at it again"
+    late = details.inside.now - due_at
     if late.total_seconds() > 0:
-        return f"the sweep should have looked at it {span(late)} ago"
-    return f"the sweep looks at it in {span(-late)}"
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+        return f"the sweep is {format_duration(late)} late"
+    return f"the sweep looks at it in {format_duration(-late)}"

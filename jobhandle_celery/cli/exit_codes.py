@@ -1,7 +1,6 @@
-"""How a command ends: its exit code, and one line for what went wrong. May import errors.
+"""Exit codes, and how an error becomes one line on standard error.
 
-A traceback tells the author of a program something; whoever types a command, or a script, wants to know
-what to do. So everything that is expected to go wrong becomes one line on standard error.
+A user of the command line needs the next step, not a traceback: every expected error is reported in one line.
 """
 
 from collections.abc import Iterator
@@ -25,74 +24,77 @@ from ..errors import (
 from .formatting import one_line
 
 
-class Exit(IntEnum):
-    """The exit codes of all commands; they are part of the interface."""
+class ExitCode(IntEnum):
+    """The exit codes of all commands. They are public."""
 
     OK = 0
-    BAD = 1
-    INPUT = 2
-    UNKNOWN = 3
+    FAILED = 1
+    USAGE = 2
+    UNKNOWN_JOB = 3
     TIMEOUT = 4
-    AWAY = 5
+    UNAVAILABLE = 5
 
 
-MEANINGS = {
-    Exit.OK: "done; the job Finished",
-    Exit.BAD: "a job ended in Error or Cancelled, or does not allow the move; doctor found something BAD; "
-    "you said no",
-    Exit.INPUT: "wrong input: nothing was done",
-    Exit.UNKNOWN: "there is no such job",
-    Exit.TIMEOUT: "not within the time given; the job goes on",
-    Exit.AWAY: "the database or the broker cannot be reached, or the tables are missing",
+DESCRIPTIONS = {
+    ExitCode.OK: "success; a job that was waited for is Finished",
+    ExitCode.FAILED: "a job ended in Error or Cancelled, or its status forbids the operation; "
+    "doctor found a BAD; the confirmation was declined",
+    ExitCode.USAGE: "wrong usage or input; nothing was changed",
+    ExitCode.UNKNOWN_JOB: "no such job",
+    ExitCode.TIMEOUT: "the timeout expired; the job continues",
+    ExitCode.UNAVAILABLE: "the database or the broker is unavailable, or the tables are missing",
 }
 
-_CODES: tuple[tuple[type[Exception], Exit], ...] = (
-    (UnknownJobError, Exit.UNKNOWN),
-    (ApiUsageError, Exit.INPUT),
-    (ConfigurationError, Exit.INPUT),
-    (WaitTimeoutError, Exit.TIMEOUT),
-    (SchemaError, Exit.AWAY),
-    (DatabaseUnavailableError, Exit.AWAY),
-    (InvalidTransitionError, Exit.BAD),
-    (JobHandleError, Exit.BAD),
+# The first match counts: an UnknownJobError is an ApiUsageError.
+_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (UnknownJobError, ExitCode.UNKNOWN_JOB),
+    (ApiUsageError, ExitCode.USAGE),
+    (ConfigurationError, ExitCode.USAGE),
+    (WaitTimeoutError, ExitCode.TIMEOUT),
+    (SchemaError, ExitCode.UNAVAILABLE),
+    (DatabaseUnavailableError, ExitCode.UNAVAILABLE),
+    (InvalidTransitionError, ExitCode.FAILED),
+    (JobHandleError, ExitCode.FAILED),
 )
 
 
-class Said(click.ClickException):
-    """An end with one line on standard error."""
+class CommandError(click.ClickException):
+    """Ends the command with one line on standard error."""
 
-    def __init__(self, message: str, code: Exit) -> None:
+    def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(one_line(message))
-        self.exit_code = code  # type: ignore[misc]  # that is how Click's own do it, too
+        self.exit_code = code  # type: ignore[misc]  # Click's own exceptions assign it, too
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
         click.echo(f"Error: {self.message}", file=file, err=file is None)
 
 
-def code_of(error: JobHandleError) -> Exit:
-    """Return the exit code of an error of ours."""
+def exit_code_of(error: JobHandleError) -> ExitCode:
+    """Return the exit code of an error of this library."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
-    """Turn what is expected to go wrong into one line and an exit code."""
+def errors_as_one_line() -> Iterator[None]:
+    """Turn every expected error into a `CommandError`."""
     try:
         yield
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # the help itself; older Clicks have no such error
+        if (
+            type(error).__name__ == "NoArgsIsHelpError"
+        ):  # carries the help itself; older Clicks do not have it
             raise
-        raise Said(_usage(error), Exit.INPUT) from None
+        raise CommandError(_usage_message(error), ExitCode.USAGE) from None
     except JobHandleError as error:
-        raise Said(str(error), code_of(error)) from None
+        raise CommandError(str(error), exit_code_of(error)) from None
     except BrokerError as error:
-        raise Said(f"the broker cannot be reached: {error}", Exit.AWAY) from None
+        raise CommandError(f"the broker is unavailable: {error}", ExitCode.UNAVAILABLE) from None
 
 
-def _usage(error: click.UsageError) -> str:
+def _usage_message(error: click.UsageError) -> str:
     if getattr(error, "option_name", None) in ("-A", "--app"):
-        return "the app goes before the word jobs: celery -A APP jobs …"
+        return "-A goes before the word jobs: celery -A APP jobs …"
     path = error.ctx.command_path if error.ctx else ""
     hint = f" (see {path} --help)" if path else ""
     return error.format_message().rstrip(".") + hint

@@ -1,6 +1,6 @@
-"""Values as people read them, each in one line. Imports nothing of ours but model.
+"""Values formatted for people, each in one line.
 
-What stands in a row was written by others: what a terminal would obey is spelled out, not sent to it.
+The text in a row was written by others: control characters are escaped, not sent to the terminal.
 """
 
 import json
@@ -14,24 +14,25 @@ from ..models import JobRecord, Progress
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
-def harmless(text: str) -> str:
-    """Spell out every character that a terminal would obey rather than show; lines stay lines."""
+def escape_control(text: str) -> str:
+    """Escape every character that a terminal would interpret; newlines stay."""
     return "".join(
-        one if one.isprintable() or one == "\n" else " " if one.isspace() else _spelled(one) for one in text
+        char
+        if char.isprintable() or char == "\n"
+        else " "
+        if char.isspace()
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
     )
 
 
-def _spelled(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def one_line(text: str) -> str:
-    """Return text as one harmless line."""
-    return harmless(" ".join(text.split()))
+    """Return text as one line without control characters."""
+    return escape_control(" ".join(text.split()))
 
 
-def span(duration: timedelta | float | None) -> str:
-    """Return a duration in its two largest units: ``1h30m``; ``-`` for None."""
+def format_duration(duration: timedelta | float | None) -> str:
+    """Return a duration, or seconds, in its two largest units: ``1h30m``; ``-`` for None."""
     if duration is None:
         return "-"
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
@@ -49,20 +50,20 @@ def span(duration: timedelta | float | None) -> str:
     return sign + "".join(parts[:2])
 
 
-def moment(value: object) -> str:
-    """Return a moment in UTC, to the second; ``-`` for None."""
+def format_time(value: object) -> str:
+    """Return a time in UTC, to the second; ``-`` for None."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}" if isinstance(value, datetime) else "-"
 
 
-def progress(value: Progress | None) -> str:
-    """Return how far something is: ``40/100``."""
+def format_progress(value: Progress | None) -> str:
+    """Return progress as ``40/100``, or ``40`` without a total."""
     if value is None:
         return "-"
     return f"{value.current:g}" if value.total is None else f"{value.current:g}/{value.total:g}"
 
 
-def as_json(value: Any) -> str:
-    """Return a value as JSON in one line; what JSON does not have, NaN among it, is its text."""
+def to_json(value: Any) -> str:
+    """Return a value as JSON in one line; what JSON cannot represent (NaN, for example) becomes text."""
     try:
         return json.dumps(value, default=str, ensure_ascii=True, allow_nan=False)
     except ValueError:
@@ -74,21 +75,21 @@ def _finite(value: Any) -> Any:
         case float() if not isfinite(value):
             return str(value)
         case list():
-            return [_finite(one) for one in value]
+            return [_finite(item) for item in value]
         case dict():
-            return {name: _finite(one) for name, one in value.items()}
+            return {name: _finite(item) for name, item in value.items()}
     return value
 
 
-def arguments(job: JobRecord, routing: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the positional and the keyword arguments of a job as they may be shown.
+def format_arguments(job: JobRecord, routing: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the positional and the keyword arguments of a job, redacted.
 
-    The one place by which a command shows them: who submitted a job may have hidden them from Celery's
-    logs and events, and so from here (``sensitive``, ``argsrepr``, ``kwargsrepr``).
+    Commands show arguments only by this function: the submitter may have hidden them from Celery's logs and
+    events, and so from here (``sensitive``, ``argsrepr``, ``kwargsrepr``).
     """
     args, kwargs = routing.get("argsrepr"), routing.get("kwargsrepr")
     shown_args, shown_kwargs = job.shown_arguments
     return (
-        args if isinstance(args, str) else as_json(list(shown_args)),
-        kwargs if isinstance(kwargs, str) else as_json(shown_kwargs),
+        args if isinstance(args, str) else to_json(list(shown_args)),
+        kwargs if isinstance(kwargs, str) else to_json(shown_kwargs),
     )

@@ -1,27 +1,9 @@
-"""The JSON documents that ``--json`` prints. They are part of the interface: fields are added, not renamed.
+"""The JSON documents of ``--json``, one a line. They are public: fields are added, never renamed.
 
-Moments are ISO 8601 in UTC, durations are seconds, statuses OMERO's words; what is not known is null.
-
-======================  ====================================================================================
-command                 prints
-======================  ====================================================================================
-submit                  ``{"id", "status"}``; with ``--wait`` the `job`
-list                    a `job` a line
-show                    the `job`, with ``args``, ``kwargs``, ``result``, ``meta``, ``why``, ``events``
-watch                   a `job` a line, whenever one has changed
-wait                    the `job` a line, in the order given, each as soon as it has ended
-cancel                  ``{"id", "status"}`` a line; by filters ``{"cancelled": N}``
-resubmit, release       ``{"id", "status"}`` a line
-stats, top              ``{"at", "window", "unfinished", "tasks": [...], "workers": [...]}``; top one a line
-upgrade                 ``{"revision"}``
-sweep                   ``{"made"}``; with ``--forever`` one a line for each pass that it made
-prune                   ``{"pruned": N}``
-doctor                  a `finding` a line: ``{"check", "level", "promises", "says", "set"}``
-replay-events           ``{"jobs": N, "events": N}``
-======================  ====================================================================================
+Times are ISO 8601 in UTC, durations are seconds, statuses are OMERO's words; an unknown value is null. The
+help of each command says which documents it prints.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,8 +11,8 @@ from ..models import Event, JobRecord
 from ..store import Tally, WorkerSeen
 
 
-def moment(value: object) -> str | None:
-    """Return a moment; None for None."""
+def time_value(value: object) -> str | None:
+    """Return a time; None for None."""
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else None
 
 
@@ -39,68 +21,62 @@ def seconds(value: timedelta | None) -> float | None:
     return None if value is None else value.total_seconds()
 
 
-def job(one: JobRecord) -> dict[str, Any]:
-    """Return a job without what it was given and what it returned, which may be long or private."""
+def job_document(job: JobRecord) -> dict[str, Any]:
+    """Return a job without its arguments and its result, which may be long or private."""
+    error = job.error
     return {
-        "id": one.id,
-        "task": one.task,
-        "task_id": one.task_id,
-        "status": str(one.status),
-        "message": one.message,
-        "username": one.username,
-        "groupname": one.groupname,
-        "queue": one.queue,
-        "priority": one.priority,
-        "unique_key": one.unique_key,
-        "submitted": moment(one.submitted),
-        "scheduled_for": moment(one.scheduled_for),
-        "expires": moment(one.expires),
-        "started": moment(one.started),
-        "finished": moment(one.finished),
-        "attempt": one.attempt,
-        "max_attempts": one.max_attempts,
-        "worker": one.worker,
-        "progress": vars(one.progress) if one.progress else None,
-        "cancel_requested": moment(one.cancel_requested),
-        "error": {"kind": one.error.kind, "type": one.error.type, "message": one.error.message}
-        if one.error
-        else None,
+        "id": job.id,
+        "task": job.task,
+        "task_id": job.task_id,
+        "status": str(job.status),
+        "message": job.message,
+        "username": job.username,
+        "groupname": job.groupname,
+        "queue": job.queue,
+        "priority": job.priority,
+        "unique_key": job.unique_key,
+        "submitted": time_value(job.submitted),
+        "scheduled_for": time_value(job.scheduled_for),
+        "expires": time_value(job.expires),
+        "started": time_value(job.started),
+        "finished": time_value(job.finished),
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "worker": job.worker,
+        "progress": vars(job.progress) if job.progress else None,
+        "cancel_requested": time_value(job.cancel_requested),
+        "error": {"kind": error.kind, "type": error.type, "message": error.message} if error else None,
     }
 
 
-def event(one: Event) -> dict[str, Any]:
-    """Return one line of a job's history."""
+def status_document(job: JobRecord) -> dict[str, Any]:
+    """Return the id and the status of a job."""
+    return {"id": job.id, "status": str(job.status)}
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """Return one event of a job's history."""
     return {
-        "at": moment(one.at),
-        "status": str(one.status),
-        "attempt": one.attempt,
-        "message": one.message,
-        "actor": one.actor,
+        "at": time_value(event.at),
+        "status": str(event.status),
+        "attempt": event.attempt,
+        "message": event.message,
+        "actor": event.actor,
     }
 
 
-def worker(one: WorkerSeen) -> dict[str, Any]:
-    """Return a worker and what it runs."""
+def worker_document(worker: WorkerSeen) -> dict[str, Any]:
+    """Return a worker and the jobs that it runs."""
     return {
-        "name": one.name,
-        "pid": one.pid,
-        "started": moment(one.started),
-        "lease_until": moment(one.lease_until),
-        "alive": one.alive,
-        "jobs": [job(each) for each in one.jobs],
+        "name": worker.name,
+        "pid": worker.pid,
+        "started": time_value(worker.started),
+        "lease_until": time_value(worker.lease_until),
+        "alive": worker.alive,
+        "jobs": [job_document(job) for job in worker.jobs],
     }
 
 
-def tally(one: Tally) -> dict[str, Any]:
-    """Return a count of jobs of one task in one status."""
-    return {"status": str(one.status), "count": one.count, "oldest": moment(one.oldest)}
-
-
-def standing(one: JobRecord) -> dict[str, Any]:
-    """Return the least that a verb says of a job."""
-    return {"id": one.id, "status": str(one.status)}
-
-
-def with_events(one: Mapping[str, Any], events: list[Event]) -> dict[str, Any]:
-    """Return a job's document with its history."""
-    return {**one, "events": [event(each) for each in events]}
+def count_document(count: Tally) -> dict[str, Any]:
+    """Return the count of one task's jobs in one status."""
+    return {"status": str(count.status), "count": count.count, "oldest": time_value(count.oldest)}

@@ -1,4 +1,4 @@
-"""``upgrade``, ``sweep``, ``prune``: what keeps the tables in order. May import desk and below."""
+"""``upgrade``, ``sweep`` and ``prune``."""
 
 import signal
 import threading
@@ -10,79 +10,90 @@ import click
 from ..errors import DatabaseUnavailableError, SchemaError
 from ..migrations import REVISIONS
 from . import params
-from .context import Desk, verb
-from .formatting import span
+from .context import CommandContext, command
+from .formatting import format_duration
 from .output.layout import Line
 
-PAUSE = 2.0
-"""Seconds after which a sweeping process asks a database again that was away."""
+RETRY_INTERVAL = 2.0
+"""Seconds before ``sweep --forever`` tries an unavailable database again."""
 
 
-@verb(
+@command(
     "upgrade",
-    examples={"upgrade": "", "upgrade --sql > tables.sql": "for somebody else to run"},
-    exits="0 done, 5 database away.",
+    examples={"upgrade": "", "upgrade --sql > tables.sql": "for a database administrator"},
+    exit_codes="0 done, 5 database unavailable.",
+    json='{"revision"}',
 )
-@click.option("--sql", is_flag=True, help="Print the statements, from an empty database on; do nothing.")
-def upgrade(desk: Desk, sql: bool) -> None:
-    """Make the tables, or bring them up to date."""
-    desk.jobs.upgrade_schema(sql=sql)
+@click.option("--sql", is_flag=True, help="Only print the statements, starting from an empty database.")
+def upgrade(context: CommandContext, sql: bool) -> None:
+    """Create the tables, or migrate them to the revision of this version."""
+    context.jobs.upgrade_schema(sql=sql)
     if not sql:
-        desk.out.say({"revision": REVISIONS[-1]}, f"the tables are at revision {REVISIONS[-1]}")
+        revision = REVISIONS[-1]
+        context.output.result({"revision": revision}, f"the tables are at revision {revision}")
 
 
-@verb(
+@command(
     "sweep",
     examples={"sweep": "one pass", "sweep --forever": "a process of its own, until SIGTERM"},
-    exits="0 done, also after SIGTERM; 5 database away.",
+    exit_codes="0 done, also after SIGTERM; 5 database unavailable.",
+    json='{"made": true}, or false if another process made a pass just before; '
+    'with --forever {"made": true} for each pass',
 )
-@click.option("--forever", is_flag=True, help="Go on until SIGTERM or Ctrl-C.")
-def sweep(desk: Desk, forever: bool) -> None:
-    """Send what is due, settle what is lost or expired.
+@click.option("--forever", is_flag=True, help="Sweep until SIGTERM or Ctrl-C.")
+def sweep(context: CommandContext, forever: bool) -> None:
+    """Publish due jobs, recover lost jobs, cancel expired jobs.
 
-    Workers do it by themselves. A process of its own is for services whose workers may all be away.
+    Workers do this themselves. A sweeping process helps services whose workers may all be stopped.
     """
     if not forever:
-        made = desk.jobs.sweep()
-        somebody = "no pass was made: somebody made one less than an interval ago"
-        desk.out.say({"made": made}, "one pass was made" if made else somebody)
+        made = context.jobs.sweep()
+        skipped = "skipped: another process made a pass less than an interval ago"
+        context.output.result({"made": made}, "one pass was made" if made else skipped)
         return
-    ended = threading.Event()
+    stopped = threading.Event()
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        ended.set()
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
 
-    for which in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(which, end)
-    interval = desk.runtime.settings.pass_interval.total_seconds()
-    if not desk.out.json:
-        desk.out.show(Line(f"sweeping every {span(interval)}, until SIGTERM"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    interval = context.runtime.settings.pass_interval.total_seconds()
+    if not context.output.json:
+        context.output.show(Line(f"sweeping every {format_duration(interval)} until SIGTERM"))
     pause = 0.0
-    while not ended.wait(pause):
+    while not stopped.wait(pause):
         try:
-            made = desk.jobs.sweep()
+            made = context.jobs.sweep()
             pause = interval
         except (DatabaseUnavailableError, SchemaError) as error:
-            desk.out.note(str(error))
-            pause = max(interval, PAUSE)
+            context.output.note(error)
+            pause = max(interval, RETRY_INTERVAL)
         else:
-            if made and desk.out.json:
-                desk.out.document({"made": True})
-    desk.jobs.close()
+            if made and context.output.json:
+                context.output.document({"made": True})
+    context.jobs.close()
 
 
-@verb(
+@command(
     "prune",
-    examples={"prune --older-than 30d": "asks first", "prune --older-than 30d --yes": "for cron"},
-    exits="0 done, 1 you said no, 2 wrong input, 5 database away.",
+    examples={
+        "prune --older-than 30d": "asks for confirmation",
+        "prune --older-than 30d --yes": "for cron",
+    },
+    exit_codes="0 done, 1 declined, 2 wrong usage, 5 database unavailable.",
+    json='{"pruned": N}',
 )
 @click.option(
-    "--older-than", required=True, type=params.DURATION, help="Delete what ended longer ago than that: 30d."
+    "--older-than",
+    required=True,
+    type=params.DURATION,
+    help="Delete jobs that ended longer ago than this: 30d.",
 )
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def prune(desk: Desk, older_than: timedelta, yes: bool) -> None:
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+def prune(context: CommandContext, older_than: timedelta, yes: bool) -> None:
     """Delete jobs that ended long ago, and their events."""
-    desk.expect_jobs()
-    desk.confirm(f"Delete the jobs that ended more than {span(older_than)} ago?", yes)
-    pruned = desk.jobs.prune(older_than)
-    desk.out.say({"pruned": pruned}, f"{pruned:,} jobs were deleted")
+    context.require_jobs()
+    context.confirm(f"Delete the jobs that ended more than {format_duration(older_than)} ago?", yes)
+    pruned = context.jobs.prune(older_than)
+    context.output.result({"pruned": pruned}, f"{pruned:,} jobs were deleted")

@@ -1,6 +1,6 @@
-"""What may be typed: durations, moments, JSON, statuses, tasks. May import status.
+"""Click parameter types: durations, times, JSON, statuses, task names.
 
-Each kind says in one sentence what it accepts, and completes what it can.
+The error of each type names the accepted forms; statuses and task names complete in the shell.
 """
 
 import json
@@ -15,42 +15,42 @@ from click.shell_completion import CompletionItem
 from ..status import JobStatus
 
 if TYPE_CHECKING:
-    Kind = click.ParamType[Any]
+    ParamType = click.ParamType[Any]
     Choice = click.Choice[str]
-else:  # older Clicks have no brackets here
-    Kind = click.ParamType
+else:  # not generic in older Clicks
+    ParamType = click.ParamType
     Choice = click.Choice
 
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)([wdhms])")
 _SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
-class Duration(Kind):
-    """A length of time."""
+class DurationType(ParamType):
+    """A duration with units."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it. A number without a unit is refused: 30 of what?"""
+        """Parse it; a number without a unit is ambiguous, and refused."""
         if isinstance(value, timedelta):
             return value
         if not re.fullmatch(rf"(?:{_PART.pattern})+", value):
-            self.fail(f"{value!r} is no duration; accepted: 30d, 90m, 1h30m, 45s", param, ctx)
+            self.fail(f"{value!r} is not a duration; accepted: 30d, 90m, 1h30m, 45s", param, ctx)
         try:
             return timedelta(seconds=sum(float(n) * _SECONDS[unit] for n, unit in _PART.findall(value)))
         except OverflowError:
             self.fail(f"{value!r} is too long", param, ctx)
 
 
-class Moment(Kind):
-    """A point in time, or how far off it is."""
+class TimeType(ParamType):
+    """A time, or a duration from now."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime | timedelta:
-        """Read it; without a zone it is in this machine's."""
+        """Parse it; a time without a zone is in this machine's."""
         if isinstance(value, (datetime, timedelta)):
             return value
         if value.startswith("+"):
@@ -58,35 +58,35 @@ class Moment(Kind):
         try:
             return datetime.fromisoformat(value).astimezone()
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time; accepted: ISO 8601 (2030-01-31T18:00Z), or +10m", param, ctx)
+            self.fail(f"{value!r} is not a time; accepted: ISO 8601 (2030-01-31T18:00Z), or +10m", param, ctx)
 
 
-class JsonOf(Kind):
-    """A JSON document of one kind."""
+class JsonType(ParamType):
+    """A JSON document of one Python type."""
 
-    def __init__(self, kind: type, word: str) -> None:
-        self._kind = kind
-        self.name = f"JSON {word}"
+    def __init__(self, accepted: type, name: str) -> None:
+        self._accepted = accepted
+        self.name = f"JSON {name}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
-        if isinstance(value, self._kind):
+        """Parse it."""
+        if isinstance(value, self._accepted):
             return value
         try:
-            read = json.loads(value, parse_constant=_refuse)
+            parsed = json.loads(value, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             self.fail(f"not JSON: {error}", param, ctx)
-        if not isinstance(read, self._kind):
-            self.fail(f"a {self.name} is needed, this is {type(read).__name__}", param, ctx)
-        return read
+        if not isinstance(parsed, self._accepted):
+            self.fail(f"a {self.name} is needed, this is {type(parsed).__name__}", param, ctx)
+        return parsed
 
 
-def _refuse(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-class TaskName(Kind):
-    """The name of a task; the shell completes those of the app."""
+class TaskNameType(ParamType):
+    """The name of a task."""
 
     name = "task"
 
@@ -94,50 +94,47 @@ class TaskName(Kind):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Return the tasks of the app that ``-A`` names."""
-        named = ctx.find_root().params.get("app")
+        app_name = ctx.find_root().params.get("app")
         try:
-            app: Any = find_app(named) if isinstance(named, str) else named
+            app: Any = find_app(app_name) if isinstance(app_name, str) else app_name
             app.loader.import_default_modules()
             names = sorted(name for name in app.tasks if not name.startswith("celery."))
-        except Exception:  # a shell in the middle of a line wants no answer but names
+        except Exception:  # whatever importing the app raises must not appear in the command line
             return []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-DURATION = Duration()
-MOMENT = Moment()
-JSON_LIST = JsonOf(list, "list")
-JSON_OBJECT = JsonOf(dict, "object")
-TASK = TaskName()
-JOB_ID = click.IntRange(1, 2**63 - 1)
-JOB_ID.name = "job id"
-
-
-class Status(Choice):
-    """One of the nine words, in any case."""
+class StatusType(Choice):
+    """A job status, in any case."""
 
     name = "status"
 
-    def __init__(self, *words: JobStatus) -> None:
-        super().__init__([word.value for word in words or tuple(JobStatus)], case_sensitive=False)
+    def __init__(self, *statuses: JobStatus) -> None:
+        super().__init__([status.value for status in statuses or tuple(JobStatus)], case_sensitive=False)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Say STATUS; the words stand in the help."""
+        """Return STATUS; the help text lists the statuses."""
         return "STATUS"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the words as they are written, whatever the case of what was typed."""
-        begun = incomplete.lower()
-        return [CompletionItem(word) for word in self.choices if word.lower().startswith(begun)]
+        """Return the statuses in their own spelling, whatever the case of the input."""
+        return [CompletionItem(word) for word in self.choices if word.lower().startswith(incomplete.lower())]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> JobStatus:
         """Return the status."""
-        found = [word for word in self.choices if word.lower() == str(value).lower()]
-        if not found:
-            self.fail(f"{value!r} is no status for this; accepted: {', '.join(self.choices)}", param, ctx)
-        return JobStatus(found[0])
+        matches = [word for word in self.choices if word.lower() == str(value).lower()]
+        if not matches:
+            self.fail(f"{value!r} is not accepted here; accepted: {', '.join(self.choices)}", param, ctx)
+        return JobStatus(matches[0])
 
 
-STATUS = Status()
+DURATION = DurationType()
+TIME = TimeType()
+JSON_LIST = JsonType(list, "list")
+JSON_OBJECT = JsonType(dict, "object")
+TASK = TaskNameType()
+JOB_ID = click.IntRange(1, 2**63 - 1)
+JOB_ID.name = "job id"
+STATUS = StatusType()

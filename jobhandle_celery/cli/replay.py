@@ -1,7 +1,7 @@
-"""``replay-events``: what a Flower that was started anew has missed. May import desk and below.
+"""``replay-events``: sends the task events of recent jobs again, for a Flower that was restarted.
 
-Flower knows what it has heard since its start. The rows know what has happened, so the events that Celery's
-workers sent of a job can be sent again, with the times of the row, to whoever listens at the broker.
+Flower keeps only the events since its own start. The rows have the history of each job, so the events that
+workers and clients sent can be rebuilt, with the times of the row.
 """
 
 from collections.abc import Iterator
@@ -14,120 +14,109 @@ from celery.utils.saferepr import saferepr
 
 from ..broker.connection import bounded
 from ..broker.messages import kwargs_shown
-from ..models import JobRecord
 from ..status import JobStatus
 from ..store import Sight
 from ..worker.verdict import verdict
 from . import params
-from .context import Desk, verb
-from .exit_codes import Exit, Said
+from .context import CommandContext, command
+from .exit_codes import CommandError, ExitCode
 
-NOBODY = "nobody@jobs"
-"""Whom Flower names as the worker of a job that ended without having met one."""
+NO_WORKER = "no-worker@jobs"
+"""The worker that Flower shows for a job that was never claimed."""
 
-BATCH = 100
-"""Jobs read at a time, just before their events go out: what has happened since is not told wrong."""
+BATCH_SIZE = 100
+"""Jobs read just before their events are sent, so that the events are up to date."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """An event as Celery's workers, or a client, would have sent it."""
+class TaskEvent:
+    """An event as a worker or a client would have sent it; `at` is a Unix time."""
 
-    kind: str
+    type: str
     hostname: str
     at: float
     fields: dict[str, Any]
 
 
-@verb(
+@command(
     "replay-events",
     examples={
         "replay-events --since 1h": "after Flower was restarted",
-        "replay-events --since 1d --limit 1000": "the newest thousand of them",
+        "replay-events --since 1d --limit 1000": "the newest thousand jobs",
     },
-    exits="0 sent, 2 wrong input, 5 database or broker away.",
+    exit_codes="0 sent, 2 wrong usage, 5 database or broker unavailable.",
+    json='{"jobs": N, "events": N}',
 )
-@click.option(
-    "--since", type=params.DURATION, required=True, help="Jobs that something happened to since: 1h."
-)
-@click.option(
-    "--limit", type=click.IntRange(1), default=10_000, show_default=True, help="At most so many jobs."
-)
-def replay_events(desk: Desk, since: timedelta, limit: int) -> None:
-    """Tell a restarted Flower what it has missed.
+@click.option("--since", type=params.DURATION, required=True, help="Jobs with an event within: 1h.")
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Maximum of jobs.")
+def replay_events(context: CommandContext, since: timedelta, limit: int) -> None:
+    """Send the task events of recent jobs again, for a restarted Flower.
 
-    The task events of recent jobs are sent again, with the times of the rows. A Flower that has heard them
-    before shows the same as before. A program that counts events counts these again, unless it leaves out
-    those with the field replayed: true.
+    The events have the times of the rows. A Flower that knows them already shows no difference. A program
+    that counts events must skip those with the field replayed: true.
     """
+    context.require_jobs()
+    connection, retry_policy = bounded(context.app)
+    connection.ensure_connection(**retry_policy)
+    dispatcher = context.app.events.Dispatcher(connection, enabled=True, buffer_while_offline=False)
     jobs = events = 0
-    line, publisher = _open(desk)
     try:
-        for job_ids in _batches(desk.store.touched_within(since, limit)):
-            for sight in desk.store.sights(job_ids):
+        job_ids = context.store.touched_within(since, limit)
+        for start in range(0, len(job_ids), BATCH_SIZE):
+            for details in context.store.sights(job_ids[start : start + BATCH_SIZE]):
                 jobs += 1
-                for told in history(desk.app, sight):
-                    publisher.hostname = told.hostname
-                    fields = {**told.fields, "replayed": True}
-                    publisher.send(told.kind, uuid=sight.job.task_id, timestamp=told.at, **fields)
+                for event in task_events(context.app, details):
+                    dispatcher.hostname = event.hostname
+                    fields = {"timestamp": event.at, **event.fields, "replayed": True}
+                    dispatcher.send(event.type, uuid=details.job.task_id, **fields)
                     events += 1
-    except (*line.connection_errors, *line.channel_errors) as error:
-        raise Said(f"the broker does not answer any more: {error}", Exit.AWAY) from error
+    except (*connection.connection_errors, *connection.channel_errors) as error:
+        raise CommandError(f"the broker became unavailable: {error}", ExitCode.UNAVAILABLE) from error
     finally:
-        line.collect()
-    desk.out.say({"jobs": jobs, "events": events}, f"{events:,} events of {jobs:,} jobs were sent")
+        connection.collect()
+    context.output.result({"jobs": jobs, "events": events}, f"sent {events:,} events of {jobs:,} jobs")
 
 
-def _open(desk: Desk) -> tuple[Any, Any]:
-    desk.expect_jobs()
-    line, once = bounded(desk.app)
-    line.ensure_connection(**once)
-    return line, desk.app.events.Dispatcher(line, enabled=True, buffer_while_offline=False)
-
-
-def _batches(job_ids: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(job_ids), BATCH):
-        yield job_ids[start : start + BATCH]
-
-
-def history(app: Any, sight: Sight) -> Iterator[Told]:
-    """Return the events of a job's latest round: its task id is of that round."""
-    job = sight.job
-    rounds = [place for place, event in enumerate(sight.events) if event.status is JobStatus.RESUBMITTED]
-    described = _described(app, sight)
+def task_events(app: Any, details: Sight) -> Iterator[TaskEvent]:
+    """Return the events since the last resubmit: the task id is that round's."""
+    job = details.job
+    resubmits = [index for index, event in enumerate(details.events) if event.status is JobStatus.RESUBMITTED]
+    description = _description(app, details)
     retries = 0
     started = None
-    for event in sight.events[rounds[-1] if rounds else 0 :]:
+    for event in details.events[resubmits[-1] if resubmits else 0 :]:
         at = event.at.timestamp()
-        host = event.actor.removeprefix("worker ") if event.actor.startswith("worker ") else None
+        worker = event.actor.removeprefix("worker ") if event.actor.startswith("worker ") else None
         match event.status:
             case JobStatus.RESUBMITTED | JobStatus.SUBMITTED | JobStatus.WAITING if not started:
-                yield Told("task-sent", NOBODY, at, {**described, **_route(sight), "retries": 0})
+                fields = {**description, **_route(details), "retries": 0}
+                yield TaskEvent("task-sent", NO_WORKER, at, fields)
             case JobStatus.RUNNING if started is None:
                 started = event.at
-                yield Told("task-received", host or NOBODY, at, {**described, "retries": retries})
-                yield Told("task-started", host or NOBODY, at, {})
+                fields = {**description, "retries": retries}
+                yield TaskEvent("task-received", worker or NO_WORKER, at, fields)
+                yield TaskEvent("task-started", worker or NO_WORKER, at, {})
             case JobStatus.REQUEUED:
                 retries, started = retries + 1, None
                 kind, fields = verdict(event.status, event.message)
-                yield Told(kind, host or _worker(job), at, fields)
+                yield TaskEvent(kind, worker or job.worker or NO_WORKER, at, fields)
             case status if status.final:
                 runtime = (event.at - started).total_seconds() if started else None
                 kind, fields = verdict(event.status, event.message, job, runtime)
-                yield Told(kind, host or _worker(job), at, fields)
+                yield TaskEvent(kind, worker or job.worker or NO_WORKER, at, fields)
 
 
-def _described(app: Any, sight: Sight) -> dict[str, Any]:
-    job, routing = sight.job, sight.inside.routing
+def _description(app: Any, details: Sight) -> dict[str, Any]:
+    job, routing = details.job, details.inside.routing
     args, kwargs = job.shown_arguments
-    hidden_args, hidden_kwargs = routing.get("argsrepr"), routing.get("kwargsrepr")
+    argsrepr, kwargsrepr = routing.get("argsrepr"), routing.get("kwargsrepr")
     return {
         "name": routing.get("shadow") or job.task,
-        "args": hidden_args if isinstance(hidden_args, str) else saferepr(args, app.amqp.argsrepr_maxsize),
+        "args": argsrepr if isinstance(argsrepr, str) else saferepr(args, app.amqp.argsrepr_maxsize),
         "kwargs": kwargs_shown(
             job.id,
             kwargs,
-            hidden_kwargs if isinstance(hidden_kwargs, str) else None,
+            kwargsrepr if isinstance(kwargsrepr, str) else None,
             app.amqp.kwargsrepr_maxsize,
         ),
         "root_id": routing.get("root_id") or job.task_id,
@@ -137,14 +126,10 @@ def _described(app: Any, sight: Sight) -> dict[str, Any]:
     }
 
 
-def _route(sight: Sight) -> dict[str, Any]:
-    routing = sight.inside.routing
+def _route(details: Sight) -> dict[str, Any]:
+    routing = details.inside.routing
     return {
-        "queue": sight.job.queue,
+        "queue": details.job.queue,
         "exchange": routing.get("exchange") or "",
-        "routing_key": routing.get("routing_key") or sight.job.queue,
+        "routing_key": routing.get("routing_key") or details.job.queue,
     }
-
-
-def _worker(job: JobRecord) -> str:
-    return job.worker or NOBODY

@@ -1,4 +1,4 @@
-"""Which jobs a verb is about: ids, or filters. May import desk and below."""
+"""The jobs that a command applies to: ids or filters, and the options for them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from .. import validation
 from ..status import JobStatus
 from ..store import Selection, Window
 from . import params
-from .context import Desk
-from .formatting import span
+from .context import CommandContext
+from .formatting import format_duration
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Ids or filters, as they were typed."""
+class JobSelection:
+    """Ids or filters, as given on the command line."""
 
     ids: tuple[int, ...] = ()
     task: str | None = None
@@ -29,17 +29,13 @@ class Chosen:
     yes: bool = False
 
     @property
-    def filtered(self) -> bool:
-        """True if a filter was given."""
-        return any((self.task, self.statuses, self.username)) or self.aged
-
-    @property
-    def aged(self) -> bool:
-        """True if an age was given."""
-        return self.younger_than is not None or self.older_than is not None
+    def has_filters(self) -> bool:
+        """True if a filter was given; an age of 0 s is one."""
+        ages = (self.younger_than, self.older_than)
+        return any((self.task, self.statuses, self.username)) or ages != (None, None)
 
     def selection(self, default: Sequence[JobStatus] | None = None) -> Selection:
-        """Return the filters for the store, with the statuses that count if none was given."""
+        """Return the store's filters; `default` are the statuses if none was given."""
         return Selection(
             statuses=tuple(self.statuses or default or ()) or None,
             task=validation.name("task", self.task),
@@ -50,49 +46,51 @@ class Chosen:
         """Return the ages for the store."""
         return Window(before=before, younger_than=self.younger_than, older_than=self.older_than)
 
-    def check(self) -> None:
-        """Make sure that it is one or the other.
+    def require_ids_or_filters(self) -> None:
+        """Check that either ids or filters were given.
 
         Raises:
-            UsageError: both or none were given; to mean everything, name the statuses.
+            UsageError: both or none; whoever means all jobs names the statuses.
         """
-        if self.ids and self.filtered:
+        if self.ids and self.has_filters:
             raise click.UsageError("give ids or filters, not both")
-        if not self.ids and not self.filtered:
+        if not self.ids and not self.has_filters:
             raise click.UsageError("give ids, or filters (--task, --status, --user, --since, --older-than)")
 
-    def ids_or_found(self, desk: Desk, verb: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
-        """Return the ids that were given, or those that the filters find."""
-        self.check()
-        return self.ids or self.found(desk, verb, default)
+    def ids_or_matches(
+        self, context: CommandContext, action: str, default: Sequence[JobStatus]
+    ) -> tuple[int, ...]:
+        """Return the given ids, or the ids that match the filters."""
+        self.require_ids_or_filters()
+        return self.ids or self.find_ids(context, action, default)
 
-    def found(self, desk: Desk, verb: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
-        """Return the ids that the filters find, oldest first, after asking."""
-        found = tuple(reversed(desk.store.ids(self.selection(default), self.window())))
-        desk.confirm(f"{verb} {len(found):,} jobs ({self.words(default)})?", self.yes or not found)
-        if not found:
-            desk.out.note("no job fits")
-        return found
+    def find_ids(self, context: CommandContext, action: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
+        """Return the ids that match the filters, oldest first, after a confirmation."""
+        ids = tuple(reversed(context.store.ids(self.selection(default), self.window())))
+        context.confirm(f"{action} {len(ids):,} jobs ({self.describe(default)})?", self.yes or not ids)
+        if not ids:
+            context.output.note("no job matches the filters")
+        return ids
 
-    def words(self, default: Sequence[JobStatus] = ()) -> str:
-        """Return the filters in words, for a question."""
+    def describe(self, default: Sequence[JobStatus] = ()) -> str:
+        """Return the filters as text, for the confirmation."""
         parts = {
             "task": self.task,
             "status": ", ".join(self.statuses or default),
             "user": self.username,
-            "submitted within": None if self.younger_than is None else span(self.younger_than),
-            "submitted longer ago than": None if self.older_than is None else span(self.older_than),
+            "submitted within": self.younger_than and format_duration(self.younger_than),
+            "submitted longer ago than": self.older_than and format_duration(self.older_than),
         }
         return "; ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
-def filters(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the filters to a command, which gets them as `chosen`."""
+def filter_options(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the filters to a command, which gets them as `selection`; ``--status`` takes these statuses."""
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(
-            desk: Desk,
+            context: CommandContext,
             task: str | None,
             username: str | None,
             younger_than: timedelta | None,
@@ -102,24 +100,24 @@ def filters(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..
             yes: bool = False,
             **options: Any,
         ) -> None:
-            chosen = Chosen(ids, task, statuses, username, younger_than, older_than, yes)
-            function(desk, chosen=chosen, **options)
+            selection = JobSelection(ids, task, statuses, username, younger_than, older_than, yes)
+            function(context, selection=selection, **options)
 
         options = [
-            click.option("--task", type=params.TASK, help="Of that task."),
-            click.option("--user", "username", help="Of that user."),
+            click.option("--task", type=params.TASK, help="Jobs of this task."),
+            click.option("--user", "username", help="Jobs of this user."),
             click.option("--since", "younger_than", type=params.DURATION, help="Submitted within: 1h, 30d."),
-            click.option("--older-than", type=params.DURATION, help="Submitted longer ago than that."),
+            click.option("--older-than", type=params.DURATION, help="Submitted longer ago than this."),
         ]
         if statuses:
-            words = ", ".join(status for status in JobStatus if status in statuses)
+            accepted = [status for status in JobStatus if status in statuses]
             options.append(
                 click.option(
                     "--status",
                     "statuses",
                     multiple=True,
-                    type=params.Status(*(status for status in JobStatus if status in statuses)),
-                    help=f"One of {words}; may be given again.",
+                    type=params.StatusType(*accepted),
+                    help=f"One of {', '.join(accepted)}; may be repeated.",
                 )
             )
         for option in reversed(options):
@@ -129,12 +127,14 @@ def filters(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..
     return declare
 
 
-def choosing(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def select_jobs(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add ids, filters and ``--yes`` to a command that changes jobs."""
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
-        run = click.option("--yes", "-y", is_flag=True, help="Do not ask before many are changed.")(function)
-        run = filters(*statuses)(run)
+        run = click.option(
+            "--yes", "-y", is_flag=True, help="Do not ask for confirmation when filters are given."
+        )(function)
+        run = filter_options(*statuses)(run)
         return click.argument("ids", nargs=-1, type=params.JOB_ID, metavar="[ID]...")(run)
 
     return declare

@@ -1,4 +1,4 @@
-"""``list`` and ``show``. May import desk and below."""
+"""``list`` and ``show``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,133 +9,143 @@ from ..errors import UnknownJobError
 from ..status import JobStatus
 from ..store import Page, Sight
 from . import json_output, params
-from .context import Desk, verb
-from .describe import COLUMNS, row, why
-from .formatting import arguments, as_json, moment, progress, span
+from .context import CommandContext, command
+from .describe import COLUMNS, explain_status, job_row
+from .formatting import format_arguments, format_duration, format_progress, format_time, to_json
 from .output.layout import Fields, Line, Table
-from .selection import Chosen, filters
+from .selection import JobSelection, filter_options
 
-PAGE = 50
-"""Jobs of one list, unless told otherwise."""
+PAGE_SIZE = 50
+"""Default of ``--limit``."""
 
-READ_AT_ONCE = 200
-"""Rows asked for in one statement: a row may hold a megabyte."""
+BATCH_SIZE = 200
+"""Rows read in one statement: a row may be a megabyte."""
+
+LONG = 2_000
+"""Characters shown of a value without ``--full``."""
 
 
-@verb(
+@command(
     "list",
     examples={
-        "list": "the newest",
-        "list --status Error --since 1d": "what failed in the last day",
+        "list": "the newest jobs",
+        "list --status Error --since 1d": "failures of the last day",
         "list --task shop.thumbnail --user ann": "",
         "list --before 4200": "the next page",
         "list --status Error --ids | xargs celery -A shop jobs resubmit": "",
     },
-    exits="0 also for an empty list, 2 wrong input, 5 database away.",
+    exit_codes="0 also for an empty list, 2 wrong usage, 5 database unavailable.",
+    json="a job a line, without arguments and result",
 )
-@filters(*JobStatus)
+@filter_options(*JobStatus)
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), default=PAGE, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(1, 10_000), default=PAGE_SIZE, show_default=True, help="Maximum of jobs."
 )
-@click.option("--before", type=params.JOB_ID, help="Only ids below this one: the next page.")
-@click.option("--all", "everything", is_flag=True, help="All pages, one after the other.")
-@click.option("--ids", "only_ids", is_flag=True, help="Print the ids alone, for xargs.")
+@click.option("--before", type=params.JOB_ID, help="Only jobs with a lower id: the next page.")
+@click.option("--all", "all_pages", is_flag=True, help="All pages, one after another.")
+@click.option("--ids", "only_ids", is_flag=True, help="Print only the ids, for xargs.")
 def list_jobs(
-    desk: Desk, chosen: Chosen, limit: int, before: int | None, everything: bool, only_ids: bool
+    context: CommandContext,
+    selection: JobSelection,
+    limit: int,
+    before: int | None,
+    all_pages: bool,
+    only_ids: bool,
 ) -> None:
     """List jobs, newest first.
 
-    Statuses and ages are found by an index. With --task or --user it looks through a million ids at most, and
-    says where to go on.
+    Statuses, users and ages are found by an index. With --task at most a million ids are searched; the next
+    page continues from there.
     """
-    now = desk.store.now()
-    for number, page in enumerate(_pages(desk, chosen, before, None if everything else limit)):
+    now = context.store.now()
+    for number, page in enumerate(_pages(context, selection, before, None if all_pages else limit)):
         before = page.before
-        if desk.out.json:
+        if context.output.json:
             for job in page.jobs:
-                desk.out.document(json_output.job(job))
+                context.output.document(json_output.job_document(job))
         elif only_ids:
             for job in page.jobs:
                 click.echo(job.id)
         elif page.jobs or not number:
-            desk.out.show(Table(COLUMNS, [row(job, now) for job in page.jobs]))
+            context.output.show(Table(COLUMNS, [job_row(job, now) for job in page.jobs]))
     if before is not None:
-        desk.out.note(f"more: --before {before}")
+        context.output.note(f"more jobs: --before {before}")
 
 
-def _pages(desk: Desk, chosen: Chosen, before: int | None, limit: int | None) -> Iterator[Page]:
-    """Read so many jobs, or all; where the last page has a `before`, there may be more."""
+def _pages(
+    context: CommandContext, selection: JobSelection, before: int | None, limit: int | None
+) -> Iterator[Page]:
+    """Read up to `limit` jobs, or all for None. `before` of the last page is None if there are no more."""
     while True:
-        wanted = READ_AT_ONCE if limit is None else min(limit, READ_AT_ONCE)
-        page = desk.store.page(chosen.selection(), chosen.window(before), wanted)
+        size = BATCH_SIZE if limit is None else min(limit, BATCH_SIZE)
+        page = context.store.page(selection.selection(), selection.window(before), size)
         yield page
         before = page.before
         if before is None:
             return
         if limit is not None:
             limit -= len(page.jobs)
-            if (
-                not limit or len(page.jobs) < wanted
-            ):  # all that was asked for; a million ids were looked through
+            # A page that is not full has searched as many ids as one call may.
+            if not limit or len(page.jobs) < size:
                 return
 
 
-@verb(
+@command(
     "show",
-    examples={"show 42": "", "show 42 --json | jq .events": "", "show 42 --full": "the whole traceback, too"},
-    exits="0 found, 2 wrong input, 3 no such job, 5 database away.",
+    examples={
+        "show 42": "",
+        "show 42 --json | jq .events": "",
+        "show 42 --full": "with the whole traceback",
+    },
+    exit_codes="0 found, 2 wrong usage, 3 no such job, 5 database unavailable.",
+    json="the job with arguments, result, error, internal columns, why, and events",
 )
 @click.argument("job_id", type=params.JOB_ID, metavar="ID")
-@click.option("--full", is_flag=True, help="Long values in full.")
-def show(desk: Desk, job_id: int, full: bool) -> None:
-    """Show everything about a job, and what has happened to it."""
-    sight = desk.store.sight(job_id)
-    if sight is None:
+@click.option("--full", is_flag=True, help="Do not shorten long values.")
+def show(context: CommandContext, job_id: int, full: bool) -> None:
+    """Show a job with its history, and why it has its status."""
+    details = context.store.sight(job_id)
+    if details is None:
         raise UnknownJobError(f"no job {job_id}")
-    if desk.out.json:
-        desk.out.document(_document(sight))
+    if context.output.json:
+        context.output.document(_document(details))
         return
-    desk.out.show(
-        Fields([(name, _cut(value, full)) for name, value in _fields(sight) if value]), _timeline(sight)
-    )
+    fields = Fields([(name, _shorten(value, full)) for name, value in _fields(details) if value])
+    context.output.show(fields, _history(details))
 
 
-def _document(sight: Sight) -> dict[str, Any]:
-    job, inside = sight.job, sight.inside
-    args, kwargs = arguments(job, inside.routing)
-    document = json_output.job(job) | {
+def _document(details: Sight) -> dict[str, Any]:
+    job, inside = details.job, details.inside
+    args, kwargs = format_arguments(job, inside.routing)
+    document = json_output.job_document(job) | {
         "args": args,
         "kwargs": kwargs,
         "result": job.result,
         "meta": job.meta,
         "time_limit": job.time_limit,
         "soft_time_limit": job.soft_time_limit,
-        "not_before": json_output.moment(inside.not_before),
-        "due_at": json_output.moment(inside.due_at),
+        "not_before": json_output.time_value(inside.not_before),
+        "due_at": json_output.time_value(inside.due_at),
         "publish_count": inside.publish_count,
         "lost_count": inside.lost_count,
         "pid": inside.pid,
-        "lease_until": json_output.moment(inside.lease_until),
-        "why": why(sight),
+        "lease_until": json_output.time_value(inside.lease_until),
+        "why": explain_status(details),
+        "events": [json_output.event_document(event) for event in details.events],
     }
     if document["error"] and job.error:
         document["error"]["traceback"] = job.error.traceback
-    return json_output.with_events(document, sight.events)
+    return document
 
 
-def _fields(sight: Sight) -> list[tuple[str, str]]:
-    job, inside = sight.job, sight.inside
-    args, kwargs = arguments(job, inside.routing)
-    limits = [
-        f"{name} {span(value)}"
-        for name, value in (("hard", job.time_limit), ("soft", job.soft_time_limit))
-        if value
-    ]
-    error = job.error
+def _fields(details: Sight) -> list[tuple[str, str]]:
+    job, inside, error = details.job, details.inside, details.job.error
+    args, kwargs = format_arguments(job, inside.routing)
+    limits = {"hard": job.time_limit, "soft": job.soft_time_limit}
     return [
         ("job", str(job.id)),
         ("status", str(job.status)),
-        ("why", why(sight)),
+        ("why", explain_status(details)),
         ("message", job.message),
         ("task", job.task),
         ("task id", job.task_id or ""),
@@ -146,50 +156,49 @@ def _fields(sight: Sight) -> list[tuple[str, str]]:
         ("queue", job.queue or ""),
         ("priority", "" if job.priority is None else str(job.priority)),
         ("unique key", job.unique_key or ""),
-        ("limits", ", ".join(limits)),
-        ("submitted", moment(job.submitted)),
-        ("scheduled for", moment(job.scheduled_for) if job.scheduled_for else ""),
-        ("expires", moment(job.expires) if job.expires else ""),
-        ("started", moment(job.started) if job.started else ""),
-        ("finished", moment(job.finished) if job.finished else ""),
-        ("ran for", span(job.finished - job.started) if job.finished and job.started else ""),
+        (
+            "time limits",
+            ", ".join(f"{name} {format_duration(value)}" for name, value in limits.items() if value),
+        ),
+        ("submitted", format_time(job.submitted)),
+        ("scheduled for", format_time(job.scheduled_for) if job.scheduled_for else ""),
+        ("expires", format_time(job.expires) if job.expires else ""),
+        ("started", format_time(job.started) if job.started else ""),
+        ("finished", format_time(job.finished) if job.finished else ""),
+        ("ran for", format_duration(job.finished - job.started) if job.finished and job.started else ""),
         ("attempt", str(job.attempt)),
-        ("lost", "" if not inside.lost_count else f"{inside.lost_count} attempts, with their workers"),
+        ("lost attempts", str(inside.lost_count or "")),
         ("max attempts", "" if job.max_attempts == 1 else str(job.max_attempts)),
         ("worker", job.worker or ""),
-        ("process", "" if inside.pid is None else str(inside.pid)),
-        ("stop asked", moment(job.cancel_requested) if job.cancel_requested else ""),
-        ("progress", progress(job.progress) if job.progress else ""),
-        ("result", "" if job.status is not JobStatus.FINISHED else as_json(job.result)),
+        ("pid", "" if inside.pid is None else str(inside.pid)),
+        ("stop requested", format_time(job.cancel_requested) if job.cancel_requested else ""),
+        ("progress", format_progress(job.progress) if job.progress else ""),
+        ("result", "" if job.status is not JobStatus.FINISHED else to_json(job.result)),
         ("error", f"{error.type}: {error.message} ({error.kind})" if error else ""),
         ("traceback", error.traceback.rstrip() if error else ""),
-        ("meta", "" if job.meta is None else as_json(job.meta)),
+        ("meta", "" if job.meta is None else to_json(job.meta)),
     ]
 
 
-LONG = 2_000
-"""Characters of a value that are shown, unless all are asked for."""
-
-
-def _cut(value: str, full: bool) -> str:
-    # The end is where a traceback says what it was.
+def _shorten(value: str, full: bool) -> str:
+    # The end is kept: the last line of a traceback names the error.
     return value if full or len(value) <= LONG else f"… (--full) {value[-LONG:]}"
 
 
-def _timeline(sight: Sight) -> Table | Line:
-    if not sight.events:
+def _history(details: Sight) -> Table | Line:
+    if not details.events:
         return Line("no events")
-    rows, before = [], sight.events[0].at
-    for event in sight.events:
+    rows, previous = [], details.events[0].at
+    for event in details.events:
         rows.append(
             [
                 event.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z",
-                f"+{span(event.at - before)}",
+                f"+{format_duration(event.at - previous)}",
                 str(event.status),
                 str(event.attempt),
                 event.actor,
                 event.message,
             ]
         )
-        before = event.at
-    return Table(("AT", "AFTER", "STATUS", "TRY", "BY", "WHAT"), rows)
+        previous = event.at
+    return Table(("TIME", "AFTER", "STATUS", "ATTEMPT", "ACTOR", "MESSAGE"), rows)

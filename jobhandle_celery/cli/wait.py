@@ -1,4 +1,4 @@
-"""``wait`` and ``watch``. May import desk and below."""
+"""``wait`` and ``watch``."""
 
 import sys
 import time
@@ -8,122 +8,117 @@ from datetime import timedelta
 import click
 
 from ..errors import DatabaseUnavailableError, UnknownJobError, WaitTimeoutError
-from ..handle import JobHandle
 from ..models import JobRecord
 from ..status import JobStatus
 from ..store import Selection
 from . import json_output, params
-from .context import Desk, verb
-from .describe import COLUMNS, ended, row
-from .exit_codes import Exit
-from .formatting import progress, span
+from .context import CommandContext, command
+from .describe import COLUMNS, job_row, status_line
+from .exit_codes import ExitCode
+from .formatting import format_duration, format_progress
 from .output.layout import Table
 
-LOOK = 0.5
-"""Seconds between two looks of a watch."""
+INTERVAL = 0.5
+"""Seconds between two reads of ``watch``."""
 
-AT_ONCE = 30
-"""Jobs that a watch without ids shows."""
-
-
-def wait_for(handle: JobHandle, timeout: timedelta | float | None) -> JobRecord:
-    """Wait until a job is final and return it.
-
-    Raises:
-        WaitTimeoutError: it is not yet.
-    """
-    handle.wait(timeout)
-    return handle.get_job()
+RUNNING_SHOWN = 30
+"""Jobs shown by ``watch`` without ids."""
 
 
-@verb(
+@command(
     "wait",
-    examples={"wait 42": "", "wait 42 43 --timeout 10m && echo both have Finished": ""},
-    exits="0 all Finished, 1 one ended in Error or Cancelled, 3 no such job, 4 not within the timeout.",
+    examples={"wait 42": "", "wait 42 43 --timeout 10m && echo both are Finished": ""},
+    exit_codes="0 all Finished, 1 one ended in Error or Cancelled, 3 no such job, 4 timeout.",
+    json="each job, in the given order, as soon as it has ended",
 )
 @click.argument("ids", nargs=-1, required=True, type=params.JOB_ID, metavar="ID...")
-@click.option("--timeout", type=params.DURATION, help="Wait no longer than that, for all of them.")
-def wait(desk: Desk, ids: tuple[int, ...], timeout: timedelta | None) -> None:
-    """Wait until jobs have ended, and say how."""
-    until = None if timeout is None else time.monotonic() + timeout.total_seconds()
+@click.option("--timeout", type=params.DURATION, help="Maximum time for all jobs together.")
+def wait(context: CommandContext, ids: tuple[int, ...], timeout: timedelta | None) -> None:
+    """Wait until jobs have ended, and print how."""
+    deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
 
-    def one(job_id: int) -> Exit:
+    def wait_for(job_id: int) -> ExitCode:
+        handle = context.attach(job_id)
         try:
-            job = wait_for(desk.attach(job_id), None if until is None else max(until - time.monotonic(), 0.0))
+            handle.wait(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         except WaitTimeoutError as error:
-            # With the time that was given, not with what of it was left for this one.
-            desk.out.note(f"Error: {str(error).partition(' after ')[0]} after {span(timeout)}")
-            return Exit.TIMEOUT
-        desk.out.say(json_output.job(job), ended(job))
-        return Exit.OK if job.status is JobStatus.FINISHED else Exit.BAD
+            # Name the timeout of the command, not what was left of it for this job.
+            context.output.error(f"{str(error).partition(' after ')[0]} after {format_duration(timeout)}")
+            return ExitCode.TIMEOUT
+        job = handle.get_job()
+        context.output.result(json_output.job_document(job), status_line(job))
+        return ExitCode.OK if job.status is JobStatus.FINISHED else ExitCode.FAILED
 
-    desk.each(ids, one)
+    context.for_each(ids, wait_for)
 
 
-@verb(
+@command(
     "watch",
     examples={
-        "watch": "all that run, until Ctrl-C",
-        "watch 42 43": "these, until they have ended",
-        "watch 42 --json": "a line whenever it changes",
+        "watch": "all running jobs, until Ctrl-C",
+        "watch 42 43": "these jobs, until they have ended",
+        "watch 42 --json": "a line for each change",
     },
-    exits="0 all Finished, or Ctrl-C without ids; 1 one ended in Error or Cancelled; 3 no such job.",
+    exit_codes="0 all Finished, or Ctrl-C without ids; 1 one ended in Error or Cancelled; 3 no such job.",
+    json="a job whenever it has changed",
 )
 @click.argument("ids", nargs=-1, type=params.JOB_ID, metavar="[ID]...")
-def watch(desk: Desk, ids: tuple[int, ...]) -> None:
-    """Watch jobs: their progress and messages, as they go on."""
+def watch(context: CommandContext, ids: tuple[int, ...]) -> None:
+    """Show status, progress and message of jobs as they change."""
     try:
-        _watch(desk, ids)
+        _watch(context, ids)
     except KeyboardInterrupt:
-        # Without ids that is how it ends, with ids it ends before they have.
+        # The regular end without ids; with ids the jobs have not ended yet.
         if ids:
             raise
 
 
-def _watch(desk: Desk, ids: tuple[int, ...]) -> None:
-    seen: dict[int, dict[str, object]] = {}
+def _watch(context: CommandContext, ids: tuple[int, ...]) -> None:
+    printed: dict[int, dict[str, object]] = {}
     jobs: list[JobRecord] = []
-    with desk.out.live() as screen:
+    with context.output.live() as display:
         while True:
             try:
-                jobs, now = _look(desk, ids, jobs), desk.store.now()
+                jobs, now = _read(context, ids, jobs), context.store.now()
             except DatabaseUnavailableError as error:
                 if not jobs:
                     raise
-                desk.out.note(str(error))
-                time.sleep(LOOK * 4)
+                context.output.note(error)
+                time.sleep(INTERVAL * 4)
                 continue
-            if desk.out.draws:
-                screen.show([Table(COLUMNS, [row(job, now) for job in jobs])])
+            if context.output.redraws:
+                display.show([Table(COLUMNS, [job_row(job, now) for job in jobs])])
             else:
-                _changes(desk, jobs, seen)
-            if ids and all(job.status is not None and job.status.final for job in jobs):
+                _print_changes(context, jobs, printed)
+            if ids and all(job.status.final for job in jobs):
                 break
-            time.sleep(LOOK)
-    sys.exit(Exit.OK if all(job.status is JobStatus.FINISHED for job in jobs) else Exit.BAD)
+            time.sleep(INTERVAL)
+    sys.exit(ExitCode.OK if all(job.status is JobStatus.FINISHED for job in jobs) else ExitCode.FAILED)
 
 
-def _look(desk: Desk, ids: tuple[int, ...], before: Sequence[JobRecord]) -> list[JobRecord]:
+def _read(context: CommandContext, ids: tuple[int, ...], previous: Sequence[JobRecord]) -> list[JobRecord]:
     if ids:
-        found = {job.id: job for job in desk.store.find(Selection(ids=ids), None, len(ids))}
+        found = {job.id: job for job in context.store.find(Selection(ids=ids), None, len(ids))}
         for job_id in ids:
             if job_id not in found:
                 raise UnknownJobError(f"no job {job_id}")
         return [found[job_id] for job_id in ids]
-    running = desk.store.running(AT_ONCE)
-    # Those that ran at the last look and do not now stay on the screen, with how they ended.
-    known = {job.id for job in running}
-    left = [job.id for job in before if job.id not in known]
-    gone = desk.store.find(Selection(ids=tuple(left)), None, len(left)) if left else []
-    return [*running, *gone][:AT_ONCE]
+    running = context.store.running(RUNNING_SHOWN)
+    # Jobs that have ended since the last read stay on the display, with their final status.
+    still_running = {job.id for job in running}
+    left = tuple(job.id for job in previous if job.id not in still_running)
+    ended = context.store.find(Selection(ids=left), None, len(left)) if left else []
+    return [*running, *ended][:RUNNING_SHOWN]
 
 
-def _changes(desk: Desk, jobs: Sequence[JobRecord], seen: dict[int, dict[str, object]]) -> None:
+def _print_changes(
+    context: CommandContext, jobs: Sequence[JobRecord], printed: dict[int, dict[str, object]]
+) -> None:
     for job in jobs:
-        document = json_output.job(job)
-        if seen.get(job.id) == document:
+        document = json_output.job_document(job)
+        if printed.get(job.id) == document:
             continue
-        seen[job.id] = document
-        far = f" {progress(job.progress)}" if job.progress else ""
-        said = f": {job.message}" if job.message else ""
-        desk.out.say(document, f"job {job.id} {job.status}{far}{said}")
+        printed[job.id] = document
+        progress = f" {format_progress(job.progress)}" if job.progress else ""
+        message = f": {job.message}" if job.message else ""
+        context.output.result(document, f"job {job.id} {job.status}{progress}{message}")

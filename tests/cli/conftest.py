@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures and helpers of the command line's tests."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -11,12 +11,26 @@ from tests.test_handle import Stage
 
 @pytest.fixture
 def stage(database_url: str) -> Iterator[Stage]:
+    """A stage on each kind of database in turn."""
     stage = Stage(database_url)
     yield stage
     stage.close()
 
 
-def set_moments(stage: Stage, column: Any, moment: datetime, *where: Any) -> None:
-    """Let a moment of some rows have been another."""
+@pytest.fixture
+def sqlite_stage(sqlite_url: str) -> Iterator[Stage]:
+    """A stage for what does not depend on the kind of database."""
+    stage = Stage(sqlite_url)
+    yield stage
+    stage.close()
+
+
+def update_column(stage: Stage, column: Any, value: object, *where: Any) -> None:
+    """Set a column of the rows that match."""
     with stage.engine.begin() as connection:
-        connection.execute(column.table.update().where(*where).values({column.name: moment}))
+        connection.execute(column.table.update().where(*where).values({column.name: value}))
+
+
+def set_times(stage: Stage, column: Any, time: datetime, *where: Any) -> None:
+    """Set a column of times, as if the event had happened then."""
+    update_column(stage, column, time, *where)

@@ -1,11 +1,11 @@
-"""The commands as processes, with real workers, servers that are away, pipes and terminals."""
+"""Commands as processes: real workers, unavailable servers, pipes, signals and terminals."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,96 +13,114 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import Job, JobHandle, Jobs, JobStatus
 from jobhandle_celery.migrations import REVISIONS
 from tests.apps import lines_of, make_app
-from tests.cli.typed import Shell
+from tests.cli.runner import Shell
 from tests.databases import migrate
 from tests.support import eventually
+from tests.test_handle import NOBODY_LISTENS
 from tests.workers import ROOT, WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
-NOWHERE = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
-def shell(database_url: str, redis_url: str) -> Shell:
-    return Shell(database_url, redis_url)
+def shell(sqlite_url: str) -> Shell:
+    """A shell without any server: its broker is down."""
+    return Shell(sqlite_url, NOBODY_LISTENS)
 
 
 @pytest.fixture
-def sqlite_shell(sqlite_url: str) -> Shell:
-    """Without any server; nobody listens at its broker's."""
-    return Shell(sqlite_url, NOWHERE)
-
-
-@pytest.fixture
-def sqlite_site(sqlite_url: str, redis_url: str, start_worker: StartWorker) -> Shell:
-    """A shell, and a worker that runs what is typed."""
+def shell_with_worker(sqlite_url: str, redis_url: str, start_worker: StartWorker) -> Shell:
     start_worker(database_url=sqlite_url, broker_url=redis_url)
     return Shell(sqlite_url, redis_url)
 
 
+@pytest.fixture
+def jobs(sqlite_url: str) -> Iterator[Jobs]:
+    """The jobs of the shell, in this process."""
+    app: Any = make_app("memory://", sqlite_url)
+    yield app.jobs
+    app.jobs.close()
+
+
+@pytest.fixture
+def running(jobs: Jobs) -> JobHandle:
+    """A running job without a worker."""
+    handle = jobs.handle()
+    handle.submit(Job(task="tests.add", args=[1, 2]))
+    handle.set_status("Running")
+    return handle
+
+
+# With a worker.
+
+
 @pytest.mark.timeout(300)
-def test_a_job_is_submitted_waited_for_and_shown(
-    shell: Shell, start_worker: StartWorker, database_url: str, redis_url: str
+def test_jobs_are_submitted_waited_for_and_shown(
+    database_url: str, redis_url: str, start_worker: StartWorker
 ) -> None:
+    shell = Shell(database_url, redis_url)
     start_worker(database_url=database_url, broker_url=redis_url)
     done = shell.run("submit", "tests.add", "--args", "[2, 3]", "--wait", "--json", "--timeout", "2m")
     assert (done.code, done.document["status"]) == (0, "Finished")
     failed = shell.run("submit", "tests.fail", "--args", '["no good"]', "--wait", "--timeout", "2m")
     assert (failed.code, failed.out) == (1, "job 2 is Error: ValueError: no good\n")
-    assert "result     5" in shell.run("show", 1).out
+    assert re.search("result +5", shell.run("show", 1).out)
 
 
 @pytest.mark.timeout(300)
-def test_a_job_is_watched_and_stopped(sqlite_site: Shell) -> None:
-    sqlite_site.run("submit", "tests.sleep_for", "--args", "[600]")
-    with sqlite_site.start("watch", 1) as watching:
+def test_running_job_is_watched_and_cancelled(shell_with_worker: Shell) -> None:
+    shell_with_worker.run("submit", "tests.sleep_for", "--args", "[600]")
+    with shell_with_worker.start("watch", 1) as watching:
         lines = iter(watching.stdout.readline, "")
         assert any(line.startswith("job 1 Running") for line in lines)
-        assert sqlite_site.run("wait", 1, "--timeout", "1s").code == 4
-        assert "asked to stop" in sqlite_site.run("cancel", 1).out
-        assert sqlite_site.run("wait", 1, "--timeout", "2m").code == 1
+        assert shell_with_worker.run("wait", 1, "--timeout", "1s").code == 4
+        assert "stop requested" in shell_with_worker.run("cancel", 1).out
+        assert shell_with_worker.run("wait", 1, "--timeout", "2m").code == 1
         assert any(line.startswith("job 1 Cancelled") for line in lines)
         assert watching.process.wait(60) == 1
 
 
 @pytest.mark.timeout(300)
-def test_a_body_that_is_deaf_is_ended_and_sent_round_again(sqlite_site: Shell, tmp_path: Path) -> None:
+def test_deaf_job_is_terminated_and_resubmitted(shell_with_worker: Shell, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    sqlite_site.run("submit", "tests.append_then_sleep", "--args", f'["{lines}", "a", 600]')
+    arguments = f'["{lines}", "a", 600]'
+    shell_with_worker.run("submit", "tests.append_then_sleep", "--args", arguments)
     eventually(lambda: len(lines_of(lines)) == 1, 60)
-    assert sqlite_site.run("cancel", 1, "--terminate").code == 0
-    assert sqlite_site.run("wait", 1, "--timeout", "2m").code == 1
-    assert sqlite_site.run("resubmit", 1).code == 0
+    assert shell_with_worker.run("cancel", 1, "--terminate").code == 0
+    assert shell_with_worker.run("wait", 1, "--timeout", "2m").code == 1
+    assert shell_with_worker.run("resubmit", 1).code == 0
     eventually(lambda: len(lines_of(lines)) == 2, 60)
 
 
+# Without servers, tables or jobs.
+
+
 @pytest.mark.parametrize(
-    "words", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["watch"], ["top"], ["sweep"]]
+    "arguments", [["list"], ["show", 1], ["cancel", 1], ["wait", 1], ["watch"], ["top"], ["sweep"]]
 )
-def test_a_database_that_is_away_is_one_line(words: list[object]) -> None:
-    shell = Shell("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", NOWHERE)
-    answer = shell.run(*words)
-    assert answer.code == 5
-    assert "did not answer" in answer.error
-    assert "secret" not in answer.error
+def test_unavailable_database_is_one_line(arguments: list[object]) -> None:
+    url = "postgresql+psycopg://nobody:secret@127.0.0.1:1/none"
+    result = Shell(url, NOBODY_LISTENS).run(*arguments)
+    assert result.code == 5
+    assert "did not answer" in result.error
+    assert "secret" not in result.error
 
 
-def test_tables_that_are_missing_are_one_line_that_says_what_to_run(empty_database_url: str) -> None:
-    shell = Shell(empty_database_url, NOWHERE)
-    for words in (["list"], ["submit", "tests.add", "--args", "[1, 2]"]):
-        answer = shell.run(*words)
-        assert answer.code == 5
-        assert "celery -A app jobs upgrade" in answer.error
+def test_missing_tables_are_one_line_that_names_upgrade(empty_database_url: str) -> None:
+    shell = Shell(empty_database_url, NOBODY_LISTENS)
+    for arguments in (["list"], ["submit", "tests.add", "--args", "[1, 2]"]):
+        result = shell.run(*arguments)
+        assert result.code == 5
+        assert "celery -A app jobs upgrade" in result.error
     assert shell.run("upgrade", "--json").document == {"revision": REVISIONS[-1]}
     assert shell.run("list", "--json").out == ""
 
 
-def test_the_printed_schema_makes_the_tables(empty_postgresql_url: str) -> None:
-    settings = {"jobhandle_schema": "work"}
-    shell = Shell(empty_postgresql_url, NOWHERE, settings)
+def test_upgrade_sql_creates_the_tables(empty_postgresql_url: str) -> None:
+    shell = Shell(empty_postgresql_url, NOBODY_LISTENS, {"jobhandle_schema": "work"})
     printed = shell.run("upgrade", "--sql")
     assert printed.code == 0
     engine = sqlalchemy.create_engine(empty_postgresql_url)
@@ -114,139 +132,125 @@ def test_the_printed_schema_makes_the_tables(empty_postgresql_url: str) -> None:
     assert shell.run("list").code == 0
 
 
-def test_a_broker_that_is_away_leaves_a_submitted_job_to_the_sweep(sqlite_shell: Shell) -> None:
-    answer = sqlite_shell.run("submit", "tests.add", "--args", "[1, 2]")
-    assert (answer.code, answer.out) == (0, "1\n")
-    assert "Traceback" not in answer.err
-    assert sqlite_shell.run("show", 1, "--json").document["status"] == "Submitted"
+def test_submit_without_a_broker_is_left_to_the_sweep(shell: Shell) -> None:
+    result = shell.run("submit", "tests.add", "--args", "[1, 2]")
+    assert (result.code, result.out) == (0, "1\n")
+    assert "Traceback" not in result.err
+    assert shell.run("show", 1, "--json").document["status"] == "Submitted"
 
 
-def test_an_app_without_jobs_is_one_line() -> None:
-    answer = Shell(None, NOWHERE).run("list")
-    assert answer.code == 2
-    assert "tests has no jobs" in answer.error
+def test_app_without_jobs_is_one_line() -> None:
+    result = Shell(None, NOBODY_LISTENS).run("list")
+    assert result.code == 2
+    assert "the app tests has no Jobs" in result.error
 
 
-def test_a_question_is_asked_on_a_terminal_and_a_no_is_one(sqlite_shell: Shell, sqlite_url: str) -> None:
-    for _ in range(2):
-        assert sqlite_shell.run("submit", "tests.add", "--args", "[1, 2]", "--hold").code == 0
-    no = sqlite_shell.on_terminal("cancel", "--task", "tests.add", answer="n\n")
-    assert "Cancel 2 jobs (task tests.add" in no.out
-    assert (no.code, no.out.endswith("Error: nothing was done\n")) == (1, True)
-    assert len(sqlite_shell.run("list", "--status", "waiting", "--ids").out.split()) == 2
-    yes = sqlite_shell.on_terminal("cancel", "--task", "tests.add", answer="y\n")
-    assert yes.code == 0
-    assert sqlite_shell.run("list", "--status", "waiting", "--ids").out == ""
+# Terminals and pipes.
 
 
-def test_a_terminal_gets_colours_and_a_pipe_plain_columns(sqlite_shell: Shell) -> None:
-    sqlite_shell.run("submit", "tests.add", "--args", "[1, 2]", "--hold", "--message", "hello [bold]")
-    assert "\x1b" not in sqlite_shell.run("list").out
-    drawn = sqlite_shell.on_terminal("list").out
-    assert "\x1b[" in drawn
-    assert "hello [bold]" in drawn
-    assert "\x1b" not in sqlite_shell.on_terminal("list", "--json").out
-    sqlite_shell.environment["NO_COLOR"] = "1"
-    uncoloured = sqlite_shell.on_terminal("list").out
-    assert not re.search("\x1b\\[[0-9;]*3[0-7]m", uncoloured)
+def test_confirmation_is_asked_on_a_terminal(shell: Shell, jobs: Jobs) -> None:
+    jobs.submit_many([Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)] * 2)
+    declined = shell.on_terminal("cancel", "--task", "tests.add", answer="n\n")
+    assert "Cancel 2 jobs (task tests.add" in declined.out
+    assert (declined.code, declined.out.endswith("Error: declined; nothing was changed\n")) == (1, True)
+    assert {job.status for job in jobs.find()} == {JobStatus.WAITING}
+    assert shell.on_terminal("cancel", "--task", "tests.add", answer="y\n").code == 0
+    assert {job.status for job in jobs.find()} == {JobStatus.CANCELLED}
 
 
-def test_without_rich_a_terminal_gets_plain_columns(sqlite_shell: Shell, tmp_path: Path) -> None:
+def test_terminal_has_colours_and_pipe_plain_columns(shell: Shell) -> None:
+    shell.run("submit", "tests.add", "--args", "[1, 2]", "--hold", "--message", "hello [bold]")
+    assert "\x1b" not in shell.run("list").out
+    coloured = shell.on_terminal("list").out
+    assert "\x1b[" in coloured
+    assert "hello [bold]" in coloured
+    assert "\x1b" not in shell.on_terminal("list", "--json").out
+    shell.environment["NO_COLOR"] = "1"
+    assert not re.search("\x1b\\[[0-9;]*3[0-7]m", shell.on_terminal("list").out)
+
+
+def test_terminal_without_rich_has_plain_columns(shell: Shell, running: JobHandle, tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise ImportError('not installed')\n")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    sqlite_shell.environment["PYTHONPATH"] = path
-    sqlite_shell.run("submit", "tests.add", "--args", "[1, 2]", "--hold")
-    answer = sqlite_shell.on_terminal("list")
-    assert answer.code == 0
-    assert answer.out.splitlines()[0].startswith("ID  STATUS")
+    shell.environment["PYTHONPATH"] = path
+    result = shell.on_terminal("list")
+    assert result.code == 0
+    assert result.out.splitlines()[0].startswith("ID  STATUS")
 
 
-def test_a_watch_on_a_terminal_draws_until_the_job_has_ended(sqlite_shell: Shell, sqlite_url: str) -> None:
-    app: Any = make_app("memory://", sqlite_url)
-    handle = app.jobs.handle()
-    handle.submit(Job(task="tests.add", args=[1, 2]))
-    handle.set_status("Running")
-    handle.set_progress(40, 100)
-    handle.set_status_and_message("Finished", "all done")
-    answer = sqlite_shell.on_terminal("watch", handle.job_id)
-    assert answer.code == 0
-    assert "40/100" in answer.out
-    assert "all done" in answer.out
-    app.jobs.close()
+def test_watch_on_a_terminal_redraws_until_the_end(shell: Shell, running: JobHandle) -> None:
+    running.set_progress(40, 100)
+    running.set_status_and_message("Finished", "all done")
+    result = shell.on_terminal("watch", running.job_id)
+    assert result.code == 0
+    assert "40/100" in result.out
+    assert "all done" in result.out
 
 
-def test_top_on_a_terminal_draws_what_goes_on(sqlite_shell: Shell) -> None:
-    drawn = sqlite_shell.on_terminal("top", "--times", 2, "--interval", "0.2s")
-    assert drawn.code == 0
-    assert "no worker is alive" in drawn.out
-    assert "\x1b[" in drawn.out
+def test_top_on_a_terminal_redraws(shell: Shell) -> None:
+    result = shell.on_terminal("top", "--times", 2, "--interval", "0.2s")
+    assert result.code == 0
+    assert "no worker is alive" in result.out
+    assert "\x1b[" in result.out
 
 
-@pytest.mark.parametrize("words", [["top"], ["watch"]])
-def test_ctrl_c_is_how_a_live_screen_ends(sqlite_shell: Shell, sqlite_url: str, words: list[str]) -> None:
-    app: Any = make_app("memory://", sqlite_url)
-    handle = app.jobs.handle()
-    handle.submit(Job(task="tests.add", args=[1, 2]))
-    handle.set_status("Running")
-    app.jobs.close()
-    with sqlite_shell.start(*words, "--json") as screen:
-        assert screen.stdout.readline().startswith("{")
-        answer = screen.end(signal.SIGINT)
-    assert (answer.code, answer.err) == (0, "")
+@pytest.mark.parametrize("command", ["top", "watch"])
+def test_ctrl_c_ends_a_live_display(shell: Shell, running: JobHandle, command: str) -> None:
+    with shell.start(command, "--json") as display:
+        assert display.stdout.readline().startswith("{")
+        result = display.end(signal.SIGINT)
+    assert (result.code, result.err) == (0, "")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_sweeping_process_does_what_is_due_and_ends_cleanly(
-    sqlite_shell: Shell, sqlite_url: str, how: signal.Signals
-) -> None:
-    app: Any = make_app("memory://", sqlite_url)
-    handle = app.jobs.handle()
-    with sqlite_shell.start("sweep", "--forever") as sweeping:
-        assert sweeping.stdout.readline().startswith("sweeping every")
-        handle.submit(
-            Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING, expires=timedelta(seconds=0.1))
-        )
-        eventually(lambda: handle.job_status() is JobStatus.CANCELLED, 60)
-        answer = sweeping.end(how)
-    app.jobs.close()
-    assert answer.code == 0
-    assert "Traceback" not in answer.err
-
-
-def test_a_reader_who_has_seen_enough_is_no_error(sqlite_shell: Shell, sqlite_url: str) -> None:
-    app: Any = make_app("memory://", sqlite_url)
-    app.jobs.submit_many([Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)] * 1000)
-    app.jobs.close()
-    with sqlite_shell.start("list", "--all", "--json") as listing:
+def test_reader_that_closes_the_pipe_is_no_error(shell: Shell, jobs: Jobs) -> None:
+    jobs.submit_many([Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)] * 1000)
+    with shell.start("list", "--all", "--json") as listing:
         assert listing.stdout.readline().startswith("{")
         listing.stdout.close()
         assert "Traceback" not in listing.stderr.read()
         listing.process.wait(60)
 
 
-def test_a_sweeping_process_outlives_an_outage_of_the_database(private_postgresql: Any) -> None:
+# sweep --forever
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_sweep_forever_sweeps_until_a_signal(shell: Shell, jobs: Jobs, signal_number: signal.Signals) -> None:
+    handle = jobs.handle()
+    expires = timedelta(seconds=0.1)
+    with shell.start("sweep", "--forever") as sweeping:
+        assert sweeping.stdout.readline().startswith("sweeping every")
+        handle.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING, expires=expires))
+        eventually(lambda: handle.job_status() is JobStatus.CANCELLED, 60)
+        result = sweeping.end(signal_number)
+    assert result.code == 0
+    assert "Traceback" not in result.err
+
+
+def test_sweep_forever_survives_an_outage_of_the_database(private_postgresql: Any) -> None:
     migrate(private_postgresql.url)
-    with Shell(private_postgresql.url, NOWHERE).start("sweep", "--forever", "--json") as sweeping:
+    with Shell(private_postgresql.url, NOBODY_LISTENS).start("sweep", "--forever", "--json") as sweeping:
         assert sweeping.stdout.readline() == '{"made": true}\n'
         private_postgresql.kill()
-        said = sweeping.stderr.readline()
-        assert "did not answer" in said
+        assert "did not answer" in sweeping.stderr.readline()
         private_postgresql.start()
-        # What was said before the outage, and then again.
+        # First the lines from before the outage, then new ones.
         eventually(lambda: sweeping.stdout.readline() == '{"made": true}\n', 60)
-        answer = sweeping.end(signal.SIGTERM)
-    assert (answer.code, "Traceback" in answer.err) == (0, False)
+        result = sweeping.end(signal.SIGTERM)
+    assert (result.code, "Traceback" in result.err) == (0, False)
+
+
+# Completion.
 
 
 def complete(shell: Shell, line: str) -> list[str]:
-    """Return what Bash is offered at the end of a line, by the script that Celery prints for it."""
-    words = line.split(" ")
+    """Return what Bash offers at the end of a line, by the script that Celery prints for it."""
     variables = {
         "_CELERY_COMPLETE": "bash_complete",
         "COMP_WORDS": line,
-        "COMP_CWORD": str(len(words) - 1),
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
     }
-    ran = subprocess.run(
+    completed = subprocess.run(
         [str(Path(sys.executable).with_name("celery"))],
         cwd=ROOT,
         env={**shell.environment, **variables},
@@ -255,14 +259,14 @@ def complete(shell: Shell, line: str) -> list[str]:
         timeout=90,
         check=True,
     )
-    return [found.partition(",")[2] for found in ran.stdout.splitlines() if found]
+    return [found.partition(",")[2] for found in completed.stdout.splitlines() if found]
 
 
-def test_the_shell_completes_commands_options_statuses_and_tasks(sqlite_shell: Shell) -> None:
-    before = "celery -A tests.apps jobs"
-    assert {"submit", "show", "sweep"} <= set(complete(sqlite_shell, f"{before} s"))
-    assert "--older-than" in complete(sqlite_shell, f"{before} cancel --o")
-    assert complete(sqlite_shell, f"{before} list --status fin") == ["Finished"]
-    assert complete(sqlite_shell, f"{before} submit tests.sle") == ["tests.sleep_for"]
-    assert "tests.add" in complete(sqlite_shell, f"{before} list --task tests.")
-    assert complete(sqlite_shell, "celery -A no.such.app jobs submit t") == []
+def test_shell_completes_commands_options_statuses_and_tasks(shell: Shell) -> None:
+    prefix = "celery -A tests.apps jobs"
+    assert {"submit", "show", "sweep"} <= set(complete(shell, f"{prefix} s"))
+    assert "--older-than" in complete(shell, f"{prefix} cancel --o")
+    assert complete(shell, f"{prefix} list --status fin") == ["Finished"]
+    assert complete(shell, f"{prefix} submit tests.sle") == ["tests.sleep_for"]
+    assert "tests.add" in complete(shell, f"{prefix} list --task tests.")
+    assert complete(shell, "celery -A no.such.app jobs submit t") == []

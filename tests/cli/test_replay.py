@@ -1,4 +1,4 @@
-"""replay-events: what somebody who listens at the broker hears, and what Celery's own state makes of it."""
+"""replay-events: the events that a listener receives, and the state that Celery builds from them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,47 +9,41 @@ import pytest
 from celery.events.state import State
 
 from jobhandle_celery import Failure, Job, JobStatus, schema
+from jobhandle_celery.runtime import runtime_of
 from tests.apps import make_app
-from tests.cli.conftest import set_moments
-from tests.cli.typed import Shell, typed
+from tests.cli.conftest import set_times
+from tests.cli.runner import Shell, run_command
 from tests.support import eventually
 from tests.test_handle import ADD, NOBODY_LISTENS, Stage
 from tests.worker.site import Events
 
 
-class Theatre(Stage):
-    """A stage whose broker is a Redis."""
-
-    app: Any
-
-    def __init__(self, database_url: str, broker_url: str) -> None:
-        super().__init__(database_url)
-        self.jobs.close()
-        self.app = make_app(broker_url, database_url)
-        self.jobs = self.app.jobs
-
-
 @pytest.fixture
-def theatre(database_url: str, redis_url: str) -> Iterator[Theatre]:
-    theatre = Theatre(database_url, redis_url)
-    yield theatre
-    theatre.close()
+def redis_stage(stage: Stage, redis_url: str) -> Stage:
+    """A stage on each kind of database whose broker is a Redis, to which events can be sent."""
+    stage.jobs.close()
+    app: Any = make_app(redis_url, stage.url)
+    stage.app, stage.jobs, stage.store = app, app.jobs, runtime_of(app).store
+    return stage
+
+
+Received = Callable[[int], Any]
 
 
 @contextmanager
-def listening(app: Any) -> Iterator[Callable[[int], Any]]:
-    """Listen as Flower does; the function given waits for so many events and returns what they make."""
+def listening(app: Any) -> Iterator[Received]:
+    """Listen as Flower does; the function waits for so many task events and returns their `State`."""
     events = Events(app)
 
-    def state(count: int) -> Any:
-        eventually(lambda: len(tasks()) >= count, 60)
-        made = State()
-        for event in tasks():
-            made.event(event)
-        return made
-
-    def tasks() -> list[dict[str, Any]]:
+    def task_events() -> list[dict[str, Any]]:
         return [event for event in list(events._seen) if event["type"].startswith("task-")]
+
+    def state(count: int) -> Any:
+        eventually(lambda: len(task_events()) >= count, 60)
+        state = State()
+        for event in task_events():
+            state.event(event)
+        return state
 
     try:
         yield state
@@ -57,16 +51,21 @@ def listening(app: Any) -> Iterator[Callable[[int], Any]]:
         events.close()
 
 
-def test_a_restarted_flower_hears_how_jobs_went(theatre: Theatre) -> None:
-    handles = {status: theatre.job_in(status) for status in JobStatus}
-    with listening(theatre.app) as heard:
-        sent = typed(theatre.app, "replay-events", "--since", "1h", "--json")
-        assert sent.code == 0
-        assert sent.document["jobs"] == len(JobStatus)
-        state = heard(sent.document["events"])
-    assert all(task.replayed for task in state.tasks.values())  # who counts events leaves them out (fault 20)
-    states = {status: state.tasks[handle.get_job().task_id] for status, handle in handles.items()}
-    assert {status: task.state for status, task in states.items()} == {
+def replay(app: Any) -> tuple[dict[str, int], Any]:
+    """Replay the last hour; return the counts, and the state of a listener."""
+    with listening(app) as received:
+        result = run_command(app, "replay-events", "--since", "1h", "--json")
+        assert result.code == 0
+        return result.document, received(result.document["events"])
+
+
+def test_replay_rebuilds_the_state_of_each_job(redis_stage: Stage) -> None:
+    handles = {status: redis_stage.job_in(status) for status in JobStatus}
+    counts, state = replay(redis_stage.app)
+    assert counts["jobs"] == len(JobStatus)
+    assert all(task.replayed for task in state.tasks.values())  # a counter of events can skip them (fault 20)
+    tasks = {status: state.tasks[handle.get_job().task_id] for status, handle in handles.items()}
+    assert {status: task.state for status, task in tasks.items()} == {
         JobStatus.SUBMITTED: "PENDING",
         JobStatus.RESUBMITTED: "PENDING",
         JobStatus.QUEUED: "PENDING",
@@ -77,13 +76,12 @@ def test_a_restarted_flower_hears_how_jobs_went(theatre: Theatre) -> None:
         JobStatus.ERROR: "FAILURE",
         JobStatus.CANCELLED: "REVOKED",
     }
-    for status, task in states.items():
-        job = handles[status].get_job()
+    for status, task in tasks.items():
         assert task.name == "tests.add"
         assert task.args == "(2, 3)"
-        assert task.kwargs == f"{{'job_id': {job.id}}}"
-    finished, error = states[JobStatus.FINISHED], states[JobStatus.ERROR]
-    submitted, started, ended = theatre.jobs.events(handles[JobStatus.FINISHED].job_id)
+        assert task.kwargs == f"{{'job_id': {handles[status].job_id}}}"
+    finished, error = tasks[JobStatus.FINISHED], tasks[JobStatus.ERROR]
+    submitted, started, ended = redis_stage.jobs.events(handles[JobStatus.FINISHED].job_id)
     assert finished.result == "5"
     assert finished.worker.hostname == "worker@host"
     assert finished.sent == pytest.approx(submitted.at.timestamp())
@@ -93,52 +91,43 @@ def test_a_restarted_flower_hears_how_jobs_went(theatre: Theatre) -> None:
     assert "no good" in error.exception
 
 
-def test_only_the_latest_round_and_only_recent_jobs_are_told(theatre: Theatre) -> None:
-    handle = theatre.job_in(JobStatus.FINISHED)
-    former = handle.get_job().task_id
+def test_replay_omits_former_rounds_and_old_jobs(redis_stage: Stage) -> None:
+    handle = redis_stage.job_in(JobStatus.FINISHED)
     handle.resubmit_job()
-    old = theatre.jobs.handle().submit(ADD)
+    old = redis_stage.jobs.handle().submit(ADD)
     long_ago = datetime(2001, 1, 1, tzinfo=UTC)
-    set_moments(theatre, schema.job_event.c.at, long_ago, schema.job_event.c.job_id == old)
-    with listening(theatre.app) as heard:
-        sent = typed(theatre.app, "replay-events", "--since", "1h", "--json").document
-        state = heard(sent["events"])
-    assert sent == {"jobs": 1, "events": 1}
+    set_times(redis_stage, schema.job_event.c.at, long_ago, schema.job_event.c.job_id == old)
+    counts, state = replay(redis_stage.app)
+    assert counts == {"jobs": 1, "events": 1}
     assert set(state.tasks) == {handle.get_job().task_id}
-    assert former not in state.tasks
 
 
-def test_a_task_that_was_tried_again_ends_as_its_job_did(theatre: Theatre) -> None:
-    handle = theatre.jobs.handle()
+def test_replay_of_a_retried_job_ends_as_the_job(redis_stage: Stage) -> None:
+    handle = redis_stage.jobs.handle()
     handle.submit(Job(task="tests.add", args=[2, 3], max_attempts=2))
-    run = theatre.claim(handle)
-    theatre.store.give_back(run, "its worker shut down", run.worker)
-    again = theatre.claim(handle)
-    theatre.store.fail(again, Failure("task", "ValueError", "no good", "Traceback: here"))
-    with listening(theatre.app) as heard:
-        sent = typed(theatre.app, "replay-events", "--since", "1h", "--json").document
-        task = heard(sent["events"]).tasks[handle.get_job().task_id]
+    run = redis_stage.claim(handle)
+    redis_stage.store.give_back(run, "its worker shut down", run.worker)
+    second = redis_stage.claim(handle)
+    redis_stage.store.fail(second, Failure("task", "ValueError", "no good", "Traceback: here"))
+    task = replay(redis_stage.app)[1].tasks[handle.get_job().task_id]
     assert task.state == "FAILURE"
     assert task.retries == 1
     assert task.traceback == "Traceback: here"
 
 
-def test_what_is_hidden_stays_hidden(theatre: Theatre) -> None:
-    handle = theatre.jobs.handle()
-    handle.submit(Job(task="tests.add", kwargs={"x": 123456, "y": 1}, sensitive=["x"]))
-    signature = theatre.app.tasks["tests.add"].s(123456, 2).set(argsrepr="(***)", kwargsrepr="***")
-    other = theatre.jobs.handle()
-    other.submit(signature)
-    with listening(theatre.app) as heard:
-        sent = typed(theatre.app, "replay-events", "--since", "1h", "--json").document
-        state = heard(sent["events"])
-    task = state.tasks[handle.get_job().task_id]
-    assert task.kwargs == f"{{'job_id': {handle.job_id}, 'x': '***', 'y': 1}}"
-    shown = state.tasks[other.get_job().task_id]
-    assert (shown.args, shown.kwargs) == ("(***)", f"{{'job_id': {other.job_id}, 'kwargs': '***'}}")
+def test_replay_redacts_hidden_and_sensitive_arguments(redis_stage: Stage) -> None:
+    sensitive, hidden = redis_stage.jobs.handle(), redis_stage.jobs.handle()
+    sensitive.submit(Job(task="tests.add", kwargs={"x": 123456, "y": 1}, sensitive=["x"]))
+    signature = redis_stage.app.tasks["tests.add"].s(123456, 2)
+    hidden.submit(signature.set(argsrepr="(***)", kwargsrepr="***"))
+    tasks = replay(redis_stage.app)[1].tasks
+    task = tasks[sensitive.get_job().task_id]
+    assert task.kwargs == f"{{'job_id': {sensitive.job_id}, 'x': '***', 'y': 1}}"
+    task = tasks[hidden.get_job().task_id]
+    assert (task.args, task.kwargs) == ("(***)", f"{{'job_id': {hidden.job_id}, 'kwargs': '***'}}")
 
 
-def test_a_broker_that_is_away_is_one_line(sqlite_url: str) -> None:
-    answer = Shell(sqlite_url, NOBODY_LISTENS).run("replay-events", "--since", "1h")
-    assert answer.code == 5
-    assert "the broker cannot be reached" in answer.error
+def test_replay_without_a_broker_is_one_line(sqlite_url: str) -> None:
+    result = Shell(sqlite_url, NOBODY_LISTENS).run("replay-events", "--since", "1h")
+    assert result.code == 5
+    assert "the broker is unavailable" in result.error

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from tests.cli.typed import Shell
+from tests.cli.runner import Shell
 from tests.faults.broker_gate import Gate
 
 pytestmark = pytest.mark.faults

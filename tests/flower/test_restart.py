@@ -3,7 +3,7 @@
 import pytest
 
 from jobhandle_celery import JobHandle, JobStatus
-from tests.cli.typed import typed
+from tests.cli.runner import run_command
 from tests.flower.conftest import start
 from tests.flower.process import Flower
 from tests.reaper import Reaper
@@ -34,7 +34,7 @@ def test_a_restarted_flower_is_told_what_it_has_missed(site: Site, reaper: Reape
         flower.wait_until_it_listens()
         assert {flower.state(handle) for handle in (handles["SUCCESS"], handles["FAILURE"])} == {None}
 
-        assert typed(site.app, "replay-events", "--since", "1h").code == 0
+        assert run_command(site.app, "replay-events", "--since", "1h").code == 0
 
         for state, handle in handles.items():
             flower.wait_for(handle, state)

@@ -1,76 +1,81 @@
-"""Checks of the broker and of the way to it."""
+"""Checks of the broker and its transport."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from ..formatting import span
-from .findings import Finding, Patient, bad, ok, warn
+from ..formatting import format_duration
+from .findings import Deployment, Finding, bad, ok, warn
 
-VISIBILITY = 3600.0
-"""Seconds: kombu's own visibility timeout."""
+VISIBILITY_TIMEOUT = 3600.0
+"""Seconds: kombu's default for Redis."""
 
 CONSUMER_TIMEOUT = 1800.0
-"""Seconds: RabbitMQ closes the channel of a message that was not acknowledged for so long."""
+"""Seconds: RabbitMQ's default. A message unacknowledged for longer closes the channel."""
 
 
-def reach(patient: Patient) -> Finding:
-    """Look whether the broker answers, and how fast."""
-    if isinstance(patient.broker, str):
+def reachable(deployment: Deployment) -> Finding:
+    """Check that the broker answers, and how fast."""
+    if isinstance(deployment.broker, str):
         return bad(
-            f"the broker does not answer ({patient.broker}); no job is lost, and none starts",
-            "broker_url, or see why the broker is away",
+            f"the broker does not answer ({deployment.broker}); jobs are kept, and none starts",
+            "check broker_url and the server",
         )
-    return ok(f"the broker ({patient.driver}) answers in {patient.broker * 1000:.1f} ms")
+    return ok(f"the broker ({deployment.driver}) answers in {deployment.broker * 1000:.1f} ms")
 
 
-def visibility(patient: Patient) -> Finding:
-    """Look whether a message comes back while its job still runs."""
-    if patient.driver not in ("redis", "sqs"):
-        return ok(f"{patient.driver} has none")
-    given = patient.options.get("visibility_timeout", VISIBILITY)
-    if not isinstance(given, (int, float)) or given <= 0:
-        return bad(f"visibility_timeout is {given!r}", f"visibility_timeout = {VISIBILITY:g}")
-    lease, limit = patient.settings.lease.total_seconds(), _longest(patient)
-    again = "is given to a second worker, which the claim refuses; a plain task with acks_late runs twice"
-    if given < lease:
+def visibility_timeout(deployment: Deployment) -> Finding:
+    """Check that a message is not redelivered while its job still runs."""
+    if deployment.driver not in ("redis", "sqs"):
+        return ok(f"{deployment.driver} has no visibility_timeout")
+    timeout = deployment.transport_options.get("visibility_timeout", VISIBILITY_TIMEOUT)
+    option = "broker_transport_options['visibility_timeout']"
+    if not isinstance(timeout, (int, float)) or timeout <= 0:
+        return bad(f"visibility_timeout is {timeout!r}", f"set {option} = {VISIBILITY_TIMEOUT:g}")
+    lease, limit = deployment.settings.lease.total_seconds(), _longest_limit(deployment)
+    shown = format_duration(timeout)
+    redelivery = "is redelivered to a second worker; the claim rejects a job's, a plain task runs twice"
+    if timeout < lease:
         return warn(
-            f"visibility_timeout ({span(given)}) is below the lease ({span(lease)}): a message {again}",
-            f"broker_transport_options['visibility_timeout'] = {VISIBILITY:g}, or longer than any task",
+            f"visibility_timeout ({shown}) is below the lease ({format_duration(lease)}): "
+            f"a message {redelivery}",
+            f"set {option} = {VISIBILITY_TIMEOUT:g}, or longer than any task",
         )
-    if patient.late_acks and (limit is None or limit > given):
-        longest = "have no time limit" if limit is None else f"may take {span(limit)}"
+    if deployment.late_ack_tasks and (limit is None or limit > timeout):
+        longest = "have no time limit" if limit is None else f"may take {format_duration(limit)}"
         return warn(
-            f"tasks with acks_late {longest}; after visibility_timeout ({span(given)}) a message {again}",
-            "visibility_timeout above the longest task, or task_time_limit below it",
+            f"tasks with acks_late {longest}; after visibility_timeout ({shown}) a message {redelivery}",
+            "set visibility_timeout above the longest task, or task_time_limit below it",
         )
-    return ok(f"visibility_timeout ({span(given)}) is above the lease ({span(lease)})")
+    return ok(f"visibility_timeout ({shown}) is above the lease ({format_duration(lease)})")
 
 
-def _longest(patient: Patient) -> float | None:
-    tasks: Any = [patient.app.tasks[name] for name in patient.late_acks]
-    limits = [task.time_limit or patient.conf.task_time_limit for task in tasks]
+def _longest_limit(deployment: Deployment) -> float | None:
+    """Return the longest time limit of the tasks with acks_late; None if one has none."""
+    tasks: Any = [deployment.app.tasks[name] for name in deployment.late_ack_tasks]
+    limits = [task.time_limit or deployment.conf.task_time_limit for task in tasks]
     return max(limits, default=0.0) if all(limits) else None
 
 
-def transport_options(patient: Patient) -> Finding:
-    """Look for options that the transport does not know: a misspelt one does nothing."""
-    given = sorted(patient.options)
-    if not given:
-        return ok("no broker_transport_options: kombu's own")
-    known = _known_options(patient)
-    strange = [name for name in given if known and name not in known]
-    if strange:
+def transport_options(deployment: Deployment) -> Finding:
+    """Look for options that the transport ignores: a misspelt one has no effect."""
+    options = sorted(deployment.transport_options)
+    if not options:
+        return ok("no broker_transport_options: kombu's defaults")
+    known = _known_options(deployment)
+    ignored = [name for name in options if known and name not in known]
+    if ignored:
         return warn(
-            f"broker_transport_options has {', '.join(strange)}, which {patient.driver} does not know",
-            f"one of {', '.join(sorted(known))}",
+            f"broker_transport_options has {', '.join(ignored)}, "
+            f"which the {deployment.driver} transport ignores",
+            f"remove it, or use one of {', '.join(sorted(known))}",
         )
-    return ok(f"broker_transport_options: {', '.join(given)}")
+    return ok(f"broker_transport_options: {', '.join(options)}")
 
 
-_ANYWHERE = {"max_retries", "interval_start", "interval_step", "interval_max", "errback", "callback"}
-"""What kombu reads itself, whatever the transport."""
+_KOMBU_OPTIONS = {"max_retries", "interval_start", "interval_step", "interval_max", "errback", "callback"}
+"""Options that kombu reads itself, for every transport."""
 
-_BEYOND = {
+_OTHER_OPTIONS = {
     "master_name",
     "sentinel_kwargs",
     "min_other_nodes",
@@ -79,56 +84,56 @@ _BEYOND = {
     "password",
     "polling_interval",
 }
-"""What the transports read elsewhere."""
+"""Options that transports read outside of `from_transport_options`."""
 
 
-def _known_options(patient: Patient) -> set[str]:
-    channel = getattr(patient.app.connection_for_write().transport, "Channel", None)
+def _known_options(deployment: Deployment) -> set[str]:
+    channel = getattr(deployment.app.connection_for_write().transport, "Channel", None)
     listed = getattr(channel, "from_transport_options", ())
-    # A transport without a list takes whatever its driver does.
-    return set(listed) | _ANYWHERE | _BEYOND if listed and patient.driver == "redis" else set()
+    # Other transports pass all options on to their drivers.
+    return set(listed) | _KOMBU_OPTIONS | _OTHER_OPTIONS if listed and deployment.driver == "redis" else set()
 
 
-def confirms(patient: Patient) -> Finding:
-    """Look whether the broker says that it has a message."""
-    if patient.driver != "amqp":
-        return ok(f"{patient.driver} answers each publish")
-    if patient.options.get("confirm_publish"):
-        return ok("publishes are confirmed")
+def publisher_confirms(deployment: Deployment) -> Finding:
+    """Check that the broker confirms each publish."""
+    if deployment.driver != "amqp":
+        return ok(f"{deployment.driver} answers each publish")
+    if deployment.transport_options.get("confirm_publish"):
+        return ok("each publish is confirmed")
     return warn(
-        "jobs' messages are confirmed always; plain tasks' are not, and can vanish without an error",
-        "broker_transport_options['confirm_publish'] = True",
+        "messages of jobs are confirmed; those of plain tasks are not, and can be lost without an error",
+        "set broker_transport_options['confirm_publish'] = True",
     )
 
 
-def eviction(patient: Patient) -> Iterator[Finding]:
-    """Look whether Redis throws messages away when its memory is full."""
-    if patient.driver != "redis":
-        yield ok(f"{patient.driver} keeps its messages")
+def eviction(deployment: Deployment) -> Iterator[Finding]:
+    """Check that Redis does not evict queues when its memory is full."""
+    if deployment.driver != "redis":
+        yield ok(f"{deployment.driver} does not evict messages")
         return
-    client = patient.connection.default_channel.client
+    client = deployment.connection.default_channel.client
     policy = client.info("memory").get("maxmemory_policy", "?")
     if str(policy).startswith("allkeys"):
         yield warn(
-            f"Redis evicts by {policy}: queues go when memory is short; "
-            "jobs are sent again after the patience, plain tasks are lost",
-            "maxmemory-policy noeviction",
+            f"Redis has maxmemory-policy {policy} and evicts queues when its memory is full: "
+            "jobs are published again after jobhandle_republish_after, plain tasks are lost",
+            "set maxmemory-policy noeviction in Redis",
         )
     else:
-        yield ok(f"Redis evicts no queue ({policy})")
+        yield ok(f"Redis has maxmemory-policy {policy} and evicts no queue")
 
 
-def acks_late(patient: Patient) -> Finding:
-    """Look what becomes of a message whose worker dies."""
-    late = patient.late_acks
-    if not late:
-        return ok("messages are acknowledged early; one that dies with its worker is sent again by the sweep")
-    said = f"{len(late)} tasks acknowledge late; a message given again is refused by the claim"
-    limit = _longest(patient)
-    if patient.driver == "amqp" and (limit is None or limit > CONSUMER_TIMEOUT):
+def acks_late(deployment: Deployment) -> Finding:
+    """Check what happens to a message whose worker dies."""
+    count = len(deployment.late_ack_tasks)
+    if not count:
+        return ok("tasks acknowledge early; a message lost with its worker is published again by the sweep")
+    message = f"{count} tasks have acks_late; the claim rejects a redelivered message"
+    limit = _longest_limit(deployment)
+    if deployment.driver == "amqp" and (limit is None or limit > CONSUMER_TIMEOUT):
         return warn(
-            f"{said}; RabbitMQ closes the channel of a body longer than its consumer_timeout "
-            f"({span(CONSUMER_TIMEOUT)} by default), and the worker's other bodies are cut off",
-            "task_acks_late = False, which loses nothing here; or a longer consumer_timeout in RabbitMQ",
+            f"{message}; RabbitMQ closes the channel of a task that runs longer than its consumer_timeout "
+            f"({format_duration(CONSUMER_TIMEOUT)} by default), which ends the worker's other tasks, too",
+            "set task_acks_late = False, with which no job is lost, or a longer consumer_timeout in RabbitMQ",
         )
-    return ok(said)
+    return ok(message)

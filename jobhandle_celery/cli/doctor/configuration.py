@@ -7,129 +7,133 @@ from celery.concurrency import ALIASES  # type: ignore[attr-defined]  # not in i
 from kombu.serialization import prepare_accept_content
 
 from ...worker.celery_bookkeeping import limits_ignored
-from ..formatting import span
-from .findings import Finding, Patient, bad, ok, unknown, warn
+from ..formatting import format_duration
+from .findings import Deployment, Finding, bad, ok, unknown, warn
 
-SHORT = timedelta(seconds=10)
-"""A machine under load, or one that is moved, may pause for some seconds."""
+SHORT_LEASE = timedelta(seconds=10)
+"""A machine under load, or one that is migrated, may pause for some seconds."""
 
 JSON, SIGNED, PICKLE = "application/json", "application/data", "application/x-python-serialize"
 
 
-def lease(patient: Patient) -> Finding:
-    """Look whether a worker can renew its lease in time, and outlive a pause."""
-    lease, took = patient.settings.lease, patient.database
-    if isinstance(took, float) and took * 12 > lease.total_seconds():
+def lease(deployment: Deployment) -> Finding:
+    """Check that a worker can renew its lease in time, and that the lease is longer than a pause."""
+    lease, latency = deployment.settings.lease, deployment.database
+    shown = format_duration(lease)
+    if isinstance(latency, float) and latency * 12 > lease.total_seconds():
         return bad(
-            f"a lease of {span(lease)} with a database that takes {span(took)} to answer: "
-            "workers that are well are taken for lost",
-            "a longer jobhandle_lease",
+            f"jobhandle_lease is {shown}, and the database takes {format_duration(latency)} to answer: "
+            "live workers will be declared lost",
+            "increase jobhandle_lease",
         )
-    if lease < SHORT:
+    if lease < SHORT_LEASE:
         return warn(
-            f"a lease of {span(lease)}: a machine that pauses for so long loses its jobs",
-            "jobhandle_lease = 60, unless tests are all that runs",
+            f"jobhandle_lease is {shown}: a machine that pauses this long loses its jobs",
+            "set jobhandle_lease = 60, except in tests",
         )
+    recovery = format_duration(lease * 2)
     return ok(
-        f"a lease of {span(lease)}: a lost worker's jobs are settled within {span(lease * 2)} and a sweep"
+        f"jobhandle_lease is {shown}: jobs of a lost worker are recovered within {recovery} and a sweep"
     )
 
 
-def prefetch(patient: Patient) -> Finding:
-    """Look how many messages a busy worker keeps from others."""
-    given, wait = patient.conf.worker_prefetch_multiplier, span(patient.settings.republish_after)
-    if given == 1:
-        return ok("worker_prefetch_multiplier is 1: a worker takes what it can run next")
-    kept = "any number of messages" if not given else f"{given} messages for each of its processes"
-    said = (
-        f"a busy worker keeps {kept} from idle ones; after jobhandle_republish_after ({wait}) another is sent"
+def prefetch(deployment: Deployment) -> Finding:
+    """Check how many messages a busy worker reserves."""
+    multiplier = deployment.conf.worker_prefetch_multiplier
+    republish_after = format_duration(deployment.settings.republish_after)
+    if multiplier == 1:
+        return ok("worker_prefetch_multiplier is 1: a worker reserves one message for each process")
+    reserved = f"{multiplier} messages for each process" if multiplier else "any number of messages"
+    message = (
+        f"a busy worker reserves {reserved}; an idle worker gets such a job only when it is published again, "
+        f"after jobhandle_republish_after ({republish_after})"
     )
-    hint = "worker_prefetch_multiplier = 1, if bodies take seconds or more"
-    return ok(said, hint) if given else warn(said, hint)
+    next_step = "set worker_prefetch_multiplier = 1 if tasks take seconds or more"
+    return ok(message, next_step) if multiplier else warn(message, next_step)
 
 
-def results(patient: Patient) -> Finding:
-    """Look at the result backend, which jobs do not need: their results are in the rows."""
-    if not patient.conf.result_backend:
+def result_backend(deployment: Deployment) -> Finding:
+    """Check that the result backend, if there is one, answers; jobs do not need it."""
+    if not deployment.conf.result_backend:
         return ok("no result_backend: results of jobs are in their rows")
-    error = patient.backend
-    name = type(patient.app.backend).__name__
+    error = deployment.backend
+    name = type(deployment.app.backend).__name__
     if error is not None:
         return warn(
-            f"the result backend ({name}) does not answer ({error}): workers wait for it after each body",
-            "result_backend = None, if nobody reads it: results of jobs are in their rows",
+            f"the result backend ({name}) does not answer ({error}): workers wait for it after each task",
+            "set result_backend = None if plain tasks do not use it; results of jobs are in their rows",
         )
     return ok(f"the result backend ({name}) answers; results of jobs are in their rows as well")
 
 
-def serializers(patient: Patient) -> Iterator[Finding]:
-    """Look whether workers accept what jobs are sent as, and nothing that runs code."""
+def serializers(deployment: Deployment) -> Iterator[Finding]:
+    """Check that workers accept the jobs' content type, and none that executes code."""
     try:
-        accepted = prepare_accept_content(patient.conf.accept_content or []) or set()
+        accepted = prepare_accept_content(deployment.conf.accept_content or []) or set()
     except Exception as error:
-        yield unknown(f"accept_content cannot be read: {error}", "accept_content = ['json']")
+        yield unknown(f"accept_content is invalid: {error}", "set accept_content = ['json']")
         return
-    signed = patient.conf.task_serializer == "auth"
-    needed, word = (SIGNED, "auth") if signed else (JSON, "json")
-    if needed not in accepted:
-        yield bad(
-            f"accept_content has no {word}, which jobs are sent as: workers refuse every job",
-            f"accept_content = ['{word}']",
-        )
+    signed = deployment.conf.task_serializer == "auth"
+    content_type, name = (SIGNED, "auth") if signed else (JSON, "json")
+    next_step = f"set accept_content = ['{name}']"
+    if content_type not in accepted:
+        yield bad(f"accept_content lacks {name}, the serializer of jobs: workers reject every job", next_step)
     elif PICKLE in accepted:
         yield warn(
-            "accept_content has pickle: whoever reaches the broker runs code in the workers; jobs need none",
-            f"accept_content = ['{word}']",
+            "accept_content has pickle: a client of the broker can execute code in the workers; "
+            "jobs do not need it",
+            next_step,
         )
     else:
-        yield ok(f"jobs are sent as {word}, which is accepted")
+        yield ok(f"jobs are serialized as {name}, which accept_content has")
 
 
-def events(patient: Patient) -> Iterator[Finding]:
-    """Look whether Flower hears of jobs."""
-    if patient.conf.worker_send_task_events:
-        yield ok("workers send task events: Flower sees jobs run")
-    else:
-        yield warn(
-            "worker_send_task_events is off: Flower sees no job, unless workers are started with -E",
-            "worker_send_task_events = True",
-        )
-    if patient.conf.task_send_sent_event:
-        yield ok("task_send_sent_event is on: Flower sees jobs that no worker has taken yet")
+def events(deployment: Deployment) -> Iterator[Finding]:
+    """Check that workers and clients send the events that Flower shows."""
+    if deployment.conf.worker_send_task_events:
+        yield ok("worker_send_task_events is on: Flower shows jobs")
     else:
         yield warn(
-            "task_send_sent_event is off: Flower sees a job only when a worker has taken it",
-            "task_send_sent_event = True",
+            "worker_send_task_events is off: Flower shows no jobs of workers started without -E",
+            "set worker_send_task_events = True",
+        )
+    if deployment.conf.task_send_sent_event:
+        yield ok("task_send_sent_event is on: Flower shows jobs before a worker receives them")
+    else:
+        yield warn(
+            "task_send_sent_event is off: Flower shows a job only after a worker has received it",
+            "set task_send_sent_event = True",
         )
 
 
-def eager(patient: Patient) -> Finding:
-    """Look whether jobs run in workers at all."""
-    if patient.conf.task_always_eager:
+def eager(deployment: Deployment) -> Finding:
+    """Check that jobs run in workers."""
+    if deployment.conf.task_always_eager:
         return bad(
-            "task_always_eager: every submit runs its job itself, under no lease", "task_always_eager = False"
+            "task_always_eager is on: submit() runs each job in the caller, without a lease",
+            "set task_always_eager = False",
         )
-    return ok("jobs are sent to workers, none runs in its submitter")
+    return ok("task_always_eager is off: jobs run in workers")
 
 
-def limits(patient: Patient) -> Finding:
-    """Look whether the pool that workers are configured for keeps time limits."""
-    name = str(patient.conf.worker_pool)
+def time_limits(deployment: Deployment) -> Finding:
+    """Check that the configured pool enforces time limits."""
+    name = str(deployment.conf.worker_pool)
     ignored = limits_ignored({str(ALIASES.get(name, name)).partition(":")[0]})
     if ignored:
         return warn(
-            f"the {name} pool keeps no {' and no '.join(ignored)} time limit, of a job or of its task",
-            "worker_pool = 'prefork', for jobs with time limits",
+            f"the {name} pool enforces no {' and no '.join(ignored)} time limit of a job or a task",
+            "set worker_pool = 'prefork' for jobs with time limits",
         )
-    return ok(f"the {name} pool keeps time limits")
+    return ok(f"the {name} pool enforces time limits")
 
 
-def pool(patient: Patient) -> Finding:
-    """Look whether a prefork worker's children know of jobs."""
-    method = getattr(patient.conf, "worker_pool_start_method", None) or "fork"
+def pool(deployment: Deployment) -> Finding:
+    """Check that a prefork worker forks its children, which then have the app's jobs."""
+    method = getattr(deployment.conf, "worker_pool_start_method", None) or "fork"
     if method != "fork":
         return bad(
             f"worker_pool_start_method is {method}: workers refuse to start",
-            "worker_pool_start_method = 'fork'",
+            "set worker_pool_start_method = 'fork'",
         )
-    return ok("children of a prefork worker are forked, and know of jobs")
+    return ok("worker_pool_start_method is fork")

@@ -1,4 +1,4 @@
-"""What a check is, what it finds, and what it may look at. May import desk and below."""
+"""What a check is, what it returns, and the deployment that it inspects."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +13,8 @@ from ...broker.connection import bounded, driver_of
 from ...errors import DatabaseUnavailableError, JobHandleError
 from ...settings import Settings
 from ...store import Store, WorkerSeen
-from ..context import Desk
-from ..deadline import Question, Silent
+from ..context import CommandContext
+from ..deadline import BackgroundCall, NoAnswerError
 from ..formatting import one_line
 
 T = TypeVar("T")
@@ -28,24 +28,24 @@ PROMISES = {
     6: "no write from the past",
     7: "not started without the database",
 }
-"""The seven, in a few words each."""
+"""The promises of the library, shortened."""
 
-ASKED_FOR = 1.5
-"""Seconds that workers have to answer Celery's `inspect`."""
+INSPECT_TIMEOUT = 1.5
+"""Seconds for workers to answer Celery's `inspect`."""
 
-AT_MOST = 6.0
-"""Seconds that a server, or a check, has to answer."""
+CALL_TIMEOUT = 6.0
+"""Seconds for a server to answer, and for a check."""
 
-IN_ALL = 7.5
-"""Seconds for all checks together, whatever is silent."""
+TOTAL_TIMEOUT = 7.5
+"""Seconds for all checks together."""
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The level of a finding."""
 
     OK = "OK"
     WARN = "WARN"
-    """Every promise holds, and something is slower, riskier or blinder than it need be."""
+    """Every promise holds; something is slower, riskier or less visible than necessary."""
     BAD = "BAD"
     """A promise is broken, or will be."""
     UNKNOWN = "UNKNOWN"
@@ -54,87 +54,86 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: a sentence, and what to set or do about it."""
+    """The result of a check, and the next step."""
 
     level: Level
-    says: str
-    set: str = ""
+    message: str
+    next_step: str = ""
 
 
-def ok(says: str, set: str = "") -> Finding:
-    """Return a finding that all is well."""
-    return Finding(Level.OK, says, set)
+def ok(message: str, next_step: str = "") -> Finding:
+    """Return a finding without a problem."""
+    return Finding(Level.OK, message, next_step)
 
 
-def warn(says: str, set: str) -> Finding:
-    """Return a finding that breaks no promise."""
-    return Finding(Level.WARN, says, set)
+def warn(message: str, next_step: str) -> Finding:
+    """Return a problem that breaks no promise."""
+    return Finding(Level.WARN, message, next_step)
 
 
-def bad(says: str, set: str) -> Finding:
-    """Return a finding that breaks one."""
-    return Finding(Level.BAD, says, set)
+def bad(message: str, next_step: str) -> Finding:
+    """Return a problem that breaks a promise."""
+    return Finding(Level.BAD, message, next_step)
 
 
-def unknown(says: str, set: str = "") -> Finding:
-    """Return that a check could not be made, and why."""
-    return Finding(Level.UNKNOWN, says, set)
+def unknown(message: str, next_step: str = "") -> Finding:
+    """Return that a check could not be made."""
+    return Finding(Level.UNKNOWN, message, next_step)
 
 
-class Patient:
-    """What the checks look at; each thing is asked for once, and nothing is waited for without a bound."""
+class Deployment:
+    """The app, its servers and its workers. Each is asked once, and with a timeout."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.app: Any = desk.app
-        self.conf: Any = desk.app.conf
-        self._until = time.monotonic() + IN_ALL
-        self._questions: dict[str, Question[Any]] = {}
+    def __init__(self, context: CommandContext) -> None:
+        self.context = context
+        self.app: Any = context.app
+        self.conf: Any = context.app.conf
+        self._deadline = time.monotonic() + TOTAL_TIMEOUT
+        self._calls: dict[str, BackgroundCall[Any]] = {}
 
-    def begin(self) -> None:
-        """Ask all servers at the same time: several may be silent."""
-        for name, ask in (
-            ("database", self._ask_database),
-            ("broker", self._ask_broker),
-            ("backend", self._ask_backend),
-            ("answers", self._ask_workers),
-        ):
-            self._questions[name] = Question(ask)
-        _ = self.database, self.broker, self.backend  # kept, so that no check waits for them again
+    def connect(self) -> None:
+        """Ask all servers at the same time: several may not answer."""
+        self._calls = {
+            "database": BackgroundCall(self._ask_database),
+            "broker": BackgroundCall(self._ask_broker),
+            "backend": BackgroundCall(self._ask_backend),
+            "answers": BackgroundCall(self._ask_workers),
+        }
+        _ = self.database, self.broker, self.backend  # cached: no check waits for them again
 
-    def within(self, ask: Callable[[], T]) -> T:
-        """Return what asking returns.
+    def call(self, function: Callable[[], T]) -> T:
+        """Return the result of a function.
 
         Raises:
-            Silent: it takes too long.
+            NoAnswerError: it did not return in time.
         """
-        return self._answer(Question(ask))
+        return self._result(BackgroundCall(function))
 
-    def _asked(self, name: str, ask: Callable[[], T]) -> T:
-        question: Question[T] = self._questions.get(name) or Question(ask)
-        return self._answer(question)
+    def _call_once(self, name: str, function: Callable[[], T]) -> T:
+        call: BackgroundCall[T] = self._calls.get(name) or BackgroundCall(function)
+        return self._result(call)
 
-    def _answer(self, question: Question[T]) -> T:
-        return question.answer(min(AT_MOST, max(self._until - time.monotonic(), 0.1)))
+    def _result(self, call: BackgroundCall[T]) -> T:
+        return call.result(min(CALL_TIMEOUT, max(self._deadline - time.monotonic(), 0.1)))
 
     @property
     def store(self) -> Store:
-        """The store of the app."""
-        return self.desk.runtime.store
+        """The app's store."""
+        return self.context.runtime.store
 
     @property
     def settings(self) -> Settings:
         """The settings of the app's jobs."""
-        return self.desk.runtime.settings
+        return self.context.runtime.settings
 
     @cached_property
     def database(self) -> float | JobHandleError:
-        """How many seconds the database takes to answer, or why it does not."""
+        """Seconds for a round trip to the database, or its error."""
         try:
-            return self._asked("database", self._ask_database)
+            return self._call_once("database", self._ask_database)
         except JobHandleError as error:
             return error
-        except Silent as error:
+        except NoAnswerError as error:
             return DatabaseUnavailableError(f"the database did not answer: {error}")
 
     def _ask_database(self) -> float:
@@ -148,12 +147,12 @@ class Patient:
 
     @cached_property
     def broker(self) -> float | str:
-        """How many seconds the broker takes to answer, or why it does not."""
+        """Seconds for a round trip to the broker, or its error."""
         try:
-            return self._asked("broker", self._ask_broker)
-        except Silent as error:
+            return self._call_once("broker", self._ask_broker)
+        except NoAnswerError as error:
             return str(error)
-        except Exception as error:  # also of a URL that names no transport; each has errors of its own
+        except Exception as error:  # every driver has its own classes; a wrong URL has others
             return one_line(f"{type(error).__name__}: {error}")
 
     def _ask_broker(self) -> float:
@@ -164,12 +163,12 @@ class Patient:
 
     @cached_property
     def backend(self) -> str | None:
-        """Why the result backend does not answer; None if it does."""
+        """The error of the result backend; None if it answers."""
         try:
-            self._asked("backend", self._ask_backend)
-        except Silent as error:
+            self._call_once("backend", self._ask_backend)
+        except NoAnswerError as error:
             return str(error)
-        except Exception as error:  # of whatever driver it has
+        except Exception as error:  # every driver has its own classes
             return one_line(f"{type(error).__name__}: {error}")
         return None
 
@@ -180,8 +179,8 @@ class Patient:
     @cached_property
     def connection(self) -> Any:
         """A connection to the broker."""
-        connection, once = bounded(self.app)
-        return connection.ensure_connection(**once)
+        connection, retry_policy = bounded(self.app)
+        return connection.ensure_connection(**retry_policy)
 
     @cached_property
     def driver(self) -> str:
@@ -189,28 +188,31 @@ class Patient:
         return driver_of(self.app)
 
     @cached_property
-    def options(self) -> Mapping[str, Any]:
+    def transport_options(self) -> Mapping[str, Any]:
         """The configuration's ``broker_transport_options``."""
         return dict(self.conf.broker_transport_options or {})
 
     @cached_property
     def answers(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the workers say when they are asked: by question, by name of the worker."""
-        return self._asked("answers", self._ask_workers)
+        """The workers' answers to Celery's `inspect`: tasks, queues, internal errors, by worker name."""
+        return self._call_once("answers", self._ask_workers)
 
     def _ask_workers(self) -> Mapping[str, Mapping[str, Any]]:
-        connection, once = bounded(self.app)
-        asked: dict[str, Any] = {"timeout": ASKED_FOR, "connection": connection.ensure_connection(**once)}
-        tasks = self.app.control.inspect(**asked).registered() or {}
+        connection, retry_policy = bounded(self.app)
+        options: dict[str, Any] = {
+            "timeout": INSPECT_TIMEOUT,
+            "connection": connection.ensure_connection(**retry_policy),
+        }
+        tasks = self.app.control.inspect(**options).registered() or {}
         if not tasks:
-            return {"tasks": {}, "queues": {}, "faults": {}}
-        # Those that have answered are asked by name: no time passes waiting for others.
-        asked |= {"destination": list(tasks), "limit": len(tasks)}
-        queues = self.app.control.inspect(**asked).active_queues() or {}
-        replies = self.app.control.broadcast(internal_errors.COMMAND, reply=True, **asked) or []
+            return {"tasks": {}, "queues": {}, "errors": {}}
+        # With the number of answers known, the next calls do not wait for the whole timeout.
+        options |= {"destination": list(tasks), "limit": len(tasks)}
+        queues = self.app.control.inspect(**options).active_queues() or {}
+        replies = self.app.control.broadcast(internal_errors.COMMAND, reply=True, **options) or []
         connection.release()
-        told = {name: fault for reply in replies for name, fault in reply.items() if "count" in fault}
-        return {"tasks": tasks, "queues": queues, "faults": told}
+        errors = {name: answer for reply in replies for name, answer in reply.items() if "count" in answer}
+        return {"tasks": tasks, "queues": queues, "errors": errors}
 
     @cached_property
     def workers(self) -> list[WorkerSeen]:
@@ -218,44 +220,44 @@ class Patient:
         return self.store.workers()
 
     @cached_property
-    def late_acks(self) -> list[str]:
-        """The names of the tasks that acknowledge late, in this app's own words."""
+    def late_ack_tasks(self) -> list[str]:
+        """The names of the app's tasks with ``acks_late``."""
         return [name for name, task in sorted(self.app.tasks.items()) if task.acks_late]
 
     def close(self) -> None:
-        """Let go of the broker; the end of the process does it, if the broker is silent."""
+        """Close the connection to the broker, unless the broker does not answer."""
         if "connection" in vars(self):
-            with suppress(Silent):
-                Question(self.connection.release).answer(1)
+            with suppress(NoAnswerError):
+                BackgroundCall(self.connection.release).result(1)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table of checks."""
+    """A named check of a deployment, and the promises that depend on it."""
 
     name: str
     promises: tuple[int, ...]
-    look: Callable[[Patient], Iterable[Finding] | Finding]
+    function: Callable[[Deployment], Iterable[Finding] | Finding]
     needs: tuple[str, ...] = ()
-    """What must answer first: the database, the broker."""
+    """The servers that must answer first: database, broker."""
 
-    def findings(self, patient: Patient) -> list[Finding]:
-        """Make the check; one that cannot be made says so."""
-        if "database" in self.needs and isinstance(patient.database, Exception):
-            return [unknown("not looked at before the database answers and its tables fit")]
-        if "broker" in self.needs and isinstance(patient.broker, str):
-            return [unknown("not looked at before the broker answers")]
+    def run(self, deployment: Deployment) -> list[Finding]:
+        """Return the findings; if the check cannot be made, one that says why."""
+        if "database" in self.needs and isinstance(deployment.database, Exception):
+            return [unknown("skipped: needs the database and its tables", "see database and schema")]
+        if "broker" in self.needs and isinstance(deployment.broker, str):
+            return [unknown("skipped: needs the broker", "see broker")]
 
-        def look() -> list[Finding]:
-            found = self.look(patient)
+        def findings() -> list[Finding]:
+            found = self.function(deployment)
             return [found] if isinstance(found, Finding) else list(found)
 
         try:
-            return patient.within(look)
-        except Silent as error:
-            asked = " and ".join(self.needs) or "what it asks"
-            return [unknown(f"this check could not be made: {error}", f"see why {asked} is silent")]
-        except Exception as error:  # whatever it is, it must not hide what the other checks find
+            return deployment.call(findings)
+        except NoAnswerError as error:
+            server = " and ".join(self.needs) or "the server that it asks"
+            return [unknown(f"the check did not end: {error}", f"find out why {server} does not answer")]
+        except Exception as error:  # one failing check must not hide the findings of the others
             if internal_errors.is_bug(error):
                 internal_errors.report(f"the check {self.name}", error, "the other checks go on")
-            return [unknown(f"this check failed: {type(error).__name__}: {error}")]
+            return [unknown(f"the check failed: {type(error).__name__}: {error}")]

@@ -1,50 +1,62 @@
-"""Checks of the jobs themselves: which stand where they should not, and why."""
+"""Checks of the jobs: which are stuck or held, and why."""
 
 from collections.abc import Iterator
 from datetime import timedelta
 
 from ...store import Trouble
-from ..describe import why
-from .findings import Finding, Level, Patient, ok
+from ..describe import explain_status
+from .findings import Deployment, Finding, Level, ok
 
 LATE = timedelta(seconds=30)
-"""So late may a sweep be without anybody calling it stuck; more if its intervals are long."""
+"""A sweep may be this late before a job counts as stuck; later if its intervals are long."""
 
 EXAMPLES = 3
+"""Jobs shown of one kind."""
 
-_TROUBLES = {
-    Trouble.OVERDUE: (Level.BAD, "see broker and sweeps"),
+_FINDINGS = {
+    Trouble.OVERDUE: (Level.BAD, "not swept when due", "see broker and sweeps"),
     Trouble.DESERTED: (
         Level.BAD,
-        "see sweeps; the sweep settles it when it has passed closely for one lease",
+        "Running without a worker lease",
+        "see sweeps; the sweep recovers them after one lease of uninterrupted passes",
     ),
-    Trouble.UNTAKEN: (Level.WARN, "see queues and tasks; more workers, if all are busy"),
+    Trouble.UNTAKEN: (
+        Level.WARN,
+        "published several times, claimed by no worker",
+        "see queues and tasks; start more workers if all are busy",
+    ),
     Trouble.DEAF: (
         Level.WARN,
-        "celery -A app jobs cancel ID --terminate; let the body call raise_if_cancelled()",
+        "still running long after a stop was requested",
+        "celery -A app jobs cancel ID --terminate; have the task call raise_if_cancelled()",
     ),
-    Trouble.FORGOTTEN: (Level.WARN, "set_status('Finished') or ('Error') by whoever took it; or cancel it"),
+    Trouble.FORGOTTEN: (
+        Level.WARN,
+        "set to Running by set_status() more than a day ago",
+        "set_status('Finished') or set_status('Error') by the program that set it; or cancel them",
+    ),
 }
 
 
-def stuck(patient: Patient) -> Iterator[Finding]:
-    """Look for jobs that stand still."""
-    settings = patient.settings
+def stuck(deployment: Deployment) -> Iterator[Finding]:
+    """Look for jobs that do not proceed."""
+    settings = deployment.settings
     late = max(LATE, settings.pass_interval * 10, settings.publish_grace * 2)
-    found = patient.store.stuck(late, EXAMPLES)
-    for one in found:
-        level, remedy = _TROUBLES[one.trouble]
+    found = deployment.store.stuck(late, EXAMPLES)
+    for stuck in found:
+        level, problem, next_step = _FINDINGS[stuck.trouble]
         examples = "; ".join(
-            f"job {sight.job.id} ({sight.job.status}): {why(sight)}" for sight in one.examples
+            f"job {details.job.id} ({details.job.status}): {explain_status(details)}"
+            for details in stuck.examples
         )
-        yield Finding(level, f"{one.count:,} jobs: {one.trouble.value}. {examples}", remedy)
+        yield Finding(level, f"{stuck.count:,} jobs: {problem}. {examples}", next_step)
     if not found:
         yield ok("no job is stuck")
 
 
-def held(patient: Patient) -> Finding:
-    """Count the jobs that wait for a person."""
-    count = patient.store.count_held()
+def held(deployment: Deployment) -> Finding:
+    """Count the jobs that are held until release."""
+    count = deployment.store.count_held()
     if not count:
         return ok("no job is held")
-    return ok(f"{count:,} jobs are held", "celery -A app jobs release ID, for those that are to go")
+    return ok(f"{count:,} jobs are held", "celery -A app jobs release ID starts one")

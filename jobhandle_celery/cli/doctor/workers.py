@@ -1,119 +1,127 @@
-"""Checks of the workers: who is there, who knows and hears what. By their rows, and by Celery's inspect."""
+"""Checks of the workers, by their rows and by Celery's `inspect`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...status import STARTABLE
-from ..formatting import span
-from .findings import Finding, Patient, bad, ok, unknown, warn
+from ..formatting import format_duration
+from .findings import Deployment, Finding, bad, ok, unknown, warn
 
-_NOBODY = "no worker has answered Celery's inspect"
+_NO_ANSWER = "no worker has answered Celery's inspect"
+_LET_ANSWER = "start workers; or set worker_enable_remote_control = True"
 
 
-def alive(patient: Patient) -> Finding:
-    """Look whether any worker has a lease."""
-    names = [one.name for one in patient.workers if one.alive]
+def alive(deployment: Deployment) -> Finding:
+    """Check that a worker has a valid lease."""
+    names = [worker.name for worker in deployment.workers if worker.alive]
     if names:
-        return ok(f"{len(names)} workers have a lease: {_some(names)}")
-    waiting = sum(patient.store.count(sorted(STARTABLE), "task").values())
-    if waiting:
-        return bad(f"no worker has a lease, and {waiting:,} jobs wait for one", "celery -A app worker")
-    return warn("no worker has a lease; no job waits for one", "celery -A app worker")
+        return ok(f"{len(names)} workers have a valid lease: {_list(names)}")
+    unstarted = sum(deployment.store.count(sorted(STARTABLE), "task").values())
+    next_step = "start one: celery -A app worker"
+    if unstarted:
+        return bad(f"no worker has a valid lease, and {unstarted:,} jobs are to be run", next_step)
+    return warn("no worker has a valid lease; no job is to be run", next_step)
 
 
-def lapsed(patient: Patient) -> Iterator[Finding]:
-    """Look for workers whose lease has ended and whose jobs nobody has settled yet."""
-    lost = [one for one in patient.workers if not one.alive]
-    now = patient.store.now() if lost else None
-    for one in lost:
+def lost(deployment: Deployment) -> Iterator[Finding]:
+    """Look for workers with an expired lease whose jobs are not recovered yet."""
+    expired = [worker for worker in deployment.workers if not worker.alive]
+    now = deployment.store.now() if expired else None
+    for worker in expired:
         assert now is not None
         yield warn(
-            f"the lease of {one.name} ended {span(now - one.lease_until)} ago, {len(one.jobs)} jobs in hand; "
-            "the sweep settles them when it has passed closely for one lease",
-            "nothing; if it stays, see sweeps",
+            f"the lease of {worker.name} expired {format_duration(now - worker.lease_until)} ago; the sweep "
+            f"recovers its {len(worker.jobs)} running jobs after one lease of uninterrupted passes",
+            "none; if this finding stays, see sweeps",
         )
-    if not lost:
+    if not expired:
         yield ok("no worker is lost")
 
 
-def step(patient: Patient) -> Iterator[Finding]:
-    """Look for workers that answer and have no row: they would run bodies without a claim."""
-    answering = set(patient.answers["tasks"])
+def bootstep(deployment: Deployment) -> Iterator[Finding]:
+    """Look for workers that answer and have no row: they cannot claim the jobs that they receive."""
+    answering = set(deployment.answers["tasks"])
     if not answering:
-        yield unknown(_NOBODY, "start workers; or let them answer: worker_enable_remote_control = True")
+        yield unknown(_NO_ANSWER, _LET_ANSWER)
         return
-    known = {one.name for one in patient.workers if one.alive}
-    for name in sorted(answering - known):
+    leased = {worker.name for worker in deployment.workers if worker.alive}
+    for name in sorted(answering - leased):
         yield bad(
-            f"{name} answers on this broker and has no lease: what it takes of jobs it runs unclaimed",
-            "make it a worker of the app with Jobs, on the same database; or another broker or queues",
+            f"{name} consumes from this broker and has no lease: it cannot claim the jobs that it receives",
+            "start it with the app that has Jobs, on the same database; or give it other queues",
         )
-    for name in sorted(known - answering):
+    for name in sorted(leased - answering):
         yield warn(
-            f"{name} has a lease and does not answer: it is busy (solo), or cut off from the broker",
-            "see its log",
+            f"{name} has a valid lease and does not answer inspect: "
+            "it is busy (solo pool) or cut off from the broker",
+            "read its log",
         )
-    if answering == known:
-        yield ok(f"every worker that answers has its lease: {_some(sorted(answering))}")
+    if answering == leased:
+        yield ok(f"every worker that answers has a valid lease: {_list(sorted(answering))}")
 
 
-def check_internal_errors(patient: Patient) -> Iterator[Finding]:
-    """Look for workers that have met bugs of this library: they are logged there, once each kind."""
-    told = patient.answers["faults"]
-    for name, fault in sorted(told.items()):
-        if fault["count"]:
+def check_internal_errors(deployment: Deployment) -> Iterator[Finding]:
+    """Look for workers that have met errors of this library's own code; each kind is logged once."""
+    errors = deployment.answers["errors"]
+    for name, error in sorted(errors.items()):
+        if error["count"]:
             yield warn(
-                f"{name} has had {fault['count']:,} internal errors, the last: {fault['last']}",
-                "see its log for the traceback, and report it",
+                f"{name} has had {error['count']:,} internal errors, the last: {error['last']}",
+                "report it, with the traceback from its log",
             )
-    if not any(fault["count"] for fault in told.values()):
-        yield ok("no worker tells of internal errors") if told else unknown(_NOBODY)
+    if not any(error["count"] for error in errors.values()):
+        yield ok("no worker has had an internal error") if errors else unknown(_NO_ANSWER, _LET_ANSWER)
 
 
-def tasks(patient: Patient) -> Iterator[Finding]:
-    """Look for jobs whose task no worker knows."""
-    wanted = patient.store.count(sorted(STARTABLE), "task")
-    said = patient.answers["tasks"]
-    known = {line.partition(" [")[0] for lines in said.values() for line in lines}
+def tasks(deployment: Deployment) -> Iterator[Finding]:
+    """Look for jobs whose task no worker registers."""
+    answers = deployment.answers["tasks"]
+    # An answer is the task's name, with its rate limit in brackets behind it.
+    known = {line.partition(" [")[0] for lines in answers.values() for line in lines}
     yield from _missing(
-        wanted,
+        deployment.store.count(sorted(STARTABLE), "task"),
         known,
-        said,
-        "{count:,} jobs of the task {name}, which no worker knows",
-        "start a worker that knows it; or celery -A app jobs cancel --task {name}",
-        "every task that a job waits for is known",
+        answers,
+        "{count:,} jobs are to run the task {name}, which no worker registers",
+        "start a worker that has it; or celery -A app jobs cancel --task {name}",
+        "every task that a job is to run is registered by a worker",
     )
 
 
-def queues(patient: Patient) -> Iterator[Finding]:
-    """Look for queues that jobs were sent to and nobody consumes."""
-    wanted = {name: n for name, n in patient.store.count(sorted(STARTABLE), "queue").items() if name}
-    said = patient.answers["queues"]
-    known = {str(queue["name"]) for queues in said.values() for queue in queues or ()}
+def queues(deployment: Deployment) -> Iterator[Finding]:
+    """Look for queues of jobs that no worker consumes from."""
+    answers = deployment.answers["queues"]
+    known = {str(queue["name"]) for queues in answers.values() for queue in queues or ()}
+    counts = deployment.store.count(sorted(STARTABLE), "queue")
     yield from _missing(
-        wanted,
+        {name: count for name, count in counts.items() if name},
         known,
-        said,
-        "{count:,} jobs for the queue {name}, which nobody consumes",
-        "celery -A app worker -Q {name}",
-        "every queue that a job waits in is consumed",
+        answers,
+        "{count:,} jobs are routed to the queue {name}, which no worker consumes from",
+        "start one: celery -A app worker -Q {name}",
+        "every queue with jobs is consumed by a worker",
     )
 
 
 def _missing(
-    wanted: Mapping[str, int], known: set[str], said: Mapping[str, Any], says: str, set_: str, fine: str
+    wanted: Mapping[str, int],
+    known: set[str],
+    answers: Mapping[str, Any],
+    message: str,
+    next_step: str,
+    success: str,
 ) -> Iterator[Finding]:
-    if wanted and not said:
-        yield unknown(f"{_NOBODY}; jobs wait for {_some(sorted(wanted))}")
+    if wanted and not answers:
+        yield unknown(f"{_NO_ANSWER}; jobs need {_list(sorted(wanted))}", _LET_ANSWER)
         return
     missing = sorted(set(wanted) - known)
     for name in missing:
-        yield bad(says.format(name=name, count=wanted[name]), set_.format(name=name))
+        yield bad(message.format(name=name, count=wanted[name]), next_step.format(name=name))
     if not missing:
-        yield ok(fine if wanted else "no job waits")
+        yield ok(success if wanted else "no job is to be run")
 
 
-def _some(names: Iterable[str], most: int = 5) -> str:
+def _list(names: Iterable[str], maximum: int = 5) -> str:
     names = list(names)
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - maximum:,} more" if len(names) > maximum else ""
+    return ", ".join(names[:maximum]) + more

@@ -1,4 +1,4 @@
-"""Where a command's words go: JSON, a terminal with Rich, or plain columns. May import shapes and below."""
+"""The output of a command: JSON, a terminal with Rich, or plain columns."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,76 +7,80 @@ from typing import Any
 
 import click
 
-from ..formatting import as_json, one_line
-from .layout import Block, Line, Screen
-from .text import text_of
+from ..formatting import one_line, to_json
+from .layout import Block, Line, LiveDisplay
+from .text import render_text
 
 
 class Output:
-    """Standard output, as one command uses it."""
+    """Standard output and standard error of one command."""
 
     def __init__(self, *, json: bool = False, colour: bool = True) -> None:
         self.json = json
-        self._fancy = _fancy(colour) if sys.stdout.isatty() and not json else None
+        self._rich = _rich_renderer(colour) if sys.stdout.isatty() and not json else None
         for stream in (sys.stdout, sys.stderr):
-            # What a row holds need not be in this terminal's alphabet.
+            # The terminal's encoding need not have every character of a row.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
 
     @property
-    def draws(self) -> bool:
-        """True if what a screen has shown can be drawn over."""
-        return self._fancy is not None
+    def redraws(self) -> bool:
+        """True if a live display replaces what it has shown before."""
+        return self._rich is not None
 
-    def say(self, document: Mapping[str, Any], sentence: str) -> None:
-        """Print what was done: to a script as JSON, to a person as a sentence."""
+    def result(self, document: Mapping[str, Any], text: str) -> None:
+        """Print a result: the document with ``--json``, else the text."""
         if self.json:
             self.document(document)
         else:
-            self.show(Line(sentence))
+            self.show(Line(text))
 
     def document(self, document: Mapping[str, Any]) -> None:
-        """Print a JSON document in one line, at once: somebody may be reading along."""
-        click.echo(as_json(document))
+        """Print a JSON document in one line, and flush: a pipe may read along."""
+        click.echo(to_json(document))
         sys.stdout.flush()
 
     def show(self, *blocks: Block) -> None:
         """Print blocks."""
-        if self._fancy is not None:
-            self._fancy.show(blocks)
+        if self._rich is not None:
+            self._rich.show(blocks)
         else:
-            click.echo(text_of(blocks))
+            click.echo(render_text(blocks))
             sys.stdout.flush()
 
-    def note(self, text: str) -> None:
-        """Print a line on standard error, which no script reads as the answer."""
-        click.echo(one_line(text), err=True)
+    def note(self, text: object) -> None:
+        """Print a line to standard error, where it is not part of the result."""
+        click.echo(one_line(str(text)), err=True)
+
+    def error(self, error: object) -> None:
+        """Print an error that does not end the command."""
+        self.note(f"Error: {error}")
 
     @contextmanager
-    def live(self) -> Iterator[Screen]:
-        """Open a screen whose content is replaced; a pipe gets it again whenever it has changed."""
-        if self._fancy is not None:
-            with self._fancy.live() as screen:
-                yield screen
+    def live(self) -> Iterator[LiveDisplay]:
+        """Open a live display."""
+        if self._rich is not None:
+            with self._rich.live() as display:
+                yield display
         else:
-            yield _Scroll()
+            yield _PlainDisplay()
 
 
-class _Scroll:
+class _PlainDisplay:
     def __init__(self) -> None:
-        self._last = ""
+        self._shown = ""
 
     def show(self, blocks: Sequence[Block]) -> None:
-        text = text_of(blocks)
-        if text != self._last:
+        text = render_text(blocks)
+        if text != self._shown:
             click.echo(text + "\n")
             sys.stdout.flush()
-        self._last = text
+        self._shown = text
 
 
-def _fancy(colour: bool) -> Any:
+def _rich_renderer(colour: bool) -> Any:
     try:
-        from .rich import Fancy  # Rich is an extra
+        from .rich import RichRenderer  # Rich is an extra
     except ImportError:
         return None
-    return Fancy(colour=colour)
+    return RichRenderer(colour=colour)

@@ -1,4 +1,4 @@
-"""What a command shows, before it is known where: tables, fields, lines. Imports nothing of ours."""
+"""What a command shows, independent of where it is shown: tables, fields, lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,35 +6,34 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A cell that says how far something is; a bar where one can be drawn."""
+class ProgressCell:
+    """A cell with progress, drawn as a bar on a terminal with Rich."""
 
     text: str
     fraction: float | None = None
 
 
-Cell = str | Bar
+Cell = str | ProgressCell
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under names of columns; the last column is as wide as it likes."""
+    """Rows below column headings. The last column has no fixed width."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    title: str = ""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Names and their values, one a line; a value may have lines of its own."""
+    """Names and values, one pair a line; a value may have several lines."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One sentence."""
+    """One line of text."""
 
     text: str
 
@@ -42,8 +41,8 @@ class Line:
 Block = Table | Fields | Line
 
 
-class Screen(Protocol):
-    """Shows blocks again and again."""
+class LiveDisplay(Protocol):
+    """Shows blocks repeatedly."""
 
     def show(self, blocks: Sequence[Block]) -> None:
-        """Show blocks in place of those before; where nothing can be drawn over, only if they differ."""
+        """Replace the blocks shown before; a display that cannot redraw prints them again if they differ."""

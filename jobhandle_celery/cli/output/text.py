@@ -1,33 +1,32 @@
-"""Blocks as text for a pipe, a file, or a terminal without Rich: columns that `awk` and `grep` can read."""
+"""Blocks as plain text, for a pipe, a file or a terminal without Rich: columns for `awk` and `grep`."""
 
 from collections.abc import Sequence
 
-from ..formatting import harmless, one_line
-from .layout import Bar, Block, Cell, Fields, Line, Table
+from ..formatting import escape_control, one_line
+from .layout import Block, Cell, Fields, Line, ProgressCell, Table
 
 
-def text_of(blocks: Sequence[Block]) -> str:
-    """Return blocks as text, without a newline at its end."""
-    return "\n\n".join(_text(block) for block in blocks)
+def render_text(blocks: Sequence[Block]) -> str:
+    """Return blocks as text, without a final newline."""
+    return "\n\n".join(_render(block) for block in blocks)
 
 
-def _text(block: Block) -> str:
+def _render(block: Block) -> str:
     match block:
         case Line(text):
             return one_line(text)
         case Fields(pairs):
             width = max((len(name) for name, _ in pairs), default=0)
-            return "\n".join(f"{name:<{width}}  {_indented(value, width + 2)}" for name, value in pairs)
-        case Table(columns, rows, title):
-            table = _columns([columns, *([_shown(cell) for cell in row] for row in rows)])
-            return f"{one_line(title)}\n{table}" if title else table
+            return "\n".join(f"{name:<{width}}  {_indent(value, width + 2)}" for name, value in pairs)
+        case Table(columns, rows):
+            return _align([columns, *([_cell_text(cell) for cell in row] for row in rows)])
 
 
-def _shown(cell: Cell) -> str:
-    return one_line(cell.text if isinstance(cell, Bar) else cell) or "-"
+def _cell_text(cell: Cell) -> str:
+    return one_line(cell.text if isinstance(cell, ProgressCell) else cell) or "-"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def _align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[-1] = 0
     return "\n".join(
@@ -35,5 +34,5 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _indented(value: str, by: int) -> str:
-    return ("\n" + " " * by).join(harmless(value).splitlines() or ["-"])
+def _indent(value: str, width: int) -> str:
+    return ("\n" + " " * width).join(escape_control(value).splitlines() or ["-"])
