@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from . import validation
 from .completion import CompletionPoller
@@ -27,18 +27,26 @@ from .errors import (
     ValidationError,
     WaitTimeoutError,
 )
-from .models import Event, Failure, JobRecord, Unreadable
+from .models import Event, Failure, Job, JobRecord, Unreadable
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submitter import Submitter
 
 if TYPE_CHECKING:
+    from celery.canvas import Signature
     from sqlalchemy.orm import Session, scoped_session
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", default=Any)
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
 
-class JobHandle:
+class JobHandle(Generic[R]):
     """Submits one job, or attaches to one, watches it, speaks for it and cancels it.
 
     Calling order: `submit` or `attach`, then the others, then `close`. Submitting or attaching again moves
@@ -77,7 +85,9 @@ class JobHandle:
 
     # The thirteen.
 
-    def submit(self, job: object, *, session: "Session | scoped_session[Any] | None" = None) -> int:
+    def submit(
+        self, job: "Job | Signature[R]", *, session: "Session | scoped_session[Any] | None" = None
+    ) -> int:
         """Store a `Job`, or a Celery signature, and send it to run; return its id.
 
         Once this has returned the job will start, whatever happens to the broker. With `session`, the row
@@ -221,18 +231,9 @@ class JobHandle:
             RuntimeError: within a task, as Celery's ``get()`` does, but for a timeout of 0: the job may need
                 the process that waits. ``celery.result.allow_join_result()`` lifts it.
         """
-        job_id = self.job_id
-        seconds = None if timeout is None else validation.timeout("timeout", timeout)
-        if seconds != 0:
-            self._waits.assert_may_wait(job_id)
-        deadline = math.inf if seconds is None else time.monotonic() + seconds
-        while not (status := self.job_status()).final:
-            if time.monotonic() >= deadline:
-                raise WaitTimeoutError(f"job {job_id} is {status} after {seconds:g} s")
-            self._waits.until_over(job_id, deadline)
-        return status
+        return self._wait(*self._deadline(timeout))
 
-    def result(self, timeout: float | timedelta | None = None) -> Any:
+    def result(self, timeout: float | timedelta | None = None) -> R:
         """Wait until the job is final and return what its body returned.
 
         Raises:
@@ -240,19 +241,18 @@ class JobHandle:
             JobCancelledError: it was cancelled.
             WaitTimeoutError, RuntimeError: as for `wait`.
         """
-        while True:
-            self.wait(timeout)
-            job = self.get_job()
-            match job.status:
-                case JobStatus.FINISHED:
-                    if isinstance(job.result, Unreadable):
-                        raise JobHandleError(f"job {job.id}: its result cannot be read: {job.result.reason}")
-                    return job.result
-                case JobStatus.CANCELLED:
-                    raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
-                case JobStatus.ERROR:
-                    raise JobFailedError(self.job_id, job.error or Failure("task", "Error", job.message))
-            # Somebody has resubmitted it since the wait.
+        seconds, deadline = self._deadline(timeout)
+        self._wait(seconds, deadline)
+        while not (job := self.get_job()).status.final:  # resubmitted since the wait
+            self._wait(seconds, deadline)
+        if job.status is JobStatus.CANCELLED:
+            raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
+        if job.status is JobStatus.ERROR:
+            raise JobFailedError(job.id, job.error or Failure("task", "Error", job.message))
+        if isinstance(job.result, Unreadable):
+            raise JobHandleError(f"job {job.id}: its result cannot be read: {job.result.reason}")
+        result: R = job.result
+        return result
 
     def set_progress(self, current: float, total: float | None = None) -> None:
         """Say how far the job is, in units of its own.
@@ -330,6 +330,21 @@ class JobHandle:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"job {self._job_id}" if self._job_id else "not attached"
         return f"<JobHandle: {state}>"
+
+    def _deadline(self, timeout: float | timedelta | None) -> tuple[float, float]:
+        """Return the timeout in seconds, and when it ends by the monotonic clock."""
+        job_id = self.job_id
+        seconds = math.inf if timeout is None else validation.timeout("timeout", timeout)
+        if seconds > 0:
+            self._waits.assert_may_wait(job_id)
+        return seconds, time.monotonic() + seconds
+
+    def _wait(self, seconds: float, deadline: float) -> JobStatus:
+        while not (status := self.job_status()).final:
+            if time.monotonic() >= deadline:
+                raise WaitTimeoutError(f"job {self.job_id} is {status} after {seconds:g} s")
+            self._waits.until_over(self.job_id, deadline)
+        return status
 
     def _set(self, word: str, message: str | None) -> JobStatus:
         job_id, status, said = self.job_id, validation.status_word(word), validation.message(message)

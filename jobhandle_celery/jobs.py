@@ -19,6 +19,7 @@ from .sweeper import sweep
 from .worker import bootstep, instrumentation, message_guard
 
 if TYPE_CHECKING:
+    from celery.canvas import Signature
     from sqlalchemy.orm import Session, scoped_session
 
 MOST_FOUND = 10_000
@@ -98,7 +99,7 @@ class Jobs:
 
     def submit(
         self,
-        job: object,
+        job: "Job | Signature[Any]",
         *,
         username: str | None = None,
         groupname: str | None = None,
@@ -109,7 +110,7 @@ class Jobs:
 
     def submit_many(
         self,
-        jobs: Iterable[object],
+        jobs: "Iterable[Job | Signature[Any]]",
         *,
         username: str | None = None,
         groupname: str | None = None,

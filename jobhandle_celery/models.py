@@ -68,8 +68,8 @@ class Unreadable:
 class Job:
     """A request for a job: a Celery task, its arguments, and when and how to run it.
 
-    A `timedelta` for `scheduled_for` or `expires` counts from the submit by the database's clock, so that a
-    wrong clock of the submitter does no harm.
+    Durations are seconds or `timedelta`. As `scheduled_for` or `expires` they count from the submit by the
+    database's clock, so that a wrong clock of the submitter does no harm.
     """
 
     task: str
@@ -78,7 +78,7 @@ class Job:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
     """For people; cut at 10,000 characters."""
-    scheduled_for: datetime | timedelta | None = None
+    scheduled_for: datetime | timedelta | float | None = None
     """Not before this moment. In the past: now."""
     status: JobStatus | None = None
     """None or Submitted; or Waiting, which without `scheduled_for` holds the job until ``release_job``."""
@@ -86,12 +86,12 @@ class Job:
     """None: where Celery's own routing sends this task."""
     priority: int | None = None
     """As the broker understands it; None: the task's default."""
-    expires: datetime | timedelta | None = None
+    expires: datetime | timedelta | float | None = None
     """The job is cancelled if it has not started by then."""
-    time_limit: float | None = None
-    """Seconds after which a worker kills the body; None: the task's own."""
-    soft_time_limit: float | None = None
-    """Seconds after which the body is interrupted by SoftTimeLimitExceeded; None: the task's own."""
+    time_limit: timedelta | float | None = None
+    """After this time a worker kills the body; None: the task's own limit."""
+    soft_time_limit: timedelta | float | None = None
+    """After this time the body is interrupted by SoftTimeLimitExceeded; None: the task's own limit."""
     max_attempts: int = 1
     """How often the body may be started because a worker was lost; 1: never again.
 
@@ -130,6 +130,10 @@ class JobRecord(Job):
     scheduled_for: datetime | None = None
     """In UTC, as are all times of a record."""
     expires: datetime | None = None
+    time_limit: float | None = None
+    """In seconds."""
+    soft_time_limit: float | None = None
+    """In seconds."""
     id: int
     """Unique in the database; rises, with gaps."""
     task_id: str
@@ -163,6 +167,16 @@ class JobRecord(Job):
     def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as they may be shown: those that are sensitive are ``***``."""
         return masked(self.args, self.kwargs, self.sensitive)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CheckedJob(Job):
+    """A valid request, its durations in one form each."""
+
+    scheduled_for: datetime | timedelta | None = None
+    expires: datetime | timedelta | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
 
 
 def request_from(record: JobRecord) -> Job:

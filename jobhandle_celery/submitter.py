@@ -165,7 +165,7 @@ class Submitter:
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)
-        validation.job(job)
+        job = validation.job(job)
         task_id = str(uuid.uuid4())
         routed = self._routing.route(job, options, task_id)
         hide = bool(routed.sensitive)

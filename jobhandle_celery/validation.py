@@ -10,7 +10,7 @@ from typing import Any
 from . import text
 from .durations import duration, finite
 from .errors import ApiUsageError, ValidationError, shown
-from .models import Job
+from .models import CheckedJob, Job
 from .redaction import HIDDEN
 from .status import SUBMITTABLE, JobStatus
 
@@ -24,7 +24,10 @@ MOST_IDS = 100_000
 FURTHEST = timedelta(days=365 * 1000)
 """A calendar ends at the year 9999."""
 
-_MOMENT = "an aware datetime, or a timedelta from now of less than a thousand years"
+FURTHEST_SECONDS = timedelta(days=365 * 10)
+"""The longest time to a moment that is given as a number: larger ones are Unix timestamps by mistake."""
+
+_MOMENT = "an aware datetime, or a duration as a timedelta (up to a thousand years) or in seconds (up to ten)"
 
 
 def status_word(value: object) -> JobStatus:
@@ -116,11 +119,6 @@ def age(field: str, value: object) -> timedelta:
     return given
 
 
-def since(field: str, value: Any) -> datetime | timedelta | None:
-    """Check an aware datetime, or how long ago: seconds, or a timedelta; None for None."""
-    return moment(field, value) if value is None or isinstance(value, datetime) else age(field, value)
-
-
 def message(value: object) -> str | None:
     """Return a message as it will be stored; None for None."""
     if value is None:
@@ -131,23 +129,31 @@ def message(value: object) -> str | None:
 
 
 def moment(field: str, value: Any) -> datetime | timedelta | None:
-    """Check a moment: an aware datetime, or a timedelta from now; None for None."""
+    """Check a moment: an aware datetime, or a duration from now; None for None."""
     if value is None:
         return None
-    if isinstance(value, timedelta):
-        if abs(value) <= FURTHEST:
-            return value
-    elif isinstance(value, datetime) and value.utcoffset() is not None:
+    if isinstance(value, datetime) and value.utcoffset() is not None:
         try:
             value.astimezone(UTC)
         except OverflowError:
             raise ValidationError(field, value, _MOMENT) from None
         return value
-    raise ValidationError(field, value, _MOMENT)
+    given = duration(value)
+    if given is None or abs(given) > (FURTHEST if isinstance(value, timedelta) else FURTHEST_SECONDS):
+        raise ValidationError(field, value, _MOMENT)
+    return given
 
 
-def job(given: Job) -> Job:
-    """Check every field that a caller gives.
+def since(field: str, value: Any) -> datetime | timedelta | None:
+    """Check a moment in a filter: an aware datetime, or how long ago; None for None."""
+    given = moment(field, value)
+    if isinstance(given, timedelta) and given < timedelta(0):
+        raise ValidationError(field, value, "a duration that is not negative, or an aware datetime")
+    return given
+
+
+def job(given: Job) -> CheckedJob:
+    """Check every field that a caller gives, and return the job with its durations in one form.
 
     Raises:
         ApiUsageError: names the first field that is wrong.
@@ -164,15 +170,15 @@ def job(given: Job) -> Job:
     submittable(given.status)
     for field in ("queue", "unique_key"):
         name(field, getattr(given, field))
-    for field in ("scheduled_for", "expires"):
-        moment(field, getattr(given, field))
-    hard, soft = (_limit(field, getattr(given, field)) for field in ("time_limit", "soft_time_limit"))
+    times = {field: moment(field, getattr(given, field)) for field in ("scheduled_for", "expires")}
+    limits = {field: _limit(field, getattr(given, field)) for field in ("time_limit", "soft_time_limit")}
+    hard, soft = limits.values()
     if hard and soft and soft > hard:
         raise ValidationError("soft_time_limit", soft, f"at most the time_limit of {hard:g} s")
     if given.priority is not None:
         whole("priority", given.priority, 0, 255)
     whole("max_attempts", given.max_attempts, 1, 1_000_000)
-    return given
+    return CheckedJob(**{**vars(given), **times, **limits})
 
 
 def sensitive(value: object) -> tuple[str | int, ...]:
@@ -199,7 +205,7 @@ def submittable(value: object) -> JobStatus | None:
 def _limit(field: str, value: object) -> float | None:
     if value is None:
         return None
-    seconds = finite(value)
-    if seconds is None or seconds <= 0:
-        raise ValidationError(field, value, "seconds, more than 0")
-    return seconds
+    given = duration(value)
+    if given is None or given <= timedelta(0):
+        raise ValidationError(field, value, "seconds or a timedelta, more than 0")
+    return given.total_seconds() if isinstance(value, timedelta) else value  # type: ignore[return-value]  # a number

@@ -3,15 +3,18 @@
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
+from celery import Celery
 
 from jobhandle_celery import (
     HandleClosedError,
     Job,
     JobCancelledError,
     JobFailedError,
+    JobHandle,
+    Jobs,
     JobStatus,
     ValidationError,
     current_job,
@@ -40,6 +43,20 @@ def make(database_url: str) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def app(make: Callable[..., Any]) -> Any:
     return make()
+
+
+def test_result_has_the_type_of_the_signature(app: Celery) -> None:
+    """Mypy checks the types (`assert_type`), the run the value."""
+
+    @app.task
+    def double(number: int) -> int:
+        return 2 * number
+
+    jobs: Jobs = app.jobs  # type: ignore[attr-defined]
+    handle: JobHandle[int] = jobs.handle()
+    handle.submit(double.s(3))
+    assert_type(handle.result(), int)
+    assert handle.result() == 6
 
 
 def history(handle: Any, app: Any) -> list[str]:

@@ -118,17 +118,21 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("scheduled_for", datetime(2030, 1, 1), "an aware datetime"),  # noqa: DTZ001  # the naive one is the point
     ("scheduled_for", date(2030, 1, 1), "an aware datetime"),
     ("scheduled_for", "2030-01-01T00:00:00Z", "an aware datetime"),
-    ("scheduled_for", 60, "an aware datetime"),
+    ("scheduled_for", 1.8e9, "an aware datetime"),  # a Unix timestamp by mistake
+    ("scheduled_for", True, "an aware datetime"),
+    ("scheduled_for", float("nan"), "an aware datetime"),
     ("scheduled_for", timedelta.max, "timedelta"),
     ("scheduled_for", timedelta.min, "timedelta"),
     ("scheduled_for", datetime(1, 1, 1, tzinfo=EAST), "an aware datetime"),
     ("scheduled_for", datetime.max.replace(tzinfo=WEST), "an aware datetime"),
     ("expires", datetime(2030, 1, 1), "an aware datetime"),  # noqa: DTZ001
-    ("expires", 60, "an aware datetime"),
+    ("expires", -1.8e9, "an aware datetime"),
     ("expires", timedelta.max, "timedelta"),
     ("expires", datetime.max.replace(tzinfo=WEST), "an aware datetime"),
     ("time_limit", 0, "more than 0"),
     ("time_limit", -1, "more than 0"),
+    ("time_limit", timedelta(0), "more than 0"),
+    ("time_limit", 1e300, "seconds or a timedelta"),
     ("time_limit", float("nan"), "seconds"),
     ("time_limit", float("inf"), "seconds"),
     ("time_limit", 10**400, "seconds"),
@@ -156,7 +160,23 @@ def test_each_bad_field_is_refused_and_named(refuses: Callable[..., str]) -> Non
         assert len(said) < 700
 
 
+def test_durations_of_a_job_are_seconds_or_timedelta(app: Any) -> None:
+    handle = app.jobs.handle()
+    for length, limit in ((3600, 20), (3600.0, 20.5), (timedelta(hours=1), timedelta(seconds=20.5))):
+        for job in (
+            Job(task="tests.add", args=[1, 2], scheduled_for=length, expires=length, time_limit=limit),
+            app.tasks["tests.add"].s(1, 2).set(countdown=length, expires=length, time_limit=limit),
+        ):
+            handle.submit(job)
+            record = handle.get_job()
+            for moment in (record.scheduled_for, record.expires):
+                assert abs(moment - record.submitted - timedelta(hours=1)) < timedelta(seconds=5)
+            assert record.time_limit == (20 if limit == 20 else 20.5)
+
+
 def test_a_soft_limit_beyond_the_hard_one_is_refused(refuses: Callable[..., str]) -> None:
+    job = Job(task="a", time_limit=timedelta(seconds=5), soft_time_limit=6)
+    assert "time_limit of 5 s" in refuses(job, "soft_time_limit")
     assert "time_limit of 5 s" in refuses(Job(task="a", time_limit=5, soft_time_limit=6), "soft_time_limit")
 
 

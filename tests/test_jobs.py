@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from jobhandle_celery import (
     Job,
     JobCancelledError,
     JobFailedError,
+    JobRecord,
     JobStatus,
     Progress,
     StopRequested,
@@ -22,6 +24,7 @@ from jobhandle_celery import (
     ValidationError,
     WaitTimeoutError,
 )
+from jobhandle_celery import handle as handle_module
 from jobhandle_celery.store import ClaimRejected, Refusal
 from tests.apps import make_app
 from tests.support import eventually
@@ -76,6 +79,21 @@ def test_wait_and_result_give_up_after_the_timeout_and_the_job_goes_on(stage: St
         with pytest.raises(TimeoutError):
             handle.result(timeout)
     assert stage.row(handle.job_id) == before
+
+
+def test_result_keeps_one_deadline_across_a_resubmit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = stage.job_in(JobStatus.FINISHED)
+    clock = iter([0, 10])  # the second reading is after the resubmit
+    monkeypatch.setattr(handle_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    read = job.get_job
+
+    def resubmitted() -> JobRecord:
+        stage.jobs.attach(job.job_id).resubmit_job()
+        return read()
+
+    monkeypatch.setattr(job, "get_job", resubmitted)
+    with pytest.raises(WaitTimeoutError, match="is Queued after 10 s"):
+        job.result(timeout=10)
 
 
 def test_the_result_of_a_failed_job_is_its_failure(stage: Stage) -> None:

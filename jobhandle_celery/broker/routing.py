@@ -21,7 +21,7 @@ from kombu.serialization import prepare_accept_content
 
 from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
-from ..models import Job
+from ..models import CheckedJob
 from ..redaction import HIDDEN, masked, resolved
 from . import publish_options, publish_recorder
 from .headers import HEADER
@@ -80,7 +80,7 @@ class Routing:
     def _amqp(self) -> Any:
         return self._app.amqp  # which costs a lock each time
 
-    def route(self, job: Job, given: Mapping[str, Any], task_id: str) -> Routed:
+    def route(self, job: CheckedJob, given: Mapping[str, Any], task_id: str) -> Routed:
         """Resolve what Celery, the task and the handlers of publish signals say about a job's messages.
 
         All of it is kept in the row, so that a publisher on another machine needs
@@ -127,7 +127,7 @@ class Routing:
         )
 
     def _route_by_publishing(
-        self, job: Job, given: Mapping[str, Any], task: Any, task_id: str, sensitive: list[str | int]
+        self, job: CheckedJob, given: Mapping[str, Any], task: Any, task_id: str, sensitive: list[str | int]
     ) -> Routed:
         """Resolve a job by publishing it as Celery does, to a recorder: for code that has a say in that."""
         run = getattr(task, "run", None)
@@ -169,7 +169,7 @@ class Routing:
         )
 
     def _way(
-        self, job: Job, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any, task_id: str
+        self, job: CheckedJob, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any, task_id: str
     ) -> Way:
         router: Any = self._amqp.router
         if router is not self._router:
@@ -285,7 +285,7 @@ def queue_name(queue: Any) -> str | None:
     return queue.name if isinstance(queue, Queue) else queue
 
 
-def _directions(job: Job) -> dict[str, Any]:
+def _directions(job: CheckedJob) -> dict[str, Any]:
     return {name: getattr(job, name) for name in ("queue", "priority", *_LIMITS)}
 
 

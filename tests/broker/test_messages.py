@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from kombu.utils import json as kombu_json
 
-from jobhandle_celery import Job
+from jobhandle_celery import validation
 from jobhandle_celery.broker import messages
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
@@ -60,8 +60,8 @@ def pending(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str
     from jobhandle_celery.broker.routing import Routing
     from jobhandle_celery.broker.signatures import as_job
 
-    job, further = as_job(app.tasks["tests.anything"].s(*args, **kwargs).set(**options))
-    assert isinstance(job, Job)
+    given, further = as_job(app.tasks["tests.anything"].s(*args, **kwargs).set(**options))
+    job = validation.job(given)
     routed = Routing(app).route(job, further, "an id")
     return PendingMessage(
         job_id=42,
