@@ -54,6 +54,14 @@ def test_readme_has_no_relative_link_or_image() -> None:
     assert "<img" not in text
 
 
+def test_readme_links_into_the_site_name_existing_pages() -> None:
+    targets = re.findall(
+        r"https://jobhandle-celery\.github\.io/jobhandle-celery/([\w/-]+)", README.read_text()
+    )
+    assert targets
+    assert not [target for target in targets if not (ROOT / "docs" / f"{target.strip('/')}.md").is_file()]
+
+
 def test_readme_shows_the_test_command_of_ci() -> None:
     (command,) = re.findall(r'^test_command="(.*)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert f"\n{command}\n" in README.read_text()

@@ -1,7 +1,7 @@
 """Celery's signals and events of a job are those of a plain task of the same life, but for a known table.
 
-Each life is led by a plain task in a worker without jobs, and by a job; docs/signals.md holds what differs.
-Set JOBHANDLE_WRITE_DOCS to write the table anew.
+Each life is led by a plain task in a worker without jobs, and by a job; the differences are listed in
+docs/reference/signals-and-events.md. Set JOBHANDLE_WRITE_DOCS to write the table anew.
 """
 
 import json
@@ -26,7 +26,7 @@ from tests.worker.site import Events, NewSite, Site
 
 pytestmark = pytest.mark.faults
 
-PAGE = Path(__file__).parents[2] / "docs" / "signals.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "signals-and-events.md"
 JOB, PLAIN = "celery", "plain"
 FINAL = {"task-succeeded", "task-failed", "task-revoked", "task-rejected"}
 NEW = celery.VERSION[:2] >= (5, 7)

@@ -1,0 +1,242 @@
+"""The code of the README and of each page of the documentation runs, and its commands parse.
+
+A page's Python blocks are one program, which runs with the names of the README's ``shop.py``, on SQLite, with
+jobs that run where they are submitted. A block that begins with ``# name.py`` is a file and has its own test.
+The comment ``<!-- not run: reason -->`` before a block excludes it.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from sqlalchemy import Engine, Integer, String, create_engine, text
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+
+import jobhandle_celery
+from jobhandle_celery.cli import jobs as jobs_group
+from tests.workers import WorkerProcess
+
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+}
+FENCE = re.compile(r"^(<!-- not run: .+ -->\n)?( *)```(\w+)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
+IN_A_PROCESS = {"docs/how-to/django.md", "docs/how-to/testing.md", "docs/tutorial/first-job.md"}
+"""Pages whose blocks make one program of several files."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    runs: bool
+
+    @property
+    def file(self) -> str | None:
+        """The name in its first line; None for a part of the page's program."""
+        named = re.match(r"# ([\w/]+\.py)\n", self.code)
+        return named[1] if named else None
+
+
+def blocks(page: str, language: str) -> list[Block]:
+    """Return the blocks of a page in a language."""
+    content = PAGES[page]
+    return [
+        Block(page, content.count("\n", 0, found.start(4)) + 1, found[3], found[4], found[1] is None)
+        for found in FENCE.finditer(content)
+        if found[3] == language
+    ]
+
+
+def files(page: str) -> dict[str, str]:
+    """Return the files that a page shows, by name."""
+    return {block.file: block.code for block in blocks(page, "python") if block.file and block.runs}
+
+
+def with_servers(program: str, database: str | None, broker: str) -> str:
+    """Return the program with these URLs; without a database, its URL is left to the configuration."""
+    changed = re.sub(
+        r'Jobs\(app, "[^"]+"\)', f"Jobs(app, {database!r})" if database else "Jobs(app)", program
+    )
+    changed = changed.replace('"redis://localhost:6379/0"', repr(broker))
+    assert changed != program
+    return changed
+
+
+def module(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import that code under that name, until the end of the test."""
+    made = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, made)
+    exec(compile(code, f"{name}.py", "exec"), vars(made))
+    return made
+
+
+def python(*arguments: str, folder: Path) -> str:
+    """Run Python in that folder and return what it prints."""
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Make the README's ``shop.py``, whose jobs run at once, with its tables, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    program = with_servers(files("README.md")["shop.py"], "sqlite:///shop.sqlite3", "memory://")
+    made = module("shop", program, monkeypatch)
+    made.app.conf.task_always_eager = True
+    made.jobs.upgrade_schema()
+    yield made
+    made.jobs.close()
+
+
+class Base(DeclarativeBase):
+    """The tables of the user."""
+
+
+class Order(Base):
+    """A row of the user's own."""
+
+    __tablename__ = "order"
+    id = mapped_column(Integer, primary_key=True)
+    path = mapped_column(String)
+
+
+@pytest.fixture
+def engine(shop: ModuleType) -> Iterator[Engine]:
+    """Return an engine of the user's own, to the same database."""
+    made = create_engine("sqlite:///shop.sqlite3")
+    Base.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page not in IN_A_PROCESS]
+)
+def test_python_of_page_runs(page: str, shop: ModuleType, engine: Engine) -> None:
+    names = {
+        **vars(shop),
+        "Job": jobhandle_celery.Job,
+        "Order": Order,
+        "Session": Session,
+        "engine": engine,
+        "order": Order(path="a.tif"),
+    }
+    for block in blocks(page, "python"):
+        if block.runs and not block.file:
+            # Line numbers of the page in tracebacks.
+            exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sql")])
+def test_sql_of_page_runs(page: str, engine: Engine) -> None:
+    for block in blocks(page, "sql"):
+        if "…" not in block.code:
+            with engine.connect() as connection:
+                connection.execute(text(block.code))
+
+
+def test_files_of_pages_have_a_test() -> None:
+    assert {page: sorted(files(page)) for page in PAGES if files(page)} == {
+        "README.md": ["shop.py"],
+        "docs/how-to/django.md": [
+            "mysite/__init__.py",
+            "mysite/celery.py",
+            "mysite/settings.py",
+            "mysite/tasks.py",
+        ],
+        "docs/how-to/testing.md": ["test_shop.py"],
+        "docs/tutorial/first-job.md": ["cancel.py", "shop.py", "submit.py"],
+        "docs/tutorial/web-service.md": ["web.py"],
+    }
+
+
+def test_first_job_tutorial_runs(
+    tmp_path: Path, redis_url: str, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    for name, code in files("docs/tutorial/first-job.md").items():
+        changed = (
+            with_servers(code, f"sqlite:///{tmp_path}/shop.sqlite3", redis_url) if name == "shop.py" else code
+        )
+        (tmp_path / name).write_text(changed)
+    submitted, cancelled = (block.code for block in blocks("docs/tutorial/first-job.md", "text"))
+    python("-m", "celery", "-A", "shop", "jobs", "upgrade", folder=tmp_path)
+    worker = start_worker("shop", environment={"PYTHONPATH": str(tmp_path)})
+    assert python("submit.py", folder=tmp_path) == submitted
+    worker.terminate()
+    worker.wait()
+    assert python("cancel.py", folder=tmp_path) == cancelled
+
+
+def test_web_service_tutorial_answers(shop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi.testclient import TestClient
+
+    web = module("web", files("docs/tutorial/web-service.md")["web.py"], monkeypatch)
+    client = TestClient(web.api)
+    made = client.post("/thumbnails", params={"path": "a.tif"}, headers={"X-User": "ann"})
+    assert made.status_code == 202
+    url = f"/thumbnails/{made.json()['id']}"
+    shown = client.get(url, headers={"X-User": "ann"}).json()
+    assert (shown["status"], shown["progress"], shown["result"]["size"]) == ("Finished", 1.0, 96)
+    assert client.delete(url, headers={"X-User": "ann"}).json() == {"status": "Finished"}
+    assert [client.get(url, headers=headers).status_code for headers in ({"X-User": "bob"}, {})] == [404, 422]
+    assert client.delete(url, headers={"X-User": "bob"}).status_code == 404
+
+
+def test_testing_guide_passes_with_the_shop_of_the_readme(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(with_servers(files("README.md")["shop.py"], None, "memory://"))
+    (tmp_path / "test_shop.py").write_text(files("docs/how-to/testing.md")["test_shop.py"])
+    options = ("-q", "-p", "no:xdist", "-c", os.devnull)
+    assert "1 passed" in python("-m", "pytest", *options, "test_shop.py", folder=tmp_path)
+
+
+def test_django_guide_submits_after_the_commit(tmp_path: Path) -> None:
+    page = "docs/how-to/django.md"
+    for name, code in files(page).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code.replace("redis://localhost:6379/0", "memory://"))
+    (view,) = (block.code for block in blocks(page, "python") if not block.file)
+    (tmp_path / "view.py").write_text(
+        "import mysite, django\n"
+        "django.setup()\n"
+        f"{view}\n"
+        "mysite.celery_app.conf.task_always_eager = True\n"
+        "jobs.upgrade_schema()\n"
+        "place_order('a.tif', 'ann')\n"
+        "print(jobs.find(username='ann')[0].result)\n"
+    )
+    assert python("view.py", folder=tmp_path) == "{'path': 'a.tif', 'size': 96}\n"
+
+
+def test_commands_of_all_pages_parse() -> None:
+    lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.code.splitlines()]
+    commands = [line.split(" jobs ", 1)[1] for line in lines if re.search(r"celery -A \w+ jobs ", line)]
+    assert len(commands) >= 20
+    for command in commands:
+        arguments = shlex.split(command, comments=True)
+        group = jobs_group.make_context("jobs", list(arguments), resilient_parsing=True)
+        name, found, rest = jobs_group.resolve_command(group, arguments)
+        assert found is not None, command
+        found.make_context(name, rest, parent=group)
