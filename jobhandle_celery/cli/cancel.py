@@ -24,7 +24,7 @@ CHUNK = 10_000
         "cancel 42 43": "",
         "cancel 42 --terminate": "and terminate the process that runs it",
         "cancel --task shop.thumbnail --status Queued": "asks for confirmation",
-        "cancel --user ann --older-than 2h --yes": "",
+        "cancel --user ann --until 2h --yes": "submitted more than 2 hours ago",
     },
     exit_codes="0 cancelled or stop requested, 1 too late, 2 wrong usage, 3 no such job.",
     json='{"id", "status"} for each id, or {"cancelled": N} with filters',
@@ -41,7 +41,7 @@ def cancel(context: CommandContext, selection: JobSelection, terminate: bool) ->
     if selection.ids:
         context.for_each(selection.ids, lambda job_id: _cancel(context, job_id, terminate))
         return
-    statuses = selection.statuses or tuple(sorted(UNFINISHED))
+    statuses = selection.statuses or tuple(status for status in JobStatus if status in UNFINISHED)
     ids = selection.find_ids(context, "Cancel", statuses)
     cancelled = 0
     for start in range(0, len(ids), CHUNK):

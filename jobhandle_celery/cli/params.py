@@ -61,6 +61,20 @@ class TimeType(ParamType):
             self.fail(f"{value!r} is not a time; accepted: ISO 8601 (2030-01-31T18:00Z), or +10m", param, ctx)
 
 
+class PastTimeType(ParamType):
+    """A time, or a duration before now."""
+
+    name = "age or time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime | timedelta:
+        """Parse it; a time without a zone is in this machine's."""
+        if isinstance(value, str) and re.match(r"\d{4}-", value):
+            return TIME.convert(value, param, ctx)
+        return DURATION.convert(value, param, ctx)
+
+
 class JsonType(ParamType):
     """A JSON document of one Python type."""
 
@@ -132,6 +146,7 @@ class StatusType(Choice):
 
 DURATION = DurationType()
 TIME = TimeType()
+PAST_TIME = PastTimeType()
 JSON_LIST = JsonType(list, "list")
 JSON_OBJECT = JsonType(dict, "object")
 TASK = TaskNameType()

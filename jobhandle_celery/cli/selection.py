@@ -2,8 +2,8 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -13,49 +13,52 @@ from ..status import JobStatus
 from ..store import Selection, Window
 from . import params
 from .context import CommandContext
-from .formatting import format_duration
+from .formatting import format_duration, format_time
 
 
 @dataclass(frozen=True)
 class JobSelection:
-    """Ids or filters, as given on the command line."""
+    """Ids or filters, as given on the command line. The filters are those of `Jobs.find`."""
 
     ids: tuple[int, ...] = ()
-    task: str | None = None
     statuses: tuple[JobStatus, ...] = ()
+    task: str | None = None
     username: str | None = None
-    younger_than: timedelta | None = None
-    older_than: timedelta | None = None
+    groupname: str | None = None
+    since: datetime | timedelta | None = None
+    until: datetime | timedelta | None = None
     yes: bool = False
 
     @property
     def has_filters(self) -> bool:
-        """True if a filter was given; an age of 0 s is one."""
-        ages = (self.younger_than, self.older_than)
-        return any((self.task, self.statuses, self.username)) or ages != (None, None)
+        """True if a filter was given."""
+        return replace(self, ids=(), yes=False) != JobSelection()
 
-    def selection(self, default: Sequence[JobStatus] | None = None) -> Selection:
+    def selection(self, default: Sequence[JobStatus] = ()) -> Selection:
         """Return the store's filters; `default` are the statuses if none was given."""
         return Selection(
-            statuses=tuple(self.statuses or default or ()) or None,
+            statuses=tuple(self.statuses or default) or None,
             task=validation.name("task", self.task),
             username=validation.name("user", self.username),
+            groupname=validation.name("group", self.groupname),
         )
 
     def window(self, before: int | None = None) -> Window:
-        """Return the ages for the store."""
-        return Window(before=before, younger_than=self.younger_than, older_than=self.older_than)
+        """Return the times of submit for the store."""
+        return Window(before=before, younger_than=self.since, older_than=self.until)
 
     def require_ids_or_filters(self) -> None:
         """Check that either ids or filters were given.
 
         Raises:
-            UsageError: both or none; whoever means all jobs names the statuses.
+            UsageError: both or none; all jobs are selected by their statuses.
         """
         if self.ids and self.has_filters:
             raise click.UsageError("give ids or filters, not both")
         if not self.ids and not self.has_filters:
-            raise click.UsageError("give ids, or filters (--task, --status, --user, --since, --older-than)")
+            raise click.UsageError(
+                "give ids, or filters (--status, --task, --user, --group, --since, --until)"
+            )
 
     def ids_or_matches(
         self, context: CommandContext, action: str, default: Sequence[JobStatus]
@@ -78,48 +81,53 @@ class JobSelection:
             "task": self.task,
             "status": ", ".join(self.statuses or default),
             "user": self.username,
-            "submitted within": self.younger_than and format_duration(self.younger_than),
-            "submitted longer ago than": self.older_than and format_duration(self.older_than),
+            "group": self.groupname,
+            "submitted since": _format_limit(self.since),
+            "submitted until": _format_limit(self.until),
         }
         return "; ".join(f"{name} {value}" for name, value in parts.items() if value)
 
 
+def _format_limit(limit: datetime | timedelta | None) -> str | None:
+    if isinstance(limit, timedelta):
+        return f"{format_duration(limit)} ago"
+    return None if limit is None else format_time(limit)
+
+
 def filter_options(*statuses: JobStatus) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the filters to a command, which gets them as `selection`; ``--status`` takes these statuses."""
+    accepted = [status for status in JobStatus if status in statuses]
+    options = [
+        click.option("--task", type=params.TASK, help="Jobs of this task."),
+        click.option("--user", "username", help="Jobs of this user."),
+        click.option("--group", "groupname", help="Jobs of this group."),
+        click.option(
+            "--since", type=params.PAST_TIME, help="Submitted within (1d), or since an ISO 8601 time."
+        ),
+        click.option(
+            "--until", type=params.PAST_TIME, help="Submitted longer ago (30d), or before an ISO 8601 time."
+        ),
+    ]
+    if statuses:
+        options.insert(
+            0,
+            click.option(
+                "--status",
+                "statuses",
+                multiple=True,
+                type=params.StatusType(*accepted),
+                help=f"One of {', '.join(accepted)}; may be repeated.",
+            ),
+        )
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def run(
-            context: CommandContext,
-            task: str | None,
-            username: str | None,
-            younger_than: timedelta | None,
-            older_than: timedelta | None,
-            statuses: tuple[JobStatus, ...] = (),
-            ids: tuple[int, ...] = (),
-            yes: bool = False,
-            **options: Any,
-        ) -> None:
-            selection = JobSelection(ids, task, statuses, username, younger_than, older_than, yes)
-            function(context, selection=selection, **options)
+        def run(context: CommandContext, **options: Any) -> None:
+            given = {
+                field.name: options.pop(field.name) for field in fields(JobSelection) if field.name in options
+            }
+            function(context, selection=JobSelection(**given), **options)
 
-        options = [
-            click.option("--task", type=params.TASK, help="Jobs of this task."),
-            click.option("--user", "username", help="Jobs of this user."),
-            click.option("--since", "younger_than", type=params.DURATION, help="Submitted within: 1h, 30d."),
-            click.option("--older-than", type=params.DURATION, help="Submitted longer ago than this."),
-        ]
-        if statuses:
-            accepted = [status for status in JobStatus if status in statuses]
-            options.append(
-                click.option(
-                    "--status",
-                    "statuses",
-                    multiple=True,
-                    type=params.StatusType(*accepted),
-                    help=f"One of {', '.join(accepted)}; may be repeated.",
-                )
-            )
         for option in reversed(options):
             option(run)
         return run

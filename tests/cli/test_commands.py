@@ -103,7 +103,7 @@ def test_list_is_newest_first_in_pages(stage: Stage) -> None:
 def test_list_filters_by_status_task_user_and_age(stage: Stage) -> None:
     for status in JobStatus:
         stage.job_in(status)
-    with stage.jobs.handle(username="ann") as handle:
+    with stage.jobs.handle(username="ann", groupname="lab") as handle:
         handle.submit(Job(task="tests.big_result", args=[1]))
     age(stage, 1, "submitted", timedelta(hours=2))
 
@@ -114,11 +114,13 @@ def test_list_filters_by_status_task_user_and_age(stage: Stage) -> None:
         assert {job["status"] for job in found("--status", status.lower())} == {status}
     assert len(found("--status", "Error", "--status", "Waiting")) == 2
     assert [job["username"] for job in found("--user", "ann")] == ["ann"]
+    assert [job["groupname"] for job in found("--group", "lab")] == ["lab"]
     assert [job["id"] for job in found("--task", "tests.big_result")] == [10]
-    assert [job["id"] for job in found("--older-than", "1h")] == [1]
+    assert [job["id"] for job in found("--until", "1h")] == [1]
     assert 1 not in [job["id"] for job in found("--since", "1h")]
-    assert len(found("--since", "3h")) == 10
-    assert found("--since", "3h", "--older-than", "1h", "--user", "ann") == []
+    assert len(found("--since", "3h")) == len(found("--since", "2001-01-01")) == 10
+    assert found("--until", "2001-01-01T00:00Z") == []
+    assert found("--since", "3h", "--until", "1h", "--user", "ann") == []
     assert found("--task", "tests.unknown") == []
 
 
@@ -233,7 +235,7 @@ def test_cancel_by_filters_cancels_the_matches(stage: Stage) -> None:
     def cancelled(*filters: object) -> int:
         return int(run_command(stage.app, "cancel", *filters, "--yes", "--json").document["cancelled"])
 
-    assert cancelled("--older-than", "1h") == 1
+    assert cancelled("--until", "1h") == 1
     assert run_command(stage.app, "cancel", "--status", "Waiting", "--yes").out.startswith("1 jobs")
     assert cancelled("--user", "ann") == 1
     assert [job.id for job in stage.jobs.find(status="Queued")] == [2]

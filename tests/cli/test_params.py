@@ -44,6 +44,14 @@ def test_time_is_iso_8601_or_relative() -> None:
             params.TIME.convert(invalid, None, None)
 
 
+def test_past_time_is_iso_8601_or_an_age() -> None:
+    assert params.PAST_TIME.convert("30d", None, None) == timedelta(days=30)
+    assert params.PAST_TIME.convert("2030-01-31T18:00Z", None, None) == datetime(2030, 1, 31, 18, tzinfo=UTC)
+    for invalid in ("+10m", "2030-02-31", "yesterday"):
+        with pytest.raises(click.BadParameter):
+            params.PAST_TIME.convert(invalid, None, None)
+
+
 def test_json_list_is_parsed() -> None:
     assert params.JSON_LIST.convert('["a", {"b": null}]', None, None) == ["a", {"b": None}]
 

@@ -265,7 +265,7 @@ def complete(shell: Shell, line: str) -> list[str]:
 def test_shell_completes_commands_options_statuses_and_tasks(shell: Shell) -> None:
     prefix = "celery -A tests.apps jobs"
     assert {"submit", "show", "sweep"} <= set(complete(shell, f"{prefix} s"))
-    assert "--older-than" in complete(shell, f"{prefix} cancel --o")
+    assert "--until" in complete(shell, f"{prefix} cancel --u")
     assert complete(shell, f"{prefix} list --status fin") == ["Finished"]
     assert complete(shell, f"{prefix} submit tests.sle") == ["tests.sleep_for"]
     assert "tests.add" in complete(shell, f"{prefix} list --task tests.")
