@@ -3,7 +3,7 @@
 `tests/test_celery_compat.py` has a contract test for each: it says what breaks when a release changes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -11,7 +11,13 @@ from typing import Any
 import celery.app.base
 import celery.app.task
 from amqp import Channel
-from celery import Celery, Task
+from billiard.einfo import ExceptionInfo
+from celery import Celery, Task, states
+from celery._state import get_current_task
+from celery.app import trace
+from celery.app.registry import TaskRegistry
+from celery.concurrency.base import BasePool
+from celery.exceptions import Ignore
 
 _OWN_STRATEGY_MODULES = (Task.__module__, "jobhandle_celery.worker.instrumentation")
 
@@ -167,3 +173,82 @@ def _strategy_name(strategy: Any) -> str:
     if isinstance(strategy, str):
         return strategy
     return str(getattr(strategy, "__qualname__", type(strategy).__name__))
+
+
+def current_task() -> Any:
+    """Return the task that runs in this context; None if there is none."""
+    return get_current_task()
+
+
+def registered_tasks(app: Celery) -> Any:
+    """Return an app's registry of tasks; its public `tasks` would finalize the app."""
+    return app._tasks  # type: ignore[attr-defined]
+
+
+def on_register(app: Celery, call: Callable[[Any], None]) -> None:
+    """Call a function with each task that is put into an app's registry from now on.
+
+    The registry stays the same object, and of its own class: others hold it, and look at its class.
+    """
+    registry = registered_tasks(app)
+    if not isinstance(registry, _ObservedRegistry):
+        registry.__class__ = type("ObservedRegistry", (_ObservedRegistry, type(registry)), {})
+    registry.on_register = call
+
+
+class _ObservedRegistry(TaskRegistry):
+    on_register: Callable[[Any], None]
+
+    def __setitem__(self, name: str, task: Any, /) -> None:
+        super().__setitem__(name, task)
+        self.on_register(task)
+
+
+def ignored_trace(task: Any, context: Any, error: Ignore, runtime: Any) -> Any:
+    """Log and return what Celery's tracer does of a body that raises ``Ignore``, which is being handled."""
+    info = trace.TraceInfo(states.IGNORED, error)
+    returned = ExceptionInfo(internal=True)
+    info.handle_ignore(task, context)
+    return trace.trace_ok_t(returned, info, runtime, None)
+
+
+def ignores_result(task: Any, request: Any) -> bool:
+    """Return True if the result of a request is ignored, by the rule of the installed Celery."""
+    # From 5.7 on what the message says goes before the task's own; 5.6 looks at both.
+    rule = getattr(celery.app.task, "get_actual_ignore_result", None)
+    return bool(rule(task, request) if rule else task.ignore_result or request.ignore_result)
+
+
+def ignored_time_limits(modules: Collection[str]) -> tuple[str, ...]:
+    """Return which of ``"hard"`` and ``"soft"`` a pool ignores, by the modules of its classes."""
+    if "celery.concurrency.gevent" in modules:
+        return ("soft",)
+    without = {f"celery.concurrency.{name}" for name in ("solo", "thread", "eventlet")}
+    return () if without.isdisjoint(modules) else ("hard", "soft")
+
+
+def can_terminate(pool: Any) -> bool:
+    """Return True if a worker's pool can end the process, or greenlet, of one body."""
+    # The prefork pool gets the method at its start, so the class does not tell.
+    return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
+
+
+def wrap_request_reader(backend: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap, once, the method by which all of Celery's result backends read a request's arguments.
+
+    On the instance: others compare backends, look at their class, and pickle them by it. A backend that is
+    not made of Celery's base class reads requests in its own way, and is left alone.
+    """
+    read = getattr(backend, "_get_result_meta", None)
+    if read is not None and "_get_result_meta" not in vars(backend):
+        backend._get_result_meta = wrap(read)
+
+
+def wrap_derived_request(cls: type, **wrappers: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap methods of the class that Celery derives for each task from its `Request`.
+
+    `celery.worker.request.create_request_cls` overrides these without a call of its base's.
+    """
+    if "execute_using_pool" in vars(cls):
+        for name, wrap in wrappers.items():
+            setattr(cls, name, wrap(getattr(cls, name)))

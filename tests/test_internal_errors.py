@@ -22,7 +22,7 @@ from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import DeferredWrite
 from jobhandle_celery.store import Store, Worker
 from jobhandle_celery.submitter import Submitter
-from jobhandle_celery.worker import bootstep, celery_bookkeeping, events, executor
+from jobhandle_celery.worker import bootstep, events, executor, result_backend
 from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.lease import Lease
 from jobhandle_celery.worker.outcomes import Finished
@@ -50,10 +50,10 @@ def count() -> int:
     return int(internal_errors.counted()["count"])
 
 
-def beat(_: Any, patch: pytest.MonkeyPatch) -> None:
-    """The threads of the lease and of the chores."""
+def periodic(_: Any, patch: pytest.MonkeyPatch) -> None:
+    """The thread of housekeeping."""
     begun = count()
-    thread = bootstep._Beat("jobhandle-test", 0.01, bug)
+    thread = bootstep.PeriodicThread("jobhandle-test", 0.01, bug)
     eventually(lambda: count() >= begun + 2, 30, "it goes on")
     thread.end()
 
@@ -63,8 +63,8 @@ def lease(app: Any, patch: pytest.MonkeyPatch) -> None:
     runtime = app.jobs._runtime
     lease = Lease(lambda: runtime.store, Worker("w1@host", "boot", 1), runtime.settings)
     assert not lease.renew()
-    assert lease._speaker is not None
-    lease._speaker.join()
+    assert lease._logging is not None
+    lease._logging.join()
 
 
 def marks(app: Any, patch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def receiver(app: Any, patch: pytest.MonkeyPatch) -> None:
 
 def end_of_a_task(app: Any, _: pytest.MonkeyPatch) -> None:
     app.jobs._runtime.deferred_writes.put(DeferredWrite("a task", bug))
-    Housekeeping(app.jobs._runtime, SimpleNamespace(app=app)).settle_ends()
+    Housekeeping(app.jobs._runtime, SimpleNamespace(app=app)).writes.make()
 
 
 def outcome(app: Any, patch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def outcome(app: Any, patch: pytest.MonkeyPatch) -> None:
 def revoked(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(type(app.backend), "mark_as_failure", bug)
     task = app.tasks["tests.add"]
-    celery_bookkeeping.mark_revoked(task, task.request, "cancelled")
+    result_backend.mark_revoked(task, task.request, "cancelled")
 
 
 def check(app: Any, _: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def check(app: Any, _: pytest.MonkeyPatch) -> None:
 
 
 PLACES: list[Callable[[Any, pytest.MonkeyPatch], None]] = [
-    *(beat, lease, marks, after_commit, event, receiver, end_of_a_task, outcome, revoked, check)
+    *(periodic, lease, marks, after_commit, event, receiver, end_of_a_task, outcome, revoked, check)
 ]
 
 
@@ -141,7 +141,7 @@ def test_a_fault_of_a_child_is_counted_by_its_parent() -> None:
         internal_errors.report("the work of a child", TypeError("a bug"), "nothing")
         os._exit(0)
     os.waitpid(child, 0)
-    assert bootstep._faults(None) == {"count": begun + 1, "last": "the work of a child: TypeError"}
+    assert bootstep._internal_errors(None) == {"count": begun + 1, "last": "the work of a child: TypeError"}
 
 
 def test_the_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -180,9 +180,9 @@ def test_no_thread_of_ours_is_without_a_report() -> None:
     }
     known = {
         ("background.py", "self._run"),
-        ("bootstep.py", "self._beat"),
-        ("lease.py", "self._go_on"),
-        ("lease.py", "say"),
+        ("bootstep.py", "self._run"),
+        ("lease.py", "self._run"),
+        ("lease.py", "log"),
         # What these two raise goes to the thread that waits for them: a run's, and that of a command's check.
         ("executor.py", "write"),
         ("deadline.py", "self._run"),

@@ -199,10 +199,10 @@ def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:
         assert not lease.renew()
         lease._deadline = 30
         assert lease.renew()
-        assert len(lease._given_up) == 2
+        assert len(lease._abandoned) == 2
     finally:
         free.set()
-    eventually(lambda: lease.renew() and not lease._given_up, message="what was given up has not ended")
+    eventually(lambda: lease.renew() and not lease._abandoned, message="what was given up has not ended")
 
 
 def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
@@ -214,7 +214,7 @@ def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
     try:
         for _ in range(30):
             lease.renew()
-        assert len(lease._given_up) == 10
+        assert len(lease._abandoned) == 10
     finally:
         free.set()
 

@@ -21,7 +21,7 @@ from celery.worker.request import Request
 from jobhandle_celery import Job, Jobs, JobStatus
 from jobhandle_celery.broker.headers import HEADER
 from jobhandle_celery.worker.message_guard import RejectionStep
-from jobhandle_celery.worker.result_backend import discreet
+from jobhandle_celery.worker.result_backend import hide_sensitive
 
 
 def new_app(database: str | None = None) -> Any:
@@ -281,7 +281,7 @@ def test_a_backend_that_is_set_is_the_one_that_is_used(app: Any, backend: Any) -
     for task in (define(app), app.register_task(Owns())):
         task.backend = backend
         assert task.backend is backend
-    discreet(object())
+    hide_sensitive(object())
 
 
 def test_replace_takes_what_the_base_class_takes(app: Any) -> None:

@@ -76,10 +76,10 @@ def test_main_process_writes_what_a_child_could_not(
     main: Main, outcome: type[Outcome], arguments: tuple[Any, ...], status: JobStatus, events: list[str]
 ) -> None:
     main.take(outcome, *arguments)
-    assert main.housekeeping.has_outcomes
-    main.housekeeping.settle_ends()
+    assert main.housekeeping.writes.has_outcomes
+    main.housekeeping.writes.make()
     assert (main.handle.job_status(), main.told) == (status, events)
-    assert not main.housekeeping.has_outcomes
+    assert not main.housekeeping.writes.has_outcomes
 
 
 def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> None:
@@ -91,7 +91,7 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
     signals.task_revoked.connect(on_revoked)
     main.handle.cancel_job()
     main.take(Retried, AGAIN, None, None, "retry")
-    main.housekeeping.settle_ends()
+    main.housekeeping.writes.make()
     assert main.handle.job_status() is JobStatus.CANCELLED
     assert (revoked, main.told) == ([main.run.task_id], ["task-revoked"])
     assert main.app.AsyncResult(main.run.task_id).state == "REVOKED"
@@ -121,9 +121,9 @@ def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> No
     refuse(main, "finish", "at once")
     main.take(Finished, '"too large"')
     for _ in range(REFUSALS):
-        main.housekeeping.settle_ends()
+        main.housekeeping.writes.make()
         assert main.handle.job_running()
-    main.housekeeping.settle_ends()
+    main.housekeeping.writes.make()
     assert main.handle.job_status() is JobStatus.ERROR
     assert main.handle.job_message().startswith("the body returned, and its result could not be stored")
 
@@ -137,12 +137,12 @@ def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> 
     main.request, main.run = other.request, other.run
     main.take(Failed, Failure("task", "ValueError", "no good"))
     for _ in range(REFUSALS + 2):
-        main.housekeeping.settle_ends()
+        main.housekeeping.writes.make()
     assert other.handle.job_status() is JobStatus.ERROR
     assert main.handle.job_running()
-    assert main.housekeeping.has_outcomes
+    assert main.housekeeping.writes.has_outcomes
     main.runtime._store = main.runtime._store._store  # type: ignore[union-attr]  # it can be written again
-    main.housekeeping.settle_ends()
+    main.housekeeping.writes.make()
     assert main.handle.result(timeout=0) == "waits"
 
 
@@ -151,8 +151,8 @@ def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
     main.runtime._store = Refusing(main.runtime._store, "finish", DatabaseUnavailableError("away"))  # type: ignore[assignment]
     main.take(Finished, "3")
     with pytest.raises(DatabaseUnavailableError):
-        main.housekeeping.settle_ends()
-    assert main.housekeeping.has_outcomes
+        main.housekeeping.writes.make()
+    assert main.housekeeping.writes.has_outcomes
 
 
 def test_stray_that_the_database_refuses_to_settle_holds_up_no_pass(

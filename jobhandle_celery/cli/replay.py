@@ -16,7 +16,7 @@ from ..broker.connection import bounded
 from ..broker.messages import kwargs_shown
 from ..status import JobStatus
 from ..store import Sight
-from ..worker.verdict import verdict
+from ..worker.events import event_of_status
 from . import params
 from .context import CommandContext, command
 from .exit_codes import CommandError, ExitCode
@@ -98,11 +98,11 @@ def task_events(app: Any, details: Sight) -> Iterator[TaskEvent]:
                 yield TaskEvent("task-started", worker or NO_WORKER, at, {})
             case JobStatus.REQUEUED:
                 retries, started = retries + 1, None
-                kind, fields = verdict(event.status, event.message)
+                kind, fields = event_of_status(event.status, event.message)
                 yield TaskEvent(kind, worker or job.worker or NO_WORKER, at, fields)
             case status if status.final:
                 runtime = (event.at - started).total_seconds() if started else None
-                kind, fields = verdict(event.status, event.message, job, runtime)
+                kind, fields = event_of_status(event.status, event.message, job, runtime)
                 yield TaskEvent(kind, worker or job.worker or NO_WORKER, at, fields)
 
 

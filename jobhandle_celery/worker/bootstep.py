@@ -1,8 +1,7 @@
-"""The worker step: the worker's lease, what its main process has learned, stop requests, strays, the sweep.
+"""The worker's boot step: it starts the lease and housekeeping, and ends them after the pool.
 
-May import task, sweep and below. Renewing the lease has threads and database connections of its own, see
-`lease`, so that a broker that drops packets cannot end it. It ends after the pool: bodies that finish during
-a warm shutdown do so under their lease.
+The lease has threads and database connections of its own (see `lease`), so that a broker that drops packets
+cannot end it. It ends last: bodies that finish during a warm shutdown do so under their lease.
 """
 
 import logging
@@ -27,80 +26,82 @@ from .lease import SOONER, Lease
 
 logger = logging.getLogger(__name__)
 
-
 LATER = 5.0
-"""Seconds between its tries after several failures, unless its interval is longer."""
+"""Seconds between retries after several failures, unless the interval is longer."""
 
-FAREWELL = 10.0
-"""Seconds that a worker takes at its end to write what it still knows."""
+SHUTDOWN_TIMEOUT = 10.0
+"""Seconds in which a worker's shutdown writes what it still knows."""
 
 
 class JobsStep(bootsteps.StartStopStep):
-    """Celery's worker starts and stops us through this."""
+    """Started and stopped by Celery's worker."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
-        """Make the boot id, before the pool forks: its children carry it into their claims."""
+        """Make the worker's uid before the pool forks: its children carry it into their claims."""
         super().__init__(parent, **options)
         if getattr(parent, "pool_start_method", "fork") != "fork":
-            # Its children would get a copy of the app without us, and run every body unclaimed.
+            # Its children would get a copy of the app without `Jobs`, and run every body unclaimed.
             raise ConfigurationError("jobs need worker_pool_start_method = 'fork'")
         self._runtime = runtime_of(parent.app)
         # Made before the fork too: a child must not inherit the lock of a store that is being made.
         self._runtime.submitter  # noqa: B018 -- made by being looked at
-        self._runtime.worker = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
+        self._me = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
+        self._runtime.worker = self._me
         self._runtime.prefork = issubclass(parent.pool_cls, PreforkPool)
-        self._lease: Lease | None = None
-        self._chores_beat: _Beat | None = None
-        self._chores: Housekeeping | None = None
+        self._parts: tuple[Lease, Housekeeping, PeriodicThread] | None = None
 
     def include(self, parent: Any) -> bool:
-        """Have our say also when everything else has stopped, the pool's last body among it."""
+        """Add a step that shuts down when all others have stopped, and the pool's last body has ended."""
         included = bool(super().include(parent))
         if included:
-            parent.steps.insert(0, _AfterAll(parent, self.farewell))
+            parent.steps.insert(0, _LastStop(parent, self.shutdown))
         return included
 
     def start(self, parent: Any) -> None:
         """Take the lease and start the threads; after the pool has forked, before it gets work."""
         settings = self._runtime.settings
-        self._lease = Lease(self._runtime.stores_of_lease(), self._me, settings)
-        if not self._lease.renew():
+        lease = Lease(self._runtime.stores_of_lease(), self._me, settings)
+        if not lease.renew():
             # The worker lives on: it runs what is no job, and jobs as soon as it has its lease.
-            logger.error("%s takes no jobs yet: it has no lease", self._me.name)
-        self._lease.start()
-        self._chores = Housekeeping(self._runtime, parent)
+            logger.error(
+                "worker %s has no lease and takes no jobs yet; it retries until the database answers",
+                self._me.name,
+            )
+        lease.start()
+        housekeeping = Housekeeping(self._runtime, parent)
         interval = settings.pass_interval.total_seconds()
-        self._chores_beat = _Beat("jobhandle-chores", interval, self._chores)
+        self._parts = lease, housekeeping, PeriodicThread("jobhandle-housekeeping", interval, housekeeping)
 
     def stop(self, parent: Any) -> None:
-        """Nothing yet: this is the beginning of the warm drain, and bodies are still running."""
+        """Do nothing: this is the beginning of the warm drain, and bodies are still running."""
 
-    def farewell(self, parent: Any) -> None:
-        """Write what is left to write, give back what was cut off, and let go of the lease."""
-        if self._lease is None or self._chores is None or self._chores_beat is None:
+    def shutdown(self, parent: Any) -> None:
+        """Make the writes that are left, give back what was cut off, and end the lease."""
+        if self._parts is None:
             return
-        self._chores_beat.end()
-        if not self._chores.bodies_may_live_on:
+        lease, housekeeping, thread = self._parts
+        thread.end()
+        if not housekeeping.bodies_may_live_on:
             try:
-                self._write_what_is_left(self._chores)
+                self._write_the_rest(housekeeping)
             finally:
-                self._lease.end(FAREWELL)
+                lease.end(SHUTDOWN_TIMEOUT)
         # Otherwise the threads of a threads pool go on until the process ends, and so does the lease.
 
-    def _write_what_is_left(self, housekeeping: Housekeeping) -> None:
-        until, pause = time.monotonic() + FAREWELL, 0.2
+    def _write_the_rest(self, housekeeping: Housekeeping) -> None:
+        writes, until, pause = housekeeping.writes, time.monotonic() + SHUTDOWN_TIMEOUT, 0.2
         # An outcome that only this process knows is waited for, unless the shutdown is a cold one.
-        while time.monotonic() < until or (housekeeping.has_outcomes and not state.should_terminate):
+        while time.monotonic() < until or (writes.has_outcomes and not state.should_terminate):
             try:
-                if not housekeeping.kill_survivors():
-                    housekeeping.settle_ends()
+                if not writes.kill_survivors():
+                    writes.make()
                     self._give_back()
-                    housekeeping.last_words()
+                    housekeeping.send_cut_off()
                     return
             except (DatabaseUnavailableError, SchemaError) as error:
-                if not housekeeping.has_ends:
+                if not writes.pending:
                     # Nothing is lost: the lease expires by itself.
                     logger.warning("shutdown of %s leaves its lease to expire: %s", self._me.name, error)
                     return
@@ -111,43 +112,38 @@ class JobsStep(bootsteps.StartStopStep):
     def _give_back(self) -> None:
         store, me = self._runtime.store, self._me
         for given in store.give_back_all(me, "its worker shut down"):
-            logger.info("job %s is given back: %s", given.job_id, given.status)
+            logger.info("job %s is %s: its worker %s shut down", given.job_id, given.status, me.name)
         store.retire(me)
 
-    @property
-    def _me(self) -> Worker:
-        assert self._runtime.worker is not None
-        return self._runtime.worker
 
-
-class _AfterAll(bootsteps.StartStopStep):
+class _LastStop(bootsteps.StartStopStep):
     """First among the worker's steps, so stopped last. Not in the blueprint: it would start in its order."""
 
-    def __init__(self, parent: Any, farewell: Callable[[Any], None]) -> None:
+    def __init__(self, parent: Any, shutdown: Callable[[Any], None]) -> None:
         super().__init__(parent)
-        self._farewell = farewell
+        self._shutdown = shutdown
 
     def start(self, parent: Any) -> None:
         """Do nothing: there is nothing to start."""
 
     def stop(self, parent: Any) -> None:
         """End the threads, now that all other steps have stopped."""
-        self._farewell(parent)
+        self._shutdown(parent)
 
     terminate = stop
 
 
-class _Beat:
-    """A thread that does something at an interval, whatever happens; sooner again after a failure."""
+class PeriodicThread:
+    """A thread that calls a function at an interval, whatever it raises; sooner again after a failure."""
 
     def __init__(self, name: str, interval: float, work: Callable[[], object]) -> None:
         self._interval = interval
         self._work = work
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         pause = self._interval
         sooner = min(self._interval, SOONER)
         while not self._ended.wait(pause):
@@ -161,13 +157,14 @@ class _Beat:
                 internal_errors.report(self._thread.name, error, "it goes on")
 
     def end(self) -> None:
+        """End the thread; wait some seconds for the call under way."""
         self._ended.set()
-        self._thread.join(FAREWELL)
+        self._thread.join(SHUTDOWN_TIMEOUT)
 
 
 @inspect_command(name=internal_errors.COMMAND)
-def _faults(state: Any) -> dict[str, Any]:
-    """Tell how many internal errors this worker and its children have had, and the last of them."""
+def _internal_errors(state: Any) -> dict[str, Any]:
+    """Return how many internal errors this worker and its children have had, and the last of them."""
     return internal_errors.counted()
 
 

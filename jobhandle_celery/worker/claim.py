@@ -13,9 +13,9 @@ from ..broker.headers import job_of_context
 from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError
 from ..runtime import runtime_of
 from ..store import ClaimRejected, Refusal, Run, Store
-from .celery_bookkeeping import mark_revoked
 from .execution import Execution
 from .outcomes import GivenBack, Report
+from .result_backend import mark_revoked
 
 logger = logging.getLogger(__name__)
 

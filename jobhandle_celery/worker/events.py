@@ -1,70 +1,74 @@
-"""What Flower and its like hear of jobs beside what Celery tells them. May import verdict and below.
+"""Events about jobs for Flower and other monitors, besides those that Celery sends.
 
-Celery's events tell what a main process sees of its tasks: nothing of a worker that was lost, nor of
-progress. Events are for watching alone; no promise rests on one. They leave through the worker's own event
-dispatcher, in its event loop: so they come in order with Celery's, and only if somebody wants events.
+Celery's events tell what a main process sees of its tasks: nothing of a lost worker, nor of progress. No
+promise rests on an event. They leave through the worker's own event dispatcher, in its event loop: in order
+with Celery's, and only if the worker sends events.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from celery import states
+from celery.utils.saferepr import saferepr
 from celery.worker import state
 
 from .. import internal_errors
 from ..broker.connection import BrokerConnection
 from ..models import JobRecord
+from ..status import JobStatus
 from ..store import Lost, RunSnapshot
 from .request import JobRequest
-from .verdict import verdict
 
 logger = logging.getLogger(__name__)
 
 
 class EventSender:
-    """Everybody who captures events of one worker; there may be nobody."""
+    """Sends one worker's events about jobs."""
 
     def __init__(self, worker: Any, progress: bool = True) -> None:
-        """Make one; without `progress` no ``task-progress`` is sent, which some exporters do not bear."""
+        """Send nothing yet; without `progress` no ``task-progress`` is sent, which some exporters reject."""
         self._worker = worker
         self._progress = progress
-        self._said: dict[tuple[int, str, int], object] = {}
+        self._last_progress: dict[tuple[int, str, int], object] = {}
 
-    def hear_of(self, lost: Lost) -> None:
-        """Tell what became of a job whose body is gone: nobody else tells that."""
-        self._soon(self._send, *_told(lost, *verdict(lost.status, lost.because)))
+    def send_lost(self, lost: Lost) -> None:
+        """Send what became of a job whose body is gone."""
+        self._soon(self._send, *_event(lost, *event_of_status(lost.status, lost.because)))
 
-    def hear_how(self, job: JobRecord) -> None:
-        """Tell how a job stands whose process was lost after it had written its outcome."""
-        self._soon(self._send, *_told(job, *_as_it_stands(job)))
+    def send_status(self, job: JobRecord) -> None:
+        """Send the status of a job whose process was lost after it had written its outcome."""
+        self._soon(self._send, *_event(job, *_event_of_record(job)))
 
-    def hear_at_last(self, jobs: Iterable[JobRecord]) -> None:
-        """Tell how jobs stand whose bodies were cut off at a shutdown, when the event loop has ended."""
-        line = BrokerConnection(self._worker.app)
+    def send_at_shutdown(self, jobs: Iterable[JobRecord]) -> None:
+        """Send the status of jobs that a shutdown cut off, when the event loop has ended."""
+        connection = BrokerConnection(self._worker.app)
         try:
-            line.send_events(self._worker.hostname, [_told(job, *_as_it_stands(job)) for job in jobs])
-        except line.errors as error:
-            logger.warning("those who watch were not told of the shutdown: %s", error)
+            connection.send_events(
+                self._worker.hostname, [_event(job, *_event_of_record(job)) for job in jobs]
+            )
+        except connection.errors as error:
+            logger.warning("events of the jobs that were cut off at shutdown were not sent: %s", error)
         finally:
-            line.close()
+            connection.close()
 
-    def hear_progress(self, standings: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
-        """Tell how far bodies are, and what they say, if that has changed since the last time.
+    def send_progress(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
+        """Send progress and messages of running jobs, if they have changed since the last call.
 
-        Not while the worker has no broker, for then its event loop stands still: they are told afterwards
-        how far they are by then, and not of each step before.
+        Nothing is sent while the worker has no broker, for then its event loop stands still: afterwards it
+        sends the latest progress, and not each step before.
         """
         if not self._progress or getattr(self._worker.consumer, "connection", None) is None:
             return
         running = {request.key: request for request in requests}
-        before, self._said = self._said, {}
-        for one in standings:
-            key = one.job_id, one.task_id, one.attempt
+        before, self._last_progress = self._last_progress, {}
+        for snapshot in snapshots:
+            key = snapshot.job_id, snapshot.task_id, snapshot.attempt
             if (request := running.get(key)) is None:
                 continue
-            self._said[key] = said = one.message, one.progress
-            if said != before.get(key, (one.message, None)):
-                self._soon(self._send_progress, request, one)
+            self._last_progress[key] = latest = snapshot.message, snapshot.progress
+            if latest != before.get(key, (snapshot.message, None)):
+                self._soon(self._send_progress, request, snapshot)
 
     def _soon(self, send: Callable[..., None], *args: Any) -> None:
         consumer = self._worker.consumer
@@ -72,41 +76,68 @@ class EventSender:
             consumer.call_soon(_harmless, send, *args)
 
     def _send(self, kind: str, fields: dict[str, Any]) -> None:
-        publisher = self._worker.consumer.event_dispatcher
-        if publisher is not None and publisher.enabled:
-            publisher.send(kind, **fields)
+        dispatcher = self._worker.consumer.event_dispatcher
+        if dispatcher is not None and dispatcher.enabled:
+            dispatcher.send(kind, **fields)
 
-    def _send_progress(self, request: JobRequest, standing: RunSnapshot) -> None:
+    def _send_progress(self, request: JobRequest, snapshot: RunSnapshot) -> None:
         if request not in state.active_requests:
-            return  # it has ended, and the result that is shown by now is not to be written over
-        progress = standing.progress
+            return  # it has ended, and the event of its end has been sent
+        progress = snapshot.progress
         fraction = None if progress is None else progress.fraction
         percentage = None if fraction is None else round(100 * fraction)
         shown = "" if percentage is None else f"{percentage} %"
         request.send_event(
             "task-progress",
-            message=standing.message,
+            message=snapshot.message,
             current=None if progress is None else progress.current,
             total=None if progress is None else progress.total,
             percentage=percentage,
             # The one field of these that Flower shows.
-            result=": ".join(word for word in (shown, standing.message) if word),
+            result=": ".join(word for word in (shown, snapshot.message) if word),
         )
 
 
-def _told(of: Lost | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return kind, {"uuid": of.task_id, "name": of.task, **fields}
+def event_of_status(
+    status: JobStatus | None, reason: str, job: JobRecord | None = None, runtime: float | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the event that leaves a task in the state of its row, and the event's fields.
+
+    Args:
+        status: The status in which a body has left its job.
+        reason: The message of the row, or of the transition.
+        job: Its record, for result and error.
+        runtime: In seconds; None if no body was running.
+    """
+    match status:
+        case JobStatus.FINISHED:
+            return "task-succeeded", {"result": saferepr(job.result) if job else "", "runtime": runtime}
+        case JobStatus.ERROR:
+            error = job.error if job else None
+            # As Celery shows what a body has raised.
+            raised = f"{error.type}({error.message!r})" if error and error.kind == "task" else reason
+            return "task-failed", {"exception": raised, "traceback": error.traceback if error else ""}
+        case JobStatus.CANCELLED:
+            fields = {"terminated": runtime is not None, "signum": None, "expired": False}
+            # The state is given because Flower lets no REVOKED come after a state it does not know, PROGRESS.
+            return "task-revoked", {**fields, "state": states.REVOKED}
+        case _:
+            return "task-retried", {"exception": reason, "traceback": ""}
 
 
-def _as_it_stands(job: JobRecord) -> tuple[str, dict[str, Any]]:
+def _event(job: Lost | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return kind, {"uuid": job.task_id, "name": job.task, **fields}
+
+
+def _event_of_record(job: JobRecord) -> tuple[str, dict[str, Any]]:
     ran = job.finished - job.started if job.finished and job.started else None
-    because = job.error.message if job.error else "its worker cut it off"
-    return verdict(job.status, because, job, None if ran is None else ran.total_seconds())
+    reason = job.error.message if job.error else "its worker cut it off"
+    return event_of_status(job.status, reason, job, None if ran is None else ran.total_seconds())
 
 
 def _harmless(send: Callable[..., None], *args: Any) -> None:
     try:
         send(*args)
     except Exception as error:
-        # In the worker's event loop, for whose sake nobody watches.
-        internal_errors.log("sending an event", error, "those who watch miss it")
+        # In the worker's event loop, which must not end for an event.
+        internal_errors.log("sending an event", error, "monitors miss it")

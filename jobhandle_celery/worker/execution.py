@@ -7,9 +7,8 @@ from typing import Any
 
 from celery.canvas import Signature
 
-from .. import serialization
+from .. import celery_compat, serialization
 from ..store import Run
-from .celery_bookkeeping import ignores_result
 from .outcomes import Outcome
 
 
@@ -54,7 +53,7 @@ class Execution:
             ResultError: it is no JSON.
         """
         try:
-            if not ignores_result(task, self.context):
+            if not celery_compat.ignores_result(task, self.context):
                 self.result = serialization.encode(returned)
         except serialization.NotStorableError as error:
             raise ResultError(f"the result {error}") from None

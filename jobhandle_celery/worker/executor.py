@@ -23,23 +23,20 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals, states
-from celery._state import get_current_task
-from celery.app import trace
 from celery.exceptions import Ignore, Retry, WorkerShutdown, WorkerTerminate
 
-from .. import internal_errors
+from .. import celery_compat, internal_errors
 from ..errors import DatabaseUnavailableError, JobHandleError, SchemaError, StopRequested
 from ..handle import JobHandle
 from ..runtime import runtime_of
 from ..store import Store
-from .celery_bookkeeping import mark_revoked
 from .claim import claim
 from .decision import decide
 from .execution import HARD_LIMIT, BodyExitedError, Execution, ResultError, execution_of, running
 from .outcomes import Outcome, Report, Retried, is_cancelled
+from .result_backend import mark_revoked
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ LONGEST_WRITE = 60.0
 
 def current_job() -> JobHandle | None:
     """Return a handle of the job that this code is the body of; None in a task called without one."""
-    task: Any = get_current_task()
+    task: Any = celery_compat.current_task()
     current = None if task is None else execution_of(task.request)
     return None if current is None else runtime_of(task.app).handle(run=current.run)
 
@@ -62,7 +59,9 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
     try:
         current = claim(task, context)
     except Ignore as refusal:
-        return _refused(task, context, refusal)
+        refused = celery_compat.ignored_trace(task, context, refusal, getattr(refusal, "report", None))
+        _release_traceback(refused.info)
+        return refused
     with run(task, current):
         returned = traced()
         conclude(task, current, _error_outside(current, returned))
@@ -72,15 +71,6 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
         return returned
     revoked = "revoked" if current.revoked else None
     return returned._replace(runtime=Report(returned.runtime, unwritten, revoked))
-
-
-def _refused(task: Any, context: Any, refusal: Ignore) -> Any:
-    """Log and return what Celery's tracer does of a body that raises ``Ignore``, which is being handled."""
-    info = trace.TraceInfo(states.IGNORED, refusal)
-    returned = ExceptionInfo(internal=True)
-    info.handle_ignore(task, context)
-    _release_traceback(info)
-    return trace.trace_ok_t(returned, info, getattr(refusal, "report", None), None)
 
 
 def _error_outside(current: Execution, returned: Any) -> BaseException | None:

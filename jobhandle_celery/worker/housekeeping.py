@@ -1,30 +1,26 @@
-"""What a worker's main process does beside its bodies, once an interval. May import watchers and below.
+"""What a worker's main process does once an interval, besides renewing its lease.
 
-It writes what the process has learned of its children, ends the processes of bodies that are to end, settles
-rows that name this worker and that it does not run, and sweeps.
+It makes deferred writes, takes redelivered messages, ends the processes of bodies that are to end, settles
+rows that name this worker and that it does not run, sends events of progress, and sweeps.
 """
 
 import logging
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from celery.bootsteps import RUN  # type: ignore[attr-defined]  # its stubs forget it
-from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
-from .. import internal_errors
-from ..errors import DatabaseRefusedError, DatabaseUnavailableError, SchemaError
-from ..models import JobRecord
-from ..runtime import DeferredWrite, RedeliveredMessage, Runtime
-from ..status import JobStatus
+from .. import celery_compat
+from ..errors import DatabaseRefusedError, DatabaseUnavailableError
+from ..runtime import RedeliveredMessage, Runtime
 from ..store import Run, RunSnapshot
 from ..sweeper import sweep
+from .deferred_writes import DeferredWrites
 from .events import EventSender
 from .request import JobRequest
 
@@ -34,53 +30,51 @@ K = TypeVar("K", bound=Hashable)
 Key = tuple[int, str, int]
 """Job id, task id, attempt."""
 
-SUSPECT_PATIENCE = 30.0
-"""Seconds for which a message that was sent before waits for the database; then it is dropped."""
-
-GONE_AFTER = 30.0
-"""Seconds that a child has to end which was told to; then it is killed."""
+DROP_AFTER = 30.0
+"""Seconds for which a redelivered message waits for the database; then it is dropped."""
 
 
 class Housekeeping:
-    """What a worker's main process does beside renewing, once an interval."""
+    """One worker's housekeeping; a call makes one round."""
 
     def __init__(self, runtime: Runtime, worker: Any) -> None:
         self._runtime = runtime
         self._worker = worker
         self._me = runtime.me()
-        self._put_off: list[DeferredWrite] = []
-        self._waiting: list[RedeliveredMessage] = []
-        self._suspects: dict[Run, float] = {}
-        self._astray: dict[Key, float] = {}
-        self._told: set[Key] = set()
-        self._watchers = EventSender(worker, progress=runtime.settings.progress_events)
+        self._events = EventSender(worker, progress=runtime.settings.progress_events)
+        self.writes = DeferredWrites(runtime, self._events)
+        self._redelivered: list[RedeliveredMessage] = []
+        self._strays: dict[Run, float] = {}
+        self._superseded: dict[Key, float] = {}
+        self._ended: set[Key] = set()
+        """Runs whose process has been signalled."""
 
     def __call__(self) -> None:
         with _unless_locked():
-            self.settle_ends()
+            self.writes.make()
         with _unless_locked():
-            self._take_suspects()
+            self._take_redelivered()
         requests = _requests()
-        self._told &= {request.key for request in requests}
-        standings = self._runtime.store.standings(str(self._me.worker_uid))
-        self._stop(standings, requests)
-        self._stop_superseded(standings, requests)
+        self._ended &= {request.key for request in requests}
+        snapshots = self._runtime.store.standings(str(self._me.worker_uid))
+        self._end_cancelled(snapshots, requests)
+        self._end_superseded(snapshots, requests)
         with _unless_locked():
-            self._settle_strays(standings, requests)
-        self._watchers.hear_progress(standings, requests)
-        sweep(self._runtime.store, self._runtime.publisher, self._watchers.hear_of)
+            self._settle_strays(snapshots, requests)
+        self._events.send_progress(snapshots, requests)
+        sweep(self._runtime.store, self._runtime.publisher, self._events.send_lost)
 
-    def _take_suspects(self) -> None:
-        """Let messages be taken that were sent before, once it is noted in their rows."""
+    def _take_redelivered(self) -> None:
+        """Take messages that were sent before, once it is noted in their rows."""
         while not self._runtime.redelivered.empty():
-            self._waiting.append(self._runtime.redelivered.get())
-        late = time.monotonic() - SUSPECT_PATIENCE
-        for suspect in [each for each in self._waiting if each.since < late]:
-            suspect.drop()  # the database was away; the sweep sends it again
-            self._waiting.remove(suspect)
-        if not self._waiting:
+            self._redelivered.append(self._runtime.redelivered.get())
+        late = time.monotonic() - DROP_AFTER
+        for message in [message for message in self._redelivered if message.since < late]:
+            message.drop()  # the database was away; the sweep sends another
+            self._redelivered.remove(message)
+        if not self._redelivered:
             return
-        given_up = self._runtime.store.take_up([each.key for each in self._waiting], self._me)
+        given_up = self._runtime.store.take_up([message.key for message in self._redelivered], self._me)
         for lost in given_up:
             logger.error(
                 "job %s is %s: workers were lost while they took its message; look for what its arguments do "
@@ -88,170 +82,108 @@ class Housekeeping:
                 lost.job_id,
                 lost.status,
             )
-            self._watchers.hear_of(lost)
+            self._events.send_lost(lost)
         ended = {lost.job_id for lost in given_up}
-        for suspect in self._waiting:
-            suspect.drop() if suspect.key[0] in ended else suspect.take()
-        self._waiting.clear()
+        for message in self._redelivered:
+            message.drop() if message.key[0] in ended else message.take()
+        self._redelivered.clear()
 
-    @property
-    def has_ends(self) -> bool:
-        """True while something that the main process has learned of its children is not written."""
-        self._gather()
-        return bool(self._put_off)
-
-    def settle_ends(self) -> None:
-        """Write what the main process has learned of its children; what cannot be written now stays."""
-        self._gather()
-        ready = [end for end in self._put_off if self._is_gone(end)]
-        for end in ready:
-            try:
-                self._settle(end)
-            except (DatabaseUnavailableError, SchemaError):
-                # Its row may be locked: the others come first the next time.
-                self._put_off.remove(end)
-                self._put_off.append(end)
-                raise
-            except Exception as error:
-                internal_errors.report("writing the end of a task", error, "its row is settled as a stray's")
-                self._put_off.remove(end)
-
-    def _settle(self, end: DeferredWrite) -> None:
-        try:
-            outcome = end.write()
-        except DatabaseUnavailableError as error:
-            # Unless the database answers: then it is this one that waits, for a lock or for room on its disk.
-            self._runtime.store.renew(self._me)
-            logger.warning("the end of task %s is to be written later: %s", end.task_id, error)
-            if end.refused is not None:
-                end.refused(error)
-            return
-        self._put_off.remove(end)
-        for lost in outcome if isinstance(outcome, list) else ():
-            self._watchers.hear_of(lost)
-        if (
-            isinstance(outcome, JobRecord)
-            and outcome.task_id == end.task_id
-            and outcome.status is not JobStatus.RUNNING
-        ):
-            self._watchers.hear_how(outcome)
-
-    @property
-    def has_outcomes(self) -> bool:
-        """True while outcomes of bodies are to be written that no other process knows."""
-        self._gather()
-        return any(end.refused is not None for end in self._put_off)
-
-    def _gather(self) -> None:
-        while not self._runtime.deferred_writes.empty():
-            self._put_off.append(self._runtime.deferred_writes.get())
-
-    def _is_gone(self, end: DeferredWrite) -> bool:
-        if end.pid is None or has_ended(end.pid):
-            return True
-        if time.monotonic() - end.since > GONE_AFTER:
-            # Deaf to what it was told. Not reaped, so the number is still its own.
-            os.kill(end.pid, signal.SIGKILL)
-        return False
-
-    def kill_survivors(self) -> bool:
-        """Kill the children that outlived their pool, deaf to it; True while there are any."""
-        if not self._runtime.prefork:
-            return False
-        standings = self._runtime.store.standings(str(self._me.worker_uid))
-        told_long_ago = [
-            DeferredWrite(one.task_id, _nothing, one.pid, since=-GONE_AFTER) for one in standings
-        ]
-        return bool([end for end in told_long_ago if not self._is_gone(end)])
-
-    def last_words(self) -> None:
-        """Tell those who watch how the bodies ended that were cut off, as their rows say."""
-        ended = []
+    def send_cut_off(self) -> None:
+        """Send the status of the jobs whose bodies were cut off, as their rows say."""
+        jobs = []
         while self._runtime.cut_off:
             job_id, task_id, attempt = self._runtime.cut_off.popleft()
             job = self._runtime.store.job(job_id, None)
             if job is not None and (job.task_id, job.attempt) == (task_id, attempt):
-                ended.append(job)
-        if ended:
-            self._watchers.hear_at_last(ended)
+                jobs.append(job)
+        if jobs:
+            self._events.send_at_shutdown(jobs)
 
     @property
     def bodies_may_live_on(self) -> bool:
-        """True for a pool of threads, which nobody can end; they go on until they return."""
+        """True if bodies run in a pool of threads: they cannot be ended, and go on until they return."""
         return bool(_requests()) and issubclass(self._worker.pool_cls, ThreadPool)
 
-    def _stop(self, standings: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
-        """End the processes of bodies that were asked to stop, if that was asked, or their task allows it."""
+    def _end_cancelled(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
+        """End bodies that were asked to stop, if the cancel or their task says so."""
         running = {request.key: request for request in requests}
-        for one in standings:
-            request = running.get((one.job_id, one.task_id, one.attempt)) if one.stop else None
-            if request and (one.terminate or getattr(request.task, "terminate_on_cancel", False)):
-                self._end_process(request.key, one.pid, JobRequest.revoke_running)
+        for run in snapshots:
+            request = running.get((run.job_id, run.task_id, run.attempt)) if run.stop else None
+            if request and (run.terminate or getattr(request.task, "terminate_on_cancel", False)):
+                self._end_process(request.key, run.pid, JobRequest.revoke_running)
 
-    def _stop_superseded(self, standings: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
-        """End bodies that came back from a sleep longer than their lease: their job is another's by now."""
-        standing = {(one.job_id, one.task_id, one.attempt) for one in standings}
+    def _end_superseded(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
+        """End bodies that slept longer than their lease: another attempt has their job by now."""
+        held = {(run.job_id, run.task_id, run.attempt) for run in snapshots}
         absent = {
             request.key: request
             for request in requests
-            if request.time_start is not None and request.key not in standing
+            if request.time_start is not None and request.key not in held
         }
-        lasting = self._lasting(self._astray, absent)
+        lasting = self._lasting(self._superseded, absent)
         for key in self._runtime.store.superseded(lasting) if lasting else ():
             self._end_process(key, absent[key].worker_pid, JobRequest.cut_off)
 
-    def _end_process(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
-        if key in self._told:
+    def _end_process(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
+        if key in self._ended:
             return
-        # The prefork pool gets its own at its start, so the class does not tell.
-        if getattr(self._worker.pool.terminate_job, "__func__", None) is BasePool.terminate_job:
-            self._told.add(key)
-            logger.warning("job %s should end; this worker's pool cannot end a body", key[0])
+        if not celery_compat.can_terminate(self._worker.pool):
+            self._ended.add(key)
+            logger.warning(
+                "job %s: its body is to be terminated, and the pool of worker %s cannot do that; the job "
+                "ends when the body does",
+                key[0],
+                self._me.name,
+            )
             return
         if self._worker.blueprint.state != RUN:
             # The event loop does not run while a warm shutdown drains the pool; a signal needs no loop.
-            self._told.add(key)
+            self._ended.add(key)
             self._worker.pool.terminate_job(pid, signal.SIGTERM)
             return
-        # In the event loop: there alone nothing comes between a look at what the child does and the deed.
-        self._worker.consumer.call_soon(self._end_now, key, pid, how)
+        # In the event loop, where nothing comes between the check of what the child runs and the signal.
+        self._worker.consumer.call_soon(self._end_now, key, pid, end)
 
-    def _end_now(self, key: Key, pid: int | None, how: Callable[[JobRequest, Any], None]) -> None:
+    def _end_now(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
         for request in _requests():
             here = not self._runtime.prefork or request.worker_pid == pid
-            if request.key == key and here and request in state.active_requests and key not in self._told:
-                self._told.add(key)
-                how(request, self._worker.pool)
+            if request.key == key and here and request in state.active_requests and key not in self._ended:
+                self._ended.add(key)
+                end(request, self._worker.pool)
 
-    def _settle_strays(self, standings: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
+    def _settle_strays(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
         """Settle rows that name this worker and that it does not run."""
         if getattr(self._worker.consumer, "connection", None) is None:
-            # While it reconnects to its broker, Celery forgets what it had reserved, and hears no child.
-            self._suspects.clear()
+            # While it reconnects to its broker, Celery has dropped its requests, and reads no results.
+            self._strays.clear()
             return
-        known = {str(request.id) for request in requests} | {end.task_id for end in self._put_off}
-        strays = {
-            Run(one.job_id, one.task_id, one.attempt, one.claim_id, self._me): one
-            for one in standings
-            if one.task_id not in known
-        }
-        for run in self._lasting(self._suspects, strays):
-            because = "its worker does not run it any more"
+        known = {str(request.id) for request in requests} | {write.task_id for write in self.writes.pending}
+        strays = [
+            Run(run.job_id, run.task_id, run.attempt, run.claim_id, self._me)
+            for run in snapshots
+            if run.task_id not in known
+        ]
+        for run in self._lasting(self._strays, strays):
+            reason = "its worker does not run it any more"
             try:
-                settled = self._runtime.store.lose(run, because, self._me)
+                settled = self._runtime.store.lose(run, reason, self._me)
             except DatabaseRefusedError as error:
-                # It stays as it is; the others, and the sweep after them, do not wait for it.
-                logger.error("job %s stays Running, and nothing runs it: %s", run.job_id, error)
+                # The others, and the sweep after them, do not wait for it.
+                logger.error(
+                    "job %s stays Running though nothing runs it: the database refuses to end it: %s",
+                    run.job_id,
+                    error,
+                )
                 continue
             for lost in settled:
-                logger.warning("job %s is %s: %s", lost.job_id, lost.status, because)
-                self._watchers.hear_of(lost)
+                logger.warning("job %s is %s: %s", lost.job_id, lost.status, reason)
+                self._events.send_lost(lost)
 
     def _lasting(self, seen: dict[K, float], now_seen: Iterable[K]) -> list[K]:
-        """Return what has been seen for longer than the grace.
+        """Return what has been seen for longer than the publish grace.
 
-        A claim may be on its way from the child to us, and an end to the database, so what is seen once
-        is only a suspect.
+        A claim may be on its way from the child to this process, and an end to the database: what is seen
+        once may be gone in a moment.
         """
         now = time.monotonic()
         for key in (current := set(now_seen)):
@@ -262,41 +194,19 @@ class Housekeeping:
         return [key for key, since in seen.items() if now - since > publish_grace]
 
 
-def has_ended(pid: int) -> bool:
-    """Return True if no child process of that number runs any more; a zombie has ended.
-
-    The child is not reaped: that is the pool's to do, some seconds later.
-    """
-    if not hasattr(os, "waitid"):
-        # macOS, before Python 3.13.
-        command = ["ps", "-o", "ppid=,stat=", "-p", str(pid)]
-        parent, _, state = (
-            subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip().partition(" ")
-        )
-        return parent != str(os.getpid()) or state.lstrip().startswith("Z")
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
-
-
 @contextmanager
 def _unless_locked() -> Iterator[None]:
-    """Leave what waits for a row that a caller has locked to the next time, and go on with the rest."""
+    """Leave a write that waits for a locked row to the next round, and go on with the rest."""
     try:
         yield
     except DatabaseUnavailableError as error:
         if error.again != "soon":
             raise
-        logger.warning("a row is locked by another transaction, it is tried again: %s", error)
-
-
-def _nothing() -> None:
-    pass
+        logger.warning("a row is locked by another transaction; its write is retried: %s", error)
 
 
 def _requests() -> list[JobRequest]:
-    """Return the job requests that this worker has in hand, reserved or running."""
+    """Return the job requests that this worker has, reserved or running."""
     while True:
         try:
             requests = [*state.reserved_requests, *state.active_requests]

@@ -13,7 +13,6 @@ from typing import Any
 
 from celery import Celery, Task, uuid
 from celery.app import trace
-from celery.app.registry import TaskRegistry
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
@@ -23,6 +22,7 @@ from celery.local import maybe_evaluate
 from celery.result import EagerResult
 from celery.utils.imports import symbol_by_name
 
+from .. import celery_compat
 from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
 from ..broker.retry_options import record_of
 from ..errors import ApiUsageError, DatabaseUnavailableError, StopRequested
@@ -32,23 +32,15 @@ from .execution import Execution, execution_of, job_is_traced
 from .executor import conclude, connect_signals, execute, own_code, run
 from .message_guard import guard_strategy
 from .request import JobRequest
-from .result_backend import discreet
+from .result_backend import hide_sensitive
 
 logger = logging.getLogger(__name__)
 
 
 def instrument_app(app: Celery) -> None:
     """Make every task of the app claim, those registered already and those still to come."""
-    registry: Any = app._tasks  # type: ignore[attr-defined]  # `tasks` would finalize the app
-    if not isinstance(registry, _SealingRegistry):
-        registry.__class__ = type("SealingRegistry", (_SealingRegistry, type(registry)), {})
-    for task in list(registry.values()):
-        instrument_task(task)
-
-
-class _SealingRegistry(TaskRegistry):
-    def __setitem__(self, name: str, task: Any, /) -> None:
-        super().__setitem__(name, task)
+    celery_compat.on_register(app, instrument_task)
+    for task in list(celery_compat.registered_tasks(app).values()):
         instrument_task(task)
 
 
@@ -285,7 +277,7 @@ def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 def _context(task: Any, request: dict[str, Any], args: Any, kwargs: Any) -> Context:
     if sensitive_of(request) or sensitive_of(request.get("headers")):
-        discreet(task.backend)
+        hide_sensitive(task.backend)
     return Context(request, args=args, kwargs=kwargs, called_directly=False)
 
 

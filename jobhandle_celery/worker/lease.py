@@ -1,9 +1,9 @@
-"""The lease of a worker, and the threads that renew it. May import store and below.
+"""The lease of a worker, and the threads that renew it.
 
 While a worker lives and reaches the database, its lease must not end: its jobs would run twice. So a renewal
 shares no lock, pool, thread or connection with other work, and waits for nothing without a bound. Each one
-has a thread of its own. If it does not end within its deadline, whatever holds it up (a silent connection, a
-name server, a lock), it is given up with its store, and the next one opens a connection of its own.
+has a thread of its own. If it exceeds its deadline, because of a silent connection, a name server or a lock,
+it is abandoned with its store, and the next one opens a connection of its own.
 """
 
 import logging
@@ -19,7 +19,7 @@ from ..store import Store, Worker
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 4
-"""Three may fail before the worker is taken for lost."""
+"""Three may fail before the worker is declared lost."""
 
 SOONER = 1.0
 """Seconds after which a renewal that failed is tried again, if that is sooner than the interval."""
@@ -27,8 +27,8 @@ SOONER = 1.0
 LATER = 5.0
 """Seconds between tries after several failures, if that is sooner than the interval."""
 
-MOST_GIVEN_UP = 10
-"""Renewals that may be held up at a time: beyond that none is begun until one of them ends."""
+MOST_ABANDONED = 10
+"""Abandoned renewals that may hang at a time; no other is started until one of them ends."""
 
 
 class Lease:
@@ -41,14 +41,14 @@ class Lease:
         self._interval = settings.lease.total_seconds() / RENEWALS_PER_LEASE
         self._deadline = settings.renewal_deadline.total_seconds()
         self._store = make_store()
-        self._known = False
-        self._given_up: list[threading.Thread] = []
-        self._speaker: threading.Thread | None = None
+        self._registered = False
+        self._abandoned: list[threading.Thread] = []
+        self._logging: threading.Thread | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="jobhandle-lease", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="jobhandle-lease", daemon=True)
 
     def start(self) -> None:
-        """Go on renewing until `end`."""
+        """Renew at the interval, until `end`."""
         self._thread.start()
 
     def end(self, timeout: float) -> None:
@@ -58,8 +58,8 @@ class Lease:
 
     def renew(self) -> bool:
         """Renew the lease; False if that failed, or has not ended within its deadline."""
-        self._given_up = [thread for thread in self._given_up if thread.is_alive()]
-        if len(self._given_up) >= MOST_GIVEN_UP:
+        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
+        if len(self._abandoned) >= MOST_ABANDONED:
             return False
         renewal = _Renewal(self._store, self._me)
         try:
@@ -68,24 +68,24 @@ class Lease:
             renewal.run()
         else:
             renewal.join(self._deadline)
-            renewal.given_up = renewal.is_alive()
-            if renewal.given_up:
-                self._given_up.append(renewal)
+            renewal.abandoned = renewal.is_alive()
+            if renewal.abandoned:
+                self._abandoned.append(renewal)
                 self._store = self._make_store()
-                self._say(
-                    "the lease of %s: no answer within %g s; renewing it on a new connection",
+                self._log(
+                    "worker %s: lease not renewed (no answer within %g s); retrying on a new connection",
                     self._deadline,
                 )
                 return False
         if renewal.error is not None:
-            self._say("the lease of %s was not renewed: %s", renewal.error)
+            self._log("worker %s: lease not renewed (%s); retrying", renewal.error)
             return False
-        if self._known and not renewal.found:
-            self._say("%s had been taken for lost; its lease is taken anew")
-        self._known = True
+        if self._registered and not renewal.found:
+            self._log("worker %s was declared lost (lease expired); registered a new lease")
+        self._registered = True
         return True
 
-    def _go_on(self) -> None:
+    def _run(self) -> None:
         pause = sooner = min(self._interval, SOONER)
         while not self._ended.wait(pause):
             if self.renew():
@@ -93,20 +93,20 @@ class Lease:
             else:
                 pause, sooner = sooner, min(sooner * 2, self._interval, LATER)
 
-    def _say(self, words: str, *more: object) -> None:
-        # From a thread of its own: a log that does not take its words, a full pipe say, holds up no renewal.
-        if self._speaker is not None and self._speaker.is_alive():
+    def _log(self, message: str, *args: object) -> None:
+        # From a thread of its own: a log that blocks, such as a full pipe, holds up no renewal.
+        if self._logging is not None and self._logging.is_alive():
             return
-        error = more[0] if more and isinstance(more[0], BaseException) else None
+        error = args[0] if args and isinstance(args[0], BaseException) else None
         if error is None or isinstance(error, (DatabaseUnavailableError, SchemaError)):
-            say = partial(logger.warning, words, self._me.name, *more)
+            log = partial(logger.warning, message, self._me.name, *args)
         else:
-            say = partial(internal_errors.report, "renewing a worker's lease", error, "it is tried again")
-        self._speaker = threading.Thread(target=say, name="jobhandle-lease-log", daemon=True)
+            log = partial(internal_errors.report, "renewing a worker's lease", error, "it is retried")
+        self._logging = threading.Thread(target=log, name="jobhandle-lease-log", daemon=True)
         try:
-            self._speaker.start()
+            self._logging.start()
         except RuntimeError:
-            self._speaker = None
+            self._logging = None
 
 
 class _Renewal(threading.Thread):
@@ -117,14 +117,14 @@ class _Renewal(threading.Thread):
         self._store = store
         self._me = me
         self.found = False
-        """The worker had a lease."""
+        """The worker had a lease already."""
         self.error: Exception | None = None
-        self.given_up = False
+        self.abandoned = False
 
     def run(self) -> None:
         try:
             self.found = self._store.renew(self._me)
-        except Exception as error:  # told by the thread that waits for this one
+        except Exception as error:  # logged by the thread that waits for this one
             self.error = error
-        if self.given_up:
+        if self.abandoned:
             self._store.door.close()

@@ -13,17 +13,17 @@ from typing import Any
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals, states
 
+from .. import celery_compat
 from ..broker.headers import job_of, sensitive_of
 from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
 from ..store import Lost, ProcessRef
-from .celery_bookkeeping import limits_ignored, mark_revoked
 from .decision import lost_process, time_limit_failure
 from .execution import HARD_LIMIT
 from .outcomes import Outcome, Report, Retried, is_cancelled
-from .result_backend import discreet
+from .result_backend import hide_sensitive, mark_revoked
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class JobRequest:
     _error: BaseException | None = None
     task: Any
     _cut_off = False
-    """Our own stopping, or the worker's: the Terminated that follows is no revoke."""
+    """This library or the worker has cut the body off: the Terminated that follows is no revoke."""
     terminate: Callable[..., None]
     _eventer: Any
     _context: Any
@@ -74,9 +74,9 @@ class JobRequest:
     def _hide_arguments(self) -> None:
         # Where bodies run in this process, their arguments are in what it tells the result backend.
         if sensitive_of(self.request_dict):
-            discreet(self.task.backend)
+            hide_sensitive(self.task.backend)
 
-    def _seat(self) -> ProcessRef | None:
+    def _process_ref(self) -> ProcessRef | None:
         runtime, job = runtime_of(self.app), self._job()
         if job is None or runtime.worker is None or runtime.worker.worker_uid is None:
             return None
@@ -86,51 +86,51 @@ class JobRequest:
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap what the class that Celery derives for a task does not ask its bases for."""
         super().__init_subclass__(**options)
-        if "execute_using_pool" in vars(cls):  # celery.worker.request.create_request_cls
-            cls.execute_using_pool = _with_its_limit(cls.execute_using_pool)  # type: ignore[attr-defined]  # a mixin
-            cls.on_success = _with_its_report(cls.on_success)  # type: ignore[attr-defined]  # a mixin
+        celery_compat.wrap_derived_request(
+            cls, execute_using_pool=_with_its_limit, on_success=_with_its_report
+        )
 
     def note_limit(self, pool: Any) -> None:
         """Put the hard limit that holds into the request; log if the pool keeps none."""
         self.request_dict[HARD_LIMIT] = self.time_limits[0]
         runtime, given = runtime_of(self.app), zip(("hard", "soft"), self.time_limits, strict=True)
-        ignored = limits_ignored({parent.__module__ for parent in type(pool).__mro__})
+        ignored = celery_compat.ignored_time_limits({parent.__module__ for parent in type(pool).__mro__})
         lost = [kind for kind, limit in given if limit and kind in ignored]
         if lost and not runtime.warned_of_limits:
             runtime.warned_of_limits = True
             logger.warning(
-                "job %s: its %s time limit is not kept, nor are those of later jobs: the pool of this worker "
-                "cannot end a body. Use the prefork pool for jobs with time limits",
+                "job %s: its %s time limit is ignored, as are those of later jobs: the pool of this worker "
+                "cannot end a body; use the prefork pool for jobs with time limits",
                 self.key[0],
                 " and ".join(lost),
             )
 
-    def _tell_revoked(self, reason: str) -> None:
-        """Do as Celery does for a task that it discards as revoked, so that Flower shows it."""
+    def _announce_dropped(self, reason: str) -> None:
+        """Do as Celery does for a task that it drops as revoked, so that Flower shows it."""
         self.send_event("task-revoked", terminated=False, signum=None, expired=reason == "expired")
         self._signal_revoked(reason)
 
     def take(self, report: Report) -> None:
-        """Do what the body's process could not do about its end."""
+        """Do what the body's process could not do."""
         if report.unwritten is not None:
             self._take_over(report.unwritten)
         if report.revoked is not None:
-            self._tell_revoked(report.revoked)
+            self._announce_dropped(report.revoked)
 
     def _take_over(self, outcome: Outcome) -> None:
-        """Have an outcome written that the body's process could not write."""
-        runtime, kept, refusals = runtime_of(self.app), outcome, 0
+        """Write an outcome that the body's process could not write."""
+        runtime, latest, refusals = runtime_of(self.app), outcome, 0
 
         def write() -> object:
-            return self._tell(kept, kept.write(runtime.store))
+            return self._tell(latest, latest.write(runtime.store))
 
         def refused(error: DatabaseUnavailableError) -> None:
             # The connection broke again and again, and others did not: what a server does to a packet that
             # is too large for it.
-            nonlocal kept, refusals
+            nonlocal latest, refusals
             refusals += error.again == "at once"
             if refusals >= REFUSALS:
-                kept = kept.plainer(error)
+                latest = latest.plainer(error)
 
         runtime.deferred_writes.put(DeferredWrite(self.id, write, refused=refused))
 
@@ -155,7 +155,7 @@ class JobRequest:
         )
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Learn how a body ended that could not say so itself."""
+        """Note the end of a body whose process is gone."""
         self._error = _unwrapped(exc_info.exception)
         self._hide_arguments()
         try:
@@ -165,47 +165,47 @@ class JobRequest:
                 self._note_failure(self._error)
 
     def _note_failure(self, error: BaseException) -> None:
-        seat = self._seat()
-        if seat is not None and isinstance(error, _LOST):
-            because = lost_process(error)
-            # Or how it stands, for it may have written its outcome in its last moment.
-            self._later(lambda: self._lose(seat, because), seat)
+        ref = self._process_ref()
+        if ref is not None and isinstance(error, _LOST):
+            reason = lost_process(error)
+            # Or its record as it is: the child may have written its outcome in its last moment.
+            self._later(lambda: self._lose(ref, reason), ref)
 
-    def _lose(self, seat: ProcessRef, reason: str) -> object:
+    def _lose(self, ref: ProcessRef, reason: str) -> object:
         store, me = runtime_of(self.app).store, runtime_of(self.app).me()
         return (
-            store.lose(seat, reason, me)
-            or store.lose_unstarted((seat.job_id, seat.task_id, seat.attempt), me)
-            or store.job(seat.job_id, None)
+            store.lose(ref, reason, me)
+            or store.lose_unstarted((ref.job_id, ref.task_id, ref.attempt), me)
+            or store.job(ref.job_id, None)
         )
 
     def send_event(self, type: str, **fields: Any) -> None:
-        """Tell Flower and its like, in words that leave no job in a wrong state there."""
+        """Send an event of Celery's, if and as it leaves no job in a wrong state at Flower."""
         if self.is_job and type == "task-cancelled":
-            return  # a state that nothing after it would change; the watchers hear what the row says
+            return  # a state that no later event would change; an event of the row's status is sent
         if self.is_job and type == "task-failed" and isinstance(self._error, _LOST):
-            return  # the watchers hear what becomes of it, once: it may run again
+            return  # the job may run again; one event of what becomes of it is sent
         if self.is_job and type == "task-revoked":
-            fields["state"] = states.REVOKED  # it would not come after a state of ours, PROGRESS, by itself
+            fields["state"] = states.REVOKED  # Flower lets it not come after PROGRESS by itself
         if self.is_job and type == "task-failed" and "ExceptionWithTraceback" in fields["exception"]:
             fields["exception"] = repr(self._error)
         super().send_event(type, **fields)  # type: ignore[misc]  # a mixin
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Learn of a hard time limit; in a pool of greenlets no failure follows it."""
+        """Note a hard time limit; in a pool of greenlets no failure follows it."""
         self._hide_arguments()
         try:
             super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin
         finally:
-            if not soft and (seat := self._seat()) is not None:
+            if not soft and (ref := self._process_ref()) is not None:
                 store, me = runtime_of(self.app).store, runtime_of(self.app).me()
                 failure = time_limit_failure(TimeLimitExceeded(timeout))
-                self._later(lambda: store.fail_seat(seat, failure, me), seat)
+                self._later(lambda: store.fail_seat(ref, failure, me), ref)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Celery cuts a body off, at a cold shutdown or when the broker is gone: give the job back.
+        """Give the job back when Celery cuts its body off: at a cold shutdown, or when the broker is gone.
 
-        Also where Celery's own bookkeeping fails, as it does if the result backend is away as well.
+        Also if Celery's own bookkeeping fails, because the result backend is away as well.
         """
         self._cut_off = True
         self._hide_arguments()
@@ -217,9 +217,9 @@ class JobRequest:
             # A pool that cannot end a body, called from within that very body (solo): it goes on.
             self._cut_off = False
         finally:
-            if self._cut_off and (seat := self._seat()) is not None:
+            if self._cut_off and (ref := self._process_ref()) is not None:
                 store, me = runtime_of(self.app).store, runtime_of(self.app).me()
-                self._later(lambda: store.give_back(seat, "its worker cut it off", me), seat)
+                self._later(lambda: store.give_back(ref, "its worker cut it off", me), ref)
                 if self._eventer and self._eventer.enabled and self.task.send_events:
                     runtime_of(self.app).cut_off.append(self.key)
 
@@ -228,7 +228,7 @@ class JobRequest:
         self.terminate(pool, "TERM")
 
     def cut_off(self, pool: Any) -> None:
-        """End the process of a body whose job is another's by now: no revoke, the task id may be too."""
+        """End the process of a superseded body: no revoke, for the other attempt may have its task id."""
         self.cancel(pool, "TERM", emit_retry=False)
 
     @property
@@ -249,11 +249,11 @@ class JobRequest:
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Return what ``inspect active`` shows of a running task; its sensitive arguments are hidden."""
-        told: dict[str, Any] = super().info(safe)  # type: ignore[misc]  # a mixin
+        shown: dict[str, Any] = super().info(safe)  # type: ignore[misc]  # a mixin
         hidden = sensitive_of(self.request_dict)
         if hidden and not safe:
-            told["args"], told["kwargs"] = masked(told["args"], told["kwargs"], hidden)
-        return told
+            shown["args"], shown["kwargs"] = masked(shown["args"], shown["kwargs"], hidden)
+        return shown
 
     def maybe_expire(self) -> bool:
         """Leave it to the row: Celery would refuse all later messages of that task id, too."""
@@ -270,29 +270,29 @@ class JobRequest:
     def _note_revoked(self, terminated: bool, signum: Any) -> None:
         store, me = runtime_of(self.app).store, runtime_of(self.app).me()
         job_id, task_id, _ = self.key
-        if terminated and (seat := self._seat()) is not None:
+        if terminated and (ref := self._process_ref()) is not None:
             message = f"its process was terminated ({signum})"
-            self._later(lambda: store.stop_seat(seat, message, me), seat)
+            self._later(lambda: store.stop_seat(ref, message, me), ref)
         elif not terminated:
-            # A revoke by somebody else's hand, met here, perhaps by a mere duplicate of the message.
+            # A revoke by another program, perhaps met by a mere duplicate of the message.
             self._later(lambda: store.cancel(job_id, None, terminate=False, task_id=task_id))
 
     def _retry_worker_lost(self, *args: Any) -> bool:
-        # Celery would publish a message with an ETA; whether a lost job runs again is the row's to say.
+        # Celery would publish a message with an ETA; the row decides whether a lost job runs again.
         return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]  # a mixin
 
-    def _later(self, write: Callable[[], object], seat: ProcessRef | None = None) -> None:
-        """Have something written, that of a body that sat in a seat once its process is gone."""
+    def _later(self, write: Callable[[], object], ref: ProcessRef | None = None) -> None:
+        """Have housekeeping make a write; one about a child's run once that child is gone."""
         runtime = runtime_of(self.app)
-        if seat is None:
+        if ref is None:
             runtime.deferred_writes.put(DeferredWrite(self.id, write))
             return
 
         def write_and_leave() -> object:
-            outcome = write()
-            # Whoever else has ended the row meanwhile waits to hear that no body is left.
-            runtime.store.leave(seat)
-            return outcome
+            written = write()
+            # If the row was ended otherwise meanwhile, a resubmit waits until no body is left.
+            runtime.store.leave(ref)
+            return written
 
         runtime.deferred_writes.put(
             DeferredWrite(self.id, write_and_leave, self.worker_pid if runtime.prefork else None)

@@ -1,44 +1,57 @@
-"""What Celery's result backend stores of a job's arguments. May import header and sensitive.
+"""What Celery's result backend stores of a job: that it is revoked, and its arguments without secrets.
 
-With ``result_extended`` it stores those of the request, of which a body, its hooks and its retries need the
-values. So they are hidden from the backend alone, at the one place where all backends read them.
+With ``result_extended`` a backend stores the arguments of the request, of which a body, its hooks and its
+retries need the values. So sensitive ones are hidden from the backend alone.
 """
 
 import copy
 from collections.abc import Callable
 from typing import Any
 
+from celery import states
 from celery.app.task import Context
+from celery.exceptions import TaskRevokedError
 
+from .. import celery_compat, internal_errors
 from ..broker.headers import sensitive_of_context
 from ..redaction import masked
 
-_READS_REQUESTS = "_get_result_meta"  # of celery.backends.base.Backend
+
+def mark_revoked(task: Any, request: Any, reason: str) -> None:
+    """Do Celery's bookkeeping of a revoked task: chords end, the rest of a chain is REVOKED too."""
+    ignored = celery_compat.ignores_result(task, request)
+    try:
+        task.backend.mark_as_failure(
+            request.id,
+            TaskRevokedError(reason),
+            request=request,
+            store_result=not request.is_eager and (not ignored or task.store_errors_even_if_ignored),
+            state=states.REVOKED,
+            call_errbacks=False,
+        )
+    except Exception as error:
+        # A result backend that is away must not make a cancelled job run.
+        internal_errors.log(
+            "marking a task as revoked in the result backend", error, f"the row of task {request.id} has it"
+        )
 
 
-def discreet(backend: Any) -> None:
-    """Have a backend see ``***`` where an argument of a job is sensitive.
-
-    On the instance: others compare backends, look at their class, and pickle them by it. One that is not
-    made of Celery's base class reads requests in its own way, and is left alone.
-    """
-    read = getattr(backend, _READS_REQUESTS, None)
-    if read is not None and _READS_REQUESTS not in vars(backend):
-        setattr(backend, _READS_REQUESTS, _discreetly(read))
+def hide_sensitive(backend: Any) -> None:
+    """Have a backend see ``***`` where an argument of a job is sensitive."""
+    celery_compat.wrap_request_reader(backend, _hiding)
 
 
-def _discreetly(read: Callable[..., Any]) -> Callable[..., Any]:
+def _hiding(read: Callable[..., Any]) -> Callable[..., Any]:
     def reads(result: Any, state: Any, traceback: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        return read(result, state, traceback, shown(request), *args, **kwargs)
+        return read(result, state, traceback, _shown(request), *args, **kwargs)
 
     return reads
 
 
-def shown(request: Context | None) -> Context | None:
-    """Return a task's request as it may be shown: its sensitive arguments are hidden."""
+def _shown(request: Context | None) -> Context | None:
     hidden = sensitive_of_context(request) if request else ()
     if not hidden or request is None or request.args is None:
-        return request  # a main process knows none
+        return request  # a main process has none
     shown = copy.copy(request)
     shown.args, shown.kwargs = masked(request.args, request.kwargs or {}, hidden)
     return shown

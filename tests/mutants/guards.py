@@ -202,7 +202,8 @@ GUARDS = [
         "worker:execute",
         (
             ReplaceStatement(
-                ("_refused",), by="signals.task_prerun.send(sender=task, task_id=context.id, task=task)\n_"
+                ("ignored_trace",),
+                by="signals.task_prerun.send(sender=task, task_id=context.id, task=task)\n_",
             ),
         ),
         "tests/test_tracing.py",

@@ -128,11 +128,11 @@ RULES = [
         "one thread renews and publishes",
         "worker.bootstep:JobsStep.start",
         (
-            ReplaceStatement(("_lease", "start"), by="self._lease.end = lambda _: None"),
+            ReplaceStatement(("lease", "start"), by="lease.end = lambda _: None"),
             Replace(
-                ("_chores",),
-                within=("_chores_beat", "_chores"),
-                by="lambda: (self._lease.renew(), self._chores())",
+                ("housekeeping",),
+                within=("PeriodicThread", "interval"),
+                by="lambda: (lease.renew(), housekeeping())",
             ),
         ),
         "tests/worker/test_leases.py",

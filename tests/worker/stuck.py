@@ -1,4 +1,4 @@
-"""A worker whose chores never end: as with a broker that takes a connection and then says nothing."""
+"""A worker whose housekeeping never ends: as with a broker that takes a connection and never answers."""
 
 import threading
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobhandle_celery.worker.housekeeping import has_ended
+from jobhandle_celery.worker.deferred_writes import has_ended
 from tests.support import eventually
 
 

@@ -26,4 +26,4 @@ def test_a_worker_whose_sweep_hangs_keeps_its_lease(new_site: NewSite) -> None:
 
     assert handle.wait(20) is JobStatus.FINISHED
     assert statuses(site, handle) == ["Submitted", "Running", "Finished"]
-    stuck.kill()  # its chores would hold up a farewell
+    stuck.kill()  # its housekeeping would hold up a shutdown

@@ -61,7 +61,7 @@ def test_shutdown_without_a_lease_waits_for_nothing(
     monkeypatch.setattr("jobhandle_celery.worker.bootstep.time.sleep", slept.append)
     with caplog.at_level(logging.WARNING, "jobhandle_celery"):
         step.start(controlled)
-        step.farewell(controlled)
+        step.shutdown(controlled)
 
     assert our_threads() <= before  # one of an earlier test may end meanwhile
     assert slept == []
@@ -84,7 +84,7 @@ def test_shutdown_waits_while_something_is_to_be_written(
     monkeypatch.setattr("jobhandle_celery.worker.bootstep.time.sleep", lambda seconds: None)
     step.start(controlled)
     runtime_of(controlled.app).deferred_writes.put(DeferredWrite("1", write))
-    step.farewell(controlled)
+    step.shutdown(controlled)
 
     assert len(tries) == 3
 
@@ -107,7 +107,7 @@ def test_repeated_failures_of_a_thread_back_off(monkeypatch: pytest.MonkeyPatch)
 
     recorded = SimpleNamespace(Event=Recorded, Thread=threading.Thread)
     monkeypatch.setattr("jobhandle_celery.worker.bootstep.threading", recorded)
-    beat = bootstep._Beat("jobhandle-test", 1.0, work)
-    beat._thread.join(10)
+    thread = bootstep.PeriodicThread("jobhandle-test", 1.0, work)
+    thread._thread.join(10)
 
     assert pauses == [1.0, 1.0, 2.0, 4.0, 5.0, 5.0, 1.0, 1.0]

@@ -51,7 +51,7 @@ def test_what_is_said_without_a_broker_does_not_heap_up() -> None:
 
     def after(steps: int) -> list[RunSnapshot]:
         one = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(steps))
-        event_sender.hear_progress([one], [running])
+        event_sender.send_progress([one], [running])
         return soon
 
     assert [after(step) for step in range(5)][-1] == []
@@ -67,7 +67,7 @@ def test_progress_is_no_event_where_exporters_do_not_bear_it() -> None:
     one = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(1))
     running: Any = SimpleNamespace(key=(1, "a", 1))
     for progress in (False, True):
-        EventSender(SimpleNamespace(consumer=consumer), progress).hear_progress([one], [running])
+        EventSender(SimpleNamespace(consumer=consumer), progress).send_progress([one], [running])
         assert len(soon) == progress
 
 

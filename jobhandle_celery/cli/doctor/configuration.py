@@ -6,7 +6,7 @@ from datetime import timedelta
 from celery.concurrency import ALIASES  # type: ignore[attr-defined]  # not in its stubs
 from kombu.serialization import prepare_accept_content
 
-from ...worker.celery_bookkeeping import limits_ignored
+from ...celery_compat import ignored_time_limits
 from ..formatting import format_duration
 from .findings import Deployment, Finding, bad, ok, unknown, warn
 
@@ -119,7 +119,7 @@ def eager(deployment: Deployment) -> Finding:
 def time_limits(deployment: Deployment) -> Finding:
     """Check that the configured pool enforces time limits."""
     name = str(deployment.conf.worker_pool)
-    ignored = limits_ignored({str(ALIASES.get(name, name)).partition(":")[0]})
+    ignored = ignored_time_limits({str(ALIASES.get(name, name)).partition(":")[0]})
     if ignored:
         return warn(
             f"the {name} pool enforces no {' and no '.join(ignored)} time limit of a job or a task",

@@ -1,0 +1,108 @@
+"""What a worker's main process has learned of its children, written once the child is gone."""
+
+import logging
+import os
+import signal
+import subprocess
+import time
+
+from .. import internal_errors
+from ..errors import DatabaseUnavailableError, SchemaError
+from ..models import JobRecord
+from ..runtime import DeferredWrite, Runtime
+from ..status import JobStatus
+from .events import EventSender
+
+logger = logging.getLogger(__name__)
+
+KILL_AFTER = 30.0
+"""Seconds between a child's SIGTERM and its SIGKILL."""
+
+
+class DeferredWrites:
+    """The writes that the main process's event loop has no time for."""
+
+    def __init__(self, runtime: Runtime, events: EventSender) -> None:
+        self._runtime = runtime
+        self._events = events
+        self._me = runtime.me()
+        self._pending: list[DeferredWrite] = []
+
+    @property
+    def pending(self) -> list[DeferredWrite]:
+        """The writes that are not made yet."""
+        while not self._runtime.deferred_writes.empty():
+            self._pending.append(self._runtime.deferred_writes.get())
+        return self._pending
+
+    @property
+    def has_outcomes(self) -> bool:
+        """True while there are outcomes of bodies that no other process knows."""
+        return any(write.refused is not None for write in self.pending)
+
+    def make(self) -> None:
+        """Make the writes whose child is gone; what cannot be written now stays."""
+        for write in [write for write in self.pending if self._is_ready(write)]:
+            try:
+                self._make(write)
+            except (DatabaseUnavailableError, SchemaError):
+                # Its row may be locked: the others come first the next time.
+                self._pending.remove(write)
+                self._pending.append(write)
+                raise
+            except Exception as error:
+                internal_errors.report("writing the end of a task", error, "its row is settled as a stray's")
+                self._pending.remove(write)
+
+    def _make(self, write: DeferredWrite) -> None:
+        try:
+            written = write.write()
+        except DatabaseUnavailableError as error:
+            # If the database answers this, the write alone waits: for a lock, or for room on the disk.
+            self._runtime.store.renew(self._me)
+            logger.warning("task %s: its end is to be written later: %s", write.task_id, error)
+            if write.refused is not None:
+                write.refused(error)
+            return
+        self._pending.remove(write)
+        for lost in written if isinstance(written, list) else ():
+            self._events.send_lost(lost)
+        if not isinstance(written, JobRecord) or written.status is JobStatus.RUNNING:
+            return
+        if written.task_id == write.task_id:
+            self._events.send_status(written)
+
+    def _is_ready(self, write: DeferredWrite) -> bool:
+        if write.pid is None or has_ended(write.pid):
+            return True
+        if time.monotonic() - write.since > KILL_AFTER:
+            os.kill(write.pid, signal.SIGKILL)  # not reaped, so the number is still its own
+        return False
+
+    def kill_survivors(self) -> bool:
+        """Kill the children that outlived their pool; True while there are any."""
+        if not self._runtime.prefork:
+            return False
+        snapshots = self._runtime.store.standings(str(self._me.worker_uid))
+        alive = [snapshot.pid for snapshot in snapshots if not has_ended(snapshot.pid)]
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+        return bool(alive)
+
+
+def has_ended(pid: int) -> bool:
+    """Return True if no child process of that number runs any more; a zombie has ended.
+
+    The child is not reaped: that is the pool's to do, some seconds later.
+    """
+    if not hasattr(os, "waitid"):
+        # macOS, before Python 3.13.
+        command = ["ps", "-o", "ppid=,stat=", "-p", str(pid)]
+        parent, _, state = (
+            subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip().partition(" ")
+        )
+        return parent != str(os.getpid()) or state.lstrip().startswith("Z")
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
