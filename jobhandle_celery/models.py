@@ -100,6 +100,8 @@ class Job:
     """At most one unfinished job per key, user and namespace."""
     meta: Any = None
     """Any JSON value, for the caller; the library does not read it."""
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    """Of the message, beside Celery's own; any JSON value."""
     sensitive: Sequence[str | int] = ()
     """Names of arguments, or positions from 0, that are shown as ``***`` in Flower, logs, events and errors.
 

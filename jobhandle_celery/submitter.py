@@ -166,6 +166,8 @@ class Submitter:
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)
         job = validation.job(job)
+        if job.headers:
+            options = {**options, "headers": dict(job.headers)}
         task_id = str(uuid.uuid4())
         routed = self._routing.route(job, options, task_id)
         hide = bool(routed.sensitive)

@@ -165,6 +165,8 @@ def job(given: Job) -> CheckedJob:
         raise ValidationError("args", hidden or given.args, "a list or tuple")
     if not isinstance(given.kwargs, (dict, Mapping)) or not all(isinstance(key, str) for key in given.kwargs):
         raise ValidationError("kwargs", hidden or given.kwargs, "a mapping with text as its keys")
+    if not isinstance(given.headers, Mapping) or not all(isinstance(key, str) for key in given.headers):
+        raise ValidationError("headers", given.headers, "a mapping with text as its keys")
     if not isinstance(given.message, str):
         raise ValidationError("message", given.message, "text")
     submittable(given.status)

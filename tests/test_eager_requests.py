@@ -68,8 +68,12 @@ def test_an_eager_retry_keeps_the_headers_of_the_submit(make: Callable[..., Any]
             self.retry(countdown=5)
 
     handle = app.jobs.handle()
-    handle.submit(retries.s().set(headers={"tenant": "acme"}))
-    assert (seen, handle.job_status()) == (["acme", "acme"], JobStatus.FINISHED)
+    headers = {"tenant": "acme"}
+    for given in (retries.s().set(headers=headers), Job(task="retries", headers=headers)):
+        handle.submit(given)
+        assert (seen, handle.job_status()) == (["acme", "acme"], JobStatus.FINISHED)
+        assert handle.get_job().headers == headers
+        seen.clear()
 
 
 def test_all_of_many_eager_jobs_run_before_the_first_error_is_raised(make: Callable[..., Any]) -> None:

@@ -264,6 +264,7 @@ def test_submit_of_record_makes_new_job_with_same_wishes(stage: Stage) -> None:
         "soft_time_limit": 10,
         "max_attempts": 4,
         "meta": {"batch": 7},
+        "headers": {"tenant": "acme"},
         "sensitive": ("y", 1),
     }
     ann = stage.jobs.handle(username="ann", groupname="lab")

@@ -54,7 +54,7 @@ release_job() -> None
 events() -> list[Event]
 """
 JOB = """task args kwargs message scheduled_for status queue priority expires time_limit soft_time_limit
-max_attempts unique_key meta sensitive"""
+max_attempts unique_key meta headers sensitive"""
 JOB_RECORD = """id task_id username groupname submitted started finished attempt worker result error progress
 cancel_requested"""
 

@@ -288,6 +288,9 @@ def to_job(row: Row[Any]) -> JobRecord:
     kwargs = read_column(
         row, "kwargs", serialization.decode, dict, lambda unreadable: {"unreadable": unreadable}
     )
+    sensitive, headers = read_column(
+        row, "routing", _from_routing, tuple, lambda _: ((ALL_POSITIONS, *kwargs), {})
+    )
     return JobRecord(
         task=row.task,
         args=read_column(row, "args", serialization.decode, list, lambda unreadable: [unreadable]),
@@ -303,7 +306,8 @@ def to_job(row: Row[Any]) -> JobRecord:
         max_attempts=row.max_attempts,
         unique_key=row.unique_key,
         meta=read_column(row, "meta", serialization.decode),
-        sensitive=read_column(row, "routing", _sensitive, tuple, lambda _: (ALL_POSITIONS, *kwargs)),
+        headers=headers,
+        sensitive=sensitive,
         id=row.id,
         task_id=row.task_id,
         username=row.username,
@@ -349,8 +353,10 @@ def read_column(
     return instead(Unreadable(reason))
 
 
-def _sensitive(routing: str | None) -> tuple[str | int, ...]:
-    return tuple(serialization.decode(routing).get("sensitive", ()))
+def _from_routing(routing: str | None) -> tuple[tuple[str | int, ...], dict[str, Any]]:
+    """Return the sensitive arguments and the headers."""
+    decoded = serialization.decode(routing)
+    return tuple(decoded.get("sensitive", ())), dict(decoded.get("headers") or {})
 
 
 def _failure(error: str | None) -> Failure | None:
