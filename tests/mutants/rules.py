@@ -196,7 +196,7 @@ RULES = [
     Mutant(
         26,
         "a republished message is built from the row without what was added at submit",
-        "broker.messages:_new_kind",
+        "broker.messages:_build_with_celery",
         (Drop(("routing",), within=("routing", "added")),),
         "tests/broker/test_handlers.py",
     ),

@@ -13,24 +13,28 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, engine_maker
+from tests.conftest import DATABASES
 from tests.store.cutting import Cutter
 from tests.store.judging import legal
 from tests.store.machine import StoreMachine
 
 LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
-EXAMPLES = int(LONGER or "30")
+EXAMPLES = {name: int(LONGER or "15") for name in DATABASES} | {"sqlite": int(LONGER or "30")}
+"""Fewer on the servers, which take several times as long for an example."""
 PHASES = (Phase.generate, Phase.shrink) if LONGER else (Phase.generate,)
 STEPS = 40
 
 
 @pytest.mark.timeout(3600 if LONGER else 600)  # for a hang; a busy machine may take minutes
-def test_the_store_does_what_the_model_does(common_url: str) -> None:
+@pytest.mark.parametrize("common_url", DATABASES, indirect=True)
+def test_the_store_does_what_the_model_does(request: pytest.FixtureRequest, common_url: str) -> None:
+    name = request.node.callspec.params["common_url"]
     door = Database(engine_maker(common_url), Settings())
     cutter = Cutter(door.engine)
     run_machine(
         lambda: StoreMachine(common_url, door, cutter),  # type: ignore[arg-type]  # any callable will do
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=EXAMPLES[name],
             stateful_step_count=STEPS,
             phases=PHASES,
             deadline=None,

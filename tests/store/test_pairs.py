@@ -36,6 +36,8 @@ from tests.store.racing import has_lines, in_line, in_the_middle, steps
 from tests.store.world import World, call
 
 VERBS = {act.verb for act in ACTS.values()}
+BOTH_EXECUTORS = ["sqlite", "postgresql"]
+"""Databases that run a transition in steps, and at once; MariaDB has the steps of SQLite."""
 DRAWN = 4
 """Encounters of each act; there are about eighty."""
 NO_VERBS = {"mine", "selected", "submit_in_session"}
@@ -119,6 +121,7 @@ def failures_amid(worlds: Worlds, second: str, met: list[Encounter], *, all_mome
     ]
 
 
+@pytest.mark.parametrize("common_url", BOTH_EXECUTORS, indirect=True)
 @pytest.mark.parametrize("second", sorted(ONE_OF_EACH))
 def test_whoever_was_first_an_act_does_what_it_must(worlds: Worlds, second: str) -> None:
     assert failures_after(worlds, second, some_encounters(worlds, second)) == []
@@ -170,6 +173,7 @@ def test_what_has_no_act_changes_nothing(bench: Bench, name: str) -> None:
     assert left_behind(bench) == before
 
 
+@pytest.mark.parametrize("common_url", ["sqlite"], indirect=True)  # the model decides, on no database
 @pytest.mark.parametrize("name", ACTS)
 def test_every_act_changes_something_in_some_scene(worlds: Worlds, name: str) -> None:
     assert any(name in changing(worlds, scene) for scene in SCENES)
