@@ -182,7 +182,7 @@ class Submitter:
             groupname=groupname,
             unique_key=job.unique_key,
             queue=routed.queue,
-            routing=routed.text,
+            routing=routed.options,
             priority=routed.priority,
             time_limit=job.time_limit,
             soft_time_limit=job.soft_time_limit,

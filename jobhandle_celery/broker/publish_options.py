@@ -1,41 +1,44 @@
-"""What becomes of each option that Celery's publishing takes, for a message of a job. Imports errors alone.
+"""Decides what becomes of each option of Celery's publishing in the message of a job.
 
-Every name that `Task.apply_async`, `Celery.send_task`, `AMQP.as_task_v2` and kombu's `Producer.publish` take,
-every key of a route and every attribute of a task is in one of these sets; what is in none is refused, too.
+Every parameter of `Task.apply_async`, `Celery.send_task`, `AMQP.as_task_v2` and kombu's `Producer.publish`,
+every key of a route and every attribute of a task is in one of these sets. An option in none is refused.
 """
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
+from .. import validation
+from ..durations import duration
 from ..errors import ValidationError
 
 FIELDS = frozenset({"queue", "priority", "countdown", "eta", "expires", "time_limit", "soft_time_limit"})
-"""A column of the row holds them; the times steer the row, and the message carries none."""
+"""Kept in columns of the row. The message carries none of the times."""
 
-WAY = frozenset({"exchange", "exchange_type", "routing_key", "delivery_mode", "compression"})
-"""Kept in the row for each message, as Celery resolves them at the submit."""
+ROUTE = frozenset({"exchange", "exchange_type", "routing_key", "delivery_mode", "compression"})
+"""Kept in the row as Celery resolves them at the submit."""
 
-WORDS = frozenset(
+DESCRIPTION = frozenset(
     {"headers", "shadow", "ignore_result", "argsrepr", "kwargsrepr", "reply_to", "stamped_headers"}
 )
-"""Kept in the row for each message, as they are."""
+"""Kept in the row as they are given."""
 
 OURS = frozenset({"sensitive"})
-"""Options of the library's own."""
+"""Options of this library."""
 
 CANVAS = frozenset({"link", "link_error", "chord", "chain", "group_id", "group_index"})
-"""Refused if there is any: a job is one task."""
+"""Refused unless empty: a job is one task."""
 
 REFUSED = frozenset(
     {
         # Objects of the calling process.
         "producer", "publisher", "connection", "router", "result_cls", "task_type", "declare", "now",
         "timezone",
-        # What a job's own protocol decides: which id, how often and how long it is sent, its events.
+        # This library decides them: the id, how often and how long a message is published, its events.
         "task_id", "add_to_parent", "root_id", "parent_id", "route_name", "retries", "origin",
         "replaced_task_nesting", "retry", "retry_policy", "timeout", "confirm_timeout", "create_sent_event",
         "expiration",
-        # How the body is written (JSON, or signed JSON), and what Celery has deprecated.
+        # The encoding of the body (JSON, or signed JSON), and options that Celery has deprecated.
         "serializer", "content_type", "content_encoding", "immediate", "mandatory",
     }
 )  # fmt: skip
@@ -44,18 +47,18 @@ REFUSED = frozenset(
 LEVELS_SHOWN = 3
 """How deep arguments are shown: the default of `task_repr_maxlevels`."""
 
-SIGNATURE = FIELDS | WAY | WORDS | OURS
+SIGNATURE = FIELDS | ROUTE | DESCRIPTION | OURS
 
 _PLACED = {"task_id", "name", "args", "kwargs", "callbacks", "errbacks", "create_sent_event"}
 _EXPECTED = {"declare", "correlation_id", "retry", "retry_policy", "timeout", "confirm_timeout"}
-"""What Celery itself gives to kombu's producer."""
+"""Options that Celery itself passes to kombu's producer."""
 
 
 def check_given(options: Mapping[str, Any]) -> None:
     """Refuse an option of a signature that a job does not keep.
 
     Raises:
-        ValidationError: names it.
+        ValidationError: names the option.
     """
     stamps = options.get("stamped_headers") or ()
     for name, value in options.items():
@@ -68,16 +71,16 @@ def check_given(options: Mapping[str, Any]) -> None:
 def check_built(
     arguments: Mapping[str, Any], options: Mapping[str, Any], published: Mapping[str, Any], serializer: str
 ) -> None:
-    """Refuse what a task, a route or a handler adds to a message, if a job does not keep it.
+    """Refuse an option that a task, a route or a handler adds to a message and a job does not keep.
 
     Args:
         arguments: Of ``AMQP.as_task_v2``.
         options: Of ``AMQP.send_task_message``.
-        published: What kombu's producer is called with.
-        serializer: The configuration's, in the place of which a job's message is JSON.
+        published: Of kombu's producer.
+        serializer: That of the configuration. A job's message is JSON whatever it is.
 
     Raises:
-        ValidationError: names it.
+        ValidationError: names the option.
     """
     stamps = arguments.get("stamped_headers") or ()
     kept = SIGNATURE | {name for name in ("expiration",) if arguments.get("expires") is not None}
@@ -95,34 +98,34 @@ def check_built(
             raise ValidationError(name, arguments[given], "one task without callbacks, chord or chain")
 
 
-_RETRY = WAY | WORDS | {"queue", "priority", "time_limit", "soft_time_limit"}
+_RETRY = ROUTE | DESCRIPTION | {"queue", "priority", "time_limit", "soft_time_limit"}
 _OF_A_REQUEST = {
     *("root_id", "parent_id", "group_id", "group_index", "chord", "chain", "link", "link_error"),
     *("retries", "replaced_task_nesting", "origin"),
 }
-"""What `Task.signature_from_request` takes over from the message that is retried."""
+"""Options that `Task.signature_from_request` copies from the message that is retried."""
 
 
 def kept_of_retry(given: Mapping[str, Any]) -> set[str]:
-    """Return the options of a retry that its message gets, but for the way, which is resolved."""
+    """Return the options of a retry that its message keeps, without those of its route."""
     stamps = set(given.get("stamped_headers") or ())
-    return given.keys() & ((_RETRY | _OF_A_REQUEST | stamps) - WAY - {"queue"})
+    return given.keys() & ((_RETRY | _OF_A_REQUEST | stamps) - ROUTE - {"queue"})
 
 
-def check_retry(given: Mapping[str, Any], task_id: str, came: Mapping[str, Any]) -> None:
+def check_retry(given: Mapping[str, Any], task_id: str, delivery: Mapping[str, Any]) -> None:
     """Refuse an option of a retry that a job does not keep.
 
     Args:
         given: The options of its signature.
         task_id: That of the message that is retried.
-        came: How that message was delivered, which Celery passes on.
+        delivery: The `delivery_info` of that message, which Celery copies.
 
     Raises:
-        ValidationError: names it.
+        ValidationError: names the option.
     """
     known = kept_of_retry(given) | _RETRY | {"countdown", "eta"}
     for name, value in given.items():
-        if name in known or (name in came and came[name] == value):
+        if name in known or (name in delivery and delivery[name] == value):
             continue
         if (name == "task_id" and value == task_id) or (name == "serializer" and value in ("json", "auth")):
             continue
@@ -131,3 +134,19 @@ def check_retry(given: Mapping[str, Any], task_id: str, came: Mapping[str, Any])
 
 def _unkept(name: str, value: Any) -> ValidationError:
     return ValidationError(name, value, "not set by the task, its route or a handler: a job does not keep it")
+
+
+def parse_moment(field: str, value: Any) -> datetime | timedelta | None:
+    """Return a moment that an option of Celery gives as seconds, a datetime or ISO text."""
+    accepted = "seconds, or an aware datetime"
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValidationError(field, value, accepted) from None
+    if value is None or isinstance(value, datetime):
+        return validation.moment(field, value)
+    given = duration(value)
+    if given is None:
+        raise ValidationError(field, value, accepted)
+    return validation.moment(field, given)

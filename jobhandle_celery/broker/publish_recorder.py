@@ -1,9 +1,8 @@
-"""Celery's own way to publish a task, run up to the broker with a recorder in the producer's place.
+"""Runs Celery's own code to publish a task, with a recorder in the place of kombu's producer.
 
-`Task.apply_async` (a base class's, a patched one), `Celery.send_task`, the routes, the task's attributes, the
-configuration and the handlers of Celery's publish signals all have a say in what a message carries. They run
-here as in plain Celery, in the caller's context, and what Celery would have handed to kombu is recorded.
-Imports errors alone.
+`Task.apply_async` (of a base class, or patched), `Celery.send_task`, the routes, the task's attributes, the
+configuration and the handlers of Celery's publish signals all contribute to a message. They run here as in
+plain Celery, in the caller's context, and what Celery would have passed to kombu is recorded.
 """
 
 import inspect
@@ -16,6 +15,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.backends.base import DisabledBackend
+from celery.exceptions import QueueNotFound
 from celery.result import AsyncResult
 from kombu import Queue
 
@@ -25,22 +25,22 @@ from ..errors import ValidationError
 
 @dataclass(frozen=True)
 class Recorded:
-    """What Celery would have sent."""
+    """The message that Celery would have sent."""
 
     arguments: Mapping[str, Any]
-    """What ``AMQP.as_task_v2`` was called with, by its parameters' names."""
+    """Of ``AMQP.as_task_v2``, by its parameters' names."""
     queue: Queue | None
     options: Mapping[str, Any]
-    """What was given to ``AMQP.send_task_message``: the options of the call, the task and the route."""
+    """Of ``AMQP.send_task_message``: the options of the call, the task and the route."""
     headers: Mapping[str, Any]
-    """Those that Celery has built from `arguments`, before any handler saw them."""
+    """As Celery has built them from `arguments`, before any handler changed them."""
     body: tuple[Any, Any, Any]
     published: Mapping[str, Any]
-    """What kombu's producer was called with."""
+    """The arguments of kombu's producer."""
 
     @property
     def changed_headers(self) -> dict[str, Any]:
-        """The headers that were added to what Celery builds, by the call or a handler, or changed."""
+        """The headers that the call or a handler has added or changed."""
         return {
             name: value
             for name, value in self.published["headers"].items()
@@ -48,8 +48,8 @@ class Recorded:
         }
 
 
-def is_observed() -> bool:
-    """Return True if a handler of Celery's publish signals is connected."""
+def has_signal_handlers() -> bool:
+    """Return True if a handler of one of Celery's publish signals is connected."""
     return bool(
         signals.before_task_publish.receivers
         or signals.after_task_publish.receivers
@@ -57,8 +57,8 @@ def is_observed() -> bool:
     )
 
 
-class Recording:
-    """Publishes the tasks of one app to recorders."""
+class PublishRecorder:
+    """Publishes tasks of one app to a recorder."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -78,25 +78,30 @@ class Recording:
         """Publish a task as Celery does, and return what it would have sent instead of sending it.
 
         Raises:
-            ValidationError: its own ``apply_async`` has sent no message, several, or another task id's.
+            ValidationError: the queue may not be created, or the task's own ``apply_async`` has sent no
+                message, several, or one with another task id.
         """
         recorder = _Recorder(self._app, name, self._send, self._results)
-        if task is None:
-            recorder.app.send_task(name, args, kwargs, task_id=task_id, **options)
-        else:
-            _bound_to(recorder.app, task).apply_async(args, kwargs, task_id=task_id, **options)
+        try:
+            if task is None:
+                recorder.app.send_task(name, args, kwargs, task_id=task_id, **options)
+            else:
+                _bound_to(recorder.app, task).apply_async(args, kwargs, task_id=task_id, **options)
+        except QueueNotFound as error:
+            queue = options.get("queue")
+            raise ValidationError("queue", queue, f"a queue that task_queues has ({error})") from None
         if len(recorder.recorded) != 1:
             sent = len(recorder.recorded) or "none"
             raise ValidationError("task", name, f"a task whose apply_async sends one message; it sent {sent}")
         (recorded,) = recorder.recorded
         if recorded.arguments["task_id"] != task_id:
-            said = "a task whose apply_async keeps the task id that it was given"
-            raise ValidationError("task_id", recorded.arguments["task_id"], said)
+            accepted = "a task whose apply_async keeps the task id that it was given"
+            raise ValidationError("task_id", recorded.arguments["task_id"], accepted)
         return recorded
 
 
 class _Recorder:
-    """Stands in for what `Celery.send_task` asks its app for on the way to the broker."""
+    """Stands in for all that `Celery.send_task` asks of its app on the way to the broker."""
 
     def __init__(self, app: Celery, name: str, send: Any, results: Any) -> None:
         self._sends = send
@@ -126,7 +131,7 @@ class _Recorder:
     def _create(self, *args: Any, **kwargs: Any) -> Any:
         kind: Any = type(self._amqp)
         bound = _signature(kind).bind(self._amqp, *args, **kwargs)
-        bound.arguments["create_sent_event"] = False  # the event tells of a message that is sent
+        bound.arguments["create_sent_event"] = False  # no message is sent
         stamps = bound.arguments.get("stamped_headers") or ()
         further = bound.arguments.get("options", {})
         self._arguments = {name: further[name] for name in stamps} | {
@@ -139,7 +144,7 @@ class _Recorder:
         self._sends(self, name, message, **options)
 
     def publish(self, body: Any, **published: Any) -> None:
-        """Record what kombu's producer would be called with."""
+        """Record a call of kombu's producer."""
         declared = published.get("declare") or ()
         queue = next((entity for entity in declared if isinstance(entity, Queue)), self._options.get("queue"))
         if isinstance(queue, str):
@@ -153,7 +158,7 @@ def _signature(amqp: Any) -> inspect.Signature:
 
 
 class _Layer:
-    """Something with some of its attributes replaced."""
+    """A view of an object with some attributes replaced."""
 
     def __init__(self, real: Any, **replaced: Any) -> None:
         self._real = real
@@ -175,7 +180,7 @@ class _NeverEager(_Layer):
 
 @cache
 def _stand_in(kind: Any) -> Any:
-    """Return a class of apps that have the methods to publish, patched or overridden, and nothing else."""
+    """Return a class of apps that have the app's `send_task`, patched or overridden, and nothing else."""
 
     class StandIn(kind):  # type: ignore[misc]  # whatever class the app has
         def __getattribute__(self, name: str) -> Any:
@@ -187,9 +192,9 @@ def _stand_in(kind: Any) -> Any:
             return getattr(own["jobhandle_real"], name)
 
         def send_task(self, name: str, *args: Any, **kwargs: Any) -> Any:
-            if name != self.jobhandle_name:  # another task, sent on the way
+            if name != self.jobhandle_name:  # another task, which a handler sends
                 return self.jobhandle_real.send_task(name, *args, **kwargs)
-            # A job's result is in its row: no result backend is asked for it, nor is it a body's child.
+            # A job's result is in its row: it needs no result backend, and is no child of the running task.
             result = partial(AsyncResult, backend=self.jobhandle_results, app=self.jobhandle_real)
             return super().send_task(name, *args, **{**kwargs, "result_cls": result, "add_to_parent": False})
 
@@ -197,7 +202,7 @@ def _stand_in(kind: Any) -> Any:
 
 
 def _bound_to(app: Celery, task: Any) -> Any:
-    """Return the task as it is, state included, but bound to another app."""
+    """Return the task bound to another app, with the same state."""
     kind: Any = type(task)
     metaclass: Any = type(kind)
     own = {"_app": app, "app": app, "__module__": kind.__module__}

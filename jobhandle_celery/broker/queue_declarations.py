@@ -1,7 +1,4 @@
-"""A queue's declaration as JSON, and back, so that a publisher need not know the queue.
-
-Imports nothing of ours.
-"""
+"""Writes a queue's declaration as JSON and reads it again, so that a publisher need not know the queue."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -11,7 +8,7 @@ from kombu import Exchange, Queue, binding
 
 
 def described(queue: Queue) -> dict[str, Any]:
-    """Return what `declared` makes the queue of again: each attribute that is not kombu's default."""
+    """Return each attribute of a queue that differs from kombu's default."""
     described = _different(queue.as_dict(recurse=True), Queue)
     if described.get("exchange"):
         described["exchange"] = _different(described["exchange"], Exchange)
@@ -36,7 +33,7 @@ def _defaults(kind: Any) -> Mapping[str, Any]:
 
 
 def is_partial(record: Mapping[str, Any]) -> bool:
-    """Return True for a record of an older version, which kept some attributes alone."""
+    """Return True for a record of an older version, which kept a few attributes only."""
     return isinstance(record.get("exchange"), str)
 
 

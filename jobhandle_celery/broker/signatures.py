@@ -1,16 +1,18 @@
-"""What a caller gives, in Celery's terms, as a `Job`. May import checks and options."""
+"""Translates Celery signatures: of a submit into a `Job`, of a retry into what the row keeps of it."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any
 
+from celery.canvas import Signature
 from celery.utils.abstract import CallableSignature
+from kombu import Queue
 
-from .. import validation
-from ..durations import duration
 from ..errors import ApiUsageError, ValidationError, shown
-from ..models import Job, JobRecord, request_from
+from ..models import Job
 from . import publish_options
+from .publish_options import ROUTE, parse_moment
+from .publish_recorder import has_signal_handlers
+from .routing import Routing, custom_headers
 
 _CANVAS_TASKS = {
     "celery.chain": "chain",
@@ -21,14 +23,14 @@ _CANVAS_TASKS = {
 
 
 def as_job(given: object) -> tuple[Job, dict[str, Any]]:
-    """Return a Job, and the further message options, of what a caller submitted.
+    """Return a Job, and the further message options, of what a caller submits.
 
     Raises:
         ApiUsageError: it is neither a Job nor a Celery signature.
-        ValidationError: a chain, group, chord or callback, or an option that a job does not have.
+        ValidationError: it is a chain, group or chord, has a callback, or an option that a job does not keep.
     """
     if isinstance(given, Job):
-        return (request_from(given) if isinstance(given, JobRecord) else given), {}
+        return given, {}
     if not isinstance(given, (dict, Mapping)) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
     canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
@@ -42,9 +44,9 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         task=given["task"],
         args=tuple(given.get("args") or ()),
         kwargs=dict(given.get("kwargs") or {}),
-        scheduled_for=moment_of("countdown", further.pop("countdown", None))
-        or moment_of("eta", further.pop("eta", None)),
-        expires=moment_of("expires", further.pop("expires", None)),
+        scheduled_for=parse_moment("countdown", further.pop("countdown", None))
+        or parse_moment("eta", further.pop("eta", None)),
+        expires=parse_moment("expires", further.pop("expires", None)),
         **{
             name: further.pop(name)
             for name in ("queue", "priority", "time_limit", "soft_time_limit", "sensitive")
@@ -55,17 +57,53 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
     return job, further
 
 
-def moment_of(field: str, value: Any) -> datetime | timedelta | None:
-    """Return a moment as Celery's options give it: seconds, a datetime, or its text."""
-    accepted = "seconds, or an aware datetime"
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValidationError(field, value, accepted) from None
-    if value is None or isinstance(value, datetime):
-        return validation.moment(field, value)
-    given = duration(value)
-    if given is None:
-        raise ValidationError(field, value, accepted)
-    return validation.moment(field, given)
+def retry_record(routing: Routing, signature: Signature[Any], request: Any) -> dict[str, Any]:
+    """Return a retry's arguments and options, and its route if that differs from the message's.
+
+    Handlers of Celery's publish signals run in the context of the task that asks for the retry. Headers of
+    the submit take precedence over what they add. The task's own ``apply_async`` is not called again.
+
+    Raises:
+        ValidationError: the queue may not be created, or a job does not keep an option.
+    """
+    given = {name: value for name, value in dict(signature.options).items() if value is not None}
+    delivery: Mapping[str, Any] = request.delivery_info or {}
+    publish_options.check_retry(given, request.id, delivery)
+    record: dict[str, Any] = {
+        "args": list(signature.args or ()),
+        "kwargs": dict(signature.kwargs or {}),
+        "options": {name: given[name] for name in publish_options.kept_of_retry(given)},
+    }
+    before = _route_of_message(delivery)
+    asked = _new_route(given, before)
+    if not asked and not has_signal_handlers():
+        return record
+    if not asked.keys() & {"queue", "exchange"}:
+        asked = before | asked
+    unrouted = {"queue", "task_id", *ROUTE, *(delivery.keys() - {"priority"})}
+    options = {name: value for name, value in given.items() if name not in unrouted}
+    name, arguments = str(signature.task), (record["args"], record["kwargs"])
+    recorded = routing.recorder.record(None, name, *arguments, request.id, options | asked)
+    if asked != before:
+        route = routing.route_of(recorded)
+        record["queue"] = route.queue
+        record["way"] = {name: route.options[name] for name in ("declare", *ROUTE) if name in route.options}
+    added = custom_headers(recorded)
+    record["added"] = {name: added[name] for name in added if name not in (given.get("headers") or {})}
+    return record
+
+
+def _route_of_message(delivery: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the route of the message that is retried as options, as `signature_from_request` does."""
+    if delivery.get("exchange") == "" and delivery.get("routing_key"):
+        return {"queue": delivery["routing_key"]}
+    return {name: delivery[name] for name in ("exchange", "routing_key") if delivery.get(name)}
+
+
+def _new_route(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a retry that give it another route than the message had."""
+    asked = {name: given[name] for name in ROUTE if name in given and given[name] != before.get(name)}
+    queue = given.get("queue")
+    if (queue.name if isinstance(queue, Queue) else queue) not in (None, before.get("queue")):
+        asked["queue"] = queue
+    return asked

@@ -9,7 +9,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from .. import serialization, text
-from ..broker.retry_options import record_of
+from ..broker.signatures import retry_record
 from ..errors import StopRequested, shown
 from ..models import Failure
 from ..runtime import runtime_of
@@ -78,7 +78,7 @@ def _ignored(current: Execution) -> Outcome:
 def _retried(task: Any, current: Execution, signature: Any, reason: str) -> Outcome:
     try:
         # Made where Celery publishes a retry, in the body; eagerly it publishes none.
-        record = getattr(signature, "record", None) or record_of(
+        record = getattr(signature, "record", None) or retry_record(
             runtime_of(task.app).routing, signature, getattr(signature, "request", current.context)
         )
         queue = record.pop("queue", None)

@@ -24,7 +24,7 @@ from celery.utils.imports import symbol_by_name
 
 from .. import celery_compat
 from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
-from ..broker.retry_options import record_of
+from ..broker.signatures import retry_record
 from ..errors import ApiUsageError, DatabaseUnavailableError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim
@@ -288,7 +288,7 @@ class _RecordedSignature(Signature[Any]):
     _type: Any
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
-        self.record = record_of(runtime_of(self.app).routing, self, self.request)
+        self.record = retry_record(runtime_of(self.app).routing, self, self.request)
         self.execution.retry = self
 
     def apply(self, *args: Any, **options: Any) -> Any:

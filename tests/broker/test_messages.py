@@ -71,7 +71,7 @@ def pending(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str
         args=kombu_json.dumps(routed.args),
         kwargs=kombu_json.dumps(routed.kwargs),
         queue=routed.queue,
-        routing=routed.text,
+        routing=routed.options,
         priority=routed.priority,
         time_limit=job.time_limit,
         soft_time_limit=job.soft_time_limit,

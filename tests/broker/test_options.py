@@ -159,7 +159,7 @@ def test_every_option_of_celerys_is_kept_or_refused(source: str) -> None:
 
 def test_every_kept_option_is_compared() -> None:
     row = {"countdown", "eta", "expires"}
-    assert set(OPTIONS) == publish_options.FIELDS - row | publish_options.WAY | publish_options.WORDS
+    assert set(OPTIONS) == publish_options.FIELDS - row | publish_options.ROUTE | publish_options.DESCRIPTION
     assert set(ATTRIBUTES) == SOURCES["attributes of a task"]() - publish_options.REFUSED - row | {
         "ignore_result"
     }

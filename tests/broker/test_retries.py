@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from jobhandle_celery import ValidationError
 from jobhandle_celery.broker.publisher import Published
-from jobhandle_celery.broker.retry_options import record_of
+from jobhandle_celery.broker.signatures import retry_record
 from jobhandle_celery.schema import clock, job
 from tests.broker.messages import Make, received
 from tests.broker.options import QUEUES, declare
@@ -65,7 +65,7 @@ def test_a_retry_to_an_unknown_queue_is_refused_as_at_the_submit(make: Make) -> 
     with handled(task, message) as request:
         signature = task.signature_from_request(request, retries=1, queue="unknown")
         with pytest.raises(ValidationError, match="queue: 'unknown'"):
-            record_of(app.jobs._runtime.routing, signature, request)
+            retry_record(app.jobs._runtime.routing, signature, request)
 
 
 def test_a_retry_to_another_queue_leaves_the_exchange_of_the_submit(make: Make) -> None:
@@ -102,4 +102,4 @@ def test_an_option_of_a_retry_that_is_not_kept_is_refused(name: str, make: Make)
     with handled(task, message) as request:
         signature = task.signature_from_request(request, retries=1, **{name: 60})
         with pytest.raises(ValidationError, match=f"^{name}: "):
-            record_of(app.jobs._runtime.routing, signature, request)
+            retry_record(app.jobs._runtime.routing, signature, request)
