@@ -29,7 +29,7 @@ def text(found: Sequence[Result], prose: Path) -> str:
     parts = [
         "<!-- Written by `python -m benchmarks`. Prose belongs into prose/, where nothing overwrites it. -->",
         _prose(prose, "introduction"),
-        "## What was to be reached\n\n" + goals_table(found),
+        "## Targets\n\n" + goals_table(found),
         _prose(prose, "findings"),
         *(_section(result, prose) for result in found),
         _prose(prose, "closing"),
@@ -40,7 +40,7 @@ def text(found: Sequence[Result], prose: Path) -> str:
 
 def goals_table(found: Sequence[Result]) -> str:
     """Return all goals in one table."""
-    rows = [["what", "to reach", "measured (median, quartiles)", ""]]
+    rows = [["what", "target", "measured (median, quartiles)", ""]]
     for result in found:
         rows += [
             [one.what, _bound(one), _measured(one.values, one.unit), reached(one)] for one in result.goals
