@@ -1,11 +1,17 @@
-"""The documentation: its code runs, its commands parse, and its lists are those of the code."""
+"""The lists of the documentation are those of the code."""
 
+import ast
+import inspect
 import re
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
-from jobhandle_celery import JobStatus, status
+import jobhandle_celery
+from jobhandle_celery import JobHandle, Jobs, JobStatus, status
+from jobhandle_celery.cli import jobs as jobs_group
+from jobhandle_celery.cli.exit_codes import ExitCode
+from jobhandle_celery.schema import metadata
 from jobhandle_celery.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +28,7 @@ def first_column(text: str) -> list[str]:
     return re.findall(r"^\| `([^`|]+)`", text, re.MULTILINE)
 
 
-# Lists.
+FILTERS = re.findall(r"`(\w+)=`", page("reference/operations.md"))
 
 
 def test_statuses_page_has_the_diagram_of_the_code() -> None:
@@ -47,6 +53,108 @@ def test_settings_page_has_each_setting_with_its_default() -> None:
         else f"`{value}`"
         for name, value in defaults.items()
     }
+
+
+def test_operations_page_has_each_operation_with_its_parameters() -> None:
+    of_a_handle, of_jobs = page("reference/operations.md").split("## Of `Jobs`")
+    for owner, listed in ((JobHandle, of_a_handle), (Jobs, of_jobs.split("The filters are")[0])):
+        calls = {call.partition("(")[0]: call for call in first_column(listed)}
+        assert sorted(calls) == sorted(
+            name for name in vars(owner) if not name.startswith("_") and name != "detach_from"
+        )
+        for name, shown in calls.items():
+            if callable(function := vars(owner)[name]):
+                named = set(
+                    re.findall(r"(\w+)(?==|[,)])", shown.replace("…filters", ",".join(FILTERS) + ","))
+                )
+                known = set(inspect.signature(function).parameters) - {"self"}
+                assert named - {"None", "False", "100"} == known, name
+
+
+def test_errors_page_has_each_error() -> None:
+    public = [getattr(jobhandle_celery, name) for name in jobhandle_celery.__all__]
+    errors = {
+        value.__name__ for value in public if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    assert set(first_column(page("reference/errors.md"))) == errors - {"JobHandleError"}
+
+
+def test_tables_page_has_each_table_and_column() -> None:
+    found = re.split(r"^## `(\w+)`$", page("reference/tables.md").split("## Useful")[0], flags=re.MULTILINE)
+    listed = {table: first_column(text) for table, text in zip(found[1::2], found[2::2], strict=True)}
+    assert listed == {
+        table.name: [column.name for column in table.columns] for table in metadata.tables.values()
+    }
+
+
+def test_json_page_has_the_fields_of_each_document() -> None:
+    _, job, event, worker = (
+        sorted(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.+?) \|", text, re.MULTILINE))))
+        for text in page("reference/json-output.md").split("\n## ")
+    )
+    source = (ROOT / "jobhandle_celery/cli/json_output.py").read_text()
+    for name, listed in (("job_document", job), ("event_document", event), ("worker_document", worker)):
+        (function,) = [
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        (document,) = [node.value for node in function.body if isinstance(node, ast.Return)]
+        assert isinstance(document, ast.Dict)
+        assert listed == sorted(str(key.value) for key in document.keys if isinstance(key, ast.Constant)), (
+            name
+        )
+
+
+def test_command_line_page_has_each_exit_code() -> None:
+    assert first_column(page("reference/command-line.md")) == [f"{code:d}" for code in ExitCode]
+
+
+def test_json_page_has_each_command_that_prints_json() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", page("reference/json-output.md").split("## A job")[0], re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert listed == {
+        name
+        for name, command in jobs_group.commands.items()
+        if any("--json" in parameter.opts for parameter in command.params)
+    }
+
+
+def test_navigation_has_each_page_once() -> None:
+    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_links_between_pages_of_the_repository_lead_somewhere() -> None:
+    """Those of `docs/` are checked by ``mkdocs build --strict``; these are not of the site."""
+    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"):
+        text = (ROOT / name).read_text()
+        for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+            assert (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
+        for target in re.findall(r"https://jobhandle-celery\.github\.io/jobhandle-celery/([\w/-]+)", text):
+            assert (DOCS / f"{target.strip('/')}.md").is_file(), f"{name}: {target}"
+
+
+def test_architecture_names_each_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    package = ROOT / "jobhandle_celery"
+    modules = [
+        path.relative_to(package).as_posix()
+        for folder in ("", "store", "broker", "worker")
+        for path in package.joinpath(folder).glob("*.py")
+        if path.name != "__init__.py"
+    ]
+    sections = dict(
+        re.findall(r"^\| `(\w+)/` \| .*?\n\|---\|---\|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    )
+    (top,) = re.findall(r"^\| module \| .*?\n\|---\|---\|\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    named = {
+        f"{folder}{name}.py"
+        for folder, section in (("", top), *((f"{key}/", value) for key, value in sections.items()))
+        for cell in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert named == set(modules)
 
 
 # Failure modes.
