@@ -9,8 +9,9 @@ from celery import Task
 from kombu.exceptions import ContentDisallowed
 
 from jobhandle_celery import Job, ValidationError
-from jobhandle_celery.worker.message_guard import StrategyRefused
+from jobhandle_celery.worker.message_guard import TaskRefused, guard_strategy
 from tests.apps import add, make_app
+from tests.faults import wrong_apps
 from tests.in_process import become_worker, message_of, run
 
 
@@ -74,5 +75,33 @@ def test_task_with_its_own_strategy_is_refused_by_name(app: Any, options: dict[s
     app.task(name="guarded.own", shared=False, **options)(add)
     with pytest.raises(ValidationError, match=r"the task guarded\.own has a \w+ of its own"):
         handle.submit(Job(task="guarded.own", args=[1, 2]))
-    with pytest.raises(StrategyRefused, match=r"guarded\.own has a"):
+    with pytest.raises(TaskRefused, match=r"guarded\.own has a"):
         run(app, message)
+
+
+@pytest.mark.parametrize("is_job", [True, False])
+def test_request_class_that_runs_the_body_is_refused(app: Any, is_job: bool) -> None:
+    """A job's body runs behind the claim alone; a plain task's runs as in plain Celery (fault 5)."""
+    ran: list[str] = []
+
+    def body(text: str) -> None:
+        ran.append(text)
+
+    own = "tests.faults.wrong_apps:ImpatientRequest"
+    task = app.task(name="guarded.impatient", shared=False, lazy=False, Request=own)(body)
+    assert issubclass(task.Request, wrong_apps.ImpatientRequest)
+    if is_job:
+        app.jobs.submit(Job(task="guarded.impatient", args=["job"]))
+    else:
+        task.apply_async(["plain"])
+
+    def strategy(opened: Any, *_: Any) -> None:
+        task.Request(opened, app=app, task=task)
+
+    handle = guard_strategy(strategy, task)
+    if is_job:
+        with pytest.raises(TaskRefused, match="has a Request of its own that runs its body"):
+            handle(message_of(app), None)
+    else:
+        handle(message_of(app), None)
+    assert ran == ([] if is_job else ["plain"])

@@ -20,7 +20,7 @@ from jobhandle_celery.models import Unreadable
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job as job_table
 from jobhandle_celery.store import records
-from jobhandle_celery.worker.message_guard import MessageRefused
+from jobhandle_celery.worker.message_guard import DEEPEST, MessageRefused
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 
@@ -230,6 +230,21 @@ def test_message_nested_too_deep_is_refused_before_it_is_decoded(app: Any, level
     message = message_of(app)
     message.body = f'[["[", {"[" * levels}{"]" * levels}], {{}}, {{}}]'
     with pytest.raises(MessageRefused, match="nested deeper than 300 levels"):
+        run(app, message)
+
+
+@pytest.mark.parametrize("part", ["headers", "properties"])
+def test_message_with_headers_nested_too_deep_is_refused(app: Any, part: str) -> None:
+    """A busy pool's pickle of them would end the worker's main process (fault 42)."""
+    app.jobs.submit(Job(task="values.echo", args=["short"], kwargs={"named": "short"}))
+    message = message_of(app)
+    deep: Any = 0
+    for _ in range(DEEPEST - 1):
+        deep = [deep]
+    getattr(message, part)["deep"] = deep
+    run(app, message)
+    getattr(message, part)["deep"] = [deep]
+    with pytest.raises(MessageRefused, match="its headers are nested deeper than 300 levels"):
         run(app, message)
 
 

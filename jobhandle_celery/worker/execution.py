@@ -8,7 +8,7 @@ from typing import Any
 from celery.canvas import Signature
 
 from .. import celery_compat, serialization
-from ..store import Run
+from ..store import Run, Worker
 from .outcomes import Outcome
 
 
@@ -64,6 +64,10 @@ HARD_LIMIT = "jobhandle_hard_limit"
 """The hard time limit in a request, in seconds or None: only the main process knows which one holds."""
 
 running: ContextVar[Execution | None] = ContextVar("jobhandle_execution", default=None)
+
+
+UNCLAIMED = Execution(Run(0, "", 0, "", Worker("", None, 0)), context=None)
+"""In this place while a request is made for a job's message: nothing has claimed it, and no body may run."""
 
 
 def job_is_traced() -> bool:

@@ -28,9 +28,9 @@ from ..broker.signatures import retry_record
 from ..errors import ApiUsageError, DatabaseUnavailableError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim
-from .execution import Execution, execution_of, job_is_traced
+from .execution import UNCLAIMED, Execution, execution_of, job_is_traced, running
 from .executor import conclude, connect_signals, execute, own_code, run
-from .message_guard import guard_strategy
+from .message_guard import TaskRefused, guard_strategy
 from .request import JobRequest
 from .result_backend import hide_sensitive
 
@@ -143,6 +143,8 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(body)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         current = execution_of(task.request)
+        if running.get() is UNCLAIMED:
+            raise TaskRefused(f"the task {task.name} has a Request of its own that runs its body")
         if current is None or current.entered:
             return body(*args, **kwargs)
         return _perform(task, current, body, args, kwargs)

@@ -13,7 +13,7 @@ sends another by the row, perhaps to a worker that knows the task.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from functools import partial
 from typing import Any
@@ -39,8 +39,8 @@ class MessageRefused(InvalidTaskError):
     """A job's message that must not be run here; its text quotes nothing of the message."""
 
 
-class StrategyRefused(MessageRefused):
-    """A job's message for a task that takes messages by a strategy of its own, past the claim."""
+class TaskRefused(MessageRefused):
+    """A job's message for a task whose own strategy, or own request, runs its body past the claim."""
 
 
 def is_for_a_job(message: Any, body: Any = None) -> bool:
@@ -61,7 +61,7 @@ def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None
         if not is_for_a_job(message, body):
             return strategy(message, body, *args, **kwargs)
         if own is not None:
-            raise StrategyRefused(own)
+            raise TaskRefused(own)
         if consumer is not None and body is None and (key := _key_if_sent_before(message)) is not None:
             _take_later(consumer, message, key, partial(take, message, body, *args, **kwargs))
             return None
@@ -124,10 +124,26 @@ def _checked(message: Any, body: Any) -> Any:
     json_text = json.dumps(opened.payload, default=str) if signed else _text_of(message.body)
     if text.is_nested_deeper(json_text, DEEPEST):
         raise MessageRefused(f"its arguments are nested deeper than {DEEPEST} levels")
+    # If the pool is busy, Celery pickles these in its event loop, which no handler of errors surrounds.
+    if _is_nested_deeper([message.headers, message.properties], DEEPEST):
+        raise MessageRefused(f"its headers are nested deeper than {DEEPEST} levels")
     match opened.payload:
         case [[*_], dict(), dict()]:
             return opened
     raise MessageRefused("no task's arguments")
+
+
+def _is_nested_deeper(values: Iterable[Any], levels: int) -> bool:
+    for _ in range(levels + 1):
+        values = [
+            inner
+            for value in values
+            if isinstance(value, (dict, list, tuple))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not values:
+            return False
+    return True
 
 
 def _text_of(body: Any) -> str:
@@ -189,7 +205,7 @@ def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> N
     )
     logger.error("%s: refused its message (%s); the sweep sends another", _name_of(message), reason)
     message.reject_log_error(logger, consumer.connection_errors)
-    if isinstance(error, StrategyRefused):
+    if isinstance(error, TaskRefused):
         _send_back(consumer, message, reason)
     signals.task_rejected.send(sender=consumer, message=message, exc=error)
 

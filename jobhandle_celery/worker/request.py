@@ -14,14 +14,14 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals, states
 
 from .. import celery_compat
-from ..broker.headers import job_of, sensitive_of
+from ..broker.headers import HEADER, job_of, sensitive_of
 from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
 from ..store import Lost, ProcessRef
 from .decision import lost_process, time_limit_failure
-from .execution import HARD_LIMIT
+from .execution import HARD_LIMIT, UNCLAIMED, running
 from .outcomes import Outcome, Report, Retried, is_cancelled
 from .result_backend import hide_sensitive, mark_revoked
 
@@ -53,6 +53,15 @@ class JobRequest:
     _context: Any
     name: str
     _limits: tuple[float | None, float | None] = (None, None)
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        """Make the request; the task's own class, which this is mixed into, cannot run the body meanwhile."""
+        headers = message.headers
+        token = running.set(UNCLAIMED if isinstance(headers, dict) and HEADER in headers else None)
+        try:
+            super().__init__(message, **options)  # type: ignore[call-arg]  # a mixin
+        finally:
+            running.reset(token)
 
     @property
     def is_job(self) -> bool:

@@ -115,11 +115,11 @@ def test_an_older_version_beside_this_one_takes_its_own_form(new_site: NewSite) 
 
 
 def test_tasks_that_get_around_the_claim_run_no_job(new_site: NewSite) -> None:
-    """A worker with `Jobs` drops the message of a task with its own strategy, and says so (fault 5)."""
+    """A worker with `Jobs` drops the message of a task with its own strategy or request (fault 5)."""
     site = new_site(settings=SETTINGS)
     path = site.new_file()
     worker = site.start(f"{APPS}:half_right", concurrency=1)
-    kinds = ["batches", "strategy"]
+    kinds = ["batches", "strategy", "request"]
     handles = [submit(site, path, kind, "kept") for kind in kinds]
     eventually(partial(were_sent, site, handles, 2), 60)
     eventually(lambda: all("of its own" in last_event(site, handle) for handle in handles))
