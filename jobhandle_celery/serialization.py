@@ -1,21 +1,23 @@
-"""Values to JSON text and back, through kombu's own serializer. May import errors, sensitive and text.
+"""Values as JSON text, and text as a database can store it.
 
-kombu's JSON is what the message carries, so whatever survives here survives the broker too:
-datetimes, dates, UUIDs, Decimals and bytes come back as what they were.
+JSON is kombu's, which the messages carry: what survives here survives the broker. Datetimes, dates, UUIDs,
+Decimals and bytes come back as what they were.
+
+PostgreSQL's ``text`` holds neither NUL nor lone surrogates (Python's form of bytes that are not UTF-8, as in
+file names); and a log file in a message must not fill the table.
 """
 
 import json as plain_json
+import re
 from typing import Any
 
 from kombu.utils import json
 
-from . import text
 from .errors import ValidationError
 from .redaction import HIDDEN
 
 LIMIT = 1024 * 1024
 """Bytes of JSON that arguments, and a result, may have."""
-
 
 DEEPEST = 100
 """Levels of lists and objects within each other that a value may have.
@@ -23,6 +25,17 @@ DEEPEST = 100
 Celery pickles a job's arguments for the pool's child, and every reader of a value walks through it: what goes
 much deeper ends in a RecursionError, of a worker's main process from some 500 levels on.
 """
+
+MESSAGE_LIMIT = 10_000
+"""Characters of a message that are kept; the last of them is an ellipsis if it was longer."""
+
+TRACEBACK_LIMIT = 100_000
+"""Characters of a traceback that are kept: its end, where the error is."""
+
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear on any text
+_NO_BRACKET = re.compile(r"[^\[\]{}]+")
+_AS_LISTS = str.maketrans("{}", "[]")
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 _ENVELOPE = {"__type__", "__value__"}
 """The keys of the object that kombu's JSON makes of a datetime, say, and takes for one when it reads it."""
@@ -49,7 +62,7 @@ def encode(value: Any) -> str:
         raise NotStorableError(f"is not JSON: {error}") from None
     if len(encoded) > LIMIT:
         raise NotStorableError(f"is {len(encoded):,} bytes of JSON, more than {LIMIT:,}")
-    if text.is_nested_deeper(encoded, DEEPEST):
+    if is_nested_deeper(encoded, DEEPEST):
         raise NotStorableError(f"is nested deeper than {DEEPEST} levels")
     if '"__type__"' in encoded:
         _check_envelopes(value, encoded)
@@ -85,7 +98,7 @@ def encode_given(field: str, value: Any, *, hide: bool = False) -> str:
         encoded = encode(value)
     except NotStorableError as error:
         raise ValidationError(field, shown, f"JSON of at most 1 MiB; this {error}") from None
-    if text.holds_nul(encoded):
+    if holds_nul(encoded):
         raise ValidationError(field, shown, "text without NUL characters")
     return encoded
 
@@ -93,3 +106,43 @@ def encode_given(field: str, value: Any, *, hide: bool = False) -> str:
 def decode(encoded: str | None) -> Any:
     """Return the value that `encode` was given; None for None."""
     return None if encoded is None else json.loads(encoded)
+
+
+def storable(text: str) -> str:
+    """Remove NUL characters and spell lone surrogates as escapes (``\\udcff``)."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def clip_message(text: str) -> str:
+    """Make a message storable and cut it at `MESSAGE_LIMIT` characters."""
+    text = storable(text)
+    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+
+
+def clip_traceback(text: str) -> str:
+    """Make a traceback storable and keep its last `TRACEBACK_LIMIT` characters."""
+    text = storable(text)
+    return text if len(text) <= TRACEBACK_LIMIT else "…" + text[1 - TRACEBACK_LIMIT :]
+
+
+def to_ascii(text: str) -> str:
+    """Spell whatever is not ASCII as escapes (``\\xe9``), for a database that takes no more."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def holds_nul(json_text: str) -> bool:
+    """Say whether a JSON document has a NUL character in one of its strings."""
+    return _ESCAPED_NUL.search(json_text) is not None
+
+
+def is_nested_deeper(json_text: str, levels: int) -> bool:
+    """Say whether a JSON document has lists and objects within each other, more than so many levels."""
+    if json_text.count("[") + json_text.count("{") <= levels:
+        return False
+    brackets = _NO_BRACKET.sub("", _STRING.sub("", json_text)).translate(_AS_LISTS)
+    for _ in range(levels):
+        outer = brackets.replace("[]", "")  # without the innermost lists
+        if len(outer) == len(brackets):
+            break  # nothing is left, or what is left is no JSON
+        brackets = outer
+    return bool(brackets)

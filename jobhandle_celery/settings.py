@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from .durations import duration
 from .errors import ConfigurationError, shown
+from .validation import duration
 
 REPUBLISH_LIMIT = timedelta(minutes=15)
 """How long the doubling of the patience goes on."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from . import serialization, text, validation
+from . import serialization, validation
 from .background import Background
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
@@ -176,7 +176,7 @@ class Submitter:
             task_id=task_id,
             args=serialization.encode_given("args", routed.args, hide=hide),
             kwargs=serialization.encode_given("kwargs", routed.kwargs, hide=hide),
-            message=text.message(job.message),
+            message=serialization.clip_message(job.message),
             meta=None if job.meta is None else serialization.encode_given("meta", job.meta),
             username=username,
             groupname=groupname,

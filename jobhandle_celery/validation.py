@@ -3,15 +3,15 @@
 May import model and below. Everything is checked before anything is committed: bad input leaves no trace.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from . import text
-from .durations import duration, finite
 from .errors import ApiUsageError, ValidationError, shown
-from .models import CheckedJob, Job
+from .models import CheckedJob, Job, JobRecord, request_from
 from .redaction import HIDDEN
+from .serialization import clip_message, storable
 from .status import SUBMITTABLE, JobStatus
 
 NAME_LENGTH = 255
@@ -28,6 +28,28 @@ FURTHEST_SECONDS = timedelta(days=365 * 10)
 """The longest time to a moment that is given as a number: larger ones are Unix timestamps by mistake."""
 
 _MOMENT = "an aware datetime, or a duration as a timedelta (up to a thousand years) or in seconds (up to ten)"
+
+
+def finite(value: object) -> float | None:
+    """Return a number as a float; None if it is none, or not finite, or a bool."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def duration(value: object) -> timedelta | None:
+    """Return seconds, or a timedelta, as a timedelta; None if it is neither, or longer than one can be."""
+    if isinstance(value, timedelta):
+        return value
+    seconds = finite(value)
+    try:
+        return None if seconds is None else timedelta(seconds=seconds)
+    except OverflowError:
+        return None
 
 
 def status_word(value: object) -> JobStatus:
@@ -58,7 +80,7 @@ def name(field: str, value: object) -> str | None:
 
 
 def _name(field: str, value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or value != text.storable(value):
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or value != storable(value):
         raise ValidationError(field, value, f"text of 1 to {NAME_LENGTH} characters, none of them NUL")
     return value
 
@@ -125,7 +147,7 @@ def message(value: object) -> str | None:
         return None
     if not isinstance(value, str):
         raise ValidationError("message", value, "text, or None")
-    return text.message(value)
+    return clip_message(value)
 
 
 def moment(field: str, value: Any) -> datetime | timedelta | None:
@@ -158,6 +180,8 @@ def job(given: Job) -> CheckedJob:
     Raises:
         ApiUsageError: names the first field that is wrong.
     """
+    if isinstance(given, JobRecord):
+        given = request_from(given)
     _name("task", given.task)
     hidden = HIDDEN if sensitive(given.sensitive) else None
     # The built-in types first, for an abstract class takes longer to answer.

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, update
 
-from jobhandle_celery import Job, JobHandleError, JobStatus, ValidationError, serialization, text
+from jobhandle_celery import Job, JobHandleError, JobStatus, ValidationError, serialization
 from jobhandle_celery.cli import json_output
 from jobhandle_celery.cli.formatting import format_arguments, to_json
 from jobhandle_celery.models import Unreadable
@@ -259,9 +259,9 @@ def test_nesting_is_measured_as_json_has_it(value: Any, levels: int) -> None:
         inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else None
         return 0 if inside is None else 1 + max(map(depth, inside), default=0)
 
-    assert text.is_nested_deeper(json.dumps(value), levels) == (depth(value) > levels)
+    assert serialization.is_nested_deeper(json.dumps(value), levels) == (depth(value) > levels)
 
 
 @pytest.mark.parametrize("body", ['"' + '\\"' * 300_000 + "[" * 400, "][" * 300_000, '"[{' * 200_000])
 def test_nesting_of_what_is_no_json_is_measured_in_linear_time(body: str) -> None:
-    text.is_nested_deeper(body, serialization.DEEPEST)  # pytest-timeout ends the test if it is not
+    serialization.is_nested_deeper(body, serialization.DEEPEST)  # pytest-timeout ends the test if it is not

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .. import validation
-from ..durations import duration
 from ..errors import ValidationError
 
 FIELDS = frozenset({"queue", "priority", "countdown", "eta", "expires", "time_limit", "soft_time_limit"})
@@ -146,7 +145,7 @@ def parse_moment(field: str, value: Any) -> datetime | timedelta | None:
             raise ValidationError(field, value, accepted) from None
     if value is None or isinstance(value, datetime):
         return validation.moment(field, value)
-    given = duration(value)
+    given = validation.duration(value)
     if given is None:
         raise ValidationError(field, value, accepted)
     return validation.moment(field, given)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from .. import text
 from ..models import Failure
 from ..schema import clock
+from ..serialization import clip_message
 from ..status import JobStatus
 from .records import encode_failure
 from .transitions import LEFT, final
@@ -26,12 +26,12 @@ def requeued() -> dict[str, Any]:
 
 def failed(failure: Failure) -> tuple[dict[str, Any], str]:
     """Return a row that ends in Error, and what is said of it."""
-    said = text.message(f"{failure.type}: {failure.message}" if failure.kind == "task" else failure.message)
+    said = clip_message(f"{failure.type}: {failure.message}" if failure.kind == "task" else failure.message)
     return final(JobStatus.ERROR, error=encode_failure(failure), message=said, **LEFT), said
 
 
 def stopped(message: str) -> tuple[dict[str, Any], str]:
     """Return a row that ends as Cancelled, and what is said of it; an empty message leaves the body's own."""
-    said = text.message(message)
+    said = clip_message(message)
     to = final(JobStatus.CANCELLED, **LEFT)
     return (to | {"message": said} if said else to), said or "stopped on request"

@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from .. import text
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
+from ..serialization import clip_message
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
 from .insert import Inserting, timed
@@ -202,7 +202,7 @@ class Submitting(Inserting):
                     job.c.due_at
                     <= clock(self.settings.publish_grace),  # not again what has just been put off
                     to={"due_at": due, "publish_count": publish_count},
-                    because=text.message(because),
+                    because=clip_message(because),
                     actor="sweep",
                     skip_locked=True,
                 )

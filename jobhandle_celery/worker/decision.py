@@ -8,11 +8,12 @@ from celery import states
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
-from .. import serialization, text
+from .. import serialization
 from ..broker.signatures import retry_record
 from ..errors import StopRequested, shown
 from ..models import Failure
 from ..runtime import runtime_of
+from ..serialization import clip_message, clip_traceback, storable
 from ..store import Run
 from .execution import Execution, ResultError
 from .outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
@@ -23,11 +24,11 @@ def decide(task: Any, current: Execution, outside: BaseException | None) -> Outc
     run, error = current.run, current.error
     cause: Any = error.exc if isinstance(error, Retry) else error
     if outside is not None and not current.returned:
-        message = text.message(f"internal error outside the task's body: {outside}")
-        name, traceback = text.storable(type(outside).__name__), text.traceback(current.traceback)
+        message = clip_message(f"internal error outside the task's body: {outside}")
+        name, traceback = storable(type(outside).__name__), clip_traceback(current.traceback)
         return Failed(run, Failure("system", name, message, traceback))
     if isinstance(cause, StopRequested):
-        return Cancelled(run, text.message(str(cause)))
+        return Cancelled(run, clip_message(str(cause)))
     signature: Any = getattr(error, "sig", None) if isinstance(error, Retry) else current.retry
     if signature is not None:
         by_itself = cause is None or isinstance(cause, (Ignore, Reject))
@@ -36,7 +37,7 @@ def decide(task: Any, current: Execution, outside: BaseException | None) -> Outc
         case Retry():
             # Raised by hand, not by Task.retry: Celery publishes nothing for it either.
             message = f"a Retry that Task.retry did not make starts nothing: {error}"
-            return Failed(run, Failure("task", "Retry", text.message(message)))
+            return Failed(run, Failure("task", "Retry", clip_message(message)))
         case Ignore():
             return _ignored(current)
         case Reject():
@@ -52,8 +53,8 @@ def decide(task: Any, current: Execution, outside: BaseException | None) -> Outc
 
 def _rejected(run: Run, rejection: Any) -> Outcome:
     if rejection.requeue:
-        return GivenBack(run, text.message(f"the task rejected its message: {rejection.reason}"))
-    return Failed(run, Failure("task", "Reject", text.message(str(rejection.reason))))
+        return GivenBack(run, clip_message(f"the task rejected its message: {rejection.reason}"))
+    return Failed(run, Failure("task", "Reject", clip_message(str(rejection.reason))))
 
 
 def _ignored(current: Execution) -> Outcome:
@@ -63,7 +64,7 @@ def _ignored(current: Execution) -> Outcome:
         case (states.FAILURE, meta):
             return Failed(run, failure_of_state(meta))
         case (states.REVOKED, meta):
-            return Cancelled(run, "" if meta is None else text.message(printed(meta)))
+            return Cancelled(run, "" if meta is None else clip_message(printed(meta)))
         case (states.RETRY | states.REJECTED as state, _):
             message = f"the task set the state {state} and published no message"
             return Failed(run, Failure("task", state.capitalize(), message))
@@ -83,10 +84,10 @@ def _retried(task: Any, current: Execution, signature: Any, reason: str) -> Outc
         )
         queue = record.pop("queue", None)
         delay = None if current.context.is_eager else _delay(signature.options)
-        return Retried(current.run, serialization.encode(record), queue, delay, text.message(reason))
+        return Retried(current.run, serialization.encode(record), queue, delay, clip_message(reason))
     except Exception as error:
         # Its arguments or its delay cannot be kept.
-        message = text.message(f"its retry cannot be kept: {error}")
+        message = clip_message(f"its retry cannot be kept: {error}")
         return Failed(current.run, Failure("task", type(error).__name__, message))
 
 
@@ -105,13 +106,13 @@ def _delay(options: Any) -> float | datetime | None:
 def failure_of(error: BaseException, traceback: str = "") -> Failure:
     """Return the failure of a task whose own code raised this error."""
     if isinstance(error, SoftTimeLimitExceeded):
-        return time_limit_failure(error, text.traceback(traceback))
+        return time_limit_failure(error, clip_traceback(traceback))
     name, message = type(error).__name__, printed(error)
     if isinstance(error, UnpickleableExceptionWrapper):
         # Celery has put it in the place of what was raised.
         name = error.exc_cls_name or name
         message = ", ".join(map(printed, error.exc_args or ()))
-    return Failure("task", text.storable(name), text.message(message), text.traceback(traceback))
+    return Failure("task", storable(name), clip_message(message), clip_traceback(traceback))
 
 
 def failure_of_state(meta: Any) -> Failure:
@@ -124,7 +125,7 @@ def failure_of_state(meta: Any) -> Failure:
     if isinstance(message, (list, tuple)):  # the arguments of the exception
         message = ", ".join(map(printed, message))
     words = f"the task set the state {states.FAILURE}" if message is None else printed(message)
-    return Failure("task", text.storable(printed(name)), text.message(words))
+    return Failure("task", storable(printed(name)), clip_message(words))
 
 
 def time_limit_failure(error: SoftTimeLimitExceeded | TimeLimitExceeded, traceback: str = "") -> Failure:

@@ -22,9 +22,10 @@ from celery import Celery, bootsteps, signals
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from .. import celery_compat, text
+from .. import celery_compat
 from ..broker.headers import CONTENT_TYPE, HEADER, PLAIN_CONTENT_TYPES, SIGNED_CONTENT_TYPE, job_of
 from ..runtime import DeferredWrite, RedeliveredMessage, runtime_of
+from ..serialization import is_nested_deeper
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def _checked(message: Any, body: Any) -> Any:
     signed = content_type == PLAIN_CONTENT_TYPES[SIGNED_CONTENT_TYPE]
     # A signed body is looked at once its signature is verified, which decodes it.
     json_text = json.dumps(opened.payload, default=str) if signed else _text_of(message.body)
-    if text.is_nested_deeper(json_text, DEEPEST):
+    if is_nested_deeper(json_text, DEEPEST):
         raise MessageRefused(f"its arguments are nested deeper than {DEEPEST} levels")
     # If the pool is busy, Celery pickles these in its event loop, which no handler of errors surrounds.
     if _is_nested_deeper([message.headers, message.properties], DEEPEST):

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from .. import internal_errors, text
+from .. import internal_errors
 from ..errors import DatabaseUnavailableError, SchemaError
 from ..models import Failure
+from ..serialization import to_ascii
 from ..status import JobStatus
 from ..store import Run, Store
 
@@ -56,7 +57,7 @@ class Outcome:
         """
         # The server's words; SQLAlchemy's own quote the whole statement.
         cause = getattr(error, "orig", None) or error
-        refusal = text.ascii(f"{type(error).__name__}: {cause}".strip())[:SHORT]
+        refusal = to_ascii(f"{type(error).__name__}: {cause}".strip())[:SHORT]
         plain, change = self._plainer(refusal)
         if plain == self:
             raise error
@@ -103,7 +104,7 @@ class Failed(Outcome):
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         kind, *words = self.failure.kind, self.failure.type, self.failure.message, self.failure.traceback
         forms = {
-            "as ASCII": Failure(kind, *map(text.ascii, words)),
+            "as ASCII": Failure(kind, *map(to_ascii, words)),
             f"without a traceback, and cut at {SHORT} characters": Failure(
                 kind, words[0][:SHORT], words[1][:SHORT]
             ),
@@ -130,7 +131,7 @@ class Retried(Outcome):
         return store.retry(self.run, self.signature, self.queue, self.delay, self.reason)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
-        if (reason := text.ascii(self.reason)) != self.reason:
+        if (reason := to_ascii(self.reason)) != self.reason:
             return replace(self, reason=reason), "as ASCII"
         message = f"the retry could not be stored: {refusal}"
         return Failed(self.run, Failure("system", "RetryNotStored", message)), "as an Error"
@@ -170,7 +171,7 @@ class GivenBack(Outcome):
 
 
 def _plainer_words(words: str) -> tuple[str, str]:
-    escaped = text.ascii(words)
+    escaped = to_ascii(words)
     return (escaped, "as ASCII") if escaped != words else (words[:SHORT], f"cut at {SHORT} characters")
 
 
