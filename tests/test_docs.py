@@ -176,3 +176,38 @@ def test_each_failure_mode_says_all_four_things() -> None:
     for title, body in SECTIONS:
         items = re.findall(r"^- \*\*(.+?)\*\*: .", body, re.MULTILINE)
         assert items == ["Jobs", "Recovered within", "Signs", "Tests"], title
+
+
+# Log messages.
+
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+
+
+def logged() -> set[tuple[str, str]]:
+    """Return the text and level of each message that the package logs."""
+    found = set()
+    for path in (ROOT / "jobhandle_celery").rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            names = {
+                target.id: node.value
+                for node in ast.walk(function)
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+                if isinstance(target, ast.Name)
+            }
+            for node in ast.walk(function):
+                match node:
+                    case ast.Call(func=ast.Attribute(ast.Name("logger"), level), args=[text, *_]):
+                        given = names[text.id] if isinstance(text, ast.Name) else text
+                        assert isinstance(given, ast.Constant), f"{path}:{node.lineno}: not one text"
+                        found.add((str(given.value), LEVELS[level]))
+    return found
+
+
+def test_log_messages_page_explains_each_message() -> None:
+    row = re.compile(r"^\| (`+)(.+?) ?\1 \| (\w+) \|(.*?)\|.*\|$", re.MULTILINE)
+    rows = [found.groups()[1:] for found in row.finditer(page("reference/log-messages.md"))]
+    assert {(text, level) for text, level, _ in rows} == logged()
+    assert all(meaning.strip() for _, level, meaning in rows if level != "debug")
