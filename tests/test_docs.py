@@ -154,7 +154,7 @@ def test_architecture_names_each_module() -> None:
         for cell in re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", cell)
     }
-    assert named == set(modules)
+    assert sorted(named) == sorted(modules)
 
 
 # Failure modes.
