@@ -1,7 +1,11 @@
 """What `import jobhandle_celery` gives, and what it does not cost."""
 
+import ast
+import re
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +31,44 @@ def test_the_bare_import_waits_for_nobody() -> None:
     said = "import sys, jobhandle_celery; print(*{'sqlalchemy', 'celery', 'redis'} & {*sys.modules})"
     asked = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert asked.stdout.split() == []
+
+
+def test_each_imported_package_is_declared() -> None:
+    """In the dependencies or an extra; what only type checkers import is theirs."""
+    declared = {
+        re.split(r"[\s\[<>=;!]", one)[0].lower() for one in metadata.requires("jobhandle-celery") or ()
+    }
+    imported = set()
+    for path in Path(jobhandle_celery.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body.clear()
+        for node in ast.walk(tree):
+            match node:
+                case ast.Import(names):
+                    imported |= {name.name.partition(".")[0] for name in names}
+                case ast.ImportFrom(module=str(module), level=0):
+                    imported.add(module.partition(".")[0])
+    foreign = {name.lower() for name in imported - sys.stdlib_module_names - {"jobhandle_celery"}}
+    assert "celery" in foreign
+    assert foreign <= declared
+
+
+def test_version_of_the_package_is_that_of_its_metadata() -> None:
+    assert metadata.version("jobhandle-celery") == jobhandle_celery.__version__
+
+
+def test_import_and_publishing_need_no_redis_client() -> None:
+    """Users of RabbitMQ have none installed (`tests/installed.py` runs a job without it)."""
+    program = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from celery import Celery\n"
+        "from jobhandle_celery import Jobs\n"
+        "app = Celery('shop', broker='amqp://127.0.0.1:1//')\n"
+        "with_jobs = Jobs(app, 'sqlite:///never-opened.sqlite3')\n"
+        "from jobhandle_celery.broker import connection, publisher\n"
+        "print(connection._is_about_the_message(ConnectionRefusedError()))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
