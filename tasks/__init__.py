@@ -1,7 +1,7 @@
-"""A Celery app with three kinds of durable job, to be copied: checksums, thumbnails, scripts.
+"""A Celery app with three durable tasks, to be copied: checksum, thumbnail, script.
 
-``celery -A tasks worker`` runs them, ``python -m tasks FOLDER`` shows them at work. Importing this opens no
-connection and reads no environment; see `celeryconfig` for what it is configured by.
+``celery -A tasks worker`` runs them; ``python -m tasks FOLDER`` demonstrates them. Importing this package
+opens no connection and reads no environment variable; `celeryconfig` is read at the first use of the app.
 """
 
 from .application import app

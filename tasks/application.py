@@ -1,4 +1,4 @@
-"""The app, and its jobs. The one place that wires."""
+"""The Celery app and its jobs."""
 
 from celery import Celery
 from celery.signals import worker_init
@@ -7,7 +7,7 @@ from jobhandle_celery import Jobs
 
 app = Celery(
     "tasks",
-    # By name: read when it is first needed, so that `python -m tasks` may set the environment before.
+    # By name: read at the first use, so that `python -m tasks` can set environment variables before.
     config_source="tasks.celeryconfig",
     include=["tasks.checksum", "tasks.thumbnail", "tasks.script"],
 )
@@ -15,6 +15,6 @@ jobs = Jobs(app)
 
 
 @worker_init.connect
-def make_tables(**_: object) -> None:
-    """Make the tables if need be; where databases are somebody's duty, that is for the deployment to do."""
+def create_tables(**_: object) -> None:
+    """Create the tables if they are missing. In production, run ``celery -A tasks jobs upgrade`` instead."""
     jobs.upgrade_schema()

@@ -1,4 +1,4 @@
-"""Flower's configuration for this app: ``FLOWER_CONF`` names this file."""
+"""Flower's configuration for this app: set ``FLOWER_CONF`` to this file."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ tasks_columns = "uuid,name,state,kwargs,result,worker,received,runtime"
 
 
 def format_task(task: Any) -> Any:
-    """Show a body that reports progress as what it is, STARTED: only then Flower offers to terminate it."""
+    """Show the state PROGRESS as STARTED, the state for which Flower has a button to terminate a task."""
     if task.state == "PROGRESS":
         task.state = "STARTED"
     return task

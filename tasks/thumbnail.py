@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from .application import app
-from .regular import open_regular
+from .regular_file import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is read. Not all that Pillow could: for EPS it would start another program."""
+"""The accepted formats. Pillow has more, but starts another program for EPS."""
 
-LARGEST = 4096
-"""Pixels of a thumbnail's longer side, at most."""
+MAX_SIZE = 4096
+"""Maximum size of a thumbnail in pixels."""
 
 
 class ImageError(ValueError):
-    """A file is no image that can be read here, or is too large to be unpacked safely."""
+    """A file is not an accepted image, or it is too large to be decoded safely."""
 
 
 @app.task(name="tasks.thumbnail")
@@ -29,34 +29,34 @@ def thumbnail(path: str, size: int = 256, destination: str | None = None) -> dic
     """Write a PNG that fits into a square of `size` pixels; return its path, width and height.
 
     Args:
-        path: The image; of several frames, the first counts.
+        path: The image; of an animation, the first frame is used.
         size: Pixels, 1 to 4096. A smaller image is not enlarged.
-        destination: The file to write, which appears whole or not at all; None: beside the image,
-            ``.thumbnail.png`` appended.
+        destination: The file to write, which is replaced atomically. Default: ``.thumbnail.png`` appended to
+            the path.
 
     Raises:
-        ImageError: not an image, broken, or over Pillow's limit of pixels.
-        OSError: it cannot be read, or the thumbnail not be written.
+        ImageError: not an image, damaged, or above Pillow's limit of pixels.
+        OSError: the image cannot be read, or the thumbnail cannot be written.
     """
-    if not isinstance(size, int) or not 0 < size <= LARGEST:
-        raise ValueError(f"size: {size!r}; accepted: 1 to {LARGEST} pixels")
+    if not isinstance(size, int) or not 0 < size <= MAX_SIZE:
+        raise ValueError(f"size: {size!r}; accepted: 1 to {MAX_SIZE} pixels")
     with open_regular(path) as file:
-        small = _shrunk(path, file, size)
+        small = _shrink(path, file, size)
     target = Path(destination or f"{path}.thumbnail.png")
     _save(small, target)
     return {"path": str(target), "width": small.width, "height": small.height}
 
 
-def _shrunk(path: str, file: BinaryIO, size: int) -> "Image":
-    # Pillow is the demo's, not the library's: a worker without it has the other tasks all the same.
+def _shrink(path: str, file: BinaryIO, size: int) -> "Image":
+    # Only the demo needs Pillow: a worker without it runs the other tasks.
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file, formats=FORMATS) as image:
-            # Pillow itself only warns of up to twice its limit.
+            # Pillow only warns of images up to twice its limit.
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise ImageError(f"{image.width:,} by {image.height:,} pixels are too many")
-            # A JPEG is read at a fraction of its size from the start.
+            # Decode a JPEG at a reduced size.
             image.draft("RGB", (size, size))
             small = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGBA")
             small.thumbnail((size, size))
@@ -64,7 +64,7 @@ def _shrunk(path: str, file: BinaryIO, size: int) -> "Image":
     except SoftTimeLimitExceeded:
         raise
     except Exception as error:
-        # Pillow's decoders raise whatever the bytes lead them to.
+        # Pillow's decoders raise many classes for damaged data.
         raise ImageError(f"no thumbnail of {path!r}: {_reason(error)}") from error
 
 

@@ -104,14 +104,16 @@ class ForkServer:
         stdout: IO[Any] | int,
         stderr: IO[Any] | int,
         stdin: IO[Any] | int | None = None,
+        module: str = "celery",
+        cwd: Path = _ROOT,
     ) -> ForkedProcess:
-        """Start `python -m celery` with these arguments, as the leader of a session."""
+        """Start `python -m MODULE` with these arguments, as the leader of a session."""
         link, theirs = _pair()
         with theirs, open(os.devnull, "rb") as nothing:
             files = (nothing if stdin is None else stdin, stdout, stderr)
             numbers = [file if isinstance(file, int) else file.fileno() for file in files]
             socket.send_fds(self._control, [b"f"], [theirs.fileno(), *numbers])
-        link.sendall(json.dumps([arguments, dict(env)]).encode() + b"\n")
+        link.sendall(json.dumps([module, str(cwd), arguments, dict(env)]).encode() + b"\n")
         return ForkedProcess(link)
 
 
@@ -149,7 +151,7 @@ def fork_server() -> ForkServer:
 
 
 def _serve(control: socket.socket) -> list[str] | None:
-    """Fork until the test run has ended; return only in a fork, with the arguments that it is to have."""
+    """Fork until the test run has ended; return only in a fork, with its module and arguments."""
     awake, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -193,10 +195,11 @@ def _send(link: socket.socket, number: int) -> None:
 
 
 def _become(link: socket.socket, descriptors: list[int]) -> list[str]:
-    """Take over what a program is given by who starts it; return its arguments."""
+    """Take over what a program is given by who starts it; return its module and arguments."""
     os.setsid()
     with link, link.makefile("rb") as request:
-        arguments, environment = json.loads(request.readline())
+        module, folder, arguments, environment = json.loads(request.readline())
+    os.chdir(folder)
     for place, descriptor in enumerate(descriptors):
         os.dup2(descriptor, place)
         os.close(descriptor)
@@ -206,7 +209,7 @@ def _become(link: socket.socket, descriptors: list[int]) -> list[str]:
     sys.stdout = _output(sys.stdout, 1, bool(environment.get("PYTHONUNBUFFERED")))
     sys.stderr = _output(sys.stderr, 2, True)
     sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    return list(arguments)
+    return [module, *arguments]
 
 
 def _output(former: Any, number: int, unbuffered: bool) -> io.TextIOWrapper:
@@ -230,8 +233,8 @@ def _main() -> None:
     arguments = _serve(control)
     control.close()
     if arguments is not None:
-        sys.argv = ["celery", *arguments]
-        runpy.run_module("celery", run_name="__main__", alter_sys=True)
+        sys.argv = arguments
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

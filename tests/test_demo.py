@@ -1,4 +1,4 @@
-"""`python -m tasks FOLDER`, run as a person runs it, on folders of real files."""
+"""`python -m tasks FOLDER` on folders of real files."""
 
 import os
 import re
@@ -14,8 +14,9 @@ import pytest
 from celery import Celery
 
 from jobhandle_celery import Job, JobRecord, Jobs
-from tasks.demo.manifest import line
+from tasks.demo.manifest import format_line
 from tasks.demo.worker import Worker
+from tests.fork_server import UNBUFFERED, fork_server
 from tests.reaper import Reaper
 from tests.support import eventually
 from tests.workers import ROOT, WorkerProcess
@@ -39,11 +40,11 @@ import os, sys, time
 while "worker" in sys.orig_argv and not os.path.exists({gate!r}):
     time.sleep(0.02)
 """
-"""Python runs it before everything else: the process of a worker waits until the gate is there."""
+"""A `sitecustomize` with which the process of a worker waits until the gate exists."""
 
 
 class Demo:
-    """One run in a process group of its own, as a shell's job; its output in a file."""
+    """One run in a process group of its own, as a job of a shell; its output in a file."""
 
     def __init__(self, here: Path, reaper: Reaper, *arguments: object, held: bool = False) -> None:
         self._output = here / "output"
@@ -52,14 +53,13 @@ class Demo:
         self._worker: psutil.Process | None = None
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBHANDLE_")}
         with self._output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tasks", "--concurrency=2", *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
+            self.process = fork_server().start(
+                ["--concurrency=2", *map(str, arguments)],
+                module="tasks",
+                cwd=here,
+                env={**environment, **UNBUFFERED, "PYTHONPATH": self._path(held)},
                 stdout=output,
                 stderr=output,
-                cwd=here,
-                env={**environment, "PYTHONPATH": self._path(held), "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
             )
         reaper.watch(self.process.pid)
 
@@ -72,7 +72,7 @@ class Demo:
         return os.pathsep.join([str(hooks), str(ROOT)])
 
     def release_worker(self) -> None:
-        """Let a worker start that `held` keeps from starting."""
+        """Let the worker start that `held` stops."""
         self._gate.touch()
 
     @property
@@ -84,7 +84,7 @@ class Demo:
         assert re.search(pattern, self.output), self.output
 
     def worker(self) -> psutil.Process:
-        # It says that it starts one a moment before there is one.
+        # The process exists a moment after the line that announces it.
         (self._worker,) = eventually(psutil.Process(self.process.pid).children)
         return self._worker
 
@@ -92,18 +92,18 @@ class Demo:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def end(self) -> int:
-        """Wait for its end; its exit status."""
+        """Wait for its end; return its exit code."""
         eventually(lambda: self.process.poll() is not None, 60, "the end of the run")
         assert "Traceback" not in self.output, self.output
-        return self.process.wait()
+        return self.process.wait(0)
 
     def discard(self) -> None:
-        """Kill what is left of it, and the worker that it started."""
+        """Kill the run and its worker, if they still exist."""
         if self.process.poll() is None:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 process.kill()
             self.process.kill()
-            self.process.wait()
+            self.process.wait(10)
         if self._worker is not None and self._worker.is_running():
             self._worker.kill()
         self._reaper.forget(self.process.pid)
@@ -114,7 +114,7 @@ Start = Callable[..., Demo]
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """The current folder of the runs."""
+    """The current directory of the runs."""
     path = tmp_path / "here"
     path.mkdir()
     return path
@@ -154,7 +154,7 @@ def image(path: Path) -> None:
 
 
 def sha256sum(folder: Path, manifest: Path | None = None) -> list[str]:
-    """Check a manifest with the real program, and return its lines."""
+    """Check a manifest with the real sha256sum, and return its lines."""
     manifest = manifest or folder / "manifest-sha256.txt"
     checker = shutil.which("sha256sum") or shutil.which("gsha256sum")
     if checker is None:
@@ -164,7 +164,7 @@ def sha256sum(folder: Path, manifest: Path | None = None) -> list[str]:
 
 
 def rows(here: Path, url: str | None = None) -> list[JobRecord]:
-    """All jobs that there are, the demonstration among them."""
+    """Return all jobs, with the cancelled one."""
     jobs = Jobs(Celery(set_as_current=False), url or f"sqlite:///{here}/.jobhandle/jobs.sqlite3")
     try:
         return jobs.find(limit=10_000)
@@ -172,12 +172,12 @@ def rows(here: Path, url: str | None = None) -> list[JobRecord]:
         jobs.close()
 
 
-def bodies(jobs: list[JobRecord]) -> int:
-    """How many bodies were started."""
+def started(jobs: list[JobRecord]) -> int:
+    """Return how many tasks were started."""
     return sum(job.attempt for job in jobs)
 
 
-def test_a_folder_becomes_a_manifest_and_the_next_run_does_what_has_changed(
+def test_manifest_is_written_and_the_next_run_reads_changed_files(
     demo: Start, here: Path, folder: Path
 ) -> None:
     for name in STRANGE:
@@ -192,16 +192,17 @@ def test_a_folder_becomes_a_manifest_and_the_next_run_does_what_has_changed(
 
     assert first.end() == 0, first.output
     assert len(sha256sum(folder)) == len(STRANGE) + 1
-    assert re.search(r"^Finished +10 +1 +-$", first.output, re.MULTILINE)
-    assert re.search(r"^Cancelled +- +- +1$", first.output, re.MULTILINE)
-    assert "it is Cancelled, never started" in first.output
-    assert bodies(rows(here)) == 11
+    assert re.search(r"^Finished +10 +1$", first.output, re.MULTILINE)
+    assert "The cancel held: job 1 was cancelled before the worker started" in first.output
+    assert "it is Cancelled and never ran" in first.output
+    assert "jobs show 1" in first.output
+    assert started(rows(here)) == 11
     assert len(list((here / ".jobhandle/thumbnails").iterdir())) == 1
 
     second = demo(folder)
 
     assert second.end() == 0, second.output
-    assert "0 jobs to do" in second.output
+    assert "0 jobs to run" in second.output
     assert len(rows(here)) == 12
 
     write(folder, b"plain", b"changed")
@@ -209,12 +210,12 @@ def test_a_folder_becomes_a_manifest_and_the_next_run_does_what_has_changed(
     third = demo(folder)
 
     assert third.end() == 0, third.output
-    assert "2 jobs to do" in third.output
-    assert bodies(rows(here)) == 13
+    assert "2 jobs to run" in third.output
+    assert started(rows(here)) == 13
     assert len(sha256sum(folder)) == 11
 
 
-def test_the_same_run_on_postgresql_and_redis(
+def test_demo_runs_on_postgresql_and_redis(
     demo: Start, here: Path, folder: Path, empty_postgresql_url: str, redis_url: str
 ) -> None:
     for name in STRANGE:
@@ -227,19 +228,17 @@ def test_the_same_run_on_postgresql_and_redis(
 
     assert run.end() == 0, run.output
     assert len(sha256sum(folder, manifest)) == len(STRANGE)
-    assert bodies(rows(here, empty_postgresql_url)) == len(STRANGE)
+    assert started(rows(here, empty_postgresql_url)) == len(STRANGE)
     assert not (folder / "manifest-sha256.txt").exists()
     assert not (here / ".jobhandle/messages").exists()
 
 
-def test_what_cannot_be_read_ends_in_error_and_the_rest_is_done(
-    demo: Start, here: Path, folder: Path
-) -> None:
+def test_unreadable_files_end_in_error_and_the_others_finish(demo: Start, here: Path, folder: Path) -> None:
     write(folder, b"bad.png", b"no image")
     write(folder, b"good")
     gone, replaced, locked = (write(folder, name) for name in (b"gone \xff", b"replaced", b"locked"))
     run = demo(folder, held=True)
-    run.wait_for("starting a worker")  # it has seen them all
+    run.wait_for("starting a Celery worker")  # the scan is done
     gone.unlink()
     replaced.unlink()
     os.mkfifo(replaced)
@@ -248,7 +247,7 @@ def test_what_cannot_be_read_ends_in_error_and_the_rest_is_done(
 
     assert run.end() == 1
 
-    root = os.geteuid() == 0  # who may read everything
+    root = os.geteuid() == 0  # root can read everything
     assert len(sha256sum(folder)) == (3 if root else 2)
     errors = {Path(job.args[0]).name: job.message for job in rows(here) if job.status == "Error"}
     assert len(errors) == (3 if root else 4)
@@ -259,13 +258,13 @@ def test_what_cannot_be_read_ends_in_error_and_the_rest_is_done(
     assert "gone \\udcff: FileNotFoundError" in run.output
 
 
-def many(folder: Path, number: int = 50) -> None:
+def write_many(folder: Path, number: int = 50) -> None:
     for index in range(number):
         write(folder, f"{index:04}".encode(), os.urandom(100))
 
 
 def endless(folder: Path) -> Path:
-    """Add a file whose checksum takes minutes, so that a run cannot end before a test interrupts it."""
+    """Add a file whose checksum takes minutes: the run cannot end before the test interrupts it."""
     path = folder / "endless"
     with path.open("wb") as file:
         file.truncate(10**12)  # sparse
@@ -278,33 +277,33 @@ def wait_for_the_middle(run: Demo, total: int) -> None:
     run.wait_for("endless: .* MB")
 
 
-def test_ctrl_c_leaves_the_jobs_and_the_same_command_goes_on(demo: Start, here: Path, folder: Path) -> None:
-    many(folder)
-    held = endless(folder)
+def test_ctrl_c_keeps_the_jobs_and_the_same_command_resumes(demo: Start, here: Path, folder: Path) -> None:
+    write_many(folder)
+    huge = endless(folder)
     first = demo(folder)
     wait_for_the_middle(first, 51)
     first.interrupt()
     first.wait_for("stopping")
-    os.truncate(held, 0)  # its body ends
+    os.truncate(huge, 0)  # its task ends
 
     assert first.end() == 130
-    assert "left where they are" in first.output
+    assert "the same command resumes" in first.output
     done = [job for job in rows(here) if job.status == "Finished"]
     assert 0 < len(done) <= 50
     assert not [job for job in rows(here) if job.status == "Running"]
 
-    held.unlink()
+    huge.unlink()
     second = demo(folder)
 
     assert second.end() == 0, second.output
     assert len(sha256sum(folder)) == 50
-    # No file was read twice.
-    assert bodies([job for job in rows(here) if "endless" not in job.message]) == 50
+    # No other file was read twice.
+    assert started([job for job in rows(here) if "endless" not in job.message]) == 50
 
 
-def test_a_run_whose_worker_dies_says_so_and_the_next_goes_on(demo: Start, here: Path, folder: Path) -> None:
-    many(folder)
-    held = endless(folder)
+def test_run_fails_when_its_worker_dies_and_the_next_resumes(demo: Start, here: Path, folder: Path) -> None:
+    write_many(folder)
+    huge = endless(folder)
     first = demo(folder)
     wait_for_the_middle(first, 51)
     worker = first.worker()
@@ -312,50 +311,48 @@ def test_a_run_whose_worker_dies_says_so_and_the_next_goes_on(demo: Start, here:
     worker.kill()
 
     assert first.end() == 1
-    assert "the worker has ended (signal 9" in first.output
+    assert "the worker has exited (signal 9" in first.output
     psutil.wait_procs(children, timeout=10)
 
-    held.unlink()
+    huge.unlink()
     assert demo(folder).end() == 0
     assert len(sha256sum(folder)) == 50
 
 
-def test_a_worker_that_does_not_start_is_shown_with_its_last_words(demo: Start, folder: Path) -> None:
+def test_worker_that_does_not_start_is_reported_with_its_log(demo: Start, folder: Path) -> None:
     write(folder, b"file")
     run = demo(folder, held=True)
-    run.wait_for("starting a worker")
+    run.wait_for("starting a Celery worker")
     run.worker().kill()
     assert run.end() == 1
-    assert re.search(r"worker has ended \(signal 9.*; the end of .*worker.log", run.output)
+    assert re.search(r"worker has exited \(signal 9.*; the end of .*worker.log", run.output)
 
 
-def test_a_worker_that_ignores_a_shutdown_is_killed_after_the_timeout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_that_ignores_a_shutdown_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tasks.demo.worker.COLD_STOP", 0.05)
+    monkeypatch.setattr("tasks.demo.worker.COLD_STOP_TIMEOUT", 0.05)
     before = psutil.Process().children()
     worker = Worker(tmp_path / "log", concurrency=1)
     (process,) = set(psutil.Process().children()).difference(before)
-    process.suspend()  # SIGKILL alone reaches it
+    process.suspend()  # only SIGKILL has an effect
 
     worker.stop(timeout=0.05)
 
     assert not process.is_running()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a child of that")
-def test_a_killed_run_leaves_no_worker_behind(demo: Start, folder: Path) -> None:
-    held = endless(folder)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
+def test_killed_run_leaves_no_worker_behind(demo: Start, folder: Path) -> None:
+    huge = endless(folder)
     run = demo(folder)
     run.wait_for("endless: .* MB")
     worker = run.worker()
     run.process.kill()
-    os.truncate(held, 0)  # the worker ends once its body does
+    os.truncate(huge, 0)  # the worker ends after its task
     worker.wait(20)
 
 
-def test_a_cold_stop_gives_the_running_jobs_back(demo: Start, here: Path, folder: Path) -> None:
+def test_second_ctrl_c_gives_the_running_jobs_back(demo: Start, here: Path, folder: Path) -> None:
     endless(folder)
     run = demo(folder)
     run.wait_for("endless: .* MB")
@@ -369,7 +366,7 @@ def test_a_cold_stop_gives_the_running_jobs_back(demo: Start, here: Path, folder
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("arguments", "code", "error"),
     [
         (["{folder}/missing"], 2, "no such folder"),
         (["{folder}/file"], 2, "not a folder"),
@@ -378,30 +375,30 @@ def test_a_cold_stop_gives_the_running_jobs_back(demo: Start, here: Path, folder
         (["{folder}", "--concurrency=0"], 2, "at least 1"),
         (["{folder}", "--database-url=nonsense"], 2, "Not a database URL"),
         (["{folder}", "--broker-url=nonsense://"], 2, "No such transport"),
-        (["{folder}", "--broker-url=redis://127.0.0.1:1"], 1, "was not reached"),
+        (["{folder}", "--broker-url=redis://127.0.0.1:1"], 1, "is unavailable"),
         (["{folder}", "--database-url=postgresql://127.0.0.1:1/x"], 1, "did not answer"),
-        (["--help"], 0, "Ctrl-C leaves the jobs"),
+        (["--help"], 0, "After Ctrl-C the jobs stay"),
         ([], 2, "FOLDER"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
-    demo: Start, here: Path, folder: Path, arguments: list[str], status: int, says: str
+def test_wrong_usage_is_reported_in_one_line(
+    demo: Start, folder: Path, arguments: list[str], code: int, error: str
 ) -> None:
     write(folder, b"file")
     (folder / "empty").mkdir()
 
     run = demo(*(argument.format(folder=folder) for argument in arguments))
 
-    assert run.end() == status, run.output
-    assert says in " ".join(run.output.split())
+    assert run.end() == code, run.output
+    assert error in " ".join(run.output.split())
 
 
-def test_a_line_of_the_manifest_has_the_bytes_of_the_name() -> None:
-    assert line("00", "a b") == b"00  a b\n"
-    assert line("00", os.fsdecode(b"a\n\\\r\xff")) == b"\\00  a\\n\\\\\\r\xff\n"
+def test_manifest_line_has_the_bytes_of_the_name() -> None:
+    assert format_line("00", "a b") == b"00  a b\n"
+    assert format_line("00", os.fsdecode(b"a\n\\\r\xff")) == b"\\00  a\\n\\\\\\r\xff\n"
 
 
-def test_a_worker_of_the_app_needs_nothing_prepared(
+def test_worker_of_the_app_creates_the_tables(
     start_worker: Callable[..., WorkerProcess], empty_sqlite_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     start_worker(

@@ -1,1 +1,1 @@
-"""``python -m tasks FOLDER``: a checksum manifest of a folder, made by durable jobs."""
+"""``python -m tasks FOLDER``: writes a checksum manifest of a folder, with one durable job for each file."""

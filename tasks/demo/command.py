@@ -1,4 +1,4 @@
-"""The command: its arguments, its course, its exit status. May import everything here."""
+"""The command: its arguments, its steps and its exit code."""
 
 import argparse
 import os
@@ -15,72 +15,73 @@ from jobhandle_celery import ConfigurationError, JobHandleError, JobStatus
 from tasks.application import app, jobs
 
 from . import manifest
-from .demonstration import Demonstration
-from .files import STATE, Scan, scan, shown
+from .cancelled_job import CancelledJob
+from .display import open_display
+from .files import STATE, Scan, printable, scan
+from .plan import find_earlier_jobs, plan_jobs
 from .run import UNFINISHED, Run
-from .screen import screen
-from .summary import print_failures, print_manifest, print_table
-from .wishes import known, wishes
-from .worker import IDLE_STOP, Worker, WorkerError
+from .summary import print_counts, print_failures, print_manifest, print_next_steps
+from .worker import IDLE_STOP_TIMEOUT, Worker, WorkerError
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-LOOK = 0.2
-"""Seconds between two looks at the jobs."""
+POLL_INTERVAL = 0.2
+"""Seconds between two polls of the jobs."""
 
 BROKER_TIMEOUT = 5
-"""Seconds for the broker to answer, before anything is started."""
+"""Seconds for the broker to answer before the worker is started."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for, checked; all paths absolute."""
+    """The checked arguments; all paths are absolute."""
 
     folder: Path
     manifest: Path
     state: Path
     concurrency: int
+    embedded: bool
+    """True if the database is the SQLite file in `state`."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make a manifest; return the exit status."""
+    """Write a manifest; return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files
-    options = _options(arguments)
-    for ended_by in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ended_by, _interrupt)
+    options = _parse(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
-        return _make_manifest(options)
+        return _run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; Python must not complain once more when it flushes.
+        # The reader of our output has gone; without this Python reports it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ConfigurationError as error:
-        return _complain(error, USAGE)
+        return _print_error(error, USAGE)
     except (JobHandleError, WorkerError, OSError) as error:
-        return _complain(error, FAILED)
+        return _print_error(error, FAILED)
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _complain(error: object, status: int) -> int:
+def _print_error(error: object, code: int) -> int:
     print(f"tasks: {error}", file=sys.stderr)
-    return status
+    return code
 
 
-def _options(arguments: Sequence[str]) -> Options:
+def _parse(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m tasks",
-        description="Make a checksum manifest of a folder of files, and thumbnails of its images, with "
-        "durable jobs: each file is a job, run by a Celery worker that is started for it. Ctrl-C leaves the "
-        "jobs where they are, and the same command goes on from there; files that have not changed are not "
-        "read again.",
-        epilog="Exit status: 0 all done, 1 a file or the run failed, 2 usage, 130 interrupted. Database, log "
-        f"and thumbnails are kept in {STATE} of the current directory.",
+        description="Write a checksum manifest of a folder, and thumbnails of its images, with durable jobs: "
+        "one job for each file, run by a Celery worker that this command starts. After Ctrl-C the jobs stay "
+        "in the database, and the same command resumes; files that have not changed are not read again.",
+        epilog="Exit codes: 0 all jobs finished, 1 a job or the run failed, 2 wrong usage, 130 interrupted. "
+        f"The database, the worker's log and the thumbnails are in {STATE} in the current directory.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="symbolic links in it are not followed")
     parser.add_argument("--manifest", metavar="FILE", help="default: FOLDER/manifest-sha256.txt")
@@ -95,101 +96,105 @@ def _options(arguments: Sequence[str]) -> Options:
     )
     given = parser.parse_args(arguments)
     if not os.path.isdir(given.folder):
-        parser.error(
-            f"{shown(given.folder)}: {'not a folder' if os.path.exists(given.folder) else 'no such folder'}"
-        )
+        problem = "not a folder" if os.path.exists(given.folder) else "no such folder"
+        parser.error(f"{printable(given.folder)}: {problem}")
     folder = Path(given.folder).resolve()
     target = Path(given.manifest).absolute() if given.manifest else folder / "manifest-sha256.txt"
-    # As the walk will spell it.
+    # Resolved as the scan resolves the files.
     target = target.parent.resolve() / target.name
     if os.path.isdir(target) or not os.path.isdir(target.parent):
-        parser.error(f"{shown(str(target))}: the manifest cannot be written there")
+        parser.error(f"{printable(str(target))}: the manifest cannot be written there")
     if given.concurrency < 1:
-        parser.error("--concurrency: at least 1")
-    # The app reads them when it is first used, and the worker inherits them.
+        parser.error("--concurrency must be at least 1")
+    # The app reads them at its first use, and the worker inherits them.
     for name, url in (
         ("JOBHANDLE_DATABASE_URL", given.database_url),
         ("JOBHANDLE_BROKER_URL", given.broker_url),
     ):
         if url:
             os.environ[name] = url
-    return Options(folder, target, Path.cwd() / STATE, given.concurrency)
+    embedded = not os.environ.get("JOBHANDLE_DATABASE_URL")
+    return Options(folder, target, Path.cwd() / STATE, given.concurrency, embedded)
 
 
-def _make_manifest(options: Options) -> int:
-    found = scan(options.folder, without=options.manifest)
+def _run(options: Options) -> int:
+    found = scan(options.folder, exclude=options.manifest)
     if not found.files:
         for problem in found.problems:
             print(problem, file=sys.stderr)
-        return _complain(f"{shown(str(options.folder))} has no regular files; no manifest was made", FAILED)
+        return _print_error(f"{printable(str(options.folder))} has no regular files: no manifest", FAILED)
     thumbnails = options.state / "thumbnails"
     thumbnails.mkdir(parents=True, exist_ok=True)
     jobs.upgrade_schema()
-    wanted = wishes(found.files, thumbnails)
-    # Before there is a worker: it would finish what an earlier run has left, and leave us to do it again.
-    finished = known(jobs, wanted, [JobStatus.FINISHED])
-    run = Run(jobs, wanted, finished, known(jobs, wanted, UNFINISHED))
-    print(f"{len(found.files):,} files in {shown(str(options.folder))}: {run.total:,} jobs to do", flush=True)
-    demonstration = _perform(run, found, options) if run.total else None
-    return _conclude(run, found, demonstration, options)
-
-
-def _perform(run: Run, found: Scan, options: Options) -> Demonstration:
+    plan = plan_jobs(found.files, thumbnails)
+    # Before a worker starts, so that jobs which it finishes meanwhile are not submitted again.
+    finished = find_earlier_jobs(jobs, plan, [JobStatus.FINISHED])
+    run = Run(jobs, plan, finished, find_earlier_jobs(jobs, plan, UNFINISHED))
+    folder = printable(str(options.folder))
+    print(f"{len(found.files):,} files in {folder}: {run.total:,} jobs to run", flush=True)
+    if not run.total:
+        return _finish(run, found, None, options)
     _check_broker()
-    demonstration = Demonstration(jobs, found.files[0].path)
+    cancelled = CancelledJob(jobs, found.files[0].path)
+    print(f"cancelled job {cancelled.job_id} after its message was published: the worker must not run it")
     log = options.state / "worker.log"
-    print(f"starting a worker; its log is {log}", flush=True)
+    print(f"starting a Celery worker with {options.concurrency} processes; its log is {log}", flush=True)
     worker = Worker(log, options.concurrency)
     try:
-        worker.wait_until_ready()
-        _watch(run, worker)
-    except KeyboardInterrupt:
-        print("\nstopping: bodies that run end first; Ctrl-C again cuts them off", flush=True)
-        worker.stop()
-        run.look()
-        print_table(run, demonstration)
-        print(f"{run.left:,} jobs are left where they are; the same command goes on from there")
-        raise
+        _run_jobs(run, worker)
+        return _finish(run, found, cancelled, options)
     finally:
-        worker.stop(IDLE_STOP if run.is_over else None)
-    return demonstration
+        worker.stop(IDLE_STOP_TIMEOUT if run.is_over else None)
 
 
-def _watch(run: Run, worker: Worker) -> None:
-    with screen() as shows:
-        while not run.is_over:
-            shows.show(run, run.step())
-            if not run.is_over:
-                worker.check()
-                time.sleep(LOOK)
+def _run_jobs(run: Run, worker: Worker) -> None:
+    try:
+        worker.wait_until_ready()
+        with open_display() as display:
+            while not run.is_over:
+                display.update(run, run.step())
+                if not run.is_over:
+                    worker.check()
+                    time.sleep(POLL_INTERVAL)
+    except KeyboardInterrupt:
+        print("\nstopping after the running jobs; press Ctrl-C again to give them back now", flush=True)
+        worker.stop()
+        run.poll()
+        print_counts(run)
+        print(f"{run.left:,} jobs stay in the database; the same command resumes")
+        raise
 
 
-def _conclude(run: Run, found: Scan, demonstration: Demonstration | None, options: Options) -> int:
-    print_table(run, demonstration)
-    if demonstration is not None:
-        print(f"demonstration: {demonstration.sentence()}")
+def _finish(run: Run, found: Scan, cancelled: CancelledJob | None, options: Options) -> int:
+    print()
+    print_counts(run)
+    if cancelled is not None:
+        print(f"\n{'The cancel held' if cancelled.held else 'The cancel FAILED'}: {cancelled.describe()}.")
     sys.stdout.flush()
     print_failures(run, found.problems)
     digests = run.digests()
     if digests:
         manifest.write(options.manifest, digests)
         print_manifest(options.folder, options.manifest, len(digests))
-    held = demonstration is None or demonstration.held
-    return DONE if held and not run.failed() and not found.problems else FAILED
+    if cancelled is not None and options.embedded:
+        print_next_steps(cancelled.job_id)
+    sys.stdout.flush()
+    held = cancelled is None or cancelled.held
+    return OK if held and not run.failed() and not found.problems else FAILED
 
 
 def _check_broker() -> None:
-    """Look whether the broker is there: a worker would wait for it for ever.
+    """Check that the broker answers: a worker would wait for it without end.
 
     Raises:
-        ConfigurationError: the URL names no broker that there could be.
-        OSError: it cannot be reached.
+        ConfigurationError: the URL is invalid.
+        OSError: the broker is unavailable.
     """
     try:
         connection = app.connection_for_write(connect_timeout=BROKER_TIMEOUT)
         with connection:
             connection.ensure_connection(max_retries=1, timeout=BROKER_TIMEOUT)
     except (KeyError, ValueError, ImportError) as error:
-        raise ConfigurationError(f"the broker's URL: {error}") from None
+        raise ConfigurationError(f"the URL of the broker: {error}") from None
     except OperationalError as error:
-        raise OSError(f"the broker at {connection.as_uri()} was not reached: {error}") from None
+        raise OSError(f"the broker at {connection.as_uri()} is unavailable: {error}") from None

@@ -1,4 +1,4 @@
-"""Which files there are. Imports nothing of ours."""
+"""Finds the files of a folder."""
 
 import hashlib
 import os
@@ -7,60 +7,60 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STATE = ".jobhandle"
-"""Folders of that name are this program's own, and are passed over wherever they are."""
+"""The folder in which the demo keeps its state; folders of this name are skipped."""
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
 class File:
-    """A regular file as it was seen. Names are as `os.fsdecode` gives them, so any bytes may be in them."""
+    """A regular file in one state. Names are decoded by `os.fsdecode`: they may hold any bytes."""
 
     path: str
     """Absolute."""
     name: str
-    """Below the folder."""
+    """Relative to the folder."""
     size: int
     mtime_ns: int
 
     def key(self, kind: str) -> str:
-        """Return what tells one job about this very state of the file from all others."""
+        """Return a unique key for a job of some kind on this state of the file."""
         state = f"{self.path}\0{self.size}\0{self.mtime_ns}"
         return f"{kind}:{hashlib.sha256(os.fsencode(state)).hexdigest()}"
 
     @property
     def is_image(self) -> bool:
-        """True if its name says so."""
+        """True if the name has the suffix of an image."""
         return self.name.lower().endswith(IMAGES)
 
 
 @dataclass
 class Scan:
-    """What a walk has found, and what it could not look into."""
+    """The files that were found, and errors of those that cannot be read."""
 
     files: list[File] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
-def scan(folder: Path, without: Path) -> Scan:
-    """Find the regular files below a folder, in the order of their names; no symbolic link is followed.
+def scan(folder: Path, exclude: Path) -> Scan:
+    """Find the regular files below a folder, sorted by name. Symbolic links are not followed.
 
     Args:
-        folder: Where.
-        without: A file that is passed over: the manifest itself.
+        folder: The top folder.
+        exclude: A file to skip: the manifest itself.
     """
-    found = Scan()
-    for entry in _walk(str(folder), found.problems):
+    result = Scan()
+    for entry in _walk(str(folder), result.problems):
         try:
             status = entry.stat(follow_symlinks=False)
         except OSError as error:
-            found.problems.append(f"{shown(entry.path)}: {error.strerror}")
+            result.problems.append(f"{printable(entry.path)}: {error.strerror}")
             continue
         name = os.path.relpath(entry.path, folder)
-        if entry.path != str(without):
-            found.files.append(File(entry.path, name, status.st_size, status.st_mtime_ns))
-    found.files.sort(key=lambda file: os.fsencode(file.name))
-    return found
+        if entry.path != str(exclude):
+            result.files.append(File(entry.path, name, status.st_size, status.st_mtime_ns))
+    result.files.sort(key=lambda file: os.fsencode(file.name))
+    return result
 
 
 def _walk(top: str, problems: list[str]) -> Iterator[os.DirEntry[str]]:
@@ -70,7 +70,7 @@ def _walk(top: str, problems: list[str]) -> Iterator[os.DirEntry[str]]:
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
-            problems.append(f"{shown(folder)}: {error.strerror}")
+            problems.append(f"{printable(folder)}: {error.strerror}")
             continue
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -80,7 +80,7 @@ def _walk(top: str, problems: list[str]) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
-def shown(name: str) -> str:
-    """Return a name as a terminal can bear it: control characters and what is not UTF-8 as escapes."""
+def printable(name: str) -> str:
+    """Return a name with control characters and bytes that are not UTF-8 escaped."""
     readable = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in readable)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in readable)

@@ -1,4 +1,4 @@
-"""The Celery worker that a run starts, and ends."""
+"""The Celery worker of a run: started, watched and stopped."""
 
 import contextlib
 import ctypes
@@ -11,33 +11,33 @@ from pathlib import Path
 
 from tasks.application import app
 
-START = 60.0
-"""Seconds for a worker to say that it is ready."""
+START_TIMEOUT = 60.0
+"""Seconds until the worker is ready."""
 
-IDLE_STOP = 30.0
-"""Seconds for a worker without jobs to end. Celery's prefork pool sometimes hangs in a warm shutdown."""
+IDLE_STOP_TIMEOUT = 30.0
+"""Seconds for a warm shutdown of an idle worker. Celery's prefork pool sometimes hangs in it."""
 
-COLD_STOP = 15.0
+COLD_STOP_TIMEOUT = 15.0
 """Seconds for a cold shutdown: a killed child may hold a lock for which billiard 4.2 waits at its exit."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 class WorkerError(RuntimeError):
-    """The worker did not start, or has ended; the text has the end of its log."""
+    """The worker did not start, or has exited; the text has the end of its log."""
 
 
 class Worker:
-    """A `celery worker` as a process of its own, its output in a file."""
+    """A `celery worker` process, with its output in a log file."""
 
     def __init__(self, log: Path, concurrency: int) -> None:
         self.log = log
         command = [
             *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel=INFO"),
             *(f"--concurrency={concurrency}", f"--hostname=manifest-{os.getpid()}@%h"),
-            # It has nothing to ask of other workers: the rows say all.
+            # Jobs need nothing from other workers.
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
-            # For Flower. In a folder of messages nobody listens.
+            # For Flower, which cannot listen to a folder of messages.
             *([] if app.conf.broker_url.startswith("filesystem:") else ["--task-events"]),
         ]
         with log.open("wb") as output:
@@ -46,67 +46,67 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C at the terminal is ours to answer, see `stop`.
+                # Ctrl-C at the terminal must not reach the worker; see `stop`.
                 start_new_session=True,
-                preexec_fn=_stop_with_parent,  # noqa: PLW1509  # nothing here has started a thread yet
+                preexec_fn=_stop_with_parent,  # noqa: PLW1509  # no thread has been started yet
             )
 
     def wait_until_ready(self) -> None:
-        """Wait until it takes jobs.
+        """Wait until the worker accepts jobs.
 
         Raises:
-            WorkerError: it ended, or did not come so far.
+            WorkerError: it has exited, or is not ready in time.
         """
-        until = time.monotonic() + START
+        deadline = time.monotonic() + START_TIMEOUT
         while b" ready." not in self.log.read_bytes():
             self.check()
-            if time.monotonic() > until:
-                raise WorkerError(f"the worker is not ready after {START:g} s{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise WorkerError(f"the worker is not ready after {START_TIMEOUT:g} s{self._end_of_log()}")
             time.sleep(0.1)
 
     def check(self) -> None:
-        """Look whether it lives.
+        """Check that the worker runs.
 
         Raises:
-            WorkerError: it does not.
+            WorkerError: it has exited.
         """
         code = self._process.poll()
         if code is not None:
-            raise WorkerError(f"the worker has ended ({_ending(code)}){self._last_words()}")
+            raise WorkerError(f"the worker has exited ({_describe_exit(code)}){self._end_of_log()}")
 
     def stop(self, timeout: float | None = None) -> None:
-        """Shut the worker down once its running bodies end.
+        """Shut the worker down after its running tasks.
 
-        A KeyboardInterrupt, or `timeout` seconds without an end, escalate to a cold shutdown; another one, or
-        `COLD_STOP`, to a kill.
+        A KeyboardInterrupt, or the timeout in seconds, escalates to a cold shutdown; a second one, or
+        `COLD_STOP_TIMEOUT`, to SIGKILL.
         """
         self._signal(signal.SIGTERM)
-        for bound, harder in ((timeout, signal.SIGQUIT), (COLD_STOP, signal.SIGKILL)):
+        for seconds, next_signal in ((timeout, signal.SIGQUIT), (COLD_STOP_TIMEOUT, signal.SIGKILL)):
             try:
-                self._process.wait(bound)
+                self._process.wait(seconds)
                 return
             except (KeyboardInterrupt, subprocess.TimeoutExpired):
-                self._signal(harder)
+                self._signal(next_signal)
         self._process.wait()
 
-    def _signal(self, which: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            if which is signal.SIGKILL:
-                os.killpg(self._process.pid, which)
+            if number is signal.SIGKILL:
+                os.killpg(self._process.pid, number)
             else:
-                # Its children's ends are the worker's to order.
-                self._process.send_signal(which)
+                # Only the main process: it stops its children itself.
+                self._process.send_signal(number)
 
-    def _last_words(self, lines: int = 15) -> str:
-        said = self.log.read_text(errors="backslashreplace").splitlines()[-lines:]
-        return f"; the end of {self.log}:\n" + "\n".join(f"    {line}" for line in said)
+    def _end_of_log(self, lines: int = 15) -> str:
+        end = self.log.read_text(errors="backslashreplace").splitlines()[-lines:]
+        return f"; the end of {self.log}:\n" + "\n".join(f"    {line}" for line in end)
 
 
 def _stop_with_parent() -> None:
-    # A worker must not be left behind by a run that is killed. Linux alone has it.
+    # A killed run must not leave its worker behind. Only Linux has this.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {-code}, {signal.strsignal(-code)}"

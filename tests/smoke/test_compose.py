@@ -91,7 +91,7 @@ def wait_until_ready(compose: Compose, workers: int) -> None:
 def test_the_demo_makes_its_manifest(up: Compose, data: Path) -> None:
     said = up("run", "--rm", "-T", "worker", "python", "-m", "tasks", "/data")
 
-    assert "40 files in /data: 40 jobs to do" in said
+    assert "40 files in /data: 40 jobs to run" in said
     lines = (data / "manifest-sha256.txt").read_text().splitlines()
     digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert digests == {

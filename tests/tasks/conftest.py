@@ -1,4 +1,4 @@
-"""The demo's app as it is configured in this process, and a folder of programs for its scripts."""
+"""Configures the demo's app in this process, with a folder for programs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def _configured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Configure the app of this process before anything does: nothing is to appear in the current folder."""
+    """Configure the app before its first use: nothing may appear in the current directory."""
     folder = tmp_path_factory.mktemp("tasks-app")
     (folder / "scripts").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -22,7 +22,7 @@ def _configured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder whose programs may be run by a task that is called in this process."""
+    """The folder whose programs `run_script` may run in this process."""
     from tasks import app
 
     folder = tmp_path / "scripts"

@@ -1,4 +1,4 @@
-"""Images for `tasks.thumbnail`, good ones and bad ones."""
+"""Valid and invalid images."""
 
 import struct
 import zlib

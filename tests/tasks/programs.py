@@ -1,4 +1,4 @@
-"""Programs for `tasks.run_script`, and whether anything of what they started still lives."""
+"""Programs for `tasks.run_script`, and a check that all of their processes have ended."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def program(folder: Path, text: str, name: str = "program") -> str:
 def assert_all_gone(folder: Path, processes: int) -> None:
     pids = [int(path.read_text()) for path in folder.glob("*.pid")]
     assert len(pids) == processes
-    eventually(lambda: not any(is_alive(pid) for pid in pids), message="what the program started")
+    eventually(lambda: not any(is_alive(pid) for pid in pids), message="processes of the program")
 
 
 def is_alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""`tasks.checksum`, called in this process."""
+"""`tasks.checksum` in this process."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ def checksum(path: object, *args: Any) -> Any:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5", "blake2b"])
-def test_a_checksum_is_the_digest_of_all_bytes(tmp_path: Path, algorithm: str) -> None:
+def test_checksum_is_the_digest_of_all_bytes(tmp_path: Path, algorithm: str) -> None:
     content = os.urandom(3_000_001)
     (tmp_path / "file").write_bytes(content)
 
@@ -27,7 +27,7 @@ def test_a_checksum_is_the_digest_of_all_bytes(tmp_path: Path, algorithm: str) -
     }
 
 
-def test_a_checksum_says_why_there_is_none(tmp_path: Path) -> None:
+def test_invalid_algorithm_or_path_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="accepted: blake2b"):
         checksum(tmp_path, "shake_128")
@@ -40,13 +40,13 @@ def test_a_checksum_says_why_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_a_file_that_cannot_be_read_is_named() -> None:
-    # Nobody, root neither, reads the first page of a process's memory.
+def test_read_error_names_the_file() -> None:
+    # Not even root can read the first page of a process's memory.
     with pytest.raises(OSError, match="'/proc/self/mem'"):
         checksum("/proc/self/mem")
 
 
-def test_a_file_that_changes_while_it_is_read_has_no_checksum(
+def test_file_that_changes_while_it_is_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks.checksum import ChangedError
@@ -54,9 +54,9 @@ def test_a_file_that_changes_while_it_is_read_has_no_checksum(
     path = tmp_path / "file"
     path.write_bytes(bytes(10))
 
-    def write(*_: Any) -> None:  # between two chunks, as somebody else would
+    def write(*_: Any) -> None:  # between two chunks
         path.write_bytes(bytes(11))
 
-    monkeypatch.setattr("tasks.checksum.Report", lambda: write)
-    with pytest.raises(ChangedError, match="written to while"):
+    monkeypatch.setattr("tasks.checksum.ProgressReporter", lambda: write)
+    with pytest.raises(ChangedError, match="changed while it was read"):
         checksum(path)

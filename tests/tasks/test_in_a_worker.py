@@ -1,4 +1,4 @@
-"""The three tasks of `tasks/` in a real worker, where a process matters."""
+"""The tasks of `tasks/` in a real worker."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def worker(
     worker_scripts: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[WorkerProcess, Jobs]]:
-    """One worker for all of these tests, and the jobs that it runs."""
+    """One worker for all tests, and its jobs."""
     folder = tmp_path_factory.mktemp("worker")
     url = sqlite_files.create(folder / "jobs.sqlite3")
     worker = WorkerProcess(
@@ -57,7 +57,7 @@ def worker(
 
 @pytest.fixture
 def submit(worker: tuple[WorkerProcess, Jobs], request: pytest.FixtureRequest) -> Submit:
-    request.node.stash[WORKERS] = [worker[0]]  # whose log is shown if the test fails
+    request.node.stash[WORKERS] = [worker[0]]  # its log is shown if the test fails
 
     def submit(task: str, *args: Any, **options: Any) -> JobHandle:
         handle = worker[1].handle()
@@ -67,7 +67,7 @@ def submit(worker: tuple[WorkerProcess, Jobs], request: pytest.FixtureRequest) -
     return submit
 
 
-def test_names_that_are_not_utf8_survive_the_way(submit: Submit, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_preserved(submit: Submit, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"a\xff\n b")
     path.write_bytes(b"content")
     assert submit("checksum", str(path)).result(20)["path"] == str(path)
@@ -77,9 +77,9 @@ def test_names_that_are_not_utf8_survive_the_way(submit: Submit, tmp_path: Path)
     assert "a\\udcff" in gone.job_message()
 
 
-def test_a_checksum_says_how_far_it_is_and_stops_when_cancelled(submit: Submit, tmp_path: Path) -> None:
+def test_checksum_reports_progress_and_stops_on_cancel(submit: Submit, tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
-        file.truncate(10**12)  # sparse: no disk holds it, and no worker gets to its end
+        file.truncate(10**12)  # sparse; too large to be read to its end
     handle = submit("checksum", str(tmp_path / "huge"))
 
     progress = eventually(lambda: handle.get_job().progress)
@@ -92,7 +92,7 @@ def test_a_checksum_says_how_far_it_is_and_stops_when_cancelled(submit: Submit, 
     assert handle.wait(10) is JobStatus.CANCELLED
 
 
-def test_a_bad_image_ends_in_error_and_the_next_job_runs(submit: Submit, tmp_path: Path) -> None:
+def test_invalid_image_ends_in_error_and_the_next_job_runs(submit: Submit, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"words")
     bad = submit("thumbnail", str(tmp_path / "bad.png"))
     good = submit("thumbnail", str(image(tmp_path / "good.png")), kwargs={"size": 16})
@@ -101,9 +101,7 @@ def test_a_bad_image_ends_in_error_and_the_next_job_runs(submit: Submit, tmp_pat
     assert good.result(20)["width"] == 16
 
 
-def test_the_last_line_of_a_script_is_its_message_while_it_runs_and_afterwards(
-    submit: Submit, worker_scripts: Path, tmp_path: Path
-) -> None:
+def test_last_line_of_a_script_is_the_message(submit: Submit, worker_scripts: Path, tmp_path: Path) -> None:
     wait = f"until [ -e {tmp_path}/go ]; do sleep 0.05; done"
     handle = submit("run_script", program(worker_scripts, f"echo first; echo second; {wait}; echo third"))
     eventually(lambda: handle.job_message() == "second")
@@ -121,10 +119,10 @@ def stop_by_termination(handle: JobHandle, folder: Path) -> None:
 
 
 def kill_the_child(handle: JobHandle, folder: Path) -> None:
-    # The pool's process, which is the parent of the leash.
-    leash = psutil.Process(int((folder / "3.pid").read_text())).parent()
-    assert leash is not None
-    child = leash.parent()
+    # The pool process is the parent of the supervisor.
+    supervisor = psutil.Process(int((folder / "3.pid").read_text())).parent()
+    assert supervisor is not None
+    child = supervisor.parent()
     assert child is not None
     os.kill(child.pid, signal.SIGKILL)
 
@@ -133,16 +131,16 @@ def kill_the_child(handle: JobHandle, folder: Path) -> None:
     ("stop", "options", "status", "message"),
     [
         (stop_by_cancel, {}, "Cancelled", ""),
-        # The body hears of the stop as well, and may be faster than its worker's signal.
+        # The task polls for the stop as well, and may be faster than the signal.
         (stop_by_termination, {}, "Cancelled", ""),
         (kill_the_child, {}, "Error", "lost"),
         (None, {"soft_time_limit": 2.0}, "Error", "soft time limit"),
         (None, {"time_limit": 2.0}, "Error", "time limit"),
-        (None, {"kwargs": {"timeout": 2.0}}, "Error", "not over within 2 s"),
+        (None, {"kwargs": {"timeout": 2.0}}, "Error", "ended by its timeout of 2 s"),
     ],
     ids=["cancel", "terminate", "killed child", "soft limit", "hard limit", "timeout"],
 )
-def test_whatever_ends_the_body_ends_all_that_its_program_started(
+def test_end_of_the_task_ends_all_processes_of_its_program(
     submit: Submit,
     worker_scripts: Path,
     tmp_path: Path,

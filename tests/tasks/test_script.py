@@ -1,4 +1,4 @@
-"""`tasks.run_script`, called in this process."""
+"""`tasks.run_script` in this process."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ def run_script(*args: Any, **kwargs: Any) -> Any:
     return run_script(*args, **kwargs)
 
 
-def test_a_script_gets_its_arguments_and_no_shell(scripts: Path) -> None:
+def test_program_gets_its_arguments_without_a_shell(scripts: Path) -> None:
     name = program(scripts, 'printf "%s|" "$@"; echo; echo "  "')
 
     made = run_script(name, ["$HOME", "a b", "*", ";ls", os.fsdecode(b"\xff")])
@@ -23,18 +23,18 @@ def test_a_script_gets_its_arguments_and_no_shell(scripts: Path) -> None:
     assert made == {"exit_code": 0, "output": "$HOME|a b|*|;ls|\\xff|"}
 
 
-def test_a_script_sees_bytes_that_are_not_utf8(scripts: Path, tmp_path: Path) -> None:
+def test_program_gets_bytes_that_are_not_utf8(scripts: Path, tmp_path: Path) -> None:
     strange = tmp_path / os.fsdecode(b"f\xffle")
     run_script(program(scripts, 'touch "$1"'), [str(strange)])
     assert strange.exists()
 
 
-def test_a_script_finds_no_input_and_none_of_our_urls(scripts: Path) -> None:
+def test_program_has_no_input_and_no_urls(scripts: Path) -> None:
     assert run_script(program(scripts, "env | grep -c JOBHANDLE_; cat; echo end"))["output"] == "end"
 
 
 @pytest.mark.parametrize("path", ["../outside", "link", "gone", "", ".", "/bin/sh", "a\0b", "folder"])
-def test_nothing_outside_the_folder_is_run(scripts: Path, path: str) -> None:
+def test_program_outside_the_folder_is_refused(scripts: Path, path: str) -> None:
     program(scripts.parent, "touch ran", "outside")
     (scripts / "link").symlink_to("../outside")
     (scripts / "folder").mkdir()
@@ -43,7 +43,7 @@ def test_nothing_outside_the_folder_is_run(scripts: Path, path: str) -> None:
     assert not (scripts.parent / "ran").exists()
 
 
-def test_what_cannot_be_run_is_said(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_cannot_be_run_is_an_error(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks import app
     from tasks.script import ScriptError
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_run_is_said(scripts: Path, monkeypatch: pytest.MonkeyPat
         run_script("text")
 
 
-def test_a_bad_end_carries_the_exit_code_and_the_end_of_stderr(scripts: Path) -> None:
+def test_failure_has_the_exit_code_and_the_end_of_stderr(scripts: Path) -> None:
     from tasks.script import ScriptError
 
     noisy = program(scripts, "yes complaint | head -n 100000 >&2; echo the reason >&2; exit 3")
@@ -71,20 +71,20 @@ def test_a_bad_end_carries_the_exit_code_and_the_end_of_stderr(scripts: Path) ->
         run_script(program(scripts, "kill -9 $$"))
 
 
-def test_a_long_line_is_kept_in_part(scripts: Path) -> None:
+def test_long_line_is_cut(scripts: Path) -> None:
     output = run_script(program(scripts, "head -c 3000000 /dev/zero | tr '\\0' x"))["output"]
     assert output == "x" * 10_000
 
 
-def test_a_time_limit_ends_the_whole_group(scripts: Path, tmp_path: Path) -> None:
+def test_timeout_ends_the_process_group(scripts: Path, tmp_path: Path) -> None:
     from tasks.script import ScriptTimeoutError
 
     name = program(scripts, f"{BRANCHES.format(tmp_path)} echo so far >&2; wait")
-    with pytest.raises(ScriptTimeoutError, match=r"within 0\.5 s, and ended: so far"):
+    with pytest.raises(ScriptTimeoutError, match=r"ended by its timeout of 0\.5 s: so far"):
         run_script(name, timeout=0.5)
     assert_all_gone(tmp_path, 2)
 
 
-def test_what_a_script_leaves_behind_ends_with_it(scripts: Path, tmp_path: Path) -> None:
+def test_orphans_end_with_the_program(scripts: Path, tmp_path: Path) -> None:
     run_script(program(scripts, BRANCHES.format(tmp_path)))
     assert_all_gone(tmp_path, 2)

@@ -1,4 +1,4 @@
-"""`tasks.thumbnail`, called in this process."""
+"""`tasks.thumbnail` in this process."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ def thumbnail(path: object, *args: Any, **kwargs: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "mode"), [("a.png", "P"), ("a.jpg", "CMYK"), ("a.gif", "RGB"), ("a.tif", "I;16")]
 )
-def test_a_thumbnail_fits_into_its_square(tmp_path: Path, name: str, mode: str) -> None:
+def test_thumbnail_fits_into_its_square(tmp_path: Path, name: str, mode: str) -> None:
     from PIL import Image
 
     target = tmp_path / "small.png"
@@ -31,13 +31,13 @@ def test_a_thumbnail_fits_into_its_square(tmp_path: Path, name: str, mode: str) 
     assert sorted(os.listdir(tmp_path)) == sorted([name, "small.png"])
 
 
-def test_a_thumbnail_lies_beside_its_image_if_nothing_else_is_said(tmp_path: Path) -> None:
+def test_thumbnail_is_written_beside_its_image_by_default(tmp_path: Path) -> None:
     made = thumbnail(image(tmp_path / "a.png", (10, 20)))
 
     assert made == {"path": str(tmp_path / "a.png.thumbnail.png"), "width": 10, "height": 20}
 
 
-def test_a_photograph_is_upright(tmp_path: Path) -> None:
+def test_rotated_photograph_is_turned(tmp_path: Path) -> None:
     from PIL import Image
 
     exif = Image.Exif()
@@ -58,7 +58,7 @@ def test_a_photograph_is_upright(tmp_path: Path) -> None:
     ids=["empty", "words", "postscript", "truncated", "large", "bomb"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bad_image_is_a_clear_error(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_invalid_image_is_an_error(tmp_path: Path, content: bytes, reason: str) -> None:
     from tasks.thumbnail import ImageError
 
     (tmp_path / "bad.png").write_bytes(content)
@@ -67,6 +67,6 @@ def test_a_bad_image_is_a_clear_error(tmp_path: Path, content: bytes, reason: st
     assert os.listdir(tmp_path) == ["bad.png"]
 
 
-def test_a_thumbnail_of_no_size_is_refused(tmp_path: Path) -> None:
+def test_size_0_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 to 4096"):
         thumbnail(tmp_path / "a.png", size=0)

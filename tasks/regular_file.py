@@ -1,4 +1,4 @@
-"""Opening what is a regular file, and nothing else."""
+"""Opens regular files."""
 
 import os
 import stat
@@ -10,8 +10,8 @@ def open_regular(path: str) -> BinaryIO:
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is a folder, a pipe, a device. Waiting for the other end of a pipe would not stop
-            for a cancel.
+        ValueError: it is a folder, a pipe or a device. Opening a pipe would wait for its writer, and ignore
+            a cancel.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

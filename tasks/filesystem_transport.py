@@ -1,8 +1,8 @@
-"""kombu's filesystem transport, with two changes, for a worker that polls its folder fast.
+"""kombu's filesystem transport, changed for workers that poll the folder often.
 
-kombu writes a message into a file that a reader may already see, and has then read it empty, which ends that
-worker; and it lists and sorts the whole folder for each message that it takes out. Here a message appears
-whole, by a rename, and a listing is used up before the next is made. Imports kombu alone.
+kombu writes a message under its final name: a reader may find it empty, which ends the worker. And it lists
+and sorts the folder for each message. Here a message is written under another name and renamed, and a listing
+is used for all of its messages.
 """
 
 import os
@@ -16,15 +16,18 @@ from typing import Any
 from kombu.transport import filesystem
 from kombu.utils.json import dumps, loads
 
+MAX_WAIT = 0.2
+"""Seconds. Celery's worker asks for two."""
+
 
 class Channel(filesystem.Channel):
-    """Reads and writes one folder of messages."""
+    """Reads from and writes to one folder of messages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._listed: defaultdict[str, deque[str]] = defaultdict(deque)
 
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # named as kombu does
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # kombu's parameters
         folder = Path(self.data_folder_out)
         name = f"{time.time_ns():020}_{uuid.uuid4()}.{queue}.msg"
         unfinished = folder / f".{name}.unfinished"
@@ -46,7 +49,7 @@ class Channel(filesystem.Channel):
         return sorted(name for name in names if name.partition(".")[2] == f"{queue}.msg")
 
     def _take(self, name: str) -> str | None:
-        """Take one message out; None if another worker was faster. The rename decides."""
+        """Take a message; None if another worker took it first: only one rename succeeds."""
         folder = Path(self.data_folder_in)
         taken = folder / f".{name}.taken"
         try:
@@ -59,6 +62,10 @@ class Channel(filesystem.Channel):
 
 
 class Transport(filesystem.Transport):
-    """What `filesystem://` stands for in this app."""
+    """The transport of ``filesystem://`` in this app."""
 
     Channel = Channel
+
+    def drain_events(self, connection: Any, timeout: Any = None, **_: Any) -> Any:
+        """Wait for a message, at most `MAX_WAIT`: a worker checks for a shutdown between two waits."""
+        return super().drain_events(connection, timeout and min(timeout, MAX_WAIT))

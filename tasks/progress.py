@@ -1,4 +1,4 @@
-"""What a body says about itself while it runs, and when it looks whether it should stop."""
+"""Progress of a running task, and its check for a cancel."""
 
 import logging
 import time
@@ -8,22 +8,22 @@ from jobhandle_celery import DatabaseUnavailableError, current_job
 logger = logging.getLogger(__name__)
 
 INTERVAL = 0.5
-"""Seconds between two reports: each costs a few statements, and a cancel waits no longer than this."""
+"""Seconds between two reports; each costs several statements. A cancel takes effect within this time."""
 
 
-class Report:
-    """Reports for the current job, however often it is called; in a task without a job it does nothing."""
+class ProgressReporter:
+    """Reports the progress of the current job at most once per `INTERVAL`; without a job it does nothing."""
 
     def __init__(self) -> None:
         self._job = current_job()
         self._next = time.monotonic() + INTERVAL
-        self._said = ""
+        self._message = ""
 
     def __call__(self, message: str, current: float | None = None, total: float | None = None) -> None:
-        """Say how far the body is, unless that was said a moment ago.
+        """Report progress, if a report is due.
 
         Raises:
-            StopRequested: the job was asked to stop.
+            StopRequested: the job was cancelled.
         """
         now = time.monotonic()
         if self._job is None or now < self._next:
@@ -33,18 +33,18 @@ class Report:
             self._job.raise_if_cancelled()
             if current is not None:
                 self._job.set_progress(current, total)
-            self.message(message)
+            self.set_message(message)
         except DatabaseUnavailableError as error:
-            # The work goes on without being spoken of; its end waits for the database.
+            # The work continues; the worker waits for the database when it stores the result.
             logger.warning("%s", error)
 
-    def message(self, message: str) -> None:
-        """Set the message now, if it is another one."""
-        if self._job is not None and message and message != self._said:
+    def set_message(self, message: str) -> None:
+        """Set the job's message now, if it has changed."""
+        if self._job is not None and message and message != self._message:
             self._job.set_message(message)
-            self._said = message
+            self._message = message
 
 
 def megabytes(size: float) -> str:
-    """Return a number of bytes as people read it."""
+    """Return a number of bytes in MB."""
     return f"{size / 1e6:,.1f} MB"

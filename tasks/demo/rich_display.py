@@ -1,4 +1,4 @@
-"""The screen on a terminal, by Rich. May import screen."""
+"""The display on a terminal, by Rich."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,19 +11,18 @@ from rich.text import Text
 
 from jobhandle_celery import JobRecord
 
+from .display import SHOWN, RecentJobs
 from .run import Run
-from .screen import NEWEST, Newest
 
 _COLOURS = {"Running": "cyan", "Finished": "green", "Error": "red", "Cancelled": "yellow"}
 
 
-class TerminalScreen:
-    """A bar, and the newest messages below it; both vanish in the end."""
+class RichDisplay:
+    """A progress bar with recent jobs below it; both disappear at the end."""
 
     def __init__(self) -> None:
-        self._newest = Newest()
-        columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns)
+        self._recent = RecentJobs()
+        self._progress = Progress(TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._task = self._progress.add_task("jobs", total=None)
         self._live = Live(self._progress, transient=True, refresh_per_second=8)
 
@@ -36,16 +35,15 @@ class TerminalScreen:
     ) -> None:
         self._live.stop()
 
-    def show(self, run: Run, ended: Sequence[JobRecord]) -> None:
-        """Draw it anew."""
-        self._newest.note(run, ended)
+    def update(self, run: Run, ended: Sequence[JobRecord]) -> None:
+        lines = [_styled(line) for line in self._recent.update(run, ended)]
         self._progress.update(self._task, completed=int(run.done), total=run.total)
-        lines = [_line(sentence) for sentence in self._newest.sentences]
-        self._live.update(Group(self._progress, *lines, *[Text("")] * (NEWEST - len(lines))))
+        # As many lines each time, so that the display does not jump.
+        self._live.update(Group(self._progress, *lines, *[Text("")] * (SHOWN - len(lines))))
 
 
-def _line(sentence: str) -> Text:
-    head, _, message = sentence.partition(": ")
-    line = Text("  ", no_wrap=True, overflow="ellipsis")
-    line.append(head, style=_COLOURS.get(head.rpartition(" ")[2], ""))
-    return line.append(f"  {message}", style="dim")
+def _styled(line: str) -> Text:
+    head, _, message = line.partition(": ")
+    text = Text("  ", no_wrap=True, overflow="ellipsis")
+    text.append(head, style=_COLOURS.get(head.rpartition(" ")[2], ""))
+    return text.append(f"  {message}", style="dim")
