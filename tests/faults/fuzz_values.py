@@ -5,7 +5,7 @@ Imports nothing of the other tests. `INPUTS` says how many inputs a run makes in
 
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -105,10 +105,7 @@ IDS = st.builds(Known, st.integers(0, 30)) | ANYTHING
 WORDS = STATUSES | ANYTHING
 MESSAGES = TEXT | st.none() | ANYTHING
 
-FIELDS = [
-    *("task", "args", "kwargs", "message", "scheduled_for", "status", "queue", "priority", "expires"),
-    *("time_limit", "soft_time_limit", "max_attempts", "unique_key", "meta", "id", "username", "attempt"),
-]
+FIELDS = [field.name for field in fields(Job)]
 OPTIONS = [
     *("queue", "exchange", "routing_key", "priority", "countdown", "eta", "expires", "time_limit"),
     *(
