@@ -31,12 +31,12 @@ def summary(values: Sequence[float]) -> Summary:
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
     """Return the ratio of each round: both were measured within it, so what disturbed it disturbed both."""
-    return [one / other for one, other in zip(of, to, strict=True)]
+    return [value / other for value, other in zip(of, to, strict=True)]
 
 
 def differences(of: Sequence[float], to: Sequence[float]) -> list[float]:
     """Return the difference of each round."""
-    return [one - other for one, other in zip(of, to, strict=True)]
+    return [value - other for value, other in zip(of, to, strict=True)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -42,8 +42,8 @@ def main(count: int) -> None:
     for thread in threads:
         thread.join()
     connections = psutil.Process().net_connections("tcp")
-    open_ones = [one for one in connections if one.raddr and one.status == "ESTABLISHED"]
-    left = sum(one.raddr.port == port for one in open_ones)
+    remote = [each.raddr for each in connections if each.raddr and each.status == "ESTABLISHED"]
+    left = sum(address.port == port for address in remote)
     print(json.dumps({"opened": len(opened), "left": left, "failed": failed}), flush=True)
     os._exit(0)  # what is left is left
 
@@ -53,10 +53,10 @@ def _counted(port: int | None) -> list[object]:
     opened: list[object] = []
     connect = socket.socket.connect
 
-    def counting(one: socket.socket, address: Any) -> None:
+    def counting(client: socket.socket, address: Any) -> None:
         if isinstance(address, tuple) and address[1] == port:
             opened.append(address)
-        connect(one, address)
+        connect(client, address)
 
     socket.socket.connect = counting  # type: ignore[assignment,method-assign]
     return opened

@@ -43,7 +43,8 @@ def goals_table(found: Sequence[Result]) -> str:
     rows = [["what", "target", "measured (median, quartiles)", ""]]
     for result in found:
         rows += [
-            [one.what, _bound(one), _measured(one.values, one.unit), reached(one)] for one in result.goals
+            [goal.what, _bound(goal), _measured(goal.values, goal.unit), reached(goal)]
+            for goal in result.goals
         ]
     return table(rows)
 
@@ -60,18 +61,18 @@ def series_table(series: Sequence[Series]) -> str:
     """Return measurements in a table, the ratio to the first of the same unit beside each."""
     rows = [["contestant", "against the first", "median", "quartiles", "spread", "rounds"]]
     first: dict[str, float] = {}
-    for one in series:
-        said = summary(one.values)
-        base = first.setdefault(one.unit, said.median)
-        against = f"{said.median / base:.2f} ×" if base else ""
+    for item in series:
+        stats = summary(item.values)
+        base = first.setdefault(item.unit, stats.median)
+        against = f"{stats.median / base:.2f} ×" if base else ""
         rows.append(
             [
-                one.what,
+                item.what,
                 against,
-                f"{number(said.median)} {one.unit}".strip(),
-                f"{number(said.low)} – {number(said.high)}",
-                f"± {said.spread:.0%}",
-                str(len(one.values)),
+                f"{number(stats.median)} {item.unit}".strip(),
+                f"{number(stats.low)} – {number(stats.high)}",
+                f"± {stats.spread:.0%}",
+                str(len(item.values)),
             ]
         )
     return table(rows)
@@ -100,9 +101,9 @@ def _bound(goal: Goal) -> str:
 
 
 def _measured(values: Sequence[float], unit: str) -> str:
-    said = summary(values)
-    spread = "" if len(values) < 2 else f" ({number(said.low)} – {number(said.high)})"
-    return f"{number(said.median)} {unit}{spread}"
+    stats = summary(values)
+    spread = "" if len(values) < 2 else f" ({number(stats.low)} – {number(stats.high)})"
+    return f"{number(stats.median)} {unit}{spread}"
 
 
 def _section(result: Result, prose: Path) -> str:
@@ -113,7 +114,7 @@ def _section(result: Result, prose: Path) -> str:
         parts.append(series_table(result.series))
     for title, rows in result.tables.items():
         parts += [f"{title}:", table(rows)]
-    parts += [f"![{one.title}]({plots.name_of(result, one)})" for one in result.curves]
+    parts += [f"![{curve.title}]({plots.name_of(result, curve)})" for curve in result.curves]
     if result.missing:
         parts.append(
             "Could not run here: " + "; ".join(f"{who} ({why})" for who, why in result.missing.items())
@@ -131,9 +132,11 @@ def _surroundings(found: Sequence[Result]) -> str:
     """Say where all this was measured, each different machine or version with what was measured there."""
     groups: dict[str, list[str]] = {}
     for result in found:
-        versions = {name: said for name, said in result.surroundings.items() if said != "not installed"}
-        shared = "; ".join(f"{name} {said}" for name, said in versions.items())
+        versions = {
+            name: version for name, version in result.surroundings.items() if version != "not installed"
+        }
+        shared = "; ".join(f"{name} {version}" for name, version in versions.items())
         when = f"{result.when}, {result.seconds:.0f} s, load before it {result.load:.1f}"
         groups.setdefault(shared, []).append(f"{result.name} ({when})")
-    lines = [f"- {', '.join(names)}: {said}" for said, names in groups.items()]
+    lines = [f"- {', '.join(names)}: {shared}" for shared, names in groups.items()]
     return "## Where and when\n\n" + "\n".join(lines) if lines else ""

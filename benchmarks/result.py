@@ -81,11 +81,11 @@ def load(name: str, folder: Path = FOLDER) -> Result | None:
     if not path.exists():
         return None
     read: dict[str, Any] = json.loads(path.read_text())
-    read["goals"] = [Goal(**one) for one in read["goals"]]
-    read["series"] = [Series(**one) for one in read["series"]]
-    for one in read["curves"]:
-        one["lines"] = {line: [(x, y) for x, y in points] for line, points in one["lines"].items()}
-    read["curves"] = [Curve(**one) for one in read["curves"]]
+    read["goals"] = [Goal(**goal) for goal in read["goals"]]
+    read["series"] = [Series(**item) for item in read["series"]]
+    for item in read["curves"]:
+        item["lines"] = {line: [(x, y) for x, y in points] for line, points in item["lines"].items()}
+    read["curves"] = [Curve(**item) for item in read["curves"]]
     return Result(**read)
 
 
@@ -97,13 +97,13 @@ PACKAGES = (
 
 def surroundings() -> dict[str, str]:
     """Say where this process runs and with what."""
-    said = {"cores": str(os.cpu_count()), "machine": platform.machine(), "Python": platform.python_version()}
+    found = {"cores": str(os.cpu_count()), "machine": platform.machine(), "Python": platform.python_version()}
     for package in PACKAGES:
         try:
-            said[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            said[package] = "not installed"
-    return said
+            found[package] = "not installed"
+    return found
 
 
 def _rounded(result: Result) -> Result:
@@ -112,14 +112,14 @@ def _rounded(result: Result) -> Result:
         result,
         seconds=round(result.seconds, 1),
         load=round(result.load, 2),
-        goals=[dataclasses.replace(one, values=list(map(_six, one.values))) for one in result.goals],
-        series=[dataclasses.replace(one, values=list(map(_six, one.values))) for one in result.series],
+        goals=[dataclasses.replace(goal, values=list(map(_six, goal.values))) for goal in result.goals],
+        series=[dataclasses.replace(item, values=list(map(_six, item.values))) for item in result.series],
         curves=[
             dataclasses.replace(
-                one,
-                lines={line: [(_six(x), _six(y)) for x, y in points] for line, points in one.lines.items()},
+                item,
+                lines={line: [(_six(x), _six(y)) for x, y in points] for line, points in item.lines.items()},
             )
-            for one in result.curves
+            for item in result.curves
         ],
     )
 

@@ -86,4 +86,4 @@ def _with_indexes(engine: Engine) -> None:
 
 
 def _unique() -> list[UniqueConstraint]:
-    return [one for one in job.constraints if isinstance(one, UniqueConstraint)]
+    return [constraint for constraint in job.constraints if isinstance(constraint, UniqueConstraint)]

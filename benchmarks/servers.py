@@ -23,7 +23,7 @@ VERSION = 16
 
 
 class DurablePostgresql(PostgresqlServer):
-    """As one that holds data somebody cares for: on a disk, and every commit waits for that disk."""
+    """As one that holds valuable data: on a disk, and every commit waits for that disk."""
 
     statements = False
     """True: it counts and times every statement, which costs some of the speed."""

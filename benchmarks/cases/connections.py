@@ -36,8 +36,8 @@ def run(stage: Stage) -> Result:
             left = [each["left"] / sockets for each in rounds]
             if name.startswith(Ours.name):
                 way = name.removeprefix(f"{Ours.name}, ")
-                said = f"connections kept after {count:,} requests ({way})"
-                result.goals.append(Goal(said, left, KEPT, at_least=False))
+                label = f"connections kept after {count:,} requests ({way})"
+                result.goals.append(Goal(label, left, KEPT, at_least=False))
             result.series.append(Series(f"{name}: opened", [each["opened"] for each in rounds], "sockets"))
             result.series.append(Series(f"{name}: left open", [each["left"] for each in rounds], "sockets"))
             if failed := sum(each["failed"] for each in rounds):
@@ -52,8 +52,8 @@ def _crowd(peer: Peer, way: str, count: int) -> Callable[[], dict[str, float]]:
         command = [sys.executable, "-m", "benchmarks.crowd", way, str(count)]
         variables = {**os.environ, **environment(kind, peer.place)}
         done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True, timeout=600)
-        said = json.loads(done.stdout.splitlines()[-1])
+        found = json.loads(done.stdout.splitlines()[-1])
         peer.purge()
-        return {"opened": said["opened"], "left": said["left"], "failed": len(said["failed"])}
+        return {"opened": found["opened"], "left": found["left"], "failed": len(found["failed"])}
 
     return crowd

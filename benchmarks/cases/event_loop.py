@@ -43,8 +43,8 @@ def run(stage: Stage) -> Result:
             measured = stage.contest(contestants, 9)
             app.jobs.close()
         ours, without = measured.values()
-        said = f"longest stall of an event loop, beyond that without jobs, {database}"
-        result.goals.append(Goal(said, differences(ours, without), 20, "ms", False))
+        label = f"longest stall of an event loop, beyond that without jobs, {database}"
+        result.goals.append(Goal(label, differences(ours, without), 20, "ms", False))
         result.series += [Series(name, rounds, "ms") for name, rounds in measured.items()]
     return result
 

@@ -73,7 +73,7 @@ def _waiters(stage: Stage, result: Result, peer: CeleryPeer) -> None:
         queries.append((count, summary([each.queries for each in rounds]).median))
         if failed := sum(each.failed for each in rounds):
             result.missing[f"{count} waiters"] = f"{failed} waits failed or did not return in time"
-    result.curves.append(Curve("From the end of a body to whoever waits", "waiters", "ms", lines, True))
+    result.curves.append(Curve("From the end of a body to its waiters", "waiters", "ms", lines, True))
     result.curves.append(
         Curve("Queries that a wait costs", "waiters", "queries a job", {Ours.name: queries}, True)
     )
@@ -93,9 +93,9 @@ def _grow(
     }
     measured = stage.contest(named, rounds, quick_rounds=1, warm_up=False)
     lines: dict[str, list[tuple[float, float]]] = {}
-    for (name, count), (said, values) in zip(contestants, measured.items(), strict=True):
+    for (name, count), (label, values) in zip(contestants, measured.items(), strict=True):
         lines.setdefault(name, []).append((count, summary(values).median))
-        result.series.append(Series(said, values, f"{unit}, {x.split(',', maxsplit=1)[0]}"))
+        result.series.append(Series(label, values, f"{unit}, {x.split(',', maxsplit=1)[0]}"))
     result.curves.append(Curve(title, x, unit, lines))
 
 

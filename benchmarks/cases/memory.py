@@ -63,13 +63,13 @@ def _sizes(peer: Peer, jobs: int) -> Callable[[], Sizes]:
         try:
             peer.start_workers()
             peer.place.marks.wait_for(jobs)
-            family = [one.memory_full_info() for one in peer.workers[0].family()]
+            family = [process.memory_full_info() for process in peer.workers[0].family()]
         finally:
             peer.stop_workers()
         mebi = 2**20
         main, children = family[0], family[1:]
         return {
-            f"{who}, {kind.upper()}": sum(getattr(one, kind) for one in those) / len(those) / mebi
+            f"{who}, {kind.upper()}": sum(getattr(item, kind) for item in those) / len(those) / mebi
             for who, those in (("the main process", [main]), ("a child", children))
             for kind in ("pss", "uss", "rss")
         }

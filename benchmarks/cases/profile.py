@@ -14,8 +14,8 @@ from ..stacks import OWNERS, Stacks, record
 from ..stage import Stage
 
 METHOD = """py-spy looks 200 times a second at a producer that submits, and at one of the two children of a
-worker that runs no-op jobs; each sample counts for whoever's code is innermost, and standard library code for
-its caller. Their shares of the time of a job make microseconds, waits included. Statements are counted by
+worker that runs no-op jobs; each sample counts for the package of the innermost code, standard library code
+for its caller. Their shares of the time of a job make microseconds, waits included. Statements are counted by
 `pg_stat_statements` (on whichever installed PostgreSQL has it), the disk by `pg_stat_wal`."""
 
 STATEMENTS = """

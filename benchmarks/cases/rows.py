@@ -173,10 +173,10 @@ class Table:
             raise AssertionError("a pass was not made")
 
 
-def _timed(one: Callable[[Any], object], each: list[Any]) -> float:
+def _timed(operation: Callable[[Any], object], each: list[Any]) -> float:
     begun = clock()
     for value in each:
-        one(value)
+        operation(value)
     return (clock() - begun) * 1000 / len(each)
 
 

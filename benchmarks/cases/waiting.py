@@ -41,7 +41,7 @@ class Heard:
 
 def run(stage: Stage) -> Result:
     """Measure."""
-    result = Result("waiting", "From the body's end to whoever waits", METHOD)
+    result = Result("waiting", "From the end of a body to its waiters", METHOD)
     with stage.peers([Ours, RedisResults], result.missing) as peers:
         ready = {name: peer for name, peer in peers.items() if isinstance(peer, CeleryPeer)}
         for peer in ready.values():
@@ -145,7 +145,7 @@ def _submitted(peer: CeleryPeer, jobs: Sequence[tuple[int, float]]) -> list[Call
         ids = peer.jobs.submit_many([task.s(number, seconds) for number, seconds in jobs])
         return [partial(peer.jobs.attach(job_id).result, PATIENCE) for job_id in ids]
     results = [task.apply_async((number, seconds)) for number, seconds in jobs]
-    return [partial(one.get, timeout=PATIENCE) for one in results]
+    return [partial(item.get, timeout=PATIENCE) for item in results]
 
 
 def _one(wait: Callable[[], object], number: int, returned: dict[int, float]) -> None:

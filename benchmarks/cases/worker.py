@@ -12,10 +12,10 @@ from ..stage import Stage
 
 TITLE = "Run jobs"
 METHOD = """Jobs are submitted beforehand, then a worker with two processes starts. Its bodies note when they
-end (two microseconds); the rate is that of the last four fifths of the jobs, so that nobody's start counts.
-Before the worker is killed, whoever keeps a state must show every job as finished. Processor time, of the
-worker's processes alone, is that of the same jobs; it says what a job costs also where the machine is busy
-with other things."""
+end (two microseconds); the rate is that of the last four fifths of the jobs, so that no start counts.
+Before the worker is killed, a contestant that keeps states must show every job as finished. Processor time,
+of the worker's processes alone, is that of the same jobs; it says what a job costs also where the machine is
+busy with other things."""
 
 SETTLING = 60.0
 
@@ -83,7 +83,7 @@ def throughput(peer: Peer, jobs: int, workers: int = 1) -> Callable[[], Throughp
 
 def processor_time(peer: Peer) -> float:
     """Return the seconds that a processor has worked for a contestant's workers so far."""
-    times = [one.cpu_times() for worker in peer.workers for one in worker.family()]
+    times = [process.cpu_times() for worker in peer.workers for process in worker.family()]
     return float(sum(each.user + each.system for each in times))
 
 

@@ -46,7 +46,7 @@ class Ours(CeleryPeer):
         """Cancel what has not run; rows stay."""
         super().purge()
         self.jobs.cancel_many(status=("Submitted", "Waiting", "Queued", "Requeued"))
-        # As if those who watch had been told of it: no later pass of a sweep has that to do.
+        # As if its events had been sent: no later pass of the sweeper has to send them.
         execute(self.place.database_url, "UPDATE jobhandle_job SET due_at = NULL WHERE due_at IS NOT NULL")
         self._settled = self.jobs.count_by_status()[JobStatus.FINISHED]
 
