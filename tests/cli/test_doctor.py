@@ -10,6 +10,7 @@ import pytest
 from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.cli.context import CommandContext
 from jobhandle_celery.cli.doctor import CHECKS
+from jobhandle_celery.cli.doctor import findings as doctor_findings
 from jobhandle_celery.cli.doctor.findings import PROMISES, Deployment
 from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import runtime_of
@@ -57,6 +58,18 @@ def findings(app: Any, name: str, **answers: Any) -> list[tuple[str, str]]:
     for finding in found:
         assert finding.next_step or str(finding.level) in ("OK", "UNKNOWN")
     return [(str(finding.level), finding.message) for finding in found]
+
+
+def ask_workers(app: Any) -> Any:
+    """Return the workers' answers, for several checks."""
+    with closing(Deployment(CommandContext(app, Output()))) as deployment:
+        return deployment.answers
+
+
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for workers: there is none."""
+    monkeypatch.setattr(doctor_findings, "INSPECT_TIMEOUT", 0.01)
 
 
 def level(app: Any, name: str, **answers: Any) -> str:
@@ -277,6 +290,7 @@ def test_missing_and_expired_leases_are_reported(stage: Stage) -> None:
     assert level(stage.app, "workers") == "BAD"
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_checks_of_workers_are_unknown_without_answers(stage: Stage) -> None:
     assert level(stage.app, "worker step") == "UNKNOWN"
     assert [level(stage.app, name) for name in ("tasks", "queues")] == ["OK", "OK"]
@@ -289,18 +303,20 @@ def test_foreign_workers_unknown_tasks_and_unconsumed_queues_are_bad(
 ) -> None:
     worker = start_worker(database_url=sqlite_url, broker_url=redis_url, pool="solo")
     app = new_app(redis_url, jobhandle_lease=600)
-    assert line(app, "worker step") == f"OK every worker that answers has a valid lease: {worker.nodename}"
-    assert line(app, "internal errors") == "OK no worker has had an internal error"
+    answers = ask_workers(app)
+    leased = f"OK every worker that answers has a valid lease: {worker.nodename}"
+    assert line(app, "worker step", answers=answers) == leased
+    assert line(app, "internal errors", answers=answers) == "OK no worker has had an internal error"
     for job in (Job(task="tests.elsewhere"), Job(task="tests.add", args=[1, 2], queue="empty")):
-        app.jobs.handle().submit(job)
-    assert "1 jobs are to run the task tests.elsewhere" in line(app, "tasks")
-    assert "1 jobs are routed to the queue empty" in line(app, "queues")
-    assert level(app, "tasks") == level(app, "queues") == "BAD"
+        app.jobs.submit(job)
+    tasks, queues = line(app, "tasks", answers=answers), line(app, "queues", answers=answers)
+    assert tasks.startswith("BAD 1 jobs are to run the task tests.elsewhere")
+    assert queues.startswith("BAD 1 jobs are routed to the queue empty")
     app.jobs.cancel_many(status=["Queued", "Submitted"])
     runtime_of(app).store.renew(Worker("celery@deaf", "deaf", 1))
     foreign = start_worker(broker_url=redis_url, pool="solo", queues=["foreign"])
-    eventually(lambda: len(findings(app, "worker step")) == 2, 60)
-    messages = dict(findings(app, "worker step"))
+    answers = eventually(lambda: {} if len((found := ask_workers(app))["tasks"]) < 2 else found, 60)
+    messages = dict(findings(app, "worker step", answers=answers))
     assert messages["BAD"].startswith(f"{foreign.nodename} consumes from this broker and has no lease")
     assert messages["WARN"].startswith("celery@deaf has a valid lease and does not answer")
 
@@ -343,6 +359,7 @@ def test_held_jobs_are_counted(stage: Stage) -> None:
 # The command.
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_failing_check_hides_no_other(new_app: NewApp, monkeypatch: pytest.MonkeyPatch) -> None:
     app = new_app()
     monkeypatch.setattr(runtime_of(app).store, "count_held", lambda: 1 // 0)
@@ -356,6 +373,7 @@ def test_checks_cover_every_promise() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_exit_code_depends_on_the_levels(new_app: NewApp) -> None:
     app = new_app(jobhandle_lease=60)
     bad = run_command(app, "doctor")
@@ -382,6 +400,7 @@ def test_doctor_works_without_any_server() -> None:
     assert "secret" not in answer.out
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_doctor_and_replay_work_on_rabbitmq(rabbitmq_url: str, sqlite_url: str) -> None:
     app: Any = make_app(rabbitmq_url, sqlite_url)
     try:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from celery.bin.celery import celery
+from click.shell_completion import BashComplete
 
 from jobhandle_celery import Job, JobHandle, Jobs, JobStatus
 from jobhandle_celery.migrations import REVISIONS
@@ -59,10 +61,10 @@ def running(jobs: Jobs) -> JobHandle:
 
 @pytest.mark.timeout(300)
 def test_jobs_are_submitted_waited_for_and_shown(
-    database_url: str, redis_url: str, start_worker: StartWorker
+    postgresql_url: str, redis_url: str, start_worker: StartWorker
 ) -> None:
-    shell = Shell(database_url, redis_url)
-    start_worker(database_url=database_url, broker_url=redis_url)
+    shell = Shell(postgresql_url, redis_url)
+    start_worker(database_url=postgresql_url, broker_url=redis_url)
     done = shell.run("submit", "tests.add", "--args", "[2, 3]", "--wait", "--json", "--timeout", "2m")
     assert (done.code, done.document["status"]) == (0, "Finished")
     failed = shell.run("submit", "tests.fail", "--args", '["no good"]', "--wait", "--timeout", "2m")
@@ -243,12 +245,30 @@ def test_sweep_forever_survives_an_outage_of_the_database(private_postgresql: An
 # Completion.
 
 
-def complete(shell: Shell, line: str) -> list[str]:
-    """Return what Bash offers at the end of a line, by the script that Celery prints for it."""
+def complete(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what Bash offers at the end of a line; Celery's own script does the same in a process."""
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    offered = BashComplete(celery, {}, "celery", "_CELERY_COMPLETE").complete()
+    return [found.partition(",")[2] for found in offered.splitlines() if found]
+
+
+def test_shell_completes_commands_options_statuses_and_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = "celery -A tests.apps jobs"
+    monkeypatch.setenv("JOBHANDLE_TEST_BROKER_URL", NOBODY_LISTENS)
+    assert {"submit", "show", "sweep"} <= set(complete(f"{prefix} s", monkeypatch))
+    assert "--until" in complete(f"{prefix} cancel --u", monkeypatch)
+    assert complete(f"{prefix} list --status fin", monkeypatch) == ["Finished"]
+    assert complete(f"{prefix} submit tests.sle", monkeypatch) == ["tests.sleep_for"]
+    assert "tests.add" in complete(f"{prefix} list --task tests.", monkeypatch)
+    assert complete("celery -A no.such.app jobs submit t", monkeypatch) == []
+
+
+def test_celery_script_completes_tasks(shell: Shell) -> None:
     variables = {
         "_CELERY_COMPLETE": "bash_complete",
-        "COMP_WORDS": line,
-        "COMP_CWORD": str(len(line.split(" ")) - 1),
+        "COMP_WORDS": "celery -A tests.apps jobs submit tests.sle",
+        "COMP_CWORD": "5",
     }
     completed = subprocess.run(
         [str(Path(sys.executable).with_name("celery"))],
@@ -259,14 +279,4 @@ def complete(shell: Shell, line: str) -> list[str]:
         timeout=90,
         check=True,
     )
-    return [found.partition(",")[2] for found in completed.stdout.splitlines() if found]
-
-
-def test_shell_completes_commands_options_statuses_and_tasks(shell: Shell) -> None:
-    prefix = "celery -A tests.apps jobs"
-    assert {"submit", "show", "sweep"} <= set(complete(shell, f"{prefix} s"))
-    assert "--until" in complete(shell, f"{prefix} cancel --u")
-    assert complete(shell, f"{prefix} list --status fin") == ["Finished"]
-    assert complete(shell, f"{prefix} submit tests.sle") == ["tests.sleep_for"]
-    assert "tests.add" in complete(shell, f"{prefix} list --task tests.")
-    assert complete(shell, "celery -A no.such.app jobs submit t") == []
+    assert completed.stdout == "plain,tests.sleep_for\n"
