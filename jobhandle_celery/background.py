@@ -1,7 +1,6 @@
-"""Background work: done in its order by a thread of this process, much of it together.
+"""Work that a thread of this process does later, in order and in batches.
 
-The rows hold the truth, so what is lost with the process is done later by the sweep. May import faults, store
-and below.
+The rows hold the truth: work that is lost with the process is done later by the sweeper.
 """
 
 import atexit
@@ -23,30 +22,30 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FLUSHES_FOR = 10.0
-"""Seconds for which the end of a process waits for a lock; what is left is found by the sweep."""
+FLUSH_TIMEOUT = 10.0
+"""Seconds for which the end of a process waits for a lock. The sweeper finds what is left."""
 
-LINGERS = 1.0
-"""Seconds for which the thread waits for further work before it ends."""
+IDLE_TIMEOUT = 1.0
+"""Seconds for which the thread waits for more work before it ends."""
 
 
-class Background(ABC, Generic[T]):
+class BackgroundQueue(ABC, Generic[T]):
     """A queue of work, and the thread that does it."""
 
     name: ClassVar[str]
-    """What the work is, for the thread's name and the log."""
-    otherwise: ClassVar[str]
-    """What happens with work that failed, for the log."""
+    """The work, for the thread's name and the log."""
+    on_failure: ClassVar[str]
+    """What happens to work that failed, for the log."""
 
-    def __init__(self, delay: float = 0.0, many: int = 1) -> None:
+    def __init__(self, delay: float = 0.0, batch: int = 1) -> None:
         """Start nothing yet.
 
         Args:
             delay: Seconds for which work is gathered at most.
-            many: So much is not gathered any longer.
+            batch: Number of items for which the thread does not wait any longer.
         """
         self._delay = delay
-        self._many = many
+        self._batch = batch
         self._renew()
         gate.register(self)
         atexit.register(_flush_at_exit, WeakMethod(self.flush))
@@ -56,7 +55,7 @@ class Background(ABC, Generic[T]):
         """Do work, in the thread or in that of a caller of `flush`."""
 
     def _put_back(self, work: Sequence[T]) -> None:
-        """Have the thread do this later; `_do` calls it."""
+        """Leave work to the thread; called by `_do`."""
         with self._changed:
             self._pending[:0] = work
             if self._thread is None:
@@ -70,13 +69,13 @@ class Background(ABC, Generic[T]):
         self._thread: threading.Thread | None = None
 
     def later(self, work: Sequence[T]) -> None:
-        """Have this done soon; returns at once."""
+        """Queue work and return at once. If no thread can be started, do it here."""
         if not work:
             return
         with self._changed:
             self._pending += work
             if self._thread is not None:
-                if len(self._pending) == len(work) or len(self._pending) >= self._many:
+                if len(self._pending) == len(work) or len(self._pending) >= self._batch:
                     self._changed.notify_all()
                 return
             if self._start():
@@ -88,25 +87,25 @@ class Background(ABC, Generic[T]):
         try:
             thread.start()
         except RuntimeError:
-            return False  # no thread can be had any more, or the interpreter is ending
+            return False  # the process has too many threads, or the interpreter is shutting down
         self._thread = thread
         return True
 
     def flush(self) -> None:
-        """Do what is pending, and wait for what is being done; for some seconds, if a lock is in the way."""
-        until = time.monotonic() + FLUSHES_FOR
+        """Do what is pending and wait for what is being done, until `FLUSH_TIMEOUT` if a lock prevents it."""
+        deadline = time.monotonic() + FLUSH_TIMEOUT
         while self._pending or self._working.locked():
             self._do_pending()
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 break
 
     def flush_once(self) -> None:
-        """The same, but what a lock is in the way of is left to the thread."""
+        """As `flush`, but leave to the thread what a lock prevents."""
         if self._pending or self._working.locked():
             self._do_pending()
 
     def before_fork(self) -> None:
-        """Nothing: a fork waits for the verbs under way."""
+        """Do nothing: a fork waits for the calls under way."""
 
     def after_fork(self) -> None:
         """Leave the parent's work to the parent."""
@@ -115,10 +114,10 @@ class Background(ABC, Generic[T]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: self._pending, LINGERS):
+                if not self._changed.wait_for(lambda: self._pending, IDLE_TIMEOUT):
                     self._thread = None
                     return
-                self._changed.wait_for(lambda: len(self._pending) >= self._many, self._delay)
+                self._changed.wait_for(lambda: len(self._pending) >= self._batch, self._delay)
             self._do_pending()
 
     def _do_pending(self) -> None:
@@ -128,12 +127,12 @@ class Background(ABC, Generic[T]):
             try:
                 self._do(work)
             except JobHandleError as error:
-                logger.warning("%s failed (%s); %s", self.name, error, self.otherwise)
+                logger.warning("%s failed (%s); %s", self.name, error, self.on_failure)
             except SoftTimeLimitExceeded:
                 raise
             except Exception as error:
-                # In a thread of its own, or before a caller's own query.
-                internal_errors.report(self.name, error, self.otherwise)
+                # No caller asked for this work: it runs in a thread, or before a caller's own query.
+                internal_errors.report(self.name, error, self.on_failure)
 
 
 def _flush_at_exit(flush: "WeakMethod[Callable[[], None]]") -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import serialization, validation
-from .background import Background
+from .background import BackgroundQueue
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
@@ -53,11 +53,11 @@ class _Prepared:
             yield self._prepared[number]
 
 
-class Outbox(Background[int]):
+class Outbox(BackgroundQueue[int]):
     """Sends jobs for threads that run an event loop: it would stand still while they wait for a server."""
 
     name = "publishing beside an event loop"
-    otherwise = "the sweep publishes the jobs"
+    on_failure = "the sweep publishes the jobs"
 
     def __init__(self, send: Callable[[Sequence[int]], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One pass of the sweep: whatever should have happened by now and has not. May import dispatch and below."""
+"""One pass of the sweeper: it settles lost and expired jobs, and publishes the messages that are due."""
 
 import logging
 import time
@@ -12,17 +12,20 @@ from .store import DAMPED_AT_MOST, Lost, PendingMessage, Store
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-"""Rows reserved at a time; what is reserved and not sent is due again after the grace."""
+"""Rows reserved at a time. A row that is reserved and not published is due again after publish_grace."""
 
 LONGEST = 2.0
-"""Seconds after which a pass takes no further batch: the leases of the lost are looked at every pass."""
+"""Seconds after which a pass reserves no more rows: lost workers are looked for once per pass."""
 
 
-def sweep(store: Store, publisher: Publisher, tell: Callable[[Lost], None] | None = None) -> bool:
-    """Make a pass, unless somebody made one less than an interval ago; say whether it was made.
+def sweep(store: Store, publisher: Publisher, on_lost: Callable[[Lost], None] | None = None) -> bool:
+    """Make a pass and return True; return False if another process made one within the interval.
 
-    Settles the jobs of workers that are lost, cancels what has expired, and publishes what is due. Tells of
-    what is lost, and of what was cancelled and no worker has met since.
+    Args:
+        store: Where the jobs are.
+        publisher: Publishes what is due.
+        on_lost: Called for each job whose worker was lost, and for each job that was cancelled without any
+            worker having received its message.
     """
     unbroken = store.begin_pass()
     if unbroken is None:
@@ -31,48 +34,49 @@ def sweep(store: Store, publisher: Publisher, tell: Callable[[Lost], None] | Non
         for worker_uid in store.lapsed_workers():
             for lost in store.reap(worker_uid):
                 logger.warning("job %s is %s: its worker was lost", lost.job_id, lost.status)
-                if tell is not None:
-                    tell(lost)
+                if on_lost is not None:
+                    on_lost(lost)
     store.expire()
-    if tell is not None:
+    if on_lost is not None:
         for cancelled in store.unheard(BATCH):
-            tell(cancelled)
-    until = time.monotonic() + LONGEST
+            on_lost(cancelled)
+    deadline = time.monotonic() + LONGEST
     while publisher.reachable and (due := store.reserve(BATCH)):
-        if not _send(store, publisher, due) or len(due) < BATCH or time.monotonic() > until:
+        if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
             break
     return True
 
 
-def _send(store: Store, publisher: Publisher, due: list[PendingMessage]) -> bool:
-    late = [one for one in due if one.status is JobStatus.QUEUED]
-    waiting = _still_waiting(store, publisher, late) if late else []
-    store.look_later(waiting)
-    to_send = [one for one in due if one not in waiting]
-    published = publisher.publish(to_send)
+def _publish(store: Store, publisher: Publisher, due: list[PendingMessage]) -> bool:
+    """Publish what is due; return False if the publisher has left some of it."""
+    queued = [job for job in due if job.status is JobStatus.QUEUED]
+    deferred = _backlog(store, publisher, queued) if queued else []
+    store.look_later(deferred)
+    jobs = [job for job in due if job not in deferred]
+    published = publisher.publish(jobs)
     store.mark_queued(published.sent)
-    for because, unsendable in published.unsendable.items():
-        store.put_off(unsendable, because)
-    return len(published) == len(to_send)
+    for reason, unsendable in published.unsendable.items():
+        store.put_off(unsendable, reason)
+    return len(published) == len(jobs)
 
 
-def _still_waiting(store: Store, publisher: Publisher, late: list[PendingMessage]) -> list[PendingMessage]:
-    """Return those whose message is probably just waiting its turn.
+def _backlog(store: Store, publisher: Publisher, queued: list[PendingMessage]) -> list[PendingMessage]:
+    """Return the jobs whose message is probably still in its queue.
 
-    By the count, a queue has lost as many messages as it holds fewer than rows are Queued for it. What
-    workers have reserved is missing too, and always the oldest; so the oldest are taken for lost, and a
-    backlog behind busy workers is not sent once more as a whole. A loss among the young, or one that other
-    tasks' messages make up for, hides in that count; so a row is left to it a few times at most.
+    A queue has lost as many messages as it holds fewer than there are Queued rows for it. Messages that
+    workers have reserved are missing, too, and they are the oldest. So the oldest rows are published again,
+    and a backlog behind busy workers is not published a second time as a whole. The count hides the loss of
+    a younger message, or one that other tasks' messages make up for; so it defers a row a few times at most.
     """
     by_queue: dict[str, list[PendingMessage]] = defaultdict(list)
-    for one in late:  # as they were reserved: the oldest first
-        if one.queue is not None and one.republish_deferrals < DAMPED_AT_MOST:
-            by_queue[one.queue].append(one)
+    for job in queued:  # in the order of their reservation: the oldest first
+        if job.queue is not None and job.republish_deferrals < DAMPED_AT_MOST:
+            by_queue[job.queue].append(job)
     rows = store.count_queued(sorted(by_queue))
-    waiting: list[PendingMessage] = []
-    for queue, doubtful in by_queue.items():
+    deferred: list[PendingMessage] = []
+    for queue, jobs in by_queue.items():
         depth = publisher.depth(queue)
         if depth is not None:
             missing = max(rows.get(queue, 0), 1) - depth
-            waiting += doubtful[max(missing, 0) :]
-    return waiting
+            deferred += jobs[max(missing, 0) :]
+    return deferred

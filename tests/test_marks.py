@@ -139,7 +139,7 @@ def test_look_leaves_marks_of_locked_rows_to_the_thread(monkeypatch: pytest.Monk
 
 
 def test_end_of_process_waits_for_locked_rows_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobhandle_celery.background.FLUSHES_FOR", 0.1)
+    monkeypatch.setattr("jobhandle_celery.background.FLUSH_TIMEOUT", 0.1)
     recorder = Recorder()
     marks = marks_of(recorder)
     recorder.fails = locked_out("soon")
@@ -226,7 +226,7 @@ def test_a_forked_child_leaves_its_parents_marks_to_the_parent() -> None:
 
 
 def test_the_thread_ends_when_there_is_nothing_to_do(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobhandle_celery.background.LINGERS", 0.05)
+    monkeypatch.setattr("jobhandle_celery.background.IDLE_TIMEOUT", 0.05)
     jobs.handle().submit(ADD)
     marks = runtime_of(jobs._app).submitter.marks
     eventually(lambda: marks._thread is None, 10, "the thread's end")

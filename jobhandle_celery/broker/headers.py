@@ -1,18 +1,18 @@
-"""What marks a message as a job's: one header, and a content type of its own. Imports nothing of ours.
+"""Identifies a message as that of a job, by a header and a content type of its own.
 
-The content type keeps a worker without `Jobs` from running a job's body unclaimed: its consumer rejects what
+The content type keeps a worker without `Jobs` from running a job unclaimed: its consumer rejects types that
 ``accept_content`` does not list, and kombu has no decoder for it. A worker with `Jobs` replaces it by the
-type that Celery knows when the message has passed the checks before the claim (see message_guard).
+type that Celery knows once the message has passed the checks before the claim (see message_guard).
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 HEADER = "jobhandle"
-"""The message header by which a task is known to be a job: ``{"id": 42, "attempt": 1}``.
+"""The header that identifies a job: ``{"id": 42, "attempt": 1}``.
 
-With ``"sensitive"``, if there is any, the arguments that are not for show; with ``"again"`` if a message for
-this attempt was sent before, and was not claimed.
+``"sensitive"`` lists arguments that are masked where they are displayed; ``"again"`` is true if a message for
+this attempt was published before, and was not claimed.
 """
 
 CONTENT_TYPE = "application/vnd.jobhandle+json"
@@ -27,13 +27,13 @@ PLAIN_CONTENT_TYPES = {
     "application/json": "application/json",
     "application/data": "application/data",
 }
-"""What a job's message may be, and what Celery is to take it for once it is checked."""
+"""The content types that a job's message may have, and those that Celery decodes once it is checked."""
 
 
 def job_headers(
     job_id: int, attempt: int, sensitive: Sequence[str | int] = (), *, again: bool = False
 ) -> dict[str, Any]:
-    """Return the header that makes a message a job's."""
+    """Return the header that identifies a message as a job's."""
     header: dict[str, Any] = {"id": job_id, "attempt": attempt}
     if sensitive:
         header["sensitive"] = list(sensitive)
@@ -43,10 +43,10 @@ def job_headers(
 
 
 def job_of(headers: Any) -> tuple[int, int] | None:
-    """Return job id and attempt of a message that is a job's, from its headers; None for any other.
+    """Return the job id and the attempt in a message's headers; None if the message is no job's.
 
     Raises:
-        ValueError: it says that it is a job's, and is malformed. Such a message must not run.
+        ValueError: the header is malformed. Such a message must not run.
     """
     if not isinstance(headers, dict) or HEADER not in headers:
         return None
@@ -61,14 +61,14 @@ def job_of(headers: Any) -> tuple[int, int] | None:
 def job_of_context(context: Any) -> tuple[int, int] | None:
     """As `job_of`, from the request that a task sees (celery.app.task.Context).
 
-    Every header of a message is an attribute of it. Its own `headers` are all of them only if the message
-    has none of that name, as some tracers' messages have; eagerly there is nothing but `headers`.
+    Every header of a message is an attribute of the request. `request.headers` lacks some of them if the
+    message has a header of that name, as some tracers add. An eager request has nothing but `headers`.
     """
     return job_of(_headers_of(context))
 
 
 def show_headers(context: Any) -> None:
-    """Make each custom header of an eager request an attribute of it, as those of a worker's request are."""
+    """Make each custom header of an eager request an attribute, as it is in a worker's request."""
     for name, value in (context.headers or {}).items():
         if not hasattr(context, name):
             setattr(context, name, value)
@@ -79,7 +79,7 @@ def _headers_of(context: Any) -> Any:
 
 
 def sensitive_of(headers: Any) -> Sequence[str | int]:
-    """Return which arguments of a message are not for show."""
+    """Return which arguments of a message are masked where they are displayed."""
     header = headers.get(HEADER) if isinstance(headers, dict) else None
     hidden = header.get("sensitive") if isinstance(header, dict) else None
     return hidden if isinstance(hidden, list) else ()

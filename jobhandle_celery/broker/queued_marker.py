@@ -1,39 +1,39 @@
-"""Marks that may wait: that the broker was given a message. May import background, store and below.
+"""Records in the background that jobs were published.
 
-A row whose mark is lost is due after the grace, and an extra message is refused by the claim. So nobody waits
-for a mark: a thread of this process writes those of a moment together. Mostly a worker is faster, and
-there is nothing left to mark. What a lock is in the way of is tried again by the thread: a look waits for no
-transaction, which its caller may have open.
+If a record is lost, its row is due again after publish_grace, and the claim refuses the extra message. So no
+caller waits: a thread writes those of a moment together. Mostly a worker is faster, and there is nothing left
+to write. The thread tries again later if a row is locked: a read of the jobs does not wait for a
+transaction, which its own caller may have open.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from ..background import Background
+from ..background import BackgroundQueue
 from ..errors import DatabaseUnavailableError
 from ..store import PendingMessage, Store, briefly
 
 DELAY = 0.2
-"""Seconds for which marks are gathered at most."""
+"""Seconds for which records are gathered at most."""
 
-SHARE_OF_GRACE = 0.1
-"""And this part of the grace at most, after which the sweep would send again."""
+GRACE_SHARE = 0.1
+"""The same, as a part of publish_grace, after which the sweeper would publish again."""
 
-MANY = 500
-"""Marks that are not held back any longer."""
+BATCH = 500
+"""Number of records that are not held back any longer."""
 
 LOCK_WAIT = 0.3
-"""Seconds that a try waits for a lock: the transaction that has it may be open in the thread that looks."""
+"""Seconds that a try waits for a lock, whose transaction may be open in the very thread that waits."""
 
 
-class QueuedMarker(Background[PendingMessage]):
-    """The marks that this process has yet to write."""
+class QueuedMarker(BackgroundQueue[PendingMessage]):
+    """The jobs that this process has published and not yet recorded as Queued."""
 
     name = "marking jobs as queued"
-    otherwise = "their messages are out, and the sweep publishes harmless second ones"
+    on_failure = "their messages are published, and the sweeper publishes harmless second ones"
 
     def __init__(self, store: Store, publish_grace: timedelta) -> None:
-        super().__init__(min(DELAY, publish_grace.total_seconds() * SHARE_OF_GRACE), MANY)
+        super().__init__(min(DELAY, publish_grace.total_seconds() * GRACE_SHARE), BATCH)
         self._store = store
 
     def _do(self, work: Sequence[PendingMessage]) -> None:
