@@ -1,4 +1,4 @@
-"""Where an event loop runs, it does not wait for a database or a broker of ours."""
+"""In a thread with an event loop, no call waits for the broker, nor for a lock that the loop holds."""
 
 import asyncio
 import subprocess
@@ -21,7 +21,7 @@ LONG = 30
 
 
 class Gate:
-    """In the place of the way to the broker: shut, each publish waits there."""
+    """Stands in for the publisher's `publish`: each call waits until the gate is open."""
 
     def __init__(self, publisher: Any) -> None:
         self.open = threading.Event()
@@ -33,7 +33,7 @@ class Gate:
     def __call__(self, messages: Sequence[PendingMessage]) -> Any:
         messages = list(messages)
         self.threads.add(threading.get_ident())
-        # In the loop's own thread it never opens, so that a commit which publishes there fails by this.
+        # Closed in the loop's own thread it lets a publish pass, so that the test fails instead of hanging.
         if threading.current_thread() is not threading.main_thread():
             assert self.open.wait(LONG)
         self.sent += [message.job_id for message in messages]
@@ -44,14 +44,14 @@ class Shop:
     def __init__(self, url: str, **settings: Any) -> None:
         app: Any = make_app("memory://", url, settings)
         self.app, self.jobs = app, app.jobs
-        self.jobs.handle().submit(ADD)  # what is made on first use
+        self.jobs.handle().submit(ADD)  # makes what is made on first use
         self.gate = Gate(self.jobs._runtime.publisher)
         parsed = sqlalchemy.make_url(url)
         driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]
         self.async_url = parsed.set(drivername=driver)
 
     def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Run a coroutine with an async engine."""
+        """Run a coroutine function with an async engine."""
 
         async def main() -> Any:
             engine = create_async_engine(self.async_url)
@@ -63,7 +63,7 @@ class Shop:
         return asyncio.run(main())
 
     async def request(self, engine: Any) -> int:
-        """Submit a job in a transaction of one's own, as a request of a web service does."""
+        """Submit a job in a transaction, as a request of a web service does."""
         async with AsyncSession(engine) as session:
             job_id: int = await session.run_sync(lambda sync: self.jobs.handle().submit(ADD, session=sync))
             await session.commit()
@@ -81,8 +81,8 @@ def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
     shop.jobs.close()
 
 
-def test_a_commit_in_an_event_loop_waits_for_no_broker(shop: Shop) -> None:
-    """It returns, and the loop goes on, while the broker is silent; messages keep their order (fault 22)."""
+def test_commit_in_event_loop_does_not_wait_for_broker(shop: Shop) -> None:
+    """The loop goes on while the broker is silent, and messages keep their order (fault 22)."""
 
     async def five(engine: Any) -> list[int]:
         ids = [await shop.request(engine) for _ in range(5)]
@@ -97,8 +97,8 @@ def test_a_commit_in_an_event_loop_waits_for_no_broker(shop: Shop) -> None:
     eventually(lambda: shop.statuses() == {JobStatus.QUEUED}, LONG, "marked")
 
 
-def test_concurrent_requests_are_not_locked_out_of_a_database(shop: Shop) -> None:
-    """Neither by a loop that waits for a lock that only it can release (fault 22)."""
+def test_concurrent_requests_do_not_lock_each_other_out(shop: Shop) -> None:
+    """The loop does not wait for a lock that only it can release (fault 22)."""
     shop.gate.open.set()
 
     async def crowd(engine: Any) -> list[int]:
@@ -111,8 +111,8 @@ def test_concurrent_requests_are_not_locked_out_of_a_database(shop: Shop) -> Non
 
 
 @pytest.mark.parametrize("verb", ["submit", "submit_many", "resubmit", "release"])
-def test_a_verb_called_in_an_event_loop_waits_for_no_broker(verb: str, sqlite_url: str) -> None:
-    """Without a session as well: the message goes out from another thread (fault 22)."""
+def test_call_in_event_loop_does_not_wait_for_broker(verb: str, sqlite_url: str) -> None:
+    """Without a session, too, another thread publishes the message (fault 22)."""
     shop = Shop(sqlite_url)
     handle = shop.jobs.handle()
     verbs: dict[str, Callable[[], object]] = {
@@ -137,7 +137,7 @@ def test_a_verb_called_in_an_event_loop_waits_for_no_broker(verb: str, sqlite_ur
     assert len(shop.gate.sent) == (3 if verb == "submit_many" else 1)
 
 
-def test_what_no_loop_waits_for_is_published_before_a_call_returns(sqlite_url: str) -> None:
+def test_submit_outside_event_loop_publishes_before_returning(sqlite_url: str) -> None:
     shop = Shop(sqlite_url)
     job_id = shop.jobs.handle().submit(ADD)
     assert shop.gate.sent == [job_id]
@@ -145,7 +145,7 @@ def test_what_no_loop_waits_for_is_published_before_a_call_returns(sqlite_url: s
     shop.jobs.close()
 
 
-def test_an_eager_job_has_run_when_an_async_commit_returns(sqlite_url: str) -> None:
+def test_eager_job_has_run_when_async_commit_returns(sqlite_url: str) -> None:
     shop = Shop(sqlite_url)
     shop.app.conf.task_always_eager = True
     job_id = shop.run(shop.request)
@@ -153,10 +153,10 @@ def test_an_eager_job_has_run_when_an_async_commit_returns(sqlite_url: str) -> N
     shop.jobs.close()
 
 
-def test_a_publish_that_fails_beside_the_loop_leaves_the_next_alone(
+def test_failed_publish_beside_event_loop_leaves_later_ones_alone(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug there is logged as such, and the sweep has the job (faults 22, 25)."""
+    """A bug there is logged as such, and the sweeper publishes the job (faults 22, 25)."""
     monkeypatch.setattr(internal_errors, "_logged", set())
     shop.gate.open.set()
     publish, shop.gate._publish = shop.gate._publish, None
@@ -168,8 +168,8 @@ def test_a_publish_that_fails_beside_the_loop_leaves_the_next_alone(
     assert shop.jobs.attach(job_id).job_status() is JobStatus.QUEUED
 
 
-def test_an_orderly_end_of_the_process_publishes_what_is_pending(sqlite_url: str) -> None:
-    """What a loop has left to the publisher's thread goes out before the process ends (fault 22)."""
+def test_orderly_exit_publishes_pending_jobs(sqlite_url: str) -> None:
+    """Jobs that a loop has left to the thread are published before the process ends (fault 22)."""
     program = (
         "import asyncio, sys, time\n"
         "from tests.test_event_loop import Shop\n"

@@ -1,4 +1,4 @@
-"""Everything that Celery lets one say about a message, and by which means."""
+"""Every option of a message, by each means that Celery has to set it."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reply_to": {"reply_to": "a.queue"},
     "stamped_headers": {"stamped_headers": ["batch"], "batch": "monday"},
 }
-"""One way to give each option that a job's messages keep."""
+"""A value for each option that a job's messages keep."""
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "queue": {"queue": "fast"},
@@ -68,9 +68,9 @@ CONFIGURATION: dict[str, dict[str, Any]] = {
     "task_time_limit": {"task_time_limit": 300},
     "task_soft_time_limit": {"task_soft_time_limit": 200},
 }
-"""Keys of the configuration that are seen in a message."""
+"""Keys of the configuration that change a message."""
 for later in CONFIGURATION.keys() - defaults.SETTING_KEYS:
-    del CONFIGURATION[later]  # of a Celery after the installed one
+    del CONFIGURATION[later]  # of a later Celery than the installed one
 
 CASES: dict[str, Case] = {
     "nothing": ({}, {}),

@@ -6,10 +6,10 @@ from typing import Any
 from kombu.compression import decompress
 
 OWN = {"id", "root_id", "argsrepr", "kwargsrepr", "jobhandle", "retries", "compression"}
-"""Headers that differ by what they are: ids, what is shown, ours."""
+"""Headers that differ by design: ids, displayed arguments, ours."""
 OWN_PROPERTIES = {
     *("correlation_id", "delivery_tag", "delivery_info", "body_encoding", "application_headers"),
-    # What a job's result goes to is its row; and the content type is ours.
+    # A job's result goes to its row, and the content type is ours.
     *("reply_to", "content_type", "content_encoding"),
     # Celery passes its own options on as properties.
     *("argsrepr", "kwargsrepr", "origin", "redelivered"),
@@ -17,7 +17,7 @@ OWN_PROPERTIES = {
 
 
 def comparable(message: Any) -> dict[str, Any]:
-    """All that a message says, but for what differs from one message to the next."""
+    """All of a message but what differs from one message to the next."""
     args, kwargs, embedded = json.loads(_opened(message))
     info = message.delivery_info
     return {
@@ -27,7 +27,7 @@ def comparable(message: Any) -> dict[str, Any]:
             **{name: value for name, value in message.properties.items() if name not in OWN_PROPERTIES},
         },
         "compression": message.headers.get("compression"),
-        "way": (info["exchange"], info["routing_key"]),
+        "route": (info["exchange"], info["routing_key"]),
         "body": (args, kwargs, embedded),
         "root is the task": message.headers["root_id"] == message.headers["id"],
         "shown": (message.headers["argsrepr"], _without_job_id(message.headers["kwargsrepr"])),
@@ -35,7 +35,7 @@ def comparable(message: Any) -> dict[str, Any]:
 
 
 def _opened(message: Any) -> Any:
-    """The body as JSON; kombu has opened a compressed one already on some transports."""
+    """The body as JSON. Some transports of kombu have decompressed it already."""
     body = message.body if isinstance(message.body, bytes) else message.body.encode()
     return body if body.startswith(b"[") else decompress(body, message.headers["compression"])
 

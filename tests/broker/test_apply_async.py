@@ -1,4 +1,4 @@
-"""A task's own `apply_async`, and what wraps Celery's, has its say when a job is submitted (fault 10)."""
+"""A task's own `apply_async`, and what patches Celery's, takes effect at the submit of a job (fault 10)."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,7 @@ Task: Any = celery.Task
 
 
 class Tenant(Task):  # type: ignore[misc]  # whose apply_async is declared with all its options
-    """Adds what a service's base class adds."""
+    """A service's base class, which adds options."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         options["headers"] = {**(options.get("headers") or {}), "tenant": "acme"}
@@ -25,7 +25,7 @@ class Tenant(Task):  # type: ignore[misc]  # whose apply_async is declared with 
 
 
 class Silent(Task):  # type: ignore[misc]
-    """As celery-once and celery-singleton do for a task that is queued already."""
+    """Sends nothing, as celery-once and celery-singleton do for a task that is queued already."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         return self.AsyncResult("another's")
@@ -62,7 +62,7 @@ def app(make: Make) -> Any:
     return app
 
 
-def test_what_a_base_class_adds_is_in_the_row_and_in_each_message(app: Any, make: Make) -> None:
+def test_option_of_base_class_is_in_row_and_every_message(app: Any, make: Make) -> None:
     handle = app.jobs.handle()
     handle.submit(app.tasks["Tenant"].s(5))
     (message,) = received(app, "of-acme")
@@ -72,21 +72,21 @@ def test_what_a_base_class_adds_is_in_the_row_and_in_each_message(app: Any, make
     assert (job.queue, job.priority, job.kwargs) == ("of-acme", 3, {"extra": 1})
     assert minutes(job.expires - job.submitted) == 60
     assert "expiration" not in message.properties
-    # And from a service that knows nothing of the class.
+    # Also from a service that does not have the class.
     handle.cancel_job()
     make().jobs.attach(handle.job_id).resubmit_job()
     (again,) = received(app, "of-acme")
     assert again.headers["tenant"] == "acme"
 
 
-def test_what_a_caller_gives_goes_before_what_a_base_class_sets_by_default(app: Any) -> None:
+def test_callers_option_overrides_default_of_base_class(app: Any) -> None:
     app.jobs.submit_many([Job(task="Tenant", queue="mine", priority=9, expires=timedelta(minutes=1))] * 2)
     messages = received(app, "mine")
     assert [message.properties["priority"] for message in messages] == [9, 9]
     assert {minutes(job.expires - job.submitted) for job in app.jobs.find()} == {1}
 
 
-def test_a_base_class_may_delay_a_job(app: Any) -> None:
+def test_base_class_may_delay_a_job(app: Any) -> None:
     class Later(Task):  # type: ignore[misc]
         def apply_async(self, *args: Any, **kwargs: Any) -> Any:
             return super().apply_async(*args, **{**kwargs, "countdown": 600})
@@ -99,25 +99,25 @@ def test_a_base_class_may_delay_a_job(app: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [("Silent", "it sent none"), ("Twice", "it sent 2"), ("Renamed", "keeps the task id")],
 )
-def test_an_apply_async_that_does_not_send_its_one_message_is_refused(app: Any, name: str, said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_apply_async_without_its_one_message_is_refused(app: Any, name: str, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
         app.jobs.handle().submit(Job(task=name))
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=reason):
         app.jobs.submit_many([Job(task="tests.add", args=[1, 2]), Job(task=name)])
     assert app.jobs.find() == []
     assert received(app) == []
 
 
-def test_what_an_apply_async_raises_reaches_the_caller_and_nothing_is_written(app: Any) -> None:
+def test_error_of_apply_async_is_raised_and_writes_nothing(app: Any) -> None:
     with pytest.raises(LookupError, match="queued already"):
         app.jobs.handle().submit(Job(task="Locked"))
     assert app.jobs.find() == []
 
 
-def test_an_eager_job_has_what_a_base_class_adds(make: Make) -> None:
+def test_eager_job_has_options_of_base_class(make: Make) -> None:
     app = make(task_always_eager=True)
     seen = []
 
@@ -131,7 +131,7 @@ def test_an_eager_job_has_what_a_base_class_adds(make: Make) -> None:
 
 @pytest.fixture(params=[(Task, "apply_async"), (Celery, "send_task")])
 def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A tool that patches one of Celery's methods, and adds a header to what goes through."""
+    """A tool that patches one of Celery's methods to add a header to each message."""
     owner, name = request.param
     traces: list[str] = []
     original = getattr(owner, name)
@@ -145,7 +145,7 @@ def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
     return traces
 
 
-def test_what_patches_celerys_publishing_adds_to_each_job(make: Make, traced: list[str]) -> None:
+def test_header_of_patched_publishing_is_in_each_message(make: Make, traced: list[str]) -> None:
     app = make()
     app.jobs.submit_many([Job(task="tests.add", args=[1, number]) for number in range(3)])
     assert (
@@ -153,9 +153,7 @@ def test_what_patches_celerys_publishing_adds_to_each_job(make: Make, traced: li
     )
 
 
-def test_a_task_that_is_not_known_here_is_published_through_a_patched_send_task(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unregistered_task_passes_patched_send_task(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Celery.send_task
 
     def patched(*args: Any, **kwargs: Any) -> Any:
@@ -168,7 +166,7 @@ def test_a_task_that_is_not_known_here_is_published_through_a_patched_send_task(
     assert message.headers["trace"] == "abc"
 
 
-def test_an_app_class_with_its_own_send_task_has_its_say(sqlite_url: str) -> None:
+def test_send_task_of_app_subclass_is_called(sqlite_url: str) -> None:
     from jobhandle_celery import Jobs
 
     class Own(Celery):
@@ -183,7 +181,7 @@ def test_an_app_class_with_its_own_send_task_has_its_say(sqlite_url: str) -> Non
     app.jobs.close()
 
 
-def test_another_task_that_an_apply_async_sends_is_sent(make: Make) -> None:
+def test_other_task_sent_by_apply_async_is_published(make: Make) -> None:
     app = make()
 
     class Audited(Task):  # type: ignore[misc]
@@ -197,7 +195,7 @@ def test_another_task_that_an_apply_async_sends_is_sent(make: Make) -> None:
     assert len(app.jobs.find()) == 1
 
 
-def test_plain_calls_of_such_tasks_stay_plain(app: Any) -> None:
+def test_plain_call_of_task_with_apply_async_is_unchanged(app: Any) -> None:
     app.tasks["Tenant"].delay(1)
     (message,) = received(app, "of-acme")
     assert "jobhandle" not in message.headers

@@ -1,4 +1,4 @@
-"""From the row to a broker that is down, silent, or comes back."""
+"""Publishing to a broker that is down, silent, or comes back."""
 
 import socket
 import threading
@@ -11,21 +11,21 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.broker import publisher
-from tests.broker.messages import ADD, NOBODY_LISTENS, Make, received
+from tests.broker.messages import ADD, REFUSING_BROKERS, Make, received
 from tests.servers import RedisServer
 from tests.support import a_soft_limit, eventually
 
 
 def tries(caplog: pytest.LogCaptureFixture) -> int:
-    """How often the broker was not reached."""
+    """How often the log says that the broker was not reached."""
     return sum("broker not reached" in record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize("broker", NOBODY_LISTENS)
-def test_a_refusing_broker_costs_one_try_and_no_error(
+@pytest.mark.parametrize("broker", REFUSING_BROKERS)
+def test_refusing_broker_is_tried_once_and_raises_nothing(
     broker: str, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = make(NOBODY_LISTENS[broker])
+    app = make(REFUSING_BROKERS[broker])
     for _ in range(3):
         handle = app.jobs.handle()
         handle.submit(ADD)
@@ -36,11 +36,11 @@ def test_a_refusing_broker_costs_one_try_and_no_error(
 
 
 class BlackHole:
-    """A server that takes every connection, calls `met` in a thread, and never says a word."""
+    """A server that accepts every connection, calls `on_connect` in a thread, and never answers."""
 
-    def __init__(self, met: Callable[[], object] = bool) -> None:
+    def __init__(self, on_connect: Callable[[], object] = bool) -> None:
         self.connections: list[socket.socket] = []
-        self._met = met
+        self._on_connect = on_connect
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept)
@@ -52,7 +52,7 @@ class BlackHole:
                 self.connections.append(self._listener.accept()[0])
             except OSError:
                 return
-            self._met()
+            self._on_connect()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -65,7 +65,7 @@ class BlackHole:
 @pytest.mark.parametrize(
     "broker_url", ["redis://:password@127.0.0.1:{}/0", "redis://127.0.0.1:{}/0", "amqp://127.0.0.1:{}//"]
 )
-def test_a_silent_broker_is_tried_once_however_much_is_submitted(
+def test_silent_broker_is_tried_once_for_many_submits(
     broker_url: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobhandle_celery.broker.connection.BOUND", 0.2)
@@ -80,7 +80,7 @@ def test_a_silent_broker_is_tried_once_however_much_is_submitted(
 
 @pytest.mark.parametrize("broker_url", ["redis://127.0.0.1:{}/0", "amqp://127.0.0.1:{}//"])
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_time_limit_is_heard_by_a_body_that_submits_to_a_silent_broker(
+def test_time_limit_interrupts_submit_to_silent_broker(
     broker_url: str, count: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobhandle_celery.broker.connection.BOUND", 60)
@@ -91,19 +91,19 @@ def test_a_time_limit_is_heard_by_a_body_that_submits_to_a_silent_broker(
         assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == count
 
 
-def test_jobs_are_sent_by_a_sweep_once_the_broker_is_back(make: Make, private_redis: RedisServer) -> None:
+def test_sweep_publishes_jobs_when_the_broker_is_back(make: Make, private_redis: RedisServer) -> None:
     app = make(private_redis.url, jobhandle_publish_grace=0.1)
     private_redis.stop()
     ids = app.jobs.submit_many([ADD] * 3)
     assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 3
-    # By somebody else, who has not been disappointed yet.
+    # Another process, which has not found the broker down.
     sweeper = make(private_redis.url, jobhandle_publish_grace=0.1, task_default_queue="another")
     private_redis.start()
     eventually(lambda: sweeper.jobs.sweep() and app.jobs.count_by_status()[JobStatus.QUEUED] == 3)
     assert sorted(message.headers["jobhandle"]["id"] for message in received(app)) == ids
 
 
-def test_the_same_process_tries_again_after_a_pause(
+def test_process_tries_again_after_its_pause(
     make: Make, private_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publisher, "PAUSES", (0.2,))
@@ -118,7 +118,7 @@ def test_the_same_process_tries_again_after_a_pause(
     assert handle.job_status() is JobStatus.QUEUED
 
 
-def test_a_connection_that_the_broker_has_closed_is_no_broker_that_is_down(
+def test_connection_closed_by_broker_is_no_outage(
     make: Make, private_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(private_redis.url)
@@ -131,7 +131,7 @@ def test_a_connection_that_the_broker_has_closed_is_no_broker_that_is_down(
     assert tries(caplog) == 0
 
 
-def test_plain_calls_go_celerys_own_way_to_the_broker(make: Make, private_redis: RedisServer) -> None:
+def test_plain_call_is_published_by_celery(make: Make, private_redis: RedisServer) -> None:
     app = make(private_redis.url)
     private_redis.stop()
     handle = app.jobs.handle()
@@ -144,7 +144,7 @@ def test_plain_calls_go_celerys_own_way_to_the_broker(make: Make, private_redis:
     assert handle.job_status() is JobStatus.SUBMITTED
 
 
-def test_a_broker_url_that_nobody_can_use_does_not_lose_the_job(make: Make) -> None:
+def test_submit_with_unusable_broker_url_keeps_the_job(make: Make) -> None:
     app = make("nosuch://host")
     handle = app.jobs.handle()
     handle.submit(ADD)

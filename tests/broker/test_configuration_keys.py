@@ -1,13 +1,13 @@
-"""Each key of Celery's configuration that may concern publishing, and what becomes of it (fault 13)."""
+"""Each key of Celery's configuration that may concern publishing, and its effect on jobs (fault 13)."""
 
 from celery.app import defaults
 
 from tests.broker.options import CONFIGURATION
 
 COMPARED = set(CONFIGURATION)
-"""Seen in a message, and compared with plain Celery's (test_options)."""
+"""Visible in a message, and compared with plain Celery's (test_options)."""
 
-WAY = {
+ROUTING = {
     "task_routes",
     "task_queues",
     "task_default_queue",
@@ -20,7 +20,7 @@ WAY = {
     "task_annotations",
     "task_inherit_parent_priority",
 }
-"""Celery itself resolves the way of a job with them at the submit."""
+"""Celery itself resolves the route of a job with them at the submit."""
 
 ELSEWHERE = {
     "accept_content": "a job is refused if its workers would not accept it",
@@ -52,7 +52,7 @@ WORKERS = {
     "task_track_started",
     "task_allow_error_cb_on_chord_header",
 }
-"""Read by a worker, not by who publishes."""
+"""Read by a worker, not by a publisher."""
 
 OTHER = {
     *[
@@ -75,11 +75,11 @@ OTHER = {
 """Whole namespaces; `broker` is how connections are made, for jobs by `app.connection_for_write`."""
 
 
-def test_every_key_of_celerys_configuration_is_decided() -> None:
-    """A key that Celery adds later makes this fail, until it is decided what becomes of it."""
+def test_every_configuration_key_of_celery_is_classified() -> None:
+    """A key that Celery adds later makes this fail, until it is classified."""
     keys = {f"task_{key}" for key in defaults.NAMESPACES["task"]}
     keys |= {key for key, option in defaults.NAMESPACES.items() if isinstance(option, defaults.Option)}
-    assert keys - (COMPARED | WAY | ELSEWHERE.keys() | WORKERS) == set()
+    assert keys - (COMPARED | ROUTING | ELSEWHERE.keys() | WORKERS) == set()
     namespaces = {
         key for key, option in defaults.NAMESPACES.items() if not isinstance(option, defaults.Option)
     }

@@ -1,4 +1,4 @@
-"""How many connections to the broker a process opens and keeps, whichever thread submits."""
+"""How many connections to the broker a process opens and keeps for its threads."""
 
 import gc
 import os
@@ -24,14 +24,14 @@ LIMIT = 3
 
 
 class Broker:
-    """Redis, and its connections of one name."""
+    """Redis, and its connections by one client name."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url, decode_responses=True)
         self.name = f"test-{uuid.uuid4().hex}"
 
     def received(self) -> int:
-        """How many connections it has ever accepted."""
+        """How many connections it has accepted so far."""
         return int(self._client.info("stats")["total_connections_received"])
 
     def open(self) -> int:
@@ -50,7 +50,7 @@ def app(make: Make, redis_url: str, broker: Broker) -> Any:
 
 
 def in_threads(count: int, work: Callable[[], object], at_once: int) -> None:
-    """Do the work so often, each time in a thread of its own, so many of them at once."""
+    """Do the work `count` times, each in a thread of its own, `at_once` of them at a time."""
     slots = threading.Semaphore(at_once)
 
     def slot() -> None:
@@ -70,8 +70,8 @@ def submit(app: Any) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 30])
-def test_threads_that_submit_share_a_pool_of_connections(app: Any, broker: Broker, at_once: int) -> None:
-    """A thread for each request opens no connection for each (fault 21)."""
+def test_threads_share_a_pool_of_connections(app: Any, broker: Broker, at_once: int) -> None:
+    """A thread for each request does not mean a connection for each (fault 21)."""
     submit(app)
     in_threads(60, lambda: submit(app), at_once)
     per_connection = 2  # kombu's Redis channel has one to publish and one to consume
@@ -83,7 +83,7 @@ def test_threads_that_submit_share_a_pool_of_connections(app: Any, broker: Broke
     assert broker.open() <= per_connection
 
 
-def test_without_a_pool_limit_no_connection_is_kept(make: Make, redis_url: str, broker: Broker) -> None:
+def test_no_connection_is_kept_without_pool_limit(make: Make, redis_url: str, broker: Broker) -> None:
     """As with Celery's own publishers (fault 21)."""
     app = make(redis_url, broker_pool_limit=None, broker_transport_options={"client_name": broker.name})
     in_threads(5, lambda: submit(app), 5)
@@ -97,7 +97,7 @@ def pool(make: Make) -> ConnectionPool:
 
 
 def in_a_thread(work: Callable[[], object]) -> list[object]:
-    """Do the work in a thread; return what it returned or raised."""
+    """Do the work in a thread; return its result or error."""
     outcome: list[object] = []
 
     def worker() -> None:
@@ -118,8 +118,8 @@ def borrow(pool: ConnectionPool) -> BrokerConnection:
 
 
 @contextmanager
-def all_lent(pool: ConnectionPool) -> Iterator[list[BrokerConnection]]:
-    """Hold all connections of a pool in other threads."""
+def all_in_use(pool: ConnectionPool) -> Iterator[list[BrokerConnection]]:
+    """Have other threads hold all connections of a pool."""
     over, lent = threading.Event(), threading.Semaphore(0)
     held: list[BrokerConnection] = []
 
@@ -139,18 +139,18 @@ def all_lent(pool: ConnectionPool) -> Iterator[list[BrokerConnection]]:
         thread.join()
 
 
-def test_a_wait_for_a_connection_is_bounded(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_for_a_connection_is_bounded(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for an exhausted pool is bounded (fault 21)."""
     monkeypatch.setattr(connection_pool, "BOUND", 0.05)
-    with all_lent(pool):
+    with all_in_use(pool):
         (error,) = in_a_thread(lambda: borrow(pool))
         assert isinstance(error, PoolExhausted)
     with ExitStack() as stack:
         assert len({id(stack.enter_context(pool.acquire())) for _ in range(LIMIT)}) == LIMIT
 
 
-def test_a_thread_that_waits_gets_the_connection_that_is_given_back(pool: ConnectionPool) -> None:
-    with all_lent(pool) as held:
+def test_released_connection_goes_to_waiting_thread(pool: ConnectionPool) -> None:
+    with all_in_use(pool) as held:
         waiting = threading.Thread(target=lambda: held.append(borrow(pool)))
         waiting.start()
         eventually(lambda: pool._changed._waiters, 10, "it waits")  # type: ignore[attr-defined]
@@ -158,24 +158,22 @@ def test_a_thread_that_waits_gets_the_connection_that_is_given_back(pool: Connec
     assert held[-1] in held[:-1]
 
 
-def test_a_job_without_a_free_connection_is_left_to_the_sweep(
+def test_job_without_free_connection_is_left_to_the_sweep(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exhausted pool is no broker that is down (fault 21)."""
+    """An exhausted pool is not taken for a broker that is down (fault 21)."""
     monkeypatch.setattr(connection_pool, "BOUND", 0.05)
     app = make(broker_pool_limit=LIMIT, jobhandle_publish_grace=0.1)
     publisher = app.jobs._runtime.publisher
-    with all_lent(publisher._pool):
+    with all_in_use(publisher._pool):
         submit(app)
         assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 1
         assert publisher.reachable
     eventually(lambda: app.jobs.sweep() and app.jobs.count_by_status()[JobStatus.QUEUED] == 1)
 
 
-def test_a_signal_receiver_may_submit_while_its_thread_publishes(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A thread never waits for the connection that it holds itself (fault 21)."""
+def test_signal_receiver_may_submit_while_publishing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread does not wait for the connection that it holds itself (fault 21)."""
     monkeypatch.setattr(connection_pool, "BOUND", 60)
     app = make(broker_pool_limit=1)
     nested: list[bool] = []
@@ -199,13 +197,13 @@ def pool_of(app: Any) -> ConnectionPool:
     return pool
 
 
-def test_a_connection_lent_during_close_is_closed_when_given_back(pool: ConnectionPool) -> None:
+def test_connection_in_use_during_close_is_closed_on_release(pool: ConnectionPool) -> None:
     with pool.acquire() as connection:
         pool.close()
     assert borrow(pool) is not connection
 
 
-def test_a_connection_whose_publish_was_interrupted_is_closed(pool: ConnectionPool) -> None:
+def test_connection_of_interrupted_publish_is_closed(pool: ConnectionPool) -> None:
     def interrupted() -> None:
         with pool.acquire() as connection:
             connection._producer = object()
@@ -218,9 +216,7 @@ def test_a_connection_whose_publish_was_interrupted_is_closed(pool: ConnectionPo
     assert borrow(pool) is connection
 
 
-def test_a_connection_that_is_lost_frees_its_place(
-    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_connection_frees_its_place(pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A time limit between two instructions cannot exhaust the pool (fault 21)."""
     monkeypatch.setattr(connection_pool, "BOUND", 0.05)
     for _ in range(LIMIT):
@@ -229,8 +225,8 @@ def test_a_connection_that_is_lost_frees_its_place(
     borrow(pool)
 
 
-def test_a_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> None:
-    """And leaves its parent's alone, at its end too (fault 21)."""
+def test_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> None:
+    """It leaves its parent's alone, also when it ends (fault 21)."""
     submit(app)
     pool = pool_of(app)
     with pool.acquire() as held:
@@ -246,7 +242,7 @@ def test_a_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> N
     assert len(received(app)) == 3
 
 
-def test_each_app_has_a_pool_of_its_own(make: Make) -> None:
+def test_each_app_has_its_own_pool(make: Make) -> None:
     first, second = make(), make()
     submit(first)
     submit(second)

@@ -1,4 +1,4 @@
-"""Handlers of Celery's publish signals are called at the submit, and what they add stays (fault 12)."""
+"""Handlers of Celery's publish signals run at the submit, and what they add stays (fault 12)."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 
 @pytest.fixture
 def calls() -> Iterator[list[str]]:
-    """Handlers of a service that hands a tenant and a span on, as tracers do."""
+    """Handlers of a service that adds a tenant to each message, as tracers add a span."""
     calls: list[str] = []
 
     def before(headers: Any = None, **_: Any) -> None:
@@ -46,7 +46,7 @@ def paired(handle: Any) -> list[str]:
     return [f"before {task_id}", f"after {task_id}"]
 
 
-def test_a_jobs_message_has_what_a_handler_added_whoever_sends_it(make: Make, calls: list[str]) -> None:
+def test_header_of_handler_is_in_message_of_any_publisher(make: Make, calls: list[str]) -> None:
     app, other = make(), make()
     as_tenant("acme")
     handle = app.jobs.handle()
@@ -58,7 +58,7 @@ def test_a_jobs_message_has_what_a_handler_added_whoever_sends_it(make: Make, ca
     handle.cancel_job()
     other.jobs.attach(handle.job_id).resubmit_job()
     assert [message.headers["tenant"] for message in received(app)] == ["acme"]
-    # Once for each message that a caller has asked for, however often it is sent.
+    # Once for each job submitted, however often it is published.
     assert len(calls) == 2
 
 
@@ -66,7 +66,7 @@ def vars_of(job: Job) -> dict[str, Any]:
     return {"task": job.task, "args": job.args}
 
 
-def test_handlers_are_called_once_for_a_job_that_is_sent_at_once(make: Make, calls: list[str]) -> None:
+def test_handlers_run_once_for_a_job_published_at_once(make: Make, calls: list[str]) -> None:
     app = make()
     as_tenant("acme")
     handle = app.jobs.handle()
@@ -75,7 +75,7 @@ def test_handlers_are_called_once_for_a_job_that_is_sent_at_once(make: Make, cal
     assert [message.headers["tenant"] for message in received(app)] == ["acme"]
 
 
-def test_each_of_many_jobs_has_its_own_call_one_after_the_other(make: Make, calls: list[str]) -> None:
+def test_handlers_run_once_for_each_job_of_submit_many(make: Make, calls: list[str]) -> None:
     app = make()
     as_tenant("acme")
     ids = app.jobs.submit_many([ADD] * 3)
@@ -84,7 +84,7 @@ def test_each_of_many_jobs_has_its_own_call_one_after_the_other(make: Make, call
     assert [message.headers["tenant"] for message in received(app)] == ["acme"] * 3
 
 
-def test_in_a_session_handlers_are_called_at_the_submit_not_after_the_commit(
+def test_handlers_run_at_submit_in_a_session_not_at_commit(
     make: Make, calls: list[str], sqlite_url: str
 ) -> None:
     app = make()
@@ -100,7 +100,7 @@ def test_in_a_session_handlers_are_called_at_the_submit_not_after_the_commit(
     assert [message.headers["tenant"] for message in received(app)] == ["acme"]
 
 
-def test_a_retry_calls_handlers_in_its_body_and_the_submits_headers_win(make: Make, calls: list[str]) -> None:
+def test_retry_runs_handlers_and_keeps_headers_of_submit(make: Make, calls: list[str]) -> None:
     app = make()
 
     def also(headers: Any = None, **_: Any) -> None:
@@ -123,7 +123,7 @@ def test_a_retry_calls_handlers_in_its_body_and_the_submits_headers_win(make: Ma
     assert again.headers["only a retry's"] == "worker"
 
 
-def test_a_handler_may_change_arguments_priority_and_what_is_shown(make: Make) -> None:
+def test_handler_may_change_arguments_priority_and_argsrepr(make: Make) -> None:
     app = make()
 
     def change(headers: Any = None, body: Any = None, properties: Any = None, **_: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_handler_may_change_arguments_priority_and_what_is_shown(make: Make) -
 
 
 @pytest.mark.parametrize("where", ["properties", "headers"])
-def test_what_a_handler_adds_and_a_job_cannot_keep_is_refused(make: Make, where: str) -> None:
+def test_unkept_addition_of_handler_is_refused(make: Make, where: str) -> None:
     app = make()
 
     def add(**given: Any) -> None:
@@ -162,7 +162,7 @@ def test_what_a_handler_adds_and_a_job_cannot_keep_is_refused(make: Make, where:
     assert app.jobs.find() == []
 
 
-def test_handlers_are_shown_no_sensitive_argument(make: Make) -> None:
+def test_handlers_see_no_sensitive_argument(make: Make) -> None:
     app = make()
     shown = []
 
@@ -181,7 +181,7 @@ def test_handlers_are_shown_no_sensitive_argument(make: Make) -> None:
     assert message.headers["argsrepr"] == "('***',)"
 
 
-def test_a_scheduled_job_keeps_its_times_and_its_message_carries_none(make: Make, calls: list[str]) -> None:
+def test_times_of_scheduled_job_are_in_its_row_only(make: Make, calls: list[str]) -> None:
     app = make()
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.add"].s(1, 2).set(countdown=60, expires=3600))

@@ -1,4 +1,4 @@
-"""A job's message says what plain Celery's would: at once, sent by another service, and after a retry."""
+"""A job's message has the options that plain Celery's has, also from another service and after a retry."""
 
 import inspect
 import uuid
@@ -33,7 +33,7 @@ ARGS = (["a", {"b": [[1]]}], 2)
 
 
 def taken(app: Any) -> Any:
-    """The one message that is in the queues."""
+    """The only message in the queues, which is taken out."""
     messages = [message for queue in QUEUES for message in received(app, queue.name)]
     assert len(messages) == 1
     return messages[0]
@@ -65,7 +65,7 @@ def handled(task: Any, message: Any) -> Any:
 
 
 def retry_job(app: Any, message: Any, **given: Any) -> None:
-    """Retry the job of a message, as a worker of the app does, which publishes the next one."""
+    """Retry the job of a message as a worker does, which publishes the next one."""
     task, runtime = app.tasks["tests.add"], app.jobs._runtime
     header = message.headers["jobhandle"]
     run = Run(
@@ -86,7 +86,7 @@ def retry_plain(app: Any, message: Any, **given: Any) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_job_message_equals_plain_celerys(case: str, make: Make) -> None:
-    """At once, sent by a service that is configured otherwise, and after a retry (faults 13, 19)."""
+    """Also if a service with another configuration publishes it, and after a retry (faults 13, 19)."""
     compare(case, "memory://", make)
 
 
@@ -100,7 +100,7 @@ def compare(case: str, url: str, make: Make) -> None:
     sent = taken(app)
     expected = comparable(sent)
     handle = app.jobs.handle()
-    for _ in range(3):  # the first declares the queue, the second makes the template, the third is a copy
+    for _ in range(3):  # the first declares the queue, the second makes the template, the third uses it
         handle.submit(task.s(*ARGS).set(**given))
         message = taken(app)
         assert comparable(message) == expected
@@ -109,14 +109,14 @@ def compare(case: str, url: str, make: Make) -> None:
     retry_plain(app, sent)
     retried = comparable(taken(app))
     retry_job(app, message)
-    # How a message is sent and shown is what the submit said; plain Celery forgets some of it.
-    kept = {name: expected[name] for name in ("properties", "way", "shown", "compression")}
+    # A job's retry keeps the options of its submit; plain Celery drops some of them.
+    kept = {name: expected[name] for name in ("properties", "route", "shown", "compression")}
     kept["headers"] = retried["headers"] | {"ignore_result": expected["headers"]["ignore_result"]}
     assert comparable(taken(app)) == {**retried, **kept}
 
 
 def stored(app: Any, given: object) -> int:
-    """Submit a job whose process dies before it has published anything."""
+    """Store a job as if its process had died before publishing it."""
     submitter = app.jobs._runtime.submitter
     job_id: int = app.jobs._runtime.store.submit([submitter._new(given, None, None)])[0].job_id
     return job_id
@@ -151,8 +151,8 @@ def parameters(function: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_option_of_celerys_is_kept_or_refused(source: str) -> None:
-    """An option that Celery adds later makes this fail, until it is decided what becomes of it (fault 13)."""
+def test_every_option_of_celery_is_kept_or_refused(source: str) -> None:
+    """An option that Celery adds later makes this fail, until it is classified (fault 13)."""
     decided = publish_options.SIGNATURE | publish_options.CANVAS | publish_options.REFUSED
     assert SOURCES[source]() - decided == set()
 
@@ -166,7 +166,7 @@ def test_every_kept_option_is_compared() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(publish_options.REFUSED - {"now", "timezone", "task_type"}))
-def test_an_option_that_a_job_does_not_keep_is_refused_by_name(name: str, make: Make) -> None:
+def test_unkept_option_is_refused_by_name(name: str, make: Make) -> None:
     app = make(task_routes={"tests.add": {name: "a value"}})
     task = app.tasks["tests.add"]
     with pytest.raises(ValidationError, match=f"^{name}: "):
@@ -183,8 +183,6 @@ BY_ATTRIBUTE = ["serializer", "mandatory", "immediate"]
     [(by_route(**{name: "pickle"}), name) for name in BY_ROUTE]
     + [(by_attribute(**{name: "pickle"}), name) for name in BY_ATTRIBUTE],
 )
-def test_what_a_route_or_task_says_and_a_job_does_not_keep_is_refused(
-    settings: dict[str, Any], name: str, make: Make
-) -> None:
+def test_unkept_option_of_route_or_task_is_refused(settings: dict[str, Any], name: str, make: Make) -> None:
     with pytest.raises(ValidationError, match=f"^{name}: "):
         make(**settings).jobs.handle().submit(Job(task="tests.add", args=[1, 2]))

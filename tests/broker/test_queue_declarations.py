@@ -1,4 +1,4 @@
-"""The whole declaration of a queue is in the row (fault 19)."""
+"""The row has the whole declaration of a queue (fault 19)."""
 
 import json
 from typing import Any
@@ -30,28 +30,28 @@ def attributes(queue: Queue) -> dict[str, Any]:
     return made
 
 
-def test_every_attribute_of_a_queue_is_tried() -> None:
+def test_cases_cover_every_attribute_of_a_queue() -> None:
     tried = {name for queue in QUEUES.values() for name in described(queue)}
     assert tried == {name for name, _ in Queue.attrs}
 
 
 @pytest.mark.parametrize("kind", QUEUES)
-def test_a_queue_is_declared_as_it_was_described(kind: str) -> None:
+def test_described_queue_is_declared_equal(kind: str) -> None:
     record = json.loads(json.dumps(described(QUEUES[kind])))
     assert attributes(declared(record)) == attributes(QUEUES[kind])
 
 
-def test_a_record_of_an_older_version_is_read() -> None:
+def test_declaration_of_an_older_version_is_read() -> None:
     older = {"name": "q", "exchange": "media", "type": "topic", "routing_key": "#", "arguments": {"a": 1}}
     expected = Queue("q", Exchange("media", "topic"), routing_key="#", queue_arguments={"a": 1})
     assert declared(older) == expected
 
 
-def test_a_publisher_declares_a_queue_as_the_submitter_knew_it(make: Make) -> None:
-    """Though it has one of that name itself: two services, one database."""
+def test_publisher_declares_queue_of_submitter(make: Make) -> None:
+    """Though it has a queue of that name itself: two services share one database."""
     submitter = make(task_queue_max_priority=9, task_default_queue="shared")
     publisher = make(task_default_queue="shared")
     job_id = stored(submitter, ADD)
-    (outgoing,) = publisher.jobs._runtime.store.outgoing([job_id])
-    (queue,) = publisher.jobs._runtime.publisher._process_builder().build(outgoing).options["declare"]
+    (pending,) = publisher.jobs._runtime.store.outgoing([job_id])
+    (queue,) = publisher.jobs._runtime.publisher._process_builder().build(pending).options["declare"]
     assert queue.queue_arguments == {"x-max-priority": 9}

@@ -1,4 +1,4 @@
-"""Where a task's retry goes, and when: as Celery takes it, or refused at once."""
+"""Route and time of a task's retry are as in Celery, or refused at once."""
 
 import os
 import time
@@ -34,10 +34,8 @@ def new_york() -> Iterator[None]:
 
 @pytest.mark.usefixtures("new_york")
 @pytest.mark.parametrize("settings", [{}, {"timezone": "Asia/Shanghai"}, {"enable_utc": False}])
-def test_a_retry_at_a_time_without_a_zone_is_at_that_time_in_utc(
-    settings: dict[str, Any], make: Make
-) -> None:
-    """As Celery takes it, wherever the machine is (fault 6)."""
+def test_retry_at_naive_time_is_in_utc(settings: dict[str, Any], make: Make) -> None:
+    """As in Celery, whatever the time zone of the machine (fault 6)."""
     app = make(**settings)
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.add"].s(1, 2))
@@ -49,15 +47,15 @@ def test_a_retry_at_a_time_without_a_zone_is_at_that_time_in_utc(
 
 
 @pytest.mark.parametrize("field", ["eta", "expires"])
-def test_a_time_without_a_zone_is_refused_at_the_submit(field: str, make: Make) -> None:
+def test_naive_time_is_refused_at_submit(field: str, make: Make) -> None:
     app = make()
     for value in (datetime(2100, 1, 1), "2100-01-01T00:00:00"):  # noqa: DTZ001
         with pytest.raises(ValidationError, match=field):
             app.jobs.handle().submit(app.tasks["tests.add"].s(1, 2).set(**{field: value}))
 
 
-def test_a_retry_to_an_unknown_queue_is_refused_as_at_the_submit(make: Make) -> None:
-    """In the body, where Celery rejects what cannot be published (fault 27)."""
+def test_retry_to_unknown_queue_is_refused(make: Make) -> None:
+    """In the task, where Celery rejects what cannot be published (fault 27)."""
     app = make(task_create_missing_queues=False, task_queues=[Queue("known")], task_default_queue="known")
     app.jobs.handle().submit(app.tasks["tests.add"].s(1, 2))
     (message,) = received(app, "known")
@@ -68,8 +66,8 @@ def test_a_retry_to_an_unknown_queue_is_refused_as_at_the_submit(make: Make) -> 
             retry_record(app.jobs._runtime.routing, signature, request)
 
 
-def test_a_retry_to_another_queue_leaves_the_exchange_of_the_submit(make: Make) -> None:
-    """And a publisher that knows neither declares the new queue as the worker knew it (faults 52, 19)."""
+def test_retry_to_another_queue_drops_exchange_of_submit(make: Make) -> None:
+    """A publisher that knows neither declares the new queue as the worker declares it (faults 52, 19)."""
     urgent = Queue("fast", Exchange(""), routing_key="fast", queue_arguments={"x-max-priority": 9})
     app = make(task_queues=[*QUEUES[:3], urgent], task_default_queue="default")
     declare(app)
@@ -94,7 +92,7 @@ def test_a_retry_to_another_queue_leaves_the_exchange_of_the_submit(make: Make) 
 
 
 @pytest.mark.parametrize("name", ["expires", "retry_policy", "declare", "delivery_info_of_mine"])
-def test_an_option_of_a_retry_that_is_not_kept_is_refused(name: str, make: Make) -> None:
+def test_unkept_option_of_retry_is_refused(name: str, make: Make) -> None:
     app = make()
     app.jobs.handle().submit(app.tasks["tests.add"].s(1, 2))
     (message,) = received(app)

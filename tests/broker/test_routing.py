@@ -1,4 +1,4 @@
-"""From the row to the broker: Celery's own routing."""
+"""A job is routed as Celery routes its task."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from kombu import Exchange, Queue
 
 from jobhandle_celery import ConfigurationError, Job, JobStatus, ValidationError
-from tests.broker.messages import NOBODY_LISTENS, Make, received, way_of
+from tests.broker.messages import REFUSING_BROKERS, Make, envelope_of, received
 from tests.support import eventually
 
 MEDIA, EXACT, FAN = Exchange("media", "topic"), Exchange("exact", "direct"), Exchange("fan", "fanout")
@@ -22,7 +22,7 @@ def to(**route: Any) -> dict[str, Any]:
     return {"task_routes": {"tests.add": route}}
 
 
-WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # The queue where it arrives, settings, options of the signature.
     "the default queue": ("default", {}, {}),
     "a queue by its name": ("other", {}, {"queue": "other"}),
@@ -43,9 +43,9 @@ WAYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_job_goes_the_way_that_celery_sends_the_task(way: str, make: Make) -> None:
-    arrives, settings, options = WAYS[way]
+@pytest.mark.parametrize("case", ROUTES)
+def test_job_is_routed_as_celery_routes_its_task(case: str, make: Make) -> None:
+    arrives, settings, options = ROUTES[case]
     app = make(task_queues=QUEUES, task_default_queue="default", **settings)
     with app.connection() as connection:
         for queue in QUEUES:
@@ -55,28 +55,28 @@ def test_a_job_goes_the_way_that_celery_sends_the_task(way: str, make: Make) -> 
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.add"].s(1, 2).set(**options))
     (message,) = received(app, arrives)
-    assert way_of(message) == way_of(plain)
-    # And again, by whoever publishes it the next time.
+    assert envelope_of(message) == envelope_of(plain)
+    # Also when it is published again.
     handle.cancel_job()
     handle.resubmit_job()
     (again,) = received(app, arrives)
-    assert way_of(again) == way_of(plain)
+    assert envelope_of(again) == envelope_of(plain)
 
 
-def test_the_routing_is_kept_for_whoever_publishes_it_without_knowing_of_it(make: Make) -> None:
+def test_route_is_kept_for_a_publisher_that_lacks_it(make: Make) -> None:
     route = to(queue="images", routing_key="image.large")
-    elsewhere = make(NOBODY_LISTENS["redis"], task_queues=QUEUES, **route)
+    elsewhere = make(REFUSING_BROKERS["redis"], task_queues=QUEUES, **route)
     handle = elsewhere.jobs.handle()
     handle.submit(elsewhere.tasks["tests.add"].s(1, 2).set(priority=5))
     assert handle.job_status() is JobStatus.SUBMITTED
     sweeper = make(jobhandle_publish_grace=0.1)
     eventually(lambda: sweeper.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
     (message,) = received(sweeper, "images")
-    assert way_of(message)[:3] == ("media", "image.large", 5)
+    assert envelope_of(message)[:3] == ("media", "image.large", 5)
     assert handle.get_job().queue == "images"
 
 
-def test_a_queue_that_may_not_be_made_is_refused(make: Make) -> None:
+def test_queue_that_may_not_be_created_is_refused(make: Make) -> None:
     app = make(task_create_missing_queues=False, task_queues=[Queue("known")], task_default_queue="known")
     with pytest.raises(ValidationError, match=r"queue: .*unknown.*task_queues"):
         app.jobs.handle().submit(Job(task="tests.add", args=[1, 2], queue="unknown"))
@@ -91,7 +91,7 @@ def test_a_queue_that_may_not_be_made_is_refused(make: Make) -> None:
         {"task_protocol": 1},
     ],
 )
-def test_a_configuration_whose_workers_take_no_job_is_refused(settings: dict[str, Any], make: Make) -> None:
+def test_configuration_that_accepts_no_jobs_is_refused(settings: dict[str, Any], make: Make) -> None:
     """At the submit, not by workers that drop each message (fault 29)."""
     app = make(**settings)
     with pytest.raises(ConfigurationError, match=r"accept_content|task_protocol"):

@@ -29,7 +29,7 @@ RULES = [
         "the broker's count alone decides whether a message was lost",
         "store:DAMPED_AT_MOST",
         (Replace(("3",), by="10**9"),),
-        "tests/test_sweep.py",
+        "tests/test_sweeper.py",
     ),
     Mutant(
         5,

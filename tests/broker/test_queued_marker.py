@@ -1,4 +1,4 @@
-"""The mark Queued: written a moment later, many at a time, by a thread that nobody waits for."""
+"""`QueuedMarker` records published jobs a moment later, in batches, by a thread."""
 
 import logging
 import os
@@ -32,23 +32,23 @@ def jobs(database_url: str) -> Iterator[Any]:
 
 
 def statuses(database_url: str) -> list[str]:
-    """What the rows say, without a question to the library."""
+    """The statuses in the rows, read without the library, which would flush the marker."""
     engine = sqlalchemy.create_engine(database_url)
     with engine.connect() as connection:
-        words = connection.exec_driver_sql(
+        values = connection.exec_driver_sql(
             "SELECT value FROM jobhandle_job JOIN jobhandle_job_status s ON s.id = status_id"
         ).scalars()
-        found = list(words)
+        found = list(values)
     engine.dispose()
     return found
 
 
-def test_a_mark_is_written_though_nobody_asks(jobs: Any, database_url: str) -> None:
+def test_queued_is_recorded_without_a_read(jobs: Any, database_url: str) -> None:
     jobs.submit_many([ADD] * 3)
-    eventually(lambda: statuses(database_url) == ["Queued"] * 3, 10, "the marks")
+    eventually(lambda: statuses(database_url) == ["Queued"] * 3, 10, "the record")
 
 
-def test_whoever_looks_in_the_same_process_finds_the_mark(jobs: Any) -> None:
+def test_read_in_same_process_flushes_the_marker(jobs: Any) -> None:
     handle = jobs.handle()
     for _ in range(20):
         job_id = handle.submit(ADD)
@@ -58,7 +58,7 @@ def test_whoever_looks_in_the_same_process_finds_the_mark(jobs: Any) -> None:
         assert jobs.attach(job_id).cancel_job() is JobStatus.CANCELLED
 
 
-def test_marks_are_written_before_an_orderly_end_of_the_process(database_url: str) -> None:
+def test_marker_is_flushed_at_orderly_exit(database_url: str) -> None:
     program = (
         "import sys; from tests.apps import make_app; from jobhandle_celery import Job\n"
         "app = make_app('memory://', sys.argv[1])\n"
@@ -69,7 +69,7 @@ def test_marks_are_written_before_an_orderly_end_of_the_process(database_url: st
 
 
 class Recorder:
-    """In the place of a store: what was marked, by which process."""
+    """Stands in for a store, and records what was marked by which process."""
 
     def __init__(self) -> None:
         self.marked: list[tuple[int, list[Any]]] = []
@@ -85,79 +85,79 @@ class Recorder:
             self.marked.append((os.getpid(), list(sent)))
 
 
-def marks_of(recorder: Recorder, publish_grace: float = 5) -> Any:
-    return QueuedMarker(recorder, timedelta(seconds=publish_grace))  # type: ignore[arg-type]  # it has what Marks asks of a store
+def marker_of(recorder: Recorder, publish_grace: float = 5) -> Any:
+    return QueuedMarker(recorder, timedelta(seconds=publish_grace))  # type: ignore[arg-type]  # all that the marker uses
 
 
-def being_written() -> tuple[Recorder, Any]:
-    """Return marks whose first one, a 1, is on its way until the recorder goes on."""
+def writing() -> tuple[Recorder, Any]:
+    """Return a marker that writes its first job, a 1, until the recorder goes on."""
     recorder = Recorder()
-    marks = marks_of(recorder)
+    marker = marker_of(recorder)
     recorder.goes_on.clear()
-    marks.later([1])
-    eventually(lambda: not marks._pending, 10, "the thread takes it")
-    return recorder, marks
+    marker.later([1])
+    eventually(lambda: not marker._pending, 10, "the thread takes it")
+    return recorder, marker
 
 
-def test_what_comes_meanwhile_is_written_together() -> None:
+def test_jobs_gathered_during_a_write_are_written_together() -> None:
     recorder = Recorder()
-    marks = marks_of(recorder)
+    marker = marker_of(recorder)
     recorder.goes_on.clear()
-    marks.later([0])
+    marker.later([0])
     for number in range(1, 2000):
-        marks.later([number])
+        marker.later([number])
     recorder.goes_on.set()
-    marks.flush()
-    written = [one for _, some in recorder.marked for one in some]
+    marker.flush()
+    written = [job for _, jobs in recorder.marked for job in jobs]
     assert written == list(range(2000))
     assert len(recorder.marked) < 100
 
 
-def test_a_flush_waits_for_what_is_being_written() -> None:
-    recorder, marks = being_written()
+def test_flush_waits_for_write_in_progress() -> None:
+    recorder, marker = writing()
     threading.Timer(0.2, recorder.goes_on.set).start()
-    marks.flush()
-    assert [some for _, some in recorder.marked] == [[1]]
+    marker.flush()
+    assert [jobs for _, jobs in recorder.marked] == [[1]]
 
 
-def locked_out(again: str) -> DatabaseUnavailableError:
+def lock_timeout(again: str) -> DatabaseUnavailableError:
     error = DatabaseUnavailableError("locked")
-    error.again = again  # type: ignore[assignment]  # a word of its own
+    error.again = again  # type: ignore[assignment]
     return error
 
 
-def test_look_leaves_marks_of_locked_rows_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_once_leaves_locked_rows_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.broker.queued_marker.DELAY", 0.01)
     recorder = Recorder()
-    marks = marks_of(recorder)
-    recorder.fails = locked_out("soon")
-    marks.later([1])
-    marks.flush_once()
-    marks.later([2])
+    marker = marker_of(recorder)
+    recorder.fails = lock_timeout("soon")
+    marker.later([1])
+    marker.flush_once()
+    marker.later([2])
     recorder.fails = None
-    eventually(lambda: sorted(one for _, some in recorder.marked for one in some) == [1, 2], 10)
+    eventually(lambda: sorted(job for _, jobs in recorder.marked for job in jobs) == [1, 2], 10)
 
 
-def test_end_of_process_waits_for_locked_rows_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_at_exit_waits_for_locked_rows_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.background.FLUSH_TIMEOUT", 0.1)
     recorder = Recorder()
-    marks = marks_of(recorder)
-    recorder.fails = locked_out("soon")
-    marks.later([1])
-    marks.flush()
+    marker = marker_of(recorder)
+    recorder.fails = lock_timeout("soon")
+    marker.later([1])
+    marker.flush()
     assert recorder.marked == []
     recorder.fails = None
-    marks.flush()
-    assert [some for _, some in recorder.marked] == [[1]]
+    marker.flush()
+    assert [jobs for _, jobs in recorder.marked] == [[1]]
 
 
-def test_look_in_a_session_waits_for_none_of_its_locks(
+def test_read_does_not_wait_for_locks_of_open_session(
     jobs: Any, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On SQLite it waited for the session's write lock, in the same thread, until the mark was given up."""
+    """On SQLite the session's write lock is held by the very thread that reads."""
     engine, handle = sqlalchemy.create_engine(database_url), jobs.handle()
     with Session(engine) as session:
-        with jobs._runtime.submitter.marks._working:  # the thread comes to it later
+        with jobs._runtime.submitter.marks._working:  # the thread cannot write yet
             [job_id] = jobs.submit_many([ADD])
             handle.submit(ADD, session=session)
         assert handle.attach(job_id) in (JobStatus.SUBMITTED, JobStatus.QUEUED)
@@ -167,68 +167,68 @@ def test_look_in_a_session_waits_for_none_of_its_locks(
     engine.dispose()
 
 
-@pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), RuntimeError("out of order")])
-def test_marks_that_cannot_be_written_harm_nobody(error: Exception) -> None:
+@pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), RuntimeError("a bug")])
+def test_thread_survives_a_failed_write(error: Exception) -> None:
     recorder = Recorder()
-    marks = marks_of(recorder)
+    marker = marker_of(recorder)
     recorder.fails = error
-    marks.later([1])
-    marks.flush()
+    marker.later([1])
+    marker.flush()
     recorder.fails = None
-    marks.later([2])
-    eventually(lambda: [some for _, some in recorder.marked] == [[2]], 10, "the thread has lived on")
+    marker.later([2])
+    eventually(lambda: [jobs for _, jobs in recorder.marked] == [[2]], 10, "the thread goes on")
 
 
-def test_a_time_limit_that_comes_while_marks_are_written_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_interrupts_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.broker.queued_marker.DELAY", 60)
     recorder = Recorder()
-    marks = marks_of(recorder, publish_grace=3600)
+    marker = marker_of(recorder, publish_grace=3600)
     recorder.goes_on.clear()
-    marks.later([1])
+    marker.later([1])
     with pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.2):
-        marks.flush()  # the thread still gathers, so the marks are written here
+        marker.flush()  # the thread still gathers, so that this one writes
     recorder.goes_on.set()
-    marks.later([2])
-    marks.flush()
-    assert [some for _, some in recorder.marked] == [[2]]  # a mark that is lost is harmless
+    marker.later([2])
+    marker.flush()
+    assert [jobs for _, jobs in recorder.marked] == [[2]]  # a lost record is harmless
 
 
-def test_where_no_thread_can_be_had_marks_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_jobs_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     recorder = Recorder()
-    marks = marks_of(recorder)
+    marker = marker_of(recorder)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         for number in range(3):
-            marks.later([number])
-        assert [some for _, some in recorder.marked] == [[0], [1], [2]]
-    marks.later([3])
-    eventually(lambda: len(recorder.marked) == 4, 10, "a thread is tried again")
+            marker.later([number])
+        assert [jobs for _, jobs in recorder.marked] == [[0], [1], [2]]
+    marker.later([3])
+    eventually(lambda: len(recorder.marked) == 4, 10, "a later call starts a thread")
 
 
-def test_a_forked_child_leaves_its_parents_marks_to_the_parent() -> None:
-    recorder, marks = being_written()
-    marks.later([2])
+def test_forked_child_leaves_pending_jobs_to_its_parent() -> None:
+    recorder, marker = writing()
+    marker.later([2])
     child = os.fork()
     if child == 0:
         recorder.goes_on.set()
-        marks.flush()
-        marks.later([3])
-        marks.flush()
-        os._exit(0 if [some for _, some in recorder.marked] == [[3]] else 1)
+        marker.flush()
+        marker.later([3])
+        marker.flush()
+        os._exit(0 if [jobs for _, jobs in recorder.marked] == [[3]] else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     recorder.goes_on.set()
-    marks.flush()
-    assert [some for _, some in recorder.marked] == [[1], [2]]
+    marker.flush()
+    assert [jobs for _, jobs in recorder.marked] == [[1], [2]]
 
 
-def test_the_thread_ends_when_there_is_nothing_to_do(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_thread_ends(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.background.IDLE_TIMEOUT", 0.05)
     jobs.handle().submit(ADD)
-    marks = runtime_of(jobs._app).submitter.marks
-    eventually(lambda: marks._thread is None, 10, "the thread's end")
+    marker = runtime_of(jobs._app).submitter.marks
+    eventually(lambda: marker._thread is None, 10, "the thread ends")
     jobs.handle().submit(ADD)
     assert {job.status for job in jobs.find()} == {JobStatus.QUEUED}
