@@ -99,7 +99,7 @@ class CompletionPoller:
             return
         with self._lock:
             asked_for = {one.job_id for one in self._waiters}
-        over = asked_for - self._store.unfinished(asked_for)
+        over = asked_for - self._store.queries.unfinished(asked_for)
         with self._lock:
             self._asked_at = time.monotonic()
             for one in self._waiters:

@@ -67,7 +67,7 @@ class Jobs:
             raise ApiUsageError(f"{app!r} has jobs already: app.jobs")
         self._app = app
         self._make_engine = None if database is None else engine_maker(database)
-        self._runtime = Runtime(app, self._door)
+        self._runtime = Runtime(app, self._database)
         app.jobs = self  # type: ignore[attr-defined]  # where everyone finds it
         instrumentation.instrument_app(app)
         bootstep.install(app)
@@ -158,7 +158,7 @@ class Jobs:
             else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
         )
         selection = _selection(status, task, username, groupname, ids, since, until)
-        return self._store.find(selection, below, limit)
+        return self._store.pages.find(selection, below, limit)
 
     def count_by_status(
         self,
@@ -175,7 +175,9 @@ class Jobs:
 
         The filters are those of `find`.
         """
-        return self._store.count_by_status(_selection(status, task, username, groupname, ids, since, until))
+        return self._store.queries.count_by_status(
+            _selection(status, task, username, groupname, ids, since, until)
+        )
 
     def cancel_many(
         self,
@@ -200,14 +202,16 @@ class Jobs:
         selection = _selection(status, task, username, groupname, ids, since, until)
         if selection == Selection():
             raise ApiUsageError("cancel_many needs a filter: a status, a task, a username, ids, ...")
-        return self._store.cancel_selected(selection, terminate=validation.flag("terminate", terminate))
+        return self._store.control.cancel_selected(
+            selection, terminate=validation.flag("terminate", terminate)
+        )
 
     def events(self, job_id: int, *, username: str = ALL_USERS) -> list[Event]:
         """Return a job's moves in their order: why it is in its status. Empty if there is no such job.
 
         With a username, other users' jobs have no events.
         """
-        return self._store.events(validation.job_id(job_id), _user(username))
+        return self._store.queries.events(validation.job_id(job_id), _user(username))
 
     def sweep(self) -> bool:
         """Make one pass of the sweep; False if somebody made one less than an interval ago."""
@@ -218,7 +222,7 @@ class Jobs:
 
         For good, with their events, in pieces of their own transactions. Nothing is deleted but by this call.
         """
-        return self._store.prune(validation.age("older_than", older_than))
+        return self._store.sweep.prune(validation.age("older_than", older_than))
 
     def upgrade_schema(self, *, sql: bool = False) -> None:
         """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
@@ -229,18 +233,18 @@ class Jobs:
             SchemaError: they are newer than this code.
         """
         settings = self._runtime.settings
-        door = self._door(settings)
-        door.deadline = None
+        database = self._database(settings)
+        database.deadline = None
         try:
-            with door.upgrading() as engine:
+            with database.upgrading() as engine:
                 migrations.upgrade(engine, settings.schema, sql=sql)
         finally:
-            door.close()
+            database.close()
 
     def close(self) -> None:
         """Close this process's connections to the database and the broker; the next use opens new ones."""
         self._runtime.submitter.drain()
-        self._store.door.close()
+        self._store.database.close()
         self._runtime.publisher.close()
 
     def __enter__(self) -> Self:
@@ -267,7 +271,7 @@ class Jobs:
         self._runtime.submitter.marks.flush_once()
         return self._runtime.store
 
-    def _door(self, settings: Settings) -> Database:
+    def _database(self, settings: Settings) -> Database:
         if self._make_engine is None:
             url = self._app.conf.get("jobhandle_database_url")
             if not url:

@@ -105,13 +105,13 @@ class Runtime:
         """Make a store with a connection pool of its own."""
         database, schema = self._make_database(self.settings), self.settings.schema
         database.check = lambda connection: migrations.check(connection, schema)
-        return Store(database, self.settings)
+        return Store(database)
 
     def stores_of_lease(self) -> Callable[[], Store]:
         """Return a function that makes stores which share nothing with any other, for this worker's lease."""
-        database, settings = self._make_database(self.settings), self.settings
-        deadline = settings.renewal_deadline.total_seconds()
-        return lambda: Store(database.apart(deadline), settings)
+        database = self._make_database(self.settings)
+        deadline = self.settings.renewal_deadline.total_seconds()
+        return lambda: Store(database.detached(deadline))
 
     @cached_property
     def publisher(self) -> Publisher:

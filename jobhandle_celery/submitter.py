@@ -74,7 +74,7 @@ class Submitter:
         self._store = store
         self._routing = routing
         self._publisher = publisher
-        self.marks = QueuedMarker(store, store.settings.publish_grace)
+        self.marks = QueuedMarker(store, store.database.settings.publish_grace)
         self._outbox = Outbox(self._send_committed)
 
     def submit(
@@ -92,21 +92,24 @@ class Submitter:
         """
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
-            return self._store.submit_in_session(session, list(new), self._send_after_commit, handle)
-        submitted = self._store.submit(new)
+            return self._store.inserter.submit_in_session(session, list(new), self._send_after_commit, handle)
+        submitted = self._store.inserter.submit(new)
         fresh = [
             (row, one.job_id)
             for row, one in zip(new, submitted, strict=True)
             if one.fresh and one.status is JobStatus.SUBMITTED
         ]
-        committed, publish_grace = time.monotonic(), self._store.settings.publish_grace.total_seconds()
+        committed, publish_grace = (
+            time.monotonic(),
+            self._store.database.settings.publish_grace.total_seconds(),
+        )
         size = max(len(fresh), 1) if self._publisher.eager else BATCH
         for start in range(0, len(fresh), size):
             if self._beside_a_loop or time.monotonic() - committed > publish_grace / 2:
                 # The sweep may take what is left for forgotten any moment: look at the rows again.
                 self.send([job_id for _, job_id in fresh[start:]])
                 break
-            self._send([row.outgoing(job_id) for row, job_id in fresh[start : start + size]])
+            self._send([row.pending_message(job_id) for row, job_id in fresh[start : start + size]])
         return submitted
 
     def drain(self) -> None:
@@ -147,7 +150,7 @@ class Submitter:
     def _send_committed(self, job_ids: Sequence[int]) -> None:
         for start in range(0, len(job_ids), BATCH):
             try:
-                outgoing = self._store.outgoing(job_ids[start : start + BATCH])
+                outgoing = self._store.outbox.reserve(job_ids[start : start + BATCH])
             except DatabaseUnavailableError as error:
                 logger.warning("%d jobs are left to the sweep: %s", len(job_ids) - start, error)
                 return
@@ -158,8 +161,8 @@ class Submitter:
         published = self._publisher.publish(outgoing)
         self.marks.later(published.sent)
         try:
-            for because, unsendable in published.unsendable.items():
-                self._store.put_off(unsendable, because)
+            for reason, unsendable in published.unsendable.items():
+                self._store.outbox.defer_unsendable(unsendable, reason)
         except DatabaseUnavailableError as error:
             logger.warning("jobs that cannot be sent could not be put off: %s", error)
 

@@ -27,21 +27,21 @@ def sweep(store: Store, publisher: Publisher, on_lost: Callable[[Lost], None] | 
         on_lost: Called for each job whose worker was lost, and for each job that was cancelled without any
             worker having received its message.
     """
-    unbroken = store.begin_pass()
+    unbroken = store.sweep.begin_pass()
     if unbroken is None:
         return False
     if unbroken:
-        for worker_uid in store.lapsed_workers():
-            for lost in store.reap(worker_uid):
+        for worker_uid in store.leases.lapsed_workers():
+            for lost in store.leases.reap(worker_uid):
                 logger.warning("job %s is %s: its worker was lost", lost.job_id, lost.status)
                 if on_lost is not None:
                     on_lost(lost)
-    store.expire()
+    store.sweep.expire()
     if on_lost is not None:
-        for cancelled in store.unheard(BATCH):
+        for cancelled in store.sweep.unreported_cancels(BATCH):
             on_lost(cancelled)
     deadline = time.monotonic() + LONGEST
-    while publisher.reachable and (due := store.reserve(BATCH)):
+    while publisher.reachable and (due := store.outbox.reserve_due(BATCH)):
         if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
             break
     return True
@@ -51,12 +51,12 @@ def _publish(store: Store, publisher: Publisher, due: list[PendingMessage]) -> b
     """Publish what is due; return False if the publisher has left some of it."""
     queued = [job for job in due if job.status is JobStatus.QUEUED]
     deferred = _backlog(store, publisher, queued) if queued else []
-    store.look_later(deferred)
+    store.outbox.defer_republish(deferred)
     jobs = [job for job in due if job not in deferred]
     published = publisher.publish(jobs)
-    store.mark_queued(published.sent)
+    store.outbox.mark_queued(published.sent)
     for reason, unsendable in published.unsendable.items():
-        store.put_off(unsendable, reason)
+        store.outbox.defer_unsendable(unsendable, reason)
     return len(published) == len(jobs)
 
 
@@ -72,7 +72,7 @@ def _backlog(store: Store, publisher: Publisher, queued: list[PendingMessage]) -
     for job in queued:  # in the order of their reservation: the oldest first
         if job.queue is not None and job.republish_deferrals < DAMPED_AT_MOST:
             by_queue[job.queue].append(job)
-    rows = store.count_queued(sorted(by_queue))
+    rows = store.outbox.count_queued(sorted(by_queue))
     deferred: list[PendingMessage] = []
     for queue, jobs in by_queue.items():
         depth = publisher.depth(queue)

@@ -17,7 +17,7 @@ def become_worker(app: Any) -> Worker:
     app.finalize()
     runtime = runtime_of(app)
     runtime.worker = Worker("w1", str(uuid.uuid4()), os.getpid())
-    runtime.store.renew(runtime.worker)
+    runtime.store.leases.renew(runtime.worker)
     return runtime.worker
 
 

@@ -88,7 +88,7 @@ class Stage:
     def claim(self, handle: JobHandle) -> Run:
         """Do as a worker does."""
         run = self.run_of(handle)
-        assert self.store.claim(run, handle.get_job().task) == run
+        assert self.store.runs.claim(run, handle.get_job().task) == run
         return run
 
     def run_of(self, handle: JobHandle) -> Run:
@@ -112,11 +112,11 @@ class Stage:
             run = self.claim(handle)
             match status:
                 case JobStatus.REQUEUED:
-                    self.store.give_back(run, "shutting down", run.worker)
+                    self.store.recovery.give_back(run, "shutting down", run.worker)
                 case JobStatus.FINISHED:
-                    self.store.finish(run, "5")
+                    self.store.runs.finish(run, "5")
                 case JobStatus.ERROR:
-                    self.store.fail(run, Failure("task", "ValueError", "no good"))
+                    self.store.runs.fail(run, Failure("task", "ValueError", "no good"))
         assert handle.job_status() is status
         return handle
 
@@ -353,7 +353,7 @@ def test_a_job_cancelled_before_its_start_never_runs(prior: JobStatus, stage: St
     handle = stage.job_in(prior)
     run, attempt = stage.run_of(handle), handle.get_job().attempt
     assert handle.cancel_job() is JobStatus.CANCELLED
-    assert stage.store.claim(run, "tests.add") == ClaimRejected(Refusal.CANCELLED)
+    assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(Refusal.CANCELLED)
     with pytest.raises(InvalidTransitionError):
         handle.set_status("Running")
     stage.jobs.sweep()

@@ -59,7 +59,7 @@ def superseded(stage: Stage) -> tuple[Run, Run]:
     handle = stage.jobs.handle()
     handle.submit(replace(ADD, max_attempts=3))
     first = stage.claim(handle)
-    stage.store.lose(first, "gone", first.worker)
+    stage.store.recovery.lose(first, "gone", first.worker)
     second = stage.claim(handle)
     stage.body_of(second).set_message("the second run")
     return first, second
@@ -97,7 +97,7 @@ def test_a_superseded_body_resubmits_no_ended_job(stage: Stage, ended_by: str) -
     run = stage.claim(handle)
     body = stage.body_of(run)
     if ended_by == "lost":
-        stage.store.lose(run, "gone", run.worker)
+        stage.store.recovery.lose(run, "gone", run.worker)
     else:
         handle.set_status("Error")
     row = stage.row(run.job_id)
@@ -126,7 +126,7 @@ def test_a_body_that_holds_its_row_may_use_every_verb(stage: Stage) -> None:
         body.resubmit_job()
     with pytest.raises(InvalidTransitionError, match="is Running"):
         body.release_job()
-    stage.store.finish(run, "5")
+    stage.store.runs.finish(run, "5")
     body.resubmit_job()  # from `on_success`, say
     assert handle.job_status() in (JobStatus.RESUBMITTED, JobStatus.QUEUED)
 
@@ -136,5 +136,5 @@ def test_a_body_cancels_the_retry_that_it_asked_for(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(ADD)
     run = stage.claim(handle)
-    stage.store.retry(run, "{}", None, 60.0, "again")
+    stage.store.runs.retry(run, "{}", None, 60.0, "again")
     assert stage.body_of(run).cancel_job() is JobStatus.CANCELLED

@@ -20,7 +20,9 @@ from jobhandle_celery.cli.doctor.findings import Check, Deployment, Level
 from jobhandle_celery.cli.doctor.workers import check_internal_errors
 from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import DeferredWrite
-from jobhandle_celery.store import Store, Worker
+from jobhandle_celery.store import Worker
+from jobhandle_celery.store.leases import Leases
+from jobhandle_celery.store.publish import Outbox
 from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.worker import bootstep, events, executor, result_backend
 from jobhandle_celery.worker.housekeeping import Housekeeping
@@ -59,7 +61,7 @@ def periodic(_: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def lease(app: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Store, "renew", bug)
+    patch.setattr(Leases, "renew", bug)
     runtime = app.jobs._runtime
     lease = Lease(lambda: runtime.store, Worker("w1@host", "boot", 1), runtime.settings)
     assert not lease.renew()
@@ -68,14 +70,14 @@ def lease(app: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def marks(app: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Store, "mark_queued", bug)
+    patch.setattr(Outbox, "mark_queued", bug)
     app.jobs.handle().submit(ADD)
     app.jobs._runtime.submitter.marks.flush()
 
 
 def after_commit(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Submitter, "_send_committed", bug)
-    with Session(sqlalchemy.create_engine(app.jobs._store.door.engine.url)) as session, session.begin():
+    with Session(sqlalchemy.create_engine(app.jobs._store.database.engine.url)) as session, session.begin():
         app.jobs.handle().submit(ADD, session=session)
 
 

@@ -63,7 +63,7 @@ def test_wait_returns_the_final_status_and_result_what_the_body_returned(stage: 
     handle = stage.jobs.handle()
     handle.submit(ADD)
     run = stage.claim(handle)
-    threading.Timer(0.05, stage.store.finish, (run, '{"sum": 5}')).start()
+    threading.Timer(0.05, stage.store.runs.finish, (run, '{"sum": 5}')).start()
     assert handle.wait(timeout=20) is JobStatus.FINISHED
     assert handle.wait() is JobStatus.FINISHED
     assert handle.result() == {"sum": 5}
@@ -100,7 +100,7 @@ def test_the_result_of_a_failed_job_is_its_failure(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(ADD)
     failure = Failure("task", "ValueError", "no good", "Traceback …")
-    stage.store.fail(stage.claim(handle), failure)
+    stage.store.runs.fail(stage.claim(handle), failure)
     assert handle.wait() is JobStatus.ERROR
     with pytest.raises(JobFailedError, match="ValueError: no good") as caught:
         handle.result()
@@ -165,7 +165,7 @@ def test_a_superseded_body_hears_that_it_should_stop_and_its_writes_change_nothi
         body.raise_if_cancelled()
     body.set_progress(2, 2)
     assert body.set_message("done") == "half way"
-    assert not stage.store.finish(run, "5")
+    assert not stage.store.runs.finish(run, "5")
     assert handle.get_job() == before
 
 
@@ -177,7 +177,7 @@ def test_an_outsider_takes_a_job_and_no_worker_runs_it(stage: Stage) -> None:
         handle = stage.job_in(status)
         run, attempt = stage.run_of(handle), handle.get_job().attempt
         assert handle.set_status("Running") is status
-        assert stage.store.claim(run, "tests.add") == ClaimRejected(Refusal.SUPERSEDED)
+        assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(Refusal.SUPERSEDED)
         job = handle.get_job()
         assert (job.attempt, job.finished) == (attempt + 1, None)
         assert job.started is not None
@@ -197,7 +197,7 @@ def test_nobody_takes_a_job_before_its_time_or_after_it_has_expired(stage: Stage
         with pytest.raises(InvalidTransitionError):
             handle.set_status("Running")
         assert stage.row(handle.job_id) == before
-        assert stage.store.claim(stage.run_of(handle), "tests.add") == ClaimRejected(reason)
+        assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(reason)
     assert handle.job_status() is JobStatus.CANCELLED
     assert "expired" in handle.job_message()
 
@@ -223,7 +223,7 @@ def test_a_held_job_waits_for_its_release_however_often_the_sweep_passes(stage: 
     assert handle.get_job().held
     eventually(stage.jobs.sweep)
     assert handle.job_status() is JobStatus.WAITING
-    assert stage.store.claim(stage.run_of(handle), "tests.add") == ClaimRejected(Refusal.EARLY)
+    assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(Refusal.EARLY)
 
 
 def test_only_a_final_job_is_resubmitted_and_starts_afresh(stage: Stage) -> None:
@@ -244,7 +244,7 @@ def test_only_a_final_job_is_resubmitted_and_starts_afresh(stage: Stage) -> None
             assert getattr(job, field) == getattr(before, field)
         gone = (job.started, job.finished, job.result, job.error, job.progress, job.cancel_requested)
         assert gone == (None,) * 6
-        assert stage.store.finish(stage.claim(handle), "7")
+        assert stage.store.runs.finish(stage.claim(handle), "7")
         assert handle.result() == 7
 
 
@@ -427,7 +427,7 @@ def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> No
     with app.jobs as jobs:
         assert jobs is app.jobs
         job_id = jobs.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING))
-        pool = jobs._store.door.engine.pool
+        pool = jobs._store.database.engine.pool
         assert pool.checkedin() == 1
     assert pool.checkedin() == 0
     assert jobs.attach(job_id).job_status() is JobStatus.WAITING

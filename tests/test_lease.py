@@ -45,8 +45,8 @@ class Held:
         assert self.lease.renew()
 
     def close(self) -> None:
-        self.lease._store.door.close()
-        self.runtime.store.door.close()
+        self.lease._store.database.close()
+        self.runtime.store.database.close()
 
     def renews(self) -> bool:
         """Say whether a renewal now succeeds: it has found and written the row."""
@@ -55,8 +55,8 @@ class Held:
     def lease_until(self) -> Any:
         mine = select(worker.c.lease_until).where(worker.c.worker_uid == self.me.worker_uid)
         store = self.lease._store  # the only one whose connections are free in these tests
-        with store.door.reading() as connection:
-            return store.execute(connection, mine).scalar_one()
+        with store.database.autocommit() as connection:
+            return connection.execute(mine).scalar_one()
 
     @contextmanager
     def _noting_locks(self) -> Iterator[None]:
@@ -120,7 +120,7 @@ def test_a_renewal_needs_no_lock_of_other_work(held: Held) -> None:
     """Every lock of the process is held by another thread, one at a time (faults 45, 46)."""
     locks = [*held.locks, *locks_of_modules()]
     assert {"Database.__init__", "Runtime.__init__"} <= {name.split(" ")[0] for name, _ in held.locks}
-    sqlite = held.runtime.store.door.engine.dialect.name == "sqlite"
+    sqlite = held.runtime.store.database.engine.dialect.name == "sqlite"
     assert held.renews()
     for name, lock in locks:
         if name == "forking" and sqlite:
@@ -145,7 +145,7 @@ def test_a_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
 
 def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:
     """Other work holds as many connections as its pool gives (fault 46)."""
-    engine = held.runtime.store.door.engine
+    engine = held.runtime.store.database.engine
     with ExitStack() as taken:
         pool: Any = engine.pool
         for _ in range(pool.size() + pool._max_overflow):
@@ -166,7 +166,7 @@ def test_a_renewal_waits_for_no_log(held: Held) -> None:
     logger = logging.getLogger("jobhandle_celery.worker.lease")
     logger.addHandler(handler)
     try:
-        held.lease._store.retire(held.me)
+        held.lease._store.leases.retire(held.me)
         assert held.lease.renew(), "it logs that the worker was taken for lost"
         assert logged.wait(30)
         assert held.renews()
@@ -179,12 +179,13 @@ class Stopping(Store):
     """A store whose renewals do not end until they may."""
 
     def __init__(self, store: Store, until: threading.Event) -> None:
-        super().__init__(store.door, store.settings)
-        self._until = until
+        super().__init__(store.database)
+        self._renew, self._until = self.leases.renew, until
+        self.leases.renew = self._renew_later  # type: ignore[method-assign]
 
-    def renew(self, me: Worker) -> bool:
+    def _renew_later(self, me: Worker) -> bool:
         self._until.wait(30)
-        return super().renew(me)
+        return self._renew(me)
 
 
 def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:

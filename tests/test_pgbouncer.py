@@ -71,7 +71,7 @@ def _answers(url: sqlalchemy.URL) -> bool:
 
 def connection_of(jobs: Any) -> tuple[Any, Any]:
     """Whether its session is limited for good, and after how many executions a statement is prepared."""
-    with jobs._runtime.store.door.engine.connect() as connection:
+    with jobs._runtime.store.database.engine.connect() as connection:
         driver = connection.connection.dbapi_connection
         return connection.info.get("jobhandle_limited"), driver.prepare_threshold
 

@@ -1,7 +1,7 @@
 """What a worker's main process does about the outcomes that its children could not write."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +28,7 @@ class Main:
         self.app = app
         self.runtime: Runtime = runtime_of(app)
         me = self.runtime.worker = Worker("w1@here", str(uuid.uuid4()), 1)
-        self.runtime.store.renew(me)
+        self.runtime.store.leases.renew(me)
         consumer = SimpleNamespace(call_soon=lambda _, send, *event: self.told.append(event[0]))
         self.told: list[str] = []
         self.housekeeping = Housekeeping(self.runtime, SimpleNamespace(consumer=consumer))
@@ -36,7 +36,7 @@ class Main:
         self.handle.submit(Job(task="tests.add", args=[1, 2]))
         task_id = str(self.handle.get_job().task_id)
         self.run = Run(self.handle.job_id, task_id, 1, str(uuid.uuid4()), me)
-        assert self.runtime.store.claim(self.run, "tests.add") == self.run
+        assert self.runtime.store.runs.claim(self.run, "tests.add") == self.run
         headers = {"id": task_id, "task": "tests.add", **job_headers(self.handle.job_id, 1)}
         message = SimpleNamespace(
             headers=headers,
@@ -97,28 +97,27 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
     assert main.app.AsyncResult(main.run.task_id).state == "REVOKED"
 
 
-class Refusing:
-    """A store that fails at one verb alone, whatever it is asked to write."""
+def refuse(main: Main, method: str, error: JobHandleError) -> Callable[[], None]:
+    """Let one method of the store fail, whatever it is asked to write; return what ends that."""
+    store = main.runtime.store
+    part = {"finish": store.runs, "lose": store.recovery, "renew": store.leases}[method]
 
-    def __init__(self, store: Any, verb: str, error: JobHandleError) -> None:
-        self._store, self._verb, self._error = store, verb, error
+    def refused(*_: Any) -> Any:
+        raise error
 
-    def __getattr__(self, name: str) -> Any:
-        return self._refuse if name == self._verb else getattr(self._store, name)
-
-    def _refuse(self, *_: Any) -> Any:
-        raise self._error
+    setattr(part, method, refused)
+    return lambda: delattr(part, method)
 
 
-def refuse(main: Main, verb: str, again: Any) -> None:
+def unavailable(again: Any) -> DatabaseUnavailableError:
     error = DatabaseUnavailableError("no")
     error.again = again
-    main.runtime._store = Refusing(main.runtime.store, verb, error)  # type: ignore[assignment]
+    return error
 
 
 def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> None:
     """A server that ends the connection at a packet too large for it says no more than that (fault 26)."""
-    refuse(main, "finish", "at once")
+    refuse(main, "finish", unavailable("at once"))
     main.take(Finished, '"too large"')
     for _ in range(REFUSALS):
         main.housekeeping.writes.make()
@@ -131,7 +130,7 @@ def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> No
 @pytest.mark.parametrize("again", [None, "soon"])
 def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> None:
     """A row that is locked, or a full disk: it is kept as it is, and others are written."""
-    refuse(main, "finish", again)
+    allow = refuse(main, "finish", unavailable(again))
     other = Main(main.app)
     main.take(Finished, '"waits"')
     main.request, main.run = other.request, other.run
@@ -141,14 +140,14 @@ def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> 
     assert other.handle.job_status() is JobStatus.ERROR
     assert main.handle.job_running()
     assert main.housekeeping.writes.has_outcomes
-    main.runtime._store = main.runtime._store._store  # type: ignore[union-attr]  # it can be written again
+    allow()
     main.housekeeping.writes.make()
     assert main.handle.result(timeout=0) == "waits"
 
 
 def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
-    refuse(main, "renew", None)
-    main.runtime._store = Refusing(main.runtime._store, "finish", DatabaseUnavailableError("away"))  # type: ignore[assignment]
+    refuse(main, "renew", unavailable(None))
+    refuse(main, "finish", DatabaseUnavailableError("away"))
     main.take(Finished, "3")
     with pytest.raises(DatabaseUnavailableError):
         main.housekeeping.writes.make()
@@ -160,9 +159,9 @@ def test_stray_that_the_database_refuses_to_settle_holds_up_no_pass(
 ) -> None:
     monkeypatch.setattr(main.housekeeping, "_lasting", lambda _, now: list(now))
     main.housekeeping._worker.consumer.connection = object()
-    main.runtime._store = Refusing(main.runtime.store, "lose", DatabaseRefusedError("no"))  # type: ignore[assignment]
+    allow = refuse(main, "lose", DatabaseRefusedError("no"))
     main.housekeeping()
     assert main.handle.job_running()
-    main.runtime._store = main.runtime._store._store  # type: ignore[union-attr]
+    allow()
     main.housekeeping()
     assert main.handle.job_status() is JobStatus.ERROR

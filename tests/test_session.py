@@ -264,9 +264,9 @@ def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
     handle = shop.jobs.handle()
     for owner, method in (
         (MessageBuilder, "build"),
-        (shop.jobs._runtime.store, "outgoing"),
+        (shop.jobs._runtime.store.outbox, "reserve"),
         (shop.jobs._runtime.publisher, "publish"),
-        (shop.jobs._runtime.store, "mark_queued"),
+        (shop.jobs._runtime.store.outbox, "mark_queued"),
     ):
         with monkeypatch.context() as patched, Session(shop.engine) as session:
             patched.setattr(owner, method, broken)

@@ -103,9 +103,9 @@ def live(app: Any, job_id: int, job: Job) -> None:
     assert (found.args, found.message, found.meta) == (job.args, job.message, job.meta)
     assert found.expires - found.submitted == HOUR or abs(found.expires - found.submitted - HOUR) < HOUR / 2
     run = Run(job_id, found.task_id, 1, str(uuid.uuid4()), Worker("w@host", None, 1))
-    assert store.claim(run, found.task) == run
-    assert store.note_progress(run, 0.1 + 0.2, None) is not False
-    assert store.finish(run, '"\\u00e9"')
+    assert store.runs.claim(run, found.task) == run
+    assert store.runs.note_progress(run, 0.1 + 0.2, None) is not False
+    assert store.runs.finish(run, '"\\u00e9"')
     found = jobs.attach(job_id).get_job()
     assert (found.result, found.status, found.progress.current) == ("é", JobStatus.FINISHED, 0.1 + 0.2)
     assert [moved.status for moved in jobs.events(job_id)] == ["Submitted", "Running", "Finished"]
@@ -277,8 +277,8 @@ def check_own(database: Any) -> None:
     store = runtime_of(app).store
 
     def fail_within() -> None:
-        with store.door.transaction() as connection:
-            store.submit_within(connection, [store_job()])
+        with store.database.transaction() as connection:
+            store.inserter.submit_within(connection.connection, [store_job()])
             raise RuntimeError
 
     with contextlib.suppress(RuntimeError):

@@ -164,7 +164,7 @@ def test_unsendable_job_does_not_hold_up_others(bench: Bench) -> None:
 
     assert bench.status(good) is JobStatus.QUEUED
     assert bench.status(bad) is JobStatus.SUBMITTED
-    assert bench.store.events(bad)[-1].message == "unsendable"
+    assert bench.store.queries.events(bad)[-1].message == "unsendable"
 
 
 def test_pass_requeues_and_publishes_jobs_of_lost_worker(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from celery.exceptions import Ignore, Reject
 from jobhandle_celery import Job, JobHandle, JobStatus, StopRequested
 from jobhandle_celery.broker.headers import job_headers
 from jobhandle_celery.runtime import Runtime, runtime_of
-from jobhandle_celery.store import Store, Worker
+from jobhandle_celery.store import Worker
 from jobhandle_celery.worker.outcomes import GivenBack, Report
 from tests.apps import make_app
 
@@ -56,7 +56,7 @@ class Child:
         self.app = app
         self.runtime: Runtime = runtime_of(app)
         self.runtime.worker = Worker("w1@here", str(uuid.uuid4()), 1)
-        self.runtime.store.renew(self.runtime.worker)
+        self.runtime.store.leases.renew(self.runtime.worker)
         self.seen: list[str] = []
         for body in (returns, fails, ignores, rejects, stops):
             app.task(name=body.__name__, shared=False)(body)
@@ -142,19 +142,12 @@ def done(child: Child) -> tuple[JobHandle, dict[str, Any]]:
 
 def unanswered(child: Child) -> tuple[JobHandle, dict[str, Any]]:
     """Its claim meets a fault of ours."""
-    child.runtime._store = BrokenStore(child.runtime.store)  # type: ignore[assignment]
-    return child.submit("returns")
 
-
-class BrokenStore:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def claim(self, *_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise AttributeError("a bug")
+
+    child.runtime.store.runs.claim = broken  # type: ignore[method-assign, assignment]
+    return child.submit("returns")
 
 
 def reported(report: Report | None) -> object:

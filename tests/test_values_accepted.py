@@ -197,7 +197,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
 
     for _ in range(2):
         found = {record.id: record for record in app.jobs.find()}
-        sights = {sight.job.id: sight.job for sight in runtime_of(app).store.sights(ids)}
+        sights = {sight.job.id: sight.job for sight in runtime_of(app).store.diagnostics.details_of(ids)}
         record = app.jobs.attach(spoilt).get_job()
         assert found == sights
         assert found[spoilt] == record

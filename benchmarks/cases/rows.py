@@ -103,7 +103,7 @@ class Table:
         self._peer = peer
         self._store = peer.jobs._runtime.store
         self._worker = Worker("bench@localhost", str(uuid.uuid4()), 1)
-        self._store.renew(self._worker)
+        self._store.leases.renew(self._worker)
         task = peer.app.tasks[TASK]
         peer.jobs.submit_many([task.s(number) for number in range(OWN)], username=USER)
         peer.jobs.cancel_many(username=USER)
@@ -117,7 +117,7 @@ class Table:
 
     def time(self, operation: str, count: int) -> float:
         """Return how many milliseconds an operation takes, of so many."""
-        self._store.renew(self._worker)
+        self._store.leases.renew(self._worker)
         match operation:
             case "submit":
                 taken = _timed(self._peer.submit, list(range(count)))
@@ -156,12 +156,12 @@ class Table:
         return runs
 
     def _claim(self, run: Run) -> None:
-        won = self._store.claim(run, "benchmarks.body")
+        won = self._store.runs.claim(run, "benchmarks.body")
         if not isinstance(won, Run):
             raise AssertionError(won)
 
     def _finish(self, run: Run) -> None:
-        if not self._store.finish(run, "1"):
+        if not self._store.runs.finish(run, "1"):
             raise AssertionError(run)
 
     def _end(self, runs: list[Run]) -> None:

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from ..background import BackgroundQueue
 from ..errors import DatabaseUnavailableError
-from ..store import PendingMessage, Store, briefly
+from ..store import PendingMessage, Store, limit_retries
 
 DELAY = 0.2
 """Seconds for which records are gathered at most."""
@@ -38,8 +38,8 @@ class QueuedMarker(BackgroundQueue[PendingMessage]):
 
     def _do(self, work: Sequence[PendingMessage]) -> None:
         try:
-            with briefly(LOCK_WAIT):
-                self._store.mark_queued(work)
+            with limit_retries(LOCK_WAIT):
+                self._store.outbox.mark_queued(work)
         except DatabaseUnavailableError as error:
             if error.again != "soon":
                 raise

@@ -68,7 +68,7 @@ class CommandContext:
             DatabaseUnavailableError: no answer within `DATABASE_TIMEOUT`; a driver may wait for ever.
         """
         runtime = self.runtime
-        call = BackgroundCall(runtime.store.now)
+        call = BackgroundCall(runtime.store.stats.now)
         try:
             call.result(DATABASE_TIMEOUT)
         except NoAnswerError as error:

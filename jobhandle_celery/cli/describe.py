@@ -4,7 +4,7 @@ from datetime import datetime
 
 from ..models import JobRecord
 from ..status import JobStatus
-from ..store import Sight
+from ..store import JobDetails
 from .formatting import format_duration, format_progress, format_time, one_line
 from .output.layout import Cell, ProgressCell
 
@@ -38,9 +38,9 @@ def status_line(job: JobRecord) -> str:
     return f"job {job.id} is {job.status}{message}"
 
 
-def explain_status(details: Sight) -> str:
+def explain_status(details: JobDetails) -> str:
     """Return why a job has its status, and what happens next."""
-    job, inside = details.job, details.inside
+    job, inside = details.job, details.internals
     match job.status:
         case JobStatus.WAITING if inside.not_before is None:
             return "held until release"
@@ -62,8 +62,8 @@ def explain_status(details: Sight) -> str:
             return f"not published yet; {_next_sweep(details)}"
 
 
-def _explain_running(details: Sight) -> str:
-    job, inside = details.job, details.inside
+def _explain_running(details: JobDetails) -> str:
+    job, inside = details.job, details.internals
     running_for = None if job.started is None else inside.now - job.started
     parts = [f"for {format_duration(running_for)} on {job.worker}"]
     if inside.worker_uid is None:
@@ -81,15 +81,15 @@ def _explain_running(details: Sight) -> str:
     return ", ".join(parts)
 
 
-def _last_event(details: Sight) -> datetime:
-    return details.events[-1].at if details.events else details.inside.now
+def _last_event(details: JobDetails) -> datetime:
+    return details.events[-1].at if details.events else details.internals.now
 
 
-def _next_sweep(details: Sight) -> str:
-    due_at = details.inside.due_at
+def _next_sweep(details: JobDetails) -> str:
+    due_at = details.internals.due_at
     if due_at is None:
         return "the sweep does not look at it again"
-    late = details.inside.now - due_at
+    late = details.internals.now - due_at
     if late.total_seconds() > 0:
         return f"the sweep is {format_duration(late)} late"
     return f"the sweep looks at it in {format_duration(-late)}"

@@ -15,7 +15,7 @@ from celery.utils.saferepr import saferepr
 from ..broker.connection import bounded
 from ..broker.messages import kwargs_shown
 from ..status import JobStatus
-from ..store import Sight
+from ..store import JobDetails
 from ..worker.events import event_of_status
 from . import params
 from .context import CommandContext, command
@@ -61,9 +61,9 @@ def replay_events(context: CommandContext, since: timedelta, limit: int) -> None
     dispatcher = context.app.events.Dispatcher(connection, enabled=True, buffer_while_offline=False)
     jobs = events = 0
     try:
-        job_ids = context.store.touched_within(since, limit)
+        job_ids = context.store.diagnostics.touched_within(since, limit)
         for start in range(0, len(job_ids), BATCH_SIZE):
-            for details in context.store.sights(job_ids[start : start + BATCH_SIZE]):
+            for details in context.store.diagnostics.details_of(job_ids[start : start + BATCH_SIZE]):
                 jobs += 1
                 for event in task_events(context.app, details):
                     dispatcher.hostname = event.hostname
@@ -77,7 +77,7 @@ def replay_events(context: CommandContext, since: timedelta, limit: int) -> None
     context.output.result({"jobs": jobs, "events": events}, f"sent {events:,} events of {jobs:,} jobs")
 
 
-def task_events(app: Any, details: Sight) -> Iterator[TaskEvent]:
+def task_events(app: Any, details: JobDetails) -> Iterator[TaskEvent]:
     """Return the events since the last resubmit: the task id is that round's."""
     job = details.job
     resubmits = [index for index, event in enumerate(details.events) if event.status is JobStatus.RESUBMITTED]
@@ -106,8 +106,8 @@ def task_events(app: Any, details: Sight) -> Iterator[TaskEvent]:
                 yield TaskEvent(kind, worker or job.worker or NO_WORKER, at, fields)
 
 
-def _description(app: Any, details: Sight) -> dict[str, Any]:
-    job, routing = details.job, details.inside.routing
+def _description(app: Any, details: JobDetails) -> dict[str, Any]:
+    job, routing = details.job, details.internals.routing
     args, kwargs = job.shown_arguments
     argsrepr, kwargsrepr = routing.get("argsrepr"), routing.get("kwargsrepr")
     return {
@@ -126,8 +126,8 @@ def _description(app: Any, details: Sight) -> dict[str, Any]:
     }
 
 
-def _route(details: Sight) -> dict[str, Any]:
-    routing = details.inside.routing
+def _route(details: JobDetails) -> dict[str, Any]:
+    routing = details.internals.routing
     return {
         "queue": details.job.queue,
         "exchange": routing.get("exchange") or "",

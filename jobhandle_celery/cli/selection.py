@@ -69,7 +69,7 @@ class JobSelection:
 
     def find_ids(self, context: CommandContext, action: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
         """Return the ids that match the filters, oldest first, after a confirmation."""
-        ids = tuple(reversed(context.store.ids(self.selection(default), self.window())))
+        ids = tuple(reversed(context.store.pages.ids(self.selection(default), self.window())))
         context.confirm(f"{action} {len(ids):,} jobs ({self.describe(default)})?", self.yes or not ids)
         if not ids:
             context.output.note("no job matches the filters")

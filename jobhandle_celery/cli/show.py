@@ -7,7 +7,7 @@ import click
 
 from ..errors import UnknownJobError
 from ..status import JobStatus
-from ..store import Page, Sight
+from ..store import JobDetails, Page
 from . import json_output, params
 from .context import CommandContext, command
 from .describe import COLUMNS, explain_status, job_row
@@ -57,7 +57,7 @@ def list_jobs(
     Statuses, users and ages are found by an index. With --task at most a million ids are searched; the next
     page continues from there.
     """
-    now = context.store.now()
+    now = context.store.stats.now()
     for number, page in enumerate(_pages(context, selection, before, None if all_pages else limit)):
         before = page.before
         if context.output.json:
@@ -78,7 +78,7 @@ def _pages(
     """Read up to `limit` jobs, or all for None. `before` of the last page is None if there are no more."""
     while True:
         size = BATCH_SIZE if limit is None else min(limit, BATCH_SIZE)
-        page = context.store.page(selection.selection(), selection.window(before), size)
+        page = context.store.pages.page(selection.selection(), selection.window(before), size)
         yield page
         before = page.before
         if before is None:
@@ -104,7 +104,7 @@ def _pages(
 @click.option("--full", is_flag=True, help="Do not shorten long values.")
 def show(context: CommandContext, job_id: int, full: bool) -> None:
     """Show a job with its history, and why it has its status."""
-    details = context.store.sight(job_id)
+    details = context.store.diagnostics.details(job_id)
     if details is None:
         raise UnknownJobError(f"no job {job_id}")
     if context.output.json:
@@ -114,8 +114,8 @@ def show(context: CommandContext, job_id: int, full: bool) -> None:
     context.output.show(fields, _history(details))
 
 
-def _document(details: Sight) -> dict[str, Any]:
-    job, inside = details.job, details.inside
+def _document(details: JobDetails) -> dict[str, Any]:
+    job, inside = details.job, details.internals
     args, kwargs = format_arguments(job, inside.routing)
     document = json_output.job_document(job) | {
         "args": args,
@@ -138,8 +138,8 @@ def _document(details: Sight) -> dict[str, Any]:
     return document
 
 
-def _fields(details: Sight) -> list[tuple[str, str]]:
-    job, inside, error = details.job, details.inside, details.job.error
+def _fields(details: JobDetails) -> list[tuple[str, str]]:
+    job, inside, error = details.job, details.internals, details.job.error
     args, kwargs = format_arguments(job, inside.routing)
     limits = {"hard": job.time_limit, "soft": job.soft_time_limit}
     return [
@@ -185,7 +185,7 @@ def _shorten(value: str, full: bool) -> str:
     return value if full or len(value) <= LONG else f"… (--full) {value[-LONG:]}"
 
 
-def _history(details: Sight) -> Table | Line:
+def _history(details: JobDetails) -> Table | Line:
     if not details.events:
         return Line("no events")
     rows, previous = [], details.events[0].at

@@ -53,12 +53,12 @@ def collect(context: CommandContext, window: timedelta, *, all_time: bool = Fals
     """Read the counts and the workers."""
     store = context.store
     return Stats(
-        at=store.now(),
+        at=store.stats.now(),
         window=window,
-        unfinished=store.tally(),
-        ended=store.tally(FINAL) if all_time else store.ended_within(window),
-        submitted={} if all_time else store.submitted_within(window),
-        workers=store.workers(),
+        unfinished=store.stats.tally(),
+        ended=store.stats.tally(FINAL) if all_time else store.stats.ended_within(window),
+        submitted={} if all_time else store.stats.submitted_within(window),
+        workers=store.stats.workers(),
         all_time=all_time,
     )
 

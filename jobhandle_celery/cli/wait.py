@@ -79,7 +79,7 @@ def _watch(context: CommandContext, ids: tuple[int, ...]) -> None:
     with context.output.live() as display:
         while True:
             try:
-                jobs, now = _read(context, ids, jobs), context.store.now()
+                jobs, now = _read(context, ids, jobs), context.store.stats.now()
             except DatabaseUnavailableError as error:
                 if not jobs:
                     raise
@@ -98,16 +98,16 @@ def _watch(context: CommandContext, ids: tuple[int, ...]) -> None:
 
 def _read(context: CommandContext, ids: tuple[int, ...], previous: Sequence[JobRecord]) -> list[JobRecord]:
     if ids:
-        found = {job.id: job for job in context.store.find(Selection(ids=ids), None, len(ids))}
+        found = {job.id: job for job in context.store.pages.find(Selection(ids=ids), None, len(ids))}
         for job_id in ids:
             if job_id not in found:
                 raise UnknownJobError(f"no job {job_id}")
         return [found[job_id] for job_id in ids]
-    running = context.store.running(RUNNING_SHOWN)
+    running = context.store.stats.running(RUNNING_SHOWN)
     # Jobs that have ended since the last read stay on the display, with their final status.
     still_running = {job.id for job in running}
     left = tuple(job.id for job in previous if job.id not in still_running)
-    ended = context.store.find(Selection(ids=left), None, len(left)) if left else []
+    ended = context.store.pages.find(Selection(ids=left), None, len(left)) if left else []
     return [*running, *ended][:RUNNING_SHOWN]
 
 

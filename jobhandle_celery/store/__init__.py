@@ -1,18 +1,21 @@
-"""Every SQL statement there is; one verb per move. May import schema and below; knows nothing of Celery.
+"""The only SQL. `Store` is the database of one namespace: a few objects, one for each kind of operation.
 
-A verb's guard is in the statement that makes the move, and its docstring says who may have been there
-first. Verbs decline, they do not raise: no row back means that somebody else was faster, an ordinary
-result. Four rooms: `submitting`, `running` (a worker's verbs), `acting` (anyone's), `sweeping`; beside
-them what only looks (`reading`, `paging`, `overview`, `inspecting`), the `door` to the database, `moves` (how
-a move is written) and `rows` (what goes in and out).
+A guard is part of the statement that changes the row, and a method's docstring says which process may have
+been there first. If no row changes, another process was: an ordinary result, not an exception. A `Transition`
+is a change of status as data; an `Executor` writes it, with its event, in the way of its database.
 """
 
 from .after_commit import Attached
-from .database import Database, engine_maker
-from .diagnostics import Inside, Inspecting, Sight, Stuck, Trouble
+from .control import Control
+from .database import Database
+from .diagnostics import Diagnostics, JobDetails, JobInternals, Stuck, Trouble
+from .engine import engine_maker
 from .fork_guard import gate
-from .pages import Page, Window
-from .publish import Submitting
+from .insert import Inserter
+from .leases import Leases
+from .pages import Page, Pages, Window
+from .publish import DAMPED_AT_MOST, Outbox
+from .queries import Queries
 from .records import (
     ClaimRejected,
     Lost,
@@ -26,16 +29,19 @@ from .records import (
     Submitted,
     Worker,
 )
-from .retrying import briefly
-from .stats import Passes, Tally, WorkerSeen
-from .sweep import DAMPED_AT_MOST, Sweeping
+from .recovery import Recovery
+from .retrying import limit_retries
+from .runs import Runs
+from .stats import Passes, Stats, Tally, WorkerSeen
+from .sweep import Sweep
 
 __all__ = [
     "DAMPED_AT_MOST",
     "Attached",
     "ClaimRejected",
     "Database",
-    "Inside",
+    "JobDetails",
+    "JobInternals",
     "Lost",
     "NewJob",
     "Page",
@@ -46,7 +52,6 @@ __all__ = [
     "Run",
     "RunSnapshot",
     "Selection",
-    "Sight",
     "Store",
     "Stuck",
     "Submitted",
@@ -55,11 +60,27 @@ __all__ = [
     "Window",
     "Worker",
     "WorkerSeen",
-    "briefly",
     "engine_maker",
     "gate",
+    "limit_retries",
 ]
 
 
-class Store(Submitting, Sweeping, Inspecting):
-    """The verbs of all rooms, behind one door."""
+class Store:
+    """The operations on the jobs of one namespace."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        # What changes rows.
+        self.inserter = Inserter(database)
+        self.outbox = Outbox(database)
+        self.runs = Runs(database)
+        self.leases = Leases(database)
+        self.recovery = Recovery(database)
+        self.control = Control(database)
+        self.sweep = Sweep(database)
+        # What reads.
+        self.queries = Queries(database)
+        self.pages = Pages(database)
+        self.stats = Stats(database)
+        self.diagnostics = Diagnostics(database)

@@ -2,17 +2,22 @@
 
 import functools
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, event, text
 
 from ..errors import ConfigurationError
 from ..schema import job
-from .deadlines import LOCK_WAIT
 
-BUSY_TIMEOUT = 10.0
-"""Seconds for which SQLite waits for another process's write."""
+DEADLINE = 15.0
+"""Seconds after which a connection is closed whose server shows no sign of life during a statement."""
+
+LOCK_WAIT = 3
+"""Seconds for which a statement waits for a lock, of a caller's open transaction say; then the verb is asked
+again. On MariaDB a statement that waits may hold another lock, which the lease of a worker needs."""
 
 CONNECT_TIMEOUT = 5
 """Seconds to reach a PostgreSQL or MariaDB server, and until a peer that is silent is given up."""
@@ -24,41 +29,7 @@ A process that was stopped between two statements, or whose machine has vanished
 them every sweep, for as long as the server believes in it."""
 
 
-def own_engine(url: URL) -> Engine:
-    """Make an engine for that URL, which nobody else uses."""
-    psycopg = url.drivername == "postgresql+psycopg"
-    options = {_OURS: True} if psycopg else {}
-    engine = create_engine(url, connect_args=_connect_args(url), execution_options=options)
-    if psycopg:
-        event.listen(engine, "connect", functools.partial(_on_psycopg_connect, url.query))
-        event.listen(engine, "begin", _on_psycopg_begin)
-    return engine
-
-
-def _connect_args(url: URL) -> dict[str, Any]:
-    if url.drivername == "postgresql+psycopg":
-        given: dict[str, Any] = {
-            "connect_timeout": CONNECT_TIMEOUT,
-            # A peer that silently vanished is noticed in seconds, not after the kernel's quarter of an hour.
-            "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
-            "keepalives_idle": CONNECT_TIMEOUT,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            # Until it is known who is at the other end, see `_on_psycopg_connect`.
-            "prepare_threshold": None,
-        }
-        # The encoding whatever the URL says: what is read must be what was written.
-        return {key: value for key, value in given.items() if key not in url.query} | {
-            "client_encoding": "utf8"
-        }
-    if url.get_backend_name() == "sqlite":
-        return {"timeout": BUSY_TIMEOUT}
-    if url.get_backend_name() in ("mysql", "mariadb"):
-        return {"connect_timeout": CONNECT_TIMEOUT, "charset": "utf8mb4"}
-    return {}
-
-
-_OURS = "jobhandle_ours"
+OURS = "jobhandle_ours"
 """The option of an engine whose driver is psycopg, and which nobody else uses."""
 
 _STANDALONE = "jobhandle_standalone"
@@ -67,7 +38,13 @@ _STANDALONE = "jobhandle_standalone"
 
 def is_ours(engine: Engine) -> bool:
     """Say whether nobody else uses an engine, and its driver is psycopg."""
-    return _OURS in engine.get_execution_options()
+    return OURS in engine.get_execution_options()
+
+
+def listen_to_psycopg(engine: Engine, query: Mapping[str, Any]) -> None:
+    """Set up the connections of an engine of our own, whose URL has these options."""
+    event.listen(engine, "connect", functools.partial(_on_psycopg_connect, query))
+    event.listen(engine, "begin", _on_psycopg_begin)
 
 
 def listen(engine: Engine) -> None:
@@ -110,6 +87,18 @@ def home_schema(connection: Connection) -> str | None:
         home: str | None = connection.execute(found, {"name": job.name}).scalar()
         return home
     return connection.dialect.default_schema_name
+
+
+def durability(connection: Connection) -> dict[str, str]:
+    """Return the settings that say whether a commit survives a crash; none for SQLite."""
+    match connection.dialect.name:
+        case "postgresql":
+            names = ["fsync", "synchronous_commit", "full_page_writes"]
+            return {name: str(connection.execute(text(f"SHOW {name}")).scalar()) for name in names}
+        case "mysql" | "mariadb":
+            name = "innodb_flush_log_at_trx_commit"
+            return {name: str(connection.execute(text(f"SELECT @@{name}")).scalar())}
+    return {}
 
 
 def standalone(engine: Engine) -> Connection:
@@ -254,3 +243,84 @@ def _set(connection: Any, setting: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SET {setting}")
     connection.commit()
+
+
+# Deadlines. A server that has stopped, or a proxy whose server has died, acknowledges what TCP brings and
+# answers nothing, which no keepalive notices. So the client closes a connection on which nothing comes.
+
+
+def limit_silence(engine: Engine, deadline: float) -> None:
+    """Have every statement on the connections of an engine end within that many silent seconds."""
+    if engine.dialect.driver == "psycopg":
+        event.listen(engine, "do_connect", functools.partial(_connect_psycopg, deadline))
+    elif engine.dialect.driver in ("pymysql", "mysqldb"):
+        event.listen(engine, "do_connect", functools.partial(_connect_mysql, deadline))
+    elif engine.dialect.name == "sqlite":
+        event.listen(engine, "do_connect", functools.partial(_connect_sqlite, deadline))
+    if engine.dialect.name in ("mysql", "mariadb"):
+        event.listen(engine, "connect", _on_mariadb_connect)
+
+
+def _connect_psycopg(deadline: float, _dialect: Any, _record: Any, args: Any, options: Any) -> Any:
+    return _bounded_psycopg(deadline).connect(*args, **options)
+
+
+def _connect_mysql(deadline: float, _dialect: Any, _record: Any, _args: Any, options: Any) -> None:
+    options.setdefault("read_timeout", deadline)
+    options.setdefault("write_timeout", deadline)
+
+
+def _connect_sqlite(deadline: float, _dialect: Any, _record: Any, _args: Any, options: Any) -> None:
+    options["timeout"] = min(options.get("timeout", deadline), deadline)
+
+
+def _on_mariadb_connect(connection: Any, _record: Any) -> None:
+    # A merge of two indexes waits for rows in spite of SKIP LOCKED, and locks rows in no order.
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SET innodb_lock_wait_timeout = {LOCK_WAIT}, lock_wait_timeout = {LOCK_WAIT}, "
+            "optimizer_switch = 'index_merge=off'"
+        )
+
+
+@contextmanager
+def brief_wait(connection: Connection, seconds: float | None) -> Iterator[None]:
+    """Have what begins in here wait for SQLite's one lock for so long at most; other locks are of rows."""
+    if seconds is None or connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.dbapi_connection
+    (before,) = driver.execute("PRAGMA busy_timeout").fetchone()
+    driver.execute(f"PRAGMA busy_timeout = {min(before, int(seconds * 1000))}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {before}")
+
+
+@functools.cache
+def _bounded_psycopg(deadline: float) -> Any:
+    """Return psycopg's class of connections, with a deadline in what all its statements wait by."""
+    import psycopg  # where it is used: other databases do without
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+            return super().wait(self._until_silent(gen), *args, **options)
+
+        def _until_silent(self, gen: Any) -> Generator[Any, Any, Any]:
+            # psycopg waits in steps of 0.1 s, and sends 0 if nothing came in one.
+            silent_at = time.monotonic() + deadline
+            ready: Any = None
+            while True:
+                try:
+                    wanted = gen.send(ready)
+                except StopIteration as done:
+                    return done.value
+                ready = yield wanted
+                if ready:
+                    silent_at = time.monotonic() + deadline
+                elif time.monotonic() > silent_at:
+                    self.close()
+                    raise psycopg.OperationalError(f"no answer within {deadline:g} s")
+
+    return BoundedConnection

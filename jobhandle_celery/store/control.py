@@ -1,35 +1,39 @@
-"""What anyone may do to a job from outside: cancel it, take it, end it, speak for it."""
+"""What users and services do to a job from outside: cancel, release, resubmit, take over, end it."""
 
-from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, literal, null, select, true, update
+from sqlalchemy import Row, and_, case, literal, null, select, true, update
+from sqlalchemy.exc import IntegrityError
 
+from ..errors import InvalidTransitionError
 from ..schema import clock, job, job_event
 from ..status import UNFINISHED, JobStatus
-from .records import Run, Selection
-from .retrying import repeatable, repeating
-from .statements import Transition, at, given, giving, setting
+from .database import Database
+from .executors import MOST_PARAMETERS, Executor
+from .records import Run, Selection, unique_hash
+from .retrying import is_retry, retry_on_disconnect
+from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
+    ANEW,
     DUE,
     HELD,
     LEFT,
     MINE,
-    MOST_PARAMETERS,
     NAMING,
     NEVER_STARTED,
     NOT_EXPIRED,
     NOT_STAMPED,
-    Guard,
-    Moves,
     actor_of,
     cancelled,
     check_named,
     final,
     held_by,
+    lease_alive,
+    mine,
     moves,
     named_by,
+    selected,
 )
 
 _BEFORE_IT_STARTED = "cancelled before it was started"
@@ -37,10 +41,13 @@ _BETWEEN_ATTEMPTS = "cancelled between two attempts"
 _ASKED_TO_STOP = "asked to stop"
 
 
-class Acting(Moves):
-    """The verbs of people and of services, about jobs that others may be running."""
+class Control:
+    """What users and services do to jobs that a worker may be running."""
 
-    @repeatable
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @retry_on_disconnect
     def cancel(
         self,
         job_id: int,
@@ -50,50 +57,120 @@ class Acting(Moves):
         task_id: str | None = None,
         run: Run | None = None,
     ) -> JobStatus | None:
-        """Cancel a job, and say what that came to; None if there is no such job.
+        """Cancel a job, and return its status after that; None if there is no such job.
 
-        With `task_id`, only the round of that id, which a resubmit may have ended; with `run`, only while
-        the row names that run.
+        With `task_id`, only the round of that id, which a resubmit may have ended; with `run`, only while the
+        row names that run.
 
         Cancelled: no worker will start it. Running: its body is asked to stop (with `terminate`, its worker
-        ends the process). Finished, Error: too late. Who may have been there first: a claim. Whichever of
-        the two statements comes second finds the other's status in the row.
+        ends the process). Finished, Error: too late. Who may have been there first: a claim. Whichever of the
+        two statements comes second finds the other's status in the row.
 
         Raises:
             InvalidTransitionError: the run is superseded, and the job not final.
         """
-        named, of_round = username is not None, task_id is not None
+        by_user, by_task_id = username is not None, task_id is not None
         which = {"id": job_id, "username": username, "task_id": task_id}
         if run is None:
-            cancel = _cancel_one(named=named, of_round=of_round, terminate=terminate)
+            cancel = _cancel_one(by_user=by_user, by_task_id=by_task_id, terminate=terminate)
         else:
-            cancel = _cancel(self.mine(job_id) & named_by(run), terminate=terminate)
-        with self.door.moving() as connection:
+            cancel = _cancel(mine(job_id) & named_by(run), terminate=terminate)
+        with self._database.single_statement() as db:
             while True:
-                moved = self.make(connection, cancel, actor=actor_of(username), **which)
-                if moved:
-                    cancelled_or_running: JobStatus = moved[0].status_id
+                changed = db.apply(cancel, actor=actor_of(username), **which)
+                if changed:
+                    cancelled_or_running: JobStatus = changed[0].status_id
                     return cancelled_or_running
-                look = _look(named=named, of_round=of_round)
-                found = self.execute(connection, look, giving(**which)).first()
+                look = _select_one(by_user=by_user, by_task_id=by_task_id)
+                found = db.execute(look, params(**which)).first()
                 if found is None or found.status_id.final:
                     return None if found is None else found.status_id
                 check_named(run, found)
                 if found.status_id is JobStatus.RUNNING:
                     return JobStatus.RUNNING
-                # It was final, and has been resubmitted between the two statements.
+                # It was final, and was resubmitted between the two statements.
 
-    @repeatable
+    @retry_on_disconnect
     def cancel_selected(self, selection: Selection, *, terminate: bool = False) -> int:
-        """Cancel, or ask to stop, every unfinished job of a selection; return how many that were.
+        """Cancel, or ask to stop, every unfinished job of a selection; return how many.
 
-        In one transaction, whatever their number; one statement takes a few thousand ids.
+        In one transaction, whatever their number; one statement takes some hundred ids.
         """
-        with self.door.transaction() as connection:
+        with self._database.transaction() as db:
             return sum(
-                self.make_many(connection, _cancel(self.selected(part), terminate=terminate), actor="service")
+                db.count_applied(_cancel(selected(part), terminate=terminate), actor="service")
                 for part in selection.parts(MOST_PARAMETERS)
             )
+
+    @retry_on_disconnect
+    def release(self, job_id: int, token: str, username: str | None, run: Run | None = None) -> bool:
+        """Make a Waiting job due now; False if it is not Waiting.
+
+        Who may have been there first: another release, the sweep if its time came, a cancel; and this very
+        call, if the answer to its commit was lost: then the row has our token.
+
+        Raises:
+            InvalidTransitionError: the run is superseded.
+        """
+        release = Transition(
+            moves("release"),
+            mine(job_id, username),
+            *([] if run is None else [named_by(run)]),
+            to={
+                "status_id": JobStatus.SUBMITTED,
+                "not_before": None,
+                "scheduled_for": None,
+                "due_at": clock(setting("publish_grace")),
+                "claim_id": token,
+            },
+            reason="released",
+            actor=actor_of(username),
+        )
+        with self._database.transaction() as db:
+            if db.count_applied(release):
+                return True
+            found = db.execute(select(*NAMING).where(mine(job_id, username))).first()
+            if found is None or found.claim_id == token:
+                return found is not None
+            check_named(run, found)
+            return False
+
+    @retry_on_disconnect
+    def resubmit(self, job_id: int, task_id: str, username: str | None, run: Run | None = None) -> bool:
+        """Send a final job round again under a new task id; False if it is not final, or may still run.
+
+        Who may have been there first: another resubmit; or an outsider who ended the job while its body still
+        runs. Then the row names a worker with a lease, and two bodies would be alive at once: the resubmit is
+        refused until that worker notes that the body has left, or its lease ends. A retry finds our task id
+        in the row.
+
+        Raises:
+            InvalidTransitionError: another unfinished job has its unique key now, or the run is superseded.
+        """
+        with self._database.transaction() as db:
+            former = _lock(db, job_id, username, job.c.username, job.c.unique_key, *NAMING)
+            if former is None:
+                return False
+            if former.task_id == task_id:
+                return True
+            check_named(run, former)
+            key = unique_hash(self._database.settings.namespace, former.username, former.unique_key)
+            resubmit = Transition(
+                moves("resubmit"),
+                mine(job_id, username),
+                job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
+                to=_AFRESH | {"task_id": task_id, "unique_hash": key},
+                reason="resubmitted",
+                actor=actor_of(username),
+            )
+            try:
+                with db.connection.begin_nested():
+                    return bool(db.count_applied(resubmit))
+            except IntegrityError:
+                raise InvalidTransitionError(
+                    f"job {job_id} was not resubmitted: "
+                    f"another unfinished job has its unique_key {former.unique_key!r}"
+                ) from None
 
     def set_status(
         self,
@@ -106,17 +183,17 @@ class Acting(Moves):
     ) -> tuple[JobStatus | None, bool]:
         """Set one of the four statuses that may be set, and the message with it, or neither.
 
-        Returns the previous status (None: no such job) and whether the move was allowed. The row is locked
-        from the look to the move, so the status returned is the one that was left. Who may have been there
-        first: anyone, up to the lock; and ourselves, if the answer to our commit was lost: then the row
-        carries our token, and what we saw in it before is the answer.
+        Returns the previous status (None: no such job) and whether the transition was allowed. The row stays
+        locked between the two, so the status returned is the one that was left. Who may have been there
+        first: anyone, up to the lock; and this very call, if the answer to its commit was lost: then the row
+        has our token, and the status that the first try has seen is the answer.
 
         Raises:
             InvalidTransitionError: the run is superseded, and the job not final.
         """
         return self._set_status(job_id, status, token, username, message, run, [])
 
-    @repeatable
+    @retry_on_disconnect
     def _set_status(
         self,
         job_id: int,
@@ -127,156 +204,143 @@ class Acting(Moves):
         run: Run | None,
         seen: list[JobStatus],
     ) -> tuple[JobStatus | None, bool]:
-        with self.door.transaction() as connection:
-            row = self.execute(
-                connection,
-                select(job.c.status_id, *NAMING)
-                .where(self.mine(job_id, username))
-                .with_for_update(key_share=True),
-            ).first()
+        with self._database.transaction() as db:
+            row = _lock(db, job_id, username, job.c.status_id, *NAMING)
             if row is None:
                 return None, False
             previous: JobStatus = row.status_id
-            before = seen[0] if seen and repeating() else None
+            before = seen[0] if seen and is_retry() else None
             if row.claim_id == token or (before and previous is status is JobStatus.CANCELLED):
                 return before or (JobStatus.RUNNING if status.final else previous), True
             if not previous.final:
                 check_named(run, row)
             seen[:] = [previous]
-            moved = self._set(connection, job_id, previous, status, token, username)
-            if moved and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
-                self.execute(connection, update(job).where(self.mine(job_id)).values(message=message))
-            return previous, moved
-
-    def _set(
-        self,
-        connection: Connection,
-        job_id: int,
-        previous: JobStatus,
-        status: JobStatus,
-        token: str,
-        username: str | None,
-    ) -> bool:
-        mine, actor = self.mine(job_id, username), actor_of(username)
-        match status:
-            case JobStatus.CANCELLED:
-                self.make(connection, _cancel(mine, terminate=False), actor=actor)
-                return True
-            case JobStatus.RUNNING if previous is JobStatus.RUNNING:
-                return True
-            case JobStatus.RUNNING:
-                return self._take(connection, mine, token, actor)
-            case _:
-                return self._end_by_hand(connection, mine, status, token, actor)
-
-    def _take(self, connection: Connection, mine: Guard, token: str, actor: str) -> bool:
-        # The guard is a worker's, but a held job may be taken. No boot id means no lease: whoever took
-        # it finishes it, and nobody takes it for lost.
-        return bool(
-            self.move(
-                connection,
-                moves("take"),
-                mine,
-                NOT_STAMPED,
-                HELD | DUE,
-                NOT_EXPIRED,
-                to={
-                    "status_id": JobStatus.RUNNING,
-                    "attempt": job.c.attempt + 1,
-                    "claim_id": token,
-                    "worker": actor,
-                    "started": clock(),
-                    "due_at": None,
-                    "not_before": None,
-                    **LEFT,
-                },
-                because="taken by hand",
-                actor=actor,
-            )
-        )
-
-    def _end_by_hand(
-        self, connection: Connection, mine: Guard, status: JobStatus, token: str, actor: str
-    ) -> bool:
-        # The claim is taken away, by which a body hears that it should stop. The row keeps its worker's
-        # boot id until that body has left, so that nobody sends the job round again beside it.
-        return bool(
-            self.move(
-                connection,
-                moves("end"),
-                mine,
-                to=final(status, claim_id=token),
-                because=f"set to {status} by hand",
-                actor=actor,
-            )
-        )
+            changed = _set(db, mine(job_id, username), previous, status, token, actor_of(username))
+            if changed and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
+                db.execute(update(job).where(mine(job_id)).values(message=message))
+            return previous, changed
 
     def set_message(
         self, job_id: int, message: str | None, username: str | None, run: Run | None
     ) -> str | None:
         """Replace the message and return the previous one; None if there is no such job.
 
-        A message of None leaves it alone, and so does a run that is superseded. Who may have been there
-        first does not matter: the last one speaks. If that was ourselves, what we saw before is the answer.
+        A message of None leaves it alone, and so does a run that is superseded. Who may have been there first
+        does not matter: the last message stays. If that was this very call, the message that its first try
+        has seen is the answer.
         """
         return self._set_message(job_id, message, username, run, [])
 
-    @repeatable
+    @retry_on_disconnect
     def _set_message(
         self, job_id: int, message: str | None, username: str | None, run: Run | None, seen: list[str]
     ) -> str | None:
-        with self.door.transaction() as connection:
-            previous: str | None = self.execute(
-                connection,
-                select(job.c.message).where(self.mine(job_id, username)).with_for_update(key_share=True),
-            ).scalar()
-            if previous is not None and message is not None:
-                mine = self.mine(job_id) if run is None else and_(self.mine(job_id), held_by(run))
-                self.execute(connection, update(job).where(mine).values(message=message))
-            if previous is not None:
-                seen.append(previous)
-            return seen[0] if repeating() and previous == message else previous
+        with self._database.transaction() as db:
+            row = _lock(db, job_id, username, job.c.message)
+            if row is None:
+                return None
+            previous: str = row.message
+            if message is not None:
+                which = mine(job_id) if run is None else and_(mine(job_id), held_by(run))
+                db.execute(update(job).where(which).values(message=message))
+            seen.append(previous)
+            return seen[0] if is_retry() and previous == message else previous
 
-    @repeatable
+    @retry_on_disconnect
     def note_progress_of(
         self, job_id: int, current: float, total: float | None, username: str | None
     ) -> bool:
-        """Write how far whatever runs the job is; False if nothing runs it. The last one speaks."""
-        running = self.mine(job_id, username) & moves("finish")
-        with self.door.transaction() as connection:
-            return self.note_progress_where(connection, running, current, total)
-
-    def selected(self, selection: Selection) -> Guard:
-        """Return the condition of a selection, within this namespace."""
-        conditions = [job.c.namespace == self.namespace]
-        if selection.statuses is not None:
-            conditions.append(job.c.status_id.in_(selection.statuses))
-        if selection.task is not None:
-            conditions.append(job.c.task == selection.task)
-        if selection.username is not None:
-            conditions.append(job.c.username == selection.username)
-        if selection.groupname is not None:
-            conditions.append(job.c.groupname == selection.groupname)
-        if selection.ids is not None:
-            conditions.append(job.c.id.in_(selection.ids))
-        if selection.since is not None:
-            conditions.append(job.c.submitted >= _moment(selection.since))
-        if selection.until is not None:
-            conditions.append(job.c.submitted < _moment(selection.until))
-        return and_(*conditions)
+        """Write the progress of a job; False if it is not Running. The last call counts."""
+        running = mine(job_id, username) & moves("finish")
+        noted = update(job).where(running).values(progress_current=current, progress_total=total)
+        with self._database.transaction() as db:
+            return bool(db.execute(noted).rowcount)
 
 
-def _moment(given: datetime | timedelta) -> Any:
-    return clock(-given) if isinstance(given, timedelta) else given
+def _lock(db: Executor, job_id: int, username: str | None, *columns: Any) -> Row[Any] | None:
+    locked = select(*columns).where(mine(job_id, username)).with_for_update(key_share=True)
+    row: Row[Any] | None = db.execute(locked).first()
+    return row
+
+
+def _set(db: Executor, which: Guard, previous: JobStatus, status: JobStatus, token: str, actor: str) -> bool:
+    match status:
+        case JobStatus.CANCELLED:
+            db.count_applied(_cancel(which, terminate=False), actor=actor)
+            return True
+        case JobStatus.RUNNING if previous is JobStatus.RUNNING:
+            return True
+        case JobStatus.RUNNING:
+            return bool(db.count_applied(_take(which, token, actor)))
+        case _:
+            return bool(db.count_applied(_end(which, status, token, actor)))
+
+
+def _take(which: Guard, token: str, actor: str) -> Transition:
+    # The guard of a claim, except that a held job may be taken. No worker, so no lease: whoever took the job
+    # ends it, and the sweep never takes it for lost.
+    return Transition(
+        moves("take"),
+        which,
+        NOT_STAMPED,
+        HELD | DUE,
+        NOT_EXPIRED,
+        to={
+            "status_id": JobStatus.RUNNING,
+            "attempt": job.c.attempt + 1,
+            "claim_id": token,
+            "worker": actor,
+            "started": clock(),
+            "due_at": None,
+            "not_before": None,
+            **LEFT,
+        },
+        reason="taken by hand",
+        actor=actor,
+    )
+
+
+def _end(which: Guard, status: JobStatus, token: str, actor: str) -> Transition:
+    # The claim is taken away, which asks a body to stop. The row keeps its worker's uid until that body has
+    # left, so that the job is not resubmitted beside it.
+    to = final(status, claim_id=token)
+    return Transition(moves("end"), which, to=to, reason=f"set to {status} by hand", actor=actor)
+
+
+_AFRESH: dict[str, Any] = {
+    **ANEW,
+    **dict.fromkeys(
+        (
+            "cancel_requested",
+            "started",
+            "finished",
+            "result",
+            "error",
+            "progress_current",
+            "progress_total",
+            "expires",
+            "not_before",
+            "retry",
+            "claim_id",
+            "worker",
+        )
+    ),
+    "terminate": False,
+    "revoke_reported": False,
+    "lost_count": 0,
+    "status_id": JobStatus.RESUBMITTED,
+    "due_at": clock(setting("publish_grace")),
+}
+"""A resubmitted row. `attempt` stays, and never decreases: the writes of the former round must not fit."""
 
 
 def _cancel(which: Guard, *, terminate: bool) -> Transition:
-    # One statement for both cases: between two, a job could leave the one status for the other.
-    running = job.c.status_id == at(JobStatus.RUNNING)
+    # One statement for both cases: between two, a job could change from one status to the other.
+    running = job.c.status_id == status_literal(JobStatus.RUNNING)
     stopped = cancelled(setting("republish_after"), claim_id=null())
     columns = {name: case((running, job.c[name]), else_=value) for name, value in stopped.items()}
     return Transition(
-        job.c.status_id.in_([at(status) for status in sorted(UNFINISHED)]),
+        job.c.status_id.in_([status_literal(status) for status in sorted(UNFINISHED)]),
         # A second request changes nothing, unless it asks for more.
         NOT_STAMPED | job.c.terminate.is_(False) if terminate else NOT_STAMPED,
         which,
@@ -285,29 +349,29 @@ def _cancel(which: Guard, *, terminate: bool) -> Transition:
             "cancel_requested": case((NOT_STAMPED, clock()), else_=job.c.cancel_requested),
             "terminate": true() if terminate else job.c.terminate,
         },
-        because=case(
+        reason=case(
             (running, literal(_ASKED_TO_STOP)),
             (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
             else_=literal(_BETWEEN_ATTEMPTS),
         ),
-        actor=given(job_event.c.actor),
+        actor=param(job_event.c.actor),
     )
 
 
-def _one(*, named: bool, of_round: bool) -> Guard:
-    conditions = [MINE]
-    if named:
-        conditions.append(job.c.username == given(job.c.username))
-    if of_round:
-        conditions.append(job.c.task_id == given(job.c.task_id))
+def _one(*, by_user: bool, by_task_id: bool) -> Guard:
+    conditions: list[Guard] = [MINE]
+    if by_user:
+        conditions.append(job.c.username == param(job.c.username))
+    if by_task_id:
+        conditions.append(job.c.task_id == param(job.c.task_id))
     return and_(*conditions)
 
 
 @cache
-def _cancel_one(*, named: bool, of_round: bool, terminate: bool) -> Transition:
-    return _cancel(_one(named=named, of_round=of_round), terminate=terminate)
+def _cancel_one(*, by_user: bool, by_task_id: bool, terminate: bool) -> Transition:
+    return _cancel(_one(by_user=by_user, by_task_id=by_task_id), terminate=terminate)
 
 
 @cache
-def _look(*, named: bool, of_round: bool) -> Any:
-    return select(job.c.status_id, *NAMING).where(_one(named=named, of_round=of_round))
+def _select_one(*, by_user: bool, by_task_id: bool) -> Any:
+    return select(job.c.status_id, *NAMING).where(_one(by_user=by_user, by_task_id=by_task_id))

@@ -1,4 +1,4 @@
-"""What a row has beside its snapshot, and which rows stand where they should not. Nothing is written here."""
+"""All that is known of a job, and the jobs that are stuck."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,24 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, select, text
+from sqlalchemy import ColumnElement, Row, and_, func, select
 
 from .. import serialization
 from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, statement_clock, worker
 from ..status import JobStatus
+from .connections import durability
+from .database import Database
+from .pages import first_since, moment
 from .records import read_column, to_event, to_job
-from .retrying import repeatable
-from .stats import Overview
-from .transitions import HELD, STAMPED, Guard, lease_alive
+from .retrying import retry_on_disconnect
+from .statements import NAMESPACE, Guard
+from .transitions import HELD, STAMPED, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
 """Messages sent for one attempt after which it is said that nobody takes them."""
 
-DEAF_AFTER = timedelta(minutes=5)
+IGNORES_CANCEL_AFTER = timedelta(minutes=5)
 """For so long a body may be busy after it was asked to stop."""
 
 FORGOTTEN_AFTER = timedelta(days=1)
@@ -29,7 +32,7 @@ FORGOTTEN_AFTER = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Inside:
+class JobInternals:
     """What the library keeps of a job for itself."""
 
     now: datetime
@@ -42,7 +45,7 @@ class Inside:
     """Messages sent for the attempt to come."""
     lost_count: int
     retry: bool
-    """True if a task's own retry brought it here."""
+    """True if a task's ours retry brought it here."""
     terminate: bool
     worker_uid: str | None
     pid: int | None
@@ -51,11 +54,11 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Sight:
+class JobDetails:
     """A job, with all there is to know of it."""
 
     job: JobRecord
-    inside: Inside
+    internals: JobInternals
     events: list[Event]
 
 
@@ -65,7 +68,7 @@ class Trouble(Enum):
     OVERDUE = "the sweep should have looked at it by now"
     UNTAKEN = "it was sent several times and no worker took it"
     DESERTED = "it is Running, and its worker has no lease"
-    DEAF = "it was asked to stop a while ago, and its body goes on"
+    IGNORES_CANCEL = "it was asked to stop a while ago, and its body goes on"
     FORGOTTEN = "somebody took it by hand a day ago and has not ended it"
 
 
@@ -75,79 +78,69 @@ class Stuck:
 
     trouble: Trouble
     count: int
-    examples: list[Sight]
+    examples: list[JobDetails]
 
 
-class Inspecting(Overview):
-    """The questions of somebody who wants to know why."""
+class Diagnostics:
+    """Why is a job where it is?"""
 
-    @repeatable
-    def sight(self, job_id: int) -> Sight | None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @retry_on_disconnect
+    def details(self, job_id: int) -> JobDetails | None:
         """Return all that is known of a job; None if there is no such job."""
-        found = self._sights(self.mine(job_id), 1)
+        found = self._details(mine(job_id), 1)
         return found[0] if found else None
 
-    @repeatable
-    def sights(self, job_ids: list[int]) -> list[Sight]:
+    @retry_on_disconnect
+    def details_of(self, job_ids: list[int]) -> list[JobDetails]:
         """Return all that is known of some jobs, by their ids."""
-        return self._sights(and_(job.c.id.in_(job_ids), job.c.namespace == self.namespace), len(job_ids))
+        return self._details(and_(job.c.id.in_(job_ids), job.c.namespace == NAMESPACE), len(job_ids))
 
-    @repeatable
+    @retry_on_disconnect
     def stuck(self, late: timedelta, examples: int) -> list[Stuck]:
         """Return how many jobs are stuck, and how; of what has ended nothing is read."""
         found = []
         for trouble, guard in _guards(late).items():
-            where = and_(job.c.namespace == self.namespace, guard)
-            with self.door.reading() as connection:
-                count = self.execute(connection, select(func.count()).select_from(job).where(where)).scalar()
+            where = and_(job.c.namespace == NAMESPACE, guard)
+            with self._database.autocommit() as db:
+                count = db.execute(select(func.count()).select_from(job).where(where)).scalar()
             if count:
-                found.append(Stuck(trouble, count, self._sights(where, examples)))
+                found.append(Stuck(trouble, count, self._details(where, examples)))
         return found
 
-    @repeatable
+    @retry_on_disconnect
     def count_held(self) -> int:
         """Return how many jobs wait for somebody to release them."""
-        statement = select(func.count()).select_from(job).where(job.c.namespace == self.namespace, HELD)
-        with self.door.reading() as connection:
-            return int(self.execute(connection, statement).scalar_one())
+        statement = select(func.count()).select_from(job).where(job.c.namespace == NAMESPACE, HELD)
+        with self._database.autocommit() as db:
+            return int(db.execute(statement).scalar_one())
 
-    @repeatable
+    @retry_on_disconnect
     def touched_within(self, last: timedelta, limit: int) -> list[int]:
         """Return the ids of the newest jobs that something happened to of late, in their order."""
-        with self.door.reading() as connection:
-            since = self.moment(connection, last)
-            first = self.first_since(connection, job_event.c.id, job_event.c.at, since)
-            ours = select(job.c.id).where(job.c.id == job_event.c.job_id, job.c.namespace == self.namespace)
+        with self._database.autocommit() as db:
+            since = moment(db, last)
+            first = first_since(db, job_event.c.id, job_event.c.at, since)
+            ours = select(job.c.id).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
             statement = (
                 select(job_event.c.job_id)
                 .where(job_event.c.id >= first, job_event.c.at >= since, ours.exists())
                 .order_by(job_event.c.id)
             )
             # Made distinct here: SQLite would do it by the index of jobs, and so read every event.
-            touched = sorted(set(self.execute(connection, statement).scalars()))
+            touched = sorted(set(db.execute(statement).scalars()))
             return touched[-limit:]
 
-    @repeatable
+    @retry_on_disconnect
     def durability(self) -> dict[str, str]:
         """Return the database's settings that say whether a commit outlives a crash, where it has some."""
-        with self.door.reading() as connection:
-            match connection.dialect.name:
-                case "postgresql":
-                    names = ["fsync", "synchronous_commit", "full_page_writes"]
-                    return {name: str(connection.execute(text(f"SHOW {name}")).scalar()) for name in names}
-                case "mysql" | "mariadb":
-                    name = "innodb_flush_log_at_trx_commit"
-                    return {name: str(connection.execute(text(f"SELECT @@{name}")).scalar())}
-                case _:
-                    return {}
+        with self._database.autocommit() as db:
+            return durability(db.connection)
 
-    @property
-    def dialect(self) -> str:
-        """The kind of database, in SQLAlchemy's word for it."""
-        return self.door.engine.dialect.name
-
-    def _sights(self, where: Guard, limit: int) -> list[Sight]:
-        # By another name: what a condition asks of the workers is a question of its own.
+    def _details(self, where: Guard, limit: int) -> list[JobDetails]:
+        # By another name: what a condition asks of the workers is a question of its ours.
         its_worker = worker.alias("its_worker")
         columns = (job, clock().label("now"), its_worker.c.lease_until)
         chosen = (
@@ -157,13 +150,13 @@ class Inspecting(Overview):
             .order_by(job.c.id)
             .limit(limit)
         )
-        with self.door.reading() as connection:
-            rows = list(self.execute(connection, chosen))
+        with self._database.autocommit() as db:
+            rows = list(db.execute(chosen))
             history = select(job_event).where(job_event.c.job_id.in_([row.id for row in rows]))
             events: dict[int, list[Event]] = {}
-            for row in self.execute(connection, history.order_by(job_event.c.id)):
+            for row in db.execute(history.order_by(job_event.c.id)):
                 events.setdefault(row.job_id, []).append(to_event(row))
-        return [Sight(to_job(row), _inside(row), events.get(row.id, [])) for row in rows]
+        return [JobDetails(to_job(row), _internals(row), events.get(row.id, [])) for row in rows]
 
 
 def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
@@ -173,7 +166,9 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
             Trouble.OVERDUE: (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late)),
             Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
             Trouble.DESERTED: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
-            Trouble.DEAF: and_(running, STAMPED, job.c.cancel_requested < clock(-DEAF_AFTER)),
+            Trouble.IGNORES_CANCEL: and_(
+                running, STAMPED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
+            ),
             Trouble.FORGOTTEN: and_(
                 running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)
             ),
@@ -181,8 +176,8 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
     )
 
 
-def _inside(row: Row[Any]) -> Inside:
-    return Inside(
+def _internals(row: Row[Any]) -> JobInternals:
+    return JobInternals(
         now=row.now,
         routing=read_column(row, "routing", serialization.decode, dict, lambda _: {}),
         not_before=row.not_before,

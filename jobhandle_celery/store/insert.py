@@ -1,122 +1,126 @@
-"""Rows come in: any number of jobs, and an event for each, in as few statements as the database allows."""
+"""Submitting: jobs and their events are inserted, in a transaction of our own or in the caller's."""
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    JSON,
-    ColumnElement,
-    Connection,
-    Integer,
-    Row,
-    SmallInteger,
-    String,
-    Text,
-    bindparam,
-    case,
-    cast,
-    column,
-    false,
-    func,
-    literal_column,
-    select,
-)
+from sqlalchemy import Connection, Row, select
 
 from ..batching import pieces
-from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job
+from ..schema import clock, job
 from ..status import JobStatus
+from .after_commit import Attached, Callback, after_commit
+from .bulk_statements import NEW_ROW, insert_document, insert_one, to_document
+from .database import Database
 from .direct_psycopg import NotDirect
+from .executors import Executor
 from .records import NewJob, NewJobs, Submitted
-from .retrying import repeating
-from .statements import at, given, giving, setting, told, with_event
-from .transitions import Moves
+from .retrying import is_retry, retry_on_disconnect
+from .sessions import carry_text, connection_of, session_of
+from .statements import Guard, params
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, scoped_session
 
 MOST_ROWS = 1_000
 MOST_BYTES = 8 * 2**20
-"""What one statement takes: PostgreSQL has a limit of 1 GiB, and other memory than ours is finite too."""
-
-_GIVEN = (
-    job.c.namespace,
-    job.c.task,
-    job.c.task_id,
-    job.c.args,
-    job.c.kwargs,
-    job.c.username,
-    job.c.groupname,
-    job.c.message,
-    job.c.meta,
-    job.c.unique_key,
-    job.c.unique_hash,
-    job.c.queue,
-    job.c.routing,
-    job.c.priority,
-    job.c.time_limit,
-    job.c.soft_time_limit,
-    job.c.max_attempts,
-    job.c.scheduled_for,
-    job.c.expires,
-    job.c.not_before,
-    job.c.due_at,
-    job.c.status_id,
-)
-"""The columns that a submit fills in, each from a value of its own."""
-
-_NOTHING: dict[str, Any] = dict.fromkeys(one.name for one in _GIVEN)
+"""Rows and bytes of one statement: PostgreSQL has a limit of 1 GiB, and memory is finite on this side too."""
 
 
-class Inserting(Moves):
-    """What every submit comes to."""
+class Inserter:
+    """Inserts jobs; a job that exists, by its task id or its unique key, is not inserted again."""
 
-    def insert_all(
-        self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @retry_on_disconnect
+    def submit(self, jobs: NewJobs) -> list[Submitted]:
+        """Insert jobs in one transaction of our own; see `submit_within`."""
+        single = len(jobs) == 1
+        inserted = self._insert_one_directly(*jobs) if single else self._insert_directly(jobs)
+        if inserted is not None:
+            return inserted
+        new = list(jobs)  # before a transaction is open: it may take long
+        with self._database.single_statement() if single else self._database.transaction() as db:
+            return self._insert_all(db, new, _now(db) if _need_clock(new) else None)
+
+    def submit_within(
+        self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None = None
     ) -> list[Submitted]:
-        """Insert jobs in their order; one that is there already, by its task id or its unique key, is not."""
+        """Insert jobs, in their order, in the transaction of a connection.
+
+        Who may have been there first: the same submit, if the answer to its commit was lost (found by the
+        task id, which the submitter makes; its id is returned), or an unfinished job with the same unique key
+        (its id is returned, and nothing is written).
+        """
+        return self._insert_all(self._database.executor(connection), jobs, now)
+
+    def submit_in_session(
+        self,
+        session: "Session | scoped_session[Any]",
+        jobs: Sequence[NewJob],
+        send: Callback,
+        handle: Attached | None = None,
+    ) -> list[Submitted]:
+        """Insert jobs in the caller's transaction; `send` is called with their ids after its commit.
+
+        A rollback, also of a savepoint, leaves nothing of them and detaches the handle.
+
+        Raises:
+            ApiUsageError: not a Session or scoped_session, or it cannot be joined.
+            DBAPIError: SQLAlchemy's, for a serialization failure or a deadlock, which the caller retries.
+        """
+        session = session_of(session)
+        now = None
+        if _need_clock(jobs):
+            # On our own connection: the caller's may have a style of dates that no driver reads.
+            with self._database.autocommit() as db:
+                now = _now(db)
+        with self._database.joining():
+            connection = connection_of(session)
+            carry_text(connection, (new.columns(self._database.settings.namespace) for new in jobs))
+            self._database.executor(connection).begin_writing()
+            submitted = self.submit_within(connection, jobs, now)
+        after_commit(session, connection, [new.job_id for new in submitted if new.fresh], send, handle)
+        return submitted
+
+    def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
         submitted: list[Submitted] = []
         for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
-            values = [new.columns(self.namespace) | _schedule(new, now) for new in part]
-            rows = {row.task_id: row for row in self._append(connection, values)}
+            rows = [self._row(new, now) for new in part]
+            inserted = {row.task_id: row for row in db.insert_jobs(rows)}
             submitted += [
-                Submitted(row.id, row.status_id)
-                if (row := rows.get(new.task_id))
-                else self._insert(connection, new, one)
-                for new, one in zip(part, values, strict=True)
+                Submitted(found.id, found.status_id)
+                if (found := inserted.get(new.task_id))
+                else _find_or_insert(db, new, row)
+                for new, row in zip(part, rows, strict=True)
             ]
         return submitted
 
-    def now_on(self, connection: Connection) -> datetime:
-        """Return the database's clock."""
-        now: datetime = self.execute(connection, select(clock())).scalar_one()
-        return now
-
-    def _insert_alone(self, new: NewJob) -> list[Submitted] | None:
-        """Insert a job by one statement, straight; None, and nothing is inserted, if that cannot be."""
-        if new.scheduled_for is not None or new.expires is not None:
-            return None  # by the database's clock, which must be asked
-        values = new.columns(self.namespace) | _schedule(new, None)
-        every = self.places | giving(**_NOTHING | values)
-        rows = self.door.straight(_insert_row(), every)
+    def _insert_one_directly(self, new: NewJob) -> list[Submitted] | None:
+        """Insert a job with direct psycopg; None, and nothing is inserted, if that is not possible."""
+        if _need_clock([new]):
+            return None
+        rows = self._database.execute_directly(insert_one(), params(**NEW_ROW | self._row(new)))
         return [Submitted(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
 
-    def _insert_straight(self, jobs: NewJobs) -> list[Submitted] | None:
-        """Insert jobs, straight, as they are made; None, and nothing is inserted, if that cannot be."""
-        if repeating():
-            return None  # they may be there already, which takes another look
+    def _insert_directly(self, jobs: NewJobs) -> list[Submitted] | None:
+        """Insert jobs with direct psycopg while they are prepared; None, and nothing is inserted, if not
+        possible."""
+        if is_retry():
+            return None  # they may have been inserted: only `_insert_all` looks
         task_ids: list[str] = []
         submitted: list[Submitted] = []
 
         def documents() -> Iterator[dict[str, Any]]:
             for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
-                if any(new.unique_key or new.scheduled_for or new.expires for new in part):
+                if any(new.unique_key for new in part) or _need_clock(part):
                     raise NotDirect
                 task_ids.extend(new.task_id for new in part)
-                values = [new.columns(self.namespace) | _schedule(new, None) for new in part]
-                yield self.places | _document(values)
+                yield to_document([self._row(new) for new in part])
 
-        def look(parts: list[list[tuple[Any, ...]]]) -> None:
+        def check(parts: list[list[tuple[Any, ...]]]) -> None:
             rows = {task_id: (job_id, status) for part in parts for job_id, task_id, status in part}
             if len(rows) != len(task_ids):
                 raise NotDirect
@@ -126,82 +130,41 @@ class Inserting(Moves):
 
         following = documents()
         try:
-            first = next(following)  # before a connection is taken: mostly that is all
+            first = next(following)  # before a connection is taken: it is often the only one
         except (StopIteration, NotDirect):
             return None
-        gone = self.door.straight_each(_insert_document(), chain([first], following), look)
-        return submitted if gone else None
+        done = self._database.execute_each_directly(insert_document(), chain([first], following), check)
+        return submitted if done else None
 
-    def _insert(self, connection: Connection, new: NewJob, values: dict[str, Any]) -> Submitted:
-        while True:
-            there = self._there(connection, job.c.task_id == new.task_id)
-            if there is None and new.unique_key is not None:
-                there = self._there(connection, job.c.unique_hash == values["unique_hash"])
-            if there is not None:
-                return Submitted(there.id, there.status_id, fresh=there.task_id == new.task_id)
-            # It was there and has just finished, so the key is free.
-            for row in self._append(connection, [values]):
-                return Submitted(row.id, row.status_id)
-
-    def _taken(self, connection: Connection, values: Sequence[dict[str, Any]]) -> set[str]:
-        """Return which unique keys of these, by their slots, unfinished jobs have; on MariaDB alone.
-
-        There an insert that finds one leaves locks, with which a caller's session holds up every submit.
-        """
-        slots = [one["unique_hash"] for one in values if one.get("unique_hash") is not None]
-        if not slots or connection.dialect.name not in ("mysql", "mariadb"):
-            return set()
-        found = select(job.c.unique_hash).where(job.c.unique_hash.in_(slots))
-        taken = set(self.execute(connection, found).scalars())
-        if self._is_mariadb_of_the_caller(connection):
-            with self.door.reading() as ours:
-                taken |= set(self.execute(ours, found).scalars())
-        return taken
-
-    def _there(self, connection: Connection, which: ColumnElement[bool]) -> Row[Any] | None:
-        """Look for a job without a lock, which would hold up others until the caller's commit.
-
-        The caller's transaction on MariaDB may see only what was there at its beginning; ours sees what is.
-        """
-        found = select(job.c.id, job.c.status_id, job.c.task_id).where(which).limit(1)
-        there: Row[Any] | None = self.execute(connection, found).first()
-        if there is None and self._is_mariadb_of_the_caller(connection):
-            with self.door.reading() as ours:
-                there = self.execute(ours, found).first()
-        return there
-
-    def _is_mariadb_of_the_caller(self, connection: Connection) -> bool:
-        mariadb = connection.dialect.name in ("mysql", "mariadb")
-        return mariadb and connection.engine.pool is not self.door.engine.pool
-
-    def _append(self, connection: Connection, values: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        if connection.dialect.name == "postgresql":
-            rows: Sequence[Row[Any]] = self.execute(connection, _insert_document(), _document(values)).all()
-            return rows
-        # An event for those alone that are inserted now; the insert itself does not tell which.
-        there = self.execute(connection, select(job.c.task_id).where(_ANY_OF), _any_of(values))
-        known, taken = set(there.scalars()), self._taken(connection, values)
-        values = [
-            one for one in values if one["task_id"] not in known and one.get("unique_hash") not in taken
-        ]
-        if not values:
-            return []
-        every = [self.places | giving(**_NOTHING | one) for one in values]
-        self.execute(connection, _insert_each(connection.dialect.name), every)
-        rows = self.execute(connection, _look(), _any_of(values)).all()
-        self.log(connection, rows)
-        return rows
+    def _row(self, new: NewJob, now: datetime | None = None) -> dict[str, Any]:
+        return new.columns(self._database.settings.namespace) | _schedule(new, now)
 
 
-_ANY_OF: ColumnElement[bool] = job.c.task_id.in_(bindparam("task_ids", expanding=True))
+def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted:
+    while True:
+        found = _find(db, job.c.task_id == new.task_id)
+        if found is None and new.unique_key is not None:
+            found = _find(db, job.c.unique_hash == row["unique_hash"])
+        if found is not None:
+            return Submitted(found.id, found.status_id, fresh=found.task_id == new.task_id)
+        # The job that had the key has just ended: the key is free.
+        for inserted in db.insert_jobs([row]):
+            return Submitted(inserted.id, inserted.status_id)
 
 
-def _any_of(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"task_ids": [one["task_id"] for one in values]}
+def _find(db: Executor, which: Guard) -> Row[Any] | None:
+    # Without a lock, which would block others until the caller's commit.
+    found = db.read_current(select(job.c.id, job.c.status_id, job.c.task_id).where(which).limit(1))
+    return found[0] if found else None
 
 
-def timed(jobs: Sequence[NewJob]) -> bool:
-    """Say whether one of these jobs has a time, which takes the database's clock."""
+def _now(db: Executor) -> datetime:
+    now: datetime = db.execute(select(clock())).scalar_one()
+    return now
+
+
+def _need_clock(jobs: Sequence[NewJob]) -> bool:
+    """Say whether a job has a time, which is judged by the database's clock."""
     return any(new.scheduled_for is not None or new.expires is not None for new in jobs)
 
 
@@ -210,7 +173,7 @@ def _length(new: NewJob) -> int:
 
 
 def _schedule(new: NewJob, now: datetime | None) -> dict[str, Any]:
-    """Return the status, and the times that are known; one that is Submitted is due after the grace."""
+    """Return the status and the times; the statement makes a Submitted job due after the publish grace."""
     if now is None:
         return {"status_id": JobStatus.WAITING if new.held else JobStatus.SUBMITTED}
     scheduled, expires = _moment(new.scheduled_for, now), _moment(new.expires, now)
@@ -223,100 +186,5 @@ def _schedule(new: NewJob, now: datetime | None) -> dict[str, Any]:
     return times | {"status_id": JobStatus.SUBMITTED}
 
 
-def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | None:
-    return now + given if isinstance(given, timedelta) else given
-
-
-def _document(values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    # One parameter for all of it: a list for each column would take PostgreSQL's driver longer.
-    document = [_as_json(number, one) for number, one in enumerate(values)]
-    # In ASCII, which a connection of any encoding carries.
-    return {"document": json.dumps(document, default=_moment_as_json)}
-
-
-def _as_json(number: int, values: dict[str, Any]) -> dict[str, Any]:
-    return {**values, "status_id": values["status_id"].id, "number": number}
-
-
-def _moment_as_json(value: datetime) -> str:
-    if value.tzinfo is None:
-        raise TypeError(f"{value!r} has no time zone")
-    return value.isoformat()
-
-
-def _due(status: ColumnElement[Any], due: ColumnElement[Any]) -> ColumnElement[Any]:
-    return case((status == at(JobStatus.SUBMITTED), clock(setting("publish_grace"))), else_=due)
-
-
-@cache
-def _insert_document() -> Any:
-    """Return an insert of all rows of a JSON document, in their order, which appends their events."""
-    from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
-
-    number: ColumnElement[int] = column("number", Integer)
-    shapes = [column(one.name, _shape(one.type)) for one in _GIVEN]
-    rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(number, *shapes)
-    rows = rows.render_derived(name="given", with_types=True)
-    values: dict[str, Any] = {one.name: rows.c[one.name] for one in _GIVEN}
-    values["due_at"] = _due(rows.c.status_id, rows.c.due_at)
-    values |= {"submitted": clock(), **_AT_FIRST}
-    wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
-    inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
-    return _with_its_event(inserted)
-
-
-@cache
-def _insert_row() -> Any:
-    """Return the same for a single row, whose values the server need not take out of a document."""
-    from sqlalchemy.dialects import postgresql
-
-    return _with_its_event(postgresql.insert(job).values(**_row()).on_conflict_do_nothing())
-
-
-def _row() -> dict[str, Any]:
-    values: dict[str, Any] = {one.name: given(one) for one in _GIVEN}
-    values["due_at"] = _due(given(job.c.status_id), given(job.c.due_at))
-    return values | {"submitted": clock(), **_AT_FIRST}
-
-
-def _with_its_event(inserted: Any) -> Any:
-    changed = inserted.returning(*told("submitted", _ACTOR))
-    return with_event(changed, lambda moved: [moved.c.id, moved.c.task_id, moved.c.status_id])
-
-
-_ACTOR: ColumnElement[str] = case(
-    (job.c.username.is_(None), literal_column("'service'")),
-    else_=func.substr(literal_column("'user '", String).concat(job.c.username), 1, NAME_LENGTH),
-)
-"""Who submitted a row, as `actor_of` has it."""
-
-_AT_FIRST: dict[str, Any] = {
-    **dict.fromkeys(("attempt", "publish_count", "republish_deferrals", "lost_count"), literal_column("0")),
-    **dict.fromkeys(("terminate", "revoke_reported"), false()),
-}
-"""What a new row has, as part of the text: nobody fills in defaults on the way straight to the driver."""
-
-
-def _shape(kind: Any) -> Any:
-    if isinstance(kind, Name):
-        return Text()
-    if isinstance(kind, UtcDateTime):
-        return kind
-    return SmallInteger() if kind is job.c.status_id.type else kind
-
-
-@cache
-def _insert_each(dialect: str) -> Any:
-    if dialect == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(job).values(**_row()).on_conflict_do_nothing()
-    from sqlalchemy.dialects import mysql
-
-    # Not IGNORE, which would take every other error for a job that is there already, too.
-    return mysql.insert(job).values(**_row()).on_duplicate_key_update(id=job.c.id)
-
-
-@cache
-def _look() -> Any:
-    return select(*told("submitted", _ACTOR)).where(_ANY_OF).order_by(job.c.id)
+def _moment(time: datetime | timedelta | None, now: datetime) -> datetime | None:
+    return now + time if isinstance(time, timedelta) else time

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, union_all
+from sqlalchemy import Row, func, select, union_all
 
 from ..models import JobRecord
 from ..schema import clock, job
 from ..status import JobStatus
-from .queries import Reading
+from .database import Database
+from .executors import MOST_PARAMETERS, Executor
 from .records import Selection, to_job
-from .retrying import repeatable
-from .transitions import MOST_PARAMETERS, Guard
+from .retrying import retry_on_disconnect
+from .statements import Guard
+from .transitions import selected
 
 STRIDE = 100_000
 """Ids looked through in one statement where no index helps."""
@@ -52,154 +54,158 @@ def within(window: Window) -> list[Guard]:
     return [after] if window.before is None else [after, job.c.id < window.before]
 
 
-class Paging(Reading):
-    """The lists."""
+class Pages:
+    """The lists of the command line."""
 
-    @repeatable
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @retry_on_disconnect
     def find(self, selection: Selection, before: int | None, limit: int) -> list[JobRecord]:
         """Return the newest jobs of a selection, those with an id below `before` if it is given."""
         found: list[JobRecord] = []
-        with self.door.reading() as connection:
+        with self._database.autocommit() as db:
             aged = Window(before=before, younger_than=selection.since, older_than=selection.until)
             # Every id is above 0. Without statistics, SQLite prefers the index of users only so.
-            ids = within(self._by_age(connection, aged)[0])
+            ids = within(_by_age(db, aged)[0])
             for part in selection.parts(MOST_PARAMETERS):
-                fits = select(job).where(self.selected(part), *ids)
-                statement = fits.order_by(job.c.id.desc()).limit(limit)
-                found += [to_job(row) for row in self.execute(connection, statement)]
+                fits = select(job).where(selected(part), *ids)
+                found += map(to_job, db.execute(fits.order_by(job.c.id.desc()).limit(limit)))
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
-    @repeatable
+    @retry_on_disconnect
     def ids(self, selection: Selection, window: Window) -> list[int]:
         """Return the ids of a selection, newest first, all there are."""
-        with self.door.reading() as connection:
-            window, aged = self._by_age(connection, window)
-            narrowed = [self.selected(selection), *within(window), *aged]
+        with self._database.autocommit() as db:
+            window, aged = _by_age(db, window)
+            narrowed = [selected(selection), *within(window), *aged]
             statement = select(job.c.id).where(*narrowed).order_by(job.c.id.desc())
-            return list(self.execute(connection, statement).scalars())
+            return list(db.execute(statement).scalars())
 
-    @repeatable
+    @retry_on_disconnect
     def page(self, selection: Selection, window: Window, limit: int) -> Page:
         """Return the newest jobs of a selection without ids, and where to go on.
 
         Who may be there meanwhile: anyone; a job that moves is in one status or the other, once.
         """
-        with self.door.reading() as connection:
-            window, aged = self._by_age(connection, window)
+        with self._database.autocommit() as db:
+            window, aged = _by_age(db, window)
             if selection.username is not None:
-                rows = self._newest_of_user(connection, selection, window, aged, limit + 1)
+                rows = _newest_of_user(db, selection, window, aged, limit + 1)
                 return _page(rows, limit, None)
             if selection.task is None:
-                rows = self._newest(connection, selection, window, aged, limit + 1)
+                rows = _newest(db, selection, window, aged, limit + 1)
                 return _page(rows, limit, None)
-            return self._look_through(connection, selection, window, aged, limit)
+            return _look_through(db, selection, window, aged, limit)
 
-    def _look_through(
-        self,
-        connection: Connection,
-        selection: Selection,
-        window: Window,
-        aged: Sequence[Guard],
-        limit: int,
-    ) -> Page:
-        found: list[Row[Any]] = []
-        before, looked = window.before, 0
-        while True:
-            newest = self._newest_id(connection, before)
-            if newest is None or newest <= window.after:
-                return _page(found, limit, None)
-            floor = max(newest - STRIDE, window.after)
-            part = Window(before=newest + 1, after=floor)
-            found += self._newest(connection, selection, part, aged, limit + 1 - len(found))
-            looked += STRIDE
-            before = floor + 1
-            if len(found) > limit or looked >= LOOKED_THROUGH:
-                further = self._newest_id(connection, before)
-                return _page(found, limit, before if further and further > window.after else None)
 
-    def _newest_id(self, connection: Connection, before: int | None) -> int | None:
-        newest = select(func.max(job.c.id))
-        if before is not None:
-            newest = newest.where(job.c.id < before)
-        found: int | None = self.execute(connection, newest).scalar()
-        return found
+def _look_through(
+    db: Executor,
+    selection: Selection,
+    window: Window,
+    aged: Sequence[Guard],
+    limit: int,
+) -> Page:
+    found: list[Row[Any]] = []
+    before, looked = window.before, 0
+    while True:
+        newest = _newest_id(db, before)
+        if newest is None or newest <= window.after:
+            return _page(found, limit, None)
+        floor = max(newest - STRIDE, window.after)
+        part = Window(before=newest + 1, after=floor)
+        found += _newest(db, selection, part, aged, limit + 1 - len(found))
+        looked += STRIDE
+        before = floor + 1
+        if len(found) > limit or looked >= LOOKED_THROUGH:
+            further = _newest_id(db, before)
+            return _page(found, limit, before if further and further > window.after else None)
 
-    def _newest(
-        self,
-        connection: Connection,
-        selection: Selection,
-        window: Window,
-        aged: Sequence[Guard],
-        limit: int,
-    ) -> list[Row[Any]]:
-        narrowed = [*within(window), *aged]
-        # Each status is one stretch of the index, read from its end; together they are one snapshot.
-        stretches = [
-            select(job.c.id)
-            .where(self.selected(replace(selection, statuses=(status,))), *narrowed)
-            .order_by(job.c.id.desc())
-            .limit(limit)
-            .subquery()
-            for status in selection.statuses or tuple(JobStatus)
-        ]
-        newest = union_all(*(select(stretch.c.id) for stretch in stretches)).subquery()
-        statement = select(job).join(newest, newest.c.id == job.c.id).order_by(job.c.id.desc()).limit(limit)
-        return list(self.execute(connection, statement))
 
-    def _newest_of_user(
-        self,
-        connection: Connection,
-        selection: Selection,
-        window: Window,
-        aged: Sequence[Guard],
-        limit: int,
-    ) -> list[Row[Any]]:
-        narrowed = [self.selected(selection), *within(window), *aged]
-        statement = select(job).where(*narrowed).order_by(job.c.id.desc()).limit(limit)
-        return list(self.execute(connection, statement))
+def _newest_id(db: Executor, before: int | None) -> int | None:
+    newest = select(func.max(job.c.id))
+    if before is not None:
+        newest = newest.where(job.c.id < before)
+    found: int | None = db.execute(newest).scalar()
+    return found
 
-    def _by_age(self, connection: Connection, window: Window) -> tuple[Window, list[Guard]]:
-        aged: list[Guard] = []
-        after, before = window.after, window.before
-        if window.younger_than is not None:
-            since = self.moment(connection, window.younger_than)
-            after = max(after, self.first_since(connection, job.c.id, job.c.submitted, since) - 1)
-            aged.append(job.c.submitted >= since)
-        if window.older_than is not None:
-            until = self.moment(connection, window.older_than)
-            first = self.first_since(connection, job.c.id, job.c.submitted, until)
-            before = first if before is None else min(before, first)
-            aged.append(job.c.submitted < until)
-        return Window(before, after), aged
 
-    def moment(self, connection: Connection, ago: datetime | timedelta) -> datetime:
-        """Return a moment, or the one that long ago by the database's clock."""
-        if isinstance(ago, datetime):
-            return ago
-        moment: datetime = self.execute(connection, select(clock(-ago))).scalar_one()
-        return moment
+def _newest(
+    db: Executor,
+    selection: Selection,
+    window: Window,
+    aged: Sequence[Guard],
+    limit: int,
+) -> list[Row[Any]]:
+    narrowed = [*within(window), *aged]
+    # Each status is one stretch of the index, read from its end; together they are one snapshot.
+    stretches = [
+        select(job.c.id)
+        .where(selected(replace(selection, statuses=(status,))), *narrowed)
+        .order_by(job.c.id.desc())
+        .limit(limit)
+        .subquery()
+        for status in selection.statuses or tuple(JobStatus)
+    ]
+    newest = union_all(*(select(stretch.c.id) for stretch in stretches)).subquery()
+    statement = select(job).join(newest, newest.c.id == job.c.id).order_by(job.c.id.desc()).limit(limit)
+    return list(db.execute(statement))
 
-    def first_since(self, connection: Connection, ids: Any, moments: Any, since: datetime) -> int:
-        """Return the first id of a table, whose moments rise with its ids, that is not before a moment.
 
-        One above the last if all are. Two ids given in the same instant may stand the other way round; so
-        whoever asks compares the moments too.
-        """
-        low = self.execute(connection, select(func.min(ids))).scalar()
-        high = self.execute(connection, select(func.max(ids))).scalar()
-        if low is None or high is None:
-            return 0
-        high += 1
-        while low < high:
-            middle = (low + high) // 2
-            row = self.execute(
-                connection, select(ids, moments).where(ids >= middle).order_by(ids).limit(1)
-            ).first()
-            if row is not None and row[1] < since:
-                low = row[0] + 1
-            else:
-                high = middle
-        return int(low)
+def _newest_of_user(
+    db: Executor,
+    selection: Selection,
+    window: Window,
+    aged: Sequence[Guard],
+    limit: int,
+) -> list[Row[Any]]:
+    narrowed = [selected(selection), *within(window), *aged]
+    statement = select(job).where(*narrowed).order_by(job.c.id.desc()).limit(limit)
+    return list(db.execute(statement))
+
+
+def _by_age(db: Executor, window: Window) -> tuple[Window, list[Guard]]:
+    aged: list[Guard] = []
+    after, before = window.after, window.before
+    if window.younger_than is not None:
+        since = moment(db, window.younger_than)
+        after = max(after, first_since(db, job.c.id, job.c.submitted, since) - 1)
+        aged.append(job.c.submitted >= since)
+    if window.older_than is not None:
+        until = moment(db, window.older_than)
+        first = first_since(db, job.c.id, job.c.submitted, until)
+        before = first if before is None else min(before, first)
+        aged.append(job.c.submitted < until)
+    return Window(before, after), aged
+
+
+def moment(db: Executor, ago: datetime | timedelta) -> datetime:
+    """Return a moment, or the one that long ago by the database's clock."""
+    if isinstance(ago, datetime):
+        return ago
+    moment: datetime = db.execute(select(clock(-ago))).scalar_one()
+    return moment
+
+
+def first_since(db: Executor, ids: Any, moments: Any, since: datetime) -> int:
+    """Return the first id of a table, whose moments rise with its ids, that is not before a moment.
+
+    One above the last if all are. Two ids given in the same instant may stand the other way round; so
+    whoever asks compares the moments too.
+    """
+    low = db.execute(select(func.min(ids))).scalar()
+    high = db.execute(select(func.max(ids))).scalar()
+    if low is None or high is None:
+        return 0
+    high += 1
+    while low < high:
+        middle = (low + high) // 2
+        row = db.execute(select(ids, moments).where(ids >= middle).order_by(ids).limit(1)).first()
+        if row is not None and row[1] < since:
+            low = row[0] + 1
+        else:
+            high = middle
+    return int(low)
 
 
 def _page(rows: Sequence[Row[Any]], limit: int, further: int | None) -> Page:

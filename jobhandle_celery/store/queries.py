@@ -1,121 +1,77 @@
-"""Reading: snapshots, lists, counts, histories. And forgetting what is long over."""
+"""Reads of single jobs, lists, counts and histories."""
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, BindParameter, any_, bindparam, delete, func, literal, select
+from sqlalchemy import func, select
 
 from ..models import Event, JobRecord
-from ..schema import clock, job, job_event
+from ..schema import job, job_event
 from ..status import FINAL, JobStatus
-from .control import Acting
+from .database import Database
+from .executors import MOST_PARAMETERS
 from .records import EVERYTHING, Selection, to_event, to_job
-from .retrying import repeatable
-from .statements import THESE, at, given, giving
-from .transitions import MINE, MOST_PARAMETERS, Guard
-from .untraced import untraced
-
-PRUNE_BATCH = 1_000
-"""Jobs deleted in one transaction: a long one would hold locks and bloat the log."""
+from .retrying import retry_on_disconnect, untraced
+from .statements import Guard, param, params, status_literal
+from .transitions import MINE, mine, selected
 
 
-class Reading(Acting):
-    """The questions."""
+class Queries:
+    """The reads of handles."""
 
-    @repeatable
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @retry_on_disconnect
     def job(self, job_id: int, username: str | None = None) -> JobRecord | None:
         """Return a snapshot; None if there is no such job, or it is another user's."""
-        with self.door.reading() as connection:
-            whose = giving(id=job_id, username=username)
-            row = self.execute(connection, _whole(named=username is not None), whose).first()
+        with self._database.autocommit() as db:
+            whose = params(id=job_id, username=username)
+            row = db.execute(_whole(named=username is not None), whose).first()
             return None if row is None else to_job(row)
 
-    @repeatable
+    @retry_on_disconnect
     def status(self, job_id: int, username: str | None = None) -> JobStatus | None:
         """Return the status alone; None if there is no such job, or it is another user's."""
-        with self.door.reading() as connection:
-            whose = giving(id=job_id, username=username)
-            status: JobStatus | None = self.execute(
-                connection, _status(named=username is not None), whose
-            ).scalar()
+        with self._database.autocommit() as db:
+            whose = params(id=job_id, username=username)
+            status: JobStatus | None = db.execute(_status(named=username is not None), whose).scalar()
             return status
 
     @untraced
-    @repeatable
+    @retry_on_disconnect
     def unfinished(self, job_ids: Collection[int]) -> set[int]:
         """Return those of these jobs that are there and not final."""
-        found: set[int] = set()
-        with self.door.reading() as connection:
-            if connection.dialect.name == "postgresql":
-                # One parameter, so that the statement is the same for any number.
-                return set(self.execute(connection, _unfinished(), {"ids": list(job_ids)}).scalars())
-            ids = list(job_ids)
-            for start in range(0, len(ids), MOST_PARAMETERS):
-                these = {"these": ids[start : start + MOST_PARAMETERS]}
-                found |= set(self.execute(connection, _UNFINISHED, these).scalars())
-        return found
+        with self._database.autocommit() as db:
+            return db.filter_ids(job_ids, _NOT_FINAL)
 
-    @repeatable
+    @retry_on_disconnect
     def count_by_status(self, selection: Selection = EVERYTHING) -> dict[JobStatus, int]:
         """Return how many jobs of a selection are in each of the nine statuses."""
         counts = dict.fromkeys(JobStatus, 0)
-        with self.door.reading() as connection:
+        with self._database.autocommit() as db:
             for part in selection.parts(MOST_PARAMETERS):
-                counted = select(job.c.status_id, func.count()).where(self.selected(part))
-                for status, count in self.execute(connection, counted.group_by(job.c.status_id)):
+                counted = select(job.c.status_id, func.count()).where(selected(part))
+                for status, count in db.execute(counted.group_by(job.c.status_id)):
                     counts[status] += count
         return counts
 
-    @repeatable
+    @retry_on_disconnect
     def events(self, job_id: int, username: str | None = None) -> list[Event]:
         """Return a job's moves in their order; empty if there is no such job."""
         statement = (
             select(job_event)
             .join(job, job.c.id == job_event.c.job_id)
-            .where(self.mine(job_id, username))
+            .where(mine(job_id, username))
             .order_by(job_event.c.id)
         )
-        with self.door.reading() as connection:
-            return [to_event(row) for row in self.execute(connection, statement)]
-
-    def prune(self, older_than: timedelta) -> int:
-        """Delete the jobs that ended longer ago than that, with their events; return how many.
-
-        Longer ago than that when it begins: it does not follow jobs that end meanwhile.
-        """
-        pruned, before = self._prune(older_than, None)
-        batch = pruned
-        while batch:
-            batch, before = self._prune(older_than, before)
-            pruned += batch
-        return pruned
-
-    @repeatable
-    def _prune(self, older_than: timedelta, before: datetime | None) -> tuple[int, datetime]:
-        with self.door.transaction() as connection:
-            if before is None:
-                before = self.execute(connection, select(clock(-older_than))).scalar_one()
-            over = (
-                select(job.c.id)
-                .where(
-                    job.c.namespace == self.namespace,
-                    job.c.status_id.in_(FINAL),
-                    job.c.finished < literal(before, job.c.finished.type),
-                )
-                .limit(PRUNE_BATCH)
-                .with_for_update(skip_locked=True)
-            )
-            ids = self.execute(connection, over).scalars().all()
-            if ids:
-                self.execute(connection, delete(job_event).where(job_event.c.job_id.in_(ids)))
-                self.execute(connection, delete(job).where(job.c.id.in_(ids)))
-            return len(ids), before
+        with self._database.autocommit() as db:
+            return [to_event(row) for row in db.execute(statement)]
 
 
 def _of(named: bool) -> Guard:
-    return MINE & (job.c.username == given(job.c.username)) if named else MINE
+    return MINE & (job.c.username == param(job.c.username)) if named else MINE
 
 
 @cache
@@ -128,11 +84,4 @@ def _status(*, named: bool) -> Any:
     return select(job.c.status_id).where(_of(named))
 
 
-_NOT_FINAL = job.c.status_id.not_in([at(status) for status in sorted(FINAL)])
-_UNFINISHED = select(job.c.id).where(THESE, _NOT_FINAL)
-
-
-@cache
-def _unfinished() -> Any:
-    ids: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))
-    return select(job.c.id).where(job.c.id == any_(ids), _NOT_FINAL)
+_NOT_FINAL = job.c.status_id.not_in([status_literal(status) for status in sorted(FINAL)])

@@ -71,7 +71,7 @@ class NewJob:
     scheduled_for: datetime | timedelta | None = None
     expires: datetime | timedelta | None = None
 
-    def outgoing(self, job_id: int) -> PendingMessage:
+    def pending_message(self, job_id: int) -> PendingMessage:
         """Return what its first message is made of, without another look at the row."""
         return PendingMessage(
             job_id=job_id,
@@ -199,7 +199,7 @@ class Lost:
     task_id: str
     task: str
     status: JobStatus
-    because: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ MESSAGE_COLUMNS = (
 )
 
 
-def outgoing(row: Row[Any]) -> PendingMessage:
+def pending_message(row: Row[Any]) -> PendingMessage:
     """Read what a message is made of; the message is for the attempt after the row's."""
     return PendingMessage(
         job_id=row.id,

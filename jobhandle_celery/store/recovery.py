@@ -1,198 +1,186 @@
-"""A run that cannot speak for itself any more: its process is gone, or was cut off.
+"""Runs whose process is gone or was cut off, and messages that a worker took and did not start.
 
-A worker's main process knows its child and the message, not whether the child's claim won. The row says
-whether the child held it: by task id, boot id and process id (`ProcessRef`).
+A worker's main process knows its child and the message, not whether the child's claim has won. The row tells,
+by task id, worker uid and process id (`ProcessRef`).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, select, tuple_, update
+from sqlalchemy import Row, and_, select, update
 
 from ..models import Failure
 from ..schema import job
 from ..status import JobStatus
-from .outcomes import TAKEN_AWAY, TOLD, failed, requeued, stopped
+from .database import Database
+from .executors import Executor
 from .records import Lost, ProcessRef, Run, Worker
-from .retrying import repeatable
-from .transitions import HELD, NOT_STAMPED, STAMPED, Guard, Moves, held_by, moves
+from .retrying import retry_on_disconnect
+from .statements import Guard, Transition
+from .transitions import (
+    HELD,
+    NOT_STAMPED,
+    REVOKE_REPORTED,
+    STAMPED,
+    TAKEN_AWAY,
+    failed,
+    for_messages,
+    held_by,
+    moves,
+    requeued,
+    stopped,
+    worker_actor,
+)
 
 MOST_LOST_UNSTARTED = 3
-"""Workers or children that a job's message may cost before its body starts; then the job ends in Error.
+"""Workers or children that may be lost with a job's message before its body starts; then the job ends in
+Error.
 
-Not `max_attempts`: no body has begun, so a job outlives a worker that happens to die with its message.
+Not `max_attempts`: no body has begun, so a job survives a worker that happens to die with its message.
 """
 
 Message = tuple[int, str, int]
 """Job id, task id and attempt that a message is for."""
 
 
-class Losing(Moves):
-    """The verbs about runs whose body is gone; each may have been preceded by the body's own last write."""
+class Recovery:
+    """What a worker does with jobs whose body is gone; the body's own last write may always have been
+    first."""
 
-    @repeatable
-    def fail_seat(self, seat: ProcessRef, failure: Failure, worker: Worker) -> bool:
-        """End in Error the job that was running in a child that is gone. First: the child itself."""
-        to, because = failed(failure)
-        return self._end_seat(seat, to, because, worker)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    @repeatable
-    def stop_seat(self, seat: ProcessRef, message: str, worker: Worker) -> bool:
+    @retry_on_disconnect
+    def fail_process(self, process: ProcessRef, failure: Failure, worker: Worker) -> bool:
+        """End in Error the job that ran in a child that is gone. First: the child itself."""
+        to, reason = failed(failure)
+        return self._end_process(process, to, reason, worker)
+
+    @retry_on_disconnect
+    def stop_process(self, process: ProcessRef, message: str, worker: Worker) -> bool:
         """End as Cancelled the job whose child was ended by a revoke. First: the child itself."""
-        to, because = stopped(message)
-        return self._end_seat(seat, to | TOLD, because, worker)
+        to, reason = stopped(message)
+        return self._end_process(process, to | REVOKE_REPORTED, reason, worker)
 
-    def _end_seat(self, seat: ProcessRef, to: Mapping[str, Any], because: str, worker: Worker) -> bool:
-        with self.door.transaction() as connection:
-            return bool(
-                self.move(
-                    connection,
-                    held_by(seat),
-                    to=dict(to) | TAKEN_AWAY,
-                    because=because,
-                    actor=f"worker {worker.name}",
-                )
-            )
+    def _end_process(self, process: ProcessRef, to: Mapping[str, Any], reason: str, worker: Worker) -> bool:
+        end = Transition(held_by(process), to={**to, **TAKEN_AWAY}, reason=reason, actor=worker_actor(worker))
+        with self._database.single_statement() as db:
+            return bool(db.count_applied(end))
 
-    @repeatable
-    def lose(self, which: ProcessRef | Run, because: str, worker: Worker) -> list[Lost]:
-        """Settle a job whose body is gone. First: the body, which may have written in its last moment."""
-        with self.door.transaction() as connection:
-            return self._lose_where(connection, held_by(which), because, f"worker {worker.name}")
+    @retry_on_disconnect
+    def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[Lost]:
+        """Settle a job whose body is gone. First: the body, with a last write."""
+        with self._database.transaction() as db:
+            return settle_lost(db, held_by(holder), reason, worker_actor(worker))
 
-    @repeatable
-    def take_up(self, messages: Sequence[Message], worker: Worker) -> list[Lost]:
-        """Note in its row that this worker is about to take a message; return the jobs that are given up.
+    @retry_on_disconnect
+    def note_received(self, messages: Sequence[Message], worker: Worker) -> list[Lost]:
+        """Note in its row that this worker is about to run a message; return the jobs that are given up.
 
-        What ends a worker between here and `put_down` leaves the note, and the next worker that is to take
-        a message for the same attempt counts it as a loss. Neither a long backlog nor the want of workers
-        counts. Who may have been there first: a claim by another copy of the message, or a cancel; then
-        nothing is noted, and the claim of this message says why. A row that is locked is not noted.
+        If the worker dies before `clear_received`, the note stays, and the next worker that receives a
+        message for the same attempt counts it as a loss. A long backlog or a lack of workers is not counted.
+        Who may have been there first: a claim by another copy of the message, or a cancel; then nothing is
+        noted, and the claim of this message returns why. A row that is locked is not noted.
         """
-        with self.door.transaction() as connection:
-            these = self._unstarted(messages)
-            ids = self.execute(connection, select(job.c.id).where(these).with_for_update(skip_locked=True))
-            if not (found := ids.scalars().all()):
+        with self._database.transaction() as db:
+            unstarted = select(job.c.id).where(_unstarted(messages)).with_for_update(skip_locked=True)
+            if not (found := db.execute(unstarted).scalars().all()):
                 return []
-            them = job.c.id.in_(found)
+            these = job.c.id.in_(found)
             by_another = job.c.worker_uid.is_not(None) & (job.c.worker_uid != worker.worker_uid)
-            given_up = self._count_unstarted(connection, them & by_another, worker)
-            noted = update(job).where(them, moves("give_up")).values(worker_uid=worker.worker_uid)
-            self.execute(connection, noted)
+            given_up = _count_unstarted(db, these & by_another, worker)
+            noted = update(job).where(these, moves("give_up")).values(worker_uid=worker.worker_uid)
+            db.execute(noted)
             return given_up
 
-    @repeatable
-    def put_down(self, messages: Sequence[Message], worker: Worker) -> None:
-        """Clear the notes of messages that this worker has survived. First: a claim, whose boot id stays."""
-        with self.door.transaction() as connection:
-            mine = self._for_messages(messages) & (job.c.worker_uid == worker.worker_uid)
-            over = update(job).where(mine, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None)
-            self.execute(connection, over)
+    @retry_on_disconnect
+    def clear_received(self, messages: Sequence[Message], worker: Worker) -> None:
+        """Clear the notes of messages that this worker has survived. First: a claim, whose worker uid
+        stays."""
+        with self._database.transaction() as db:
+            noted = for_messages(messages) & (job.c.worker_uid == worker.worker_uid)
+            db.execute(update(job).where(noted, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None))
 
     def lose_unstarted(self, message: Message, worker: Worker) -> list[Lost]:
         """Count a child that was lost with a message before its claim; return the job if it is given up.
 
-        The count is read first, so that a repeat after an answer that was lost does not count twice.
+        The count is read first, so that a retry after a lost answer does not count twice.
         """
-        return self._lose_unstarted(message, self._losses_of(message), worker)
+        return self._lose_unstarted(message, self._lost_count_of(message), worker)
 
-    @repeatable
-    def _losses_of(self, message: Message) -> int | None:
-        with self.door.reading() as connection:
-            asked = select(job.c.lost_count).where(self._unstarted([message]))
-            lost_count: int | None = self.execute(connection, asked).scalar_one_or_none()
+    @retry_on_disconnect
+    def _lost_count_of(self, message: Message) -> int | None:
+        with self._database.autocommit() as db:
+            asked = select(job.c.lost_count).where(_unstarted([message]))
+            lost_count: int | None = db.execute(asked).scalar_one_or_none()
             return lost_count
 
-    @repeatable
+    @retry_on_disconnect
     def _lose_unstarted(self, message: Message, lost_count: int | None, worker: Worker) -> list[Lost]:
-        with self.door.transaction() as connection:
-            return self._count_unstarted(connection, self._unstarted([message]), worker, lost_count)
+        with self._database.transaction() as db:
+            return _count_unstarted(db, _unstarted([message]), worker, lost_count)
 
-    def _count_unstarted(
-        self, connection: Connection, guard: Guard, worker: Worker, lost_count: int | None = None
-    ) -> list[Lost]:
-        uncounted = guard if lost_count is None else guard & (job.c.lost_count == lost_count)
-        self.execute(connection, update(job).where(uncounted).values(lost_count=job.c.lost_count + 1))
-        reason = "workers were lost while they took its message, before its body started"
-        error, said = failed(Failure("system", "WorkerLostError", reason))
-        too_many = (job.c.lost_count >= MOST_LOST_UNSTARTED) & (job.c.lost_count >= job.c.max_attempts)
-        actor = f"worker {worker.name}"
-        return _lost(self.move(connection, guard, too_many, to=error | TAKEN_AWAY, because=said, actor=actor))
-
-    def _unstarted(self, messages: Sequence[Message]) -> Guard:
-        return and_(self._for_messages(messages), moves("give_up"), ~HELD)
-
-    def _for_messages(self, messages: Sequence[Message]) -> Guard:
-        keys = [(job_id, task_id, attempt - 1) for job_id, task_id, attempt in messages]
-        return and_(
-            tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(keys), job.c.namespace == self.namespace
-        )
-
-    @repeatable
-    def give_back(self, which: ProcessRef | Run, because: str, worker: Worker) -> list[Lost]:
-        """Requeue what was cut off, without counting it as a loss; a stamped job is Cancelled.
+    @retry_on_disconnect
+    def give_back(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[Lost]:
+        """Requeue a job that was cut off, without counting a loss; if it was asked to stop, it is Cancelled.
 
         The caller has made sure that the body has left. First: a body that finished in its last moment.
         """
-        return self._give_back(held_by(which), because, worker)
+        return self._give_back(held_by(holder), reason, worker)
 
-    @repeatable
-    def give_back_all(self, worker: Worker, because: str) -> list[Lost]:
-        """Give back all that still runs at a worker, as `give_back` does: no body of it is left."""
+    @retry_on_disconnect
+    def give_back_all(self, worker: Worker, reason: str) -> list[Lost]:
+        """Give back all jobs that still run at a worker, as `give_back` does: no body of it is left."""
         return self._give_back(
-            and_(job.c.worker_uid == worker.worker_uid, moves("give_back")), because, worker
+            and_(job.c.worker_uid == worker.worker_uid, moves("give_back")), reason, worker
         )
 
-    def _give_back(self, guard: Guard, because: str, worker: Worker) -> list[Lost]:
-        actor = f"worker {worker.name}"
-        with self.door.transaction() as connection:
-            given = self.move(connection, guard, NOT_STAMPED, to=requeued(), because=because, actor=actor)
-            to, told = stopped("")
-            ended = self.move(connection, guard, STAMPED, to=to | TAKEN_AWAY, because=told, actor=actor)
+    def _give_back(self, guard: Guard, reason: str, worker: Worker) -> list[Lost]:
+        actor = worker_actor(worker)
+        to, stop_reason = stopped("")
+        with self._database.transaction() as db:
+            given = db.apply(Transition(guard, NOT_STAMPED, to=requeued(), reason=reason, actor=actor))
+            ended = db.apply(Transition(guard, STAMPED, to=to | TAKEN_AWAY, reason=stop_reason, actor=actor))
             return [*_lost(given), *_lost(ended)]
 
-    def _lose_where(
-        self, connection: Connection, guard: Guard, because: str, actor: str, *, skip_locked: bool = False
-    ) -> list[Lost]:
-        """Settle running jobs whose body is gone: Requeued if attempts are left, else Error, or Cancelled.
 
-        The order matters: a stop request may arrive between two of the statements, never go away.
-        """
-        attempts_left = job.c.lost_count + 1 < job.c.max_attempts
-        error, for_good = failed(Failure("system", "WorkerLostError", f"{because}; no attempts are left"))
-        settled = [
-            *self.move(
-                connection,
-                guard,
-                NOT_STAMPED,
-                attempts_left,
-                to=requeued() | {"lost_count": job.c.lost_count + 1},
-                because=because,
-                actor=actor,
-                skip_locked=skip_locked,
-            ),
-            *self.move(
-                connection,
-                guard,
-                NOT_STAMPED,
-                ~attempts_left,
-                to=error | TAKEN_AWAY | {"lost_count": job.c.lost_count + 1},
-                because=for_good,
-                actor=actor,
-                skip_locked=skip_locked,
-            ),
-            *self.move(
-                connection,
-                guard,
-                STAMPED,
-                to=stopped("")[0] | TAKEN_AWAY,
-                because=f"{because}; it had been asked to stop",
-                actor=actor,
-                skip_locked=skip_locked,
-            ),
-        ]
-        return _lost(settled)
+def settle_lost(
+    db: Executor, guard: Guard, reason: str, actor: str, *, skip_locked: bool = False
+) -> list[Lost]:
+    """Settle running jobs whose body is gone: Requeued if attempts are left, else Error; Cancelled if asked
+    to stop.
+
+    The order matters: a stop request may arrive between two of the statements, but never goes away.
+    """
+    attempts_left = job.c.lost_count + 1 < job.c.max_attempts
+    error, error_reason = failed(Failure("system", "WorkerLostError", f"{reason}; no attempts are left"))
+    counted = {"lost_count": job.c.lost_count + 1}
+    transitions = (
+        ((guard, NOT_STAMPED, attempts_left), requeued() | counted, reason),
+        ((guard, NOT_STAMPED, ~attempts_left), error | TAKEN_AWAY | counted, error_reason),
+        ((guard, STAMPED), stopped("")[0] | TAKEN_AWAY, f"{reason}; it had been asked to stop"),
+    )
+    lost: list[Lost] = []
+    for guards, to, why in transitions:
+        lost += _lost(db.apply(Transition(*guards, to=to, reason=why, actor=actor, skip_locked=skip_locked)))
+    return lost
+
+
+def _count_unstarted(db: Executor, guard: Guard, worker: Worker, lost_count: int | None = None) -> list[Lost]:
+    uncounted = guard if lost_count is None else guard & (job.c.lost_count == lost_count)
+    db.execute(update(job).where(uncounted).values(lost_count=job.c.lost_count + 1))
+    reason = "workers were lost while they took its message, before its body started"
+    error, error_reason = failed(Failure("system", "WorkerLostError", reason))
+    too_many = (job.c.lost_count >= MOST_LOST_UNSTARTED) & (job.c.lost_count >= job.c.max_attempts)
+    give_up = Transition(
+        guard, too_many, to=error | TAKEN_AWAY, reason=error_reason, actor=worker_actor(worker)
+    )
+    return _lost(db.apply(give_up))
+
+
+def _unstarted(messages: Sequence[Message]) -> Guard:
+    return and_(for_messages(messages), moves("give_up"), ~HELD)
 
 
 def _lost(rows: Sequence[Row[Any]]) -> list[Lost]:
-    return [Lost(row.id, row.task_id, row.task, row.status_id, row.told) for row in rows]
+    return [Lost(row.id, row.task_id, row.task, row.status_id, row.reason) for row in rows]

@@ -1,15 +1,17 @@
-"""Verbs that are asked again: at once on another connection, soon after a deadlock. May import errors.
+"""Decorators of the store's methods: `retry_on_disconnect`, `untraced`.
 
-The author of a verb that is marked `repeatable` recognises its own earlier success, see the verbs.
+The author of a method under `retry_on_disconnect` recognises its own earlier success: the answer to a commit
+may have been lost.
 """
 
 import functools
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import DatabaseUnavailableError
 
@@ -17,69 +19,90 @@ P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
 
-_REPEATS = 6
-"""How often a verb is asked on another connection: as many as a pool keeps may be broken, and one more."""
+_RECONNECTS = 6
+"""Attempts on new connections: all those that a pool keeps may be broken, and one more."""
 
-_REPEATS_FOR = 10.0
-"""Seconds after which a verb is not asked again, but for the first time that a connection was lost."""
+_RETRIES_FOR = 10.0
+"""Seconds after which there is no further retry, except the first one after a broken connection."""
 
-_repeating: ContextVar[bool] = ContextVar("jobhandle_repeating", default=False)
-
-
-def repeating() -> bool:
-    """Say, within a verb, whether what it would write may be there, written by itself: an answer was lost."""
-    return _repeating.get()
+_retrying: ContextVar[bool] = ContextVar("jobhandle_retrying", default=False)
 
 
-_brief: ContextVar[float | None] = ContextVar("jobhandle_brief", default=None)
+def is_retry() -> bool:
+    """Say, within a method, whether its writes may be committed already: the answer to its first try was
+    lost."""
+    return _retrying.get()
+
+
+_limit: ContextVar[float | None] = ContextVar("jobhandle_retry_limit", default=None)
 
 
 @contextmanager
-def briefly(seconds: float) -> Iterator[None]:
-    """Have the verbs in here not be asked again for longer than that, nor wait so long for SQLite's lock.
+def limit_retries(seconds: float) -> Iterator[None]:
+    """Limit, within the block, the time of retries and of the wait for SQLite's lock.
 
-    For what may be left undone, and must not wait for a transaction that its own thread has open.
+    For work that may be left undone, and that must not wait for a transaction which its own thread has open.
     """
-    before = _brief.set(seconds)
+    before = _limit.set(seconds)
     try:
         yield
     finally:
-        _brief.reset(before)
+        _limit.reset(before)
 
 
-def brief() -> float | None:
-    """Return the seconds of `briefly`; None outside."""
-    return _brief.get()
+def retry_limit() -> float | None:
+    """Return the seconds of `limit_retries`; None outside of it."""
+    return _limit.get()
 
 
-def repeatable(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Ask again where asking again may help: at once after a broken connection, soon after a deadlock.
+def retry_on_disconnect(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Retry where that may help: at once after a broken connection, soon after a deadlock.
 
-    A pooled connection that the server has closed meanwhile is the most common failure there is; it
-    costs one repeat. A server that cannot be reached is not asked again here.
+    The most common failure is a pooled connection that the server has closed meanwhile; it costs one retry. A
+    server that cannot be reached is not retried here.
     """
 
-    @functools.wraps(verb)
-    def asked_again(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        seconds = brief()
-        until = time.monotonic() + (_REPEATS_FOR if seconds is None else seconds)
+    @functools.wraps(method)
+    def retried(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        limit = retry_limit()
+        until = time.monotonic() + (_RETRIES_FOR if limit is None else limit)
         uncertain, soon, at_once = False, 0, 0
         while True:
-            asking = _repeating.set(uncertain)
+            token = _retrying.set(uncertain)
             try:
-                return verb(self, *args, **kwargs)
+                return method(self, *args, **kwargs)
             except DatabaseUnavailableError as error:
                 late = time.monotonic() >= until and (error.again == "soon" or at_once > 0)
-                if error.again is None or late or at_once + 1 == _REPEATS:
+                if error.again is None or late or at_once + 1 == _RECONNECTS:
                     raise
                 if error.again == "soon":
-                    # An author that repeats has written nothing.
+                    # The database has rolled back: nothing is written.
                     time.sleep(random.uniform(0.0, 0.02 * 2 ** min(soon, 5)))
                     soon += 1
                 else:
                     uncertain = True
                     at_once += 1
             finally:
-                _repeating.reset(asking)
+                _retrying.reset(token)
 
-    return asked_again
+    return retried
+
+
+def untraced(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Suppress OpenTelemetry's instrumentation during a method, if the application has loaded it.
+
+    A worker polls its database several times a second, also when it is idle and for no request: each
+    statement would be a trace of its own.
+    """
+
+    @functools.wraps(method)
+    def suppressed(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        # An application that instruments a driver has imported this module.
+        loaded: Any = sys.modules.get("opentelemetry.instrumentation.utils")
+        suppress = getattr(loaded, "suppress_instrumentation", None)
+        if suppress is None:
+            return method(self, *args, **kwargs)
+        with suppress():
+            return method(self, *args, **kwargs)
+
+    return suppressed

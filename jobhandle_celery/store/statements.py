@@ -1,8 +1,8 @@
-"""Statements that are built once. May import schema and below.
+"""Statements that are built once, and the transition of a job as data.
 
-To build a statement costs SQLAlchemy more time than to execute it. What is executed for every job is
-therefore built at its first use and kept: its author writes `given(...)` where a value of the call goes and
-`setting(...)` where one of the settings does, in a function under `functools.cache`.
+SQLAlchemy needs more time to build a statement than to execute it. A statement that is executed for every job
+is therefore built at its first use, in a function under `functools.cache`: `param` marks a value of the call
+and `setting` one of the settings.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,35 +27,38 @@ from ..schema import Status, clock, job, job_event
 from ..settings import Settings
 from ..status import JobStatus
 
-
-def given(column: Column[Any], name: str | None = None) -> BindParameter[Any]:
-    """Return the place of a value that each call gives, by the name of its column or another one."""
-    return bindparam(f"given_{name or column.name}", type_=column.type)
+Guard = ColumnElement[bool]
+"""A condition in the statement that changes a row: a row that fails it is not changed."""
 
 
-def giving(**values: Any) -> dict[str, Any]:
-    """Return the values of a call as the parameters of a statement."""
-    return {f"given_{name}": value for name, value in values.items()}
+def param(column: Column[Any], name: str | None = None) -> BindParameter[Any]:
+    """Return the parameter for a column's value, named after the column or by `name`."""
+    return bindparam(f"param_{name or column.name}", type_=column.type)
+
+
+def params(**values: Any) -> dict[str, Any]:
+    """Return the values of a call, by the names of their parameters."""
+    return {f"param_{name}": value for name, value in values.items()}
 
 
 _DURATIONS = ("lease", "republish_after", "publish_grace", "unbroken", "pass_interval")
 
 NAMESPACE: BindParameter[str] = bindparam("setting_namespace", type_=job.c.namespace.type)
-"""The place of the namespace, which every statement of a store is confined to."""
+"""The namespace of the store; `Executor.execute` supplies it."""
 
 
 def setting(name: str) -> BindParameter[float]:
-    """Return the place of one of the settings' durations, in seconds."""
+    """Return the parameter for a duration of the settings, in seconds."""
     return bindparam(f"setting_{name}", type_=Double())
 
 
 def ago(name: str) -> BindParameter[float]:
-    """Return the place of the same, as so many seconds ago."""
+    """Return the parameter for a duration of the settings, in negative seconds."""
     return bindparam(f"setting_{name}_ago", type_=Double())
 
 
-def set_values(settings: Settings) -> dict[str, Any]:
-    """Return what goes into the places of the settings."""
+def setting_params(settings: Settings) -> dict[str, Any]:
+    """Return the values of all `setting` parameters."""
     values: dict[str, Any] = {NAMESPACE.key: settings.namespace}
     for name in _DURATIONS:
         seconds = getattr(settings, name).total_seconds()
@@ -63,106 +66,107 @@ def set_values(settings: Settings) -> dict[str, Any]:
     return values
 
 
-def at(status: JobStatus) -> ColumnElement[JobStatus]:
-    """Return a status as part of a statement's text, which spares every execution a parameter."""
+def status_literal(status: JobStatus) -> ColumnElement[JobStatus]:
+    """Return a status as literal SQL, which saves a parameter in every execution."""
     return literal_column(str(status.id), Status())
 
 
-THESE: ColumnElement[bool] = job.c.id.in_(bindparam("these", expanding=True))
+THESE: Guard = job.c.id.in_(bindparam("these", expanding=True))
 
 
-def locking(*guards: ColumnElement[bool]) -> Any:
-    """Return a look at the ids of the rows that pass and that nothing has locked; they are locked by it.
+def select_unlocked(*guards: Guard) -> Any:
+    """Return a select that locks the rows that pass the guards, and skips those that are locked already.
 
-    Not by more than an UPDATE of ours needs: a foreign key's check in the caller's transaction is no obstacle
-    on PostgreSQL.
+    The lock is no stronger than that of an UPDATE: on PostgreSQL it does not conflict with the foreign key
+    check of a caller's transaction.
     """
     return select(job.c.id).where(*guards).with_for_update(skip_locked=True, key_share=True)
 
 
-def is_free(*guards: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return the condition of such rows, as part of one statement (PostgreSQL)."""
-    return job.c.id.in_(select(locking(*guards).cte("free").c.id))
+def is_unlocked(*guards: Guard) -> Guard:
+    """Return the same as a condition within one statement (PostgreSQL)."""
+    return job.c.id.in_(select(select_unlocked(*guards).cte("free").c.id))
 
 
 class Transition:
-    """A move as it is written: to every row that passes the guards, and an event for each."""
+    """A change of status: its guards, the new values, and the reason and actor of its event."""
 
     def __init__(
         self,
-        *guards: ColumnElement[bool],
+        *guards: Guard,
         to: Mapping[str, Any],
-        because: str | ColumnElement[str],
+        reason: str | ColumnElement[str],
         actor: str | ColumnElement[str],
         skip_locked: bool = False,
     ) -> None:
-        """Make one; with `skip_locked` a row that another transaction has locked is left as it is."""
+        """Describe the transition; with `skip_locked` it leaves rows alone that another transaction has
+        locked."""
         self._guards = guards
         self._skip_locked = skip_locked
         self._to = to
-        self._columns = told(because, actor)
+        self._columns = event_columns(reason, actor)
+
+    # For PostgreSQL: one statement, which holds the row's lock for no round trip.
 
     @cached_property
-    def at_once(self) -> Any:
-        """All of it in one statement, which saves round trips with the row locked."""
+    def statement(self) -> Any:
+        """Change the rows and append their events; returns the changed rows."""
         return with_event(self._changed)
 
     @cached_property
-    def at_once_counted(self) -> Any:
-        """The same, of which only the number of rows is wanted."""
+    def counting_statement(self) -> Any:
+        """The same; returns the number of changed rows."""
         return with_event(self._changed, lambda _: [func.count()])
 
     @property
     def _changed(self) -> Any:
-        guards = [*self._guards, is_free(*self._guards)] if self._skip_locked else self._guards
+        guards = [*self._guards, is_unlocked(*self._guards)] if self._skip_locked else self._guards
         return update(job).where(*guards).values(**self._to).returning(*self._columns)
 
-    # In steps, where UPDATE returns nothing (MariaDB), or something else (SQLite 3.40 says of a NULL in
-    # RETURNING that it IS NOT NULL). The rows are locked by the look at them, on SQLite by the transaction's
-    # beginning: what was decided there is written, and not decided again by a clock that has moved on.
+    # For MariaDB, which has no UPDATE ... RETURNING, and SQLite 3.40, where a NULL in RETURNING IS NOT NULL:
+    # three statements. The first locks the rows (on SQLite the transaction does), so that the guards, which
+    # read the clock, decide only once.
 
     @cached_property
-    def which(self) -> Any:
-        """The ids of the rows, which it locks."""
-        return (
-            locking(*self._guards)
-            if self._skip_locked
-            else select(job.c.id).where(*self._guards).with_for_update()
-        )
+    def select_ids(self) -> Any:
+        """Lock the rows that pass the guards; returns their ids."""
+        if self._skip_locked:
+            return select_unlocked(*self._guards)
+        return select(job.c.id).where(*self._guards).with_for_update()
 
     @cached_property
-    def change(self) -> Any:
-        """The change, of these rows."""
+    def update_rows(self) -> Any:
+        """Change the rows with these ids."""
         return update(job).where(THESE).values(**self._to)
 
     @cached_property
-    def look(self) -> Any:
-        """What is told of these rows."""
+    def select_rows(self) -> Any:
+        """Return the changed rows, from which their events are made."""
         return select(*self._columns).where(THESE)
 
 
-def told(
-    because: str | ColumnElement[str], actor: str | ColumnElement[str]
+def event_columns(
+    reason: str | ColumnElement[str], actor: str | ColumnElement[str]
 ) -> tuple[ColumnElement[Any], ...]:
-    """Return the columns of a row that its event is made of, and by which others know it."""
+    """Return the columns of a changed row: those of its event, and those that identify the job."""
     return (
         job.c.id,
         job.c.task_id,
         job.c.task,
         job.c.attempt,
         job.c.status_id,
-        _as_column(because).label("told"),
+        _as_column(reason).label("reason"),
         _as_column(actor).label("actor"),
     )
 
 
 def with_event(changed: Any, wanted: Callable[[Any], Sequence[ColumnElement[Any]]] | None = None) -> Any:
-    """Return a statement that makes a change and appends its event; it returns what the change does.
+    """Return a statement that changes rows and appends an event for each; it returns the changed rows.
 
-    Or what is `wanted` of that: each column more costs the driver time for every job.
+    With `wanted`, only these columns: the driver needs time for each column of each job.
     """
     moved = changed.cte("moved")
-    event = select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.told, moved.c.actor)
+    event = select(moved.c.id, clock(), moved.c.attempt, moved.c.status_id, moved.c.reason, moved.c.actor)
     logged = insert(job_event).from_select(
         ["job_id", "at", "attempt", "status_id", "message", "actor"], event
     )

@@ -1,7 +1,7 @@
-"""What is going on: counts, rates, the workers and what they run. Nothing is written here.
+"""Counts and rates of jobs, the workers and what they run, the passes of the sweep.
 
-What is unfinished is counted to the last one, by the index. What has ended is counted by its events of late:
-their ids rise with their time, so the first of a stretch of time is found without looking at the others.
+Unfinished jobs are counted by the index. Jobs that have ended are counted by their recent events, whose ids
+rise with their time: the first event of a period is found without reading the others.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,11 @@ from ..models import JobRecord
 from ..schema import clock, job, job_event, worker
 from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
-from .pages import Paging
+from .database import Database
+from .pages import first_since, moment
 from .records import to_job
-from .retrying import repeatable
+from .retrying import retry_on_disconnect
+from .statements import NAMESPACE
 
 
 @dataclass(frozen=True)
@@ -53,35 +55,38 @@ class Passes:
     unbroken: timedelta | None
 
 
-class Overview(Paging):
-    """The questions about many jobs."""
+class Stats:
+    """Counts, workers and passes, for the command line."""
 
-    @repeatable
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @retry_on_disconnect
     def now(self) -> datetime:
         """Return the database's clock."""
-        with self.door.reading() as connection:
-            return self.moment(connection, timedelta(0))
+        with self._database.autocommit() as db:
+            return moment(db, timedelta(0))
 
-    @repeatable
+    @retry_on_disconnect
     def tally(self, statuses: frozenset[JobStatus] = UNFINISHED) -> list[Tally]:
         """Count jobs by task and status. Asked for final ones, it reads all there are."""
         statement = (
             select(job.c.task, job.c.status_id, func.count(), func.min(job.c.submitted))
-            .where(job.c.namespace == self.namespace, job.c.status_id.in_(sorted(statuses)))
+            .where(job.c.namespace == NAMESPACE, job.c.status_id.in_(sorted(statuses)))
             .group_by(job.c.task, job.c.status_id)
             .order_by(job.c.task, job.c.status_id)
         )
-        with self.door.reading() as connection:
-            return [Tally(*row) for row in self.execute(connection, statement)]
+        with self._database.autocommit() as db:
+            return [Tally(*row) for row in db.execute(statement)]
 
-    @repeatable
+    @retry_on_disconnect
     def ended_within(self, last: timedelta) -> list[Tally]:
         """Count how many jobs have ended of late, by task and how."""
-        with self.door.reading() as connection:
-            since = self.moment(connection, last)
-            first = self.first_since(connection, job_event.c.id, job_event.c.at, since)
+        with self._database.autocommit() as db:
+            since = moment(db, last)
+            first = first_since(db, job_event.c.id, job_event.c.at, since)
             # Not a join: SQLite would go through all jobs, and look for events of each.
-            task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == self.namespace)
+            task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
             ended = (
                 select(task.scalar_subquery().label("task"), job_event.c.status_id)
                 .where(
@@ -97,33 +102,33 @@ class Overview(Paging):
                 .group_by(ended.c.task, ended.c.status_id)
                 .order_by(ended.c.task, ended.c.status_id)
             )
-            return [Tally(*row) for row in self.execute(connection, statement)]
+            return [Tally(*row) for row in db.execute(statement)]
 
-    @repeatable
+    @retry_on_disconnect
     def submitted_within(self, last: timedelta) -> dict[str, int]:
         """Count how many jobs were submitted of late, by task."""
-        with self.door.reading() as connection:
-            since = self.moment(connection, last)
-            first = self.first_since(connection, job.c.id, job.c.submitted, since)
+        with self._database.autocommit() as db:
+            since = moment(db, last)
+            first = first_since(db, job.c.id, job.c.submitted, since)
             statement = (
                 select(job.c.task, func.count())
-                .where(job.c.id >= first, job.c.submitted >= since, job.c.namespace == self.namespace)
+                .where(job.c.id >= first, job.c.submitted >= since, job.c.namespace == NAMESPACE)
                 .group_by(job.c.task)
             )
-            return dict(self.execute(connection, statement).all())
+            return dict(db.execute(statement).all())
 
-    @repeatable
+    @retry_on_disconnect
     def workers(self) -> list[WorkerSeen]:
         """Return the workers that have a row, with the jobs that they run, by their names."""
         columns = (worker, (worker.c.lease_until > clock()).label("alive"))
-        everyone = select(*columns).where(worker.c.namespace == self.namespace).order_by(worker.c.name)
-        with self.door.reading() as connection:
-            rows = list(self.execute(connection, everyone))
+        everyone = select(*columns).where(worker.c.namespace == NAMESPACE).order_by(worker.c.name)
+        with self._database.autocommit() as db:
+            rows = list(db.execute(everyone))
             running = select(job).where(
                 job.c.worker_uid.in_([row.worker_uid for row in rows]), job.c.status_id == JobStatus.RUNNING
             )
             jobs: dict[str, list[JobRecord]] = {}
-            for row in self.execute(connection, running.order_by(job.c.id)):
+            for row in db.execute(running.order_by(job.c.id)):
                 jobs.setdefault(row.worker_uid, []).append(to_job(row))
         return [
             WorkerSeen(
@@ -138,36 +143,36 @@ class Overview(Paging):
             for row in rows
         ]
 
-    @repeatable
+    @retry_on_disconnect
     def running(self, limit: int) -> list[JobRecord]:
         """Return running jobs, those first that have run for longest."""
         statement = (
             select(job)
-            .where(job.c.namespace == self.namespace, job.c.status_id == JobStatus.RUNNING)
+            .where(job.c.namespace == NAMESPACE, job.c.status_id == JobStatus.RUNNING)
             .order_by(job.c.started, job.c.id)
             .limit(limit)
         )
-        with self.door.reading() as connection:
-            return [to_job(row) for row in self.execute(connection, statement)]
+        with self._database.autocommit() as db:
+            return [to_job(row) for row in db.execute(statement)]
 
-    @repeatable
+    @retry_on_disconnect
     def passes(self) -> Passes:
         """Return how long ago the last pass of the sweep began, and since when they follow closely."""
-        statement = select(sweep_table, clock().label("now")).where(sweep_table.c.namespace == self.namespace)
-        with self.door.reading() as connection:
-            row = self.execute(connection, statement).first()
+        statement = select(sweep_table, clock().label("now")).where(sweep_table.c.namespace == NAMESPACE)
+        with self._database.autocommit() as db:
+            row = db.execute(statement).first()
         if row is None:
             return Passes(None, None)
         return Passes(row.now - row.last_pass_at, row.now - row.unbroken_since)
 
-    @repeatable
+    @retry_on_disconnect
     def count(self, statuses: Sequence[JobStatus], column: str) -> dict[Any, int]:
         """Count the jobs in these statuses by a column of theirs: their task, their queue."""
         by = job.c[column]
         statement = (
             select(by, func.count())
-            .where(job.c.namespace == self.namespace, job.c.status_id.in_(statuses))
+            .where(job.c.namespace == NAMESPACE, job.c.status_id.in_(statuses))
             .group_by(by)
         )
-        with self.door.reading() as connection:
-            return dict(self.execute(connection, statement).all())
+        with self._database.autocommit() as db:
+            return dict(db.execute(statement).all())

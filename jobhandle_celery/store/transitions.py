@@ -1,79 +1,86 @@
-"""How a move is written: guard, row and event in one transaction, in one statement where that can be."""
+"""The parts of transitions: guards, and the columns of a row in each status."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    Table,
-    and_,
-    case,
-    exists,
-    insert,
-    null,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import ColumnElement, Row, and_, case, exists, null, or_, select, tuple_
 
 from ..errors import InvalidTransitionError
-from ..schema import NAME_LENGTH, clock, job, job_event, worker
-from ..settings import Settings
+from ..models import Failure
+from ..schema import NAME_LENGTH, clock, job
+from ..schema import worker as worker_table
+from ..serialization import clip_message
 from ..status import MOVES, JobStatus
-from .database import Database
-from .records import PendingMessage, ProcessRef, Run
-from .statements import NAMESPACE, Transition, at, given, giving, is_free, locking, set_values
+from .records import PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
+from .statements import NAMESPACE, Guard, param, status_literal
 
-Guard = ColumnElement[bool]
-
-MOST_PARAMETERS = 500
-"""Values in the list of one statement; databases have limits, and SQLite's was once 999."""
-
-MINE = and_(job.c.id == given(job.c.id), job.c.namespace == NAMESPACE)
-"""The job of a call, in this namespace."""
+MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
+"""The job of the call, in this namespace."""
 
 NEVER_STARTED = job.c.started.is_(None)
 STAMPED = job.c.cancel_requested.is_not(None)
 NOT_STAMPED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
-HELD = and_(job.c.status_id == at(JobStatus.WAITING), job.c.not_before.is_(None))
+HELD = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
 
-AT_REST: dict[str, Any] = {"due_at": null(), "not_before": null(), "unique_hash": null()}
-"""What a final row does not have: nothing waits for it, and its unique key is free again."""
+HELD_BY_RUN = and_(
+    job.c.id == param(job.c.id),
+    job.c.task_id == param(job.c.task_id),
+    job.c.attempt == param(job.c.attempt),
+    job.c.status_id == status_literal(JobStatus.RUNNING),
+    job.c.claim_id == param(job.c.claim_id),
+)
+"""The guard of every write of a run: the row is Running and names its claim. For `run_params`."""
 
-LEFT: dict[str, Any] = {"worker_uid": null(), "pid": null()}
-"""A row that no body is attached to; `worker` and `claim_id` stay and say who was the last."""
+
+def run_params(run: Run) -> dict[str, Any]:
+    """Return the values for `HELD_BY_RUN`."""
+    return {"id": run.job_id, "task_id": run.task_id, "attempt": run.attempt, "claim_id": run.claim_id}
 
 
 def moves(verb: str) -> Guard:
-    """Return the guard of a verb: the statuses that it may find, from the table of moves."""
-    return job.c.status_id.in_([at(status) for status in sorted(MOVES[verb].sources, key=lambda one: one.id)])
+    """Return the guard of a verb: the statuses from which the table of moves allows it."""
+    sources = sorted(MOVES[verb].sources, key=lambda status: status.id)
+    return job.c.status_id.in_([status_literal(status) for status in sources])
 
 
-def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
-    """Return the columns of a row that ends."""
-    return {"status_id": at(status), "finished": clock(), **AT_REST, **columns}
+def mine(job_id: int, username: str | None = None) -> Guard:
+    """Return the guard: this job, in this namespace, of this user if one is given."""
+    conditions = [job.c.id == job_id, job.c.namespace == NAMESPACE]
+    if username is not None:
+        conditions.append(job.c.username == username)
+    return and_(*conditions)
 
 
-def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any) -> dict[str, Any]:
-    """Return the columns of a row that is cancelled while nothing runs it.
+def selected(selection: Selection) -> Guard:
+    """Return the guard: the jobs of a selection, in this namespace."""
+    conditions = [job.c.namespace == NAMESPACE]
+    if selection.statuses is not None:
+        conditions.append(job.c.status_id.in_(selection.statuses))
+    if selection.task is not None:
+        conditions.append(job.c.task == selection.task)
+    if selection.username is not None:
+        conditions.append(job.c.username == selection.username)
+    if selection.groupname is not None:
+        conditions.append(job.c.groupname == selection.groupname)
+    if selection.ids is not None:
+        conditions.append(job.c.id.in_(selection.ids))
+    if selection.since is not None:
+        conditions.append(job.c.submitted >= _moment(selection.since))
+    if selection.until is not None:
+        conditions.append(job.c.submitted < _moment(selection.until))
+    return and_(*conditions)
 
-    If a message was ever sent, those who watch have heard of the job. Mostly a worker meets that message and
-    tells them; after a patience the sweep does.
-    """
-    heard_of = (job.c.publish_count > 0) | (job.c.attempt > 0)
-    return final(JobStatus.CANCELLED, due_at=case((heard_of, clock(republish_after)), else_=None), **columns)
+
+def _moment(time: datetime | timedelta) -> Any:
+    return clock(-time) if isinstance(time, timedelta) else time
 
 
 def held_by(holder: Run | ProcessRef) -> Guard:
-    """Return the guard of every write that a run makes: it is still the one that the row names."""
+    """Return the guard: the row is Running and names this run, or this process."""
     by = (
         job.c.claim_id == holder.claim_id
         if isinstance(holder, Run)
@@ -83,25 +90,25 @@ def held_by(holder: Run | ProcessRef) -> Guard:
         job.c.id == holder.job_id,
         job.c.task_id == holder.task_id,
         job.c.attempt == holder.attempt,
-        job.c.status_id == at(JobStatus.RUNNING),
+        job.c.status_id == status_literal(JobStatus.RUNNING),
         by,
     )
 
 
 def named_by(run: Run) -> Guard:
-    """Return the guard of what a run's own handle does: that run was not taken, ended or lost since.
+    """Return the guard of a run's own handle: no other run has taken, ended or lost the job since.
 
-    Unlike `held_by` it holds for a row that the run itself has ended or requeued.
+    Unlike `held_by` it passes a row that the run itself has ended or requeued.
     """
     return and_(job.c.task_id == run.task_id, job.c.attempt == run.attempt, job.c.claim_id == run.claim_id)
 
 
 NAMING = (job.c.task_id, job.c.attempt, job.c.claim_id)
-"""The columns of a row that `check_named` reads."""
+"""The columns that `check_named` reads."""
 
 
 def check_named(run: Run | None, row: Row[Any]) -> None:
-    """Check that a row names a run, as `named_by` does in SQL; without a run there is nothing to check.
+    """Check in Python what `named_by` checks in SQL; without a run there is nothing to check.
 
     Raises:
         InvalidTransitionError: the run is superseded.
@@ -116,167 +123,115 @@ def check_named(run: Run | None, row: Row[Any]) -> None:
         )
 
 
-def lease_alive(worker_uid: ColumnElement[Any] | str, *, locked: bool = False) -> Guard:
-    """Return a condition: the worker of that boot id has a lease that has not ended.
-
-    Locked, its row cannot be reaped before our commit, should the lease end while we wait for a lock; but
-    it can be renewed.
-    """
-    alive = select(worker.c.worker_uid).where(
-        worker.c.worker_uid == worker_uid, worker.c.lease_until > clock()
-    )
-    return exists(alive.with_for_update(read=True, key_share=True) if locked else alive)
-
-
-def unless_expired_before(later: clock) -> ColumnElement[Any]:
-    """Return when the sweep must look at a row that has until `later`, or until it expires."""
-    return case((NEVER_STARTED & (job.c.expires < later), job.c.expires), else_=later)
-
-
-def actor_of(username: str | None) -> str:
-    """Return how the events name somebody who holds a handle."""
-    return f"user {username}"[:NAME_LENGTH] if username else "service"
-
-
-class Moves:
-    """What all rooms of the store share."""
-
-    def __init__(self, door: Database, settings: Settings) -> None:
-        self.door = door
-        self.settings = settings
-
-    @property
-    def namespace(self) -> str:
-        """The namespace that every statement of this store is confined to."""
-        return self.settings.namespace
-
-    def mine(self, job_id: int, username: str | None = None) -> Guard:
-        """Return a condition: that job, in this namespace, and of that user if one is given."""
-        conditions = [job.c.id == job_id, job.c.namespace == self.namespace]
-        if username is not None:
-            conditions.append(job.c.username == username)
-        return and_(*conditions)
-
-    @cached_property
-    def places(self) -> dict[str, Any]:
-        """What goes into the places of the settings, for statements that are given a list."""
-        return set_values(self.settings)
-
-    def move(
-        self,
-        connection: Connection,
-        *guards: Guard,
-        to: Mapping[str, Any],
-        because: str | ColumnElement[str],
-        actor: str | ColumnElement[str],
-        skip_locked: bool = False,
-    ) -> list[Row[Any]]:
-        """Write a move that is made seldom; see `make`. A pass waits for no row: it skips those locked."""
-        made = Transition(*guards, to=to, because=because, actor=actor, skip_locked=skip_locked)
-        return self.make(connection, made)
-
-    def make(self, connection: Connection, transition: Transition, **values: Any) -> list[Row[Any]]:
-        """Write a move to every row that passes its guards, and an event for each.
-
-        No row back means that somebody else was first: an ordinary result.
-        """
-        parameters = giving(**values)
-        if connection.dialect.name == "postgresql":
-            return list(self.execute(connection, transition.at_once, parameters))
-        ids = self.execute(connection, transition.which, parameters).scalars().all()
-        rows: list[Row[Any]] = []
-        for start in range(0, len(ids), MOST_PARAMETERS):
-            these = parameters | {"these": ids[start : start + MOST_PARAMETERS]}
-            self.execute(connection, transition.change, these)
-            rows += self.execute(connection, transition.look, these)
-        self.log(connection, rows)
-        return rows
-
-    def make_many(self, connection: Connection, transition: Transition, **values: Any) -> int:
-        """Write a move as `make` does, to any number of rows, and return how many they were."""
-        if connection.dialect.name == "postgresql":
-            return int(self.execute(connection, transition.at_once_counted, giving(**values)).scalar_one())
-        return len(self.make(connection, transition, **values))
-
-    def _make_alone(self, transition: Transition, **values: Any) -> int:
-        """Write a move as `make_many` does, which nothing else belongs to."""
-        rows = self.door.straight(transition.at_once_counted, self.places | giving(**values))
-        if rows is not None:
-            return int(rows[0][0])
-        with self.door.moving() as connection:
-            return self.make_many(connection, transition, **values)
-
-    def free(self, connection: Connection, *guards: Guard) -> Guard:
-        """Return the condition of the rows that pass and that nothing has locked, for an update of a pass.
-
-        On MariaDB, whose UPDATE cannot skip rows, they are looked for and locked at once.
-        """
-        match connection.dialect.name:
-            case "sqlite":
-                return and_(*guards)
-            case "postgresql":
-                return and_(*guards, is_free(*guards))
-            case _:
-                return job.c.id.in_(self.execute(connection, locking(*guards)).scalars().all())
-
-    def note_progress_where(
-        self, connection: Connection, guard: Guard, current: float, total: float | None
-    ) -> bool:
-        """Write how far something is that passes the guard; no move, so no event."""
-        noted = update(job).where(guard).values(progress_current=current, progress_total=total)
-        return bool(self.execute(connection, noted).rowcount)
-
-    def log(self, connection: Connection, rows: Sequence[Row[Any]]) -> None:
-        if rows:
-            events = [
-                {
-                    "job_id": row.id,
-                    "attempt": row.attempt,
-                    "status_id": row.status_id,
-                    "message": row.told,
-                    "actor": row.actor,
-                }
-                for row in rows
-            ]
-            self.execute(connection, insert(job_event).values(at=clock()), events)
-
-    def execute(self, connection: Connection, statement: Any, parameters: Any = None) -> Any:
-        """Execute a statement with our settings and options, also on a connection that is the caller's."""
-        if not isinstance(parameters, list):
-            parameters = self.places | parameters if parameters else self.places
-        return connection.execute(statement, parameters, execution_options=self.door.options_on(connection))
-
-
-def unless_there(connection: Connection, table: Table, values: Mapping[str, Any]) -> Any:
-    """Return an insert that does nothing, and is no error, where a unique value is there already.
-
-    An error would abort the caller's transaction on PostgreSQL.
-    """
-    match connection.dialect.name:
-        case "postgresql":
-            from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
-
-            return postgresql.insert(table).values(**values).on_conflict_do_nothing()
-        case "sqlite":
-            from sqlalchemy.dialects import sqlite
-
-            return sqlite.insert(table).values(**values).on_conflict_do_nothing()
-        case _:
-            return insert(table).values(**values).prefix_with("IGNORE")
+def for_messages(keys: Sequence[tuple[int, str, int]]) -> Guard:
+    """Return the guard: the jobs of these messages (job id, task id, attempt), none of whose attempts has
+    begun."""
+    waiting = [(job_id, task_id, attempt - 1) for job_id, task_id, attempt in keys]
+    return and_(tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(waiting), job.c.namespace == NAMESPACE)
 
 
 def for_these(messages: Sequence[PendingMessage]) -> Guard:
-    """Return the guard of whoever has sent messages: each row still waits for that very message."""
+    """Return the guard of a publisher: each row still waits for this very message."""
     return tuple_(job.c.id, job.c.task_id, job.c.attempt, job.c.publish_count).in_(
-        [(one.job_id, one.task_id, one.attempt - 1, one.publish_count) for one in messages]
+        [
+            (message.job_id, message.task_id, message.attempt - 1, message.publish_count)
+            for message in messages
+        ]
     )
 
 
 def grouped(
     messages: Iterable[PendingMessage], key: Callable[[PendingMessage], int]
 ) -> Iterable[tuple[int, list[PendingMessage]]]:
-    """Return messages by what they have in common, so that one statement serves many rows."""
+    """Return messages grouped by a key: one statement serves a group."""
     groups: dict[int, list[PendingMessage]] = {}
-    for one in messages:
-        groups.setdefault(key(one), []).append(one)
+    for message in messages:
+        groups.setdefault(key(message), []).append(message)
     return groups.items()
+
+
+def lease_alive(worker_uid: ColumnElement[Any] | str, *, locked: bool = False) -> Guard:
+    """Return the guard: the lease of this worker has not ended.
+
+    With `locked`, the worker's row is locked until our commit: it cannot be reaped should its lease end while
+    we wait for another lock, but its lease can be renewed.
+    """
+    alive = select(worker_table.c.worker_uid).where(
+        worker_table.c.worker_uid == worker_uid, worker_table.c.lease_until > clock()
+    )
+    return exists(alive.with_for_update(read=True, key_share=True) if locked else alive)
+
+
+def unless_expired_before(later: clock) -> ColumnElement[Any]:
+    """Return the `due_at` of a row: `later`, or when it expires if that is earlier."""
+    return case((NEVER_STARTED & (job.c.expires < later), job.c.expires), else_=later)
+
+
+def actor_of(username: str | None) -> str:
+    """Return the actor of events that are caused through a handle."""
+    return f"user {username}"[:NAME_LENGTH] if username else "service"
+
+
+def worker_actor(worker: Worker) -> str:
+    """Return the actor of events that are caused by a worker."""
+    return f"worker {worker.name}"
+
+
+# Columns.
+
+AT_REST: dict[str, Any] = {"due_at": null(), "not_before": null(), "unique_hash": null()}
+"""A final row: the sweep does not look at it, and its unique key is free."""
+
+LEFT: dict[str, Any] = {"worker_uid": null(), "pid": null()}
+"""A row that no body runs for; `worker` and `claim_id` stay and name the last one."""
+
+ANEW: dict[str, Any] = {**LEFT, "publish_count": 0, "republish_deferrals": 0}
+"""A row that waits for its next message."""
+
+REVOKE_REPORTED: dict[str, Any] = {"revoke_reported": True}
+"""Set by the process that stops a body, which does Celery's bookkeeping of a revoked task itself."""
+
+TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
+"""Set by a process that settles a run in its place: the run must not take the outcome for its own."""
+
+
+def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
+    """Return the columns of a row that ends."""
+    return {"status_id": status_literal(status), "finished": clock(), **AT_REST, **columns}
+
+
+def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any) -> dict[str, Any]:
+    """Return the columns of a job that is cancelled while no worker runs it.
+
+    If a message was ever sent, Celery's events have mentioned the job. Usually a worker meets that message
+    and reports the task revoked; after `republish_after` the sweep does.
+    """
+    was_sent = (job.c.publish_count > 0) | (job.c.attempt > 0)
+    return final(JobStatus.CANCELLED, due_at=case((was_sent, clock(republish_after)), else_=None), **columns)
+
+
+def requeued() -> dict[str, Any]:
+    """Return the columns of a job whose run is gone, and that runs again at once."""
+    return {"status_id": JobStatus.REQUEUED, "not_before": None, "due_at": clock(), **ANEW, **TAKEN_AWAY}
+
+
+def failed(failure: Failure) -> tuple[dict[str, Any], str]:
+    """Return the columns of a job that ends in Error, and the reason."""
+    reason = failure_reason(failure)
+    return final(JobStatus.ERROR, error=encode_failure(failure), message=reason, **LEFT), reason
+
+
+def failure_reason(failure: Failure) -> str:
+    """Return the message of a job that ends with this failure."""
+    return clip_message(f"{failure.type}: {failure.message}" if failure.kind == "task" else failure.message)
+
+
+STOPPED = "stopped on request"
+
+
+def stopped(message: str) -> tuple[dict[str, Any], str]:
+    """Return the columns of a job that was stopped, and the reason; an empty message leaves the body's
+    own."""
+    reason = clip_message(message)
+    to = final(JobStatus.CANCELLED, **LEFT)
+    return (to | {"message": reason} if reason else to), reason or STOPPED

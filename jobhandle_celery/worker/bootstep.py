@@ -111,9 +111,9 @@ class JobsStep(bootsteps.StartStopStep):
 
     def _give_back(self) -> None:
         store, me = self._runtime.store, self._me
-        for given in store.give_back_all(me, "its worker shut down"):
+        for given in store.recovery.give_back_all(me, "its worker shut down"):
             logger.info("job %s is %s: its worker %s shut down", given.job_id, given.status, me.name)
-        store.retire(me)
+        store.leases.retire(me)
 
 
 class _LastStop(bootsteps.StartStopStep):

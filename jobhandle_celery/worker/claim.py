@@ -76,7 +76,7 @@ def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
     unanswered = False
     while True:
         try:
-            claimed: Run | ClaimRejected = store.claim(run, task)
+            claimed: Run | ClaimRejected = store.runs.claim(run, task)
         except DatabaseUnavailableError as error:
             unanswered = True
             logger.warning("job %s: its claim waits for the database: %s", run.job_id, error)
@@ -119,7 +119,7 @@ def _refuse(task: Any, context: Any, run: Run, rejected: ClaimRejected) -> None:
 
 def _is_first_to_report(task: Any, run: Run) -> bool:
     try:
-        return runtime_of(task.app).store.tell_revoked(run.job_id, run.task_id)
+        return runtime_of(task.app).store.runs.mark_revoke_reported(run.job_id, run.task_id)
     except JobHandleError as error:
         logger.warning(
             "job %s: the result backend does not learn that it is cancelled: %s", run.job_id, error

@@ -59,7 +59,7 @@ class DeferredWrites:
             written = write.write()
         except DatabaseUnavailableError as error:
             # If the database answers this, the write alone waits: for a lock, or for room on the disk.
-            self._runtime.store.renew(self._me)
+            self._runtime.store.leases.renew(self._me)
             logger.warning("task %s: its end is to be written later: %s", write.task_id, error)
             if write.refused is not None:
                 write.refused(error)
@@ -83,7 +83,7 @@ class DeferredWrites:
         """Kill the children that outlived their pool; True while there are any."""
         if not self._runtime.prefork:
             return False
-        snapshots = self._runtime.store.standings(str(self._me.worker_uid))
+        snapshots = self._runtime.store.leases.runs(str(self._me.worker_uid))
         alive = [snapshot.pid for snapshot in snapshots if not has_ended(snapshot.pid)]
         for pid in alive:
             os.kill(pid, signal.SIGKILL)

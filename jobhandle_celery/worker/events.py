@@ -34,7 +34,7 @@ class EventSender:
 
     def send_lost(self, lost: Lost) -> None:
         """Send what became of a job whose body is gone."""
-        self._soon(self._send, *_event(lost, *event_of_status(lost.status, lost.because)))
+        self._soon(self._send, *_event(lost, *event_of_status(lost.status, lost.reason)))
 
     def send_status(self, job: JobRecord) -> None:
         """Send the status of a job whose process was lost after it had written its outcome."""

@@ -56,7 +56,7 @@ class Housekeeping:
             self._take_redelivered()
         requests = _requests()
         self._ended &= {request.key for request in requests}
-        snapshots = self._runtime.store.standings(str(self._me.worker_uid))
+        snapshots = self._runtime.store.leases.runs(str(self._me.worker_uid))
         self._end_cancelled(snapshots, requests)
         self._end_superseded(snapshots, requests)
         with _unless_locked():
@@ -74,7 +74,9 @@ class Housekeeping:
             self._redelivered.remove(message)
         if not self._redelivered:
             return
-        given_up = self._runtime.store.take_up([message.key for message in self._redelivered], self._me)
+        given_up = self._runtime.store.recovery.note_received(
+            [message.key for message in self._redelivered], self._me
+        )
         for lost in given_up:
             logger.error(
                 "job %s is %s: workers were lost while they took its message; look for what its arguments do "
@@ -93,7 +95,7 @@ class Housekeeping:
         jobs = []
         while self._runtime.cut_off:
             job_id, task_id, attempt = self._runtime.cut_off.popleft()
-            job = self._runtime.store.job(job_id, None)
+            job = self._runtime.store.queries.job(job_id, None)
             if job is not None and (job.task_id, job.attempt) == (task_id, attempt):
                 jobs.append(job)
         if jobs:
@@ -121,7 +123,7 @@ class Housekeeping:
             if request.time_start is not None and request.key not in held
         }
         lasting = self._lasting(self._superseded, absent)
-        for key in self._runtime.store.superseded(lasting) if lasting else ():
+        for key in self._runtime.store.leases.superseded(lasting) if lasting else ():
             self._end_process(key, absent[key].worker_pid, JobRequest.cut_off)
 
     def _end_process(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
@@ -166,7 +168,7 @@ class Housekeeping:
         for run in self._lasting(self._strays, strays):
             reason = "its worker does not run it any more"
             try:
-                settled = self._runtime.store.lose(run, reason, self._me)
+                settled = self._runtime.store.recovery.lose(run, reason, self._me)
             except DatabaseRefusedError as error:
                 # The others, and the sweep after them, do not wait for it.
                 logger.error(

@@ -84,7 +84,7 @@ def _request_class(plain: type) -> type:
 def _asked_to_stop(task: Any, current: Execution) -> bool:
     """Say whether a job was asked to stop; not, while the database is away: that ends no work."""
     try:
-        return runtime_of(task.app).store.standing(current.run)[1]
+        return runtime_of(task.app).store.runs.check(current.run)[1]
     except DatabaseUnavailableError as error:
         logger.warning("whether job %s should stop is not known: %s", current.run.job_id, error)
         return False

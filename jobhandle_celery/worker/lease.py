@@ -123,8 +123,8 @@ class _Renewal(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.found = self._store.renew(self._me)
+            self.found = self._store.leases.renew(self._me)
         except Exception as error:  # logged by the thread that waits for this one
             self.error = error
         if self.abandoned:
-            self._store.door.close()
+            self._store.database.close()

@@ -104,7 +104,9 @@ def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Ca
             consumer.on_invalid_task(None, message, error)
         finally:
             me = runtime.me()
-            runtime.deferred_writes.put(DeferredWrite(key[1], lambda: runtime.store.put_down([key], me)))
+            runtime.deferred_writes.put(
+                DeferredWrite(key[1], lambda: runtime.store.recovery.clear_received([key], me))
+            )
 
     drop = partial(message.reject_log_error, logger, consumer.connection_errors)
     runtime.redelivered.put(
@@ -215,7 +217,7 @@ def _send_back(consumer: Any, message: Any, reason: str | None = None) -> None:
     runtime, job = runtime_of(consumer.app), _job_of(message)
     if job is not None:
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
-        write = partial(runtime.store.send_back, job[0], task_id, job[1], task, runtime.me(), reason)
+        write = partial(runtime.store.runs.send_back, job[0], task_id, job[1], task, runtime.me(), reason)
         runtime.deferred_writes.put(DeferredWrite(task_id, write))
 
 

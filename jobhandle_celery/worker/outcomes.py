@@ -85,7 +85,7 @@ class Finished(Outcome):
     """JSON text."""
 
     def _write(self, store: Store) -> bool:
-        return store.finish(self.run, self.result)
+        return store.runs.finish(self.run, self.result)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         message = f"the body returned, and its result could not be stored: {refusal}"
@@ -99,7 +99,7 @@ class Failed(Outcome):
     failure: Failure
 
     def _write(self, store: Store) -> bool:
-        return store.fail(self.run, self.failure)
+        return store.runs.fail(self.run, self.failure)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         kind, *words = self.failure.kind, self.failure.type, self.failure.message, self.failure.traceback
@@ -128,7 +128,7 @@ class Retried(Outcome):
     reason: str
 
     def _write(self, store: Store) -> JobStatus | None:
-        return store.retry(self.run, self.signature, self.queue, self.delay, self.reason)
+        return store.runs.retry(self.run, self.signature, self.queue, self.delay, self.reason)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         if (reason := to_ascii(self.reason)) != self.reason:
@@ -149,7 +149,7 @@ class Cancelled(Outcome):
     """Empty: the job keeps its message."""
 
     def _write(self, store: Store) -> bool:
-        return store.stop(self.run, self.message)
+        return store.runs.stop(self.run, self.message)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         message, change = _plainer_words(self.message)
@@ -163,7 +163,7 @@ class GivenBack(Outcome):
     reason: str
 
     def _write(self, store: Store) -> Any:
-        return store.give_back(self.run, self.reason, self.run.worker)
+        return store.recovery.give_back(self.run, self.reason, self.run.worker)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         reason, change = _plainer_words(self.reason)

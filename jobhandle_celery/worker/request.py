@@ -183,9 +183,9 @@ class JobRequest:
     def _lose(self, ref: ProcessRef, reason: str) -> object:
         store, me = runtime_of(self.app).store, runtime_of(self.app).me()
         return (
-            store.lose(ref, reason, me)
-            or store.lose_unstarted((ref.job_id, ref.task_id, ref.attempt), me)
-            or store.job(ref.job_id, None)
+            store.recovery.lose(ref, reason, me)
+            or store.recovery.lose_unstarted((ref.job_id, ref.task_id, ref.attempt), me)
+            or store.queries.job(ref.job_id, None)
         )
 
     def send_event(self, type: str, **fields: Any) -> None:
@@ -209,7 +209,7 @@ class JobRequest:
             if not soft and (ref := self._process_ref()) is not None:
                 store, me = runtime_of(self.app).store, runtime_of(self.app).me()
                 failure = time_limit_failure(TimeLimitExceeded(timeout))
-                self._later(lambda: store.fail_seat(ref, failure, me), ref)
+                self._later(lambda: store.recovery.fail_process(ref, failure, me), ref)
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Give the job back when Celery cuts its body off: at a cold shutdown, or when the broker is gone.
@@ -228,7 +228,7 @@ class JobRequest:
         finally:
             if self._cut_off and (ref := self._process_ref()) is not None:
                 store, me = runtime_of(self.app).store, runtime_of(self.app).me()
-                self._later(lambda: store.give_back(ref, "its worker cut it off", me), ref)
+                self._later(lambda: store.recovery.give_back(ref, "its worker cut it off", me), ref)
                 if self._eventer and self._eventer.enabled and self.task.send_events:
                     runtime_of(self.app).cut_off.append(self.key)
 
@@ -281,10 +281,10 @@ class JobRequest:
         job_id, task_id, _ = self.key
         if terminated and (ref := self._process_ref()) is not None:
             message = f"its process was terminated ({signum})"
-            self._later(lambda: store.stop_seat(ref, message, me), ref)
+            self._later(lambda: store.recovery.stop_process(ref, message, me), ref)
         elif not terminated:
             # A revoke by another program, perhaps met by a mere duplicate of the message.
-            self._later(lambda: store.cancel(job_id, None, terminate=False, task_id=task_id))
+            self._later(lambda: store.control.cancel(job_id, None, terminate=False, task_id=task_id))
 
     def _retry_worker_lost(self, *args: Any) -> bool:
         # Celery would publish a message with an ETA; the row decides whether a lost job runs again.
@@ -300,7 +300,7 @@ class JobRequest:
         def write_and_leave() -> object:
             written = write()
             # If the row was ended otherwise meanwhile, a resubmit waits until no body is left.
-            runtime.store.leave(ref)
+            runtime.store.runs.leave(ref)
             return written
 
         runtime.deferred_writes.put(

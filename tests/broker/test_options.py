@@ -71,7 +71,7 @@ def retry_job(app: Any, message: Any, **given: Any) -> None:
     run = Run(
         header["id"], message.headers["id"], header["attempt"], str(uuid.uuid4()), runtime.myself_alone()
     )
-    runtime.store.claim(run, task.name)
+    runtime.store.runs.claim(run, task.name)
     with handled(task, message) as request:
         signature = task.signature_from_request(request, retries=1, **given)
         conclude(task, Execution(run, request, retry=signature))
@@ -118,7 +118,7 @@ def compare(case: str, url: str, make: Make) -> None:
 def stored(app: Any, given: object) -> int:
     """Store a job as if its process had died before publishing it."""
     submitter = app.jobs._runtime.submitter
-    job_id: int = app.jobs._runtime.store.submit([submitter._new(given, None, None)])[0].job_id
+    job_id: int = app.jobs._runtime.store.inserter.submit([submitter._new(given, None, None)])[0].job_id
     return job_id
 
 

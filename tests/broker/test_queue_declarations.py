@@ -52,6 +52,6 @@ def test_publisher_declares_queue_of_submitter(make: Make) -> None:
     submitter = make(task_queue_max_priority=9, task_default_queue="shared")
     publisher = make(task_default_queue="shared")
     job_id = stored(submitter, ADD)
-    (pending,) = publisher.jobs._runtime.store.outgoing([job_id])
+    (pending,) = publisher.jobs._runtime.store.outbox.reserve([job_id])
     (queue,) = publisher.jobs._runtime.publisher._process_builder().build(pending).options["declare"]
     assert queue.queue_arguments == {"x-max-priority": 9}

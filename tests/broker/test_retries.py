@@ -42,7 +42,7 @@ def test_retry_at_naive_time_is_in_utc(settings: dict[str, Any], make: Make) -> 
     (message,) = received(app)
     at = datetime.now(UTC) + timedelta(hours=2)
     retry_job(app, message, eta=at.replace(tzinfo=None))
-    not_before = app.jobs._runtime.store.sight(handle.job_id).inside.not_before
+    not_before = app.jobs._runtime.store.diagnostics.details(handle.job_id).internals.not_before
     assert abs(not_before - at) < timedelta(seconds=1)
 
 
@@ -83,7 +83,7 @@ def test_retry_to_another_queue_drops_exchange_of_submit(make: Make) -> None:
         return Published()
 
     other.jobs._runtime.publisher.publish = publish
-    with other.jobs._runtime.store.door.transaction() as connection:
+    with other.jobs._runtime.store.database.transaction() as connection:
         connection.execute(update(job).values(not_before=clock(), due_at=clock()))
     other.jobs.sweep()
     options = other.jobs._runtime.publisher._process_builder().build(sent[0]).options

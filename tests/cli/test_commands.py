@@ -141,7 +141,7 @@ def test_show_prints_fields_and_history(stage: Stage) -> None:
     handle = stage.jobs.handle(username="ann")
     handle.submit(ADD)
     run = stage.claim(handle)
-    stage.store.fail(run, Failure("task", "ValueError", "no good", "Traceback: line 1"))
+    stage.store.runs.fail(run, Failure("task", "ValueError", "no good", "Traceback: line 1"))
     output = run_command(stage.app, "show", handle.job_id).out
     for part in ("ann", "[2, 3]", "ValueError: no good (task)", "Traceback: line 1", "worker worker@host"):
         assert part in output

@@ -124,7 +124,7 @@ def test_database_without_fsync_is_a_warning(new_app: NewApp, postgresql_url: st
 def test_sqlite_on_two_machines_is_bad(new_app: NewApp) -> None:
     app = new_app()
     for host in ("one", "two"):
-        runtime_of(app).store.renew(Worker(f"celery@{host}", host, 1))
+        runtime_of(app).store.leases.renew(Worker(f"celery@{host}", host, 1))
         assert level(app, "one machine") == ("OK" if host == "one" else "BAD")
 
 
@@ -134,8 +134,8 @@ def test_clock_offset_is_graded(
 ) -> None:
     app = new_app()
     store = runtime_of(app).store
-    now = store.now
-    monkeypatch.setattr(store, "now", lambda: now() + timedelta(seconds=off))
+    now = store.stats.now
+    monkeypatch.setattr(store.stats, "now", lambda: now() + timedelta(seconds=off))
     assert level(app, "clocks") == word
 
 
@@ -143,7 +143,7 @@ def test_missing_or_late_sweeps_are_bad(stage: Stage) -> None:
     assert "BAD no sweep has ever run" in line(stage.app, "sweeps")
     stage.jobs.sweep()
     assert line(stage.app, "sweeps").startswith("OK sweeps are uninterrupted for")
-    set_times(stage, schema.sweep.c.last_pass_at, stage.store.now() - HOUR)
+    set_times(stage, schema.sweep.c.last_pass_at, stage.store.stats.now() - HOUR)
     assert "BAD the last sweep was 1h ago" in line(stage.app, "sweeps")
 
 
@@ -282,7 +282,7 @@ def test_missing_and_expired_leases_are_reported(stage: Stage) -> None:
     stage.jobs.handle().submit(ADD)
     assert "1 jobs are to be run" in line(stage.app, "workers")
     assert level(stage.app, "workers") == "BAD"
-    stage.store.renew(Worker("celery@here", "boot", 1))
+    stage.store.leases.renew(Worker("celery@here", "boot", 1))
     assert line(stage.app, "workers") == "OK 1 workers have a valid lease: celery@here"
     assert level(stage.app, "lost workers") == "OK"
     update_column(stage, schema.worker.c.lease_until, schema.worker.c.started)
@@ -313,7 +313,7 @@ def test_foreign_workers_unknown_tasks_and_unconsumed_queues_are_bad(
     assert tasks.startswith("BAD 1 jobs are to run the task tests.elsewhere")
     assert queues.startswith("BAD 1 jobs are routed to the queue empty")
     app.jobs.cancel_many(status=["Queued", "Submitted"])
-    runtime_of(app).store.renew(Worker("celery@deaf", "deaf", 1))
+    runtime_of(app).store.leases.renew(Worker("celery@deaf", "deaf", 1))
     foreign = start_worker(broker_url=redis_url, pool="solo", queues=["foreign"])
     answers = eventually(lambda: {} if len((found := ask_workers(app))["tasks"]) < 2 else found, 60)
     messages = dict(findings(app, "worker step", answers=answers))
@@ -329,13 +329,13 @@ def test_stuck_jobs_are_reported_with_the_reason(stage: Stage) -> None:
     overdue, untaken = stage.job_in(JobStatus.SUBMITTED), stage.job_in(JobStatus.QUEUED)
     deserted, deaf, forgotten = (stage.job_in(JobStatus.RUNNING) for _ in range(3))
     deaf.cancel_job()
-    set_times(stage, schema.job.c.due_at, stage.store.now() - HOUR, schema.job.c.id == overdue.job_id)
+    set_times(stage, schema.job.c.due_at, stage.store.stats.now() - HOUR, schema.job.c.id == overdue.job_id)
     age(stage, deaf.job_id, "cancel_requested", HOUR)
     age(stage, forgotten.job_id, "started", HOUR * 48)
     update_column(stage, schema.job.c.publish_count, 4, schema.job.c.id == untaken.job_id)
     update_column(stage, schema.job.c.worker_uid, "gone", schema.job.c.id == deserted.job_id)
     update_column(stage, schema.job.c.worker_uid, "alive", schema.job.c.id == deaf.job_id)
-    stage.store.renew(Worker("celery@here", "alive", 1))
+    stage.store.leases.renew(Worker("celery@here", "alive", 1))
     reported = dict(stuck_jobs(stage))
     assert reported[overdue.job_id].startswith("BAD 1 jobs: not swept when due")
     assert reported[untaken.job_id].startswith("WARN 1 jobs: published several times")
@@ -362,7 +362,7 @@ def test_held_jobs_are_counted(stage: Stage) -> None:
 @pytest.mark.usefixtures("no_worker")
 def test_failing_check_hides_no_other(new_app: NewApp, monkeypatch: pytest.MonkeyPatch) -> None:
     app = new_app()
-    monkeypatch.setattr(runtime_of(app).store, "count_held", lambda: 1 // 0)
+    monkeypatch.setattr(runtime_of(app).store.diagnostics, "count_held", lambda: 1 // 0)
     assert line(app, "held jobs").startswith("UNKNOWN the check failed: ZeroDivisionError")
     checks = {finding["check"] for finding in run_command(app, "doctor", "--json").documents}
     assert checks == {check.name for check in CHECKS}

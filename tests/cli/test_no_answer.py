@@ -10,7 +10,8 @@ import pytest
 from jobhandle_celery.cli import context, jobs
 from jobhandle_celery.cli.deadline import BackgroundCall, NoAnswerError
 from jobhandle_celery.cli.doctor import CHECKS, findings
-from jobhandle_celery.store import Store
+from jobhandle_celery.store.diagnostics import Diagnostics
+from jobhandle_celery.store.stats import Stats
 from tests.apps import make_app
 from tests.cli.runner import run_command
 
@@ -51,7 +52,7 @@ def doctor(app: Any) -> dict[str, tuple[str, str]]:
 
 def test_doctor_reports_database_without_answer(app: Any, block: Block) -> None:
     """The checks that do not need it are made (fault 24)."""
-    block(Store, "now")
+    block(Stats, "now")
     found = doctor(app)
     assert found["database"][0] == "BAD"
     assert "the database did not answer: no answer within" in found["database"][1]
@@ -79,8 +80,10 @@ def test_doctor_reports_result_backend_without_answer(app: Any, block: Block) ->
 
 def test_doctor_ends_when_no_check_ends(app: Any, block: Block) -> None:
     """All checks share one deadline (fault 24)."""
-    for name in ("durability", "passes", "workers", "count", "stuck", "count_held"):
-        block(Store, name)
+    for name in ("passes", "workers", "count"):
+        block(Stats, name)
+    for name in ("durability", "stuck", "count_held"):
+        block(Diagnostics, name)
     found = doctor(app)
     unanswered = {check for check, (_, text) in found.items() if "no answer within" in text}
     assert unanswered >= {"durability", "sweeps", "workers", "stuck jobs", "held jobs"}
@@ -112,7 +115,7 @@ def test_table_of_commands_is_complete() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_reports_database_without_answer(command: str, app: Any, block: Block) -> None:
     """Fault 24."""
-    block(Store, "now")
+    block(Stats, "now")
     result = run_command(app, command, *COMMANDS[command])
     assert result.code == 5, result
     assert "the database did not answer: no answer within" in result.err

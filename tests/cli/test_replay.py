@@ -106,9 +106,9 @@ def test_replay_of_a_retried_job_ends_as_the_job(redis_stage: Stage) -> None:
     handle = redis_stage.jobs.handle()
     handle.submit(Job(task="tests.add", args=[2, 3], max_attempts=2))
     run = redis_stage.claim(handle)
-    redis_stage.store.give_back(run, "its worker shut down", run.worker)
+    redis_stage.store.recovery.give_back(run, "its worker shut down", run.worker)
     second = redis_stage.claim(handle)
-    redis_stage.store.fail(second, Failure("task", "ValueError", "no good", "Traceback: here"))
+    redis_stage.store.runs.fail(second, Failure("task", "ValueError", "no good", "Traceback: here"))
     task = replay(redis_stage.app)[1].tasks[handle.get_job().task_id]
     assert task.state == "FAILURE"
     assert task.retries == 1

@@ -35,7 +35,7 @@ def test_stats_count_unfinished_and_recently_ended_jobs(stage: Stage) -> None:
 
 def test_stats_window_limits_ended_jobs(stage: Stage) -> None:
     stage.job_in(JobStatus.FINISHED)
-    set_times(stage, schema.job_event.c.at, stage.store.now() - timedelta(hours=2))
+    set_times(stage, schema.job_event.c.at, stage.store.stats.now() - timedelta(hours=2))
     stage.job_in(JobStatus.ERROR)
     (task,) = run_command(stage.app, "stats", "--json").document["tasks"]
     assert task["ended"] == {"Error": 1}
@@ -45,7 +45,7 @@ def test_stats_window_limits_ended_jobs(stage: Stage) -> None:
 
 def test_stats_list_workers_and_their_jobs(stage: Stage) -> None:
     assert "no worker is alive" in run_command(stage.app, "stats").out
-    stage.store.renew(Worker("celery@here", "boot", 7))
+    stage.store.leases.renew(Worker("celery@here", "boot", 7))
     handle = stage.job_in(JobStatus.RUNNING)
     handle.set_progress(1, 4)
     update_column(stage, schema.job.c.worker_uid, "boot")
@@ -114,7 +114,7 @@ def full_scans(plans: list[str]) -> list[str]:
 
 def test_no_command_scans_a_whole_table(large: Stage) -> None:
     plans: list[str] = []
-    engine = large.store.door.engine
+    engine = large.store.database.engine
     sqlite = engine.dialect.name == "sqlite"
 
     def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -136,13 +136,13 @@ def test_no_command_scans_a_whole_table(large: Stage) -> None:
         assert full_scans(plans) == [], arguments
         plans.clear()
     # What doctor and replay-events read.
-    assert len(large.store.touched_within(timedelta(hours=1), 1000)) == 100
-    large.store.stuck(timedelta(minutes=1), 3)
-    large.store.count(sorted(STARTABLE), "queue")
-    large.store.count_held()
-    large.store.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"), Window())
-    large.store.workers()
-    large.store.running(30)
+    assert len(large.store.diagnostics.touched_within(timedelta(hours=1), 1000)) == 100
+    large.store.diagnostics.stuck(timedelta(minutes=1), 3)
+    large.store.stats.count(sorted(STARTABLE), "queue")
+    large.store.diagnostics.count_held()
+    large.store.pages.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"), Window())
+    large.store.stats.workers()
+    large.store.stats.running(30)
     assert plans
     assert full_scans(plans) == []
 
@@ -155,7 +155,7 @@ def test_list_by_task_searches_a_bounded_number_of_ids(stage: Stage, monkeypatch
     assert (first.out, first.err) == ("", "more jobs: --before 72\n")
     everything = run_command(stage.app, "list", "--task", "tests.big_result", "--ids", "--all")
     assert (everything.out, everything.err) == ("1\n", "")
-    page = stage.store.page(Selection(task="tests.add"), Window(), 25)
+    page = stage.store.pages.page(Selection(task="tests.add"), Window(), 25)
     assert [job.id for job in page.jobs] == list(range(101, 76, -1))
     assert page.before == 77
 

@@ -49,20 +49,21 @@ class Author:
         """How often each job's body was started, by task id."""
         self.ends: dict[str, JobStatus] = {}
         self.answers = 0
-        self._insist(lambda: self.store.renew(self.me))
+        self._insist(lambda: self.store.leases.renew(self.me))
 
     def live(self) -> None:
         """Bring one job through a life of chance, to its end."""
         new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
         self.new.append(new)
-        [submitted] = self._insist(lambda: self.store.submit([new]))
+        [submitted] = self._insist(lambda: self.store.inserter.submit([new]))
         assert submitted.fresh
         job_id = submitted.job_id
         if self.chance.random() < 0.7:
-            self._insist(lambda: self.store.mark_queued([new.outgoing(job_id)]))
+            self._insist(lambda: self.store.outbox.mark_queued([new.pending_message(job_id)]))
         if self.chance.random() < 0.1:
             assert (
-                self._insist(lambda: self.store.cancel(job_id, None, terminate=False)) is JobStatus.CANCELLED
+                self._insist(lambda: self.store.control.cancel(job_id, None, terminate=False))
+                is JobStatus.CANCELLED
             )
             self.ends[new.task_id] = JobStatus.CANCELLED
             return
@@ -72,38 +73,38 @@ class Author:
 
     def _run(self, run: Run) -> bool:
         """Claim, run and settle; False if there is another attempt to be made."""
-        claimed = self._insist(lambda: self.store.claim(run, TASK))
+        claimed = self._insist(lambda: self.store.runs.claim(run, TASK))
         assert claimed == run, claimed
         self.runs[run.task_id] += 1
-        self._insist(lambda: self.store.note_progress(run, 1, 2))
+        self._insist(lambda: self.store.runs.note_progress(run, 1, 2))
         end = self.chance.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
         if run.attempt == 3 and end == "retry":
             end = "finish"
         match end:
             case "finish":
-                assert self._insist(lambda: self.store.finish(run, "1"))
+                assert self._insist(lambda: self.store.runs.finish(run, "1"))
                 status = JobStatus.FINISHED
             case "fail":
-                assert self._insist(lambda: self.store.fail(run, FAILURE))
+                assert self._insist(lambda: self.store.runs.fail(run, FAILURE))
                 status = JobStatus.ERROR
             case "stop":
                 assert (
-                    self._insist(lambda: self.store.cancel(run.job_id, None, terminate=True))
+                    self._insist(lambda: self.store.control.cancel(run.job_id, None, terminate=True))
                     is JobStatus.RUNNING
                 )
-                assert self._insist(lambda: self.store.stop(run, ""))
+                assert self._insist(lambda: self.store.runs.stop(run, ""))
                 status = JobStatus.CANCELLED
             case "by hand":
                 token = str(uuid.uuid4())
                 answer = self._insist(
-                    lambda: self.store.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
+                    lambda: self.store.control.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
                 )
                 assert answer == (JobStatus.RUNNING, True)
-                assert not self._insist(lambda: self.store.finish(run, "1"))
+                assert not self._insist(lambda: self.store.runs.finish(run, "1"))
                 status = JobStatus.FINISHED
             case _:
                 assert (
-                    self._insist(lambda: self.store.retry(run, "{}", None, None, "again"))
+                    self._insist(lambda: self.store.runs.retry(run, "{}", None, None, "again"))
                     is JobStatus.REQUEUED
                 )
                 return False
@@ -137,7 +138,7 @@ def audit(bench: Bench, authors: list[Author]) -> None:
 
 
 def all_rows(bench: Bench) -> list[dict[str, Any]]:
-    return [bench.row(job.id) for job in bench.store.find(Selection(), None, 10**6)]
+    return [bench.row(job.id) for job in bench.store.pages.find(Selection(), None, 10**6)]
 
 
 @contextmanager

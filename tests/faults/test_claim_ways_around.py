@@ -31,8 +31,8 @@ def submit(site: Site, path: Path, kind: str, text: str) -> JobHandle:
 def were_sent(site: Site, handles: list[JobHandle], times: int) -> bool:
     """Sweep; say whether each of these jobs has been sent so many times."""
     site.jobs.sweep()
-    sights = site.jobs._runtime.store.sights([handle.job_id for handle in handles])
-    return all(sight.inside.publish_count >= times for sight in sights)
+    sights = site.jobs._runtime.store.diagnostics.details_of([handle.job_id for handle in handles])
+    return all(sight.internals.publish_count >= times for sight in sights)
 
 
 def last_event(site: Site, handle: JobHandle) -> str:

@@ -48,12 +48,12 @@ class Play:
         self._proxy = stage.proxy
         self._beside = beside(stage.beside)
         here = self._beside.settings.namespace
-        self._through = Bench(stage.through.url, stage.through.door, namespace=here)
+        self._through = Bench(stage.through.url, stage.through.database, namespace=here)
         self._ask = SCENES[name](self._beside)
 
     def act(self, fault: tuple[int, Cut] | None = None) -> tuple[str, list[str]]:
         """Return what the author was told, and the rows that are there afterwards."""
-        self._through.store.status(0)  # connected, and the tables looked at: not what this is about
+        self._through.store.queries.status(0)  # connected, and the tables looked at: not what this is about
         with self._proxy.watching(fault):
             said = plain(self._ask(self._through.store))
         return said, left_behind(self._beside)
@@ -67,7 +67,7 @@ TOLD_LATE = {
     "claim of an expired one": plain(ClaimRejected(Refusal.CANCELLED)),  # refused either way
     "begin_pass": "None",  # the pass is left out; there is another in an interval
     "begin_pass for the first time": "None",
-    "reserve": "[]",  # they are due again after the grace
+    "reserve_due": "[]",  # they are due again after the grace
     "lose": "[]",  # only logged
     "lose with attempts left": "[]",
     "lose of one asked to stop": "[]",
@@ -81,7 +81,7 @@ TOLD_LATE = {
 }
 """What the author of a verb may be told instead, should the answer to its commit be lost."""
 
-SKIPPING = {"reap", "reserve", "prune"}
+SKIPPING = {"reap", "reserve_due", "prune"}
 """They skip locked rows, also those that the server has not yet unlocked for their own broken connection."""
 
 
@@ -120,12 +120,12 @@ def test_a_cut_changes_neither_the_rows_nor_the_answer(stage: Stage, name: str, 
 @pytest.fixture(scope="module")
 def silent_stage(stage: Stage) -> Iterator[Stage]:
     """The same, whose statements have a deadline that a test can wait for."""
-    door = Database(engine_maker(stage.proxy.url), stage.through.settings, deadline=1.0)
+    database = Database(engine_maker(stage.proxy.url), stage.through.settings, deadline=1.0)
     silent = Stage.__new__(Stage)
     silent.proxy, silent.beside = stage.proxy, stage.beside
-    silent.through = Bench(stage.proxy.url, door)
+    silent.through = Bench(stage.proxy.url, database)
     yield silent
-    door.close()
+    database.close()
 
 
 @pytest.mark.slow

@@ -36,12 +36,12 @@ def fill(bench: Bench) -> int:
 def assert_told_until_there_is_room(bench: Bench, make_room: Callable[[], object]) -> None:
     count = fill(bench)
     assert count > 0
-    assert len(bench.store.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
-    for job in bench.store.find(Selection(), None, 10_000):
-        assert [event.status for event in bench.store.events(job.id)] == [JobStatus.SUBMITTED]
+    assert len(bench.store.pages.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
+    for job in bench.store.pages.find(Selection(), None, 10_000):
+        assert [event.status for event in bench.store.queries.events(job.id)] == [JobStatus.SUBMITTED]
     make_room()
     run = bench.run(bench.submit(args=f"[{LARGE}]"))
-    assert bench.store.finish(run, LARGE)
+    assert bench.store.runs.finish(run, LARGE)
     assert bench.status(run.job_id) is JobStatus.FINISHED
 
 
@@ -57,12 +57,12 @@ def test_a_full_disk_under_sqlite_is_told(sqlite_url: str) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")  # type: ignore[attr-defined]  # sqlite3's
 
     bench = Bench(sqlite_url)
-    bench.door = bench.store.door = Database(make_engine, bench.settings)
+    bench.database = bench.store.database = Database(make_engine, bench.settings)
 
     def make_room() -> None:
         nonlocal pages
         pages = 1_000_000
-        bench.door.close()
+        bench.database.close()
 
     try:
         assert_told_until_there_is_room(bench, make_room)

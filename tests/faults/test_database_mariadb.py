@@ -49,7 +49,7 @@ def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
     bench = Bench(mariadb_url)
     job_id = bench.submit()
     assert mariadb_databases.disconnect(mariadb_url)
-    assert bench.store.status(job_id) == "Submitted"
+    assert bench.store.queries.status(job_id) == "Submitted"
     bench.close()
 
 
@@ -58,8 +58,8 @@ def test_a_server_that_has_silently_vanished_is_noticed_in_seconds(mariadb_url: 
     url = sqlalchemy.make_url(mariadb_url)
     assert url.host == "127.0.0.1"
     bench = Bench(mariadb_url)
-    with bench.door.reading() as connection:
-        driver: Any = connection.connection.driver_connection
+    with bench.database.autocommit() as connection:
+        driver: Any = connection.connection.connection.driver_connection
         asked = (socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         kept, silent = [driver._sock.getsockopt(*one) for one in asked]
     assert kept
@@ -76,7 +76,7 @@ def test_a_transaction_that_sees_only_what_was_there_at_its_beginning_finds_a_un
         assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
         job_id = bench.submit(unique_key="k")
         assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
-        [submitted] = bench.store.submit_within(connection, [new_job(unique_key="k")])
+        [submitted] = bench.store.inserter.submit_within(connection, [new_job(unique_key="k")])
     assert (submitted.job_id, submitted.fresh) == (job_id, False)
     engine.dispose()
     bench.close()

@@ -53,7 +53,7 @@ class Scenes:
             pytest.fail(f"{name} was not refused: {answer!r}")
         looking = Bench(self._url)  # so that the author's last connection is the one that was refused
         for name, bench in self._benches.items():
-            there = Bench(self._url, looking.door, namespace=bench.settings.namespace)
+            there = Bench(self._url, looking.database, namespace=bench.settings.namespace)
             assert left_behind(there) == self._before[name], name
         looking.close()
 
@@ -179,12 +179,12 @@ def test_serialization_failures_under_a_crowd_start_each_job_once(strict_stage: 
         for job_id in job_ids:
             message = bench.message(job_id)
             key = Run(job_id, message.task_id, 1, str(uuid.uuid4()), workers[number])
-            claimed = insist(lambda key=key: bench.store.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            claimed = insist(lambda key=key: bench.store.runs.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
             if isinstance(claimed, ClaimRejected):
-                insist(lambda job_id=job_id: bench.store.cancel(job_id, None, terminate=False))  # type: ignore[misc]  # mypy infers no lambda's defaults
+                insist(lambda job_id=job_id: bench.store.control.cancel(job_id, None, terminate=False))  # type: ignore[misc]  # mypy infers no lambda's defaults
                 continue
             won.append(key)
-            assert insist(lambda key=key: bench.store.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            assert insist(lambda key=key: bench.store.runs.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
         return won
 
     crowd = race(*(lambda number=number: live(number) for number in range(CROWD)))
@@ -200,7 +200,7 @@ def test_submits_of_one_key_agree_on_one_job_under_a_stricter_isolation(strict_s
     bench = beside(strict_stage)
     ids = race(*[lambda: insist(lambda: bench.submit(unique_key="k"))] * CROWD)
     assert len(set(ids)) == 1
-    assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 1
+    assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 1
 
 
 def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) -> None:
@@ -208,10 +208,10 @@ def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) ->
     first, second = bench.submit(), bench.submit()
     lock = select(job.c.id).with_for_update()
     with ThreadPoolExecutor(1) as pool:
-        with bench.door.transaction() as connection:
+        with bench.database.transaction() as connection:
             connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # so that the verb is the victim
             connection.execute(lock.where(job.c.id == second))
-            cancelled = pool.submit(bench.store.cancel_selected, Selection(ids=(first, second)))
+            cancelled = pool.submit(bench.store.control.cancel_selected, Selection(ids=(first, second)))
             eventually(lambda: waiting(bench) == 1)
             connection.execute(lock.where(job.c.id == first))
         assert cancelled.result(timeout=30) == 2
@@ -222,7 +222,7 @@ def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) ->
 
 
 def connection_of(bench: Bench) -> int:
-    with bench.door.reading() as connection:
+    with bench.database.autocommit() as connection:
         number: int = connection.execute(text("SELECT CONNECTION_ID()")).scalar_one()
         return number
 
@@ -250,7 +250,10 @@ def test_a_server_in_the_mode_of_a_reader_is_left(mariadb_url: str) -> None:
     bench = Bench(mariadb_url)
     before = connection_of(bench)
     said = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"
-    with pytest.raises(DatabaseUnavailableError, match="read-only"), bench.door.transaction() as connection:
+    with (
+        pytest.raises(DatabaseUnavailableError, match="read-only"),
+        bench.database.transaction() as connection,
+    ):
         connection.execute(text(said))
     assert connection_of(bench) != before
     bench.close()

@@ -104,7 +104,7 @@ def test_a_database_that_is_not_reached_is_named_without_its_password(log: io.St
         said = told(call)
         assert SECRET not in said
         assert "127.0.0.1" in said, "who is not reached should be said"
-    for shown in (jobs, handle, app, jobs._runtime, jobs._runtime.store.door, jobs._runtime.store):
+    for shown in (jobs, handle, app, jobs._runtime, jobs._runtime.store.database, jobs._runtime.store):
         assert SECRET not in repr(shown)
     assert SECRET not in log.getvalue()
     jobs.close()

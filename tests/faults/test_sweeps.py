@@ -75,8 +75,8 @@ class Due:
         gone = bench.worker("gone")
         bench.release(job_id)
         claim = bench.key(job_id, gone)
-        assert isinstance(bench.store.claim(claim, "worker.work"), Run)
-        with bench.door.transaction() as connection:
+        assert isinstance(bench.store.runs.claim(claim, "worker.work"), Run)
+        with bench.database.transaction() as connection:
             ended = update(worker).where(worker.c.worker_uid == gone.worker_uid).values(lease_until=clock(-1))
             connection.execute(ended)
         bench.trust_leases()

@@ -29,7 +29,7 @@ def plain(value: Any) -> str:
 
 def left_behind(bench: Bench) -> list[str]:
     """Return all rows of the bench's namespace, of every table; moments only as being there or not."""
-    with bench.door.reading() as connection:
+    with bench.database.autocommit() as connection:
         here = job.c.namespace == bench.settings.namespace
         rows: list[str] = []
         for table, which in (
@@ -38,14 +38,14 @@ def left_behind(bench: Bench) -> list[str]:
             (worker, worker.c.namespace == bench.settings.namespace),
             (sweep, sweep.c.namespace == bench.settings.namespace),
         ):
-            found = bench.store.execute(connection, select(table).where(which).order_by(*table.primary_key))
+            found = connection.execute(select(table).where(which).order_by(*table.primary_key))
             rows += [_row(table, dict(row)) for row in found.mappings()]
         return rows
 
 
 def beside(stage: Bench) -> Bench:
     """Return a bench in a namespace of its own, over the same connections: each new engine costs its time."""
-    return Bench(stage.url, stage.door, namespace=str(uuid.uuid4()))
+    return Bench(stage.url, stage.database, namespace=str(uuid.uuid4()))
 
 
 def outcome(stage: Bench, name: str) -> tuple[str, list[str]]:
@@ -70,33 +70,33 @@ def _running(bench: Bench, **given: Any) -> Run:
     return run
 
 
-def _seat(run: Run) -> ProcessRef:
+def _process(run: Run) -> ProcessRef:
     return ProcessRef(run.job_id, run.task_id, run.attempt, str(run.worker.worker_uid), run.worker.pid)
 
 
 def _asked_to_stop(bench: Bench) -> Run:
     run = _running(bench)
-    bench.store.cancel(run.job_id, None, terminate=False)
+    bench.store.control.cancel(run.job_id, None, terminate=False)
     return run
 
 
 def _submit(**given: Any) -> Callable[[Bench], Ask]:
     def scene(bench: Bench) -> Ask:
         new = new_job(**given)
-        return lambda store: store.submit([new])
+        return lambda store: store.inserter.submit([new])
 
     return scene
 
 
 def _submit_many(bench: Bench) -> Ask:
     several = [new_job(unique_key=f"k{number}") for number in range(3)]
-    return lambda store: store.submit(several)
+    return lambda store: store.inserter.submit(several)
 
 
 def _submit_again(bench: Bench) -> Ask:
     bench.submit(unique_key="k")
     new = new_job(unique_key="k")
-    return lambda store: store.submit([new])
+    return lambda store: store.inserter.submit([new])
 
 
 def _of_job(state: str, ask: Callable[[Store, int], Any], **given: Any) -> Callable[[Bench], Ask]:
@@ -125,13 +125,15 @@ def _of_stopping_run(ask: Callable[[Store, Run], Any]) -> Callable[[Bench], Ask]
 
 def _set(state: str, status: JobStatus) -> Callable[[Bench], Ask]:
     token = str(uuid.uuid4())
-    return _of_job(state, lambda store, job_id: store.set_status(job_id, status, token, None, "by hand"))
+    return _of_job(
+        state, lambda store, job_id: store.control.set_status(job_id, status, token, None, "by hand")
+    )
 
 
 def _claim(state: str) -> Callable[[Bench], Ask]:
     def scene(bench: Bench) -> Ask:
         key = bench.key(bench.place(state).job_id, bench.worker())
-        return lambda store: store.claim(key, TASK) == key
+        return lambda store: store.runs.claim(key, TASK) == key
 
     return scene
 
@@ -140,26 +142,26 @@ def _claim_of_expired(bench: Bench) -> Ask:
     job_id = bench.submit(expires=timedelta(minutes=1))
     bench.pass_time(minutes=2)
     key = bench.key(job_id, bench.worker())
-    return lambda store: store.claim(key, TASK)
+    return lambda store: store.runs.claim(key, TASK)
 
 
-def _tell_revoked(bench: Bench) -> Ask:
+def _mark_revoke_reported(bench: Bench) -> Ask:
     job_id = bench.submit()
-    bench.store.cancel(job_id, None, terminate=False)
+    bench.store.control.cancel(job_id, None, terminate=False)
     task_id = bench.row(job_id)["task_id"]
-    return lambda store: store.tell_revoked(job_id, task_id)
+    return lambda store: store.runs.mark_revoke_reported(job_id, task_id)
 
 
 def _leave(bench: Bench) -> Ask:
     run = _running(bench)
-    bench.store.set_status(run.job_id, JobStatus.ERROR, "by hand", None, None)
-    return lambda store: store.leave(run)
+    bench.store.control.set_status(run.job_id, JobStatus.ERROR, "by hand", None, None)
+    return lambda store: store.runs.leave(run)
 
 
 def _send_back(bench: Bench) -> Ask:
     job_id, by = bench.place(JobStatus.QUEUED).job_id, bench.worker()
     message = bench.message(job_id)
-    return lambda store: store.send_back(job_id, message.task_id, message.attempt, message.task, by)
+    return lambda store: store.runs.send_back(job_id, message.task_id, message.attempt, message.task, by)
 
 
 def _of_message(state: str, ask: Callable[[Store, Any], Any], **given: Any) -> Callable[[Bench], Ask]:
@@ -177,62 +179,62 @@ def _unstarted(ask: Callable[[Store, Message, Worker], Any]) -> Callable[[Bench]
         job_id = bench.place(JobStatus.QUEUED, max_attempts=3).job_id
         message = bench.message(job_id)
         key = job_id, message.task_id, message.attempt
-        bench.store.take_up([key], bench.worker())
+        bench.store.recovery.note_received([key], bench.worker())
         me = bench.worker()
         return lambda store: ask(store, key, me)
 
     return scene
 
 
-def _put_down(bench: Bench) -> Ask:
+def _clear_received(bench: Bench) -> Ask:
     job_id, me = bench.place(JobStatus.QUEUED).job_id, bench.worker()
     message = bench.message(job_id)
     key = job_id, message.task_id, message.attempt
-    bench.store.take_up([key], me)
-    return lambda store: store.put_down([key], me)
+    bench.store.recovery.note_received([key], me)
+    return lambda store: store.recovery.clear_received([key], me)
 
 
 def _release(bench: Bench) -> Ask:
     job_id, token = bench.place(HELD).job_id, str(uuid.uuid4())
-    return lambda store: store.release(job_id, token, None)
+    return lambda store: store.control.release(job_id, token, None)
 
 
-def _put_off(bench: Bench) -> Ask:
+def _defer_unsendable(bench: Bench) -> Ask:
     bench.submit()
     bench.pass_time(minutes=2)
-    reserved = bench.store.reserve(1)
-    return lambda store: store.put_off(reserved, "refused")
+    reserved = bench.store.outbox.reserve_due(1)
+    return lambda store: store.outbox.defer_unsendable(reserved, "refused")
 
 
 def _resubmit(bench: Bench) -> Ask:
     job_id = bench.place(JobStatus.ERROR, unique_key="k").job_id
     task_id = str(uuid.uuid4())
-    return lambda store: store.resubmit(job_id, task_id, None)
+    return lambda store: store.control.resubmit(job_id, task_id, None)
 
 
 def _prune(bench: Bench) -> Ask:
     bench.place(JobStatus.FINISHED)
     bench.pass_time(days=2)
-    return lambda store: store.prune(timedelta(days=1))
+    return lambda store: store.sweep.prune(timedelta(days=1))
 
 
 def _begin_first_pass(bench: Bench) -> Ask:
-    return lambda store: store.begin_pass()
+    return lambda store: store.sweep.begin_pass()
 
 
 def _begin_pass(bench: Bench) -> Ask:
-    bench.store.begin_pass()
+    bench.store.sweep.begin_pass()
     bench.pass_time(minutes=1)
-    return lambda store: store.begin_pass()
+    return lambda store: store.sweep.begin_pass()
 
 
-def _unheard(bench: Bench) -> Ask:
+def _unreported_cancels(bench: Bench) -> Ask:
     placed = bench.place(JobStatus.QUEUED)
-    bench.store.cancel(placed.job_id, None, terminate=False)
+    bench.store.control.cancel(placed.job_id, None, terminate=False)
     bench.pass_time(hours=1)
 
     def ask(store: Store) -> None:
-        store.unheard(10)  # an answer that is lost loses an event, and nothing more
+        store.sweep.unreported_cancels(10)  # an answer that is lost loses an event, and nothing more
 
     return ask
 
@@ -240,13 +242,13 @@ def _unheard(bench: Bench) -> Ask:
 def _expire(bench: Bench) -> Ask:
     bench.submit(expires=timedelta(seconds=1))
     bench.pass_time(minutes=20)
-    return lambda store: store.expire()
+    return lambda store: store.sweep.expire()
 
 
 def _reserve(bench: Bench) -> Ask:
     bench.submit()
     bench.pass_time(minutes=2)
-    return lambda store: store.reserve(10)
+    return lambda store: store.outbox.reserve_due(10)
 
 
 def _lapsed(bench: Bench) -> Run:
@@ -258,28 +260,28 @@ def _lapsed(bench: Bench) -> Run:
 
 def _lapsed_workers(bench: Bench) -> Ask:
     _lapsed(bench)
-    return lambda store: store.lapsed_workers()
+    return lambda store: store.leases.lapsed_workers()
 
 
 def _reap(bench: Bench) -> Ask:
     worker_uid = str(_lapsed(bench).worker.worker_uid)
-    return lambda store: store.reap(worker_uid)
+    return lambda store: store.leases.reap(worker_uid)
 
 
 def _renew(bench: Bench) -> Ask:
     me = bench.worker()
-    return lambda store: store.renew(me)
+    return lambda store: store.leases.renew(me)
 
 
 def _renew_first(bench: Bench) -> Ask:
     me = bench.worker()
-    bench.store.retire(me)
-    return lambda store: store.renew(me)
+    bench.store.leases.retire(me)
+    return lambda store: store.leases.renew(me)
 
 
 def _retire(bench: Bench) -> Ask:
     me = bench.worker()
-    return lambda store: store.retire(me)
+    return lambda store: store.leases.retire(me)
 
 
 SCENES: dict[str, Callable[[Bench], Ask]] = {
@@ -288,46 +290,52 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "submit with times": _submit(scheduled_for=timedelta(hours=1), expires=timedelta(hours=2)),
     "submit of several": _submit_many,
     "submit of a key that is taken": _submit_again,
-    "outgoing": _of_job(JobStatus.SUBMITTED, lambda store, job_id: store.outgoing([job_id])),
-    "mark_queued": _of_message(JobStatus.SUBMITTED, lambda store, one: store.mark_queued([one])),
-    "put_off": _put_off,
+    "reserve": _of_job(JobStatus.SUBMITTED, lambda store, job_id: store.outbox.reserve([job_id])),
+    "mark_queued": _of_message(JobStatus.SUBMITTED, lambda store, one: store.outbox.mark_queued([one])),
+    "defer_unsendable": _defer_unsendable,
     "release": _release,
     "resubmit": _resubmit,
     **{f"claim from {state}": _claim(state) for state in ("Submitted", "Waiting", "Queued", "Requeued")},
     "claim of an expired one": _claim_of_expired,
-    "tell_revoked": _tell_revoked,
-    "finish": _of_run(lambda store, run: store.finish(run, "1")),
-    "fail": _of_run(lambda store, run: store.fail(run, FAILURE)),
-    "stop": _of_stopping_run(lambda store, run: store.stop(run, "stopped")),
-    "retry": _of_run(lambda store, run: store.retry(run, "{}", "q", 3.0, "again")),
+    "mark_revoke_reported": _mark_revoke_reported,
+    "finish": _of_run(lambda store, run: store.runs.finish(run, "1")),
+    "fail": _of_run(lambda store, run: store.runs.fail(run, FAILURE)),
+    "stop": _of_stopping_run(lambda store, run: store.runs.stop(run, "stopped")),
+    "retry": _of_run(lambda store, run: store.runs.retry(run, "{}", "q", 3.0, "again")),
     "retry of one asked to stop": _of_stopping_run(
-        lambda store, run: store.retry(run, "{}", None, None, "again")
+        lambda store, run: store.runs.retry(run, "{}", None, None, "again")
     ),
     "leave": _leave,
-    "standing": _of_run(lambda store, run: store.standing(run)),
-    "note_progress": _of_run(lambda store, run: store.note_progress(run, 1, 2)),
+    "check": _of_run(lambda store, run: store.runs.check(run)),
+    "note_progress": _of_run(lambda store, run: store.runs.note_progress(run, 1, 2)),
     "send_back": _send_back,
-    "fail_seat": _of_run(lambda store, run: store.fail_seat(_seat(run), FAILURE, run.worker)),
-    "stop_seat": _of_stopping_run(lambda store, run: store.stop_seat(_seat(run), "ended", run.worker)),
-    "lose": _of_run(lambda store, run: store.lose(run, "gone", run.worker)),
-    "lose with attempts left": _of_run(
-        lambda store, run: store.lose(run, "gone", run.worker), max_attempts=2
+    "fail_process": _of_run(
+        lambda store, run: store.recovery.fail_process(_process(run), FAILURE, run.worker)
     ),
-    "lose of one asked to stop": _of_stopping_run(lambda store, run: store.lose(run, "gone", run.worker)),
-    "take_up": _unstarted(lambda store, key, me: store.take_up([key], me)),
-    "put_down": _put_down,
-    "losses_of": _unstarted(lambda store, key, _: store._losses_of(key)),
-    "lose_unstarted": _unstarted(lambda store, key, me: store.lose_unstarted(key, me)),
-    "give_back": _of_run(lambda store, run: store.give_back(run, "cut off", run.worker)),
-    "give_back_all": _of_run(lambda store, run: store.give_back_all(run.worker, "it shut down")),
+    "stop_process": _of_stopping_run(
+        lambda store, run: store.recovery.stop_process(_process(run), "ended", run.worker)
+    ),
+    "lose": _of_run(lambda store, run: store.recovery.lose(run, "gone", run.worker)),
+    "lose with attempts left": _of_run(
+        lambda store, run: store.recovery.lose(run, "gone", run.worker), max_attempts=2
+    ),
+    "lose of one asked to stop": _of_stopping_run(
+        lambda store, run: store.recovery.lose(run, "gone", run.worker)
+    ),
+    "note_received": _unstarted(lambda store, key, me: store.recovery.note_received([key], me)),
+    "clear_received": _clear_received,
+    "_lost_count_of": _unstarted(lambda store, key, _: store.recovery._lost_count_of(key)),
+    "lose_unstarted": _unstarted(lambda store, key, me: store.recovery.lose_unstarted(key, me)),
+    "give_back": _of_run(lambda store, run: store.recovery.give_back(run, "cut off", run.worker)),
+    "give_back_all": _of_run(lambda store, run: store.recovery.give_back_all(run.worker, "it shut down")),
     **{
         f"cancel from {state}": _of_job(
-            state, lambda store, job_id: store.cancel(job_id, None, terminate=True)
+            state, lambda store, job_id: store.control.cancel(job_id, None, terminate=True)
         )
         for state in ("Submitted", HELD, "Queued", "Requeued", "Resubmitted", "Running", "Finished")
     },
     "cancel_selected": _of_job(
-        JobStatus.QUEUED, lambda store, job_id: store.cancel_selected(Selection(ids=(job_id,)))
+        JobStatus.QUEUED, lambda store, job_id: store.control.cancel_selected(Selection(ids=(job_id,)))
     ),
     "set_status Running": _set(JobStatus.QUEUED, JobStatus.RUNNING),
     "set_status Finished": _set(JobStatus.RUNNING, JobStatus.FINISHED),
@@ -335,55 +343,67 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     "set_status Cancelled": _set(JobStatus.QUEUED, JobStatus.CANCELLED),
     "set_status of a final one": _set(JobStatus.ERROR, JobStatus.FINISHED),
     "set_message": _of_job(
-        JobStatus.QUEUED, lambda store, job_id: store.set_message(job_id, "new", None, None), message="old"
+        JobStatus.QUEUED,
+        lambda store, job_id: store.control.set_message(job_id, "new", None, None),
+        message="old",
     ),
     "note_progress_of": _of_job(
-        JobStatus.RUNNING, lambda store, job_id: store.note_progress_of(job_id, 1, 2, None)
+        JobStatus.RUNNING, lambda store, job_id: store.control.note_progress_of(job_id, 1, 2, None)
     ),
-    "job": _of_job(JobStatus.QUEUED, lambda store, job_id: getattr(store.job(job_id), "status", None)),
-    "status": _of_job(JobStatus.QUEUED, lambda store, job_id: store.status(job_id)),
-    "unfinished": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.unfinished([job_id]))),
-    "find": _of_job(JobStatus.QUEUED, lambda store, _: len(store.find(Selection(), None, 10))),
-    "count_by_status": _of_job(JobStatus.QUEUED, lambda store, _: store.count_by_status()),
-    "events": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.events(job_id))),
-    "ids": _of_job(JobStatus.QUEUED, lambda store, _: len(store.ids(Selection(), Window()))),
-    "page": _of_job(JobStatus.QUEUED, lambda store, _: len(store.page(Selection(), Window(), 10).jobs)),
-    "now": lambda _bench: lambda store: store.now() is not None,
-    "tally": _of_job(JobStatus.QUEUED, lambda store, _: [one.count for one in store.tally()]),
-    "ended_within": _of_job(JobStatus.ERROR, lambda store, _: len(store.ended_within(timedelta(days=1)))),
-    "submitted_within": _of_job(JobStatus.ERROR, lambda store, _: store.submitted_within(timedelta(days=1))),
+    "job": _of_job(
+        JobStatus.QUEUED, lambda store, job_id: getattr(store.queries.job(job_id), "status", None)
+    ),
+    "status": _of_job(JobStatus.QUEUED, lambda store, job_id: store.queries.status(job_id)),
+    "unfinished": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.queries.unfinished([job_id]))),
+    "find": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.find(Selection(), None, 10))),
+    "count_by_status": _of_job(JobStatus.QUEUED, lambda store, _: store.queries.count_by_status()),
+    "events": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.queries.events(job_id))),
+    "ids": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.ids(Selection(), Window()))),
+    "page": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.page(Selection(), Window(), 10).jobs)),
+    "now": lambda _bench: lambda store: store.stats.now() is not None,
+    "tally": _of_job(JobStatus.QUEUED, lambda store, _: [one.count for one in store.stats.tally()]),
+    "ended_within": _of_job(
+        JobStatus.ERROR, lambda store, _: len(store.stats.ended_within(timedelta(days=1)))
+    ),
+    "submitted_within": _of_job(
+        JobStatus.ERROR, lambda store, _: store.stats.submitted_within(timedelta(days=1))
+    ),
     "touched_within": _of_job(
-        JobStatus.ERROR, lambda store, _: len(store.touched_within(timedelta(days=1), 10))
+        JobStatus.ERROR, lambda store, _: len(store.diagnostics.touched_within(timedelta(days=1), 10))
     ),
-    "workers": _of_run(lambda store, _: len(store.workers())),
-    "running": _of_run(lambda store, _: len(store.running(10))),
-    "passes": lambda _bench: lambda store: store.passes(),
-    "durability": lambda _bench: lambda store: store.durability() is not None,
-    "count": _of_job(JobStatus.QUEUED, lambda store, _: store.count([JobStatus.QUEUED], "task")),
-    "count_held": _of_job(HELD, lambda store, _: store.count_held()),
-    "sight": _of_run(lambda store, run: getattr(store.sight(run.job_id), "job", None) is not None),
-    "sights": _of_run(lambda store, run: len(store.sights([run.job_id]))),
-    "stuck": _of_run(lambda store, _: len(store.stuck(timedelta(minutes=1), 3))),
+    "workers": _of_run(lambda store, _: len(store.stats.workers())),
+    "running": _of_run(lambda store, _: len(store.stats.running(10))),
+    "passes": lambda _bench: lambda store: store.stats.passes(),
+    "durability": lambda _bench: lambda store: store.diagnostics.durability() is not None,
+    "count": _of_job(JobStatus.QUEUED, lambda store, _: store.stats.count([JobStatus.QUEUED], "task")),
+    "count_held": _of_job(HELD, lambda store, _: store.diagnostics.count_held()),
+    "details": _of_run(
+        lambda store, run: getattr(store.diagnostics.details(run.job_id), "job", None) is not None
+    ),
+    "details_of": _of_run(lambda store, run: len(store.diagnostics.details_of([run.job_id]))),
+    "stuck": _of_run(lambda store, _: len(store.diagnostics.stuck(timedelta(minutes=1), 3))),
     "prune": _prune,
     "begin_pass for the first time": _begin_first_pass,
     "begin_pass": _begin_pass,
     "expire": _expire,
-    "unheard": _unheard,
-    "reserve": _reserve,
-    "count_queued": _of_job(JobStatus.QUEUED, lambda store, _: store.count_queued(["q"]), queue="q"),
-    "look_later": _of_message(JobStatus.QUEUED, lambda store, one: store.look_later([one])),
+    "unreported_cancels": _unreported_cancels,
+    "reserve_due": _reserve,
+    "count_queued": _of_job(JobStatus.QUEUED, lambda store, _: store.outbox.count_queued(["q"]), queue="q"),
+    "defer_republish": _of_message(JobStatus.QUEUED, lambda store, one: store.outbox.defer_republish([one])),
     "lapsed_workers": _lapsed_workers,
     "reap": _reap,
     "renew for the first time": _renew_first,
     "renew": _renew,
     "retire": _retire,
-    "standings": _of_run(lambda store, run: store.standings(str(run.worker.worker_uid))),
-    "superseded": _of_run(lambda store, run: store.superseded([(run.job_id, run.task_id, run.attempt)])),
+    "runs": _of_run(lambda store, run: store.leases.runs(str(run.worker.worker_uid))),
+    "superseded": _of_run(
+        lambda store, run: store.leases.superseded([(run.job_id, run.task_id, run.attempt)])
+    ),
 }
 
 READS = {
-    "losses_of",
-    "standing",
+    "_lost_count_of",
+    "check",
     "job",
     "status",
     "unfinished",
@@ -392,7 +412,7 @@ READS = {
     "events",
     "count_queued",
     "lapsed_workers",
-    "standings",
+    "runs",
     "superseded",
     # What the command line asks.
     "ids",
@@ -408,8 +428,8 @@ READS = {
     "durability",
     "count",
     "count_held",
-    "sight",
-    "sights",
+    "details",
+    "details_of",
     "stuck",
 }
 """The verbs that change nothing, so they need not be refused."""

@@ -6,7 +6,7 @@ GUARDS = [
     Mutant(
         104,
         "an end whose answer was lost is asked again and refused",
-        "store:_has_ended",
+        "store.runs:_end",
         (DropStatement(("_already_by", "True")),),
         "tests/store/test_fences.py",
     ),
@@ -20,7 +20,7 @@ GUARDS = [
     Mutant(
         106,
         "a resubmit whose answer was lost is asked again and refused",
-        "store.publish:resubmit",
+        "store.control:resubmit",
         (DropStatement(("task_id", "task_id", "True")),),
         "tests/store/test_resubmit.py",
     ),
@@ -70,15 +70,15 @@ GUARDS = [
     Mutant(
         113,
         "a sweep takes rows without reserving them",
-        "store:reserve",
+        "store.publish:_reserve",
         (DropStatement(("update", "due_at")),),
         "tests/store/test_publishing.py tests/store/test_races.py",
     ),
     Mutant(
         114,
         "a loss is not counted",
-        "store:_lose_where",
-        (Drop(("lost_count",), within=("requeued", "lost_count")),),
+        "store:settle_lost",
+        (Drop(("lost_count", "lost_count")),),
         "tests/store/test_leases.py tests/store/test_moves.py",
     ),
     Mutant(
@@ -136,7 +136,7 @@ GUARDS = [
     Mutant(
         122,
         "PostgreSQL's mark Queued knows no attempt",
-        "store:_mark_queued",
+        "store.bulk_statements:mark_queued",
         (Drop(("attempt", "attempt")),),
         "tests/store/test_publishing.py",
     ),
@@ -150,7 +150,7 @@ GUARDS = [
     Mutant(
         124,
         "a late mark Queued undoes what came after its message",
-        "store:_mark_queued",
+        "store.bulk_statements:mark_queued",
         (Drop(("publish_count", "publish_count", "1")),),
         "tests/store/test_publishing.py",
     ),

@@ -34,7 +34,7 @@ RULES = [
     Mutant(
         5,
         "a job whose stop was requested and whose worker is lost becomes Requeued",
-        "store:_lose_where",
+        "store:settle_lost",
         (Drop(("NOT_STAMPED",), within=("NOT_STAMPED", "requeued")),),
         "tests/store/test_leases.py",
     ),
@@ -53,7 +53,7 @@ RULES = [
     Mutant(
         7,
         "an outsider sets Error on a running job and resubmits it",
-        "store:_resubmit",
+        "store.control:resubmit",
         (Drop(("lease_alive",)),),
         "tests/store/test_resubmit.py",
     ),
@@ -61,7 +61,7 @@ RULES = [
         8,
         "resubmit resets attempt",
         "store:_AFRESH",
-        (Replace(("lost_count", "LEFT"), by="{**_, 'attempt': 0}"),),
+        (Replace(("lost_count", "ANEW"), by="{**_, 'attempt': 0}"),),
         "tests/store/test_resubmit.py",
     ),
     Mutant(
@@ -74,7 +74,7 @@ RULES = [
     Mutant(
         10,
         "the claim refuses an expired job, and no statement writes it",
-        "store:_expire",
+        "store.runs:expire",
         (Replace(("moves", "expire"), by="literal(False)"),),
         "tests/store/test_claim.py",
     ),
@@ -140,14 +140,14 @@ RULES = [
     Mutant(
         18,
         "a sweep marks Queued, and nothing looks again",
-        "store:mark_queued",
-        (Replace(("due",), within=("_QUEUED", "due_at"), by="None"),),
+        "store.executors:PortableExecutor.mark_queued",
+        (Replace(("due",), within=("QUEUED", "due_at"), by="None"),),
         "tests/store/test_publishing.py",
     ),
     Mutant(
         19,
         "a claim whose answer was cut off is asked again and refused",
-        "store.runs:_refused",
+        "store.runs:_rejected",
         (DropStatement(("claim_id", "claim_id", "RUNNING")),),
         "tests/store/test_claim.py",
     ),
@@ -176,7 +176,7 @@ RULES = [
         23,
         "a fork waits under a lock that the lease's thread needs",
         "store:_guarded",
-        (Replace(("_apart",), by="True"),),
+        (Replace(("_detached",), by="True"),),
         "tests/test_lease.py",
     ),
     Mutant(

@@ -60,7 +60,7 @@ class Cast:
         return self.run.worker
 
     @property
-    def seat(self) -> ProcessRef:
+    def process(self) -> ProcessRef:
         run = self.run
         return ProcessRef(run.job_id, run.task_id, run.attempt, str(run.worker.worker_uid), run.worker.pid)
 
@@ -100,7 +100,7 @@ def _statuses(settled: list[Any]) -> list[JobStatus]:
 
 
 def _submit(cast: Cast, token: str) -> tuple[bool, JobStatus]:
-    [said] = cast.store.submit([new_job(task_id=token, unique_key=KEY)])
+    [said] = cast.store.inserter.submit([new_job(task_id=token, unique_key=KEY)])
     return said.fresh, said.status
 
 
@@ -112,7 +112,7 @@ def _expect_submit(_cast: Cast, model: Model, _job: ModelJob, token: str) -> tup
 
 def _resubmit(cast: Cast, token: str) -> bool | str:
     try:
-        return cast.store.resubmit(cast.job_id, token, None)
+        return cast.store.control.resubmit(cast.job_id, token, None)
     except InvalidTransitionError:
         return "key"
 
@@ -126,7 +126,7 @@ def _expect_cancel_selected(cast: Cast, model: Model, job: ModelJob, _: str) -> 
 def _claim(by: str) -> Act:
     return Act(
         "claim",
-        lambda cast, _: cast.store.claim(getattr(cast, by), TASK),
+        lambda cast, _: cast.store.runs.claim(getattr(cast, by), TASK),
         lambda cast, model, job, _: model.claim(getattr(cast, by)),
         gone=ClaimRejected(Refusal.UNKNOWN),
         repeated=(ClaimRejected(Refusal.CANCELLED),),  # of a job that has expired: it was cancelled
@@ -136,7 +136,7 @@ def _claim(by: str) -> Act:
 def _end(verb: str, status: JobStatus, message: str, *given: Any) -> Act:
     return Act(
         verb,
-        lambda cast, _: getattr(cast.store, verb)(cast.run, *given),
+        lambda cast, _: getattr(cast.store.runs, verb)(cast.run, *given),
         lambda cast, model, job, _: model.end(cast.run, status, message),
     )
 
@@ -144,7 +144,7 @@ def _end(verb: str, status: JobStatus, message: str, *given: Any) -> Act:
 def _retry(delay: float) -> Act:
     return Act(
         "retry",
-        lambda cast, _: cast.store.retry(cast.run, "{}", None, delay * 60 or None, "again"),
+        lambda cast, _: cast.store.runs.retry(cast.run, "{}", None, delay * 60 or None, "again"),
         lambda cast, model, job, _: model.retry(cast.run, delay),
         gone=None,
     )
@@ -157,7 +157,7 @@ def _settle(verb: str, holder: str) -> Act:
 
     return Act(
         verb,
-        lambda cast, _: _statuses(getattr(cast.store, verb)(getattr(cast, holder), "gone", cast.me)),
+        lambda cast, _: _statuses(getattr(cast.store.recovery, verb)(getattr(cast, holder), "gone", cast.me)),
         expect,
         gone=[],
         repeated=([],),
@@ -167,7 +167,7 @@ def _settle(verb: str, holder: str) -> Act:
 def _cancel(*, terminate: bool) -> Act:
     return Act(
         "cancel",
-        lambda cast, _: cast.store.cancel(cast.job_id, None, terminate=terminate),
+        lambda cast, _: cast.store.control.cancel(cast.job_id, None, terminate=terminate),
         lambda cast, model, job, _: model.cancel(job, terminate),
         gone=None,
     )
@@ -176,7 +176,7 @@ def _cancel(*, terminate: bool) -> Act:
 def _set(status: JobStatus) -> Act:
     return Act(
         "set_status",
-        lambda cast, token: cast.store.set_status(cast.job_id, status, token, None, token),
+        lambda cast, token: cast.store.control.set_status(cast.job_id, status, token, None, token),
         lambda cast, model, job, token: model.set_status(job, status, token, token),
         gone=(None, False),
     )
@@ -185,7 +185,7 @@ def _set(status: JobStatus) -> Act:
 def _about_message(verb: str, expect: Callable[[Model, PendingMessage], Any], *given: Any) -> Act:
     return Act(
         verb,
-        lambda cast, _: getattr(cast.store, verb)([cast.sent], *given),
+        lambda cast, _: getattr(cast.store.outbox, verb)([cast.sent], *given),
         lambda cast, model, job, _: expect(model, cast.sent),
         gone=None,
         skipping=None,
@@ -197,24 +197,24 @@ ACTS: dict[str, Act] = {
     "mark_queued": _about_message("mark_queued", Model.mark_queued),
     "mark_queued late": Act(
         "mark_queued",
-        lambda cast, _: cast.store.mark_queued([cast.late]),
+        lambda cast, _: cast.store.outbox.mark_queued([cast.late]),
         lambda cast, model, job, _: model.mark_queued(cast.late),
         gone=None,
         skipping=None,
     ),
-    "put_off": _about_message("put_off", Model.put_off, "refused"),
-    "look_later": _about_message("look_later", Model.look_later),
+    "defer_unsendable": _about_message("defer_unsendable", Model.defer_unsendable, "refused"),
+    "defer_republish": _about_message("defer_republish", Model.defer_republish),
     "send_back": Act(
         "send_back",
-        lambda cast, _: cast.store.send_back(
+        lambda cast, _: cast.store.runs.send_back(
             cast.job_id, cast.sent.task_id, cast.sent.attempt, TASK, cast.other
         ),
         lambda cast, model, job, _: model.send_back(cast.sent),
         repeated=(False,),
     ),
-    "reserve": Act(
-        "reserve",
-        lambda cast, _: {(one.task_id, one.attempt) for one in cast.store.reserve(10)},
+    "reserve_due": Act(
+        "reserve_due",
+        lambda cast, _: {(one.task_id, one.attempt) for one in cast.store.outbox.reserve_due(10)},
         lambda cast, model, job, _: {
             (model.jobs[job_id].task_id, attempt) for job_id, attempt in model.reserve()
         },
@@ -224,17 +224,17 @@ ACTS: dict[str, Act] = {
     ),
     "release": Act(
         "release",
-        lambda cast, token: cast.store.release(cast.job_id, token, None),
+        lambda cast, token: cast.store.control.release(cast.job_id, token, None),
         lambda cast, model, job, token: model.release(job, token),
     ),
     "resubmit": Act("resubmit", _resubmit, lambda cast, model, job, token: model.resubmit(job, token)),
     "claim": _claim("run"),
     "claim by a rival": _claim("rival"),
     "claim with the next message": _claim("next_run"),
-    "tell_revoked": Act(
-        "tell_revoked",
-        lambda cast, _: cast.store.tell_revoked(cast.job_id, cast.sent.task_id),
-        lambda cast, model, job, _: model.tell_revoked(job, cast.sent.task_id),
+    "mark_revoke_reported": Act(
+        "mark_revoke_reported",
+        lambda cast, _: cast.store.runs.mark_revoke_reported(cast.job_id, cast.sent.task_id),
+        lambda cast, model, job, _: model.mark_revoke_reported(job, cast.sent.task_id),
         repeated=(True,),
     ),
     "finish": _end("finish", FINISHED, "", "1"),
@@ -244,51 +244,51 @@ ACTS: dict[str, Act] = {
     "retry later": _retry(40.5),
     "leave": Act(
         "leave",
-        lambda cast, _: cast.store.leave(cast.run),
+        lambda cast, _: cast.store.runs.leave(cast.run),
         lambda cast, model, job, _: model.leave(cast.run),
         gone=None,
     ),
     "note_progress": Act(
         "note_progress",
-        lambda cast, _: cast.store.note_progress(cast.run, 1, 2),
+        lambda cast, _: cast.store.runs.note_progress(cast.run, 1, 2),
         lambda cast, model, job, _: model.note_progress(job, 1, cast.run),
     ),
     "note_progress_of": Act(
         "note_progress_of",
-        lambda cast, _: cast.store.note_progress_of(cast.job_id, 3, 4, None),
+        lambda cast, _: cast.store.control.note_progress_of(cast.job_id, 3, 4, None),
         lambda cast, model, job, _: model.note_progress(job, 3),
     ),
     "set_message": Act(
         "set_message",
-        lambda cast, token: cast.store.set_message(cast.job_id, token, None, None),
+        lambda cast, token: cast.store.control.set_message(cast.job_id, token, None, None),
         lambda cast, model, job, token: model.set_message(job, token),
         gone=None,
     ),
     "set_message of a run": Act(
         "set_message",
-        lambda cast, token: cast.store.set_message(cast.job_id, token, None, cast.run),
+        lambda cast, token: cast.store.control.set_message(cast.job_id, token, None, cast.run),
         lambda cast, model, job, token: model.set_message(job, token, cast.run),
         gone=None,
     ),
-    "fail_seat": Act(
-        "fail_seat",
-        lambda cast, _: cast.store.fail_seat(cast.seat, FAILURE, cast.me),
-        lambda cast, model, job, _: model.end_seat(cast.seat, ERROR, "ValueError: no good"),
+    "fail_process": Act(
+        "fail_process",
+        lambda cast, _: cast.store.recovery.fail_process(cast.process, FAILURE, cast.me),
+        lambda cast, model, job, _: model.end_process(cast.process, ERROR, "ValueError: no good"),
         repeated=(False,),
     ),
-    "stop_seat": Act(
-        "stop_seat",
-        lambda cast, _: cast.store.stop_seat(cast.seat, "ended", cast.me),
-        lambda cast, model, job, _: model.end_seat(cast.seat, CANCELLED, "ended"),
+    "stop_process": Act(
+        "stop_process",
+        lambda cast, _: cast.store.recovery.stop_process(cast.process, "ended", cast.me),
+        lambda cast, model, job, _: model.end_process(cast.process, CANCELLED, "ended"),
         repeated=(False,),
     ),
     "lose": _settle("lose", "run"),
-    "lose of a seat": _settle("lose", "seat"),
+    "lose of a process": _settle("lose", "process"),
     "give_back": _settle("give_back", "run"),
-    "give_back of a seat": _settle("give_back", "seat"),
+    "give_back of a process": _settle("give_back", "process"),
     "give_back_all": Act(
         "give_back_all",
-        lambda cast, _: _statuses(cast.store.give_back_all(cast.me, "gone")),
+        lambda cast, _: _statuses(cast.store.recovery.give_back_all(cast.me, "gone")),
         lambda cast, model, job, _: model.give_back_all(str(cast.me.worker_uid)),
         of_job=False,
         repeated=([],),
@@ -297,13 +297,15 @@ ACTS: dict[str, Act] = {
     "cancel and terminate": _cancel(terminate=True),
     "cancel of a round": Act(
         "cancel",
-        lambda cast, _: cast.store.cancel(cast.job_id, None, terminate=False, task_id=cast.late.task_id),
+        lambda cast, _: cast.store.control.cancel(
+            cast.job_id, None, terminate=False, task_id=cast.late.task_id
+        ),
         lambda cast, model, job, _: model.cancel(job, False) if job.task_id == cast.late.task_id else None,
         gone=None,
     ),
     "cancel_selected": Act(
         "cancel_selected",
-        lambda cast, _: cast.store.cancel_selected(Selection(ids=(cast.job_id,))),
+        lambda cast, _: cast.store.control.cancel_selected(Selection(ids=(cast.job_id,))),
         _expect_cancel_selected,
         gone=0,
         repeated=(0,),
@@ -314,23 +316,23 @@ ACTS: dict[str, Act] = {
     "set Cancelled": _set(CANCELLED),
     "expire": Act(
         "expire",
-        lambda cast, _: cast.store.expire(),
+        lambda cast, _: cast.store.sweep.expire(),
         lambda cast, model, job, _: model.expire(),
         of_job=False,
         skipping=0,
         repeated=(0,),
     ),
-    "unheard": Act(
-        "unheard",
-        lambda cast, _: sorted(lost.job_id for lost in cast.store.unheard(10)),
-        lambda cast, model, job, _: model.unheard(),
+    "unreported_cancels": Act(
+        "unreported_cancels",
+        lambda cast, _: sorted(lost.job_id for lost in cast.store.sweep.unreported_cancels(10)),
+        lambda cast, model, job, _: model.unreported_cancels(),
         of_job=False,
         skipping=[],
         repeated=([],),
     ),
     "prune": Act(
         "prune",
-        lambda cast, _: cast.store.prune(timedelta(days=1)),
+        lambda cast, _: cast.store.sweep.prune(timedelta(days=1)),
         lambda cast, model, job, _: model.prune(24 * 60),
         of_job=False,
         skipping=0,
@@ -338,14 +340,14 @@ ACTS: dict[str, Act] = {
     ),
     "begin_pass": Act(
         "begin_pass",
-        lambda cast, _: cast.store.begin_pass(),
+        lambda cast, _: cast.store.sweep.begin_pass(),
         lambda cast, model, job, _: model.begin_pass(),
         of_job=False,
         repeated=(None,),
     ),
     "reap": Act(
         "reap",
-        lambda cast, _: _statuses(cast.store.reap(str(cast.me.worker_uid))),
+        lambda cast, _: _statuses(cast.store.leases.reap(str(cast.me.worker_uid))),
         lambda cast, model, job, _: list(model.reap(str(cast.me.worker_uid), cast.me.name).values()),
         of_job=False,
         skipping=[],
@@ -353,14 +355,14 @@ ACTS: dict[str, Act] = {
     ),
     "renew": Act(
         "renew",
-        lambda cast, _: cast.store.renew(cast.me),
+        lambda cast, _: cast.store.leases.renew(cast.me),
         lambda cast, model, job, _: model.renew(str(cast.me.worker_uid)),
         of_job=False,
         repeated=(True,),
     ),
     "retire": Act(
         "retire",
-        lambda cast, _: cast.store.retire(cast.me),
+        lambda cast, _: cast.store.leases.retire(cast.me),
         lambda cast, model, job, _: model.retire(str(cast.me.worker_uid)),
         of_job=False,
     ),

@@ -4,6 +4,7 @@ Nothing sleeps here: `pass_time` moves every moment in the rows back, which to t
 same as the database's clock moving on.
 """
 
+import copy
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ from jobhandle_celery.store import (
     Store,
     Worker,
     engine_maker,
+    gate,
 )
-from jobhandle_celery.store.records import MESSAGE_COLUMNS, outgoing
+from jobhandle_celery.store.records import MESSAGE_COLUMNS, pending_message
 
 TASK = "shop.thumbnail"
 GRACE = timedelta(minutes=1)
@@ -71,7 +73,7 @@ class Placed:
 class Bench:
     """A store in a namespace, and what a test does to it; a door that is given stays open for others."""
 
-    def __init__(self, url: str, door: Database | None = None, **settings: Any) -> None:
+    def __init__(self, url: str, database: Database | None = None, **settings: Any) -> None:
         self.url = url
         long = {
             "lease": LEASE,
@@ -80,32 +82,36 @@ class Bench:
             "republish_after": PATIENCE,
         }
         self.settings = Settings(**long | settings)
-        self.door = door or Database(engine_maker(url), self.settings)
-        self.store = Store(self.door, self.settings)
-        self._doors_owner = door is None
+        self.database = (
+            Database(engine_maker(url), self.settings)
+            if database is None
+            else _with_settings(database, self.settings)
+        )
+        self.store = Store(self.database)
+        self._owns_database = database is None
 
     def close(self) -> None:
-        if self._doors_owner:
-            self.door.close()
+        if self._owns_database:
+            self.database.close()
 
     # Jobs.
 
     def submit(self, **given: Any) -> int:
-        return self.store.submit([new_job(**given)])[0].job_id
+        return self.store.inserter.submit([new_job(**given)])[0].job_id
 
     def queue(self, job_id: int) -> None:
-        self.store.mark_queued([self.message(job_id)])
+        self.store.outbox.mark_queued([self.message(job_id)])
 
     def message(self, job_id: int) -> PendingMessage:
         """Return the message that a publisher would make of the row now, whether it may or not."""
-        with self.door.reading() as connection:
-            row = self.store.execute(connection, select(*MESSAGE_COLUMNS).where(job.c.id == job_id)).one()
-            return outgoing(row)
+        with self.database.autocommit() as connection:
+            row = connection.execute(select(*MESSAGE_COLUMNS).where(job.c.id == job_id)).one()
+            return pending_message(row)
 
     def worker(self, name: str = "w1", *, pid: int = 100) -> Worker:
         """Return a new worker that has a lease."""
         me = Worker(name, str(uuid.uuid4()), pid)
-        self.store.renew(me)
+        self.store.leases.renew(me)
         return me
 
     def key(self, job_id: int, by: Worker) -> Run:
@@ -116,12 +122,12 @@ class Bench:
     def run(self, job_id: int, by: Worker | None = None) -> Run:
         """Win the row."""
         run = self.key(job_id, by or self.worker())
-        won = self.store.claim(run, TASK)
+        won = self.store.runs.claim(run, TASK)
         assert not isinstance(won, ClaimRejected), won
         return won
 
     def release(self, job_id: int, username: str | None = None) -> bool:
-        return self.store.release(job_id, str(uuid.uuid4()), username)
+        return self.store.control.release(job_id, str(uuid.uuid4()), username)
 
     def place(self, state: str, **given: Any) -> Placed:
         """Bring a new job into a status, by the verbs that lead there; a Waiting one is due."""
@@ -141,15 +147,15 @@ class Bench:
         run = self.run(job_id)
         match state:
             case JobStatus.REQUEUED:
-                self.store.retry(run, "{}", None, None, "again")
+                self.store.runs.retry(run, "{}", None, None, "again")
             case JobStatus.FINISHED | JobStatus.RESUBMITTED:
-                self.store.finish(run, "1")
+                self.store.runs.finish(run, "1")
             case JobStatus.ERROR:
-                self.store.fail(run, FAILURE)
+                self.store.runs.fail(run, FAILURE)
             case JobStatus.CANCELLED:
-                self.store.stop(run, "")
+                self.store.runs.stop(run, "")
         if state == JobStatus.RESUBMITTED:
-            assert self.store.resubmit(job_id, str(uuid.uuid4()), None)
+            assert self.store.control.resubmit(job_id, str(uuid.uuid4()), None)
         assert self.status(job_id) == state
         return Placed(job_id, run)
 
@@ -157,8 +163,8 @@ class Bench:
 
     def row(self, job_id: int) -> Row:
         """Return all columns of a job."""
-        with self.door.reading() as connection:
-            row = self.store.execute(connection, select(job).where(job.c.id == job_id)).mappings().one()
+        with self.database.autocommit() as connection:
+            row = connection.execute(select(job).where(job.c.id == job_id)).mappings().one()
             return dict(row)
 
     def status(self, job_id: int) -> JobStatus:
@@ -166,17 +172,17 @@ class Bench:
         return status
 
     def events(self, job_id: int) -> list[JobStatus]:
-        return [event.status for event in self.store.events(job_id)]
+        return [event.status for event in self.store.queries.events(job_id)]
 
     def write(self, job_id: int, **columns: Any) -> None:
         """Rewrite columns of a row by hand, past every guard."""
-        with self.door.transaction() as connection:
-            self.store.execute(connection, update(job).where(job.c.id == job_id).values(columns))
+        with self.database.transaction() as connection:
+            connection.execute(update(job).where(job.c.id == job_id).values(columns))
 
     def ahead(self, moment: datetime) -> timedelta:
         """Return how far ahead of the database's clock a moment is."""
-        with self.door.reading() as connection:
-            now: datetime = self.store.execute(connection, select(clock())).scalar_one()
+        with self.database.autocommit() as connection:
+            now: datetime = connection.execute(select(clock())).scalar_one()
             return moment - now
 
     def due_in(self, job_id: int) -> timedelta | None:
@@ -187,37 +193,47 @@ class Bench:
 
     def pass_time(self, **amount: float) -> None:
         """Let time pass, for every row of this namespace."""
-        with self.door.transaction() as connection:
-            dialect = connection.dialect.name
+        with self.database.transaction() as connection:
+            dialect = self.database.dialect
             given = {"here": self.settings.namespace, "passed": _passed(dialect, timedelta(**amount))}
             for statement in _put_back(dialect):
-                connection.execute(statement, given, execution_options=self.door.options)
+                connection.execute(statement, given)
 
     def trust_leases(self) -> None:
         """Have it so that passes have followed each other closely for longer than a lease, up to now."""
         long_ago = clock(-2 * self.settings.lease)
-        self.store.begin_pass()  # makes the row, should this be the first
+        self.store.sweep.begin_pass()  # makes the row, should this be the first
         mine = sweep.c.namespace == self.settings.namespace
-        with self.door.transaction() as connection:
+        with self.database.transaction() as connection:
             trusted = update(sweep).where(mine).values(last_pass_at=clock(), unbroken_since=long_ago)
-            self.store.execute(connection, trusted)
+            connection.execute(trusted)
 
     def lapsed_workers(self) -> list[str]:
         self.trust_leases()
-        return self.store.lapsed_workers()
+        return self.store.leases.lapsed_workers()
 
     def reap(self, worker_uid: str) -> list[Lost]:
         self.trust_leases()
-        return self.store.reap(worker_uid)
+        return self.store.leases.reap(worker_uid)
 
     def pass_steadily(self, passed: timedelta) -> bool | None:
         """Let time pass while sweeps follow each other closely; return what the last one said of leases."""
         step = self.settings.unbroken / 2
-        believed = self.store.begin_pass()
+        believed = self.store.sweep.begin_pass()
         for _ in range(int(passed / step) + 1):
             self.pass_time(seconds=step.total_seconds())
-            believed = self.store.begin_pass()
+            believed = self.store.sweep.begin_pass()
         return believed
+
+
+def _with_settings(database: Database, settings: Settings) -> Database:
+    """Return the same connections for other settings: a new engine for each test costs time."""
+    other = copy.copy(database)
+    other._engine = database.engine
+    other.settings = settings
+    vars(other).pop("_setting_params", None)
+    gate.register(other)
+    return other
 
 
 def new_job(**given: Any) -> NewJob:

@@ -55,13 +55,13 @@ CommonDoor = Callable[[str, str], Database]
 @pytest.fixture(scope="session")
 def common_door() -> Iterator[CommonDoor]:
     """The doors to the common databases: `common_door(url, whose)`."""
-    doors: dict[tuple[str, str], Database] = {}
+    databases: dict[tuple[str, str], Database] = {}
 
-    def door(url: str, whose: str) -> Database:
-        return doors.setdefault((url, whose), Database(engine_maker(url), Settings()))
+    def database(url: str, whose: str) -> Database:
+        return databases.setdefault((url, whose), Database(engine_maker(url), Settings()))
 
-    yield door
-    for one in doors.values():
+    yield database
+    for one in databases.values():
         one.close()
 
 

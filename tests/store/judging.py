@@ -71,7 +71,7 @@ _LEASES = select(worker, _NOW).where(worker.c.namespace == bindparam("here"))
 
 def look(bench: Bench) -> Found:
     here = {"here": bench.settings.namespace}
-    with bench.door.reading() as connection:
+    with bench.database.autocommit() as connection:
         jobs = {row.task_id: dict(row._mapping) for row in connection.execute(_JOBS, here)}
         events: dict[str, list[JobStatus]] = {task_id: [] for task_id in jobs}
         for task_id, status in connection.execute(_EVENTS, here):

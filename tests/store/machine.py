@@ -48,11 +48,11 @@ class StoreMachine(RuleBasedStateMachine):
     either = st.sampled_from([0, 1])
     delays = st.sampled_from([0, 3.5, 40.5])
 
-    def __init__(self, url: str, door: Database, cutter: Cutter) -> None:
+    def __init__(self, url: str, database: Database, cutter: Cutter) -> None:
         """Begin in a namespace of its own; the door, and what cuts its connections, serve run after run."""
         super().__init__()
         self.now = time.monotonic()
-        self.bench = Bench(url, door, namespace=str(uuid.uuid4()), **DURATIONS)
+        self.bench = Bench(url, database, namespace=str(uuid.uuid4()), **DURATIONS)
         self.store = self.bench.store
         self.cutter = cutter
         self.model = Model()
@@ -91,7 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
             scheduled_for=minutes(delay),
             expires=minutes(life),
         )
-        [said] = self.store.submit([new])
+        [said] = self.store.inserter.submit([new])
         if there:
             assert (said.job_id, said.status, said.fresh) == (there.job_id, there.status, False)
             return multiple()
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         return multiple(*sent)
 
     def outgoing(self, job_id: int) -> list[PendingMessage]:
-        sent = self.store.outgoing([job_id])
+        sent = self.store.outbox.reserve([job_id])
         assert bool(sent) == self.model.outgoing(self.of(job_id))
         return sent
 
@@ -121,34 +121,38 @@ class StoreMachine(RuleBasedStateMachine):
         return message
 
     def mark(self, sent: list[PendingMessage]) -> None:
-        self.store.mark_queued(sent)
+        self.store.outbox.mark_queued(sent)
         for message in sent:
             self.model.mark_queued(message)
 
     @rule(target=unmarked)
     def sweep(self) -> Any:
-        reserved = self.store.reserve(100)
+        reserved = self.store.outbox.reserve_due(100)
         assert {(message.job_id, message.attempt) for message in reserved} == self.model.reserve()
         return multiple(*reserved)
 
-    @rule(message=messages, by=either, verb=st.sampled_from(["look_later", "send_back", "tell_revoked"]))
+    @rule(
+        message=messages,
+        by=either,
+        verb=st.sampled_from(["defer_republish", "send_back", "mark_revoke_reported"]),
+    )
     def something_about_a_message(self, message: PendingMessage, by: int, verb: str) -> None:
         job_id, task_id = message.job_id, message.task_id
         match verb:
-            case "look_later":
-                self.store.look_later([message])
-                self.model.look_later(message)
+            case "defer_republish":
+                self.store.outbox.defer_republish([message])
+                self.model.defer_republish(message)
             case "send_back":
-                said = self.store.send_back(job_id, task_id, message.attempt, TASK, self.workers[by])
+                said = self.store.runs.send_back(job_id, task_id, message.attempt, TASK, self.workers[by])
                 assert said == self.model.send_back(message)
             case _:
-                said = self.store.tell_revoked(job_id, task_id)
-                assert said == self.model.tell_revoked(self.of(job_id), task_id)
+                said = self.store.runs.mark_revoke_reported(job_id, task_id)
+                assert said == self.model.mark_revoke_reported(self.of(job_id), task_id)
 
     @rule(job_id=jobs)
     def release(self, job_id: int) -> None:
         token = str(uuid.uuid4())
-        assert self.store.release(job_id, token, None) == self.model.release(self.of(job_id), token)
+        assert self.store.control.release(job_id, token, None) == self.model.release(self.of(job_id), token)
 
     @rule(job_id=jobs)
     def resubmit(self, job_id: int) -> None:
@@ -158,24 +162,27 @@ class StoreMachine(RuleBasedStateMachine):
         task_id = str(uuid.uuid4())
         said: bool | str
         try:
-            said = self.store.resubmit(job_id, task_id, None)
+            said = self.store.control.resubmit(job_id, task_id, None)
         except InvalidTransitionError:
             said = "key"
         assert said == self.model.resubmit(self.of(job_id), task_id)
 
     @rule()
     def expire(self) -> None:
-        assert self.store.expire() == self.model.expire()
+        assert self.store.sweep.expire() == self.model.expire()
 
     @rule()
-    def unheard(self) -> None:
-        assert sorted(lost.job_id for lost in self.store.unheard(1_000)) == self.model.unheard()
+    def unreported_cancels(self) -> None:
+        assert (
+            sorted(lost.job_id for lost in self.store.sweep.unreported_cancels(1_000))
+            == self.model.unreported_cancels()
+        )
 
     # Workers.
 
     def win(self, message: PendingMessage, by: int) -> Run | None:
         run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), self.workers[by])
-        said = self.store.claim(run, TASK)
+        said = self.store.runs.claim(run, TASK)
         assert said == self.model.claim(run)
         if isinstance(said, ClaimRejected):
             return None
@@ -199,9 +206,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def say_end(self, run: Run, status: JobStatus) -> None:
         verbs = {
-            JobStatus.FINISHED: lambda: self.store.finish(run, "1"),
-            JobStatus.ERROR: lambda: self.store.fail(run, FAILURE),
-            JobStatus.CANCELLED: lambda: self.store.stop(run, ""),
+            JobStatus.FINISHED: lambda: self.store.runs.finish(run, "1"),
+            JobStatus.ERROR: lambda: self.store.runs.fail(run, FAILURE),
+            JobStatus.CANCELLED: lambda: self.store.runs.stop(run, ""),
         }
         words = "ValueError: no good" if status is JobStatus.ERROR else ""
         assert verbs[status]() == self.model.end(run, status, words)
@@ -213,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.say_retry(run, delay)
 
     def say_retry(self, run: Run, delay: float) -> None:
-        said = self.store.retry(run, "{}", None, delay * 60 if delay else None, "again")
+        said = self.store.runs.retry(run, "{}", None, delay * 60 if delay else None, "again")
         assert said == self.model.retry(run, delay)
 
     @rule(job_id=jobs, delay=delays)
@@ -228,7 +235,7 @@ class StoreMachine(RuleBasedStateMachine):
     def cut_off(self, job_id: int, age: int, lost: bool, last_word: JobStatus | None) -> None:
         if (run := self.run_of(job_id, age)) is None:
             return
-        settle = self.store.lose if lost else self.store.give_back
+        settle = self.store.recovery.lose if lost else self.store.recovery.give_back
         expected = self.model.lose(run, "gone") if lost else self.model.give_back(run)
         assert [one.status for one in settle(run, "gone", run.worker)] == expected
         if last_word:
@@ -241,14 +248,14 @@ class StoreMachine(RuleBasedStateMachine):
         holds = self.of(job_id).is_held_by(run)
         match verb:
             case "leave":
-                self.store.leave(run)
+                self.store.runs.leave(run)
                 self.model.leave(run)
             case "claim":
-                assert self.store.claim(run, TASK) == self.model.claim(run)
+                assert self.store.runs.claim(run, TASK) == self.model.claim(run)
             case _:
                 stop = not holds or self.of(job_id).stamped
-                assert self.store.standing(run) == (holds, stop)
-                assert self.store.note_progress(run, 1, 2) == self.model.note_progress(
+                assert self.store.runs.check(run) == (holds, stop)
+                assert self.store.runs.note_progress(run, 1, 2) == self.model.note_progress(
                     self.of(job_id), 1, run
                 )
 
@@ -256,13 +263,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, terminate=st.booleans())
     def cancel(self, job_id: int, terminate: bool) -> None:
-        said = self.store.cancel(job_id, None, terminate=terminate)
+        said = self.store.control.cancel(job_id, None, terminate=terminate)
         assert said == self.model.cancel(self.of(job_id), terminate)
 
     @rule(job_id=jobs, status=st.sampled_from(sorted(SETTABLE)), again=st.booleans())
     def set_status(self, job_id: int, status: JobStatus, again: bool) -> None:
         token = str(uuid.uuid4())
-        said = self.store.set_status(job_id, status, token, None, None)
+        said = self.store.control.set_status(job_id, status, token, None, None)
         assert said == self.model.set_status(self.of(job_id), status, token)
         if again:
             self.send_round_again(job_id)
@@ -325,7 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
     # Leases and time.
 
     def renew(self, one: Worker) -> None:
-        assert self.store.renew(one) == self.model.renew(str(one.worker_uid))
+        assert self.store.leases.renew(one) == self.model.renew(str(one.worker_uid))
 
     @rule(by=either, verb=st.sampled_from(["renew", "retire", "reap"]))
     def something_about_a_lease(self, by: int, verb: str) -> None:
@@ -334,7 +341,7 @@ class StoreMachine(RuleBasedStateMachine):
             case "renew":
                 self.renew(self.workers[by])
             case "retire":
-                self.store.retire(self.workers[by])
+                self.store.leases.retire(self.workers[by])
                 self.model.retire(boot)
             case _:
                 assert set(self.bench.lapsed_workers()) == self.model.lapsed()
@@ -374,7 +381,7 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for job_id, expected in self.model.jobs.items():
             assert all(map(legal, expected.events, expected.events[1:])), expected.events
-            holding = [run for run in self.won if run.job_id == job_id and self.store.standing(run)[0]]
+            holding = [run for run in self.won if run.job_id == job_id and self.store.runs.check(run)[0]]
             assert len(holding) <= 1, "one live claim"
         self.nothing_is_stranded()
 
@@ -383,14 +390,14 @@ class StoreMachine(RuleBasedStateMachine):
         me = Worker("the last", str(uuid.uuid4()), 1)
         for _ in range(4):
             self.bench.pass_time(hours=2)
-            self.store.renew(me)
+            self.store.leases.renew(me)
             for worker_uid in self.bench.lapsed_workers():
                 self.bench.reap(worker_uid)
-            self.store.expire()
-            for message in self.store.reserve(100):
+            self.store.sweep.expire()
+            for message in self.store.outbox.reserve_due(100):
                 run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
-                if not isinstance(self.store.claim(run, TASK), ClaimRejected):
-                    assert self.store.finish(run, "1")
+                if not isinstance(self.store.runs.claim(run, TASK), ClaimRejected):
+                    assert self.store.runs.finish(run, "1")
         for job_id in self.model.jobs:
             row = self.bench.row(job_id)
             held = row["status_id"] is JobStatus.WAITING and row["not_before"] is None

@@ -120,12 +120,12 @@ class Model:
             self.become(job, QUEUED, silent=True)
             job.due, job.sent = self._patient(job), job.sent + 1
 
-    def look_later(self, message: PendingMessage) -> None:
+    def defer_republish(self, message: PendingMessage) -> None:
         job = self.jobs[message.job_id]
         if job.waits_for(message) and job.status is QUEUED and self._soon(job):
             job.due = self._patient(job)
 
-    def put_off(self, message: PendingMessage) -> None:
+    def defer_unsendable(self, message: PendingMessage) -> None:
         job = self.jobs[message.job_id]
         if job.waits_for(message) and self._soon(job):
             job.events.append(job.status)
@@ -186,7 +186,7 @@ class Model:
     def _let_it_be_heard(self, job: ModelJob) -> None:
         job.due = self.now + PATIENCE if job.sent or job.attempt else None
 
-    def unheard(self) -> list[int]:
+    def unreported_cancels(self) -> list[int]:
         """Return the cancelled jobs that a message was once sent for, and nobody has met it since."""
         over = [
             job
@@ -263,10 +263,10 @@ class Model:
         if job.status is not RUNNING and (job.task_id, job.attempt) == (run.task_id, run.attempt):
             job.boot = None
 
-    def end_seat(self, seat: ProcessRef, status: JobStatus, message: str) -> bool:
+    def end_process(self, process: ProcessRef, status: JobStatus, message: str) -> bool:
         """End the run of a child that is gone."""
-        job = self.jobs[seat.job_id]
-        if not job.is_held_by(seat):
+        job = self.jobs[process.job_id]
+        if not job.is_held_by(process):
             return False
         self.settle(job, status, None, message)
         job.told = job.told or status is CANCELLED
@@ -279,14 +279,14 @@ class Model:
     def give_back_all(self, boot: str) -> list[JobStatus]:
         return [self._cut_off(job) for job in self._running(self.jobs.values(), boot)]
 
-    def lose(self, holder: Run | ProcessRef, because: str) -> list[JobStatus]:
+    def lose(self, holder: Run | ProcessRef, reason: str) -> list[JobStatus]:
         job = self.jobs[holder.job_id]
-        return [self._lost(job, because)] if job.is_held_by(holder) else []
+        return [self._lost(job, reason)] if job.is_held_by(holder) else []
 
-    def _lost(self, job: ModelJob, because: str) -> JobStatus:
+    def _lost(self, job: ModelJob, reason: str) -> JobStatus:
         job.lost_count += not job.stamped
         if not job.stamped and job.lost_count >= job.max_attempts:
-            self.settle(job, ERROR, None, because + FOR_GOOD)
+            self.settle(job, ERROR, None, reason + FOR_GOOD)
             return ERROR
         return self._cut_off(job)
 
@@ -349,7 +349,7 @@ class Model:
             job.claim = token  # but its worker stays named until the body has left
         return previous is RUNNING
 
-    def tell_revoked(self, job: ModelJob, task_id: str) -> bool:
+    def mark_revoke_reported(self, job: ModelJob, task_id: str) -> bool:
         first = job.status is CANCELLED and job.task_id == task_id and not job.told
         job.told = job.told or first
         if first:
@@ -383,8 +383,8 @@ class Model:
         if boot not in self.lapsed():
             return {}
         del self.leases[boot]
-        because = f"the worker {name} was lost"
-        return {job.job_id: self._lost(job, because) for job in self._running(self.jobs.values(), boot)}
+        reason = f"the worker {name} was lost"
+        return {job.job_id: self._lost(job, reason) for job in self._running(self.jobs.values(), boot)}
 
     def _running(self, jobs: Iterable[ModelJob], boot: str) -> list[ModelJob]:
         return [job for job in jobs if job.status is RUNNING and job.boot == boot]

@@ -45,8 +45,8 @@ class ModelJob:
         """Say whether a run still holds the row; of a seat, whether the row names its worker."""
         if isinstance(holder, Run):
             return self.status is RUNNING and self.was_last(holder)
-        seat = (holder.task_id, holder.attempt, holder.worker_uid)
-        return self.status is RUNNING and (self.task_id, self.attempt, self.boot) == seat
+        process = (holder.task_id, holder.attempt, holder.worker_uid)
+        return self.status is RUNNING and (self.task_id, self.attempt, self.boot) == process
 
     def was_last(self, run: Run) -> bool:
         return (self.task_id, self.attempt, self.claim) == (run.task_id, run.attempt, run.claim_id)

@@ -44,7 +44,7 @@ SCENES: dict[str, Scene] = {
     "Waiting for long": Scene(given={"delay": 40.5}),
     "Held": Scene(given={"held": True}),
     "Queued": Scene(("mark_queued", 16)),
-    "Queued, reserved": Scene(("mark_queued", 16, "reserve")),
+    "Queued, reserved": Scene(("mark_queued", 16, "reserve_due")),
     "Queued, expired": Scene(("mark_queued", 8), given={"life": 7.5}),
     "Running": Scene(("claim",)),
     "Running, asked to stop": Scene(("claim", "cancel")),
@@ -64,7 +64,7 @@ SCENES: dict[str, Scene] = {
 
 def staged(bench: Bench, scene: Scene) -> World:
     """Let a scene happen, in a namespace of its own; store and model must agree at each step."""
-    own = Bench(bench.url, bench.door, namespace=str(uuid.uuid4()), **DURATIONS)
+    own = Bench(bench.url, bench.database, namespace=str(uuid.uuid4()), **DURATIONS)
     world = World(own, scene.given)
     for step in scene.steps:
         if isinstance(step, str):

@@ -53,7 +53,7 @@ def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender) 
 
     The slow one goes on when the quick one is through, or waits for a lock.
     """
-    with Watch(bench.door.engine) as watch, ThreadPoolExecutor(2) as pool:
+    with Watch(bench.database.engine) as watch, ThreadPoolExecutor(2) as pool:
         pause = Pause(number)
         first = pool.submit(watch.by, pause.at, slow)
         first.add_done_callback(lambda _: pause.arrived.set())
@@ -70,7 +70,7 @@ def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender) 
 def steps(bench: Bench, contender: Contender) -> int:
     """Return how many statements it makes, its commit among them."""
     made: list[str] = []
-    with Watch(bench.door.engine) as watch:
+    with Watch(bench.database.engine) as watch:
         watch.by(made.append, contender)
     return len(made)
 
@@ -133,9 +133,8 @@ class Watch:
 @contextmanager
 def locked(bench: Bench, table: Table) -> Iterator[None]:
     """Hold the rows of this namespace; on SQLite, the whole database."""
-    with bench.door.transaction() as connection:
-        bench.store.execute(
-            connection,
+    with bench.database.transaction() as connection:
+        connection.execute(
             table.select().where(table.c.namespace == bench.settings.namespace).with_for_update(),
         )
         yield
@@ -143,15 +142,15 @@ def locked(bench: Bench, table: Table) -> Iterator[None]:
 
 def has_lines(bench: Bench) -> bool:
     """Say whether its database lets those who wait for a row have it in turn."""
-    return bench.door.engine.dialect.name != "sqlite"
+    return bench.database.engine.dialect.name != "sqlite"
 
 
 def waiting(bench: Bench) -> int:
     """Return how many connections to this database wait for a lock."""
-    with bench.door.reading() as connection:
-        if bench.door.engine.dialect.name == "postgresql":
-            return int(connection.exec_driver_sql(_WAITING_ON_POSTGRESQL).scalar_one())
-        return _waiting_on_mariadb(connection)
+    with bench.database.autocommit() as connection:
+        if bench.database.engine.dialect.name == "postgresql":
+            return int(connection.connection.exec_driver_sql(_WAITING_ON_POSTGRESQL).scalar_one())
+        return _waiting_on_mariadb(connection.connection)
 
 
 def is_waiting(bench: Bench, watch: Watch) -> bool:

@@ -16,13 +16,13 @@ FINISHED, ERROR = JobStatus.FINISHED, JobStatus.ERROR
 
 
 def cancel(bench: Bench, job_id: int, *, terminate: bool = False) -> JobStatus | None:
-    return bench.store.cancel(job_id, None, terminate=terminate)
+    return bench.store.control.cancel(job_id, None, terminate=terminate)
 
 
 def set_status(
     bench: Bench, job_id: int, status: JobStatus, message: str | None = None, username: str | None = None
 ) -> tuple[JobStatus | None, bool]:
-    return bench.store.set_status(job_id, status, str(uuid.uuid4()), username, message)
+    return bench.store.control.set_status(job_id, status, str(uuid.uuid4()), username, message)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -43,7 +43,7 @@ def test_a_running_job_that_is_cancelled_is_asked_to_stop_and_stays_running(benc
     after = bench.row(run.job_id)
     assert after.pop("cancel_requested") is not None
     assert after.items() <= before.items()
-    event = bench.store.events(run.job_id)[-1]
+    event = bench.store.queries.events(run.job_id)[-1]
     assert (event.status, event.message) == (RUNNING, "asked to stop")
 
 
@@ -64,7 +64,7 @@ def test_a_cancelled_job_has_no_start_and_a_message_that_its_caller_gave(bench: 
     cancel(bench, job_id)
     row = bench.row(job_id)
     assert (row["started"], row["message"]) == (None, "from the importer")
-    assert bench.store.events(job_id)[-1].message == "cancelled before it was started"
+    assert bench.store.queries.events(job_id)[-1].message == "cancelled before it was started"
 
 
 def test_a_cancel_of_an_unknown_job_is_told_so(bench: Bench) -> None:
@@ -73,14 +73,18 @@ def test_a_cancel_of_an_unknown_job_is_told_so(bench: Bench) -> None:
 
 Act = Callable[[Bench, int, str], Any]
 ACTS: dict[str, Act] = {
-    "cancel": lambda bench, job_id, who: bench.store.cancel(job_id, who, terminate=False),
-    "status": lambda bench, job_id, who: bench.store.status(job_id, who),
-    "job": lambda bench, job_id, who: bench.store.job(job_id, who),
-    "set_message": lambda bench, job_id, who: bench.store.set_message(job_id, "mine", who, None),
-    "set_status": lambda bench, job_id, who: bench.store.set_status(job_id, CANCELLED, "t", who, "x")[0],
+    "cancel": lambda bench, job_id, who: bench.store.control.cancel(job_id, who, terminate=False),
+    "status": lambda bench, job_id, who: bench.store.queries.status(job_id, who),
+    "job": lambda bench, job_id, who: bench.store.queries.job(job_id, who),
+    "set_message": lambda bench, job_id, who: bench.store.control.set_message(job_id, "mine", who, None),
+    "set_status": lambda bench, job_id, who: bench.store.control.set_status(job_id, CANCELLED, "t", who, "x")[
+        0
+    ],
     "release": lambda bench, job_id, who: bench.release(job_id, who) or None,
-    "resubmit": lambda bench, job_id, who: bench.store.resubmit(job_id, str(uuid.uuid4()), who) or None,
-    "events": lambda bench, job_id, who: bench.store.events(job_id, who) or None,
+    "resubmit": lambda bench, job_id, who: (
+        bench.store.control.resubmit(job_id, str(uuid.uuid4()), who) or None
+    ),
+    "events": lambda bench, job_id, who: bench.store.queries.events(job_id, who) or None,
 }
 
 
@@ -138,9 +142,9 @@ def test_an_expired_job_cannot_be_taken_by_hand(bench: Bench) -> None:
 def test_who_asks_twice_with_one_token_is_told_the_same(bench: Bench, status: JobStatus) -> None:
     """The answer to the first commit was lost."""
     job_id, token = bench.place(RUNNING if status.final else JobStatus.QUEUED).job_id, str(uuid.uuid4())
-    assert bench.store.set_status(job_id, status, token, None, None)[1]
+    assert bench.store.control.set_status(job_id, status, token, None, None)[1]
     row, events = bench.row(job_id), bench.events(job_id)
-    previous, moved = bench.store.set_status(job_id, status, token, None, None)
+    previous, moved = bench.store.control.set_status(job_id, status, token, None, None)
     assert (previous, moved) == (RUNNING, True)
     assert (bench.row(job_id), bench.events(job_id)) == (row, events)
 
@@ -148,25 +152,25 @@ def test_who_asks_twice_with_one_token_is_told_the_same(bench: Bench, status: Jo
 def test_an_outsiders_end_takes_the_claim_away_from_the_body(bench: Bench) -> None:
     run = bench.run(bench.submit())
     set_status(bench, run.job_id, ERROR)
-    assert bench.store.standing(run) == (False, True)
-    assert not bench.store.finish(run, "1")
+    assert bench.store.runs.check(run) == (False, True)
+    assert not bench.store.runs.finish(run, "1")
 
 
 def test_a_message_replaces_the_previous_one_and_touches_nothing_else(bench: Bench) -> None:
     job_id = bench.submit(message="first")
     row = bench.row(job_id)
-    assert bench.store.set_message(job_id, "second", None, None) == "first"
+    assert bench.store.control.set_message(job_id, "second", None, None) == "first"
     assert bench.row(job_id) == row | {"message": "second"}
-    assert bench.store.set_message(job_id, None, None, None) == "second"
+    assert bench.store.control.set_message(job_id, None, None, None) == "second"
     assert bench.row(job_id) == row | {"message": "second"}
 
 
 def test_progress_from_outside_is_that_of_whatever_runs_the_job(bench: Bench) -> None:
     job_id = bench.submit()
-    assert not bench.store.note_progress_of(job_id, 1, 2, None)
+    assert not bench.store.control.note_progress_of(job_id, 1, 2, None)
     bench.run(job_id)
-    assert bench.store.note_progress_of(job_id, 1, None, None)
-    job = bench.store.job(job_id)
+    assert bench.store.control.note_progress_of(job_id, 1, None, None)
+    job = bench.store.queries.job(job_id)
     assert job is not None
     assert job.progress is not None
     assert (job.progress.current, job.progress.total) == (1, None)
@@ -177,21 +181,21 @@ def test_a_selection_is_cancelled_and_the_rest_is_not(bench: Bench) -> None:
     bob = bench.submit(username="bob")
     running = bench.run(bench.submit(username="ann")).job_id
     over = bench.place(FINISHED, username="ann").job_id
-    assert bench.store.cancel_selected(Selection(username="ann")) == 4
+    assert bench.store.control.cancel_selected(Selection(username="ann")) == 4
     assert {bench.status(job_id) for job_id in ann} == {CANCELLED}
     assert bench.row(running)["cancel_requested"] is not None
     assert (bench.status(bob), bench.status(over)) == (JobStatus.SUBMITTED, FINISHED)
-    assert bench.store.cancel_selected(Selection(username="ann")) == 0
-    assert bench.store.cancel_selected(Selection(ids=(bob,), task="another")) == 0
-    assert bench.store.cancel_selected(Selection(ids=(bob,), statuses=(JobStatus.SUBMITTED,))) == 1
+    assert bench.store.control.cancel_selected(Selection(username="ann")) == 0
+    assert bench.store.control.cancel_selected(Selection(ids=(bob,), task="another")) == 0
+    assert bench.store.control.cancel_selected(Selection(ids=(bob,), statuses=(JobStatus.SUBMITTED,))) == 1
 
 
 def test_the_history_says_who_did_what(bench: Bench) -> None:
     job_id = bench.submit(username="ann")
-    bench.store.cancel(job_id, "ann", terminate=False)
-    assert bench.store.resubmit(job_id, str(uuid.uuid4()), None)
+    bench.store.control.cancel(job_id, "ann", terminate=False)
+    assert bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
     bench.run(job_id, bench.worker("w3"))
-    told = [(event.status, event.attempt, event.actor) for event in bench.store.events(job_id)]
+    told = [(event.status, event.attempt, event.actor) for event in bench.store.queries.events(job_id)]
     assert told == [
         (JobStatus.SUBMITTED, 0, "user ann"),
         (CANCELLED, 0, "user ann"),

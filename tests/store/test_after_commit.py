@@ -39,11 +39,13 @@ class Caller:
 
     def submit(self, count: int = 1, **given: Any) -> list[int]:
         jobs = [new_job(**given) for _ in range(count)]
-        return [one.job_id for one in self.bench.store.submit_in_session(self.session, jobs, self.send)]
+        return [
+            one.job_id for one in self.bench.store.inserter.submit_in_session(self.session, jobs, self.send)
+        ]
 
     def send(self, job_ids: list[int]) -> None:
         self.calls.append(list(job_ids))
-        self.sent += [message.job_id for message in self.bench.store.outgoing(job_ids)]
+        self.sent += [message.job_id for message in self.bench.store.outbox.reserve(job_ids)]
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def caller(bench: Bench, engine: Engine) -> Iterator[Caller]:
 
 
 def remaining(bench: Bench) -> int:
-    return sum(bench.store.count_by_status().values())
+    return sum(bench.store.queries.count_by_status().values())
 
 
 def test_nothing_is_sent_before_the_commit_and_each_job_once_after_it(caller: Caller) -> None:
@@ -182,7 +184,7 @@ def test_a_session_joined_to_an_outer_transaction_leaves_its_jobs_to_the_sweep(
         assert caller.sent == []
         outer.commit()
     bench.pass_time(minutes=5)
-    assert [message.job_id for message in bench.store.reserve(10)] == [job_id]
+    assert [message.job_id for message in bench.store.outbox.reserve_due(10)] == [job_id]
 
 
 def test_a_send_that_fails_does_not_reach_the_callers_commit(
@@ -192,7 +194,7 @@ def test_a_send_that_fails_does_not_reach_the_callers_commit(
         raise ConnectionError("the broker is down")
 
     with Session(engine) as session, session.begin():
-        [submitted] = bench.store.submit_in_session(session, [new_job()], send)
+        [submitted] = bench.store.inserter.submit_in_session(session, [new_job()], send)
     assert bench.events(submitted.job_id) == ["Submitted"]
     assert "the sweep sends them" in caplog.text
 
@@ -258,7 +260,7 @@ def test_a_unique_key_that_is_taken_does_not_abort_the_callers_transaction(calle
 
 
 def test_two_sessions_at_once_keep_their_jobs_apart(server_bench: Bench) -> None:
-    engine = server_bench.door.engine
+    engine = server_bench.database.engine
     with Session(engine) as one, Session(engine) as two:
         first, second = Caller(server_bench, one), Caller(server_bench, two)
         mine, theirs = first.submit(), second.submit()
@@ -282,7 +284,7 @@ def test_a_time_limit_that_comes_while_messages_are_sent_is_heard(bench: Bench, 
         raise SoftTimeLimitExceeded(1)
 
     session = Session(engine)
-    [submitted] = bench.store.submit_in_session(session, [new_job()], send)
+    [submitted] = bench.store.inserter.submit_in_session(session, [new_job()], send)
     with pytest.raises(SoftTimeLimitExceeded):
         session.commit()
     session.close()

@@ -24,25 +24,25 @@ def _another_claim(bench: Bench, run: Run) -> Run:
 
 
 def _cancelled(bench: Bench, run: Run) -> Run:
-    bench.store.cancel(run.job_id, None, terminate=False)
+    bench.store.control.cancel(run.job_id, None, terminate=False)
     return run
 
 
 def _resubmitted(bench: Bench, run: Run) -> Run:
     _cancelled(bench, run)
-    assert bench.store.resubmit(run.job_id, str(uuid.uuid4()), None)
+    assert bench.store.control.resubmit(run.job_id, str(uuid.uuid4()), None)
     return run
 
 
 def _retried(bench: Bench, run: Run) -> Run:
     former = bench.run(run.job_id)
-    bench.store.retry(former, "{}", None, None, "again")
+    bench.store.runs.retry(former, "{}", None, None, "again")
     return run
 
 
 def _waiting_to_retry(bench: Bench, run: Run) -> Run:
     former = bench.run(run.job_id)
-    bench.store.retry(former, "{}", None, 3600.0, "again")
+    bench.store.runs.retry(former, "{}", None, 3600.0, "again")
     return bench.key(run.job_id, run.worker)
 
 
@@ -52,7 +52,7 @@ def _stamped(bench: Bench, run: Run) -> Run:
 
 
 def _finished(bench: Bench, run: Run) -> Run:
-    bench.store.finish(bench.run(run.job_id), "1")
+    bench.store.runs.finish(bench.run(run.job_id), "1")
     return run
 
 
@@ -102,7 +102,7 @@ def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
     run = spoil(bench, bench.key(job_id, bench.worker()))
     row = bench.row(job_id)
 
-    assert bench.store.claim(run, TASK) == ClaimRejected(reason)
+    assert bench.store.runs.claim(run, TASK) == ClaimRejected(reason)
 
     if reason is not Refusal.EXPIRED:
         assert bench.row(job_id) == row
@@ -110,7 +110,7 @@ def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
 
 def test_a_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
     job_id = bench.submit()
-    assert bench.store.claim(bench.key(job_id, bench.worker()), "shop.other") == ClaimRejected(
+    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), "shop.other") == ClaimRejected(
         Refusal.SUPERSEDED
     )
     assert bench.status(job_id) is JobStatus.SUBMITTED
@@ -118,7 +118,7 @@ def test_a_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
 
 def test_a_held_job_is_not_claimed(bench: Bench) -> None:
     job_id = bench.place(HELD).job_id
-    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EARLY)
+    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EARLY)
 
 
 def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
@@ -126,11 +126,11 @@ def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Ben
     job_id = bench.submit(scheduled_for=timedelta(minutes=30))
     run = bench.key(job_id, bench.worker())
     bench.pass_time(minutes=29)
-    bench.store.renew(run.worker)
-    assert bench.store.claim(run, TASK) == ClaimRejected(Refusal.EARLY)
+    bench.store.leases.renew(run.worker)
+    assert bench.store.runs.claim(run, TASK) == ClaimRejected(Refusal.EARLY)
     bench.pass_time(minutes=2)
-    bench.store.renew(run.worker)
-    assert bench.store.claim(run, TASK) == run
+    bench.store.leases.renew(run.worker)
+    assert bench.store.runs.claim(run, TASK) == run
 
 
 def test_a_due_message_is_welcome_though_the_sweep_looks_again_later(bench: Bench) -> None:
@@ -141,20 +141,20 @@ def test_a_due_message_is_welcome_though_the_sweep_looks_again_later(bench: Benc
     assert due_in is not None
     assert due_in > timedelta(minutes=1)
     run = bench.key(job_id, bench.worker())
-    assert bench.store.claim(run, TASK) == run
+    assert bench.store.runs.claim(run, TASK) == run
 
 
 def test_a_retrys_delay_is_over_when_its_time_has_come(bench: Bench) -> None:
     job_id = bench.submit()
     run = _waiting_to_retry(bench, bench.key(job_id, bench.worker()))
     bench.pass_time(minutes=61)
-    bench.store.renew(run.worker)
-    assert bench.store.claim(run, TASK) == run
+    bench.store.leases.renew(run.worker)
+    assert bench.store.runs.claim(run, TASK) == run
 
 
 def test_a_retry_may_start_after_the_expiry_of_its_first_start(bench: Bench) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
-    bench.store.retry(bench.run(job_id), "{}", None, None, "again")
+    bench.store.runs.retry(bench.run(job_id), "{}", None, None, "again")
     bench.pass_time(minutes=6)
     assert bench.run(job_id).attempt == 2
 
@@ -163,15 +163,15 @@ def test_who_asks_twice_with_one_claim_id_is_told_that_the_row_is_theirs(bench: 
     """Mutant 19 (the answer to the first was lost): refused, the row would be Running without a body."""
     run = bench.run(bench.submit())
     row = bench.row(run.job_id)
-    assert bench.store.claim(run, TASK) == run
+    assert bench.store.runs.claim(run, TASK) == run
     assert bench.row(run.job_id) == row
     assert bench.events(run.job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING]
 
 
 def test_who_asks_twice_is_refused_once_the_run_is_over(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.give_back(run, "shut down", run.worker)
-    assert bench.store.claim(run, TASK) == ClaimRejected(Refusal.SUPERSEDED)
+    bench.store.recovery.give_back(run, "shut down", run.worker)
+    assert bench.store.runs.claim(run, TASK) == ClaimRejected(Refusal.SUPERSEDED)
 
 
 def test_a_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
@@ -180,15 +180,15 @@ def test_a_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
     row = bench.row(job_id)
     found = [row[name] for name in ("attempt", "claim_id", "worker", "worker_uid", "pid")]
     assert found == [1, run.claim_id, "w7", run.worker.worker_uid, 77]
-    assert bench.store.events(job_id)[-1].actor == "worker w7"
+    assert bench.store.queries.events(job_id)[-1].actor == "worker w7"
 
 
 def test_a_run_outside_any_worker_needs_no_lease(bench: Bench) -> None:
     job_id = bench.submit()
     run = bench.key(job_id, Worker("here", None, 1))
-    assert bench.store.claim(run, TASK) == run
+    assert bench.store.runs.claim(run, TASK) == run
     bench.pass_time(days=1)
-    assert bench.store.lapsed_workers() == []
+    assert bench.store.leases.lapsed_workers() == []
     assert bench.status(job_id) is JobStatus.RUNNING
 
 
@@ -197,7 +197,7 @@ def test_the_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
     bench.pass_time(minutes=6)
-    assert bench.store.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EXPIRED)
+    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EXPIRED)
     row = bench.row(job_id)
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert row["finished"] is not None
@@ -216,8 +216,8 @@ def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: 
             moved_on.append(statement)
             connection.execute(update(job).where(job.c.id == job_id).values(expires=past))
 
-    event.listen(bench.door.engine, "before_cursor_execute", before_the_update)
-    said = bench.store.claim(run, TASK)
+    event.listen(bench.database.engine, "before_cursor_execute", before_the_update)
+    said = bench.store.runs.claim(run, TASK)
     assert moved_on
     assert isinstance(said, Run) == (bench.status(job_id) is JobStatus.RUNNING)
 
@@ -226,28 +226,28 @@ def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: 
 def test_one_refused_message_of_a_cancelled_job_tells_celery(bench: Bench, reached: str) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     if reached == "by a cancel":
-        bench.store.cancel(job_id, None, terminate=False)
+        bench.store.control.cancel(job_id, None, terminate=False)
     else:
         bench.pass_time(minutes=6)
-        bench.store.expire()
+        bench.store.sweep.expire()
     task_id = bench.row(job_id)["task_id"]
-    assert bench.store.tell_revoked(job_id, task_id)
-    assert not bench.store.tell_revoked(job_id, task_id)
+    assert bench.store.runs.mark_revoke_reported(job_id, task_id)
+    assert not bench.store.runs.mark_revoke_reported(job_id, task_id)
 
 
 def test_nobody_tells_celery_of_a_job_that_is_not_cancelled_or_of_another_round(bench: Bench) -> None:
     job_id = bench.submit()
     task_id = bench.row(job_id)["task_id"]
-    assert not bench.store.tell_revoked(job_id, task_id)
-    bench.store.fail(bench.run(job_id), FAILURE)
-    assert not bench.store.tell_revoked(job_id, task_id)
-    assert bench.store.resubmit(job_id, str(uuid.uuid4()), None)
-    bench.store.cancel(job_id, None, terminate=False)
-    assert not bench.store.tell_revoked(job_id, task_id)
-    assert bench.store.tell_revoked(job_id, bench.row(job_id)["task_id"])
+    assert not bench.store.runs.mark_revoke_reported(job_id, task_id)
+    bench.store.runs.fail(bench.run(job_id), FAILURE)
+    assert not bench.store.runs.mark_revoke_reported(job_id, task_id)
+    assert bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
+    bench.store.control.cancel(job_id, None, terminate=False)
+    assert not bench.store.runs.mark_revoke_reported(job_id, task_id)
+    assert bench.store.runs.mark_revoke_reported(job_id, bench.row(job_id)["task_id"])
 
 
 def test_who_stopped_a_body_has_told_celery_already(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.stop(run, "as asked")
-    assert not bench.store.tell_revoked(run.job_id, run.task_id)
+    bench.store.runs.stop(run, "as asked")
+    assert not bench.store.runs.mark_revoke_reported(run.job_id, run.task_id)

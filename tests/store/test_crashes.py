@@ -28,7 +28,7 @@ class Crashes:
 
     def __init__(self, url: str) -> None:
         self.worlds = Worlds(url)
-        self.cutter = Cutter(self.worlds.bench.door.engine)
+        self.cutter = Cutter(self.worlds.bench.database.engine)
 
 
 @pytest.fixture(scope="module")

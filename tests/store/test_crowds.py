@@ -19,12 +19,12 @@ ROUNDS = 8
 
 def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
     jobs = [new_job() for _ in range(100)]
-    submitted = {one.job_id for one in bench.store.submit(jobs)}
+    submitted = {one.job_id for one in bench.store.inserter.submit(jobs)}
     bench.pass_time(minutes=5)
 
     def sweep() -> list[int]:
         mine: list[int] = []
-        while rows := bench.store.reserve(7):
+        while rows := bench.store.outbox.reserve_due(7):
             mine += [row.job_id for row in rows]
         return mine
 
@@ -42,22 +42,22 @@ def test_more_jobs_than_a_statement_has_parameters_are_cancelled_at_once(own_ben
         if isinstance(connection, sqlite3.Connection):
             connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 1000)
 
-    bench.store.submit([new_job() for _ in range(1200)])
-    bench.door.close()
-    event.listen(bench.door.engine, "connect", limit)
-    assert bench.store.cancel_selected(Selection(task=TASK)) == 1200
-    assert bench.store.count_by_status()[JobStatus.CANCELLED] == 1200
+    bench.store.inserter.submit([new_job() for _ in range(1200)])
+    bench.database.close()
+    event.listen(bench.database.engine, "connect", limit)
+    assert bench.store.control.cancel_selected(Selection(task=TASK)) == 1200
+    assert bench.store.queries.count_by_status()[JobStatus.CANCELLED] == 1200
 
 
 def test_of_many_passes_at_once_one_is_made(bench: Bench) -> None:
-    assert sorted(race(*[bench.store.begin_pass] * 6), key=str) == [False] + [None] * 5
+    assert sorted(race(*[bench.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
     bench.pass_time(seconds=bench.settings.pass_interval.total_seconds() + 1)
-    assert sorted(race(*[bench.store.begin_pass] * 6), key=str) == [False] + [None] * 5
+    assert sorted(race(*[bench.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
 
 
 def test_of_many_submits_with_one_unique_key_one_inserts(bench: Bench) -> None:
     for key in range(ROUNDS):
-        said = race(*[lambda key=key: bench.store.submit([new_job(unique_key=f"{key}")])[0]] * 5)
+        said = race(*[lambda key=key: bench.store.inserter.submit([new_job(unique_key=f"{key}")])[0]] * 5)
         assert len({one.job_id for one in said}) == 1
         assert [one.fresh for one in said].count(True) == 1
 
@@ -66,11 +66,11 @@ def test_a_unique_key_whose_submit_is_rolled_back_goes_to_the_one_who_waits(
     server_bench: Bench,
 ) -> None:
     bench = server_bench
-    connection = bench.door.engine.connect()
+    connection = bench.database.engine.connect()
     transaction = connection.begin()
-    bench.store.submit_within(connection, [new_job(unique_key="k")])
+    bench.store.inserter.submit_within(connection, [new_job(unique_key="k")])
     with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(bench.store.submit, [new_job(unique_key="k")])
+        second = pool.submit(bench.store.inserter.submit, [new_job(unique_key="k")])
         eventually(lambda: waiting(bench) == 1)
         transaction.rollback()
         connection.close()
@@ -81,10 +81,10 @@ def test_a_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) ->
     """No claim is won of a job whose cancel said Cancelled; and whoever lost hears it."""
     me = bench.worker()
     lanes = 2
-    jobs = [one.job_id for one in bench.store.submit([new_job() for _ in range(1000)])]
+    jobs = [one.job_id for one in bench.store.inserter.submit([new_job() for _ in range(1000)])]
     keys = {
         message.job_id: Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
-        for message in bench.store.outgoing(jobs)
+        for message in bench.store.outbox.reserve(jobs)
     }
 
     def lane(number: int) -> list[tuple[int, bool, JobStatus | None]]:
@@ -94,14 +94,14 @@ def test_a_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) ->
             won = []
             for job_id in mine:
                 meet.wait()
-                won.append(isinstance(bench.store.claim(keys[job_id], TASK), Run))
+                won.append(isinstance(bench.store.runs.claim(keys[job_id], TASK), Run))
             return won
 
         def cancels() -> list[JobStatus | None]:
             said = []
             for job_id in mine:
                 meet.wait()
-                said.append(bench.store.cancel(job_id, None, terminate=False))
+                said.append(bench.store.control.cancel(job_id, None, terminate=False))
             return said
 
         won, said = race(claims, cancels)
@@ -111,8 +111,8 @@ def test_a_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) ->
     assert len(outcomes) == 1000
     for job_id, won, said in outcomes:
         assert said is (JobStatus.RUNNING if won else JobStatus.CANCELLED), job_id
-    running = {standing.job_id for standing in bench.store.standings(str(me.worker_uid))}
+    running = {standing.job_id for standing in bench.store.leases.runs(str(me.worker_uid))}
     assert running == {job_id for job_id, won, _ in outcomes if won}
-    counts = bench.store.count_by_status()
+    counts = bench.store.queries.count_by_status()
     assert counts[JobStatus.CANCELLED] == 1000 - len(running)
     assert 0 < len(running) < 1000, "both sides won at times, or it was no race"

@@ -22,12 +22,12 @@ class Stage:
     def __init__(self, url: str, gate: Gate, namespace: str) -> None:
         self.gate = gate
         self.direct = Bench(url, namespace=namespace)
-        self.door = Database(engine_maker(gate.url), self.direct.settings, deadline=DEADLINE)
-        self.store = Store(self.door, self.direct.settings)
+        self.database = Database(engine_maker(gate.url), self.direct.settings, deadline=DEADLINE)
+        self.store = Store(self.database)
 
     def close(self) -> None:
         self.direct.close()
-        self.door.close()
+        self.database.close()
 
 
 @pytest.fixture
@@ -40,30 +40,30 @@ def stage(common_server_url: str, namespace: str) -> Iterator[Stage]:
 
 def _submit(stage: Stage) -> None:
     new = new_job()
-    [submitted] = stage.store.submit([new])
+    [submitted] = stage.store.inserter.submit([new])
     assert stage.direct.row(submitted.job_id)["task_id"] == new.task_id
 
 
 def _submit_many(stage: Stage) -> None:
-    assert len(stage.store.submit([new_job() for _ in range(3)])) == 3
+    assert len(stage.store.inserter.submit([new_job() for _ in range(3)])) == 3
 
 
 def _read(stage: Stage) -> None:
-    assert stage.store.status(stage.direct.submit()) is JobStatus.SUBMITTED
+    assert stage.store.queries.status(stage.direct.submit()) is JobStatus.SUBMITTED
 
 
 def _finish(stage: Stage) -> None:
     run = stage.direct.run(stage.direct.submit())
-    assert stage.store.finish(run, "1")
+    assert stage.store.runs.finish(run, "1")
     assert stage.direct.status(run.job_id) is JobStatus.FINISHED
 
 
 def _cancel(stage: Stage) -> None:
-    assert stage.store.cancel(stage.direct.submit(), None, terminate=False) is JobStatus.CANCELLED
+    assert stage.store.control.cancel(stage.direct.submit(), None, terminate=False) is JobStatus.CANCELLED
 
 
 def _renew(stage: Stage) -> None:
-    assert stage.store.renew(stage.direct.worker())
+    assert stage.store.leases.renew(stage.direct.worker())
 
 
 WAYS: list[Callable[[Stage], None]] = [_submit, _submit_many, _read, _finish, _cancel, _renew]
@@ -81,10 +81,10 @@ def test_a_silent_connection_is_replaced(stage: Stage, way: Callable[[Stage], No
 @pytest.mark.faults
 def test_a_silent_server_is_an_error_in_bounded_time(stage: Stage) -> None:
     """Connections are accepted by TCP and answer nothing, new ones too (fault 45)."""
-    stage.store.status(0)
+    stage.store.queries.status(0)
     with stage.gate.shut(), pytest.raises(DatabaseUnavailableError):
-        stage.store.status(0)
-    assert stage.store.status(0) is None
+        stage.store.queries.status(0)
+    assert stage.store.queries.status(0) is None
 
 
 def test_a_lease_is_renewed_though_its_connection_is_silent(stage: Stage) -> None:
@@ -92,11 +92,11 @@ def test_a_lease_is_renewed_though_its_connection_is_silent(stage: Stage) -> Non
     settings = stage.direct.settings
     first = Database(engine_maker(stage.gate.url), settings)
     me = Worker("w1", str(uuid.uuid4()), 1)
-    doors: list[Database] = []
+    databases: list[Database] = []
 
     def make() -> Store:
-        doors.append(first.apart(DEADLINE))
-        return Store(doors[-1], settings)
+        databases.append(first.detached(DEADLINE))
+        return Store(databases[-1])
 
     lease = Lease(make, me, Settings(lease=settings.lease))
     assert lease.renew()
@@ -105,6 +105,6 @@ def test_a_lease_is_renewed_though_its_connection_is_silent(stage: Stage) -> Non
     assert not lease.renew(), "it did not notice that nothing answers"
     lease._deadline = 30
     assert lease.renew()
-    assert stage.direct.store.renew(me)
-    for door in doors:
-        door.close()
+    assert stage.direct.store.leases.renew(me)
+    for database in databases:
+        database.close()

@@ -13,9 +13,9 @@ from tests.servers import execute
 from tests.store.bench import Bench, new_job
 
 ASKS: dict[str, Callable[[Bench], object]] = {
-    "expire": lambda bench: bench.store.expire(),
-    "reserve": lambda bench: bench.store.reserve(500),
-    "unheard": lambda bench: bench.store.unheard(500),
+    "expire": lambda bench: bench.store.sweep.expire(),
+    "reserve_due": lambda bench: bench.store.outbox.reserve_due(500),
+    "unreported_cancels": lambda bench: bench.store.sweep.unreported_cancels(500),
 }
 """What a pass asks of the jobs themselves."""
 
@@ -26,12 +26,16 @@ def crowded(postgresql_databases: Any) -> Iterator[Bench]:
     url = postgresql_databases.create()
     bench = Bench(url)
     for ended in (True, False):
-        bench.store.submit([new_job(scheduled_for=timedelta(days=1 + number)) for number in range(2_000)])
-        sent = bench.store.submit([new_job() for _ in range(2_000)])
+        bench.store.inserter.submit(
+            [new_job(scheduled_for=timedelta(days=1 + number)) for number in range(2_000)]
+        )
+        sent = bench.store.inserter.submit([new_job() for _ in range(2_000)])
         for start in range(0, len(sent), 500):
-            bench.store.mark_queued(bench.store.outgoing([one.job_id for one in sent[start : start + 500]]))
+            bench.store.outbox.mark_queued(
+                bench.store.outbox.reserve([one.job_id for one in sent[start : start + 500]])
+            )
         if ended:
-            bench.store.cancel_selected(Selection(statuses=tuple(JobStatus)))
+            bench.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))
     execute(url, "ANALYZE")
     yield bench
     bench.close()
@@ -48,7 +52,7 @@ def looked_at(plan: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("asked", ASKS)
 def test_a_pass_that_finds_nothing_due_looks_at_no_job(crowded: Bench, asked: str) -> None:
-    engine, read = crowded.door.engine, []
+    engine, read = crowded.database.engine, []
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
         if "due_at <=" in statement:

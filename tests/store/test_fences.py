@@ -16,22 +16,22 @@ Write = Callable[[Bench, Run], Any]
 Supersede = Callable[[Bench, Run], Any]
 
 WRITES: dict[str, Write] = {
-    "message": lambda bench, run: bench.store.set_message(run.job_id, "late", None, run),
-    "progress": lambda bench, run: bench.store.note_progress(run, 7, 8),
-    "finish": lambda bench, run: bench.store.finish(run, '"late"'),
-    "fail": lambda bench, run: bench.store.fail(run, FAILURE),
-    "stop": lambda bench, run: bench.store.stop(run, "late"),
-    "retry": lambda bench, run: bench.store.retry(run, '"late"', "late", 60.0, "late"),
-    "give_back": lambda bench, run: bench.store.give_back(run, "late", run.worker),
-    "lose": lambda bench, run: bench.store.lose(run, "late", run.worker),
-    "leave": lambda bench, run: bench.store.leave(run),
-    "fail_seat": lambda bench, run: bench.store.fail_seat(seat(run), FAILURE, run.worker),
-    "stop_seat": lambda bench, run: bench.store.stop_seat(seat(run), "late", run.worker),
-    "lose_seat": lambda bench, run: bench.store.lose(seat(run), "late", run.worker),
-    "give_back_seat": lambda bench, run: bench.store.give_back(seat(run), "late", run.worker),
-    "give_back_boot": lambda bench, run: bench.store.give_back_all(run.worker, "late"),
+    "message": lambda bench, run: bench.store.control.set_message(run.job_id, "late", None, run),
+    "progress": lambda bench, run: bench.store.runs.note_progress(run, 7, 8),
+    "finish": lambda bench, run: bench.store.runs.finish(run, '"late"'),
+    "fail": lambda bench, run: bench.store.runs.fail(run, FAILURE),
+    "stop": lambda bench, run: bench.store.runs.stop(run, "late"),
+    "retry": lambda bench, run: bench.store.runs.retry(run, '"late"', "late", 60.0, "late"),
+    "give_back": lambda bench, run: bench.store.recovery.give_back(run, "late", run.worker),
+    "lose": lambda bench, run: bench.store.recovery.lose(run, "late", run.worker),
+    "leave": lambda bench, run: bench.store.runs.leave(run),
+    "fail_process": lambda bench, run: bench.store.recovery.fail_process(process(run), FAILURE, run.worker),
+    "stop_process": lambda bench, run: bench.store.recovery.stop_process(process(run), "late", run.worker),
+    "lose_process": lambda bench, run: bench.store.recovery.lose(process(run), "late", run.worker),
+    "give_back_process": lambda bench, run: bench.store.recovery.give_back(process(run), "late", run.worker),
+    "give_back_boot": lambda bench, run: bench.store.recovery.give_back_all(run.worker, "late"),
 }
-LISTING = {"lose", "give_back", "lose_seat", "give_back_seat", "give_back_boot"}
+LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_boot"}
 
 
 def declined(write: str, row: Row) -> Any:
@@ -40,13 +40,13 @@ def declined(write: str, row: Row) -> Any:
     return [] if write in LISTING else says.get(write, False)
 
 
-def seat(run: Run) -> ProcessRef:
+def process(run: Run) -> ProcessRef:
     return ProcessRef(run.job_id, run.task_id, run.attempt, str(run.worker.worker_uid), run.worker.pid)
 
 
 def _gone(bench: Bench, run: Run) -> None:
     bench.write(run.job_id, max_attempts=9)
-    bench.store.lose(run, "gone", run.worker)
+    bench.store.recovery.lose(run, "gone", run.worker)
 
 
 def _claimed_again(bench: Bench, run: Run) -> None:
@@ -55,28 +55,28 @@ def _claimed_again(bench: Bench, run: Run) -> None:
 
 
 def _lost_for_good(bench: Bench, run: Run) -> None:
-    bench.store.lose(run, "gone", run.worker)
+    bench.store.recovery.lose(run, "gone", run.worker)
 
 
 def _cancelled_in_between(bench: Bench, run: Run) -> None:
     _gone(bench, run)
-    bench.store.cancel(run.job_id, None, terminate=False)
+    bench.store.control.cancel(run.job_id, None, terminate=False)
 
 
 def _ended_by_hand(bench: Bench, run: Run) -> None:
-    bench.store.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)
-    bench.store.leave(run)
+    bench.store.control.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)
+    bench.store.runs.leave(run)
 
 
 def _second_round(bench: Bench, run: Run) -> None:
-    bench.store.finish(run, "1")
-    assert bench.store.resubmit(run.job_id, str(uuid.uuid4()), None)
+    bench.store.runs.finish(run, "1")
+    assert bench.store.control.resubmit(run.job_id, str(uuid.uuid4()), None)
     bench.run(run.job_id)
 
 
 def _taken_by_an_outsider(bench: Bench, run: Run) -> None:
     _gone(bench, run)
-    bench.store.set_status(run.job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None)
+    bench.store.control.set_status(run.job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None)
 
 
 SUPERSEDED: dict[str, Supersede] = {
@@ -106,16 +106,16 @@ def test_a_superseded_run_writes_nothing(bench: Bench, superseded: str) -> None:
 @pytest.mark.parametrize("superseded", SUPERSEDED)
 def test_a_superseded_run_is_told_to_stop(bench: Bench, superseded: str) -> None:
     run = bench.run(bench.submit())
-    assert bench.store.standing(run) == (True, False)
+    assert bench.store.runs.check(run) == (True, False)
     SUPERSEDED[superseded](bench, run)
-    assert bench.store.standing(run) == (False, True)
+    assert bench.store.runs.check(run) == (False, True)
 
 
 def test_a_run_that_is_asked_to_stop_still_holds_its_row(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.cancel(run.job_id, None, terminate=False)
-    assert bench.store.standing(run) == (True, True)
-    assert bench.store.note_progress(run, 1, 2)
+    bench.store.control.cancel(run.job_id, None, terminate=False)
+    assert bench.store.runs.check(run) == (True, True)
+    assert bench.store.runs.note_progress(run, 1, 2)
 
 
 @pytest.mark.parametrize("spoiled", ["attempt", "claim_id", "task_id"])
@@ -129,13 +129,13 @@ def test_every_part_of_the_key_is_looked_at(bench: Bench, spoiled: str) -> None:
         "task_id": replace(run, task_id="another"),
     }[spoiled]
     for name, write in WRITES.items():
-        if name == "give_back_boot" or ("seat" in name and spoiled != "task_id"):
+        if name == "give_back_boot" or ("process" in name and spoiled != "task_id"):
             continue  # a main process knows no more than the next test's
         write(bench, wrong)
         assert bench.row(run.job_id) == row, name
 
 
-@pytest.mark.parametrize("write", [name for name in WRITES if name.endswith("_seat")])
+@pytest.mark.parametrize("write", [name for name in WRITES if name.endswith("_process")])
 def test_a_main_process_speaks_only_of_the_run_that_the_row_names(bench: Bench, write: str) -> None:
     """Mutant 14: a signal about a duplicate, on another worker or in another child, changes nothing."""
     run = bench.run(bench.submit(), bench.worker("w1", pid=100))
@@ -164,8 +164,8 @@ def test_a_verb_repeated_by_its_author_says_already(bench: Bench, write: str) ->
 @pytest.mark.parametrize("write", ["finish", "fail", "stop", "retry"])
 def test_a_verb_does_not_say_already_of_its_authors_other_verb(bench: Bench, write: str) -> None:
     run = bench.run(bench.submit())
-    ended = bench.store.stop if write in ("finish", "fail") else None
-    assert ended(run, "") if ended else bench.store.finish(run, "1")
+    ended = bench.store.runs.stop if write in ("finish", "fail") else None
+    assert ended(run, "") if ended else bench.store.runs.finish(run, "1")
     row = bench.row(run.job_id)
     assert not WRITES[write](bench, run)
     assert bench.row(run.job_id) == row
@@ -173,8 +173,8 @@ def test_a_verb_does_not_say_already_of_its_authors_other_verb(bench: Bench, wri
 
 def test_a_finished_body_is_finished_though_it_was_asked_to_stop(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.cancel(run.job_id, None, terminate=True)
-    assert bench.store.finish(run, "42")
+    bench.store.control.cancel(run.job_id, None, terminate=True)
+    assert bench.store.runs.finish(run, "42")
     row = bench.row(run.job_id)
     assert (row["status_id"], row["result"]) == (JobStatus.FINISHED, "42")
     assert row["cancel_requested"] is not None
@@ -182,15 +182,15 @@ def test_a_finished_body_is_finished_though_it_was_asked_to_stop(bench: Bench) -
 
 def test_the_last_words_of_a_body_stay_when_it_stops_without_a_word(bench: Bench) -> None:
     run = bench.run(bench.submit(message="from the importer"))
-    bench.store.set_message(run.job_id, "half way", None, run)
-    bench.store.stop(run, "")
+    bench.store.control.set_message(run.job_id, "half way", None, run)
+    bench.store.runs.stop(run, "")
     assert bench.row(run.job_id)["message"] == "half way"
 
 
 def test_a_failure_becomes_the_message_and_is_kept_as_data(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.fail(run, Failure("task", "ValueError", "no\0 good", "Trace"))
-    job = bench.store.job(run.job_id)
+    bench.store.runs.fail(run, Failure("task", "ValueError", "no\0 good", "Trace"))
+    job = bench.store.queries.job(run.job_id)
     assert job is not None
     assert job.message == "ValueError: no good"
     assert job.error is not None
@@ -199,7 +199,7 @@ def test_a_failure_becomes_the_message_and_is_kept_as_data(bench: Bench) -> None
 
 def test_a_retry_keeps_the_signature_and_the_queue_of_its_next_message(bench: Bench) -> None:
     run = bench.run(bench.submit(queue="first"))
-    bench.store.retry(run, '{"args": [2]}', "second", None, "again")
+    bench.store.runs.retry(run, '{"args": [2]}', "second", None, "again")
     message = bench.message(run.job_id)
     assert (message.retry, message.queue, message.attempt) == ('{"args": [2]}', "second", 2)
 
@@ -207,10 +207,10 @@ def test_a_retry_keeps_the_signature_and_the_queue_of_its_next_message(bench: Be
 def test_a_boot_gives_back_all_that_still_runs_there_and_nothing_else(bench: Bench) -> None:
     mine, stranger = bench.worker("w1"), bench.worker("w2")
     runs = [bench.run(bench.submit(), mine) for _ in range(3)]
-    bench.store.finish(runs[0], "1")
-    bench.store.cancel(runs[1].job_id, None, terminate=False)
+    bench.store.runs.finish(runs[0], "1")
+    bench.store.control.cancel(runs[1].job_id, None, terminate=False)
     elsewhere = bench.run(bench.submit(), stranger)
-    given = bench.store.give_back_all(mine, "shut down")
+    given = bench.store.recovery.give_back_all(mine, "shut down")
     assert {(lost.job_id, lost.status) for lost in given} == {
         (runs[1].job_id, JobStatus.CANCELLED),
         (runs[2].job_id, JobStatus.REQUEUED),

@@ -12,13 +12,13 @@ def test_job_with_a_unique_key_ends_while_a_foreign_key_locks_it(postgresql_url:
     bench, other = Bench(postgresql_url), Bench(postgresql_url)
     job_id = bench.submit(unique_key="k")
     run = bench.run(job_id)
-    with bench.door.transaction() as connection:
+    with bench.database.transaction() as connection:
         connection.execute(text("CREATE TABLE shop_order (job_id BIGINT REFERENCES jobhandle_job (id))"))
-    with ThreadPoolExecutor(1) as pool, bench.door.transaction() as connection:
+    with ThreadPoolExecutor(1) as pool, bench.database.transaction() as connection:
         # The test may take its time here, which our own transactions may not.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("INSERT INTO shop_order VALUES (:id)"), {"id": job_id})
-        finished = pool.submit(other.store.finish, run, "1")
+        finished = pool.submit(other.store.runs.finish, run, "1")
         assert finished.result(timeout=20)
     assert bench.submit(unique_key="k") > job_id
     bench.close()

@@ -21,9 +21,9 @@ def frozen_after(bench: Bench, statement: Any, meanwhile: Callable[[], T]) -> T:
     found: list[T] = []
 
     def freeze() -> None:
-        with bench.store.door.transaction() as connection:
+        with bench.store.database.transaction() as connection:
             connection.execute(statement)
-            _have_its_limit_come_soon(connection)
+            _have_its_limit_come_soon(connection.connection)
             with ThreadPoolExecutor(1) as pool:
                 found.append(pool.submit(meanwhile).result(timeout=60))
             connection.execute(select(job.c.id))
@@ -45,12 +45,12 @@ def _have_its_limit_come_soon(connection: Connection) -> None:
 
 def test_a_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
     bench = server_bench
-    bench.store.begin_pass()
+    bench.store.sweep.begin_pass()
     bench.pass_time(hours=1)
     mine = sweep.c.namespace == bench.settings.namespace
     noted = update(sweep).where(mine).values(last_pass_at=clock(-3600.0))
-    assert frozen_after(bench, noted, bench.store.begin_pass) is not None, "the other's pass was made"
-    assert bench.store.begin_pass() is None, "the frozen one's write is undone"
+    assert frozen_after(bench, noted, bench.store.sweep.begin_pass) is not None, "the other's pass was made"
+    assert bench.store.sweep.begin_pass() is None, "the frozen one's write is undone"
 
 
 def test_a_verb_that_freezes_does_not_keep_a_lost_worker_alive(server_bench: Bench) -> None:

@@ -18,7 +18,7 @@ from tests.support import a_soft_limit_of
 @contextmanager
 def locked(bench: Bench, job_id: int) -> Iterator[None]:
     """Have whoever writes to that row wait."""
-    engine = create_engine(bench.door.engine.url)
+    engine = create_engine(bench.database.engine.url)
     with engine.begin() as connection:
         connection.execute(select(job.c.id).where(job.c.id == job_id).with_for_update())
         yield
@@ -26,9 +26,9 @@ def locked(bench: Bench, job_id: int) -> Iterator[None]:
 
 
 VERBS: dict[str, Callable[[Bench, Run], object]] = {
-    "a transaction": lambda bench, run: bench.store.note_progress(run, 1, 2),
-    "a move": lambda bench, run: bench.store.set_message(run.job_id, "said", None, run),
-    "straight": lambda bench, run: bench.store.finish(run, "1"),
+    "a transaction": lambda bench, run: bench.store.runs.note_progress(run, 1, 2),
+    "a move": lambda bench, run: bench.store.control.set_message(run.job_id, "said", None, run),
+    "straight": lambda bench, run: bench.store.runs.finish(run, "1"),
 }
 
 
@@ -51,7 +51,7 @@ def test_what_the_server_prepared_for_the_table_as_it_was_is_prepared_again(post
     bench = Bench(postgresql_url)
     job_id = bench.submit()
     for _ in range(2 * PREPARED_AFTER):
-        assert bench.store.job(job_id, None)
+        assert bench.store.queries.job(job_id, None)
     execute(postgresql_url, "ALTER TABLE jobhandle_job ALTER COLUMN groupname TYPE varchar(250)")
-    assert bench.store.job(job_id, None)
+    assert bench.store.queries.job(job_id, None)
     bench.close()

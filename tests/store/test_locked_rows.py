@@ -15,7 +15,7 @@ from jobhandle_celery.schema import clock, job
 from jobhandle_celery.schema import sweep as passes
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker, retrying
-from jobhandle_celery.store.deadlines import LOCK_WAIT
+from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
 from tests.faults.verbs import SCENES, beside, left_behind, outcome
 from tests.store.bench import Bench, new_job
@@ -80,35 +80,35 @@ def locked(caller: sqlalchemy.Engine, lock: Lock, ids: Sequence[int]) -> Iterato
 def _have_passes_go_on(bench: Bench) -> None:
     """Have leases believed, and the next pass due."""
     bench.trust_leases()
-    with bench.door.transaction() as connection:
+    with bench.database.transaction() as connection:
         mine = passes.c.namespace == bench.settings.namespace
         an_interval_ago = clock(-1.1 * bench.settings.pass_interval)
-        bench.store.execute(connection, update(passes).where(mine).values(last_pass_at=an_interval_ago))
+        connection.execute(update(passes).where(mine).values(last_pass_at=an_interval_ago))
 
 
 def impatient(url: str, settings: Any, seconds: int = 1) -> Store:
     """Return a store that does not wait for a lock, or not long: what would wait is an error."""
-    door = Database(engine_maker(url), settings)
+    database = Database(engine_maker(url), settings)
 
     def at_once(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
-            if door.engine.dialect.name == "postgresql":
+            if database.engine.dialect.name == "postgresql":
                 cursor.execute("SET lock_timeout = '20ms'")
             else:
                 cursor.execute(f"SET innodb_lock_wait_timeout = {seconds}")
 
-    event.listen(door.engine, "connect", at_once)
-    return Store(door, settings)
+    event.listen(database.engine, "connect", at_once)
+    return Store(database)
 
 
 def test_every_session_has_a_bound_for_locks(server_bench: Bench) -> None:
     """PostgreSQL's own default is none, MariaDB's is 50 s (fault 44)."""
-    for way in (server_bench.door.reading, server_bench.door.transaction):
+    for way in (server_bench.database.autocommit, server_bench.database.transaction):
         with way() as connection:
-            if connection.dialect.name == "postgresql":
-                assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == f"{LOCK_WAIT}s"
+            if server_bench.database.dialect == "postgresql":
+                assert connection.connection.exec_driver_sql("SHOW lock_timeout").scalar() == f"{LOCK_WAIT}s"
             else:
-                found = connection.exec_driver_sql("SELECT @@innodb_lock_wait_timeout").scalar()
+                found = connection.connection.exec_driver_sql("SELECT @@innodb_lock_wait_timeout").scalar()
                 assert found == LOCK_WAIT
 
 
@@ -117,7 +117,7 @@ def test_a_pass_waits_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
-    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     bench, broker = server_bench, Broker()
     told: list[Any] = []
     store = impatient(bench.url, bench.settings)
@@ -131,7 +131,7 @@ def test_a_pass_waits_for_no_row(
     expired = pair(lambda: bench.submit(expires=timedelta(minutes=1)))
     cancelled = pair(lambda: bench.place(JobStatus.QUEUED).job_id)
     for job_id in cancelled:
-        bench.store.cancel(job_id, None, terminate=False)
+        bench.store.control.cancel(job_id, None, terminate=False)
     running = pair(lambda: bench.run(bench.submit(), lost).job_id)
     bench.pass_time(seconds=LAPSE + 3600)
     _have_passes_go_on(bench)
@@ -153,38 +153,38 @@ def test_a_pass_waits_for_no_row(
     assert bench.status(expired[0]) is JobStatus.CANCELLED
     assert bench.status(running[0]) is JobStatus.ERROR
     assert {cancelled[0], running[0]} <= {one.job_id for one in told}
-    assert bench.store.reap(boot(lost)) == []
-    store.door.close()
+    assert bench.store.leases.reap(boot(lost)) == []
+    store.database.close()
 
 
 def test_the_marks_and_put_offs_of_a_pass_wait_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is locked between its reservation and its mark stays due (fault 44)."""
-    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     store = impatient(server_bench.url, server_bench.settings)
     ids = [server_bench.submit() for _ in range(4)]
     server_bench.pass_time(minutes=2)
-    messages = {message.job_id: message for message in store.reserve(10)}
+    messages = {message.job_id: message for message in store.outbox.reserve_due(10)}
     with locked(caller, _for_update, ids[::2]):
-        store.mark_queued([messages[job_id] for job_id in ids[:2]])
-        store.put_off([messages[job_id] for job_id in ids[2:]], "refused")
+        store.outbox.mark_queued([messages[job_id] for job_id in ids[:2]])
+        store.outbox.defer_unsendable([messages[job_id] for job_id in ids[2:]], "refused")
     assert [server_bench.status(job_id) for job_id in ids[:2]] == [JobStatus.SUBMITTED, JobStatus.QUEUED]
     assert [server_bench.row(job_id)["publish_count"] for job_id in ids[2:]] == [0, 1]
-    store.door.close()
+    store.database.close()
 
 
 def test_a_foreign_key_in_an_open_transaction_holds_up_no_run(
     server_bench: Bench, caller: sqlalchemy.Engine
 ) -> None:
     """On PostgreSQL; MariaDB's foreign keys take a lock that every change waits for (fault 44)."""
-    if server_bench.door.engine.dialect.name != "postgresql":
+    if server_bench.database.engine.dialect.name != "postgresql":
         pytest.skip("PostgreSQL has a weaker lock for foreign keys")
     job_id = server_bench.submit()
     with locked(caller, _foreign_key, [job_id]):
         run = server_bench.run(job_id)
-        assert server_bench.store.set_message(job_id, "half way", None, run) == ""
-        assert server_bench.store.finish(run, "1")
+        assert server_bench.store.control.set_message(job_id, "half way", None, run) == ""
+        assert server_bench.store.runs.finish(run, "1")
 
 
 @pytest.mark.parametrize("name", SCENES)
@@ -199,7 +199,7 @@ def test_every_verb_is_bounded_while_its_rows_are_locked(
     with caller.connect() as connection:
         connection.execute(here.with_for_update()).all()
         with monkeypatch.context() as patched:
-            patched.setattr(retrying, "_REPEATS_FOR", 0.0)
+            patched.setattr(retrying, "_RETRIES_FOR", 0.0)
             try:
                 ask(store)
             except DatabaseUnavailableError:
@@ -210,7 +210,7 @@ def test_every_verb_is_bounded_while_its_rows_are_locked(
     if refused:
         ask(store)
         assert left_behind(stage) == outcome(server_bench, name)[1]
-    store.door.close()
+    store.database.close()
 
 
 def test_a_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
@@ -221,15 +221,15 @@ def test_a_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None
     store = impatient(mariadb_url, bench.settings)
     with engine.begin() as connection:
         connection.execute(select(job.c.id)).all()  # its snapshot is from here on
-        [first, second] = bench.store.submit_within(
+        [first, second] = bench.store.inserter.submit_within(
             connection, [new_job(unique_key="k"), new_job(unique_key="another")]
         )
         assert (first.job_id, first.fresh) == (job_id, False)
         for number in range(20):
-            store.submit([new_job(unique_key=f"{number}"), new_job()])
+            store.inserter.submit([new_job(unique_key=f"{number}"), new_job()])
         run = bench.run(job_id)
-        assert store.finish(run, "1")
+        assert store.runs.finish(run, "1")
     assert second.fresh
     engine.dispose()
-    store.door.close()
+    store.database.close()
     bench.close()

@@ -29,10 +29,10 @@ STEPS = 40
 @pytest.mark.parametrize("common_url", DATABASES, indirect=True)
 def test_the_store_does_what_the_model_does(request: pytest.FixtureRequest, common_url: str) -> None:
     name = request.node.callspec.params["common_url"]
-    door = Database(engine_maker(common_url), Settings())
-    cutter = Cutter(door.engine)
+    database = Database(engine_maker(common_url), Settings())
+    cutter = Cutter(database.engine)
     run_machine(
-        lambda: StoreMachine(common_url, door, cutter),  # type: ignore[arg-type]  # any callable will do
+        lambda: StoreMachine(common_url, database, cutter),  # type: ignore[arg-type]  # any callable will do
         settings=settings(
             max_examples=EXAMPLES[name],
             stateful_step_count=STEPS,
@@ -44,7 +44,7 @@ def test_the_store_does_what_the_model_does(request: pytest.FixtureRequest, comm
             suppress_health_check=list(HealthCheck),
         ),
     )
-    door.close()
+    database.close()
 
 
 @pytest.mark.parametrize("status", JobStatus)

@@ -72,22 +72,24 @@ def _expired(bench: Bench, job_id: int) -> None:
 
 
 def _claim(bench: Bench, run: Run) -> Any:
-    return bench.store.claim(bench.key(run.job_id, run.worker), TASK)
+    return bench.store.runs.claim(bench.key(run.job_id, run.worker), TASK)
 
 
 def _set(status: JobStatus) -> Callable[[Bench, Run], Any]:
-    return lambda bench, run: bench.store.set_status(run.job_id, status, str(uuid.uuid4()), None, None)
+    return lambda bench, run: bench.store.control.set_status(
+        run.job_id, status, str(uuid.uuid4()), None, None
+    )
 
 
 def _send_back(bench: Bench, run: Run) -> Any:
     message = bench.message(run.job_id)
-    return bench.store.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
+    return bench.store.runs.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
 
 
 def _give_up(bench: Bench, run: Run) -> None:
     for number in range(4):
         message = (run.job_id, run.task_id, bench.row(run.job_id)["attempt"] + 1)
-        bench.store.take_up([message], Worker(f"w{number}", f"boot-{number}", 1))
+        bench.store.recovery.note_received([message], Worker(f"w{number}", f"boot-{number}", 1))
 
 
 VERBS = {
@@ -138,57 +140,59 @@ VERBS = {
             "finished": NONE,
         },
     ),
-    "finish": Verb("finish", lambda bench, run: bench.store.finish(run, "1"), JobStatus.FINISHED, FINAL_ROW),
-    "fail": Verb("fail", lambda bench, run: bench.store.fail(run, FAILURE), JobStatus.ERROR, FINAL_ROW),
-    "stop": Verb("stop", lambda bench, run: bench.store.stop(run, ""), JobStatus.CANCELLED, FINAL_ROW),
+    "finish": Verb(
+        "finish", lambda bench, run: bench.store.runs.finish(run, "1"), JobStatus.FINISHED, FINAL_ROW
+    ),
+    "fail": Verb("fail", lambda bench, run: bench.store.runs.fail(run, FAILURE), JobStatus.ERROR, FINAL_ROW),
+    "stop": Verb("stop", lambda bench, run: bench.store.runs.stop(run, ""), JobStatus.CANCELLED, FINAL_ROW),
     "retry at once": Verb(
         "retry",
-        lambda bench, run: bench.store.retry(run, "{}", None, None, "again"),
+        lambda bench, run: bench.store.runs.retry(run, "{}", None, None, "again"),
         JobStatus.REQUEUED,
         REQUEUED_ROW | {"due_at": GRACE},
     ),
     "retry later": Verb(
         "retry",
-        lambda bench, run: bench.store.retry(run, "{}", None, 3600.0, "again"),
+        lambda bench, run: bench.store.runs.retry(run, "{}", None, 3600.0, "again"),
         JobStatus.REQUEUED,
         REQUEUED_ROW | {"due_at": timedelta(hours=1), "not_before": timedelta(hours=1)},
     ),
     "retry, asked to stop": Verb(
         "retry",
-        lambda bench, run: bench.store.retry(run, "{}", None, None, "again"),
+        lambda bench, run: bench.store.runs.retry(run, "{}", None, None, "again"),
         JobStatus.CANCELLED,
         FINAL_ROW,
         before=_stamped,
     ),
     "give_back": Verb(
         "give_back",
-        lambda bench, run: bench.store.give_back(run, "shut down", run.worker),
+        lambda bench, run: bench.store.recovery.give_back(run, "shut down", run.worker),
         JobStatus.REQUEUED,
         REQUEUED_ROW,
     ),
     "give_back, asked to stop": Verb(
         "give_back",
-        lambda bench, run: bench.store.give_back(run, "shut down", run.worker),
+        lambda bench, run: bench.store.recovery.give_back(run, "shut down", run.worker),
         JobStatus.CANCELLED,
         FINAL_ROW,
         before=_stamped,
     ),
     "lose for good": Verb(
         "lose",
-        lambda bench, run: bench.store.lose(run, "gone", run.worker),
+        lambda bench, run: bench.store.recovery.lose(run, "gone", run.worker),
         JobStatus.ERROR,
         FINAL_ROW,
     ),
     "lose with attempts left": Verb(
         "lose",
-        lambda bench, run: bench.store.lose(run, "gone", run.worker),
+        lambda bench, run: bench.store.recovery.lose(run, "gone", run.worker),
         JobStatus.REQUEUED,
         REQUEUED_ROW,
         before=_second_chance,
     ),
     "lose, asked to stop": Verb(
         "lose",
-        lambda bench, run: bench.store.lose(run, "gone", run.worker),
+        lambda bench, run: bench.store.recovery.lose(run, "gone", run.worker),
         JobStatus.CANCELLED,
         FINAL_ROW,
         before=_stamped_with_a_second_chance,
@@ -202,13 +206,13 @@ VERBS = {
     ),
     "cancel": Verb(
         "cancel",
-        lambda bench, run: bench.store.cancel(run.job_id, None, terminate=False),
+        lambda bench, run: bench.store.control.cancel(run.job_id, None, terminate=False),
         JobStatus.CANCELLED,
         FINAL_ROW | {"cancel_requested": NOW, "due_at": TOLD_LATER},
     ),
     "expire": Verb(
         "expire",
-        lambda bench, run: bench.store.expire(),
+        lambda bench, run: bench.store.sweep.expire(),
         JobStatus.CANCELLED,
         FINAL_ROW | {"due_at": TOLD_LATER},
         before=_expired,
@@ -221,7 +225,7 @@ VERBS = {
     ),
     "resubmit": Verb(
         "resubmit",
-        lambda bench, run: bench.store.resubmit(run.job_id, str(uuid.uuid4()), None),
+        lambda bench, run: bench.store.control.resubmit(run.job_id, str(uuid.uuid4()), None),
         JobStatus.RESUBMITTED,
         {"due_at": GRACE, "not_before": NONE, "started": NONE, "finished": NONE, "worker_uid": NONE},
     ),
@@ -342,12 +346,12 @@ def test_a_submitted_job_waits_for_its_time_or_for_its_release(
 def test_a_loss_is_counted_and_a_give_back_is_not(bench: Bench) -> None:
     job_id = bench.submit(max_attempts=2)
     run = bench.run(job_id)
-    bench.store.give_back(run, "shut down", run.worker)
+    bench.store.recovery.give_back(run, "shut down", run.worker)
     assert bench.row(job_id)["lost_count"] == 0
     run = bench.run(job_id)
-    bench.store.lose(run, "gone", run.worker)
+    bench.store.recovery.lose(run, "gone", run.worker)
     assert bench.row(job_id)["lost_count"] == 1
     run = bench.run(job_id)
-    bench.store.lose(run, "gone", run.worker)
+    bench.store.recovery.lose(run, "gone", run.worker)
     row = bench.row(job_id)
     assert (row["status_id"], row["lost_count"], row["attempt"]) == (JobStatus.ERROR, 2, 3)

@@ -11,23 +11,23 @@ LIKE_ANN = ["ANN", "Ann", "änn", "ann ", " ann", "a\u0308nn"]
 @pytest.mark.parametrize("name", LIKE_ANN, ids=repr)
 def test_a_user_whose_name_is_only_alike_sees_nothing(bench: Bench, name: str) -> None:
     job_id = bench.submit(username="ann")
-    assert bench.store.job(job_id, "ann")
-    assert bench.store.job(job_id, name) is None
-    assert bench.store.cancel(job_id, name, terminate=False) is None
-    assert bench.store.find(Selection(username=name), None, 10) == []
+    assert bench.store.queries.job(job_id, "ann")
+    assert bench.store.queries.job(job_id, name) is None
+    assert bench.store.control.cancel(job_id, name, terminate=False) is None
+    assert bench.store.pages.find(Selection(username=name), None, 10) == []
 
 
 def test_a_namespace_that_is_only_alike_sees_nothing(bench: Bench) -> None:
     other = Bench(bench.url, namespace=bench.settings.namespace.upper())
     job_id = bench.submit()
-    assert other.store.job(job_id) is None
-    assert sum(other.store.count_by_status().values()) == 0
+    assert other.store.queries.job(job_id) is None
+    assert sum(other.store.queries.count_by_status().values()) == 0
     other.close()
 
 
 def test_a_message_for_a_task_that_is_only_alike_is_refused(bench: Bench) -> None:
     run = bench.key(bench.submit(), bench.worker())
-    assert isinstance(bench.store.claim(run, TASK.upper()), ClaimRejected)
+    assert isinstance(bench.store.runs.claim(run, TASK.upper()), ClaimRejected)
 
 
 def test_task_ids_and_unique_keys_that_are_only_alike_are_two(bench: Bench) -> None:
@@ -36,4 +36,4 @@ def test_task_ids_and_unique_keys_that_are_only_alike_are_two(bench: Bench) -> N
         *(new_job(task_id=f"{own}{task_id}") for task_id in "aA"),
         *(new_job(unique_key=key) for key in ("k", "K", "k ")),
     ]
-    assert all(one.fresh for one in bench.store.submit(new))
+    assert all(one.fresh for one in bench.store.inserter.submit(new))

@@ -132,7 +132,7 @@ def test_outcome_that_the_database_refuses_is_written_plainer(
     run = refusing.run(refusing.submit())
     with caplog.at_level(logging.WARNING):
         assert case.outcome(run, *case.arguments).write(refusing.store)
-    job = refusing.store.job(run.job_id, None)
+    job = refusing.store.queries.job(run.job_id, None)
     assert job is not None
     assert job.status is case.status
     assert job.message.startswith(case.message)

@@ -17,8 +17,8 @@ HOUR = 3600.0
 @pytest.fixture
 def impatient(common_url: str, common_door: CommonDoor, namespace: str) -> Bench:
     """Whose patience, unlike the bench's, is not at the limit of its doubling."""
-    door = common_door(common_url, "the first")
-    return Bench(common_url, door, namespace=namespace, republish_after=timedelta(minutes=1))
+    database = common_door(common_url, "the first")
+    return Bench(common_url, database, namespace=namespace, republish_after=timedelta(minutes=1))
 
 
 def ids(messages: list[PendingMessage]) -> list[int]:
@@ -27,7 +27,7 @@ def ids(messages: list[PendingMessage]) -> list[int]:
 
 def test_the_submitter_reads_what_it_is_to_send(bench: Bench) -> None:
     job_id = bench.submit(args="[1]", kwargs='{"a": 2}', queue="q", priority=3, routing='{"x": 1}')
-    [message] = bench.store.outgoing([job_id])
+    [message] = bench.store.outbox.reserve([job_id])
     assert message == bench.message(job_id)
     assert (message.task, message.attempt, message.args, message.kwargs) == (TASK, 1, "[1]", '{"a": 2}')
     assert (message.queue, message.priority, message.routing) == ("q", 3, '{"x": 1}')
@@ -37,13 +37,13 @@ def test_the_submitter_reads_what_it_is_to_send(bench: Bench) -> None:
 def test_the_submitter_sends_only_what_waits_to_be_sent(bench: Bench, state: str) -> None:
     job_id = bench.place(state).job_id
     to_send = state in (JobStatus.SUBMITTED, JobStatus.REQUEUED, JobStatus.RESUBMITTED)
-    assert ids(bench.store.outgoing([job_id])) == ([job_id] if to_send else [])
+    assert ids(bench.store.outbox.reserve([job_id])) == ([job_id] if to_send else [])
 
 
 def test_a_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.retry(run, "{}", None, HOUR, "again")
-    assert bench.store.outgoing([run.job_id]) == []
+    bench.store.runs.retry(run, "{}", None, HOUR, "again")
+    assert bench.store.outbox.reserve([run.job_id]) == []
 
 
 @pytest.mark.parametrize("state", [*JobStatus, HELD])
@@ -52,7 +52,7 @@ def test_the_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: s
     job_id = bench.place(state).job_id
     bench.pass_time(hours=1)
     startable = not (state in (HELD, JobStatus.RUNNING) or JobStatus(state).final)
-    assert ids(bench.store.reserve(10)) == ([job_id] if startable else [])
+    assert ids(bench.store.outbox.reserve_due(10)) == ([job_id] if startable else [])
 
 
 @pytest.mark.parametrize("given", [{"held": True}, {"scheduled_for": timedelta(hours=2)}])
@@ -62,19 +62,19 @@ def test_a_job_that_may_not_start_is_not_published_though_its_expiry_makes_it_du
     """The sweep looks at it then, to cancel it; a pass that has just done so must not send it."""
     bench.submit(expires=timedelta(minutes=5), **given)
     bench.pass_time(minutes=6)
-    assert bench.store.reserve(10) == []
+    assert bench.store.outbox.reserve_due(10) == []
 
 
 def test_a_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, other: Bench) -> None:
     """Mutant 18's kin: the sweep that took it may have died before it sent anything."""
     job_id = bench.submit()
-    assert bench.store.reserve(10) == []
+    assert bench.store.outbox.reserve_due(10) == []
     bench.pass_time(seconds=GRACE.total_seconds() + 1)
-    assert ids(bench.store.reserve(10)) == [job_id]
+    assert ids(bench.store.outbox.reserve_due(10)) == [job_id]
     assert bench.status(job_id) is JobStatus.SUBMITTED
-    assert other.store.reserve(10) == []
+    assert other.store.outbox.reserve_due(10) == []
     bench.pass_time(seconds=GRACE.total_seconds() + 1)
-    assert ids(other.store.reserve(10)) == [job_id]
+    assert ids(other.store.outbox.reserve_due(10)) == [job_id]
 
 
 def test_a_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench: Bench) -> None:
@@ -82,26 +82,26 @@ def test_a_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench
     bench.pass_time(seconds=1)
     others = {bench.submit() for _ in range(3)}
     bench.pass_time(minutes=5)
-    assert ids(bench.store.reserve(1)) == [first]
-    assert set(ids(bench.store.reserve(2))) < others
+    assert ids(bench.store.outbox.reserve_due(1)) == [first]
+    assert set(ids(bench.store.outbox.reserve_due(2))) < others
 
 
 def test_a_retry_is_not_reserved_before_its_time(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.retry(run, "{}", None, HOUR, "again")
+    bench.store.runs.retry(run, "{}", None, HOUR, "again")
     bench.pass_time(minutes=59)
-    assert bench.store.reserve(10) == []
+    assert bench.store.outbox.reserve_due(10) == []
     bench.pass_time(minutes=2)
-    assert ids(bench.store.reserve(10)) == [run.job_id]
+    assert ids(bench.store.outbox.reserve_due(10)) == [run.job_id]
 
 
 def test_a_late_mark_does_not_touch_the_back_off_of_a_retry(bench: Bench) -> None:
     """Mutant 1 (guarded by status only): a second message starts the retry at once."""
     job_id = bench.submit()
-    [message] = bench.store.outgoing([job_id])
-    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    [message] = bench.store.outbox.reserve([job_id])
+    bench.store.runs.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
-    bench.store.mark_queued([message])
+    bench.store.outbox.mark_queued([message])
     assert bench.row(job_id) == row
     assert about(bench.due_in(job_id), timedelta(hours=1))
 
@@ -109,26 +109,26 @@ def test_a_late_mark_does_not_touch_the_back_off_of_a_retry(bench: Bench) -> Non
 @pytest.mark.parametrize("state", [JobStatus.RUNNING, JobStatus.FINISHED, JobStatus.CANCELLED])
 def test_a_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobStatus) -> None:
     job_id = bench.submit()
-    [message] = bench.store.outgoing([job_id])
+    [message] = bench.store.outbox.reserve([job_id])
     if state is JobStatus.CANCELLED:
-        bench.store.cancel(job_id, None, terminate=False)
+        bench.store.control.cancel(job_id, None, terminate=False)
     else:
         run = bench.run(job_id)
         if state is JobStatus.FINISHED:
-            bench.store.finish(run, "1")
+            bench.store.runs.finish(run, "1")
     row = bench.row(job_id)
-    bench.store.mark_queued([message])
+    bench.store.outbox.mark_queued([message])
     assert bench.row(job_id) == row
 
 
 def test_a_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: Bench) -> None:
     """Mutant 3: refused to a fast worker, it would be Queued without a message."""
     job_id = bench.place(JobStatus.WAITING).job_id
-    [message] = bench.store.reserve(10)
+    [message] = bench.store.outbox.reserve_due(10)
     run = bench.run(job_id)
-    bench.store.mark_queued([message])
+    bench.store.outbox.mark_queued([message])
     assert bench.status(job_id) is JobStatus.RUNNING
-    assert bench.store.finish(run, "1")
+    assert bench.store.runs.finish(run, "1")
 
 
 def test_the_patience_doubles_with_each_publish_up_to_a_quarter_of_an_hour(common_url: str) -> None:
@@ -146,7 +146,7 @@ def test_a_new_attempt_has_the_first_patience_again(bench: Bench) -> None:
     job_id = bench.submit()
     for _ in range(3):
         bench.queue(job_id)
-    bench.store.retry(bench.run(job_id), "{}", None, None, "again")
+    bench.store.runs.retry(bench.run(job_id), "{}", None, None, "again")
     assert bench.row(job_id)["publish_count"] == 0
 
 
@@ -156,9 +156,9 @@ def test_a_queued_job_may_be_left_to_its_message_once_more(bench: Bench) -> None
     bench.queue(job_id)
     for republish_deferrals in range(1, 4):
         bench.pass_time(minutes=16)
-        messages = bench.store.reserve(10)
+        messages = bench.store.outbox.reserve_due(10)
         assert messages[0].republish_deferrals == republish_deferrals - 1
-        bench.store.look_later(messages)
+        bench.store.outbox.defer_republish(messages)
         assert bench.row(job_id)["republish_deferrals"] == republish_deferrals
         assert about(bench.due_in(job_id), PATIENCE)
     bench.queue(job_id)
@@ -172,7 +172,7 @@ def test_each_time_that_a_job_is_left_to_its_message_it_is_for_twice_as_long(imp
     found = [impatient.due_in(job_id)]
     for _ in range(DAMPED_AT_MOST):
         impatient.pass_time(minutes=9)
-        impatient.store.look_later(impatient.store.reserve(10))
+        impatient.store.outbox.defer_republish(impatient.store.outbox.reserve_due(10))
         found.append(impatient.due_in(job_id))
     expected = [timedelta(minutes=minutes) for minutes in (1, 2, 4, 8)]
     assert all(about(due, wanted) for due, wanted in zip(found, expected, strict=True)), found
@@ -182,10 +182,10 @@ def test_a_job_that_was_claimed_meanwhile_is_not_looked_at_later(bench: Bench) -
     job_id = bench.submit()
     bench.queue(job_id)
     bench.pass_time(minutes=16)
-    messages = bench.store.reserve(10)
-    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    messages = bench.store.outbox.reserve_due(10)
+    bench.store.runs.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
-    bench.store.look_later(messages)
+    bench.store.outbox.defer_republish(messages)
     assert bench.row(job_id) == row
 
 
@@ -193,7 +193,7 @@ def test_rows_are_counted_by_queue(bench: Bench) -> None:
     for queue in ("a", "a", "b", "c"):
         bench.queue(bench.submit(queue=queue))
     bench.submit(queue="a")
-    assert bench.store.count_queued(["a", "b", "nothing"]) == {"a": 2, "b": 1}
+    assert bench.store.outbox.count_queued(["a", "b", "nothing"]) == {"a": 2, "b": 1}
 
 
 @pytest.mark.parametrize("state", [JobStatus.SUBMITTED, JobStatus.WAITING, HELD, JobStatus.QUEUED])
@@ -201,10 +201,10 @@ def test_the_sweep_cancels_an_expired_job_in_every_status_and_says_so(bench: Ben
     """Mutant 10: without it the job would wait for ever for a claim that is refused."""
     job_id = bench.place(state, expires=timedelta(minutes=40), unique_key="k").job_id
     bench.pass_time(minutes=41)
-    assert bench.store.expire() == 1
+    assert bench.store.sweep.expire() == 1
     row = bench.row(job_id)
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
-    assert bench.store.events(job_id)[-1].actor == "sweep"
+    assert bench.store.queries.events(job_id)[-1].actor == "sweep"
     assert (row["unique_hash"], row["started"]) == (None, None)
     assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), "those who heard of it hear its end"
 
@@ -214,38 +214,38 @@ def test_a_cancel_that_no_worker_meets_is_told_once(bench: Bench) -> None:
     for job_id in (sent, met):
         bench.queue(job_id)
     for job_id in (unsent, sent, met):
-        assert bench.store.cancel(job_id, None, terminate=False) is JobStatus.CANCELLED
-    assert bench.store.tell_revoked(met, bench.row(met)["task_id"])
-    assert bench.store.unheard(10) == []
+        assert bench.store.control.cancel(job_id, None, terminate=False) is JobStatus.CANCELLED
+    assert bench.store.runs.mark_revoke_reported(met, bench.row(met)["task_id"])
+    assert bench.store.sweep.unreported_cancels(10) == []
     bench.pass_time(hours=1)
-    [told] = bench.store.unheard(10)
+    [told] = bench.store.sweep.unreported_cancels(10)
     assert (told.job_id, told.status) == (sent, JobStatus.CANCELLED)
     bench.pass_time(hours=1)
-    assert bench.store.unheard(10) == []
+    assert bench.store.sweep.unreported_cancels(10) == []
 
 
 def test_a_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Bench) -> None:
     early = bench.submit(expires=timedelta(minutes=40))
     retried = bench.submit(expires=timedelta(minutes=10))
-    bench.store.retry(bench.run(retried), "{}", None, None, "again")
+    bench.store.runs.retry(bench.run(retried), "{}", None, None, "again")
     bench.pass_time(minutes=20)
-    assert bench.store.expire() == 0
+    assert bench.store.sweep.expire() == 0
     assert bench.status(early) is JobStatus.SUBMITTED
     assert bench.status(retried) is JobStatus.REQUEUED
 
 
-@pytest.mark.parametrize("verb", ["mark_queued", "look_later", "send_back"])
+@pytest.mark.parametrize("verb", ["mark_queued", "defer_republish", "send_back"])
 def test_the_sweep_looks_again_no_later_than_the_expiry(bench: Bench, verb: str) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
     message = bench.message(job_id)
     match verb:
         case "mark_queued":
-            bench.store.mark_queued([message])
-        case "look_later":
-            bench.store.look_later([message])
+            bench.store.outbox.mark_queued([message])
+        case "defer_republish":
+            bench.store.outbox.defer_republish([message])
         case _:
-            assert bench.store.send_back(job_id, message.task_id, 1, TASK, Worker("w", "b", 1))
+            assert bench.store.runs.send_back(job_id, message.task_id, 1, TASK, Worker("w", "b", 1))
     assert about(bench.due_in(job_id), timedelta(minutes=5))
 
 
@@ -253,11 +253,11 @@ def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) ->
     job_id = bench.submit(message="from the importer")
     bench.queue(job_id)
     message = bench.message(job_id)
-    assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker("w9"))
-    job = bench.store.job(job_id)
+    assert bench.store.runs.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker("w9"))
+    job = bench.store.queries.job(job_id)
     assert job is not None
     assert (job.status, job.message) == (JobStatus.SUBMITTED, "from the importer")
-    event = bench.store.events(job_id)[-1]
+    event = bench.store.queries.events(job_id)[-1]
     assert (event.status, event.actor) == (JobStatus.SUBMITTED, "worker w9")
     assert TASK in event.message
 
@@ -265,14 +265,14 @@ def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) ->
 def test_a_late_mark_does_not_touch_a_job_that_was_sent_back(bench: Bench) -> None:
     """A worker that does not know the task may be faster than whoever sent the message."""
     job_id = bench.submit()
-    [message] = bench.store.outgoing([job_id])
-    assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
+    [message] = bench.store.outbox.reserve([job_id])
+    assert bench.store.runs.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
     row = bench.row(job_id)
-    bench.store.mark_queued([message])
+    bench.store.outbox.mark_queued([message])
     assert bench.row(job_id) == row
     bench.pass_time(hours=2)
-    [message] = bench.store.reserve(10)
-    bench.store.mark_queued([message])
+    [message] = bench.store.outbox.reserve_due(10)
+    bench.store.outbox.mark_queued([message])
     assert bench.status(job_id) is JobStatus.QUEUED
 
 
@@ -280,10 +280,10 @@ def test_a_job_that_is_sent_back_was_sent_once_whoever_says_so_first(bench: Benc
     counts = []
     for marked in (False, True):
         job_id = bench.submit()
-        [message] = bench.store.outgoing([job_id])
+        [message] = bench.store.outbox.reserve([job_id])
         if marked:
-            bench.store.mark_queued([message])
-        assert bench.store.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
+            bench.store.outbox.mark_queued([message])
+        assert bench.store.runs.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())
         counts.append(bench.row(job_id)["publish_count"])
     assert counts == [1, 1]
 
@@ -291,37 +291,37 @@ def test_a_job_that_is_sent_back_was_sent_once_whoever_says_so_first(bench: Benc
 def test_a_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
     job_id = bench.submit()
     message, me = bench.message(job_id), bench.worker()
-    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    bench.store.runs.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
-    assert not bench.store.send_back(job_id, message.task_id, message.attempt, TASK, me)
-    assert not bench.store.send_back(job_id, "another", message.attempt + 1, TASK, me)
+    assert not bench.store.runs.send_back(job_id, message.task_id, message.attempt, TASK, me)
+    assert not bench.store.runs.send_back(job_id, "another", message.attempt + 1, TASK, me)
     assert bench.row(job_id) == row
 
 
 @pytest.mark.parametrize("delay", [1e9, 1e12, 1e300])
 def test_a_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, delay: float) -> None:
     run = bench.run(bench.submit())
-    assert bench.store.retry(run, "{}", None, delay, "again") is JobStatus.REQUEUED
+    assert bench.store.runs.retry(run, "{}", None, delay, "again") is JobStatus.REQUEUED
     row = bench.row(run.job_id)
     assert abs(row["due_at"] - row["not_before"]) < timedelta(seconds=1)
     assert bench.ahead(row["not_before"]) > timedelta(days=365)
-    assert bench.store.outgoing([run.job_id]) == []
+    assert bench.store.outbox.reserve([run.job_id]) == []
 
 
 def test_a_job_that_cannot_be_sent_is_put_off_ever_longer_and_says_so(impatient: Bench) -> None:
     bench = impatient
     job_id = bench.submit(unique_key="k")
     message = bench.message(job_id)
-    bench.store.put_off([message], "the queue is full")
+    bench.store.outbox.defer_unsendable([message], "the queue is full")
     assert bench.status(job_id) is JobStatus.SUBMITTED
     assert about(bench.due_in(job_id), timedelta(minutes=1))
-    assert bench.store.events(job_id)[-1].message == "the queue is full"
+    assert bench.store.queries.events(job_id)[-1].message == "the queue is full"
     bench.pass_time(hours=1)
-    [again] = bench.store.reserve(1)
-    bench.store.put_off([again], "the queue is full")
+    [again] = bench.store.outbox.reserve_due(1)
+    bench.store.outbox.defer_unsendable([again], "the queue is full")
     assert about(bench.due_in(job_id), timedelta(minutes=2))
     assert bench.row(job_id)["publish_count"] == 2
-    bench.store.retry(bench.run(job_id), "{}", None, HOUR, "again")
+    bench.store.runs.retry(bench.run(job_id), "{}", None, HOUR, "again")
     row = bench.row(job_id)
-    bench.store.put_off([message], "the queue is full")
+    bench.store.outbox.defer_unsendable([message], "the queue is full")
     assert bench.row(job_id) == row, "that was another attempt's"

@@ -44,8 +44,8 @@ def claim_claim(bench: Bench) -> Pair:
     job_id = bench.submit()
     first, second = (bench.key(job_id, bench.worker(name)) for name in ("w1", "w2"))
     return Pair(
-        lambda: bench.store.claim(first, TASK),
-        lambda: bench.store.claim(second, TASK),
+        lambda: bench.store.runs.claim(first, TASK),
+        lambda: bench.store.runs.claim(second, TASK),
         job_id,
         won=lambda said: isinstance(said, Run),
     )
@@ -55,8 +55,8 @@ def claim_cancel(bench: Bench) -> Pair:
     job_id = bench.submit()
     run = bench.key(job_id, bench.worker())
     return Pair(
-        lambda: isinstance(bench.store.claim(run, TASK), Run),
-        lambda: bench.store.cancel(job_id, None, terminate=False) is JobStatus.CANCELLED,
+        lambda: isinstance(bench.store.runs.claim(run, TASK), Run),
+        lambda: bench.store.control.cancel(job_id, None, terminate=False) is JobStatus.CANCELLED,
         job_id,
         ends_as={0: {JobStatus.RUNNING}, 1: {JobStatus.CANCELLED}},
     )
@@ -67,19 +67,19 @@ def claim_take(bench: Bench) -> Pair:
     run = bench.key(job_id, bench.worker())
 
     def take() -> bool:
-        return bench.store.set_status(job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None) == (
+        return bench.store.control.set_status(job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None) == (
             JobStatus.SUBMITTED,
             True,
         )
 
-    return Pair(lambda: isinstance(bench.store.claim(run, TASK), Run), take, job_id)
+    return Pair(lambda: isinstance(bench.store.runs.claim(run, TASK), Run), take, job_id)
 
 
 def finish_reap(bench: Bench) -> Pair:
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     return Pair(
-        lambda: bench.store.finish(run, "1"),
+        lambda: bench.store.runs.finish(run, "1"),
         lambda: bench.reap(str(run.worker.worker_uid)),
         run.job_id,
         ends_as={0: {JobStatus.FINISHED}, 1: {JobStatus.REQUEUED}},
@@ -91,10 +91,10 @@ def finish_end(bench: Bench) -> Pair:
     run = bench.run(bench.submit())
 
     def end() -> bool:
-        return bench.store.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)[1]
+        return bench.store.control.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)[1]
 
     return Pair(
-        lambda: bench.store.finish(run, "1"),
+        lambda: bench.store.runs.finish(run, "1"),
         end,
         run.job_id,
         ends_as={0: {JobStatus.FINISHED}, 1: {JobStatus.ERROR}},
@@ -104,18 +104,18 @@ def finish_end(bench: Bench) -> Pair:
 def lose_fail(bench: Bench) -> Pair:
     run = bench.run(bench.submit())
     return Pair(
-        lambda: bench.store.lose(run, "gone", run.worker),
-        lambda: bench.store.fail(run, FAILURE),
+        lambda: bench.store.recovery.lose(run, "gone", run.worker),
+        lambda: bench.store.runs.fail(run, FAILURE),
         run.job_id,
     )
 
 
 def resubmit_resubmit(bench: Bench) -> Pair:
     job_id = bench.submit()
-    bench.store.cancel(job_id, None, terminate=False)
+    bench.store.control.cancel(job_id, None, terminate=False)
 
     def resubmit() -> bool:
-        return bench.store.resubmit(job_id, str(uuid.uuid4()), None)
+        return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
 
     return Pair(resubmit, resubmit, job_id)
 
@@ -130,8 +130,8 @@ def expire_claim(bench: Bench) -> Pair:
     run = bench.key(job_id, bench.worker())
     bench.write(job_id, expires=bench.row(job_id)["submitted"], due_at=bench.row(job_id)["submitted"])
     return Pair(
-        bench.store.expire,
-        lambda: bench.store.claim(run, TASK) is run,
+        bench.store.sweep.expire,
+        lambda: bench.store.runs.claim(run, TASK) is run,
         job_id,
         ends_as={0: {JobStatus.CANCELLED}},
     )
@@ -139,11 +139,11 @@ def expire_claim(bench: Bench) -> Pair:
 
 def tell_tell(bench: Bench) -> Pair:
     job_id = bench.place(JobStatus.QUEUED).job_id
-    bench.store.cancel(job_id, None, terminate=False)
+    bench.store.control.cancel(job_id, None, terminate=False)
     task_id = bench.row(job_id)["task_id"]
     return Pair(
-        lambda: bench.store.tell_revoked(job_id, task_id),
-        lambda: bench.store.tell_revoked(job_id, task_id),
+        lambda: bench.store.runs.mark_revoke_reported(job_id, task_id),
+        lambda: bench.store.runs.mark_revoke_reported(job_id, task_id),
         job_id,
     )
 
@@ -189,7 +189,7 @@ def test_of_two_verbs_in_line_for_the_row_exactly_one_wins(
     judge(bench, pair, said)
     if pair.skips is not None and has_lines(bench):
         assert pair.won(said[1 - pair.skips]), "the one that waits"
-    elif bench.door.engine.dialect.name == "postgresql":
+    elif bench.database.engine.dialect.name == "postgresql":
         # MariaDB may give up whoever is first in line, to end a deadlock; it asks again, as the last.
         assert pair.won(said[0] if order == 1 else said[1]), "the first in line"
 
@@ -206,8 +206,8 @@ def test_an_expired_job_is_cancelled_once_whoever_meets_it(bench: Bench, order: 
 def test_a_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, order: int) -> None:
     run = bench.run(bench.submit())
     contenders: list[Contender] = [
-        lambda: bench.store.cancel(run.job_id, None, terminate=False),
-        lambda: bench.store.retry(run, "{}", None, None, "again"),
+        lambda: bench.store.control.cancel(run.job_id, None, terminate=False),
+        lambda: bench.store.runs.retry(run, "{}", None, None, "again"),
     ]
     cancelled, retried = in_line(bench, job, contenders[::order])[::order]
     assert bench.status(run.job_id) is JobStatus.CANCELLED
@@ -231,10 +231,10 @@ def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(
 
     def in_between(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if "SELECT jobhandle_job.status_id" in statement and not resubmitted:
-            resubmitted.append(other.store.resubmit(job_id, str(uuid.uuid4()), None))
+            resubmitted.append(other.store.control.resubmit(job_id, str(uuid.uuid4()), None))
 
-    event.listen(bench.door.engine, "before_cursor_execute", in_between)
-    cancelled = bench.store.cancel(job_id, None, terminate=False)
+    event.listen(bench.database.engine, "before_cursor_execute", in_between)
+    cancelled = bench.store.control.cancel(job_id, None, terminate=False)
     other.close()
     assert resubmitted == [True]
     assert cancelled is bench.status(job_id) is JobStatus.CANCELLED
@@ -246,7 +246,7 @@ def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_los
         run = bench.run(bench.submit(max_attempts=2))
         bench.pass_time(seconds=LAPSE)
         renewed, lost = race(
-            lambda run=run: bench.store.renew(run.worker),  # type: ignore[misc]  # mypy infers no lambda's defaults
+            lambda run=run: bench.store.leases.renew(run.worker),  # type: ignore[misc]  # mypy infers no lambda's defaults
             lambda run=run: bench.reap(str(run.worker.worker_uid)),  # type: ignore[misc]  # mypy infers no lambda's defaults
         )
         assert renewed == (not lost)
@@ -278,7 +278,10 @@ def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
     commit = steps(bench, lambda: bench.reap(str(former.worker.worker_uid)))
     run = lapsed()
     lost, renewed = in_the_middle(
-        bench, commit, lambda: bench.reap(str(run.worker.worker_uid)), lambda: bench.store.renew(run.worker)
+        bench,
+        commit,
+        lambda: bench.reap(str(run.worker.worker_uid)),
+        lambda: bench.store.leases.renew(run.worker),
     )
     assert [one.job_id for one in lost] == [run.job_id]
     assert not renewed
@@ -292,7 +295,7 @@ def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench)
     bench.pass_time(seconds=LAPSE)
     with locked(bench, worker_table):
         assert bench.reap(str(run.worker.worker_uid)) == []
-    bench.store.renew(run.worker)
+    bench.store.leases.renew(run.worker)
     assert bench.reap(str(run.worker.worker_uid)) == []
 
 
@@ -309,10 +312,10 @@ def test_claim_whose_lease_ends_behind_a_lock_is_found_by_the_sweep(server_bench
     ended = worker_table.update().where(mine).values(lease_until=clock(-1.0))
     with ThreadPoolExecutor(1) as pool:
         with locked(bench, job):
-            claiming = pool.submit(bench.store.claim, run, TASK)
+            claiming = pool.submit(bench.store.runs.claim, run, TASK)
             eventually(lambda: waiting(bench) == 1)
-            with bench.door.transaction() as connection:
-                bench.store.execute(connection, ended)
+            with bench.database.transaction() as connection:
+                connection.execute(ended)
             assert bench.lapsed_workers() == [me.worker_uid]
             bench.reap(str(me.worker_uid))
         said = claiming.result(timeout=30)

@@ -21,7 +21,7 @@ class Asked:
     def __init__(self, failures: int, again: str) -> None:
         self.failures, self.again, self.tries = failures, again, 0
 
-    @retrying.repeatable
+    @retrying.retry_on_disconnect
     def verb(self) -> int:
         self.tries += 1
         if self.tries <= self.failures:
@@ -44,7 +44,7 @@ def test_deadlocks_are_repeated_up_to_a_time() -> None:
 
 def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six tries of fifty seconds each were five minutes (fault 48)."""
-    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     asked = Asked(50, "soon")
     with pytest.raises(DatabaseUnavailableError):
         asked.verb()
@@ -53,7 +53,7 @@ def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_lost_connection_is_repeated_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """It took a deadline to notice it, and the repeat says whether the first had succeeded (fault 45)."""
-    monkeypatch.setattr(retrying, "_REPEATS_FOR", 0.0)
+    monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     assert Asked(1, "at once").verb() == 2
     with pytest.raises(DatabaseUnavailableError):
         Asked(2, "at once").verb()
@@ -67,20 +67,20 @@ def test_a_crowd_that_submits_few_keys_sees_no_error(
     own_server_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads submit the same keys and end the jobs that have them (fault 48)."""
-    monkeypatch.setattr(retrying, "_REPEATS_FOR", 60.0)  # a busy machine may need more than ten seconds
+    monkeypatch.setattr(retrying, "_RETRIES_FOR", 60.0)  # a busy machine may need more than ten seconds
     bench = own_server_bench
-    if bench.door.engine.dialect.name == "postgresql":
-        event.listen(bench.door.engine, "connect", _find_deadlocks_soon)
+    if bench.database.engine.dialect.name == "postgresql":
+        event.listen(bench.database.engine, "connect", _find_deadlocks_soon)
     me = bench.worker()
 
     def submit_and_finish(seed: int) -> int:
         chance, fresh = random.Random(seed), 0
         for _ in range(15):
             keys = chance.sample(KEYS, 2)
-            for submitted in bench.store.submit([new_job(unique_key=key) for key in keys]):
+            for submitted in bench.store.inserter.submit([new_job(unique_key=key) for key in keys]):
                 if submitted.fresh:
                     fresh += 1
-                    assert bench.store.finish(bench.run(submitted.job_id, me), "1")
+                    assert bench.store.runs.finish(bench.run(submitted.job_id, me), "1")
         return fresh
 
     with ThreadPoolExecutor(8) as pool:

@@ -39,7 +39,7 @@ KEPT = (
 
 
 def resubmit(bench: Bench, job_id: int) -> bool:
-    return bench.store.resubmit(job_id, str(uuid.uuid4()), None)
+    return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
 
 
 def full_life(bench: Bench) -> int:
@@ -57,18 +57,20 @@ def full_life(bench: Bench) -> int:
     )
     bench.queue(job_id)
     run = bench.run(job_id)
-    bench.store.note_progress(run, 1, 2)
-    bench.store.lose(run, "gone", run.worker)
+    bench.store.runs.note_progress(run, 1, 2)
+    bench.store.recovery.lose(run, "gone", run.worker)
     run = bench.run(job_id)
-    bench.store.retry(run, '{"args": [2]}', None, None, "again")
+    bench.store.runs.retry(run, '{"args": [2]}', None, None, "again")
     run = bench.run(job_id)
-    bench.store.cancel(job_id, None, terminate=True)
-    bench.store.fail(run, FAILURE)
+    bench.store.control.cancel(job_id, None, terminate=True)
+    bench.store.runs.fail(run, FAILURE)
     return job_id
 
 
 def ended_by_hand(bench: Bench, run: Run) -> None:
-    previous, moved = bench.store.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)
+    previous, moved = bench.store.control.set_status(
+        run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None
+    )
     assert (previous, moved) == (JobStatus.RUNNING, True)
 
 
@@ -94,17 +96,17 @@ def test_a_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Ben
 def test_a_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> None:
     """Mutant 9 (the stamp stays): never startable."""
     job_id = bench.submit()
-    bench.store.cancel(job_id, None, terminate=True)
+    bench.store.control.cancel(job_id, None, terminate=True)
     assert resubmit(bench, job_id)
     assert bench.run(job_id).attempt == 1
-    assert not bench.store.standings(str(bench.row(job_id)["worker_uid"]))[0].terminate
+    assert not bench.store.leases.runs(str(bench.row(job_id)["worker_uid"]))[0].terminate
 
 
 def test_a_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
     job_id = bench.submit(max_attempts=2)
     for expected in (JobStatus.REQUEUED, JobStatus.ERROR) * 2:
         run = bench.run(job_id)
-        assert [lost.status for lost in bench.store.lose(run, "gone", run.worker)] == [expected]
+        assert [lost.status for lost in bench.store.recovery.lose(run, "gone", run.worker)] == [expected]
         if expected is JobStatus.ERROR:
             assert resubmit(bench, job_id)
 
@@ -112,26 +114,26 @@ def test_a_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
 def test_the_former_rounds_message_is_refused(bench: Bench) -> None:
     job_id = bench.submit()
     old = bench.key(job_id, bench.worker())
-    bench.store.cancel(job_id, None, terminate=False)
+    bench.store.control.cancel(job_id, None, terminate=False)
     assert resubmit(bench, job_id)
-    assert bench.store.claim(old, TASK) == ClaimRejected(Refusal.SUPERSEDED)
+    assert bench.store.runs.claim(old, TASK) == ClaimRejected(Refusal.SUPERSEDED)
 
 
 def test_the_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:
     job_id = bench.submit()
     message = bench.message(job_id)
-    bench.store.cancel(job_id, None, terminate=False)
+    bench.store.control.cancel(job_id, None, terminate=False)
     assert resubmit(bench, job_id)
     row = bench.row(job_id)
-    bench.store.mark_queued([message])
+    bench.store.outbox.mark_queued([message])
     assert bench.row(job_id) == row
 
 
 def test_the_former_rounds_cancel_changes_nothing(bench: Bench) -> None:
     run = bench.run(bench.submit())
-    bench.store.finish(run, "1")
+    bench.store.runs.finish(run, "1")
     assert resubmit(bench, run.job_id)
-    bench.store.cancel(run.job_id, None, terminate=True, task_id=run.task_id)
+    bench.store.control.cancel(run.job_id, None, terminate=True, task_id=run.task_id)
     assert bench.status(run.job_id) is JobStatus.RESUBMITTED
 
 
@@ -150,11 +152,11 @@ def test_a_resubmit_is_welcome_once_the_former_body_has_left(bench: Bench, leave
     ended_by_hand(bench, run)
     match leaves:
         case "by its report":
-            bench.store.leave(run)
+            bench.store.runs.leave(run)
         case "by its refused finish":
-            assert not bench.store.finish(run, "1")
+            assert not bench.store.runs.finish(run, "1")
         case _:
-            assert bench.store.retry(run, "{}", None, None, "again") is None
+            assert bench.store.runs.retry(run, "{}", None, None, "again") is None
     assert resubmit(bench, run.job_id)
 
 
@@ -165,7 +167,7 @@ def test_a_resubmit_is_welcome_once_the_former_workers_lease_has_ended(bench: Be
     if ends == "it lapses":
         bench.pass_time(seconds=bench.settings.lease.total_seconds() + 1)
     else:
-        bench.store.retire(run.worker)
+        bench.store.leases.retire(run.worker)
     assert resubmit(bench, run.job_id)
 
 
@@ -175,16 +177,16 @@ def test_a_body_leaves_without_touching_a_later_claim(bench: Bench) -> None:
     bench.pass_time(seconds=bench.settings.lease.total_seconds() + 1)
     assert resubmit(bench, run.job_id)
     later = bench.run(run.job_id)
-    bench.store.leave(run)
+    bench.store.runs.leave(run)
     assert bench.row(run.job_id)["worker_uid"] == later.worker.worker_uid
 
 
 def test_who_asks_twice_with_one_task_id_is_told_yes(bench: Bench) -> None:
     job_id = bench.place(JobStatus.FINISHED).job_id
     task_id = str(uuid.uuid4())
-    assert bench.store.resubmit(job_id, task_id, None)
+    assert bench.store.control.resubmit(job_id, task_id, None)
     row, events = bench.row(job_id), bench.events(job_id)
-    assert bench.store.resubmit(job_id, task_id, None)
+    assert bench.store.control.resubmit(job_id, task_id, None)
     assert (bench.row(job_id), bench.events(job_id)) == (row, events)
 
 
@@ -196,7 +198,7 @@ def test_a_resubmit_is_refused_while_another_unfinished_job_has_its_unique_key(b
     with pytest.raises(InvalidTransitionError, match="the only one"):
         resubmit(bench, first)
     assert bench.row(first) == row
-    bench.store.cancel(second, None, terminate=False)
+    bench.store.control.cancel(second, None, terminate=False)
     assert resubmit(bench, first)
     assert bench.submit(unique_key="the only one") == first
 
@@ -204,13 +206,13 @@ def test_a_resubmit_is_refused_while_another_unfinished_job_has_its_unique_key(b
 def test_a_former_outsiders_run_does_not_hold_up_a_resubmit(bench: Bench) -> None:
     job_id = bench.submit()
     for status in (JobStatus.RUNNING, JobStatus.FINISHED):
-        assert bench.store.set_status(job_id, status, str(uuid.uuid4()), None, None)[1]
+        assert bench.store.control.set_status(job_id, status, str(uuid.uuid4()), None, None)[1]
     assert resubmit(bench, job_id)
 
 
 def test_an_unfinished_job_with_the_same_unique_key_is_the_one_that_was_meant(bench: Bench) -> None:
-    [first] = bench.store.submit([new_job(unique_key="k", username="ann")])
-    [again] = bench.store.submit([new_job(unique_key="k", username="ann")])
+    [first] = bench.store.inserter.submit([new_job(unique_key="k", username="ann")])
+    [again] = bench.store.inserter.submit([new_job(unique_key="k", username="ann")])
     assert (again.job_id, first.fresh, again.fresh) == (first.job_id, True, False)
     assert bench.submit(unique_key="k", username="bob") != first.job_id
     assert bench.submit(unique_key="k") != first.job_id
@@ -226,15 +228,15 @@ def test_a_unique_key_is_free_again_once_its_job_is_final(bench: Bench, final: J
 
 def test_a_submit_that_is_asked_twice_inserts_one_job(bench: Bench) -> None:
     job = new_job()
-    [first] = bench.store.submit([job])
-    [again] = bench.store.submit([job])
+    [first] = bench.store.inserter.submit([job])
+    [again] = bench.store.inserter.submit([job])
     assert again == first
     assert again.fresh
-    assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 1
+    assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 1
 
 
 def test_a_run_without_a_lease_may_be_resubmitted_once_ended(bench: Bench) -> None:
     job_id = bench.submit()
     run = bench.run(job_id, Worker("here", None, 1))
-    assert bench.store.finish(run, "1")
+    assert bench.store.runs.finish(run, "1")
     assert resubmit(bench, job_id)

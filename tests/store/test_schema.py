@@ -31,9 +31,9 @@ from tests.test_settings import jobs_of
 @pytest.fixture
 def engine(empty_database_url: str) -> Iterator[Engine]:
     """An empty database, as the library would open it."""
-    door = Database(engine_maker(empty_database_url), Bench(empty_database_url).settings)
-    yield door.engine
-    door.close()
+    database = Database(engine_maker(empty_database_url), Bench(empty_database_url).settings)
+    yield database.engine
+    database.close()
 
 
 def ours(_object: Any, name: str | None, kind: str, _reflected: bool, _compared: Any) -> bool:
@@ -60,13 +60,13 @@ def live(bench: Bench) -> None:
     job_id = bench.submit(unique_key="k")
     assert bench.submit(unique_key="k") == job_id
     run = bench.run(job_id)
-    assert bench.store.finish(run, "1")
-    assert bench.store.begin_pass() is False
+    assert bench.store.runs.finish(run, "1")
+    assert bench.store.sweep.begin_pass() is False
     bench.pass_time(days=2)
     for worker_uid in bench.lapsed_workers():
         bench.reap(worker_uid)
     assert bench.events(job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
-    assert bench.store.prune(timedelta(days=1)) == 1
+    assert bench.store.sweep.prune(timedelta(days=1)) == 1
 
 
 def test_migrations_make_what_the_models_say(engine: Engine) -> None:
@@ -119,11 +119,11 @@ def test_tables_made_from_the_metadata_will_do(engine: Engine, empty_database_ur
 
 
 def _upgrade_when_all_are_ready(url: str, ready: Barrier) -> None:
-    door = Database(engine_maker(url), Bench(url).settings)
-    with door.engine.connect():
+    database = Database(engine_maker(url), Bench(url).settings)
+    with database.engine.connect():
         ready.wait()
-    migrations.upgrade(door.engine)
-    door.close()
+    migrations.upgrade(database.engine)
+    database.close()
 
 
 def test_several_processes_may_upgrade_at_once(empty_database_url: str, engine: Engine) -> None:
@@ -246,7 +246,7 @@ def test_older_tables_are_told_with_what_to_run(
 
 def test_the_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
     bench = Bench(empty_postgresql_url, schema="Jobs of ours")
-    engine = bench.door.engine
+    engine = bench.database.engine
     migrations.upgrade(engine, "Jobs of ours")
     migrations.upgrade(engine, "Jobs of ours")
     assert {*metadata.tables, VERSION_TABLE} == set(inspect(engine).get_table_names(schema="Jobs of ours"))
@@ -259,10 +259,10 @@ def test_the_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
 
 def test_a_submit_in_the_callers_session_finds_the_chosen_schema(empty_postgresql_url: str) -> None:
     bench = Bench(empty_postgresql_url, schema="ours")
-    migrations.upgrade(bench.door.engine, "ours")
+    migrations.upgrade(bench.database.engine, "ours")
     plain = engine_maker(empty_postgresql_url)()
     with plain.begin() as connection:
-        [submitted] = bench.store.submit_within(connection, [new_job(unique_key="k")])
+        [submitted] = bench.store.inserter.submit_within(connection, [new_job(unique_key="k")])
     plain.dispose()
     assert bench.status(submitted.job_id) is JobStatus.SUBMITTED
     bench.close()
@@ -282,7 +282,7 @@ def test_a_naive_time_is_refused(bench: Bench) -> None:
     naive = datetime(2030, 1, 1)  # noqa: DTZ001 - a naive one is what this is about
     with pytest.raises((StatementError, TypeError), match="no time zone"):
         bench.submit(expires=naive)
-    assert bench.store.count_by_status()[JobStatus.SUBMITTED] == 0
+    assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 0
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 123456, 999999])
@@ -308,18 +308,18 @@ def test_every_moment_is_of_the_type_that_refuses_naive_times() -> None:
 
 def test_a_status_that_is_none_of_the_nine_is_refused_by_the_database(bench: Bench) -> None:
     job_id = bench.submit()
-    with pytest.raises(DatabaseRefusedError), bench.door.transaction() as connection:
+    with pytest.raises(DatabaseRefusedError), bench.database.transaction() as connection:
         connection.execute(text("UPDATE jobhandle_job SET status_id = 10 WHERE id = :id"), {"id": job_id})
 
 
 def test_the_id_of_a_deleted_job_is_never_another_jobs(database_url: str) -> None:
     bench = Bench(database_url)
     job_id = bench.submit()
-    bench.store.cancel(job_id, None, terminate=False)
+    bench.store.control.cancel(job_id, None, terminate=False)
     bench.pass_time(days=2)
-    assert bench.store.prune(timedelta(days=1)) == 1
-    assert bench.store.job(job_id) is None
-    assert bench.store.events(job_id) == []
+    assert bench.store.sweep.prune(timedelta(days=1)) == 1
+    assert bench.store.queries.job(job_id) is None
+    assert bench.store.queries.events(job_id) == []
     assert bench.submit() > job_id
     bench.close()
 
@@ -335,22 +335,22 @@ def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
     row = here.row(job_id)
     task_id = row["task_id"]
 
-    assert there.store.job(job_id) is None
-    assert there.store.cancel(job_id, None, terminate=False) is None
-    assert there.store.set_status(job_id, JobStatus.CANCELLED, "t", None, None) == (None, False)
-    assert there.store.set_message(job_id, "mine", None, None) is None
-    assert not there.store.send_back(job_id, task_id, 1, TASK, there.worker())
-    assert not isinstance(there.store.claim(here.key(job_id, there.worker()), TASK), Run)
-    assert there.store.outgoing([job_id]) == []
+    assert there.store.queries.job(job_id) is None
+    assert there.store.control.cancel(job_id, None, terminate=False) is None
+    assert there.store.control.set_status(job_id, JobStatus.CANCELLED, "t", None, None) == (None, False)
+    assert there.store.control.set_message(job_id, "mine", None, None) is None
+    assert not there.store.runs.send_back(job_id, task_id, 1, TASK, there.worker())
+    assert not isinstance(there.store.runs.claim(here.key(job_id, there.worker()), TASK), Run)
+    assert there.store.outbox.reserve([job_id]) == []
     here.pass_time(minutes=6)
-    assert there.store.expire() == 0
-    assert job_id not in [message.job_id for message in there.store.reserve(10)]
+    assert there.store.sweep.expire() == 0
+    assert job_id not in [message.job_id for message in there.store.outbox.reserve_due(10)]
     assert here.row(job_id)["status_id"] is row["status_id"]
 
     here.queue(job_id)
-    assert there.store.count_queued(["q"]) == {}
-    assert here.store.begin_pass() is False
-    assert there.store.begin_pass() is False
+    assert there.store.outbox.count_queued(["q"]) == {}
+    assert here.store.sweep.begin_pass() is False
+    assert there.store.sweep.begin_pass() is False
     lapsed = here.worker()
     here.pass_time(hours=1)
     assert there.lapsed_workers() == []

@@ -33,39 +33,39 @@ from tests.support import eventually
 
 
 @pytest.fixture
-def door(postgresql_url: str) -> Iterator[Database]:
+def database(postgresql_url: str) -> Iterator[Database]:
     """A door whose engine is this test's alone."""
-    door = Database(engine_maker(postgresql_url), Settings())
-    yield door
-    door.close()
+    database = Database(engine_maker(postgresql_url), Settings())
+    yield database
+    database.close()
 
 
 @pytest.fixture
-def straight(door: Database) -> DirectPsycopg:
-    return DirectPsycopg(door.engine, None)
+def straight(database: Database) -> DirectPsycopg:
+    return DirectPsycopg(database.engine, None)
 
 
 def backend(straight: DirectPsycopg) -> int:
     return int(straight.rows(select(func.pg_backend_pid()), {})[0][0])
 
 
-def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "straight") -> list[bool]:
+def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
     """Return of what might have gone straight, from now on and by that way of the door, whether it has."""
     gone: list[bool] = []
-    plain = getattr(bench.door, way)
+    plain = getattr(bench.database, way)
 
     def noted(*given: Any) -> Any:
         said = plain(*given)
         gone.append(said is not None and said is not False)
         return said
 
-    monkeypatch.setattr(bench.door, way, noted)
+    monkeypatch.setattr(bench.database, way, noted)
     return gone
 
 
 def a_life(bench: Bench) -> list[JobStatus]:
     job_id = bench.submit()
-    bench.store.finish(bench.run(job_id), "1")
+    bench.store.runs.finish(bench.run(job_id), "1")
     return bench.events(job_id)
 
 
@@ -77,7 +77,7 @@ def test_submit_claim_and_finish_go_straight_where_they_can(
 ) -> None:
     gone = through(bench, monkeypatch)
     assert a_life(bench) == LIFE
-    assert gone == [bench.door.engine.dialect.name == "postgresql"] * 3
+    assert gone == [bench.database.engine.dialect.name == "postgresql"] * 3
 
 
 EVERYTHING: dict[str, Any] = {
@@ -99,7 +99,7 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("given", [{}, EVERYTHING, {"held": True}], ids=["little", "everything", "held"])
 def test_a_job_alone_becomes_the_same_row_as_among_others(bench: Bench, given: dict[str, Any]) -> None:
     alone = bench.submit(**given)
-    crowd = [one.job_id for one in bench.store.submit([new_job(**given), new_job(**given)])]
+    crowd = [one.job_id for one in bench.store.inserter.submit([new_job(**given), new_job(**given)])]
     rows = [bench.row(job_id) for job_id in (alone, *crowd)]
     waits = [row["due_at"] and row["due_at"] - row["submitted"] for row in rows]
     assert all(wait is None if given.get("held") else about(wait, GRACE) for wait in waits)
@@ -108,13 +108,19 @@ def test_a_job_alone_becomes_the_same_row_as_among_others(bench: Bench, given: d
             del row[own]
     assert alike(rows)
     assert rows[0].items() >= {name: value for name, value in given.items() if name != "held"}.items()
-    told = [[(one.status, one.message, one.actor) for one in bench.store.events(one)] for one in crowd]
-    assert [(one.status, one.message, one.actor) for one in bench.store.events(alone)] == told[0] == told[1]
+    told = [
+        [(one.status, one.message, one.actor) for one in bench.store.queries.events(one)] for one in crowd
+    ]
+    assert (
+        [(one.status, one.message, one.actor) for one in bench.store.queries.events(alone)]
+        == told[0]
+        == told[1]
+    )
 
 
 def test_a_job_whose_key_is_taken_is_found_alone_too(bench: Bench) -> None:
     first = bench.submit(unique_key="k")
-    [second] = bench.store.submit([new_job(unique_key="k")])
+    [second] = bench.store.inserter.submit([new_job(unique_key="k")])
     assert (second.job_id, second.fresh) == (first, False)
 
 
@@ -123,13 +129,13 @@ def test_who_listens_to_an_engine_hears_everything(
 ) -> None:
     bench = Bench(postgresql_url)
     gone, heard = through(bench, monkeypatch), list[str]()
-    many = through(bench, monkeypatch, "straight_each")
-    event.listen(bench.door.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
+    many = through(bench, monkeypatch, "execute_each_directly")
+    event.listen(bench.database.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
     assert a_life(bench) == LIFE
     assert gone == [False] * 3
     assert sum("UPDATE jobhandle_job " in statement for statement in heard) == 2
     heard.clear()
-    bench.store.submit([new_job(), new_job()])
+    bench.store.inserter.submit([new_job(), new_job()])
     assert many == [False]
     assert sum("INSERT INTO jobhandle_job " in statement for statement in heard) == 1
     bench.close()
@@ -140,10 +146,10 @@ def test_nothing_goes_past_an_engine_of_somebody_else(
 ) -> None:
     theirs = create_engine(postgresql_url)
     bench = Bench(postgresql_url, Database(lambda: theirs, Settings()))
-    gone, many = through(bench, monkeypatch), through(bench, monkeypatch, "straight_each")
+    gone, many = through(bench, monkeypatch), through(bench, monkeypatch, "execute_each_directly")
     assert a_life(bench) == LIFE
     assert gone == [False] * 3
-    bench.store.submit([new_job(), new_job()])
+    bench.store.inserter.submit([new_job(), new_job()])
     assert many == [False]
     theirs.dispose()
 
@@ -153,11 +159,11 @@ def test_a_schema_is_named_in_what_goes_straight(postgresql_databases: Postgresq
     with (made := create_engine(url)).begin() as connection:
         connection.execute(text("CREATE SCHEMA shop"))
     made.dispose()
-    door = Database(engine_maker(url), Settings(schema="shop"))
-    with door.transaction() as connection:
-        job_status.create(connection)
-    assert door.straight(select(func.count()).select_from(job_status), {}) == [(9,)]
-    door.close()
+    database = Database(engine_maker(url), Settings(schema="shop"))
+    with database.transaction() as connection:
+        job_status.create(connection.connection)
+    assert database.execute_directly(select(func.count()).select_from(job_status), {}) == [(9,)]
+    database.close()
     postgresql_databases.drop(url)
 
 
@@ -200,13 +206,13 @@ def test_a_connection_that_the_server_has_ended_is_not_used_again(
 def test_a_verb_outlives_a_pool_whose_every_connection_was_ended(postgresql_url: str) -> None:
     bench = Bench(postgresql_url)
     run = bench.run(bench.submit())
-    engine = bench.door.engine
+    engine = bench.database.engine
     idle = [engine.connect() for _ in range(engine.pool.size())]  # type: ignore[attr-defined]  # a QueuePool
     for connection in idle:
         connection.close()
     mine = "datname = current_database() AND pid <> pg_backend_pid()"
     execute(postgresql_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
-    assert bench.store.finish(run, "1")
+    assert bench.store.runs.finish(run, "1")
     bench.close()
 
 

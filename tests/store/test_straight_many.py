@@ -69,10 +69,10 @@ def test_many_jobs_come_in_in_their_order_whichever_way(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], straight: bool
 ) -> None:
     """The last is what decides: those before it have been sent to the server by then."""
-    gone = through(bench, monkeypatch, "straight_each")
+    gone = through(bench, monkeypatch, "execute_each_directly")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
-    ids = [one.job_id for one in bench.store.submit(jobs)]
-    assert gone == [straight and bench.door.engine.dialect.name == "postgresql"]
+    ids = [one.job_id for one in bench.store.inserter.submit(jobs)]
+    assert gone == [straight and bench.database.engine.dialect.name == "postgresql"]
     assert ids == sorted(set(ids))
     for number in (1, MOST_ROWS, MOST_ROWS + 1, MANY):
         job_id = ids[number - 1]
@@ -83,8 +83,8 @@ def test_many_jobs_come_in_in_their_order_whichever_way(
 
 def test_one_that_is_there_already_is_found_among_many(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first, there = new_job(), bench.submit(task_id="11111111-0000-4000-8000-000000000000")
-    gone = through(bench, monkeypatch, "straight_each")
-    submitted = bench.store.submit([first, new_job(task_id="11111111-0000-4000-8000-000000000000")])
+    gone = through(bench, monkeypatch, "execute_each_directly")
+    submitted = bench.store.inserter.submit([first, new_job(task_id="11111111-0000-4000-8000-000000000000")])
     assert gone == [False]
     assert submitted[1].job_id == there
     assert bench.events(submitted[0].job_id) == [JobStatus.SUBMITTED]
@@ -111,7 +111,7 @@ def test_what_goes_wrong_while_they_are_made_leaves_no_trace(own_bench: Bench) -
     url, backends = bench.url, f"SELECT pid {others}"
     before = execute(url, backends)
     with pytest.raises(ValidationError):
-        bench.store.submit(Making(refuse))
+        bench.store.inserter.submit(Making(refuse))
     assert execute(url, ROWS) == [(1,)]
     assert execute(url, backends) == before  # its connection is as good as it was
 
@@ -120,9 +120,9 @@ def test_what_the_server_refuses_among_many_is_its_own_error(own_bench: Bench) -
     """And not that of those that came after it."""
     jobs = [new_job(task="x" * 300 if number == 1 else "t") for number in range(MANY)]
     with pytest.raises(DatabaseRefusedError, match="value too long"):
-        own_bench.store.submit(jobs)
+        own_bench.store.inserter.submit(jobs)
     assert execute(own_bench.url, ROWS) == [(0,)]
-    assert len(own_bench.store.submit([new_job(), new_job()])) == 2
+    assert len(own_bench.store.inserter.submit([new_job(), new_job()])) == 2
 
 
 def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) -> None:
@@ -138,7 +138,7 @@ def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) ->
             )
 
     own_bench.submit()
-    submitted = own_bench.store.submit(Making(cut_once))
+    submitted = own_bench.store.inserter.submit(Making(cut_once))
     assert broken["times"] == 2
     assert len({one.job_id for one in submitted}) == MANY
     assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
@@ -153,7 +153,7 @@ def test_they_are_made_while_nobody_is_kept_waiting(
     seen: list[int] = []
 
     def counted(name: str) -> None:
-        opened = getattr(bench.door, name)
+        opened = getattr(bench.database, name)
 
         @contextmanager
         def noted(*args: Any) -> Iterator[Any]:
@@ -164,11 +164,11 @@ def test_they_are_made_while_nobody_is_kept_waiting(
             finally:
                 open_now["doors"] -= 1
 
-        monkeypatch.setattr(bench.door, name, noted)
+        monkeypatch.setattr(bench.database, name, noted)
 
     counted("_ready")
     making = Making(lambda: seen.append(open_now["doors"]), count=3, **given)
-    assert len(bench.store.submit(making)) == 3
+    assert len(bench.store.inserter.submit(making)) == 3
     assert set(seen) == {0}
 
 
@@ -180,12 +180,12 @@ def test_who_is_slow_to_make_them_holds_up_nobody(own_bench: Bench) -> None:
     def live() -> None:
         job_id = other.submit()
         other.pass_time(hours=1)
-        assert other.store.begin_pass() is not None
-        assert [one.job_id for one in other.store.reserve(10)] == [job_id]
-        other.store.finish(other.run(job_id), "1")
+        assert other.store.sweep.begin_pass() is not None
+        assert [one.job_id for one in other.store.outbox.reserve_due(10)] == [job_id]
+        other.store.runs.finish(other.run(job_id), "1")
         lived.append(other.events(job_id))
 
-    assert len(own_bench.store.submit(Making(live))) == MANY
+    assert len(own_bench.store.inserter.submit(Making(live))) == MANY
     assert lived == [[JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]]
     other.close()
 
@@ -195,12 +195,12 @@ def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
 ) -> None:
     own_bench.submit()
     with a_soft_limit() as comes_in, table_locked(own_bench.url), pytest.raises(SoftTimeLimitExceeded):
-        own_bench.store.submit(Making(lambda: comes_in(0.3)))
+        own_bench.store.inserter.submit(Making(lambda: comes_in(0.3)))
     # All that is said is psycopg's: it has waited for nothing, and no pool was left to find out.
     (said,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert said.name == "psycopg"
     assert said.getMessage().endswith("the connection is closed")
-    assert len(own_bench.store.submit([new_job(), new_job()])) == 2
+    assert len(own_bench.store.inserter.submit([new_job(), new_job()])) == 2
     assert execute(own_bench.url, ROWS) == [(3,)]
 
 
@@ -212,16 +212,16 @@ def test_a_table_locked_for_a_moment_gets_them_the_same_way(
     bench = Bench(postgresql_url)
     bench.submit()
     asked: list[int] = []
-    straight_each = bench.door.straight_each
+    straight_each = bench.database.execute_each_directly
 
     def counted(*given: Any) -> bool:
         asked.append(len(asked))
         return straight_each(*given)
 
-    monkeypatch.setattr(bench.door, "straight_each", counted)
+    monkeypatch.setattr(bench.database, "execute_each_directly", counted)
     with ThreadPoolExecutor() as pool:
         with table_locked(postgresql_url):
-            submitted = pool.submit(bench.store.submit, [new_job(kwargs=LONG) for _ in range(MANY)])
+            submitted = pool.submit(bench.store.inserter.submit, [new_job(kwargs=LONG) for _ in range(MANY)])
             eventually(lambda: len(asked) > 1 or submitted.done(), 60)
         assert len(submitted.result(60)) == MANY
     assert len(asked) > 1
@@ -231,8 +231,10 @@ def test_a_table_locked_for_a_moment_gets_them_the_same_way(
 
 def test_a_server_that_takes_nothing_in_gets_them_one_after_the_other(postgresql_url: str) -> None:
     """The client closes a connection on which nothing goes out; a repeat sends and waits by turns."""
-    door = Database(engine_maker(postgresql_url), Settings(), deadline=1.0)  # shorter than a wait for a lock
-    bench = Bench(postgresql_url, door)
+    database = Database(
+        engine_maker(postgresql_url), Settings(), deadline=1.0
+    )  # shorter than a wait for a lock
+    bench = Bench(postgresql_url, database)
     bench.submit()
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobhandle_job'::regclass"
     waiting = set[int]()
@@ -244,9 +246,9 @@ def test_a_server_that_takes_nothing_in_gets_them_one_after_the_other(postgresql
     jobs = [new_job(kwargs=LONG) for _ in range(MANY)]
     with ThreadPoolExecutor() as pool:
         with table_locked(postgresql_url):
-            submitted = pool.submit(bench.store.submit, jobs)
+            submitted = pool.submit(bench.store.inserter.submit, jobs)
             eventually(lambda: has_come_again() or submitted.done(), 60)
         assert len({one.job_id for one in submitted.result(60)}) == MANY
     assert len(waiting) > 1
-    door.close()
+    database.close()
     assert execute(postgresql_url, ROWS) == [(MANY + 1,)]

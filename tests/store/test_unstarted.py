@@ -13,15 +13,15 @@ def worker(number: int) -> Worker:
     return Worker(f"w{number}", f"boot-{number}", 100)
 
 
-def take_up(bench: Bench, job_id: int, number: int) -> list[Lost]:
+def note_received(bench: Bench, job_id: int, number: int) -> list[Lost]:
     """Have a worker take the message of a job's next attempt, which was sent before."""
     message = bench.message(job_id)
-    return bench.store.take_up([(job_id, message.task_id, message.attempt)], worker(number))
+    return bench.store.recovery.note_received([(job_id, message.task_id, message.attempt)], worker(number))
 
 
-def put_down(bench: Bench, job_id: int, number: int) -> None:
+def clear_received(bench: Bench, job_id: int, number: int) -> None:
     message = bench.message(job_id)
-    bench.store.put_down([(job_id, message.task_id, message.attempt)], worker(number))
+    bench.store.recovery.clear_received([(job_id, message.task_id, message.attempt)], worker(number))
 
 
 def test_message_that_ends_worker_after_worker_fails_its_job(bench: Bench) -> None:
@@ -29,19 +29,19 @@ def test_message_that_ends_worker_after_worker_fails_its_job(bench: Bench) -> No
     job_id = bench.submit()
     bench.queue(job_id)
     for number in range(3):
-        assert take_up(bench, job_id, number) == []
+        assert note_received(bench, job_id, number) == []
         assert bench.status(job_id) is JobStatus.QUEUED
 
-    [lost] = take_up(bench, job_id, 3)
+    [lost] = note_received(bench, job_id, 3)
 
     assert (lost.job_id, lost.task, lost.status) == (job_id, TASK, JobStatus.ERROR)
-    record = bench.store.job(job_id)
+    record = bench.store.queries.job(job_id)
     assert record is not None
     assert record.error is not None
     assert (record.status, record.attempt) == (JobStatus.ERROR, 0)
     assert (record.error.kind, record.error.type) == ("system", "WorkerLostError")
     assert "before its body started" in record.error.message
-    assert bench.store.events(job_id)[-1].actor == "worker w3"
+    assert bench.store.queries.events(job_id)[-1].actor == "worker w3"
 
 
 def test_children_lost_before_the_claim_fail_their_job(bench: Bench) -> None:
@@ -51,8 +51,8 @@ def test_children_lost_before_the_claim_fail_their_job(bench: Bench) -> None:
     message = bench.message(job_id)
     key = (job_id, message.task_id, message.attempt)
     for _ in range(2):
-        assert bench.store.lose_unstarted(key, worker(1)) == []
-    assert [lost.status for lost in bench.store.lose_unstarted(key, worker(1))] == [JobStatus.ERROR]
+        assert bench.store.recovery.lose_unstarted(key, worker(1)) == []
+    assert [lost.status for lost in bench.store.recovery.lose_unstarted(key, worker(1))] == [JobStatus.ERROR]
 
 
 @pytest.mark.parametrize("end", ["put down", "shut down", "same worker"])
@@ -61,11 +61,11 @@ def test_worker_that_survives_a_message_does_not_count(bench: Bench, end: str) -
     job_id = bench.submit()
     bench.queue(job_id)
     for number in range(ROUNDS):
-        assert take_up(bench, job_id, 0 if end == "same worker" else number) == []
+        assert note_received(bench, job_id, 0 if end == "same worker" else number) == []
         if end == "put down":
-            put_down(bench, job_id, number)
+            clear_received(bench, job_id, number)
         elif end == "shut down":
-            bench.store.retire(worker(number))
+            bench.store.leases.retire(worker(number))
     assert (bench.status(job_id), bench.row(job_id)["lost_count"]) == (JobStatus.QUEUED, 0)
 
 
@@ -83,8 +83,8 @@ def test_job_that_allows_more_attempts_outlives_as_many_losses(bench: Bench) -> 
     job_id = bench.submit(max_attempts=10)
     bench.queue(job_id)
     for number in range(10):
-        assert take_up(bench, job_id, number) == []
-    assert [lost.status for lost in take_up(bench, job_id, 10)] == [JobStatus.ERROR]
+        assert note_received(bench, job_id, number) == []
+    assert [lost.status for lost in note_received(bench, job_id, 10)] == [JobStatus.ERROR]
 
 
 def test_note_does_not_hinder_claim_cancel_or_resubmit(bench: Bench) -> None:
@@ -92,11 +92,11 @@ def test_note_does_not_hinder_claim_cancel_or_resubmit(bench: Bench) -> None:
     job_id = bench.submit()
     bench.queue(job_id)
     message = bench.message(job_id)
-    take_up(bench, job_id, 1)
+    note_received(bench, job_id, 1)
     by = bench.worker("w2")
     run = bench.run(job_id, by)
-    bench.store.put_down([(job_id, message.task_id, message.attempt)], worker(1))
+    bench.store.recovery.clear_received([(job_id, message.task_id, message.attempt)], worker(1))
     assert bench.row(job_id)["worker_uid"] == by.worker_uid
-    assert bench.store.finish(run, "null")
-    take_up(bench, job_id, 1)
+    assert bench.store.runs.finish(run, "null")
+    note_received(bench, job_id, 1)
     assert bench.status(job_id) is JobStatus.FINISHED

@@ -35,21 +35,21 @@ class Tracing(ModuleType):
 def tracing(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracing]:
     tracing = Tracing()
     monkeypatch.setitem(sys.modules, tracing.__name__, tracing)
-    event.listen(own_bench.door.engine, "before_cursor_execute", tracing.note)
+    event.listen(own_bench.database.engine, "before_cursor_execute", tracing.note)
     yield tracing
-    event.remove(own_bench.door.engine, "before_cursor_execute", tracing.note)
+    event.remove(own_bench.database.engine, "before_cursor_execute", tracing.note)
 
 
 def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None:
     bench, store = own_bench, own_bench.store
     me = bench.worker()
-    store.begin_pass()
-    store.lapsed_workers()
-    store.expire()
-    store.unheard(10)
-    store.reserve(10)
-    store.standings(str(me.worker_uid))
-    store.unfinished([1])
+    store.sweep.begin_pass()
+    store.leases.lapsed_workers()
+    store.sweep.expire()
+    store.sweep.unreported_cancels(10)
+    store.outbox.reserve_due(10)
+    store.leases.runs(str(me.worker_uid))
+    store.queries.unfinished([1])
     assert tracing.spans == []
 
 
@@ -57,5 +57,5 @@ def test_what_somebody_asks_for_is_traced(own_bench: Bench, tracing: Tracing) ->
     job_id = own_bench.submit()
     submitted = len(tracing.spans)
     assert submitted
-    assert own_bench.store.status(job_id) is not None
+    assert own_bench.store.queries.status(job_id) is not None
     assert len(tracing.spans) == submitted + 1

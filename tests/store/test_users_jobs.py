@@ -25,7 +25,7 @@ def crowded(own_bench: Bench) -> Bench:
     """Three of ann's jobs beside thousands of others', all finished."""
     bench = own_bench
     job_id = bench.submit(username="ann")
-    assert bench.store.finish(bench.run(job_id), "1")
+    assert bench.store.runs.finish(bench.run(job_id), "1")
     engine = create_engine(bench.url)  # without our limits for locks and idle transactions
     with engine.begin() as connection:
         row = dict(connection.execute(select(job).where(job.c.id == job_id)).mappings().one())
@@ -50,22 +50,22 @@ def test_users_jobs_are_found_by_their_index(crowded: Bench) -> None:
         if statement.startswith("SELECT jobhandle_job."):
             executed.append((statement, parameters))
 
-    event.listen(crowded.door.engine, "before_cursor_execute", note)
+    event.listen(crowded.database.engine, "before_cursor_execute", note)
     for selection in SELECTIONS:
-        assert len(crowded.store.find(selection, None, 100)) == 3
-        assert len(crowded.store.page(selection, Window(), 2).jobs) == 2
-    event.remove(crowded.door.engine, "before_cursor_execute", note)
+        assert len(crowded.store.pages.find(selection, None, 100)) == 3
+        assert len(crowded.store.pages.page(selection, Window(), 2).jobs) == 2
+    event.remove(crowded.database.engine, "before_cursor_execute", note)
     assert len(executed) == 2 * len(SELECTIONS)
-    explain = "EXPLAIN QUERY PLAN" if crowded.door.engine.dialect.name == "sqlite" else "EXPLAIN"
-    with crowded.door.reading() as connection:
+    explain = "EXPLAIN QUERY PLAN" if crowded.database.engine.dialect.name == "sqlite" else "EXPLAIN"
+    with crowded.database.autocommit() as connection:
         for statement, parameters in executed:
-            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            plan = connection.connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
             assert "jobhandle_job_user_index" in str(plan), statement
 
 
 def test_users_page_goes_on_where_the_last_one_ended(crowded: Bench) -> None:
-    first = crowded.store.page(SELECTIONS[0], Window(), 2)
-    second = crowded.store.page(SELECTIONS[0], Window(before=first.before), 2)
+    first = crowded.store.pages.page(SELECTIONS[0], Window(), 2)
+    second = crowded.store.pages.page(SELECTIONS[0], Window(before=first.before), 2)
     assert len({found.id for found in [*first.jobs, *second.jobs]}) == 3
     assert second.before is None
     assert {found.username for found in [*first.jobs, *second.jobs]} == {"ann"}

@@ -46,7 +46,7 @@ class World:
             scheduled_for=minutes(given.get("delay", 0)),
             expires=minutes(given.get("life", 0)),
         )
-        self.job_id = self.store.submit([new])[0].job_id
+        self.job_id = self.store.inserter.submit([new])[0].job_id
         self.model.submit(self.job_id, new.task_id, KEY, **given)
         message = bench.message(self.job_id)
         run = key(message, me)
@@ -80,12 +80,12 @@ class World:
 
     def _renew(self, *workers: Worker) -> None:
         for one in workers:
-            self.store.renew(one)
+            self.store.leases.renew(one)
             self.model.renew(str(one.worker_uid))
 
     def save(self) -> None:
         """Take all rows down; the scene is set."""
-        with self.bench.door.reading() as connection:
+        with self.bench.database.autocommit() as connection:
             self._saved_at = connection.execute(select(clock())).scalar_one()
             for table, which in self._tables():
                 rows = connection.execute(select(table).where(which)).mappings()
@@ -93,7 +93,7 @@ class World:
 
     def restore(self) -> None:
         """Have all rows as they were when they were saved, every moment as far away as it was then."""
-        with self.bench.door.transaction() as connection:
+        with self.bench.database.transaction() as connection:
             passed = connection.execute(select(clock())).scalar_one() - self._saved_at
             for table, which in reversed(self._tables()):
                 connection.execute(delete(table).where(which))

@@ -147,14 +147,14 @@ def test_a_pass_that_was_held_up_takes_nobody_for_lost(new_site: NewSite) -> Non
     worker = Worker("healthy", str(uuid.uuid4()), os.getpid())
     handle, message = site.submit_parked("add", 1, 2)
     run = Run(handle.job_id, json.loads(message)["headers"]["id"], 1, str(uuid.uuid4()), worker)
-    store.renew(worker)
-    assert store.claim(run, "worker.add") == run
-    eventually(lambda: store.renew(worker) and store.begin_pass())
+    store.leases.renew(worker)
+    assert store.runs.claim(run, "worker.add") == run
+    eventually(lambda: store.leases.renew(worker) and store.sweep.begin_pass())
 
     held_up = time.monotonic()
     eventually(lambda: time.monotonic() - held_up > 3)
-    for worker_uid in store.lapsed_workers():
-        store.reap(worker_uid)
+    for worker_uid in store.leases.lapsed_workers():
+        store.leases.reap(worker_uid)
 
     assert handle.job_running()
-    assert store.finish(run, "3")
+    assert store.runs.finish(run, "3")

@@ -79,7 +79,7 @@ def test_shutdown_waits_while_something_is_to_be_written(
     def write() -> None:
         tries.append(1)
         if len(tries) < 3:
-            runtime_of(controlled.app).store.standings("any")
+            runtime_of(controlled.app).store.leases.runs("any")
 
     monkeypatch.setattr("jobhandle_celery.worker.bootstep.time.sleep", lambda seconds: None)
     step.start(controlled)

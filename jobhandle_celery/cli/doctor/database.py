@@ -34,7 +34,7 @@ def reachable(deployment: Deployment) -> Finding:
         return bad(
             str(latency), "check jobhandle_database_url and the server; no job starts until it answers"
         )
-    message = f"the database ({deployment.store.dialect}) answers in {latency * 1000:.1f} ms"
+    message = f"the database ({deployment.store.database.dialect}) answers in {latency * 1000:.1f} ms"
     if latency > SLOW:
         return warn(message, "use a database near the workers: each claim takes several round trips")
     return ok(message)
@@ -52,7 +52,7 @@ def schema(deployment: Deployment) -> Finding:
 
 def durability(deployment: Deployment) -> Iterator[Finding]:
     """Check that a commit survives a crash."""
-    settings = deployment.store.durability()
+    settings = deployment.store.diagnostics.durability()
     unsafe = {name: value for name, value in settings.items() if value not in _DURABLE[name]}
     for name, value in unsafe.items():
         safe = "1" if name.startswith("innodb") else "on"
@@ -66,7 +66,7 @@ def durability(deployment: Deployment) -> Iterator[Finding]:
 
 def one_machine(deployment: Deployment) -> Finding:
     """Check that a SQLite file is used on one machine only."""
-    if deployment.store.dialect != "sqlite":
+    if deployment.store.database.dialect != "sqlite":
         return ok("a database server: workers may run on any machine")
     hosts = sorted({worker.name.rpartition("@")[2] for worker in deployment.workers})
     if len(hosts) > 1:
@@ -80,7 +80,7 @@ def one_machine(deployment: Deployment) -> Finding:
 def clocks(deployment: Deployment) -> Finding:
     """Compare this machine's clock with the database's, by which jobs are scheduled."""
     before = datetime.now(UTC)
-    database_time = deployment.store.now()
+    database_time = deployment.store.stats.now()
     after = datetime.now(UTC)
     if before - SMALL_OFFSET <= database_time <= after + SMALL_OFFSET:
         return ok("this machine's clock agrees with the database's")
@@ -96,7 +96,7 @@ def clocks(deployment: Deployment) -> Finding:
 
 def sweeps(deployment: Deployment) -> Finding:
     """Check that passes of the sweep follow one another."""
-    passes, settings = deployment.store.passes(), deployment.settings
+    passes, settings = deployment.store.stats.passes(), deployment.settings
     effect = "jobs with lost messages or lost workers are not recovered"
     next_step = "start a worker, or run `celery -A app jobs sweep --forever` as a process of its own"
     if passes.since_last is None or passes.unbroken is None:

@@ -137,11 +137,11 @@ class Deployment:
             return DatabaseUnavailableError(f"the database did not answer: {error}")
 
     def _ask_database(self) -> float:
-        self.store.now()
+        self.store.stats.now()
         times = []
         for _ in range(3):
             start = time.monotonic()
-            self.store.now()
+            self.store.stats.now()
             times.append(time.monotonic() - start)
         return min(times)
 
@@ -217,7 +217,7 @@ class Deployment:
     @cached_property
     def workers(self) -> list[WorkerSeen]:
         """The workers that have a row."""
-        return self.store.workers()
+        return self.store.stats.workers()
 
     @cached_property
     def late_ack_tasks(self) -> list[str]:

@@ -25,7 +25,7 @@ _FINDINGS = {
         "published several times, claimed by no worker",
         "see queues and tasks; start more workers if all are busy",
     ),
-    Trouble.DEAF: (
+    Trouble.IGNORES_CANCEL: (
         Level.WARN,
         "still running long after a stop was requested",
         "celery -A app jobs cancel ID --terminate; have the task call raise_if_cancelled()",
@@ -42,7 +42,7 @@ def stuck(deployment: Deployment) -> Iterator[Finding]:
     """Look for jobs that do not proceed."""
     settings = deployment.settings
     late = max(LATE, settings.pass_interval * 10, settings.publish_grace * 2)
-    found = deployment.store.stuck(late, EXAMPLES)
+    found = deployment.store.diagnostics.stuck(late, EXAMPLES)
     for stuck in found:
         level, problem, next_step = _FINDINGS[stuck.trouble]
         examples = "; ".join(
@@ -56,7 +56,7 @@ def stuck(deployment: Deployment) -> Iterator[Finding]:
 
 def held(deployment: Deployment) -> Finding:
     """Count the jobs that are held until release."""
-    count = deployment.store.count_held()
+    count = deployment.store.diagnostics.count_held()
     if not count:
         return ok("no job is held")
     return ok(f"{count:,} jobs are held", "celery -A app jobs release ID starts one")

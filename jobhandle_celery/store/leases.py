@@ -1,0 +1,192 @@
+"""The leases of workers, and what a worker's main process asks about its runs."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Double, case, delete, exists, literal, select, update
+
+from ..schema import clock, job, worker
+from ..schema import sweep as sweep_table
+from ..status import JobStatus
+from .database import Database
+from .executors import Executor
+from .records import Lost, RunSnapshot, Worker, to_progress
+from .recovery import settle_lost
+from .retrying import retry_on_disconnect, untraced
+from .statements import NAMESPACE, Guard, ago, param, params, setting, status_literal
+from .transitions import STAMPED, moves
+
+
+class Leases:
+    """One row per worker, with the end of its lease; a pass of a sweep reaps the workers whose lease has
+    ended."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @untraced
+    @retry_on_disconnect
+    def renew(self, me: Worker) -> bool:
+        """Renew this worker's lease; False if there was none: the worker is new, or was declared lost."""
+        lease = self._database.settings.lease
+        with self._database.single_statement() as db:
+            renewed = bool(db.execute(_renew(), params(worker_uid=me.worker_uid)).rowcount)
+            if not renewed:
+                first = {
+                    "worker_uid": me.worker_uid,
+                    "namespace": self._database.settings.namespace,
+                    "name": me.name,
+                    "pid": me.pid,
+                    "started": clock(),
+                    "lease_until": clock(lease),
+                    "lease": lease.total_seconds(),
+                }
+                db.insert_if_absent(worker, first)
+            return renewed
+
+    @retry_on_disconnect
+    def retire(self, me: Worker) -> None:
+        """Delete this worker's row, unless a job names it: then its lease ends by itself."""
+        with self._database.transaction() as db:
+            # A claim of this worker may be under way: the lock waits for its end, so that what follows sees
+            # it.
+            mine = select(worker.c.worker_uid).where(worker.c.worker_uid == me.worker_uid)
+            db.execute(mine.with_for_update())
+            # Messages that it has received and not started go back to the broker, and are no loss.
+            noted = update(job).where(job.c.worker_uid == me.worker_uid, moves("give_up"))
+            db.execute(noted.values(worker_uid=None))
+            _forget(db, me.worker_uid)
+
+    @untraced
+    @retry_on_disconnect
+    def lapsed_workers(self) -> list[str]:
+        """Return the uids of the workers whose lease has ended, if leases can be trusted now."""
+        lapsed = select(worker.c.worker_uid).where(
+            worker.c.namespace == NAMESPACE, worker.c.lease_until <= clock(), _unbroken(_LONGEST)
+        )
+        with self._database.autocommit() as db:
+            return list(db.execute(lapsed).scalars())
+
+    @retry_on_disconnect
+    def reap(self, worker_uid: str) -> list[Lost]:
+        """Settle the jobs of a worker whose lease has ended, and delete its row once there are none.
+
+        Who may have been there first: the worker itself, renewing. Its row is locked and its lease read again
+        before any of its jobs is touched, so it renews either before, and loses nothing, or after, and finds
+        its row gone. Or an outage, since our pass began: then no worker could renew, and each statement sees
+        by the clock that the pass is too long ago.
+        """
+        with self._database.transaction() as db:
+            lapsed = db.execute(
+                select(worker.c.name, _LONGEST.label("lease"))
+                .where(
+                    worker.c.worker_uid == worker_uid, worker.c.lease_until <= clock(), _unbroken(_LONGEST)
+                )
+                .with_for_update(skip_locked=True),
+            ).first()
+            if lapsed is None:
+                return []
+            running = (job.c.worker_uid == worker_uid) & moves("lose")
+            lost = settle_lost(
+                db,
+                running & _unbroken(literal(lapsed.lease, Double())),
+                f"the worker {lapsed.name} was lost",
+                "sweep",
+                skip_locked=True,
+            )
+            _forget(db, worker_uid)
+            return lost
+
+    @untraced
+    @retry_on_disconnect
+    def runs(self, worker_uid: str) -> list[RunSnapshot]:
+        """Return the running jobs whose rows name this worker."""
+        with self._database.autocommit() as db:
+            return [
+                RunSnapshot(
+                    row.id,
+                    row.task_id,
+                    row.attempt,
+                    row.claim_id,
+                    row.pid,
+                    bool(row.stop),
+                    bool(row.terminate),
+                    row.message,
+                    to_progress(row),
+                )
+                for row in db.execute(_runs(), params(worker_uid=worker_uid))
+            ]
+
+    @retry_on_disconnect
+    def superseded(self, messages: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
+        """Return those of these messages (job id, task id, attempt), which are being run, whose attempt is
+        over.
+
+        Another attempt was made, its claim was taken away, or the job was resubmitted or pruned: a worker
+        that was stopped for longer than its lease goes on with such bodies. A message that is not claimed yet
+        is not among them, nor one whose run has just ended by itself.
+        """
+        statement = select(job.c.id, job.c.task_id, job.c.attempt, job.c.claim_id).where(
+            job.c.id.in_([job_id for job_id, _, _ in messages])
+        )
+        with self._database.autocommit() as db:
+            rows = {row.id: row for row in db.execute(statement)}
+        return {
+            (job_id, task_id, attempt)
+            for job_id, task_id, attempt in messages
+            if (row := rows.get(job_id)) is None
+            or row.task_id != task_id
+            or row.attempt > attempt
+            or (row.attempt == attempt and row.claim_id is None)
+        }
+
+
+_LONGEST: ColumnElement[float] = case(
+    (worker.c.lease > setting("lease"), worker.c.lease), else_=setting("lease")
+)
+"""Seconds of a worker's own lease, or of ours if that is longer."""
+
+
+def _unbroken(lease: ColumnElement[float]) -> Guard:
+    """Return the guard: passes have followed each other closely for a lease, up to this moment."""
+    return exists(
+        select(sweep_table.c.namespace).where(
+            sweep_table.c.namespace == NAMESPACE,
+            sweep_table.c.unbroken_since <= clock(-lease),
+            sweep_table.c.last_pass_at >= clock(ago("unbroken")),
+        )
+    )
+
+
+def _forget(db: Executor, worker_uid: str | None) -> None:
+    # Not while a job names it: the sweep would never find that job again. The worker's row is locked, so no
+    # claim names it meanwhile. Not one statement: on MariaDB a DELETE waits for the rows that it reads.
+    named = select(job.c.id).where(job.c.worker_uid == worker_uid, moves("lose")).limit(1)
+    if db.execute(named).first() is None:
+        db.execute(delete(worker).where(worker.c.worker_uid == worker_uid))
+
+
+@cache
+def _renew() -> Any:
+    return (
+        update(worker)
+        .where(worker.c.worker_uid == param(worker.c.worker_uid))
+        .values(lease_until=clock(setting("lease")))
+    )
+
+
+@cache
+def _runs() -> Any:
+    return select(
+        job.c.id,
+        job.c.task_id,
+        job.c.attempt,
+        job.c.claim_id,
+        job.c.pid,
+        STAMPED.label("stop"),
+        job.c.terminate,
+        job.c.message,
+        job.c.progress_current,
+        job.c.progress_total,
+    ).where(job.c.worker_uid == param(job.c.worker_uid), job.c.status_id == status_literal(JobStatus.RUNNING))
