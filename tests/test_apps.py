@@ -62,7 +62,7 @@ def run_what_is_queued(app: Any) -> list[Any]:
 # Two apps.
 
 
-def test_two_apps_keep_their_jobs_in_databases_of_their_own(two: tuple[Any, Any]) -> None:
+def test_two_apps_have_databases_of_their_own(two: tuple[Any, Any]) -> None:
     one, other = two
     first = one.jobs.handle()
     first.submit(one.tasks["tests.add"].s(1, 2))
@@ -80,7 +80,7 @@ def test_two_apps_keep_their_jobs_in_databases_of_their_own(two: tuple[Any, Any]
     assert [app.jobs.count_by_status()[JobStatus.FINISHED] for app in two] == [1, 3]
 
 
-def test_the_job_of_one_app_is_not_run_by_the_other(two: tuple[Any, Any], tmp_path: Path) -> None:
+def test_job_of_one_app_is_not_run_by_another(two: tuple[Any, Any], tmp_path: Path) -> None:
     one, other = two
     handle = one.jobs.handle()
     job = Job(task="tests.append_line", args=[str(tmp_path / "lines"), "ran"])
@@ -97,7 +97,7 @@ def test_the_job_of_one_app_is_not_run_by_the_other(two: tuple[Any, Any], tmp_pa
     assert [job.status for job in other.jobs.find()] == [JobStatus.QUEUED]
 
 
-def test_a_shared_task_is_a_job_of_the_app_that_runs_it(two: tuple[Any, Any]) -> None:
+def test_shared_task_is_a_job_of_the_app_that_runs_it(two: tuple[Any, Any]) -> None:
     one, other = two
     other.jobs.submit_many([ADD, ADD])
     handles = [app.jobs.handle() for app in two]
@@ -110,12 +110,12 @@ def test_a_shared_task_is_a_job_of_the_app_that_runs_it(two: tuple[Any, Any]) ->
     assert one.tasks["tests.shared"].apply().get() is None
 
 
-def test_a_shared_task_of_an_app_without_jobs_stays_a_plain_task() -> None:
+def test_shared_task_of_an_app_without_jobs_is_plain() -> None:
     plain = Celery("plain", broker="memory://", set_as_current=False)
     assert plain.tasks["tests.shared"].apply().get() is None
 
 
-def test_an_app_has_its_jobs_once(sqlite_url: str) -> None:
+def test_second_jobs_for_an_app_is_refused(sqlite_url: str) -> None:
     app: Any = make_app("memory://", sqlite_url)
     assert isinstance(app.jobs, Jobs)
     with pytest.raises(ApiUsageError, match=r"app\.jobs"):
@@ -124,7 +124,7 @@ def test_an_app_has_its_jobs_once(sqlite_url: str) -> None:
         Jobs("app", sqlite_url)  # type: ignore[arg-type]  # that is the test
 
 
-def test_after_close_the_next_use_opens_new_connections(stage: Stage) -> None:
+def test_use_after_close_opens_new_connections(stage: Stage) -> None:
     job_id = stage.jobs.handle().submit(ADD)
     stage.jobs.close()
     stage.jobs.close()
@@ -134,7 +134,7 @@ def test_after_close_the_next_use_opens_new_connections(stage: Stage) -> None:
 # Users.
 
 
-def test_another_users_job_is_as_unknown_as_one_that_does_not_exist(stage: Stage) -> None:
+def test_other_users_job_is_unknown(stage: Stage) -> None:
     ann = stage.jobs.handle(username="ann")
     job_id = ann.submit(ADD)
     before = stage.row(job_id)
@@ -152,7 +152,7 @@ def test_another_users_job_is_as_unknown_as_one_that_does_not_exist(stage: Stage
     assert stage.jobs.handle(username="ann").attach(job_id) is JobStatus.QUEUED
 
 
-def test_each_operation_on_a_job_that_is_gone_or_changed_hands_says_that_it_is_unknown(stage: Stage) -> None:
+def test_operation_on_a_job_gone_or_not_ones_own_is_unknown(stage: Stage) -> None:
     handle = stage.jobs.handle(username="ann")
     handle.submit(ADD)
     with stage.engine.begin() as connection:
@@ -168,7 +168,7 @@ def test_each_operation_on_a_job_that_is_gone_or_changed_hands_says_that_it_is_u
 # Namespaces.
 
 
-def test_a_job_of_another_namespace_is_unknown(stage: Stage) -> None:
+def test_job_of_another_namespace_is_unknown(stage: Stage) -> None:
     job_id = stage.jobs.handle().submit(ADD)
     other: Any = make_app("memory://", stage.url, {"jobhandle_namespace": "other"})
     with pytest.raises(UnknownJobError):
@@ -181,7 +181,7 @@ def test_a_job_of_another_namespace_is_unknown(stage: Stage) -> None:
     other.jobs.close()
 
 
-def test_a_key_is_one_for_each_namespace(stage: Stage) -> None:
+def test_unique_key_is_per_namespace(stage: Stage) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
     other: Any = make_app("memory://", stage.url, {"jobhandle_namespace": "other"})
     assert stage.jobs.handle().submit(keyed) != other.jobs.handle().submit(keyed)

@@ -45,7 +45,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("whose", "where"), [("namespace", "of namespace theirs"), ("database", "of another database, or pruned")]
 )
-def test_foreign_message_is_reported_once(
+def test_foreign_message_is_logged_once(
     services: dict[str, Any], caplog: pytest.LogCaptureFixture, whose: str, where: str
 ) -> None:
     """A worker that drops another service's messages says so, and what to do (fault 54)."""
@@ -65,7 +65,7 @@ def test_foreign_message_is_reported_once(
     assert mine.job_status() is JobStatus.FINISHED
 
 
-def test_late_copies_of_own_messages_are_not_reported(
+def test_late_duplicates_of_own_messages_are_not_logged(
     services: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Duplicates, and messages from before a resubmit, are our own (fault 54)."""

@@ -116,7 +116,7 @@ def locks_of_modules() -> Iterator[tuple[str, Any]]:
     yield "forking", gate._forking
 
 
-def test_a_renewal_needs_no_lock_of_other_work(held: Held) -> None:
+def test_renewal_needs_no_lock_of_other_work(held: Held) -> None:
     """Every lock of the process is held by another thread, one at a time (faults 45, 46)."""
     locks = [*held.locks, *locks_of_modules()]
     assert {"Database.__init__", "Runtime.__init__"} <= {name.split(" ")[0] for name, _ in held.locks}
@@ -129,7 +129,7 @@ def test_a_renewal_needs_no_lock_of_other_work(held: Held) -> None:
             assert held.renews(), f"a renewal waits for the lock of {name}"
 
 
-def test_a_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
+def test_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
     """Mutant 23: the fork guard is closed while a verb is under way (fault 46)."""
     fork = threading.Thread(target=gate._before)
     try:
@@ -143,7 +143,7 @@ def test_a_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
         gate._renew()  # as in a child: the locks belong to a thread that has ended
 
 
-def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:
+def test_renewal_needs_no_connection_of_other_work(held: Held) -> None:
     """Other work holds as many connections as its pool gives (fault 46)."""
     engine = held.runtime.store.database.engine
     with ExitStack() as taken:
@@ -153,7 +153,7 @@ def test_a_renewal_needs_no_connection_of_other_work(held: Held) -> None:
         assert held.renews()
 
 
-def test_a_renewal_waits_for_no_log(held: Held) -> None:
+def test_renewal_does_not_wait_for_a_blocked_log(held: Held) -> None:
     """A log that takes no words, as a pipe without a reader, holds up no renewal (fault 46)."""
     stuck, logged = threading.Event(), threading.Event()
 
@@ -188,7 +188,7 @@ class Stopping(Store):
         return self._renew(me)
 
 
-def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:
+def test_hanging_renewal_is_abandoned(held: Held) -> None:
     """Mutant 22: whatever holds up a renewal, the next one has a store of its own (fault 45)."""
     free = threading.Event()
     make = held.runtime.stores_of_lease()
@@ -206,7 +206,7 @@ def test_a_renewal_that_is_held_up_is_given_up(held: Held) -> None:
     eventually(lambda: lease.renew() and not lease._abandoned, message="what was given up has not ended")
 
 
-def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
+def test_hanging_renewals_are_limited(held: Held) -> None:
     """An outage of hours makes no thread each second (fault 45)."""
     free = threading.Event()
     make = held.runtime.stores_of_lease()
@@ -220,7 +220,7 @@ def test_renewals_that_are_held_up_have_a_limit(held: Held) -> None:
         free.set()
 
 
-def test_a_lease_goes_on_until_its_end(held: Held) -> None:
+def test_lease_is_renewed_until_its_end(held: Held) -> None:
     lease = Lease(held.runtime.stores_of_lease(), held.me, Settings(lease=held.runtime.settings.lease / 1000))
     before = held.lease_until()
     lease.start()

@@ -110,7 +110,7 @@ READ: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
 @pytest.mark.parametrize("read", READ)
-def test_what_is_read_from_a_task_is_what_plain_celery_says(
+def test_task_attributes_equal_those_of_plain_celery(
     app: Any, plain_app: Any, read: str, base: "type[Task[..., Any]]"
 ) -> None:
     """Type hints, `run`, `track_started` and their like are the task's own (faults 60, 61, 68, 71)."""
@@ -124,7 +124,7 @@ def test_type_hints_of_a_task_are_its_functions(app: Any) -> None:
     assert typing.get_type_hints(define(app)) == {"x": int, "y": int, "return": int}
 
 
-def test_a_coroutine_function_is_seen_as_one(app: Any) -> None:
+def test_coroutine_function_is_recognised(app: Any) -> None:
     """What looks at `run` sees the body (fault 68)."""
 
     @app.task(shared=False)  # type: ignore[untyped-decorator]  # Celery's
@@ -134,7 +134,7 @@ def test_a_coroutine_function_is_seen_as_one(app: Any) -> None:
 
 
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
-def test_tracebacks_of_plain_messages_have_no_frame_of_ours(app: Any, base: "type[Task[..., Any]]") -> None:
+def test_tracebacks_of_plain_tasks_have_no_library_frame(app: Any, base: "type[Task[..., Any]]") -> None:
     """Celery's tracer calls the body itself (fault 71)."""
     frames = {}
     for each in (app, new_app()):
@@ -155,7 +155,7 @@ def _failure(task: Any) -> Any:
     return raised[0].__traceback__
 
 
-def test_plain_messages_meet_no_receiver_of_ours(jobs_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_tasks_call_no_receiver_of_the_library(jobs_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that runs no jobs is spared what its signals would cost (fault 71)."""
     run = [signals.task_success, signals.task_failure, signals.task_retry, signals.task_internal_error]
     for signal in run:
@@ -178,7 +178,7 @@ NAMES = ["task", "self", "body", "run", "call", "args", "kwargs", "current", "re
 
 
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
-def test_a_task_takes_keywords_of_any_name(jobs_app: Any, base: "type[Task[..., Any]]") -> None:
+def test_task_takes_keywords_of_any_name(jobs_app: Any, base: "type[Task[..., Any]]") -> None:
     """A wrapper's own parameters take none of the body's (fault 40)."""
 
     @jobs_app.task(name="named", shared=False, base=base)  # type: ignore[untyped-decorator]  # Celery's
@@ -218,7 +218,7 @@ def _on_the_class_of_the_instance(task: Any) -> Any:
 
 
 @pytest.mark.parametrize("place", [_on_the_class, _on_the_instance, _on_the_class_of_the_instance])
-def test_a_patched_run_is_what_runs(jobs_app: Any, place: Callable[[Any], Any]) -> None:
+def test_patched_run_is_what_runs(jobs_app: Any, place: Callable[[Any], Any]) -> None:
     """A patch counts for calls and for jobs, until it is undone (fault 68)."""
     task = jobs_app.register_task(Patched())
     outcomes = []
@@ -243,7 +243,7 @@ def test_track_started_is_read_as_it_was_set(app: Any) -> None:
         assert task.track_started is True
 
 
-def test_a_hook_that_is_no_function_is_kept(app: Any) -> None:
+def test_hook_that_is_no_function_is_kept(app: Any) -> None:
     """A test's Mock as hook, or a tracer set and unset by a patch, is what the task has (faults 61, 68)."""
     hook = Mock()
     task = define(app, before_start=hook)
@@ -256,7 +256,7 @@ def test_a_hook_that_is_no_function_is_kept(app: Any) -> None:
     assert task.__trace__ is None
 
 
-def test_a_call_that_is_wrapped_on_the_class_still_keeps_results(jobs_app: Any) -> None:
+def test_call_wrapped_on_the_class_keeps_results(jobs_app: Any) -> None:
     """Tracers replace `type(task).__call__` by a wrapper of it."""
 
     class DoesAll(Task):  # type: ignore[type-arg]
@@ -271,7 +271,7 @@ def test_a_call_that_is_wrapped_on_the_class_still_keeps_results(jobs_app: Any) 
 
 
 @pytest.mark.parametrize("backend", [Mock(), object()])
-def test_a_backend_that_is_set_is_the_one_that_is_used(app: Any, backend: Any) -> None:
+def test_backend_set_on_a_task_is_used(app: Any, backend: Any) -> None:
     """Also one that is no class of Celery's (fault 69)."""
 
     class Owns(Task):  # type: ignore[type-arg]
@@ -284,7 +284,7 @@ def test_a_backend_that_is_set_is_the_one_that_is_used(app: Any, backend: Any) -
     hide_sensitive(object())
 
 
-def test_replace_takes_what_the_base_class_takes(app: Any) -> None:
+def test_replace_keeps_the_base_class_signature(app: Any) -> None:
     """A base class's wider signature reaches it (fault 66)."""
 
     class Wider(Task):  # type: ignore[type-arg]
@@ -298,7 +298,7 @@ def test_replace_takes_what_the_base_class_takes(app: Any) -> None:
 
 
 @pytest.mark.parametrize("thing", [Mock(), "text", None, object()])
-def test_a_registry_takes_what_is_no_task(app: Any, thing: Any) -> None:
+def test_registry_takes_what_is_no_task(app: Any, thing: Any) -> None:
     """As tests of users' put it there (fault 59)."""
     app.tasks["thing"] = thing
     app._tasks.update(other=thing)
@@ -306,7 +306,7 @@ def test_a_registry_takes_what_is_no_task(app: Any, thing: Any) -> None:
     assert type(app.tasks["thing"]) is type(thing)
 
 
-def test_a_proxy_put_into_a_registry_claims(app: Any, plain_app: Any) -> None:
+def test_proxy_put_into_a_registry_claims(app: Any, plain_app: Any) -> None:
     """`@app.task` returns a proxy, which is evaluated (fault 59)."""
     ran = []
 
@@ -321,7 +321,7 @@ def test_a_proxy_put_into_a_registry_claims(app: Any, plain_app: Any) -> None:
     assert ran == ["body"]
 
 
-def test_a_task_of_another_app_too_runs_there(app: Any, plain_app: Any) -> None:
+def test_task_of_two_apps_runs_in_both(app: Any, plain_app: Any) -> None:
     """A task instance that an app without `Jobs` has as well; it runs no jobs (fault 67)."""
     task = Patched()
     task.track_started = True
@@ -334,7 +334,7 @@ def test_a_task_of_another_app_too_runs_there(app: Any, plain_app: Any) -> None:
 
 
 @pytest.mark.parametrize("headers", [Mock(), None, {}, "text", {"task": "add"}])
-def test_what_no_consumer_can_read_is_refused_as_celery_does(app: Any, headers: Any) -> None:
+def test_unreadable_message_is_refused_as_in_celery(app: Any, headers: Any) -> None:
     """A message of another form, or a test's Mock, is none of ours (fault 59)."""
     consumer = Mock()
     plain = consumer.on_decode_error, consumer.on_unknown_message
@@ -351,7 +351,7 @@ def test_what_no_consumer_can_read_is_refused_as_celery_does(app: Any, headers: 
 # Memory.
 
 
-def test_an_app_with_jobs_is_collected(sqlite_url: str) -> None:
+def test_app_with_jobs_is_garbage_collected(sqlite_url: str) -> None:
     """No table of ours keeps an app, or what its tasks are made of (fault 65)."""
 
     def used() -> list[weakref.ref[Any]]:

@@ -115,7 +115,7 @@ def unavailable(again: Any) -> DatabaseUnavailableError:
     return error
 
 
-def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> None:
+def test_outcome_that_breaks_connections_is_written_plainer(main: Main) -> None:
     """A server that ends the connection at a packet too large for it says no more than that (fault 26)."""
     refuse(main, "finish", unavailable("at once"))
     main.take(Finished, '"too large"')
@@ -128,7 +128,7 @@ def test_outcome_on_which_connections_break_is_written_plainer(main: Main) -> No
 
 
 @pytest.mark.parametrize("again", [None, "soon"])
-def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> None:
+def test_waiting_outcome_delays_no_other(main: Main, again: str | None) -> None:
     """A row that is locked, or a full disk: it is kept as it is, and others are written."""
     allow = refuse(main, "finish", unavailable(again))
     other = Main(main.app)
@@ -145,7 +145,7 @@ def test_outcome_that_waits_holds_up_no_other(main: Main, again: str | None) -> 
     assert main.handle.result(timeout=0) == "waits"
 
 
-def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
+def test_outcome_stays_pending_while_the_database_is_away(main: Main) -> None:
     refuse(main, "renew", unavailable(None))
     refuse(main, "finish", DatabaseUnavailableError("away"))
     main.take(Finished, "3")
@@ -154,9 +154,7 @@ def test_nothing_is_written_while_the_database_is_away(main: Main) -> None:
     assert main.housekeeping.writes.has_outcomes
 
 
-def test_stray_that_the_database_refuses_to_settle_holds_up_no_pass(
-    main: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stray_refused_by_the_database_delays_no_pass(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main.housekeeping, "_lasting", lambda _, now: list(now))
     main.housekeeping._worker.consumer.connection = object()
     allow = refuse(main, "lose", DatabaseRefusedError("no"))

@@ -180,13 +180,13 @@ def test_refused_message_sends_no_signal_of_a_run(child: Child, prepare: Any, re
     assert (after.started, after.attempt) == (before.started, before.attempt)
 
 
-def test_refusal_of_a_cancelled_job_is_told_once(child: Child) -> None:
+def test_refusal_of_a_cancelled_job_is_reported_once(child: Child) -> None:
     handle, headers = cancelled(child)
     assert [reported(child.trace("returns", headers).runtime) for _ in range(2)] == ["revoked", None]
     assert child.app.AsyncResult(handle.get_job().task_id).state == "REVOKED"
 
 
-def test_stop_on_request_is_celerys_ignore_and_a_report(child: Child) -> None:
+def test_stop_is_celerys_ignore_and_a_report(child: Child) -> None:
     """Tools know Celery's own Ignore for what it is: no error (fault 17)."""
     handle, headers = child.submit("stops")
     traced = child.trace("stops", headers)
@@ -196,7 +196,7 @@ def test_stop_on_request_is_celerys_ignore_and_a_report(child: Child) -> None:
     assert (handle.job_status(), handle.job_message()) == (JobStatus.CANCELLED, "enough")
 
 
-def test_retry_of_a_job_that_was_cancelled_is_reported_as_revoked(child: Child) -> None:
+def test_retry_of_a_cancelled_job_is_reported_revoked(child: Child) -> None:
     def cancels_and_retries(task: Any) -> None:
         handle.cancel_job()
         raise task.retry(countdown=60)
@@ -209,7 +209,7 @@ def test_retry_of_a_job_that_was_cancelled_is_reported_as_revoked(child: Child) 
 
 
 @pytest.mark.parametrize("name", ["returns", "fails"])
-def test_outcome_is_written_though_no_receiver_hears_of_it(
+def test_outcome_is_written_without_signal_receivers(
     child: Child, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signals.task_success, "receivers", [])
@@ -219,7 +219,7 @@ def test_outcome_is_written_though_no_receiver_hears_of_it(
     assert handle.job_status() is (JobStatus.FINISHED if name == "returns" else JobStatus.ERROR)
 
 
-def test_job_that_celery_takes_for_done_is_given_back(child: Child) -> None:
+def test_job_deduplicated_by_celery_is_given_back(child: Child) -> None:
     """A redelivered message whose task id has a result starts no body: it may be the former attempt's."""
     child.app.conf.update(task_acks_late=True, worker_deduplicate_successful_tasks=True)
     handle, headers = child.submit("returns")

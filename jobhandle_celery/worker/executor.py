@@ -1,4 +1,4 @@
-"""How a worker runs one job, in five steps: claim, run, decide, write, tell.
+"""How a worker runs one job, in five steps: claim, run, decide, write, report.
 
 1. `claim` wins the job's row for the attempt that the message is for, before Celery logs, signals or stores
    anything of the task. A claim that is refused runs nothing.
@@ -6,7 +6,7 @@
    own code leaves with.
 3. `decide` turns that into one frozen `Outcome`.
 4. `write` writes the outcome, or leaves it to the worker's main process.
-5. `tell` does Celery's bookkeeping of a cancelled job, and publishes a retry that has no delay.
+5. `report` does Celery's bookkeeping of a cancelled job, and publishes a retry that has no delay.
 
 Steps 3 to 5 are `conclude`. It is called once Celery's tracer has returned: then a body that retries has
 left, and Celery has stored RETRY. A body that has returned or failed is concluded sooner, by two of Celery's
@@ -193,7 +193,7 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
 
 
 def conclude(task: Any, current: Execution, outside: BaseException | None = None) -> None:
-    """Decide, write and tell how a run ended, once; `outside` is an error of what surrounds the body."""
+    """Decide, write and report how a run ended, once; `outside` is an error of what surrounds the body."""
     if current.outcome is not None:
         return
     current.outcome = decide(task, current, outside)
@@ -207,7 +207,7 @@ def conclude(task: Any, current: Execution, outside: BaseException | None = None
         )
     written = write(task, current, current.outcome)
     if written:
-        tell(task, current, current.outcome, written)
+        report(task, current, current.outcome, written)
 
 
 # Step 3: decide.
@@ -292,11 +292,11 @@ def _write_or_wait(store: Store, outcome: Outcome, eager: bool) -> Any:
             continue  # the limit is the body's, and the body has left
 
 
-# Step 5: tell.
+# Step 5: report.
 
 
-def tell(task: Any, current: Execution, outcome: Outcome, written: Any) -> None:
-    """Tell Celery of a job that is Cancelled, and publish a retry without a delay.
+def report(task: Any, current: Execution, outcome: Outcome, written: Any) -> None:
+    """Report a Cancelled job to Celery, and publish a retry without a delay.
 
     A retry with a delay is published by the sweep when its time comes, and an eager one by Celery.
     """

@@ -6,7 +6,6 @@ tracer, and calls nothing of this library; a job's message has another tracer, w
 """
 
 import functools
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -25,7 +24,7 @@ from celery.utils.imports import symbol_by_name
 from .. import celery_compat
 from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
 from ..broker.signatures import retry_record
-from ..errors import ApiUsageError, DatabaseUnavailableError, StopRequested
+from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim
 from .execution import UNCLAIMED, Execution, execution_of, job_is_traced, running
@@ -33,8 +32,6 @@ from .executor import conclude, connect_signals, execute, own_code, run
 from .message_guard import TaskRefused, guard_strategy
 from .request import JobRequest
 from .result_backend import hide_sensitive
-
-logger = logging.getLogger(__name__)
 
 
 def instrument_app(app: Celery) -> None:
@@ -82,12 +79,11 @@ def _request_class(plain: type) -> type:
 
 
 def _asked_to_stop(task: Any, current: Execution) -> bool:
-    """Say whether a job was asked to stop; not, while the database is away: that ends no work."""
     try:
-        return runtime_of(task.app).store.runs.check(current.run)[1]
-    except DatabaseUnavailableError as error:
-        logger.warning("whether job %s should stop is not known: %s", current.run.job_id, error)
-        return False
+        runtime_of(task.app).handle(run=current.run).raise_if_cancelled()
+    except StopRequested:
+        return True
+    return False
 
 
 def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,8 +101,8 @@ def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
 class WhileTraced:
     """An attribute of a task that is wrapped while a job of it is traced, and else what the task's class has.
 
-    Celery reads bodies and hooks from the task, so a plain message meets no wrapper, and neither does
-    code that reads or patches the task.
+    Celery reads bodies and hooks from the task, so neither a plain message nor code that reads or patches the
+    task meets the wrapper.
     """
 
     def __init__(self, wrap: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -138,7 +134,7 @@ class WhileTraced:
 
 
 def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a body that is performed as its task's job while that is traced, and just called otherwise."""
+    """Return a body that runs as its task's job while that is traced, and is just called otherwise."""
 
     @functools.wraps(body)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -147,7 +143,13 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
             raise TaskRefused(f"the task {task.name} has a Request of its own that runs its body")
         if current is None or current.entered:
             return body(*args, **kwargs)
-        return _perform(task, current, body, args, kwargs)
+        current.entered = True
+        if current.context.is_eager:
+            show_headers(task.request)
+        with own_code(current):
+            returned = body(*args, **kwargs)
+            current.keep(task, returned)
+        return returned
 
     return guarded
 
@@ -161,16 +163,6 @@ def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
             hook(*args)
 
     return before_start
-
-
-def _perform(task: Any, current: Execution, body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    current.entered = True
-    if current.context.is_eager:
-        show_headers(task.request)
-    with own_code(current):
-        returned = body(*args, **kwargs)
-        current.keep(task, returned)
-    return returned
 
 
 class JobTask:

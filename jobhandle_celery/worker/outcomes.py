@@ -74,7 +74,16 @@ class Outcome:
         raise NotImplementedError
 
     def _plainer(self, refusal: str) -> tuple["Outcome", str]:
+        """Return the next plainer form and what changes; the outcome itself if there is none."""
         raise NotImplementedError
+
+    def _with_plainer(self, name: str) -> tuple["Outcome", str]:
+        words: str = getattr(self, name)
+        plain, change = to_ascii(words), "as ASCII"
+        if plain == words:
+            plain, change = words[:SHORT], f"cut at {SHORT} characters"
+        changed: dict[str, Any] = {name: plain}
+        return replace(self, **changed), change
 
 
 @dataclass(frozen=True)
@@ -103,14 +112,14 @@ class Failed(Outcome):
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
         kind, *words = self.failure.kind, self.failure.type, self.failure.message, self.failure.traceback
-        forms = {
-            "as ASCII": Failure(kind, *map(to_ascii, words)),
-            f"without a traceback, and cut at {SHORT} characters": Failure(
-                kind, words[0][:SHORT], words[1][:SHORT]
+        for failure, change in (
+            (Failure(kind, *map(to_ascii, words)), "as ASCII"),
+            (
+                Failure(kind, words[0][:SHORT], words[1][:SHORT]),
+                f"cut at {SHORT} characters, untraced",
             ),
-            "without its words": _NO_WORDS,
-        }
-        for change, failure in forms.items():
+            (_NO_WORDS, "without its words"),
+        ):
             if failure != self.failure:
                 return replace(self, failure=failure), change
         return self, ""
@@ -131,8 +140,8 @@ class Retried(Outcome):
         return store.runs.retry(self.run, self.signature, self.queue, self.delay, self.reason)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
-        if (reason := to_ascii(self.reason)) != self.reason:
-            return replace(self, reason=reason), "as ASCII"
+        if to_ascii(self.reason) != self.reason:
+            return self._with_plainer("reason")
         message = f"the retry could not be stored: {refusal}"
         return Failed(self.run, Failure("system", "RetryNotStored", message)), "as an Error"
 
@@ -152,8 +161,7 @@ class Cancelled(Outcome):
         return store.runs.stop(self.run, self.message)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
-        message, change = _plainer_words(self.message)
-        return replace(self, message=message), change
+        return self._with_plainer("message")
 
 
 @dataclass(frozen=True)
@@ -166,13 +174,7 @@ class GivenBack(Outcome):
         return store.recovery.give_back(self.run, self.reason, self.run.worker)
 
     def _plainer(self, refusal: str) -> tuple[Outcome, str]:
-        reason, change = _plainer_words(self.reason)
-        return replace(self, reason=reason), change
-
-
-def _plainer_words(words: str) -> tuple[str, str]:
-    escaped = to_ascii(words)
-    return (escaped, "as ASCII") if escaped != words else (words[:SHORT], f"cut at {SHORT} characters")
+        return self._with_plainer("reason")
 
 
 def is_cancelled(outcome: Outcome, written: object) -> bool:

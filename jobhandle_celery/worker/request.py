@@ -131,7 +131,7 @@ class JobRequest:
         runtime, latest, refusals = runtime_of(self.app), outcome, 0
 
         def write() -> object:
-            return self._tell(latest, latest.write(runtime.store))
+            return self._report(latest, latest.write(runtime.store))
 
         def refused(error: DatabaseUnavailableError) -> None:
             # The connection broke again and again, and others did not: what a server does to a packet that
@@ -143,7 +143,7 @@ class JobRequest:
 
         runtime.deferred_writes.put(DeferredWrite(self.id, write, refused=refused))
 
-    def _tell(self, outcome: Outcome, written: Any) -> object:
+    def _report(self, outcome: Outcome, written: Any) -> object:
         """Step 5 of the executor, for an outcome that this process has written."""
         run = outcome.run
         if is_cancelled(outcome, written):

@@ -20,7 +20,7 @@ LEASE = 2
 
 
 @pytest.mark.parametrize("how", ["stop", "pause"])
-def test_an_outage_delays_jobs_and_loses_none(
+def test_database_outage_delays_jobs_and_loses_none(
     new_site: NewSite, private_postgresql: PostgresqlServer, how: str
 ) -> None:
     migrate(private_postgresql.url)
@@ -65,7 +65,7 @@ def test_an_outage_delays_jobs_and_loses_none(
     assert site.submit("add", 20, 22, unique_key="k").result(timeout=20) == 42
 
 
-def test_a_message_whose_claim_is_not_answered_is_dropped_and_another_one_sent(
+def test_unanswered_claim_drops_message_and_another_is_sent(
     new_site: NewSite, private_postgresql: PostgresqlServer
 ) -> None:
     migrate(private_postgresql.url)
@@ -93,7 +93,7 @@ def test_a_message_whose_claim_is_not_answered_is_dropped_and_another_one_sent(
     assert lines_of(path) == ["body"]
 
 
-def test_a_body_goes_on_while_the_database_is_away_and_is_told_if_it_needs_an_answer(
+def test_body_in_outage_goes_on_unless_it_needs_an_answer(
     new_site: NewSite, private_postgresql: PostgresqlServer
 ) -> None:
     migrate(private_postgresql.url)
@@ -119,7 +119,7 @@ def test_a_body_goes_on_while_the_database_is_away_and_is_told_if_it_needs_an_an
     assert [len(lines_of(path)) for path in paths] == [3, 4]
 
 
-def test_a_worker_may_be_lost_even_after_an_outage(
+def test_worker_lost_in_an_outage_is_found_after_it(
     new_site: NewSite, private_postgresql: PostgresqlServer
 ) -> None:
     migrate(private_postgresql.url)
@@ -139,7 +139,7 @@ def test_a_worker_may_be_lost_even_after_an_outage(
     assert "lost" in handle.job_message()
 
 
-def test_a_pass_that_was_held_up_takes_nobody_for_lost(new_site: NewSite) -> None:
+def test_delayed_pass_declares_no_worker_lost(new_site: NewSite) -> None:
     # The database, or the one who sweeps, stood still between the beginning of a pass and its look at the
     # leases. Nobody could renew meanwhile.
     site = new_site(settings={"jobhandle_lease": 2.4})

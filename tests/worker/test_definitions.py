@@ -58,7 +58,7 @@ def _seen_by_the_body(task: str, queue: str) -> dict[str, Any]:
 
 
 @every_definition
-def test_a_job_runs_once(site: Site, task: str, queue: str) -> None:
+def test_each_definition_runs_its_job_once(site: Site, task: str, queue: str) -> None:
     path = site.new_file()
 
     handle = site.submit(task, str(path), "body", queue=queue)
@@ -76,7 +76,7 @@ def test_a_job_runs_once(site: Site, task: str, queue: str) -> None:
 
 
 @every_definition
-def test_a_job_cancelled_after_its_message_was_sent_is_refused(site: Site, task: str, queue: str) -> None:
+def test_job_cancelled_after_publish_never_runs(site: Site, task: str, queue: str) -> None:
     path = site.new_file()
     handle, message = site.submit_parked(task, str(path), "body")
     assert handle.cancel_job() is JobStatus.CANCELLED
@@ -93,7 +93,7 @@ def test_a_job_cancelled_after_its_message_was_sent_is_refused(site: Site, task:
 
 
 @every_definition
-def test_a_second_copy_of_a_message_leaves_no_trace(site: Site, task: str, queue: str) -> None:
+def test_duplicate_message_leaves_no_trace(site: Site, task: str, queue: str) -> None:
     path = site.new_file()
     handle, message = site.submit_parked(task, str(path), "body")
     site.deliver(message, queue)
@@ -112,7 +112,7 @@ def test_a_second_copy_of_a_message_leaves_no_trace(site: Site, task: str, queue
 
 
 @every_definition
-def test_a_malformed_job_header_never_runs_the_body(site: Site, task: str, queue: str) -> None:
+def test_malformed_header_never_runs_the_body(site: Site, task: str, queue: str) -> None:
     path = site.new_file()
     _, message = site.submit_parked(task, str(path), "body")
 
@@ -124,7 +124,7 @@ def test_a_malformed_job_header_never_runs_the_body(site: Site, task: str, queue
 
 
 @every_definition
-def test_a_task_called_without_a_job_is_a_plain_one(site: Site, task: str, queue: str) -> None:
+def test_task_called_without_a_job_is_plain(site: Site, task: str, queue: str) -> None:
     path = site.new_file()
 
     task_id = site.call(task, str(path), "body", queue=queue).id
@@ -141,7 +141,7 @@ def test_a_task_called_without_a_job_is_a_plain_one(site: Site, task: str, queue
 
 
 @pytest.mark.parametrize("task", ["definitions.own_request", "definitions.own_request_by_name"])
-def test_a_request_class_of_the_task_keeps_its_say(site: Site, task: str) -> None:
+def test_own_request_class_is_kept(site: Site, task: str) -> None:
     path = site.new_file()
 
     site.submit(task, str(path), "body").wait(20)

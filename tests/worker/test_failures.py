@@ -30,7 +30,7 @@ def failure_of(handle: JobHandle, timeout: float = 20) -> Failure:
     return error
 
 
-def test_an_exception_is_the_tasks_own_failure(site: Site) -> None:
+def test_exception_is_a_failure_of_the_task(site: Site) -> None:
     handle = site.submit("raise_value_error", "no good")
 
     failure = failure_of(handle)
@@ -41,7 +41,7 @@ def test_an_exception_is_the_tasks_own_failure(site: Site) -> None:
     assert statuses(site, handle) == ["Submitted", "Running", "Error"]
 
 
-def test_an_exception_that_cannot_be_pickled_keeps_its_words(site: Site) -> None:
+def test_unpicklable_exception_keeps_its_message(site: Site) -> None:
     failure = failure_of(site.submit("raise_unpicklable"))
 
     assert failure.kind == "task"
@@ -49,7 +49,7 @@ def test_an_exception_that_cannot_be_pickled_keeps_its_words(site: Site) -> None
     assert "can not be rebuilt" in failure.message
 
 
-def test_a_soft_time_limit_is_told_apart_from_the_tasks_errors(site: Site) -> None:
+def test_soft_time_limit_is_a_system_failure(site: Site) -> None:
     failure = failure_of(site.submit("deaf", str(site.new_file()), 30, soft_time_limit=1))
 
     assert (failure.kind, failure.type) == ("system", "SoftTimeLimitExceeded")
@@ -57,7 +57,7 @@ def test_a_soft_time_limit_is_told_apart_from_the_tasks_errors(site: Site) -> No
     assert "was exceeded" in failure.message
 
 
-def test_a_body_may_still_finish_after_its_soft_time_limit(site: Site) -> None:
+def test_body_may_finish_after_its_soft_time_limit(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("clean_up_at_soft_limit", str(path), soft_time_limit=1)
@@ -67,7 +67,7 @@ def test_a_body_may_still_finish_after_its_soft_time_limit(site: Site) -> None:
 
 
 @pytest.mark.parametrize("task", ["deaf", "deaf_late"])
-def test_a_hard_time_limit_ends_the_body_and_says_so(site: Site, task: str) -> None:
+def test_hard_time_limit_ends_the_body(site: Site, task: str) -> None:
     path = site.new_file()
 
     handle = site.submit(task, str(path), 30, time_limit=1)
@@ -79,7 +79,7 @@ def test_a_hard_time_limit_ends_the_body_and_says_so(site: Site, task: str) -> N
     assert lines_of(path) == ["begun"]
 
 
-def test_a_time_limit_that_an_operator_sets_holds_for_the_jobs_after_it(site: Site) -> None:
+def test_time_limit_by_remote_control_applies_to_later_jobs(site: Site) -> None:
     def limit(seconds: float | None) -> None:
         answers: Any = site.app.control.time_limit("worker.attentive", hard=seconds, reply=True, timeout=10)
         assert "'ok'" in str(answers)
@@ -93,7 +93,7 @@ def test_a_time_limit_that_an_operator_sets_holds_for_the_jobs_after_it(site: Si
     assert site.submit("attentive", str(site.new_file()), 1.5).wait(30) is JobStatus.FINISHED
 
 
-def test_a_body_that_exits_is_the_tasks_own_failure(site: Site) -> None:
+def test_sys_exit_in_body_is_a_failure_of_the_task(site: Site) -> None:
     failure = failure_of(site.submit("exit_in_body", 3))
 
     assert failure.kind == "task"
@@ -102,7 +102,7 @@ def test_a_body_that_exits_is_the_tasks_own_failure(site: Site) -> None:
 
 
 @pytest.mark.parametrize("task", ["kill_own_process", "raise_keyboard_interrupt"])
-def test_a_process_that_is_gone_is_the_systems_failure(site: Site, task: str) -> None:
+def test_lost_process_is_a_system_failure(site: Site, task: str) -> None:
     handle = site.submit(task)
 
     failure = failure_of(handle)
@@ -111,7 +111,7 @@ def test_a_process_that_is_gone_is_the_systems_failure(site: Site, task: str) ->
     assert handle.get_job().attempt == 1
 
 
-def test_a_lost_process_is_replaced_as_often_as_was_allowed(site: Site) -> None:
+def test_lost_process_is_restarted_up_to_max_attempts(site: Site) -> None:
     handle = site.submit("kill_own_process", max_attempts=2)
 
     failure = failure_of(handle, timeout=30)
@@ -120,7 +120,7 @@ def test_a_lost_process_is_replaced_as_often_as_was_allowed(site: Site) -> None:
     assert handle.get_job().attempt == 2
 
 
-def test_celerys_own_redelivery_of_a_lost_task_does_not_start_it_again(site: Site) -> None:
+def test_redelivery_of_lost_late_ack_task_does_not_restart_it(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("kill_own_process_late", str(path))
@@ -130,14 +130,14 @@ def test_celerys_own_redelivery_of_a_lost_task_does_not_start_it_again(site: Sit
     assert lines_of(path) == ["begun"]
 
 
-def test_a_body_that_ignores_is_finished(site: Site) -> None:
+def test_ignore_in_body_ends_finished(site: Site) -> None:
     handle = site.submit("ignore")
 
     assert handle.wait(20) is JobStatus.FINISHED
     assert handle.result() is None
 
 
-def test_body_that_waits_for_a_job_fails_at_once(site: Site) -> None:
+def test_wait_in_body_fails_at_once(site: Site) -> None:
     """As Celery's get() does: the job may need the process that waits (fault 16)."""
     failure = failure_of(site.submit("waits_for_itself"))
 
@@ -145,7 +145,7 @@ def test_body_that_waits_for_a_job_fails_at_once(site: Site) -> None:
     assert "never wait for a job within a task" in failure.message
 
 
-def test_result_that_is_ignored_need_not_be_json(site: Site) -> None:
+def test_ignored_result_need_not_be_json(site: Site) -> None:
     """It is null, and not looked at (fault 14)."""
     handle = site.jobs.handle()
     signature: Any = site.app.signature("worker.unserialisable_result")
@@ -154,7 +154,7 @@ def test_result_that_is_ignored_need_not_be_json(site: Site) -> None:
     assert handle.result(timeout=20) is None
 
 
-def test_a_body_that_rejects_its_message_is_in_error(site: Site) -> None:
+def test_reject_in_body_ends_in_error(site: Site) -> None:
     handle = site.submit("reject")
 
     failure = failure_of(handle)
@@ -163,7 +163,7 @@ def test_a_body_that_rejects_its_message_is_in_error(site: Site) -> None:
     assert "not mine" in failure.message
 
 
-def test_a_body_that_rejects_and_requeues_runs_again(site: Site) -> None:
+def test_reject_with_requeue_runs_again(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("reject_once", str(path))
@@ -174,14 +174,14 @@ def test_a_body_that_rejects_and_requeues_runs_again(site: Site) -> None:
 
 
 @pytest.mark.parametrize("task", ["bad_on_success", "bad_after_return"])
-def test_a_hook_that_fails_after_success_changes_nothing(site: Site, task: str) -> None:
+def test_failing_hook_after_success_changes_nothing(site: Site, task: str) -> None:
     handle = site.submit(task)
 
     assert handle.result(timeout=20) == "done"
 
 
 @pytest.mark.parametrize("task", ["bad_on_failure", "bad_on_retry"])
-def test_a_hook_that_fails_is_an_internal_error(site: Site, task: str) -> None:
+def test_failing_hook_is_an_internal_error(site: Site, task: str) -> None:
     handle = site.submit(task)
 
     failure = failure_of(handle)
@@ -191,7 +191,7 @@ def test_a_hook_that_fails_is_an_internal_error(site: Site, task: str) -> None:
     assert "the hook broke" in failure.message
 
 
-def test_a_hook_that_fails_before_the_body_keeps_it_from_running(site: Site) -> None:
+def test_failing_before_start_prevents_the_body(site: Site) -> None:
     path = site.new_file()
 
     failure = failure_of(site.submit("bad_before_start", str(path)))
@@ -208,7 +208,7 @@ def test_a_hook_that_fails_before_the_body_keeps_it_from_running(site: Site) -> 
         ("before_start_stops", JobStatus.CANCELLED),
     ],
 )
-def test_a_hook_before_the_body_may_say_what_a_body_may(site: Site, task: str, status: JobStatus) -> None:
+def test_before_start_may_end_the_job_as_a_body_may(site: Site, task: str, status: JobStatus) -> None:
     path = site.new_file()
 
     handle = site.submit(task, str(path))
@@ -219,7 +219,7 @@ def test_a_hook_before_the_body_may_say_what_a_body_may(site: Site, task: str, s
     assert lines_of(path) == []
 
 
-def test_a_retry_raised_by_hand_does_not_leave_the_job_running(site: Site) -> None:
+def test_retry_raised_by_hand_ends_in_error(site: Site) -> None:
     # Celery stores RETRY and publishes nothing, for there is no signature to publish.
     failure = failure_of(site.submit("raise_retry_by_hand"))
 
@@ -228,7 +228,7 @@ def test_a_retry_raised_by_hand_does_not_leave_the_job_running(site: Site) -> No
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nul_characters_are_removed_or_refused_but_the_worker_goes_on(site: Site, fails: bool) -> None:
+def test_nul_characters_do_not_end_the_worker(site: Site, fails: bool) -> None:
     handle = site.submit("nul_everywhere", fails)
 
     if fails:
@@ -238,7 +238,7 @@ def test_nul_characters_are_removed_or_refused_but_the_worker_goes_on(site: Site
     assert handle.get_job().status in (JobStatus.FINISHED, JobStatus.ERROR)
 
 
-def test_a_task_that_this_worker_does_not_know_waits_for_one_that_does(new_site: NewSite) -> None:
+def test_unknown_task_waits_for_a_worker_that_knows_it(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_republish_after": 1})
     site.start(pool="solo")
     handle = site.submit("known_to_few", message="the user's own")
@@ -253,7 +253,7 @@ def test_a_task_that_this_worker_does_not_know_waits_for_one_that_does(new_site:
     assert handle.get_job().attempt == 1
 
 
-def test_running_out_of_memory_is_a_failure_with_words(new_site: NewSite) -> None:
+def test_memory_error_is_a_failure_with_a_message(new_site: NewSite) -> None:
     # A site of its own: Celery ends a worker whose task has raised MemoryError.
     site = new_site()
     site.start(concurrency=1)

@@ -9,7 +9,7 @@ from tests.worker.site import NewSite, statuses
 LEASE = 2
 
 
-def test_a_worker_whose_sweep_hangs_keeps_its_lease(new_site: NewSite) -> None:
+def test_worker_with_hanging_sweep_keeps_its_lease(new_site: NewSite) -> None:
     """One thread that renews and publishes would lose it (mutant 17)."""
     site = new_site(settings={"jobhandle_lease": LEASE})
     stuck = site.start("tests.worker.stuck:app", concurrency=1)

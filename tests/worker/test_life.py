@@ -20,7 +20,7 @@ def site(request: pytest.FixtureRequest, module_site: NewSite) -> Iterator[Site]
     site.close()  # the next one has the same broker
 
 
-def test_a_job_runs_and_its_result_is_kept(site: Site) -> None:
+def test_job_runs_and_its_result_is_stored(site: Site) -> None:
     handle = site.submit("add", 2, 3)
 
     assert handle.result(timeout=20) == 5
@@ -32,7 +32,7 @@ def test_a_job_runs_and_its_result_is_kept(site: Site) -> None:
     assert statuses(site, handle) == ["Submitted", "Running", "Finished"]
 
 
-def test_a_failing_job_ends_in_error_with_its_reason(site: Site) -> None:
+def test_failing_job_ends_in_error_with_a_reason(site: Site) -> None:
     handle = site.submit("raise_value_error", "no good")
 
     with pytest.raises(JobFailedError) as caught:
@@ -43,14 +43,14 @@ def test_a_failing_job_ends_in_error_with_its_reason(site: Site) -> None:
     assert handle.job_message() == "ValueError: no good"
 
 
-def test_retries_go_through_the_row(site: Site) -> None:
+def test_retry_goes_through_the_row(site: Site) -> None:
     handle = site.submit("retry_times", str(site.new_file()), 3)
 
     assert handle.result(timeout=20) == 3
     assert handle.get_job().attempt == 4
 
 
-def test_a_running_body_stops_when_cancelled(site: Site) -> None:
+def test_running_body_stops_when_cancelled(site: Site) -> None:
     handle = site.submit("attentive", str(site.new_file()), 60)
     eventually(handle.job_running)
 
@@ -61,7 +61,7 @@ def test_a_running_body_stops_when_cancelled(site: Site) -> None:
         handle.result()
 
 
-def test_a_deaf_body_is_terminated(site: Site) -> None:
+def test_body_that_ignores_the_cancel_is_terminated(site: Site) -> None:
     handle = site.submit("deaf", str(site.new_file()), 60)
     eventually(handle.job_running)
 
@@ -71,7 +71,7 @@ def test_a_deaf_body_is_terminated(site: Site) -> None:
     assert "terminated" in handle.job_message()
 
 
-def test_a_job_whose_process_dies_ends_in_error(site: Site) -> None:
+def test_job_of_a_killed_process_ends_in_error(site: Site) -> None:
     handle = site.submit("kill_own_process")
 
     assert handle.wait(timeout=20) is JobStatus.ERROR
@@ -81,7 +81,7 @@ def test_a_job_whose_process_dies_ends_in_error(site: Site) -> None:
 
 
 @pytest.mark.parametrize("database", DATABASES)
-def test_a_job_outlives_a_cold_shutdown_but_not_its_workers_death(new_site: NewSite, database: str) -> None:
+def test_job_survives_cold_shutdown_but_not_a_killed_worker(new_site: NewSite, database: str) -> None:
     site = new_site(database=database)
     worker, path = site.start(concurrency=1), site.new_file()
     handle = site.submit("deaf", str(path), 60)

@@ -18,7 +18,7 @@ def quick_site(new_site: NewSite, **settings: Any) -> Site:
     return new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 3, **settings})
 
 
-def test_the_jobs_of_a_killed_worker_end_in_error_or_move_on(new_site: NewSite) -> None:
+def test_jobs_of_killed_worker_end_in_error_or_are_requeued(new_site: NewSite) -> None:
     site = quick_site(new_site)
     worker = site.start(concurrency=3)
     paths, sign = [site.new_file() for _ in range(3)], site.new_file()
@@ -45,7 +45,7 @@ def test_the_jobs_of_a_killed_worker_end_in_error_or_move_on(new_site: NewSite) 
     assert lines_of(paths[2]) == ["begun"]
 
 
-def test_a_worker_that_stood_still_changes_nothing_of_what_has_moved_on(new_site: NewSite) -> None:
+def test_suspended_worker_changes_no_superseded_job(new_site: NewSite) -> None:
     site = quick_site(new_site)
     sleeper = site.start(concurrency=1)
     path, sign = site.new_file(), site.new_file()
@@ -71,7 +71,7 @@ def test_a_worker_that_stood_still_changes_nothing_of_what_has_moved_on(new_site
     assert site.submit("add", 20, 22).result(timeout=20) == 42
 
 
-def test_a_row_that_names_a_worker_which_does_not_run_it_is_settled(new_site: NewSite) -> None:
+def test_row_that_its_worker_does_not_run_is_settled(new_site: NewSite) -> None:
     site = quick_site(new_site)
     site.start(concurrency=1)
     handle = site.submit("add", 1, 2)
@@ -89,7 +89,7 @@ def test_a_row_that_names_a_worker_which_does_not_run_it_is_settled(new_site: Ne
     assert "does not run it any more" in handle.job_message()
 
 
-def test_idle_workers_make_one_pass_an_interval_between_them(new_site: NewSite) -> None:
+def test_idle_workers_share_one_pass_per_interval(new_site: NewSite) -> None:
     site = quick_site(new_site, jobhandle_lease=60, jobhandle_sweep_interval=0.5)
     site.start(pool="solo", ready=False)
     site.start(pool="solo", ready=False)

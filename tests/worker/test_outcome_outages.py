@@ -76,7 +76,7 @@ def test_body_that_returned_in_time_is_finished_after_its_limit(
 
 
 @pytest.mark.parametrize("away", [stopped, without_tables])
-def test_outcome_that_cannot_be_written_keeps_no_place_in_the_pool(
+def test_unwritten_outcome_occupies_no_pool_process(
     site: Site, private_postgresql: PostgresqlServer, away: Away
 ) -> None:
     """A pool that waits for the database would run nothing else, for ever on a SchemaError (fault 26)."""
@@ -99,7 +99,7 @@ def test_outcome_that_cannot_be_written_keeps_no_place_in_the_pool(
     eventually(lambda: site.state(task_id) == "REVOKED")
 
 
-def test_warm_shutdown_waits_for_an_outcome_that_is_not_written(
+def test_warm_shutdown_waits_for_an_unwritten_outcome(
     site: Site, private_postgresql: PostgresqlServer
 ) -> None:
     worker = site.start(concurrency=1)

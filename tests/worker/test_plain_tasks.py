@@ -87,7 +87,7 @@ def _same(text: str, task_id: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_plain_task_ends_as_in_plain_celery(site: Site, events: Events, scenario: str) -> None:
+def test_plain_task_ends_as_in_plain_celery(site: Site, events: Events, scenario: str) -> None:
     name, arguments = SCENARIOS[scenario]
 
     assert outcome(site, events, WITH_JOBS, name, arguments) == outcome(site, events, PLAIN, name, arguments)
@@ -111,7 +111,7 @@ def settled(result: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_a_chain_runs_through(site: Site, queue: str) -> None:
+def test_chain_runs_to_its_end(site: Site, queue: str) -> None:
     task = canvas(site, queue)
 
     result = chain(task("add", 1, 2), task("add", 3), task("add", 4)).apply_async()
@@ -120,7 +120,7 @@ def test_a_chain_runs_through(site: Site, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_a_chain_with_a_retry_in_it_runs_through(site: Site, queue: str) -> None:
+def test_chain_with_a_retry_runs_to_its_end(site: Site, queue: str) -> None:
     task, path = canvas(site, queue), site.new_file()
 
     result = chain(task("retry_times", str(path), 2), task("add", 3)).apply_async()
@@ -129,7 +129,7 @@ def test_a_chain_with_a_retry_in_it_runs_through(site: Site, queue: str) -> None
 
 
 @pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_a_chain_breaks_where_a_task_fails(site: Site, queue: str) -> None:
+def test_chain_ends_where_a_task_fails(site: Site, queue: str) -> None:
     task = canvas(site, queue)
 
     result = chain(task("raise_value_error", "broken"), task("add", 3)).apply_async()
@@ -138,7 +138,7 @@ def test_a_chain_breaks_where_a_task_fails(site: Site, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_a_group_gathers_its_results(site: Site, queue: str) -> None:
+def test_group_gathers_its_results(site: Site, queue: str) -> None:
     task = canvas(site, queue)
 
     result = group(task("add", number, 1) for number in range(5)).apply_async()
@@ -147,7 +147,7 @@ def test_a_group_gathers_its_results(site: Site, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_a_chord_calls_its_body(site: Site, queue: str) -> None:
+def test_chord_calls_its_body(site: Site, queue: str) -> None:
     task, path = canvas(site, queue), site.new_file()
 
     result = chord([task("add", 1, 2), task("retry_times", str(path), 1)], task("same")).apply_async()
@@ -157,7 +157,7 @@ def test_a_chord_calls_its_body(site: Site, queue: str) -> None:
 
 
 @pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_a_link_and_an_errback_are_called(site: Site, queue: str) -> None:
+def test_link_and_errback_are_called(site: Site, queue: str) -> None:
     task, path = canvas(site, queue), site.new_file()
 
     task("add", 1, 2).apply_async(link=_immutable(task("append", str(path), "link")))

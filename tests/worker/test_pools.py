@@ -25,7 +25,7 @@ def site(pool: str, module_site: NewSite) -> Iterator[Site]:
     site.close()  # the next one has the same broker
 
 
-def test_a_job_runs(site: Site) -> None:
+def test_job_runs_in_each_pool(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("append", str(path), "body")
@@ -35,7 +35,7 @@ def test_a_job_runs(site: Site) -> None:
     assert site.submit("retry_times", str(site.new_file()), 2).result(timeout=20) == 2
 
 
-def test_an_attentive_body_stops(site: Site) -> None:
+def test_polling_body_stops_after_a_cancel(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("attentive", str(path), 60)
     eventually(lambda: lines_of(path) == ["begun"])
@@ -46,7 +46,7 @@ def test_an_attentive_body_stops(site: Site) -> None:
     assert lines_of(path) == ["begun"]
 
 
-def test_a_deaf_body_is_ended_where_the_pool_can_and_asked_elsewhere(site: Site, pool: str) -> None:
+def test_terminate_ends_a_body_where_the_pool_can(site: Site, pool: str) -> None:
     path = site.new_file()
     can = pool in ("prefork", "gevent")
     handle = site.submit("deaf", str(path), 60 if can else 2)
@@ -59,7 +59,7 @@ def test_a_deaf_body_is_ended_where_the_pool_can_and_asked_elsewhere(site: Site,
     assert site.submit("add", 20, 22).result(timeout=20) == 42
 
 
-def test_the_lease_is_renewed_while_a_body_runs_longer_than_it(site: Site) -> None:
+def test_lease_is_renewed_during_a_longer_body(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("deaf", str(path), 2 * LEASE)
 
@@ -70,7 +70,7 @@ def test_the_lease_is_renewed_while_a_body_runs_longer_than_it(site: Site) -> No
     assert handle.get_job().attempt == 1
 
 
-def test_time_limit_that_the_pool_does_not_keep_is_logged_once(site: Site, pool: str) -> None:
+def test_ignored_time_limit_is_logged_once(site: Site, pool: str) -> None:
     """A worker whose pool cannot end a body says so, of the first job with a limit (fault 30)."""
     for _ in range(2):
         handle = site.submit("add", 20, 22, time_limit=60, soft_time_limit=50)
@@ -82,7 +82,7 @@ def test_time_limit_that_the_pool_does_not_keep_is_logged_once(site: Site, pool:
 
 
 @pytest.mark.parametrize(("task", "arguments"), [("exit_in_body", [3]), ("raise_keyboard_interrupt", [])])
-def test_a_body_that_exits_does_not_leave_its_job_running(
+def test_sys_exit_does_not_leave_the_job_running(
     site: Site, pool: str, task: str, arguments: list[int]
 ) -> None:
     if (pool, task) == ("solo", "raise_keyboard_interrupt"):
@@ -94,7 +94,7 @@ def test_a_body_that_exits_does_not_leave_its_job_running(
     assert site.submit("add", 20, 22).result(timeout=20) == 42
 
 
-def test_a_hard_time_limit_holds_where_the_pool_knows_one(site: Site, pool: str) -> None:
+def test_hard_time_limit_holds_where_the_pool_has_one(site: Site, pool: str) -> None:
     if pool in ("threads", "solo"):
         pytest.skip("Celery has no time limits in this pool")
 

@@ -35,7 +35,7 @@ def revocations(events: Events, task_id: str) -> int:
 
 
 @pytest.mark.parametrize("copies", [1, 2, 5])
-def test_a_cancelled_job_is_told_as_revoked_once(site: Site, events: Events, copies: int) -> None:
+def test_cancelled_job_is_reported_revoked_once(site: Site, events: Events, copies: int) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     handle.cancel_job()
@@ -53,7 +53,7 @@ def test_a_cancelled_job_is_told_as_revoked_once(site: Site, events: Events, cop
     assert statuses(site, handle) == ["Submitted", "Cancelled"]
 
 
-def test_an_expired_job_is_told_as_revoked_and_is_cancelled(site: Site, events: Events) -> None:
+def test_expired_job_is_cancelled_and_reported_revoked(site: Site, events: Events) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body", expires=timedelta(milliseconds=50))
     submitted = time.monotonic()
@@ -82,7 +82,7 @@ def test_an_expired_job_is_told_as_revoked_and_is_cancelled(site: Site, events: 
         ("stop_saying", ["x"], "REVOKED"),
     ],
 )
-def test_a_copy_of_a_finished_jobs_message_leaves_what_celery_stored(
+def test_duplicate_after_the_end_keeps_the_stored_result(
     site: Site, events: Events, task: str, arguments: list[object], state: str
 ) -> None:
     handle, message = site.submit_parked(task, *arguments)
@@ -104,7 +104,7 @@ def test_a_copy_of_a_finished_jobs_message_leaves_what_celery_stored(
     assert revocations(events, task_id_of(handle)) == before
 
 
-def test_a_copy_that_comes_while_the_job_runs_does_not_start_it_twice(new_site: NewSite) -> None:
+def test_duplicate_during_the_run_does_not_start_it_twice(new_site: NewSite) -> None:
     site = new_site()
     site.start(pool="threads", concurrency=4)
     path, sign = site.new_file(), site.new_file()
@@ -122,7 +122,7 @@ def test_a_copy_that_comes_while_the_job_runs_does_not_start_it_twice(new_site: 
     assert handle.get_job().attempt == 1
 
 
-def test_a_message_of_an_earlier_attempt_is_refused(site: Site) -> None:
+def test_message_of_an_earlier_attempt_is_refused(site: Site) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     site.deliver(message)
@@ -137,7 +137,7 @@ def test_a_message_of_an_earlier_attempt_is_refused(site: Site) -> None:
     assert handle.job_status().final
 
 
-def test_a_message_for_a_job_of_another_task_is_refused(site: Site) -> None:
+def test_message_for_another_tasks_job_is_refused(site: Site) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
 
@@ -157,7 +157,7 @@ def test_a_message_for_a_job_of_another_task_is_refused(site: Site) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"scheduled_for": timedelta(hours=1)}, {"status": "Waiting"}])
-def test_a_message_that_comes_too_early_is_refused(site: Site, fields: dict[str, object]) -> None:
+def test_message_before_its_time_is_refused(site: Site, fields: dict[str, object]) -> None:
     path = site.new_file()
     handle = site.submit("append", str(path), "body", **fields)
     _, other = site.submit_parked("append", str(path), "other")
@@ -170,7 +170,7 @@ def test_a_message_that_comes_too_early_is_refused(site: Site, fields: dict[str,
     assert site.meta(task_id_of(handle)) is None
 
 
-def test_a_cancel_after_a_lost_message_needs_no_message(site: Site) -> None:
+def test_cancel_after_a_lost_message_needs_no_message(site: Site) -> None:
     handle, _ = site.submit_parked("append", str(site.new_file()), "body")
 
     assert handle.cancel_job() is JobStatus.CANCELLED

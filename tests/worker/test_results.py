@@ -20,7 +20,7 @@ def site(request: pytest.FixtureRequest, module_site: NewSite) -> Iterator[Site]
     site.close()  # the next one has the same broker
 
 
-def test_types_survive(site: Site) -> None:
+def test_values_keep_their_types(site: Site) -> None:
     assert site.submit("rich_result").result(timeout=20) == {
         "moment": datetime.datetime(2024, 2, 29, 12, 30, 15, 250000, tzinfo=datetime.UTC),
         "day": datetime.date(2024, 2, 29),
@@ -31,7 +31,7 @@ def test_types_survive(site: Site) -> None:
     }
 
 
-def test_the_types_of_arguments_survive(site: Site) -> None:
+def test_arguments_keep_their_types(site: Site) -> None:
     given = [
         datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC),
         uuid.UUID(int=7),
@@ -42,7 +42,7 @@ def test_the_types_of_arguments_survive(site: Site) -> None:
     assert site.submit("same", given).result(timeout=20) == given
 
 
-def test_a_result_of_just_the_limit_is_kept(site: Site) -> None:
+def test_result_at_the_size_limit_is_stored(site: Site) -> None:
     length = LIMIT - len('""')
 
     assert len(site.submit("result_of_length", length).result(timeout=20)) == length
@@ -56,7 +56,7 @@ def test_a_result_of_just_the_limit_is_kept(site: Site) -> None:
         ("result_holding_itself", [], "is not JSON"),
     ],
 )
-def test_a_result_that_cannot_be_kept_is_an_error_that_says_so(
+def test_result_that_cannot_be_stored_ends_in_error(
     site: Site, task: str, arguments: list[int], words: str
 ) -> None:
     handle = site.submit(task, *arguments)

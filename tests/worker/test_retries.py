@@ -27,7 +27,7 @@ def times_of(path: Any) -> list[float]:
     return [float(line.rsplit(maxsplit=1)[1]) for line in path.read_text().splitlines()]
 
 
-def test_many_immediate_retries_over_two_workers_all_come_to_their_end(site: Site) -> None:
+def test_many_immediate_retries_on_two_workers_all_end(site: Site) -> None:
     wanted = {}
     for number in range(200):
         path, times = site.new_file(), number % 3 + 1
@@ -44,7 +44,7 @@ def test_many_immediate_retries_over_two_workers_all_come_to_their_end(site: Sit
     assert workers == {worker.nodename for worker in site.workers}
 
 
-def test_the_result_backend_says_retry_and_then_success(site: Site) -> None:
+def test_result_backend_shows_retry_then_success(site: Site) -> None:
     handle = site.submit("retry_times", str(site.new_file()), 2)
 
     assert handle.result(timeout=20) == 2
@@ -61,7 +61,7 @@ def test_the_result_backend_says_retry_and_then_success(site: Site) -> None:
     ("with_reason", "type_", "words"),
     [(True, "ValueError", "at last"), (False, "MaxRetriesExceededError", "Can't retry")],
 )
-def test_too_many_retries_are_an_error(site: Site, with_reason: bool, type_: str, words: str) -> None:
+def test_too_many_retries_end_in_error(site: Site, with_reason: bool, type_: str, words: str) -> None:
     path = site.new_file()
 
     handle = site.submit("retry_for_ever", str(path), with_reason)
@@ -76,7 +76,7 @@ def test_too_many_retries_are_an_error(site: Site, with_reason: bool, type_: str
 
 
 @pytest.mark.parametrize("task", ["autoretry", "registered_autoretry"])
-def test_autoretry_gives_up_with_the_last_error(site: Site, task: str) -> None:
+def test_autoretry_ends_with_the_last_error(site: Site, task: str) -> None:
     path = site.new_file()
 
     handle = site.submit(task, str(path))
@@ -88,7 +88,7 @@ def test_autoretry_gives_up_with_the_last_error(site: Site, task: str) -> None:
     assert lines_of(path) == ["begun"] * 3
 
 
-def test_a_backoff_is_kept_in_the_row_and_nothing_starts_early(site: Site) -> None:
+def test_retry_backoff_is_in_the_row_and_not_cut_short(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("autoretry_with_backoff", str(path))
@@ -99,7 +99,7 @@ def test_a_backoff_is_kept_in_the_row_and_nothing_starts_early(site: Site) -> No
     assert second - first >= 1
 
 
-def test_a_countdown_is_kept_in_the_row_and_nothing_starts_early(site: Site) -> None:
+def test_retry_countdown_is_in_the_row_and_not_cut_short(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("retry_times", str(path), 2, kwargs={"countdown": 0.7})
@@ -110,7 +110,7 @@ def test_a_countdown_is_kept_in_the_row_and_nothing_starts_early(site: Site) -> 
     assert third - second >= 0.7
 
 
-def test_a_retry_may_name_its_moment(site: Site) -> None:
+def test_retry_with_eta_starts_at_that_time(site: Site) -> None:
     path = site.new_file()
     moment = datetime.now(UTC) + timedelta(seconds=1)
 
@@ -120,7 +120,7 @@ def test_a_retry_may_name_its_moment(site: Site) -> None:
     assert times_of(path)[1] >= moment.timestamp()
 
 
-def test_a_job_cancelled_between_two_attempts_never_runs_again(site: Site) -> None:
+def test_job_cancelled_between_attempts_never_runs_again(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("retry_times", str(path), 5, kwargs={"countdown": 1})
     eventually(lambda: handle.job_status() is JobStatus.REQUEUED)
@@ -133,7 +133,7 @@ def test_a_job_cancelled_between_two_attempts_never_runs_again(site: Site) -> No
     assert handle.job_status() is JobStatus.CANCELLED
 
 
-def test_a_job_that_was_asked_to_stop_is_not_retried(site: Site) -> None:
+def test_job_with_a_stop_request_is_not_retried(site: Site) -> None:
     path, sign = site.new_file(), site.new_file()
     handle = site.submit("retry_when_there", str(path), str(sign))
     eventually(lambda: lines_of(path) == ["begun"])
@@ -146,7 +146,7 @@ def test_a_job_that_was_asked_to_stop_is_not_retried(site: Site) -> None:
     eventually(lambda: site.state(handle.get_job().task_id) == "REVOKED")
 
 
-def test_a_retry_may_change_the_arguments(site: Site) -> None:
+def test_retry_may_change_arguments(site: Site) -> None:
     options = {"args": ["new"], "kwargs": {"options": {"also": "new"}}}
 
     returned = site.submit("retry_with", "old", options).result(timeout=20)
@@ -154,7 +154,7 @@ def test_a_retry_may_change_the_arguments(site: Site) -> None:
     assert (returned["path"], returned["options"]) == ("new", {"also": "new"})
 
 
-def test_a_retry_may_change_queue_limits_and_priority(site: Site) -> None:
+def test_retry_may_change_queue_limits_and_priority(site: Site) -> None:
     options = {"queue": "other", "time_limit": 30, "soft_time_limit": 20, "priority": 3}
 
     handle = site.submit("retry_with", "path", options)
@@ -166,7 +166,7 @@ def test_a_retry_may_change_queue_limits_and_priority(site: Site) -> None:
     assert handle.get_job().queue == "other"
 
 
-def test_what_the_submitter_gave_outlives_a_retry(site: Site) -> None:
+def test_options_of_the_submit_survive_a_retry(site: Site) -> None:
     handle = site.submit(
         "retry_with", "path", {}, queue="other", time_limit=30, soft_time_limit=20, priority=4
     )
@@ -177,7 +177,7 @@ def test_what_the_submitter_gave_outlives_a_retry(site: Site) -> None:
     assert (returned["limits"], returned["priority"]) == ([30, 20], 4)
 
 
-def test_the_next_attempt_begins_only_when_the_body_has_left(site: Site) -> None:
+def test_next_attempt_starts_only_after_the_body_has_left(site: Site) -> None:
     """A retry that writes the row while the body is still inside has two bodies at once (mutant 6)."""
     path = site.new_file()
 
@@ -187,7 +187,7 @@ def test_the_next_attempt_begins_only_when_the_body_has_left(site: Site) -> None
 
 
 @pytest.mark.parametrize("then", ["return", "raise", "retry", "ignore"])
-def test_a_retry_that_was_only_asked_for_counts_once_the_body_has_left(site: Site, then: str) -> None:
+def test_retry_without_throw_counts_after_the_body_has_left(site: Site, then: str) -> None:
     path = site.new_file()
 
     handle = site.submit("retry_without_throw", str(path), then)
@@ -197,14 +197,14 @@ def test_a_retry_that_was_only_asked_for_counts_once_the_body_has_left(site: Sit
     assert handle.get_job().attempt == 2
 
 
-def test_a_retry_whose_arguments_are_not_json_is_an_error(site: Site) -> None:
+def test_retry_with_arguments_that_are_no_json_is_an_error(site: Site) -> None:
     handle = site.submit("retry_with_nonsense")
 
     assert handle.wait(20) is JobStatus.ERROR
     assert "JSON" in handle.job_message()
 
 
-def test_a_retry_of_a_task_that_acknowledges_late_runs_once_an_attempt(site: Site) -> None:
+def test_late_ack_task_runs_once_per_attempt(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("retry_times_late", str(path), 5)
@@ -214,7 +214,7 @@ def test_a_retry_of_a_task_that_acknowledges_late_runs_once_an_attempt(site: Sit
     assert handle.get_job().attempt == 6
 
 
-def test_retries_count_from_nothing_after_a_resubmit(site: Site) -> None:
+def test_resubmit_resets_the_retries(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("retry_for_ever", str(path), False)
     assert handle.wait(20) is JobStatus.ERROR
@@ -225,7 +225,7 @@ def test_retries_count_from_nothing_after_a_resubmit(site: Site) -> None:
     assert lines_of(path) == ["0", "1", "2"] * 2
 
 
-def test_retries_are_not_losses(site: Site) -> None:
+def test_retries_do_not_count_as_losses(site: Site) -> None:
     handle = site.submit("retry_then_die", str(site.new_file()), max_attempts=2)
 
     assert handle.result(timeout=30) == "at last"

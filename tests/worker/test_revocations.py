@@ -30,7 +30,7 @@ def revoke(site: Site, task_id: str | None, **options: Any) -> None:
     assert site.app.control.revoke(task_id, reply=True, limit=1, timeout=10, **options)
 
 
-def test_a_revoke_before_the_start_cancels_the_job(site: Site) -> None:
+def test_revoke_before_the_start_cancels_the_job(site: Site) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     task_id = str(handle.get_job().task_id)
@@ -45,7 +45,7 @@ def test_a_revoke_before_the_start_cancels_the_job(site: Site) -> None:
 
 
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGKILL"])
-def test_a_revoke_that_terminates_cancels_the_running_job(site: Site, signal: str) -> None:
+def test_revoke_with_terminate_cancels_the_running_job(site: Site, signal: str) -> None:
     handle, task_id = running(site)
 
     site.app.control.revoke(task_id, terminate=True, signal=signal)
@@ -55,7 +55,7 @@ def test_a_revoke_that_terminates_cancels_the_running_job(site: Site, signal: st
     eventually(lambda: site.state(task_id) == "REVOKED")
 
 
-def test_a_revoke_without_terminate_leaves_the_running_job_alone(site: Site) -> None:
+def test_revoke_without_terminate_leaves_the_running_job(site: Site) -> None:
     handle, task_id = running(site, seconds=2)
 
     revoke(site, task_id)
@@ -64,7 +64,7 @@ def test_a_revoke_without_terminate_leaves_the_running_job_alone(site: Site) -> 
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_a_revoke_of_a_finished_job_changes_nothing(site: Site, terminate: bool) -> None:
+def test_revoke_of_a_finished_job_changes_nothing(site: Site, terminate: bool) -> None:
     handle, message = site.submit_parked("add", 1, 2)
     site.deliver(message)
     assert handle.result(timeout=20) == 3
@@ -80,7 +80,7 @@ def test_a_revoke_of_a_finished_job_changes_nothing(site: Site, terminate: bool)
     assert stored["status"] == "SUCCESS"
 
 
-def test_a_job_that_was_revoked_can_be_resubmitted(site: Site) -> None:
+def test_revoked_job_can_be_resubmitted(site: Site) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     revoke(site, handle.get_job().task_id)

@@ -30,7 +30,7 @@ def worker(site: Site) -> WorkerProcess:
     return site.start(concurrency=1, arguments=["-E"])
 
 
-def test_neither_logs_nor_events_show_them(site: Site, worker: WorkerProcess) -> None:
+def test_logs_and_events_hide_sensitive_arguments(site: Site, worker: WorkerProcess) -> None:
     with site.events() as events:
         finished = site.submit("length_of", CANARY, sensitive=["given"])
         assert finished.wait(30) is JobStatus.FINISHED
@@ -48,7 +48,7 @@ def test_neither_logs_nor_events_show_them(site: Site, worker: WorkerProcess) ->
     assert CANARY not in worker.log
 
 
-def test_the_result_backend_does_not_get_them(site: Site, worker: WorkerProcess) -> None:
+def test_result_backend_gets_no_sensitive_arguments(site: Site, worker: WorkerProcess) -> None:
     sign, path, secret = site.new_file(), site.new_file(), str(site.folder / CANARY)
     started = site.submit("until_there", str(path), str(sign), sensitive=[1])
     eventually(lambda: site.state(started.get_job().task_id) == "STARTED")
@@ -67,7 +67,7 @@ def test_the_result_backend_does_not_get_them(site: Site, worker: WorkerProcess)
     assert stored(site, failed) == (["***", "no number"], {})
 
 
-def test_the_result_backend_gets_what_is_not_sensitive(site: Site, worker: WorkerProcess) -> None:
+def test_result_backend_gets_other_arguments(site: Site, worker: WorkerProcess) -> None:
     handle = site.submit("add", 1, 2)
     assert handle.result(30) == 3
     site.fence()
@@ -81,7 +81,7 @@ def stored(site: Site, handle: JobHandle) -> tuple[list[Any], dict[str, Any]]:
     return meta["args"], meta["kwargs"]
 
 
-def test_inspect_does_not_show_them(site: Site, worker: WorkerProcess) -> None:
+def test_inspect_hides_sensitive_arguments(site: Site, worker: WorkerProcess) -> None:
     sign = site.new_file()
     path = site.new_file()
     handle = site.submit("until_there", str(path), str(sign), sensitive=[1])
@@ -93,7 +93,7 @@ def test_inspect_does_not_show_them(site: Site, worker: WorkerProcess) -> None:
     handle.wait(30)
 
 
-def test_a_refused_message_is_not_quoted(site: Site, worker: WorkerProcess) -> None:
+def test_refused_message_is_not_quoted_in_the_log(site: Site, worker: WorkerProcess) -> None:
     handle, message = site.submit_parked("add", CANARY, 2, sensitive=["x"])
     broken = json.loads(message)
     broken["body"] = json.dumps([CANARY])
@@ -112,9 +112,7 @@ def test_a_refused_message_is_not_quoted(site: Site, worker: WorkerProcess) -> N
     assert CANARY not in worker.log
 
 
-def test_a_message_for_a_task_that_is_not_known_is_not_quoted_and_leaves_no_failure(
-    site: Site, worker: WorkerProcess
-) -> None:
+def test_message_for_unknown_task_is_not_quoted_and_stores_nothing(site: Site, worker: WorkerProcess) -> None:
     handle = site.submit("known_to_few", CANARY, sensitive=[0])
     eventually(lambda: f"the message of job {handle.job_id} was dropped" in worker.log)
     eventually(lambda: handle.job_status() is JobStatus.SUBMITTED)

@@ -39,7 +39,7 @@ def assert_given_back_and_finished(site: Site, handle: JobHandle, path: Path) ->
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_a_warm_shutdown_lets_bodies_finish_however_long_they_take(new_site: NewSite, pool: str) -> None:
+def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(pool=pool, concurrency=2)
     tasks = ["deaf"] if pool == "solo" else ["deaf", "deaf_late"]
@@ -56,7 +56,7 @@ def test_a_warm_shutdown_lets_bodies_finish_however_long_they_take(new_site: New
     assert worker.wait() == 0
 
 
-def test_a_cold_shutdown_gives_jobs_back_to_another_worker(new_site: NewSite) -> None:
+def test_cold_shutdown_gives_jobs_back(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(concurrency=2)
     jobs = running(site, "ticking", "ticking_late", seconds=[60, 1])
@@ -69,7 +69,7 @@ def test_a_cold_shutdown_gives_jobs_back_to_another_worker(new_site: NewSite) ->
     worker.wait()
 
 
-def test_a_soft_shutdown_waits_a_while_and_gives_the_rest_back(new_site: NewSite) -> None:
+def test_soft_shutdown_waits_and_gives_the_rest_back(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE, "worker_soft_shutdown_timeout": 2})
     worker = site.start(concurrency=3)
     long, long_late = running(site, "ticking", "ticking_late", seconds=[60, 0.5])
@@ -88,7 +88,7 @@ def test_a_soft_shutdown_waits_a_while_and_gives_the_rest_back(new_site: NewSite
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
-def test_a_cold_shutdown_of_another_pool_neither_loses_nor_doubles(new_site: NewSite, pool: str) -> None:
+def test_cold_shutdown_of_other_pools_neither_loses_nor_doubles(new_site: NewSite, pool: str) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(pool=pool, concurrency=2)
     [(handle, path)] = running(site, "ticking", seconds=[5, 1])
@@ -103,7 +103,7 @@ def test_a_cold_shutdown_of_another_pool_neither_loses_nor_doubles(new_site: New
     worker.wait()
 
 
-def test_a_cancelled_job_is_not_given_back(new_site: NewSite) -> None:
+def test_job_with_a_stop_request_is_not_given_back(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(concurrency=1)
     [(handle, _)] = running(site, "deaf")
@@ -115,7 +115,7 @@ def test_a_cancelled_job_is_not_given_back(new_site: NewSite) -> None:
     assert handle.wait(20) is JobStatus.CANCELLED
 
 
-def test_what_a_worker_had_only_prefetched_runs_elsewhere(new_site: NewSite) -> None:
+def test_prefetched_jobs_run_elsewhere_after_a_shutdown(new_site: NewSite) -> None:
     site = new_site(
         settings={"jobhandle_lease": LEASE, "worker_prefetch_multiplier": 4, "jobhandle_republish_after": 2}
     )

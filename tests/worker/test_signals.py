@@ -222,7 +222,7 @@ def row(name: str, plain: tuple[list[str], list[str]], job: tuple[list[str], lis
 
 
 @pytest.mark.parametrize("name", LIVES)
-def test_signals_and_events_of_a_job_are_those_of_the_table(site: Site, events: Events, name: str) -> None:
+def test_signals_and_events_match_the_documented_table(site: Site, events: Events, name: str) -> None:
     """What listens to Celery sees a job as it sees a task (faults 17, 20)."""
     led = [lead(Side(site, events, queue, site.folder / queue), name) for queue in (PLAIN, JOB)]
     found = row(name, led[0], led[1])
@@ -237,6 +237,6 @@ def test_signals_and_events_of_a_job_are_those_of_the_table(site: Site, events: 
         assert led[0] == led[1]
 
 
-def test_every_row_of_the_table_is_a_life() -> None:
+def test_every_row_of_the_table_is_tested() -> None:
     rows = re.findall(r"^\| ([^|]+?) \|", PAGE.read_text(), re.MULTILINE)
     assert [name for name in rows if name not in ("life", "---")] == list(LIVES)

@@ -37,7 +37,7 @@ def our_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("jobhandle-")}
 
 
-def test_what_is_among_the_steps_is_a_step(controller: Callable[[str], Any], sqlite_url: str) -> None:
+def test_steps_of_the_worker_are_boot_steps(controller: Callable[[str], Any], sqlite_url: str) -> None:
     """Others read `obj` of each (fault 62)."""
     steps = controller(sqlite_url).steps
 
@@ -47,7 +47,7 @@ def test_what_is_among_the_steps_is_a_step(controller: Callable[[str], Any], sql
 
 
 @pytest.mark.parametrize("trouble", ["no tables", "away"])
-def test_shutdown_without_a_lease_waits_for_nothing(
+def test_shutdown_without_a_lease_does_not_wait(
     controller: Callable[[str], Any],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -69,7 +69,7 @@ def test_shutdown_without_a_lease_waits_for_nothing(
     assert "shutdown of w1@here leaves its lease to expire" in caplog.text
 
 
-def test_shutdown_waits_while_something_is_to_be_written(
+def test_shutdown_waits_for_pending_writes(
     controller: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the process knows of a child is not dropped at the first refusal (fault 64)."""
@@ -89,7 +89,7 @@ def test_shutdown_waits_while_something_is_to_be_written(
     assert len(tries) == 3
 
 
-def test_repeated_failures_of_a_thread_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_periodic_thread_backs_off_after_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is away is not asked each second (fault 64)."""
     pauses: list[float] = []
 

@@ -15,7 +15,7 @@ def site(module_site: NewSite) -> Site:
     return site
 
 
-def test_an_attentive_body_stops_after_a_cancel(site: Site) -> None:
+def test_polling_body_stops_after_a_cancel(site: Site) -> None:
     path = site.new_file()
     with site.events() as events:
         handle = site.submit("attentive", str(path), 60)
@@ -35,7 +35,7 @@ def test_an_attentive_body_stops_after_a_cancel(site: Site) -> None:
         handle.result()
 
 
-def test_a_body_that_does_not_listen_finishes_and_the_record_says_so(site: Site) -> None:
+def test_body_that_ignores_the_cancel_ends_finished(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("deaf", str(path), 1.5)
     eventually(lambda: lines_of(path) == ["begun"])
@@ -47,7 +47,7 @@ def test_a_body_that_does_not_listen_finishes_and_the_record_says_so(site: Site)
     assert handle.get_job().cancel_requested is not None
 
 
-def test_a_body_that_does_not_listen_is_ended_if_that_was_asked(site: Site) -> None:
+def test_cancel_with_terminate_ends_the_body(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("deaf", str(path), 60)
     eventually(lambda: lines_of(path) == ["begun"])
@@ -60,7 +60,7 @@ def test_a_body_that_does_not_listen_is_ended_if_that_was_asked(site: Site) -> N
     eventually(lambda: site.state(handle.get_job().task_id) == "REVOKED")
 
 
-def test_a_polite_cancel_may_be_followed_by_a_rude_one(site: Site) -> None:
+def test_cancel_with_terminate_may_follow_a_plain_cancel(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("deaf", str(path), 60)
     eventually(lambda: lines_of(path) == ["begun"])
@@ -71,14 +71,14 @@ def test_a_polite_cancel_may_be_followed_by_a_rude_one(site: Site) -> None:
     assert handle.wait(20) is JobStatus.CANCELLED
 
 
-def test_the_words_of_a_stop_become_the_jobs_message(site: Site) -> None:
+def test_message_of_the_stop_becomes_the_jobs_message(site: Site) -> None:
     handle = site.submit("stop_saying", "the disk is full")
 
     assert handle.wait(20) is JobStatus.CANCELLED
     assert handle.job_message() == "the disk is full"
 
 
-def test_a_stop_passes_through_except_exception(site: Site) -> None:
+def test_stop_passes_through_except_exception(site: Site) -> None:
     path = site.new_file()
 
     handle = site.submit("catches_exceptions", str(path))
@@ -91,7 +91,7 @@ def test_a_stop_passes_through_except_exception(site: Site) -> None:
 @pytest.mark.parametrize(
     "task", ["autoretry_exception_stops", "autoretry_everything_stops", "retry_because_stopped"]
 )
-def test_a_stop_is_never_retried(site: Site, task: str) -> None:
+def test_stop_is_never_retried(site: Site, task: str) -> None:
     path = site.new_file()
 
     handle = site.submit(task, str(path))
@@ -103,13 +103,13 @@ def test_a_stop_is_never_retried(site: Site, task: str) -> None:
     eventually(lambda: site.state(handle.get_job().task_id) == "REVOKED")
 
 
-def test_a_stop_in_a_plain_task_does_not_end_the_worker(site: Site) -> None:
+def test_stop_in_a_plain_task_does_not_end_the_worker(site: Site) -> None:
     site.call("stop_saying", "nobody's job")
 
     assert site.submit("add", 1, 1).result(timeout=20) == 2
 
 
-def test_a_job_that_fails_after_a_stop_request_is_in_error(site: Site) -> None:
+def test_failure_after_a_stop_request_ends_in_error(site: Site) -> None:
     path, sign = site.new_file(), site.new_file()
     handle = site.submit("fails_when_there", str(path), str(sign))
     eventually(lambda: lines_of(path) == ["begun"])
@@ -120,7 +120,7 @@ def test_a_job_that_fails_after_a_stop_request_is_in_error(site: Site) -> None:
     assert handle.wait(20) is JobStatus.ERROR
 
 
-def test_a_job_set_to_finished_by_hand_asks_its_body_to_stop(site: Site) -> None:
+def test_set_status_finished_asks_the_body_to_stop(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("attentive", str(path), 60)
     eventually(lambda: lines_of(path) == ["begun"])

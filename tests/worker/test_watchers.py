@@ -43,7 +43,7 @@ def task_id_of(handle: JobHandle) -> str | None:
     return handle.get_job().task_id
 
 
-def test_what_is_said_without_a_broker_does_not_heap_up() -> None:
+def test_progress_without_a_broker_does_not_accumulate() -> None:
     soon: list[RunSnapshot] = []
     consumer = SimpleNamespace(connection=None, call_soon=lambda *call: soon.append(call[-1]))
     event_sender = EventSender(SimpleNamespace(consumer=consumer))
@@ -60,7 +60,7 @@ def test_what_is_said_without_a_broker_does_not_heap_up() -> None:
     assert len(after(5)) == 1
 
 
-def test_progress_is_no_event_where_exporters_do_not_bear_it() -> None:
+def test_progress_events_can_be_switched_off() -> None:
     """A counter of events that knows Celery's alone is not given another (fault 20)."""
     soon: list[Any] = []
     consumer = SimpleNamespace(connection=object(), call_soon=lambda *call: soon.append(call))
@@ -71,7 +71,7 @@ def test_progress_is_no_event_where_exporters_do_not_bear_it() -> None:
         assert len(soon) == progress
 
 
-def test_progress_is_heard_and_the_end_after_it(lasting_site: Site) -> None:
+def test_progress_events_come_before_the_end(lasting_site: Site) -> None:
     site = lasting_site
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
@@ -91,7 +91,7 @@ def test_progress_is_heard_and_the_end_after_it(lasting_site: Site) -> None:
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_a_job_that_was_cancelled_after_some_progress_is_revoked(lasting_site: Site, terminate: bool) -> None:
+def test_job_cancelled_after_progress_is_shown_revoked(lasting_site: Site, terminate: bool) -> None:
     site = lasting_site
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
@@ -112,7 +112,7 @@ def test_a_job_that_was_cancelled_after_some_progress_is_revoked(lasting_site: S
     ("attempts", "cancelled", "left_with"),
     [(1, False, "FAILURE"), (2, False, "RETRY"), (2, True, "REVOKED")],
 )
-def test_a_lost_worker_leaves_no_job_started_for_ever(
+def test_job_of_a_lost_worker_is_not_shown_started(
     site: Site, attempts: int, cancelled: bool, left_with: str
 ) -> None:
     worker = site.start(queues=["first"])
@@ -130,9 +130,7 @@ def test_a_lost_worker_leaves_no_job_started_for_ever(
 
 
 @pytest.mark.parametrize(("attempts", "told"), [(1, "task-failed"), (2, "task-retried")])
-def test_lost_child_is_one_event_of_what_becomes_of_its_job(
-    lasting_site: Site, attempts: int, told: str
-) -> None:
+def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, told: str) -> None:
     """Who counts failures counts one, and none if the job runs again (fault 20)."""
     site = lasting_site
     path = site.new_file()
@@ -148,7 +146,7 @@ def test_lost_child_is_one_event_of_what_becomes_of_its_job(
     assert went == ended
 
 
-def test_lost_child_whose_outcome_is_written_is_told_by_it(lasting_site: Site) -> None:
+def test_lost_child_after_its_outcome_sends_that_outcome(lasting_site: Site) -> None:
     with lasting_site.events() as events:
         handle = lasting_site.submit("dies_after_its_end")
         task_id = task_id_of(handle)
@@ -157,7 +155,7 @@ def test_lost_child_whose_outcome_is_written_is_told_by_it(lasting_site: Site) -
     assert "task-failed" not in events.of(task_id)
 
 
-def test_a_job_that_was_given_back_is_to_run_again(site: Site) -> None:
+def test_job_given_back_is_shown_retried(site: Site) -> None:
     worker = site.start(settings={"worker_soft_shutdown_timeout": 0.1})
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
@@ -175,7 +173,7 @@ def test_a_job_that_was_given_back_is_to_run_again(site: Site) -> None:
     assert "task-cancelled" not in events.of(task_id)
 
 
-def test_a_job_that_finishes_in_a_soft_shutdown_has_succeeded(site: Site) -> None:
+def test_job_finished_in_soft_shutdown_is_shown_succeeded(site: Site) -> None:
     worker = site.start(settings={"worker_soft_shutdown_timeout": 3})
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
