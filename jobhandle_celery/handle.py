@@ -363,7 +363,7 @@ class JobHandle(Generic[R]):
     @property
     def _store(self) -> Store:
         # Whoever looks finds what this process has done before.
-        self._submissions.marks.flush_once()
+        self._submissions.queued_marker.flush_once()
         return self._rows
 
     def detach_from(self, job_ids: Collection[int]) -> None:

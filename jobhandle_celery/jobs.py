@@ -268,7 +268,7 @@ class Jobs:
     @property
     def _store(self) -> Store:
         # Whoever looks finds what this process has done before.
-        self._runtime.submitter.marks.flush_once()
+        self._runtime.submitter.queued_marker.flush_once()
         return self._runtime.store
 
     def _database(self, settings: Settings) -> Database:

@@ -74,7 +74,7 @@ class Submitter:
         self._store = store
         self._routing = routing
         self._publisher = publisher
-        self.marks = QueuedMarker(store, store.database.settings.publish_grace)
+        self.queued_marker = QueuedMarker(store, store.database.settings.publish_grace)
         self._outbox = Outbox(self._send_committed)
 
     def submit(
@@ -115,7 +115,7 @@ class Submitter:
     def drain(self) -> None:
         """Send what is still to be sent, in bounded time, and write all marks."""
         self._outbox.flush()
-        self.marks.flush()
+        self.queued_marker.flush()
 
     def send(self, job_ids: Sequence[int]) -> None:
         """Send the messages of these jobs, those of them that are committed and may start now.
@@ -159,7 +159,7 @@ class Submitter:
     def _send(self, outgoing: Sequence[PendingMessage]) -> None:
         # They are committed, so nothing that happens here is the caller's to hear: the sweep does the rest.
         published = self._publisher.publish(outgoing)
-        self.marks.later(published.sent)
+        self.queued_marker.later(published.sent)
         try:
             for reason, unsendable in published.unsendable.items():
                 self._store.outbox.defer_unsendable(unsendable, reason)

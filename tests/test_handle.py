@@ -81,7 +81,7 @@ class Stage:
             self.offline.close()
 
     def row(self, job_id: int) -> Any:
-        self.jobs._runtime.submitter.marks.flush()
+        self.jobs._runtime.submitter.queued_marker.flush()
         with self.engine.connect() as connection:
             return connection.exec_driver_sql(f"SELECT * FROM jobhandle_job WHERE id = {job_id}").one()
 

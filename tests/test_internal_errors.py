@@ -72,7 +72,7 @@ def lease(app: Any, patch: pytest.MonkeyPatch) -> None:
 def marks(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outbox, "mark_queued", bug)
     app.jobs.handle().submit(ADD)
-    app.jobs._runtime.submitter.marks.flush()
+    app.jobs._runtime.submitter.queued_marker.flush()
 
 
 def after_commit(app: Any, patch: pytest.MonkeyPatch) -> None:

@@ -274,7 +274,7 @@ def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
             session.commit()
             shop.order(session, handle.job_id)
             session.commit()
-            shop.jobs._runtime.submitter.marks.flush()  # the mark fails by itself, a moment later
+            shop.jobs._runtime.submitter.queued_marker.flush()  # the mark fails by itself, a moment later
         assert handle.job_status() is JobStatus.SUBMITTED
     assert len(shop.orders()) == 4
 

@@ -157,7 +157,7 @@ def test_read_does_not_wait_for_locks_of_open_session(
     """On SQLite the session's write lock is held by the very thread that reads."""
     engine, handle = sqlalchemy.create_engine(database_url), jobs.handle()
     with Session(engine) as session:
-        with jobs._runtime.submitter.marks._working:  # the thread cannot write yet
+        with jobs._runtime.submitter.queued_marker._working:  # the thread cannot write yet
             [job_id] = jobs.submit_many([ADD])
             handle.submit(ADD, session=session)
         assert handle.attach(job_id) in (JobStatus.SUBMITTED, JobStatus.QUEUED)
@@ -228,7 +228,7 @@ def test_forked_child_leaves_pending_jobs_to_its_parent() -> None:
 def test_idle_thread_ends(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.background.IDLE_TIMEOUT", 0.05)
     jobs.handle().submit(ADD)
-    marker = runtime_of(jobs._app).submitter.marks
+    marker = runtime_of(jobs._app).submitter.queued_marker
     eventually(lambda: marker._thread is None, 10, "the thread ends")
     jobs.handle().submit(ADD)
     assert {job.status for job in jobs.find()} == {JobStatus.QUEUED}

@@ -148,7 +148,7 @@ class Caller:
 
     def rows(self) -> Rows:
         """Return every row as the database has it, with the marks of what was sent before."""
-        self._app.jobs._runtime.submitter.marks.flush()
+        self._app.jobs._runtime.submitter.queued_marker.flush()
         rows = self._rows.execute(text("SELECT * FROM jobhandle_job")).mappings()
         return {row["id"]: dict(row) for row in rows}
 
