@@ -1,4 +1,4 @@
-"""What `import jobhandle_celery` gives, and what it does not cost."""
+"""The package: its public names, what importing it loads, what it declares, its version."""
 
 import ast
 import re
@@ -13,30 +13,31 @@ import jobhandle_celery
 
 
 @pytest.mark.parametrize("name", jobhandle_celery.__all__)
-def test_a_public_name_is_there(name: str) -> None:
+def test_public_name_is_importable(name: str) -> None:
     value = getattr(jobhandle_celery, name)
     assert value.__name__ == name
     assert value.__module__.startswith("jobhandle_celery.")
     assert name in dir(jobhandle_celery)
 
 
-def test_no_other_name_is_there() -> None:
+def test_unknown_name_is_an_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'JobsHandle'"):
-        jobhandle_celery.JobsHandle  # type: ignore[attr-defined]  # noqa: B018  # the look is the test
+        jobhandle_celery.JobsHandle  # type: ignore[attr-defined]  # noqa: B018  # the access is the test
     with pytest.raises(ImportError, match="JobsHandle"):
         from jobhandle_celery import JobsHandle  # type: ignore[attr-defined]  # noqa: F401  # the same
 
 
-def test_the_bare_import_waits_for_nobody() -> None:
-    said = "import sys, jobhandle_celery; print(*{'sqlalchemy', 'celery', 'redis'} & {*sys.modules})"
-    asked = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
-    assert asked.stdout.split() == []
+def test_import_loads_neither_celery_nor_sqlalchemy() -> None:
+    program = "import sys, jobhandle_celery; print(*{'sqlalchemy', 'celery', 'redis'} & {*sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
 
 
 def test_each_imported_package_is_declared() -> None:
     """In the dependencies or an extra; what only type checkers import is theirs."""
     declared = {
-        re.split(r"[\s\[<>=;!]", one)[0].lower() for one in metadata.requires("jobhandle-celery") or ()
+        re.split(r"[\s\[<>=;!]", requirement)[0].lower()
+        for requirement in metadata.requires("jobhandle-celery") or ()
     }
     imported = set()
     for path in Path(jobhandle_celery.__file__).parent.rglob("*.py"):
