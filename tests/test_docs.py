@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import jobhandle_celery
-from jobhandle_celery import JobHandle, Jobs, JobStatus, status
+from jobhandle_celery import JobHandle, Jobs, JobStatus, errors, status
 from jobhandle_celery.cli import jobs as jobs_group
 from jobhandle_celery.cli.exit_codes import ExitCode
 from jobhandle_celery.schema import metadata
@@ -71,12 +71,18 @@ def test_operations_page_has_each_operation_with_its_parameters() -> None:
                 assert named - {"None", "False", "100"} == known, name
 
 
+def test_errors_page_has_the_tree_of_the_code() -> None:
+    tree = re.sub("^    ", "", errors.__doc__ or "", flags=re.MULTILINE)
+    (shown,) = re.findall(r"```text\n(.*?)```", page("reference/errors.md"), re.DOTALL)
+    assert shown in tree
+
+
 def test_errors_page_has_each_error() -> None:
     public = [getattr(jobhandle_celery, name) for name in jobhandle_celery.__all__]
-    errors = {
+    named = {
         value.__name__ for value in public if isinstance(value, type) and issubclass(value, BaseException)
     }
-    assert set(first_column(page("reference/errors.md"))) == errors - {"JobHandleError"}
+    assert set(first_column(page("reference/errors.md"))) == named - {"JobHandleError"}
 
 
 def test_tables_page_has_each_table_and_column() -> None:
