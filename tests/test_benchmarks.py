@@ -138,7 +138,7 @@ def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
     assert load("never run", tmp_path) is None
 
 
-def test_the_report_has_what_was_found_and_leaves_people_s_prose_alone(tmp_path: Path) -> None:
+def test_report_has_the_findings_and_keeps_the_prose(tmp_path: Path) -> None:
     results, prose = tmp_path / "results", tmp_path / "prose"
     prose.mkdir()
     (prose / "introduction.md").write_text("# Benchmarks\n")

@@ -11,7 +11,7 @@ from kombu.exceptions import ContentDisallowed
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.worker.message_guard import TaskRefused, guard_strategy
 from tests.apps import add, make_app
-from tests.faults import wrong_apps
+from tests.faults import misconfigured_apps
 from tests.in_process import become_worker, message_of, run
 
 
@@ -61,7 +61,7 @@ class Starts(Task):  # type: ignore[type-arg]
 
 OWN: dict[str, dict[str, Any]] = {
     "a method": {"base": Collects},
-    "an option": {"Strategy": "tests.faults.wrong_apps:eager_strategy"},
+    "an option": {"Strategy": "tests.faults.misconfigured_apps:eager_strategy"},
     "start_strategy": {"base": Starts},
 }
 
@@ -87,9 +87,9 @@ def test_request_class_that_runs_the_body_is_refused(app: Any, is_job: bool) -> 
     def body(text: str) -> None:
         ran.append(text)
 
-    own = "tests.faults.wrong_apps:ImpatientRequest"
+    own = "tests.faults.misconfigured_apps:ImpatientRequest"
     task = app.task(name="guarded.impatient", shared=False, lazy=False, Request=own)(body)
-    assert issubclass(task.Request, wrong_apps.ImpatientRequest)
+    assert issubclass(task.Request, misconfigured_apps.ImpatientRequest)
     if is_job:
         app.jobs.submit(Job(task="guarded.impatient", args=["job"]))
     else:

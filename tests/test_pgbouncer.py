@@ -76,7 +76,7 @@ def connection_of(jobs: Any) -> tuple[Any, Any]:
         return connection.info.get("jobhandle_limited"), driver.prepare_threshold
 
 
-def test_whole_lives_go_through_a_few_lent_connections(bouncer_url: str, postgresql_url: str) -> None:
+def test_jobs_run_to_their_end_over_a_few_shared_connections(bouncer_url: str, postgresql_url: str) -> None:
     jobs: Any = make_app("memory://", bouncer_url).jobs  # type: ignore[attr-defined]  # put there by Jobs
 
     def lives(_: int) -> list[JobStatus]:

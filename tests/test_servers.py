@@ -38,7 +38,7 @@ def test_each_postgresql_database_is_a_fresh_one(postgresql_databases: Postgresq
         postgresql_databases.drop(url)
 
 
-def test_a_database_is_dropped_though_someone_is_connected(postgresql_databases: PostgresqlDatabases) -> None:
+def test_database_in_use_is_dropped(postgresql_databases: PostgresqlDatabases) -> None:
     url = postgresql_databases.create_empty()
     engine = sqlalchemy.create_engine(url)
     with engine.connect() as connection:
@@ -72,7 +72,7 @@ def test_a_private_postgresql_comes_back_with_its_data(
     assert execute(private_postgresql.url, "SELECT count(*) FROM kept") == [(0,)]
 
 
-def test_a_paused_redis_holds_its_connections_and_says_nothing(private_redis: RedisServer) -> None:
+def test_paused_redis_keeps_connections_and_is_silent(private_redis: RedisServer) -> None:
     with redis.Redis.from_url(private_redis.url, socket_timeout=0.2) as client:
         private_redis.pause()
         with pytest.raises(redis.TimeoutError):
@@ -82,7 +82,7 @@ def test_a_paused_redis_holds_its_connections_and_says_nothing(private_redis: Re
 
 
 @pytest.mark.usefixtures("private_redis", "private_postgresql")  # skipped where there are no programs
-def test_a_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """A stand-in for pytest starts both servers and a process that hears no SIGTERM, and is killed."""
     test_run = tmp_path / "test_run.py"
     test_run.write_text(
@@ -118,7 +118,7 @@ time.sleep(600)
     eventually(lambda: not left(), message="processes and folders")
 
 
-def test_the_reaper_leaves_what_it_was_told_to_forget(reaper: Reaper) -> None:
+def test_reaper_leaves_forgotten_processes(reaper: Reaper) -> None:
     own = Reaper()
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
         own.watch(process.pid)

@@ -25,7 +25,7 @@ reaper.close()
 
 
 @pytest.mark.usefixtures("private_redis")  # deselected where there is no program
-def test_a_shared_server_outlives_its_starter_and_ends_with_the_run(tmp_path: Path) -> None:
+def test_shared_server_ends_with_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "servers"
     folder.mkdir()
     main = Reaper()
@@ -60,7 +60,7 @@ def test_a_missing_server_deselects_its_tests(
 
 
 @pytest.mark.parametrize("name", ["no program of this name"])
-def test_a_parameter_of_a_missing_servers_name_deselects(
+def test_parameter_naming_a_missing_server_deselects(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     kind = absent.Kind(lambda: on_path(name), "install it", frozenset())

@@ -119,7 +119,7 @@ def test_two_workers_on_one_redis_have_names_of_their_own(plain_worker: StartWor
     assert os.getpgid(first.pid) != os.getpgid(second.pid)
 
 
-def test_a_fork_waits_for_its_request_whatever_the_default_timeout() -> None:
+def test_fork_server_sockets_block_despite_default_timeout() -> None:
     socket.setdefaulttimeout(5)  # as kombu does while it closes a connection
     try:
         mine, theirs = _pair()

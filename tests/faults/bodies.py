@@ -27,7 +27,7 @@ def mark(path: str, what: str) -> tuple[int, int]:
     return job
 
 
-def live(path: str, seconds: float, *, listen: bool = False) -> None:
+def run_body(path: str, seconds: float, *, listen: bool = False) -> None:
     """Live that long, a mark every moment; if it listens, ask as often whether to stop."""
     job = current_job()
     assert job is not None
@@ -43,18 +43,18 @@ def live(path: str, seconds: float, *, listen: bool = False) -> None:
 
 @task()
 def work(path: str, seconds: float) -> str:
-    live(path, seconds)
+    run_body(path, seconds)
     return "worked"
 
 
 @task(acks_late=True)
 def work_late(path: str, seconds: float) -> str:
     """As `work`, but its message is given back to the broker until the end."""
-    live(path, seconds)
+    run_body(path, seconds)
     return "worked"
 
 
-def stay_until(path: str, sign: str) -> str:
+def run_until_file(path: str, sign: str) -> str:
     mark(path, "begun")
     while not os.path.exists(sign):
         time.sleep(TICK)
@@ -66,37 +66,37 @@ def stay_until(path: str, sign: str) -> str:
 @task()
 def stay(path: str, sign: str) -> str:
     """Live until that file is there, however slow everything else is."""
-    return stay_until(path, sign)
+    return run_until_file(path, sign)
 
 
 @task(acks_late=True)
 def stay_late(path: str, sign: str) -> str:
     """As `stay`, with a late acknowledgement."""
-    return stay_until(path, sign)
+    return run_until_file(path, sign)
 
 
 @task()
 def listen(path: str, seconds: float) -> str:
-    live(path, seconds, listen=True)
+    run_body(path, seconds, listen=True)
     return "listened"
 
 
 @task(terminate_on_cancel=True)
 def may_be_killed(path: str, seconds: float) -> str:
-    live(path, seconds)
+    run_body(path, seconds)
     return "worked"
 
 
 @task()
 def fail(path: str, seconds: float) -> None:
-    live(path, seconds)
+    run_body(path, seconds)
     raise ValueError("as it was told to")
 
 
 @task(bind=True)
 def again(self: Any, path: str, seconds: float, times: int, countdown: float) -> str:
     """Ask for a retry so many times, then return."""
-    live(path, seconds)
+    run_body(path, seconds)
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)
     return "at last"

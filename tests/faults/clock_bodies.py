@@ -22,7 +22,7 @@ _right.time = time_machine.escape_hatch.time.time
 apps.time = _right  # type: ignore[attr-defined]  # what the bodies write down is compared across workers
 
 from jobhandle_celery import Job, current_job  # noqa: E402  # nothing before the clock
-from tests.faults.bodies import app, live  # noqa: E402
+from tests.faults.bodies import app, run_body  # noqa: E402
 from tests.worker.base_app import task  # noqa: E402
 
 __all__ = ["app"]
@@ -31,7 +31,7 @@ __all__ = ["app"]
 @task()
 def submit_later(path: str, seconds: float) -> str:
     """Submit jobs for so much later, and one that expires in half an hour; their ids become the message."""
-    live(path, 0)
+    run_body(path, 0)
     given: dict[str, Any] = {"task": "worker.work", "args": (path, 0)}
     later = app.signature(given["task"], given["args"]).set(countdown=seconds)
     ids = app.jobs.submit_many(  # type: ignore[attr-defined]  # it has jobs

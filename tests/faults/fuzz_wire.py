@@ -233,7 +233,7 @@ class Wire:
             for table in ("jobhandle_job", "jobhandle_job_event")
         }
 
-    def settle(self) -> None:
+    def wait_until_final(self) -> None:
         """Return when the worker has done with what was sent, and has written what it heard of it."""
         self.site.fence()
         self._passes.wait()
@@ -303,7 +303,7 @@ class Wire:
             self._ids[target], self._attempts[target] = handle.job_id, 1
             self._templates[target] = {**template, "headers": headers}
         self.forge(Forgery("cancelled"))  # Celery hears of it now, and the row notes that
-        self.settle()
+        self.wait_until_final()
 
     def _parked(self, text: str = "body") -> tuple[JobHandle, bytes]:
         return self.site.submit_parked("append", str(self.lines), text)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jobhandle_celery import JobRecord, JobStatus
 from jobhandle_celery.models import Event
-from tests.faults.crowd import Crowd, Life
-from tests.faults.worker_fates import RESULTS, ends_of_attempts, is_given_back, is_loss
+from tests.faults.worker_faults import RESULTS, ends_of_attempts, is_given_back, is_loss
+from tests.faults.workload import BodyTrace, Workload
 
 OWN_ERRORS = {"fail": "ValueError"}
 """What bodies raise, by task."""
@@ -20,35 +20,35 @@ ALL_WAYS = {"Submitted", "Waiting", "released", "Resubmitted", EXPIRED, "Finishe
 
 
 def account_for_rounds(
-    crowd: Crowd, rows: Mapping[int, JobRecord], errors: Mapping[str, str] = OWN_ERRORS
+    workload: Workload, rows: Mapping[int, JobRecord], errors: Mapping[str, str] = OWN_ERRORS
 ) -> Counter[str]:
     """Have every round accounted for; returns how often one began, went and ended in which way.
 
     `errors`: by task, what its body may raise.
     """
-    lives, ways = crowd.lives(), Counter[str]()
-    ended = {f"worker {worker.nodename}" for worker in crowd.site.workers if not worker.is_running()}
+    body_traces, ways = workload.body_traces(), Counter[str]()
+    ended = {f"worker {worker.nodename}" for worker in workload.site.workers if not worker.is_running()}
     for job_id, row in rows.items():
-        events = crowd.site.jobs.events(job_id)
-        told = f"job {job_id}: {row}; {events}; its bodies: {lives.get(job_id)}"
-        begun = {life.attempt: life for life in lives.get(job_id, [])}
+        events = workload.site.jobs.events(job_id)
+        details = f"job {job_id}: {row}; {events}; its bodies: {body_traces.get(job_id)}"
+        begun = {trace.attempt: trace for trace in body_traces.get(job_id, [])}
         cut_off = {event.attempt for event in events if event.message == "started" and event.actor in ended}
         for of_round in _rounds(events):
             retries = 0
             for end in ends_of_attempts(of_round):
-                assert end is not None, told
+                assert end is not None, details
                 if is_loss(end) or is_given_back(end):
                     unanswered = is_given_back(end) and end.attempt not in begun
-                    assert unanswered or end.attempt in cut_off, f"taken from a living worker; {told}"
+                    assert unanswered or end.attempt in cut_off, f"taken from a living worker; {details}"
                 else:
-                    _judge(row, end, begun.get(end.attempt), errors, told)
+                    _judge(row, end, begun.get(end.attempt), errors, details)
                     retries += end.status is JobStatus.REQUEUED
-            assert retries <= (row.args[2] if row.task == "worker.again" else 0), told
+            assert retries <= (row.args[2] if row.task == "worker.again" else 0), details
             ways.update(_ways(of_round))
         if row.status is JobStatus.FINISHED:
-            assert row.result == RESULTS[row.task.removeprefix("worker.")], told
+            assert row.result == RESULTS[row.task.removeprefix("worker.")], details
         if row.status is JobStatus.CANCELLED:
-            assert row.cancel_requested or events[-1].message == EXPIRED, told
+            assert row.cancel_requested or events[-1].message == EXPIRED, details
     return ways
 
 
@@ -58,14 +58,16 @@ def _rounds(events: Sequence[Event]) -> Iterator[list[Event]]:
         yield list(events[begin:end])
 
 
-def _judge(row: JobRecord, end: Event, life: Life | None, errors: Mapping[str, str], told: str) -> None:
+def _judge(
+    row: JobRecord, end: Event, trace: BodyTrace | None, errors: Mapping[str, str], details: str
+) -> None:
     if end.status is JobStatus.CANCELLED:
         return  # asked to stop, perhaps before its first mark
-    assert life is not None, f"{end} without a body; {told}"
+    assert trace is not None, f"{end} without a body; {details}"
     if end.status is JobStatus.ERROR:
-        assert end.message.partition(":")[0] == errors.get(row.task.removeprefix("worker.")), told
+        assert end.message.partition(":")[0] == errors.get(row.task.removeprefix("worker.")), details
     else:
-        assert life.ended, f"{end} before the body's end; {told}"
+        assert trace.ended, f"{end} before the body's end; {details}"
 
 
 def _ways(of_round: Sequence[Event]) -> set[str]:

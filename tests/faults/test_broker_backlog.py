@@ -13,9 +13,9 @@ from jobhandle_celery import Jobs, JobStatus, submitter
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import UNFINISHED
-from tests.chance import SCALE, scaled, stretched
 from tests.faults.brokers import PrivateBroker, depth, lying_in
-from tests.faults.crowd import BODIES, Crowd
+from tests.faults.workload import BODIES, Workload
+from tests.rng import SCALE, scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
@@ -48,14 +48,14 @@ def put_off(engine: Engine) -> int:
         return int(connection.execute(select(func.min(job.c.republish_deferrals)).where(waits)).scalar() or 0)
 
 
-def lie_in_wait(crowd: Crowd, count: int) -> None:
-    while len(crowd.ids) < count:
-        more = min(AT_A_TIME, count - len(crowd.ids))
-        crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(more)])
+def lie_in_wait(workload: Workload, count: int) -> None:
+    while len(workload.ids) < count:
+        more = min(AT_A_TIME, count - len(workload.ids))
+        workload.submit([workload.job("work", 0, queue=STANDS) for _ in range(more)])
 
 
 @pytest.mark.parametrize("broker_url", BACKLOG, indirect=True)
-def test_a_backlog_without_a_worker_is_left_to_its_messages(
+def test_backlog_without_a_worker_is_not_republished(
     new_site: NewSite, broker_url: str, request: pytest.FixtureRequest
 ) -> None:
     wait = 3 * max(1, SCALE / 4)
@@ -67,46 +67,44 @@ def test_a_backlog_without_a_worker_is_left_to_its_messages(
             "worker_prefetch_multiplier": 8,
         },
     )
-    crowd = Crowd(site)
+    workload = Workload(site)
     count = scaled(BACKLOG[request.node.callspec.params["broker_url"]])
     with rows(site) as engine:
-        lie_in_wait(crowd, count)
+        lie_in_wait(workload, count)
         # One wait, and two more.
         eventually(lambda: site.jobs.sweep() and put_off(engine) >= 2, 60 * wait)
     lying = lying_in(site.app, STANDS)
-    assert set(lying) == set(crowd.ids)
+    assert set(lying) == set(workload.ids)
     assert len(lying) < 1.5 * count
     # That they also run takes long; so only some of them do.
     site.start(BODIES, queues=[STANDS], concurrency=4)
-    eventually(lambda: crowd.number_begun() >= 100, 120)
+    eventually(lambda: workload.count_started() >= 100, 120)
     site.jobs.cancel_many(status=UNFINISHED)
-    crowd.settle(120)
-    crowd.audit(events_of=100)
+    workload.wait_until_final(120)
+    workload.audit(events_of=100)
 
 
-def test_a_backlog_before_a_slow_worker_costs_fewer_than_two_messages_a_job(
-    new_site: NewSite, broker_url: str
-) -> None:
+def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(new_site: NewSite, broker_url: str) -> None:
     """What the worker has reserved is in no queue, so the count always falls short: of so many, no more."""
     site = new_site(
         broker_url=broker_url, settings={"jobhandle_republish_after": 1.5, "worker_prefetch_multiplier": 4}
     )
-    crowd = Crowd(site)
-    slow = crowd.submit([crowd.job("listen", 600, queue=STANDS) for _ in range(2)])
+    workload = Workload(site)
+    slow = workload.submit([workload.job("listen", 600, queue=STANDS) for _ in range(2)])
     site.start(BODIES, queues=[STANDS], concurrency=2)
-    eventually(lambda: crowd.number_begun() == len(slow), 60)
+    eventually(lambda: workload.count_started() == len(slow), 60)
     count = len(slow) + scaled(80)
     with rows(site) as engine:
-        lie_in_wait(crowd, count)
+        lie_in_wait(workload, count)
         eventually(lambda: put_off(engine) >= 2, 120)
         assert sent(engine) < 1.5 * count
     for job_id in slow:
-        crowd.cancel(job_id)
-    crowd.settle(120)
-    crowd.audit()
+        workload.cancel(job_id)
+    workload.wait_until_final(120)
+    workload.audit()
 
 
-def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
+def test_batch_slower_than_the_publish_grace_is_sent_once(
     new_site: NewSite, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep sends what the submitter has not come to; the submitter sees that, a part at a time."""
@@ -114,7 +112,7 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
     sweeper = Celery("sweeper", broker=broker_url, set_as_current=False)
     sweeper.conf.update(site.settings)
     jobs = Jobs(sweeper, site.database_url)
-    crowd = Crowd(site)
+    workload = Workload(site)
     count, part = scaled(200), 20
     monkeypatch.setattr(submitter, "BATCH", part)
     send, sends = BrokerConnection.send, itertools.count(1)
@@ -127,7 +125,7 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
         send(line, *given)
 
     monkeypatch.setattr(BrokerConnection, "send", hold_the_second_part)
-    crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(count)])
+    workload.submit([workload.job("work", 0, queue=STANDS) for _ in range(count)])
     assert count < depth(site.app, STANDS) <= count + part
     jobs.close()
 
@@ -135,16 +133,16 @@ def test_a_crowd_that_takes_longer_to_send_than_the_grace_is_sent_once(
 def test_other_tasks_messages_hide_no_lost_job(new_site: NewSite, private_broker: PrivateBroker) -> None:
     """As many as were lost lie in the queue, and nobody takes them: the count alone would be content."""
     site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
-    crowd = Crowd(site)
-    crowd.submit([crowd.job("work", 0, queue=STANDS) for _ in range(scaled(20))])
+    workload = Workload(site)
+    workload.submit([workload.job("work", 0, queue=STANDS) for _ in range(scaled(20))])
     private_broker.lose_messages()
-    for _ in range(2 * len(crowd.ids)):
-        site.call("plain", str(crowd.path) + "-plain", queue=STANDS)
+    for _ in range(2 * len(workload.ids)):
+        site.call("plain", str(workload.path) + "-plain", queue=STANDS)
     with rows(site) as engine:
         already = sent(engine)
-        assert depth(site.app, STANDS) >= 2 * len(crowd.ids)
+        assert depth(site.app, STANDS) >= 2 * len(workload.ids)
         eventually(lambda: site.jobs.sweep() and put_off(engine) > 0, 60)
-        eventually(lambda: site.jobs.sweep() and sent(engine) >= already + len(crowd.ids), 120)
+        eventually(lambda: site.jobs.sweep() and sent(engine) >= already + len(workload.ids), 120)
     site.start(BODIES, queues=[STANDS])
-    crowd.settle(120)
-    crowd.audit()
+    workload.wait_until_final(120)
+    workload.audit()

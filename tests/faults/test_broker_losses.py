@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import scaled, stretched
 from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, depth
-from tests.faults.crowd import BODIES, Crowd
+from tests.faults.workload import BODIES, Workload
+from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, NewSite
@@ -29,55 +29,55 @@ def start_with_nothing(broker: PrivateBroker) -> None:
     broker.start_with_nothing()
 
 
-@pytest.mark.parametrize("strike", [lose_messages, start_with_nothing])
-def test_what_the_broker_has_forgotten_is_sent_again_and_runs_once(
-    new_site: NewSite, private_broker: PrivateBroker, strike: Callable[[PrivateBroker], None]
+@pytest.mark.parametrize("inject", [lose_messages, start_with_nothing])
+def test_lost_messages_are_sent_again_and_run_once(
+    new_site: NewSite, private_broker: PrivateBroker, inject: Callable[[PrivateBroker], None]
 ) -> None:
     """Jobs in every stage: running with and without their message's acknowledgement, reserved, Queued."""
     site = new_site(broker_url=private_broker.url, settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     site.start(BODIES, concurrency=2)
     sign = site.new_file()
-    running = crowd.submit([crowd.job(task, str(sign)) for task in ("stay", "stay_late")])
-    eventually(lambda: crowd.number_begun() == len(running), PATIENCE)
-    queued = crowd.submit([crowd.job("work", 0.02) for _ in range(scaled(20))])
-    retrying = crowd.submit([crowd.job("again", 0, 1, 3, queue=ASIDE) for _ in range(scaled(3))])
-    aside = crowd.submit([crowd.job("work_late", 0, queue=ASIDE) for _ in range(scaled(10))])
+    running = workload.submit([workload.job(task, str(sign)) for task in ("stay", "stay_late")])
+    eventually(lambda: workload.count_started() == len(running), PATIENCE)
+    queued = workload.submit([workload.job("work", 0.02) for _ in range(scaled(20))])
+    retrying = workload.submit([workload.job("again", 0, 1, 3, queue=ASIDE) for _ in range(scaled(3))])
+    aside = workload.submit([workload.job("work_late", 0, queue=ASIDE) for _ in range(scaled(10))])
     # The worker has reserved some, and so takes no more.
     eventually(lambda: 0 < depth(site.app, DEFAULT_QUEUE) < len(queued), PATIENCE)
     # A plain task's message, which nobody sends again.
     forgotten = site.new_file()
     site.call("plain", str(forgotten), queue=ASIDE)
     assert depth(site.app, ASIDE) == len(aside) + len(retrying) + 1
-    assert {crowd.handle(job_id).job_status() for job_id in running} == {JobStatus.RUNNING}
-    strike(private_broker)
+    assert {workload.handle(job_id).job_status() for job_id in running} == {JobStatus.RUNNING}
+    inject(private_broker)
     sign.touch()
     # From both, since a Redis that dies may end Celery's worker, after its bodies.
     site.start(BODIES, queues=[ASIDE, DEFAULT_QUEUE])
-    crowd.settle(PATIENCE)
-    rows = crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    rows = workload.audit()
     assert not forgotten.exists(), "the broker has forgotten nothing"
     assert {rows[job_id].attempt for job_id in [*running, *queued, *aside]} == {1}
     assert {rows[job_id].attempt for job_id in retrying} == {2}
     assert {row.status for row in rows.values()} == {"Finished"}
 
 
-def test_a_broker_that_forgets_again_and_again_loses_nothing(
+def test_broker_that_forgets_repeatedly_loses_no_job(
     new_site: NewSite, private_broker: PrivateBroker
 ) -> None:
     """Each time after all messages have been sent anew, while no worker is there to take them."""
     site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
-    crowd = Crowd(site)
-    crowd.submit_mixed(scaled(30), queue=ASIDE)
+    workload = Workload(site)
+    workload.submit_mixed(scaled(30), queue=ASIDE)
     for _ in range(3):
-        eventually(lambda: site.jobs.sweep() and depth(site.app, ASIDE) >= len(crowd.ids), PATIENCE)
+        eventually(lambda: site.jobs.sweep() and depth(site.app, ASIDE) >= len(workload.ids), PATIENCE)
         private_broker.lose_messages()
     site.start(BODIES, queues=[ASIDE])
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    workload.audit()
 
 
-def test_queues_that_are_deleted_under_their_worker_lose_nothing(
+def test_queues_deleted_under_their_worker_lose_no_job(
     new_site: NewSite, private_rabbitmq: RabbitmqServer
 ) -> None:
     """As by an administrator: with their messages, and with the bindings that publishers believe in."""
@@ -86,14 +86,14 @@ def test_queues_that_are_deleted_under_their_worker_lose_nothing(
         broker_url=broker.url,
         settings=SETTINGS | {"task_default_exchange": "topics", "task_default_exchange_type": "topic"},
     )
-    crowd = Crowd(site)
+    workload = Workload(site)
     site.start(BODIES, concurrency=2)
-    crowd.submit([crowd.job("work_late", 2) for _ in range(2)])
-    eventually(lambda: crowd.number_begun() == 2, PATIENCE)
-    crowd.submit_mixed(scaled(20))
-    crowd.submit_mixed(scaled(5), queue=ASIDE)
+    workload.submit([workload.job("work_late", 2) for _ in range(2)])
+    eventually(lambda: workload.count_started() == 2, PATIENCE)
+    workload.submit_mixed(scaled(20))
+    workload.submit_mixed(scaled(5), queue=ASIDE)
     broker.delete_queues()
-    crowd.submit_mixed(scaled(20))
+    workload.submit_mixed(scaled(20))
     site.start(BODIES, queues=[ASIDE])
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    workload.audit()

@@ -14,10 +14,10 @@ from sqlalchemy import create_engine, select
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import clock, worker
-from tests.chance import scaled, stretched
 from tests.faults.broker_gate import Gate
 from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, away
-from tests.faults.crowd import BODIES, Crowd
+from tests.faults.workload import BODIES, Workload
+from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
@@ -74,55 +74,55 @@ def lapsed(site: Site) -> list[str]:
     [("redis", "sqlite"), ("rabbitmq", "postgresql")],
     indirect=["private_broker"],
 )
-def test_what_is_submitted_to_a_dead_broker_runs_when_it_is_back(
+def test_jobs_submitted_to_a_dead_broker_run_when_it_is_back(
     new_site: NewSite, private_broker: PrivateBroker, database: str
 ) -> None:
     site = new_site(database=database, broker_url=private_broker.url)
-    crowd, submit = Crowd(site), Submitter()
+    workload, submit = Workload(site), Submitter()
     site.start(BODIES)
-    submit(lambda: crowd.submit_mixed(1))
+    submit(lambda: workload.submit_mixed(1))
     with away(private_broker):
         for _ in range(10):
-            submit(lambda: crowd.submit_mixed(scaled(2)))
-        assert {crowd.handle(job_id).job_status() for job_id in crowd.ids[1:]} == {JobStatus.SUBMITTED}
+            submit(lambda: workload.submit_mixed(scaled(2)))
+        assert {workload.handle(job_id).job_status() for job_id in workload.ids[1:]} == {JobStatus.SUBMITTED}
         latecomer = site.start(BODIES, ready=False)
         eventually(lambda: "Cannot connect" in latecomer.log, PATIENCE)
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    workload.audit()
 
 
-def test_a_silent_broker_holds_up_neither_submit_nor_bodies_nor_leases(
+def test_silent_broker_delays_no_submit_body_or_lease(
     new_site: NewSite, private_broker: PrivateBroker
 ) -> None:
     site = new_site(
         broker_url=private_broker.url,
         settings={"jobhandle_republish_after": 2, "broker_heartbeat": 4},
     )
-    crowd, submit = Crowd(site), Submitter()
+    workload, submit = Workload(site), Submitter()
     site.start(BODIES, concurrency=4)
     # Sent by the worker, so that it has a connection of which it believes that it works.
-    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=0.2))])
-    crowd.settle(PATIENCE)
+    workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=0.2))])
+    workload.wait_until_final(PATIENCE)
     lease = site.settings["jobhandle_lease"]
-    long = [crowd.job(task, 2 * lease) for task in ("work", "work_late", "listen")]
-    submit(lambda: crowd.submit(long))
-    running = crowd.ids[1:]
-    eventually(lambda: crowd.number_begun() == len(crowd.ids), PATIENCE)
+    long = [workload.job(task, 2 * lease) for task in ("work", "work_late", "listen")]
+    submit(lambda: workload.submit(long))
+    running = workload.ids[1:]
+    eventually(lambda: workload.count_started() == len(workload.ids), PATIENCE)
     private_broker.pause()
     try:
-        submit(lambda: crowd.submit_mixed(scaled(10)))
-        statuses = {job_id: crowd.handle(job_id).job_status() for job_id in crowd.ids}
-        assert {statuses[job_id] for job_id in crowd.ids[1 + len(running) :]} == {JobStatus.SUBMITTED}
+        submit(lambda: workload.submit_mixed(scaled(10)))
+        statuses = {job_id: workload.handle(job_id).job_status() for job_id in workload.ids}
+        assert {statuses[job_id] for job_id in workload.ids[1 + len(running) :]} == {JobStatus.SUBMITTED}
         # They live for longer than a lease, and their rows say that they have ended: all without the broker.
         eventually(
-            lambda: lapsed(site) or all(crowd.handle(job_id).job_status().final for job_id in running),
+            lambda: lapsed(site) or all(workload.handle(job_id).job_status().final for job_id in running),
             PATIENCE,
         )
         assert lapsed(site) == []
     finally:
         private_broker.resume()
-    crowd.settle(PATIENCE)
-    rows = crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    rows = workload.audit()
     assert {(rows[job_id].status, rows[job_id].attempt) for job_id in running} == {("Finished", 1)}
 
 
@@ -139,48 +139,44 @@ REDELIVERING: dict[str, Any] = {
 }
 
 
-def test_a_worker_out_of_reach_keeps_its_jobs_and_others_do_not_run_them(
-    new_site: NewSite, broker_url: str
-) -> None:
+def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_site: NewSite, broker_url: str) -> None:
     with Gate(broker_url) as gate:
         site = new_site(broker_url=broker_url, settings=REDELIVERING)
-        crowd = Crowd(site)
+        workload = Workload(site)
         remote = site.start(BODIES, broker_url=gate.url, concurrency=2)
-        late = crowd.submit([crowd.job("work_late", 10) for _ in range(2)])
-        eventually(lambda: crowd.number_begun() == len(late), 60)
+        late = workload.submit([workload.job("work_late", 10) for _ in range(2)])
+        eventually(lambda: workload.count_started() == len(late), 60)
         with gate.shut():
             near = site.start(BODIES)
-            crowd.submit_mixed(scaled(20))
-            tasks = [crowd.handle(job_id).get_job().task_id for job_id in late]
+            workload.submit_mixed(scaled(20))
+            tasks = [workload.handle(job_id).get_job().task_id for job_id in late]
             eventually(lambda: all(f"[{task_id}] received" in near.log for task_id in tasks), PATIENCE)
-            eventually(lambda: all(crowd.handle(job_id).job_status().final for job_id in late), PATIENCE)
+            eventually(lambda: all(workload.handle(job_id).job_status().final for job_id in late), PATIENCE)
         gate.cut_all()
-        crowd.settle(PATIENCE)
-        rows = crowd.audit()
+        workload.wait_until_final(PATIENCE)
+        rows = workload.audit()
         assert {(rows[job_id].status, rows[job_id].attempt) for job_id in late} == {("Finished", 1)}
         assert {str(rows[job_id].worker) for job_id in late} == {remote.nodename}
         near.terminate()
         near.wait(60)
         # It is back among the living.
-        crowd.submit_mixed(scaled(5))
-        crowd.settle(PATIENCE)
-        crowd.audit()
+        workload.submit_mixed(scaled(5))
+        workload.wait_until_final(PATIENCE)
+        workload.audit()
 
 
-def test_a_broker_in_alarm_takes_nothing_and_the_jobs_run_when_it_is_over(
-    new_site: NewSite, private_rabbitmq: RabbitmqServer
-) -> None:
+def test_broker_in_alarm_delays_jobs(new_site: NewSite, private_rabbitmq: RabbitmqServer) -> None:
     """RabbitMQ reads nothing more from whoever publishes, when its memory or disk is short."""
     broker = PrivateRabbitmq(private_rabbitmq)
     site = new_site(broker_url=broker.url, settings={"jobhandle_republish_after": 2})
-    crowd, submit = Crowd(site), Submitter()
+    workload, submit = Workload(site), Submitter()
     site.start(BODIES)
-    submit(lambda: crowd.submit_mixed(1))
+    submit(lambda: workload.submit_mixed(1))
     private_rabbitmq.control("set_vm_memory_high_watermark", "0.00001")
     try:
-        submit(lambda: crowd.submit_mixed(scaled(10)))
-        assert {crowd.handle(job_id).job_status() for job_id in crowd.ids[1:]} == {JobStatus.SUBMITTED}
+        submit(lambda: workload.submit_mixed(scaled(10)))
+        assert {workload.handle(job_id).job_status() for job_id in workload.ids[1:]} == {JobStatus.SUBMITTED}
     finally:
         private_rabbitmq.control("set_vm_memory_high_watermark", "0.4")
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    workload.audit()

@@ -10,10 +10,10 @@ from kombu import Queue
 
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
-from tests.chance import scaled, stretched
 from tests.faults.brokers import depth
-from tests.faults.crowd import BODIES, Crowd
-from tests.faults.worker_fates import account
+from tests.faults.worker_faults import account_for_attempts
+from tests.faults.workload import BODIES, Workload
+from tests.rng import scaled, stretched
 from tests.servers import VirtualHosts
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
@@ -41,72 +41,72 @@ def site(request: pytest.FixtureRequest, module_site: NewSite, virtual_hosts: Vi
 
 
 @pytest.fixture
-def crowd(site: Site) -> Crowd:
-    return Crowd(site)
+def workload(site: Site) -> Workload:
+    return Workload(site)
 
 
 def ends(handle: JobHandle) -> JobStatus:
     return handle.wait(PATIENCE)
 
 
-def submit(crowd: Crowd, task: str, *args: Any, **fields: Any) -> JobHandle:
-    [job_id] = crowd.submit([crowd.job(task, *args, **fields)])
-    return crowd.handle(job_id)
+def submit(workload: Workload, task: str, *args: Any, **fields: Any) -> JobHandle:
+    [job_id] = workload.submit([workload.job(task, *args, **fields)])
+    return workload.handle(job_id)
 
 
-def test_a_job_runs_and_its_result_is_in_its_row(crowd: Crowd) -> None:
-    handle = submit(crowd, "work", 0)
+def test_a_job_runs_and_its_result_is_in_its_row(workload: Workload) -> None:
+    handle = submit(workload, "work", 0)
     assert handle.result(PATIENCE) == "worked"
     assert handle.get_job().queue == "celery"
-    crowd.audit()
+    workload.audit()
 
 
-def test_a_mixed_crowd_in_peace(crowd: Crowd) -> None:
-    crowd.submit_mixed(scaled(60), 0.02)
-    for job_id in crowd.chance.sample(crowd.ids, len(crowd.ids) // 4):
-        crowd.cancel(job_id)
-    crowd.settle()
-    rows = crowd.audit()
+def test_mixed_workload_without_faults(workload: Workload) -> None:
+    workload.submit_mixed(scaled(60), 0.02)
+    for job_id in workload.rng.sample(workload.ids, len(workload.ids) // 4):
+        workload.cancel(job_id)
+    workload.wait_until_final()
+    rows = workload.audit()
     assert {row.status for row in rows.values()} == {"Finished", "Error", "Cancelled"}
 
 
-def test_a_retry_waits_in_the_row_and_not_in_the_broker(crowd: Crowd) -> None:
-    handle = submit(crowd, "again", 0, 1, 2)
+def test_a_retry_waits_in_the_row_and_not_in_the_broker(workload: Workload) -> None:
+    handle = submit(workload, "again", 0, 1, 2)
     eventually(lambda: handle.job_status() is JobStatus.REQUEUED, PATIENCE)
-    assert crowd.number_begun() == 1
+    assert workload.count_started() == 1
     assert ends(handle) is JobStatus.FINISHED
-    first, second = crowd.lives()[crowd.ids[0]]
+    first, second = workload.body_traces()[workload.ids[0]]
     assert second.begun - first.last_seen >= 2
-    crowd.audit()
+    workload.audit()
 
 
-def test_a_job_does_not_start_before_its_time(crowd: Crowd) -> None:
-    handle = submit(crowd, "work", 0, scheduled_for=timedelta(seconds=2))
+def test_a_job_does_not_start_before_its_time(workload: Workload) -> None:
+    handle = submit(workload, "work", 0, scheduled_for=timedelta(seconds=2))
     assert handle.job_status() is JobStatus.WAITING
     assert ends(handle) is JobStatus.FINISHED
-    job = crowd.audit()[crowd.ids[0]]
+    job = workload.audit()[workload.ids[0]]
     assert job.started is not None
     assert isinstance(job.scheduled_for, datetime)
     assert job.started >= job.scheduled_for
 
 
-def test_a_cancelled_job_whose_message_is_there_is_not_started(crowd: Crowd) -> None:
+def test_cancelled_job_with_a_queued_message_is_not_started(workload: Workload) -> None:
     queue = "cancelled"
     for number in range(20):
-        submit(crowd, "work", 0, queue=queue)
-        assert depth(crowd.site.app, queue) == number + 1
-    for job_id in crowd.ids[::2]:
-        assert crowd.cancel(job_id) is JobStatus.CANCELLED
-    crowd.site.app.control.add_consumer(queue, reply=True)
-    crowd.settle()
-    crowd.audit()
-    assert set(crowd.lives()) == set(crowd.ids[1::2])
-    eventually(lambda: depth(crowd.site.app, queue) == 0)
+        submit(workload, "work", 0, queue=queue)
+        assert depth(workload.site.app, queue) == number + 1
+    for job_id in workload.ids[::2]:
+        assert workload.cancel(job_id) is JobStatus.CANCELLED
+    workload.site.app.control.add_consumer(queue, reply=True)
+    workload.wait_until_final()
+    workload.audit()
+    assert set(workload.body_traces()) == set(workload.ids[1::2])
+    eventually(lambda: depth(workload.site.app, queue) == 0)
 
 
-def test_a_cancelled_job_is_revoked_to_whoever_watches(crowd: Crowd) -> None:
-    site, queue = crowd.site, "watched"
-    handle = submit(crowd, "work", 0, queue=queue)
+def test_cancelled_job_is_revoked_for_event_receivers(workload: Workload) -> None:
+    site, queue = workload.site, "watched"
+    handle = submit(workload, "work", 0, queue=queue)
     task_id = handle.get_job().task_id
     handle.cancel_job()
     with site.events() as events:
@@ -115,47 +115,47 @@ def test_a_cancelled_job_is_revoked_to_whoever_watches(crowd: Crowd) -> None:
     assert site.state(task_id) == "REVOKED"
 
 
-def test_a_running_job_hears_that_it_should_stop(crowd: Crowd) -> None:
-    asked = submit(crowd, "listen", 60)
-    ended = submit(crowd, "work", 60)
-    eventually(lambda: crowd.number_begun() == 2, PATIENCE)
+def test_a_running_job_hears_that_it_should_stop(workload: Workload) -> None:
+    asked = submit(workload, "listen", 60)
+    ended = submit(workload, "work", 60)
+    eventually(lambda: workload.count_started() == 2, PATIENCE)
     assert asked.cancel_job() is JobStatus.RUNNING
     assert ended.cancel_job(terminate=True) is JobStatus.RUNNING
     assert ends(asked) is JobStatus.CANCELLED
     assert ends(ended) is JobStatus.CANCELLED
-    crowd.audit()
+    workload.audit()
 
 
-def test_a_job_is_resubmitted(crowd: Crowd) -> None:
-    handle = submit(crowd, "work", 0)
+def test_a_job_is_resubmitted(workload: Workload) -> None:
+    handle = submit(workload, "work", 0)
     assert ends(handle) is JobStatus.FINISHED
     handle.resubmit_job()
     assert ends(handle) is JobStatus.FINISHED
-    crowd.audit()
-    assert [life.attempt for life in crowd.lives()[crowd.ids[0]]] == [1, 2]
+    workload.audit()
+    assert [trace.attempt for trace in workload.body_traces()[workload.ids[0]]] == [1, 2]
 
 
-def test_an_expired_job_is_not_started(crowd: Crowd) -> None:
+def test_an_expired_job_is_not_started(workload: Workload) -> None:
     queue = "expired"
-    handle = submit(crowd, "work", 0, queue=queue, expires=timedelta(seconds=1))
-    assert depth(crowd.site.app, queue) == 1
+    handle = submit(workload, "work", 0, queue=queue, expires=timedelta(seconds=1))
+    assert depth(workload.site.app, queue) == 1
     assert ends(handle) is JobStatus.CANCELLED
-    crowd.site.app.control.add_consumer(queue, reply=True)
-    eventually(lambda: depth(crowd.site.app, queue) == 0)
-    assert crowd.lives() == {}
+    workload.site.app.control.add_consumer(queue, reply=True)
+    eventually(lambda: depth(workload.site.app, queue) == 0)
+    assert workload.body_traces() == {}
 
 
-def test_a_task_that_no_worker_knows_waits_for_one_that_does(crowd: Crowd) -> None:
-    handle = submit(crowd, "nobody_knows_this")
-    eventually(lambda: len(statuses(crowd.site, handle)) > 1, PATIENCE)
+def test_a_task_that_no_worker_knows_waits_for_one_that_does(workload: Workload) -> None:
+    handle = submit(workload, "nobody_knows_this")
+    eventually(lambda: len(statuses(workload.site, handle)) > 1, PATIENCE)
     assert handle.job_status() is JobStatus.SUBMITTED
-    assert "does not know" in crowd.site.jobs.events(crowd.ids[0])[-1].message
+    assert "does not know" in workload.site.jobs.events(workload.ids[0])[-1].message
     handle.cancel_job()
 
 
-def test_a_message_that_comes_twice_starts_nothing(crowd: Crowd) -> None:
-    site, queue = crowd.site, "twice"
-    handle = submit(crowd, "work", 0.2, queue=queue)
+def test_message_delivered_twice_starts_nothing(workload: Workload) -> None:
+    site, queue = workload.site, "twice"
+    handle = submit(workload, "work", 0.2, queue=queue)
     with site.app.connection() as connection:
         channel: Any = connection.default_channel
         message = channel.basic_get(queue)
@@ -173,12 +173,12 @@ def test_a_message_that_comes_twice_starts_nothing(crowd: Crowd) -> None:
     site.app.control.add_consumer(queue, reply=True)
     assert ends(handle) is JobStatus.FINISHED
     eventually(lambda: depth(site.app, queue) == 0)
-    crowd.audit()
+    workload.audit()
 
 
-def test_messages_that_cannot_be_read_hold_up_no_other(crowd: Crowd) -> None:
-    site, queue = crowd.site, "spoilt"
-    crowd.submit_mixed(scaled(30), 0.02, queue=queue)
+def test_unreadable_messages_delay_no_other(workload: Workload) -> None:
+    site, queue = workload.site, "spoilt"
+    workload.submit_mixed(scaled(30), 0.02, queue=queue)
     with site.app.connection() as connection:
         channel: Any = connection.default_channel
         # Not acknowledged, so that the good ones are given back at the end.
@@ -188,9 +188,9 @@ def test_messages_that_cannot_be_read_hold_up_no_other(crowd: Crowd) -> None:
             body = message.body
             match number % 5:
                 case 0:
-                    body = body[: crowd.chance.randrange(len(body))]
+                    body = body[: workload.rng.randrange(len(body))]
                 case 1:
-                    wrong = crowd.chance.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
+                    wrong = workload.rng.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
                     said["headers"] = said["headers"] | {"jobhandle": wrong}
                 case 2:
                     said["headers"] = said["headers"] | {"task": "known.to.nobody"}
@@ -199,12 +199,12 @@ def test_messages_that_cannot_be_read_hold_up_no_other(crowd: Crowd) -> None:
                     said |= {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
                 case 4:
                     said["headers"] = dict(said["headers"])
-                    del said["headers"][crowd.chance.choice(["id", "task", "jobhandle"])]
+                    del said["headers"][workload.rng.choice(["id", "task", "jobhandle"])]
             channel.basic_publish(channel.prepare_message(body, **said), exchange="", routing_key=queue)
-    eventually(lambda: depth(site.app, queue) == 2 * len(crowd.ids))
+    eventually(lambda: depth(site.app, queue) == 2 * len(workload.ids))
     site.app.control.add_consumer(queue, reply=True)
-    crowd.settle()
-    account(crowd, crowd.audit())
+    workload.wait_until_final()
+    account_for_attempts(workload, workload.audit())
     eventually(lambda: depth(site.app, queue) == 0)
     assert all(worker.is_running() for worker in site.workers)
 
@@ -214,18 +214,18 @@ def test_messages_that_cannot_be_read_hold_up_no_other(crowd: Crowd) -> None:
 
 def test_a_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url: str) -> None:
     site = new_site(broker_url=rabbitmq_url, settings={"task_queue_max_priority": 9})
-    crowd = Crowd(site)
+    workload = Workload(site)
     priorities = [1, 9, 5, 3, 7]
-    crowd.submit([crowd.job("work", 0, priority=priority) for priority in priorities])
+    workload.submit([workload.job("work", 0, priority=priority) for priority in priorities])
     site.start(BODIES, concurrency=1)
-    crowd.settle()
-    crowd.audit()
-    begun = sorted(crowd.lives().items(), key=lambda item: item[1][0].begun)
-    assert [priorities[crowd.ids.index(job_id)] for job_id, _ in begun] == [9, 7, 5, 3, 1]
+    workload.wait_until_final()
+    workload.audit()
+    begun = sorted(workload.body_traces().items(), key=lambda item: item[1][0].begun)
+    assert [priorities[workload.ids.index(job_id)] for job_id, _ in begun] == [9, 7, 5, 3, 1]
 
 
 @pytest.mark.parametrize("confirm", [True, False, None])
-def test_a_message_that_the_broker_refuses_is_not_taken_for_sent(
+def test_message_rejected_by_the_broker_is_not_marked_sent(
     new_site: NewSite, rabbitmq_url: str, confirm: bool | None
 ) -> None:
     """Whatever the app says of confirmations: without them it would vanish without a word."""
@@ -242,27 +242,25 @@ def test_a_message_that_the_broker_refuses_is_not_taken_for_sent(
 
 def test_results_may_go_back_through_the_broker(new_site: NewSite, rabbitmq_url: str) -> None:
     site = new_site(broker_url=rabbitmq_url, settings={"result_backend": "rpc://"})
-    crowd = Crowd(site)
+    workload = Workload(site)
     queue = "later"
-    cancelled = submit(crowd, "work", 0, queue=queue)
+    cancelled = submit(workload, "work", 0, queue=queue)
     cancelled.cancel_job()
     site.start(BODIES, queues=["celery", queue])
-    assert submit(crowd, "work", 0).result(PATIENCE) == "worked"
-    assert ends(submit(crowd, "fail", 0)) is JobStatus.ERROR
-    assert ends(submit(crowd, "again", 0, 1, 0)) is JobStatus.FINISHED
-    crowd.audit()
+    assert submit(workload, "work", 0).result(PATIENCE) == "worked"
+    assert ends(submit(workload, "fail", 0)) is JobStatus.ERROR
+    assert ends(submit(workload, "again", 0, 1, 0)) is JobStatus.FINISHED
+    workload.audit()
 
 
-def test_quorum_queues_are_quorum_queues_and_celery_delays_by_them(
-    new_site: NewSite, virtual_hosts: VirtualHosts
-) -> None:
+def test_quorum_queues_carry_celerys_delays(new_site: NewSite, virtual_hosts: VirtualHosts) -> None:
     """What the tests above on quorum queues rest on; and a plain call beside a job goes Celery's way."""
     site = new_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES["quorum"])
-    crowd = Crowd(site)
+    workload = Workload(site)
     site.start(BODIES)
     before = time.time()
-    site.app.send_task("worker.plain", [str(crowd.path)], countdown=2)
-    handle = submit(crowd, "work", 0, scheduled_for=timedelta(seconds=2))
+    site.app.send_task("worker.plain", [str(workload.path)], countdown=2)
+    handle = submit(workload, "work", 0, scheduled_for=timedelta(seconds=2))
     host = site.app.connection().virtual_host
     queues = {
         queue["name"]: queue["type"]
@@ -271,5 +269,5 @@ def test_quorum_queues_are_quorum_queues_and_celery_delays_by_them(
     assert queues["celery"] == "quorum"
     assert "celery_delayed_1" in queues
     assert ends(handle) is JobStatus.FINISHED
-    eventually(lambda: "plain" in lines_of(crowd.path), PATIENCE)
+    eventually(lambda: "plain" in lines_of(workload.path), PATIENCE)
     assert time.time() - before >= 2

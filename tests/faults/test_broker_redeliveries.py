@@ -10,9 +10,9 @@ from datetime import timedelta
 
 import pytest
 
-from tests.chance import scaled, stretched
 from tests.faults.brokers import PrivateRabbitmq
-from tests.faults.crowd import BODIES, Crowd
+from tests.faults.workload import BODIES, Workload
+from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.site import NewSite
@@ -38,46 +38,44 @@ def received(workers: Sequence[WorkerProcess]) -> Counter[str]:
     )
 
 
-def task_ids(crowd: Crowd) -> dict[int, str]:
-    return {job_id: str(job.task_id) for job_id, job in crowd.rows().items()}
+def task_ids(workload: Workload) -> dict[int, str]:
+    return {job_id: str(job.task_id) for job_id, job in workload.rows().items()}
 
 
-def test_bodies_that_outlive_the_visibility_timeout_live_once(new_site: NewSite) -> None:
+def test_bodies_beyond_the_visibility_timeout_run_once(new_site: NewSite) -> None:
     site = new_site(settings=IMPATIENT_REDIS | {"worker_prefetch_multiplier": 4})
-    crowd = Crowd(site)
+    workload = Workload(site)
     # One after the other, so that what is reserved waits for longer than the timeout, too.
     workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
-    long = crowd.submit([crowd.job("work_late", 10) for _ in range(2)])
-    crowd.submit([crowd.job("work", 10) for _ in range(2)])
-    crowd.submit([crowd.job(task, 1) for task in ("work", "work_late") * scaled(3)])
-    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=8)) for _ in range(scaled(3))])
-    crowd.submit([crowd.job("again", 0, 1, 6) for _ in range(scaled(3))])
-    crowd.settle(PATIENCE)
+    long = workload.submit([workload.job("work_late", 10) for _ in range(2)])
+    workload.submit([workload.job("work", 10) for _ in range(2)])
+    workload.submit([workload.job(task, 1) for task in ("work", "work_late") * scaled(3)])
+    workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=8)) for _ in range(scaled(3))])
+    workload.submit([workload.job("again", 0, 1, 6) for _ in range(scaled(3))])
+    workload.wait_until_final(PATIENCE)
     times = received(workers)
-    assert all(times[task_ids(crowd)[job_id]] > 1 for job_id in long), (
+    assert all(times[task_ids(workload)[job_id]] > 1 for job_id in long), (
         "the broker has delivered nothing twice"
     )
-    rows = crowd.audit()
+    rows = workload.audit()
     assert {row.status for row in rows.values()} == {"Finished"}
-    assert Counter(row.attempt for row in rows.values()) == {1: len(crowd.ids) - scaled(3), 2: scaled(3)}
+    assert Counter(row.attempt for row in rows.values()) == {1: len(workload.ids) - scaled(3), 2: scaled(3)}
 
 
-def test_bodies_whose_connection_is_cut_live_once(
-    new_site: NewSite, private_rabbitmq: RabbitmqServer
-) -> None:
+def test_bodies_whose_connection_is_cut_run_once(new_site: NewSite, private_rabbitmq: RabbitmqServer) -> None:
     """RabbitMQ gives what a closed connection held to the next one, which may be the same worker's."""
     broker = PrivateRabbitmq(private_rabbitmq)
     site = new_site(broker_url=broker.url, settings={"worker_prefetch_multiplier": 4})
-    crowd = Crowd(site)
+    workload = Workload(site)
     workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
-    long = crowd.submit([crowd.job("work_late", 8) for _ in range(3)])
-    eventually(lambda: crowd.number_begun() == len(long), PATIENCE)
-    crowd.submit_mixed(scaled(20), 0.2)
-    ids = task_ids(crowd)
+    long = workload.submit([workload.job("work_late", 8) for _ in range(3)])
+    eventually(lambda: workload.count_started() == len(long), PATIENCE)
+    workload.submit_mixed(scaled(20), 0.2)
+    ids = task_ids(workload)
 
     def cut_until_delivered_again() -> bool:
         # The management plugin shows connections some seconds after they were made.
@@ -86,8 +84,8 @@ def test_bodies_whose_connection_is_cut_live_once(
         return all(times[ids[job_id]] > 1 for job_id in long)
 
     eventually(cut_until_delivered_again, PATIENCE)
-    crowd.settle(PATIENCE)
-    rows = crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    rows = workload.audit()
     assert {(rows[job_id].status, rows[job_id].attempt) for job_id in long} == {("Finished", 1)}
 
 
@@ -100,24 +98,24 @@ def impatient_rabbitmq(private_rabbitmq: RabbitmqServer) -> Iterator[RabbitmqSer
 
 
 def _impatience(**settings: int) -> str:
-    told = (f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items())
-    return ", ".join(told) + "."
+    details = (f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items())
+    return ", ".join(details) + "."
 
 
-def test_a_late_acknowledgement_that_rabbitmq_gives_up_on_starts_no_second_body(
+def test_acknowledgement_timeout_starts_no_second_body(
     new_site: NewSite, impatient_rabbitmq: RabbitmqServer
 ) -> None:
     """It closes the channel, and Celery's worker ends then, after its bodies."""
     site = new_site(broker_url=impatient_rabbitmq.url)
-    crowd = Crowd(site)
+    workload = Workload(site)
     first = site.start(BODIES)
-    crowd.submit([crowd.job("work_late", 8) for _ in range(2)])
-    eventually(lambda: crowd.number_begun() == len(crowd.ids), PATIENCE)
+    workload.submit([workload.job("work_late", 8) for _ in range(2)])
+    eventually(lambda: workload.count_started() == len(workload.ids), PATIENCE)
     second = site.start(BODIES)
-    ids = task_ids(crowd).values()
+    ids = task_ids(workload).values()
     eventually(lambda: all(received([first, second])[task_id] > 1 for task_id in ids), PATIENCE)
-    crowd.settle(PATIENCE)
-    rows = crowd.audit()
+    workload.wait_until_final(PATIENCE)
+    rows = workload.audit()
     assert {(row.status, row.attempt, row.worker) for row in rows.values()} == {
         ("Finished", 1, first.nodename)
     }

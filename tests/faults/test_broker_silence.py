@@ -11,8 +11,8 @@ import pytest
 from jobhandle_celery import Job, celery_compat
 from tests.apps import make_app
 from tests.bugs import logged_bugs
-from tests.chance import stretched
 from tests.faults.broker_gate import Gate
+from tests.rng import stretched
 
 pytestmark = pytest.mark.faults
 

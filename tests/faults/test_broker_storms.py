@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.chance import stretched
 from tests.faults.brokers import PrivateBroker
-from tests.faults.crowd import BODIES, Crowd, Keeper, linger, strike_in_each_way
 from tests.faults.rounds import ALL_WAYS, account_for_rounds
+from tests.faults.workload import BODIES, WorkerSupervisor, Workload, hold, inject_in_each_way
+from tests.rng import stretched
 from tests.servers import execute
 from tests.support import eventually
 from tests.worker.site import NewSite
@@ -19,27 +19,27 @@ CALM = (0.5, 3.0)
 """Seconds from one strike to the next."""
 
 
-def strikes_at(broker: PrivateBroker, linger: Callable[[], None]) -> Sequence[Callable[[], None]]:
+def strikes_at(broker: PrivateBroker, hold: Callable[[], None]) -> Sequence[Callable[[], None]]:
     """Return the ways to hurt it; each leaves it running."""
 
     def restart() -> None:
         broker.kill()
-        linger()
+        hold()
         broker.start()
 
     def restart_with_nothing() -> None:
         broker.kill()
-        linger()
+        hold()
         broker.start_with_nothing()
 
     def silence() -> None:
         broker.pause()
-        linger()
+        hold()
         broker.resume()
 
     def lose_messages_twice() -> None:
         broker.lose_messages()
-        linger()
+        hold()
         broker.lose_messages()
 
     return [restart, restart_with_nothing, silence, lose_messages_twice, broker.cut_connections]
@@ -50,7 +50,7 @@ def strikes_at(broker: PrivateBroker, linger: Callable[[], None]) -> Sequence[Ca
     [("redis", "postgresql"), ("rabbitmq", "mariadb")],
     indirect=True,
 )
-def test_a_storm_over_the_broker_loses_nothing_and_runs_nothing_twice(
+def test_repeated_broker_faults_lose_and_repeat_no_job(
     new_site: NewSite, private_broker: PrivateBroker, database_url: str
 ) -> None:
     site = new_site(
@@ -67,33 +67,33 @@ def test_a_storm_over_the_broker_loses_nothing_and_runs_nothing_twice(
             },
         },
     )
-    crowd = Crowd(site)
-    crowd.submit_in_all_states(0.1)  # so that the first strike has something to take
-    keeper = Keeper(lambda: site.start(BODIES, ready=False), 2)
-    strikes = strikes_at(private_broker, lambda: linger(crowd.chance.uniform(0.2, 2)))
+    workload = Workload(site)
+    workload.submit_in_all_states(0.1)  # so that the first strike has something to take
+    supervisor = WorkerSupervisor(lambda: site.start(BODIES, ready=False), 2)
+    times = strikes_at(private_broker, lambda: hold(workload.rng.uniform(0.2, 2)))
 
     def meanwhile() -> None:
-        crowd.stir()
-        tend(keeper)
+        workload.act_at_random()
+        tend(supervisor)
 
-    strike_in_each_way(strikes, STRIKES, CALM, crowd.chance, meanwhile)
+    inject_in_each_way(times, STRIKES, CALM, workload.rng, meanwhile)
 
     def settled() -> bool:
-        tend(keeper)
-        return not crowd.unfinished()
+        tend(supervisor)
+        return not workload.unfinished()
 
-    for job_id in crowd.held():
-        crowd.release(job_id)
+    for job_id in workload.held():
+        workload.release(job_id)
     eventually(settled, 240)
-    ways = account_for_rounds(crowd, crowd.audit(lost_before_body=True))
-    print(len(crowd.ids), "jobs:", dict(ways))
+    ways = account_for_rounds(workload, workload.audit(lost_before_body=True))
+    print(len(workload.ids), "jobs:", dict(ways))
     assert set(ways) == ALL_WAYS
     sent_again = "SELECT count(*) FROM jobhandle_job WHERE publish_count > 1"
     assert execute(database_url, sent_again)[0][0] > 0, "the storm took no message"
 
 
-def tend(keeper: Keeper) -> None:
+def tend(supervisor: WorkerSupervisor) -> None:
     """Start a worker in the place of one that has ended: Celery's do when a Redis dies that has messages."""
-    for worker in list(keeper.workers):
+    for worker in list(supervisor.workers):
         if not worker.is_running():
-            keeper.replace(worker)
+            supervisor.replace(worker)

@@ -9,8 +9,8 @@ import redis
 from kombu import Queue
 
 from jobhandle_celery import JobHandle, JobStatus
-from tests.chance import scaled, stretched
-from tests.faults.crowd import BODIES, Crowd
+from tests.faults.workload import BODIES, Workload
+from tests.rng import scaled, stretched
 from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
@@ -21,25 +21,25 @@ PATIENCE = 90
 def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) -> None:
     nobody_listens = "redis://127.0.0.1:1/0" if broker_url.startswith("redis") else "amqp://127.0.0.1:1//"
     site = new_site(broker_url=f"{nobody_listens};{broker_url}")
-    crowd = Crowd(site)
-    crowd.submit([crowd.job("work", 0) for _ in range(3)])
-    assert {job.status for job in crowd.rows().values()} == {JobStatus.QUEUED}
+    workload = Workload(site)
+    workload.submit([workload.job("work", 0) for _ in range(3)])
+    assert {job.status for job in workload.rows().values()} == {JobStatus.QUEUED}
     site.start(BODIES)
-    crowd.submit_mixed(scaled(10))
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    workload.submit_mixed(scaled(10))
+    workload.wait_until_final(PATIENCE)
+    workload.audit()
 
 
 def test_the_apps_own_transport_options_count(new_site: NewSite) -> None:
     options = {"global_keyprefix": "shop:", "sep": ":", "priority_steps": [0, 5]}
     site = new_site(settings={"broker_transport_options": options})
-    crowd = Crowd(site)
-    crowd.submit([crowd.job("work", 0, priority=priority) for priority in (0, 5)])
+    workload = Workload(site)
+    workload.submit([workload.job("work", 0, priority=priority) for priority in (0, 5)])
     assert {b"shop:celery", b"shop:celery:5"} <= set(site.redis.keys())
     site.start(BODIES)
-    crowd.submit_mixed(scaled(5))
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    workload.submit_mixed(scaled(5))
+    workload.wait_until_final(PATIENCE)
+    workload.audit()
 
 
 # What the broker refuses.
@@ -117,18 +117,16 @@ def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
     indirect=["site"],
     scope="module",  # or each has a site of its own
 )
-def test_what_the_broker_refuses_holds_up_nothing_else(
-    site: Site, refusal: Callable[[Site], JobHandle]
-) -> None:
+def test_rejected_message_delays_no_other(site: Site, refusal: Callable[[Site], JobHandle]) -> None:
     """Neither what the same process submits, nor what the sweep has to send."""
-    crowd = Crowd(site)
+    workload = Workload(site)
     refused = refusal(site)
     assert refused.job_status() is JobStatus.SUBMITTED
-    [at_once] = crowd.submit([crowd.job("work", 0)])
-    assert crowd.handle(at_once).job_status() is not JobStatus.SUBMITTED
-    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(5)])
-    crowd.submit([crowd.job("again", 0, 1, 1) for _ in range(5)])
-    crowd.settle(PATIENCE)
-    crowd.audit()
+    [at_once] = workload.submit([workload.job("work", 0)])
+    assert workload.handle(at_once).job_status() is not JobStatus.SUBMITTED
+    workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(5)])
+    workload.submit([workload.job("again", 0, 1, 1) for _ in range(5)])
+    workload.wait_until_final(PATIENCE)
+    workload.audit()
     assert refused.job_status() is JobStatus.SUBMITTED
     assert any("rejected" in event.message for event in site.jobs.events(refused.job_id))

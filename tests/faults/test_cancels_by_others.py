@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import scaled, stretched
-from tests.faults.crowd import BODIES, Crowd, storm
-from tests.faults.worker_fates import RESULTS
+from tests.faults.worker_faults import RESULTS
+from tests.faults.workload import BODIES, Workload, repeating_fault
+from tests.rng import scaled, stretched
 from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
@@ -16,21 +16,21 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretche
 
 def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": 2, "jobhandle_republish_after": 2})
-    crowd = Crowd(site)
-    ids = crowd.submit_mixed(scaled(70), 0.5)
+    workload = Workload(site)
+    ids = workload.submit_mixed(scaled(70), 0.5)
     for _ in range(2):
         site.start(BODIES, concurrency=3, ready=False)
 
-    def strike() -> None:
+    def inject() -> None:
         running = [job.id for job in site.jobs.find(ids=ids, status=JobStatus.RUNNING) if job.id]
-        some = [crowd.chance.choice(running or ids), crowd.chance.choice(ids)]
+        some = [workload.rng.choice(running or ids), workload.rng.choice(ids)]
         options: list[dict[str, Any]] = [{}, {"terminate": True}, {"terminate": True, "signal": "SIGKILL"}]
-        site.app.control.revoke(task_ids(site, some), **crowd.chance.choice(options))
+        site.app.control.revoke(task_ids(site, some), **workload.rng.choice(options))
 
-    with storm(strike, (0.1, 0.5), crowd.chance):
-        crowd.settle()
+    with repeating_fault(inject, (0.1, 0.5), workload.rng):
+        workload.wait_until_final()
 
-    rows = crowd.audit(lost_before_body=True)
+    rows = workload.audit(lost_before_body=True)
     by_force = [row for row in rows.values() if "its process was terminated" in row.message]
     assert by_force, "the storm hit no body"
     for row in rows.values():
@@ -44,9 +44,9 @@ def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
 
     # What has ended stays so, and workers that were told of it run other jobs as ever.
     site.app.control.revoke(task_ids(site, ids), terminate=True)
-    others = crowd.submit([crowd.job("work", 0) for _ in range(20)])
-    crowd.settle()
-    after = crowd.audit(lost_before_body=True)
+    others = workload.submit([workload.job("work", 0) for _ in range(20)])
+    workload.wait_until_final()
+    after = workload.audit(lost_before_body=True)
     assert {job_id: after[job_id] for job_id in ids} == rows
     assert {after[job_id].status for job_id in others} == {JobStatus.FINISHED}
 

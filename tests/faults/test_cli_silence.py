@@ -27,7 +27,7 @@ class SilentAfterHandshake(Gate):
 
 
 @pytest.mark.parametrize(("command", "code"), [(["doctor"], 1), (["replay-events", "--since", "1h"], 5)])
-def test_a_command_ends_before_a_rabbitmq_that_is_silent_after_the_handshake(
+def test_command_ends_before_a_silent_rabbitmq(
     command: list[str], code: int, rabbitmq_url: str, sqlite_url: str
 ) -> None:
     """The process too: nothing at its end waits for the broker (fault 24)."""
@@ -40,9 +40,7 @@ def test_a_command_ends_before_a_rabbitmq_that_is_silent_after_the_handshake(
     assert "Traceback" not in answer.err
 
 
-def test_the_doctor_ends_before_database_and_broker_that_are_silent(
-    second_redis_url: str, postgresql_url: str
-) -> None:
+def test_doctor_ends_before_silent_database_and_broker(second_redis_url: str, postgresql_url: str) -> None:
     """Both are named (fault 24)."""
     with Gate(second_redis_url) as broker, Gate(postgresql_url) as database, broker.shut(), database.shut():
         answer = Shell(database.url, broker.url).run("doctor", timeout=60)

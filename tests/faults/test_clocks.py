@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from jobhandle_celery import JobRecord, JobStatus
-from tests.chance import scaled, stretched
-from tests.faults.crowd import Crowd
-from tests.faults.worker_fates import account, said
+from tests.faults.worker_faults import account_for_attempts, said
+from tests.faults.workload import Workload
+from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite
 
@@ -31,10 +31,10 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
-def test_wrong_clocks_start_nothing_early_and_misjudge_no_lease(new_site: NewSite, database_url: str) -> None:
+def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(new_site: NewSite, database_url: str) -> None:
     """SQLite's clock is that of each process; but its processes are all on one machine."""
     site = new_site(database_url=database_url, settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     ahead, behind = (
         site.start(BODIES, concurrency=6, ready=False, environment={"JOBHANDLE_TEST_CLOCK": str(seconds)})
         for seconds in (HOUR, -HOUR)
@@ -42,60 +42,60 @@ def test_wrong_clocks_start_nothing_early_and_misjudge_no_lease(new_site: NewSit
     for worker in (ahead, behind):
         worker.wait_until_ready(60)
 
-    crowd.submit_mixed(scaled(40), 0.1, expires=timedelta(minutes=30))
-    crowd.submit([crowd.job(task, 3 * LEASE) for task in ("work", "work_late", "work", "work_late")])
-    crowd.submit([crowd.job("again", 0, 2, COUNTDOWN) for _ in range(scaled(10))])
-    moments = [crowd.chance.uniform(0.5, 4) for _ in range(scaled(20))]
-    in_a_while = [crowd.job("work", 0, scheduled_for=timedelta(seconds=seconds)) for seconds in moments]
+    workload.submit_mixed(scaled(40), 0.1, expires=timedelta(minutes=30))
+    workload.submit([workload.job(task, 3 * LEASE) for task in ("work", "work_late", "work", "work_late")])
+    workload.submit([workload.job("again", 0, 2, COUNTDOWN) for _ in range(scaled(10))])
+    moments = [workload.rng.uniform(0.5, 4) for _ in range(scaled(20))]
+    in_a_while = [workload.job("work", 0, scheduled_for=timedelta(seconds=seconds)) for seconds in moments]
     at_a_moment = [
-        crowd.job("work", 0, scheduled_for=datetime.now(UTC) + timedelta(seconds=seconds))
+        workload.job("work", 0, scheduled_for=datetime.now(UTC) + timedelta(seconds=seconds))
         for seconds in moments
     ]
-    crowd.submit(in_a_while + at_a_moment)
-    submitters = crowd.submit([crowd.job("submit_later", COUNTDOWN) for _ in range(scaled(10))])
-    eventually(lambda: all(crowd.handle(job_id).job_status().final for job_id in submitters), 60)
+    workload.submit(in_a_while + at_a_moment)
+    submitters = workload.submit([workload.job("submit_later", COUNTDOWN) for _ in range(scaled(10))])
+    eventually(lambda: all(workload.handle(job_id).job_status().final for job_id in submitters), 60)
     for job_id in submitters:
-        crowd.ids += map(int, crowd.handle(job_id).job_message().split())
-    crowd.settle()
+        workload.ids += map(int, workload.handle(job_id).job_message().split())
+    workload.wait_until_final()
 
-    rows = crowd.audit()
-    tally = account(crowd, rows)
+    rows = workload.audit()
+    tally = account_for_attempts(workload, rows)
     assert set(tally) == {"ended"}, tally
     for row in rows.values():
-        assert_not_early(crowd, row)
+        assert_not_early(workload, row)
     assert {row.worker for row in rows.values()} == {ahead.nodename, behind.nodename}
     received = (ahead.log + behind.log).count("] received")
     assert received > sum(row.attempt or 0 for row in rows.values()), "no message came twice"
     assert all(len(row.message.split()) == 3 for row in rows.values() if row.task == "worker.submit_later")
 
 
-def assert_not_early(crowd: Crowd, row: JobRecord) -> None:
+def assert_not_early(workload: Workload, row: JobRecord) -> None:
     """Make sure that a job was not started before its time, nor again before its back-off was over."""
     assert row.started is not None
     if isinstance(row.scheduled_for, datetime):
         assert row.started >= row.scheduled_for
     if row.task == "worker.again" and row.args[2:] == [2, COUNTDOWN]:
-        started = [event.at for event in crowd.site.jobs.events(row.id) if event.message == "started"]
+        started = [event.at for event in workload.site.jobs.events(row.id) if event.message == "started"]
         between = [after - before for before, after in pairwise(started)]
         assert len(between) == 2
         assert min(between) >= timedelta(seconds=COUNTDOWN), row
 
 
 @pytest.mark.parametrize("lost", [HOUR, -HOUR], ids=["ahead", "behind"])
-def test_a_lost_worker_is_missed_whatever_the_clocks_say(new_site: NewSite, lost: int) -> None:
+def test_lost_worker_is_noticed_whatever_the_clocks_say(new_site: NewSite, lost: int) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     gone = site.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(lost)})
     sign = site.new_file()
-    crowd.submit([crowd.job("stay", str(sign), max_attempts=2) for _ in range(4)])
-    eventually(lambda: crowd.number_begun() == 4, 60)
+    workload.submit([workload.job("stay", str(sign), max_attempts=2) for _ in range(4)])
+    eventually(lambda: workload.count_started() == 4, 60)
     site.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(-lost)})
 
     gone.kill()
 
-    eventually(lambda: crowd.number_begun() == 8, 60)
+    eventually(lambda: workload.count_started() == 8, 60)
     sign.touch()
-    crowd.settle()
-    rows = crowd.audit()
+    workload.wait_until_final()
+    rows = workload.audit()
     assert {(row.status, row.attempt) for row in rows.values()} == {(JobStatus.FINISHED, 2)}
     assert said(site, "the worker % was lost") == 4

@@ -28,9 +28,7 @@ print("open", len(app.jobs._runtime.publisher._pool._idle), flush=True)
 """
 
 
-def test_the_end_of_a_process_closes_its_connections_in_an_orderly_way(
-    rabbitmq_url: str, sqlite_url: str
-) -> None:
+def test_end_of_a_process_closes_its_connections(rabbitmq_url: str, sqlite_url: str) -> None:
     """Not 314 times "client unexpectedly closed TCP connection" (fault 21)."""
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, rabbitmq_url, sqlite_url],

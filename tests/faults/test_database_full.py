@@ -45,7 +45,7 @@ def assert_told_until_there_is_room(bench: Bench, make_room: Callable[[], object
     assert bench.status(run.job_id) is JobStatus.FINISHED
 
 
-def test_a_full_disk_under_sqlite_is_told(sqlite_url: str) -> None:
+def test_full_disk_under_sqlite_is_reported(sqlite_url: str) -> None:
     pages = 400
 
     def make_engine() -> Engine:
@@ -84,7 +84,7 @@ def small_disk(folder: Path, user: str | None) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
-def test_a_full_disk_under_postgresql_is_told(private_postgresql: PostgresqlServer) -> None:
+def test_full_disk_under_postgresql_is_reported(private_postgresql: PostgresqlServer) -> None:
     server = private_postgresql
     with small_disk(server.folder / "disk", server.user) as disk:
         execute(server.url, f"CREATE TABLESPACE small LOCATION '{disk}'")

@@ -13,37 +13,37 @@ import sqlalchemy
 
 from jobhandle_celery.schema import job
 from jobhandle_celery.store import connections
-from tests.chance import stretched
 from tests.databases import MariadbDatabases, SqliteFiles
-from tests.faults.lives import live_through
-from tests.faults.verbs import SCENES, outcome
+from tests.faults.lifecycles import run_jobs_under_cuts
+from tests.faults.store_calls import STORE_CALLS, run_undisturbed
+from tests.rng import stretched
 from tests.store.bench import Bench, new_job
 
 pytestmark = pytest.mark.faults
 
 
 @pytest.fixture(scope="module")
-def stage(mariadb_databases: MariadbDatabases) -> Iterator[Bench]:
+def base(mariadb_databases: MariadbDatabases) -> Iterator[Bench]:
     url = mariadb_databases.create()
-    stage = Bench(url)
-    yield stage
-    stage.close()
+    base = Bench(url)
+    yield base
+    base.close()
     mariadb_databases.drop(url)
 
 
 @pytest.fixture(scope="module")
 def sqlite_stage(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    stage = Bench(sqlite_files.create(tmp_path_factory.mktemp("faults") / "jobs.sqlite3"))
-    yield stage
-    stage.close()
+    base = Bench(sqlite_files.create(tmp_path_factory.mktemp("faults") / "jobs.sqlite3"))
+    yield base
+    base.close()
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_every_verb_does_what_it_does_on_sqlite(stage: Bench, sqlite_stage: Bench, name: str) -> None:
-    assert outcome(stage, name) == outcome(sqlite_stage, name)
+@pytest.mark.parametrize("name", STORE_CALLS)
+def test_every_verb_does_what_it_does_on_sqlite(base: Bench, sqlite_stage: Bench, name: str) -> None:
+    assert run_undisturbed(base, name) == run_undisturbed(sqlite_stage, name)
 
 
-def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
+def test_closed_connection_costs_a_repeat_and_no_error(
     mariadb_databases: MariadbDatabases, mariadb_url: str
 ) -> None:
     bench = Bench(mariadb_url)
@@ -54,7 +54,7 @@ def test_a_connection_that_the_server_has_closed_costs_a_repeat_and_no_error(
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's")
-def test_a_server_that_has_silently_vanished_is_noticed_in_seconds(mariadb_url: str) -> None:
+def test_vanished_server_is_noticed_in_seconds(mariadb_url: str) -> None:
     url = sqlalchemy.make_url(mariadb_url)
     assert url.host == "127.0.0.1"
     bench = Bench(mariadb_url)
@@ -67,7 +67,7 @@ def test_a_server_that_has_silently_vanished_is_noticed_in_seconds(mariadb_url: 
     bench.close()
 
 
-def test_a_transaction_that_sees_only_what_was_there_at_its_beginning_finds_a_unique_key_taken(
+def test_snapshot_transaction_finds_a_unique_key_taken(
     mariadb_url: str,
 ) -> None:
     bench = Bench(mariadb_url)
@@ -84,11 +84,11 @@ def test_a_transaction_that_sees_only_what_was_there_at_its_beginning_finds_a_un
 
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(600))
-def test_all_connections_killed_again_and_again_change_nothing(
+def test_connections_killed_repeatedly_change_nothing(
     mariadb_databases: MariadbDatabases, mariadb_url: str
 ) -> None:
     namespace = str(uuid.uuid4())
-    through, beside = (Bench(mariadb_url, namespace=namespace) for _ in range(2))
-    live_through(through, lambda: mariadb_databases.disconnect(mariadb_url), beside)
-    for one in (through, beside):
+    through, sibling_bench = (Bench(mariadb_url, namespace=namespace) for _ in range(2))
+    run_jobs_under_cuts(through, lambda: mariadb_databases.disconnect(mariadb_url), sibling_bench)
+    for one in (through, sibling_bench):
         one.close()

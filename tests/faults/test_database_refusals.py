@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,10 +20,17 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ClaimRejected, Run, Selection, connections
-from tests.chance import stretched
 from tests.databases import MariadbDatabases, PostgresqlDatabases
-from tests.faults.lives import insist
-from tests.faults.verbs import READS, SCENES, beside, left_behind, outcome, plain
+from tests.faults.lifecycles import retry_until_answered
+from tests.faults.store_calls import (
+    READ_ONLY,
+    STORE_CALLS,
+    normalize,
+    remaining_rows,
+    run_undisturbed,
+    sibling_bench,
+)
+from tests.rng import stretched
 from tests.servers import MariadbServer, execute
 from tests.store.bench import TASK, Bench
 from tests.store.judging import legal
@@ -35,13 +43,13 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 class Scenes:
     """Every verb's scene, set on one stage, while it is asked for what the database refuses and grants."""
 
-    def __init__(self, stage: Bench) -> None:
-        self._url = stage.url
-        self._benches = {name: beside(stage) for name in SCENES}
-        self._asks = {name: SCENES[name](bench) for name, bench in self._benches.items()}
-        self._before = {name: left_behind(bench) for name, bench in self._benches.items()}
+    def __init__(self, base: Bench) -> None:
+        self._url = base.url
+        self._benches = {name: sibling_bench(base) for name in STORE_CALLS}
+        self._asks = {name: STORE_CALLS[name](bench) for name, bench in self._benches.items()}
+        self._before = {name: remaining_rows(bench) for name, bench in self._benches.items()}
 
-    def assert_refused(self, reads: Set[str] = READS) -> None:
+    def assert_refused(self, reads: Set[str] = READ_ONLY) -> None:
         """Ask while the database refuses to write: each verb that does more than read raises."""
         for name in reads:
             self._asks[name](self._benches[name].store)
@@ -54,14 +62,14 @@ class Scenes:
         looking = Bench(self._url)  # so that the author's last connection is the one that was refused
         for name, bench in self._benches.items():
             there = Bench(self._url, looking.database, namespace=bench.settings.namespace)
-            assert left_behind(there) == self._before[name], name
+            assert remaining_rows(there) == self._before[name], name
         looking.close()
 
-    def assert_granted(self, stage: Bench) -> None:
+    def assert_granted(self, base: Bench) -> None:
         """Ask again: it comes to what it comes to on a stage where nothing was ever refused."""
-        for name, ask in self._asks.items():
+        for name, call in self._asks.items():
             bench = self._benches[name]
-            assert (plain(ask(bench.store)), left_behind(bench)) == outcome(stage, name), name
+            assert (normalize(call(bench.store)), remaining_rows(bench)) == run_undisturbed(base, name), name
 
 
 # SQLite, locked by another process for longer than we wait.
@@ -102,29 +110,29 @@ class Locker:
         self._process.communicate(timeout=10)
 
 
-def test_a_locked_file_is_told_and_nothing_is_half_done(
+def test_locked_sqlite_file_is_reported_and_leaves_nothing_half_done(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
-    stage = Bench(sqlite_url)
-    scenes = Scenes(stage)
+    base = Bench(sqlite_url)
+    scenes = Scenes(base)
     locker = Locker(str(sqlalchemy.make_url(sqlite_url).database))
     with locker.locked():
         scenes.assert_refused()
-    scenes.assert_granted(stage)
+    scenes.assert_granted(base)
     locker.close()
-    stage.close()
+    base.close()
 
 
 # PostgreSQL.
 
 
 @pytest.fixture(scope="module")
-def stage(postgresql_databases: PostgresqlDatabases) -> Iterator[Bench]:
+def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Bench]:
     url = postgresql_databases.create()
-    stage = Bench(url)
-    yield stage
-    stage.close()
+    base = Bench(url)
+    yield base
+    base.close()
     postgresql_databases.drop(url)
 
 
@@ -133,18 +141,18 @@ def configure(databases: PostgresqlDatabases, url: str, setting: str) -> None:
     execute(databases.server_url, f'ALTER DATABASE "{sqlalchemy.make_url(url).database}" {setting}')
 
 
-def test_a_read_only_server_is_told_and_left_when_it_may_be_written_again(
+def test_read_only_server_is_reported_and_left(
     postgresql_databases: PostgresqlDatabases, postgresql_url: str
 ) -> None:
-    stage = Bench(postgresql_url)
-    scenes = Scenes(stage)
+    base = Bench(postgresql_url)
+    scenes = Scenes(base)
     configure(postgresql_databases, postgresql_url, "SET default_transaction_read_only = on")
     postgresql_databases.disconnect(postgresql_url)
     scenes.assert_refused()
     # As after a failover: nobody throws out those who are still connected to the read-only server.
     configure(postgresql_databases, postgresql_url, "RESET default_transaction_read_only")
-    scenes.assert_granted(stage)
-    stage.close()
+    scenes.assert_granted(base)
+    base.close()
 
 
 @pytest.fixture(scope="module", params=["serializable", "repeatable read"])
@@ -154,41 +162,42 @@ def strict_stage(
     """On a database whose owner wants it stricter than we need it."""
     url = postgresql_databases.create()
     configure(postgresql_databases, url, f"SET default_transaction_isolation = '{request.param}'")
-    stage = Bench(url)
-    yield stage
-    stage.close()
+    base = Bench(url)
+    yield base
+    base.close()
     postgresql_databases.drop(url)
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_a_stricter_isolation_changes_no_verb(stage: Bench, strict_stage: Bench, name: str) -> None:
-    assert outcome(strict_stage, name) == outcome(stage, name)
+@pytest.mark.parametrize("name", STORE_CALLS)
+def test_a_stricter_isolation_changes_no_verb(base: Bench, strict_stage: Bench, name: str) -> None:
+    assert run_undisturbed(strict_stage, name) == run_undisturbed(base, name)
 
 
 CROWD = 6
 JOBS = 12
 
 
-def test_serialization_failures_under_a_crowd_start_each_job_once(strict_stage: Bench) -> None:
-    bench = beside(strict_stage)
+def test_serialization_failures_start_each_job_once(strict_stage: Bench) -> None:
+    bench = sibling_bench(strict_stage)
     job_ids = [bench.submit(unique_key=str(number)) for number in range(JOBS)]
     workers = [bench.worker(f"w{number}") for number in range(CROWD)]
 
-    def live(number: int) -> list[Run]:
+    def run_body(number: int) -> list[Run]:
         won = []
         for job_id in job_ids:
             message = bench.message(job_id)
             key = Run(job_id, message.task_id, 1, str(uuid.uuid4()), workers[number])
-            claimed = insist(lambda key=key: bench.store.runs.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            claimed = retry_until_answered(lambda key=key: bench.store.runs.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
             if isinstance(claimed, ClaimRejected):
-                insist(lambda job_id=job_id: bench.store.control.cancel(job_id, None, terminate=False))  # type: ignore[misc]  # mypy infers no lambda's defaults
+                cancel = partial(bench.store.control.cancel, job_id, None, terminate=False)
+                retry_until_answered(cancel)
                 continue
             won.append(key)
-            assert insist(lambda key=key: bench.store.runs.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            assert retry_until_answered(lambda key=key: bench.store.runs.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
         return won
 
-    crowd = race(*(lambda number=number: live(number) for number in range(CROWD)))
-    assert sorted(run.job_id for won in crowd for run in won) == job_ids
+    workload = race(*(lambda number=number: run_body(number) for number in range(CROWD)))
+    assert sorted(run.job_id for won in workload for run in won) == job_ids
     for job_id in job_ids:
         events = bench.events(job_id)
         assert bench.status(job_id) is JobStatus.FINISHED
@@ -196,15 +205,15 @@ def test_serialization_failures_under_a_crowd_start_each_job_once(strict_stage: 
         assert events.count(JobStatus.FINISHED) == 1
 
 
-def test_submits_of_one_key_agree_on_one_job_under_a_stricter_isolation(strict_stage: Bench) -> None:
-    bench = beside(strict_stage)
-    ids = race(*[lambda: insist(lambda: bench.submit(unique_key="k"))] * CROWD)
+def test_submits_of_one_key_agree_under_stricter_isolation(strict_stage: Bench) -> None:
+    bench = sibling_bench(strict_stage)
+    ids = race(*[lambda: retry_until_answered(lambda: bench.submit(unique_key="k"))] * CROWD)
     assert len(set(ids)) == 1
     assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 1
 
 
-def test_a_verb_that_is_the_victim_of_a_deadlock_is_asked_again(stage: Bench) -> None:
-    bench = beside(stage)
+def test_deadlock_victim_is_retried(base: Bench) -> None:
+    bench = sibling_bench(base)
     first, second = bench.submit(), bench.submit()
     lock = select(job.c.id).with_for_update()
     with ThreadPoolExecutor(1) as pool:
@@ -227,25 +236,25 @@ def connection_of(bench: Bench) -> int:
         return number
 
 
-def test_a_read_only_mariadb_is_told_and_left(private_mariadb: MariadbServer) -> None:
+def test_read_only_mariadb_is_reported_and_left(private_mariadb: MariadbServer) -> None:
     url = sqlalchemy.make_url(MariadbDatabases(private_mariadb.url).create())
     # Whom a read-only server refuses: those who made it so may go on.
     execute(private_mariadb.url, f"CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{url.password}'")
     execute(private_mariadb.url, f"GRANT ALL ON `{url.database}`.* TO shop@'127.0.0.1'")
-    stage = Bench(url.set(username="shop").render_as_string(hide_password=False))
-    scenes = Scenes(stage)
+    base = Bench(url.set(username="shop").render_as_string(hide_password=False))
+    scenes = Scenes(base)
     execute(private_mariadb.url, "SET GLOBAL read_only = ON")
-    before = connection_of(stage)
+    before = connection_of(base)
     # MariaDB looks for a taken key before it writes.
-    scenes.assert_refused(READS | {"submit of a key that is taken"})
+    scenes.assert_refused(READ_ONLY | {"submit of a key that is taken"})
     # After a failover another server may answer to the next connection.
-    assert connection_of(stage) != before
+    assert connection_of(base) != before
     execute(private_mariadb.url, "SET GLOBAL read_only = OFF")
-    scenes.assert_granted(stage)
-    stage.close()
+    scenes.assert_granted(base)
+    base.close()
 
 
-def test_a_server_in_the_mode_of_a_reader_is_left(mariadb_url: str) -> None:
+def test_server_in_read_only_mode_is_left(mariadb_url: str) -> None:
     # What the readers of a managed cluster say; an ordinary server has no such mode.
     bench = Bench(mariadb_url)
     before = connection_of(bench)

@@ -12,12 +12,12 @@ from contextlib import suppress
 import pytest
 
 from jobhandle_celery import DatabaseUnavailableError
-from tests.chance import scaled, stretched
 from tests.databases import MariadbDatabases, PostgresqlDatabases, migrate
-from tests.faults.crowd import BATCH, BODIES, Crowd, linger, strike_in_each_way
-from tests.faults.lives import live_through
+from tests.faults.lifecycles import run_jobs_under_cuts
 from tests.faults.proxy import PostgresqlProxy
 from tests.faults.rounds import ALL_WAYS, OWN_ERRORS, account_for_rounds
+from tests.faults.workload import BATCH, BODIES, Workload, hold, inject_in_each_way
+from tests.rng import scaled, stretched
 from tests.servers import MariadbServer, PostgresqlServer
 from tests.store.bench import Bench
 from tests.worker.site import NewSite
@@ -30,12 +30,12 @@ CALM = (0.5, 2.0)
 """Seconds from one strike to the next."""
 
 
-def test_all_connections_cut_again_and_again_change_nothing(postgresql_url: str) -> None:
+def test_connections_cut_repeatedly_change_nothing(postgresql_url: str) -> None:
     namespace = str(uuid.uuid4())
     beside = Bench(postgresql_url, namespace=namespace)
     with PostgresqlProxy(postgresql_url) as proxy:
         through = Bench(proxy.url, namespace=namespace)
-        live_through(through, proxy.cut_all, beside)
+        run_jobs_under_cuts(through, proxy.cut_all, beside)
         through.close()
     beside.close()
 
@@ -71,7 +71,7 @@ def strikes_at(
 @pytest.mark.parametrize(
     ("kind", "broker_url"), [("postgresql", "redis"), ("mariadb", "rabbitmq")], indirect=["broker_url"]
 )
-def test_a_storm_over_the_database_loses_nothing_and_runs_nothing_twice(
+def test_repeated_database_faults_lose_and_repeat_no_job(
     new_site: NewSite, request: pytest.FixtureRequest, kind: str, broker_url: str
 ) -> None:
     """Now and then for longer than a lease: nobody could renew meanwhile, so nobody is taken for lost."""
@@ -84,9 +84,9 @@ def test_a_storm_over_the_database_loses_nothing_and_runs_nothing_twice(
         broker_url=broker_url,
         settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 5},
     )
-    crowd = Crowd(site)
+    workload = Workload(site)
     for _ in range(scaled(8)):
-        crowd.submit_in_all_states(0.2)
+        workload.submit_in_all_states(0.2)
     workers = [site.start(BODIES, concurrency=3, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
@@ -94,21 +94,21 @@ def test_a_storm_over_the_database_loses_nothing_and_runs_nothing_twice(
     def meanwhile() -> None:
         # What was told that the database did not answer may be there all the same.
         with suppress(DatabaseUnavailableError):
-            crowd.stir()
+            workload.act_at_random()
 
-    strikes = strikes_at(
-        server, lambda: databases.disconnect(url), lambda: linger(crowd.chance.uniform(0.2, 1.5 * LEASE))
+    times = strikes_at(
+        server, lambda: databases.disconnect(url), lambda: hold(workload.rng.uniform(0.2, 1.5 * LEASE))
     )
-    strike_in_each_way(strikes, STRIKES, CALM, crowd.chance, meanwhile)
+    inject_in_each_way(times, STRIKES, CALM, workload.rng, meanwhile)
 
-    crowd.adopt()
-    for job_id in crowd.held():
-        crowd.release(job_id)
-    crowd.settle()
+    workload.adopt_all_jobs()
+    for job_id in workload.held():
+        workload.release(job_id)
+    workload.wait_until_final()
     assert all(worker.is_running() for worker in workers)
-    rows = crowd.audit(lost_before_body=True)
+    rows = workload.audit(lost_before_body=True)
     # A body that asks whether it should stop is told that nobody answers.
-    ways = account_for_rounds(crowd, rows, OWN_ERRORS | {"listen": "DatabaseUnavailableError"})
+    ways = account_for_rounds(workload, rows, OWN_ERRORS | {"listen": "DatabaseUnavailableError"})
     print(len(rows), "jobs:", dict(ways))
     assert set(ways) == ALL_WAYS
     batches = Counter(row.meta for row in rows.values())

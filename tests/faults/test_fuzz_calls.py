@@ -33,7 +33,7 @@ def caller(database_url: str) -> Iterator[Caller]:
     app.jobs.close()
 
 
-def test_any_calls_in_any_order_give_documented_errors_and_change_their_own_rows_alone(
+def test_random_calls_raise_documented_errors_only(
     caller: Caller,
 ) -> None:
     @settings(

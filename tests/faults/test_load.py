@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from jobhandle_celery import JobStatus
-from tests.chance import SCALE, scaled, stretched
-from tests.faults.crowd import BODIES, Crowd, Keeper, storm
-from tests.faults.stepping import SURVIVED, stepper
-from tests.faults.worker_fates import all_ready, send
+from tests.faults.step_faults import SURVIVED, step_runner
+from tests.faults.worker_faults import all_ready, send
+from tests.faults.workload import BODIES, WorkerSupervisor, Workload, repeating_fault
+from tests.rng import SCALE, scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 from tests.workers import WorkerProcess
@@ -75,13 +75,13 @@ class Tally:
             return self._final
 
 
-def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -> None:
+def test_load_loses_no_job_and_workers_do_not_grow(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     number = scaled(1000 / PROCESSES) * PROCESSES
     survivor = site.start(BODIES, concurrency=2)
-    mortal = Keeper(lambda: site.start(BODIES, ready=False, concurrency=2), 1)
-    calm = min(CALM, number // 2)
+    mortal = WorkerSupervisor(lambda: site.start(BODIES, ready=False, concurrency=2), 1)
+    pause = min(CALM, number // 2)
     since, kills = 0, list[int]()
     memory, tally = Memory(survivor), Tally(site)
     began = time.monotonic()
@@ -92,7 +92,7 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
         ended = tally.final()
         if not all_ready(mortal):
             since = ended
-        elif since + calm <= ended < number and send(signal.SIGKILL)(mortal, crowd.chance):
+        elif since + pause <= ended < number and send(signal.SIGKILL)(mortal, workload.rng):
             kills.append(ended)
 
     def all_ended() -> bool:
@@ -102,11 +102,11 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
         return ended == number
 
     with (
-        stepper(
-            site, "submit_together", path=str(crowd.path), processes=PROCESSES, each=number // PROCESSES
+        step_runner(
+            site, "submit_together", path=str(workload.path), processes=PROCESSES, each=number // PROCESSES
         ) as others,
         ThreadPoolExecutor() as pool,
-        storm(kill, (0.1, 0.2), crowd.chance),
+        repeating_fault(kill, (0.1, 0.2), workload.rng),
     ):
         submitted = pool.submit(others.do, 0, signal.SIGKILL)
         eventually(all_ended, stretched(300), "the load")
@@ -115,8 +115,8 @@ def test_nothing_is_lost_under_load_and_workers_do_not_grow(new_site: NewSite) -
     print(f"{number} jobs in {took:.0f} s, {number / took:.0f} a second; killed after {kills}")
     assert kills
 
-    crowd.adopt()
-    rows = crowd.audit(lost_before_body=True, events_of=min(number, 1000))
+    workload.adopt_all_jobs()
+    rows = workload.audit(lost_before_body=True, events_of=min(number, 1000))
     assert len(rows) == number
     assert {row.status for row in rows.values()} == {JobStatus.FINISHED}
     again = sum((row.attempt or 0) > 1 for row in rows.values())

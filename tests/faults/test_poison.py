@@ -10,9 +10,9 @@ from sqlalchemy import create_engine, update
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import job
-from tests.chance import scaled, stretched
-from tests.faults.crowd import BODIES, Crowd, Keeper
-from tests.faults.worker_fates import account
+from tests.faults.worker_faults import account_for_attempts
+from tests.faults.workload import BODIES, WorkerSupervisor, Workload
+from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite
 
@@ -23,56 +23,56 @@ SETTINGS = {"jobhandle_lease": 2, "jobhandle_republish_after": 2}
 OFTEN = 10**6
 
 
-def assert_given_up(crowd: Crowd, job_id: int, after: int) -> None:
+def assert_given_up(workload: Workload, job_id: int, after: int) -> None:
     """Make sure that a job was claimed that often and no more, and that its row says why."""
-    row = crowd.rows()[job_id]
+    row = workload.rows()[job_id]
     assert (row.status, row.attempt) == (JobStatus.ERROR, after), row
     assert row.error is not None
     assert (row.error.kind, row.error.type) == ("system", "WorkerLostError")
     assert "no attempts are left" in row.message
 
 
-def test_jobs_that_kill_their_child_are_given_up_and_hurt_no_other(new_site: NewSite) -> None:
+def test_jobs_that_kill_their_child_end_in_error(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
-    healthy = crowd.submit_mixed(scaled(40), 0.1)
-    poison = crowd.submit([crowd.job("deadly", max_attempts=3) for _ in range(4)])
-    healthy += crowd.submit_mixed(scaled(40), 0.1)
+    workload = Workload(site)
+    healthy = workload.submit_mixed(scaled(40), 0.1)
+    poison = workload.submit([workload.job("deadly", max_attempts=3) for _ in range(4)])
+    healthy += workload.submit_mixed(scaled(40), 0.1)
     worker = site.start(BODIES, concurrency=4)
 
-    crowd.settle()
+    workload.wait_until_final()
 
-    rows = crowd.audit()
+    rows = workload.audit()
     for job_id in poison:
-        assert_given_up(crowd, job_id, after=3)
-    tally = account(crowd, {job_id: rows[job_id] for job_id in healthy})
+        assert_given_up(workload, job_id, after=3)
+    tally = account_for_attempts(workload, {job_id: rows[job_id] for job_id in healthy})
     assert set(tally) == {"ended"}, tally
     assert worker.is_running()
 
 
 def test_jobs_that_kill_their_worker_are_given_up(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
-    healthy = crowd.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)
-    poison = crowd.submit([crowd.job("kill_worker", max_attempts=2) for _ in range(2)])
-    healthy += crowd.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)
-    keeper = Keeper(lambda: site.start(FURTHER_BODIES, ready=False, concurrency=3), 2)
+    workload = Workload(site)
+    healthy = workload.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)
+    poison = workload.submit([workload.job("kill_worker", max_attempts=2) for _ in range(2)])
+    healthy += workload.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)
+    supervisor = WorkerSupervisor(lambda: site.start(FURTHER_BODIES, ready=False, concurrency=3), 2)
 
     def settled() -> bool:
-        for worker in keeper.workers:
+        for worker in supervisor.workers:
             if not worker.is_running():
-                keeper.replace(worker)
-        return not crowd.unfinished()
+                supervisor.replace(worker)
+        return not workload.unfinished()
 
     eventually(settled, 100, "the crowd")
 
-    rows = crowd.audit(lost_before_body=True)
+    rows = workload.audit(lost_before_body=True)
     for job_id in poison:
-        assert_given_up(crowd, job_id, after=2)
+        assert_given_up(workload, job_id, after=2)
     # One may have killed the other's worker before that one's body began; but each kill was some body's.
-    lives = crowd.lives()
-    assert sum(len(lives.get(job_id, [])) for job_id in poison) >= 2
-    account(crowd, {job_id: rows[job_id] for job_id in healthy})
+    body_traces = workload.body_traces()
+    assert sum(len(body_traces.get(job_id, [])) for job_id in poison) >= 2
+    account_for_attempts(workload, {job_id: rows[job_id] for job_id in healthy})
 
 
 UNSENDABLE: list[dict[str, Any]] = [
@@ -106,12 +106,12 @@ ODD: list[dict[str, Any]] = [
 BAD_ROWS = UNSENDABLE + UNKNOWN + ODD
 
 
-def test_rows_that_cannot_be_sent_hold_up_no_other(new_site: NewSite, database_url: str) -> None:
+def test_rows_that_cannot_be_sent_delay_no_other(new_site: NewSite, database_url: str) -> None:
     site = new_site(database_url=database_url, settings=SETTINGS)
-    spoilt, crowd = Crowd(site), Crowd(site)
+    spoilt, workload = Workload(site), Workload(site)
     # The bad ones are due first.
     bad = spoilt.submit([spoilt.job("work", 0, scheduled_for=timedelta(seconds=0.1)) for _ in BAD_ROWS])
-    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(scaled(50))])
+    workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(scaled(50))])
     engine = create_engine(database_url)
     with engine.begin() as connection:
         for job_id, columns in zip(bad, BAD_ROWS, strict=True):
@@ -119,11 +119,11 @@ def test_rows_that_cannot_be_sent_hold_up_no_other(new_site: NewSite, database_u
     engine.dispose()
     worker = site.start(BODIES, concurrency=3)
 
-    crowd.settle()
-    crowd.submit([crowd.job("work", 0, scheduled_for=timedelta(seconds=0.1)) for _ in range(10)])
-    crowd.settle()
+    workload.wait_until_final()
+    workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=0.1)) for _ in range(10)])
+    workload.wait_until_final()
 
-    assert {row.status for row in crowd.audit().values()} == {JobStatus.FINISHED}
+    assert {row.status for row in workload.audit().values()} == {JobStatus.FINISHED}
     assert worker.is_running()
     for job_id, columns in zip(bad, BAD_ROWS, strict=True):
         words = [event.message for event in site.jobs.events(job_id)]
@@ -134,31 +134,31 @@ def test_rows_that_cannot_be_sent_hold_up_no_other(new_site: NewSite, database_u
             assert any("does not know the task" in word for word in words), (columns, words)
 
 
-def test_messages_that_cannot_be_read_hold_up_no_other(new_site: NewSite) -> None:
+def test_unreadable_messages_delay_no_other(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
-    crowd.submit_mixed(scaled(50), 0.02)
+    workload = Workload(site)
+    workload.submit_mixed(scaled(50), 0.02)
     for message in site.redis.lrange("celery", 0, 29):
         spoilt = json.loads(message)
-        match crowd.chance.randrange(5):
+        match workload.rng.randrange(5):
             case 0:
                 body = base64.b64decode(spoilt["body"])
-                cut_off = body[: crowd.chance.randrange(len(body))]
+                cut_off = body[: workload.rng.randrange(len(body))]
                 spoilt["body"] = base64.b64encode(cut_off).decode()
             case 1:
-                spoilt["headers"]["jobhandle"] = crowd.chance.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
+                spoilt["headers"]["jobhandle"] = workload.rng.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
             case 2:
                 spoilt["headers"]["task"] = "known.to.nobody"
             case 3:
                 spoilt["content-type"] = "application/x-python-serialize"
             case 4:
-                del spoilt["headers"][crowd.chance.choice(["id", "task", "jobhandle"])]
-        spoilt["properties"]["delivery_tag"] = f"spoilt-{crowd.chance.random()}"
+                del spoilt["headers"][workload.rng.choice(["id", "task", "jobhandle"])]
+        spoilt["properties"]["delivery_tag"] = f"spoilt-{workload.rng.random()}"
         assert isinstance(message, bytes)
         site.redis.linsert("celery", "BEFORE", message.decode(), json.dumps(spoilt))
     worker = site.start(BODIES, concurrency=3)
 
-    crowd.settle()
+    workload.wait_until_final()
 
-    account(crowd, crowd.audit())
+    account_for_attempts(workload, workload.audit())
     assert worker.is_running()

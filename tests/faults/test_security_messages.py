@@ -109,7 +109,7 @@ def test_a_jobs_message_that_is_not_json_does_not_run_it(site: Site, kind: str) 
     still_waits(site, handle, message, path)
 
 
-def test_a_pickle_that_says_it_is_a_jobs_is_not_even_unpickled(site: Site) -> None:
+def test_pickle_with_a_job_header_is_not_unpickled(site: Site) -> None:
     path, made = site.new_file(), site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     bomb = pickle.dumps([[Bomb(made), "x"], {}, {}])
@@ -121,7 +121,7 @@ def test_a_pickle_that_says_it_is_a_jobs_is_not_even_unpickled(site: Site) -> No
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_a_jobs_header_in_another_place_makes_no_job_of_a_message(site: Site, kind: str) -> None:
+def test_job_header_in_another_place_makes_no_job(site: Site, kind: str) -> None:
     # Where eager calls have it. Such a message is a plain task's, and what it does is no job's.
     path, other = site.new_file(), site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
@@ -163,7 +163,7 @@ def test_a_message_of_the_old_protocol_is_no_jobs(site: Site, kind: str) -> None
 @pytest.mark.parametrize(
     "name", ["os.system", "builtins.eval", "celery.Celery", "tests.apps:append_line", "worker."]
 )
-def test_a_name_that_no_worker_has_registered_runs_nothing(site: Site, name: str) -> None:
+def test_message_of_an_unknown_task_runs_nothing(site: Site, name: str) -> None:
     made = site.new_file()
     handle = site.submit(name, f"touch {made}")
     site.fence()

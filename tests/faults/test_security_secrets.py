@@ -40,7 +40,7 @@ def log() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
-def told(call: Callable[[], object]) -> str:
+def error_text(call: Callable[[], object]) -> str:
     """Return all that an error says, with what led to it, as a log would show it."""
     try:
         call()
@@ -69,7 +69,7 @@ def told(call: Callable[[], object]) -> str:
         f"postgresql//ann:{SECRET}@host/shop",
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_without_its_password(log: io.StringIO, url: str) -> None:
+def test_unusable_url_is_rejected_without_its_password(log: io.StringIO, url: str) -> None:
     def use(database: Any, setting: str | None) -> None:
         app: Any = Celery("secretive", broker="memory://", set_as_current=False)
         app.conf.jobhandle_database_url = setting
@@ -80,11 +80,11 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_password(log: io.Strin
         parsed = sqlalchemy.make_url(url)
         given.append(lambda: use(parsed, None))
     for call in given:
-        assert SECRET not in told(call)
+        assert SECRET not in error_text(call)
     assert SECRET not in log.getvalue()
 
 
-def test_a_database_that_is_not_reached_is_named_without_its_password(log: io.StringIO) -> None:
+def test_unreachable_database_is_named_without_its_password(log: io.StringIO) -> None:
     app: Any = Celery("secretive", broker="memory://", set_as_current=False)
     jobs = Jobs(app, NOWHERE)
     handle = jobs.handle(username="ann")
@@ -101,7 +101,7 @@ def test_a_database_that_is_not_reached_is_named_without_its_password(log: io.St
         jobs.upgrade_schema,
     ]
     for call in calls:
-        said = told(call)
+        said = error_text(call)
         assert SECRET not in said
         assert "127.0.0.1" in said, "who is not reached should be said"
     for shown in (jobs, handle, app, jobs._runtime, jobs._runtime.store.database, jobs._runtime.store):
@@ -110,7 +110,7 @@ def test_a_database_that_is_not_reached_is_named_without_its_password(log: io.St
     jobs.close()
 
 
-def test_what_the_tables_and_the_server_refuse_is_told_without_the_password(
+def test_rejected_statements_are_reported_without_the_password(
     empty_postgresql_url: str, log: io.StringIO
 ) -> None:
     url = sqlalchemy.make_url(empty_postgresql_url)
@@ -118,7 +118,7 @@ def test_what_the_tables_and_the_server_refuse_is_told_without_the_password(
     for wrong in (url, url.set(database="no_such_database"), url.set(username="nobody_of_that_name")):
         app: Any = Celery("secretive", broker="memory://", set_as_current=False)
         jobs = Jobs(app, wrong if password else wrong.set(password=SECRET))
-        said = told(jobs.find)
+        said = error_text(jobs.find)
         assert SECRET not in said
         assert not password or password not in said
         jobs.close()
@@ -126,7 +126,7 @@ def test_what_the_tables_and_the_server_refuse_is_told_without_the_password(
     assert not password or password not in log.getvalue()
 
 
-def test_a_worker_that_does_not_reach_its_database_logs_no_password(
+def test_worker_without_database_logs_no_password(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     reaper: Reaper,

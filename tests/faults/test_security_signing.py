@@ -39,7 +39,7 @@ class Signed:
     site: Site
     keys: Path
     lines: Path
-    told: dict[str, Any]
+    details: dict[str, Any]
     parked: dict[str, Any]
 
     def deliver(self, **changes: Any) -> None:
@@ -102,8 +102,8 @@ def run_client(site: Site, keys: Path, path: Path) -> dict[str, Any]:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    told: dict[str, Any] = json.loads(ran.stdout)
-    return told
+    details: dict[str, Any] = json.loads(ran.stdout)
+    return details
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +120,14 @@ def signed(
     with site_of(folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder) as site:
         site.start("tests.faults.signed_app:app", concurrency=1, environment={"SIGNED_KEYS": str(keys)})
         lines = site.new_file()
-        told = run_client(site, keys, lines)
+        details = run_client(site, keys, lines)
         caught = site.redis.lpop("parked")
         assert isinstance(caught, bytes)
-        yield Signed(site, keys, lines, told, json.loads(caught))
+        yield Signed(site, keys, lines, details, json.loads(caught))
 
 
 def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
-    assert signed.told["ends"] == [
+    assert signed.details["ends"] == [
         {"status": "Finished", "result": {"greeted": name, "retries": retries}, "message": f"greeting {name}"}
         for name, retries in (("job", 2), ("signature", 0), ("later", 0), ("later", 0))
     ]
@@ -136,10 +136,10 @@ def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
     assert signed.parked["content-type"] == SIGNED_CONTENT_TYPE
 
 
-def test_a_message_that_is_not_signed_by_us_runs_no_job(signed: Signed, tmp_path: Path) -> None:
+def test_message_without_our_signature_runs_no_job(signed: Signed, tmp_path: Path) -> None:
     site, ours, stranger = signed.site, signed.keys, tmp_path
     make_keys(stranger)
-    handle = site.jobs.attach(signed.told["parked"])
+    handle = site.jobs.attach(signed.details["parked"])
     before = lines_of(signed.lines)
     content = [[str(signed.lines), "forged", 0], {}, {}]
     plain = base64.b64encode(json.dumps(content).encode()).decode()

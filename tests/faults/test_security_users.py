@@ -75,7 +75,7 @@ def answer(call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("username", ["bob", "Ann", "ann ", "%", "_nn", "a%", "ann' --"])
-def test_anothers_job_answers_every_operation_as_one_that_does_not_exist(app: Any, username: str) -> None:
+def test_job_of_another_user_is_an_unknown_job(app: Any, username: str) -> None:
     ids = jobs_of_ann(app)
     missing = max(ids) + 1000
     before = everything(app)
@@ -102,7 +102,7 @@ def test_a_mass_cancel_and_a_list_keep_to_their_user(app: Any) -> None:
     assert everything(app) == before
 
 
-def test_a_unique_key_of_one_user_tells_another_nothing(app: Any) -> None:
+def test_unique_key_of_one_user_is_unknown_to_another(app: Any) -> None:
     job = Job(task="tests.add", args=[1, 2], unique_key="secret project")
     first = app.jobs.handle(username="ann").submit(job)
     assert app.jobs.handle(username="bob").submit(job) != first

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import JobRecord, JobStatus
-from tests.chance import stretched
-from tests.faults.crowd import BODIES, Crowd
-from tests.faults.stepped_actions import MANY
-from tests.faults.stepping import STRAIGHT, stepper
+from tests.faults.step_actions import MANY
+from tests.faults.step_faults import DIRECT, step_runner
+from tests.faults.workload import BODIES, Workload
+from tests.rng import stretched
 from tests.servers import execute
 from tests.worker.site import NewSite, Site
 
@@ -24,23 +24,21 @@ def found(site: Site) -> Counter[str]:
     return Counter(str(job.meta) for job in site.jobs.find(task="worker.work", limit=10_000))
 
 
-def prepared(crowd: Crowd, *, final: bool) -> list[int]:
+def prepared(workload: Workload, *, final: bool) -> list[int]:
     """Return held jobs; or such that were cancelled then."""
-    ids = crowd.submit([crowd.job("work", 0, status="Waiting") for _ in range(ENOUGH)])
+    ids = workload.submit([workload.job("work", 0, status="Waiting") for _ in range(ENOUGH)])
     if final:
-        crowd.site.jobs.cancel_many(ids=ids)
+        workload.site.jobs.cancel_many(ids=ids)
     return ids
 
 
-def test_a_submitter_that_dies_at_any_step_has_submitted_or_has_not(
-    new_site: NewSite, database_url: str
-) -> None:
+def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, database_url: str) -> None:
     site = new_site(database_url=database_url)
-    crowd = Crowd(site)
-    path = str(crowd.path)
+    workload = Workload(site)
+    path = str(workload.path)
     execute(database_url, "CREATE TABLE orders (number INTEGER)")
     died: dict[str, list[str]] = {}
-    held, cancelled = prepared(crowd, final=False), prepared(crowd, final=True)
+    held, cancelled = prepared(workload, final=False), prepared(workload, final=True)
     actions: dict[str, dict[str, Any]] = {
         "submit": {"path": path},
         "submit_many": {"path": path},
@@ -49,13 +47,13 @@ def test_a_submitter_that_dies_at_any_step_has_submitted_or_has_not(
         "resubmit": {"ids": cancelled},
     }
     for action, given in actions.items():
-        with stepper(site, action, **given) as stopped:
+        with step_runner(site, action, **given) as stopped:
             died[action] = list(stopped.each_step())
         print(action, died[action])
         assert 4 <= len(died[action]) < ENOUGH, "it dies at each step, and at last survives"
         assert {"before _put", "after _put"} <= set(died[action])
     # The very statement that production executes: on PostgreSQL it goes past SQLAlchemy.
-    assert (f"before {STRAIGHT}" in died["submit"]) == database_url.startswith("postgresql")
+    assert (f"before {DIRECT}" in died["submit"]) == database_url.startswith("postgresql")
 
     submitted = found(site)
     for action in ("submit", "submit_many", "submit_in_session"):
@@ -69,13 +67,13 @@ def test_a_submitter_that_dies_at_any_step_has_submitted_or_has_not(
     }
     assert orders == {name for name in submitted if name.startswith("submit_in_session")}
 
-    crowd.ids = [job.id for job in site.jobs.find(task="worker.work", limit=10_000) if job.id]
+    workload.ids = [job.id for job in site.jobs.find(task="worker.work", limit=10_000) if job.id]
     untouched = set(held[len(died["release"]) + 2 :])
     went = {job.id for job in site.jobs.find(ids=[*held, *cancelled], limit=10_000) if is_sent(job)}
     site.start(BODIES)
-    crowd.ids = [job_id for job_id in crowd.ids if job_id not in set(held) - went]
-    crowd.settle()
-    for job_id, row in crowd.audit().items():
+    workload.ids = [job_id for job_id in workload.ids if job_id not in set(held) - went]
+    workload.wait_until_final()
+    for job_id, row in workload.audit().items():
         ran = job_id in went or job_id not in cancelled
         assert (row.status, row.attempt) == ((JobStatus.FINISHED, 1) if ran else (JobStatus.CANCELLED, 0))
     assert untouched.isdisjoint(went)

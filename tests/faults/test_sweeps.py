@@ -10,10 +10,10 @@ from sqlalchemy import update
 from jobhandle_celery import JobStatus
 from jobhandle_celery.schema import clock, worker
 from jobhandle_celery.store import Run
-from tests.chance import scaled, stretched
-from tests.faults.crowd import BODIES, Crowd
-from tests.faults.stepped_actions import sweep_all
-from tests.faults.stepping import SURVIVED, stepper
+from tests.faults.step_actions import sweep_all
+from tests.faults.step_faults import SURVIVED, step_runner
+from tests.faults.workload import BODIES, Workload
+from tests.rng import scaled, stretched
 from tests.store.bench import Bench
 from tests.support import eventually
 from tests.worker.site import NewSite
@@ -30,28 +30,28 @@ def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database
         database_url=database_url,
         settings={"jobhandle_sweep_interval": 0.001, "jobhandle_publish_grace": 120},
     )
-    crowd = Crowd(site)
-    crowd.submit([crowd.job("work", 0, scheduled_for=SOON) for _ in range(scaled(250))])
+    workload = Workload(site)
+    workload.submit([workload.job("work", 0, scheduled_for=SOON) for _ in range(scaled(250))])
 
-    with stepper(site, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
+    with step_runner(site, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
         beside = [pool.submit(sweep_all, site.jobs) for _ in range(THREADS)]
         assert others.do(0, signal.SIGKILL) == SURVIVED
         for one in beside:
             one.result()
 
     messages = site.redis.llen("celery")
-    assert len(crowd.ids) <= messages <= 1.05 * len(crowd.ids)
+    assert len(workload.ids) <= messages <= 1.05 * len(workload.ids)
     site.start(BODIES, concurrency=3)
-    crowd.settle()
-    assert {(row.status, row.attempt) for row in crowd.audit().values()} == {(JobStatus.FINISHED, 1)}
+    workload.wait_until_final()
+    assert {(row.status, row.attempt) for row in workload.audit().values()} == {(JobStatus.FINISHED, 1)}
 
 
 class Due:
     """Work for every part of a pass: jobs that are to be sent, have expired, were lost with their worker."""
 
-    def __init__(self, crowd: Crowd) -> None:
-        site = crowd.site
-        self.crowd = crowd
+    def __init__(self, workload: Workload) -> None:
+        site = workload.site
+        self.workload = workload
         self.bench = Bench(site.database_url, namespace="default", publish_grace=timedelta(seconds=1))
         self.to_send: list[int] = []
         self.expired: list[int] = []
@@ -59,10 +59,10 @@ class Due:
 
     def add(self) -> list[int]:
         """Add one or two of each; returns them."""
-        crowd = self.crowd
-        to_send = crowd.submit([crowd.job("work", 0, scheduled_for=SOON) for _ in range(2)])
-        expired = crowd.submit([crowd.job("work", 0, status="Waiting", expires=SOON)])
-        lost = crowd.submit([crowd.job("work", 0, status="Waiting", max_attempts=2)])
+        workload = self.workload
+        to_send = workload.submit([workload.job("work", 0, scheduled_for=SOON) for _ in range(2)])
+        expired = workload.submit([workload.job("work", 0, status="Waiting", expires=SOON)])
+        lost = workload.submit([workload.job("work", 0, status="Waiting", max_attempts=2)])
         self._lose(lost[0])
         self.to_send += to_send
         self.expired += expired
@@ -82,24 +82,24 @@ class Due:
         bench.trust_leases()
 
     def audit(self) -> None:
-        rows = self.crowd.audit(lost_before_body=True)
+        rows = self.workload.audit(lost_before_body=True)
         for ids, status, attempt in (
             (self.to_send, JobStatus.FINISHED, 1),
             (self.expired, JobStatus.CANCELLED, 0),
             (self.lost, JobStatus.FINISHED, 2),
         ):
             assert {(rows[job_id].status, rows[job_id].attempt) for job_id in ids} == {(status, attempt)}
-        assert self.crowd.number_begun() == len(self.to_send) + len(self.lost)
+        assert self.workload.count_started() == len(self.to_send) + len(self.lost)
 
 
 @pytest.fixture
 def due(new_site: NewSite, database_url: str) -> Due:
-    return Due(Crowd(new_site(database_url=database_url, settings={"jobhandle_sweep_interval": 0.001})))
+    return Due(Workload(new_site(database_url=database_url, settings={"jobhandle_sweep_interval": 0.001})))
 
 
-def test_a_sweep_that_dies_at_any_step_loses_nothing(due: Due) -> None:
-    site = due.crowd.site
-    with stepper(site, "sweep") as stopped:
+def test_sweep_killed_at_any_step_loses_no_job(due: Due) -> None:
+    site = due.workload.site
+    with step_runner(site, "sweep") as stopped:
         steps = stopped.each_step()
         due.add()
         for _ in steps:
@@ -108,25 +108,25 @@ def test_a_sweep_that_dies_at_any_step_loses_nothing(due: Due) -> None:
     assert len(due.lost) > 10
 
     site.start(BODIES, concurrency=3)
-    due.crowd.settle()
+    due.workload.wait_until_final()
     due.audit()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
-def test_a_sweep_that_freezes_at_any_step_holds_nobody_up(due: Due) -> None:
+def test_sweep_frozen_at_any_step_delays_no_other(due: Due) -> None:
     """As one on a machine that is suspended, or out of reach: nobody tells its server that it is gone.
 
     On SQLite, which is one machine's, a writer that is frozen holds the only lock there is.
     """
-    site = due.crowd.site
-    with stepper(site, "sweep") as counting:
+    site = due.workload.site
+    with step_runner(site, "sweep") as counting:
         due.add()
         steps = len(list(counting.each_step()))
     site.start(BODIES, concurrency=3)
-    with stepper(site, "sweep") as frozen:
-        for step in due.crowd.chance.sample(range(1, steps + 1), 4):
+    with step_runner(site, "sweep") as frozen:
+        for step in due.workload.rng.sample(range(1, steps + 1), 4):
             due.add()
             where = frozen.do(step, signal.SIGSTOP)
             due.add()
-            eventually(lambda: not due.crowd.unfinished(), 60, f"somebody froze {where}")
+            eventually(lambda: not due.workload.unfinished(), 60, f"somebody froze {where}")
     due.audit()

@@ -4,9 +4,16 @@ import signal
 
 import pytest
 
-from tests.chance import scaled, stretched
-from tests.faults.crowd import Crowd
-from tests.faults.worker_fates import account, any_of, keep, kill_a_child, send, weather
+from tests.faults.worker_faults import (
+    account_for_attempts,
+    kill_a_child,
+    one_of,
+    run_under_faults,
+    send,
+    supervise,
+)
+from tests.faults.workload import Workload
+from tests.rng import scaled, stretched
 from tests.worker.site import NewSite
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
@@ -22,24 +29,24 @@ SETTINGS = {"jobhandle_lease": 6, "jobhandle_republish_after": 2}
     [("postgresql", "redis"), ("sqlite", "redis"), ("mariadb", "rabbitmq")],
     indirect=True,
 )
-def test_what_is_killed_loses_no_job(new_site: NewSite, database_url: str, broker_url: str) -> None:
+def test_killed_processes_lose_no_job(new_site: NewSite, database_url: str, broker_url: str) -> None:
     site = new_site(database_url=database_url, broker_url=broker_url, settings=SETTINGS)
-    crowd = Crowd(site)
-    keeper = keep(site)
+    workload = Workload(site)
+    supervisor = supervise(site)
 
-    def feed() -> None:
-        crowd.submit_mixed(15, crowd.chance.uniform(0.05, 0.4), max_attempts=OFTEN)
-        crowd.submit_mixed(15, crowd.chance.uniform(0.05, 0.4))
+    def submit_more() -> None:
+        workload.submit_mixed(15, workload.rng.uniform(0.05, 0.4), max_attempts=OFTEN)
+        workload.submit_mixed(15, workload.rng.uniform(0.05, 0.4))
 
-    weather(
-        crowd,
-        keeper,
-        any_of(send(signal.SIGKILL), kill_a_child, kill_a_child),
+    run_under_faults(
+        workload,
+        supervisor,
+        one_of(send(signal.SIGKILL), kill_a_child, kill_a_child),
         (0.1, 0.4),
-        feed=feed,
-        hits=["the worker % was lost", "the process that ran it was lost"],
+        submit_more=submit_more,
+        reasons=["the worker % was lost", "the process that ran it was lost"],
         jobs=scaled(60),
     )
 
-    rows = crowd.audit(lost_before_body=True)
-    print(len(rows), "jobs:", dict(account(crowd, rows)))
+    rows = workload.audit(lost_before_body=True)
+    print(len(rows), "jobs:", dict(account_for_attempts(workload, rows)))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chance import scaled, stretched
-from tests.faults.crowd import Crowd
-from tests.faults.worker_fates import account
+from tests.faults.worker_faults import account_for_attempts
+from tests.faults.workload import Workload
+from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite
 from tests.workers import WorkerProcess
@@ -75,22 +75,22 @@ def memory_limit() -> Iterator[MemoryLimit]:
     limit.close()
 
 
-def test_what_the_kernel_kills_for_its_memory_takes_nobody_with_it(
+def test_process_killed_for_its_memory_loses_no_other_job(
     memory_limit: MemoryLimit, new_site: NewSite
 ) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     worker = site.start(BODIES, concurrency=3)
     memory_limit.limit(worker)
-    healthy = crowd.submit_mixed(scaled(30), 0.1)
-    fat = crowd.submit([crowd.job("swell", max_attempts=2) for _ in range(3)])
-    healthy += crowd.submit_mixed(scaled(30), 0.1)
+    healthy = workload.submit_mixed(scaled(30), 0.1)
+    fat = workload.submit([workload.job("swell", max_attempts=2) for _ in range(3)])
+    healthy += workload.submit_mixed(scaled(30), 0.1)
 
-    crowd.settle()
+    workload.wait_until_final()
 
     assert memory_limit.kills() >= len(fat), "they died of something else"
-    rows = crowd.audit(lost_before_body=True)
-    account(crowd, rows)
+    rows = workload.audit(lost_before_body=True)
+    account_for_attempts(workload, rows)
     for job_id in fat:
         error = rows[job_id].error
         assert error is not None
@@ -103,18 +103,18 @@ def test_what_the_kernel_kills_for_its_memory_takes_nobody_with_it(
 def test_a_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
     """Celery ends the worker for it; whatever starts workers starts another."""
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     worker = site.start(BODIES, concurrency=3)
-    crowd.submit_mixed(scaled(30), 0.3)
-    [fat] = crowd.submit([crowd.job("hog")])
+    workload.submit_mixed(scaled(30), 0.3)
+    [fat] = workload.submit([workload.job("hog")])
     eventually(lambda: not worker.is_running(), 60)
     site.start(BODIES, concurrency=3)
 
-    crowd.settle()
+    workload.wait_until_final()
 
-    rows = crowd.audit(lost_before_body=True)
+    rows = workload.audit(lost_before_body=True)
     error = rows.pop(fat).error
     assert error is not None
     assert (error.kind, error.type) == ("task", "MemoryError")
-    tally = account(crowd, rows)
+    tally = account_for_attempts(workload, rows)
     assert not tally["lost"], tally

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.chance import scaled, stretched
-from tests.faults.crowd import Crowd
-from tests.faults.worker_fates import account
+from tests.faults.worker_faults import account_for_attempts
+from tests.faults.workload import Workload
+from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 
@@ -14,25 +14,25 @@ BODIES = "tests.faults.worker_bodies:app"
 UNKNOWN = "does not know the task worker.known_to_few"
 
 
-def test_a_task_that_old_workers_do_not_know_waits_for_new_ones(new_site: NewSite) -> None:
+def test_task_unknown_to_old_workers_waits_for_new_ones(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_republish_after": 1, "jobhandle_lease": 3})
-    crowd = Crowd(site)
+    workload = Workload(site)
     old = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in old:
         worker.wait_until_ready(60)
     kinds = ["known_to_few", "work"]
-    jobs = [crowd.job(crowd.chance.choice(kinds), 0.1, message="the user's") for _ in range(scaled(100))]
-    ids = crowd.submit(jobs)
+    jobs = [workload.job(workload.rng.choice(kinds), 0.1, message="the user's") for _ in range(scaled(100))]
+    ids = workload.submit(jobs)
     unknown = [job_id for job_id, job in zip(ids, jobs, strict=True) if job.task == "worker.known_to_few"]
     eventually(lambda: all(was_unknown(site, job_id) for job_id in unknown), 90)
 
     for worker in old:
         worker.terminate()
         site.start(BODIES, concurrency=2, environment={"KNOWS_MORE": "1"})
-    crowd.settle()
+    workload.wait_until_final()
 
-    rows = crowd.audit()
-    assert set(account(crowd, rows)) == {"ended"}
+    rows = workload.audit()
+    assert set(account_for_attempts(workload, rows)) == {"ended"}
     for job_id, row in rows.items():
         by = was_unknown(site, job_id)
         assert bool(by) is (job_id in unknown)

@@ -10,9 +10,9 @@ import pytest
 
 from jobhandle_celery import Job, JobStatus
 from tests.apps import lines_of
-from tests.chance import scaled, stretched
-from tests.faults.crowd import Crowd, Keeper
-from tests.faults.worker_fates import any_of, kill_a_child, send, weather
+from tests.faults.worker_faults import kill_a_child, one_of, run_under_faults, send
+from tests.faults.workload import WorkerSupervisor, Workload
+from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
 from tests.workers import WorkerProcess
@@ -55,7 +55,7 @@ class Scripts:
         program.parent.mkdir()
         program.write_text(PROGRAM.format(python=sys.executable))
         program.chmod(0o755)
-        self.crowd = Crowd(site)
+        self.workload = Workload(site)
         self.folder = folder
         self._environment = {
             "JOBHANDLE_DATABASE_URL": site.database_url,
@@ -64,18 +64,18 @@ class Scripts:
         }
 
     def start(self) -> WorkerProcess:
-        return self.crowd.site.start(
+        return self.workload.site.start(
             "tests.faults.scripts_app:app", ready=False, concurrency=4, environment=self._environment
         )
 
     def submit(self, count: int, seconds: float, deaf: str) -> list[int]:
-        first = len(self.crowd.ids)
+        first = len(self.workload.ids)
         locks = [str(self.folder / f"lock-{number}") for number in range(first, first + count)]
-        return self.crowd.submit(
+        return self.workload.submit(
             [
                 Job(
                     task="tasks.run_script",
-                    args=("program", (str(self.crowd.path), lock, str(seconds), deaf)),
+                    args=("program", (str(self.workload.path), lock, str(seconds), deaf)),
                     max_attempts=10**6,
                 )
                 for lock in locks
@@ -83,22 +83,22 @@ class Scripts:
         )
 
     def audit(self) -> None:
-        told = lines_of(self.crowd.path)
-        assert [line for line in told if line.startswith("beside")] == []
-        for row in self.crowd.rows().values():
+        details = lines_of(self.workload.path)
+        assert [line for line in details if line.startswith("beside")] == []
+        for row in self.workload.rows().values():
             lock = row.args[1][1]
             assert row.status in (JobStatus.FINISHED, JobStatus.CANCELLED), row
             assert row.attempt is not None
-            assert told.count(f"begun {lock}") <= row.attempt, row
-            assert f"ended {lock}" in told or row.status is JobStatus.CANCELLED, row
+            assert details.count(f"begun {lock}") <= row.attempt, row
+            assert f"ended {lock}" in details or row.status is JobStatus.CANCELLED, row
         locks = list(self.folder.glob("lock-*"))
         eventually(lambda: all(map(is_free, locks)), 30, "programs that nobody waits for")
 
     def holder(self, job_id: int) -> psutil.Process:
         """Return the child of the pool that runs this job's program, once it lives."""
-        lock = self.crowd.rows()[job_id].args[1][1]
-        eventually(lambda: f"begun {lock}" in lines_of(self.crowd.path), 60)
-        lines = map(str.split, self.crowd.path.read_text().splitlines())
+        lock = self.workload.rows()[job_id].args[1][1]
+        eventually(lambda: f"begun {lock}" in lines_of(self.workload.path), 60)
+        lines = map(str.split, self.workload.path.read_text().splitlines())
         [pid] = [int(pid) for what, of, pid, _ in lines if (what, of) == ("begun", lock)]
         leash = psutil.Process(pid).parent()
         return psutil.Process(leash.ppid())
@@ -111,26 +111,26 @@ def scripts(new_site: NewSite, tmp_path: Path) -> Scripts:
 
 def test_a_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None:
     """Deaf ones have longer to live than their worker's lease, if nobody ends them."""
-    keeper = Keeper(scripts.start, 2)
+    supervisor = WorkerSupervisor(scripts.start, 2)
 
-    def feed() -> None:
+    def submit_more() -> None:
         scripts.submit(6, 0.5, "listening")
         scripts.submit(4, LEASE + 1, "deaf")
 
-    weather(
-        scripts.crowd,
-        keeper,
-        any_of(send(signal.SIGKILL), send(signal.SIGQUIT), kill_a_child),
+    run_under_faults(
+        scripts.workload,
+        supervisor,
+        one_of(send(signal.SIGKILL), send(signal.SIGQUIT), kill_a_child),
         (0.2, 0.8),
-        feed=feed,
-        hits=["the worker % was lost", "cut it off", "the process that ran it was lost"],
+        submit_more=submit_more,
+        reasons=["the worker % was lost", "cut it off", "the process that ran it was lost"],
         jobs=scaled(20),
     )
 
     scripts.audit()
 
 
-def test_a_deaf_program_of_a_killed_child_is_gone_before_its_successor_starts(scripts: Scripts) -> None:
+def test_stubborn_program_of_a_killed_child_ends_before_the_next(scripts: Scripts) -> None:
     """Its worker may see that at once; and nothing else is in the queue that would keep the successor."""
     scripts.start().wait_until_ready(60)
     for _ in range(3):
@@ -140,8 +140,8 @@ def test_a_deaf_program_of_a_killed_child_is_gone_before_its_successor_starts(sc
         holder.kill()
 
         holder.wait(30)  # until its parent has seen it
-    scripts.crowd.settle()
-    assert {row.attempt for row in scripts.crowd.rows().values()} == {2}
+    scripts.workload.wait_until_final()
+    assert {row.attempt for row in scripts.workload.rows().values()} == {2}
     scripts.audit()
 
 

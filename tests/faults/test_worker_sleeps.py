@@ -5,9 +5,9 @@ import time
 import pytest
 
 from jobhandle_celery import Progress
-from tests.chance import scaled, stretched
-from tests.faults.crowd import Crowd
-from tests.faults.worker_fates import account
+from tests.faults.worker_faults import account_for_attempts
+from tests.faults.workload import Workload
+from tests.rng import scaled, stretched
 from tests.servers import execute
 from tests.support import eventually
 from tests.worker.site import NewSite, Site
@@ -36,66 +36,66 @@ def has_lease(site: Site, worker: WorkerProcess) -> bool:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "threads"])
-def test_bodies_that_come_back_overwrite_nothing_and_are_stopped(new_site: NewSite, pool: str) -> None:
+def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_site: NewSite, pool: str) -> None:
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     workers = start_three(site, pool)
     # Nobody can end a body in the threads pool; there it hears that it should stop.
     task = "listen_at_first" if pool == "threads" else "long_at_first"
-    late = crowd.submit([crowd.job(task, LONG, max_attempts=OFTEN) for _ in range(4)])
-    eventually(lambda: crowd.number_begun() == len(late), 60)
-    asleep: dict[int, float] = {}
+    late = workload.submit([workload.job(task, LONG, max_attempts=OFTEN) for _ in range(4)])
+    eventually(lambda: workload.count_started() == len(late), 60)
+    suspended: dict[int, float] = {}
 
-    for worker in crowd.chance.sample(workers, len(workers)):
-        short = crowd.submit(
+    for worker in workload.rng.sample(workers, len(workers)):
+        short = workload.submit(
             [
-                crowd.job("speak", crowd.chance.uniform(0.1, 1.0), max_attempts=OFTEN)
+                workload.job("speak", workload.rng.uniform(0.1, 1.0), max_attempts=OFTEN)
                 for _ in range(scaled(15))
             ]
         )
-        begun = crowd.chance.randrange(1, len(short))
-        eventually(lambda: len(crowd.lives().keys() & set(short)) >= begun, 60)  # noqa: B023
+        begun = workload.rng.randrange(1, len(short))
+        eventually(lambda: len(workload.body_traces().keys() & set(short)) >= begun, 60)  # noqa: B023
         worker.stop_process()
         eventually(lambda: not has_lease(site, worker), 60)  # noqa: B023
-        asleep |= dict.fromkeys([worker.pid, *worker.children()], time.time())
+        suspended |= dict.fromkeys([worker.pid, *worker.children()], time.time())
         worker.continue_process()
 
-    crowd.settle()
+    workload.wait_until_final()
     eventually(lambda: all(has_lease(site, worker) for worker in workers), 60)
-    eventually(lambda: all(has_left(crowd, job_id) for job_id in late), 60, "a body goes on")
-    rows = crowd.audit(lost_before_body=True, asleep=asleep)
-    assert account(crowd, rows)["lost"] >= len(late)
+    eventually(lambda: all(has_left(workload, job_id) for job_id in late), 60, "a body goes on")
+    rows = workload.audit(lost_before_body=True, suspended=suspended)
+    assert account_for_attempts(workload, rows)["lost"] >= len(late)
     for row in rows.values():
         if row.task == "worker.speak":
             attempt = row.attempt or 0
             assert (row.message, row.progress) == (f"attempt {attempt}", Progress(attempt, 100)), row
         else:
-            assert not crowd.lives()[row.id][0].ended
+            assert not workload.body_traces()[row.id][0].ended
 
 
-def has_left(crowd: Crowd, job_id: int) -> bool:
+def has_left(workload: Workload, job_id: int) -> bool:
     """Say whether the first body of a job is silent for much longer than a living one would be."""
-    first = crowd.lives()[job_id][0]
+    first = workload.body_traces()[job_id][0]
     assert first.attempt == 1
     return time.time() - first.last_seen > 2
 
 
-def test_a_machine_that_is_suspended_as_a_whole_loses_nothing(new_site: NewSite) -> None:
+def test_suspended_machine_loses_no_job(new_site: NewSite) -> None:
     """Nobody renewed, nobody swept; so everybody first gets the time to renew (mutant 12)."""
     site = new_site(settings=SETTINGS)
-    crowd = Crowd(site)
+    workload = Workload(site)
     workers = start_three(site, "prefork")
     for _ in range(2):
-        crowd.submit_mixed(scaled(12), LEASE)
-        begun = crowd.number_begun()
-        eventually(lambda: crowd.number_begun() > begun + 8, 60)  # noqa: B023
+        workload.submit_mixed(scaled(12), LEASE)
+        begun = workload.count_started()
+        eventually(lambda: workload.count_started() > begun + 8, 60)  # noqa: B023
         for worker in workers:
             worker.stop_process()
         lapsed = "SELECT count(*) FROM jobhandle_worker WHERE lease_until < clock_timestamp()"
         eventually(lambda: execute(site.database_url, lapsed)[0][0] == len(workers), 60)  # noqa: B023
         for worker in workers:
             worker.continue_process()
-    crowd.settle()
+    workload.wait_until_final()
 
-    tally = account(crowd, crowd.audit())
+    tally = account_for_attempts(workload, workload.audit())
     assert set(tally) == {"ended"}, tally

@@ -5,7 +5,7 @@ import signal
 import time
 
 from jobhandle_celery import current_job
-from tests.faults.bodies import TICK, app, live, mark
+from tests.faults.bodies import TICK, app, mark, run_body
 from tests.worker.base_app import task
 
 __all__ = ["app"]
@@ -59,7 +59,7 @@ def long_at_first(path: str, seconds: float) -> str:
     """Live that long in the first attempt, and an instant in the others; deaf to a cancel."""
     job = current_job()
     assert job is not None
-    live(path, seconds if job.get_job().attempt == 1 else 0)
+    run_body(path, seconds if job.get_job().attempt == 1 else 0)
     return "worked"
 
 
@@ -68,7 +68,7 @@ def listen_at_first(path: str, seconds: float) -> str:
     """As `long_at_first`, and ask now and then whether to stop."""
     job = current_job()
     assert job is not None
-    live(path, seconds if job.get_job().attempt == 1 else 0, listen=True)
+    run_body(path, seconds if job.get_job().attempt == 1 else 0, listen=True)
     return "listened"
 
 
@@ -76,5 +76,5 @@ if os.environ.get("KNOWS_MORE"):
 
     @task()
     def known_to_few(path: str, seconds: float) -> str:
-        live(path, seconds)
+        run_body(path, seconds)
         return "known"

@@ -1,7 +1,7 @@
 """Every verb that changes something, as an act: it asks the store and the model the same.
 
-A verb that is not here, and has no scene in tests/faults/verbs.py that shows that it changes nothing, makes
-a test fail.
+A verb that is not here, and has no call in tests/faults/store_calls.py that shows that it changes nothing,
+makes a test fail.
 """
 
 import uuid

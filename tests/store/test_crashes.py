@@ -10,7 +10,7 @@ from itertools import count, product
 
 import pytest
 
-from tests.chance import some, stretched
+from tests.rng import sample, stretched
 from tests.store.acts import ACTS
 from tests.store.cutting import Cut, Cutter, Died
 from tests.store.judging import look
@@ -99,4 +99,4 @@ def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: s
 @pytest.mark.parametrize("name", ACTS)
 def test_in_every_scene_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
     breaks = list(product(scenes_of(crashes, name), [False, True], [False, True]))
-    assert failures(crashes, name, some(breaks, DRAWN, name)) == []
+    assert failures(crashes, name, sample(breaks, DRAWN, name)) == []

@@ -17,7 +17,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker, retrying
 from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
-from tests.faults.verbs import SCENES, beside, left_behind, outcome
+from tests.faults.store_calls import STORE_CALLS, remaining_rows, run_undisturbed, sibling_bench
 from tests.store.bench import Bench, new_job
 from tests.store.test_leases import LAPSE, boot
 
@@ -187,13 +187,13 @@ def test_a_foreign_key_in_an_open_transaction_holds_up_no_run(
         assert server_bench.store.runs.finish(run, "1")
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", STORE_CALLS)
 def test_every_verb_is_bounded_while_its_rows_are_locked(
     server_bench: Bench, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does without the row, or raises; once the row is free it does its work (fault 44)."""
-    stage = beside(server_bench)
-    ask = SCENES[name](stage)
+    stage = sibling_bench(server_bench)
+    ask = STORE_CALLS[name](stage)
     store = impatient(stage.url, stage.settings, 0)
     here = select(job.c.id).where(job.c.namespace == stage.settings.namespace)
     with caller.connect() as connection:
@@ -209,7 +209,7 @@ def test_every_verb_is_bounded_while_its_rows_are_locked(
         connection.rollback()
     if refused:
         ask(store)
-        assert left_behind(stage) == outcome(server_bench, name)[1]
+        assert remaining_rows(stage) == run_undisturbed(server_bench, name)[1]
     store.database.close()
 
 

@@ -13,9 +13,8 @@ from inspect import getmembers, isfunction
 import pytest
 
 from jobhandle_celery.schema import job
-from tests.chance import some, stretched
-from tests.faults.verbs import SCENES as SCENES_OF_VERBS
-from tests.faults.verbs import left_behind
+from tests.faults.store_calls import STORE_CALLS, remaining_rows
+from tests.rng import sample, stretched
 from tests.store.acts import ACTS
 from tests.store.bench import Bench
 from tests.store.pairs import (
@@ -139,7 +138,7 @@ def test_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
 @pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
 def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: Worlds, second: str) -> None:
-    assert failures_after(worlds, second, some(all_encounters(worlds, second), DRAWN, second)) == []
+    assert failures_after(worlds, second, sample(all_encounters(worlds, second), DRAWN, second)) == []
 
 
 @pytest.mark.faults
@@ -149,7 +148,7 @@ def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: World
 def test_in_every_scene_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
     worlds: Worlds, second: str
 ) -> None:
-    met = some(all_encounters(worlds, second), DRAWN, second)
+    met = sample(all_encounters(worlds, second), DRAWN, second)
     assert failures_amid(worlds, second, met, all_moments=True) == []
 
 
@@ -159,17 +158,15 @@ def test_in_every_scene_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before
 def test_every_verb_has_its_acts_or_a_scene_that_shows_that_it_changes_nothing(bench: Bench) -> None:
     parts = [type(part) for part in vars(bench.store).values() if part is not bench.database]
     methods = {name for part in parts for name, _ in getmembers(part, isfunction) if name[0] != "_"}
-    assert methods - VERBS - {name.split()[0] for name in SCENES_OF_VERBS} == NO_VERBS
+    assert methods - VERBS - {name.split()[0] for name in STORE_CALLS} == NO_VERBS
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SCENES_OF_VERBS if name.split()[0] not in VERBS | UNMODELLED]
-)
+@pytest.mark.parametrize("name", [name for name in STORE_CALLS if name.split()[0] not in VERBS | UNMODELLED])
 def test_what_has_no_act_changes_nothing(bench: Bench, name: str) -> None:
-    ask = SCENES_OF_VERBS[name](bench)
-    before = left_behind(bench)
+    ask = STORE_CALLS[name](bench)
+    before = remaining_rows(bench)
     ask(bench.store)
-    assert left_behind(bench) == before
+    assert remaining_rows(bench) == before
 
 
 @pytest.mark.parametrize("common_url", ["sqlite"], indirect=True)  # the model decides, on no database

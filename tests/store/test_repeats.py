@@ -74,9 +74,9 @@ def test_a_crowd_that_submits_few_keys_sees_no_error(
     me = bench.worker()
 
     def submit_and_finish(seed: int) -> int:
-        chance, fresh = random.Random(seed), 0
+        rng, fresh = random.Random(seed), 0
         for _ in range(15):
-            keys = chance.sample(KEYS, 2)
+            keys = rng.sample(KEYS, 2)
             for submitted in bench.store.inserter.submit([new_job(unique_key=key) for key in keys]):
                 if submitted.fresh:
                     fresh += 1

@@ -25,15 +25,15 @@ def stretched(seconds: float) -> float:
     return seconds * max(1.0, SCALE)
 
 
-def chance(*of: object) -> random.Random:
+def rng(*of: object) -> random.Random:
     """Return what draws for one part of a test, the same for the same seed; and say the seed."""
     print(f"JOBHANDLE_TEST_SEED={SEED}")
     return random.Random("-".join(map(str, (SEED, *of))))
 
 
-def some(choices: Sequence[T], count: float, *of: object) -> list[T]:
+def sample(choices: Sequence[T], count: float, *of: object) -> list[T]:
     """Draw so many on this run's scale, in their order; all if there are no more, and in a long run."""
     if SCALE >= LONG:
         return list(choices)
-    drawn = set(chance(*of).sample(range(len(choices)), min(scaled(count), len(choices))))
+    drawn = set(rng(*of).sample(range(len(choices)), min(scaled(count), len(choices))))
     return [one for number, one in enumerate(choices) if number in drawn]

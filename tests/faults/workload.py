@@ -18,7 +18,7 @@ from typing import Any
 from jobhandle_celery import InvalidTransitionError, Job, JobHandle, JobRecord, JobStatus
 from jobhandle_celery.models import Event
 from jobhandle_celery.status import FINAL, UNFINISHED
-from tests.chance import chance, scaled, stretched
+from tests.rng import rng, scaled, stretched
 from tests.store.judging import legal
 from tests.support import eventually
 from tests.worker.site import Site
@@ -30,7 +30,7 @@ BATCH = 12
 
 
 @dataclass
-class Life:
+class BodyTrace:
     """What the file says of one attempt's body."""
 
     attempt: int
@@ -50,17 +50,17 @@ class Life:
         return self.marks[-1][0] == "ended"
 
 
-class Crowd:
+class Workload:
     """The jobs that one test submits on one site, and what it saw of them."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.chance = chance()
+        self.rng = rng()
         self.path = site.new_file()
         self.ids: list[int] = []
         self.prevented: dict[int, float] = {}
         """Jobs whose `cancel_job()` answered Cancelled, and the moment at which it had returned."""
-        self.rests: list[tuple[int, float, float]] = []
+        self.cancelled_periods: list[tuple[int, float, float]] = []
         """Such jobs that were sent round again later: from when until when none of them may be started."""
         self.released: dict[int, float] = {}
         """Jobs that were held, and the moment before they were released."""
@@ -95,7 +95,7 @@ class Crowd:
         ]
         jobs = []
         for _ in range(count):
-            task, args = self.chance.choice(kinds)
+            task, args = self.rng.choice(kinds)
             jobs.append(self.job(task, *args, **fields))
         return jobs
 
@@ -104,7 +104,7 @@ class Crowd:
 
         The batch is one transaction; its number is the `meta` of its jobs.
         """
-        soon = [timedelta(seconds=self.chance.uniform(0.1, 1)) for _ in range(3)]
+        soon = [timedelta(seconds=self.rng.uniform(0.1, 1)) for _ in range(3)]
         when: list[dict[str, Any]] = [
             {"scheduled_for": soon[0]},
             {"expires": soon[1]},
@@ -115,16 +115,16 @@ class Crowd:
         jobs = self._mixed(BATCH, seconds, {"meta": next(self._batches)})
         return self.submit([replace(job, **fields) for job, fields in zip(jobs, when, strict=True)])
 
-    def stir(self) -> None:
+    def act_at_random(self) -> None:
         """Submit a batch, cancel a job or two, let held ones go, send ended ones round again."""
-        new = self.submit_in_all_states(self.chance.uniform(0, 0.5))
-        self.cancel(self.chance.choice(new))
-        self.cancel(self.chance.choice(self.ids))
+        new = self.submit_in_all_states(self.rng.uniform(0, 0.5))
+        self.cancel(self.rng.choice(new))
+        self.cancel(self.rng.choice(self.ids))
         for job_id in self.held():
-            if self.chance.random() < 0.3:
+            if self.rng.random() < 0.3:
                 self.release(job_id)
         ended = [job.id for job in self.site.jobs.find(status=FINAL) if job.id]
-        for job_id in self.chance.sample(ended, min(len(ended), 2)):
+        for job_id in self.rng.sample(ended, min(len(ended), 2)):
             self.resubmit(job_id)
 
     def cancel(self, job_id: int, *, terminate: bool = False) -> JobStatus:
@@ -147,11 +147,11 @@ class Crowd:
     def resubmit(self, job_id: int) -> None:
         """Send a job round again, if it has ended."""
         if job_id in self.prevented:
-            self.rests.append((job_id, self.prevented.pop(job_id), time.time()))
+            self.cancelled_periods.append((job_id, self.prevented.pop(job_id), time.time()))
         with suppress(InvalidTransitionError):
             self.handle(job_id).resubmit_job()
 
-    def adopt(self) -> None:
+    def adopt_all_jobs(self) -> None:
         """Take every job of the site for its own, also those of submits whose answer was lost."""
         known, self.ids = self.ids, []
         while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
@@ -183,37 +183,38 @@ class Crowd:
             for job in self.site.jobs.find(ids=page, status=UNFINISHED, limit=5)
         ]
 
-    def settle(self, timeout: float = 180) -> None:
+    def wait_until_final(self, timeout: float = 180) -> None:
         """Wait until every job is final."""
         try:
             eventually(lambda: not self.unfinished(), stretched(timeout))
         except AssertionError as error:
             raise AssertionError(f"unfinished: {self.unfinished()}; {error}") from None
 
-    def number_begun(self) -> int:
-        return sum(len(lives) for lives in self.lives().values())
+    def count_started(self) -> int:
+        return sum(len(body_traces) for body_traces in self.body_traces().values())
 
     # What came of them.
 
-    def lives(self) -> dict[int, list[Life]]:
+    def body_traces(self) -> dict[int, list[BodyTrace]]:
         """Return what the file says, by job; each job's lives by their beginning."""
-        lives: dict[int, dict[tuple[int, int], Life]] = defaultdict(dict)
+        body_traces: dict[int, dict[tuple[int, int], BodyTrace]] = defaultdict(dict)
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             what, job_id, attempt, pid, moment = line.split()
             key = int(attempt), int(pid)
             if what == "begun":
-                assert key not in lives[int(job_id)], f"attempt {key} of job {job_id} begun twice"
-                lives[int(job_id)][key] = Life(int(attempt), int(pid))
-            lives[int(job_id)][key].marks.append((what, float(moment)))
+                assert key not in body_traces[int(job_id)], f"attempt {key} of job {job_id} begun twice"
+                body_traces[int(job_id)][key] = BodyTrace(int(attempt), int(pid))
+            body_traces[int(job_id)][key].marks.append((what, float(moment)))
         return {
-            job_id: sorted(by_key.values(), key=lambda life: life.begun) for job_id, by_key in lives.items()
+            job_id: sorted(by_key.values(), key=lambda trace: trace.begun)
+            for job_id, by_key in body_traces.items()
         }
 
     def audit(
         self,
         *,
         lost_before_body: bool = False,
-        asleep: Mapping[int, float] | None = None,
+        suspended: Mapping[int, float] | None = None,
         events_of: int | None = None,
     ) -> dict[int, JobRecord]:
         """Compare every row with what the bodies wrote; returns the rows.
@@ -225,72 +226,78 @@ class Crowd:
                 woken: bodies that had begun by then may have come back beside their successors.
             events_of: Look at the events of so many jobs only; None: of all.
         """
-        rows, lives = self.rows(), self.lives()
-        assert set(lives) <= set(rows)
+        rows, body_traces = self.rows(), self.body_traces()
+        assert set(body_traces) <= set(rows)
         for job_id, row in rows.items():
-            self._audit(row, lives.get(job_id, []), lost_before_body, asleep or {})
-        self._audit_rests(lives)
-        looked_at = self.ids if events_of is None else self.chance.sample(self.ids, events_of)
+            self._audit(row, body_traces.get(job_id, []), lost_before_body, suspended or {})
+        self._audit_cancelled_periods(body_traces)
+        looked_at = self.ids if events_of is None else self.rng.sample(self.ids, events_of)
         for job_id in looked_at:
             self._audit_events(self.site.jobs.events(job_id), rows[job_id])
         return rows
 
     def _audit(
-        self, row: JobRecord, lives: list[Life], lost_before_body: bool, asleep: Mapping[int, float]
+        self,
+        row: JobRecord,
+        body_traces: list[BodyTrace],
+        lost_before_body: bool,
+        suspended: Mapping[int, float],
     ) -> None:
-        told = f"job {row.id}: {row}; its bodies: {lives}"
-        assert row.status.final, told
+        details = f"job {row.id}: {row}; its bodies: {body_traces}"
+        assert row.status.final, details
         status = row.status
-        assert row.finished is not None, told
-        attempts = [life.attempt for life in lives]
-        assert attempts == sorted(set(attempts)), f"an attempt was begun twice, or late; {told}"
+        assert row.finished is not None, details
+        attempts = [trace.attempt for trace in body_traces]
+        assert attempts == sorted(set(attempts)), f"an attempt was begun twice, or late; {details}"
         assert all(
-            before.last_seen <= after.begun or before.begun <= asleep.get(before.pid, 0)
-            for before, after in pairwise(lives)
-        ), f"two bodies at once; {told}"
+            before.last_seen <= after.begun or before.begun <= suspended.get(before.pid, 0)
+            for before, after in pairwise(body_traces)
+        ), f"two bodies at once; {details}"
         assert row.attempt is not None
         if lost_before_body:
-            assert len(lives) <= row.attempt, told
+            assert len(body_traces) <= row.attempt, details
         else:
-            assert len(lives) == row.attempt, told
+            assert len(body_traces) == row.attempt, details
         if status is JobStatus.FINISHED:
-            assert lives, told
-            assert lives[-1].ended, told
-            assert lives[-1].attempt == row.attempt, told
+            assert body_traces, details
+            assert body_traces[-1].ended, details
+            assert body_traces[-1].attempt == row.attempt, details
         if row.id in self.prevented:
-            assert not lives or lives[-1].begun <= self.prevented[row.id], f"started after its cancel; {told}"
-            assert status is JobStatus.CANCELLED, told
-        if row.id in self.released and lives:
-            assert lives[0].begun >= self.released[row.id], f"started before its release; {told}"
+            assert not body_traces or body_traces[-1].begun <= self.prevented[row.id], (
+                f"started after its cancel; {details}"
+            )
+            assert status is JobStatus.CANCELLED, details
+        if row.id in self.released and body_traces:
+            assert body_traces[0].begun >= self.released[row.id], f"started before its release; {details}"
 
-    def _audit_rests(self, lives: Mapping[int, list[Life]]) -> None:
-        for job_id, since, until in self.rests:
-            begun = [life.begun for life in lives.get(job_id, [])]
+    def _audit_cancelled_periods(self, body_traces: Mapping[int, list[BodyTrace]]) -> None:
+        for job_id, since, until in self.cancelled_periods:
+            begun = [trace.begun for trace in body_traces.get(job_id, [])]
             assert not any(since < moment < until for moment in begun), f"job {job_id} was cancelled: {begun}"
 
     @staticmethod
     def _audit_events(events: Sequence[Event], row: JobRecord) -> None:
         went = [event.status for event in events]
-        told = f"job {row.id}: {row}; its events: {events}"
+        details = f"job {row.id}: {row}; its events: {events}"
         assert all(
             legal(before.status, after.status, asked_to_stop=after.attempt == before.attempt)
             for before, after in pairwise(events)
-        ), f"{went}; {told}"
-        assert went[0] in (JobStatus.SUBMITTED, JobStatus.WAITING), told
-        assert went[-1] is row.status, told
-        assert sum(status.final for status in went) == 1 + went.count(JobStatus.RESUBMITTED), told
+        ), f"{went}; {details}"
+        assert went[0] in (JobStatus.SUBMITTED, JobStatus.WAITING), details
+        assert went[-1] is row.status, details
+        assert sum(status.final for status in went) == 1 + went.count(JobStatus.RESUBMITTED), details
         moments = [event.at for event in events]
-        assert moments == sorted(moments), told
+        assert moments == sorted(moments), details
         if isinstance(row.scheduled_for, datetime):
             started = [event.at for event in events if event.status is JobStatus.RUNNING]
-            assert all(at >= row.scheduled_for for at in started), f"started before its time; {told}"
+            assert all(at >= row.scheduled_for for at in started), f"started before its time; {details}"
         if events[-1].message == "expired before it was started":
-            assert row.attempt == 0, told
-            assert isinstance(row.expires, datetime), told
-            assert events[-1].at >= row.expires, told
+            assert row.attempt == 0, details
+            assert isinstance(row.expires, datetime), details
+            assert events[-1].at >= row.expires, details
 
 
-class Keeper:
+class WorkerSupervisor:
     """Keeps so many workers alive, however often they are killed."""
 
     def __init__(self, start: Callable[[], WorkerProcess], count: int) -> None:
@@ -308,19 +315,21 @@ class Keeper:
 
 
 @contextmanager
-def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.Random) -> Iterator[None]:
+def repeating_fault(
+    inject: Callable[[], None], pause: tuple[float, float], rng: random.Random
+) -> Iterator[None]:
     """Do it again and again meanwhile, after a calm of so many seconds; its error comes out at the end."""
     over = threading.Event()
     failed: list[BaseException] = []
 
-    def blow() -> None:
+    def repeat() -> None:
         try:
-            while not over.wait(chance.uniform(*calm)):
-                strike()
+            while not over.wait(rng.uniform(*pause)):
+                inject()
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=blow, daemon=True)
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield
@@ -332,19 +341,19 @@ def storm(strike: Callable[[], None], calm: tuple[float, float], chance: random.
     assert not thread.is_alive()
 
 
-def strike_in_each_way(
+def inject_in_each_way(
     ways: Sequence[Callable[[], None]],
-    strikes: float,
-    calm: tuple[float, float],
-    chance: random.Random,
+    times: float,
+    pause: tuple[float, float],
+    rng: random.Random,
     meanwhile: Callable[[], object],
 ) -> None:
     """Strike so many times on this run's scale, in an order of chance, and do something all the while."""
-    left = [ways[number % len(ways)] for number in range(scaled(strikes))]
-    chance.shuffle(left)
+    left = [ways[number % len(ways)] for number in range(scaled(times))]
+    rng.shuffle(left)
     over = threading.Event()
 
-    def strike() -> None:
+    def inject() -> None:
         if left:
             way = left.pop()
             print(f"strike: {way.__name__}")
@@ -352,11 +361,11 @@ def strike_in_each_way(
         else:
             over.set()
 
-    with storm(strike, calm, chance):
+    with repeating_fault(inject, pause, rng):
         while not over.wait(0.5):
             meanwhile()
 
 
-def linger(seconds: float) -> None:
+def hold(seconds: float) -> None:
     """Let a fault last."""
     threading.Event().wait(seconds)

@@ -15,8 +15,8 @@ from jobhandle_celery import JobRecord, JobStatus
 from jobhandle_celery.models import Event
 from jobhandle_celery.schema import job_event
 from jobhandle_celery.status import UNFINISHED
-from tests.chance import stretched
-from tests.faults.crowd import BODIES, Crowd, Keeper, Life, storm
+from tests.faults.workload import BODIES, BodyTrace, WorkerSupervisor, Workload, repeating_fault
+from tests.rng import stretched
 from tests.support import eventually
 from tests.worker.site import Site
 
@@ -62,111 +62,111 @@ def is_given_back(end: Event) -> bool:
     return any(words in end.message for words in _GIVEN_BACK)
 
 
-def account(crowd: Crowd, rows: Mapping[int, JobRecord]) -> Counter[str]:
+def account_for_attempts(workload: Workload, rows: Mapping[int, JobRecord]) -> Counter[str]:
     """Have every attempt accounted for, by its body or by who took it for gone; returns how often which.
 
     A job may end in Error by its own body, or for want of attempts; as Cancelled if somebody asked for
     it; else it has finished, with the result of its task.
     """
-    lives, tally = crowd.lives(), Counter[str]()
+    body_traces, tally = workload.body_traces(), Counter[str]()
     for job_id, row in rows.items():
-        events = crowd.site.jobs.events(job_id)
-        told = f"job {job_id}: {row}; {events}; its bodies: {lives.get(job_id)}"
+        events = workload.site.jobs.events(job_id)
+        details = f"job {job_id}: {row}; {events}; its bodies: {body_traces.get(job_id)}"
         ends = ends_of_attempts(events)
-        assert len(ends) == row.attempt, told
-        by_attempt = {life.attempt: life for life in lives.get(job_id, [])}
+        assert len(ends) == row.attempt, details
+        by_attempt = {trace.attempt: trace for trace in body_traces.get(job_id, [])}
         lost_count = 0
         for attempt, end in enumerate(ends, start=1):
-            assert end is not None, told
+            assert end is not None, details
             lost_count += is_loss(end)
-            tally[_account(by_attempt.get(attempt), end, told)] += 1
-        _judge(row, lost_count, told)
+            tally[_account(by_attempt.get(attempt), end, details)] += 1
+        _judge(row, lost_count, details)
     return tally
 
 
-def _account(life: Life | None, end: Event, told: str) -> str:
+def _account(trace: BodyTrace | None, end: Event, details: str) -> str:
     if is_loss(end):
         return "lost"
     if is_given_back(end):
         return "given back"
     if end.status is JobStatus.CANCELLED:
         return "stopped"
-    assert life is not None, f"{end} without a body; {told}"
-    assert life.ended, f"{end} before the body's end; {told}"
+    assert trace is not None, f"{end} without a body; {details}"
+    assert trace.ended, f"{end} before the body's end; {details}"
     return "ended"
 
 
-def _judge(row: JobRecord, lost_count: int, told: str) -> None:
+def _judge(row: JobRecord, lost_count: int, details: str) -> None:
     task = row.task.removeprefix("worker.")
-    assert lost_count <= row.max_attempts, told
+    assert lost_count <= row.max_attempts, details
     match row.status:
         case JobStatus.FINISHED:
-            assert row.result == RESULTS.get(task, row.attempt), told
+            assert row.result == RESULTS.get(task, row.attempt), details
         case JobStatus.CANCELLED:
-            assert row.cancel_requested is not None, told
+            assert row.cancel_requested is not None, details
         case _:
-            assert row.error is not None, told
+            assert row.error is not None, details
             if row.error.kind == "system":
-                assert lost_count == row.max_attempts, told
+                assert lost_count == row.max_attempts, details
             else:
-                assert (task, row.error.type) == ("fail", "ValueError"), told
+                assert (task, row.error.type) == ("fail", "ValueError"), details
 
 
 # What is done to workers.
 
-Strike = Callable[[Keeper, random.Random], bool]
+Fault = Callable[[WorkerSupervisor, random.Random], bool]
 """It says whether it has struck."""
 
 
-def keep(site: Site, count: int = 2, **options: Any) -> Keeper:
+def supervise(site: Site, count: int = 2, **options: Any) -> WorkerSupervisor:
     """Start workers for crowds that are replaced when they are ended."""
     options = {"concurrency": 3, **options}
-    return Keeper(lambda: site.start(BODIES, ready=False, **options), count)
+    return WorkerSupervisor(lambda: site.start(BODIES, ready=False, **options), count)
 
 
-def kill_a_child(keeper: Keeper, chance: random.Random) -> bool:
-    children = [pid for worker in keeper.workers for pid in worker.children()]
-    if not children or not all_ready(keeper):
+def kill_a_child(supervisor: WorkerSupervisor, rng: random.Random) -> bool:
+    children = [pid for worker in supervisor.workers for pid in worker.children()]
+    if not children or not all_ready(supervisor):
         return False
     with suppress(ProcessLookupError):
-        os.kill(chance.choice(children), signal.SIGKILL)
+        os.kill(rng.choice(children), signal.SIGKILL)
     return True
 
 
-def send(which: signal.Signals) -> Strike:
+def send(which: signal.Signals) -> Fault:
     """Return a strike that sends a signal to a worker's main process, and starts another worker at once."""
 
-    def strike(keeper: Keeper, chance: random.Random) -> bool:
-        if not all_ready(keeper):
+    def inject(supervisor: WorkerSupervisor, rng: random.Random) -> bool:
+        if not all_ready(supervisor):
             return False
-        worker = chance.choice(keeper.workers)
+        worker = rng.choice(supervisor.workers)
         worker.process.send_signal(which)
-        keeper.replace(worker)
+        supervisor.replace(worker)
         return True
 
-    return strike
+    return inject
 
 
-def any_of(*strikes: Strike) -> Strike:
+def one_of(*times: Fault) -> Fault:
     """Return a strike that is one of these, by chance."""
-    return lambda keeper, chance: chance.choice(strikes)(keeper, chance)
+    return lambda supervisor, rng: rng.choice(times)(supervisor, rng)
 
 
-def all_ready(keeper: Keeper) -> bool:
+def all_ready(supervisor: WorkerSupervisor) -> bool:
     """Say whether every worker has started: who ends each one that comes up sees none run a body."""
-    return all(f"{worker.nodename} ready." in worker.log for worker in keeper.workers)
+    return all(f"{worker.nodename} ready." in worker.log for worker in supervisor.workers)
 
 
-def weather(
-    crowd: Crowd,
-    keeper: Keeper,
-    strike: Strike,
-    calm: tuple[float, float],
+def run_under_faults(
+    workload: Workload,
+    supervisor: WorkerSupervisor,
+    inject: Fault,
+    pause: tuple[float, float],
     *,
-    feed: Callable[[], object],
-    hits: Sequence[str],
+    submit_more: Callable[[], object],
+    reasons: Sequence[str],
     jobs: int,
-    strikes: int = 0,
+    times: int = 0,
 ) -> None:
     """Let a storm pass over the crowd, which cancels a job or two with each strike, then let it settle.
 
@@ -180,33 +180,33 @@ def weather(
         jobs: And until there have been so many.
         strikes: And until so many have struck.
     """
-    feed()
+    submit_more()
 
     struck = 0
 
-    def once() -> None:
+    def inject_once() -> None:
         nonlocal struck
-        if strike(keeper, crowd.chance):
+        if inject(supervisor, workload.rng):
             struck += 1
-            for job_id in crowd.chance.sample(crowd.ids, 2):
-                crowd.cancel(job_id, terminate=crowd.chance.random() < 0.5)
+            for job_id in workload.rng.sample(workload.ids, 2):
+                workload.cancel(job_id, terminate=workload.rng.random() < 0.5)
 
     def is_over() -> bool:
-        if _unfinished(crowd.site) < FEW:
-            feed()
-        enough = len(crowd.ids) >= jobs and struck >= strikes
-        return enough and all(said(crowd.site, words) >= 2 for words in hits)
+        if _unfinished(workload.site) < FEW:
+            submit_more()
+        enough = len(workload.ids) >= jobs and struck >= times
+        return enough and all(said(workload.site, words) >= 2 for words in reasons)
 
-    with storm(once, calm, crowd.chance):
-        eventually(is_over, stretched(150), f"the storm has not said {hits}")
-    crowd.settle()
+    with repeating_fault(inject_once, pause, workload.rng):
+        eventually(is_over, stretched(150), f"the storm has not said {reasons}")
+    workload.wait_until_final()
 
 
 def said(site: Site, words: str) -> int:
     """Return how often that was said of jobs in this site's events; `%` stands for anything."""
     with _engine(site.database_url).connect() as connection:
-        told = job_event.c.message.like(f"%{words}%")
-        return connection.execute(select(func.count()).select_from(job_event).where(told)).scalar_one()
+        details = job_event.c.message.like(f"%{words}%")
+        return connection.execute(select(func.count()).select_from(job_event).where(details)).scalar_one()
 
 
 @functools.cache

@@ -15,19 +15,19 @@ from jobhandle_celery.store.pages import Window
 from jobhandle_celery.store.recovery import Message
 from tests.store.bench import FAILURE, HELD, TASK, Bench, new_job
 
-Ask = Callable[[Store], Any]
+Call = Callable[[Store], Any]
 """One call of a verb. Asked twice, it says the same: ids and tokens are made when the scene is set."""
 
 _CHANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{64}|(?<=job_id=)\d+")
 _OF_THE_RUN = {"id", "job_id", "namespace"}
 
 
-def plain(value: Any) -> str:
+def normalize(value: Any) -> str:
     """Return what was said, without what is another in every run: ids, tokens, digests."""
     return _CHANCE.sub("…", repr(value))
 
 
-def left_behind(bench: Bench) -> list[str]:
+def remaining_rows(bench: Bench) -> list[str]:
     """Return all rows of the bench's namespace, of every table; moments only as being there or not."""
     with bench.database.autocommit() as connection:
         here = job.c.namespace == bench.settings.namespace
@@ -43,16 +43,16 @@ def left_behind(bench: Bench) -> list[str]:
         return rows
 
 
-def beside(stage: Bench) -> Bench:
+def sibling_bench(base: Bench) -> Bench:
     """Return a bench in a namespace of its own, over the same connections: each new engine costs its time."""
-    return Bench(stage.url, stage.database, namespace=str(uuid.uuid4()))
+    return Bench(base.url, base.database, namespace=str(uuid.uuid4()))
 
 
-def outcome(stage: Bench, name: str) -> tuple[str, list[str]]:
+def run_undisturbed(base: Bench, name: str) -> tuple[str, list[str]]:
     """Play a scene, undisturbed; return what its author was told, and all rows that it left."""
-    bench = beside(stage)
-    said = plain(SCENES[name](bench)(bench.store))
-    return said, left_behind(bench)
+    bench = sibling_bench(base)
+    said = normalize(STORE_CALLS[name](bench)(bench.store))
+    return said, remaining_rows(bench)
 
 
 def _row(table: Table, row: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _row(table: Table, row: dict[str, Any]) -> str:
         for name, value in row.items()
         if name not in _OF_THE_RUN
     }
-    return plain({table.name: kept})
+    return normalize({table.name: kept})
 
 
 def _running(bench: Bench, **given: Any) -> Run:
@@ -80,113 +80,113 @@ def _asked_to_stop(bench: Bench) -> Run:
     return run
 
 
-def _submit(**given: Any) -> Callable[[Bench], Ask]:
-    def scene(bench: Bench) -> Ask:
+def _submit(**given: Any) -> Callable[[Bench], Call]:
+    def scene(bench: Bench) -> Call:
         new = new_job(**given)
         return lambda store: store.inserter.submit([new])
 
     return scene
 
 
-def _submit_many(bench: Bench) -> Ask:
+def _submit_many(bench: Bench) -> Call:
     several = [new_job(unique_key=f"k{number}") for number in range(3)]
     return lambda store: store.inserter.submit(several)
 
 
-def _submit_again(bench: Bench) -> Ask:
+def _submit_again(bench: Bench) -> Call:
     bench.submit(unique_key="k")
     new = new_job(unique_key="k")
     return lambda store: store.inserter.submit([new])
 
 
-def _of_job(state: str, ask: Callable[[Store, int], Any], **given: Any) -> Callable[[Bench], Ask]:
-    def scene(bench: Bench) -> Ask:
+def _of_job(state: str, call: Callable[[Store, int], Any], **given: Any) -> Callable[[Bench], Call]:
+    def scene(bench: Bench) -> Call:
         job_id = bench.place(state, **given).job_id
-        return lambda store: ask(store, job_id)
+        return lambda store: call(store, job_id)
 
     return scene
 
 
-def _of_run(ask: Callable[[Store, Run], Any], **given: Any) -> Callable[[Bench], Ask]:
-    def scene(bench: Bench) -> Ask:
+def _of_run(call: Callable[[Store, Run], Any], **given: Any) -> Callable[[Bench], Call]:
+    def scene(bench: Bench) -> Call:
         run = _running(bench, **given)
-        return lambda store: ask(store, run)
+        return lambda store: call(store, run)
 
     return scene
 
 
-def _of_stopping_run(ask: Callable[[Store, Run], Any]) -> Callable[[Bench], Ask]:
-    def scene(bench: Bench) -> Ask:
+def _of_stopping_run(call: Callable[[Store, Run], Any]) -> Callable[[Bench], Call]:
+    def scene(bench: Bench) -> Call:
         run = _asked_to_stop(bench)
-        return lambda store: ask(store, run)
+        return lambda store: call(store, run)
 
     return scene
 
 
-def _set(state: str, status: JobStatus) -> Callable[[Bench], Ask]:
+def _set(state: str, status: JobStatus) -> Callable[[Bench], Call]:
     token = str(uuid.uuid4())
     return _of_job(
         state, lambda store, job_id: store.control.set_status(job_id, status, token, None, "by hand")
     )
 
 
-def _claim(state: str) -> Callable[[Bench], Ask]:
-    def scene(bench: Bench) -> Ask:
+def _claim(state: str) -> Callable[[Bench], Call]:
+    def scene(bench: Bench) -> Call:
         key = bench.key(bench.place(state).job_id, bench.worker())
         return lambda store: store.runs.claim(key, TASK) == key
 
     return scene
 
 
-def _claim_of_expired(bench: Bench) -> Ask:
+def _claim_of_expired(bench: Bench) -> Call:
     job_id = bench.submit(expires=timedelta(minutes=1))
     bench.pass_time(minutes=2)
     key = bench.key(job_id, bench.worker())
     return lambda store: store.runs.claim(key, TASK)
 
 
-def _mark_revoke_reported(bench: Bench) -> Ask:
+def _mark_revoke_reported(bench: Bench) -> Call:
     job_id = bench.submit()
     bench.store.control.cancel(job_id, None, terminate=False)
     task_id = bench.row(job_id)["task_id"]
     return lambda store: store.runs.mark_revoke_reported(job_id, task_id)
 
 
-def _leave(bench: Bench) -> Ask:
+def _leave(bench: Bench) -> Call:
     run = _running(bench)
     bench.store.control.set_status(run.job_id, JobStatus.ERROR, "by hand", None, None)
     return lambda store: store.runs.leave(run)
 
 
-def _send_back(bench: Bench) -> Ask:
+def _send_back(bench: Bench) -> Call:
     job_id, by = bench.place(JobStatus.QUEUED).job_id, bench.worker()
     message = bench.message(job_id)
     return lambda store: store.runs.send_back(job_id, message.task_id, message.attempt, message.task, by)
 
 
-def _of_message(state: str, ask: Callable[[Store, Any], Any], **given: Any) -> Callable[[Bench], Ask]:
-    def scene(bench: Bench) -> Ask:
+def _of_message(state: str, call: Callable[[Store, Any], Any], **given: Any) -> Callable[[Bench], Call]:
+    def scene(bench: Bench) -> Call:
         message = bench.message(bench.place(state, **given).job_id)
-        return lambda store: ask(store, message)
+        return lambda store: call(store, message)
 
     return scene
 
 
-def _unstarted(ask: Callable[[Store, Message, Worker], Any]) -> Callable[[Bench], Ask]:
+def _unstarted(call: Callable[[Store, Message, Worker], Any]) -> Callable[[Bench], Call]:
     """A message that a lost worker has taken, in the hands of the next one."""
 
-    def scene(bench: Bench) -> Ask:
+    def scene(bench: Bench) -> Call:
         job_id = bench.place(JobStatus.QUEUED, max_attempts=3).job_id
         message = bench.message(job_id)
         key = job_id, message.task_id, message.attempt
         bench.store.recovery.note_received([key], bench.worker())
         me = bench.worker()
-        return lambda store: ask(store, key, me)
+        return lambda store: call(store, key, me)
 
     return scene
 
 
-def _clear_received(bench: Bench) -> Ask:
+def _clear_received(bench: Bench) -> Call:
     job_id, me = bench.place(JobStatus.QUEUED).job_id, bench.worker()
     message = bench.message(job_id)
     key = job_id, message.task_id, message.attempt
@@ -194,58 +194,58 @@ def _clear_received(bench: Bench) -> Ask:
     return lambda store: store.recovery.clear_received([key], me)
 
 
-def _release(bench: Bench) -> Ask:
+def _release(bench: Bench) -> Call:
     job_id, token = bench.place(HELD).job_id, str(uuid.uuid4())
     return lambda store: store.control.release(job_id, token, None)
 
 
-def _defer_unsendable(bench: Bench) -> Ask:
+def _defer_unsendable(bench: Bench) -> Call:
     bench.submit()
     bench.pass_time(minutes=2)
     reserved = bench.store.outbox.reserve_due(1)
     return lambda store: store.outbox.defer_unsendable(reserved, "refused")
 
 
-def _resubmit(bench: Bench) -> Ask:
+def _resubmit(bench: Bench) -> Call:
     job_id = bench.place(JobStatus.ERROR, unique_key="k").job_id
     task_id = str(uuid.uuid4())
     return lambda store: store.control.resubmit(job_id, task_id, None)
 
 
-def _prune(bench: Bench) -> Ask:
+def _prune(bench: Bench) -> Call:
     bench.place(JobStatus.FINISHED)
     bench.pass_time(days=2)
     return lambda store: store.sweep.prune(timedelta(days=1))
 
 
-def _begin_first_pass(bench: Bench) -> Ask:
+def _begin_first_pass(bench: Bench) -> Call:
     return lambda store: store.sweep.begin_pass()
 
 
-def _begin_pass(bench: Bench) -> Ask:
+def _begin_pass(bench: Bench) -> Call:
     bench.store.sweep.begin_pass()
     bench.pass_time(minutes=1)
     return lambda store: store.sweep.begin_pass()
 
 
-def _unreported_cancels(bench: Bench) -> Ask:
+def _unreported_cancels(bench: Bench) -> Call:
     placed = bench.place(JobStatus.QUEUED)
     bench.store.control.cancel(placed.job_id, None, terminate=False)
     bench.pass_time(hours=1)
 
-    def ask(store: Store) -> None:
+    def call(store: Store) -> None:
         store.sweep.unreported_cancels(10)  # an answer that is lost loses an event, and nothing more
 
-    return ask
+    return call
 
 
-def _expire(bench: Bench) -> Ask:
+def _expire(bench: Bench) -> Call:
     bench.submit(expires=timedelta(seconds=1))
     bench.pass_time(minutes=20)
     return lambda store: store.sweep.expire()
 
 
-def _reserve(bench: Bench) -> Ask:
+def _reserve(bench: Bench) -> Call:
     bench.submit()
     bench.pass_time(minutes=2)
     return lambda store: store.outbox.reserve_due(10)
@@ -258,33 +258,33 @@ def _lapsed(bench: Bench) -> Run:
     return run
 
 
-def _lapsed_workers(bench: Bench) -> Ask:
+def _lapsed_workers(bench: Bench) -> Call:
     _lapsed(bench)
     return lambda store: store.leases.lapsed_workers()
 
 
-def _reap(bench: Bench) -> Ask:
+def _reap(bench: Bench) -> Call:
     worker_uid = str(_lapsed(bench).worker.worker_uid)
     return lambda store: store.leases.reap(worker_uid)
 
 
-def _renew(bench: Bench) -> Ask:
+def _renew(bench: Bench) -> Call:
     me = bench.worker()
     return lambda store: store.leases.renew(me)
 
 
-def _renew_first(bench: Bench) -> Ask:
+def _renew_first(bench: Bench) -> Call:
     me = bench.worker()
     bench.store.leases.retire(me)
     return lambda store: store.leases.renew(me)
 
 
-def _retire(bench: Bench) -> Ask:
+def _retire(bench: Bench) -> Call:
     me = bench.worker()
     return lambda store: store.leases.retire(me)
 
 
-SCENES: dict[str, Callable[[Bench], Ask]] = {
+STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     "submit": _submit(),
     "submit with a unique key": _submit(unique_key="k"),
     "submit with times": _submit(scheduled_for=timedelta(hours=1), expires=timedelta(hours=2)),
@@ -401,7 +401,7 @@ SCENES: dict[str, Callable[[Bench], Ask]] = {
     ),
 }
 
-READS = {
+READ_ONLY = {
     "_lost_count_of",
     "check",
     "job",

@@ -1,7 +1,7 @@
 """A process that dies, or freezes, at a chosen step of what it does: a statement, a commit, a publish.
 
-`python -m tests.faults.stepping ACTION` imports everything once and then forks a child for each line that it
-reads, a number and what is to happen at that step; it answers with what became of the child.
+`python -m tests.faults.step_faults ACTION` imports everything once and then forks a child for each line
+that it reads, the number of a step and a signal; it answers with what became of the child.
 """
 
 import ctypes
@@ -20,16 +20,16 @@ from tests.worker.site import Site
 from tests.workers import ROOT
 
 SURVIVED = "survived"
-STRAIGHT = "a statement that goes straight to the driver"
+DIRECT = "a statement that goes straight to the driver"
 
 
-class Stepper:
+class StepRunner:
     """The test's side: one action, begun again and again."""
 
     def __init__(self, site: Site, action: str, **given: Any) -> None:
         self._numbers = itertools.count(1)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.stepping", action],
+            [sys.executable, "-m", "tests.faults.step_faults", action],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -42,7 +42,7 @@ class Stepper:
                 "JOBHANDLE_TEST_GIVEN": json.dumps(given),
             },
         )
-        self.frozen: list[int] = []
+        self.stopped: list[int] = []
 
     def do(self, step: int, what: signal.Signals) -> str:
         """Begin the action; return the step at which it was stopped, or SURVIVED if it has fewer steps."""
@@ -51,9 +51,9 @@ class Stepper:
         self._process.stdin.write(f"{step} {what.value}\n")
         self._process.stdin.flush()
         where, _, pid = self._process.stdout.readline().strip().rpartition(" ")
-        assert where, "the stepper has ended"
+        assert where, "the step_runner has ended"
         if what is signal.SIGSTOP and where != SURVIVED:
-            self.frozen.append(int(pid))
+            self.stopped.append(int(pid))
         return where
 
     def each_step(self, what: signal.Signals = signal.SIGKILL) -> Iterator[str]:
@@ -64,20 +64,20 @@ class Stepper:
                 return
             yield where
 
-    def thaw(self, what: signal.Signals = signal.SIGCONT) -> None:
+    def resume_stopped(self, what: signal.Signals = signal.SIGCONT) -> None:
         """Have those that are frozen go on; or end them."""
-        for pid in self.frozen:
+        for pid in self.stopped:
             os.kill(pid, what)
-        self.frozen.clear()
+        self.stopped.clear()
 
     def close(self) -> None:
-        self.thaw(signal.SIGKILL)
+        self.resume_stopped(signal.SIGKILL)
         self._process.communicate(timeout=30)  # it ends at the end of its input
 
 
 @contextmanager
-def stepper(site: Site, action: str, **given: Any) -> Iterator[Stepper]:
-    made = Stepper(site, action, **given)
+def step_runner(site: Site, action: str, **given: Any) -> Iterator[StepRunner]:
+    made = StepRunner(site, action, **given)
     try:
         yield made
     finally:
@@ -94,33 +94,33 @@ class _Steps:
         self.at = 0
         self._count = 0
         self._what = 0
-        self._tell = -1
+        self._descriptor = -1
 
-    def tell_by(self, descriptor: int) -> None:
-        self._tell = descriptor
+    def report_to(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
     def begin(self, at: int, what: int) -> None:
         self._count, self.at, self._what = 0, at, what
 
-    def say(self, what: str) -> None:
-        os.write(self._tell, f"{what} {os.getpid()}".encode())
+    def report(self, what: str) -> None:
+        os.write(self._descriptor, f"{what} {os.getpid()}".encode())
 
     def __call__(self, step: str) -> None:
         self._count += 1
         if self._count == self.at:
-            self.say(step)
+            self.report(step)
             os.kill(os.getpid(), self._what)
 
 
 step = _Steps()
 
 
-def _before_and_after(owner: Any, name: str, called: Callable[..., str] | None = None) -> None:
-    """Make two steps of a method: before it, and when it has returned; `called` gives them a name."""
+def _before_and_after(owner: Any, name: str, describe: Callable[..., str] | None = None) -> None:
+    """Make two steps of a method: before it, and when it has returned; `describe` gives them a name."""
     method = getattr(owner, name)
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        said = called(*args) if called else name
+        said = describe(*args) if describe else name
         step(f"before {said}")
         returned = method(*args, **kwargs)
         step(f"after {said}")
@@ -143,7 +143,7 @@ def _install() -> None:
     _before_and_after(MySQLDialect_mysqldb, "do_executemany", _words)  # its own, PyMySQL's too
     _before_and_after(DefaultDialect, "do_commit")
     for name in ("rows", "rows_of_each"):
-        _before_and_after(DirectPsycopg, name, lambda *_: STRAIGHT)
+        _before_and_after(DirectPsycopg, name, lambda *_: DIRECT)
     _before_and_after(Channel, "_put")
     _before_and_after(RedisTransport, "push")
 
@@ -161,34 +161,34 @@ def main(action: str) -> None:
     from celery import Celery
 
     from jobhandle_celery import Jobs
-    from tests.faults import stepped_actions
+    from tests.faults import step_actions
 
     url = os.environ["JOBHANDLE_TEST_DATABASE_URL"]
     app = Celery("stepping", broker=os.environ["JOBHANDLE_TEST_BROKER_URL"], set_as_current=False)
     app.conf.update(json.loads(os.environ["JOBHANDLE_TEST_SETTINGS"]))
     given: Mapping[str, Any] = json.loads(os.environ["JOBHANDLE_TEST_GIVEN"])
     jobs = Jobs(app, url)
-    act = getattr(stepped_actions, action)
+    act = getattr(step_actions, action)
     _install()
     for line in sys.stdin:
-        hear, tell = os.pipe()
+        read_end, write_end = os.pipe()
         child = os.fork()
         if not child:
-            os.close(hear)
+            os.close(read_end)
             try:
                 _die_with_parent()
-                step.tell_by(tell)
+                step.report_to(write_end)
                 jobs.count_by_status()  # to connect, and to look at the schema, is not what this is about
                 step.begin(*map(int, line.split()))
                 act(jobs, step.at, given)
-                step.say(SURVIVED)
+                step.report(SURVIVED)
             except BaseException:
                 traceback.print_exc()
             os._exit(0)
-        os.close(tell)
+        os.close(write_end)
         os.waitpid(child, os.WUNTRACED)
-        print(os.read(hear, 1000).decode(), flush=True)
-        os.close(hear)
+        print(os.read(read_end, 1000).decode(), flush=True)
+        os.close(read_end)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,22 @@ from typing import Any, TypeVar
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import NewJob, Run, Selection, Worker
-from tests.chance import chance, scaled
+from tests.rng import rng, scaled
 from tests.store.bench import FAILURE, TASK, Bench, new_job
 from tests.store.judging import legal
 
 T = TypeVar("T")
 
 THREADS = 6
-LIVES = 10
+JOBS = 10
 """Of each thread, at least."""
 CUTS = 20
 """Connections, at least."""
-LONGEST_CALM = 0.1
+LONGEST_PAUSE = 0.1
 """Seconds between two cuts of everything."""
 
 
-def insist(ask: Callable[[], T]) -> T:
+def retry_until_answered(ask: Callable[[], T]) -> T:
     """Ask until the database answers, as whoever writes an end does."""
     for _ in range(200):
         try:
@@ -37,32 +37,32 @@ def insist(ask: Callable[[], T]) -> T:
     raise AssertionError("the database never answered")
 
 
-class Author:
+class Client:
     """Somebody who brings jobs to their end, over a door that is slammed."""
 
     def __init__(self, bench: Bench, number: int) -> None:
         self.store = bench.store
-        self.chance = chance(number)
+        self.rng = rng(number)
         self.me = Worker(f"w{number}", str(uuid.uuid4()), number)
         self.new: list[NewJob] = []
         self.runs: Counter[str] = Counter()
         """How often each job's body was started, by task id."""
         self.ends: dict[str, JobStatus] = {}
         self.answers = 0
-        self._insist(lambda: self.store.leases.renew(self.me))
+        self._retry(lambda: self.store.leases.renew(self.me))
 
-    def live(self) -> None:
+    def run_job(self) -> None:
         """Bring one job through a life of chance, to its end."""
         new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
         self.new.append(new)
-        [submitted] = self._insist(lambda: self.store.inserter.submit([new]))
+        [submitted] = self._retry(lambda: self.store.inserter.submit([new]))
         assert submitted.fresh
         job_id = submitted.job_id
-        if self.chance.random() < 0.7:
-            self._insist(lambda: self.store.outbox.mark_queued([new.pending_message(job_id)]))
-        if self.chance.random() < 0.1:
+        if self.rng.random() < 0.7:
+            self._retry(lambda: self.store.outbox.mark_queued([new.pending_message(job_id)]))
+        if self.rng.random() < 0.1:
             assert (
-                self._insist(lambda: self.store.control.cancel(job_id, None, terminate=False))
+                self._retry(lambda: self.store.control.cancel(job_id, None, terminate=False))
                 is JobStatus.CANCELLED
             )
             self.ends[new.task_id] = JobStatus.CANCELLED
@@ -73,56 +73,56 @@ class Author:
 
     def _run(self, run: Run) -> bool:
         """Claim, run and settle; False if there is another attempt to be made."""
-        claimed = self._insist(lambda: self.store.runs.claim(run, TASK))
+        claimed = self._retry(lambda: self.store.runs.claim(run, TASK))
         assert claimed == run, claimed
         self.runs[run.task_id] += 1
-        self._insist(lambda: self.store.runs.note_progress(run, 1, 2))
-        end = self.chance.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
+        self._retry(lambda: self.store.runs.note_progress(run, 1, 2))
+        end = self.rng.choice(("finish", "finish", "fail", "retry", "stop", "by hand"))
         if run.attempt == 3 and end == "retry":
             end = "finish"
         match end:
             case "finish":
-                assert self._insist(lambda: self.store.runs.finish(run, "1"))
+                assert self._retry(lambda: self.store.runs.finish(run, "1"))
                 status = JobStatus.FINISHED
             case "fail":
-                assert self._insist(lambda: self.store.runs.fail(run, FAILURE))
+                assert self._retry(lambda: self.store.runs.fail(run, FAILURE))
                 status = JobStatus.ERROR
             case "stop":
                 assert (
-                    self._insist(lambda: self.store.control.cancel(run.job_id, None, terminate=True))
+                    self._retry(lambda: self.store.control.cancel(run.job_id, None, terminate=True))
                     is JobStatus.RUNNING
                 )
-                assert self._insist(lambda: self.store.runs.stop(run, ""))
+                assert self._retry(lambda: self.store.runs.stop(run, ""))
                 status = JobStatus.CANCELLED
             case "by hand":
                 token = str(uuid.uuid4())
-                answer = self._insist(
+                answer = self._retry(
                     lambda: self.store.control.set_status(run.job_id, JobStatus.FINISHED, token, None, "done")
                 )
                 assert answer == (JobStatus.RUNNING, True)
-                assert not self._insist(lambda: self.store.runs.finish(run, "1"))
+                assert not self._retry(lambda: self.store.runs.finish(run, "1"))
                 status = JobStatus.FINISHED
             case _:
                 assert (
-                    self._insist(lambda: self.store.runs.retry(run, "{}", None, None, "again"))
+                    self._retry(lambda: self.store.runs.retry(run, "{}", None, None, "again"))
                     is JobStatus.REQUEUED
                 )
                 return False
         self.ends[run.task_id] = status
         return True
 
-    def _insist(self, ask: Callable[[], T]) -> T:
-        answer = insist(ask)
+    def _retry(self, ask: Callable[[], T]) -> T:
+        answer = retry_until_answered(ask)
         self.answers += 1
         return answer
 
 
-def audit(bench: Bench, authors: list[Author]) -> None:
-    rows = {row["task_id"]: row for row in all_rows(bench)}
-    assert set(rows) == {new.task_id for author in authors for new in author.new}
-    for author in authors:
-        for task_id, end in author.ends.items():
-            row, runs = rows[task_id], author.runs[task_id]
+def audit(bench: Bench, clients: list[Client]) -> None:
+    rows = {row["task_id"]: row for row in rows_of(bench)}
+    assert set(rows) == {new.task_id for client in clients for new in client.new}
+    for client in clients:
+        for task_id, end in client.ends.items():
+            row, runs = rows[task_id], client.runs[task_id]
             assert (row["status_id"], row["attempt"]) == (end, runs)
             assert (row["unique_hash"], row["worker_uid"]) == (None, None)
             assert row["due_at"] is None or end is JobStatus.CANCELLED
@@ -137,49 +137,51 @@ def audit(bench: Bench, authors: list[Author]) -> None:
             assert sum(event.final for event in events) == 1, events
 
 
-def all_rows(bench: Bench) -> list[dict[str, Any]]:
+def rows_of(bench: Bench) -> list[dict[str, Any]]:
     return [bench.row(job.id) for job in bench.store.pages.find(Selection(), None, 10**6)]
 
 
 @contextmanager
-def stormy(cut_all: Callable[[], int], answers: Callable[[], int]) -> Iterator[Callable[[], int]]:
+def cutting_connections(
+    cut_all: Callable[[], int], answers: Callable[[], int]
+) -> Iterator[Callable[[], int]]:
     """Cut all connections again and again; call what this gives for how many so far.
 
     Not before anybody was answered again, or a slow machine would never answer.
     """
-    calm, over = chance("storm"), threading.Event()
+    pause, over = rng("storm"), threading.Event()
     cut = 0
 
-    def storm() -> None:
+    def cut_repeatedly() -> None:
         nonlocal cut
         answered = 0
-        while not over.wait(calm.uniform(0, LONGEST_CALM)):
+        while not over.wait(pause.uniform(0, LONGEST_PAUSE)):
             if answers() > answered:
                 answered = answers()
                 cut += cut_all()
 
     with ThreadPoolExecutor(1) as pool:
-        storming = pool.submit(storm)
+        cutting = pool.submit(cut_repeatedly)
         try:
             yield lambda: cut
         finally:
             over.set()
-        storming.result(timeout=30)
+        cutting.result(timeout=30)
 
 
-def live_through(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
+def run_jobs_under_cuts(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
     """Let many jobs live over `bench` in a storm, then look at all their rows from beside."""
-    authors = [Author(bench, number) for number in range(THREADS)]
+    clients = [Client(bench, number) for number in range(THREADS)]
 
     def answers() -> int:
-        return sum(author.answers for author in authors)
+        return sum(client.answers for client in clients)
 
-    with stormy(cut_all, answers) as cuts, ThreadPoolExecutor(THREADS) as pool:
+    with cutting_connections(cut_all, answers) as cuts, ThreadPoolExecutor(THREADS) as pool:
 
-        def live_often(author: Author) -> None:
-            while len(author.ends) < scaled(LIVES) or cuts() < CUTS:
-                author.live()
+        def run_jobs(client: Client) -> None:
+            while len(client.ends) < scaled(JOBS) or cuts() < CUTS:
+                client.run_job()
 
-        for done in [pool.submit(live_often, author) for author in authors]:
+        for done in [pool.submit(run_jobs, client) for client in clients]:
             done.result()
-    audit(beside, authors)
+    audit(beside, clients)

@@ -53,8 +53,8 @@ def cancel_all(jobs: Jobs, number: int, given: Given) -> None:
     """Write down what each cancel said, and when it had said it."""
     for job_id in given["ids"]:
         status = jobs.attach(job_id).cancel_job()
-        with open(given["told"], "a") as told:
-            told.write(f"{job_id} {status} {time.time()}\n")
+        with open(given["answers"], "a") as answers:
+            answers.write(f"{job_id} {status} {time.time()}\n")
 
 
 def sweep(jobs: Jobs, number: int, given: Given) -> None:

@@ -99,8 +99,8 @@ def _with_wrong_tasks(name: str) -> Celery:
     app = _new_app(name)
     _ordinary(app, "ordinary")
     _ordinary(app, "batches", base=_batches_or_like_it())
-    _ordinary(app, "strategy", Strategy="tests.faults.wrong_apps:eager_strategy")
-    _ordinary(app, "request", Request="tests.faults.wrong_apps:ImpatientRequest")
+    _ordinary(app, "strategy", Strategy="tests.faults.misconfigured_apps:eager_strategy")
+    _ordinary(app, "request", Request="tests.faults.misconfigured_apps:ImpatientRequest")
     return app
 
 
@@ -127,7 +127,7 @@ plain = _with_wrong_tasks("plain")
 """An app that forgot `Jobs`, or does not have it yet."""
 
 replaced_consumer = _with_wrong_tasks("replaced_consumer")
-replaced_consumer.conf.worker_consumer = "tests.faults.wrong_apps:ImpatientConsumer"
+replaced_consumer.conf.worker_consumer = "tests.faults.misconfigured_apps:ImpatientConsumer"
 
 right = _new_app("right")
 for each in KINDS:

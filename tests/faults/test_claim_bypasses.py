@@ -12,14 +12,14 @@ import pytest
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.broker.headers import CONTENT_TYPE
 from tests.apps import lines_of
-from tests.faults.wrong_apps import KINDS, WRONG
+from tests.faults.misconfigured_apps import KINDS, WRONG
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SETTINGS = {"jobhandle_republish_after": 0.3, "jobhandle_publish_grace": 0.5, "jobhandle_lease": 6}
-APPS = "tests.faults.wrong_apps"
+APPS = "tests.faults.misconfigured_apps"
 
 
 def submit(site: Site, path: Path, kind: str, text: str) -> JobHandle:
@@ -114,7 +114,7 @@ def test_an_older_version_beside_this_one_takes_its_own_form(new_site: NewSite) 
     assert f"the type {CONTENT_TYPE}" in older.log
 
 
-def test_tasks_that_get_around_the_claim_run_no_job(new_site: NewSite) -> None:
+def test_tasks_that_bypass_the_claim_run_no_job(new_site: NewSite) -> None:
     """A worker with `Jobs` drops the message of a task with its own strategy or request (fault 5)."""
     site = new_site(settings=SETTINGS)
     path = site.new_file()
