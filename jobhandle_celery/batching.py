@@ -1,4 +1,4 @@
-"""Many things in pieces of bounded number and size. Imports nothing of ours."""
+"""Batches of bounded count and size."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -6,16 +6,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def pieces(things: Iterable[T], most: int, size: Callable[[T], int], largest: int) -> Iterator[list[T]]:
-    """Yield lists of at most so many things, whose sizes add up to no more than the largest; or of one."""
-    piece: list[T] = []
+def batches(items: Iterable[T], most: int, size: Callable[[T], int], largest: int) -> Iterator[list[T]]:
+    """Yield lists of at most `most` items whose sizes add up to at most `largest`, or of one larger item."""
+    batch: list[T] = []
     filled = 0
-    for thing in things:
-        length = size(thing)
-        if piece and (len(piece) == most or filled + length > largest):
-            yield piece
-            piece, filled = [], 0
-        piece.append(thing)
+    for item in items:
+        length = size(item)
+        if batch and (len(batch) == most or filled + length > largest):
+            yield batch
+            batch, filled = [], 0
+        batch.append(item)
         filled += length
-    if piece:
-        yield piece
+    if batch:
+        yield batch

@@ -1,7 +1,7 @@
-"""Everybody in this process who waits for jobs to end: one of them asks the database for all.
+"""One poller per process for all who wait for jobs: a single query covers every wait.
 
-There is no thread of its own for it, and nothing to be forked or ended: whoever comes first asks, and hands
-that over when it leaves. May import store and below.
+The poller has no thread of its own, so nothing has to be forked or stopped: one of the waiting threads polls,
+and hands the turn to another when its own wait ends.
 """
 
 import math
@@ -11,50 +11,50 @@ from collections.abc import Callable
 
 from .store import Store, gate
 
-SOONEST, LATEST = 0.01, 0.1
-"""Seconds between two looks."""
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.1
+"""Seconds between two polls."""
 
-SHARE = 0.02
-"""How long a wait may be prolonged by the pause between two looks, in parts of itself, between these two."""
+INTERVAL_SHARE = 0.02
+"""The interval between these two, as a share of the time that the newest wait has lasted."""
 
 
 class _Waiter:
     def __init__(self, job_id: int) -> None:
         self.job_id = job_id
         self.since = time.monotonic()
-        self.over = False
+        self.done = False
         self.wake = threading.Event()
-        """Its job is over; or it is this waiter's turn to ask, or to ask sooner."""
+        """Set when the job is final, and when it is this waiter's turn to poll, or to poll sooner."""
 
 
 class CompletionPoller:
-    """The waits of this process."""
+    """The waits of one process."""
 
     def __init__(self, store: Store, assert_may_wait: Callable[[], object] = lambda: None) -> None:
-        """Make one; `assert_may_wait` raises RuntimeError where a wait may never end: within a task."""
+        """`assert_may_wait` raises RuntimeError where a wait may never end: within a task."""
         self._store = store
         self._assert_may_wait = assert_may_wait
-        self._renew()
+        self._reset()
         gate.register(self)
 
-    def _renew(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._waiters: set[_Waiter] = set()
-        self._asks: _Waiter | None = None
-        self._asked_at = 0.0
+        self._polling: _Waiter | None = None
+        self._polled_at = 0.0
 
     def before_fork(self) -> None:
-        """Nothing: a fork waits for the verbs under way."""
+        """Nothing: a fork waits for store calls in progress."""
 
     def after_fork(self) -> None:
-        """Leave the parent's threads to the parent."""
-        self._renew()
+        """Forget the parent's threads."""
+        self._reset()
 
     def assert_may_wait(self, job_id: int) -> None:
-        """Refuse a wait that would hold the process which the job may need.
+        """Refuse a wait that would block the process which the job may need.
 
         Raises:
-            RuntimeError: this is a body of a pool that runs one at a time.
+            RuntimeError: this is the body of a task, in a pool that runs one at a time.
         """
         try:
             self._assert_may_wait()
@@ -64,54 +64,51 @@ class CompletionPoller:
                 "Submit it and return, or wait under celery.result.allow_join_result()"
             ) from None
 
-    def until_over(self, job_id: int, deadline: float = math.inf) -> bool:
-        """Wait until a job is final, or gone; False if the deadline, by the monotonic clock, comes first.
+    def wait_until_final(self, job_id: int, deadline: float = math.inf) -> bool:
+        """Wait until a job is final or deleted; False if the deadline, by the monotonic clock, comes first.
 
         Raises:
-            DatabaseUnavailableError: it was this thread's turn to ask, and there was no answer.
+            DatabaseUnavailableError: this thread polled, and the database did not answer.
         """
         waiter = _Waiter(job_id)
         try:
             with self._lock:
                 self._waiters.add(waiter)
-                if self._asks is None:
-                    self._asks, self._asked_at = waiter, waiter.since
-                self._asks.wake.set()  # a new wait makes the pauses shorter
-            while not waiter.over and time.monotonic() < deadline:
-                if self._asks is waiter:
-                    self._ask_in_time(waiter, deadline)
+                if self._polling is None:
+                    self._polling, self._polled_at = waiter, waiter.since
+                self._polling.wake.set()  # a new wait shortens the interval
+            while not waiter.done and (left := deadline - time.monotonic()) > 0:
+                if self._polling is waiter:
+                    self._poll_when_due(waiter, deadline)
                 else:
-                    waiter.wake.wait(_until(deadline))
-            return waiter.over
+                    waiter.wake.wait(None if left == math.inf else left)
+            return waiter.done
         finally:
             with self._lock:
                 self._waiters.discard(waiter)
-                if self._asks is waiter:
-                    self._asks = next(iter(self._waiters), None)
-                    if self._asks is not None:
-                        self._asks.wake.set()
+                if self._polling is waiter:
+                    self._polling = next(iter(self._waiters), None)
+                    if self._polling is not None:
+                        self._polling.wake.set()
 
-    def _ask_in_time(self, waiter: _Waiter, deadline: float) -> None:
-        moment = min(self._asked_at + self._pause(), deadline)
-        if (pause := moment - time.monotonic()) > 0:
+    def _poll_when_due(self, waiter: _Waiter, deadline: float) -> None:
+        due = min(self._polled_at + self._interval(), deadline)
+        if (pause := due - time.monotonic()) > 0:
             waiter.wake.wait(pause)
             waiter.wake.clear()
             return
         with self._lock:
-            asked_for = {one.job_id for one in self._waiters}
-        over = asked_for - self._store.queries.unfinished(asked_for)
+            job_ids = {waiting.job_id for waiting in self._waiters}
+        final = job_ids - self._store.queries.unfinished(job_ids)
         with self._lock:
-            self._asked_at = time.monotonic()
-            for one in self._waiters:
-                if one.job_id in over:
-                    one.over = True
-                    one.wake.set()
+            self._polled_at = time.monotonic()
+            for waiting in self._waiters:
+                if waiting.job_id in final:
+                    waiting.done = True
+                    waiting.wake.set()
 
-    def _pause(self) -> float:
+    def _interval(self) -> float:
         with self._lock:
-            youngest = max(one.since for one in self._waiters)
-        return min(max((time.monotonic() - youngest) * SHARE, SOONEST), LATEST)
-
-
-def _until(deadline: float) -> float | None:
-    return None if deadline == math.inf else max(deadline - time.monotonic(), 0.0)
+            newest = max(waiting.since for waiting in self._waiters)
+        age = time.monotonic() - newest
+        return min(max(age * INTERVAL_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)

@@ -343,7 +343,7 @@ class JobHandle(Generic[R]):
         while not (status := self.job_status()).final:
             if time.monotonic() >= deadline:
                 raise WaitTimeoutError(f"job {self.job_id} is {status} after {seconds:g} s")
-            self._waits.until_over(self.job_id, deadline)
+            self._waits.wait_until_final(self.job_id, deadline)
         return status
 
     def _set(self, word: str, message: str | None) -> JobStatus:

@@ -1,8 +1,7 @@
-"""Which arguments are not for show. Imports nothing of ours.
+"""Hides sensitive arguments in Flower, logs, events, errors and the command line.
 
-A list of names of parameters; of positions, counted from 0; and ``"*"`` for all that are given by position.
-What is hidden is hidden from those who look on (Flower, logs, events, error texts, the command line), not
-from the owner of the database or of the broker, nor from the body.
+Sensitive arguments are named by parameter, by position from 0, or by ``"*"``: all positional ones. The row
+and the message hold their values, which the body needs.
 """
 
 import inspect
@@ -16,7 +15,7 @@ ALL_POSITIONS = "*"
 def masked(
     args: Sequence[Any], kwargs: Mapping[str, Any], sensitive: Collection[str | int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return arguments as they may be shown: whole values are replaced, whatever is in them."""
+    """Return the arguments with sensitive values replaced."""
     hides_all = ALL_POSITIONS in sensitive
     return (
         tuple(HIDDEN if hides_all or place in sensitive else value for place, value in enumerate(args)),
@@ -27,12 +26,12 @@ def masked(
 def resolved(
     sensitive: Collection[str | int], function: Callable[..., Any] | None, args: Sequence[Any]
 ) -> list[str | int]:
-    """Add the positions of those named arguments that are given by position.
+    """Add the positions of named arguments that are given by position.
 
-    All of them, where it is not known which is which: the function is not known, or takes any number.
+    All positions, if the function is unknown or takes any number of them.
     """
     found = list(dict.fromkeys(sensitive))
-    if not args or not any(isinstance(one, str) for one in found):
+    if not args or not any(isinstance(name, str) for name in found):
         return found
     try:
         if function is None:

@@ -1,8 +1,4 @@
-"""The settings, read once from Celery's configuration. May import errors.
-
-The keys are Celery configuration keys (``app.conf.jobhandle_lease = 30``); durations are seconds or
-`timedelta`.
-"""
+"""The settings, read once from Celery's configuration: ``app.conf.jobhandle_lease = 30``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,25 +9,25 @@ from .errors import ConfigurationError, shown
 from .validation import duration
 
 REPUBLISH_LIMIT = timedelta(minutes=15)
-"""How long the doubling of the patience goes on."""
+"""At which the doubling of ``jobhandle_republish_after`` stops."""
 
 LONGEST = timedelta(days=366)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long things may take. All durations are those of the database's clock."""
+    """The settings of one app. Durations are measured by the database's clock."""
 
     lease: timedelta = timedelta(seconds=60)
-    """A worker that has not renewed for this long is taken for lost."""
+    """A worker that has not renewed its lease for this long is lost."""
     sweep_interval: timedelta = timedelta(seconds=1)
-    """At most one pass of the sweep in this time, however many workers there are."""
+    """The shortest time between two sweeps, however many workers there are."""
     republish_after: timedelta = timedelta(seconds=60)
-    """How long a message may take before it is asked after; doubles each time."""
+    """A Queued job is published again after this time, which doubles with each publish."""
     publish_grace: timedelta = timedelta(seconds=5)
-    """How long the sweep leaves a row alone that someone is just publishing."""
+    """How long the sweep leaves a job to the process that is publishing it."""
     namespace: str = "default"
-    """Services with different brokers that share a database have different namespaces."""
+    """Services with different brokers need different namespaces in a shared database."""
     schema: str | None = None
     """The database schema of the tables; None: the connection's default."""
 
@@ -42,28 +38,28 @@ class Settings:
 
     @property
     def unbroken(self) -> timedelta:
-        """The longest gap between two passes that does not count as an outage of the database."""
+        """The longest gap between two sweeps that does not count as an outage of the database."""
         return self.lease / 6
 
     @property
     def pass_interval(self) -> timedelta:
-        """The interval in force: half of `unbroken` at most, or every pass would seem to end an outage."""
+        """The sweep interval, at most half of `unbroken`: else each sweep would seem to follow an outage."""
         return min(self.sweep_interval, self.unbroken / 2)
 
     @property
     def renewal_deadline(self) -> timedelta:
-        """How long one renewal of a lease may take; leases shorter than some seconds leave it a second."""
+        """How long one renewal of a lease may take: a sixth of the lease, but at least a second."""
         return max(self.lease / 6, timedelta(seconds=1))
 
     def republish_delay(self, publish_count: int) -> timedelta:
-        """Return how long to wait after that many publishes (1: the first)."""
+        """Return the time from that publish (1: the first) to the next."""
         doublings = min(max(publish_count - 1, 0), 20)
         wait: timedelta = self.republish_after * 2**doublings
         return min(wait, max(REPUBLISH_LIMIT, self.republish_after))
 
 
 def read(get: Callable[[str], Any]) -> Settings:
-    """Read the settings through a getter of configuration keys that returns None for what is not set.
+    """Read the settings through a getter of configuration keys, which returns None for a missing one.
 
     Raises:
         ConfigurationError: a value is not a positive duration, or a name is malformed.

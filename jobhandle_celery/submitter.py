@@ -1,6 +1,6 @@
-"""From what a caller gives to a committed row, and its message on the way. May import dispatch and below.
+"""Validates, routes and stores what callers submit, then publishes it.
 
-Everything is checked, routed and encoded before anything is committed: bad input leaves no trace.
+A job is validated, routed and encoded before anything is committed: invalid input leaves no trace.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-"""Jobs reserved and sent at a time: few enough to be sent before the sweep takes them for forgotten."""
+"""Jobs reserved and published at a time: few enough to be published before the sweep publishes them, too."""
 
 
 class _Prepared:
-    """Jobs that are checked, routed and encoded when they are come to, and kept for who comes again.
+    """Prepares jobs lazily and caches them, so that they can be iterated again.
 
-    For while a database takes in the first of very many, the next can be prepared.
+    While the database inserts the first batch of many, the next one is prepared.
     """
 
     def __init__(self, given: Sequence[object], prepare: Callable[[object], NewJob]) -> None:
@@ -47,16 +47,16 @@ class _Prepared:
         return len(self._given)
 
     def __iter__(self) -> Iterator[NewJob]:
-        for number, one in enumerate(self._given):
+        for number, job in enumerate(self._given):
             if number == len(self._prepared):
-                self._prepared.append(self._prepare(one))
+                self._prepared.append(self._prepare(job))
             yield self._prepared[number]
 
 
 class Outbox(BackgroundQueue[int]):
-    """Sends jobs for threads that run an event loop: it would stand still while they wait for a server."""
+    """Publishes in a thread of its own for callers that run an event loop, which must not block."""
 
-    name = "publishing beside an event loop"
+    name = "publishing for an event loop"
     on_failure = "the sweep publishes the jobs"
 
     def __init__(self, send: Callable[[Sequence[int]], None]) -> None:
@@ -68,7 +68,7 @@ class Outbox(BackgroundQueue[int]):
 
 
 class Submitter:
-    """Takes jobs in and sees that their messages go out."""
+    """Stores jobs and publishes their messages."""
 
     def __init__(self, store: Store, publisher: Publisher, routing: Routing) -> None:
         self._store = store
@@ -85,7 +85,9 @@ class Submitter:
         session: "Session | scoped_session[Any] | None",
         handle: Attached | None = None,
     ) -> list[Submitted]:
-        """Insert jobs, all or none, and send what may start now; return what became of each.
+        """Insert jobs, all or none, and publish those that may start now; return the id and status of each.
+
+        With `session`, they join its transaction, and are published after its commit.
 
         Raises:
             ApiUsageError: nothing was written.
@@ -95,9 +97,9 @@ class Submitter:
             return self._store.inserter.submit_in_session(session, list(new), self._send_after_commit, handle)
         submitted = self._store.inserter.submit(new)
         fresh = [
-            (row, one.job_id)
-            for row, one in zip(new, submitted, strict=True)
-            if one.fresh and one.status is JobStatus.SUBMITTED
+            (row, stored.job_id)
+            for row, stored in zip(new, submitted, strict=True)
+            if stored.fresh and stored.status is JobStatus.SUBMITTED
         ]
         committed, publish_grace = (
             time.monotonic(),
@@ -105,24 +107,24 @@ class Submitter:
         )
         size = max(len(fresh), 1) if self._publisher.eager else BATCH
         for start in range(0, len(fresh), size):
-            if self._beside_a_loop or time.monotonic() - committed > publish_grace / 2:
-                # The sweep may take what is left for forgotten any moment: look at the rows again.
+            if self._in_event_loop or time.monotonic() - committed > publish_grace / 2:
+                # The sweep is about to publish the rest: reserve those rows before publishing them.
                 self.send([job_id for _, job_id in fresh[start:]])
                 break
             self._send([row.pending_message(job_id) for row, job_id in fresh[start : start + size]])
         return submitted
 
     def drain(self) -> None:
-        """Send what is still to be sent, in bounded time, and write all marks."""
+        """Publish what is pending, in bounded time, and mark it as Queued."""
         self._outbox.flush()
         self.queued_marker.flush()
 
     def send(self, job_ids: Sequence[int]) -> None:
-        """Send the messages of these jobs, those of them that are committed and may start now.
+        """Publish those of these jobs that are committed and may start now.
 
-        Soon, and in the order of the calls, if this thread runs an event loop; else before it returns.
+        In a thread that runs an event loop this returns at once; messages follow in the order of the calls.
         """
-        if self._beside_a_loop:
+        if self._in_event_loop:
             self._outbox.later(job_ids)
         else:
             self._send_committed(job_ids)
@@ -135,12 +137,12 @@ class Submitter:
         except Exception:
             if not self._publisher.eager:
                 raise
-            # The caller's commit has succeeded and must not fail now.
+            # The caller's commit has succeeded: it must not raise.
             logger.exception("jobs %s ran eagerly after the commit, and a body failed; see the rows", job_ids)
 
     @property
-    def _beside_a_loop(self) -> bool:
-        """True if this thread must not wait; of eager jobs users' tests expect that it does."""
+    def _in_event_loop(self) -> bool:
+        """True if this thread must not block; eager jobs run in it all the same, as tests expect."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -152,19 +154,21 @@ class Submitter:
             try:
                 outgoing = self._store.outbox.reserve(job_ids[start : start + BATCH])
             except DatabaseUnavailableError as error:
-                logger.warning("%d jobs are left to the sweep: %s", len(job_ids) - start, error)
+                logger.warning(
+                    "%d jobs were not published (%s); the sweep publishes them", len(job_ids) - start, error
+                )
                 return
             self._send(outgoing)
 
     def _send(self, outgoing: Sequence[PendingMessage]) -> None:
-        # They are committed, so nothing that happens here is the caller's to hear: the sweep does the rest.
+        # The jobs are committed, so that no error here concerns the caller: the sweep publishes them.
         published = self._publisher.publish(outgoing)
         self.queued_marker.later(published.sent)
         try:
             for reason, unsendable in published.unsendable.items():
                 self._store.outbox.defer_unsendable(unsendable, reason)
         except DatabaseUnavailableError as error:
-            logger.warning("jobs that cannot be sent could not be put off: %s", error)
+            logger.warning("rejected jobs were not deferred (%s); the sweep publishes them again", error)
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)

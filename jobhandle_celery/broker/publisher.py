@@ -14,7 +14,7 @@ from celery.app.task import Context
 from kombu.exceptions import EncodeError
 
 from .. import internal_errors, serialization
-from ..batching import pieces
+from ..batching import batches
 from ..store import PendingMessage
 from .connection import BrokerConnection, BrokerUnreachable, RejectedByBroker, UnusableBrokerUrl
 from .connection_pool import ConnectionPool, PoolExhausted
@@ -77,7 +77,7 @@ class Publisher:
             self._run_eagerly(jobs)
             return Published()
         published = Published()
-        for batch in pieces(jobs, BATCH, _length, BATCH_BYTES):
+        for batch in batches(jobs, BATCH, _length, BATCH_BYTES):
             with self._connection() as connection:
                 if connection is None:
                     break

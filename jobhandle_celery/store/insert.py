@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, select
 
-from ..batching import pieces
+from ..batching import batches
 from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
@@ -87,7 +87,7 @@ class Inserter:
 
     def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
         submitted: list[Submitted] = []
-        for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
+        for part in batches(jobs, MOST_ROWS, _length, MOST_BYTES):
             rows = [self._row(new, now) for new in part]
             inserted = {row.task_id: row for row in db.insert_jobs(rows)}
             submitted += [
@@ -114,7 +114,7 @@ class Inserter:
         submitted: list[Submitted] = []
 
         def documents() -> Iterator[dict[str, Any]]:
-            for part in pieces(jobs, MOST_ROWS, _length, MOST_BYTES):
+            for part in batches(jobs, MOST_ROWS, _length, MOST_BYTES):
                 if any(new.unique_key for new in part) or _need_clock(part):
                     raise NotDirect
                 task_ids.extend(new.task_id for new in part)

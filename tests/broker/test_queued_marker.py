@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_marker_is_flushed_at_orderly_exit(database_url: str) -> None:
 
 
 class Recorder:
-    """Stands in for a store, and records what was marked by which process."""
+    """Stands in for a store's outbox, and records what was marked by which process."""
 
     def __init__(self) -> None:
         self.marked: list[tuple[int, list[Any]]] = []
@@ -86,7 +87,8 @@ class Recorder:
 
 
 def marker_of(recorder: Recorder, publish_grace: float = 5) -> Any:
-    return QueuedMarker(recorder, timedelta(seconds=publish_grace))  # type: ignore[arg-type]  # all that the marker uses
+    store: Any = SimpleNamespace(outbox=recorder)
+    return QueuedMarker(store, timedelta(seconds=publish_grace))
 
 
 def writing() -> tuple[Recorder, Any]:
