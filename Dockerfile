@@ -1,4 +1,4 @@
-# One image: the demo app's worker, its commands, and Flower. Configured by its environment, see docker-compose.yml.
+# One image for the demo's worker, commands and Flower. Configured by environment variables, see docker-compose.yml.
 
 FROM python:3.13-slim AS build
 RUN python -m venv --without-pip /venv
@@ -12,7 +12,7 @@ COPY jobhandle_celery jobhandle_celery
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --force-reinstall .
 
 FROM python:3.13-slim
-# Any user may run it: what it writes is in /work, open to all as /tmp is, and in the folders that are mounted.
+# Any user may run it: it writes to /work, which is writable by all as /tmp is, and to mounted folders.
 RUN mkdir -m 1777 /work
 COPY --from=build /venv /venv
 COPY tasks /app/tasks
@@ -21,7 +21,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/work \
-    # SIGTERM, which `docker stop` sends, lets bodies finish for JOBHANDLE_SHUTDOWN_TIMEOUT seconds, then gives them back.
+    # After the SIGTERM of `docker stop`, running tasks have JOBHANDLE_SHUTDOWN_TIMEOUT seconds; then their jobs are given back.
     REMAP_SIGTERM=SIGQUIT
 USER 10001:10001
 WORKDIR /work

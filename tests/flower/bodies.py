@@ -1,4 +1,4 @@
-"""The tasks of this folder's workers: those of the tests with workers, and some more."""
+"""Tasks of the workers: those of tests/worker, and more."""
 
 import os
 import time
@@ -13,12 +13,12 @@ __all__ = ["app"]
 
 @task()
 def takes_anything(given: Any = None, job_id: Any = None) -> None:
-    """Have a parameter that is called as that which Flower finds a job by."""
+    """Have a parameter with the name by which Flower finds a job."""
 
 
 @task()
-def says_how_far_it_is(sign: str) -> str:
-    """Work until a file is there, or the job is cancelled."""
+def report_progress(sign: str) -> str:
+    """Run until a file exists or the job is cancelled."""
     job = current_job()
     assert job is not None
     job.set_message("reading")

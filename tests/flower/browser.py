@@ -1,6 +1,6 @@
-"""Flower's pages in a headless Chromium, as a person sees and presses them.
+"""Flower's pages in a headless Chromium.
 
-``python -m tests.flower.browser URL NAME:PASSWORD FILE [QUERY]`` takes a picture of its page of tasks.
+``python -m tests.flower.browser URL NAME:PASSWORD FILE [QUERY]`` saves a picture of the page of tasks.
 """
 
 import shutil
@@ -14,17 +14,17 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def program() -> str | None:
-    """Return where a Chromium is, or None."""
+    """Return the path of a Chromium, or None."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 @contextmanager
 def opened(login: tuple[str, str]) -> Iterator[Any]:
-    """Open a page of a browser that knows the login."""
-    from playwright.sync_api import sync_playwright  # beside the tests' other dependencies, not one of them
+    """Open a page of a browser with the login."""
+    from playwright.sync_api import sync_playwright  # optional: not a dependency of the tests
 
     with sync_playwright() as playwright:
-        # No sandbox: it cannot be had as root, and the one site that is visited is our own.
+        # The sandbox does not work as root, and only our own Flower is visited.
         chromium = playwright.chromium.launch(executable_path=program(), args=["--no-sandbox"])
         try:
             yield chromium.new_page(
@@ -36,26 +36,26 @@ def opened(login: tuple[str, str]) -> Iterator[Any]:
 
 
 def search(page: Any, url: str, query: str) -> None:
-    """Open the page of tasks and type a search; return when it has been answered."""
+    """Open the page of tasks and search; return after the response."""
 
-    def answers(response: Any) -> bool:
-        asked = response.url + (response.request.post_data or "")
-        return "/tasks/datatable" in asked and quote(query, safe="") in asked
+    def matches(response: Any) -> bool:
+        request = response.url + (response.request.post_data or "")
+        return "/tasks/datatable" in request and quote(query, safe="") in request
 
     page.goto(f"{url}/tasks")
-    with page.expect_response(answers):
+    with page.expect_response(matches):
         page.locator("input[type=search]").fill(query)
 
 
 def press(page: Any, selector: str) -> str:
-    """Click a button and return what Flower has answered: it says so on the page for five seconds only."""
+    """Click a button and return the response: the page shows it for five seconds only."""
     with page.expect_response(lambda response: "/api/" in response.url) as answered:
         page.locator(selector).click()
     return str(answered.value.text())
 
 
 def rows(page: Any) -> list[dict[str, str]]:
-    """Return what the table of tasks shows, by its columns."""
+    """Return the rows of the table of tasks, by column."""
     columns = [text.strip().lower() for text in page.locator("#tasks-table thead th").all_inner_texts()]
     return [
         dict(zip(columns, map(str.strip, row.locator("td").all_inner_texts()), strict=False))
@@ -70,7 +70,7 @@ def _take_picture(url: str, login: str, file: str, query: str = "") -> None:
             search(page, url, query)
         else:
             page.goto(f"{url}/tasks")
-        page.wait_for_timeout(1000)  # fonts and fading; a picture is all that suffers
+        page.wait_for_timeout(1000)  # fonts and fading; only the picture depends on it
         page.screenshot(path=file)
 
 

@@ -1,4 +1,4 @@
-"""A site on each kind of broker, with a worker, and a Flower that watches it; one for a module."""
+"""A site for each kind of broker, with a worker and a Flower; shared by a module."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,13 +15,13 @@ __all__ = ["module_site"]
 
 
 def start(site: Site, **options: Any) -> WorkerProcess:
-    """Start a worker that tells Flower what it does."""
+    """Start a worker that sends events."""
     return site.start("tests.flower.bodies:app", arguments=["-E"], **{"concurrency": 1, **options})
 
 
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
 def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
-    """A site whose worker runs one body at a time."""
+    """A site whose worker runs one task at a time."""
     options: dict[str, Any] = {"settings": {"jobhandle_republish_after": 5}}
     if request.param == "rabbitmq":
         options["broker_url"] = request.getfixturevalue("virtual_hosts").create()

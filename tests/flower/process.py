@@ -1,4 +1,4 @@
-"""A real Flower, asked over its HTTP API."""
+"""A real Flower, used by its HTTP API."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.workers import ROOT
 
 
 class Flower:
-    """One Flower on the broker of a site, behind a login."""
+    """A Flower on the broker of a site, with a login."""
 
     def __init__(self, site: Site, reaper: Reaper, settings: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
@@ -56,9 +56,9 @@ class Flower:
         return f"http://127.0.0.1:{self.port}"
 
     def wait_until_it_listens(self) -> None:
-        """Wait until it hears what a worker of the site says; what was said before is lost."""
+        """Wait until it receives events of a worker; it misses all events before."""
         eventually(self._answers, 60, "Flower does not answer")
-        eventually(lambda: self.task(str(self._site.call("add", 1, 1).id)), 60, "Flower hears nothing")
+        eventually(lambda: self.task(str(self._site.call("add", 1, 1).id)), 60, "Flower receives no events")
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
@@ -68,7 +68,7 @@ class Flower:
             return False
 
     def task(self, task_id: str | None) -> dict[str, Any] | None:
-        """Return what it knows of a task; None if nothing."""
+        """Return its information about a task; None if it has none."""
         try:
             known: dict[str, Any] = json.loads(self._ask(f"api/task/info/{task_id}"))
         except urllib.error.HTTPError as error:
@@ -83,7 +83,7 @@ class Flower:
         return None if known is None else str(known["state"])
 
     def wait_for(self, handle: JobHandle, state: str) -> dict[str, Any]:
-        """Wait until it shows a job in a state; return what it then knows."""
+        """Wait until it shows a job in a state; return its information."""
         eventually(lambda: self.state(handle) == state, 30, f"Flower does not show {state}")
         known = self.task(handle.get_job().task_id)
         assert known is not None
@@ -94,26 +94,26 @@ class Flower:
         return set(json.loads(self._ask(f"api/tasks?search={quote(query)}")))
 
     def press(self, button: str, **fields: object) -> str:
-        """Do what a button of its pages does: a POST to its API. Return the message that it then shows."""
+        """Send the POST request of a button; return the message of the response."""
         answer = json.loads(self._ask(f"api/{button}", urlencode(fields).encode()))
         return str(answer["message"])
 
-    def look_at(self, worker: str) -> None:
-        """Have it ask the workers for their tasks, as its pages do, until this one has answered."""
+    def refresh(self, worker: str) -> None:
+        """Have it inspect the workers, as its pages do, until this one has answered."""
 
         def known() -> bool:
             self._ask("api/workers?refresh=1")
             return bool(json.loads(self._ask("api/workers")).get(worker, {}).get("registered"))
 
-        eventually(known, 60, f"Flower does not know {worker}")
+        eventually(known, 60, f"Flower has no answer of {worker}")
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:
         known = {"Authorization": f"Basic {b64encode(':'.join(self.login).encode()).decode()}"}
         with urllib.request.urlopen(
             urllib.request.Request(f"{self.url}/{path}", body, known), timeout=30
         ) as answer:
-            said: bytes = answer.read()
-        return said
+            content: bytes = answer.read()
+        return content
 
     def end(self) -> None:
         self._process.terminate()

@@ -1,4 +1,4 @@
-"""What Flower's buttons do to a job stands in its row."""
+"""Flower's buttons change the row of a job."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ TASK = "worker.deaf"
 def running(site: Site, seconds: float = 120) -> JobHandle:
     path = site.new_file()
     handle = site.submit(TASK, str(path), seconds)
-    eventually(lambda: lines_of(path) == ["begun"], 60, "it was not started")
+    eventually(lambda: lines_of(path) == ["begun"], 60, "the job was not started")
     return handle
 
 
@@ -50,16 +50,16 @@ def test_revoke_cancels_a_job_before_its_start(site: Site, flower: Flower) -> No
 
 @pytest.fixture
 def limited(flower: Flower) -> Iterator[Flower]:
-    """Flower, with the limits of the task taken away afterwards."""
-    flower.look_at(WORKER)
+    """Flower; the time limits of the task are removed afterwards."""
+    flower.refresh(WORKER)
     yield flower
     flower.press(f"task/timeout/{TASK}", workername=WORKER)
 
 
 @pytest.mark.parametrize("limit", ["soft", "hard"])
-def test_a_time_limit_ends_a_job(site: Site, limited: Flower, limit: str) -> None:
-    said = limited.press(f"task/timeout/{TASK}", workername=WORKER, **{limit: 1})
-    assert said == "time limits set successfully"
+def test_time_limit_ends_a_job(site: Site, limited: Flower, limit: str) -> None:
+    message = limited.press(f"task/timeout/{TASK}", workername=WORKER, **{limit: 1})
+    assert message == "time limits set successfully"
 
     handle = running(site)
 

@@ -1,4 +1,4 @@
-"""Flower's pages in a real browser: needs a Chromium and Playwright."""
+"""Flower's pages in a real browser; needs Chromium and Playwright."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -27,8 +27,8 @@ def page(flower: Flower) -> Iterator[Any]:
         yield page
 
 
-def going_on(site: Site, flower: Flower) -> JobHandle:
-    handle = site.submit("says_how_far_it_is", str(site.new_file()))
+def running(site: Site, flower: Flower) -> JobHandle:
+    handle = site.submit("report_progress", str(site.new_file()))
     flower.wait_for(handle, "PROGRESS")
     return handle
 
@@ -38,11 +38,11 @@ def open_task(page: Any, flower: Flower, handle: JobHandle) -> None:
 
 
 def shown(page: Any, name: str) -> str:
-    """Return what the page of a task shows beside a name."""
+    """Return the value beside a name on the page of a task."""
     return str(page.locator(".detail-row", has_text=name).locator("dd").first.inner_text()).strip()
 
 
-def test_the_search_box_finds_a_job(site: Site, flower: Flower, page: Any) -> None:
+def test_search_box_finds_a_job(site: Site, flower: Flower, page: Any) -> None:
     handles = [site.submit("add", number, 1) for number in range(3)]
     for handle in handles:
         flower.wait_for(handle, "SUCCESS")
@@ -55,10 +55,8 @@ def test_the_search_box_finds_a_job(site: Site, flower: Flower, page: Any) -> No
     assert (row["state"], row["result"]) == ("SUCCESS", "2")
 
 
-def test_the_terminate_button_is_there_while_a_body_says_how_far_it_is(
-    site: Site, flower: Flower, page: Any
-) -> None:
-    handle = going_on(site, flower)
+def test_terminate_button_is_shown_for_a_job_with_progress(site: Site, flower: Flower, page: Any) -> None:
+    handle = running(site, flower)
     open_task(page, flower, handle)
     assert (shown(page, "Status"), shown(page, "Result")) == ("STARTED", "25 %: reading")
 
@@ -71,8 +69,8 @@ def test_the_terminate_button_is_there_while_a_body_says_how_far_it_is(
     assert shown(page, "Status") == "REVOKED"
 
 
-def test_the_revoke_button_cancels_a_job_before_its_start(site: Site, flower: Flower, page: Any) -> None:
-    body = going_on(site, flower)
+def test_revoke_button_cancels_a_job_before_its_start(site: Site, flower: Flower, page: Any) -> None:
+    body = running(site, flower)
     handle = site.submit("add", 1, 1)
     flower.wait_for(handle, "RECEIVED")
     open_task(page, flower, handle)
@@ -84,13 +82,13 @@ def test_the_revoke_button_cancels_a_job_before_its_start(site: Site, flower: Fl
     assert handle.get_job().started is None
 
 
-def test_the_form_of_time_limits_ends_a_job(site: Site, flower: Flower, page: Any) -> None:
-    flower.look_at(WORKER)
+def test_time_limit_form_ends_a_job(site: Site, flower: Flower, page: Any) -> None:
+    flower.refresh(WORKER)
     page.goto(f"{flower.url}/worker/{WORKER}")
     page.locator("#worker-tab-limits").click()
     page.get_by_label("Timeout for worker.deaf", exact=True).fill("1")
-    said = browser.press(page, "[id='task-timeout-hard-worker.deaf']")
-    assert "time limits set successfully" in said
+    message = browser.press(page, "[id='task-timeout-hard-worker.deaf']")
+    assert "time limits set successfully" in message
     try:
         handle = site.submit("deaf", str(site.new_file()), 120)
 

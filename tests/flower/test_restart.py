@@ -1,4 +1,4 @@
-"""A Flower that was restarted is given its history back."""
+"""replay-events restores the history of a restarted Flower."""
 
 import pytest
 
@@ -14,20 +14,20 @@ pytestmark = pytest.mark.flower
 
 
 def history(site: Site) -> dict[str, JobHandle]:
-    """Have jobs end in every way; return them with the state in which Flower is to show each."""
+    """Submit jobs that end in every way; return them by the state that Flower must show."""
     good, bad = site.submit("add", 1, 2), site.submit("raise_value_error", "of no value")
     again = site.submit("retry_times", str(site.new_file()), 1, 600)
     eventually(lambda: again.job_status() is JobStatus.REQUEUED, 60)
-    never = site.submit("add", 1, 1, queue="nobody-listens")
+    never = site.submit("add", 1, 1, queue="unconsumed")
     assert never.cancel_job() is JobStatus.CANCELLED
-    # At a worker of its own: the other one is to tell Flower that it listens.
+    # On a worker of its own: the other worker sends the event by which Flower is known to listen.
     start(site, queues=["busy"])
-    going_on = site.submit("deaf", str(site.new_file()), 600, queue="busy")
-    eventually(going_on.job_running, 60)
-    return {"SUCCESS": good, "FAILURE": bad, "RETRY": again, "REVOKED": never, "STARTED": going_on}
+    running = site.submit("deaf", str(site.new_file()), 600, queue="busy")
+    eventually(running.job_running, 60)
+    return {"SUCCESS": good, "FAILURE": bad, "RETRY": again, "REVOKED": never, "STARTED": running}
 
 
-def test_a_restarted_flower_is_told_what_it_has_missed(site: Site, reaper: Reaper) -> None:
+def test_replay_restores_the_states_of_all_jobs(site: Site, reaper: Reaper) -> None:
     handles = history(site)
     flower = Flower(site, reaper)
     try:

@@ -1,4 +1,4 @@
-"""Flower finds a job by its id, whatever its arguments are."""
+"""Flower finds a job by its id, for all arguments."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -27,9 +27,9 @@ def found(flower: Flower, handle: JobHandle) -> bool:
         {"given": float("inf")},
         {"job_id": 1},
     ],
-    ids=["none", "long", "deep", "no literal", "infinite", "a job_id of its own"],
+    ids=["none", "long", "deep", "no literal", "infinite", "own job_id"],
 )
-def test_a_job_is_found_by_its_id(site: Site, flower: Flower, kwargs: dict[str, object]) -> None:
+def test_job_is_found_by_its_id(site: Site, flower: Flower, kwargs: dict[str, object]) -> None:
     handle = site.submit("takes_anything", kwargs=kwargs)
     flower.wait_for(handle, "SUCCESS")
 
@@ -37,7 +37,7 @@ def test_a_job_is_found_by_its_id(site: Site, flower: Flower, kwargs: dict[str, 
 
 
 @pytest.mark.parametrize("shown", ["***", "{}", "{'given': '***'}"])
-def test_a_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flower, shown: str) -> None:
+def test_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flower, shown: str) -> None:
     handle = site.jobs.handle()
     task: Any = site.app.signature("worker.takes_anything", kwargs={"given": "a secret"})
     handle.submit(task.set(kwargsrepr=shown))
@@ -50,7 +50,7 @@ def test_a_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flow
 @pytest.mark.parametrize(
     "given", [{"args": ("hunter2",)}, {"kwargs": {"given": "hunter2"}}], ids=["by position", "by name"]
 )
-def test_a_sensitive_argument_is_three_stars(site: Site, flower: Flower, given: dict[str, Any]) -> None:
+def test_sensitive_argument_is_redacted(site: Site, flower: Flower, given: dict[str, Any]) -> None:
     handle = site.jobs.handle()
     handle.submit(Job(task="worker.takes_anything", sensitive=["given"], **given))
     known = flower.wait_for(handle, "SUCCESS")
@@ -61,7 +61,7 @@ def test_a_sensitive_argument_is_three_stars(site: Site, flower: Flower, given: 
     assert flower.search("hunter2") == set()
 
 
-def test_an_argument_of_a_job_is_found(site: Site, flower: Flower) -> None:
+def test_job_is_found_by_an_argument(site: Site, flower: Flower) -> None:
     handle = site.submit("takes_anything", kwargs={"given": "needle"})
     flower.wait_for(handle, "SUCCESS")
 

@@ -1,4 +1,4 @@
-"""What Flower shows of a job is what its row says."""
+"""Flower shows a job in the state of its row."""
 
 import pytest
 
@@ -16,23 +16,23 @@ pytestmark = pytest.mark.flower
 def running(site: Site, task: str = "attentive", **fields: object) -> JobHandle:
     path = site.new_file()
     handle = site.submit(task, str(path), 120, **fields)
-    eventually(lambda: "begun" in lines_of(path), 60, "it was not started")
+    eventually(lambda: "begun" in lines_of(path), 60, "the job was not started")
     return handle
 
 
 def doomed(site: Site, queue: str, concurrency: int = 1) -> WorkerProcess:
-    """Start a worker of a queue that nobody else consumes, to be ended."""
+    """Start a worker with a queue of its own, to be ended."""
     return start(site, concurrency=concurrency, queues=[queue])
 
 
-def test_a_job_that_succeeds_or_fails(site: Site, flower: Flower) -> None:
+def test_finished_and_failed_job(site: Site, flower: Flower) -> None:
     good, bad = site.submit("add", 1, 2), site.submit("raise_value_error", "of no value")
 
     assert flower.wait_for(good, "SUCCESS")["result"] == "3"
     assert "of no value" in flower.wait_for(bad, "FAILURE")["exception"]
 
 
-def test_a_job_that_is_retried(site: Site, flower: Flower) -> None:
+def test_retried_job(site: Site, flower: Flower) -> None:
     path = site.new_file()
     handle = site.submit("retry_times", str(path), 1, 3)
 
@@ -40,7 +40,7 @@ def test_a_job_that_is_retried(site: Site, flower: Flower) -> None:
     assert flower.wait_for(handle, "SUCCESS")["retries"] == 1
 
 
-def test_a_job_cancelled_in_a_workers_hands_before_its_start(site: Site, flower: Flower) -> None:
+def test_job_cancelled_after_its_delivery_and_before_its_start(site: Site, flower: Flower) -> None:
     body = running(site)
     behind = site.submit("add", 1, 1)
     flower.wait_for(behind, "RECEIVED")
@@ -52,7 +52,7 @@ def test_a_job_cancelled_in_a_workers_hands_before_its_start(site: Site, flower:
     flower.wait_for(body, "REVOKED")
 
 
-def test_a_job_cancelled_between_two_attempts(site: Site, flower: Flower) -> None:
+def test_job_cancelled_between_two_attempts(site: Site, flower: Flower) -> None:
     handle = site.submit("retry_times", str(site.new_file()), 1, 600)
     flower.wait_for(handle, "RETRY")
 
@@ -61,7 +61,7 @@ def test_a_job_cancelled_between_two_attempts(site: Site, flower: Flower) -> Non
     flower.wait_for(handle, "REVOKED")
 
 
-def test_a_job_cancelled_after_its_message_has_died_with_a_worker(site: Site, flower: Flower) -> None:
+def test_job_cancelled_after_its_message_was_lost_with_a_worker(site: Site, flower: Flower) -> None:
     worker = doomed(site, "grave")
     body = running(site, queue="grave")
     behind = site.submit("add", 1, 1, queue="grave")
@@ -75,9 +75,9 @@ def test_a_job_cancelled_after_its_message_has_died_with_a_worker(site: Site, fl
     assert body.wait(60) is JobStatus.ERROR
 
 
-def test_the_progress_of_a_body_and_its_end(site: Site, flower: Flower) -> None:
+def test_progress_and_result(site: Site, flower: Flower) -> None:
     sign = site.new_file()
-    handle = site.submit("says_how_far_it_is", str(sign))
+    handle = site.submit("report_progress", str(sign))
 
     assert flower.wait_for(handle, "PROGRESS")["result"] == "25 %: reading"
 
@@ -88,8 +88,8 @@ def test_the_progress_of_a_body_and_its_end(site: Site, flower: Flower) -> None:
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_a_body_with_progress_that_is_stopped(site: Site, flower: Flower, terminate: bool) -> None:
-    handle = site.submit("says_how_far_it_is", str(site.new_file()))
+def test_job_with_progress_that_is_cancelled(site: Site, flower: Flower, terminate: bool) -> None:
+    handle = site.submit("report_progress", str(site.new_file()))
     flower.wait_for(handle, "PROGRESS")
 
     handle.cancel_job(terminate=terminate)
@@ -113,13 +113,13 @@ def test_jobs_whose_worker_is_lost(site: Site, flower: Flower) -> None:
     flower.wait_for(twice, "REVOKED")
 
 
-def test_a_job_whose_process_is_lost(site: Site, flower: Flower) -> None:
+def test_job_whose_process_is_lost(site: Site, flower: Flower) -> None:
     handle = site.submit("kill_own_process")
 
     assert "signal 9" in flower.wait_for(handle, "FAILURE")["exception"]
 
 
-def test_a_job_that_runs_again_after_its_process_was_lost(site: Site, flower: Flower) -> None:
+def test_job_that_runs_again_after_its_process_was_lost(site: Site, flower: Flower) -> None:
     worker = doomed(site, "childless")
     handle = running(site, queue="childless", max_attempts=2)
     worker.kill_children()
@@ -131,7 +131,7 @@ def test_a_job_that_runs_again_after_its_process_was_lost(site: Site, flower: Fl
     flower.wait_for(handle, "REVOKED")
 
 
-def test_a_job_that_finishes_while_its_worker_shuts_down(site: Site, flower: Flower) -> None:
+def test_job_that_finishes_during_a_soft_shutdown(site: Site, flower: Flower) -> None:
     worker = start(site, queues=["finishing"], settings={"worker_soft_shutdown_timeout": 5})
     sign = site.new_file()
     handle = site.submit("until_there", str(site.new_file()), str(sign), queue="finishing")
@@ -146,7 +146,7 @@ def test_a_job_that_finishes_while_its_worker_shuts_down(site: Site, flower: Flo
     assert flower.wait_for(handle, "SUCCESS")["result"] == "'seen'"
 
 
-def test_a_job_that_a_worker_gives_back(site: Site, flower: Flower) -> None:
+def test_job_that_a_worker_gives_back(site: Site, flower: Flower) -> None:
     worker = doomed(site, "given-back")
     handle = running(site, queue="given-back")
     flower.wait_for(handle, "STARTED")

@@ -1,4 +1,4 @@
-"""The tasks of the worker container. It gets this file alone, which so imports nothing of the tests."""
+"""The tasks of the worker container, which has only this file: it imports nothing of the tests."""
 
 import time
 
@@ -12,12 +12,12 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
-@shared_task(name="smoke.until_told")
-def until_told() -> str:
-    """Work until somebody gives the job the message `go on`."""
+@shared_task(name="smoke.wait_for_go")
+def wait_for_go() -> str:
+    """Run until the job's message is `go`."""
     job = current_job()
     assert job is not None
-    while job.job_message() != "go on":
+    while job.job_message() != "go":
         job.raise_if_cancelled()
         time.sleep(0.1)
-    return f"attempt {job.get_job().attempt} was told"
+    return f"attempt {job.get_job().attempt}"

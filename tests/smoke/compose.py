@@ -1,4 +1,4 @@
-"""docker-compose, with a project of a test's own."""
+"""Runs docker-compose with a project of the test."""
 
 import json
 import os
@@ -22,7 +22,7 @@ class Compose:
         self.project = project
 
     def __call__(self, *arguments: str, timeout: float = 300) -> str:
-        """Run a command; return what it says on its standard output.
+        """Run a command; return its standard output.
 
         Raises:
             AssertionError: it failed.
@@ -43,15 +43,15 @@ class Compose:
             text=True,
             timeout=timeout,
             check=False,
-            # What is set here goes before the file.
+            # These variables override the file.
             env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
         )
 
     def python(self, program: str) -> Any:
-        """Run a program that prints JSON where the app is, in a container that is always up; return that."""
-        given = "import json; from tasks.application import app, jobs; from jobhandle_celery import Job\n"
-        said = self("exec", "-T", "flower", "python", "-c", given + program)
-        return json.loads(said.splitlines()[-1])
+        """Run a program that prints JSON in the container of Flower, which has the app; return the value."""
+        imports = "import json; from tasks.application import app, jobs; from jobhandle_celery import Job\n"
+        output = self("exec", "-T", "flower", "python", "-c", imports + program)
+        return json.loads(output.splitlines()[-1])
 
     def containers(self, service: str) -> list[dict[str, Any]]:
         """Inspect the containers of a service."""

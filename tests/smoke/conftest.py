@@ -1,7 +1,7 @@
-"""The Docker engine, our image, and pytest-celery's containers around it.
+"""The Docker engine, the image of the demo, and pytest-celery's containers.
 
-pytest-celery parametrises a test by its brokers, and gives each test containers of its own. The image and a
-PostgreSQL that both sides reach are made once.
+pytest-celery parametrises a test by its brokers, and starts new containers for each test. The image is built
+once, and PostgreSQL, which the tests and the workers share, is started once.
 """
 
 import fcntl
@@ -44,12 +44,12 @@ SETTINGS = {
 }
 
 VOLUME = "/smoke"
-"""Where pytest-celery's files are in the worker container; in /app the image has its own."""
+"""The folder of pytest-celery's files in the worker container; /app has the image's own."""
 
 
 @pytest.fixture(scope="session")
 def docker_client() -> docker.DockerClient:
-    """The engine. Without one all that needs it is skipped; with `CI` set it fails."""
+    """The Docker engine. Without one, tests that need it are skipped; with `CI` set they fail."""
     try:
         client = docker.from_env()
         client.ping()
@@ -60,17 +60,17 @@ def docker_client() -> docker.DockerClient:
 
 @pytest.fixture(scope="session")
 def compose_command(docker_client: docker.DockerClient) -> list[str]:
-    """docker-compose, or the engine's plug-in of that name."""
+    """docker-compose, or the plug-in `docker compose`."""
     for command in (["docker-compose"], ["docker", "compose"]):
         with suppress(OSError, subprocess.CalledProcessError):
             subprocess.run([*command, "version"], capture_output=True, check=True)
             return command
-    return missing("docker-compose is not there")
+    return missing("docker-compose is not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _containers_are_reached_by_their_published_ports() -> Iterator[None]:
-    # pytest-docker-tools takes any machine that has a /.dockerenv for a container beside the tests' own.
+    # pytest-docker-tools takes a machine with /.dockerenv for a container on the same network.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pytest_docker_tools.wrappers.container, "tests_inside_container", lambda: False)
         yield
@@ -78,9 +78,9 @@ def _containers_are_reached_by_their_published_ports() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def image(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Our image, under the name that docker-compose.yml has for it.
+    """The image, with the name that docker-compose.yml uses.
 
-    The first process of a test run builds it, the others wait and find every layer there.
+    The first process of a test run builds it; the others wait, and find its layers.
     """
     with (tmp_path_factory.getbasetemp().parent / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -88,12 +88,12 @@ def image(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathF
     return built
 
 
-# Of the session, as the database is.
+# With the scope of the database.
 default_pytest_celery_network = network(scope="session")
 
 
 def _published(port: int) -> dict[str, tuple[str, int]]:
-    """Publish a port on loopback, with a number that is the same when the container starts again."""
+    """Publish a port on loopback; the number stays the same when the container restarts."""
     return {f"{port}/tcp": ("127.0.0.1", free_port())}
 
 
@@ -113,7 +113,7 @@ class RabbitMQ(RabbitMQContainer):  # type: ignore[misc]  # pytest-celery is unt
 
     @property
     def ready_prompt(self) -> str:
-        # On standard output in every packaging; where the log goes differs.
+        # Every image prints this to standard output; the log may go elsewhere.
         return " completed with "
 
 
@@ -147,7 +147,7 @@ default_rabbitmq_broker = container(
 )
 
 
-# pytest-celery's are in a set, whose order each process of a test run would have of its own.
+# pytest-celery has them in a set; its order differs between the processes of a test run.
 @pytest.fixture(params=sorted(ALL_CELERY_BROKERS))
 def celery_broker(request: pytest.FixtureRequest) -> Iterator[CeleryTestBroker]:
     broker: CeleryTestBroker = request.getfixturevalue(request.param)
@@ -180,9 +180,9 @@ postgres = container(
 
 @pytest.fixture(scope="session")
 def databases(postgres: Any) -> PostgresqlDatabases:
-    # Not by its socket: while the cluster is being made, only that answers.
-    asked = ["pg_isready", "--host=127.0.0.1"]
-    eventually(lambda: postgres.exec_run(asked).exit_code == 0, 60, "PostgreSQL does not answer")
+    # By TCP: while the cluster is initialised, only the socket answers.
+    ready = ["pg_isready", "--host=127.0.0.1"]
+    eventually(lambda: postgres.exec_run(ready).exit_code == 0, 60, "PostgreSQL does not answer")
     url = sqlalchemy.URL.create(
         "postgresql+psycopg",
         "postgres",
@@ -196,7 +196,7 @@ def databases(postgres: Any) -> PostgresqlDatabases:
 
 @pytest.fixture
 def database_url(databases: PostgresqlDatabases) -> Iterator[str]:
-    """A fresh migrated database, as it is reached from here."""
+    """A new migrated database, with its URL for the tests."""
     url = databases.create()
     yield url
     databases.drop(url)
@@ -206,7 +206,7 @@ def database_url(databases: PostgresqlDatabases) -> Iterator[str]:
 
 
 class OurWorker(CeleryWorkerContainer):  # type: ignore[misc]  # pytest-celery is untyped
-    """Our image, running pytest-celery's app instead of its own."""
+    """A container of the image with pytest-celery's app."""
 
     @classmethod
     def app_module(cls) -> ModuleType:
@@ -258,7 +258,7 @@ def default_worker_env(
     }
 
 
-# The test's own side.
+# The client.
 
 
 class JobsSetup(CeleryTestSetup):  # type: ignore[misc]  # pytest-celery is untyped
@@ -274,7 +274,7 @@ def celery_setup_cls() -> type[CeleryTestSetup]:
 
 @pytest.fixture
 def jobs(celery_setup: CeleryTestSetup, database_url: str) -> Iterator[Jobs]:
-    """The jobs of this side; the worker's side has been ready for a while."""
+    """The jobs of the client; the worker is ready."""
     jobs = Jobs(celery_setup.app, database_url)
     yield jobs
     jobs.close()

@@ -1,4 +1,4 @@
-"""`docker-compose up`, as the README has it, and what holds when its containers are scaled and stopped."""
+"""`docker-compose up`, and its containers when they are scaled and stopped."""
 
 import hashlib
 import os
@@ -31,14 +31,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for number in range(40):
         (folder / f"{number}.bin").write_bytes(os.urandom(1000 * number))
-    # Without a byte on the disk, and read for minutes.
+    # Sparse; reading it takes minutes.
     with (folder.parent / "endless").open("wb") as endless:
         endless.truncate(2**40)
-    _give(folder)
+    _change_owner(folder)
     return folder
 
 
-def _give(folder: Path) -> None:
+def _change_owner(folder: Path) -> None:
     if os.geteuid() == 0:
         for path in (folder, *folder.iterdir()):
             os.chown(path, OWNER, OWNER)
@@ -65,7 +65,7 @@ def up(
     tmp_path_factory: pytest.TempPathFactory,
     image: Any,
 ) -> Iterator[Compose]:
-    """The whole of it, up; the image has been built, so that this finds its layers."""
+    """All services, started; the layers of the image are built already."""
     folder = tmp_path_factory.mktemp("compose")
     compose = Compose(compose_command, f"jobhandle-test-{os.getpid()}", settings, folder)
     try:
@@ -88,10 +88,10 @@ def wait_until_ready(compose: Compose, workers: int) -> None:
     eventually(lambda: len(set(re.findall(r"celery@\w+ ready", compose("logs", "worker")))) == workers, 120)
 
 
-def test_the_demo_makes_its_manifest(up: Compose, data: Path) -> None:
-    said = up("run", "--rm", "-T", "worker", "python", "-m", "tasks", "/data")
+def test_demo_writes_its_manifest(up: Compose, data: Path) -> None:
+    output = up("run", "--rm", "-T", "worker", "python", "-m", "tasks", "/data")
 
-    assert "40 files in /data: 40 jobs to run" in said
+    assert "40 files in /data: 40 jobs to run" in output
     lines = (data / "manifest-sha256.txt").read_text().splitlines()
     digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
     assert digests == {
@@ -104,7 +104,7 @@ def example() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
 
 
-def test_what_the_example_leaves_empty_is_all_there_is_to_fill_in(
+def test_example_with_its_empty_values_filled_in_is_complete(
     compose_command: list[str], tmp_path: Path
 ) -> None:
     filled = {name: value or "filled" for name, value in example().items()}
@@ -113,7 +113,7 @@ def test_what_the_example_leaves_empty_is_all_there_is_to_fill_in(
 
 
 @pytest.mark.parametrize("missing", example())
-def test_what_is_not_given_has_no_default(
+def test_missing_setting_is_refused(
     compose_command: list[str], settings: dict[str, str], missing: str, tmp_path: Path
 ) -> None:
     compose = Compose(compose_command, "jobhandle-test", {**settings, missing: ""}, tmp_path)
@@ -125,7 +125,7 @@ def test_what_is_not_given_has_no_default(
     assert "see .env.example" in refused.stderr
 
 
-def test_ports_are_published_on_loopback_alone(up: Compose) -> None:
+def test_ports_are_published_on_loopback_only(up: Compose) -> None:
     published = [
         binding["HostIp"]
         for service in SERVICES
@@ -137,7 +137,7 @@ def test_ports_are_published_on_loopback_alone(up: Compose) -> None:
     assert published == ["127.0.0.1"]
 
 
-def test_flower_is_behind_its_login(up: Compose, settings: dict[str, str]) -> None:
+def test_flower_requires_its_login(up: Compose, settings: dict[str, str]) -> None:
     url = f"http://127.0.0.1:{settings['FLOWER_PORT']}/api/workers"
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(url, timeout=20)
@@ -150,14 +150,14 @@ def test_flower_is_behind_its_login(up: Compose, settings: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("service", ["worker", "flower"])
-def test_our_containers_run_without_privileges(up: Compose, service: str, settings: dict[str, str]) -> None:
+def test_containers_run_without_privileges(up: Compose, service: str, settings: dict[str, str]) -> None:
     user = up("exec", "-T", service, "sh", "-c", "echo $(id -u):$(id -g)").strip()
     assert user == settings["DATA_OWNER"]
     refused = up.attempt("exec", "-T", service, "touch", "/app/tasks/new")
     assert "Read-only file system" in refused.stderr
 
 
-def test_redis_keeps_its_messages_when_it_is_killed(up: Compose) -> None:
+def test_redis_keeps_its_data_when_it_is_killed(up: Compose) -> None:
     up("exec", "-T", "redis", "redis-cli", "set", "kept", "yes")
     up("kill", "redis")
     up("up", "--detach", "redis")
@@ -170,25 +170,25 @@ def test_every_service_becomes_healthy(up: Compose, service: str) -> None:
     wait_until_healthy(up, service)
 
 
-def test_workers_are_scaled_and_a_stop_gives_their_jobs_back(up: Compose, data: Path) -> None:
+def test_workers_are_scaled_and_give_jobs_back_when_stopped(up: Compose, data: Path) -> None:
     (data.parent / "endless").rename(data / "endless")
-    _give(data)
+    _change_owner(data)
     up("up", "--detach", "--scale", "worker=3")
     wait_until_ready(up, 3)
     short, endless = submit(up, "1.bin"), submit(up, "endless")
-    eventually(lambda: looked_up(up, endless)["status"] == "Running", 60)
+    eventually(lambda: read_job(up, endless)["status"] == "Running", 60)
 
     up("stop", "worker")
 
-    assert looked_up(up, short)["status"] == "Finished"
-    stopped = looked_up(up, endless)
+    assert read_job(up, short)["status"] == "Finished"
+    stopped = read_job(up, endless)
     assert stopped["moves"][:3] == ["Submitted", "Running", "Requeued"]
     assert {container["State"]["ExitCode"] for container in up.containers("worker")} == {0}
 
     up("up", "--detach", "--scale", "worker=1")
-    eventually(lambda: looked_up(up, endless)["attempt"] == 2, 120)
+    eventually(lambda: read_job(up, endless)["attempt"] == 2, 120)
     assert up.python(f"print(json.dumps(jobs.attach({endless}).cancel_job()))") == "Running"
-    eventually(lambda: looked_up(up, endless)["status"] == "Cancelled", 60)
+    eventually(lambda: read_job(up, endless)["status"] == "Cancelled", 60)
 
 
 def submit(up: Compose, name: str) -> int:
@@ -198,7 +198,7 @@ def submit(up: Compose, name: str) -> int:
     return job_id
 
 
-def looked_up(up: Compose, job_id: int) -> dict[str, Any]:
+def read_job(up: Compose, job_id: int) -> dict[str, Any]:
     answer: dict[str, Any] = up.python(
         f"job = jobs.attach({job_id}).get_job()\n"
         f"moves = [event.status for event in jobs.events({job_id})]\n"

@@ -1,4 +1,4 @@
-"""What pytest-celery makes the worker container's `app.py` of: it fills in the three lines that it knows."""
+"""The template of the worker container's `app.py`: pytest-celery replaces its first three assignments."""
 
 import os
 from typing import Any
