@@ -74,7 +74,7 @@ class JobHandle(Generic[R]):
         run: Run | None = None,
     ) -> None:
         """Made by `Jobs.handle`, `Jobs.attach` and `current_job`, not by hand."""
-        self._rows = store
+        self._store = store
         self._submissions = submitter
         self._waits = waits
         self._username = validation.name("username", username)
@@ -117,7 +117,7 @@ class JobHandle(Generic[R]):
             UnknownJobError: there is none of that id for this handle's user.
         """
         self._check_open()
-        status = self._store.queries.status(validation.job_id(job_id), self._username)
+        status = self._flushed().queries.status(validation.job_id(job_id), self._username)
         if status is None:
             raise UnknownJobError(f"no job {job_id}")
         self._move_to(job_id)
@@ -125,14 +125,14 @@ class JobHandle(Generic[R]):
 
     def get_job(self) -> JobRecord:
         """Return the job as it is now."""
-        job = self._store.queries.job(self.job_id, self._username)
+        job = self._flushed().queries.job(self.job_id, self._username)
         if job is None:
             raise self._unknown()
         return job
 
     def job_status(self) -> JobStatus:
         """Return the current status."""
-        status = self._store.queries.status(self.job_id, self._username)
+        status = self._flushed().queries.status(self.job_id, self._username)
         if status is None:
             raise self._unknown()
         return status
@@ -164,7 +164,7 @@ class JobHandle(Generic[R]):
             InvalidTransitionError: in a body that is superseded by another attempt; nothing was written.
         """
         job_id, end = self.job_id, validation.flag("terminate", terminate)
-        status = self._store.control.cancel(job_id, self._username, terminate=end, run=self._run)
+        status = self._flushed().control.cancel(job_id, self._username, terminate=end, run=self._run)
         if status is None:
             raise self._unknown()
         return status
@@ -187,7 +187,7 @@ class JobHandle(Generic[R]):
     def set_message(self, message: str | None) -> str:
         """Replace the message and return the previous one; None, or a superseded body, leaves it alone."""
         job_id, said = self.job_id, validation.message(message)
-        previous = self._store.control.set_message(job_id, said, self._username, self._run)
+        previous = self._flushed().control.set_message(job_id, said, self._username, self._run)
         if previous is None:
             raise self._unknown()
         return previous
@@ -198,7 +198,7 @@ class JobHandle(Generic[R]):
 
     def events(self) -> list[Event]:
         """Return the job's moves in their order: why it is in its status."""
-        events = self._store.queries.events(self.job_id, self._username)
+        events = self._flushed().queries.events(self.job_id, self._username)
         if not events:
             raise self._unknown()
         return events
@@ -265,17 +265,17 @@ class JobHandle(Generic[R]):
         total = None if total is None else validation.number("total", total)
         if self._run is not None:
             try:
-                self._store.runs.note_progress(self._run, current, total)
+                self._flushed().runs.note_progress(self._run, current, total)
             except DatabaseUnavailableError as error:
                 logger.warning("the progress of job %s is not shown: %s", job_id, error)
-        elif not self._store.control.note_progress_of(job_id, current, total, self._username):
+        elif not self._flushed().control.note_progress_of(job_id, current, total, self._username):
             self.job_status()  # not Running, which is no error; or gone, which is
 
     def cancel_requested(self) -> bool:
         """Return True if the job was asked to stop; in a body, also if another attempt has superseded it."""
         if self._run is not None:
             self._check_open()
-            return self._store.runs.check(self._run)[1]
+            return self._flushed().runs.check(self._run)[1]
         return self.get_job().cancel_requested is not None
 
     def raise_if_cancelled(self) -> None:
@@ -300,7 +300,7 @@ class JobHandle(Generic[R]):
             InvalidTransitionError: it is not final, its former body may still be alive, another unfinished
                 job has its unique key, or, in a body, another attempt has superseded this one.
         """
-        if not self._store.control.resubmit(self.job_id, str(uuid.uuid4()), self._username, self._run):
+        if not self._flushed().control.resubmit(self.job_id, str(uuid.uuid4()), self._username, self._run):
             status = self.job_status()
             raise InvalidTransitionError(
                 f"job {self.job_id} is {status}: its former body may still be running on its worker"
@@ -315,7 +315,7 @@ class JobHandle(Generic[R]):
         Raises:
             InvalidTransitionError: it is not Waiting, or, in a body, another attempt has superseded this one.
         """
-        if not self._store.control.release(self.job_id, str(uuid.uuid4()), self._username, self._run):
+        if not self._flushed().control.release(self.job_id, str(uuid.uuid4()), self._username, self._run):
             raise InvalidTransitionError(f"job {self.job_id} is {self.job_status()}, not Waiting")
         self._submissions.send([self.job_id])
 
@@ -351,7 +351,7 @@ class JobHandle(Generic[R]):
         if status not in SETTABLE:
             raise ValidationError("status", str(status), "Running, Finished, Error or Cancelled")
         token = str(uuid.uuid4())
-        previous, moved = self._store.control.set_status(
+        previous, moved = self._flushed().control.set_status(
             job_id, status, token, self._username, said, self._run
         )
         if previous is None:
@@ -360,11 +360,10 @@ class JobHandle(Generic[R]):
             raise InvalidTransitionError(f"job {job_id} is {previous}; it cannot be set to {status} now")
         return previous
 
-    @property
-    def _store(self) -> Store:
-        # Whoever looks finds what this process has done before.
+    def _flushed(self) -> Store:
+        """Flush pending updates, so that this process reads its own writes; return the store."""
         self._submissions.queued_marker.flush_once()
-        return self._rows
+        return self._store
 
     def detach_from(self, job_ids: Collection[int]) -> None:
         """Have no job any more if it is one of these; the end of a session calls this."""

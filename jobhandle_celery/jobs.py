@@ -158,7 +158,7 @@ class Jobs:
             else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
         )
         selection = _selection(status, task, username, groupname, ids, since, until)
-        return self._store.pages.find(selection, below, limit)
+        return self._flushed().pages.find(selection, below, limit)
 
     def count_by_status(
         self,
@@ -175,7 +175,7 @@ class Jobs:
 
         The filters are those of `find`.
         """
-        return self._store.queries.count_by_status(
+        return self._flushed().queries.count_by_status(
             _selection(status, task, username, groupname, ids, since, until)
         )
 
@@ -202,7 +202,7 @@ class Jobs:
         selection = _selection(status, task, username, groupname, ids, since, until)
         if selection == Selection():
             raise ApiUsageError("cancel_many needs a filter: a status, a task, a username, ids, ...")
-        return self._store.control.cancel_selected(
+        return self._flushed().control.cancel_selected(
             selection, terminate=validation.flag("terminate", terminate)
         )
 
@@ -211,18 +211,18 @@ class Jobs:
 
         With a username, other users' jobs have no events.
         """
-        return self._store.queries.events(validation.job_id(job_id), _user(username))
+        return self._flushed().queries.events(validation.job_id(job_id), _user(username))
 
     def sweep(self) -> bool:
         """Make one pass of the sweep; False if somebody made one less than an interval ago."""
-        return sweep(self._store, self._runtime.publisher)
+        return sweep(self._flushed(), self._runtime.publisher)
 
     def prune(self, older_than: timedelta | float) -> int:
         """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many.
 
         For good, with their events, in pieces of their own transactions. Nothing is deleted but by this call.
         """
-        return self._store.sweep.prune(validation.age("older_than", older_than))
+        return self._flushed().sweep.prune(validation.age("older_than", older_than))
 
     def upgrade_schema(self, *, sql: bool = False) -> None:
         """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
@@ -244,7 +244,7 @@ class Jobs:
     def close(self) -> None:
         """Close this process's connections to the database and the broker; the next use opens new ones."""
         self._runtime.submitter.drain()
-        self._store.database.close()
+        self._runtime.store.database.close()
         self._runtime.publisher.close()
 
     def __enter__(self) -> Self:
@@ -265,9 +265,8 @@ class Jobs:
         )
         return [job.job_id for job in submitted]
 
-    @property
-    def _store(self) -> Store:
-        # Whoever looks finds what this process has done before.
+    def _flushed(self) -> Store:
+        """Flush pending updates, so that this process reads its own writes; return the store."""
         self._runtime.submitter.queued_marker.flush_once()
         return self._runtime.store
 

@@ -77,7 +77,10 @@ def marks(app: Any, patch: pytest.MonkeyPatch) -> None:
 
 def after_commit(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Submitter, "_send_committed", bug)
-    with Session(sqlalchemy.create_engine(app.jobs._store.database.engine.url)) as session, session.begin():
+    with (
+        Session(sqlalchemy.create_engine(app.jobs._runtime.store.database.engine.url)) as session,
+        session.begin(),
+    ):
         app.jobs.handle().submit(ADD, session=session)
 
 

@@ -427,7 +427,7 @@ def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> No
     with app.jobs as jobs:
         assert jobs is app.jobs
         job_id = jobs.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING))
-        pool = jobs._store.database.engine.pool
+        pool = jobs._runtime.store.database.engine.pool
         assert pool.checkedin() == 1
     assert pool.checkedin() == 0
     assert jobs.attach(job_id).job_status() is JobStatus.WAITING
