@@ -1,8 +1,9 @@
-"""The tables and their column types, and the database's clock in SQL. May import model and below.
+"""The tables and their column types, and the database's clock in SQL.
 
-They live in other people's databases, so every name carries the prefix ``jobhandle_``. `metadata` is
-public: point a foreign key at ``jobhandle_job.id`` (with ``ondelete="SET NULL"`` or ``"CASCADE"``, or `prune`
-cannot delete that job), or hand it to your own Alembic as a second target.
+The tables share a database with those of an application, so every name has the prefix ``jobhandle_``.
+`metadata` is public: a foreign key may refer to ``jobhandle_job.id`` (with ``ondelete="SET NULL"`` or
+``"CASCADE"``, or `prune` cannot delete that job), and an application's Alembic may have it as a second
+target.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -36,16 +37,16 @@ from sqlalchemy.types import TypeDecorator
 from .status import JobStatus
 
 VERSION_TABLE = "jobhandle_schema_version"
-"""Where Alembic keeps the version of these tables, apart from that of the application's own."""
+"""Alembic's version table for these tables, separate from the application's."""
 
 NAME_LENGTH = 255
 """Characters in the name of a task, a user, a group, a queue, a worker, and in a unique key."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC datetimes, to the microsecond, on every database; a naive one is refused.
+    """Aware UTC datetimes, to the microsecond, on every database; a naive value is refused.
 
-    SQLite and MariaDB give naive values back even for a column that was declared with a time zone.
+    SQLite and MariaDB return naive values even for a column with a time zone.
     """
 
     impl = DateTime(timezone=True)
@@ -89,13 +90,13 @@ class Status(TypeDecorator[JobStatus]):
 
 
 class Name(TypeDecorator[str]):
-    """Text that is compared exactly. MariaDB's usual collations take ANN, änn and "ann " for ann."""
+    """Text that is compared exactly: to MariaDB's default collations ANN, änn and "ann " equal ann."""
 
     impl = String
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Return the column type, on MariaDB with a collation of its own that compares bytes."""
+        """Return the column type, on MariaDB with a collation that compares bytes."""
         length: int = self.impl_instance.length  # type: ignore[attr-defined]  # String's
         if dialect.name not in ("mysql", "mariadb"):
             return dialect.type_descriptor(String(length))
@@ -103,7 +104,7 @@ class Name(TypeDecorator[str]):
 
 
 class MysqlLongText(TypeDecorator[str]):
-    """Text of any length and every character, where the usual one ends at 64 KiB, and may be latin1."""
+    """Text of any length and character: MariaDB's TEXT ends at 64 KiB, and may be latin1."""
 
     impl = Text
     cache_ok = True
@@ -114,7 +115,7 @@ class MysqlLongText(TypeDecorator[str]):
 
 
 def _mysql() -> Any:
-    # Imported where it is used: it brings all its drivers' dialects along.
+    # Imported only where it is used: it imports the dialects of all its drivers.
     from sqlalchemy.dialects import mysql
 
     return mysql
@@ -123,8 +124,8 @@ def _mysql() -> Any:
 class clock(FunctionElement[datetime]):
     """The database's clock at the moment it is evaluated, plus a number of seconds.
 
-    Not ``CURRENT_TIMESTAMP``: that is the start of the transaction on PostgreSQL, and a claim that
-    waited for a lock must not judge a deadline by the time at which it began to wait.
+    Not ``CURRENT_TIMESTAMP``: on PostgreSQL that is the start of the transaction, and a claim that has waited
+    for a lock must not compare deadlines with the time at which it began to wait.
     """
 
     type = UtcDateTime()
@@ -146,7 +147,7 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> 
 
 @compiles(clock, "sqlite")
 def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
-    # The same text that SQLAlchemy stores for a datetime, so that a comparison of texts is one of times.
+    # The text that SQLAlchemy stores for a datetime, so that comparing texts compares times.
     seconds = compiler.process(element.clauses, **options) if len(element.clauses) else "0"
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds') || '000')"
 
@@ -154,8 +155,8 @@ def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(clock, "mysql")
 @compiles(clock, "mariadb")
 def _mysql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
-    # SYSDATE is the moment itself and NOW the start of the statement, both in the session's time zone, which
-    # is the caller's where our rows join a transaction; UTC is there for the start of the statement alone.
+    # SYSDATE is the current moment and NOW the start of the statement, both in the session's time zone, which
+    # may be the caller's. In UTC there is only the start of the statement.
     moment = "(UTC_TIMESTAMP(6) + INTERVAL TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)) MICROSECOND)"
     if not len(element.clauses):
         return moment
@@ -166,8 +167,8 @@ def _mysql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
 class statement_clock(FunctionElement[datetime]):
     """The database's clock at the start of the statement.
 
-    For what an index is searched by. `clock` may change from row to row, so that PostgreSQL asks every row,
-    and all jobs that wait for their time were looked at in every pass of a sweep.
+    For conditions that use an index. `clock` may change from row to row, so PostgreSQL evaluates it for every
+    row, and each pass of a sweep would read all jobs that wait for their time.
     """
 
     type = UtcDateTime()
@@ -182,7 +183,7 @@ def _postgresql_statement_clock(element: statement_clock, compiler: SQLCompiler,
 
 @compiles(statement_clock, "sqlite")
 def _sqlite_statement_clock(element: statement_clock, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(clock(), **options)  # which stands still for a statement
+    return compiler.process(clock(), **options)  # constant within a statement
 
 
 @compiles(statement_clock, "mysql")
@@ -227,16 +228,16 @@ job = Table(
     Column("message", _LongText, nullable=False),
     Column("meta", _LongText),
     Column("unique_key", Name(NAME_LENGTH)),
-    # Digest of namespace, user and key while the job is unfinished, else NULL: the uniqueness of the
-    # key. A partial unique index of these columns would say it better; MariaDB has none.
+    # Digest of namespace, user and key while the job is unfinished, else NULL. A partial unique index on
+    # these columns would be simpler; MariaDB has none.
     Column("unique_hash", Name(64)),
-    # How it is sent.
+    # How it is published.
     Column("queue", Name(NAME_LENGTH)),
     Column("routing", _LongText, nullable=False),
     Column("priority", SmallInteger),
     Column("time_limit", Double),
     Column("soft_time_limit", Double),
-    # The signature of the next message where a retry changed it: arguments, options, count.
+    # The signature of the next message if a retry changed it: arguments, options, count.
     Column("retry", _LongText),
     Column("publish_count", Integer, nullable=False, default=0),
     Column("republish_deferrals", SmallInteger, nullable=False, default=0),
@@ -248,13 +249,13 @@ job = Table(
     Column("finished", UtcDateTime),
     Column("not_before", UtcDateTime),
     Column("due_at", UtcDateTime),
-    # Where it stands.
+    # Status.
     Column("status_id", Status, ForeignKey(job_status.c.id), nullable=False),
     Column("cancel_requested", UtcDateTime),
     Column("terminate", Boolean, nullable=False, default=False),
-    # A refused message of a cancelled job tells Celery's result backend and Flower, once.
+    # The cancel was reported to Celery's result backend and events.
     Column("revoke_reported", Boolean, nullable=False, default=False),
-    # Who runs it. The boot id stays after an outsider ended the job, until the body has left.
+    # Who runs it. `worker_uid` stays after an outsider has ended the job, until the body has left.
     Column("attempt", Integer, nullable=False, default=0),
     Column("lost_count", Integer, nullable=False, default=0),
     Column("max_attempts", Integer, nullable=False, default=1),
@@ -262,13 +263,13 @@ job = Table(
     Column("worker", Name(NAME_LENGTH)),
     Column("worker_uid", Name(36)),
     Column("pid", Integer),
-    # What came of it.
+    # Progress and outcome.
     Column("progress_current", Double),
     Column("progress_total", Double),
     Column("result", _LongText),
     Column("error", _LongText),
     UniqueConstraint("task_id"),
-    # An id that a user knows must never become another job's.
+    # An id must never be reused for another job.
     sqlite_autoincrement=True,
 )
 
@@ -286,8 +287,8 @@ Index(
     sqlite_where=job.c.worker_uid.is_not(None),
 )
 Index("jobhandle_job_status_index", job.c.namespace, job.c.status_id, job.c.id)
-# Not a constraint, nor without a condition: PostgreSQL would count the column among those that a foreign key
-# may refer to, and the end of a job would wait for every transaction that has locked it by its foreign key.
+# Not a constraint, and with a condition: else PostgreSQL counts the column among those that a foreign key may
+# refer to, and the end of a job waits for every transaction that has locked the row by a foreign key.
 Index(
     "jobhandle_job_unique_hash_key",
     job.c.unique_hash,
@@ -346,5 +347,5 @@ STATUS_ROWS = [{"id": status.id, "value": status.value, "final": status.final} f
 
 @event.listens_for(job_status, "after_create")
 def _fill_reference_rows(target: Table, connection: Connection, **_: Any) -> None:
-    # For those who create the tables from `metadata`, in their own tests say, without our migrations.
+    # For tables that are created from `metadata`, in an application's tests for instance.
     connection.execute(target.insert(), STATUS_ROWS)

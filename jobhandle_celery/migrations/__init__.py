@@ -1,8 +1,8 @@
-"""The migrations of our tables (Alembic), and the question whether they have been run.
+"""The migrations of the tables (Alembic), and the check whether they were run.
 
-Versions are kept in a table of our own, so an application's own Alembic is not disturbed. Who manages the
-tables by it instead (`jobhandle_celery.schema.metadata`) has no such table, and is believed, but for the nine
-statuses: Alembic writes a migration of the tables alone.
+The version is kept in a table of its own, separate from an application's Alembic. An application that manages
+the tables itself (`jobhandle_celery.schema.metadata`) has no such table: then only the rows of the nine
+statuses are checked, which Alembic's autogenerate does not write.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
     """Bring the tables to the newest revision; safe to call from many processes at once.
 
     Args:
-        engine: Where to.
-        schema: The database schema to put them in; made if it is not there.
-        sql: Print the statements instead, for those who hand them to somebody else.
+        engine: The database.
+        schema: The database schema of the tables; created if it does not exist.
+        sql: Print the statements instead of executing them.
     """
-    # Imported here: a worker that only checks the version needs none of it.
+    # Imported here: a worker, which only checks the version, does not need it.
     from alembic import command
     from alembic.config import Config
 
@@ -53,13 +53,13 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
 
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Let one process at a time change the tables. SQLite's transactions see to that by themselves."""
+    """Let one process at a time change the tables; on SQLite a transaction does."""
     match connection.dialect.name:
         case "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield
         case "mysql" | "mariadb":
-            # Its DDL commits by itself, so the lock is the session's.
+            # DDL commits implicitly there, so the lock belongs to the session.
             connection.execute(text("SELECT GET_LOCK(CONCAT('jobhandle ', DATABASE()), 600)"))
             try:
                 yield
@@ -73,7 +73,7 @@ def check(connection: Connection, schema: str | None = None) -> None:
     """Make sure that the tables fit this code.
 
     Raises:
-        SchemaError: they are missing, old, or newer; it says what to run.
+        SchemaError: they are missing, older or newer; the message says what to run.
     """
     inspector = inspect(connection)
     if not inspector.has_table(VERSION_TABLE, schema=schema):

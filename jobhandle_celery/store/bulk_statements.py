@@ -159,8 +159,7 @@ QUEUED: dict[str, Any] = {
 
 
 def to_marks(sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) -> dict[str, Any]:
-    """Return messages as the parameter of `mark_queued`; `delay` is that of the next publish, by their
-    number."""
+    """Return messages as the parameter of `mark_queued`; `delay` is by the number of publishes."""
     marks = [
         {
             "id": message.job_id,

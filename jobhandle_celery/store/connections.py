@@ -1,4 +1,4 @@
-"""What the connections to each database need: our own settings, whatever role, database and URL have set."""
+"""The settings of connections, whatever role, database and URL have set, and their deadlines."""
 
 import functools
 import socket
@@ -13,31 +13,32 @@ from ..errors import ConfigurationError
 from ..schema import job
 
 DEADLINE = 15.0
-"""Seconds after which a connection is closed whose server shows no sign of life during a statement."""
+"""Seconds without a sign of life during a statement after which the connection is closed."""
 
 LOCK_WAIT = 3
-"""Seconds for which a statement waits for a lock, of a caller's open transaction say; then the verb is asked
-again. On MariaDB a statement that waits may hold another lock, which the lease of a worker needs."""
+"""Seconds for which a statement waits for a lock, of a caller's open transaction for instance; then the
+operation is retried. On MariaDB a statement that waits may hold another lock, which a worker's lease
+needs."""
 
 CONNECT_TIMEOUT = 5
-"""Seconds to reach a PostgreSQL or MariaDB server, and until a peer that is silent is given up."""
+"""Seconds to reach a PostgreSQL or MariaDB server, and until a silent peer is given up."""
 
 FROZEN = 5
-"""Seconds for which a transaction may do nothing.
+"""Seconds for which a transaction may be idle.
 
-A process that was stopped between two statements, or whose machine has vanished, would hold its locks, and by
-them every sweep, for as long as the server believes in it."""
+A process that is stopped between two statements, or whose machine has vanished, would keep its locks, and
+with them block every sweep, until the server notices."""
 
 
 OURS = "jobhandle_ours"
-"""The option of an engine whose driver is psycopg, and which nobody else uses."""
+"""The option of an engine that only this library uses, and whose driver is psycopg."""
 
 _STANDALONE = "jobhandle_standalone"
 """The option of a connection on which each statement is committed by itself."""
 
 
 def is_ours(engine: Engine) -> bool:
-    """Say whether nobody else uses an engine, and its driver is psycopg."""
+    """Say whether only this library uses an engine, and its driver is psycopg."""
     return OURS in engine.get_execution_options()
 
 
@@ -48,17 +49,17 @@ def listen_to_psycopg(engine: Engine, query: Mapping[str, Any]) -> None:
 
 
 def listen(engine: Engine) -> None:
-    """Have the connections of an engine, which may be somebody else's too, fit for our statements."""
+    """Set up the connections of any engine for our statements."""
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
     elif engine.dialect.name in ("mysql", "mariadb"):
-        # Before SQLAlchemy's own, which has words of its own for a MySQL that is called a MariaDB.
+        # Before SQLAlchemy's listener, which has its own error for a MySQL in a mariadb:// URL.
         event.listen(engine, "connect", _on_mysql_connect, insert=True)
-        # After what the engine's maker has said of it.
-        event.listen(engine, "connect", _have_transactions)
+        # After the settings of the engine's creator.
+        event.listen(engine, "connect", _disable_autocommit)
     elif engine.dialect.name == "postgresql":
-        # Before SQLAlchemy's own, which does not expect the bytes that a driver makes of SQL_ASCII.
+        # Before SQLAlchemy's listener, which fails on the bytes that a driver returns for SQL_ASCII.
         event.listen(engine, "connect", _on_postgresql_connect, insert=True)
 
 
@@ -66,7 +67,7 @@ def transactional(engine: Engine) -> Connection:
     """Open a connection whose transactions are real, in READ COMMITTED, whatever its engine was made with."""
     connection = engine.connect()
     if engine.dialect.name == "postgresql":
-        # One of our own sets it for each transaction, see `_on_psycopg_begin`.
+        # An engine of our own sets it for each transaction, see `_on_psycopg_begin`.
         return (
             connection if is_ours(engine) else connection.execution_options(isolation_level="READ COMMITTED")
         )
@@ -77,9 +78,9 @@ def transactional(engine: Engine) -> Connection:
 
 
 def home_schema(connection: Connection) -> str | None:
-    """Return the schema in which a connection of ours finds our tables when it names none."""
+    """Return the schema of our tables, as a connection of our own finds them."""
     if connection.dialect.name == "postgresql":
-        # Not the current schema: an earlier one in the search path may have been made since.
+        # Not the current schema: an earlier one in the search path may be newer than the tables.
         found = text(
             "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace "
             "WHERE pg_class.oid = to_regclass(:name)"
@@ -104,7 +105,7 @@ def durability(connection: Connection) -> dict[str, str]:
 def standalone(engine: Engine) -> Connection:
     """Open a connection on which each statement is committed by itself."""
     if engine.dialect.name in ("mysql", "mariadb"):
-        # To switch to autocommit is a round trip there, and its failure is none that SQLAlchemy knows.
+        # Switching to autocommit is a round trip there, whose failure SQLAlchemy does not translate.
         return engine.connect()
     connection = engine.connect()
     if is_ours(engine):
@@ -113,7 +114,7 @@ def standalone(engine: Engine) -> Connection:
 
 
 LIMITED = "jobhandle_limited"
-"""In the record of a connection: its session has the limit of `FROZEN`, for all its transactions."""
+"""In the info of a connection: its session has the limits of `FROZEN` and `LOCK_WAIT`."""
 
 _READ_COMMITTED = 2
 """psycopg's and psycopg2's number of that isolation level."""
@@ -123,15 +124,15 @@ PREPARED_AFTER = 3
 
 
 def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) -> None:
-    """Spare what PgBouncer forbids only where there is none.
+    """Set session parameters and prepare statements, unless PgBouncer is between.
 
-    In transaction mode it hands each transaction another connection: a statement that was prepared on one is
-    unknown to the next, and what was set is left to somebody else. It shows by giving its clients numbers
-    of its own for the server's processes.
+    In transaction mode each transaction gets another connection: a statement that was prepared on one is
+    unknown to the next, and parameters that were set affect other clients. PgBouncer is detected by the
+    process id, which it replaces by a number of its own.
     """
     connection.autocommit = True
     (number,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-    # For transactions; one statement alone, and behind PgBouncer, has the role's default, and is repeated.
+    # For transactions. Behind PgBouncer a single statement has the role's default, and is retried.
     connection.isolation_level = _READ_COMMITTED
     if number == connection.info.backend_pid:
         connection.execute(
@@ -145,8 +146,8 @@ def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) 
 
 
 def _on_psycopg_begin(connection: Connection) -> None:
-    # Instead of SQLAlchemy's isolation level AUTOCOMMIT, which it takes back after each use: mostly the next
-    # use is of the same kind.
+    # Instead of SQLAlchemy's isolation level AUTOCOMMIT, which is reset after each use: the next use is
+    # mostly of the same kind.
     alone = bool(connection.get_execution_options().get(_STANDALONE))
     driver: Any = connection.connection.dbapi_connection
     if driver.autocommit is not alone:
@@ -154,7 +155,7 @@ def _on_psycopg_begin(connection: Connection) -> None:
 
 
 def _on_sqlite_connect(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, below
+    connection.isolation_level = None  # `_on_sqlite_begin` executes BEGIN
     connection.text_factory, connection.row_factory = str, None
     cursor = connection.cursor()
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -163,14 +164,14 @@ def _on_sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
-    # A transaction that reads first and then writes cannot wait for its turn in SQLite, it fails at
-    # once; so ours take the write lock at their beginning. Single reads take none.
+    # In SQLite a transaction that reads first and then writes fails at once instead of waiting; so ours take
+    # the write lock at their beginning. Single reads take none.
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _on_mysql_connect(connection: Any, _record: Any) -> None:
-    _notice_silence(getattr(connection, "_sock", None))  # PyMySQL's, which has no options for that
+    _set_keepalive(getattr(connection, "_sock", None))  # PyMySQL's, which has no options for that
     with connection.cursor() as cursor:
         cursor.execute("SELECT VERSION()")
         (version,) = cursor.fetchone()
@@ -185,20 +186,20 @@ _MARIADB_SETTINGS = (
     "time_zone = '+00:00', tx_isolation = 'READ-COMMITTED', "
     "character_set_client = utf8mb4, character_set_results = utf8mb4, "
     "character_set_connection = utf8mb4, collation_connection = utf8mb4_nopad_bin, "
-    # Too long a value is an error, and an UPDATE reads the old values, as on every other database.
-    # ANSI_QUOTES stays: SQLAlchemy may have looked for it already, and quotes accordingly.
+    # A value that is too long is an error, and an UPDATE reads the old values, as on other databases.
+    # ANSI_QUOTES stays: SQLAlchemy may have read it already, and quotes accordingly.
     "sql_mode = CONCAT('STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,SIMULTANEOUS_ASSIGNMENT', "
     "IF(FIND_IN_SET('ANSI_QUOTES', @@sql_mode), ',ANSI_QUOTES', '')), "
     "sql_safe_updates = 0, sql_select_limit = 18446744073709551615"
 )
 
 
-def _have_transactions(connection: Any, _record: Any) -> None:
+def _disable_autocommit(connection: Any, _record: Any) -> None:
     connection.autocommit(False)
 
 
-def _notice_silence(sock: socket.socket | None) -> None:
-    """Have a peer that silently vanished noticed in seconds, as for PostgreSQL, where the system can."""
+def _set_keepalive(sock: socket.socket | None) -> None:
+    """Notice a vanished peer within seconds, as for PostgreSQL, where the system supports it."""
     if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -221,18 +222,18 @@ def _on_postgresql_connect(connection: Any, _record: Any) -> None:
             "result. Make one that can: CREATE DATABASE name TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'."
         )
     if info is not None:
-        _speak_as_usual(connection, info)
+        _set_formats(connection, info)
 
 
-def _speak_as_usual(connection: Any, info: Any) -> None:
-    """Have text come in UTF-8, times in ISO's form and numbers to the last digit, as drivers expect.
+def _set_formats(connection: Any, info: Any) -> None:
+    """Set the client encoding, date style and float digits that drivers expect.
 
-    Behind PgBouncer others may meet these settings too: they are PostgreSQL's defaults.
+    Behind PgBouncer other clients may get these settings: they are PostgreSQL's defaults.
     """
     _set(connection, "extra_float_digits = 1")
     if info.parameter_status("client_encoding") != "UTF8":
         if hasattr(connection, "set_client_encoding"):
-            connection.set_client_encoding("UTF8")  # psycopg2's, which would not notice the statement
+            connection.set_client_encoding("UTF8")  # psycopg2 would not notice the statement
         else:
             _set(connection, "client_encoding = 'UTF8'")
     if not info.parameter_status("DateStyle").startswith("ISO"):
@@ -250,7 +251,7 @@ def _set(connection: Any, setting: str) -> None:
 
 
 def limit_silence(engine: Engine, deadline: float) -> None:
-    """Have every statement on the connections of an engine end within that many silent seconds."""
+    """Close the connections of an engine on which a statement gets no answer for so many seconds."""
     if engine.dialect.driver == "psycopg":
         event.listen(engine, "do_connect", functools.partial(_connect_psycopg, deadline))
     elif engine.dialect.driver in ("pymysql", "mysqldb"):
@@ -275,7 +276,7 @@ def _connect_sqlite(deadline: float, _dialect: Any, _record: Any, _args: Any, op
 
 
 def _on_mariadb_connect(connection: Any, _record: Any) -> None:
-    # A merge of two indexes waits for rows in spite of SKIP LOCKED, and locks rows in no order.
+    # An index merge waits for locked rows in spite of SKIP LOCKED, and locks rows in no order.
     with connection.cursor() as cursor:
         cursor.execute(
             f"SET innodb_lock_wait_timeout = {LOCK_WAIT}, lock_wait_timeout = {LOCK_WAIT}, "
@@ -285,7 +286,7 @@ def _on_mariadb_connect(connection: Any, _record: Any) -> None:
 
 @contextmanager
 def brief_wait(connection: Connection, seconds: float | None) -> Iterator[None]:
-    """Have what begins in here wait for SQLite's one lock for so long at most; other locks are of rows."""
+    """Limit the wait for SQLite's write lock within the block."""
     if seconds is None or connection.dialect.name != "sqlite":
         yield
         return
@@ -300,15 +301,15 @@ def brief_wait(connection: Connection, seconds: float | None) -> Iterator[None]:
 
 @functools.cache
 def _bounded_psycopg(deadline: float) -> Any:
-    """Return psycopg's class of connections, with a deadline in what all its statements wait by."""
-    import psycopg  # where it is used: other databases do without
+    """Return a subclass of psycopg's connection with a deadline in `wait`, which all statements use."""
+    import psycopg  # only where it is used: it need not be installed
 
     class BoundedConnection(psycopg.Connection[Any]):
         def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
             return super().wait(self._until_silent(gen), *args, **options)
 
         def _until_silent(self, gen: Any) -> Generator[Any, Any, Any]:
-            # psycopg waits in steps of 0.1 s, and sends 0 if nothing came in one.
+            # psycopg waits in steps of 0.1 s, and sends 0 if nothing was received.
             silent_at = time.monotonic() + deadline
             ready: Any = None
             while True:

@@ -277,7 +277,7 @@ def _set(db: Executor, which: Guard, previous: JobStatus, status: JobStatus, tok
 
 
 def _take(which: Guard, token: str, actor: str) -> Transition:
-    # The guard of a claim, except that a held job may be taken. No worker, so no lease: whoever took the job
+    # The guard of a claim, except that a held job may be taken. No worker, so no lease: the outsider
     # ends it, and the sweep never takes it for lost.
     return Transition(
         moves("take"),

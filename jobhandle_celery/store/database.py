@@ -33,8 +33,7 @@ from .retrying import retry_limit
 from .statements import Transition, params, setting_params
 
 _inherited: list[Engine] = []
-"""Engines of parent processes. Never closed, not even by the garbage collector: their connections are the
-parent's."""
+"""Engines of parent processes, kept so that the garbage collector does not close their connections."""
 
 
 class Database:
@@ -162,8 +161,7 @@ class Database:
             yield db
 
     def apply(self, transition: Transition, **values: Any) -> int:
-        """Apply a transition by itself, by direct psycopg where that is possible; return how many rows
-        changed."""
+        """Apply a transition by itself, by direct psycopg if possible; return how many rows changed."""
         rows = self.execute_directly(transition.counting_statement, params(**values))
         if rows is not None:
             return int(rows[0][0])
@@ -187,7 +185,7 @@ class Database:
         each: Iterable[Mapping[str, Any]],
         check: Callable[[list[list[tuple[Any, ...]]]], None],
     ) -> bool:
-        """Execute such a statement for each parameters, in one transaction; see `DirectPsycopg`.
+        """Execute such a statement for each of several parameters, in one transaction; see `DirectPsycopg`.
 
         False, and nothing was executed or all of it rolled back, where that is not possible.
         """
@@ -276,7 +274,7 @@ class Database:
 
 @contextmanager
 def _discard_interrupted(connection: Connection) -> Iterator[None]:
-    """Discard a connection that was interrupted in the middle of an answer, by a time limit say.
+    """Discard a connection that was interrupted in the middle of an answer, for example by a time limit.
 
     SQLAlchemy would roll back on it, and the driver's error would replace the time limit's.
     """

@@ -22,27 +22,27 @@ from .statements import NAMESPACE, Guard
 from .transitions import HELD, STAMPED, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
-"""Messages sent for one attempt after which it is said that nobody takes them."""
+"""Messages published for one attempt after which the job counts as `UNTAKEN`."""
 
 IGNORES_CANCEL_AFTER = timedelta(minutes=5)
-"""For so long a body may be busy after it was asked to stop."""
+"""How long a body may go on after it was asked to stop."""
 
 FORGOTTEN_AFTER = timedelta(days=1)
-"""For so long somebody may have a job in hand that was taken with `set_status`."""
+"""How long a job may be Running that was taken with `set_status`."""
 
 
 @dataclass(frozen=True)
 class JobInternals:
-    """What the library keeps of a job for itself."""
+    """The columns of a job that `JobRecord` does not show."""
 
     now: datetime
-    """The database's clock at the look."""
+    """The database's clock."""
     routing: Mapping[str, Any]
     not_before: datetime | None
     due_at: datetime | None
-    """When the sweep looks at the row again; None: only its worker's lease counts, or nothing."""
+    """When the sweep looks at the row again; None: never, or when its worker's lease ends."""
     publish_count: int
-    """Messages sent for the attempt to come."""
+    """Messages published for the next attempt."""
     lost_count: int
     retry: bool
     """True if a task's ours retry brought it here."""
@@ -50,12 +50,12 @@ class JobInternals:
     worker_uid: str | None
     pid: int | None
     lease_until: datetime | None
-    """Of the worker that the row names; None if there is none, or it has no row."""
+    """The lease of the worker that the row names; None if there is none, or it has no row."""
 
 
 @dataclass(frozen=True)
 class JobDetails:
-    """A job, with all there is to know of it."""
+    """A job, with all that the tables have of it."""
 
     job: JobRecord
     internals: JobInternals
@@ -66,15 +66,15 @@ class Trouble(Enum):
     """How a job can be stuck."""
 
     OVERDUE = "the sweep should have looked at it by now"
-    UNTAKEN = "it was sent several times and no worker took it"
+    UNTAKEN = "it was published several times and no worker claimed it"
     DESERTED = "it is Running, and its worker has no lease"
     IGNORES_CANCEL = "it was asked to stop a while ago, and its body goes on"
-    FORGOTTEN = "somebody took it by hand a day ago and has not ended it"
+    FORGOTTEN = "it was set to Running by hand a day ago and has not ended"
 
 
 @dataclass(frozen=True)
 class Stuck:
-    """How many jobs are in one kind of trouble, and the first of them."""
+    """How many jobs are stuck in one way, and the first of them."""
 
     trouble: Trouble
     count: int
@@ -100,7 +100,7 @@ class Diagnostics:
 
     @retry_on_disconnect
     def stuck(self, late: timedelta, examples: int) -> list[Stuck]:
-        """Return how many jobs are stuck, and how; of what has ended nothing is read."""
+        """Return how many jobs are stuck, by kind; jobs that have ended are not read."""
         found = []
         for trouble, guard in _guards(late).items():
             where = and_(job.c.namespace == NAMESPACE, guard)
@@ -112,14 +112,14 @@ class Diagnostics:
 
     @retry_on_disconnect
     def count_held(self) -> int:
-        """Return how many jobs wait for somebody to release them."""
+        """Return how many jobs wait for `release_job`."""
         statement = select(func.count()).select_from(job).where(job.c.namespace == NAMESPACE, HELD)
         with self._database.autocommit() as db:
             return int(db.execute(statement).scalar_one())
 
     @retry_on_disconnect
     def touched_within(self, last: timedelta, limit: int) -> list[int]:
-        """Return the ids of the newest jobs that something happened to of late, in their order."""
+        """Return the ids of the newest jobs that have recent events, in ascending order."""
         with self._database.autocommit() as db:
             since = moment(db, last)
             first = first_since(db, job_event.c.id, job_event.c.at, since)
@@ -129,13 +129,13 @@ class Diagnostics:
                 .where(job_event.c.id >= first, job_event.c.at >= since, ours.exists())
                 .order_by(job_event.c.id)
             )
-            # Made distinct here: SQLite would do it by the index of jobs, and so read every event.
+            # Made distinct here: SQLite would use the index of jobs, and read every event.
             touched = sorted(set(db.execute(statement).scalars()))
             return touched[-limit:]
 
     @retry_on_disconnect
     def durability(self) -> dict[str, str]:
-        """Return the database's settings that say whether a commit outlives a crash, where it has some."""
+        """Return the database's settings that say whether a commit survives a crash."""
         with self._database.autocommit() as db:
             return durability(db.connection)
 

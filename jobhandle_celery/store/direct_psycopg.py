@@ -1,8 +1,8 @@
-"""Statements that go straight to psycopg, past SQLAlchemy's execution of them. May import errors.
+"""Execution of statements by psycopg, without SQLAlchemy's `Connection`.
 
-A claim and a finish cost nearly half the processor time less so (benchmarks/README.md): what a `Connection`
-looks up, converts and offers to listeners for every execution is the same each time. A statement that is
-built once is therefore compiled once, and given to the driver on a connection of the engine's pool.
+A claim and a finish need nearly half the processor time less (benchmarks/README.md): a `Connection` repeats
+the same look-ups and conversions in every execution. A statement that is built once is compiled once here,
+and executed by the driver on a connection of the engine's pool.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,19 +16,19 @@ from ..errors import JobHandleError
 from .connections import is_ours
 
 _WATCHED = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
-"""The events that an execution past SQLAlchemy does not have."""
+"""The events that a direct execution does not fire."""
 
 
 class NotDirect(Exception):
-    """What was begun is to be undone, and done by SQLAlchemy."""
+    """The direct execution is rolled back, and SQLAlchemy is to be used."""
 
 
 _ORDINARY = (JobHandleError, NotDirect)
-"""What is raised between statements, and leaves a connection as it was."""
+"""Raised between statements: the connection is intact."""
 
 
 class DirectPsycopg:
-    """The straight way to one engine's database."""
+    """Direct execution on the connections of one engine."""
 
     def __init__(self, engine: Engine, schemas: Mapping[None, str] | None) -> None:
         self.engine = engine
@@ -39,19 +39,19 @@ class DirectPsycopg:
 
     @property
     def open(self) -> bool:
-        """False where the driver or the engine's maker is another one, or somebody listens to the engine."""
+        """False if the engine is not our own with psycopg, or has listeners."""
         dispatch = self.engine.dispatch
         return self._possible and not any(getattr(dispatch, name) for name in _WATCHED)
 
     def rows(self, statement: Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Execute a statement that stands alone; return its rows as the driver does.
+        """Execute a statement in no transaction; return its rows.
 
         Raises:
             DBAPIError: SQLAlchemy's, as if it had executed the statement.
         """
         prepared = self._prepare(statement)
         with self._driver_connection(prepared) as connection, connection.cursor() as cursor:
-            self.engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
+            self.engine.dialect.do_execute(cursor, prepared.text, prepared.parameters(parameters))
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
 
@@ -59,18 +59,18 @@ class DirectPsycopg:
         self,
         statement: Executable,
         each: Iterable[Mapping[str, Any]],
-        look: Callable[[list[list[tuple[Any, ...]]]], None],
+        check: Callable[[list[list[tuple[Any, ...]]]], None],
     ) -> None:
-        """Execute a statement for each of several parameters in one transaction, without a wait in between.
+        """Execute a statement for each of several parameters, in one transaction and in pipeline mode.
 
-        The next parameters are made while the server is busy with those before. `look` is given the rows of
-        each before the commit. If it, or what makes the parameters, raises `NotDirect` or an error of ours,
-        nothing is written. While they are made the server waits without its limit for idle transactions,
-        which does not run in a pipeline: a statement for this locks nothing that somebody else may want. A
-        server that is held up, and reads nothing for as long as a silent peer is given, loses the connection.
+        The next parameters are prepared while the server executes the statement for those before. `check`
+        gets all rows before the commit. If it, or the preparation, raises `NotDirect` or an error of ours,
+        nothing is written. The server's limit for idle transactions does not apply in a pipeline, so the
+        statement must lock nothing that another process may want. A server that is blocked, and reads nothing
+        for as long as a silent peer is tolerated, loses the connection.
 
         Raises:
-            NotStraight: see above, or libpq is older than 14 and cannot do without a wait.
+            NotDirect: see above, or libpq is older than 14 and has no pipeline mode.
             DBAPIError: SQLAlchemy's, as if it had executed the statement.
         """
         if not self._driver.Pipeline.is_supported():
@@ -80,19 +80,19 @@ class DirectPsycopg:
             cursor.execute("BEGIN")
             with connection.pipeline():
                 try:
-                    cursors = [self._begun(connection, prepared, parameters) for parameters in each]
-                    rows = [one.fetchall() for one in cursors]
+                    cursors = [self._send(connection, prepared, parameters) for parameters in each]
+                    rows = [cursor.fetchall() for cursor in cursors]
                 except (self._driver.Error, *_ORDINARY):
                     raise
                 except BaseException:
                     connection.close()  # or the end of the pipeline would wait for the server
                     raise
-            look(rows)
+            check(rows)
             cursor.execute("COMMIT")
 
-    def _begun(self, connection: Any, prepared: "_Prepared", parameters: Mapping[str, Any]) -> Any:
+    def _send(self, connection: Any, prepared: "_Prepared", parameters: Mapping[str, Any]) -> Any:
         cursor = connection.cursor()
-        self.engine.dialect.do_execute(cursor, prepared.text, prepared.given(parameters))
+        self.engine.dialect.do_execute(cursor, prepared.text, prepared.parameters(parameters))
         return cursor
 
     def _prepare(self, statement: Executable) -> "_Prepared":
@@ -103,11 +103,11 @@ class DirectPsycopg:
 
     @contextmanager
     def _driver_connection(self, prepared: "_Prepared") -> Iterator[Any]:
-        """Open a connection of the pool on which each statement stands alone."""
+        """Open a connection of the pool, in autocommit."""
         try:
             pooled: Any = self.engine.raw_connection()
         except self._driver.Error as error:
-            raise self._in_sqlalchemys_words(error, prepared.text) from error
+            raise self._as_sqlalchemy_error(error, prepared.text) from error
         connection = pooled.driver_connection
         try:
             if not connection.autocommit:
@@ -116,22 +116,22 @@ class DirectPsycopg:
         except self._driver.Error as error:
             lost = self.engine.dialect.is_disconnect(error, connection, None)
             if lost:
-                # This one alone: a verb is repeated often enough for as many idle ones as a pool keeps.
+                # Only this one: there are enough retries for all idle connections of a pool.
                 pooled.invalidate(error)
-            raise self._in_sqlalchemys_words(error, prepared.text, lost=lost) from error
+            raise self._as_sqlalchemy_error(error, prepared.text, lost=lost) from error
         except _ORDINARY:
             raise
         except BaseException:
-            # A time limit, say, in the middle of an answer: nobody else must read the rest of it.
+            # For example a time limit in the middle of an answer: its rest must not be read by the next user.
             pooled.invalidate()
             raise
         finally:
             pooled.close()
 
-    def _in_sqlalchemys_words(self, error: Exception, statement: str, *, lost: bool = False) -> BaseException:
+    def _as_sqlalchemy_error(self, error: Exception, statement: str, *, lost: bool = False) -> BaseException:
         return DBAPIError.instance(
             statement,
-            None,  # the parameters, which are not for logs
+            None,  # parameters are not for logs
             error,
             self._driver.Error,
             connection_invalidated=lost,
@@ -140,14 +140,14 @@ class DirectPsycopg:
 
 
 class _Prepared:
-    """A statement as the driver takes it."""
+    """A compiled statement."""
 
     def __init__(self, statement: Any, engine: Engine, schemas: Mapping[None, str] | None) -> None:
         dialect = engine.dialect
         schemas_shown = {"schema_translate_map": schemas, "render_schema_translate": True} if schemas else {}
         compiled = statement.compile(dialect=dialect, **schemas_shown)
         if compiled.insert_prefetch or compiled.update_prefetch:
-            raise TypeError("the statement has defaults that SQLAlchemy fills in when it executes it")
+            raise TypeError("the statement has column defaults, which only SQLAlchemy's execution fills in")
         self.text: str = compiled.string
         self._constants: dict[str, Any] = compiled.params
         processors = {
@@ -156,8 +156,8 @@ class _Prepared:
         }
         self._processors = {name: process for name, process in processors.items() if process is not None}
 
-    def given(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters of an execution."""
+    def parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of an execution, converted for the driver."""
         values = {**self._constants, **parameters}
         for name, process in self._processors.items():
             values[name] = process(values[name])

@@ -108,8 +108,7 @@ class Executor(ABC):
 
     @abstractmethod
     def update_returning(self, statement: Update, column: ColumnElement[Any], where: Guard) -> Any:
-        """Execute an UPDATE of at most one row, found by `where`; return the column, None if no row
-        changed."""
+        """Execute an UPDATE of at most one row, found by `where`; return the column, or None."""
 
     @abstractmethod
     def filter_ids(self, ids: Collection[int], guard: Guard) -> set[int]:

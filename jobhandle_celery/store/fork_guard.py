@@ -1,10 +1,10 @@
-"""What a fork does to connections. Pools fork a child whenever one is lost, in the middle of anything.
+"""Connections and forks. Celery's pools fork a new child whenever one is lost, at any moment.
 
-A child must not use, nor close, its parent's connections; and SQLite keeps what it knows of a file's locks
-per process, so a child that is forked while another thread is inside a transaction believes for ever that
-somebody has the lock. A fork therefore waits for the verbs under way, and finds SQLite's files closed.
+A child must neither use nor close its parent's connections. SQLite keeps the state of a file's locks per
+process: a child that is forked while another thread is inside a transaction sees that lock as held for ever.
+A fork therefore waits for the operations under way, and SQLite's files are closed before it.
 
-The lease of a worker does not wait for a fork that waits: it goes past this gate, see `ForkGuard.past`.
+The renewal of a worker's lease does not wait for a fork that waits: see `ForkGuard.past`.
 """
 
 import os
@@ -15,21 +15,21 @@ from typing import Protocol
 from weakref import WeakSet
 
 LONGEST_WAIT = 30.0
-"""Seconds that a fork waits for a verb: three times as long as SQLite waits for a lock."""
+"""Seconds that a fork waits for an operation: three times as long as SQLite waits for a lock."""
 
 
 class Forkable(Protocol):
-    """Something that has connections."""
+    """An object with connections or locks."""
 
     def before_fork(self) -> None:
-        """Close what must not be open."""
+        """Close what must not be open in the child."""
 
     def after_fork(self) -> None:
-        """Forget, in the child, what is the parent's."""
+        """Drop, in the child, what belongs to the parent."""
 
 
 class ForkGuard:
-    """Lets any number of threads in, but none while a fork is made."""
+    """Admits any number of threads, but none during a fork."""
 
     def __init__(self) -> None:
         self._forkables: WeakSet[Forkable] = WeakSet()
@@ -39,12 +39,12 @@ class ForkGuard:
         )
 
     def register(self, forkable: Forkable) -> None:
-        """Tell it of forks, for as long as it lives."""
+        """Call its methods at forks, for as long as it lives."""
         self._forkables.add(forkable)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Keep forks waiting for as long as this lasts; a thread may be inside more than once."""
+        """Delay forks during the block; a thread may be inside more than once."""
         depth = getattr(self._local, "depth", 0)
         if depth == 0:
             with self._changed:
@@ -62,9 +62,9 @@ class ForkGuard:
 
     @contextmanager
     def past(self) -> Iterator[None]:
-        """Keep a fork from being made during this; unlike `inside`, this does not wait while a fork waits.
+        """Delay forks during the block, without waiting, unlike `inside`, for a fork that waits.
 
-        For the one verb that must not be late, on SQLite alone: other databases need no such care.
+        For the renewal of a lease, which must not be late, on SQLite; other databases do not need it.
         """
         with self._forking:
             yield
@@ -78,14 +78,14 @@ class ForkGuard:
         self._closed = False
 
     def _before(self) -> None:
-        own = 1 if getattr(self._local, "depth", 0) else 0  # a thread that forks does not wait for itself
+        own = 1 if getattr(self._local, "depth", 0) else 0  # the forking thread does not wait for itself
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: self._inside <= own, timeout=LONGEST_WAIT)
         self._holding = self._forking.acquire(timeout=LONGEST_WAIT)
         for forkable in self._registered():
             forkable.before_fork()
-        # Held through the fork, so that nobody holds it in the child.
+        # Held during the fork, so that no other thread holds it in the child.
         self._changed.acquire()
 
     def _after_in_parent(self) -> None:
@@ -104,7 +104,7 @@ class ForkGuard:
         while True:
             try:
                 return list(self._forkables)
-            except RuntimeError:  # "Set changed size during iteration": the lease's thread has made a store
+            except RuntimeError:  # "Set changed size during iteration": another thread has made a store
                 continue
 
 

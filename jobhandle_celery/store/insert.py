@@ -106,8 +106,7 @@ class Inserter:
         return [Submitted(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
 
     def _insert_directly(self, jobs: NewJobs) -> list[Submitted] | None:
-        """Insert jobs with direct psycopg while they are prepared; None, and nothing is inserted, if not
-        possible."""
+        """Insert jobs with direct psycopg while they are prepared; None, and no row, if not possible."""
         if is_retry():
             return None  # they may have been inserted: only `_insert_all` looks
         task_ids: list[str] = []

@@ -19,8 +19,7 @@ from .transitions import STAMPED, moves
 
 
 class Leases:
-    """One row per worker, with the end of its lease; a pass of a sweep reaps the workers whose lease has
-    ended."""
+    """One row per worker, with the end of its lease; a sweep reaps workers whose lease has ended."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -120,8 +119,7 @@ class Leases:
 
     @retry_on_disconnect
     def superseded(self, messages: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
-        """Return those of these messages (job id, task id, attempt), which are being run, whose attempt is
-        over.
+        """Return those of the messages (job id, task id, attempt) in progress whose attempt is over.
 
         Another attempt was made, its claim was taken away, or the job was resubmitted or pruned: a worker
         that was stopped for longer than its lease goes on with such bodies. A message that is not claimed yet

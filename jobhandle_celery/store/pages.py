@@ -1,8 +1,8 @@
 """Lists of jobs, page by page, whose cost does not grow with the number of finished jobs.
 
 A page is read from the index of namespace, status and id, one status at a time; a user's from the index of
-users. No index has a task's name: such a list looks at a bounded number of ids, and says how far it came. Nor
-has one the time of a submit; but ids rise with it, so the id that an age begins at is found by halving.
+users. No index has the task's name: such a list reads a bounded number of ids, and returns where to go on. No
+index has the time of submission; but ids rise with it, so the first id of a period is found by bisection.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ from .statements import Guard
 from .transitions import selected
 
 STRIDE = 100_000
-"""Ids looked through in one statement where no index helps."""
+"""Ids read by one statement where no index helps."""
 
 LOOKED_THROUGH = 1_000_000
-"""Ids looked through for one page where no index helps."""
+"""Ids read for one page where no index helps."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which ids a list is about, and of which age: `after` and `before` themselves are not in it."""
+    """The range of ids of a list, and the age of its jobs; `after` and `before` are exclusive."""
 
     before: int | None = None
     after: int = 0
@@ -75,7 +75,7 @@ class Pages:
 
     @retry_on_disconnect
     def ids(self, selection: Selection, window: Window) -> list[int]:
-        """Return the ids of a selection, newest first, all there are."""
+        """Return all ids of a selection, newest first."""
         with self._database.autocommit() as db:
             window, aged = _by_age(db, window)
             narrowed = [selected(selection), *within(window), *aged]
@@ -84,9 +84,9 @@ class Pages:
 
     @retry_on_disconnect
     def page(self, selection: Selection, window: Window, limit: int) -> Page:
-        """Return the newest jobs of a selection without ids, and where to go on.
+        """Return the newest jobs of a selection without ids, and where the next page begins.
 
-        Who may be there meanwhile: anyone; a job that moves is in one status or the other, once.
+        A job whose status changes meanwhile is listed once.
         """
         with self._database.autocommit() as db:
             window, aged = _by_age(db, window)
@@ -138,8 +138,8 @@ def _newest(
     limit: int,
 ) -> list[Row[Any]]:
     narrowed = [*within(window), *aged]
-    # Each status is one stretch of the index, read from its end; together they are one snapshot.
-    stretches = [
+    # Each status is a range of the index, read from its end; one statement reads one snapshot.
+    ranges = [
         select(job.c.id)
         .where(selected(replace(selection, statuses=(status,))), *narrowed)
         .order_by(job.c.id.desc())
@@ -147,7 +147,7 @@ def _newest(
         .subquery()
         for status in selection.statuses or tuple(JobStatus)
     ]
-    newest = union_all(*(select(stretch.c.id) for stretch in stretches)).subquery()
+    newest = union_all(*(select(status_range.c.id) for status_range in ranges)).subquery()
     statement = select(job).join(newest, newest.c.id == job.c.id).order_by(job.c.id.desc()).limit(limit)
     return list(db.execute(statement))
 
@@ -188,10 +188,10 @@ def moment(db: Executor, ago: datetime | timedelta) -> datetime:
 
 
 def first_since(db: Executor, ids: Any, moments: Any, since: datetime) -> int:
-    """Return the first id of a table, whose moments rise with its ids, that is not before a moment.
+    """Return the first id whose moment is not before `since`, in a table whose moments rise with its ids.
 
-    One above the last if all are. Two ids given in the same instant may stand the other way round; so
-    whoever asks compares the moments too.
+    One above the last id if all moments are before it. Ids of the same instant may be in either order, so the
+    caller compares the moments too.
     """
     low = db.execute(select(func.min(ids))).scalar()
     high = db.execute(select(func.max(ids))).scalar()

@@ -1,4 +1,4 @@
-"""What goes into the store and what leaves it: frozen values, never rows."""
+"""The arguments and results of the store: frozen values, never rows."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ _reported: set[tuple[int, str]] = set()
 
 @dataclass(frozen=True, slots=True)
 class PendingMessage:
-    """What a message is made of; `attempt` is the one that the message is for."""
+    """The content of a message that is to be published for `attempt`."""
 
     job_id: int
     task_id: str
@@ -50,7 +50,7 @@ class PendingMessage:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be inserted; everything is validated, encoded and routed already."""
+    """A job to be inserted: validated, encoded and routed."""
 
     task: str
     task_id: str
@@ -72,7 +72,7 @@ class NewJob:
     expires: datetime | timedelta | None = None
 
     def pending_message(self, job_id: int) -> PendingMessage:
-        """Return what its first message is made of, without another look at the row."""
+        """Return its first message, without reading the row."""
         return PendingMessage(
             job_id=job_id,
             task_id=self.task_id,
@@ -101,12 +101,14 @@ class NewJob:
         return plain
 
 
-_PLAIN = tuple(one.name for one in fields(NewJob) if one.name not in ("held", "scheduled_for", "expires"))
+_PLAIN = tuple(
+    field.name for field in fields(NewJob) if field.name not in ("held", "scheduled_for", "expires")
+)
 _plain_values = attrgetter(*_PLAIN)
 
 
 class NewJobs(Protocol):
-    """Jobs to be inserted: a list, or what makes them as they are asked for, if need be once more."""
+    """Jobs to be inserted: a list, or an iterable that prepares them lazily and may be iterated again."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[NewJob]: ...
@@ -114,27 +116,27 @@ class NewJobs(Protocol):
 
 @dataclass(frozen=True)
 class Submitted:
-    """What became of a submit."""
+    """The result of a submit."""
 
     job_id: int
     status: JobStatus
     fresh: bool = True
-    """False: an unfinished job with the same unique key was there first; this is its id."""
+    """False: an unfinished job has the same unique key; this is its id."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One process tree of a worker; `pid` is that of the process that asks."""
+    """The process tree of a worker; `pid` is that of the calling process."""
 
     name: str
     worker_uid: str | None
-    """None outside a worker (eager runs): nobody renews a lease for it, and nobody takes it for lost."""
+    """None outside a worker (eager runs): it has no lease, and the sweep never takes it for lost."""
     pid: int
 
 
 @dataclass(frozen=True)
 class Run:
-    """A won claim: the key to every write of that attempt."""
+    """A claim that has won: the key to every write of its attempt."""
 
     job_id: int
     task_id: str
@@ -145,7 +147,7 @@ class Run:
 
 @dataclass(frozen=True)
 class ProcessRef:
-    """Where a main process believes a run to be: it knows its child, but not whether its claim won."""
+    """The child process of a run: a main process does not know whether the child's claim has won."""
 
     job_id: int
     task_id: str
@@ -171,12 +173,12 @@ class ClaimRejected:
 
     reason: Refusal
     foreign: str = field(default="", compare=False)
-    """Where the job of the message seems to be, if not here; empty if it is."""
+    """Where the job of the message seems to be, if not in this namespace; else empty."""
 
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """What a worker's main process asks about a row that names it."""
+    """A running job, as its worker's main process needs it."""
 
     job_id: int
     task_id: str
@@ -184,16 +186,16 @@ class RunSnapshot:
     claim_id: str
     pid: int
     stop: bool
-    """Somebody asked it to stop."""
+    """A stop is requested."""
     terminate: bool
-    """And that its process be ended, if need be."""
+    """Its process is to be ended."""
     message: str = ""
     progress: Progress | None = None
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What the sweep, or a main process, made of a job whose worker is gone."""
+    """A job that was settled because its worker is gone, and its status after that."""
 
     job_id: int
     task_id: str
@@ -219,7 +221,7 @@ class Selection:
     until: datetime | timedelta | None = None
 
     def parts(self, size: int) -> "Iterator[Selection]":
-        """Split it into selections of so many ids: databases have limits on the parameters of a statement."""
+        """Split it into selections of at most so many ids: databases limit the parameters of a statement."""
         if self.ids is None:
             yield self
             return
@@ -258,7 +260,7 @@ MESSAGE_COLUMNS = (
 
 
 def pending_message(row: Row[Any]) -> PendingMessage:
-    """Read what a message is made of; the message is for the attempt after the row's."""
+    """Return the message of a row, for the attempt after the row's."""
     return PendingMessage(
         job_id=row.id,
         task_id=row.task_id,
@@ -331,7 +333,7 @@ def read_column(
     kind: type | tuple[type, ...] = object,
     instead: Callable[[Unreadable], Any] = lambda unreadable: unreadable,
 ) -> Any:
-    """Read what a column holds; what cannot be read is logged once, and is no reason to show no other job."""
+    """Return the decoded value of a column; an unreadable one is logged once, and does not hide the job."""
     try:
         value = read(getattr(row, column))
         if isinstance(value, kind):
@@ -368,14 +370,14 @@ def _unreadable_failure(unreadable: Unreadable) -> Failure:
 
 
 def to_progress(row: Row[Any]) -> Progress | None:
-    """Return how far a job says it is."""
+    """Return a job's progress."""
     if row.progress_current is None:
         return None
     return Progress(_number(row.progress_current), _optional_number(row.progress_total))
 
 
 def to_event(row: Row[Any]) -> Event:
-    """Return one line of a job's history."""
+    """Return an event of a row."""
     return Event(at=row.at, status=row.status_id, attempt=row.attempt, message=row.message, actor=row.actor)
 
 

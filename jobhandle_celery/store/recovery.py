@@ -44,8 +44,7 @@ Message = tuple[int, str, int]
 
 
 class Recovery:
-    """What a worker does with jobs whose body is gone; the body's own last write may always have been
-    first."""
+    """What a worker does with jobs whose body is gone; the body's last write may have been first."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -95,8 +94,7 @@ class Recovery:
 
     @retry_on_disconnect
     def clear_received(self, messages: Sequence[Message], worker: Worker) -> None:
-        """Clear the notes of messages that this worker has survived. First: a claim, whose worker uid
-        stays."""
+        """Clear the notes of messages that did not end this worker. First: a claim."""
         with self._database.transaction() as db:
             noted = for_messages(messages) & (job.c.worker_uid == worker.worker_uid)
             db.execute(update(job).where(noted, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None))
@@ -147,8 +145,7 @@ class Recovery:
 def settle_lost(
     db: Executor, guard: Guard, reason: str, actor: str, *, skip_locked: bool = False
 ) -> list[Lost]:
-    """Settle running jobs whose body is gone: Requeued if attempts are left, else Error; Cancelled if asked
-    to stop.
+    """Settle running jobs whose body is gone: Cancelled if asked to stop, Requeued, or Error.
 
     The order matters: a stop request may arrive between two of the statements, but never goes away.
     """

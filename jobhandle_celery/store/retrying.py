@@ -29,8 +29,7 @@ _retrying: ContextVar[bool] = ContextVar("jobhandle_retrying", default=False)
 
 
 def is_retry() -> bool:
-    """Say, within a method, whether its writes may be committed already: the answer to its first try was
-    lost."""
+    """Say, within a method, whether its writes may be committed already: an answer was lost."""
     return _retrying.get()
 
 

@@ -1,7 +1,7 @@
 """A caller's session: which of its connections writes to our tables, and whether a job can join it.
 
-What the session, its connection, role or database has set may change what a statement of ours does there.
-What cannot be made right is refused before anything is written.
+Settings of the session, its connection, role or database may change the effect of our statements. A session
+in which that cannot be corrected is refused before anything is written.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,27 +15,27 @@ from ..errors import ApiUsageError
 from ..schema import job
 
 if TYPE_CHECKING:
-    # At run time only for those who have one: the ORM takes longer to import than all of ours.
+    # Importing the ORM takes longer than importing this library; at run time the caller has imported it.
     from sqlalchemy.orm import Session
 
 
-def session_of(given: Any) -> "Session":
+def session_of(value: Any) -> "Session":
     """Return the session that can be joined.
 
     Raises:
-        ApiUsageError: there is none; it says what to give instead.
+        ApiUsageError: it is not a session; the message says what to pass instead.
     """
     from sqlalchemy.orm import Session, scoped_session
 
-    if isinstance(given, scoped_session):
-        given = given()
-    if isinstance(given, Session):
-        return given
+    if isinstance(value, scoped_session):
+        value = value()
+    if isinstance(value, Session):
+        return value
     hint = ""
-    if type(given).__module__.startswith("sqlalchemy.ext.asyncio"):
-        session = "session()" if type(given).__name__ == "async_scoped_session" else "session"
+    if type(value).__module__.startswith("sqlalchemy.ext.asyncio"):
+        session = "session()" if type(value).__name__ == "async_scoped_session" else "session"
         hint = f" In a coroutine: await {session}.run_sync(lambda sync: handle.submit(job, session=sync))."
-    raise ApiUsageError(f"session: {type(given).__name__} is not a sqlalchemy.orm.Session.{hint}")
+    raise ApiUsageError(f"session: {type(value).__name__} is not a sqlalchemy.orm.Session.{hint}")
 
 
 def connection_of(session: "Session") -> Connection:
@@ -47,46 +47,46 @@ def connection_of(session: "Session") -> Connection:
     from sqlalchemy.exc import UnboundExecutionError
 
     try:
-        # By a statement that writes, so that a session which routes them sends it to the primary.
+        # With a statement that writes: a session that routes statements sends it to the primary.
         bind = session.get_bind(clause=insert(job))
     except UnboundExecutionError:
-        # Its models are bound one by one, and SQLAlchemy 2.0 has no public name for these binds.
+        # Models are bound individually, and SQLAlchemy 2.0 has no public name for these binds.
         bound: Any = getattr(session, "_Session__binds", None) or getattr(session, "binds", {})
         binds = {id(bind): bind for bind in bound.values()}
         if len(binds) != 1:
             raise ApiUsageError(
-                "session: it is bound to no database for the tables of jobs. Bind them too: "
+                "session: it has no bind for the tables of jobs. Add one: "
                 "Session(binds={..., jobhandle_celery.schema.job: engine})."
             ) from None
         (bind,) = binds.values()
     connection = session.connection(bind_arguments={"bind": bind})
     if _commits_by_itself(connection):
         raise ApiUsageError(
-            "session: its connection is in AUTOCOMMIT, so a job would stay there after a rollback. "
-            "Give a session whose transactions are real, or submit without one."
+            "session: its connection is in AUTOCOMMIT, so a rollback would not remove the job. "
+            "Pass a session without AUTOCOMMIT, or submit without a session."
         )
     encoding = _client_encoding(connection)
     if encoding == "SQL_ASCII":
         raise ApiUsageError(
-            "session: the client_encoding of its connection is SQL_ASCII, by which its driver reads bytes "
-            "instead of text. Use UTF8."
+            "session: the client_encoding of its connection is SQL_ASCII, with which its driver returns "
+            "bytes. Use UTF8."
         )
     text_factory = getattr(connection.connection.driver_connection, "text_factory", str)
     if text_factory is not str:
         raise ApiUsageError(
-            "session: the text_factory of its SQLite connection is not str, so no text is read."
+            "session: the text_factory of its SQLite connection is not str, so text cannot be read."
         )
     return connection
 
 
 def carry_text(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Make sure that what rows have beside ASCII reaches MariaDB as it is.
+    """Make sure that MariaDB receives the non-ASCII text of rows unchanged.
 
-    The character set that the driver encodes in, and the one that the server believes in, are the caller's.
-    PostgreSQL is given ASCII alone, SQLite has no such setting.
+    The character set of the driver, and the one that the server assumes, are the caller's. PostgreSQL gets
+    only ASCII, SQLite has no such setting.
 
     Raises:
-        ApiUsageError: nothing was written.
+        ApiUsageError: the connection's character set cannot carry the text; nothing was written.
     """
     if connection.dialect.name not in ("mysql", "mariadb"):
         return
@@ -117,13 +117,13 @@ def _client_encoding(connection: Connection) -> str | None:
 
 
 def _commits_by_itself(connection: Connection) -> bool:
-    """Say whether each statement on a connection is committed at once; no round trip."""
+    """Say, without a round trip, whether a connection commits each statement."""
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return True
     adapted: Any = connection.connection.dbapi_connection
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
-        # With None, or Python 3.12's True, a transaction is there if the caller has begun it.
+        # With None, or Python 3.12's True, there is a transaction only if the caller has begun one.
         by_itself = driver.isolation_level is None or getattr(driver, "autocommit", None) is True
         return by_itself and not driver.in_transaction
     for asked in (adapted, driver):

@@ -99,8 +99,7 @@ class Transition:
         actor: str | ColumnElement[str],
         skip_locked: bool = False,
     ) -> None:
-        """Describe the transition; with `skip_locked` it leaves rows alone that another transaction has
-        locked."""
+        """Describe the transition; with `skip_locked` it leaves locked rows alone."""
         self._guards = guards
         self._skip_locked = skip_locked
         self._to = to

@@ -30,12 +30,12 @@ class Tally:
     status: JobStatus
     count: int
     oldest: datetime | None = None
-    """When the first of them was submitted; None where only a stretch of time was counted."""
+    """When the first of them was submitted; None where a period was counted."""
 
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker by its row, and the jobs that name it."""
+    """A worker's row, and the jobs that it runs."""
 
     name: str
     worker_uid: str
@@ -43,13 +43,13 @@ class WorkerSeen:
     started: datetime
     lease_until: datetime
     alive: bool
-    """False: its lease has ended, and a pass of the sweep is about to settle its jobs."""
+    """False: its lease has ended, and the next pass of the sweep settles its jobs."""
     jobs: list[JobRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What the sweeps have left of themselves; the durations are None if there never was one."""
+    """The passes of the sweep; the durations are None if there never was one."""
 
     since_last: timedelta | None
     unbroken: timedelta | None
@@ -69,7 +69,7 @@ class Stats:
 
     @retry_on_disconnect
     def tally(self, statuses: frozenset[JobStatus] = UNFINISHED) -> list[Tally]:
-        """Count jobs by task and status. Asked for final ones, it reads all there are."""
+        """Count jobs by task and status; for final statuses it reads all of their jobs."""
         statement = (
             select(job.c.task, job.c.status_id, func.count(), func.min(job.c.submitted))
             .where(job.c.namespace == NAMESPACE, job.c.status_id.in_(sorted(statuses)))
@@ -81,11 +81,11 @@ class Stats:
 
     @retry_on_disconnect
     def ended_within(self, last: timedelta) -> list[Tally]:
-        """Count how many jobs have ended of late, by task and how."""
+        """Count the jobs that have ended recently, by task and status."""
         with self._database.autocommit() as db:
             since = moment(db, last)
             first = first_since(db, job_event.c.id, job_event.c.at, since)
-            # Not a join: SQLite would go through all jobs, and look for events of each.
+            # Not a join: SQLite would read all jobs, and the events of each.
             task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
             ended = (
                 select(task.scalar_subquery().label("task"), job_event.c.status_id)
@@ -106,7 +106,7 @@ class Stats:
 
     @retry_on_disconnect
     def submitted_within(self, last: timedelta) -> dict[str, int]:
-        """Count how many jobs were submitted of late, by task."""
+        """Count the jobs that were submitted recently, by task."""
         with self._database.autocommit() as db:
             since = moment(db, last)
             first = first_since(db, job.c.id, job.c.submitted, since)
@@ -119,11 +119,11 @@ class Stats:
 
     @retry_on_disconnect
     def workers(self) -> list[WorkerSeen]:
-        """Return the workers that have a row, with the jobs that they run, by their names."""
+        """Return the workers that have a row, by name, with the jobs that they run."""
         columns = (worker, (worker.c.lease_until > clock()).label("alive"))
-        everyone = select(*columns).where(worker.c.namespace == NAMESPACE).order_by(worker.c.name)
+        workers = select(*columns).where(worker.c.namespace == NAMESPACE).order_by(worker.c.name)
         with self._database.autocommit() as db:
-            rows = list(db.execute(everyone))
+            rows = list(db.execute(workers))
             running = select(job).where(
                 job.c.worker_uid.in_([row.worker_uid for row in rows]), job.c.status_id == JobStatus.RUNNING
             )
@@ -145,7 +145,7 @@ class Stats:
 
     @retry_on_disconnect
     def running(self, limit: int) -> list[JobRecord]:
-        """Return running jobs, those first that have run for longest."""
+        """Return running jobs, those first that have run the longest."""
         statement = (
             select(job)
             .where(job.c.namespace == NAMESPACE, job.c.status_id == JobStatus.RUNNING)
@@ -157,7 +157,7 @@ class Stats:
 
     @retry_on_disconnect
     def passes(self) -> Passes:
-        """Return how long ago the last pass of the sweep began, and since when they follow closely."""
+        """Return how long ago the last pass of the sweep began, and how long they are uninterrupted."""
         statement = select(sweep_table, clock().label("now")).where(sweep_table.c.namespace == NAMESPACE)
         with self._database.autocommit() as db:
             row = db.execute(statement).first()
@@ -167,7 +167,7 @@ class Stats:
 
     @retry_on_disconnect
     def count(self, statuses: Sequence[JobStatus], column: str) -> dict[Any, int]:
-        """Count the jobs in these statuses by a column of theirs: their task, their queue."""
+        """Count the jobs in these statuses by a column: task or queue."""
         by = job.c[column]
         statement = (
             select(by, func.count())

@@ -53,8 +53,7 @@ class Sweep:
     @untraced
     @retry_on_disconnect
     def unreported_cancels(self, limit: int) -> list[Lost]:
-        """Return cancelled jobs that Celery's events have mentioned, but not as revoked; each is returned
-        once.
+        """Return cancelled jobs that Celery's events do not show as revoked yet; each once.
 
         Who may have been there first: a worker that met the message and has reported them; a resubmit.
         """

@@ -41,9 +41,9 @@ def run_params(run: Run) -> dict[str, Any]:
     return {"id": run.job_id, "task_id": run.task_id, "attempt": run.attempt, "claim_id": run.claim_id}
 
 
-def moves(verb: str) -> Guard:
-    """Return the guard of a verb: the statuses from which the table of moves allows it."""
-    sources = sorted(MOVES[verb].sources, key=lambda status: status.id)
+def moves(name: str) -> Guard:
+    """Return the guard: the statuses that `status.MOVES` allows as sources of this move."""
+    sources = sorted(MOVES[name].sources, key=lambda status: status.id)
     return job.c.status_id.in_([status_literal(status) for status in sources])
 
 
@@ -124,8 +124,7 @@ def check_named(run: Run | None, row: Row[Any]) -> None:
 
 
 def for_messages(keys: Sequence[tuple[int, str, int]]) -> Guard:
-    """Return the guard: the jobs of these messages (job id, task id, attempt), none of whose attempts has
-    begun."""
+    """Return the guard: jobs that wait for these messages (job id, task id, attempt)."""
     waiting = [(job_id, task_id, attempt - 1) for job_id, task_id, attempt in keys]
     return and_(tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(waiting), job.c.namespace == NAMESPACE)
 
@@ -230,8 +229,7 @@ STOPPED = "stopped on request"
 
 
 def stopped(message: str) -> tuple[dict[str, Any], str]:
-    """Return the columns of a job that was stopped, and the reason; an empty message leaves the body's
-    own."""
+    """Return the columns of a job that was stopped, and the reason; without a message the body's stays."""
     reason = clip_message(message)
     to = final(JobStatus.CANCELLED, **LEFT)
     return (to | {"message": reason} if reason else to), reason or STOPPED
