@@ -81,9 +81,9 @@ class Publisher:
             with self._connection() as connection:
                 if connection is None:
                     break
-                messages = self._build(batch, published)
-                if not self._send_batch(connection, messages, published):
-                    self._send_each(connection, messages, published)
+                built, messages = self._build(batch, published)
+                if not self._send_batch(connection, built, messages, published):
+                    self._send_each(connection, built, messages, published)
         return published
 
     @contextmanager
@@ -103,29 +103,32 @@ class Publisher:
 
     def _build(
         self, jobs: Sequence[PendingMessage], published: Published
-    ) -> list[tuple[PendingMessage, RenderedMessage]]:
-        built = []
+    ) -> tuple[list[PendingMessage], list[RenderedMessage]]:
+        """Return the jobs whose messages could be built, and their messages."""
+        built, messages = [], []
         builder = self._process_builder()
         for job in jobs:
             try:
-                built.append((job, builder.build(job)))
+                messages.append(builder.build(job))
+                built.append(job)
             except SoftTimeLimitExceeded:
                 raise
             except Exception as error:
                 self._reject_malformed(job, error, published)
-        return built
+        return built, messages
 
     def _send_batch(
         self,
         connection: BrokerConnection,
-        messages: Sequence[tuple[PendingMessage, RenderedMessage]],
+        jobs: Sequence[PendingMessage],
+        messages: Sequence[RenderedMessage],
         published: Published,
     ) -> bool:
         """Send messages together; return False if each has to be sent by itself."""
         try:
-            if len(messages) == 1 or not connection.batches:
+            if len(messages) < 2 or not connection.batches:
                 return False
-            connection.send([message for _, message in messages])
+            connection.send(messages)
         except SoftTimeLimitExceeded:
             raise
         except Exception as error:
@@ -133,16 +136,17 @@ class Publisher:
             logger.debug("%d messages are sent one by one: %s", len(messages), type(error).__name__)
             return False
         self._failures = 0
-        published.sent.extend(job for job, _ in messages)
+        published.sent.extend(jobs)
         return True
 
     def _send_each(
         self,
         connection: BrokerConnection,
-        messages: Sequence[tuple[PendingMessage, RenderedMessage]],
+        jobs: Sequence[PendingMessage],
+        messages: Sequence[RenderedMessage],
         published: Published,
     ) -> None:
-        for job, message in messages:
+        for job, message in zip(jobs, messages, strict=True):
             if not self.reachable:
                 return
             try:
