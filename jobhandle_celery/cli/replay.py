@@ -12,6 +12,7 @@ from typing import Any
 import click
 from celery.utils.saferepr import saferepr
 
+from .. import celery_compat
 from ..broker.connection import bounded
 from ..broker.messages import kwargs_shown
 from ..status import JobStatus
@@ -73,7 +74,7 @@ def replay_events(context: CommandContext, since: timedelta, limit: int) -> None
     except (*connection.connection_errors, *connection.channel_errors) as error:
         raise CommandError(f"the broker became unavailable: {error}", ExitCode.UNAVAILABLE) from error
     finally:
-        connection.collect()
+        celery_compat.disconnect(connection)
     context.output.result({"jobs": jobs, "events": events}, f"sent {events:,} events of {jobs:,} jobs")
 
 
