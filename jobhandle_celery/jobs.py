@@ -1,4 +1,4 @@
-"""`Jobs`: the one object a service makes, and the only wiring. May import everything."""
+"""`Jobs`: the object that a service creates, and the only wiring."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -38,9 +38,9 @@ ALL_USERS: Any = _AllUsers()
 class Jobs:
     """Durable jobs for a Celery app.
 
-    Making one wires the app, opens no connection and starts no thread: every task of the app, registered
-    already or later, claims its job before its body when it is sent as a job; workers of the app get a lease
-    and sweep. Found again as ``app.jobs``.
+    Creating it wires the app, opens no connection and starts no thread. Every task of the app, registered
+    before or after, claims its row before its body runs, if it was submitted as a job; workers of the app
+    renew a lease and sweep. It is also ``app.jobs``.
 
     Settings are Celery configuration keys, durations in seconds or as `timedelta`, and may be set until first
     use: ``jobhandle_database_url``, ``jobhandle_lease`` (60 s), ``jobhandle_sweep_interval`` (1 s),
@@ -52,19 +52,19 @@ class Jobs:
         """Wire the app.
 
         Args:
-            app: The Celery app whose tasks are to be jobs.
-            database: A URL, as text or SQLAlchemy's; or a function that makes a new Engine at each call,
-                for this library alone: how its sessions begin is changed, and it is disposed of. None: the
+            app: The Celery app whose tasks can be jobs.
+            database: A URL, as text or SQLAlchemy's; or a function that returns a new Engine at each call,
+                for this library alone, which configures its sessions and disposes of it. None: the
                 configuration key ``jobhandle_database_url``.
 
         Raises:
-            ApiUsageError: the app has jobs already, or is none.
+            ApiUsageError: not a Celery app, or one that has a `Jobs`.
             ConfigurationError: not a database URL, or its driver is not installed or asynchronous.
         """
         if not isinstance(app, Celery):
             raise ApiUsageError(f"app: {shown(app)} is not a Celery app")
         if isinstance(getattr(app, "jobs", None), Jobs):
-            raise ApiUsageError(f"{app!r} has jobs already: app.jobs")
+            raise ApiUsageError(f"{app!r} has a Jobs already: use app.jobs")
         self._app = app
         self._make_engine = None if database is None else engine_maker(database)
         self._runtime = Runtime(app, self._database)
@@ -158,7 +158,7 @@ class Jobs:
             else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
         )
         selection = _selection(status, task, username, groupname, ids, since, until)
-        return self._flushed().pages.find(selection, below, limit)
+        return self._store().pages.find(selection, below, limit)
 
     def count_by_status(
         self,
@@ -175,7 +175,7 @@ class Jobs:
 
         The filters are those of `find`.
         """
-        return self._flushed().queries.count_by_status(
+        return self._store().queries.count_by_status(
             _selection(status, task, username, groupname, ids, since, until)
         )
 
@@ -202,7 +202,7 @@ class Jobs:
         selection = _selection(status, task, username, groupname, ids, since, until)
         if selection == Selection():
             raise ApiUsageError("cancel_many needs a filter: a status, a task, a username, ids, ...")
-        return self._flushed().control.cancel_selected(
+        return self._store().control.cancel_selected(
             selection, terminate=validation.flag("terminate", terminate)
         )
 
@@ -211,26 +211,26 @@ class Jobs:
 
         With a username, other users' jobs have no events.
         """
-        return self._flushed().queries.events(validation.job_id(job_id), _user(username))
+        return self._store().queries.events(validation.job_id(job_id), _user(username))
 
     def sweep(self) -> bool:
-        """Make one pass of the sweep; False if somebody made one less than an interval ago."""
-        return sweep(self._flushed(), self._runtime.publisher)
+        """Sweep once; return False if another process has swept within the interval."""
+        return sweep(self._store(), self._runtime.publisher)
 
     def prune(self, older_than: timedelta | float) -> int:
         """Delete jobs that ended longer ago than that (seconds, or a `timedelta`); return how many.
 
-        For good, with their events, in pieces of their own transactions. Nothing is deleted but by this call.
+        With their events, in several transactions. Nothing else deletes jobs.
         """
-        return self._flushed().sweep.prune(validation.age("older_than", older_than))
+        return self._store().sweep.prune(validation.age("older_than", older_than))
 
     def upgrade_schema(self, *, sql: bool = False) -> None:
-        """Make the tables, or bring them to the revision that this code needs. Safe to call at any time.
+        """Create the tables, or migrate them to the revision that this version needs; safe to repeat.
 
-        With `sql`, print the statements instead, from an empty database on.
+        With `sql`, print the statements for an empty database instead.
 
         Raises:
-            SchemaError: they are newer than this code.
+            SchemaError: the tables are newer than this version.
         """
         settings = self._runtime.settings
         database = self._database(settings)
@@ -244,7 +244,7 @@ class Jobs:
     def close(self) -> None:
         """Close this process's connections to the database and the broker; the next use opens new ones."""
         self._runtime.submitter.drain()
-        self._runtime.store.database.close()
+        self._store().database.close()
         self._runtime.publisher.close()
 
     def __enter__(self) -> Self:
@@ -265,10 +265,8 @@ class Jobs:
         )
         return [job.job_id for job in submitted]
 
-    def _flushed(self) -> Store:
-        """Flush pending updates, so that this process reads its own writes; return the store."""
-        self._runtime.submitter.queued_marker.flush_once()
-        return self._runtime.store
+    def _store(self) -> Store:
+        return self._runtime.submitter.flushed_store()
 
     def _database(self, settings: Settings) -> Database:
         if self._make_engine is None:

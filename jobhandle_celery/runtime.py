@@ -142,7 +142,7 @@ class Runtime:
         self, username: str | None = None, groupname: str | None = None, run: Run | None = None
     ) -> JobHandle:
         """Make a handle."""
-        return JobHandle(self.store, self.submitter, self.completion, username, groupname, run=run)
+        return JobHandle(self.submitter, self.completion, username, groupname, run=run)
 
     def me(self) -> Worker:
         """Return the worker that runs bodies in this process."""

@@ -114,6 +114,11 @@ class Submitter:
             self._send([row.pending_message(job_id) for row, job_id in fresh[start : start + size]])
         return submitted
 
+    def flushed_store(self) -> Store:
+        """Flush pending updates, so that this process reads its own writes, and return the store."""
+        self.queued_marker.flush_once()
+        return self._store
+
     def drain(self) -> None:
         """Publish what is pending, in bounded time, and mark it as Queued."""
         self._outbox.flush()

@@ -40,7 +40,7 @@ WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
 }
 """Calls in a superseded body: what each returns, or which error it raises. None changes the row."""
 
-READS = {"get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"}
+READS = {"events", "get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"}
 """They read the row."""
 
 ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
