@@ -27,7 +27,7 @@ from tests.workers import WorkerProcess
 
 NewApp = Callable[..., Any]
 HOUR = timedelta(hours=1)
-REDIS, RABBIT = "redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"
+MEMORY, REDIS, RABBIT = "memory://", "redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def new_app(sqlite_url: str) -> Iterator[NewApp]:
     """Makes apps that need no broker."""
     apps: list[Any] = []
 
-    def make(broker: str = "memory://", database: str = sqlite_url, **settings: Any) -> Any:
+    def make(broker: str = MEMORY, database: str = sqlite_url, **settings: Any) -> Any:
         app = make_app(broker, database, settings)
         # Celery adds the shared tasks of all apps that this process has imported.
         for name in [name for name in app.tasks if not name.startswith(("tests.", "celery."))]:
@@ -165,47 +165,6 @@ def test_broker_answers_is_unavailable_or_invalid(new_app: NewApp) -> None:
         assert level(new_app(NOBODY_LISTENS), name) == "UNKNOWN"
 
 
-@pytest.mark.parametrize(
-    ("options", "settings", "word"),
-    [
-        ({}, {}, "OK"),
-        ({"visibility_timeout": 2}, {}, "WARN"),
-        ({"visibility_timeout": "soon"}, {}, "BAD"),
-        ({}, {"task_acks_late": True}, "WARN"),
-        ({}, {"task_acks_late": True, "task_time_limit": 7200}, "WARN"),
-        ({}, {"task_acks_late": True, "task_time_limit": 600}, "OK"),
-    ],
-)
-def test_visibility_timeout_below_the_lease_or_a_task_is_reported(
-    new_app: NewApp, options: dict[str, Any], settings: dict[str, Any], word: str
-) -> None:
-    app = new_app(REDIS, broker_transport_options=options, **settings)
-    assert level(app, "visibility_timeout") == word
-    assert level(new_app(RABBIT), "visibility_timeout") == "OK"
-
-
-def test_acks_late_is_reported_for_rabbitmq(new_app: NewApp) -> None:
-    assert "early" in line(new_app(REDIS), "acks_late")
-    assert line(new_app(REDIS, task_acks_late=True), "acks_late").startswith("OK")
-    assert "consumer_timeout" in line(new_app(RABBIT, task_acks_late=True), "acks_late")
-    assert level(new_app(RABBIT, task_acks_late=True, task_time_limit=60), "acks_late") == "OK"
-
-
-def test_unknown_transport_option_is_a_warning(new_app: NewApp) -> None:
-    assert level(new_app(REDIS), "transport options") == "OK"
-    right = new_app(REDIS, broker_transport_options={"visibility_timeout": 60, "max_retries": 1})
-    assert level(right, "transport options") == "OK"
-    wrong = new_app(REDIS, broker_transport_options={"visibility_timout": 60})
-    assert line(wrong, "transport options").startswith("WARN broker_transport_options has visibility_timout")
-
-
-def test_missing_publisher_confirms_are_a_warning(new_app: NewApp) -> None:
-    assert level(new_app(REDIS), "publisher confirms") == "OK"
-    assert level(new_app(RABBIT), "publisher confirms") == "WARN"
-    confirmed = new_app(RABBIT, broker_transport_options={"confirm_publish": True})
-    assert level(confirmed, "publisher confirms") == "OK"
-
-
 def test_redis_that_evicts_queues_is_a_warning(new_app: NewApp, private_redis: RedisServer) -> None:
     import redis
 
@@ -217,61 +176,72 @@ def test_redis_that_evicts_queues_is_a_warning(new_app: NewApp, private_redis: R
     assert level(new_app(), "eviction") == "OK"
 
 
-# The configuration.
+# The configuration: the check, the broker, the settings, and the beginning of the finding.
+
+LATE = {"task_acks_late": True}
+CASES: list[tuple[str, str, dict[str, Any], str]] = [
+    ("visibility_timeout", REDIS, {}, "OK"),
+    ("visibility_timeout", REDIS, {"broker_transport_options": {"visibility_timeout": 2}}, "WARN"),
+    ("visibility_timeout", REDIS, {"broker_transport_options": {"visibility_timeout": "soon"}}, "BAD"),
+    ("visibility_timeout", REDIS, LATE, "WARN"),
+    ("visibility_timeout", REDIS, {**LATE, "task_time_limit": 7200}, "WARN"),
+    ("visibility_timeout", REDIS, {**LATE, "task_time_limit": 600}, "OK"),
+    ("visibility_timeout", RABBIT, {}, "OK"),
+    ("acks_late", REDIS, {}, "OK tasks acknowledge early"),
+    ("acks_late", REDIS, LATE, "OK"),
+    ("acks_late", RABBIT, LATE, "WARN"),
+    ("acks_late", RABBIT, {**LATE, "task_time_limit": 60}, "OK"),
+    ("transport options", REDIS, {}, "OK"),
+    (
+        "transport options",
+        REDIS,
+        {"broker_transport_options": {"visibility_timeout": 60, "max_retries": 1}},
+        "OK",
+    ),
+    (
+        "transport options",
+        REDIS,
+        {"broker_transport_options": {"visibility_timout": 60}},
+        "WARN broker_transport_options has visibility_timout",
+    ),
+    ("publisher confirms", REDIS, {}, "OK"),
+    ("publisher confirms", RABBIT, {}, "WARN"),
+    ("publisher confirms", RABBIT, {"broker_transport_options": {"confirm_publish": True}}, "OK"),
+    ("prefetch", MEMORY, {"worker_prefetch_multiplier": 1}, "OK"),
+    ("prefetch", MEMORY, {"worker_prefetch_multiplier": 4}, "OK"),
+    ("prefetch", MEMORY, {"worker_prefetch_multiplier": 0}, "WARN"),
+    ("result backend", MEMORY, {}, "OK no result_backend"),
+    ("result backend", MEMORY, {"result_backend": "cache+memory://"}, "OK the result backend"),
+    ("result backend", MEMORY, {"result_backend": NOBODY_LISTENS}, "WARN"),
+    ("serializers", MEMORY, {}, "OK"),
+    ("serializers", MEMORY, {"accept_content": ["yaml"]}, "BAD"),
+    ("serializers", MEMORY, {"accept_content": ["json", "pickle"]}, "WARN"),
+    ("serializers", MEMORY, {"task_serializer": "auth"}, "BAD"),
+    ("serializers", MEMORY, {"accept_content": ["no-such"]}, "UNKNOWN"),
+    ("eager", MEMORY, {}, "OK"),
+    ("eager", MEMORY, {"task_always_eager": True}, "BAD"),
+    ("pool", MEMORY, {}, "OK"),
+    ("pool", MEMORY, {"worker_pool_start_method": "spawn"}, "BAD"),
+    # A time limit that the pool does not enforce is reported (fault 30).
+    ("time limits", MEMORY, {"worker_pool": "prefork"}, "OK the prefork pool enforces time limits"),
+    ("time limits", MEMORY, {"worker_pool": "threads"}, "WARN the threads pool enforces no hard and no soft"),
+    ("time limits", MEMORY, {"worker_pool": "solo"}, "WARN the solo pool enforces no hard and no soft"),
+    ("time limits", MEMORY, {"worker_pool": "gevent"}, "WARN the gevent pool enforces no soft"),
+    ("time limits", MEMORY, {"worker_pool": "some.module:Pool"}, "OK"),
+]
 
 
-@pytest.mark.parametrize(("multiplier", "word"), [(1, "OK"), (4, "OK"), (0, "WARN")])
-def test_unlimited_prefetch_is_a_warning(new_app: NewApp, multiplier: int, word: str) -> None:
-    assert level(new_app(worker_prefetch_multiplier=multiplier), "prefetch") == word
-
-
-def test_result_backend_is_none_answers_or_is_unavailable(new_app: NewApp) -> None:
-    assert "no result_backend" in line(new_app(), "result backend")
-    assert "answers" in line(new_app(result_backend="cache+memory://"), "result backend")
-    assert level(new_app(result_backend=NOBODY_LISTENS), "result backend") == "WARN"
-
-
-@pytest.mark.parametrize(
-    ("settings", "word"),
-    [
-        ({}, "OK"),
-        ({"accept_content": ["yaml"]}, "BAD"),
-        ({"accept_content": ["json", "pickle"]}, "WARN"),
-        ({"task_serializer": "auth"}, "BAD"),
-        ({"accept_content": ["no-such"]}, "UNKNOWN"),
-    ],
-)
-def test_unaccepted_or_unsafe_serializer_is_reported(
-    new_app: NewApp, settings: dict[str, Any], word: str
+@pytest.mark.parametrize(("check", "broker", "settings", "finding"), CASES)
+def test_configuration_is_checked(
+    new_app: NewApp, check: str, broker: str, settings: dict[str, Any], finding: str
 ) -> None:
-    assert level(new_app(**settings), "serializers") == word
+    assert line(new_app(broker, **settings), check).startswith(finding)
 
 
 def test_disabled_events_are_a_warning(new_app: NewApp) -> None:
     assert [level for level, _ in findings(new_app(), "events")] == ["WARN", "WARN"]
     on = new_app(worker_send_task_events=True, task_send_sent_event=True)
     assert [level for level, _ in findings(on, "events")] == ["OK", "OK"]
-
-
-def test_eager_and_spawned_pools_are_bad(new_app: NewApp) -> None:
-    assert [level(new_app(), name) for name in ("eager", "pool")] == ["OK", "OK"]
-    assert level(new_app(task_always_eager=True), "eager") == "BAD"
-    assert level(new_app(worker_pool_start_method="spawn"), "pool") == "BAD"
-
-
-@pytest.mark.parametrize(
-    ("pool", "words"),
-    [
-        ("prefork", "OK the prefork pool enforces time limits"),
-        ("threads", "WARN the threads pool enforces no hard and no soft"),
-        ("solo", "WARN the solo pool enforces no hard and no soft"),
-        ("gevent", "WARN the gevent pool enforces no soft"),
-        ("some.module:Pool", "OK"),
-    ],
-)
-def test_pool_without_time_limits_is_a_warning(new_app: NewApp, pool: str, words: str) -> None:
-    """A time limit that the pool does not enforce is reported (fault 30)."""
-    assert line(new_app(worker_pool=pool), "time limits").startswith(words)
 
 
 # The workers.
