@@ -4,7 +4,7 @@ Times are ISO 8601 in UTC, durations are seconds, statuses are OMERO's words; an
 help of each command says which documents it prints.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from ..models import Event, JobRecord
@@ -14,11 +14,6 @@ from ..store import Tally, WorkerSeen
 def time_value(value: object) -> str | None:
     """Return a time; None for None."""
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else None
-
-
-def seconds(value: timedelta | None) -> float | None:
-    """Return a duration; None for None."""
-    return None if value is None else value.total_seconds()
 
 
 def job_document(job: JobRecord) -> dict[str, Any]:

@@ -152,4 +152,3 @@ JSON_OBJECT = JsonType(dict, "object")
 TASK = TaskNameType()
 JOB_ID = click.IntRange(1, 2**63 - 1)
 JOB_ID.name = "job id"
-STATUS = StatusType()

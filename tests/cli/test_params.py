@@ -63,9 +63,9 @@ def test_invalid_json_list_is_refused(text: str) -> None:
 
 
 def test_status_is_accepted_in_any_case() -> None:
-    assert params.STATUS.convert("finished", None, None) is JobStatus.FINISHED
+    assert params.StatusType().convert("finished", None, None) is JobStatus.FINISHED
     with pytest.raises(click.BadParameter):
-        params.STATUS.convert("done", None, None)
+        params.StatusType().convert("done", None, None)
 
 
 @pytest.mark.parametrize(
