@@ -52,7 +52,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports them.
-pytest.register_assert_rewrite("tests.store.judging", "tests.store.machine", "tests.store.world")
+pytest.register_assert_rewrite("tests.store.assertions", "tests.store.state_machine", "tests.store.scenario")
 
 DATABASES = ["sqlite", "postgresql", "mariadb"]
 S = TypeVar("S", bound=Server)

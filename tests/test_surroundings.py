@@ -291,7 +291,7 @@ def check_own(database: Any) -> None:
 
 
 def store_job() -> Any:
-    from tests.store.bench import new_job
+    from tests.store.harness import new_job
 
     return new_job()
 

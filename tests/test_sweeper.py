@@ -9,7 +9,7 @@ from jobhandle_celery import JobStatus
 from jobhandle_celery.broker.publisher import Published, Publisher
 from jobhandle_celery.store import DAMPED_AT_MOST, PendingMessage
 from jobhandle_celery.sweeper import sweep
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 
 
 class Recorder:

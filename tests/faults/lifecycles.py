@@ -13,8 +13,8 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import NewJob, Run, Selection, Worker
 from tests.rng import rng, scaled
-from tests.store.bench import FAILURE, TASK, Bench, new_job
-from tests.store.judging import legal
+from tests.store.assertions import legal
+from tests.store.harness import FAILURE, TASK, Bench, new_job
 
 T = TypeVar("T")
 

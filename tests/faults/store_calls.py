@@ -13,7 +13,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ProcessRef, Run, Selection, Store, Worker
 from jobhandle_celery.store.pages import Window
 from jobhandle_celery.store.recovery import Message
-from tests.store.bench import FAILURE, HELD, TASK, Bench, new_job
+from tests.store.harness import FAILURE, HELD, TASK, Bench, new_job
 
 Call = Callable[[Store], Any]
 """One call of a verb. Asked twice, it says the same: ids and tokens are made when the scene is set."""

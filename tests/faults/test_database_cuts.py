@@ -13,7 +13,7 @@ from jobhandle_celery.store import ClaimRejected, Database, Refusal, Store, engi
 from tests.databases import PostgresqlDatabases
 from tests.faults.proxy import Cut, PostgresqlProxy
 from tests.faults.store_calls import READ_ONLY, STORE_CALLS, normalize, remaining_rows, sibling_bench
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 from tests.support import eventually
 
 pytestmark = pytest.mark.faults

@@ -16,7 +16,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, Selection
 from tests.databases import PostgresqlDatabases, migrate
 from tests.servers import PostgresqlServer, execute
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 
 pytestmark = pytest.mark.faults
 

@@ -17,7 +17,7 @@ from tests.databases import MariadbDatabases, SqliteFiles
 from tests.faults.lifecycles import run_jobs_under_cuts
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
 from tests.rng import stretched
-from tests.store.bench import Bench, new_job
+from tests.store.harness import Bench, new_job
 
 pytestmark = pytest.mark.faults
 

@@ -32,8 +32,8 @@ from tests.faults.store_calls import (
 )
 from tests.rng import stretched
 from tests.servers import MariadbServer, execute
-from tests.store.bench import TASK, Bench
-from tests.store.judging import legal
+from tests.store.assertions import legal
+from tests.store.harness import TASK, Bench
 from tests.store.racing import race, waiting
 from tests.support import eventually
 

@@ -19,7 +19,7 @@ from tests.faults.rounds import ALL_WAYS, OWN_ERRORS, account_for_rounds
 from tests.faults.workload import BATCH, BODIES, Workload, hold, inject_in_each_way
 from tests.rng import scaled, stretched
 from tests.servers import MariadbServer, PostgresqlServer
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 from tests.worker.site import NewSite
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]

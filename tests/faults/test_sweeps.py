@@ -14,7 +14,7 @@ from tests.faults.step_actions import sweep_all
 from tests.faults.step_faults import SURVIVED, step_runner
 from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 from tests.support import eventually
 from tests.worker.site import NewSite
 

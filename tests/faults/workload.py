@@ -19,7 +19,7 @@ from jobhandle_celery import InvalidTransitionError, Job, JobHandle, JobRecord, 
 from jobhandle_celery.models import Event
 from jobhandle_celery.status import FINAL, UNFINISHED
 from tests.rng import rng, scaled, stretched
-from tests.store.judging import legal
+from tests.store.assertions import legal
 from tests.support import eventually
 from tests.worker.site import Site
 from tests.workers import WorkerProcess

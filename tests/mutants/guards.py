@@ -79,7 +79,7 @@ GUARDS = [
         "a loss is not counted",
         "store:settle_lost",
         (Drop(("lost_count", "lost_count")),),
-        "tests/store/test_leases.py tests/store/test_moves.py",
+        "tests/store/test_leases.py tests/store/test_transitions.py",
     ),
     Mutant(
         115,
@@ -121,7 +121,7 @@ GUARDS = [
         "a cancel in back-off is a mere request",
         "store:_cancel",
         (Replace(("status_id", "RUNNING"), by="_ | (job.c.status_id == JobStatus.REQUEUED)"),),
-        "tests/store/test_moves.py tests/store/test_acting.py",
+        "tests/store/test_transitions.py tests/store/test_control.py",
     ),
     Mutant(
         121,

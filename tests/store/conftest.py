@@ -13,7 +13,7 @@ from jobhandle_celery.settings import Settings
 from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 
 SERVERS = [name for name in DATABASES if name != "sqlite"]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, Table, event
 
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 from tests.support import eventually
 
 Contender = Callable[[], Any]

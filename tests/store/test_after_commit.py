@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from jobhandle_celery.errors import ApiUsageError
 from jobhandle_celery.store.sessions import session_of
-from tests.store.bench import Bench, new_job
+from tests.store.harness import Bench, new_job
 
 
 @pytest.fixture
@@ -68,21 +68,21 @@ def test_nothing_is_sent_before_the_commit_and_each_job_once_after_it(caller: Ca
     assert caller.sent == [first, second, third]
 
 
-def test_a_rolled_back_job_leaves_nothing(caller: Caller) -> None:
+def test_rolled_back_job_leaves_nothing(caller: Caller) -> None:
     caller.submit()
     caller.session.rollback()
     assert caller.sent == []
     assert remaining(caller.bench) == 0
 
 
-def test_a_closed_session_is_a_rolled_back_one(caller: Caller) -> None:
+def test_closed_session_is_a_rolled_back_one(caller: Caller) -> None:
     caller.submit()
     caller.session.close()
     assert caller.sent == []
     assert remaining(caller.bench) == 0
 
 
-def test_a_released_savepoint_sends_nothing_until_its_root_commits(caller: Caller) -> None:
+def test_released_savepoint_sends_nothing_until_its_root_commits(caller: Caller) -> None:
     with caller.session.begin_nested():
         [job_id] = caller.submit()
     assert caller.calls == []
@@ -91,7 +91,7 @@ def test_a_released_savepoint_sends_nothing_until_its_root_commits(caller: Calle
     assert len(caller.calls) == 1
 
 
-def test_a_released_savepoint_is_gone_with_its_root(caller: Caller) -> None:
+def test_released_savepoint_is_gone_with_its_root(caller: Caller) -> None:
     with caller.session.begin_nested():
         caller.submit()
     caller.session.rollback()
@@ -99,7 +99,7 @@ def test_a_released_savepoint_is_gone_with_its_root(caller: Caller) -> None:
     assert remaining(caller.bench) == 0
 
 
-def test_a_rolled_back_savepoint_takes_its_jobs_and_no_others(caller: Caller) -> None:
+def test_rolled_back_savepoint_takes_its_jobs_and_no_others(caller: Caller) -> None:
     [before] = caller.submit()
     savepoint = caller.session.begin_nested()
     caller.submit()
@@ -125,7 +125,7 @@ def test_savepoints_within_savepoints_hand_their_jobs_upwards(caller: Caller) ->
     assert remaining(caller.bench) == 2
 
 
-def test_an_outer_savepoint_that_is_rolled_back_takes_the_released_one_within(caller: Caller) -> None:
+def test_rolled_back_outer_savepoint_drops_released_inner_one(caller: Caller) -> None:
     outer = caller.session.begin_nested()
     with caller.session.begin_nested():
         caller.submit()
@@ -135,7 +135,7 @@ def test_an_outer_savepoint_that_is_rolled_back_takes_the_released_one_within(ca
     assert remaining(caller.bench) == 0
 
 
-def test_a_commit_with_a_savepoint_still_open_sends_both(caller: Caller) -> None:
+def test_commit_with_a_savepoint_still_open_sends_both(caller: Caller) -> None:
     [before] = caller.submit()
     caller.session.begin_nested()
     [within] = caller.submit()
@@ -144,7 +144,7 @@ def test_a_commit_with_a_savepoint_still_open_sends_both(caller: Caller) -> None
     assert sorted(caller.sent) == [before, within]
 
 
-def test_a_second_transaction_of_the_same_session_is_its_own(caller: Caller) -> None:
+def test_second_transaction_of_the_same_session_is_its_own(caller: Caller) -> None:
     [first] = caller.submit()
     caller.session.commit()
     caller.submit()
@@ -157,9 +157,7 @@ def test_a_second_transaction_of_the_same_session_is_its_own(caller: Caller) -> 
     assert caller.sent == [first, third]
 
 
-def test_a_session_joined_to_an_outer_transaction_sends_nothing_that_is_rolled_back(
-    bench: Bench, engine: Engine
-) -> None:
+def test_joined_session_sends_nothing_that_is_rolled_back(bench: Bench, engine: Engine) -> None:
     """As test suites do: the session's commit is not the real one."""
     with engine.connect() as connection:
         outer = connection.begin()
@@ -172,9 +170,7 @@ def test_a_session_joined_to_an_outer_transaction_sends_nothing_that_is_rolled_b
     assert remaining(bench) == 0
 
 
-def test_a_session_joined_to_an_outer_transaction_leaves_its_jobs_to_the_sweep(
-    bench: Bench, engine: Engine
-) -> None:
+def test_joined_session_leaves_its_jobs_to_the_sweep(bench: Bench, engine: Engine) -> None:
     with engine.connect() as connection:
         outer = connection.begin()
         session = Session(connection, join_transaction_mode="create_savepoint")
@@ -187,7 +183,7 @@ def test_a_session_joined_to_an_outer_transaction_leaves_its_jobs_to_the_sweep(
     assert [message.job_id for message in bench.store.outbox.reserve_due(10)] == [job_id]
 
 
-def test_a_send_that_fails_does_not_reach_the_callers_commit(
+def test_send_that_fails_does_not_reach_the_callers_commit(
     bench: Bench, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     def send(job_ids: list[int]) -> None:
@@ -208,7 +204,7 @@ def test_jobs_submitted_by_a_hook_before_the_commit_are_sent_after_it(caller: Ca
     assert len(job_ids) == 1
 
 
-def test_a_failed_statement_takes_the_jobs_with_it(caller: Caller) -> None:
+def test_failed_statement_takes_the_jobs_with_it(caller: Caller) -> None:
     caller.submit()
     with pytest.raises(DBAPIError):
         caller.session.execute(text("SELECT * FROM no_such_table_of_ours"))
@@ -219,7 +215,7 @@ def test_a_failed_statement_takes_the_jobs_with_it(caller: Caller) -> None:
     assert caller.sent == [job_id]
 
 
-def test_a_failed_statement_in_a_savepoint_takes_only_its_own_jobs(caller: Caller) -> None:
+def test_failed_statement_in_a_savepoint_takes_only_its_own_jobs(caller: Caller) -> None:
     [before] = caller.submit()
     savepoint = caller.session.begin_nested()
     caller.submit()
@@ -231,7 +227,7 @@ def test_a_failed_statement_in_a_savepoint_takes_only_its_own_jobs(caller: Calle
     assert remaining(caller.bench) == 1
 
 
-def test_a_commit_of_an_aborted_transaction_sends_nothing(bench: Bench, engine: Engine) -> None:
+def test_commit_of_an_aborted_transaction_sends_nothing(bench: Bench, engine: Engine) -> None:
     """PostgreSQL answers a COMMIT of an aborted transaction with ROLLBACK, and no error."""
     with engine.connect() as connection, Session(connection) as session:
         caller = Caller(bench, session)
@@ -247,7 +243,7 @@ def test_a_commit_of_an_aborted_transaction_sends_nothing(bench: Bench, engine: 
     assert remaining(bench) == 0
 
 
-def test_a_unique_key_that_is_taken_does_not_abort_the_callers_transaction(caller: Caller) -> None:
+def test_taken_unique_key_does_not_abort_callers_transaction(caller: Caller) -> None:
     [first] = caller.submit(unique_key="k")
     [again] = caller.submit(unique_key="k")
     assert again == first
@@ -271,7 +267,7 @@ def test_two_sessions_at_once_keep_their_jobs_apart(server_bench: Bench) -> None
     assert theirs != mine
 
 
-def test_a_scoped_session_stands_for_its_session(engine: Engine) -> None:
+def test_scoped_session_stands_for_its_session(engine: Engine) -> None:
     scoped = scoped_session(sessionmaker(engine))
     assert session_of(scoped) is scoped()
     scoped.remove()
@@ -279,7 +275,7 @@ def test_a_scoped_session_stands_for_its_session(engine: Engine) -> None:
         session_of(engine)
 
 
-def test_a_time_limit_that_comes_while_messages_are_sent_is_heard(bench: Bench, engine: Engine) -> None:
+def test_time_limit_during_publish_is_raised(bench: Bench, engine: Engine) -> None:
     def send(job_ids: list[int]) -> None:
         raise SoftTimeLimitExceeded(1)
 

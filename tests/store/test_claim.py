@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, update
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
-from tests.store.bench import FAILURE, HELD, TASK, Bench
+from tests.store.harness import FAILURE, HELD, TASK, Bench
 
 Spoil = Callable[[Bench, Run], Run]
 """Makes one condition of the guard false, in the row or in the message, and returns the message's key."""
@@ -94,7 +94,7 @@ SPOILS: dict[str, tuple[Spoil, Refusal]] = {
 
 
 @pytest.mark.parametrize("name", SPOILS)
-def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
+def test_claim_is_refused_for(bench: Bench, name: str) -> None:
     """Mutant 13 (no attempt in the message): the former attempt's and the duplicate's claims win."""
     spoil, reason = SPOILS[name]
     job_id = bench.submit()
@@ -108,7 +108,7 @@ def test_a_claim_is_refused_for(bench: Bench, name: str) -> None:
         assert bench.row(job_id) == row
 
 
-def test_a_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
+def test_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
     job_id = bench.submit()
     assert bench.store.runs.claim(bench.key(job_id, bench.worker()), "shop.other") == ClaimRejected(
         Refusal.SUPERSEDED
@@ -116,12 +116,12 @@ def test_a_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
     assert bench.status(job_id) is JobStatus.SUBMITTED
 
 
-def test_a_held_job_is_not_claimed(bench: Bench) -> None:
+def test_held_job_is_not_claimed(bench: Bench) -> None:
     job_id = bench.place(HELD).job_id
     assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EARLY)
 
 
-def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
+def test_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
     """Mutants 2 and 3: a due job, still Waiting, is anybody's who has its message."""
     job_id = bench.submit(scheduled_for=timedelta(minutes=30))
     run = bench.key(job_id, bench.worker())
@@ -133,7 +133,7 @@ def test_a_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Ben
     assert bench.store.runs.claim(run, TASK) == run
 
 
-def test_a_due_message_is_welcome_though_the_sweep_looks_again_later(bench: Bench) -> None:
+def test_due_job_is_claimed_before_the_sweep_finds_it_due(bench: Bench) -> None:
     """Mutant 2 (one time column for both): the row's due_at lies ahead of a claim that is not early."""
     job_id = bench.submit()
     bench.queue(job_id)
@@ -144,7 +144,7 @@ def test_a_due_message_is_welcome_though_the_sweep_looks_again_later(bench: Benc
     assert bench.store.runs.claim(run, TASK) == run
 
 
-def test_a_retrys_delay_is_over_when_its_time_has_come(bench: Bench) -> None:
+def test_retrys_delay_is_over_when_its_time_has_come(bench: Bench) -> None:
     job_id = bench.submit()
     run = _waiting_to_retry(bench, bench.key(job_id, bench.worker()))
     bench.pass_time(minutes=61)
@@ -152,14 +152,14 @@ def test_a_retrys_delay_is_over_when_its_time_has_come(bench: Bench) -> None:
     assert bench.store.runs.claim(run, TASK) == run
 
 
-def test_a_retry_may_start_after_the_expiry_of_its_first_start(bench: Bench) -> None:
+def test_retry_may_start_after_the_expiry_of_its_first_start(bench: Bench) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.store.runs.retry(bench.run(job_id), "{}", None, None, "again")
     bench.pass_time(minutes=6)
     assert bench.run(job_id).attempt == 2
 
 
-def test_who_asks_twice_with_one_claim_id_is_told_that_the_row_is_theirs(bench: Bench) -> None:
+def test_claim_retried_with_one_claim_id_wins(bench: Bench) -> None:
     """Mutant 19 (the answer to the first was lost): refused, the row would be Running without a body."""
     run = bench.run(bench.submit())
     row = bench.row(run.job_id)
@@ -168,13 +168,13 @@ def test_who_asks_twice_with_one_claim_id_is_told_that_the_row_is_theirs(bench: 
     assert bench.events(run.job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING]
 
 
-def test_who_asks_twice_is_refused_once_the_run_is_over(bench: Bench) -> None:
+def test_claim_retried_after_the_run_is_rejected(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.recovery.give_back(run, "shut down", run.worker)
     assert bench.store.runs.claim(run, TASK) == ClaimRejected(Refusal.SUPERSEDED)
 
 
-def test_a_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
+def test_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
     job_id = bench.submit()
     run = bench.run(job_id, bench.worker("w7", pid=77))
     row = bench.row(job_id)
@@ -183,7 +183,7 @@ def test_a_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
     assert bench.store.queries.events(job_id)[-1].actor == "worker w7"
 
 
-def test_a_run_outside_any_worker_needs_no_lease(bench: Bench) -> None:
+def test_run_outside_any_worker_needs_no_lease(bench: Bench) -> None:
     job_id = bench.submit()
     run = bench.key(job_id, Worker("here", None, 1))
     assert bench.store.runs.claim(run, TASK) == run
@@ -192,7 +192,7 @@ def test_a_run_outside_any_worker_needs_no_lease(bench: Bench) -> None:
     assert bench.status(job_id) is JobStatus.RUNNING
 
 
-def test_the_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
+def test_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     """Mutant 10 (refused, and nobody writes it): the job never becomes final."""
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
@@ -204,7 +204,7 @@ def test_the_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     assert row["started"] is None
 
 
-def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: Bench) -> None:
+def test_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: Bench) -> None:
     """Where a move takes several statements, the clock may pass a deadline between two of them."""
     bench = own_bench
     job_id = bench.submit(expires=timedelta(minutes=5))
@@ -223,7 +223,7 @@ def test_a_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: 
 
 
 @pytest.mark.parametrize("reached", ["by a cancel", "by expiry"])
-def test_one_refused_message_of_a_cancelled_job_tells_celery(bench: Bench, reached: str) -> None:
+def test_cancelled_job_is_reported_revoked_once(bench: Bench, reached: str) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     if reached == "by a cancel":
         bench.store.control.cancel(job_id, None, terminate=False)
@@ -235,7 +235,7 @@ def test_one_refused_message_of_a_cancelled_job_tells_celery(bench: Bench, reach
     assert not bench.store.runs.mark_revoke_reported(job_id, task_id)
 
 
-def test_nobody_tells_celery_of_a_job_that_is_not_cancelled_or_of_another_round(bench: Bench) -> None:
+def test_only_a_cancelled_job_of_this_round_is_reported(bench: Bench) -> None:
     job_id = bench.submit()
     task_id = bench.row(job_id)["task_id"]
     assert not bench.store.runs.mark_revoke_reported(job_id, task_id)
@@ -247,7 +247,7 @@ def test_nobody_tells_celery_of_a_job_that_is_not_cancelled_or_of_another_round(
     assert bench.store.runs.mark_revoke_reported(job_id, bench.row(job_id)["task_id"])
 
 
-def test_who_stopped_a_body_has_told_celery_already(bench: Bench) -> None:
+def test_stopped_run_counts_as_reported(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.runs.stop(run, "as asked")
     assert not bench.store.runs.mark_revoke_reported(run.job_id, run.task_id)

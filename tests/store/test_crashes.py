@@ -11,11 +11,11 @@ from itertools import count, product
 import pytest
 
 from tests.rng import sample, stretched
-from tests.store.acts import ACTS
+from tests.store.assertions import look
 from tests.store.cutting import Cut, Cutter, Died
-from tests.store.judging import look
-from tests.store.pairs import ONE_OF_EACH, SCENES, Worlds, changing, wrong
-from tests.store.world import Call, World, call
+from tests.store.interleavings import ONE_OF_EACH, SCENES, Worlds, changing, wrong
+from tests.store.operations import ACTS
+from tests.store.scenario import Call, World, call
 
 DRAWN = 2
 """Breaks of each act, at each of its steps; there are up to eighty."""
@@ -87,7 +87,7 @@ def scenes_of(crashes: Crashes, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH))
-def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
+def test_broken_connection_leaves_no_trace(crashes: Crashes, name: str) -> None:
     # After each step; before the next one would be the same to the server.
     breaks = product(scenes_of(crashes, name)[:1], [True], [False, True])
     assert failures(crashes, name, breaks) == []
@@ -97,6 +97,6 @@ def test_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: s
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(600))
 @pytest.mark.parametrize("name", ACTS)
-def test_in_every_scene_a_broken_connection_is_as_if_nothing_had_been(crashes: Crashes, name: str) -> None:
+def test_broken_connection_leaves_no_trace_in_any_scene(crashes: Crashes, name: str) -> None:
     breaks = list(product(scenes_of(crashes, name), [False, True], [False, True]))
     assert failures(crashes, name, sample(breaks, DRAWN, name)) == []

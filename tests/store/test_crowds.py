@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run, Selection
-from tests.store.bench import TASK, Bench, new_job
+from tests.store.harness import TASK, Bench, new_job
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
@@ -62,7 +62,7 @@ def test_of_many_submits_with_one_unique_key_one_inserts(bench: Bench) -> None:
         assert [one.fresh for one in said].count(True) == 1
 
 
-def test_a_unique_key_whose_submit_is_rolled_back_goes_to_the_one_who_waits(
+def test_unique_key_of_rolled_back_submit_goes_to_the_waiting_one(
     server_bench: Bench,
 ) -> None:
     bench = server_bench
@@ -77,7 +77,7 @@ def test_a_unique_key_whose_submit_is_rolled_back_goes_to_the_one_who_waits(
         assert second.result(timeout=30)[0].fresh
 
 
-def test_a_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> None:
+def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> None:
     """No claim is won of a job whose cancel said Cancelled; and whoever lost hears it."""
     me = bench.worker()
     lanes = 2

@@ -11,7 +11,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, Store, Worker, engine_maker
 from jobhandle_celery.worker.lease import Lease
 from tests.faults.broker_gate import Gate
-from tests.store.bench import Bench, new_job
+from tests.store.harness import Bench, new_job
 
 DEADLINE = 1.0
 
@@ -71,7 +71,7 @@ WAYS: list[Callable[[Stage], None]] = [_submit, _submit_many, _read, _finish, _c
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_silent_connection_is_replaced(stage: Stage, way: Callable[[Stage], None]) -> None:
+def test_silent_connection_is_replaced(stage: Stage, way: Callable[[Stage], None]) -> None:
     """Mutant 22: without a deadline it would be waited for, for ever (fault 45)."""
     way(stage)
     stage.gate.swallow()
@@ -79,7 +79,7 @@ def test_a_silent_connection_is_replaced(stage: Stage, way: Callable[[Stage], No
 
 
 @pytest.mark.faults
-def test_a_silent_server_is_an_error_in_bounded_time(stage: Stage) -> None:
+def test_silent_server_is_an_error_in_bounded_time(stage: Stage) -> None:
     """Connections are accepted by TCP and answer nothing, new ones too (fault 45)."""
     stage.store.queries.status(0)
     with stage.gate.shut(), pytest.raises(DatabaseUnavailableError):
@@ -87,7 +87,7 @@ def test_a_silent_server_is_an_error_in_bounded_time(stage: Stage) -> None:
     assert stage.store.queries.status(0) is None
 
 
-def test_a_lease_is_renewed_though_its_connection_is_silent(stage: Stage) -> None:
+def test_lease_is_renewed_though_its_connection_is_silent(stage: Stage) -> None:
     """The renewal is given up, and the next one has a connection of its own (fault 45, promise 3)."""
     settings = stage.direct.settings
     first = Database(engine_maker(stage.gate.url), settings)

@@ -10,7 +10,7 @@ from sqlalchemy import event
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
 from tests.servers import execute
-from tests.store.bench import Bench, new_job
+from tests.store.harness import Bench, new_job
 
 ASKS: dict[str, Callable[[Bench], object]] = {
     "expire": lambda bench: bench.store.sweep.expire(),
@@ -51,7 +51,7 @@ def looked_at(plan: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("asked", ASKS)
-def test_a_pass_that_finds_nothing_due_looks_at_no_job(crowded: Bench, asked: str) -> None:
+def test_pass_that_finds_nothing_due_looks_at_no_job(crowded: Bench, asked: str) -> None:
     engine, read = crowded.database.engine, []
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jobhandle_celery.models import Failure
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ProcessRef, Run
-from tests.store.bench import FAILURE, Bench, Row
+from tests.store.harness import FAILURE, Bench, Row
 
 Write = Callable[[Bench, Run], Any]
 Supersede = Callable[[Bench, Run], Any]
@@ -91,7 +91,7 @@ SUPERSEDED: dict[str, Supersede] = {
 
 
 @pytest.mark.parametrize("superseded", SUPERSEDED)
-def test_a_superseded_run_writes_nothing(bench: Bench, superseded: str) -> None:
+def test_superseded_run_writes_nothing(bench: Bench, superseded: str) -> None:
     """Mutants 8 (the second round counts from one) and 16 (guarded by status alone)."""
     run = bench.run(bench.submit())
     SUPERSEDED[superseded](bench, run)
@@ -104,14 +104,14 @@ def test_a_superseded_run_writes_nothing(bench: Bench, superseded: str) -> None:
 
 
 @pytest.mark.parametrize("superseded", SUPERSEDED)
-def test_a_superseded_run_is_told_to_stop(bench: Bench, superseded: str) -> None:
+def test_superseded_run_learns_to_stop(bench: Bench, superseded: str) -> None:
     run = bench.run(bench.submit())
     assert bench.store.runs.check(run) == (True, False)
     SUPERSEDED[superseded](bench, run)
     assert bench.store.runs.check(run) == (False, True)
 
 
-def test_a_run_that_is_asked_to_stop_still_holds_its_row(bench: Bench) -> None:
+def test_run_that_is_asked_to_stop_still_holds_its_row(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.control.cancel(run.job_id, None, terminate=False)
     assert bench.store.runs.check(run) == (True, True)
@@ -136,7 +136,7 @@ def test_every_part_of_the_key_is_looked_at(bench: Bench, spoiled: str) -> None:
 
 
 @pytest.mark.parametrize("write", [name for name in WRITES if name.endswith("_process")])
-def test_a_main_process_speaks_only_of_the_run_that_the_row_names(bench: Bench, write: str) -> None:
+def test_main_process_ends_only_the_run_that_the_row_names(bench: Bench, write: str) -> None:
     """Mutant 14: a signal about a duplicate, on another worker or in another child, changes nothing."""
     run = bench.run(bench.submit(), bench.worker("w1", pid=100))
     row = bench.row(run.job_id)
@@ -150,7 +150,7 @@ def test_a_main_process_speaks_only_of_the_run_that_the_row_names(bench: Bench, 
 
 
 @pytest.mark.parametrize("write", ["finish", "fail", "stop", "retry"])
-def test_a_verb_repeated_by_its_author_says_already(bench: Bench, write: str) -> None:
+def test_retried_outcome_is_recognised(bench: Bench, write: str) -> None:
     """Mutant 19's kin: the answer to the commit was lost, and the caller asks again."""
     run = bench.run(bench.submit())
     first = WRITES[write](bench, run)
@@ -162,7 +162,7 @@ def test_a_verb_repeated_by_its_author_says_already(bench: Bench, write: str) ->
 
 
 @pytest.mark.parametrize("write", ["finish", "fail", "stop", "retry"])
-def test_a_verb_does_not_say_already_of_its_authors_other_verb(bench: Bench, write: str) -> None:
+def test_other_outcome_of_the_same_run_is_not_recognised(bench: Bench, write: str) -> None:
     run = bench.run(bench.submit())
     ended = bench.store.runs.stop if write in ("finish", "fail") else None
     assert ended(run, "") if ended else bench.store.runs.finish(run, "1")
@@ -171,7 +171,7 @@ def test_a_verb_does_not_say_already_of_its_authors_other_verb(bench: Bench, wri
     assert bench.row(run.job_id) == row
 
 
-def test_a_finished_body_is_finished_though_it_was_asked_to_stop(bench: Bench) -> None:
+def test_finished_body_is_finished_though_it_was_asked_to_stop(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.control.cancel(run.job_id, None, terminate=True)
     assert bench.store.runs.finish(run, "42")
@@ -180,14 +180,14 @@ def test_a_finished_body_is_finished_though_it_was_asked_to_stop(bench: Bench) -
     assert row["cancel_requested"] is not None
 
 
-def test_the_last_words_of_a_body_stay_when_it_stops_without_a_word(bench: Bench) -> None:
+def test_last_message_stays_when_stopped_without_one(bench: Bench) -> None:
     run = bench.run(bench.submit(message="from the importer"))
     bench.store.control.set_message(run.job_id, "half way", None, run)
     bench.store.runs.stop(run, "")
     assert bench.row(run.job_id)["message"] == "half way"
 
 
-def test_a_failure_becomes_the_message_and_is_kept_as_data(bench: Bench) -> None:
+def test_failure_becomes_the_message_and_is_kept_as_data(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.runs.fail(run, Failure("task", "ValueError", "no\0 good", "Trace"))
     job = bench.store.queries.job(run.job_id)
@@ -197,14 +197,14 @@ def test_a_failure_becomes_the_message_and_is_kept_as_data(bench: Bench) -> None
     assert (job.error.kind, job.error.type, job.error.traceback) == ("task", "ValueError", "Trace")
 
 
-def test_a_retry_keeps_the_signature_and_the_queue_of_its_next_message(bench: Bench) -> None:
+def test_retry_keeps_the_signature_and_the_queue_of_its_next_message(bench: Bench) -> None:
     run = bench.run(bench.submit(queue="first"))
     bench.store.runs.retry(run, '{"args": [2]}', "second", None, "again")
     message = bench.message(run.job_id)
     assert (message.retry, message.queue, message.attempt) == ('{"args": [2]}', "second", 2)
 
 
-def test_a_boot_gives_back_all_that_still_runs_there_and_nothing_else(bench: Bench) -> None:
+def test_give_back_all_returns_only_this_workers_jobs(bench: Bench) -> None:
     mine, stranger = bench.worker("w1"), bench.worker("w2")
     runs = [bench.run(bench.submit(), mine) for _ in range(3)]
     bench.store.runs.finish(runs[0], "1")

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import text
 
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 
 
 def test_job_with_a_unique_key_ends_while_a_foreign_key_locks_it(postgresql_url: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import clock, job, sweep
 from jobhandle_celery.store.connections import FROZEN
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 from tests.support import eventually
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def _have_its_limit_come_soon(connection: Connection) -> None:
         connection.exec_driver_sql("SET idle_transaction_timeout = 1")
 
 
-def test_a_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
+def test_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
     bench = server_bench
     bench.store.sweep.begin_pass()
     bench.pass_time(hours=1)
@@ -53,7 +53,7 @@ def test_a_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
     assert bench.store.sweep.begin_pass() is None, "the frozen one's write is undone"
 
 
-def test_a_verb_that_freezes_does_not_keep_a_lost_worker_alive(server_bench: Bench) -> None:
+def test_frozen_transaction_does_not_keep_a_lost_worker_alive(server_bench: Bench) -> None:
     bench = server_bench
     run = bench.run(bench.submit())
     bench.pass_time(seconds=2 * bench.settings.lease.total_seconds())

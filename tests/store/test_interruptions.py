@@ -11,7 +11,7 @@ from jobhandle_celery.schema import job
 from jobhandle_celery.store import Run
 from jobhandle_celery.store.connections import PREPARED_AFTER
 from tests.servers import execute
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 from tests.support import a_soft_limit_of
 
 
@@ -33,7 +33,7 @@ VERBS: dict[str, Callable[[Bench, Run], object]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_time_limit_within_a_verb_is_heard_and_its_connection_is_nobody_elses(
+def test_time_limit_in_a_statement_discards_the_connection(
     server_bench: Bench, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = server_bench
@@ -46,7 +46,7 @@ def test_a_time_limit_within_a_verb_is_heard_and_its_connection_is_nobody_elses(
     assert bench.row(run.job_id) != before
 
 
-def test_what_the_server_prepared_for_the_table_as_it_was_is_prepared_again(postgresql_url: str) -> None:
+def test_statement_is_prepared_again_after_table_change(postgresql_url: str) -> None:
     """After a migration: "cached plan must not change result type", for as long as a connection lives."""
     bench = Bench(postgresql_url)
     job_id = bench.submit()

@@ -8,7 +8,7 @@ import pytest
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Worker
-from tests.store.bench import LEASE, Bench
+from tests.store.harness import LEASE, Bench
 
 LAPSE = LEASE.total_seconds() + 1
 
@@ -17,7 +17,7 @@ def boot(me: Worker) -> str:
     return str(me.worker_uid)
 
 
-def test_a_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None:
+def test_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None:
     me = bench.worker()
     bench.pass_time(seconds=LAPSE - 5)
     assert bench.store.leases.renew(me)
@@ -27,7 +27,7 @@ def test_a_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None
     assert bench.lapsed_workers() == [me.worker_uid]
 
 
-def test_a_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
+def test_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
     """Mutant 5: a job that was asked to stop and is lost is Cancelled, not sent round again."""
     me = bench.worker("w1")
     error, again, stopped = (bench.run(bench.submit(max_attempts=n), me).job_id for n in (1, 2, 2))
@@ -53,7 +53,7 @@ def test_a_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
     assert "w1" in job.message
 
 
-def test_a_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> None:
+def test_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> None:
     """Mutant 5: Requeued, it would be published and refused for ever."""
     run = bench.run(bench.submit(max_attempts=5))
     bench.store.control.cancel(run.job_id, None, terminate=False)
@@ -64,14 +64,14 @@ def test_a_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> No
     assert bench.row(run.job_id)["finished"] is not None
 
 
-def test_a_lost_job_that_has_attempts_left_is_due_at_once(bench: Bench) -> None:
+def test_lost_job_that_has_attempts_left_is_due_at_once(bench: Bench) -> None:
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
     bench.reap(boot(run.worker))
     assert [message.attempt for message in bench.store.outbox.reserve_due(10)] == [2]
 
 
-def test_a_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, other: Bench) -> None:
+def test_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, other: Bench) -> None:
     """Mutant 11 (the reap does not look at the lease again): its job is taken from a healthy worker."""
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
@@ -82,7 +82,7 @@ def test_a_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, o
     assert bench.store.leases.renew(run.worker)
 
 
-def test_a_worker_that_was_reaped_hears_of_it_and_may_go_on(bench: Bench) -> None:
+def test_reaped_worker_learns_of_it_and_may_go_on(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
     bench.reap(boot(run.worker))
@@ -91,7 +91,7 @@ def test_a_worker_that_was_reaped_hears_of_it_and_may_go_on(bench: Bench) -> Non
     assert bench.run(bench.submit(), run.worker).attempt == 1
 
 
-def test_an_outsiders_running_job_is_never_lost(bench: Bench) -> None:
+def test_outsiders_running_job_is_never_lost(bench: Bench) -> None:
     """Mutant 15 (it has a lease): it would end in Error without any body."""
     job_id = bench.submit()
     assert (
@@ -107,7 +107,7 @@ def test_an_outsiders_running_job_is_never_lost(bench: Bench) -> None:
     assert (row["status_id"], row["worker_uid"], row["due_at"]) == (JobStatus.RUNNING, None, None)
 
 
-def test_an_outsiders_job_taken_from_a_lost_worker_forgets_that_worker(bench: Bench) -> None:
+def test_outsiders_job_taken_from_a_lost_worker_forgets_that_worker(bench: Bench) -> None:
     run = bench.run(bench.submit(max_attempts=2))
     bench.store.recovery.lose(run, "gone", run.worker)
     assert bench.store.control.set_status(run.job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None)[1]
@@ -116,7 +116,7 @@ def test_an_outsiders_job_taken_from_a_lost_worker_forgets_that_worker(bench: Be
     assert bench.status(run.job_id) is JobStatus.RUNNING
 
 
-def test_a_worker_retires_when_nothing_names_it_any_more(bench: Bench) -> None:
+def test_worker_retires_when_nothing_names_it_any_more(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.leases.retire(run.worker)
     assert bench.store.leases.renew(run.worker), "a row named it, so its lease was kept"
@@ -125,7 +125,7 @@ def test_a_worker_retires_when_nothing_names_it_any_more(bench: Bench) -> None:
     assert not bench.store.leases.renew(run.worker)
 
 
-def test_a_main_process_sees_what_its_rows_say_it_runs(bench: Bench) -> None:
+def test_main_process_sees_what_its_rows_say_it_runs(bench: Bench) -> None:
     me, stranger = bench.worker("w1", pid=7), bench.worker("w2")
     first, second = (bench.run(bench.submit(), me) for _ in range(2))
     bench.run(bench.submit(), stranger)
@@ -138,7 +138,7 @@ def test_a_main_process_sees_what_its_rows_say_it_runs(bench: Bench) -> None:
     assert (standings[first.job_id].claim_id, standings[first.job_id].pid) == (first.claim_id, 7)
 
 
-def test_a_worker_that_was_away_learns_which_of_its_messages_are_over(bench: Bench) -> None:
+def test_worker_that_was_away_learns_which_of_its_messages_are_over(bench: Bench) -> None:
     me = bench.worker()
     runs = [bench.run(bench.submit(max_attempts=3), me) for _ in range(5)]
     lasting, ended, lost, overtaken, again = runs
@@ -159,11 +159,11 @@ def test_a_worker_that_was_away_learns_which_of_its_messages_are_over(bench: Ben
 # When leases may be believed.
 
 
-def test_the_first_pass_believes_no_lease(bench: Bench) -> None:
+def test_first_pass_trusts_no_lease(bench: Bench) -> None:
     assert bench.store.sweep.begin_pass() is False
 
 
-def test_a_pass_does_nothing_if_somebody_passed_just_now(bench: Bench, other: Bench) -> None:
+def test_pass_is_skipped_within_the_interval(bench: Bench, other: Bench) -> None:
     bench.store.sweep.begin_pass()
     assert other.store.sweep.begin_pass() is None
     bench.pass_time(seconds=bench.settings.pass_interval.total_seconds() + 0.1)
@@ -171,13 +171,13 @@ def test_a_pass_does_nothing_if_somebody_passed_just_now(bench: Bench, other: Be
     assert bench.store.sweep.begin_pass() is None
 
 
-def test_leases_are_believed_after_a_lease_of_passes_that_followed_each_other(bench: Bench) -> None:
+def test_leases_are_trusted_after_a_lease_of_passes(bench: Bench) -> None:
     assert bench.pass_steadily(LEASE * 0.8) is False
     assert bench.pass_steadily(LEASE * 0.4) is True
 
 
 @pytest.mark.parametrize("outage", [LEASE / 5, LEASE * 3])
-def test_leases_are_not_believed_after_an_outage(bench: Bench, outage: timedelta) -> None:
+def test_leases_are_not_trusted_after_an_outage(bench: Bench, outage: timedelta) -> None:
     """Mutant 12 (believed at once): every running job is taken for lost."""
     assert bench.pass_steadily(LEASE * 1.2) is True
     bench.pass_time(seconds=outage.total_seconds())
@@ -186,7 +186,7 @@ def test_leases_are_not_believed_after_an_outage(bench: Bench, outage: timedelta
     assert bench.pass_steadily(LEASE * 0.4) is True
 
 
-def test_leases_are_not_believed_by_a_pass_that_was_itself_held_up(bench: Bench) -> None:
+def test_leases_are_not_trusted_by_a_delayed_pass(bench: Bench) -> None:
     """Mutant 12's kin: the database hangs between the beginning of a pass and its reap."""
     run = bench.run(bench.submit())
     bench.trust_leases()
@@ -205,14 +205,14 @@ def test_passes_go_on_after_the_databases_clock_was_set_back(bench: Bench, hours
     assert bench.pass_steadily(LEASE * 1.2) is True
 
 
-def test_a_long_sweep_interval_is_not_taken_for_an_outage(common_url: str, namespace: str) -> None:
+def test_long_sweep_interval_is_not_taken_for_an_outage(common_url: str, namespace: str) -> None:
     bench = Bench(common_url, namespace=namespace, sweep_interval=timedelta(hours=1))
     assert bench.pass_steadily(LEASE * 1.2) is True
     bench.close()
 
 
 @pytest.mark.parametrize("longer", ["the worker's", "the sweeper's"])
-def test_a_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, longer: str) -> None:
+def test_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, longer: str) -> None:
     """After an outage a worker with a long lease has a lease's time to renew (fault 53)."""
     long, short = LEASE * 4, LEASE
     mine, theirs = (long, short) if longer == "the worker's" else (short, long)
@@ -229,9 +229,7 @@ def test_a_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, l
     assert [lost.job_id for lost in sweeper.store.leases.reap(boot(run.worker))] == [run.job_id]
 
 
-def test_a_prune_does_not_follow_jobs_that_end_meanwhile(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prune_does_not_follow_jobs_that_end_meanwhile(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under load it came back late, or never (fault 55)."""
     first = bench.place(JobStatus.FINISHED).job_id
     bench.pass_time(seconds=1)

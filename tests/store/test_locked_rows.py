@@ -18,7 +18,7 @@ from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker
 from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
 from tests.faults.store_calls import STORE_CALLS, remaining_rows, run_undisturbed, sibling_bench
-from tests.store.bench import Bench, new_job
+from tests.store.harness import Bench, new_job
 from tests.store.test_leases import LAPSE, boot
 
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
@@ -113,7 +113,7 @@ def test_every_session_has_a_bound_for_locks(server_bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_pass_waits_for_no_row(
+def test_pass_waits_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
@@ -157,7 +157,7 @@ def test_a_pass_waits_for_no_row(
     store.database.close()
 
 
-def test_the_marks_and_put_offs_of_a_pass_wait_for_no_row(
+def test_marks_and_deferrals_of_a_pass_wait_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is locked between its reservation and its mark stays due (fault 44)."""
@@ -174,7 +174,7 @@ def test_the_marks_and_put_offs_of_a_pass_wait_for_no_row(
     store.database.close()
 
 
-def test_a_foreign_key_in_an_open_transaction_holds_up_no_run(
+def test_foreign_key_in_an_open_transaction_holds_up_no_run(
     server_bench: Bench, caller: sqlalchemy.Engine
 ) -> None:
     """On PostgreSQL; MariaDB's foreign keys take a lock that every change waits for (fault 44)."""
@@ -188,7 +188,7 @@ def test_a_foreign_key_in_an_open_transaction_holds_up_no_run(
 
 
 @pytest.mark.parametrize("name", STORE_CALLS)
-def test_every_verb_is_bounded_while_its_rows_are_locked(
+def test_operation_on_locked_rows_is_bounded(
     server_bench: Bench, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does without the row, or raises; once the row is free it does its work (fault 44)."""
@@ -213,7 +213,7 @@ def test_every_verb_is_bounded_while_its_rows_are_locked(
     store.database.close()
 
 
-def test_a_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
+def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
     """A session that stays open on MariaDB kept next-key locks, in which all inserts waited (fault 47)."""
     bench = Bench(mariadb_url)
     job_id = bench.submit(unique_key="k")

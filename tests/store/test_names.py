@@ -3,13 +3,13 @@
 import pytest
 
 from jobhandle_celery.store import ClaimRejected, Selection
-from tests.store.bench import TASK, Bench, new_job
+from tests.store.harness import TASK, Bench, new_job
 
 LIKE_ANN = ["ANN", "Ann", "änn", "ann ", " ann", "a\u0308nn"]
 
 
 @pytest.mark.parametrize("name", LIKE_ANN, ids=repr)
-def test_a_user_whose_name_is_only_alike_sees_nothing(bench: Bench, name: str) -> None:
+def test_user_whose_name_is_only_alike_sees_nothing(bench: Bench, name: str) -> None:
     job_id = bench.submit(username="ann")
     assert bench.store.queries.job(job_id, "ann")
     assert bench.store.queries.job(job_id, name) is None
@@ -17,7 +17,7 @@ def test_a_user_whose_name_is_only_alike_sees_nothing(bench: Bench, name: str) -
     assert bench.store.pages.find(Selection(username=name), None, 10) == []
 
 
-def test_a_namespace_that_is_only_alike_sees_nothing(bench: Bench) -> None:
+def test_namespace_that_is_only_alike_sees_nothing(bench: Bench) -> None:
     other = Bench(bench.url, namespace=bench.settings.namespace.upper())
     job_id = bench.submit()
     assert other.store.queries.job(job_id) is None
@@ -25,7 +25,7 @@ def test_a_namespace_that_is_only_alike_sees_nothing(bench: Bench) -> None:
     other.close()
 
 
-def test_a_message_for_a_task_that_is_only_alike_is_refused(bench: Bench) -> None:
+def test_message_for_a_task_that_is_only_alike_is_refused(bench: Bench) -> None:
     run = bench.key(bench.submit(), bench.worker())
     assert isinstance(bench.store.runs.claim(run, TASK.upper()), ClaimRejected)
 

@@ -13,7 +13,7 @@ from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenB
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.servers import execute
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 
 ODD = "café ☕"
 LONG = "x" * 1000

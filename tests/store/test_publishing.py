@@ -8,8 +8,8 @@ import pytest
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import DAMPED_AT_MOST, PendingMessage, Worker
-from tests.store.bench import GRACE, HELD, PATIENCE, TASK, Bench, about
 from tests.store.conftest import CommonDoor
+from tests.store.harness import GRACE, HELD, PATIENCE, TASK, Bench, about
 
 HOUR = 3600.0
 
@@ -25,7 +25,7 @@ def ids(messages: list[PendingMessage]) -> list[int]:
     return [message.job_id for message in messages]
 
 
-def test_the_submitter_reads_what_it_is_to_send(bench: Bench) -> None:
+def test_submitter_reads_what_it_is_to_send(bench: Bench) -> None:
     job_id = bench.submit(args="[1]", kwargs='{"a": 2}', queue="q", priority=3, routing='{"x": 1}')
     [message] = bench.store.outbox.reserve([job_id])
     assert message == bench.message(job_id)
@@ -34,20 +34,20 @@ def test_the_submitter_reads_what_it_is_to_send(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("state", [*JobStatus, HELD])
-def test_the_submitter_sends_only_what_waits_to_be_sent(bench: Bench, state: str) -> None:
+def test_submitter_sends_only_what_waits_to_be_sent(bench: Bench, state: str) -> None:
     job_id = bench.place(state).job_id
     to_send = state in (JobStatus.SUBMITTED, JobStatus.REQUEUED, JobStatus.RESUBMITTED)
     assert ids(bench.store.outbox.reserve([job_id])) == ([job_id] if to_send else [])
 
 
-def test_a_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
+def test_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.runs.retry(run, "{}", None, HOUR, "again")
     assert bench.store.outbox.reserve([run.job_id]) == []
 
 
 @pytest.mark.parametrize("state", [*JobStatus, HELD])
-def test_the_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: str) -> None:
+def test_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: str) -> None:
     """Mutant 18: a row that was marked Queued is looked at again, should its message be lost."""
     job_id = bench.place(state).job_id
     bench.pass_time(hours=1)
@@ -56,16 +56,14 @@ def test_the_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: s
 
 
 @pytest.mark.parametrize("given", [{"held": True}, {"scheduled_for": timedelta(hours=2)}])
-def test_a_job_that_may_not_start_is_not_published_though_its_expiry_makes_it_due(
-    bench: Bench, given: dict[str, Any]
-) -> None:
+def test_job_due_only_to_expire_is_not_published(bench: Bench, given: dict[str, Any]) -> None:
     """The sweep looks at it then, to cancel it; a pass that has just done so must not send it."""
     bench.submit(expires=timedelta(minutes=5), **given)
     bench.pass_time(minutes=6)
     assert bench.store.outbox.reserve_due(10) == []
 
 
-def test_a_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, other: Bench) -> None:
+def test_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, other: Bench) -> None:
     """Mutant 18's kin: the sweep that took it may have died before it sent anything."""
     job_id = bench.submit()
     assert bench.store.outbox.reserve_due(10) == []
@@ -77,7 +75,7 @@ def test_a_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, 
     assert ids(other.store.outbox.reserve_due(10)) == [job_id]
 
 
-def test_a_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench: Bench) -> None:
+def test_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench: Bench) -> None:
     first = bench.submit()
     bench.pass_time(seconds=1)
     others = {bench.submit() for _ in range(3)}
@@ -86,7 +84,7 @@ def test_a_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench
     assert set(ids(bench.store.outbox.reserve_due(2))) < others
 
 
-def test_a_retry_is_not_reserved_before_its_time(bench: Bench) -> None:
+def test_retry_is_not_reserved_before_its_time(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.runs.retry(run, "{}", None, HOUR, "again")
     bench.pass_time(minutes=59)
@@ -95,7 +93,7 @@ def test_a_retry_is_not_reserved_before_its_time(bench: Bench) -> None:
     assert ids(bench.store.outbox.reserve_due(10)) == [run.job_id]
 
 
-def test_a_late_mark_does_not_touch_the_back_off_of_a_retry(bench: Bench) -> None:
+def test_late_mark_does_not_touch_the_back_off_of_a_retry(bench: Bench) -> None:
     """Mutant 1 (guarded by status only): a second message starts the retry at once."""
     job_id = bench.submit()
     [message] = bench.store.outbox.reserve([job_id])
@@ -107,7 +105,7 @@ def test_a_late_mark_does_not_touch_the_back_off_of_a_retry(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("state", [JobStatus.RUNNING, JobStatus.FINISHED, JobStatus.CANCELLED])
-def test_a_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobStatus) -> None:
+def test_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobStatus) -> None:
     job_id = bench.submit()
     [message] = bench.store.outbox.reserve([job_id])
     if state is JobStatus.CANCELLED:
@@ -121,7 +119,7 @@ def test_a_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobS
     assert bench.row(job_id) == row
 
 
-def test_a_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: Bench) -> None:
+def test_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: Bench) -> None:
     """Mutant 3: refused to a fast worker, it would be Queued without a message."""
     job_id = bench.place(JobStatus.WAITING).job_id
     [message] = bench.store.outbox.reserve_due(10)
@@ -131,7 +129,7 @@ def test_a_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: 
     assert bench.store.runs.finish(run, "1")
 
 
-def test_the_patience_doubles_with_each_publish_up_to_a_quarter_of_an_hour(common_url: str) -> None:
+def test_republish_delay_doubles_up_to_its_limit(common_url: str) -> None:
     bench = Bench(common_url, namespace=str(uuid.uuid4()), republish_after=timedelta(minutes=2))
     job_id, found = bench.submit(), []
     for _ in range(6):
@@ -142,7 +140,7 @@ def test_the_patience_doubles_with_each_publish_up_to_a_quarter_of_an_hour(commo
     assert all(about(due, wanted) for due, wanted in zip(found, expected, strict=True)), found
 
 
-def test_a_new_attempt_has_the_first_patience_again(bench: Bench) -> None:
+def test_new_attempt_has_the_first_republish_delay(bench: Bench) -> None:
     job_id = bench.submit()
     for _ in range(3):
         bench.queue(job_id)
@@ -150,7 +148,7 @@ def test_a_new_attempt_has_the_first_patience_again(bench: Bench) -> None:
     assert bench.row(job_id)["publish_count"] == 0
 
 
-def test_a_queued_job_may_be_left_to_its_message_once_more(bench: Bench) -> None:
+def test_republish_of_queued_job_is_deferred(bench: Bench) -> None:
     """Mutant 4: how often in a row is counted, so that the broker's count is not believed for ever."""
     job_id = bench.submit(queue="q")
     bench.queue(job_id)
@@ -165,7 +163,7 @@ def test_a_queued_job_may_be_left_to_its_message_once_more(bench: Bench) -> None
     assert bench.row(job_id)["republish_deferrals"] == 0
 
 
-def test_each_time_that_a_job_is_left_to_its_message_it_is_for_twice_as_long(impatient: Bench) -> None:
+def test_each_deferral_doubles_the_republish_delay(impatient: Bench) -> None:
     """So a lost message may go unnoticed for 1 + 2 + 4 + 8 = 15 patiences, and no longer."""
     job_id = impatient.submit(queue="q")
     impatient.queue(job_id)
@@ -178,7 +176,7 @@ def test_each_time_that_a_job_is_left_to_its_message_it_is_for_twice_as_long(imp
     assert all(about(due, wanted) for due, wanted in zip(found, expected, strict=True)), found
 
 
-def test_a_job_that_was_claimed_meanwhile_is_not_looked_at_later(bench: Bench) -> None:
+def test_job_claimed_meanwhile_is_not_deferred(bench: Bench) -> None:
     job_id = bench.submit()
     bench.queue(job_id)
     bench.pass_time(minutes=16)
@@ -197,7 +195,7 @@ def test_rows_are_counted_by_queue(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("state", [JobStatus.SUBMITTED, JobStatus.WAITING, HELD, JobStatus.QUEUED])
-def test_the_sweep_cancels_an_expired_job_in_every_status_and_says_so(bench: Bench, state: str) -> None:
+def test_sweep_cancels_expired_job_in_every_status(bench: Bench, state: str) -> None:
     """Mutant 10: without it the job would wait for ever for a claim that is refused."""
     job_id = bench.place(state, expires=timedelta(minutes=40), unique_key="k").job_id
     bench.pass_time(minutes=41)
@@ -209,7 +207,7 @@ def test_the_sweep_cancels_an_expired_job_in_every_status_and_says_so(bench: Ben
     assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), "those who heard of it hear its end"
 
 
-def test_a_cancel_that_no_worker_meets_is_told_once(bench: Bench) -> None:
+def test_unreported_cancel_is_returned_once(bench: Bench) -> None:
     unsent, sent, met = bench.submit(), bench.submit(), bench.submit()
     for job_id in (sent, met):
         bench.queue(job_id)
@@ -224,7 +222,7 @@ def test_a_cancel_that_no_worker_meets_is_told_once(bench: Bench) -> None:
     assert bench.store.sweep.unreported_cancels(10) == []
 
 
-def test_a_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Bench) -> None:
+def test_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Bench) -> None:
     early = bench.submit(expires=timedelta(minutes=40))
     retried = bench.submit(expires=timedelta(minutes=10))
     bench.store.runs.retry(bench.run(retried), "{}", None, None, "again")
@@ -235,7 +233,7 @@ def test_a_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Be
 
 
 @pytest.mark.parametrize("verb", ["mark_queued", "defer_republish", "send_back"])
-def test_the_sweep_looks_again_no_later_than_the_expiry(bench: Bench, verb: str) -> None:
+def test_sweep_looks_again_no_later_than_the_expiry(bench: Bench, verb: str) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
     message = bench.message(job_id)
@@ -249,7 +247,7 @@ def test_the_sweep_looks_again_no_later_than_the_expiry(bench: Bench, verb: str)
     assert about(bench.due_in(job_id), timedelta(minutes=5))
 
 
-def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) -> None:
+def test_job_sent_back_has_a_reason_and_keeps_its_message(bench: Bench) -> None:
     job_id = bench.submit(message="from the importer")
     bench.queue(job_id)
     message = bench.message(job_id)
@@ -262,7 +260,7 @@ def test_a_job_that_is_sent_back_says_why_and_keeps_its_message(bench: Bench) ->
     assert TASK in event.message
 
 
-def test_a_late_mark_does_not_touch_a_job_that_was_sent_back(bench: Bench) -> None:
+def test_late_mark_does_not_touch_a_job_that_was_sent_back(bench: Bench) -> None:
     """A worker that does not know the task may be faster than whoever sent the message."""
     job_id = bench.submit()
     [message] = bench.store.outbox.reserve([job_id])
@@ -276,7 +274,7 @@ def test_a_late_mark_does_not_touch_a_job_that_was_sent_back(bench: Bench) -> No
     assert bench.status(job_id) is JobStatus.QUEUED
 
 
-def test_a_job_that_is_sent_back_was_sent_once_whoever_says_so_first(bench: Bench) -> None:
+def test_job_sent_back_counts_its_publish_once(bench: Bench) -> None:
     counts = []
     for marked in (False, True):
         job_id = bench.submit()
@@ -288,7 +286,7 @@ def test_a_job_that_is_sent_back_was_sent_once_whoever_says_so_first(bench: Benc
     assert counts == [1, 1]
 
 
-def test_a_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
+def test_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
     job_id = bench.submit()
     message, me = bench.message(job_id), bench.worker()
     bench.store.runs.retry(bench.run(job_id), "{}", None, HOUR, "again")
@@ -299,7 +297,7 @@ def test_a_message_of_the_past_sends_nothing_back(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("delay", [1e9, 1e12, 1e300])
-def test_a_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, delay: float) -> None:
+def test_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, delay: float) -> None:
     run = bench.run(bench.submit())
     assert bench.store.runs.retry(run, "{}", None, delay, "again") is JobStatus.REQUEUED
     row = bench.row(run.job_id)
@@ -308,7 +306,7 @@ def test_a_retry_with_an_absurd_delay_is_still_looked_at_one_day(bench: Bench, d
     assert bench.store.outbox.reserve([run.job_id]) == []
 
 
-def test_a_job_that_cannot_be_sent_is_put_off_ever_longer_and_says_so(impatient: Bench) -> None:
+def test_unsendable_job_is_deferred_ever_longer_with_a_reason(impatient: Bench) -> None:
     bench = impatient
     job_id = bench.submit(unique_key="k")
     message = bench.message(job_id)

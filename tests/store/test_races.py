@@ -17,7 +17,7 @@ from jobhandle_celery.schema import clock, job
 from jobhandle_celery.schema import worker as worker_table
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import ClaimRejected, Run
-from tests.store.bench import FAILURE, LEASE, TASK, Bench
+from tests.store.harness import FAILURE, LEASE, TASK, Bench
 from tests.store.racing import Contender, has_lines, in_line, in_the_middle, locked, race, steps, waiting
 from tests.support import eventually
 
@@ -171,7 +171,7 @@ def judge(bench: Bench, pair: Pair, said: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("pair_of", PAIRS, ids=lambda pair_of: str(pair_of.__name__))
-def test_of_two_verbs_let_loose_at_once_exactly_one_wins(
+def test_exactly_one_of_two_concurrent_operations_wins(
     bench: Bench, pair_of: Callable[[Bench], Pair]
 ) -> None:
     for _ in range(ROUNDS):
@@ -181,7 +181,7 @@ def test_of_two_verbs_let_loose_at_once_exactly_one_wins(
 
 @pytest.mark.parametrize("order", [1, -1], ids=["as named", "reversed"])
 @pytest.mark.parametrize("pair_of", PAIRS, ids=lambda pair_of: str(pair_of.__name__))
-def test_of_two_verbs_in_line_for_the_row_exactly_one_wins(
+def test_exactly_one_of_two_queued_operations_wins(
     bench: Bench, pair_of: Callable[[Bench], Pair], order: int
 ) -> None:
     pair = pair_of(bench)
@@ -195,7 +195,7 @@ def test_of_two_verbs_in_line_for_the_row_exactly_one_wins(
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_expired_job_is_cancelled_once_whoever_meets_it(bench: Bench, order: int) -> None:
+def test_expired_job_is_cancelled_once(bench: Bench, order: int) -> None:
     pair = expire_claim(bench)
     said = in_line(bench, job, [pair.first, pair.second][::order])[::order]
     assert not said[1]
@@ -203,7 +203,7 @@ def test_an_expired_job_is_cancelled_once_whoever_meets_it(bench: Bench, order: 
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, order: int) -> None:
+def test_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, order: int) -> None:
     run = bench.run(bench.submit())
     contenders: list[Contender] = [
         lambda: bench.store.control.cancel(run.job_id, None, terminate=False),
@@ -217,9 +217,7 @@ def test_a_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, o
     ]
 
 
-def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(
-    common_postgresql_url: str, namespace: str
-) -> None:
+def test_cancel_against_resubmit_returns_a_valid_status(common_postgresql_url: str, namespace: str) -> None:
     """The job is final to the cancel's first statement, and sent round again before its second.
 
     On PostgreSQL, where each of the two stands alone; elsewhere the first one locks the row.
@@ -241,7 +239,7 @@ def test_a_cancel_that_meets_a_resubmit_never_leaves_its_caller_in_doubt(
     bench.close()
 
 
-def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_lost(bench: Bench) -> None:
+def test_renewal_against_reap_keeps_jobs_or_learns_the_loss(bench: Bench) -> None:
     for _ in range(ROUNDS):
         run = bench.run(bench.submit(max_attempts=2))
         bench.pass_time(seconds=LAPSE)
@@ -253,7 +251,7 @@ def test_a_renewal_against_a_reap_either_keeps_its_jobs_or_hears_that_it_was_los
         assert bench.status(run.job_id) is (JobStatus.RUNNING if renewed else JobStatus.REQUEUED)
 
 
-def test_a_reap_whose_jobs_are_locked_leaves_their_worker(server_bench: Bench) -> None:
+def test_reap_whose_jobs_are_locked_leaves_their_worker(server_bench: Bench) -> None:
     """It skips them; the worker may renew, or the next reap finds them by it."""
     bench = server_bench
     run = bench.run(bench.submit(max_attempts=2))
@@ -265,7 +263,7 @@ def test_a_reap_whose_jobs_are_locked_leaves_their_worker(server_bench: Bench) -
     assert bench.status(run.job_id) is JobStatus.REQUEUED
 
 
-def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
+def test_renewal_behind_a_reap_learns_the_loss(bench: Bench) -> None:
     """It waits for the reap, which is about to commit."""
 
     def lapsed() -> Run:
@@ -288,7 +286,7 @@ def test_a_renewal_behind_a_reap_hears_that_it_was_lost(bench: Bench) -> None:
     assert bench.status(run.job_id) is JobStatus.REQUEUED
 
 
-def test_a_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench) -> None:
+def test_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench) -> None:
     """Mutant 11: the lease is looked at in the reap's own transaction, under a lock."""
     bench = server_bench
     run = bench.run(bench.submit(max_attempts=2))

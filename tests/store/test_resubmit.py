@@ -8,7 +8,7 @@ import pytest
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
-from tests.store.bench import FAILURE, TASK, Bench, new_job
+from tests.store.harness import FAILURE, TASK, Bench, new_job
 
 CLEARED = (
     "cancel_requested",
@@ -74,7 +74,7 @@ def ended_by_hand(bench: Bench, run: Run) -> None:
     assert (previous, moved) == (JobStatus.RUNNING, True)
 
 
-def test_a_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Bench) -> None:
+def test_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Bench) -> None:
     """Mutant 8: `attempt` is among what is kept."""
     job_id = full_life(bench)
     before = bench.row(job_id)
@@ -93,7 +93,7 @@ def test_a_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Ben
     assert counts == [0, 0, 0, False, False]
 
 
-def test_a_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> None:
+def test_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> None:
     """Mutant 9 (the stamp stays): never startable."""
     job_id = bench.submit()
     bench.store.control.cancel(job_id, None, terminate=True)
@@ -102,7 +102,7 @@ def test_a_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> No
     assert not bench.store.leases.runs(str(bench.row(job_id)["worker_uid"]))[0].terminate
 
 
-def test_a_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
+def test_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
     job_id = bench.submit(max_attempts=2)
     for expected in (JobStatus.REQUEUED, JobStatus.ERROR) * 2:
         run = bench.run(job_id)
@@ -111,7 +111,7 @@ def test_a_resubmitted_job_has_its_losses_before_it_again(bench: Bench) -> None:
             assert resubmit(bench, job_id)
 
 
-def test_the_former_rounds_message_is_refused(bench: Bench) -> None:
+def test_former_rounds_message_is_refused(bench: Bench) -> None:
     job_id = bench.submit()
     old = bench.key(job_id, bench.worker())
     bench.store.control.cancel(job_id, None, terminate=False)
@@ -119,7 +119,7 @@ def test_the_former_rounds_message_is_refused(bench: Bench) -> None:
     assert bench.store.runs.claim(old, TASK) == ClaimRejected(Refusal.SUPERSEDED)
 
 
-def test_the_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:
+def test_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:
     job_id = bench.submit()
     message = bench.message(job_id)
     bench.store.control.cancel(job_id, None, terminate=False)
@@ -129,7 +129,7 @@ def test_the_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:
     assert bench.row(job_id) == row
 
 
-def test_the_former_rounds_cancel_changes_nothing(bench: Bench) -> None:
+def test_former_rounds_cancel_changes_nothing(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.runs.finish(run, "1")
     assert resubmit(bench, run.job_id)
@@ -137,7 +137,7 @@ def test_the_former_rounds_cancel_changes_nothing(bench: Bench) -> None:
     assert bench.status(run.job_id) is JobStatus.RESUBMITTED
 
 
-def test_a_resubmit_is_refused_while_the_former_body_may_be_alive(bench: Bench) -> None:
+def test_resubmit_is_refused_while_the_former_body_may_be_alive(bench: Bench) -> None:
     """Mutant 7: an outsider ends a running job and resubmits it; two bodies, with a healthy worker."""
     run = bench.run(bench.submit())
     ended_by_hand(bench, run)
@@ -147,7 +147,7 @@ def test_a_resubmit_is_refused_while_the_former_body_may_be_alive(bench: Bench) 
 
 
 @pytest.mark.parametrize("leaves", ["by its report", "by its refused finish", "by its refused retry"])
-def test_a_resubmit_is_welcome_once_the_former_body_has_left(bench: Bench, leaves: str) -> None:
+def test_resubmit_is_allowed_once_the_former_body_has_left(bench: Bench, leaves: str) -> None:
     run = bench.run(bench.submit())
     ended_by_hand(bench, run)
     match leaves:
@@ -161,7 +161,7 @@ def test_a_resubmit_is_welcome_once_the_former_body_has_left(bench: Bench, leave
 
 
 @pytest.mark.parametrize("ends", ["it lapses", "it retires"])
-def test_a_resubmit_is_welcome_once_the_former_workers_lease_has_ended(bench: Bench, ends: str) -> None:
+def test_resubmit_is_allowed_once_the_former_lease_has_ended(bench: Bench, ends: str) -> None:
     run = bench.run(bench.submit())
     ended_by_hand(bench, run)
     if ends == "it lapses":
@@ -171,7 +171,7 @@ def test_a_resubmit_is_welcome_once_the_former_workers_lease_has_ended(bench: Be
     assert resubmit(bench, run.job_id)
 
 
-def test_a_body_leaves_without_touching_a_later_claim(bench: Bench) -> None:
+def test_body_leaves_without_touching_a_later_claim(bench: Bench) -> None:
     run = bench.run(bench.submit())
     ended_by_hand(bench, run)
     bench.pass_time(seconds=bench.settings.lease.total_seconds() + 1)
@@ -181,7 +181,7 @@ def test_a_body_leaves_without_touching_a_later_claim(bench: Bench) -> None:
     assert bench.row(run.job_id)["worker_uid"] == later.worker.worker_uid
 
 
-def test_who_asks_twice_with_one_task_id_is_told_yes(bench: Bench) -> None:
+def test_resubmit_retried_with_one_task_id_returns_true(bench: Bench) -> None:
     job_id = bench.place(JobStatus.FINISHED).job_id
     task_id = str(uuid.uuid4())
     assert bench.store.control.resubmit(job_id, task_id, None)
@@ -190,7 +190,7 @@ def test_who_asks_twice_with_one_task_id_is_told_yes(bench: Bench) -> None:
     assert (bench.row(job_id), bench.events(job_id)) == (row, events)
 
 
-def test_a_resubmit_is_refused_while_another_unfinished_job_has_its_unique_key(bench: Bench) -> None:
+def test_resubmit_is_refused_while_its_unique_key_is_taken(bench: Bench) -> None:
     first = bench.place(JobStatus.FINISHED, unique_key="the only one").job_id
     second = bench.submit(unique_key="the only one")
     assert second != first
@@ -203,14 +203,14 @@ def test_a_resubmit_is_refused_while_another_unfinished_job_has_its_unique_key(b
     assert bench.submit(unique_key="the only one") == first
 
 
-def test_a_former_outsiders_run_does_not_hold_up_a_resubmit(bench: Bench) -> None:
+def test_former_outsiders_run_does_not_hold_up_a_resubmit(bench: Bench) -> None:
     job_id = bench.submit()
     for status in (JobStatus.RUNNING, JobStatus.FINISHED):
         assert bench.store.control.set_status(job_id, status, str(uuid.uuid4()), None, None)[1]
     assert resubmit(bench, job_id)
 
 
-def test_an_unfinished_job_with_the_same_unique_key_is_the_one_that_was_meant(bench: Bench) -> None:
+def test_submit_with_taken_unique_key_returns_existing_job(bench: Bench) -> None:
     [first] = bench.store.inserter.submit([new_job(unique_key="k", username="ann")])
     [again] = bench.store.inserter.submit([new_job(unique_key="k", username="ann")])
     assert (again.job_id, first.fresh, again.fresh) == (first.job_id, True, False)
@@ -221,12 +221,12 @@ def test_an_unfinished_job_with_the_same_unique_key_is_the_one_that_was_meant(be
 
 
 @pytest.mark.parametrize("final", [JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED])
-def test_a_unique_key_is_free_again_once_its_job_is_final(bench: Bench, final: JobStatus) -> None:
+def test_unique_key_is_free_again_once_its_job_is_final(bench: Bench, final: JobStatus) -> None:
     first = bench.place(final, unique_key="k").job_id
     assert bench.submit(unique_key="k") != first
 
 
-def test_a_submit_that_is_asked_twice_inserts_one_job(bench: Bench) -> None:
+def test_retried_submit_inserts_one_job(bench: Bench) -> None:
     job = new_job()
     [first] = bench.store.inserter.submit([job])
     [again] = bench.store.inserter.submit([job])
@@ -235,7 +235,7 @@ def test_a_submit_that_is_asked_twice_inserts_one_job(bench: Bench) -> None:
     assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 1
 
 
-def test_a_run_without_a_lease_may_be_resubmitted_once_ended(bench: Bench) -> None:
+def test_run_without_a_lease_may_be_resubmitted_once_ended(bench: Bench) -> None:
     job_id = bench.submit()
     run = bench.run(job_id, Worker("here", None, 1))
     assert bench.store.runs.finish(run, "1")

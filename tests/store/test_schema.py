@@ -24,7 +24,7 @@ from jobhandle_celery.errors import DatabaseRefusedError, SchemaError
 from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Database, Run, engine_maker
-from tests.store.bench import TASK, Bench, new_job
+from tests.store.harness import TASK, Bench, new_job
 from tests.test_settings import jobs_of
 
 
@@ -74,14 +74,14 @@ def test_migrations_make_what_the_models_say(engine: Engine) -> None:
     assert differences(engine) == []
 
 
-def test_a_column_that_the_models_lack_would_be_noticed(engine: Engine) -> None:
+def test_column_that_the_models_lack_would_be_noticed(engine: Engine) -> None:
     migrations.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE jobhandle_job ADD COLUMN surplus INTEGER"))
     assert [change[0] for change in differences(engine)] == ["remove_column"]
 
 
-def test_the_last_revision_known_to_the_check_is_the_last_there_is(engine: Engine) -> None:
+def test_check_knows_the_last_revision(engine: Engine) -> None:
     migrations.upgrade(engine)
     with engine.connect() as connection:
         assert connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all() == [
@@ -90,7 +90,7 @@ def test_the_last_revision_known_to_the_check_is_the_last_there_is(engine: Engin
         migrations.check(connection)
 
 
-def test_the_reference_rows_are_the_nine_statuses(engine: Engine) -> None:
+def test_reference_rows_are_the_nine_statuses(engine: Engine) -> None:
     migrations.upgrade(engine)
     rows = status_rows(engine)
     assert rows == STATUS_ROWS
@@ -99,14 +99,14 @@ def test_the_reference_rows_are_the_nine_statuses(engine: Engine) -> None:
     }
 
 
-def test_an_upgrade_of_new_tables_changes_nothing(engine: Engine) -> None:
+def test_upgrade_of_new_tables_changes_nothing(engine: Engine) -> None:
     migrations.upgrade(engine)
     migrations.upgrade(engine)
     assert differences(engine) == []
     assert status_rows(engine) == STATUS_ROWS
 
 
-def test_tables_made_from_the_metadata_will_do(engine: Engine, empty_database_url: str) -> None:
+def test_tables_created_from_metadata_are_accepted(engine: Engine, empty_database_url: str) -> None:
     """By somebody's own tests, or by their own Alembic: then there is no version table, and no complaint."""
     metadata.create_all(engine)
     metadata.create_all(engine)
@@ -175,7 +175,7 @@ with context.begin_transaction():
 """
 
 
-def test_tables_that_ones_own_alembic_has_made_without_their_rows_are_told_what_to_add(
+def test_tables_without_statuses_are_refused_with_what_to_add(
     engine: Engine, empty_database_url: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "alembic"
@@ -197,9 +197,7 @@ def test_tables_that_ones_own_alembic_has_made_without_their_rows_are_told_what_
     jobs.close()
 
 
-def test_a_row_that_the_database_refuses_is_not_taken_for_one_that_is_there(
-    engine: Engine, empty_database_url: str
-) -> None:
+def test_refused_row_is_not_taken_for_an_existing_one(engine: Engine, empty_database_url: str) -> None:
     migrations.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(job_status.delete())
@@ -209,7 +207,7 @@ def test_a_row_that_the_database_refuses_is_not_taken_for_one_that_is_there(
     bench.close()
 
 
-def test_missing_tables_are_told_with_what_to_run(engine: Engine, empty_database_url: str) -> None:
+def test_missing_tables_are_refused_with_what_to_run(engine: Engine, empty_database_url: str) -> None:
     assert "jobs.upgrade_schema()" in check(engine)
     bench = Bench(empty_database_url)
     with pytest.raises(SchemaError, match=r"jobs.upgrade_schema\(\)"):
@@ -217,7 +215,7 @@ def test_missing_tables_are_told_with_what_to_run(engine: Engine, empty_database
     bench.close()
 
 
-def test_newer_tables_are_told_with_what_to_run(engine: Engine) -> None:
+def test_newer_tables_are_refused_with_what_to_run(engine: Engine) -> None:
     migrations.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
@@ -227,7 +225,7 @@ def test_newer_tables_are_told_with_what_to_run(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("found", ["0000", None])
-def test_older_tables_are_told_with_what_to_run(
+def test_older_tables_are_refused_with_what_to_run(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, found: str | None
 ) -> None:
     migrations.upgrade(engine)
@@ -244,7 +242,7 @@ def test_older_tables_are_told_with_what_to_run(
 # A database schema of one's own.
 
 
-def test_the_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
+def test_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
     bench = Bench(empty_postgresql_url, schema="Jobs of ours")
     engine = bench.database.engine
     migrations.upgrade(engine, "Jobs of ours")
@@ -257,7 +255,7 @@ def test_the_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
     bench.close()
 
 
-def test_a_submit_in_the_callers_session_finds_the_chosen_schema(empty_postgresql_url: str) -> None:
+def test_submit_in_the_callers_session_finds_the_chosen_schema(empty_postgresql_url: str) -> None:
     bench = Bench(empty_postgresql_url, schema="ours")
     migrations.upgrade(bench.database.engine, "ours")
     plain = engine_maker(empty_postgresql_url)()
@@ -278,7 +276,7 @@ def test_tables_in_another_schema_are_missing(postgresql_url: str) -> None:
 # Columns.
 
 
-def test_a_naive_time_is_refused(bench: Bench) -> None:
+def test_naive_time_is_refused(bench: Bench) -> None:
     naive = datetime(2030, 1, 1)  # noqa: DTZ001 - a naive one is what this is about
     with pytest.raises((StatementError, TypeError), match="no time zone"):
         bench.submit(expires=naive)
@@ -286,7 +284,7 @@ def test_a_naive_time_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 123456, 999999])
-def test_a_time_comes_back_in_utc_and_to_the_microsecond(bench: Bench, microsecond: int) -> None:
+def test_time_comes_back_in_utc_and_to_the_microsecond(bench: Bench, microsecond: int) -> None:
     east = timezone(timedelta(hours=5, minutes=30))
     given = datetime(2030, 1, 1, 3, 4, 5, microsecond, tzinfo=east)
     found = bench.row(bench.submit(expires=given))["expires"]
@@ -306,13 +304,13 @@ def test_every_moment_is_of_the_type_that_refuses_naive_times() -> None:
     assert all(isinstance(column.type, UtcDateTime) for column in moments)
 
 
-def test_a_status_that_is_none_of_the_nine_is_refused_by_the_database(bench: Bench) -> None:
+def test_unknown_status_is_refused_by_the_database(bench: Bench) -> None:
     job_id = bench.submit()
     with pytest.raises(DatabaseRefusedError), bench.database.transaction() as connection:
         connection.execute(text("UPDATE jobhandle_job SET status_id = 10 WHERE id = :id"), {"id": job_id})
 
 
-def test_the_id_of_a_deleted_job_is_never_another_jobs(database_url: str) -> None:
+def test_id_of_a_deleted_job_is_never_another_jobs(database_url: str) -> None:
     bench = Bench(database_url)
     job_id = bench.submit()
     bench.store.control.cancel(job_id, None, terminate=False)
@@ -358,6 +356,6 @@ def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
     there.close()
 
 
-def test_the_tables_carry_their_prefix() -> None:
+def test_tables_carry_their_prefix() -> None:
     assert all(name.startswith("jobhandle_") for name in [*metadata.tables, VERSION_TABLE])
     assert job.name in metadata.tables

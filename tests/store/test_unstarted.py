@@ -4,7 +4,7 @@ import pytest
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.store import Lost, Worker
-from tests.store.bench import TASK, Bench
+from tests.store.harness import TASK, Bench
 
 ROUNDS = 10
 
@@ -69,7 +69,7 @@ def test_worker_that_survives_a_message_does_not_count(bench: Bench, end: str) -
     assert (bench.status(job_id), bench.row(job_id)["lost_count"]) == (JobStatus.QUEUED, 0)
 
 
-def test_backlog_and_want_of_workers_do_not_count(bench: Bench) -> None:
+def test_backlog_and_lack_of_workers_do_not_count(bench: Bench) -> None:
     """However often a job is sent, it waits for a worker (fault 42)."""
     job_id = bench.submit()
     for _ in range(ROUNDS):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from tests.store.bench import Bench
+from tests.store.harness import Bench
 
 
 class Tracing(ModuleType):
@@ -53,7 +53,7 @@ def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None
     assert tracing.spans == []
 
 
-def test_what_somebody_asks_for_is_traced(own_bench: Bench, tracing: Tracing) -> None:
+def test_users_operation_is_traced(own_bench: Bench, tracing: Tracing) -> None:
     job_id = own_bench.submit()
     submitted = len(tracing.spans)
     assert submitted

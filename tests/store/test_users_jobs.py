@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, event, insert, select, text
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection, Window
-from tests.store.bench import TASK, Bench
+from tests.store.harness import TASK, Bench
 
 SELECTIONS = [
     Selection(username="ann"),

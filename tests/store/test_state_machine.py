@@ -14,9 +14,9 @@ from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES
+from tests.store.assertions import legal
 from tests.store.cutting import Cutter
-from tests.store.judging import legal
-from tests.store.machine import StoreMachine
+from tests.store.state_machine import StoreMachine
 
 LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
 EXAMPLES = {name: int(LONGER or "15") for name in DATABASES} | {"sqlite": int(LONGER or "30")}
@@ -27,7 +27,7 @@ STEPS = 40
 
 @pytest.mark.timeout(3600 if LONGER else 600)  # for a hang; a busy machine may take minutes
 @pytest.mark.parametrize("common_url", DATABASES, indirect=True)
-def test_the_store_does_what_the_model_does(request: pytest.FixtureRequest, common_url: str) -> None:
+def test_store_does_what_the_model_does(request: pytest.FixtureRequest, common_url: str) -> None:
     name = request.node.callspec.params["common_url"]
     database = Database(engine_maker(common_url), Settings())
     cutter = Cutter(database.engine)
@@ -48,6 +48,6 @@ def test_the_store_does_what_the_model_does(request: pytest.FixtureRequest, comm
 
 
 @pytest.mark.parametrize("status", JobStatus)
-def test_the_table_of_moves_leads_from_no_final_status_but_by_resubmit(status: JobStatus) -> None:
+def test_only_resubmit_leaves_a_final_status(status: JobStatus) -> None:
     leads_to = {after for after in JobStatus if after is not status and legal(status, after)}
     assert leads_to == ({JobStatus.RESUBMITTED} if status.final else leads_to - {JobStatus.RESUBMITTED})

@@ -18,8 +18,8 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, NewJob, connections, engine_maker
 from jobhandle_celery.store.insert import MOST_ROWS
 from tests.servers import execute
-from tests.store.bench import Bench, new_job
-from tests.store.test_straight import through
+from tests.store.harness import Bench, new_job
+from tests.store.test_direct_psycopg import through
 from tests.support import a_soft_limit, eventually
 
 MANY = 2 * MOST_ROWS + 3
@@ -65,7 +65,7 @@ class Making:
     ],
     ids=["plain", "unique", "scheduled", "expiring"],
 )
-def test_many_jobs_come_in_in_their_order_whichever_way(
+def test_many_jobs_are_inserted_in_their_order(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], straight: bool
 ) -> None:
     """The last is what decides: those before it have been sent to the server by then."""
@@ -81,7 +81,7 @@ def test_many_jobs_come_in_in_their_order_whichever_way(
         assert bench.events(job_id) == [became]
 
 
-def test_one_that_is_there_already_is_found_among_many(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_job_among_many_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first, there = new_job(), bench.submit(task_id="11111111-0000-4000-8000-000000000000")
     gone = through(bench, monkeypatch, "execute_each_directly")
     submitted = bench.store.inserter.submit([first, new_job(task_id="11111111-0000-4000-8000-000000000000")])
@@ -100,7 +100,7 @@ def table_locked(url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def test_what_goes_wrong_while_they_are_made_leaves_no_trace(own_bench: Bench) -> None:
+def test_error_while_jobs_are_prepared_leaves_no_trace(own_bench: Bench) -> None:
     bench = own_bench
 
     def refuse() -> None:
@@ -116,7 +116,7 @@ def test_what_goes_wrong_while_they_are_made_leaves_no_trace(own_bench: Bench) -
     assert execute(url, backends) == before  # its connection is as good as it was
 
 
-def test_what_the_server_refuses_among_many_is_its_own_error(own_bench: Bench) -> None:
+def test_refused_row_among_many_is_its_own_error(own_bench: Bench) -> None:
     """And not that of those that came after it."""
     jobs = [new_job(task="x" * 300 if number == 1 else "t") for number in range(MANY)]
     with pytest.raises(DatabaseRefusedError, match="value too long"):
@@ -125,7 +125,7 @@ def test_what_the_server_refuses_among_many_is_its_own_error(own_bench: Bench) -
     assert len(own_bench.store.inserter.submit([new_job(), new_job()])) == 2
 
 
-def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) -> None:
+def test_connection_broken_between_statements_costs_a_retry(own_bench: Bench) -> None:
     broken = Counter[str]()
 
     def cut_once() -> None:
@@ -145,7 +145,7 @@ def test_a_connection_that_breaks_in_between_costs_a_repeat(own_bench: Bench) ->
 
 
 @pytest.mark.parametrize("given", [{}, {"unique_key": "k"}], ids=["straight", "not straight"])
-def test_they_are_made_while_nobody_is_kept_waiting(
+def test_first_jobs_are_prepared_before_a_connection_is_taken(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     """What one statement takes is made before there is a connection; so is what does not go straight."""
@@ -172,7 +172,7 @@ def test_they_are_made_while_nobody_is_kept_waiting(
     assert set(seen) == {0}
 
 
-def test_who_is_slow_to_make_them_holds_up_nobody(own_bench: Bench) -> None:
+def test_slow_preparation_blocks_no_other_process(own_bench: Bench) -> None:
     """In a pipeline the server's limit for a transaction that does nothing does not run."""
     other = Bench(own_bench.url)
     lived: list[list[JobStatus]] = []
@@ -190,7 +190,7 @@ def test_who_is_slow_to_make_them_holds_up_nobody(own_bench: Bench) -> None:
     other.close()
 
 
-def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
+def test_time_limit_is_raised_while_the_server_blocks(
     own_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_bench.submit()
@@ -204,7 +204,7 @@ def test_a_time_limit_is_heard_while_the_server_keeps_them_waiting(
     assert execute(own_bench.url, ROWS) == [(3,)]
 
 
-def test_a_table_locked_for_a_moment_gets_them_the_same_way(
+def test_briefly_locked_table_is_inserted_into_directly(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first statement's wait for the lock ends, and the verb is asked again on the same connection."""
@@ -229,7 +229,7 @@ def test_a_table_locked_for_a_moment_gets_them_the_same_way(
     assert execute(postgresql_url, ROWS) == [(MANY + 1,)]
 
 
-def test_a_server_that_takes_nothing_in_gets_them_one_after_the_other(postgresql_url: str) -> None:
+def test_server_that_reads_nothing_gets_statements_in_turn(postgresql_url: str) -> None:
     """The client closes a connection on which nothing goes out; a repeat sends and waits by turns."""
     database = Database(
         engine_maker(postgresql_url), Settings(), deadline=1.0

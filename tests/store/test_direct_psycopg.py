@@ -28,7 +28,7 @@ from jobhandle_celery.store import Database, engine_maker
 from jobhandle_celery.store.direct_psycopg import DirectPsycopg
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
-from tests.store.bench import GRACE, Bench, about, alike, new_job
+from tests.store.harness import GRACE, Bench, about, alike, new_job
 from tests.support import eventually
 
 
@@ -72,9 +72,7 @@ def a_life(bench: Bench) -> list[JobStatus]:
 LIFE = [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
 
 
-def test_submit_claim_and_finish_go_straight_where_they_can(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_submit_claim_and_finish_are_executed_directly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = through(bench, monkeypatch)
     assert a_life(bench) == LIFE
     assert gone == [bench.database.engine.dialect.name == "postgresql"] * 3
@@ -97,7 +95,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("given", [{}, EVERYTHING, {"held": True}], ids=["little", "everything", "held"])
-def test_a_job_alone_becomes_the_same_row_as_among_others(bench: Bench, given: dict[str, Any]) -> None:
+def test_single_job_gets_the_same_row_as_one_of_many(bench: Bench, given: dict[str, Any]) -> None:
     alone = bench.submit(**given)
     crowd = [one.job_id for one in bench.store.inserter.submit([new_job(**given), new_job(**given)])]
     rows = [bench.row(job_id) for job_id in (alone, *crowd)]
@@ -118,15 +116,13 @@ def test_a_job_alone_becomes_the_same_row_as_among_others(bench: Bench, given: d
     )
 
 
-def test_a_job_whose_key_is_taken_is_found_alone_too(bench: Bench) -> None:
+def test_single_job_with_taken_key_is_found(bench: Bench) -> None:
     first = bench.submit(unique_key="k")
     [second] = bench.store.inserter.submit([new_job(unique_key="k")])
     assert (second.job_id, second.fresh) == (first, False)
 
 
-def test_who_listens_to_an_engine_hears_everything(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_with_listeners_is_not_bypassed(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(postgresql_url)
     gone, heard = through(bench, monkeypatch), list[str]()
     many = through(bench, monkeypatch, "execute_each_directly")
@@ -141,9 +137,7 @@ def test_who_listens_to_an_engine_hears_everything(
     bench.close()
 
 
-def test_nothing_goes_past_an_engine_of_somebody_else(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_callers_engine_is_not_bypassed(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = create_engine(postgresql_url)
     bench = Bench(postgresql_url, Database(lambda: theirs, Settings()))
     gone, many = through(bench, monkeypatch), through(bench, monkeypatch, "execute_each_directly")
@@ -154,7 +148,7 @@ def test_nothing_goes_past_an_engine_of_somebody_else(
     theirs.dispose()
 
 
-def test_a_schema_is_named_in_what_goes_straight(postgresql_databases: PostgresqlDatabases) -> None:
+def test_direct_statement_names_its_schema(postgresql_databases: PostgresqlDatabases) -> None:
     url = postgresql_databases.create()
     with (made := create_engine(url)).begin() as connection:
         connection.execute(text("CREATE SCHEMA shop"))
@@ -173,12 +167,12 @@ def test_values_are_converted_as_their_columns_say(straight: DirectPsycopg) -> N
     assert straight.rows(select(literal(7, Integer), literal("100 %")), {}) == [(7, "100 %")]
 
 
-def test_a_statement_with_defaults_of_its_table_is_refused(straight: DirectPsycopg) -> None:
+def test_statement_with_defaults_of_its_table_is_refused(straight: DirectPsycopg) -> None:
     with pytest.raises(TypeError, match="defaults"):
         straight.rows(insert(job).values(task="t").returning(job.c.id), {})
 
 
-def test_an_error_is_sqlalchemys_and_tells_no_parameters(straight: DirectPsycopg) -> None:
+def test_direct_error_is_sqlalchemys_without_parameters(straight: DirectPsycopg) -> None:
     number = cast(bindparam("given", type_=Text()), Integer)
     with pytest.raises(DataError) as caught:
         straight.rows(select(number), {"given": "hunter2"})
@@ -192,7 +186,7 @@ def test_an_error_is_sqlalchemys_and_tells_no_parameters(straight: DirectPsycopg
     assert backend(straight)
 
 
-def test_a_connection_that_the_server_has_ended_is_not_used_again(
+def test_connection_that_the_server_has_ended_is_not_used_again(
     postgresql_url: str, straight: DirectPsycopg
 ) -> None:
     ended = backend(straight)
@@ -203,7 +197,7 @@ def test_a_connection_that_the_server_has_ended_is_not_used_again(
     assert backend(straight) != ended
 
 
-def test_a_verb_outlives_a_pool_whose_every_connection_was_ended(postgresql_url: str) -> None:
+def test_operation_survives_a_pool_of_ended_connections(postgresql_url: str) -> None:
     bench = Bench(postgresql_url)
     run = bench.run(bench.submit())
     engine = bench.database.engine
@@ -216,7 +210,7 @@ def test_a_verb_outlives_a_pool_whose_every_connection_was_ended(postgresql_url:
     bench.close()
 
 
-def test_a_server_that_is_away_is_sqlalchemys_error_too() -> None:
+def test_unreachable_server_is_sqlalchemys_error() -> None:
     nobody = engine_maker("postgresql://127.0.0.1:1/shop")()
     with pytest.raises(OperationalError) as caught:
         DirectPsycopg(nobody, None).rows(select(literal(1)), {})
@@ -227,7 +221,7 @@ class Interrupted(Exception):
     """As a soft time limit is raised: by a signal's handler, in the middle of anything."""
 
 
-def test_an_answer_that_was_not_waited_for_is_nobody_elses(
+def test_unread_answer_is_discarded(
     postgresql_url: str, straight: DirectPsycopg, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = backend(straight)
@@ -256,7 +250,7 @@ def test_an_answer_that_was_not_waited_for_is_nobody_elses(
     assert caplog.messages == []  # the pool was not left to find out
 
 
-def test_threads_share_what_is_compiled_and_nothing_else(straight: DirectPsycopg) -> None:
+def test_threads_share_only_compiled_statements(straight: DirectPsycopg) -> None:
     mine = bindparam("mine", type_=Integer())
     statement = select(mine, func.pg_sleep(0.01))
     wrong: list[Any] = []

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobhandle_celery.store import ClaimRejected, Refusal, Run
-from tests.store.acts import ACTS, WAITS
-from tests.store.bench import Bench
-from tests.store.judging import look
+from tests.store.assertions import look
+from tests.store.harness import Bench
 from tests.store.model import LEASE, Model
-from tests.store.world import DURATIONS, Call, World
+from tests.store.operations import ACTS, WAITS
+from tests.store.scenario import DURATIONS, Call, World
 
 NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}
 """Nobody retries a run whose claim has not been answered."""

@@ -22,7 +22,7 @@ from jobhandle_celery.store import (
     Store,
     Worker,
 )
-from tests.store.bench import FAILURE, TASK, new_job
+from tests.store.harness import FAILURE, TASK, new_job
 from tests.store.model import Model
 from tests.store.model_job import CANCELLED, ERROR, FINISHED, RUNNING, ModelJob
 

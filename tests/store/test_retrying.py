@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.store import retrying
-from tests.store.bench import Bench, new_job
+from tests.store.harness import Bench, new_job
 
 KEYS = ["a", "b", "c"]
 
@@ -37,12 +37,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_deadlocks_are_repeated_up_to_a_time() -> None:
+def test_deadlock_is_retried_up_to_a_time() -> None:
     """Eight processes with few keys outlived six tries (fault 48)."""
     assert Asked(50, "soon").verb() == 51
 
 
-def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_lock_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six tries of fifty seconds each were five minutes (fault 48)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     asked = Asked(50, "soon")
@@ -51,7 +51,7 @@ def test_a_late_wait_for_a_lock_is_not_repeated(monkeypatch: pytest.MonkeyPatch)
     assert asked.tries == 1
 
 
-def test_a_lost_connection_is_repeated_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_connection_is_retried_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """It took a deadline to notice it, and the repeat says whether the first had succeeded (fault 45)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     assert Asked(1, "at once").verb() == 2
@@ -63,7 +63,7 @@ def _find_deadlocks_soon(connection: Any, _record: Any) -> None:
     connection.execute("SET deadlock_timeout = '20ms'")  # instead of a second
 
 
-def test_a_crowd_that_submits_few_keys_sees_no_error(
+def test_crowd_that_submits_few_keys_sees_no_error(
     own_server_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads submit the same keys and end the jobs that have them (fault 48)."""

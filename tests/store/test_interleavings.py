@@ -15,9 +15,8 @@ import pytest
 from jobhandle_celery.schema import job
 from tests.faults.store_calls import STORE_CALLS, remaining_rows
 from tests.rng import sample, stretched
-from tests.store.acts import ACTS
-from tests.store.bench import Bench
-from tests.store.pairs import (
+from tests.store.harness import Bench
+from tests.store.interleavings import (
     NEVER_AT_ONCE,
     ONE_OF_EACH,
     SCENES,
@@ -30,8 +29,9 @@ from tests.store.pairs import (
     some_encounters,
     wrong,
 )
+from tests.store.operations import ACTS
 from tests.store.racing import has_lines, in_line, in_the_middle, steps
-from tests.store.world import World, call
+from tests.store.scenario import World, call
 
 VERBS = {act.verb for act in ACTS.values()}
 BOTH_EXECUTORS = ["sqlite", "postgresql"]
@@ -121,14 +121,12 @@ def failures_amid(worlds: Worlds, second: str, met: list[Encounter], *, all_mome
 
 @pytest.mark.parametrize("common_url", BOTH_EXECUTORS, indirect=True)
 @pytest.mark.parametrize("second", sorted(ONE_OF_EACH))
-def test_whoever_was_first_an_act_does_what_it_must(worlds: Worlds, second: str) -> None:
+def test_operations_in_either_order_match_the_model(worlds: Worlds, second: str) -> None:
     assert failures_after(worlds, second, some_encounters(worlds, second)) == []
 
 
 @pytest.mark.parametrize("second", sorted(ONE_OF_EACH))
-def test_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
-    worlds_on_a_server: Worlds, second: str
-) -> None:
+def test_interleaved_operations_are_serializable(worlds_on_a_server: Worlds, second: str) -> None:
     met = some_encounters(worlds_on_a_server, second)
     assert failures_amid(worlds_on_a_server, second, met, all_moments=False) == []
 
@@ -137,7 +135,7 @@ def test_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
-def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: Worlds, second: str) -> None:
+def test_operations_in_either_order_match_the_model_in_all_scenes(worlds: Worlds, second: str) -> None:
     assert failures_after(worlds, second, sample(all_encounters(worlds, second), DRAWN, second)) == []
 
 
@@ -145,9 +143,7 @@ def test_in_every_scene_whoever_was_first_an_act_does_what_it_must(worlds: World
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
-def test_in_every_scene_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before_or_after_it(
-    worlds: Worlds, second: str
-) -> None:
+def test_interleaved_operations_are_serializable_in_all_scenes(worlds: Worlds, second: str) -> None:
     met = sample(all_encounters(worlds, second), DRAWN, second)
     assert failures_amid(worlds, second, met, all_moments=True) == []
 
@@ -155,14 +151,14 @@ def test_in_every_scene_whoever_comes_in_the_middle_of_an_act_it_is_as_if_before
 # The table is complete.
 
 
-def test_every_verb_has_its_acts_or_a_scene_that_shows_that_it_changes_nothing(bench: Bench) -> None:
+def test_every_method_has_operations_or_a_scene(bench: Bench) -> None:
     parts = [type(part) for part in vars(bench.store).values() if part is not bench.database]
     methods = {name for part in parts for name, _ in getmembers(part, isfunction) if name[0] != "_"}
     assert methods - VERBS - {name.split()[0] for name in STORE_CALLS} == NO_VERBS
 
 
 @pytest.mark.parametrize("name", [name for name in STORE_CALLS if name.split()[0] not in VERBS | UNMODELLED])
-def test_what_has_no_act_changes_nothing(bench: Bench, name: str) -> None:
+def test_method_without_operation_changes_nothing(bench: Bench, name: str) -> None:
     ask = STORE_CALLS[name](bench)
     before = remaining_rows(bench)
     ask(bench.store)
@@ -171,5 +167,5 @@ def test_what_has_no_act_changes_nothing(bench: Bench, name: str) -> None:
 
 @pytest.mark.parametrize("common_url", ["sqlite"], indirect=True)  # the model decides, on no database
 @pytest.mark.parametrize("name", ACTS)
-def test_every_act_changes_something_in_some_scene(worlds: Worlds, name: str) -> None:
+def test_every_operation_changes_something_in_some_scene(worlds: Worlds, name: str) -> None:
     assert any(name in changing(worlds, scene) for scene in SCENES)

@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, Table, delete, insert, select
 
 from jobhandle_celery.schema import clock, job, job_event, sweep, worker
 from jobhandle_celery.store import Worker
-from tests.store.acts import KEY, Act, Cast, key
-from tests.store.bench import Bench, Row, new_job
-from tests.store.judging import Found, agree, look
+from tests.store.assertions import Found, agree, look
+from tests.store.harness import Bench, Row, new_job
 from tests.store.model import GRACE, LEASE, PATIENCE, Model
+from tests.store.operations import KEY, Act, Cast, key
 
 
 def minutes(amount: float) -> timedelta | None:

@@ -13,7 +13,7 @@ import pytest
 
 from jobhandle_celery.status import MOVES, JobStatus
 from jobhandle_celery.store import Run, Worker
-from tests.store.bench import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Bench, about
+from tests.store.harness import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Bench, about
 
 NONE = "none"
 KEPT = "as it was"
@@ -250,7 +250,7 @@ def _key(bench: Bench, job_id: int, run: Run | None) -> Run:
     return run
 
 
-def test_every_move_of_the_table_is_tried_here() -> None:
+def test_every_move_has_a_case() -> None:
     assert {verb.move for verb in VERBS.values()} == MOVES.keys() - {"submit"}
 
 
@@ -258,15 +258,13 @@ CASES = [
     pytest.param(name, state, id=f"{name}, {state}")
     for name in VERBS
     for state in STATES
-    # No move, but the request is noted in the row: see test_acting.py.
+    # No move, but the request is noted in the row: see test_control.py.
     if (name, state) != ("cancel", RUNNING)
 ]
 
 
 @pytest.mark.parametrize(("name", "state"), CASES)
-def test_a_verb_moves_a_job_from_its_sources_and_from_nowhere_else(
-    bench: Bench, name: str, state: str
-) -> None:
+def test_move_is_made_from_its_sources_only(bench: Bench, name: str, state: str) -> None:
     verb = VERBS[name]
     placed = bench.place(state, unique_key="the only one")
     job_id = placed.job_id
@@ -328,7 +326,7 @@ def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str,
         ),
     ],
 )
-def test_a_submitted_job_waits_for_its_time_or_for_its_release(
+def test_submitted_job_waits_for_its_time_or_for_its_release(
     bench: Bench,
     given: dict[str, Any],
     status: JobStatus,
@@ -343,7 +341,7 @@ def test_a_submitted_job_waits_for_its_time_or_for_its_release(
     assert bench.events(job_id) == [status]
 
 
-def test_a_loss_is_counted_and_a_give_back_is_not(bench: Bench) -> None:
+def test_loss_is_counted_and_a_give_back_is_not(bench: Bench) -> None:
     job_id = bench.submit(max_attempts=2)
     run = bench.run(job_id)
     bench.store.recovery.give_back(run, "shut down", run.worker)

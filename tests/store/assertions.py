@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select
 
 from jobhandle_celery.schema import clock, job, job_event, worker
 from jobhandle_celery.status import MOVES, STARTABLE, JobStatus
-from tests.store.bench import Bench, Row
+from tests.store.harness import Bench, Row
 from tests.store.model import Model
 from tests.store.model_job import RUNNING, ModelJob
 

@@ -9,7 +9,7 @@ import pytest
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
-from tests.store.bench import HELD, STATES, Bench
+from tests.store.harness import HELD, STATES, Bench
 
 CANCELLED, RUNNING = JobStatus.CANCELLED, JobStatus.RUNNING
 FINISHED, ERROR = JobStatus.FINISHED, JobStatus.ERROR
@@ -26,7 +26,7 @@ def set_status(
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_cancel_says_what_it_came_to(bench: Bench, state: str) -> None:
+def test_cancel_returns_resulting_status(bench: Bench, state: str) -> None:
     job_id = bench.place(state).job_id
     before = bench.row(job_id)
     status = before["status_id"]
@@ -36,7 +36,7 @@ def test_a_cancel_says_what_it_came_to(bench: Bench, state: str) -> None:
         assert bench.row(job_id) == before
 
 
-def test_a_running_job_that_is_cancelled_is_asked_to_stop_and_stays_running(bench: Bench) -> None:
+def test_running_job_that_is_cancelled_is_asked_to_stop_and_stays_running(bench: Bench) -> None:
     run = bench.run(bench.submit())
     before = bench.row(run.job_id)
     assert cancel(bench, run.job_id) is RUNNING
@@ -47,7 +47,7 @@ def test_a_running_job_that_is_cancelled_is_asked_to_stop_and_stays_running(benc
     assert (event.status, event.message) == (RUNNING, "asked to stop")
 
 
-def test_a_second_request_changes_nothing_unless_it_asks_for_more(bench: Bench) -> None:
+def test_second_request_changes_nothing_unless_it_asks_for_more(bench: Bench) -> None:
     run = bench.run(bench.submit())
     cancel(bench, run.job_id)
     row, events = bench.row(run.job_id), bench.events(run.job_id)
@@ -59,7 +59,7 @@ def test_a_second_request_changes_nothing_unless_it_asks_for_more(bench: Bench) 
     assert bench.row(run.job_id)["terminate"], "nobody takes it back"
 
 
-def test_a_cancelled_job_has_no_start_and_a_message_that_its_caller_gave(bench: Bench) -> None:
+def test_cancelled_job_has_no_start_and_a_message_that_its_caller_gave(bench: Bench) -> None:
     job_id = bench.submit(message="from the importer")
     cancel(bench, job_id)
     row = bench.row(job_id)
@@ -67,7 +67,7 @@ def test_a_cancelled_job_has_no_start_and_a_message_that_its_caller_gave(bench: 
     assert bench.store.queries.events(job_id)[-1].message == "cancelled before it was started"
 
 
-def test_a_cancel_of_an_unknown_job_is_told_so(bench: Bench) -> None:
+def test_cancel_of_unknown_job_returns_none(bench: Bench) -> None:
     assert cancel(bench, 2**60) is None
 
 
@@ -102,7 +102,7 @@ def test_another_users_job_is_an_unknown_job(bench: Bench, act: str, state: str)
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("status", [RUNNING, FINISHED, ERROR, CANCELLED])
-def test_a_status_set_by_hand_says_which_one_it_left(bench: Bench, status: JobStatus, state: str) -> None:
+def test_set_status_returns_previous_status(bench: Bench, status: JobStatus, state: str) -> None:
     job_id = bench.place(state, message="before").job_id
     before = bench.row(job_id)
     left = before["status_id"]
@@ -125,21 +125,21 @@ def test_a_status_set_by_hand_says_which_one_it_left(bench: Bench, status: JobSt
         assert after == before | {"message": "by hand"}
 
 
-def test_a_job_whose_time_has_not_come_cannot_be_taken_by_hand(bench: Bench) -> None:
+def test_job_whose_time_has_not_come_cannot_be_taken_by_hand(bench: Bench) -> None:
     job_id = bench.submit(scheduled_for=timedelta(hours=1))
     row = bench.row(job_id)
     assert set_status(bench, job_id, RUNNING, "mine") == (JobStatus.WAITING, False)
     assert bench.row(job_id) == row
 
 
-def test_an_expired_job_cannot_be_taken_by_hand(bench: Bench) -> None:
+def test_expired_job_cannot_be_taken_by_hand(bench: Bench) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.pass_time(minutes=6)
     assert set_status(bench, job_id, RUNNING) == (JobStatus.SUBMITTED, False)
 
 
 @pytest.mark.parametrize("status", [RUNNING, FINISHED])
-def test_who_asks_twice_with_one_token_is_told_the_same(bench: Bench, status: JobStatus) -> None:
+def test_set_status_retried_with_one_token_returns_the_same(bench: Bench, status: JobStatus) -> None:
     """The answer to the first commit was lost."""
     job_id, token = bench.place(RUNNING if status.final else JobStatus.QUEUED).job_id, str(uuid.uuid4())
     assert bench.store.control.set_status(job_id, status, token, None, None)[1]
@@ -149,14 +149,14 @@ def test_who_asks_twice_with_one_token_is_told_the_same(bench: Bench, status: Jo
     assert (bench.row(job_id), bench.events(job_id)) == (row, events)
 
 
-def test_an_outsiders_end_takes_the_claim_away_from_the_body(bench: Bench) -> None:
+def test_outsiders_end_takes_the_claim_away_from_the_body(bench: Bench) -> None:
     run = bench.run(bench.submit())
     set_status(bench, run.job_id, ERROR)
     assert bench.store.runs.check(run) == (False, True)
     assert not bench.store.runs.finish(run, "1")
 
 
-def test_a_message_replaces_the_previous_one_and_touches_nothing_else(bench: Bench) -> None:
+def test_message_replaces_the_previous_one_and_touches_nothing_else(bench: Bench) -> None:
     job_id = bench.submit(message="first")
     row = bench.row(job_id)
     assert bench.store.control.set_message(job_id, "second", None, None) == "first"
@@ -165,7 +165,7 @@ def test_a_message_replaces_the_previous_one_and_touches_nothing_else(bench: Ben
     assert bench.row(job_id) == row | {"message": "second"}
 
 
-def test_progress_from_outside_is_that_of_whatever_runs_the_job(bench: Bench) -> None:
+def test_progress_from_outside_is_written_while_running(bench: Bench) -> None:
     job_id = bench.submit()
     assert not bench.store.control.note_progress_of(job_id, 1, 2, None)
     bench.run(job_id)
@@ -176,7 +176,7 @@ def test_progress_from_outside_is_that_of_whatever_runs_the_job(bench: Bench) ->
     assert (job.progress.current, job.progress.total) == (1, None)
 
 
-def test_a_selection_is_cancelled_and_the_rest_is_not(bench: Bench) -> None:
+def test_selection_is_cancelled_and_the_rest_is_not(bench: Bench) -> None:
     ann = [bench.submit(username="ann") for _ in range(3)]
     bob = bench.submit(username="bob")
     running = bench.run(bench.submit(username="ann")).job_id
@@ -190,7 +190,7 @@ def test_a_selection_is_cancelled_and_the_rest_is_not(bench: Bench) -> None:
     assert bench.store.control.cancel_selected(Selection(ids=(bob,), statuses=(JobStatus.SUBMITTED,))) == 1
 
 
-def test_the_history_says_who_did_what(bench: Bench) -> None:
+def test_events_name_their_actors(bench: Bench) -> None:
     job_id = bench.submit(username="ann")
     bench.store.control.cancel(job_id, "ann", terminate=False)
     assert bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)

@@ -20,13 +20,13 @@ from hypothesis.stateful import (
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import FINAL, SETTABLE, JobStatus
 from jobhandle_celery.store import ClaimRejected, Database, PendingMessage, Run, Worker
-from tests.store.acts import ACTS, Cast, key
-from tests.store.bench import FAILURE, TASK, Bench, Row, new_job
+from tests.store.assertions import agree, follows, legal, look
 from tests.store.cutting import Cut, Cutter, Died
-from tests.store.judging import agree, follows, legal, look
+from tests.store.harness import FAILURE, TASK, Bench, Row, new_job
 from tests.store.model import LEASE, Model
 from tests.store.model_job import RUNNING, ModelJob
-from tests.store.world import DURATIONS, minutes
+from tests.store.operations import ACTS, Cast, key
+from tests.store.scenario import DURATIONS, minutes
 
 MOST_JOBS = 3
 """More would be strangers to each other; fewer verbs would meet on one row."""
