@@ -1,8 +1,7 @@
-"""The nine statuses of a job and the moves between them, as data. Imports nothing of ours.
+"""The nine statuses of a job and the moves between them, as data.
 
-The words are OMERO's (``omero::model::JobStatus``); what each means is fixed here, once. The guards
-in the store's SQL, the rows of ``jobhandle_job_status``, the diagram in the README and the tests all
-come from `MOVES`::
+The words are OMERO's (``omero::model::JobStatus``). The guards in the store's SQL, the rows of
+``jobhandle_job_status``, the diagram in the documentation and the tests are derived from `MOVES`::
 
                         submit                                submit, with a time ahead or held
                           │                                     │
