@@ -205,10 +205,16 @@ def logged() -> set[tuple[str, str]]:
             }
             for node in ast.walk(function):
                 match node:
-                    case ast.Call(func=ast.Attribute(ast.Name("logger"), level), args=[text, *_]):
+                    case ast.Call(func=ast.Attribute(ast.Name("logger"), level), args=[text, *_]) if (
+                        level in LEVELS
+                    ):
                         given = names[text.id] if isinstance(text, ast.Name) else text
                         assert isinstance(given, ast.Constant), f"{path}:{node.lineno}: not one text"
                         found.add((str(given.value), LEVELS[level]))
+                    case ast.Call(
+                        func=ast.Attribute(ast.Name("self"), "_log"), args=[ast.Constant(text), *_]
+                    ):
+                        found.add((str(text), "warning"))
     return found
 
 
