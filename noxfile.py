@@ -20,7 +20,7 @@ def install(session: nox.Session, *groups: str, constraints: str | None = None) 
 @nox.session(python=PYTHONS)
 @nox.parametrize("dependencies", [nox.param("newest", id="newest"), nox.param("oldest", id="oldest")])
 def tests(session: nox.Session, dependencies: str) -> None:
-    """Run the tests; with the oldest dependencies, one case of each."""
+    """Run the tests; with the oldest dependencies, some of each module."""
     oldest = dependencies == "oldest"
     if oldest and session.python != "3.11":
         session.skip("the oldest dependencies have no wheels for newer Pythons")
