@@ -1,4 +1,4 @@
-"""Who sees what: two apps in one process, namespaces, users; and that an app has its `Jobs` once."""
+"""What two apps in one process, namespaces and users see of each other; an app has its `Jobs` once."""
 
 import json
 import uuid
@@ -63,16 +63,16 @@ def run_what_is_queued(app: Any) -> list[Any]:
 
 
 def test_two_apps_have_databases_of_their_own(two: tuple[Any, Any]) -> None:
-    one, other = two
-    first = one.jobs.handle()
-    first.submit(one.tasks["tests.add"].s(1, 2))
+    app, other = two
+    first = app.jobs.handle()
+    first.submit(app.tasks["tests.add"].s(1, 2))
     second = other.jobs.handle()
     ids = [second.submit(other.tasks["tests.add"].s(30, number)) for number in range(3)]
     assert [len(app.jobs.find()) for app in two] == [1, 3]
     for missing in set(ids) - {first.job_id}:
         with pytest.raises(UnknownJobError):
-            one.jobs.attach(missing)
-    run_what_is_queued(one)
+            app.jobs.attach(missing)
+    run_what_is_queued(app)
     assert first.result(0) == 3
     assert second.job_status() is JobStatus.QUEUED
     run_what_is_queued(other)
@@ -81,14 +81,14 @@ def test_two_apps_have_databases_of_their_own(two: tuple[Any, Any]) -> None:
 
 
 def test_job_of_one_app_is_not_run_by_another(two: tuple[Any, Any], tmp_path: Path) -> None:
-    one, other = two
-    handle = one.jobs.handle()
+    app, other = two
+    handle = app.jobs.handle()
     job = Job(task="tests.append_line", args=[str(tmp_path / "lines"), "ran"])
     handle.submit(job)
     other.jobs.handle().submit(ADD)
     stored = handle.get_job()
-    for app in (other, one):
-        app.tasks["tests.append_line"].apply(
+    for each in (other, app):
+        each.tasks["tests.append_line"].apply(
             stored.args, task_id=stored.task_id, headers=job_headers(handle.job_id, 1)
         )
         expected = [] if app is other else ["ran"]
@@ -98,7 +98,7 @@ def test_job_of_one_app_is_not_run_by_another(two: tuple[Any, Any], tmp_path: Pa
 
 
 def test_shared_task_is_a_job_of_the_app_that_runs_it(two: tuple[Any, Any]) -> None:
-    one, other = two
+    app, other = two
     other.jobs.submit_many([ADD, ADD])
     handles = [app.jobs.handle() for app in two]
     for app, handle in zip(two, handles, strict=True):
@@ -107,7 +107,7 @@ def test_shared_task_is_a_job_of_the_app_that_runs_it(two: tuple[Any, Any]) -> N
         assert handle.result(0) == handle.job_id
         assert handle.job_message() == "shared"
     assert handles[0].job_id != handles[1].job_id
-    assert one.tasks["tests.shared"].apply().get() is None
+    assert app.tasks["tests.shared"].apply().get() is None
 
 
 def test_shared_task_of_an_app_without_jobs_is_plain() -> None:

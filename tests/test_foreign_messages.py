@@ -57,10 +57,10 @@ def test_foreign_message_is_logged_once(
     for _ in range(3):
         handle.submit(ADD)
         run(ours, message_of(ours))
-    [said] = errors(caplog)
-    assert "is not in namespace default" in said
-    assert f"it is {where}" in said
-    assert "give each its own (task_default_queue)" in said
+    [line] = errors(caplog)
+    assert "is not in namespace default" in line
+    assert f"it is {where}" in line
+    assert "give each its own (task_default_queue)" in line
     assert handle.job_status() is JobStatus.QUEUED
     assert mine.job_status() is JobStatus.FINISHED
 

@@ -22,15 +22,15 @@ AGAIN = serialization.encode({"args": [1, 2], "kwargs": {}, "options": {}})
 
 
 class Main:
-    """A worker's main process, as far as the chores can tell, that has a running job."""
+    """A worker's main process with a running job, as far as housekeeping sees it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.runtime: Runtime = runtime_of(app)
         me = self.runtime.worker = Worker("w1@here", str(uuid.uuid4()), 1)
         self.runtime.store.leases.renew(me)
-        consumer = SimpleNamespace(call_soon=lambda _, send, *event: self.told.append(event[0]))
-        self.told: list[str] = []
+        consumer = SimpleNamespace(call_soon=lambda _, send, *event: self.events.append(event[0]))
+        self.events: list[str] = []
         self.housekeeping = Housekeeping(self.runtime, SimpleNamespace(consumer=consumer))
         self.handle: JobHandle = app.jobs.handle()
         self.handle.submit(Job(task="tests.add", args=[1, 2]))
@@ -78,7 +78,7 @@ def test_main_process_writes_what_a_child_could_not(
     main.take(outcome, *arguments)
     assert main.housekeeping.writes.has_outcomes
     main.housekeeping.writes.make()
-    assert (main.handle.job_status(), main.told) == (status, events)
+    assert (main.handle.job_status(), main.events) == (status, events)
     assert not main.housekeeping.writes.has_outcomes
 
 
@@ -93,7 +93,7 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
     main.take(Retried, AGAIN, None, None, "retry")
     main.housekeeping.writes.make()
     assert main.handle.job_status() is JobStatus.CANCELLED
-    assert (revoked, main.told) == ([main.run.task_id], ["task-revoked"])
+    assert (revoked, main.events) == ([main.run.task_id], ["task-revoked"])
     assert main.app.AsyncResult(main.run.task_id).state == "REVOKED"
 
 

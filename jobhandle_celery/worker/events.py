@@ -1,6 +1,6 @@
 """Events about jobs for Flower and other monitors, besides those that Celery sends.
 
-Celery's events tell what a main process sees of its tasks: nothing of a lost worker, nor of progress. No
+Celery's events report what a main process sees of its tasks: nothing of a lost worker, nor of progress. No
 promise rests on an event. They leave through the worker's own event dispatcher, in its event loop: in order
 with Celery's, and only if the worker sends events.
 """

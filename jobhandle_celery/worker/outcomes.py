@@ -184,7 +184,7 @@ def is_cancelled(outcome: Outcome, written: object) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What the process of a body tells its worker's main process, in the place of the task's runtime."""
+    """What the process of a body reports to its main process, in the place of the task's runtime."""
 
     runtime: float | None
     unwritten: Outcome | None = None

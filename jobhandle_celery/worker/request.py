@@ -81,7 +81,7 @@ class JobRequest:
             return None
 
     def _hide_arguments(self) -> None:
-        # Where bodies run in this process, their arguments are in what it tells the result backend.
+        # Where bodies run in this process, the arguments are in what it stores in the result backend.
         if sensitive_of(self.request_dict):
             hide_sensitive(self.task.backend)
 

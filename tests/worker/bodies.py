@@ -32,7 +32,7 @@ def append(path: str, text: str) -> str:
 
 @task()
 def deaf(path: str, seconds: float) -> str:
-    """Mark the beginning and the end, and hear nothing in between."""
+    """Mark the beginning and the end, and poll for nothing in between."""
     append_line(path, "begun")
     time.sleep(seconds)
     append_line(path, "ended")

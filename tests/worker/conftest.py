@@ -99,7 +99,7 @@ def _maker(
 
 @pytest.fixture(autouse=True)
 def _log_of_the_modules_workers(request: pytest.FixtureRequest) -> None:
-    """Let a failed test show what its module's workers said, too."""
+    """Show the logs of the module's workers when a test fails."""
     workers = request.node.parent.stash.get(WORKERS, None)
     if workers is not None:
         request.node.stash[WORKERS] = workers

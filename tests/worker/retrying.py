@@ -153,7 +153,7 @@ def ask_again_with_other_arguments(self: Any, secret: str) -> int:
 
 @task()
 def raise_retry_by_hand() -> None:
-    raise Retry("of nobody's making")
+    raise Retry("raised by hand")
 
 
 @task(bind=True)

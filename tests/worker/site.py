@@ -1,4 +1,4 @@
-"""A place where jobs run: a database, a broker with results, workers, and what Celery stored and said."""
+"""A place where jobs run: a database, a broker with results, workers, and their results and events."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ SPEED: dict[str, Any] = {
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
 }
-"""The patience is long: a job runs here because of its message, or because the test says otherwise."""
+"""Jobs are republished late: a job runs because of its first message, unless a test changes this."""
 
 DEFAULT_QUEUE = "celery"
 

@@ -61,7 +61,7 @@ def test_database_outage_delays_jobs_and_loses_none(
     assert lines_of(paths[1]) == ["begun", "ended"]
     assert lines_of(paths[2]) == ["body"]
     assert set(worker.children()) == children
-    assert {job.id for job in site.jobs.find()} == {one.job_id for one in (finishing, starting, beside)}
+    assert {job.id for job in site.jobs.find()} == {handle.job_id for handle in (finishing, starting, beside)}
     assert site.submit("add", 20, 22, unique_key="k").result(timeout=20) == 42
 
 
@@ -82,7 +82,7 @@ def test_unanswered_claim_drops_message_and_another_is_sent(
     private_postgresql.start()
 
     assert handle.job_status() is JobStatus.QUEUED
-    # As if the patience had passed.
+    # As if the republish delay had passed.
     execute(site.database_url, "UPDATE jobhandle_job SET due_at = clock_timestamp()")
     parked = str(handle.get_job().queue)
     another = eventually(lambda: site.redis.lpop(parked))

@@ -14,7 +14,7 @@ LEASE = 2
 
 
 def quick_site(new_site: NewSite, **settings: Any) -> Site:
-    # Redis may hand a message to a worker that has just been killed, and only patience brings another.
+    # Redis may deliver a message to a worker just killed; another comes after the republish delay.
     return new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 3, **settings})
 
 
@@ -59,7 +59,7 @@ def test_suspended_worker_changes_no_superseded_job(new_site: NewSite) -> None:
     sign.with_name(f"{sign.name}-1").touch()
 
     eventually(lambda: "1 is asked to stop: True" in lines_of(path))
-    # The sleeper takes its lease anew, and is told that its attempt is over.
+    # The suspended worker registers a new lease, and its body learns that its attempt is superseded.
     eventually(lambda: "was not written: superseded" in sleeper.log)
     job = handle.get_job()
     assert (job.status, job.attempt, job.message, job.progress) == (JobStatus.RUNNING, 2, "", None)

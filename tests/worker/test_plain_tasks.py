@@ -1,6 +1,6 @@
 """A task that is called without a job, in a worker of an app with jobs, is what it is in plain Celery.
 
-Each scenario is run by both kinds of worker, and what they stored and said is compared.
+Each scenario is run by both kinds of worker; their results and events are compared.
 """
 
 from collections import Counter

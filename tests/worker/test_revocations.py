@@ -87,7 +87,7 @@ def test_revoked_job_can_be_resubmitted(site: Site) -> None:
     site.deliver(message)
     assert handle.wait(20) is JobStatus.CANCELLED
 
-    handle.resubmit_job()  # to the parked queue, which nobody consumes
+    handle.resubmit_job()  # to the parked queue, which no worker consumes
     again = site.redis.lpop(handle.get_job().queue or "")
     assert isinstance(again, bytes)
     site.deliver(again)

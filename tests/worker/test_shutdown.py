@@ -96,7 +96,7 @@ def test_cold_shutdown_of_other_pools_neither_loses_nor_doubles(new_site: NewSit
 
     worker.quit()
 
-    # Where nobody can end a body it goes on, under its lease; else another worker begins anew.
+    # A body that the pool cannot end goes on, under its lease; else another worker starts it again.
     # The worker that shuts down may be that other one, if it has not stopped consuming yet.
     assert handle.result(timeout=30) == "ticked"
     assert 1 <= len(pids_in(path)) <= handle.get_job().attempt

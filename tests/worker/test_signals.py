@@ -196,10 +196,10 @@ def lead(side: Side, name: str) -> tuple[list[str], list[str]]:
     if name not in QUIET and not (name.startswith("stopped") and side.queue == PLAIN):
         eventually(lambda: FINAL & {*side.events.of(task_id)}, message=f"{name}: no end")
     side.site.fence(side.queue)
-    told = side.signals(task_id)
-    in_main = Counter(_short(signal) for where, signal in told if where == "main")
+    sent = side.signals(task_id)
+    in_main = Counter(_short(signal) for where, signal in sent if where == "main")
     main = ", ".join(_times(signal, count) for signal, count in sorted(in_main.items()))
-    child = ", ".join(_short(signal) for where, signal in told if where == "child")
+    child = ", ".join(_short(signal) for where, signal in sent if where == "child")
     signals = [f"{where}: {words}" for where, words in (("main", main), ("child", child)) if words]
     events = [event.removeprefix("task-") for event in side.events.of(task_id)]
     return signals, [", ".join(sorted(events) if name.startswith("retry") else events)]

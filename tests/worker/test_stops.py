@@ -1,4 +1,4 @@
-"""A running body stops when it is told to, and only then is the job Cancelled."""
+"""A running body stops on request, and only then is its job Cancelled."""
 
 import pytest
 
@@ -104,7 +104,7 @@ def test_stop_is_never_retried(site: Site, task: str) -> None:
 
 
 def test_stop_in_a_plain_task_does_not_end_the_worker(site: Site) -> None:
-    site.call("stop_saying", "nobody's job")
+    site.call("stop_saying", "no job")
 
     assert site.submit("add", 1, 1).result(timeout=20) == 2
 

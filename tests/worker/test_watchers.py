@@ -1,4 +1,4 @@
-"""What Flower is left with: the last state of each task, as it makes it of the events that it hears."""
+"""What Flower shows in the end: the last state of each task, from the events that it receives."""
 
 import os
 import signal
@@ -50,13 +50,13 @@ def test_progress_without_a_broker_does_not_accumulate() -> None:
     running: Any = SimpleNamespace(key=(1, "a", 1))
 
     def after(steps: int) -> list[RunSnapshot]:
-        one = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(steps))
-        event_sender.send_progress([one], [running])
+        snapshot = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(steps))
+        event_sender.send_progress([snapshot], [running])
         return soon
 
     assert [after(step) for step in range(5)][-1] == []
     consumer.connection = object()
-    assert [one.progress for one in after(5)] == [Progress(5)]
+    assert [snapshot.progress for snapshot in after(5)] == [Progress(5)]
     assert len(after(5)) == 1
 
 
@@ -64,10 +64,10 @@ def test_progress_events_can_be_switched_off() -> None:
     """A counter of events that knows Celery's alone is not given another (fault 20)."""
     soon: list[Any] = []
     consumer = SimpleNamespace(connection=object(), call_soon=lambda *call: soon.append(call))
-    one = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(1))
+    snapshot = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(1))
     running: Any = SimpleNamespace(key=(1, "a", 1))
     for progress in (False, True):
-        EventSender(SimpleNamespace(consumer=consumer), progress).send_progress([one], [running])
+        EventSender(SimpleNamespace(consumer=consumer), progress).send_progress([snapshot], [running])
         assert len(soon) == progress
 
 
@@ -83,9 +83,9 @@ def test_progress_events_come_before_the_end(lasting_site: Site) -> None:
         eventually(lambda: events.of(task_id).count("task-progress") > 1)
         sign.touch()
         eventually(lambda: "task-succeeded" in events.of(task_id))
-        told = [event for event in events.all() if event["type"] == "task-progress"]
-    assert [(one["message"], one["current"], one["total"]) for one in told][-1] == ("reading", 2, 4)
-    assert (told[-1]["percentage"], told[-1]["result"]) == (50, "50 %: reading")
+        sent = [event for event in events.all() if event["type"] == "task-progress"]
+    assert [(event["message"], event["current"], event["total"]) for event in sent][-1] == ("reading", 2, 4)
+    assert (sent[-1]["percentage"], sent[-1]["result"]) == (50, "50 %: reading")
     assert events.of(task_id)[-1] == "task-succeeded"
     assert state_of(events, task_id) == "SUCCESS"
 
@@ -129,8 +129,8 @@ def test_job_of_a_lost_worker_is_not_shown_started(
     assert other.is_running()
 
 
-@pytest.mark.parametrize(("attempts", "told"), [(1, "task-failed"), (2, "task-retried")])
-def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, told: str) -> None:
+@pytest.mark.parametrize(("attempts", "sent"), [(1, "task-failed"), (2, "task-retried")])
+def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, sent: str) -> None:
     """Who counts failures counts one, and none if the job runs again (fault 20)."""
     site = lasting_site
     path = site.new_file()
@@ -140,7 +140,7 @@ def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, told: str
         handle.wait(30)
         ended = ["task-failed"] if attempts == 1 else ["task-retried", "task-succeeded"]
         eventually(lambda: events.of(task_id)[-1] == ended[-1])
-        [event] = [event for event in events.all() if (event["type"], event.get("uuid")) == (told, task_id)]
+        [event] = [event for event in events.all() if (event["type"], event.get("uuid")) == (sent, task_id)]
     assert "signal 9" in event["exception"]
     went = [kind for kind in events.of(task_id) if kind not in ("task-received", "task-started")]
     assert went == ended
@@ -186,6 +186,6 @@ def test_job_finished_in_soft_shutdown_is_shown_succeeded(site: Site) -> None:
         worker.wait()
         assert handle.job_status() is JobStatus.FINISHED
         eventually(lambda: state_of(events, task_id) == "SUCCESS")
-        told = [event["result"] for event in events.all() if event["type"] == "task-succeeded"]
+        sent = [event["result"] for event in events.all() if event["type"] == "task-succeeded"]
     # Celery may have been in time to tell it, too.
-    assert set(told) == {"'seen'"}
+    assert set(sent) == {"'seen'"}
