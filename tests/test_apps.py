@@ -91,7 +91,7 @@ def test_job_of_one_app_is_not_run_by_another(two: tuple[Any, Any], tmp_path: Pa
         each.tasks["tests.append_line"].apply(
             stored.args, task_id=stored.task_id, headers=job_headers(handle.job_id, 1)
         )
-        expected = [] if app is other else ["ran"]
+        expected = [] if each is other else ["ran"]
         assert lines_of(tmp_path / "lines") == expected
     assert handle.job_status() is JobStatus.FINISHED
     assert [job.status for job in other.jobs.find()] == [JobStatus.QUEUED]

@@ -147,6 +147,6 @@ def test_terminate_is_done_by_the_jobs_own_worker(new_site: NewSite, pool: str) 
     assert {rows[job_id].status for job_id in attentive} == {CANCELLED}
     for job_id in deaf + deaf_by_consent:
         assert rows[job_id].status is (CANCELLED if can else FINISHED)
-        says = f"job {job_id} should end; this worker's pool cannot end a body"
+        says = f"job {job_id}: its body is to be terminated, and the pool"
         assert (says in worker.log) is not can
     assert not site.app.control.ping(timeout=0.5), "a broadcast would have been heard"

@@ -60,7 +60,7 @@ def test_suspended_worker_changes_no_superseded_job(new_site: NewSite) -> None:
 
     eventually(lambda: "1 is asked to stop: True" in lines_of(path))
     # The suspended worker registers a new lease, and its body learns that its attempt is superseded.
-    eventually(lambda: "was not written: superseded" in sleeper.log)
+    eventually(lambda: "has superseded it" in sleeper.log)
     job = handle.get_job()
     assert (job.status, job.attempt, job.message, job.progress) == (JobStatus.RUNNING, 2, "", None)
     assert job.worker == other.nodename
