@@ -1,4 +1,4 @@
-"""Bugs put into our own code, and what the log says of them."""
+"""Bugs put into our own code, and their log messages."""
 
 import logging
 from typing import Any

@@ -46,7 +46,7 @@ from tests.workers import WorkerProcess
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Whoever is started in the background, by `nohup` say, ignores Ctrl-C, and so do its children: those of the
+# A process that is started in the background (`nohup`) ignores Ctrl-C, and so do its children: those of the
 # tests must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,7 +61,7 @@ WORKERS = pytest.StashKey[list[WorkerProcess]]()
 REAPER = pytest.StashKey[Reaper]()
 SHARED = pytest.StashKey[SharedServers]()
 FOLDER = "jobhandle_servers_folder"
-"""Under this name a process of pytest-xdist is told where the processes of the test run meet."""
+"""Key under which a process of pytest-xdist gets the folder of the shared servers."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,7 +82,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a process of pytest-xdist where to meet the others."""
+    """Pass the folder of the shared servers to a process of pytest-xdist."""
     node.workerinput[FOLDER] = str(node.config.stash[SHARED].folder)
 
 
@@ -336,7 +336,7 @@ def start_worker(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """Show what the workers of a failed test said."""
+    """Show the logs of the workers of a failed test."""
     report = yield
     if report.failed:
         for worker in item.stash.get(WORKERS, []):

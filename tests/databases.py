@@ -81,11 +81,11 @@ class PostgresqlDatabases:
         return self._create("template0", "" if encoding is None else f"ENCODING '{encoding}'")
 
     def drop(self, url: str) -> None:
-        """Drop it, and disconnect whoever still uses it."""
+        """Drop it, and disconnect its clients."""
         self._execute(f'DROP DATABASE IF EXISTS "{sqlalchemy.make_url(url).database}" WITH (FORCE)')
 
     def disconnect(self, url: str) -> int:
-        """End the connections of whoever uses it, whatever they are doing; return how many that were."""
+        """End all connections to it; return how many there were."""
         which = f"datname = '{sqlalchemy.make_url(url).database}'"
         ended = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which}"
         return len(execute(self.server_url, ended))
@@ -136,12 +136,12 @@ class MariadbDatabases:
         return sqlalchemy.make_url(self.server_url).set(database=name).render_as_string(hide_password=False)
 
     def drop(self, url: str) -> None:
-        """Drop it, and disconnect whoever still uses it: else we would wait for their transactions."""
+        """Drop it after disconnecting its clients: the drop waits for their transactions."""
         self.disconnect(url)
         execute(self.server_url, f"DROP DATABASE IF EXISTS `{sqlalchemy.make_url(url).database}`")
 
     def disconnect(self, url: str) -> int:
-        """End the connections of whoever uses it, whatever they are doing; return how many that were."""
+        """End all connections to it; return how many there were."""
         used = f"db = '{sqlalchemy.make_url(url).database}'"
         ended = 0
         for (number,) in execute(

@@ -30,7 +30,7 @@ def message_of(app: Any) -> Any:
 
 
 def run(app: Any, message: Any) -> None:
-    """Do with a message what a worker does: check it, pickle it for the child, and trace the task in it."""
+    """Handle a message as a worker does: check it, pickle it for the child, and trace the task."""
     taken: list[Any] = []
     task = app.tasks[message.headers["task"]]
     guard_strategy(lambda opened, *_: taken.append(opened), task)(message, None)

@@ -1,4 +1,4 @@
-"""How much the fault tests do, and what chance decides in them. Imports nothing of the library."""
+"""Scale and random choices of the fault tests. Imports nothing of the library."""
 
 import os
 import random
@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
-"""Said by each test that draws by it."""
+"""Printed by each test that draws."""
 SCALE = float(os.environ.get("JOBHANDLE_FAULTS_SCALE", "1"))
 """How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
 LONG = 10
@@ -26,7 +26,7 @@ def stretched(seconds: float) -> float:
 
 
 def rng(*of: object) -> random.Random:
-    """Return what draws for one part of a test, the same for the same seed; and say the seed."""
+    """Return the generator for one part of a test, the same for the same seed; print the seed."""
     print(f"JOBHANDLE_TEST_SEED={SEED}")
     return random.Random("-".join(map(str, (SEED, *of))))
 

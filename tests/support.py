@@ -1,4 +1,4 @@
-"""What every test may use: waiting for a condition, and doing without. Imports nothing of the library."""
+"""Waiting for a condition, and skipping for want of a program. Imports nothing of the library."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Tasks for a crowd of jobs: each body writes down when it lives, in a file that the library knows not."""
+"""Tasks of a workload: each body writes marks to a file that the library does not know."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def mark(path: str, what: str) -> tuple[int, int]:
 
 
 def run_body(path: str, seconds: float, *, listen: bool = False) -> None:
-    """Live that long, a mark every moment; if it listens, ask as often whether to stop."""
+    """Run that long, with a mark every tick; if it listens, check for a stop request as often."""
     job = current_job()
     assert job is not None
     mark(path, "begun")
@@ -65,7 +65,7 @@ def run_until_file(path: str, sign: str) -> str:
 
 @task()
 def stay(path: str, sign: str) -> str:
-    """Live until that file is there, however slow everything else is."""
+    """Run until that file exists."""
     return run_until_file(path, sign)
 
 
@@ -111,5 +111,5 @@ def deadly(path: str) -> None:
 
 @task()
 def plain(path: str) -> None:
-    """What somebody calls by `delay`; it is no job."""
+    """A plain task, called by `delay`."""
     append_line(path, "plain")

@@ -1,4 +1,4 @@
-"""Crowds for the fault tests, on sites as those of the tests with real workers; and brokers to hurt."""
+"""Sites of the fault tests, as those of the tests with real workers; and brokers that a test may hurt."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whole lives of jobs, led over a door that is slammed all the time, and the audit of what they leave."""
+"""Jobs that run to their end over connections that are cut all the time, and the audit of their rows."""
 
 import threading
 import uuid
@@ -24,11 +24,11 @@ JOBS = 10
 CUTS = 20
 """Connections, at least."""
 LONGEST_PAUSE = 0.1
-"""Seconds between two cuts of everything."""
+"""Seconds between two cuts of all connections."""
 
 
 def retry_until_answered(ask: Callable[[], T]) -> T:
-    """Ask until the database answers, as whoever writes an end does."""
+    """Call until the database answers, as a worker does that writes an outcome."""
     for _ in range(200):
         try:
             return ask()
@@ -38,7 +38,7 @@ def retry_until_answered(ask: Callable[[], T]) -> T:
 
 
 class Client:
-    """Somebody who brings jobs to their end, over a door that is slammed."""
+    """Brings jobs to their end over connections that are cut."""
 
     def __init__(self, bench: Bench, number: int) -> None:
         self.store = bench.store
@@ -52,7 +52,7 @@ class Client:
         self._retry(lambda: self.store.leases.renew(self.me))
 
     def run_job(self) -> None:
-        """Bring one job through a life of chance, to its end."""
+        """Bring one job to its end, on a random way."""
         new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
         self.new.append(new)
         [submitted] = self._retry(lambda: self.store.inserter.submit([new]))
@@ -145,9 +145,9 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
 def cutting_connections(
     cut_all: Callable[[], int], answers: Callable[[], int]
 ) -> Iterator[Callable[[], int]]:
-    """Cut all connections again and again; call what this gives for how many so far.
+    """Cut all connections again and again; yield a function that returns the number of cuts.
 
-    Not before anybody was answered again, or a slow machine would never answer.
+    Each cut waits for an answer since the last one, or a slow machine would never answer.
     """
     pause, over = rng("storm"), threading.Event()
     cut = 0

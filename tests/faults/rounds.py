@@ -1,7 +1,7 @@
-"""The account of a crowd in all states after a storm: in each round of a job, each body once.
+"""The check of a workload in all states after faults: in each round of a job, each body ran once.
 
-A round goes from the submit, or a resubmit, to a final status. Nobody kills a worker in these storms: so a
-body runs again only if it asked for that, or if its worker has ended by itself.
+A round goes from the submit, or a resubmit, to a final status. These faults kill no worker: a body runs again
+only if it asked for a retry, or if its worker has ended by itself.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is stopped at each of its steps, see `stepping`: each gets jobs, a number, what the test gave."""
+"""Actions that are stopped at each of their steps (`step_faults`), with jobs, a number, the test's values."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def cancel(jobs: Jobs, number: int, given: Given) -> None:
 
 
 def cancel_all(jobs: Jobs, number: int, given: Given) -> None:
-    """Write down what each cancel said, and when it had said it."""
+    """Write down the answer of each cancel, and when it returned."""
     for job_id in given["ids"]:
         status = jobs.attach(job_id).cancel_job()
         with open(given["answers"], "a") as answers:

@@ -1,4 +1,4 @@
-"""A process that dies, or freezes, at a chosen step of what it does: a statement, a commit, a publish.
+"""A process that is killed or stopped at a chosen step: a statement, a commit, a publish.
 
 `python -m tests.faults.step_faults ACTION` imports everything once and then forks a child for each line
 that it reads, the number of a step and a signal; it answers with what became of the child.

@@ -1,4 +1,4 @@
-"""Every verb of the store that is asked again when a connection breaks, each with a scene to play it in."""
+"""Every call of the store that is repeated when a connection breaks, each with the rows that it needs."""
 
 import re
 import uuid
@@ -16,14 +16,14 @@ from jobhandle_celery.store.recovery import Message
 from tests.store.harness import FAILURE, HELD, TASK, Bench, new_job
 
 Call = Callable[[Store], Any]
-"""One call of a verb. Asked twice, it says the same: ids and tokens are made when the scene is set."""
+"""One call. Repeated, it returns the same: ids and tokens are made beforehand."""
 
 _CHANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{64}|(?<=job_id=)\d+")
 _OF_THE_RUN = {"id", "job_id", "namespace"}
 
 
 def normalize(value: Any) -> str:
-    """Return what was said, without what is another in every run: ids, tokens, digests."""
+    """Return an answer as text, without what differs in every run: ids, tokens, digests."""
     return _CHANCE.sub("…", repr(value))
 
 
@@ -49,7 +49,7 @@ def sibling_bench(base: Bench) -> Bench:
 
 
 def run_undisturbed(base: Bench, name: str) -> tuple[str, list[str]]:
-    """Play a scene, undisturbed; return what its author was told, and all rows that it left."""
+    """Make a call without faults; return its answer and all rows afterwards."""
     bench = sibling_bench(base)
     said = normalize(STORE_CALLS[name](bench)(bench.store))
     return said, remaining_rows(bench)
@@ -173,7 +173,7 @@ def _of_message(state: str, call: Callable[[Store, Any], Any], **given: Any) -> 
 
 
 def _unstarted(call: Callable[[Store, Message, Worker], Any]) -> Callable[[Bench], Call]:
-    """A message that a lost worker has taken, in the hands of the next one."""
+    """A message that a lost worker had received, at the next worker."""
 
     def scene(bench: Bench) -> Call:
         job_id = bench.place(JobStatus.QUEUED, max_attempts=3).job_id
@@ -414,7 +414,7 @@ READ_ONLY = {
     "lapsed_workers",
     "runs",
     "superseded",
-    # What the command line asks.
+    # Queries of the command line.
     "ids",
     "page",
     "now",
@@ -432,4 +432,4 @@ READ_ONLY = {
     "details_of",
     "stuck",
 }
-"""The verbs that change nothing, so they need not be refused."""
+"""Calls that change nothing, and so succeed on a read-only server."""

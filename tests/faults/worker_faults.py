@@ -1,4 +1,4 @@
-"""What may befall a crowd's workers, and the account that every attempt of its jobs must give afterwards."""
+"""Faults of the workers of a workload, and the check that every attempt of its jobs is accounted for."""
 
 import functools
 import os
@@ -112,14 +112,14 @@ def _judge(row: JobRecord, lost_count: int, details: str) -> None:
                 assert (task, row.error.type) == ("fail", "ValueError"), details
 
 
-# What is done to workers.
+# Faults of workers.
 
 Fault = Callable[[WorkerSupervisor, random.Random], bool]
-"""It says whether it has struck."""
+"""Returns whether the fault was injected."""
 
 
 def supervise(site: Site, count: int = 2, **options: Any) -> WorkerSupervisor:
-    """Start workers for crowds that are replaced when they are ended."""
+    """Start workers that are replaced when they end."""
     options = {"concurrency": 3, **options}
     return WorkerSupervisor(lambda: site.start(BODIES, ready=False, **options), count)
 
@@ -134,7 +134,7 @@ def kill_a_child(supervisor: WorkerSupervisor, rng: random.Random) -> bool:
 
 
 def send(which: signal.Signals) -> Fault:
-    """Return a strike that sends a signal to a worker's main process, and starts another worker at once."""
+    """Return a fault that sends a signal to a worker's main process and starts another worker at once."""
 
     def inject(supervisor: WorkerSupervisor, rng: random.Random) -> bool:
         if not all_ready(supervisor):
@@ -148,12 +148,12 @@ def send(which: signal.Signals) -> Fault:
 
 
 def one_of(*times: Fault) -> Fault:
-    """Return a strike that is one of these, by chance."""
+    """Return a fault that is one of these at random."""
     return lambda supervisor, rng: rng.choice(times)(supervisor, rng)
 
 
 def all_ready(supervisor: WorkerSupervisor) -> bool:
-    """Say whether every worker has started: who ends each one that comes up sees none run a body."""
+    """Return whether every worker has started; a worker that is killed before that runs no body."""
     return all(f"{worker.nodename} ready." in worker.log for worker in supervisor.workers)
 
 
@@ -198,12 +198,12 @@ def run_under_faults(
         return enough and all(said(workload.site, words) >= 2 for words in reasons)
 
     with repeating_fault(inject_once, pause, workload.rng):
-        eventually(is_over, stretched(150), f"the storm has not said {reasons}")
+        eventually(is_over, stretched(150), f"no event has the message of {reasons}")
     workload.wait_until_final()
 
 
 def said(site: Site, words: str) -> int:
-    """Return how often that was said of jobs in this site's events; `%` stands for anything."""
+    """Return how many of this site's events have that message; `%` stands for anything."""
     with _engine(site.database_url).connect() as connection:
         details = job_event.c.message.like(f"%{words}%")
         return connection.execute(select(func.count()).select_from(job_event).where(details)).scalar_one()

@@ -1,7 +1,7 @@
-"""Some hundred jobs in flight on one site, in all states, and the audit of every row when it is over.
+"""Some hundred jobs on one site, in all states, and the audit of every row at the end.
 
-The bodies (tests/faults/bodies.py) write down when they live in a file that the library does not know. The
-audit compares that file with the rows: what the library says happened, with what did.
+The bodies (tests/faults/bodies.py) write marks to a file that the library does not know. The audit compares
+that file with the rows.
 """
 
 import random
@@ -31,7 +31,7 @@ BATCH = 12
 
 @dataclass
 class BodyTrace:
-    """What the file says of one attempt's body."""
+    """The marks of one attempt's body."""
 
     attempt: int
     pid: int
@@ -51,7 +51,7 @@ class BodyTrace:
 
 
 class Workload:
-    """The jobs that one test submits on one site, and what it saw of them."""
+    """The jobs that one test submits on one site, and the answers that it got."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -61,13 +61,13 @@ class Workload:
         self.prevented: dict[int, float] = {}
         """Jobs whose `cancel_job()` answered Cancelled, and the moment at which it had returned."""
         self.cancelled_periods: list[tuple[int, float, float]] = []
-        """Such jobs that were sent round again later: from when until when none of them may be started."""
+        """Cancelled jobs that were resubmitted: id, start and end of the time in which no body may start."""
         self.released: dict[int, float] = {}
         """Jobs that were held, and the moment before they were released."""
         self._batches = count()
         self._lock = threading.Lock()
 
-    # What is done to jobs.
+    # Operations on jobs.
 
     def job(self, task: str, *args: Any, **fields: Any) -> Job:
         """Return a job of the task `tests/faults/bodies.py` calls so; its first argument is the file."""
@@ -116,7 +116,7 @@ class Workload:
         return self.submit([replace(job, **fields) for job, fields in zip(jobs, when, strict=True)])
 
     def act_at_random(self) -> None:
-        """Submit a batch, cancel a job or two, let held ones go, send ended ones round again."""
+        """Submit a batch, cancel a job or two, release held ones, resubmit ended ones."""
         new = self.submit_in_all_states(self.rng.uniform(0, 0.5))
         self.cancel(self.rng.choice(new))
         self.cancel(self.rng.choice(self.ids))
@@ -139,20 +139,20 @@ class Workload:
         return [job.id for job in waiting if job.id and job.scheduled_for is None and job.expires is None]
 
     def release(self, job_id: int) -> None:
-        """Let a held job go; somebody may have cancelled it just before."""
+        """Release a held job, unless it was cancelled just before."""
         self.released.setdefault(job_id, time.time())
         with suppress(InvalidTransitionError):
             self.handle(job_id).release_job()
 
     def resubmit(self, job_id: int) -> None:
-        """Send a job round again, if it has ended."""
+        """Resubmit a job, if it has ended."""
         if job_id in self.prevented:
             self.cancelled_periods.append((job_id, self.prevented.pop(job_id), time.time()))
         with suppress(InvalidTransitionError):
             self.handle(job_id).resubmit_job()
 
     def adopt_all_jobs(self) -> None:
-        """Take every job of the site for its own, also those of submits whose answer was lost."""
+        """Adopt every job of the site, also those of submits whose answer was lost."""
         known, self.ids = self.ids, []
         while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
             self.ids += [job.id for job in page]
@@ -161,10 +161,10 @@ class Workload:
     def handle(self, job_id: int) -> JobHandle:
         return self.site.jobs.attach(job_id)
 
-    # What is waited for.
+    # Waiting.
 
     def rows(self) -> dict[int, JobRecord]:
-        """Read all of this crowd's jobs afresh."""
+        """Read all of these jobs afresh."""
         found: dict[int, JobRecord] = {}
         for page in self._pages():
             found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
@@ -193,10 +193,10 @@ class Workload:
     def count_started(self) -> int:
         return sum(len(body_traces) for body_traces in self.body_traces().values())
 
-    # What came of them.
+    # Results.
 
     def body_traces(self) -> dict[int, list[BodyTrace]]:
-        """Return what the file says, by job; each job's lives by their beginning."""
+        """Return the marks by job; each job's bodies by their start."""
         body_traces: dict[int, dict[tuple[int, int], BodyTrace]] = defaultdict(dict)
         for line in self.path.read_text().splitlines() if self.path.exists() else []:
             what, job_id, attempt, pid, moment = line.split()
@@ -298,7 +298,7 @@ class Workload:
 
 
 class WorkerSupervisor:
-    """Keeps so many workers alive, however often they are killed."""
+    """Keeps a number of workers alive, however often they are killed."""
 
     def __init__(self, start: Callable[[], WorkerProcess], count: int) -> None:
         self._start = start
@@ -318,7 +318,7 @@ class WorkerSupervisor:
 def repeating_fault(
     inject: Callable[[], None], pause: tuple[float, float], rng: random.Random
 ) -> Iterator[None]:
-    """Do it again and again meanwhile, after a calm of so many seconds; its error comes out at the end."""
+    """Inject a fault again and again, with a pause of random length (seconds); raise its error at the end."""
     over = threading.Event()
     failed: list[BaseException] = []
 
@@ -348,7 +348,7 @@ def inject_in_each_way(
     rng: random.Random,
     meanwhile: Callable[[], object],
 ) -> None:
-    """Strike so many times on this run's scale, in an order of chance, and do something all the while."""
+    """Inject faults of each kind in random order, as many as the scale says; call `meanwhile` throughout."""
     left = [ways[number % len(ways)] for number in range(scaled(times))]
     rng.shuffle(left)
     over = threading.Event()
