@@ -1,6 +1,6 @@
 """Durable job handles for Celery.
 
-The message is only a wake-up; the row is the truth. See `Jobs`, `JobHandle`, and the README.
+The message is only a wake-up; the row is the truth. Start with `Jobs` and `JobHandle`.
 """
 
 from importlib import import_module
@@ -70,14 +70,13 @@ _HOMES = {
     "Progress": "models",
     "current_job": "worker.executor",
 }
-"""The modules of what is no error."""
+"""The modules of the names that are not in ``errors``."""
 
 
-if not TYPE_CHECKING:  # which would believe in any name
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        # Imported at first use, as Celery's own package does it: whoever merely names this package need not
-        # wait for SQLAlchemy.
+        # Imported at first use, as in Celery's own package: importing this one does not import SQLAlchemy.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)

@@ -1,7 +1,7 @@
-"""Errors of this library's own code, and of calls to other code that do not fit it. Imports nothing of ours.
+"""Reports errors of this library's own code, and of calls to other code that do not fit it.
 
-A database or a broker that is away is an outage, and expected; what is reported here is a bug. The first of
-its kind is logged with its traceback; all are counted, for `doctor`.
+An unavailable database or broker is expected; what is reported here is a bug. The first of its kind is logged
+with its traceback; all are counted for `jobs doctor`.
 """
 
 import functools
@@ -17,20 +17,20 @@ P = ParamSpec("P")
 logger = logging.getLogger(__name__)
 
 COMMAND = "jobhandle_faults"
-"""The name by which Celery's inspect asks a worker for its faults."""
+"""The remote control command that returns a worker's count."""
 
 _HEAD = struct.Struct("<QH")
 _SIZE = 1024
 
 _counted = mmap.mmap(-1, _SIZE)
-"""How many there were, and the last one's name. Shared with the processes that are forked later: a worker
-tells of its children's."""
+"""The count and the last error's name. Shared with processes that are forked later, so that a worker reports
+those of its children."""
 
 _logged: set[tuple[str, str]] = set()
 
 
 def is_bug(error: BaseException) -> bool:
-    """Say whether an error is none that a database, a broker, or a driver of theirs would raise."""
+    """Return True for an error that no database, broker or driver raises."""
     return type(error).__module__ == "builtins" and not isinstance(error, OSError)
 
 
@@ -40,7 +40,7 @@ def report(place: str, error: BaseException, state: str, *, hide: bool = False) 
     Args:
         place: What failed, in a few words.
         error: The error, with its traceback.
-        state: What happens instead, for the log.
+        state: What happens next, for the log.
         hide: Keep the error's message out of the log: it may quote sensitive arguments.
     """
     frames = traceback.extract_tb(error.__traceback__)
@@ -58,7 +58,7 @@ def report(place: str, error: BaseException, state: str, *, hide: bool = False) 
 
 
 def log(place: str, error: Exception, state: str) -> None:
-    """Report an error that is a bug, and warn of one that is none."""
+    """Report a bug; log any other error as a warning."""
     if is_bug(error):
         report(place, error, state)
     else:
@@ -66,7 +66,7 @@ def log(place: str, error: Exception, state: str) -> None:
 
 
 def reporting(place: str, state: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Have the bugs of a callback reported; its caller would swallow them."""
+    """Report the bugs of a callback, whose caller would swallow them."""
 
     def decorate(callback: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(callback)
@@ -84,7 +84,7 @@ def reporting(place: str, state: str) -> Callable[[Callable[P, None]], Callable[
 
 
 def _count(last: str) -> None:
-    # Two processes at the same instant may count as one; the log has both.
+    # Not atomic: two processes at the same instant may count once. The log has both.
     text = last.encode(errors="replace")[: _SIZE - _HEAD.size]
     count, _ = _HEAD.unpack_from(_counted)
     _counted[_HEAD.size : _HEAD.size + len(text)] = text
@@ -92,7 +92,7 @@ def _count(last: str) -> None:
 
 
 def counted() -> dict[str, Any]:
-    """Return how many faults this process, and those with the same parent, have reported, and the last."""
+    """Return the count of this process and its relatives by fork, and the last error."""
     count, length = _HEAD.unpack_from(_counted)
     last = bytes(_counted[_HEAD.size : _HEAD.size + length]).decode(errors="replace")
     return {"count": count, "last": last}

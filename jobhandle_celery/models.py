@@ -25,11 +25,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a body says it is, in units of its own (bytes, rows, files)."""
+    """How far a body is, in units of its own (bytes, rows, files)."""
 
     current: float
     total: float | None = None
-    """None when the body does not know where it ends."""
+    """None if unknown."""
 
     @property
     def fraction(self) -> float | None:
@@ -44,21 +44,21 @@ class Event:
     at: datetime
     """By the database's clock, in UTC."""
     status: JobStatus
-    """What the job became by it."""
+    """The status after the move."""
     attempt: int
-    """Of which attempt it was; 0 before the first."""
+    """The attempt; 0 before the first."""
     message: str
     """Why, for people."""
     actor: str
-    """Who: ``"service"``, ``"user ann"``, ``"worker w1@host"`` or ``"sweep"``."""
+    """``"service"``, ``"user ann"``, ``"worker w1@host"`` or ``"sweep"``."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for a value of a row that cannot be read: of another service, or of an old version."""
+    """Stands for a stored value that cannot be decoded: one of another program or an old version."""
 
     reason: str
-    """The type of the error, without anything of the value."""
+    """The type of the error; nothing of the value."""
 
     def __repr__(self) -> str:
         return f"<unreadable: {self.reason}>"

@@ -22,8 +22,8 @@ LIMIT = 1024 * 1024
 DEEPEST = 100
 """Levels of lists and objects within each other that a value may have.
 
-Celery pickles a job's arguments for the pool's child, and every reader of a value walks through it: what goes
-much deeper ends in a RecursionError, of a worker's main process from some 500 levels on.
+Celery pickles the arguments for a child process, and readers traverse values recursively: some 500 levels end
+in a RecursionError in the worker's main process.
 """
 
 MESSAGE_LIMIT = 10_000
@@ -38,11 +38,11 @@ _AS_LISTS = str.maketrans("{}", "[]")
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 _ENVELOPE = {"__type__", "__value__"}
-"""The keys of the object that kombu's JSON makes of a datetime, say, and takes for one when it reads it."""
+"""The keys of the object by which kombu's JSON represents a datetime, for example."""
 
 
 class NotStorableError(ValueError):
-    """A value is not JSON, too large or too deep, or reads back as another; the text says which."""
+    """A value is not JSON, too large or too deep, or is decoded as another value; the text says which."""
 
 
 def encode(value: Any) -> str:
@@ -54,7 +54,7 @@ def encode(value: Any) -> str:
     """
     try:
         try:
-            # kombu's encoder writes plain values in the same way, and is made anew for each.
+            # kombu's encoder writes plain values in the same way, but is slower.
             encoded: str = plain_json.dumps(value)
         except TypeError:
             encoded = json.dumps(value)
@@ -80,7 +80,7 @@ def _check_envelopes(value: Any, encoded: str) -> None:
             case list() | tuple() as some:
                 inside.extend(some)
     try:
-        decode(encoded)  # what a value's own __json__ makes of it
+        decode(encoded)  # a value's own __json__ may return anything
     except Exception as error:
         raise NotStorableError(f"cannot be read back: {type(error).__name__}") from None
 
@@ -131,12 +131,12 @@ def to_ascii(text: str) -> str:
 
 
 def holds_nul(json_text: str) -> bool:
-    """Say whether a JSON document has a NUL character in one of its strings."""
+    """Return True if a JSON document has a NUL character in one of its strings."""
     return _ESCAPED_NUL.search(json_text) is not None
 
 
 def is_nested_deeper(json_text: str, levels: int) -> bool:
-    """Say whether a JSON document has lists and objects within each other, more than so many levels."""
+    """Return True if a JSON document has more than so many levels of lists and objects."""
     if json_text.count("[") + json_text.count("{") <= levels:
         return False
     brackets = _NO_BRACKET.sub("", _STRING.sub("", json_text)).translate(_AS_LISTS)

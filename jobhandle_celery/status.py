@@ -28,17 +28,17 @@ class JobStatus(StrEnum):
     SUBMITTED = "Submitted"
     """The row is committed; the message is not yet with the broker."""
     RESUBMITTED = "Resubmitted"
-    """A final job that someone sent round again."""
+    """A final job that is to run again."""
     QUEUED = "Queued"
-    """The broker was given a message."""
+    """The broker has a message."""
     REQUEUED = "Requeued"
-    """To run again: a task's retry, a lost worker with attempts left, a worker that shut down."""
+    """To run again: the task retried, its worker was lost, or its worker shut down."""
     RUNNING = "Running"
-    """A worker, or an outsider by ``set_status``, won the row."""
+    """A worker, or a caller of ``set_status``, claimed the row."""
     ERROR = "Error"
     """Final: the task failed, or the system failed it; the failure says which."""
     WAITING = "Waiting"
-    """Not to be dispatched yet: its time lies ahead, or it is held until ``release_job``."""
+    """Not to be published yet: its time lies ahead, or it is held until ``release_job``."""
     FINISHED = "Finished"
     """Final: the body returned and its result is stored."""
     CANCELLED = "Cancelled"
@@ -66,16 +66,16 @@ _BY_ID = {number: status for status, number in _IDS.items()}
 FINAL = frozenset({JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED})
 UNFINISHED = frozenset(JobStatus) - FINAL
 STARTABLE = UNFINISHED - {JobStatus.RUNNING}
-"""What a claim may find: the row guard adds that it is due, not held and not stamped."""
+"""The statuses that a claim accepts, if the job is due, not held and not cancelled."""
 SUBMITTABLE = frozenset({JobStatus.SUBMITTED, JobStatus.WAITING})
-"""What a caller may ask for in ``submit``."""
+"""The statuses that ``submit`` accepts."""
 SETTABLE = frozenset({JobStatus.RUNNING, JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED})
-"""What a caller may ask for in ``set_status``."""
+"""The statuses that ``set_status`` accepts."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """One verb of the store: from which statuses, to which, and who makes it."""
+    """A move: its verb, the statuses before and after it, and who makes it."""
 
     verb: str
     sources: frozenset[JobStatus]
@@ -120,4 +120,4 @@ MOVES = {
         _move("resubmit", FINAL, "anyone", JobStatus.RESUBMITTED),
     )
 }
-"""Every move there is. A verb that finds the row in any other status declines."""
+"""All moves. A verb changes no row that is in another status."""

@@ -1,7 +1,4 @@
-"""What callers may give: each check names the field, the value and what is accepted.
-
-May import model and below. Everything is checked before anything is committed: bad input leaves no trace.
-"""
+"""Checks what callers give; an error names the field, the value and what is accepted."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,7 +28,7 @@ _MOMENT = "an aware datetime, or a duration as a timedelta (up to a thousand yea
 
 
 def finite(value: object) -> float | None:
-    """Return a number as a float; None if it is none, or not finite, or a bool."""
+    """Return a finite number as a float; None for anything else, also a bool."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     try:
@@ -42,7 +39,7 @@ def finite(value: object) -> float | None:
 
 
 def duration(value: object) -> timedelta | None:
-    """Return seconds, or a timedelta, as a timedelta; None if it is neither, or longer than one can be."""
+    """Return seconds or a timedelta as a timedelta; None for anything else, or if it is too long for one."""
     if isinstance(value, timedelta):
         return value
     seconds = finite(value)
@@ -75,7 +72,7 @@ def statuses(value: object) -> tuple[JobStatus, ...] | None:
 
 
 def name(field: str, value: object) -> str | None:
-    """Check the name of something; None is none."""
+    """Check a name; None for None."""
     return None if value is None else _name(field, value)
 
 
@@ -86,7 +83,7 @@ def _name(field: str, value: object) -> str:
 
 
 def job_id(value: object) -> int:
-    """Check that something could be the id of a job; one that none can have becomes 0, which none has."""
+    """Check the id of a job. A number that no job can have becomes 0, which no job has."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ApiUsageError(f"job_id: {shown(value)} is not a whole number")
     return value if 0 < value <= LARGEST_ID else 0
@@ -98,7 +95,7 @@ def job_ids(value: Any) -> tuple[int, ...] | None:
         return None
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValidationError("ids", value, "whole numbers, in a list or the like")
-    ids = tuple(dict.fromkeys(job_id(one) for one in value))
+    ids = tuple(dict.fromkeys(job_id(given) for given in value))
     if len(ids) > MOST_IDS:
         raise ValidationError("ids", f"{len(ids)} ids", f"at most {MOST_IDS:,} at once")
     return ids
@@ -119,14 +116,14 @@ def flag(field: str, value: object) -> bool:
 
 
 def number(field: str, value: object) -> float:
-    """Check a finite number, and return it as it was given."""
+    """Check a finite number; its type stays."""
     if finite(value) is None:
         raise ValidationError(field, value, "a finite number")
     return value  # type: ignore[return-value]  # it is one
 
 
 def timeout(field: str, value: object) -> float:
-    """Return how many seconds to wait; less than nothing is nothing, as a deadline's rest may be."""
+    """Return the seconds to wait; a negative timeout, as of a passed deadline, is 0."""
     given = duration(value)
     if given is None:
         raise ValidationError(field, value, "seconds, a timedelta, or None")
@@ -134,10 +131,10 @@ def timeout(field: str, value: object) -> float:
 
 
 def age(field: str, value: object) -> timedelta:
-    """Check a duration that is not negative: seconds, or a timedelta."""
+    """Check a duration that is not negative."""
     given = duration(value)
     if given is None or not timedelta(0) <= given <= FURTHEST:
-        raise ValidationError(field, value, "seconds or a timedelta, from nothing to a thousand years")
+        raise ValidationError(field, value, "seconds or a timedelta, from 0 to a thousand years")
     return given
 
 
@@ -208,18 +205,18 @@ def job(given: Job) -> CheckedJob:
 
 
 def sensitive(value: object) -> tuple[str | int, ...]:
-    """Check the names and positions of arguments that are not for show."""
+    """Check the names and positions of sensitive arguments."""
     if isinstance(value, tuple) and not value:
         return ()
     if isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping)):
         given = tuple(value)
-        if all(isinstance(one, str) or (type(one) is int and one >= 0) for one in given):
+        if all(isinstance(item, str) or (type(item) is int and item >= 0) for item in given):
             return given
     raise ValidationError("sensitive", value, "a list of names of parameters, or of positions from 0")
 
 
 def submittable(value: object) -> JobStatus | None:
-    """Return the status that a caller asks for in a submit; None for None."""
+    """Check the status of a submitted job; None for None."""
     if value is None:
         return None
     status = status_word(value)

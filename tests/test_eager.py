@@ -63,7 +63,7 @@ def history(handle: Any, app: Any) -> list[str]:
     return [str(event.status) for event in app.jobs.events(handle.job_id)]
 
 
-def test_a_job_runs_and_ends_finished(app: Any) -> None:
+def test_eager_job_runs_and_is_finished(app: Any) -> None:
     handle = app.jobs.handle(username="ann")
     handle.submit(app.tasks["tests.add"].s(1, y=2))
     assert handle.result(timeout=0) == 3
@@ -75,7 +75,7 @@ def test_a_job_runs_and_ends_finished(app: Any) -> None:
     assert app.jobs.count_by_status()[JobStatus.FINISHED] == 3
 
 
-def test_a_failing_job_ends_in_error_and_submit_says_nothing(app: Any) -> None:
+def test_eager_failure_ends_in_error_and_submit_returns(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(Job(task="tests.fail", args=["no good"]))
     with pytest.raises(JobFailedError, match="ValueError: no good") as caught:
@@ -84,7 +84,7 @@ def test_a_failing_job_ends_in_error_and_submit_says_nothing(app: Any) -> None:
     assert "raise ValueError(message)" in caught.value.failure.traceback
 
 
-def test_with_eager_propagates_the_error_comes_out_of_submit(make: Callable[..., Any]) -> None:
+def test_eager_propagates_raises_error_from_submit(make: Callable[..., Any]) -> None:
     app = make(task_eager_propagates=True)
     handle = app.jobs.handle()
     handle.submit(ADD)
@@ -94,7 +94,7 @@ def test_with_eager_propagates_the_error_comes_out_of_submit(make: Callable[...,
     assert [job.status for job in app.jobs.find(task="tests.fail")] == [JobStatus.ERROR]
 
 
-def test_with_eager_propagates_and_tblib_the_bodys_error_comes_out(
+def test_eager_propagates_with_tblib_raises_bodys_error(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Celery makes tracebacks by tblib where it is installed, but not of eager results (fault 70)."""
@@ -105,7 +105,7 @@ def test_with_eager_propagates_and_tblib_the_bodys_error_comes_out(
 
 
 @pytest.mark.parametrize("propagates", [False, True])
-def test_a_retry_runs_at_once_and_goes_through_the_row(
+def test_eager_retry_runs_at_once_through_the_row(
     propagates: bool, make: Callable[..., Any], tmp_path: Path
 ) -> None:
     app = make(task_eager_propagates=propagates)
@@ -117,7 +117,7 @@ def test_a_retry_runs_at_once_and_goes_through_the_row(
     assert history(handle, app) == ["Submitted", *["Running", "Requeued"] * 3, "Running", "Finished"]
 
 
-def test_a_task_out_of_retries_ends_in_error(app: Any) -> None:
+def test_eager_task_out_of_retries_ends_in_error(app: Any) -> None:
     @app.task(name="flaky", shared=False, autoretry_for=(OSError,), max_retries=2, retry_backoff=True)  # type: ignore[untyped-decorator]  # Celery's
     def flaky() -> None:
         raise OSError("the disk is away")
@@ -129,7 +129,7 @@ def test_a_task_out_of_retries_ends_in_error(app: Any) -> None:
     assert handle.get_job().attempt == 3
 
 
-def test_a_held_job_runs_when_it_is_released_and_a_cancelled_one_never(app: Any, tmp_path: Path) -> None:
+def test_eager_held_job_runs_when_released_unless_cancelled(app: Any, tmp_path: Path) -> None:
     handle = app.jobs.handle()
     held = Job(task="tests.append_line", args=[str(tmp_path / "lines"), "ran"], status=JobStatus.WAITING)
     handle.submit(held)
@@ -145,7 +145,7 @@ def test_a_held_job_runs_when_it_is_released_and_a_cancelled_one_never(app: Any,
     assert lines_of(tmp_path / "lines") == ["ran", "ran"]
 
 
-def test_an_expired_job_does_not_run(app: Any, tmp_path: Path) -> None:
+def test_eager_expired_job_does_not_run(app: Any, tmp_path: Path) -> None:
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.append_line"].s(str(tmp_path / "lines"), "ran").set(expires=-1))
     assert handle.job_status() is JobStatus.CANCELLED
@@ -153,7 +153,7 @@ def test_an_expired_job_does_not_run(app: Any, tmp_path: Path) -> None:
     assert lines_of(tmp_path / "lines") == []
 
 
-def test_a_body_that_stops_on_request_is_cancelled(app: Any) -> None:
+def test_eager_body_that_stops_on_request_is_cancelled(app: Any) -> None:
     @app.task(name="stops", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def stops() -> None:
         job = current_job()
@@ -178,7 +178,7 @@ def test_a_body_that_stops_on_request_is_cancelled(app: Any) -> None:
         assert handle.get_job().attempt == 1
 
 
-def test_a_body_submits_other_jobs_and_stays_itself(app: Any) -> None:
+def test_eager_body_submits_other_jobs_and_keeps_its_own(app: Any) -> None:
     seen: dict[str, Any] = {}
 
     @app.task(name="inner", shared=False)  # type: ignore[untyped-decorator]  # Celery's
@@ -220,7 +220,7 @@ def test_a_body_submits_other_jobs_and_stays_itself(app: Any) -> None:
     assert app.jobs.count_by_status()[JobStatus.FINISHED] == 3
 
 
-def test_a_handle_of_the_body_that_was_closed_writes_nothing(app: Any) -> None:
+def test_closed_handle_of_eager_body_writes_nothing(app: Any) -> None:
     refused = []
 
     @app.task(name="closes", shared=False)  # type: ignore[untyped-decorator]  # Celery's
@@ -240,7 +240,7 @@ def test_a_handle_of_the_body_that_was_closed_writes_nothing(app: Any) -> None:
     assert handle.get_job().progress is None
 
 
-def test_progress_and_words_of_the_body_are_in_the_row(app: Any) -> None:
+def test_progress_and_message_of_eager_body_are_in_the_row(app: Any) -> None:
     @app.task(name="speaks", shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def speaks() -> None:
         job = current_job()
@@ -257,7 +257,7 @@ def test_progress_and_words_of_the_body_are_in_the_row(app: Any) -> None:
     assert handle.get_job().progress.fraction == 0.75
 
 
-def test_a_result_that_is_no_json_ends_in_error(app: Any) -> None:
+def test_eager_result_that_is_not_json_ends_in_error(app: Any) -> None:
     handle = app.jobs.handle()
     for job in (Job(task="tests.unserialisable_result"), Job(task="tests.big_result", args=[1024 * 1024])):
         handle.submit(job)
@@ -265,13 +265,13 @@ def test_a_result_that_is_no_json_ends_in_error(app: Any) -> None:
         assert "result" in handle.job_message()
 
 
-def test_a_task_that_nobody_knows_is_refused_since_nobody_else_could_run_it(app: Any) -> None:
+def test_eager_submit_of_unregistered_task_is_refused(app: Any) -> None:
     with pytest.raises(ValidationError, match=r"^task: 'nobody\.knows'"):
         app.jobs.handle().submit(Job(task="nobody.knows"))
     assert app.jobs.find() == []
 
 
-def test_a_job_with_a_time_ahead_runs_when_it_has_come(app: Any) -> None:
+def test_eager_scheduled_job_runs_at_its_time(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.add"].s(1, 2).set(countdown=0.2))
     assert handle.job_status() is JobStatus.WAITING

@@ -31,7 +31,7 @@ def make(sqlite_url: str) -> Iterator[Callable[..., Any]]:
         app.jobs.close()
 
 
-def test_headers_priority_and_way_of_an_eager_job_are_in_its_request(make: Callable[..., Any]) -> None:
+def test_eager_request_has_headers_priority_and_route(make: Callable[..., Any]) -> None:
     app, seen = make(), dict[str, Any]()
 
     @app.task(name="looks", bind=True, shared=False)  # type: ignore[untyped-decorator]  # Celery's
@@ -58,7 +58,7 @@ def test_headers_priority_and_way_of_an_eager_job_are_in_its_request(make: Calla
     }
 
 
-def test_an_eager_retry_keeps_the_headers_of_the_submit(make: Callable[..., Any]) -> None:
+def test_eager_retry_keeps_headers_of_the_submit(make: Callable[..., Any]) -> None:
     app, seen = make(), []
 
     @app.task(name="retries", bind=True, shared=False)  # type: ignore[untyped-decorator]  # Celery's
@@ -76,7 +76,7 @@ def test_an_eager_retry_keeps_the_headers_of_the_submit(make: Callable[..., Any]
         seen.clear()
 
 
-def test_all_of_many_eager_jobs_run_before_the_first_error_is_raised(make: Callable[..., Any]) -> None:
+def test_eager_jobs_all_run_before_first_error_is_raised(make: Callable[..., Any]) -> None:
     app = make(task_eager_propagates=True)
     with pytest.raises(ValueError, match="no good"):
         app.jobs.submit_many([ADD, NO_GOOD, ADD])
@@ -84,7 +84,7 @@ def test_all_of_many_eager_jobs_run_before_the_first_error_is_raised(make: Calla
     assert (counts[JobStatus.FINISHED], counts[JobStatus.ERROR]) == (2, 1)
 
 
-def test_the_log_says_that_an_eager_body_of_a_session_has_failed(
+def test_log_reports_eager_failure_after_commit(
     make: Callable[..., Any], sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make(task_eager_propagates=True)

@@ -129,9 +129,7 @@ def stage(database_url: str) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_before_submit_or_attach_says_that_there_is_no_job(
-    operation: str, sqlite_url: str
-) -> None:
+def test_operation_before_submit_or_attach_raises_not_attached(operation: str, sqlite_url: str) -> None:
     handle = Stage(sqlite_url).jobs.handle()
     with pytest.raises(NotAttachedError, match="submit or attach"):
         OPERATIONS[operation](handle)
@@ -139,7 +137,7 @@ def test_every_operation_before_submit_or_attach_says_that_there_is_no_job(
 
 
 @pytest.mark.parametrize("operation", [*OPERATIONS, "submit", "attach"])
-def test_every_operation_after_close_says_that_the_handle_is_closed(operation: str, sqlite_url: str) -> None:
+def test_operation_after_close_raises_handle_closed(operation: str, sqlite_url: str) -> None:
     stage = Stage(sqlite_url)
     with stage.jobs.handle() as handle:
         job_id = handle.submit(ADD)
@@ -151,7 +149,7 @@ def test_every_operation_after_close_says_that_the_handle_is_closed(operation: s
     assert stage.row(job_id) == before
 
 
-def test_attach_to_an_unknown_id_says_so(stage: Stage) -> None:
+def test_attach_to_unknown_id_raises_unknown_job(stage: Stage) -> None:
     for job_id in (1, 0, -1, 2**63 - 1, 2**63, 2**200):
         with pytest.raises(UnknownJobError, match=str(job_id)):
             stage.jobs.handle().attach(job_id)
@@ -159,21 +157,21 @@ def test_attach_to_an_unknown_id_says_so(stage: Stage) -> None:
             stage.jobs.attach(job_id)
 
 
-def test_attach_takes_whole_numbers_only(stage: Stage) -> None:
+def test_attach_refuses_what_is_no_whole_number(stage: Stage) -> None:
     stage.jobs.handle().submit(ADD)
     for job_id in ("1", 1.0, None, True, b"1", [1]):
         with pytest.raises(ApiUsageError, match="job_id"):
             stage.jobs.handle().attach(job_id)
 
 
-def test_attach_returns_the_current_status(stage: Stage) -> None:
+def test_attach_returns_current_status(stage: Stage) -> None:
     for status in JobStatus:
         job_id = stage.job_in(status).job_id
         assert stage.jobs.handle().attach(job_id) is status
         assert stage.jobs.attach(job_id).job_status() is status
 
 
-def test_a_fresh_handle_attaches_again_after_close(stage: Stage) -> None:
+def test_new_handle_attaches_after_close_of_another(stage: Stage) -> None:
     with stage.jobs.handle() as first:
         job_id = first.submit(ADD)
     with stage.jobs.handle() as second:
@@ -181,7 +179,7 @@ def test_a_fresh_handle_attaches_again_after_close(stage: Stage) -> None:
         assert second.job_message() == "from the importer"
 
 
-def test_closing_leaves_the_row_byte_identical(stage: Stage) -> None:
+def test_close_leaves_row_unchanged(stage: Stage) -> None:
     for status in JobStatus:
         handle = stage.job_in(status)
         before = stage.row(handle.job_id)
@@ -192,7 +190,7 @@ def test_closing_leaves_the_row_byte_identical(stage: Stage) -> None:
         assert stage.jobs.events(before.id) == events
 
 
-def test_a_second_submit_moves_the_handle_and_leaves_the_first_job_alone(stage: Stage) -> None:
+def test_second_submit_moves_handle_and_not_the_first_job(stage: Stage) -> None:
     handle = stage.jobs.handle()
     first = handle.submit(ADD)
     before = stage.row(first)
@@ -206,7 +204,7 @@ def test_a_second_submit_moves_the_handle_and_leaves_the_first_job_alone(stage: 
     assert handle.job_id == first
 
 
-def test_a_submit_or_attach_that_fails_leaves_the_handle_where_it_was(stage: Stage) -> None:
+def test_failed_submit_or_attach_leaves_handle_in_place(stage: Stage) -> None:
     handle = stage.jobs.handle()
     for wrong in (Job(task=""), Job(task="tests.add", args=[{1}]), "no job"):
         with pytest.raises((ValidationError, ApiUsageError)):
@@ -257,7 +255,7 @@ def _allowed(prior: JobStatus, status: JobStatus) -> bool:
             return prior is JobStatus.RUNNING
 
 
-def test_an_unknown_word_is_no_status(stage: Stage) -> None:
+def test_set_status_of_unknown_word_is_refused(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.QUEUED)
     before = stage.row(handle.job_id)
     words: list[Any] = ["running", "RenderedMessage", "", None, 4, True, ["Running"]]
@@ -284,14 +282,14 @@ def test_set_status_and_message_writes_both_or_neither(stage: Stage) -> None:
                 assert stage.row(handle.job_id) == before
 
 
-def test_a_status_without_a_message_leaves_the_message(stage: Stage) -> None:
+def test_set_status_without_message_leaves_message(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.QUEUED)
     assert handle.set_status_and_message("Running", None) is JobStatus.QUEUED
     assert handle.set_status("Finished") is JobStatus.RUNNING
     assert handle.job_message() == "from the importer"
 
 
-def test_set_message_returns_the_previous_one_and_touches_nothing_else(stage: Stage) -> None:
+def test_set_message_returns_previous_and_changes_only_it(stage: Stage) -> None:
     for status in JobStatus:
         handle = stage.job_in(status)
         first = handle.job_message()
@@ -304,7 +302,7 @@ def test_set_message_returns_the_previous_one_and_touches_nothing_else(stage: St
         assert stage.jobs.events(handle.job_id) == events
 
 
-def test_two_handles_on_one_job_see_each_others_writes_at_once(stage: Stage) -> None:
+def test_two_handles_on_one_job_see_each_others_writes(stage: Stage) -> None:
     one = stage.jobs.handle()
     other = stage.offline.attach(one.submit(ADD))
     assert other.set_message("from the other") == "from the importer"
@@ -320,7 +318,7 @@ def test_two_handles_on_one_job_see_each_others_writes_at_once(stage: Stage) -> 
     assert one.job_finished() == other.job_finished() is not None
 
 
-def test_setting_cancelled_is_cancelling(stage: Stage) -> None:
+def test_set_status_cancelled_is_cancel_job(stage: Stage) -> None:
     for status in JobStatus:
         by_status, by_cancel = stage.job_in(status), stage.job_in(status)
         before, other_before = stage.row(by_status.job_id), stage.row(by_cancel.job_id)
@@ -349,7 +347,7 @@ def _told(event: Any) -> Any:
 
 
 @pytest.mark.parametrize("prior", sorted(STARTABLE))
-def test_a_job_cancelled_before_its_start_never_runs(prior: JobStatus, stage: Stage) -> None:
+def test_job_cancelled_before_its_start_never_runs(prior: JobStatus, stage: Stage) -> None:
     handle = stage.job_in(prior)
     run, attempt = stage.run_of(handle), handle.get_job().attempt
     assert handle.cancel_job() is JobStatus.CANCELLED

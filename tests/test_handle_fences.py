@@ -65,14 +65,14 @@ def superseded(stage: Stage) -> tuple[Run, Run]:
     return first, second
 
 
-def test_every_public_method_of_a_handle_has_a_decision() -> None:
+def test_every_method_of_handle_has_a_fence_decision() -> None:
     """A new method without a decision about its fence fails here (fault 43)."""
     public = {name for name in dir(JobHandle) if not name.startswith("_")}
     decided = {name.replace(",", " ").split()[0] for name in WRITES} | READS | ELSEWHERE
     assert public == decided
 
 
-def test_every_verb_of_a_superseded_body_changes_nothing(stage: Stage) -> None:
+def test_methods_in_superseded_body_change_nothing(stage: Stage) -> None:
     """Mutant 20: a body that comes back ends or stops its successor's run (fault 43, promise 6)."""
     first, _ = superseded(stage)
     body = stage.body_of(first)
@@ -90,7 +90,7 @@ def test_every_verb_of_a_superseded_body_changes_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("ended_by", ["lost", "by hand"])
-def test_a_superseded_body_resubmits_no_ended_job(stage: Stage, ended_by: str) -> None:
+def test_superseded_body_cannot_resubmit_a_final_job(stage: Stage, ended_by: str) -> None:
     """The job is final, so that a service may resubmit it; the body that was given up may not (fault 43)."""
     handle = stage.jobs.handle()
     handle.submit(ADD)
@@ -108,7 +108,7 @@ def test_a_superseded_body_resubmits_no_ended_job(stage: Stage, ended_by: str) -
     assert stage.row(run.job_id) == row
 
 
-def test_a_body_that_holds_its_row_may_use_every_verb(stage: Stage) -> None:
+def test_body_of_current_attempt_may_use_every_method(stage: Stage) -> None:
     """The fence lets the run itself pass (fault 43)."""
     handle = stage.jobs.handle()
     handle.submit(ADD)
@@ -131,7 +131,7 @@ def test_a_body_that_holds_its_row_may_use_every_verb(stage: Stage) -> None:
     assert handle.job_status() in (JobStatus.RESUBMITTED, JobStatus.QUEUED)
 
 
-def test_a_body_cancels_the_retry_that_it_asked_for(stage: Stage) -> None:
+def test_body_cancels_its_own_retry(stage: Stage) -> None:
     """A row that was requeued by the run itself still names that run (fault 43)."""
     handle = stage.jobs.handle()
     handle.submit(ADD)

@@ -157,7 +157,7 @@ FIELDS: list[tuple[str, Any, str]] = [
 ]
 
 
-def test_each_bad_field_is_refused_and_named(refuses: Callable[..., str]) -> None:
+def test_invalid_field_is_refused_by_name(refuses: Callable[..., str]) -> None:
     for field, value, accepted in FIELDS:
         said = refuses(Job(**{"task": "nobody.knows", field: value}), field)
         assert accepted in said, said
@@ -178,19 +178,19 @@ def test_durations_of_a_job_are_seconds_or_timedelta(app: Any) -> None:
             assert record.time_limit == (20 if limit == 20 else 20.5)
 
 
-def test_a_soft_limit_beyond_the_hard_one_is_refused(refuses: Callable[..., str]) -> None:
+def test_soft_limit_beyond_hard_limit_is_refused(refuses: Callable[..., str]) -> None:
     job = Job(task="a", time_limit=timedelta(seconds=5), soft_time_limit=6)
     assert "time_limit of 5 s" in refuses(job, "soft_time_limit")
     assert "time_limit of 5 s" in refuses(Job(task="a", time_limit=5, soft_time_limit=6), "soft_time_limit")
 
 
-def test_arguments_that_do_not_fit_the_task_are_refused(refuses: Callable[..., str], app: Any) -> None:
+def test_arguments_that_do_not_fit_task_are_refused(refuses: Callable[..., str], app: Any) -> None:
     assert "missing 1 required" in refuses(Job(task="tests.add", args=[1]), "args")
     refuses(Job(task="tests.add", args=[1, 2], kwargs={"z": 3}), "args")
     refuses(app.tasks["tests.add"].s(1, 2, 3), "args")
 
 
-def test_what_is_neither_a_job_nor_a_signature_is_no_job(refuses: Callable[..., str], app: Any) -> None:
+def test_submit_of_neither_job_nor_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for wrong in (None, 5, "tests.add", add, {"task": "tests.add"}, dict(add.s(1, 2)), [add.s(1, 2)], Job):
         assert "Job nor a Celery signature" in refuses(wrong, "", error=ApiUsageError)
@@ -198,7 +198,7 @@ def test_what_is_neither_a_job_nor_a_signature_is_no_job(refuses: Callable[..., 
     refuses(Job(task="a", status=Unspeakable()), "", error=ApiUsageError)  # type: ignore[arg-type]
 
 
-def test_a_job_is_one_task(refuses: Callable[..., str], app: Any) -> None:
+def test_submit_of_canvas_is_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for several in (
         chain(add.s(1, 2), add.s(3)),
@@ -213,7 +213,7 @@ def test_a_job_is_one_task(refuses: Callable[..., str], app: Any) -> None:
     assert "one task" in refuses(add.s(1, 2).set(chord=add.s(3)), "chord")
 
 
-def test_an_unknown_option_of_a_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
+def test_unknown_option_of_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for option, value in (("retries", 3), ("task_id", "mine"), ("serializer", "pickle"), ("colour", "red")):
         said = refuses(add.s(1, 2).set(**{option: value}), option)
@@ -222,7 +222,7 @@ def test_an_unknown_option_of_a_signature_is_refused(refuses: Callable[..., str]
         Job(task="tests.add", colour="red")  # type: ignore[call-arg]
 
 
-def test_bad_moments_of_a_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:
+def test_invalid_times_of_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for option in ("countdown", "expires"):
         for value in (float("nan"), float("inf"), -float("inf"), 1e300, 10**400, True, "soon"):
@@ -236,7 +236,7 @@ def test_bad_moments_of_a_signature_are_refused(refuses: Callable[..., str], app
     assert app.jobs.find() == []
 
 
-def test_bad_names_of_users_and_groups_are_refused(app: Any) -> None:
+def test_invalid_user_and_group_names_are_refused(app: Any) -> None:
     for bad in ("", "x" * 256, 5, "a\0b", "\udcff", b"ann", True):
         for field in ("username", "groupname"):
             with pytest.raises(ValidationError, match=f"^{field}: "):
@@ -246,7 +246,7 @@ def test_bad_names_of_users_and_groups_are_refused(app: Any) -> None:
     assert app.jobs.find() == []
 
 
-def test_submit_many_takes_several_jobs_not_one(app: Any) -> None:
+def test_submit_many_of_one_job_is_refused(app: Any) -> None:
     for wrong in (Job(task="tests.add", args=[1, 2]), app.tasks["tests.add"].s(1, 2), "tests.add", 5, None):
         with pytest.raises(ApiUsageError):
             app.jobs.submit_many(wrong)
@@ -254,7 +254,7 @@ def test_submit_many_takes_several_jobs_not_one(app: Any) -> None:
     assert app.jobs.find() == []
 
 
-def test_bad_questions_are_refused_in_our_words(app: Any) -> None:
+def test_invalid_filters_are_refused_by_name(app: Any) -> None:
     jobs = app.jobs
     job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     before = jobs.find()
@@ -286,7 +286,7 @@ def test_bad_questions_are_refused_in_our_words(app: Any) -> None:
     assert jobs.find() == before
 
 
-def test_ids_beyond_what_a_database_holds_match_nothing(app: Any) -> None:
+def test_ids_beyond_database_range_match_nothing(app: Any) -> None:
     jobs = app.jobs
     job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     for huge in (2**63, 2**200, -(2**200)):
@@ -297,7 +297,7 @@ def test_ids_beyond_what_a_database_holds_match_nothing(app: Any) -> None:
     assert jobs.cancel_many(ids=[*range(job_id + 1, job_id + 70_000), job_id]) == 1
 
 
-def test_bad_words_of_a_handle_are_refused_and_change_nothing(app: Any) -> None:
+def test_invalid_arguments_of_handle_change_nothing(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(Job(task="tests.add", args=[1, 2]))
     handle.set_status("Running")
@@ -354,7 +354,7 @@ def test_submit_of_changed_record_ignores_what_the_system_sets(app: Any) -> None
         Job(task="tests.add", username="root")  # type: ignore[call-arg]
 
 
-def test_of_the_nine_statuses_two_may_be_submitted(app: Any, refuses: Callable[..., str]) -> None:
+def test_submit_accepts_two_of_nine_statuses(app: Any, refuses: Callable[..., str]) -> None:
     handle = app.jobs.handle()
     for status in JobStatus:
         for word in (status, status.value):

@@ -59,7 +59,7 @@ def age(stage: Stage, job_id: int, column: str, by: timedelta) -> None:
 # Waiting, results, progress.
 
 
-def test_wait_returns_the_final_status_and_result_what_the_body_returned(stage: Stage) -> None:
+def test_wait_returns_final_status_and_result_the_value(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(ADD)
     run = stage.claim(handle)
@@ -70,7 +70,7 @@ def test_wait_returns_the_final_status_and_result_what_the_body_returned(stage: 
     assert handle.result(timeout=timedelta(0)) == {"sum": 5}
 
 
-def test_wait_and_result_give_up_after_the_timeout_and_the_job_goes_on(stage: Stage) -> None:
+def test_wait_and_result_time_out_and_leave_the_job(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.RUNNING)
     before = stage.row(handle.job_id)
     for timeout in (0, 0.01, -1, timedelta(milliseconds=1)):
@@ -96,7 +96,7 @@ def test_result_keeps_one_deadline_across_a_resubmit(stage: Stage, monkeypatch: 
         job.result(timeout=10)
 
 
-def test_the_result_of_a_failed_job_is_its_failure(stage: Stage) -> None:
+def test_result_of_failed_job_raises_its_failure(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(ADD)
     failure = Failure("task", "ValueError", "no good", "Traceback …")
@@ -108,20 +108,20 @@ def test_the_result_of_a_failed_job_is_its_failure(stage: Stage) -> None:
     assert caught.value.job_id == handle.job_id
 
 
-def test_the_result_of_a_job_that_an_outsider_failed_is_a_failure_too(stage: Stage) -> None:
+def test_result_of_job_set_to_error_raises_failure(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.RUNNING)
     handle.set_status_and_message("Error", "the instrument is broken")
     with pytest.raises(JobFailedError, match="the instrument is broken"):
         handle.result()
 
 
-def test_the_result_of_a_cancelled_job_is_an_error_of_its_own(stage: Stage) -> None:
+def test_result_of_cancelled_job_raises_job_cancelled(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.CANCELLED)
     with pytest.raises(JobCancelledError, match=f"job {handle.job_id} was cancelled: from the importer"):
         handle.result()
 
 
-def test_progress_is_shown_as_it_was_said(stage: Stage) -> None:
+def test_progress_is_read_as_it_was_set(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.RUNNING)
     assert handle.get_job().progress is None
     for said in (Progress(0), Progress(5, 10), Progress(2.5, 10.25), Progress(-1), Progress(2**40, 2**41)):
@@ -129,7 +129,7 @@ def test_progress_is_shown_as_it_was_said(stage: Stage) -> None:
         assert handle.get_job().progress == said
 
 
-def test_progress_of_a_job_that_does_not_run_changes_nothing(stage: Stage) -> None:
+def test_progress_of_job_not_running_changes_nothing(stage: Stage) -> None:
     for status in set(JobStatus) - {JobStatus.RUNNING}:
         handle = stage.job_in(status)
         before = stage.row(handle.job_id)
@@ -137,7 +137,7 @@ def test_progress_of_a_job_that_does_not_run_changes_nothing(stage: Stage) -> No
         assert stage.row(handle.job_id) == before
 
 
-def test_a_stop_is_heard_by_everyone_who_asks(stage: Stage) -> None:
+def test_stop_request_is_seen_by_all_handles(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(ADD)
     body = stage.body_of(stage.claim(handle))
@@ -151,7 +151,7 @@ def test_a_stop_is_heard_by_everyone_who_asks(stage: Stage) -> None:
             one.raise_if_cancelled()
 
 
-def test_a_superseded_body_hears_that_it_should_stop_and_its_writes_change_nothing(stage: Stage) -> None:
+def test_superseded_body_should_stop_and_writes_nothing(stage: Stage) -> None:
     handle = stage.jobs.handle()
     handle.submit(ADD)
     run = stage.claim(handle)
@@ -172,7 +172,7 @@ def test_a_superseded_body_hears_that_it_should_stop_and_its_writes_change_nothi
 # Running by an outsider's hand, release, resubmit.
 
 
-def test_an_outsider_takes_a_job_and_no_worker_runs_it(stage: Stage) -> None:
+def test_set_status_running_claims_job_from_workers(stage: Stage) -> None:
     for status in (JobStatus.WAITING, JobStatus.QUEUED, JobStatus.REQUEUED):
         handle = stage.job_in(status)
         run, attempt = stage.run_of(handle), handle.get_job().attempt
@@ -187,7 +187,7 @@ def test_an_outsider_takes_a_job_and_no_worker_runs_it(stage: Stage) -> None:
         assert handle.result() is None
 
 
-def test_nobody_takes_a_job_before_its_time_or_after_it_has_expired(stage: Stage) -> None:
+def test_claim_before_time_or_after_expiry_is_refused(stage: Stage) -> None:
     handle = stage.jobs.handle()
     early = Job(task="tests.add", args=[1, 2], scheduled_for=HOUR)
     late = Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=-1))
@@ -202,7 +202,7 @@ def test_nobody_takes_a_job_before_its_time_or_after_it_has_expired(stage: Stage
     assert "expired" in handle.job_message()
 
 
-def test_only_a_waiting_job_is_released(stage: Stage) -> None:
+def test_release_accepts_waiting_jobs_only(stage: Stage) -> None:
     for status in set(JobStatus) - {JobStatus.WAITING}:
         handle = stage.job_in(status)
         before = stage.row(handle.job_id)
@@ -218,7 +218,7 @@ def test_only_a_waiting_job_is_released(stage: Stage) -> None:
         stage.claim(handle)
 
 
-def test_a_held_job_waits_for_its_release_however_often_the_sweep_passes(stage: Stage) -> None:
+def test_held_job_stays_waiting_after_sweeps(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.WAITING)
     assert handle.get_job().held
     eventually(stage.jobs.sweep)
@@ -226,7 +226,7 @@ def test_a_held_job_waits_for_its_release_however_often_the_sweep_passes(stage: 
     assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(Refusal.EARLY)
 
 
-def test_only_a_final_job_is_resubmitted_and_starts_afresh(stage: Stage) -> None:
+def test_resubmit_accepts_final_jobs_only_and_resets_them(stage: Stage) -> None:
     for status in JobStatus:
         handle = stage.job_in(status)
         before = handle.get_job()
@@ -362,7 +362,7 @@ def test_filters_mean_the_same_to_find_count_and_cancel(stage: Stage) -> None:
     assert jobs.cancel_many(since=HOUR, task="task.1") == 2
 
 
-def test_filters_are_keywords_and_a_positional_one_is_a_type_error(jobs: Any) -> None:
+def test_positional_filter_is_a_type_error(jobs: Any) -> None:
     for operation in (jobs.find, jobs.count_by_status, jobs.cancel_many):
         with pytest.raises(TypeError, match="positional"):
             operation("Waiting")
@@ -401,7 +401,7 @@ def test_cancel_many_cancels_what_fits_and_counts_it(stage: Stage) -> None:
 # Users.
 
 
-def test_username_of_none_is_refused_where_none_would_see_all_jobs(jobs: Any) -> None:
+def test_username_none_is_refused_where_it_would_see_all(jobs: Any) -> None:
     """A web service passes the name of its client, who may not have logged in."""
     job_id = jobs.submit(ADD)
     for operation in (jobs.handle, partial(jobs.attach, job_id), partial(jobs.events, job_id)):
@@ -410,7 +410,7 @@ def test_username_of_none_is_refused_where_none_would_see_all_jobs(jobs: Any) ->
             operation(username=None)
 
 
-def test_attach_and_events_with_username_see_that_users_jobs_alone(jobs: Any) -> None:
+def test_attach_and_events_with_username_see_its_jobs_alone(jobs: Any) -> None:
     job_id = jobs.submit(ADD, username="ann", groupname="lab")
     with jobs.attach(job_id, username="ann") as handle:
         job = handle.get_job()
@@ -437,7 +437,7 @@ def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> No
 # Prune.
 
 
-def test_prune_forgets_what_ended_long_ago_and_nothing_else(stage: Stage) -> None:
+def test_prune_deletes_old_final_jobs_alone(stage: Stage) -> None:
     jobs = stage.jobs
     old = [stage.job_in(status) for status in JobStatus if status.final]
     young = [stage.job_in(status) for status in JobStatus]
@@ -472,7 +472,7 @@ def test_submit_many_is_all_or_none_and_in_order(stage: Stage) -> None:
 # Unique keys.
 
 
-def test_at_most_one_unfinished_job_has_a_key(stage: Stage) -> None:
+def test_unfinished_job_with_unique_key_exists_once(stage: Stage) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
     one, other = stage.jobs.handle(), stage.jobs.handle()
     first = one.submit(keyed)
@@ -495,7 +495,7 @@ def test_at_most_one_unfinished_job_has_a_key(stage: Stage) -> None:
     assert other.submit(keyed) == first
 
 
-def test_of_many_who_submit_a_key_at_once_one_makes_the_job(stage: Stage) -> None:
+def test_concurrent_submits_of_one_key_insert_one_job(stage: Stage) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
     ids: list[int] = []
     start = threading.Barrier(8)
@@ -517,14 +517,14 @@ def test_of_many_who_submit_a_key_at_once_one_makes_the_job(stage: Stage) -> Non
 # Schedules.
 
 
-def test_a_job_whose_time_has_come_is_sent_by_the_sweep(jobs: Any) -> None:
+def test_job_is_published_by_sweep_when_its_time_comes(jobs: Any) -> None:
     handle = jobs.handle()
     handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=timedelta(seconds=0.3)))
     assert handle.job_status() is JobStatus.WAITING
     eventually(lambda: jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
 
 
-def test_a_job_that_expires_before_its_start_is_cancelled_by_the_sweep(stage: Stage) -> None:
+def test_expired_job_is_cancelled_by_sweep(stage: Stage) -> None:
     expires = timedelta(seconds=0.2)
     handles = [stage.jobs.handle(), stage.jobs.handle(), stage.offline.handle()]
     handles[0].submit(Job(task="tests.add", args=[1, 2], expires=expires))
