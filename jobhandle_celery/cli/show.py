@@ -54,8 +54,8 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first.
 
-    Statuses, users and ages are found by an index. With --task at most a million ids are searched; the next
-    page continues from there.
+    Statuses, users and ages are found by an index. With --task or --group at most a million ids are searched;
+    the next page continues from there.
     """
     now = context.store.stats.now()
     for number, page in enumerate(_pages(context, selection, before, None if all_pages else limit)):

@@ -93,7 +93,7 @@ class Pages:
             if selection.username is not None:
                 rows = _newest_of_user(db, selection, window, aged, limit + 1)
                 return _page(rows, limit, None)
-            if selection.task is None:
+            if selection.task is None and selection.groupname is None:
                 rows = _newest(db, selection, window, aged, limit + 1)
                 return _page(rows, limit, None)
             return _look_through(db, selection, window, aged, limit)

@@ -147,14 +147,18 @@ def test_no_command_scans_a_whole_table(large: Stage) -> None:
     assert full_scans(plans) == []
 
 
-def test_list_by_task_searches_a_bounded_number_of_ids(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_by_task_or_group_searches_a_bounded_number_of_ids(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "STRIDE", 10)
     monkeypatch.setattr(pages, "LOOKED_THROUGH", 30)
-    stage.jobs.submit_many([Job(task="tests.big_result", args=[1]), *[ADD] * 100])
-    first = run_command(stage.app, "list", "--task", "tests.big_result", "--ids")
-    assert (first.out, first.err) == ("", "more jobs: --before 72\n")
-    everything = run_command(stage.app, "list", "--task", "tests.big_result", "--ids", "--all")
-    assert (everything.out, everything.err) == ("1\n", "")
+    stage.jobs.submit(Job(task="tests.big_result", args=[1]), groupname="lab")
+    stage.jobs.submit_many([ADD] * 100)
+    for filters in (["--task", "tests.big_result"], ["--group", "lab"]):
+        first = run_command(stage.app, "list", *filters, "--ids")
+        assert (first.out, first.err) == ("", "more jobs: --before 72\n")
+        everything = run_command(stage.app, "list", *filters, "--ids", "--all")
+        assert (everything.out, everything.err) == ("1\n", "")
     page = stage.store.pages.page(Selection(task="tests.add"), Window(), 25)
     assert [job.id for job in page.jobs] == list(range(101, 76, -1))
     assert page.before == 77
