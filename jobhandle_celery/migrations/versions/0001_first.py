@@ -107,6 +107,8 @@ def upgrade() -> None:
     )
     _partial_index("due", "namespace", "due_at")
     _partial_index("worker_uid", "worker_uid")
+    op.create_index("jobhandle_job_status_index", "jobhandle_job", ["namespace", "status_id", "id"])
+    # After that of the statuses: of two that fit alike, SQLite takes the newer one, which must be the users'.
     _partial_index("user", "namespace", "username", "id")
     # A unique constraint would count among the columns that a foreign key may refer to: see `schema`.
     op.create_index(
@@ -117,7 +119,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("unique_hash IS NOT NULL"),
         sqlite_where=sa.text("unique_hash IS NOT NULL"),
     )
-    op.create_index("jobhandle_job_status_index", "jobhandle_job", ["namespace", "status_id", "id"])
     op.create_table(
         "jobhandle_job_event",
         sa.Column("id", ID, nullable=False),
