@@ -75,8 +75,8 @@ LATE_ANSWERS = {
     "give_back_all": "[]",
     "reap": "[]",
     "renew for the first time": "True",
-    "fail_seat": "False",
-    "stop_seat": "False",
+    "fail_process": "False",
+    "stop_process": "False",
     "send_back": "False",  # and the message is refused, as it would be
 }
 """What the author of a verb may be told instead, should the answer to its commit be lost."""
