@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import ClaimRejected, Run, Selection, connections
+from jobhandle_celery.store import ClaimRejected, Run, Selection, engine
 from tests.databases import MariadbDatabases, PostgresqlDatabases
 from tests.faults.lifecycles import retry_until_answered
 from tests.faults.store_calls import (
@@ -113,7 +113,7 @@ class Locker:
 def test_locked_sqlite_file_is_reported_and_leaves_nothing_half_done(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT", 0.05)
     base = Bench(sqlite_url)
     scenes = Scenes(base)
     locker = Locker(str(sqlalchemy.make_url(sqlite_url).database))
