@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event
 
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Database, Selection
+from jobhandle_celery.store import Database, Selection, Store
 from tests.databases import PostgresqlDatabases, migrate
 from tests.servers import PostgresqlServer, execute
 from tests.store.harness import Bench
@@ -57,7 +57,8 @@ def test_full_disk_under_sqlite_is_reported(sqlite_url: str) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")  # type: ignore[attr-defined]  # sqlite3's
 
     bench = Bench(sqlite_url)
-    bench.database = bench.store.database = Database(make_engine, bench.settings)
+    bench.database = Database(make_engine, bench.settings)
+    bench.store = Store(bench.database)
 
     def make_room() -> None:
         nonlocal pages
