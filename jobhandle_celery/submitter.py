@@ -18,7 +18,7 @@ from .background import BackgroundQueue
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
-from .broker.signatures import as_job
+from .broker.task_signatures import as_job
 from .errors import DatabaseUnavailableError
 from .status import JobStatus
 from .store import Attached, NewJob, PendingMessage, Store, Submitted
@@ -53,7 +53,7 @@ class _Prepared:
             yield self._prepared[number]
 
 
-class Outbox(BackgroundQueue[int]):
+class PublishQueue(BackgroundQueue[int]):
     """Publishes in a thread of its own for callers that run an event loop, which must not block."""
 
     name = "publishing for an event loop"
@@ -75,7 +75,7 @@ class Submitter:
         self._routing = routing
         self._publisher = publisher
         self.queued_marker = QueuedMarker(store, store.database.settings.publish_grace)
-        self._outbox = Outbox(self._send_committed)
+        self._publish_queue = PublishQueue(self._send_committed)
 
     def submit(
         self,
@@ -121,7 +121,7 @@ class Submitter:
 
     def drain(self) -> None:
         """Publish what is pending, in bounded time, and mark it as Queued."""
-        self._outbox.flush()
+        self._publish_queue.flush()
         self.queued_marker.flush()
 
     def send(self, job_ids: Sequence[int]) -> None:
@@ -130,7 +130,7 @@ class Submitter:
         In a thread that runs an event loop this returns at once; messages follow in the order of the calls.
         """
         if self._in_event_loop:
-            self._outbox.later(job_ids)
+            self._publish_queue.later(job_ids)
         else:
             self._send_committed(job_ids)
 

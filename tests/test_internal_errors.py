@@ -22,7 +22,7 @@ from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import DeferredWrite
 from jobhandle_celery.store import Worker
 from jobhandle_celery.store.leases import Leases
-from jobhandle_celery.store.publish import Outbox
+from jobhandle_celery.store.outbox import Outbox
 from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.worker import bootstep, events, executor, result_backend
 from jobhandle_celery.worker.housekeeping import Housekeeping

@@ -13,8 +13,8 @@ from .engine import engine_maker
 from .fork_guard import gate
 from .insert import Inserter
 from .leases import Leases
+from .outbox import DAMPED_AT_MOST, Outbox
 from .pages import Page, Pages, Window
-from .publish import DAMPED_AT_MOST, Outbox
 from .queries import Queries
 from .records import (
     ClaimRejected,

@@ -9,7 +9,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.serialization import UnpickleableExceptionWrapper
 
 from .. import serialization
-from ..broker.signatures import retry_record
+from ..broker.task_signatures import retry_record
 from ..errors import StopRequested, shown
 from ..models import Failure
 from ..runtime import runtime_of

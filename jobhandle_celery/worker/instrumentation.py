@@ -23,7 +23,7 @@ from celery.utils.imports import symbol_by_name
 
 from .. import celery_compat
 from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
-from ..broker.signatures import retry_record
+from ..broker.task_signatures import retry_record
 from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim

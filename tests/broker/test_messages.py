@@ -58,7 +58,7 @@ def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
 
 def pending(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> PendingMessage:
     from jobhandle_celery.broker.routing import Routing
-    from jobhandle_celery.broker.signatures import as_job
+    from jobhandle_celery.broker.task_signatures import as_job
 
     given, further = as_job(app.tasks["tests.anything"].s(*args, **kwargs).set(**options))
     job = validation.job(given)

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from jobhandle_celery import ValidationError
 from jobhandle_celery.broker.publisher import Published
-from jobhandle_celery.broker.signatures import retry_record
+from jobhandle_celery.broker.task_signatures import retry_record
 from jobhandle_celery.schema import clock, job
 from tests.broker.messages import Make, received
 from tests.broker.options import QUEUES, declare

@@ -70,7 +70,7 @@ GUARDS = [
     Mutant(
         113,
         "a sweep takes rows without reserving them",
-        "store.publish:_reserve",
+        "store.outbox:_reserve",
         (DropStatement(("update", "due_at")),),
         "tests/store/test_publishing.py tests/store/test_races.py",
     ),
