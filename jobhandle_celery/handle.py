@@ -49,8 +49,8 @@ class JobHandle(Generic[R]):
     the handle to another job. Any number of handles, in any number of processes, may be attached to one job;
     each call reads the row. A handle is for one thread.
 
-    A handle with a username sees that user's jobs alone; one without sees all. Annotated as `JobHandle[int]`,
-    it accepts signatures of tasks that return an int, as does `result`.
+    A handle with a username sees that user's jobs alone; one without sees all. `JobHandle[int]` is for type
+    checkers: its `result` returns an int. No call checks what a task returns.
 
     In a task, `current_job` returns a handle that writes for its own attempt alone. Once another attempt has
     superseded that, `set_message` and `set_progress` do nothing, and other changes raise

@@ -179,7 +179,7 @@ def worker_actor(worker: Worker) -> str:
 # Columns.
 
 AT_REST: dict[str, Any] = {"due_at": null(), "not_before": null(), "unique_hash": null()}
-"""A final row: the sweep does not look at it, and its unique key is free."""
+"""A final row: its unique key is free, and the sweep looks at it only if `cancelled` sets `due_at`."""
 
 LEFT: dict[str, Any] = {"worker_uid": null(), "pid": null()}
 """A row that no body runs for; `worker` and `claim_id` stay and name the last one."""
