@@ -18,8 +18,8 @@ def logged_bugs(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 def blames_the_broker(caplog: pytest.LogCaptureFixture) -> bool:
-    said = [record.getMessage() for record in caplog.records]
-    return any("not reached" in message or "the broker rejected" in message for message in said)
+    messages = [record.getMessage() for record in caplog.records]
+    return any("not reached" in message or "the broker rejected" in message for message in messages)
 
 
 def submit_three_times(app: Any) -> int:

@@ -67,11 +67,11 @@ FOLDER = "jobhandle_servers_folder"
 def pytest_configure(config: pytest.Config) -> None:
     absent.check()
     reaper = config.stash[REAPER] = Reaper()
-    told = getattr(config, "workerinput", {}).get(FOLDER)
-    folder = told or tempfile.mkdtemp(prefix="jobhandle-test-servers-")
-    if not told:
+    given = getattr(config, "workerinput", {}).get(FOLDER)
+    folder = given or tempfile.mkdtemp(prefix="jobhandle-test-servers-")
+    if not given:
         reaper.watch_notes(Path(folder))
-    config.stash[SHARED] = SharedServers(Path(folder), reaper, main=not told)
+    config.stash[SHARED] = SharedServers(Path(folder), reaper, main=not given)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -346,13 +346,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 
 def _shared(config: pytest.Config, name: str, start: Callable[[Reaper], Server]) -> Reached:
     """Return how the test run's server of a kind is reached."""
-    with absent.told(name):
+    with absent.skip_or_fail(name):
         return config.stash[SHARED].find(name, start)
 
 
 def _started(name: str, start: Callable[[Reaper], S], reaper: Reaper) -> S:
     """Start a server for one test."""
-    with absent.told(name):
+    with absent.skip_or_fail(name):
         return start(reaper)
 
 

@@ -34,23 +34,23 @@ class Reaper:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
 
     def watch(self, pid: int, best_signal: int = signal.SIGKILL) -> None:
-        self._tell("watch", pid, int(best_signal))
+        self._send("watch", pid, int(best_signal))
 
     def forget(self, pid: int) -> None:
-        self._tell("forget", pid)
+        self._send("forget", pid)
 
     def remove_folder(self, path: Path) -> None:
-        self._tell("folder", str(path))
+        self._send("folder", str(path))
 
     def keep_folder(self, path: Path) -> None:
-        self._tell("keep", str(path))
+        self._send("keep", str(path))
 
     def watch_notes(self, folder: Path) -> None:
         """End what the notes in a folder name at the end, and remove it.
 
         A note is a JSON file: an object with `pid`, `signal` and `folders`.
         """
-        self._tell("notes", str(folder))
+        self._send("notes", str(folder))
 
     def close(self) -> None:
         """End what is still watched, remove the folders."""
@@ -59,7 +59,7 @@ class Reaper:
             self._process.stdin.close()
         self._process.wait(timeout=20)
 
-    def _tell(self, *words: str | int) -> None:
+    def _send(self, *words: str | int) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # without a reaper the tests themselves are no worse
             self._process.stdin.write(json.dumps(words).encode() + b"\n")

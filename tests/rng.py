@@ -36,4 +36,4 @@ def sample(choices: Sequence[T], count: float, *of: object) -> list[T]:
     if SCALE >= LONG:
         return list(choices)
     drawn = set(rng(*of).sample(range(len(choices)), min(scaled(count), len(choices))))
-    return [one for number, one in enumerate(choices) if number in drawn]
+    return [choice for number, choice in enumerate(choices) if number in drawn]

@@ -31,8 +31,8 @@ def eventually(condition: Callable[[], T], timeout: float = 20, message: str = "
         if value:
             return value
         if late:
-            said = f"{message}: " if message else ""
-            raise AssertionError(f"{said}not within {timeout:g} s; the last value was {value!r}")
+            prefix = f"{message}: " if message else ""
+            raise AssertionError(f"{prefix}not within {timeout:g} s; the last value was {value!r}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 

@@ -19,16 +19,16 @@ def test_median_and_quartiles_are_those_of_the_sorted_values() -> None:
     values = [float(value) for value in range(1, 10)]
     random.shuffle(values)
 
-    said = summary(values)
+    result = summary(values)
 
-    assert (said.median, said.low, said.high) == (5, 3, 7)
-    assert said.spread == pytest.approx(0.4)
+    assert (result.median, result.low, result.high) == (5, 3, 7)
+    assert result.spread == pytest.approx(0.4)
 
 
 def test_of_fewer_than_four_values_the_spread_is_all_of_them() -> None:
-    said = summary([3.0, 1.0, 2.0])
+    result = summary([3.0, 1.0, 2.0])
 
-    assert (said.median, said.low, said.high) == (2, 1, 3)
+    assert (result.median, result.low, result.high) == (2, 1, 3)
     assert summary([7.0]).spread == 0
 
 
@@ -60,7 +60,7 @@ def test_contestants_take_turns_in_another_order_each_round() -> None:
 
     rounds = ["".join(gone[start : start + 3]) for start in range(0, len(gone), 3)]
     assert len(rounds) == 31
-    assert {"".join(sorted(one)) for one in rounds} == {"abc"}
+    assert {"".join(sorted(order)) for order in rounds} == {"abc"}
     assert len(set(rounds)) == 6
     assert measured["a"] == [number + 1 for number, name in enumerate(gone) if name == "a"][1:]
 

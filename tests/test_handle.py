@@ -304,21 +304,21 @@ def test_set_message_returns_previous_and_changes_only_it(stage: Stage) -> None:
 
 
 def test_two_handles_on_one_job_see_each_others_writes(stage: Stage) -> None:
-    one = stage.jobs.handle()
-    other = stage.offline.attach(one.submit(ADD))
+    handle = stage.jobs.handle()
+    other = stage.offline.attach(handle.submit(ADD))
     assert other.set_message("from the other") == "from the importer"
-    assert one.job_message() == "from the other"
+    assert handle.job_message() == "from the other"
     # A read leaves the mark of the publish to a thread while the row is locked.
-    eventually(lambda: one.job_status() is JobStatus.QUEUED)
-    assert one.set_status("Running") is JobStatus.QUEUED
+    eventually(lambda: handle.job_status() is JobStatus.QUEUED)
+    assert handle.set_status("Running") is JobStatus.QUEUED
     assert other.job_running()
     other.set_progress(1, 4)
-    assert one.get_job().progress == Progress(1, 4)
+    assert handle.get_job().progress == Progress(1, 4)
     assert other.set_status_and_message("Error", "it broke") is JobStatus.RUNNING
-    assert one.job_error()
-    assert not one.job_running()
-    assert one.job_message() == "it broke"
-    assert one.job_finished() == other.job_finished() is not None
+    assert handle.job_error()
+    assert not handle.job_running()
+    assert handle.job_message() == "it broke"
+    assert handle.job_finished() == other.job_finished() is not None
 
 
 def test_set_status_cancelled_is_cancel_job(stage: Stage) -> None:
@@ -330,8 +330,8 @@ def test_set_status_cancelled_is_cancel_job(stage: Stage) -> None:
         assert by_status.job_status() is after
         changed = _changed(before, stage.row(by_status.job_id))
         assert changed == _changed(other_before, stage.row(by_cancel.job_id))
-        assert [_told(event) for event in stage.jobs.events(by_status.job_id)] == [
-            _told(event) for event in stage.jobs.events(by_cancel.job_id)
+        assert [_event(event) for event in stage.jobs.events(by_status.job_id)] == [
+            _event(event) for event in stage.jobs.events(by_cancel.job_id)
         ]
 
 
@@ -345,7 +345,7 @@ def _changed(before: Any, after: Any) -> dict[str, Any]:
     }
 
 
-def _told(event: Any) -> Any:
+def _event(event: Any) -> Any:
     return event.status, event.attempt, event.message, event.actor
 
 

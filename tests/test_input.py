@@ -159,9 +159,9 @@ FIELDS: list[tuple[str, Any, str]] = [
 
 def test_invalid_field_is_refused_by_name(refuses: Callable[..., str]) -> None:
     for field, value, accepted in FIELDS:
-        said = refuses(Job(**{"task": "nobody.knows", field: value}), field)
-        assert accepted in said, said
-        assert len(said) < 700
+        message = refuses(Job(**{"task": "nobody.knows", field: value}), field)
+        assert accepted in message, message
+        assert len(message) < 700
 
 
 def test_durations_of_a_job_are_seconds_or_timedelta(app: Any) -> None:
@@ -216,8 +216,8 @@ def test_submit_of_canvas_is_refused(refuses: Callable[..., str], app: Any) -> N
 def test_unknown_option_of_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for option, value in (("retries", 3), ("task_id", "mine"), ("serializer", "pickle"), ("colour", "red")):
-        said = refuses(add.s(1, 2).set(**{option: value}), option)
-        assert "countdown" in said
+        message = refuses(add.s(1, 2).set(**{option: value}), option)
+        assert "countdown" in message
     with pytest.raises(TypeError, match="colour"):
         Job(task="tests.add", colour="red")  # type: ignore[call-arg]
 

@@ -130,9 +130,9 @@ def test_a_bug_is_logged_once_with_its_traceback_and_counted(
     for _ in range(2):
         with monkeypatch.context() as patch:
             place(app, patch)
-    (said,) = logged(caplog)
-    assert said.levelno == logging.ERROR
-    assert said.exc_info
+    (error,) = logged(caplog)
+    assert error.levelno == logging.ERROR
+    assert error.exc_info
     assert count() >= begun + 2
     words = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert not [word for word in words if "did not answer" in word or "not reached" in word]
@@ -162,11 +162,11 @@ def test_the_doctor_tells_of_internal_errors(app: Any) -> None:
     """With their number and the last of them (fault 25)."""
     deployment = Deployment(CommandContext(app, Output()))
     last = "publishing: TypeError at x.py:1"
-    told = {
+    answers = {
         "w1@host": {"count": 3, "last": last},
         "w2@host": {"count": 0, "last": ""},
     }
-    vars(deployment)["answers"] = {"errors": told}
+    vars(deployment)["answers"] = {"errors": answers}
     (finding,) = check_internal_errors(deployment)
     assert finding.level is Level.WARN
     assert "w1@host has had 3 internal errors" in finding.message

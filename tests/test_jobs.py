@@ -124,9 +124,15 @@ def test_result_of_cancelled_job_raises_job_cancelled(stage: Stage) -> None:
 def test_progress_is_read_as_it_was_set(stage: Stage) -> None:
     handle = stage.job_in(JobStatus.RUNNING)
     assert handle.get_job().progress is None
-    for said in (Progress(0), Progress(5, 10), Progress(2.5, 10.25), Progress(-1), Progress(2**40, 2**41)):
-        handle.set_progress(said.current, said.total)
-        assert handle.get_job().progress == said
+    for progress in (
+        Progress(0),
+        Progress(5, 10),
+        Progress(2.5, 10.25),
+        Progress(-1),
+        Progress(2**40, 2**41),
+    ):
+        handle.set_progress(progress.current, progress.total)
+        assert handle.get_job().progress == progress
 
 
 def test_progress_of_job_not_running_changes_nothing(stage: Stage) -> None:
@@ -145,10 +151,10 @@ def test_stop_request_is_seen_by_all_handles(stage: Stage) -> None:
     assert not body.cancel_requested()
     body.raise_if_cancelled()
     assert handle.cancel_job() is JobStatus.RUNNING
-    for one in (handle, body):
-        assert one.cancel_requested()
+    for caller in (handle, body):
+        assert caller.cancel_requested()
         with pytest.raises(StopRequested):
-            one.raise_if_cancelled()
+            caller.raise_if_cancelled()
 
 
 def test_superseded_body_should_stop_and_writes_nothing(stage: Stage) -> None:
@@ -474,8 +480,8 @@ def test_submit_many_is_all_or_none_and_in_order(stage: Stage) -> None:
 
 def test_unfinished_job_with_unique_key_exists_once(stage: Stage) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
-    one, other = stage.jobs.handle(), stage.jobs.handle()
-    first = one.submit(keyed)
+    handle, other = stage.jobs.handle(), stage.jobs.handle()
+    first = handle.submit(keyed)
     before = stage.row(first)
     assert other.submit(keyed) == first
     assert other.job_id == first
@@ -483,15 +489,15 @@ def test_unfinished_job_with_unique_key_exists_once(stage: Stage) -> None:
     assert stage.row(first) == before
     assert stage.jobs.handle(username="ann").submit(keyed) != first
     assert stage.jobs.handle(username="bob").submit(keyed) != first
-    one.cancel_job()
+    handle.cancel_job()
     second = other.submit(keyed)
     assert second != first
     with pytest.raises(InvalidTransitionError, match="unique_key"):
-        one.resubmit_job()
+        handle.resubmit_job()
     assert stage.jobs.attach(first).job_status() is JobStatus.CANCELLED
     other.set_status("Running")
     other.set_status("Finished")
-    one.resubmit_job()
+    handle.resubmit_job()
     assert other.submit(keyed) == first
 
 

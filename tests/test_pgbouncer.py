@@ -23,7 +23,7 @@ ADD = Job(task="tests.add", args=[1, 2])
 @pytest.fixture
 def bouncer_url(postgresql_url: str, tmp_path: Path) -> Iterator[str]:
     """The same database, by a PgBouncer with two connections to it."""
-    with absent.told("pgbouncer"):
+    with absent.skip_or_fail("pgbouncer"):
         if PROGRAM is None:
             raise ServerMissing("no pgbouncer on the PATH")
     there = sqlalchemy.make_url(postgresql_url)

@@ -192,14 +192,14 @@ def test_a_session_joined_to_an_outer_transaction_sends_nothing_when_that_is_rol
 
 def test_several_sessions_keep_their_jobs_apart(shop: Shop) -> None:
     handle = shop.jobs.handle()
-    with Session(shop.engine) as one:
-        first = handle.submit(ADD, session=one)
-        one.commit()
+    with Session(shop.engine) as session:
+        first = handle.submit(ADD, session=session)
+        session.commit()
         with Session(shop.engine) as other:
             handle.submit(ADD, session=other)
             other.rollback()
-        second = handle.submit(ADD, session=one)
-        one.commit()
+        second = handle.submit(ADD, session=session)
+        session.commit()
     assert shop.sent() == [first, second]
 
 

@@ -35,7 +35,7 @@ def jobs_of(database: Any, **settings: Any) -> Any:
     return Jobs(make_app("memory://", None, settings), database)
 
 
-def said_by(error: BaseException) -> str:
+def shown_text(error: BaseException) -> str:
     """All that a log would show of it: its causes, and what is only in their text."""
     shown = "".join(traceback.format_exception(error))
     return f"{shown}\n{error!r}"
@@ -155,11 +155,11 @@ def test_without_a_database_the_error_says_how_to_give_one() -> None:
 def test_what_is_no_database_url_is_refused_at_once(url: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Accepted: .*sqlite:///") as caught:
         jobs_of(url)
-    assert SECRET not in said_by(caught.value)
+    assert SECRET not in shown_text(caught.value)
     late = jobs_of(None, jobhandle_database_url=url)
     with pytest.raises(ConfigurationError) as caught:
         late.find()
-    assert SECRET not in said_by(caught.value)
+    assert SECRET not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///"])
@@ -172,7 +172,7 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
 def test_an_async_driver_is_refused_with_the_name_of_one_that_works(driver: str) -> None:
     with pytest.raises(ConfigurationError, match=r"async.*(postgresql\+psycopg|sqlite)") as caught:
         jobs_of(f"{driver}://ann:{SECRET}@host/name")
-    assert SECRET not in said_by(caught.value)
+    assert SECRET not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "pg8000"])
@@ -180,7 +180,7 @@ def test_a_missing_driver_is_told_what_to_install(driver: str, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=r"not installed.*jobhandle-celery\[postgresql\]") as caught:
         jobs_of(f"postgresql+{driver}://ann:{SECRET}@host/name").find()
-    assert SECRET not in said_by(caught.value)
+    assert SECRET not in shown_text(caught.value)
 
 
 def test_a_plain_postgresql_url_goes_through_psycopg_3(postgresql_url: str) -> None:
@@ -241,7 +241,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str)
         with pytest.raises(DatabaseUnavailableError, match=r"127\.0\.0\.1") as caught:
             use()
         assert isinstance(caught.value, ConnectionError)
-        assert SECRET not in said_by(caught.value)
+        assert SECRET not in shown_text(caught.value)
     assert SECRET not in repr(jobs)
 
 
@@ -252,8 +252,8 @@ def test_a_wrong_password_or_database_name_is_said_without_the_password(postgres
     for url, reason in ((right.set(password=SECRET), "password"), (wrong_name, "nosuch")):
         with pytest.raises(DatabaseUnavailableError, match=reason) as caught:
             jobs_of(url).find()
-        assert SECRET not in said_by(caught.value)
-        assert right.password not in said_by(caught.value)
+        assert SECRET not in shown_text(caught.value)
+        assert right.password not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])

@@ -111,7 +111,7 @@ def live(app: Any, job_id: int, job: Job) -> None:
     assert [moved.status for moved in jobs.events(job_id)] == ["Submitted", "Running", "Finished"]
     assert jobs.events(job_id)[0].actor == f"user {found.username}"
     mine = jobs.find(username=found.username, task=job.task, status="Finished")
-    assert job_id in [one.id for one in mine]
+    assert job_id in [row.id for row in mine]
     assert jobs.count_by_status()[JobStatus.FINISHED] == len(jobs.find())
 
 

@@ -26,12 +26,12 @@ class Recorder:
 
     def publish(self, messages: Iterable[PendingMessage]) -> Published:
         published = Published()
-        for one in messages:
-            self.given.append(one.job_id)
-            if one.job_id in self.unsendable:
-                published.reject(one, "it is too bad")
+        for message in messages:
+            self.given.append(message.job_id)
+            if message.job_id in self.unsendable:
+                published.reject(message, "it is too bad")
             else:
-                published.sent.append(one)
+                published.sent.append(message)
         return published
 
 
@@ -107,7 +107,7 @@ def test_what_a_queue_falls_short_of_is_sent_again_the_oldest_first(bench: Bench
     passing(bench, recorder)
 
     assert recorder.given == [oldest, old]
-    assert [bench.row(one)["republish_deferrals"] for one in young] == [1, 1, 1]
+    assert [bench.row(job_id)["republish_deferrals"] for job_id in young] == [1, 1, 1]
 
 
 def test_a_loss_among_the_young_is_hidden_a_few_times_and_no_more(bench: Bench) -> None:

@@ -255,8 +255,8 @@ def test_message_with_headers_nested_too_deep_is_refused(app: Any, part: str) ->
     st.integers(0, 6),
 )
 def test_nesting_is_measured_as_json_has_it(value: Any, levels: int) -> None:
-    def depth(one: Any) -> int:
-        inside = one.values() if isinstance(one, dict) else one if isinstance(one, list) else None
+    def depth(value: Any) -> int:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
         return 0 if inside is None else 1 + max(map(depth, inside), default=0)
 
     assert serialization.is_nested_deeper(json.dumps(value), levels) == (depth(value) > levels)

@@ -99,15 +99,15 @@ class Gate:
 
     def _carry(self, here: socket.socket, there: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while said := here.recv(_PIECE):
+            while piece := here.recv(_PIECE):
                 self._opened.wait()
                 if here not in self._silent:
-                    there.sendall(said)
+                    there.sendall(piece)
         self._opened.wait()
         _end(here, there)
 
 
 def _end(*sockets: socket.socket) -> None:
-    for one in sockets:
+    for connection in sockets:
         with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)

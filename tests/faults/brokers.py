@@ -89,9 +89,9 @@ class PrivateRabbitmq:
 
     def _delete_from_each(self, path: str, *what: str) -> None:
         management = self._server.management
-        for one in management.ask("GET", f"{path}?columns=name"):
+        for queue in management.ask("GET", f"{path}?columns=name"):
             with suppress(OSError):  # it may be gone by now
-                management.ask("DELETE", "/".join([path, quote(one["name"], safe=""), *what]))
+                management.ask("DELETE", "/".join([path, quote(queue["name"], safe=""), *what]))
 
 
 def lying_in(app: Celery, queue: str) -> list[int]:

@@ -181,10 +181,10 @@ class Caller:
 
     def _judge_error(self, error: JobHandleError) -> None:
         assert not isinstance(error, UNEXPECTED), repr(error)
-        said = str(error)
-        assert len(said) < 1500, f"{len(said)} characters"
+        message = str(error)
+        assert len(message) < 1500, f"{len(message)} characters"
         for word in ("sqlite3.", "psycopg.", "pymysql.", "sqlalche.me", "[SQL:", "[parameters:"):
-            assert word not in said, said
+            assert word not in message, message
         name = type(error).__name__
         self.errors[name] = self.errors.get(name, 0) + 1
 
@@ -227,7 +227,7 @@ class Caller:
                 .set(**self._real(given.options, rows))
             )
         if type(given) in (list, tuple):
-            return type(given)(self._real(one, rows) for one in given)
+            return type(given)(self._real(value, rows) for value in given)
         if type(given) is dict:
             return {key: self._real(value, rows) for key, value in given.items()}
         return given

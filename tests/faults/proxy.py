@@ -113,8 +113,8 @@ class PostgresqlProxy:
         with client, contextlib.suppress(OSError, EOFError):
             server = socket.create_connection(self._server)
             # The messages are small and waited for: two sockets in a row would wait for each other's ACK.
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for connection in (client, server):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = (client, server)
             with server:
                 with self._lock:
@@ -141,18 +141,22 @@ class PostgresqlProxy:
     def _answer(self, client: socket.socket, server: socket.socket, *, until_asked: bool = False) -> bool:
         """Bring the server's answer to the client; False: the server asks for more, a password."""
         while True:
-            said = _message(server)
-            client.sendall(said)
-            if said[:1] == b"Z":
+            message = _message(server)
+            client.sendall(message)
+            if message[:1] == b"Z":
                 return True
-            if until_asked and said[:1] == b"R" and struct.unpack("!I", said[5:9])[0] in _WANTS_PASSWORD:
+            if (
+                until_asked
+                and message[:1] == b"R"
+                and struct.unpack("!I", message[5:9])[0] in _WANTS_PASSWORD
+            ):
                 return False
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> bool:
-        request = said = _message(client)
-        while said[:1] not in (b"Q", b"S"):
-            said = _message(client)
-            request += said
+        request = message = _message(client)
+        while message[:1] not in (b"Q", b"S"):
+            message = _message(client)
+            request += message
         cut = self._due_cut()
         if cut is Cut.SILENT_BEFORE:
             _read_to_the_end(client)
@@ -205,6 +209,6 @@ def _read_to_the_end(client: socket.socket) -> None:
 
 
 def _shut(*sockets: socket.socket) -> None:
-    for one in sockets:
+    for connection in sockets:
         with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(socket.SHUT_RDWR)

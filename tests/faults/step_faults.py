@@ -120,10 +120,10 @@ def _before_and_after(owner: Any, name: str, describe: Callable[..., str] | None
     method = getattr(owner, name)
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
-        said = describe(*args) if describe else name
-        step(f"before {said}")
+        label = describe(*args) if describe else name
+        step(f"before {label}")
         returned = method(*args, **kwargs)
-        step(f"after {said}")
+        step(f"after {label}")
         return returned
 
     setattr(owner, name, stepped)

@@ -51,8 +51,8 @@ def sibling_bench(base: Bench) -> Bench:
 def run_undisturbed(base: Bench, name: str) -> tuple[str, list[str]]:
     """Make a call without faults; return its answer and all rows afterwards."""
     bench = sibling_bench(base)
-    said = normalize(STORE_CALLS[name](bench)(bench.store))
-    return said, remaining_rows(bench)
+    answer = normalize(STORE_CALLS[name](bench)(bench.store))
+    return answer, remaining_rows(bench)
 
 
 def _row(table: Table, row: dict[str, Any]) -> str:
@@ -291,7 +291,9 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     "submit of several": _submit_many,
     "submit of a key that is taken": _submit_again,
     "reserve": _of_job(JobStatus.SUBMITTED, lambda store, job_id: store.outbox.reserve([job_id])),
-    "mark_queued": _of_message(JobStatus.SUBMITTED, lambda store, one: store.outbox.mark_queued([one])),
+    "mark_queued": _of_message(
+        JobStatus.SUBMITTED, lambda store, message: store.outbox.mark_queued([message])
+    ),
     "defer_unsendable": _defer_unsendable,
     "release": _release,
     "resubmit": _resubmit,
@@ -361,7 +363,7 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     "ids": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.ids(Selection(), Window()))),
     "page": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.page(Selection(), Window(), 10).jobs)),
     "now": lambda _bench: lambda store: store.stats.now() is not None,
-    "tally": _of_job(JobStatus.QUEUED, lambda store, _: [one.count for one in store.stats.tally()]),
+    "tally": _of_job(JobStatus.QUEUED, lambda store, _: [row.count for row in store.stats.tally()]),
     "ended_within": _of_job(
         JobStatus.ERROR, lambda store, _: len(store.stats.ended_within(timedelta(days=1)))
     ),
@@ -389,7 +391,9 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     "unreported_cancels": _unreported_cancels,
     "reserve_due": _reserve,
     "count_queued": _of_job(JobStatus.QUEUED, lambda store, _: store.outbox.count_queued(["q"]), queue="q"),
-    "defer_republish": _of_message(JobStatus.QUEUED, lambda store, one: store.outbox.defer_republish([one])),
+    "defer_republish": _of_message(
+        JobStatus.QUEUED, lambda store, message: store.outbox.defer_republish([message])
+    ),
     "lapsed_workers": _lapsed_workers,
     "reap": _reap,
     "renew for the first time": _renew_first,

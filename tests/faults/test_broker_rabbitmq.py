@@ -184,23 +184,28 @@ def test_unreadable_messages_delay_no_other(workload: Workload) -> None:
         # Not acknowledged, so that the good ones are given back at the end.
         messages = list(iter(lambda: channel.basic_get(queue), None))
         for number, message in enumerate(messages):
-            said = {name: getattr(message, name) for name in ("content_type", "content_encoding", "headers")}
+            properties = {
+                name: getattr(message, name) for name in ("content_type", "content_encoding", "headers")
+            }
             body = message.body
             match number % 5:
                 case 0:
                     body = body[: workload.rng.randrange(len(body))]
                 case 1:
                     wrong = workload.rng.choice([7, {}, {"id": "x", "attempt": 1}, [1]])
-                    said["headers"] = said["headers"] | {"jobhandle": wrong}
+                    properties["headers"] = properties["headers"] | {"jobhandle": wrong}
                 case 2:
-                    said["headers"] = said["headers"] | {"task": "known.to.nobody"}
+                    properties["headers"] = properties["headers"] | {"task": "known.to.nobody"}
                 case 3:
                     body = pickle.dumps(body)
-                    said |= {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
+                    properties |= {
+                        "content_type": "application/x-python-serialize",
+                        "content_encoding": "binary",
+                    }
                 case 4:
-                    said["headers"] = dict(said["headers"])
-                    del said["headers"][workload.rng.choice(["id", "task", "jobhandle"])]
-            channel.basic_publish(channel.prepare_message(body, **said), exchange="", routing_key=queue)
+                    properties["headers"] = dict(properties["headers"])
+                    del properties["headers"][workload.rng.choice(["id", "task", "jobhandle"])]
+            channel.basic_publish(channel.prepare_message(body, **properties), exchange="", routing_key=queue)
     eventually(lambda: depth(site.app, queue) == 2 * len(workload.ids))
     site.app.control.add_consumer(queue, reply=True)
     workload.wait_until_final()

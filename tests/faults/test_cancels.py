@@ -8,7 +8,7 @@ import pytest
 
 from jobhandle_celery import JobStatus
 from tests.faults.step_faults import SURVIVED, step_runner
-from tests.faults.worker_faults import account_for_attempts, said
+from tests.faults.worker_faults import account_for_attempts, count_events
 from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
@@ -77,7 +77,7 @@ def test_cancels_against_claims_have_one_winner_each(site: Site) -> None:
 def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
     workload = Workload(site)
     ids = workload.submit([workload.job("again", 0, 4, 0.5) for _ in range(scaled(50))])
-    before = said(site, "between two attempts")
+    before = count_events(site, "between two attempts")
 
     def cancel(job_id: int) -> None:
         if workload.rng.random() < 0.7:
@@ -89,7 +89,7 @@ def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
 
     workload.wait_until_final()
     account_for_attempts(workload, workload.audit())
-    assert said(site, "between two attempts") - before > 1
+    assert count_events(site, "between two attempts") - before > 1
 
 
 def test_a_cancel_outlives_the_workers(new_site: NewSite) -> None:

@@ -19,10 +19,10 @@ class SilentAfterHandshake(Gate):
 
     def _carry(self, here: socket.socket, there: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while said := here.recv(65536):
+            while piece := here.recv(65536):
                 self._opened.wait()
-                there.sendall(said)
-                if OPEN_OK in said:
+                there.sendall(piece)
+                if OPEN_OK in piece:
                     self._opened.clear()
 
 

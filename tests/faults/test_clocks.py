@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from jobhandle_celery import JobRecord, JobStatus
-from tests.faults.worker_faults import account_for_attempts, said
+from tests.faults.worker_faults import account_for_attempts, count_events
 from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
@@ -98,4 +98,4 @@ def test_lost_worker_is_noticed_whatever_the_clocks_say(new_site: NewSite, lost:
     workload.wait_until_final()
     rows = workload.audit()
     assert {(row.status, row.attempt) for row in rows.values()} == {(JobStatus.FINISHED, 2)}
-    assert said(site, "the worker % was lost") == 4
+    assert count_events(site, "the worker % was lost") == 4

@@ -55,8 +55,8 @@ class Play:
         """Return what the author was told, and the rows that are there afterwards."""
         self._through.store.queries.status(0)  # connected, and the tables looked at: not what this is about
         with self._proxy.watching(fault):
-            said = normalize(self._ask(self._through.store))
-        return said, remaining_rows(self._direct)
+            answer = normalize(self._ask(self._through.store))
+        return answer, remaining_rows(self._direct)
 
 
 LATE_ANSWERS = {
@@ -103,14 +103,14 @@ def test_cut_connection_changes_neither_rows_nor_answer(base: Stage, name: str, 
     late_answers = {answer, LATE_ANSWERS.get(name, answer)}
     for number in range(1, requests + 1):
         cut_off = Play(base, name)
-        said, found = cut_off.act((number, cut))
+        result, found = cut_off.act((number, cut))
         if not base.proxy.has_cut:
             # In the calm it had been asked again: PostgreSQL does not wait for a process that stands still.
             assert number > 1
             break
         # Before the first request nothing is done; before a later one, some of it may be.
         not_done = cut is Cut.BEFORE and number == 1 and name not in SKIPPING
-        assert said in ({answer} if not_done else late_answers), f"request {number} of {requests}"
+        assert result in ({answer} if not_done else late_answers), f"request {number} of {requests}"
         if name in SKIPPING and found != rows:
             eventually(lambda it=cut_off: it.act()[1] == rows, message=name)  # type: ignore[misc]  # bound
         else:
@@ -136,8 +136,8 @@ def test_silent_connection_is_replaced(silent_stage: Stage, name: str, cut: Cut)
     answer, rows = Play(silent_stage, name).act()
     number = 1 if cut is Cut.SILENT_BEFORE else silent_stage.proxy.requests
     silenced = Play(silent_stage, name)
-    said, found = silenced.act((number, cut))
-    assert said in {answer, LATE_ANSWERS.get(name, answer)}
+    result, found = silenced.act((number, cut))
+    assert result in {answer, LATE_ANSWERS.get(name, answer)}
     if name in SKIPPING and found != rows:
         eventually(lambda: silenced.act()[1] == rows, message=name)
     else:

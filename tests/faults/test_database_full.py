@@ -33,7 +33,7 @@ def fill(bench: Bench) -> int:
     raise AssertionError("it was never full")
 
 
-def assert_told_until_there_is_room(bench: Bench, make_room: Callable[[], object]) -> None:
+def assert_refused_until_there_is_room(bench: Bench, make_room: Callable[[], object]) -> None:
     count = fill(bench)
     assert count > 0
     assert len(bench.store.pages.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
@@ -66,7 +66,7 @@ def test_full_disk_under_sqlite_is_reported(sqlite_url: str) -> None:
         bench.database.close()
 
     try:
-        assert_told_until_there_is_room(bench, make_room)
+        assert_refused_until_there_is_room(bench, make_room)
     finally:
         bench.close()
 
@@ -97,7 +97,7 @@ def test_full_disk_under_postgresql_is_reported(private_postgresql: PostgresqlSe
         bench = Bench(url)
         try:
             remount = ["mount", "-o", "remount,size=400m", str(disk)]
-            assert_told_until_there_is_room(bench, lambda: subprocess.check_call(remount))
+            assert_refused_until_there_is_room(bench, lambda: subprocess.check_call(remount))
         finally:
             bench.close()
             server.stop()

@@ -61,7 +61,7 @@ def test_vanished_server_is_noticed_in_seconds(mariadb_url: str) -> None:
     with bench.database.autocommit() as connection:
         driver: Any = connection.connection.connection.driver_connection
         asked = (socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-        kept, silent = [driver._sock.getsockopt(*one) for one in asked]
+        kept, silent = [driver._sock.getsockopt(*option) for option in asked]
     assert kept
     assert silent == 1000 * connections.CONNECT_TIMEOUT
     bench.close()
@@ -90,5 +90,5 @@ def test_connections_killed_repeatedly_change_nothing(
     namespace = str(uuid.uuid4())
     through, sibling_bench = (Bench(mariadb_url, namespace=namespace) for _ in range(2))
     run_jobs_under_cuts(through, lambda: mariadb_databases.disconnect(mariadb_url), sibling_bench)
-    for one in (through, sibling_bench):
-        one.close()
+    for opened in (through, sibling_bench):
+        opened.close()

@@ -224,7 +224,7 @@ def test_deadlock_victim_is_retried(base: Bench) -> None:
             eventually(lambda: waiting(bench) == 1)
             connection.execute(lock.where(job.c.id == first))
         assert cancelled.result(timeout=30) == 2
-    assert [bench.events(one)[1:] for one in (first, second)] == [[JobStatus.CANCELLED]] * 2
+    assert [bench.events(job_id)[1:] for job_id in (first, second)] == [[JobStatus.CANCELLED]] * 2
 
 
 # MariaDB.
@@ -258,11 +258,11 @@ def test_server_in_read_only_mode_is_left(mariadb_url: str) -> None:
     # What the readers of a managed cluster say; an ordinary server has no such mode.
     bench = Bench(mariadb_url)
     before = connection_of(bench)
-    said = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"
+    signal = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"
     with (
         pytest.raises(DatabaseUnavailableError, match="read-only"),
         bench.database.transaction() as connection,
     ):
-        connection.execute(text(said))
+        connection.execute(text(signal))
     assert connection_of(bench) != before
     bench.close()

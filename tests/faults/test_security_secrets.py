@@ -101,9 +101,9 @@ def test_unreachable_database_is_named_without_its_password(log: io.StringIO) ->
         jobs.upgrade_schema,
     ]
     for call in calls:
-        said = error_text(call)
-        assert SECRET not in said
-        assert "127.0.0.1" in said, "who is not reached should be said"
+        message = error_text(call)
+        assert SECRET not in message
+        assert "127.0.0.1" in message, "who is not reached should be said"
     for shown in (jobs, handle, app, jobs._runtime, jobs._runtime.store.database, jobs._runtime.store):
         assert SECRET not in repr(shown)
     assert SECRET not in log.getvalue()
@@ -118,9 +118,9 @@ def test_rejected_statements_are_reported_without_the_password(
     for wrong in (url, url.set(database="no_such_database"), url.set(username="nobody_of_that_name")):
         app: Any = Celery("secretive", broker="memory://", set_as_current=False)
         jobs = Jobs(app, wrong if password else wrong.set(password=SECRET))
-        said = error_text(jobs.find)
-        assert SECRET not in said
-        assert not password or password not in said
+        message = error_text(jobs.find)
+        assert SECRET not in message
+        assert not password or password not in message
         jobs.close()
     assert SECRET not in log.getvalue()
     assert not password or password not in log.getvalue()

@@ -86,8 +86,8 @@ def test_job_of_another_user_is_an_unknown_job(app: Any, username: str) -> None:
             guess = answer(lambda job_id=job_id, handle=handle: handle.attach(job_id))  # type: ignore[misc]  # bound
             # Nobody gets here by the public way: as if the guess had been right, or the row was pruned since.
             handle._job_id = job_id
-            said = answer(lambda handle=handle, operation=operation: operation(handle))  # type: ignore[misc]  # bound
-            answers |= {said.replace(str(job_id), "N"), guess.replace(str(job_id), "N")}
+            result = answer(lambda handle=handle, operation=operation: operation(handle))  # type: ignore[misc]  # bound
+            answers |= {result.replace(str(job_id), "N"), guess.replace(str(job_id), "N")}
         assert len(answers) == 1, f"{name} tells them apart: {answers}"
     assert everything(app) == before
 

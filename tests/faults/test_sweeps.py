@@ -36,8 +36,8 @@ def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database
     with step_runner(site, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
         beside = [pool.submit(sweep_all, site.jobs) for _ in range(THREADS)]
         assert others.do(0, signal.SIGKILL) == SURVIVED
-        for one in beside:
-            one.result()
+        for future in beside:
+            future.result()
 
     messages = site.redis.llen("celery")
     assert len(workload.ids) <= messages <= 1.05 * len(workload.ids)

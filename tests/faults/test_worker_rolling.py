@@ -36,7 +36,7 @@ def test_task_unknown_to_old_workers_waits_for_new_ones(new_site: NewSite) -> No
     for job_id, row in rows.items():
         by = was_unknown(site, job_id)
         assert bool(by) is (job_id in unknown)
-        assert by <= {f"worker {one.nodename}" for one in old}
+        assert by <= {f"worker {worker.nodename}" for worker in old}
         assert (row.status, row.attempt, row.message) == ("Finished", 1, "the user's")
 
 

@@ -195,14 +195,14 @@ def run_under_faults(
         if _unfinished(workload.site) < FEW:
             submit_more()
         enough = len(workload.ids) >= jobs and struck >= times
-        return enough and all(said(workload.site, words) >= 2 for words in reasons)
+        return enough and all(count_events(workload.site, words) >= 2 for words in reasons)
 
     with repeating_fault(inject_once, pause, workload.rng):
         eventually(is_over, stretched(150), f"no event has the message of {reasons}")
     workload.wait_until_final()
 
 
-def said(site: Site, words: str) -> int:
+def count_events(site: Site, words: str) -> int:
     """Return how many of this site's events have that message; `%` stands for anything."""
     with _engine(site.database_url).connect() as connection:
         details = job_event.c.message.like(f"%{words}%")

@@ -194,7 +194,7 @@ GUARDS = [
         "a body that ends by Ignore is Finished whatever state it has set",
         "worker:decide",
         (ReplaceStatement(("_ignored",), by="return Finished(run, current.result)"),),
-        "tests/test_told_states.py",
+        "tests/test_body_states.py",
     ),
     Mutant(
         136,

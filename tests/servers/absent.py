@@ -90,7 +90,7 @@ def lines() -> list[str]:
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
+def skip_or_fail(name: str) -> Iterator[None]:
     """Skip a test whose server cannot be started though it is installed; if it is required, fail."""
     try:
         yield

@@ -112,10 +112,10 @@ class RabbitmqServer(Server):
     def control(self, *words: str) -> None:
         """Tell it something by `rabbitmqctl`, which takes a second or two."""
         command = [*_only_with(self._variables), str(self.programs / "rabbitmqctl"), *words]
-        told = subprocess.run(
+        completed = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, **session_of(self.user)
         )
-        assert told.returncode == 0, told.stderr or told.stdout
+        assert completed.returncode == 0, completed.stderr or completed.stdout
 
     def answers(self) -> bool:
         """Say whether it listens; it does so last of all."""
@@ -185,8 +185,8 @@ class Management:
             headers={"Content-Type": "application/json"},
         )
         with self._opener.open(request, timeout=10) as answer:
-            said = answer.read()
-        return json.loads(said) if said else None
+            content = answer.read()
+        return json.loads(content) if content else None
 
     def create_virtual_host(self, name: str) -> None:
         self.ask("PUT", f"vhosts/{quote(name, safe='')}", {})

@@ -25,7 +25,7 @@ def compare(row: Row, expected: ModelJob, now: float) -> None:
         "lost_count": row["lost_count"],
         "stamped": row["cancel_requested"] is not None,
         "terminate": row["terminate"],
-        "told": row["revoke_reported"],
+        "reported": row["revoke_reported"],
         "started": row["started"] is not None,
         "boot": row["worker_uid"],
         "claim": row["claim_id"],
@@ -82,7 +82,7 @@ def look(bench: Bench) -> Found:
 
 def agree(found: Found, model: Model) -> None:
     """Make sure that all that was found is what the model says."""
-    expected = {one.task_id: one for one in model.jobs.values()}
+    expected = {job.task_id: job for job in model.jobs.values()}
     assert found.jobs.keys() == expected.keys()
     for task_id, row in found.jobs.items():
         compare(row, expected[task_id], model.now)

@@ -61,8 +61,8 @@ def common_door() -> Iterator[CommonDoor]:
         return databases.setdefault((url, whose), Database(engine_maker(url), Settings()))
 
     yield database
-    for one in databases.values():
-        one.close()
+    for opened in databases.values():
+        opened.close()
 
 
 @pytest.fixture

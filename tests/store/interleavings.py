@@ -21,7 +21,7 @@ NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}
 _FIRST_OF_EACH_VERB = {act.verb: name for name, act in reversed(ACTS.items())}
 ONE_OF_EACH = {*_FIRST_OF_EACH_VERB.values(), "set Error", "set Cancelled"}
 
-TOLD = {Refusal.CANCELLED, Refusal.EXPIRED}
+REPORTED = {Refusal.CANCELLED, Refusal.EXPIRED}
 Outcome = tuple[list[Any], Model]
 
 
@@ -94,9 +94,12 @@ class Worlds:
 
 def summary(answers: list[Any], model: Model) -> str:
     """Return an outcome without what is another in each scene: ids."""
-    said = ["won" if isinstance(one, Run) else len(one) if isinstance(one, set) else one for one in answers]
-    ends = [(one.status, one.boot is None, one.claim is None) for one in model.jobs.values()]
-    return repr((said, ends, len(model.leases)))
+    parts = [
+        "won" if isinstance(answer, Run) else len(answer) if isinstance(answer, set) else answer
+        for answer in answers
+    ]
+    ends = [(job.status, job.boot is None, job.claim is None) for job in model.jobs.values()]
+    return repr((parts, ends, len(model.leases)))
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,12 @@ def _met_by(worlds: Worlds, second: str) -> list[Encounter]:
 
 def some_encounters(worlds: Worlds, second: str) -> list[Encounter]:
     """Return with which one act of each verb this one must not change places, in one scene."""
-    met = [one for one in all_encounters(worlds, second) if one.order_matters and one.first in ONE_OF_EACH]
-    return list({one.first: one for one in reversed(met)}.values())
+    met = [
+        encounter
+        for encounter in all_encounters(worlds, second)
+        if encounter.order_matters and encounter.first in ONE_OF_EACH
+    ]
+    return list({encounter.first: encounter for encounter in reversed(met)}.values())
 
 
 # What came of them.
@@ -156,7 +163,7 @@ def loosely(answer: Any) -> Any:
 
     Who was faster may be seen by a claim only when it looks for the reason, after its guard.
     """
-    return ("refused", answer.reason in TOLD) if isinstance(answer, ClaimRejected) else answer
+    return ("refused", answer.reason in REPORTED) if isinstance(answer, ClaimRejected) else answer
 
 
 def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
@@ -174,12 +181,12 @@ def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
     return allowed
 
 
-def wrong(world: World, said: list[Any], allowed: list[Outcome]) -> str:
+def wrong(world: World, given: list[Any], allowed: list[Outcome]) -> str:
     """Say what is wrong with an outcome, compared with each that is allowed; nothing if nothing is."""
     found = look(world.bench)
-    reasons = [f"said {said}"]
+    reasons = [f"said {given}"]
     for answers, model in allowed:
-        reason = world.disagreement(model, found) if said == answers else "other answers"
+        reason = world.disagreement(model, found) if given == answers else "other answers"
         if not reason:
             return ""
         reasons.append(f"allowed {answers}: {reason}")

@@ -168,7 +168,7 @@ class Model:
         self.become(job, RESUBMITTED)
         job.task_id, job.due = task_id, self.now + GRACE
         job.claim = job.boot = job.expires = job.not_before = None
-        job.started = job.stamped = job.terminate = job.told = False
+        job.started = job.stamped = job.terminate = job.reported = False
         job.lost_count, job.sent, job.progress, job.ended = 0, 0, None, None
         return True
 
@@ -240,7 +240,7 @@ class Model:
         job = self.jobs[run.job_id]
         if job.is_held_by(run):
             self.settle(job, status, run.claim_id, message)
-            job.told = job.told or status is CANCELLED
+            job.reported = job.reported or status is CANCELLED
             return True
         if job.was_last(run) and job.status is status:
             return True
@@ -269,7 +269,7 @@ class Model:
         if not job.is_held_by(process):
             return False
         self.settle(job, status, None, message)
-        job.told = job.told or status is CANCELLED
+        job.reported = job.reported or status is CANCELLED
         return True
 
     def give_back(self, holder: Run | ProcessRef) -> list[JobStatus]:
@@ -350,8 +350,8 @@ class Model:
         return previous is RUNNING
 
     def mark_revoke_reported(self, job: ModelJob, task_id: str) -> bool:
-        first = job.status is CANCELLED and job.task_id == task_id and not job.told
-        job.told = job.told or first
+        first = job.status is CANCELLED and job.task_id == task_id and not job.reported
+        job.reported = job.reported or first
         if first:
             job.due = None
         return first

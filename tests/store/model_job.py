@@ -25,7 +25,7 @@ class ModelJob:
     started: bool = False
     stamped: bool = False
     terminate: bool = False
-    told: bool = False
+    reported: bool = False
     sent: int = 0
     """How many messages are known to have been sent for its next attempt."""
     claim: str | None = None

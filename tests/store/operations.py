@@ -96,12 +96,12 @@ class Act:
 
 
 def _statuses(settled: list[Any]) -> list[JobStatus]:
-    return [one.status for one in settled]
+    return [job.status for job in settled]
 
 
 def _submit(cast: Cast, token: str) -> tuple[bool, JobStatus]:
-    [said] = cast.store.inserter.submit([new_job(task_id=token, unique_key=KEY)])
-    return said.fresh, said.status
+    [submitted] = cast.store.inserter.submit([new_job(task_id=token, unique_key=KEY)])
+    return submitted.fresh, submitted.status
 
 
 def _expect_submit(_cast: Cast, model: Model, _job: ModelJob, token: str) -> tuple[bool, JobStatus]:
@@ -214,7 +214,7 @@ ACTS: dict[str, Act] = {
     ),
     "reserve_due": Act(
         "reserve_due",
-        lambda cast, _: {(one.task_id, one.attempt) for one in cast.store.outbox.reserve_due(10)},
+        lambda cast, _: {(message.task_id, message.attempt) for message in cast.store.outbox.reserve_due(10)},
         lambda cast, model, job, _: {
             (model.jobs[job_id].task_id, attempt) for job_id, attempt in model.reserve()
         },

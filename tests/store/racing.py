@@ -30,7 +30,9 @@ def race(*contenders: Contender) -> list[Any]:
         return contender()
 
     with ThreadPoolExecutor(len(contenders)) as pool:
-        return [future.result(timeout=60) for future in [pool.submit(run, one) for one in contenders]]
+        return [
+            future.result(timeout=60) for future in [pool.submit(run, contender) for contender in contenders]
+        ]
 
 
 def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list[Any]:
@@ -44,7 +46,7 @@ def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list
             for contender in contenders:
                 futures.append(pool.submit(contender))
                 if has_lines(bench):
-                    eventually(lambda: waiting(bench) >= sum(not one.done() for one in futures), 60)
+                    eventually(lambda: waiting(bench) >= sum(not future.done() for future in futures), 60)
         return [future.result(timeout=60) for future in futures]
 
 
@@ -94,31 +96,31 @@ class Watch:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._told: dict[int, Callable[[str], None]] = {}
+        self._callbacks: dict[int, Callable[[str], None]] = {}
         self.statement = ""
         """The last one noted."""
 
-    def by(self, tell: Callable[[str], None], contender: Contender) -> Any:
-        """Call in this thread, and tell of what it says to the database."""
-        self._told[get_ident()] = tell
+    def by(self, callback: Callable[[str], None], contender: Contender) -> Any:
+        """Call `contender` in this thread; `callback` gets each of its statements first."""
+        self._callbacks[get_ident()] = callback
         try:
             return contender()
         finally:
-            del self._told[get_ident()]
+            del self._callbacks[get_ident()]
 
     def note(self, statement: str) -> None:
         self.statement = statement
 
     def _on_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        self._tell(statement)
+        self._notify(statement)
 
     def _on_commit(self, _connection: Any) -> None:
-        self._tell("COMMIT")
+        self._notify("COMMIT")
 
-    def _tell(self, statement: str) -> None:
-        tell = self._told.get(get_ident())
-        if tell:
-            tell(statement)
+    def _notify(self, statement: str) -> None:
+        callback = self._callbacks.get(get_ident())
+        if callback:
+            callback(statement)
 
     def __enter__(self) -> Self:
         event.listen(self._engine, "before_cursor_execute", self._on_statement)
@@ -161,7 +163,9 @@ def is_waiting(bench: Bench, watch: Watch) -> bool:
 def _waiting_on_mariadb(connection: Connection) -> int:
     # Its tables that say so are written anew only when nobody has looked at them for a while.
     ours = set(connection.exec_driver_sql(_OURS_ON_MARIADB).scalars())
-    [(_, _, said)] = connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")
-    transactions = re.split(r"^---TRANSACTION", said.partition("LIST OF TRANSACTIONS")[2], flags=re.MULTILINE)
+    [(_, _, report)] = connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")
+    transactions = re.split(
+        r"^---TRANSACTION", report.partition("LIST OF TRANSACTIONS")[2], flags=re.MULTILINE
+    )
     waits = [_WAITS_ON_MARIADB.search(transaction) for transaction in transactions]
     return sum(int(found[1]) in ours for found in waits if found)

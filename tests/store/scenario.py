@@ -59,9 +59,9 @@ class World:
     def play(self, act: Act) -> None:
         """Let something happen; store and model must agree."""
         once = call(act)
-        said = self.ask(once)
+        answer = self.ask(once)
         expected, self.model = self.expected(once)
-        assert [said] == expected
+        assert [answer] == expected
         agree(look(self.bench), self.model)
         sent = self.bench.message(self.job_id)
         self.cast = replace(self.cast, sent=sent, next_run=key(sent, self.cast.other))
@@ -79,9 +79,9 @@ class World:
         self.model.now += 1
 
     def _renew(self, *workers: Worker) -> None:
-        for one in workers:
-            self.store.leases.renew(one)
-            self.model.renew(str(one.worker_uid))
+        for renewed in workers:
+            self.store.leases.renew(renewed)
+            self.model.renew(str(renewed.worker_uid))
 
     def save(self) -> None:
         """Take all rows down; the scene is set."""
@@ -112,8 +112,8 @@ class World:
 
     # The acts, and what comes of them.
 
-    def ask(self, one: Call) -> Any:
-        act, token = one
+    def ask(self, call: Call) -> Any:
+        act, token = call
         return act.ask(self.cast, token)
 
     def expected(self, *calls: Call) -> tuple[list[Any], Model]:

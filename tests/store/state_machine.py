@@ -60,8 +60,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.won: list[Run] = []
         """Every claim that was ever won, superseded or not, oldest first."""
         self.seen: dict[int, Row] = {}
-        for one in self.workers:
-            self.renew(one)
+        for worker in self.workers:
+            self.renew(worker)
 
     def of(self, job_id: int) -> ModelJob:
         return self.model.jobs[job_id]
@@ -91,14 +91,15 @@ class StoreMachine(RuleBasedStateMachine):
             scheduled_for=minutes(delay),
             expires=minutes(life),
         )
-        [said] = self.store.inserter.submit([new])
+        [submitted] = self.store.inserter.submit([new])
         if there:
-            assert (said.job_id, said.status, said.fresh) == (there.job_id, there.status, False)
+            assert not submitted.fresh
+            assert (submitted.job_id, submitted.status) == (there.job_id, there.status)
             return multiple()
-        assert said.fresh
-        assert said.job_id > max(self.model.jobs, default=0)
-        self.model.submit(said.job_id, new.task_id, key, attempts, held, delay, life)
-        return said.job_id
+        assert submitted.fresh
+        assert submitted.job_id > max(self.model.jobs, default=0)
+        self.model.submit(submitted.job_id, new.task_id, key, attempts, held, delay, life)
+        return submitted.job_id
 
     @rule(target=messages, job_id=jobs)
     def send(self, job_id: int) -> Any:
@@ -143,11 +144,11 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.outbox.defer_republish([message])
                 self.model.defer_republish(message)
             case "send_back":
-                said = self.store.runs.send_back(job_id, task_id, message.attempt, TASK, self.workers[by])
-                assert said == self.model.send_back(message)
+                answer = self.store.runs.send_back(job_id, task_id, message.attempt, TASK, self.workers[by])
+                assert answer == self.model.send_back(message)
             case _:
-                said = self.store.runs.mark_revoke_reported(job_id, task_id)
-                assert said == self.model.mark_revoke_reported(self.of(job_id), task_id)
+                answer = self.store.runs.mark_revoke_reported(job_id, task_id)
+                assert answer == self.model.mark_revoke_reported(self.of(job_id), task_id)
 
     @rule(job_id=jobs)
     def release(self, job_id: int) -> None:
@@ -160,12 +161,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def send_round_again(self, job_id: int) -> None:
         task_id = str(uuid.uuid4())
-        said: bool | str
+        answer: bool | str
         try:
-            said = self.store.control.resubmit(job_id, task_id, None)
+            answer = self.store.control.resubmit(job_id, task_id, None)
         except InvalidTransitionError:
-            said = "key"
-        assert said == self.model.resubmit(self.of(job_id), task_id)
+            answer = "key"
+        assert answer == self.model.resubmit(self.of(job_id), task_id)
 
     @rule()
     def expire(self) -> None:
@@ -182,9 +183,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def win(self, message: PendingMessage, by: int) -> Run | None:
         run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), self.workers[by])
-        said = self.store.runs.claim(run, TASK)
-        assert said == self.model.claim(run)
-        if isinstance(said, ClaimRejected):
+        answer = self.store.runs.claim(run, TASK)
+        assert answer == self.model.claim(run)
+        if isinstance(answer, ClaimRejected):
             return None
         self.won.append(run)
         return run
@@ -202,9 +203,9 @@ class StoreMachine(RuleBasedStateMachine):
     def end(self, job_id: int, age: int, status: JobStatus, repeated: bool) -> None:
         if run := self.run_of(job_id, age):
             for _ in range(1 + repeated):
-                self.say_end(run, status)
+                self.end_run(run, status)
 
-    def say_end(self, run: Run, status: JobStatus) -> None:
+    def end_run(self, run: Run, status: JobStatus) -> None:
         verbs = {
             JobStatus.FINISHED: lambda: self.store.runs.finish(run, "1"),
             JobStatus.ERROR: lambda: self.store.runs.fail(run, FAILURE),
@@ -217,18 +218,18 @@ class StoreMachine(RuleBasedStateMachine):
     def retry(self, job_id: int, age: int, delay: float, repeated: bool) -> None:
         if run := self.run_of(job_id, age):
             for _ in range(1 + repeated):
-                self.say_retry(run, delay)
+                self.retry_run(run, delay)
 
-    def say_retry(self, run: Run, delay: float) -> None:
-        said = self.store.runs.retry(run, "{}", None, delay * 60 if delay else None, "again")
-        assert said == self.model.retry(run, delay)
+    def retry_run(self, run: Run, delay: float) -> None:
+        answer = self.store.runs.retry(run, "{}", None, delay * 60 if delay else None, "again")
+        assert answer == self.model.retry(run, delay)
 
     @rule(job_id=jobs, delay=delays)
     def claim_and_retry_before_the_mark(self, job_id: int, delay: float) -> None:
         sent = self.outgoing(job_id)
         for message in sent:
             if run := self.win(message, 0):
-                self.say_retry(run, delay)
+                self.retry_run(run, delay)
         self.mark(sent)
 
     @rule(job_id=jobs, age=ages, lost=st.booleans(), last_word=st.sampled_from([None, *sorted(FINAL)]))
@@ -237,12 +238,12 @@ class StoreMachine(RuleBasedStateMachine):
             return
         settle = self.store.recovery.lose if lost else self.store.recovery.give_back
         expected = self.model.lose(run, "gone") if lost else self.model.give_back(run)
-        assert [one.status for one in settle(run, "gone", run.worker)] == expected
+        assert [job.status for job in settle(run, "gone", run.worker)] == expected
         if last_word:
-            self.say_end(run, last_word)
+            self.end_run(run, last_word)
 
     @rule(job_id=jobs, age=ages, verb=st.sampled_from(["leave", "claim", "ask"]))
-    def something_else_a_run_says(self, job_id: int, age: int, verb: str) -> None:
+    def leave_claim_or_ask(self, job_id: int, age: int, verb: str) -> None:
         if (run := self.run_of(job_id, age)) is None:
             return
         holds = self.of(job_id).is_held_by(run)
@@ -263,14 +264,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, terminate=st.booleans())
     def cancel(self, job_id: int, terminate: bool) -> None:
-        said = self.store.control.cancel(job_id, None, terminate=terminate)
-        assert said == self.model.cancel(self.of(job_id), terminate)
+        answer = self.store.control.cancel(job_id, None, terminate=terminate)
+        assert answer == self.model.cancel(self.of(job_id), terminate)
 
     @rule(job_id=jobs, status=st.sampled_from(sorted(SETTABLE)), again=st.booleans())
     def set_status(self, job_id: int, status: JobStatus, again: bool) -> None:
         token = str(uuid.uuid4())
-        said = self.store.control.set_status(job_id, status, token, None, None)
-        assert said == self.model.set_status(self.of(job_id), status, token)
+        answer = self.store.control.set_status(job_id, status, token, None, None)
+        assert answer == self.model.set_status(self.of(job_id), status, token)
         if again:
             self.send_round_again(job_id)
 
@@ -291,21 +292,21 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.expect(*asked)
         try:
             with self.cutter.cutting(cut):
-                said = self.ask(*asked)
+                answer = self.ask(*asked)
         except Died:
             try:
                 agree(look(self.bench), self.model)
             except AssertionError:
                 self.model = before  # and the invariant looks whether that is it
             return asked
-        assert said == expected or said in ACTS[name].repeated
+        assert answer == expected or answer in ACTS[name].repeated
         return multiple()
 
     @rule(asked=consumes(unanswered))
-    def ask_again_later(self, asked: tuple[str, Cast, str]) -> None:
+    def repeat_unanswered(self, asked: tuple[str, Cast, str]) -> None:
         self.sweeps_are_steady()
-        said = self.ask(*asked)
-        assert said == self.expect(*asked)
+        answer = self.ask(*asked)
+        assert answer == self.expect(*asked)
 
     def ask(self, name: str, cast: Cast, token: str) -> Any:
         return ACTS[name].ask(cast, token)
@@ -331,8 +332,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Leases and time.
 
-    def renew(self, one: Worker) -> None:
-        assert self.store.leases.renew(one) == self.model.renew(str(one.worker_uid))
+    def renew(self, worker: Worker) -> None:
+        assert self.store.leases.renew(worker) == self.model.renew(str(worker.worker_uid))
 
     @rule(by=either, verb=st.sampled_from(["renew", "retire", "reap"]))
     def something_about_a_lease(self, by: int, verb: str) -> None:
@@ -345,7 +346,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.retire(boot)
             case _:
                 assert set(self.bench.lapsed_workers()) == self.model.lapsed()
-                lost = {one.job_id: one.status for one in self.bench.reap(boot)}
+                lost = {job.job_id: job.status for job in self.bench.reap(boot)}
                 assert lost == self.model.reap(boot, self.workers[by].name)
 
     @rule(amount=st.sampled_from([1, 2, 5, 16, 30]))

@@ -40,7 +40,7 @@ class Caller:
     def submit(self, count: int = 1, **given: Any) -> list[int]:
         jobs = [new_job(**given) for _ in range(count)]
         return [
-            one.job_id for one in self.bench.store.inserter.submit_in_session(self.session, jobs, self.send)
+            job.job_id for job in self.bench.store.inserter.submit_in_session(self.session, jobs, self.send)
         ]
 
     def send(self, job_ids: list[int]) -> None:
@@ -257,11 +257,11 @@ def test_taken_unique_key_does_not_abort_callers_transaction(caller: Caller) -> 
 
 def test_two_sessions_at_once_keep_their_jobs_apart(server_bench: Bench) -> None:
     engine = server_bench.database.engine
-    with Session(engine) as one, Session(engine) as two:
-        first, second = Caller(server_bench, one), Caller(server_bench, two)
+    with Session(engine) as kept, Session(engine) as undone:
+        first, second = Caller(server_bench, kept), Caller(server_bench, undone)
         mine, theirs = first.submit(), second.submit()
-        two.rollback()
-        one.commit()
+        undone.rollback()
+        kept.commit()
     assert first.sent == mine
     assert second.sent == []
     assert theirs != mine

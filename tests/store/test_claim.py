@@ -217,9 +217,9 @@ def test_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: Be
             connection.execute(update(job).where(job.c.id == job_id).values(expires=past))
 
     event.listen(bench.database.engine, "before_cursor_execute", before_the_update)
-    said = bench.store.runs.claim(run, TASK)
+    answer = bench.store.runs.claim(run, TASK)
     assert moved_on
-    assert isinstance(said, Run) == (bench.status(job_id) is JobStatus.RUNNING)
+    assert isinstance(answer, Run) == (bench.status(job_id) is JobStatus.RUNNING)
 
 
 @pytest.mark.parametrize("reached", ["by a cancel", "by expiry"])

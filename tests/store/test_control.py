@@ -30,8 +30,8 @@ def test_cancel_returns_resulting_status(bench: Bench, state: str) -> None:
     job_id = bench.place(state).job_id
     before = bench.row(job_id)
     status = before["status_id"]
-    said = cancel(bench, job_id)
-    assert said is (status if status.final or status is RUNNING else CANCELLED)
+    answer = cancel(bench, job_id)
+    assert answer is (status if status.final or status is RUNNING else CANCELLED)
     if status.final:
         assert bench.row(job_id) == before
 
@@ -195,8 +195,8 @@ def test_events_name_their_actors(bench: Bench) -> None:
     bench.store.control.cancel(job_id, "ann", terminate=False)
     assert bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
     bench.run(job_id, bench.worker("w3"))
-    told = [(event.status, event.attempt, event.actor) for event in bench.store.queries.events(job_id)]
-    assert told == [
+    events = [(event.status, event.attempt, event.actor) for event in bench.store.queries.events(job_id)]
+    assert events == [
         (JobStatus.SUBMITTED, 0, "user ann"),
         (CANCELLED, 0, "user ann"),
         (JobStatus.RESUBMITTED, 0, "service"),

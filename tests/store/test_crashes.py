@@ -35,8 +35,8 @@ class Crashes:
 def crashes_by_url() -> Iterator[dict[str, Crashes]]:
     crashes: dict[str, Crashes] = {}
     yield crashes
-    for one in crashes.values():
-        one.worlds.bench.close()
+    for crash in crashes.values():
+        crash.worlds.bench.close()
 
 
 @pytest.fixture
@@ -62,24 +62,24 @@ def failures(crashes: Crashes, name: str, breaks: Iterable[Break]) -> list[str]:
     return found
 
 
-def _broken(world: World, cutter: Cutter, one: Call, cut: Cut) -> str:
-    allowed = [world.expected(one)]
+def _broken(world: World, cutter: Cutter, call: Call, cut: Cut) -> str:
+    allowed = [world.expected(call)]
     try:
         with cutter.cutting(cut):
-            said = [world.ask(one)]
+            given = [world.ask(call)]
     except Died:
         found = look(world.bench)
         happened = [
-            calls for calls in ([], [one]) if not world.disagreement(world.expected(*calls)[1], found)
+            calls for calls in ([], [call]) if not world.disagreement(world.expected(*calls)[1], found)
         ]
-        allowed = [world.expected(*calls, one) for calls in happened]
-        said = [world.ask(one)]
+        allowed = [world.expected(*calls, call) for calls in happened]
+        given = [world.ask(call)]
         if not happened:
             return "it is half done"
     else:
         if cutter.has_cut and cut.done:
-            allowed += [([answer], allowed[0][1]) for answer in one[0].repeated]
-    return wrong(world, said, [(answers[-1:], model) for answers, model in allowed])
+            allowed += [([answer], allowed[0][1]) for answer in call[0].repeated]
+    return wrong(world, given, [(answers[-1:], model) for answers, model in allowed])
 
 
 def scenes_of(crashes: Crashes, name: str) -> list[str]:

@@ -19,7 +19,7 @@ ROUNDS = 8
 
 def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
     jobs = [new_job() for _ in range(100)]
-    submitted = {one.job_id for one in bench.store.inserter.submit(jobs)}
+    submitted = {job.job_id for job in bench.store.inserter.submit(jobs)}
     bench.pass_time(minutes=5)
 
     def sweep() -> list[int]:
@@ -57,9 +57,11 @@ def test_of_many_passes_at_once_one_is_made(bench: Bench) -> None:
 
 def test_of_many_submits_with_one_unique_key_one_inserts(bench: Bench) -> None:
     for key in range(ROUNDS):
-        said = race(*[lambda key=key: bench.store.inserter.submit([new_job(unique_key=f"{key}")])[0]] * 5)
-        assert len({one.job_id for one in said}) == 1
-        assert [one.fresh for one in said].count(True) == 1
+        submitted = race(
+            *[lambda key=key: bench.store.inserter.submit([new_job(unique_key=f"{key}")])[0]] * 5
+        )
+        assert len({job.job_id for job in submitted}) == 1
+        assert [job.fresh for job in submitted].count(True) == 1
 
 
 def test_unique_key_of_rolled_back_submit_goes_to_the_waiting_one(
@@ -81,7 +83,7 @@ def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> N
     """No claim is won of a job whose cancel said Cancelled; and whoever lost hears it."""
     me = bench.worker()
     lanes = 2
-    jobs = [one.job_id for one in bench.store.inserter.submit([new_job() for _ in range(1000)])]
+    jobs = [job.job_id for job in bench.store.inserter.submit([new_job() for _ in range(1000)])]
     keys = {
         message.job_id: Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
         for message in bench.store.outbox.reserve(jobs)
@@ -98,19 +100,19 @@ def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> N
             return won
 
         def cancels() -> list[JobStatus | None]:
-            said = []
+            statuses = []
             for job_id in mine:
                 meet.wait()
-                said.append(bench.store.control.cancel(job_id, None, terminate=False))
-            return said
+                statuses.append(bench.store.control.cancel(job_id, None, terminate=False))
+            return statuses
 
-        won, said = race(claims, cancels)
-        return list(zip(mine, won, said, strict=True))
+        won, status = race(claims, cancels)
+        return list(zip(mine, won, status, strict=True))
 
-    outcomes = [one for raced in race(*[lambda n=n: lane(n) for n in range(lanes)]) for one in raced]
+    outcomes = [outcome for raced in race(*[lambda n=n: lane(n) for n in range(lanes)]) for outcome in raced]
     assert len(outcomes) == 1000
-    for job_id, won, said in outcomes:
-        assert said is (JobStatus.RUNNING if won else JobStatus.CANCELLED), job_id
+    for job_id, won, status in outcomes:
+        assert status is (JobStatus.RUNNING if won else JobStatus.CANCELLED), job_id
     running = {standing.job_id for standing in bench.store.leases.runs(str(me.worker_uid))}
     assert running == {job_id for job_id, won, _ in outcomes if won}
     counts = bench.store.queries.count_by_status()

@@ -71,7 +71,7 @@ def test_many_jobs_are_inserted_in_their_order(
     """The last is what decides: those before it have been sent to the server by then."""
     gone = through(bench, monkeypatch, "execute_each_directly")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
-    ids = [one.job_id for one in bench.store.inserter.submit(jobs)]
+    ids = [job.job_id for job in bench.store.inserter.submit(jobs)]
     assert gone == [straight and bench.database.engine.dialect.name == "postgresql"]
     assert ids == sorted(set(ids))
     for number in (1, MOST_ROWS, MOST_ROWS + 1, MANY):
@@ -140,7 +140,7 @@ def test_connection_broken_between_statements_costs_a_retry(own_bench: Bench) ->
     own_bench.submit()
     submitted = own_bench.store.inserter.submit(Making(cut_once))
     assert broken["times"] == 2
-    assert len({one.job_id for one in submitted}) == MANY
+    assert len({job.job_id for job in submitted}) == MANY
     assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
 
 
@@ -181,7 +181,7 @@ def test_slow_preparation_blocks_no_other_process(own_bench: Bench) -> None:
         job_id = other.submit()
         other.pass_time(hours=1)
         assert other.store.sweep.begin_pass() is not None
-        assert [one.job_id for one in other.store.outbox.reserve_due(10)] == [job_id]
+        assert [message.job_id for message in other.store.outbox.reserve_due(10)] == [job_id]
         other.store.runs.finish(other.run(job_id), "1")
         lived.append(other.events(job_id))
 
@@ -197,9 +197,9 @@ def test_time_limit_is_raised_while_the_server_blocks(
     with a_soft_limit() as comes_in, table_locked(own_bench.url), pytest.raises(SoftTimeLimitExceeded):
         own_bench.store.inserter.submit(Making(lambda: comes_in(0.3)))
     # All that is said is psycopg's: it has waited for nothing, and no pool was left to find out.
-    (said,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
-    assert said.name == "psycopg"
-    assert said.getMessage().endswith("the connection is closed")
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.name == "psycopg"
+    assert warning.getMessage().endswith("the connection is closed")
     assert len(own_bench.store.inserter.submit([new_job(), new_job()])) == 2
     assert execute(own_bench.url, ROWS) == [(3,)]
 
@@ -248,7 +248,7 @@ def test_server_that_reads_nothing_gets_statements_in_turn(postgresql_url: str) 
         with table_locked(postgresql_url):
             submitted = pool.submit(bench.store.inserter.submit, jobs)
             eventually(lambda: has_come_again() or submitted.done(), 60)
-        assert len({one.job_id for one in submitted.result(60)}) == MANY
+        assert len({job.job_id for job in submitted.result(60)}) == MANY
     assert len(waiting) > 1
     database.close()
     assert execute(postgresql_url, ROWS) == [(MANY + 1,)]

@@ -55,9 +55,9 @@ def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "execute_d
     plain = getattr(bench.database, way)
 
     def noted(*given: Any) -> Any:
-        said = plain(*given)
-        gone.append(said is not None and said is not False)
-        return said
+        rows = plain(*given)
+        gone.append(rows is not None and rows is not False)
+        return rows
 
     monkeypatch.setattr(bench.database, way, noted)
     return gone
@@ -97,7 +97,7 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("given", [{}, EVERYTHING, {"held": True}], ids=["little", "everything", "held"])
 def test_single_job_gets_the_same_row_as_one_of_many(bench: Bench, given: dict[str, Any]) -> None:
     alone = bench.submit(**given)
-    crowd = [one.job_id for one in bench.store.inserter.submit([new_job(**given), new_job(**given)])]
+    crowd = [job.job_id for job in bench.store.inserter.submit([new_job(**given), new_job(**given)])]
     rows = [bench.row(job_id) for job_id in (alone, *crowd)]
     waits = [row["due_at"] and row["due_at"] - row["submitted"] for row in rows]
     assert all(wait is None if given.get("held") else about(wait, GRACE) for wait in waits)
@@ -106,13 +106,14 @@ def test_single_job_gets_the_same_row_as_one_of_many(bench: Bench, given: dict[s
             del row[own]
     assert alike(rows)
     assert rows[0].items() >= {name: value for name, value in given.items() if name != "held"}.items()
-    told = [
-        [(one.status, one.message, one.actor) for one in bench.store.queries.events(one)] for one in crowd
+    events = [
+        [(event.status, event.message, event.actor) for event in bench.store.queries.events(job_id)]
+        for job_id in crowd
     ]
     assert (
-        [(one.status, one.message, one.actor) for one in bench.store.queries.events(alone)]
-        == told[0]
-        == told[1]
+        [(event.status, event.message, event.actor) for event in bench.store.queries.events(alone)]
+        == events[0]
+        == events[1]
     )
 
 
@@ -211,9 +212,9 @@ def test_operation_survives_a_pool_of_ended_connections(postgresql_url: str) -> 
 
 
 def test_unreachable_server_is_sqlalchemys_error() -> None:
-    nobody = engine_maker("postgresql://127.0.0.1:1/shop")()
+    unreachable = engine_maker("postgresql://127.0.0.1:1/shop")()
     with pytest.raises(OperationalError) as caught:
-        DirectPsycopg(nobody, None).rows(select(literal(1)), {})
+        DirectPsycopg(unreachable, None).rows(select(literal(1)), {})
     assert not caught.value.connection_invalidated  # there was none: to ask again at once would not help
 
 

@@ -32,7 +32,7 @@ def crowded(postgresql_databases: Any) -> Iterator[Bench]:
         sent = bench.store.inserter.submit([new_job() for _ in range(2_000)])
         for start in range(0, len(sent), 500):
             bench.store.outbox.mark_queued(
-                bench.store.outbox.reserve([one.job_id for one in sent[start : start + 500]])
+                bench.store.outbox.reserve([message.job_id for message in sent[start : start + 500]])
             )
         if ended:
             bench.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))

@@ -50,8 +50,8 @@ test_unstarted.py, and the suites of cuts and refusals."""
 def worlds_by_url() -> Iterator[dict[str, Worlds]]:
     worlds: dict[str, Worlds] = {}
     yield worlds
-    for one in worlds.values():
-        one.bench.close()
+    for world in worlds.values():
+        world.bench.close()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def worlds_on_a_server(worlds_by_url: dict[str, Worlds], common_server_url: str)
 def after(world: World, first: str, second: str) -> str:
     calls = call(ACTS[first]), call(ACTS[second])
     world.restore()
-    return wrong(world, [world.ask(one) for one in calls], [world.expected(*calls)])
+    return wrong(world, [world.ask(call) for call in calls], [world.expected(*calls)])
 
 
 @cache
@@ -92,28 +92,31 @@ def _at_once(world: World, first: str, second: str, moment: int) -> str:
     quick, slow = (lambda: world.ask(calls[0])), (lambda: world.ask(calls[1]))
     world.restore()
     if moment:
-        said = in_the_middle(world.bench, moment, slow, quick)[::-1]
+        seen = in_the_middle(world.bench, moment, slow, quick)[::-1]
     else:
-        said = in_line(world.bench, job, [quick, slow])
+        seen = in_line(world.bench, job, [quick, slow])
     allowed = [([*map(loosely, answers)], model) for answers, model in in_either_order(world, *calls)]
-    return wrong(world, [*map(loosely, said)], allowed)
+    return wrong(world, [*map(loosely, seen)], allowed)
 
 
 def failures_after(worlds: Worlds, second: str, met: list[Encounter]) -> list[str]:
     return [
-        f"{one.scene}: {one.first} before {second}: {why}"
-        for one in met
-        if (why := after(worlds[one.scene], one.first, second))
+        f"{encounter.scene}: {encounter.first} before {second}: {why}"
+        for encounter in met
+        if (why := after(worlds[encounter.scene], encounter.first, second))
     ]
 
 
 def failures_amid(worlds: Worlds, second: str, met: list[Encounter], *, all_moments: bool) -> list[str]:
     return [
-        f"{one.scene}: {one.first} {how} {second}: {why}"
-        for one in met
-        if (one.first, second) not in NEVER_AT_ONCE
+        f"{encounter.scene}: {encounter.first} {how} {second}: {why}"
+        for encounter in met
+        if (encounter.first, second) not in NEVER_AT_ONCE
         for how, why in amid(
-            worlds[one.scene], one.first, second, all_moments=all_moments and one.order_matters
+            worlds[encounter.scene],
+            encounter.first,
+            second,
+            all_moments=all_moments and encounter.order_matters,
         )
         if why
     ]

@@ -132,7 +132,7 @@ def test_main_process_sees_what_its_rows_say_it_runs(bench: Bench) -> None:
     bench.store.runs.finish(bench.run(bench.submit(), me), "1")
     bench.store.control.cancel(first.job_id, None, terminate=True)
     bench.store.control.cancel(second.job_id, None, terminate=False)
-    standings = {one.job_id: one for one in bench.store.leases.runs(boot(me))}
+    standings = {run.job_id: run for run in bench.store.leases.runs(boot(me))}
     assert standings.keys() == {first.job_id, second.job_id}
     assert [standings[run.job_id].terminate for run in (first, second)] == [True, False]
     assert (standings[first.job_id].claim_id, standings[first.job_id].pid) == (first.claim_id, 7)

@@ -119,7 +119,7 @@ def test_pass_waits_for_no_row(
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     bench, broker = server_bench, Broker()
-    told: list[Any] = []
+    reported: list[Any] = []
     store = impatient(bench.url, bench.settings)
 
     def pair(make: Callable[[], int]) -> tuple[int, int]:
@@ -138,21 +138,21 @@ def test_pass_waits_for_no_row(
     pairs = [due, late, expired, cancelled, running]
 
     with locked(caller, LOCKS[lock], [first for first, _ in pairs]):
-        assert sweep(store, broker, told.append)  # type: ignore[arg-type]  # a double
+        assert sweep(store, broker, reported.append)  # type: ignore[arg-type]  # a double
         # The others of each pair are done.
         assert due[1] in broker.sent
         assert bench.row(late[1])["republish_deferrals"] == 1
         assert bench.status(expired[1]) is JobStatus.CANCELLED
         assert bench.status(running[1]) is JobStatus.ERROR
-        assert {cancelled[1], running[1]} <= {one.job_id for one in told}
+        assert {cancelled[1], running[1]} <= {job.job_id for job in reported}
     bench.pass_time(seconds=120)
     _have_passes_go_on(bench)
-    assert sweep(store, broker, told.append)  # type: ignore[arg-type]
+    assert sweep(store, broker, reported.append)  # type: ignore[arg-type]
     assert due[0] in broker.sent
     assert bench.row(late[0])["republish_deferrals"] >= 1
     assert bench.status(expired[0]) is JobStatus.CANCELLED
     assert bench.status(running[0]) is JobStatus.ERROR
-    assert {cancelled[0], running[0]} <= {one.job_id for one in told}
+    assert {cancelled[0], running[0]} <= {job.job_id for job in reported}
     assert bench.store.leases.reap(boot(lost)) == []
     store.database.close()
 

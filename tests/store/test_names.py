@@ -36,4 +36,4 @@ def test_task_ids_and_unique_keys_that_are_only_alike_are_two(bench: Bench) -> N
         *(new_job(task_id=f"{own}{task_id}") for task_id in "aA"),
         *(new_job(unique_key=key) for key in ("k", "K", "k ")),
     ]
-    assert all(one.fresh for one in bench.store.inserter.submit(new))
+    assert all(job.fresh for job in bench.store.inserter.submit(new))

@@ -216,8 +216,8 @@ def test_unreported_cancel_is_returned_once(bench: Bench) -> None:
     assert bench.store.runs.mark_revoke_reported(met, bench.row(met)["task_id"])
     assert bench.store.sweep.unreported_cancels(10) == []
     bench.pass_time(hours=1)
-    [told] = bench.store.sweep.unreported_cancels(10)
-    assert (told.job_id, told.status) == (sent, JobStatus.CANCELLED)
+    [cancelled] = bench.store.sweep.unreported_cancels(10)
+    assert (cancelled.job_id, cancelled.status) == (sent, JobStatus.CANCELLED)
     bench.pass_time(hours=1)
     assert bench.store.sweep.unreported_cancels(10) == []
 

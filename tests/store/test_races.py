@@ -47,7 +47,7 @@ def claim_claim(bench: Bench) -> Pair:
         lambda: bench.store.runs.claim(first, TASK),
         lambda: bench.store.runs.claim(second, TASK),
         job_id,
-        won=lambda said: isinstance(said, Run),
+        won=lambda answer: isinstance(answer, Run),
     )
 
 
@@ -137,7 +137,7 @@ def expire_claim(bench: Bench) -> Pair:
     )
 
 
-def tell_tell(bench: Bench) -> Pair:
+def report_report(bench: Bench) -> Pair:
     job_id = bench.place(JobStatus.QUEUED).job_id
     bench.store.control.cancel(job_id, None, terminate=False)
     task_id = bench.row(job_id)["task_id"]
@@ -157,13 +157,13 @@ PAIRS = (
     lose_fail,
     resubmit_resubmit,
     release_release,
-    tell_tell,
+    report_report,
 )
 
 
-def judge(bench: Bench, pair: Pair, said: list[Any]) -> None:
-    won = [pair.won(one) for one in said]
-    assert won.count(True) == 1, said
+def judge(bench: Bench, pair: Pair, answers: list[Any]) -> None:
+    won = [pair.won(answer) for answer in answers]
+    assert won.count(True) == 1, answers
     allowed = pair.ends_as.get(won.index(True))
     assert allowed is None or bench.status(pair.job_id) in allowed
     moves = bench.events(pair.job_id)
@@ -185,20 +185,20 @@ def test_exactly_one_of_two_queued_operations_wins(
     bench: Bench, pair_of: Callable[[Bench], Pair], order: int
 ) -> None:
     pair = pair_of(bench)
-    said = in_line(bench, job, [pair.first, pair.second][::order])[::order]
-    judge(bench, pair, said)
+    answers = in_line(bench, job, [pair.first, pair.second][::order])[::order]
+    judge(bench, pair, answers)
     if pair.skips is not None and has_lines(bench):
-        assert pair.won(said[1 - pair.skips]), "the one that waits"
+        assert pair.won(answers[1 - pair.skips]), "the one that waits"
     elif bench.database.engine.dialect.name == "postgresql":
         # MariaDB may give up whoever is first in line, to end a deadlock; it asks again, as the last.
-        assert pair.won(said[0] if order == 1 else said[1]), "the first in line"
+        assert pair.won(answers[0] if order == 1 else answers[1]), "the first in line"
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_expired_job_is_cancelled_once(bench: Bench, order: int) -> None:
     pair = expire_claim(bench)
-    said = in_line(bench, job, [pair.first, pair.second][::order])[::order]
-    assert not said[1]
+    answers = in_line(bench, job, [pair.first, pair.second][::order])[::order]
+    assert not answers[1]
     assert bench.events(pair.job_id) == [JobStatus.SUBMITTED, JobStatus.CANCELLED]
 
 
@@ -281,7 +281,7 @@ def test_renewal_behind_a_reap_learns_the_loss(bench: Bench) -> None:
         lambda: bench.reap(str(run.worker.worker_uid)),
         lambda: bench.store.leases.renew(run.worker),
     )
-    assert [one.job_id for one in lost] == [run.job_id]
+    assert [job.job_id for job in lost] == [run.job_id]
     assert not renewed
     assert bench.status(run.job_id) is JobStatus.REQUEUED
 
@@ -316,7 +316,7 @@ def test_claim_whose_lease_ends_behind_a_lock_is_found_by_the_sweep(server_bench
                 connection.execute(ended)
             assert bench.lapsed_workers() == [me.worker_uid]
             bench.reap(str(me.worker_uid))
-        said = claiming.result(timeout=30)
+        answer = claiming.result(timeout=30)
     for worker_uid in bench.lapsed_workers():
         bench.reap(worker_uid)
-    assert isinstance(said, ClaimRejected) or bench.status(job_id) is JobStatus.ERROR
+    assert isinstance(answer, ClaimRejected) or bench.status(job_id) is JobStatus.ERROR

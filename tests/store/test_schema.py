@@ -184,10 +184,10 @@ def test_tables_without_statuses_are_refused_with_what_to_add(
     (folder / "env.py").write_text(ENV)
     upgrade_by_ones_own_alembic(engine, folder)
     assert {*metadata.tables} < {*inspect(engine).get_table_names()}
-    said = check(engine)
-    [to_add, to_import] = re.findall("`(.*?)`", said)
+    complaint = check(engine)
+    [to_add, to_import] = re.findall("`(.*?)`", complaint)
     jobs = jobs_of(empty_database_url)
-    with pytest.raises(SchemaError, match=re.escape(said)):
+    with pytest.raises(SchemaError, match=re.escape(complaint)):
         jobs.handle().submit(Job(task=TASK))
 
     upgrade_by_ones_own_alembic(engine, folder, f"{to_import}; {to_add}")
@@ -219,9 +219,9 @@ def test_newer_tables_are_refused_with_what_to_run(engine: Engine) -> None:
     migrations.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    said = check(engine)
-    assert "newer" in said
-    assert "pip install --upgrade" in said
+    complaint = check(engine)
+    assert "newer" in complaint
+    assert "pip install --upgrade" in complaint
 
 
 @pytest.mark.parametrize("found", ["0000", None])
@@ -234,9 +234,9 @@ def test_older_tables_are_refused_with_what_to_run(
         connection.execute(text(f"DELETE FROM {VERSION_TABLE}"))
         if found:
             connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:found)"), {"found": found})
-    said = check(engine)
-    assert "jobs.upgrade_schema()" in said
-    assert "newer" not in said
+    complaint = check(engine)
+    assert "jobs.upgrade_schema()" in complaint
+    assert "newer" not in complaint
 
 
 # A database schema of one's own.

@@ -17,7 +17,7 @@ from tests.store.harness import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Be
 
 NONE = "none"
 KEPT = "as it was"
-TOLD_LATER = "a patience from now, if it was ever sent"
+REPORTED_LATER = "republish_after from now, if it was ever sent"
 NOW = timedelta(0)
 Expected = str | timedelta
 
@@ -208,13 +208,13 @@ VERBS = {
         "cancel",
         lambda bench, run: bench.store.control.cancel(run.job_id, None, terminate=False),
         JobStatus.CANCELLED,
-        FINAL_ROW | {"cancel_requested": NOW, "due_at": TOLD_LATER},
+        FINAL_ROW | {"cancel_requested": NOW, "due_at": REPORTED_LATER},
     ),
     "expire": Verb(
         "expire",
         lambda bench, run: bench.store.sweep.expire(),
         JobStatus.CANCELLED,
-        FINAL_ROW | {"due_at": TOLD_LATER},
+        FINAL_ROW | {"due_at": REPORTED_LATER},
         before=_expired,
     ),
     "send_back": Verb(
@@ -274,14 +274,14 @@ def test_move_is_made_from_its_sources_only(bench: Bench, name: str, state: str)
 
     verb.call(bench, run)
 
-    after, told = bench.row(job_id), bench.events(job_id)
+    after, written = bench.row(job_id), bench.events(job_id)
     if not _moves_from(verb, state):
         assert after == row
-        assert told == events
+        assert written == events
         return
     assert after["status_id"] is verb.to
     assert verb.to in MOVES[verb.move].targets
-    assert told == events + ([] if verb.silent else [verb.to])
+    assert written == events + ([] if verb.silent else [verb.to])
     for column, expected in verb.row.items():
         assert _fits(bench, row, after, column, expected), (column, row[column], after[column])
 
@@ -290,7 +290,7 @@ def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str,
     found = after[column]
     if isinstance(expected, timedelta):
         return found is not None and about(bench.ahead(found), expected)
-    if expected == TOLD_LATER:
+    if expected == REPORTED_LATER:
         sent = row["publish_count"] or row["attempt"]
         expected = PATIENCE if sent else NONE
         return _fits(bench, row, after, column, expected)

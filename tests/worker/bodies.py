@@ -72,8 +72,8 @@ def until_there(path: str, sign: str) -> str:
 
 
 @task()
-def say_and_wait(path: str, sign: str) -> str:
-    """Say how far it is, then work until a file is there."""
+def report_and_wait(path: str, sign: str) -> str:
+    """Report progress, then run until the file `sign` exists."""
     job = current_job()
     assert job is not None
     job.set_message("reading")

@@ -32,8 +32,8 @@ def fails_when_there(path: str, sign: str) -> None:
 
 
 class Unpicklable(Exception):
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(one + two)
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
 
 
 @task()
@@ -219,7 +219,7 @@ def autoretry_everything_stops(path: str) -> None:
 
 
 @task(bind=True, default_retry_delay=0)
-def retry_because_stopped(self: Any, path: str) -> None:
+def retry_on_stop(self: Any, path: str) -> None:
     append_line(path, "begun")
     try:
         raise StopRequested("no retry")

@@ -88,9 +88,7 @@ def test_stop_passes_through_except_exception(site: Site) -> None:
     assert lines_of(path) == []
 
 
-@pytest.mark.parametrize(
-    "task", ["autoretry_exception_stops", "autoretry_everything_stops", "retry_because_stopped"]
-)
+@pytest.mark.parametrize("task", ["autoretry_exception_stops", "autoretry_everything_stops", "retry_on_stop"])
 def test_stop_is_never_retried(site: Site, task: str) -> None:
     path = site.new_file()
 

@@ -75,7 +75,7 @@ def test_progress_events_come_before_the_end(lasting_site: Site) -> None:
     site = lasting_site
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
-        handle = site.submit("say_and_wait", str(path), str(sign))
+        handle = site.submit("report_and_wait", str(path), str(sign))
         task_id = task_id_of(handle)
         eventually(lambda: "task-progress" in events.of(task_id))
         assert state_of(events, task_id) == "PROGRESS"
@@ -95,7 +95,7 @@ def test_job_cancelled_after_progress_is_shown_revoked(lasting_site: Site, termi
     site = lasting_site
     path, sign = site.new_file(), site.new_file()
     with site.events() as events:
-        handle = site.submit("say_and_wait", str(path), str(sign))
+        handle = site.submit("report_and_wait", str(path), str(sign))
         task_id = task_id_of(handle)
         eventually(lambda: "task-progress" in events.of(task_id))
         handle.cancel_job(terminate=terminate)

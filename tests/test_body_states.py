@@ -141,17 +141,17 @@ def test_rejected_message_is_an_error(app: Any) -> None:
 def test_abortable_task_is_aborted_by_a_cancel(app: Any, backend: str | None) -> None:
     """`is_aborted` of Celery's AbortableTask is true of a job that was asked to stop (fault 35)."""
     app.conf.result_backend = backend
-    said: list[bool] = []
+    answers: list[bool] = []
 
     def body(task: Any) -> None:
         job = current_job()
         assert job is not None
-        said.append(task.is_aborted())
+        answers.append(task.is_aborted())
         job.cancel_job()
-        said.append(task.is_aborted())
+        answers.append(task.is_aborted())
 
     submitted(app, body, bind=True, base=AbortableTask)
-    assert said == [False, True]
+    assert answers == [False, True]
 
 
 @pytest.mark.parametrize("ask", ["wait", "result"])
