@@ -1,4 +1,4 @@
-"""Scale and random choices of the fault tests. Imports nothing of the library."""
+"""Seed, scale and random choices of the fault tests. Imports nothing of the library."""
 
 import os
 import random
@@ -12,16 +12,16 @@ SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().
 SCALE = float(os.environ.get("JOBHANDLE_FAULTS_SCALE", "1"))
 """How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
 LONG = 10
-"""The scale from which nothing is drawn that can be gone through as a whole."""
+"""From this scale on, `sample` returns all choices."""
 
 
 def scaled(count: float) -> int:
-    """Return how many it is on this run's scale."""
+    """Return `count`, multiplied by the scale of this run; at least 1."""
     return max(1, round(count * SCALE))
 
 
 def stretched(seconds: float) -> float:
-    """Return how long it may take on this run's scale: so long, or longer."""
+    """Return a time limit for the scale of this run: `seconds`, or a multiple."""
     return seconds * max(1.0, SCALE)
 
 
@@ -32,7 +32,7 @@ def rng(*of: object) -> random.Random:
 
 
 def sample(choices: Sequence[T], count: float, *of: object) -> list[T]:
-    """Draw so many on this run's scale, in their order; all if there are no more, and in a long run."""
+    """Draw `count` times the scale, in their order; all of them in a long run."""
     if SCALE >= LONG:
         return list(choices)
     drawn = set(rng(*of).sample(range(len(choices)), min(scaled(count), len(choices))))

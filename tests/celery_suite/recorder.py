@@ -10,7 +10,7 @@ _outcomes: defaultdict[str, set[str]] = defaultdict(set)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note what one phase of a test came to, in the process that hears of all."""
+    """Record the outcome of one phase of a test, in the process that receives all reports."""
     _outcomes[report.nodeid].add(report.outcome)
 
 

@@ -19,7 +19,7 @@ TICK = 0.05
 
 
 def mark(path: str, what: str) -> tuple[int, int]:
-    """Write `what job attempt` into the file; returns job and attempt."""
+    """Write `what job attempt` into the file; return job and attempt."""
     context: Any = current_task.request
     job = job_of_context(context)
     assert job is not None, "the crowd's tasks are run as jobs"
@@ -28,7 +28,7 @@ def mark(path: str, what: str) -> tuple[int, int]:
 
 
 def run_body(path: str, seconds: float, *, listen: bool = False) -> None:
-    """Run that long, with a mark every tick; if it listens, check for a stop request as often."""
+    """Run for `seconds`, with a mark every tick; with `listen`, check for a stop request as often."""
     job = current_job()
     assert job is not None
     mark(path, "begun")
@@ -49,7 +49,7 @@ def work(path: str, seconds: float) -> str:
 
 @task(acks_late=True)
 def work_late(path: str, seconds: float) -> str:
-    """As `work`, but its message is given back to the broker until the end."""
+    """As `work`, with a late acknowledgement."""
     run_body(path, seconds)
     return "worked"
 
@@ -90,12 +90,12 @@ def may_be_killed(path: str, seconds: float) -> str:
 @task()
 def fail(path: str, seconds: float) -> None:
     run_body(path, seconds)
-    raise ValueError("as it was told to")
+    raise ValueError("raised on request")
 
 
 @task(bind=True)
 def again(self: Any, path: str, seconds: float, times: int, countdown: float) -> str:
-    """Ask for a retry so many times, then return."""
+    """Ask for a retry `times` times, then return."""
     run_body(path, seconds)
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)

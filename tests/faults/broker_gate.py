@@ -1,7 +1,7 @@
-"""A gate before a server: shut, what is said through it stays on the way, as when a network drops packets.
+"""A gate before a server; while it is shut, no bytes pass, as when a network drops packets.
 
-Connections stay open, new ones are accepted, and nothing arrives. What was said meanwhile arrives when the
-gate is opened again, as what TCP sends again.
+Connections stay open, new ones are accepted, and nothing arrives. What was sent meanwhile arrives when the
+gate opens, as TCP retransmits it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _PIECE = 65536
 
 
 class Gate:
-    """Listens on loopback; `url` is the server's URL by way of this gate. Each connection has two threads."""
+    """Listens on loopback; `url` is the server's URL through this gate. Each connection has two threads."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -38,7 +38,7 @@ class Gate:
 
     @contextmanager
     def shut(self) -> Iterator[None]:
-        """Let nothing through meanwhile."""
+        """Let no bytes through within the block."""
         self._opened.clear()
         try:
             yield
@@ -46,15 +46,15 @@ class Gate:
             self._opened.set()
 
     def swallow(self) -> None:
-        """Swallow from now on whatever comes on the connections there are; those to come are as usual.
+        """From now on discard what open connections send; new connections work.
 
-        TCP acknowledges it all, as before a server whose process has stopped.
+        TCP acknowledges the bytes, as before a server whose process is stopped.
         """
         with self._lock:
             self._silent |= self._sockets
 
     def cut_all(self) -> None:
-        """End every connection, as a network does that has been away for too long."""
+        """End every connection, as after a long network outage."""
         with self._lock:
             sockets = list(self._sockets)
         _end(*sockets)

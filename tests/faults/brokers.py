@@ -1,4 +1,4 @@
-"""Brokers that a test may hurt, and what a test asks about their queues."""
+"""Brokers that a test may break, and queries of their queues."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +13,7 @@ from tests.servers import RabbitmqServer, RedisServer
 
 
 class PrivateBroker(Protocol):
-    """A broker of one test alone."""
+    """A broker used by one test only."""
 
     @property
     def url(self) -> str: ...
@@ -23,15 +23,15 @@ class PrivateBroker(Protocol):
     def start(self) -> None: ...
 
     def pause(self) -> None:
-        """Let it hold its connections and answer nothing."""
+        """Pause the process: connections stay open, without answers."""
 
     def resume(self) -> None: ...
 
     def start_with_nothing(self) -> None:
-        """Start it after a kill; nothing that it held is there any more."""
+        """Start it after a kill, without any messages."""
 
     def lose_messages(self) -> None:
-        """Take away what lies in its queues."""
+        """Delete the messages in its queues."""
 
     def cut_connections(self) -> None:
         """Disconnect all its clients."""
@@ -39,14 +39,14 @@ class PrivateBroker(Protocol):
 
 @contextmanager
 def away(broker: PrivateBroker) -> Iterator[None]:
-    """Have it dead meanwhile; what it can keep it keeps."""
+    """Keep it stopped within the block; persistent data stays."""
     broker.kill()
     yield
     broker.start()
 
 
 class PrivateRedis:
-    """It keeps nothing when it is killed, so that it always starts with nothing."""
+    """Without persistence: it is empty after a kill."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -66,7 +66,7 @@ class PrivateRedis:
 
 
 class PrivateRabbitmq:
-    """It keeps durable queues, and what is durable in them, when it is killed."""
+    """It keeps durable queues and their persistent messages when it is killed."""
 
     def __init__(self, server: RabbitmqServer) -> None:
         self._server = server
@@ -95,15 +95,15 @@ class PrivateRabbitmq:
 
 
 def lying_in(app: Celery, queue: str) -> list[int]:
-    """Return the jobs whose messages a queue holds; no worker may take from it meanwhile."""
+    """Return the jobs whose messages a queue holds; no worker may consume it meanwhile."""
     with app.connection_for_read() as connection:
         channel: Any = connection.default_channel
-        # Not acknowledged, so that they are given back at the end.
+        # Not acknowledged, so that RabbitMQ requeues them at the end.
         return [message.headers[HEADER]["id"] for message in iter(lambda: channel.basic_get(queue), None)]
 
 
 def depth(app: Celery, queue: str) -> int:
-    """Return how many messages a queue holds that no worker has taken."""
+    """Return the number of messages in a queue, without reserved ones."""
     with app.connection_for_read() as connection:
         channel: Any = connection.default_channel
         try:

@@ -1,7 +1,7 @@
-"""The crowd's tasks, in a process whose clock is wrong by `JOBHANDLE_TEST_CLOCK` seconds.
+"""The tasks of `bodies`, in a process whose clock is wrong by `JOBHANDLE_TEST_CLOCK` seconds.
 
-Wrong to all of its Python, and to its children; a worker consists of nothing else that looks at a clock.
-libfaketime would fool C as well, but is not to be had everywhere.
+Wrong for all Python code of the process and its children; a worker reads the clock in Python only.
+libfaketime would change C code too, but is not available everywhere.
 """
 
 import os
@@ -30,7 +30,7 @@ __all__ = ["app"]
 
 @task()
 def submit_later(path: str, seconds: float) -> str:
-    """Submit jobs for so much later, and one that expires in half an hour; their ids become the message."""
+    """Submit jobs scheduled for later, and one that expires in half an hour; the message lists their ids."""
     run_body(path, 0)
     given: dict[str, Any] = {"task": "worker.work", "args": (path, 0)}
     later = app.signature(given["task"], given["args"]).set(countdown=seconds)

@@ -1,4 +1,4 @@
-"""Sites of the fault tests, as those of the tests with real workers; and brokers that a test may hurt."""
+"""Sites of the fault tests, as those of `tests/worker`; and brokers that a test may break."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ BROKERS = ["redis", "rabbitmq"]
 
 @pytest.fixture(scope="session")
 def rabbitmq_to_hurt(reaper: Reaper) -> Iterator[RabbitmqServer]:
-    """One for all tests of this process that hurt one: its start costs four seconds of a processor."""
+    """One for all tests of this process that break one: its start costs four seconds of CPU."""
     server = _started("rabbitmq", own_rabbitmq, reaper)
     yield server
     server.discard()
@@ -45,7 +45,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=BROKERS)
 def private_broker(request: pytest.FixtureRequest) -> PrivateBroker:
-    """A broker for this test alone, that it may hurt, of each kind in turn."""
+    """A broker for this test alone, which it may break, of each kind in turn."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("private_redis")
         return PrivateRedis(server)

@@ -1,7 +1,7 @@
 """Calls of the public operations: how each is made, and which rows it may change.
 
 A call is drawn by Hypothesis as plain data, and made by `Caller`, which compares every row of every job
-before and after it. May import `fuzz_values`.
+before and after it.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ FINAL = {status.id for status in JobStatus if status.final}
 
 @dataclass(frozen=True)
 class Call:
-    """One operation, of a handle if `actor` names one, with its arguments."""
+    """An operation and its arguments, on a handle if `actor` names one."""
 
     actor: str
     operation: str
@@ -45,7 +45,7 @@ class Call:
 
 
 ACTORS = {"ann": "ann", "bob": "bob", "ann again": "ann", "service": None, "other service": None, "new": None}
-"""Six handles, and whose they are; the last has no job at first."""
+"""Six handles and their users; the last has no job at first."""
 
 _READS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "attach": (IDS,),
@@ -120,7 +120,7 @@ CALLS = st.one_of(*[_handle_calls()] * 4, _jobs_calls(), _jobs_calls(), CLOSES)
 
 
 class Caller:
-    """Makes calls on six handles of one service, and judges what each of them did to the rows."""
+    """Makes calls on six handles of one app, and checks what each did to the rows."""
 
     def __init__(self, app: Any, database_url: str) -> None:
         self._app = app
@@ -131,7 +131,7 @@ class Caller:
         self.calls = 0
 
     def begin(self) -> None:
-        """Start over, without any job, with fresh handles and a job or two of each user's."""
+        """Start over with fresh handles and one or two jobs for each user."""
         for table in ("jobhandle_job_event", "jobhandle_job"):
             self._rows.execute(text(f"DELETE FROM {table}"))
         self.handles = {
@@ -147,13 +147,13 @@ class Caller:
         self._engine.dispose()
 
     def rows(self) -> Rows:
-        """Return every row as the database has it, with the marks of what was sent before."""
+        """Return every row of the database, pending queued marks written first."""
         self._app.jobs._runtime.submitter.queued_marker.flush()
         rows = self._rows.execute(text("SELECT * FROM jobhandle_job")).mappings()
         return {row["id"]: dict(row) for row in rows}
 
     def make(self, call: Call) -> None:
-        """Make one call and see that it did nothing but what it may."""
+        """Make one call and assert that it changed only what it may."""
         self.calls += 1
         before = self.rows()
         handle = self.handles.get(call.actor)
@@ -212,7 +212,7 @@ class Caller:
                 _judge_move(call, was, now)
 
     def _real(self, given: Any, rows: Rows) -> Any:
-        """Put ids and signatures where the call has what stands for them."""
+        """Replace the placeholders of a call by ids and signatures."""
         if isinstance(given, Known):
             ids = sorted(rows)
             return ids[given.index % len(ids)] if ids and given.index else 10**9

@@ -1,6 +1,6 @@
-"""What the fuzzers give: values of every type, jobs and signatures with any of them in any field.
+"""Input of the fuzzers: values of every type, and jobs and signatures with them in any field.
 
-Imports nothing of the other tests. `INPUTS` says how many inputs a run makes in all.
+`INPUTS` is the number of inputs of a run.
 """
 
 import os
@@ -19,7 +19,7 @@ INPUTS = int(os.environ.get("JOBHANDLE_FAULTS_INPUTS", "400"))
 """Inputs of each fuzzer; 10,000 in a long run."""
 
 INPUTS_OF_A_DATABASE = int(os.environ.get("JOBHANDLE_FAULTS_INPUTS", "134"))
-"""Of the fuzzer that asks three of them, each."""
+"""For each database of the fuzzer that uses three."""
 
 INJECTIONS = [
     "'; DROP TABLE jobhandle_job; --",
@@ -36,7 +36,7 @@ INJECTIONS = [
 
 
 class Hostile:
-    """Something of a caller's that can be neither shown, nor compared, nor asked for its truth."""
+    """A caller's object whose repr, comparison and truth value raise."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -52,12 +52,12 @@ class Hostile:
 
 @dataclass(frozen=True)
 class Hidden:
-    """Stands for a `Hostile`, which Hypothesis could not even print."""
+    """Placeholder of a `Hostile`, which Hypothesis cannot print."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """Stands for the id of a job that is there when the call is made, whosever it is."""
+    """Placeholder of the id of a job that exists when the call is made, of any user."""
 
     index: int
 
@@ -141,7 +141,7 @@ JOBS = st.fixed_dictionaries({}, optional=GOOD_FIELDS).map(_job) | st.dictionari
 
 @dataclass(frozen=True)
 class Signed:
-    """Stands for a signature of `tests.add` with these arguments and options."""
+    """Placeholder of a signature of `tests.add` with these arguments and options."""
 
     args: tuple[Any, ...]
     options: dict[str, Any]
@@ -156,7 +156,7 @@ SUBMITTED = JOBS | SIGNATURES | ANYTHING
 
 
 def is_long(timeout: object) -> bool:
-    """Say whether a wait with this timeout would be one."""
+    """Return whether a wait with this timeout would be long."""
     if timeout is None:
         return True
     if isinstance(timeout, timedelta):

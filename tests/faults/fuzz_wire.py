@@ -1,4 +1,4 @@
-"""Messages as no client of ours would send them, and a place whose worker receives them.
+"""Messages that no client of this library sends, and a site whose worker receives them.
 
 A `Forgery` is plain data that Hypothesis draws; `Wire.forge` makes bytes of it, from the true message of a
 job that waits for it, and puts them into the worker's queue.
@@ -26,7 +26,7 @@ from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, Site
 
 PATIENCE = 3600
-"""Nothing is sent a second time here because its message was refused."""
+"""No job is republished here after its message was rejected."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def site_of(
     temporary: Path,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Site]:
-    """Make a site on SQLite whose sweep sends nothing twice."""
+    """Make a site on SQLite whose sweep republishes nothing."""
     site = Site(
         folder,
         reaper,
@@ -55,7 +55,7 @@ def site_of(
 
 @dataclass(frozen=True)
 class Of:
-    """Stands for a number of the target's, or of another job's, plus something."""
+    """Placeholder of a number of the target's, or of another job's, plus an offset."""
 
     what: str
     plus: int = 0
@@ -63,7 +63,7 @@ class Of:
 
 @dataclass(frozen=True)
 class Forgery:
-    """A message for a job that is not its own: what is different about it."""
+    """The differences of a forged message from a job's own."""
 
     target: str
     header: Any = field(default_factory=lambda: {"id": Of("id"), "attempt": Of("attempt")})
@@ -174,14 +174,14 @@ BODIES = (
 )
 
 FORGERIES = st.one_of(
-    # The header is not that of any job that waits for this message.
+    # No job that waits for this message has this header.
     st.builds(Forgery, st.sampled_from(TARGETS), header=HEADERS, headers=DECORATIONS),
-    # It is a true one, for a job that waits for no message.
+    # A valid header, for a job that waits for no message.
     st.builds(Forgery, st.sampled_from(TARGETS[1:]), headers=DECORATIONS),
-    # Another task's name, or another message's id, with a true header.
+    # Another task's name, or another message's id, with a valid header.
     st.builds(Forgery, st.sampled_from(TARGETS), headers=st.builds(dict, task=WRONG_NAMES)),
     st.builds(Forgery, st.sampled_from(TARGETS), headers=st.builds(dict, id=st.uuids().map(str))),
-    # The body is no body, or not JSON.
+    # The body is malformed, or not JSON.
     st.builds(Forgery, st.sampled_from(TARGETS), body=BODIES),
     st.builds(Forgery, st.sampled_from(TARGETS), cut=st.integers(0, 60)),
     st.builds(Forgery, st.sampled_from(TARGETS), content=CONTENTS),
@@ -189,7 +189,7 @@ FORGERIES = st.one_of(
 
 
 class Passes:
-    """The passes of the sweep, which a worker makes after it has written what it heard."""
+    """The sweep's passes, which a worker makes after it has flushed its events."""
 
     def __init__(self, site: Site) -> None:
         database = sqlalchemy.make_url(site.database_url).database
@@ -197,7 +197,7 @@ class Passes:
         self.rows = sqlite3.connect(database, timeout=10, isolation_level=None)
 
     def wait(self) -> None:
-        """Return after two of them."""
+        """Return after two passes."""
         for _ in range(2):
             last = self._last()
             eventually(partial(self._is_after, last), message="no pass of the sweep")
@@ -210,7 +210,7 @@ class Passes:
 
 
 class Wire:
-    """One job in each state, and the worker that is told lies about them."""
+    """One job in each state, and the worker that receives forged messages for them."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -227,14 +227,14 @@ class Wire:
         self._rows.close()
 
     def rows(self) -> dict[str, list[Any]]:
-        """Return every row of every job and event, as they are."""
+        """Return every row of every job and event."""
         return {
             table: self._rows.execute(f"SELECT * FROM {table} ORDER BY id").fetchall()
             for table in ("jobhandle_job", "jobhandle_job_event")
         }
 
     def wait_until_final(self) -> None:
-        """Return when the worker has done with what was sent, and has written what it heard of it."""
+        """Return when the worker has processed the messages and written their events."""
         self.site.fence()
         self._passes.wait()
 
@@ -257,7 +257,7 @@ class Wire:
         self.sent += 1
 
     def _is_true(self, header: Any, forgery: Forgery) -> bool:
-        """Say whether drawn numbers happen to be those of the job that waits, in a message that is whole."""
+        """Return whether the drawn numbers are those of the waiting job, in a valid message."""
         if (
             forgery.target != "parked"
             or forgery.body is not None
@@ -302,7 +302,7 @@ class Wire:
             headers = {**template["headers"], "id": job.task_id}
             self._ids[target], self._attempts[target] = handle.job_id, 1
             self._templates[target] = {**template, "headers": headers}
-        self.forge(Forgery("cancelled"))  # Celery hears of it now, and the row notes that
+        self.forge(Forgery("cancelled"))  # this one is reported to Celery, and the row records that
         self.wait_until_final()
 
     def _parked(self, text: str = "body") -> tuple[JobHandle, bytes]:

@@ -1,4 +1,4 @@
-"""Jobs that run to their end over connections that are cut all the time, and the audit of their rows."""
+"""Jobs that run to their end over connections that are cut repeatedly, and the audit of their rows."""
 
 import threading
 import uuid
@@ -28,7 +28,7 @@ LONGEST_PAUSE = 0.1
 
 
 def retry_until_answered(ask: Callable[[], T]) -> T:
-    """Call until the database answers, as a worker does that writes an outcome."""
+    """Call until the database answers, as a worker that writes an outcome."""
     for _ in range(200):
         try:
             return ask()
@@ -52,7 +52,7 @@ class Client:
         self._retry(lambda: self.store.leases.renew(self.me))
 
     def run_job(self) -> None:
-        """Bring one job to its end, on a random way."""
+        """Bring one job to its end, along a random path."""
         new = new_job(max_attempts=2, unique_key=str(uuid.uuid4()))
         self.new.append(new)
         [submitted] = self._retry(lambda: self.store.inserter.submit([new]))
@@ -145,9 +145,9 @@ def rows_of(bench: Bench) -> list[dict[str, Any]]:
 def cutting_connections(
     cut_all: Callable[[], int], answers: Callable[[], int]
 ) -> Iterator[Callable[[], int]]:
-    """Cut all connections again and again; yield a function that returns the number of cuts.
+    """Cut all connections repeatedly; yield a function that returns the number of cuts.
 
-    Each cut waits for an answer since the last one, or a slow machine would never answer.
+    Each cut waits for an answer since the last one; otherwise a slow machine would make no progress.
     """
     pause, over = rng("storm"), threading.Event()
     cut = 0
@@ -170,7 +170,7 @@ def cutting_connections(
 
 
 def run_jobs_under_cuts(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
-    """Let many jobs live over `bench` in a storm, then look at all their rows from beside."""
+    """Run many jobs over `bench` under cuts, then check all their rows over another connection."""
     clients = [Client(bench, number) for number in range(THREADS)]
 
     def answers() -> int:

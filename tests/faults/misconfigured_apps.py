@@ -1,7 +1,7 @@
 """Apps whose workers do not claim jobs, or not as this version does, and one whose workers do.
 
-The same tasks in each. Every body appends a line: its kind, the text that it was given, and the job that it
-knows itself to be, or "unclaimed". `WRONG` names the apps of workers that must run no job.
+The same tasks in each. Every body appends a line: its kind, its text argument, and the id of the job that it
+runs for, or "unclaimed". `WRONG` names the apps whose workers must run no job.
 """
 
 import json
@@ -44,7 +44,7 @@ def _ordinary(app: Celery, kind: str, **options: Any) -> Any:
 
 
 class Batches(Task):  # type: ignore[type-arg]
-    """Collects messages and calls its body in the main process with all of them, as celery-batches does."""
+    """Collects messages and runs its body in the main process with all of them, as celery-batches."""
 
     abstract = True
 
@@ -111,7 +111,7 @@ def _batches_or_like_it() -> Any:
         return Batches
 
     class EachByItself(Real):  # type: ignore[misc]
-        """celery-batches as it is, but for a body that takes a message's arguments, as the others do."""
+        """celery-batches unchanged, with a body that takes one message's arguments, as the others do."""
 
         abstract = True
         flush_every, flush_interval = 1, 0.1
@@ -124,7 +124,7 @@ def _batches_or_like_it() -> Any:
 
 
 plain = _with_wrong_tasks("plain")
-"""An app that forgot `Jobs`, or does not have it yet."""
+"""An app without `Jobs`."""
 
 replaced_consumer = _with_wrong_tasks("replaced_consumer")
 replaced_consumer.conf.worker_consumer = "tests.faults.misconfigured_apps:ImpatientConsumer"
@@ -134,13 +134,13 @@ for each in KINDS:
     _ordinary(right, each)
 
 half_right = _with_wrong_tasks("half_right")
-"""An app that has `Jobs`, and tasks that would get around the claim."""
+"""An app that has `Jobs`, and tasks that would bypass the claim."""
 
 if DATABASE:
     Jobs(right, DATABASE)
     Jobs(half_right, DATABASE)
     if os.environ.get("WRONG_APPS_OLDER"):
-        # This version's predecessor: it sends jobs as JSON, and takes nothing else.
+        # An older version: it publishes jobs as JSON, and accepts nothing else.
         from jobhandle_celery.broker import kombu_transport, messages
 
         del headers.PLAIN_CONTENT_TYPES[headers.CONTENT_TYPE]

@@ -1,7 +1,7 @@
-"""A proxy in front of PostgreSQL that speaks enough of its protocol to cut a conversation at a chosen word.
+"""A proxy in front of PostgreSQL that knows enough of its protocol to cut at a chosen request.
 
 A client's request ends with a Query or a Sync, and the server's answer to it with ReadyForQuery. So the proxy
-knows when a request is whole, when it has been carried out, and in between it can keep the answer to itself.
+knows when a request is complete and when it has been executed, and can withhold the answer.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Self
 import sqlalchemy
 
 _NO_ENCRYPTION = {80877103, 80877104}
-"""What a client asks before its first word: TLS, GSSAPI. We answer for the server: no."""
+"""Requests of a client before its startup message: TLS, GSSAPI. The proxy declines both."""
 
 _WANTS_PASSWORD = {3, 5, 7, 8, 10, 11}
 """The kinds of an Authentication message that the client has to answer."""
@@ -26,7 +26,7 @@ Connections = tuple[socket.socket, socket.socket]
 
 
 class Cut(Enum):
-    """When a connection is cut, as seen from one request."""
+    """When a connection is cut, relative to one request."""
 
     BEFORE = "before the request arrives"
     DURING = "while the server works on it"
@@ -36,12 +36,12 @@ class Cut(Enum):
 
     @property
     def silent(self) -> bool:
-        """The connection stays open; TCP acknowledges what nobody reads."""
+        """The connection stays open: TCP acknowledges bytes that no process reads."""
         return self in (Cut.SILENT_BEFORE, Cut.SILENT_AFTER)
 
 
 class PostgresqlProxy:
-    """Listens on loopback; `url` is the server's URL by way of this proxy. Each connection has a thread."""
+    """Listens on loopback; `url` is the server's URL through this proxy. Each connection has a thread."""
 
     def __init__(self, url: str) -> None:
         server = sqlalchemy.make_url(url)
@@ -51,7 +51,7 @@ class PostgresqlProxy:
         through = server.set(host="127.0.0.1", port=port)
         self.url = through.render_as_string(hide_password=False)
         self.requests = 0
-        """Since the last `watching()` began."""
+        """Requests since the last `watching()` began."""
         self.has_cut = False
         """Whether the fault asked for has happened."""
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class PostgresqlProxy:
 
     @contextmanager
     def watching(self, fault: tuple[int, Cut] | None = None) -> Iterator[None]:
-        """Count requests from here on, and cut the connection of one: (its number from 1, when)."""
+        """Count requests from here on; cut the connection at `fault`: (request number from 1, when)."""
         with self._lock:
             self.requests, self.has_cut, self._fault = 0, False, fault
         try:
@@ -72,7 +72,7 @@ class PostgresqlProxy:
                 self._fault = None
 
     def cut_all(self) -> int:
-        """Cut every connection there is, whatever it is doing; return how many that were."""
+        """Cut every connection; return how many there were."""
         with self._lock:
             cut = list(self._open)
         for connections in cut:
@@ -80,7 +80,7 @@ class PostgresqlProxy:
         return len(cut)
 
     def close(self) -> None:
-        # A thread in accept() does not wake up from a close alone.
+        # A close alone does not wake a thread in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -112,7 +112,7 @@ class PostgresqlProxy:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError):
             server = socket.create_connection(self._server)
-            # The messages are small and waited for: two sockets in a row would wait for each other's ACK.
+            # Small messages: with Nagle's algorithm two sockets in a row would wait for each other's ACK.
             for connection in (client, server):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = (client, server)
@@ -139,7 +139,7 @@ class PostgresqlProxy:
             server.sendall(_message(client))
 
     def _answer(self, client: socket.socket, server: socket.socket, *, until_asked: bool = False) -> bool:
-        """Bring the server's answer to the client; False: the server asks for more, a password."""
+        """Forward the server's answer to the client; return False if the server asks for a password."""
         while True:
             message = _message(server)
             client.sendall(message)

@@ -22,9 +22,9 @@ ALL_WAYS = {"Submitted", "Waiting", "released", "Resubmitted", EXPIRED, "Finishe
 def account_for_rounds(
     workload: Workload, rows: Mapping[int, JobRecord], errors: Mapping[str, str] = OWN_ERRORS
 ) -> Counter[str]:
-    """Have every round accounted for; returns how often one began, went and ended in which way.
+    """Check every round; return how often rounds began, went and ended in each way.
 
-    `errors`: by task, what its body may raise.
+    `errors`: by task, the exception that its body may raise.
     """
     body_traces, ways = workload.body_traces(), Counter[str]()
     ended = {f"worker {worker.nodename}" for worker in workload.site.workers if not worker.is_running()}

@@ -1,7 +1,7 @@
 """An app whose messages are signed, for workers and, as a program, for a client in a process of its own.
 
-Celery's `auth` serializer is set up for a whole process, so the tests' own never does that.
-`python -m tests.faults.signed_app` submits jobs and prints what became of them, as JSON.
+Celery's `auth` serializer is set up for a whole process, so the tests use processes of their own.
+`python -m tests.faults.signed_app` submits jobs and prints their outcomes as JSON.
 """
 
 import json
@@ -35,7 +35,7 @@ jobs = Jobs(app, os.environ["JOBHANDLE_TEST_DATABASE_URL"])
 
 @app.task(name="signed.greet", bind=True)
 def greet(self: "Task[..., Any]", path: str, name: str, retries: int) -> dict[str, Any]:
-    """Ask for so many retries, then say something, as a job alone can."""
+    """Retry `retries` times, then set a message, which only a job can."""
     append_line(path, f"{name}-{self.request.retries}")
     job = current_job()
     assert job is not None
@@ -46,7 +46,7 @@ def greet(self: "Task[..., Any]", path: str, name: str, retries: int) -> dict[st
 
 
 def main(path: str) -> None:
-    """Submit by every way, wait for the ends, and print them."""
+    """Submit in every way, wait for the outcomes, and print them."""
     handle = jobs.handle(username="ann")
     ids = [
         handle.submit(Job(task="signed.greet", args=[path, "job", 2])),
@@ -63,7 +63,7 @@ def main(path: str) -> None:
         )
     handle.resubmit_job()
     ends.append({"status": handle.wait(40), "result": handle.result(), "message": handle.job_message()})
-    # One more, whose message the test takes on its way: nobody consumes that queue.
+    # One more, whose message the test takes from its queue, which no worker consumes.
     parked = handle.submit(Job(task="signed.greet", args=[path, "parked", 0], queue="parked"))
     json.dump({"ends": ends, "parked": parked}, sys.stdout)
     jobs.close()

@@ -1,4 +1,4 @@
-"""Actions that are stopped at each of their steps (`step_faults`), with jobs, a number, the test's values."""
+"""Actions for `step_faults`, each called with jobs, a number, and the test's values."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def submit_many(jobs: Jobs, number: int, given: Given) -> None:
 
 
 def submit_in_session(jobs: Jobs, number: int, given: Given) -> None:
-    """Beside a row of the caller's own."""
+    """Submit in the transaction that inserts a row of the caller's."""
     engine = create_engine(given["url"])
     with Session(engine) as session, session.begin():
         session.execute(text("INSERT INTO orders VALUES (:number)"), {"number": number})
@@ -50,7 +50,7 @@ def cancel(jobs: Jobs, number: int, given: Given) -> None:
 
 
 def cancel_all(jobs: Jobs, number: int, given: Given) -> None:
-    """Write down the answer of each cancel, and when it returned."""
+    """Record the answer of each cancel, and when it returned."""
     for job_id in given["ids"]:
         status = jobs.attach(job_id).cancel_job()
         with open(given["answers"], "a") as answers:
@@ -62,12 +62,12 @@ def sweep(jobs: Jobs, number: int, given: Given) -> None:
 
 
 def sweep_together(jobs: Jobs, number: int, given: Given) -> None:
-    """In several processes, until nothing is left that is due."""
+    """Sweep in several processes, until no job is due."""
     _together(given["processes"], lambda: sweep_all(jobs))
 
 
 def submit_together(jobs: Jobs, number: int, given: Given) -> None:
-    """In several processes: one by one, and by the score."""
+    """Submit in several processes: singly, and in batches."""
     job = Job(task="worker.work", args=(given["path"], 0), max_attempts=10**6)
 
     def submit_all() -> None:
@@ -100,7 +100,7 @@ def _together(processes: int, act: Callable[[], None]) -> None:
 
 
 def sweep_all(jobs: Jobs) -> None:
-    """Sweep until nothing is left that waits to be sent."""
+    """Sweep until no job waits to be published."""
     while jobs.count_by_status()[JobStatus.WAITING]:
         with contextlib.suppress(DatabaseUnavailableError):  # too many at once for SQLite
             jobs.sweep()

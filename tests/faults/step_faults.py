@@ -1,7 +1,7 @@
 """A process that is killed or stopped at a chosen step: a statement, a commit, a publish.
 
 `python -m tests.faults.step_faults ACTION` imports everything once and then forks a child for each line
-that it reads, the number of a step and a signal; it answers with what became of the child.
+that it reads, the number of a step and a signal; it answers with the child's exit.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ DIRECT = "a statement that goes straight to the driver"
 
 
 class StepRunner:
-    """The test's side: one action, begun again and again."""
+    """The test's side: one action, run repeatedly."""
 
     def __init__(self, site: Site, action: str, **given: Any) -> None:
         self._numbers = itertools.count(1)
@@ -45,7 +45,7 @@ class StepRunner:
         self.stopped: list[int] = []
 
     def do(self, step: int, what: signal.Signals) -> str:
-        """Begin the action; return the step at which it was stopped, or SURVIVED if it has fewer steps."""
+        """Run the action; return the step at which it was stopped, or SURVIVED if it has fewer steps."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{step} {what.value}\n")
@@ -57,7 +57,7 @@ class StepRunner:
         return where
 
     def each_step(self, what: signal.Signals = signal.SIGKILL) -> Iterator[str]:
-        """Begin the action as often as it has steps, and stop it at each in turn; yields what they are."""
+        """Run the action once for each step, and stop it there; yield the steps."""
         for step in itertools.count(1):
             where = self.do(step, what)
             if where == SURVIVED:
@@ -65,7 +65,7 @@ class StepRunner:
             yield where
 
     def resume_stopped(self, what: signal.Signals = signal.SIGCONT) -> None:
-        """Have those that are frozen go on; or end them."""
+        """Resume the frozen processes, or end them."""
         for pid in self.stopped:
             os.kill(pid, what)
         self.stopped.clear()
@@ -84,11 +84,11 @@ def step_runner(site: Site, action: str, **given: Any) -> Iterator[StepRunner]:
         made.close()
 
 
-# The other side.
+# The child's side.
 
 
 class _Steps:
-    """Counts the steps of this process; at one of them something happens to it."""
+    """Counts the steps of this process, and sends it the signal at the chosen one."""
 
     def __init__(self) -> None:
         self.at = 0
@@ -116,7 +116,7 @@ step = _Steps()
 
 
 def _before_and_after(owner: Any, name: str, describe: Callable[..., str] | None = None) -> None:
-    """Make two steps of a method: before it, and when it has returned; `describe` gives them a name."""
+    """Make two steps of a method: before it, and after its return; `describe` names them."""
     method = getattr(owner, name)
 
     def stepped(*args: Any, **kwargs: Any) -> Any:
@@ -130,7 +130,7 @@ def _before_and_after(owner: Any, name: str, describe: Callable[..., str] | None
 
 
 def _install() -> None:
-    """Make the steps below whatever executes: to listen to an engine would close the straight way to it."""
+    """Patch the drivers: event listeners on the engine would disable the direct psycopg path."""
     from kombu.transport.redis import Channel
     from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
     from sqlalchemy.engine.default import DefaultDialect
@@ -153,7 +153,7 @@ def _words(_dialect: Any, _cursor: Any, statement: str, *_: Any) -> str:
 
 
 def _die_with_parent() -> None:
-    if sys.platform == "linux":  # a frozen child would else outlive a killed test run
+    if sys.platform == "linux":  # otherwise a frozen child would outlive a killed test run
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
@@ -178,7 +178,7 @@ def main(action: str) -> None:
             try:
                 _die_with_parent()
                 step.report_to(write_end)
-                jobs.count_by_status()  # to connect, and to look at the schema, is not what this is about
+                jobs.count_by_status()  # connect and check the schema before the steps are counted
                 step.begin(*map(int, line.split()))
                 act(jobs, step.at, given)
                 step.report(SURVIVED)

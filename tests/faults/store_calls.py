@@ -16,19 +16,19 @@ from jobhandle_celery.store.recovery import Message
 from tests.store.harness import FAILURE, HELD, TASK, Bench, new_job
 
 Call = Callable[[Store], Any]
-"""One call. Repeated, it returns the same: ids and tokens are made beforehand."""
+"""One call. Ids and tokens are made beforehand, so that a repeat returns the same."""
 
 _CHANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{64}|(?<=job_id=)\d+")
 _OF_THE_RUN = {"id", "job_id", "namespace"}
 
 
 def normalize(value: Any) -> str:
-    """Return an answer as text, without what differs in every run: ids, tokens, digests."""
+    """Return an answer as text, without the parts that differ in every run: ids, tokens, digests."""
     return _CHANCE.sub("…", repr(value))
 
 
 def remaining_rows(bench: Bench) -> list[str]:
-    """Return all rows of the bench's namespace, of every table; moments only as being there or not."""
+    """Return all rows of the bench's namespace, of every table; times only as null or not."""
     with bench.database.autocommit() as connection:
         here = job.c.namespace == bench.settings.namespace
         rows: list[str] = []
@@ -44,7 +44,7 @@ def remaining_rows(bench: Bench) -> list[str]:
 
 
 def sibling_bench(base: Bench) -> Bench:
-    """Return a bench in a namespace of its own, over the same connections: each new engine costs its time."""
+    """Return a bench with its own namespace over the same connections: a new engine takes time."""
     return Bench(base.url, base.database, namespace=str(uuid.uuid4()))
 
 
@@ -173,7 +173,7 @@ def _of_message(state: str, call: Callable[[Store, Any], Any], **given: Any) -> 
 
 
 def _unstarted(call: Callable[[Store, Message, Worker], Any]) -> Callable[[Bench], Call]:
-    """A message that a lost worker had received, at the next worker."""
+    """Deliver a message that a lost worker had received to the next worker."""
 
     def scene(bench: Bench) -> Call:
         job_id = bench.place(JobStatus.QUEUED, max_attempts=3).job_id
@@ -234,7 +234,7 @@ def _unreported_cancels(bench: Bench) -> Call:
     bench.pass_time(hours=1)
 
     def call(store: Store) -> None:
-        store.sweep.unreported_cancels(10)  # an answer that is lost loses an event, and nothing more
+        store.sweep.unreported_cancels(10)  # a lost answer loses one event
 
     return call
 

@@ -1,4 +1,4 @@
-"""A backlog that stands for several patiences: nothing is lost, and the broker is not flooded."""
+"""A backlog that waits for several republish delays loses no job and does not flood the broker."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
 BACKLOG = {"redis": 500, "rabbitmq": 100}
 AT_A_TIME = 100
-"""So few that they are sent within the grace."""
+"""Few enough to be published within the publish grace."""
 STANDS = "standing"
 """The queue of the backlog."""
 
@@ -36,13 +36,13 @@ def rows(site: Site) -> Iterator[Engine]:
 
 
 def sent(engine: Engine) -> int:
-    """Return how many messages have been sent, by the rows."""
+    """Return how many messages have been published, according to the rows."""
     with engine.connect() as connection:
         return int(connection.execute(select(func.sum(job.c.publish_count))).scalar() or 0)
 
 
 def put_off(engine: Engine) -> int:
-    """Return how often in a row the sweep has left its messages to each job that waits, at least."""
+    """Return the lowest number of republish deferrals of a waiting job."""
     waits = job.c.status_id == JobStatus.QUEUED
     with engine.connect() as connection:
         return int(connection.execute(select(func.min(job.c.republish_deferrals)).where(waits)).scalar() or 0)
@@ -76,7 +76,7 @@ def test_backlog_without_a_worker_is_not_republished(
     lying = lying_in(site.app, STANDS)
     assert set(lying) == set(workload.ids)
     assert len(lying) < 1.5 * count
-    # That they also run takes long; so only some of them do.
+    # To run all of them takes long; so only some run.
     site.start(BODIES, queues=[STANDS], concurrency=4)
     eventually(lambda: workload.count_started() >= 100, 120)
     site.jobs.cancel_many(status=UNFINISHED)
@@ -85,7 +85,7 @@ def test_backlog_without_a_worker_is_not_republished(
 
 
 def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(new_site: NewSite, broker_url: str) -> None:
-    """What the worker has reserved is in no queue, so the count always falls short: of so many, no more."""
+    """Reserved messages are in no queue, so the queue depth is always short by them, and by no more."""
     site = new_site(
         broker_url=broker_url, settings={"jobhandle_republish_after": 1.5, "worker_prefetch_multiplier": 4}
     )
@@ -107,7 +107,7 @@ def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(new_site: NewSi
 def test_batch_slower_than_the_publish_grace_is_sent_once(
     new_site: NewSite, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep sends what the submitter has not come to; the submitter sees that, a part at a time."""
+    """The sweep publishes what the submitter has not reached; the submitter notices, batch by batch."""
     site = new_site(broker_url=broker_url, settings={"jobhandle_publish_grace": 0.1})
     sweeper = Celery("sweeper", broker=broker_url, set_as_current=False)
     sweeper.conf.update(site.settings)
@@ -119,7 +119,7 @@ def test_batch_slower_than_the_publish_grace_is_sent_once(
 
     def hold_the_second_part(line: BrokerConnection, *given: Any) -> None:
         if line._app is site.app and next(sends) == 2:
-            # Asking has the first part marked; on a busy machine the mark may come later than the grace.
+            # The query flushes the first mark; on a busy machine the mark may come later than the grace.
             site.jobs.count_by_status()
             eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)
@@ -131,7 +131,7 @@ def test_batch_slower_than_the_publish_grace_is_sent_once(
 
 
 def test_other_tasks_messages_hide_no_lost_job(new_site: NewSite, private_broker: PrivateBroker) -> None:
-    """As many as were lost lie in the queue, and nobody takes them: the count alone would be content."""
+    """As many plain messages as were lost lie in the queue: the queue depth alone would hide the loss."""
     site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
     workload = Workload(site)
     workload.submit([workload.job("work", 0, queue=STANDS) for _ in range(scaled(20))])

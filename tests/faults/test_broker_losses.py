@@ -1,4 +1,4 @@
-"""A broker that forgets: flushed, purged, or back with nothing. No job is lost, and none runs twice."""
+"""A broker loses its messages (flushed, purged, restarted empty); no job is lost or runs twice."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ def start_with_nothing(broker: PrivateBroker) -> None:
 def test_lost_messages_are_sent_again_and_run_once(
     new_site: NewSite, private_broker: PrivateBroker, inject: Callable[[PrivateBroker], None]
 ) -> None:
-    """Jobs in every stage: running with and without their message's acknowledgement, reserved, Queued."""
+    """Jobs in every stage: running (message acknowledged or not), reserved, Queued."""
     site = new_site(broker_url=private_broker.url, settings=SETTINGS)
     workload = Workload(site)
     site.start(BODIES, concurrency=2)
@@ -43,9 +43,9 @@ def test_lost_messages_are_sent_again_and_run_once(
     queued = workload.submit([workload.job("work", 0.02) for _ in range(scaled(20))])
     retrying = workload.submit([workload.job("again", 0, 1, 3, queue=ASIDE) for _ in range(scaled(3))])
     aside = workload.submit([workload.job("work_late", 0, queue=ASIDE) for _ in range(scaled(10))])
-    # The worker has reserved some, and so takes no more.
+    # The worker has reserved its prefetch, and so takes no more.
     eventually(lambda: 0 < depth(site.app, DEFAULT_QUEUE) < len(queued), PATIENCE)
-    # A plain task's message, which nobody sends again.
+    # A plain task's message, which is never republished.
     forgotten = site.new_file()
     site.call("plain", str(forgotten), queue=ASIDE)
     assert depth(site.app, ASIDE) == len(aside) + len(retrying) + 1
@@ -65,7 +65,7 @@ def test_lost_messages_are_sent_again_and_run_once(
 def test_broker_that_forgets_repeatedly_loses_no_job(
     new_site: NewSite, private_broker: PrivateBroker
 ) -> None:
-    """Each time after all messages have been sent anew, while no worker is there to take them."""
+    """Each time after all messages have been republished, while no worker runs."""
     site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
     workload = Workload(site)
     workload.submit_mixed(scaled(30), queue=ASIDE)
@@ -80,7 +80,7 @@ def test_broker_that_forgets_repeatedly_loses_no_job(
 def test_queues_deleted_under_their_worker_lose_no_job(
     new_site: NewSite, private_rabbitmq: RabbitmqServer
 ) -> None:
-    """As by an administrator: with their messages, and with the bindings that publishers believe in."""
+    """As by an administrator: with their messages, and with the bindings that publishers have cached."""
     broker = PrivateRabbitmq(private_rabbitmq)
     site = new_site(
         broker_url=broker.url,

@@ -1,4 +1,4 @@
-"""What a job's message says is what plain Celery's says on a real broker, too."""
+"""A job's message equals plain Celery's, also on a real broker."""
 
 import pytest
 

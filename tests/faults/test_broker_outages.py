@@ -1,6 +1,6 @@
-"""A broker that is dead, silent, or out of reach: submit returns, bodies go on, all is sent when it is back.
+"""A broker is dead, silent or unreachable: submit returns, bodies go on, jobs are published when it is back.
 
-Silent is what a network makes of it that drops packets: connections stay open, and nothing comes back.
+Silent means that the network drops packets: connections stay open, and no answer arrives.
 """
 
 import threading
@@ -25,11 +25,11 @@ from tests.worker.site import NewSite, Site
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
 PATIENCE = 120
-"""Seconds: whoever did not reach the broker pauses, for ten of them after the second time."""
+"""Seconds; a publisher that did not reach the broker twice pauses for ten."""
 
 
 class Submitter:
-    """A thread with a connection of its own to the broker, that may be left behind if it hangs."""
+    """A thread with its own connection to the broker; a hanging one can be abandoned."""
 
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -100,7 +100,7 @@ def test_silent_broker_delays_no_submit_body_or_lease(
     )
     workload, submit = Workload(site), Submitter()
     site.start(BODIES, concurrency=4)
-    # Sent by the worker, so that it has a connection of which it believes that it works.
+    # Published by the worker, so that it holds a connection that looks healthy.
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=0.2))])
     workload.wait_until_final(PATIENCE)
     lease = site.settings["jobhandle_lease"]
@@ -113,7 +113,7 @@ def test_silent_broker_delays_no_submit_body_or_lease(
         submit(lambda: workload.submit_mixed(scaled(10)))
         statuses = {job_id: workload.handle(job_id).job_status() for job_id in workload.ids}
         assert {statuses[job_id] for job_id in workload.ids[1 + len(running) :]} == {JobStatus.SUBMITTED}
-        # They live for longer than a lease, and their rows say that they have ended: all without the broker.
+        # They run for longer than a lease, and their rows become final, without the broker.
         eventually(
             lambda: lapsed(site) or all(workload.handle(job_id).job_status().final for job_id in running),
             PATIENCE,
@@ -127,7 +127,7 @@ def test_silent_broker_delays_no_submit_body_or_lease(
 
 
 REDELIVERING: dict[str, Any] = {
-    # Redis: what is not acknowledged within three seconds is given to somebody else.
+    # Redis: a message not acknowledged within three seconds is delivered to another consumer.
     "broker_transport_options": {
         "visibility_timeout": 3,
         "unacked_restore_interval": 1,
@@ -159,14 +159,14 @@ def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_site: NewSite, broker
         assert {str(rows[job_id].worker) for job_id in late} == {remote.nodename}
         near.terminate()
         near.wait(60)
-        # It is back among the living.
+        # It renews its lease again.
         workload.submit_mixed(scaled(5))
         workload.wait_until_final(PATIENCE)
         workload.audit()
 
 
 def test_broker_in_alarm_delays_jobs(new_site: NewSite, private_rabbitmq: RabbitmqServer) -> None:
-    """RabbitMQ reads nothing more from whoever publishes, when its memory or disk is short."""
+    """RabbitMQ stops reading from publishers when its memory or disk is short."""
     broker = PrivateRabbitmq(private_rabbitmq)
     site = new_site(broker_url=broker.url, settings={"jobhandle_republish_after": 2})
     workload, submit = Workload(site), Submitter()

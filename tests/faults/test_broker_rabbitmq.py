@@ -1,4 +1,4 @@
-"""The whole way of a job on RabbitMQ: what holds on Redis holds there, on classic and on quorum queues."""
+"""The life of a job on RabbitMQ, on classic and on quorum queues, is as on Redis."""
 
 import pickle
 import time
@@ -34,7 +34,7 @@ PATIENCE = 60
 
 @pytest.fixture(scope="module", params=QUEUE_TYPES)
 def site(request: pytest.FixtureRequest, module_site: NewSite, virtual_hosts: VirtualHosts) -> Site:
-    """One with a worker of two processes."""
+    """A site with a worker of two processes."""
     site = module_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES[request.param])
     site.start(BODIES, arguments=["-E"])
     return site
@@ -168,7 +168,7 @@ def test_message_delivered_twice_starts_nothing(workload: Workload) -> None:
                 properties={"correlation_id": message.properties["correlation_id"]},
             )
             channel.basic_publish(again, exchange="", routing_key=queue)
-        # And the first one once more, as one that was not acknowledged.
+        # And the first one again, as if it had not been acknowledged.
     eventually(lambda: depth(site.app, queue) == 4)
     site.app.control.add_consumer(queue, reply=True)
     assert ends(handle) is JobStatus.FINISHED
@@ -233,7 +233,7 @@ def test_a_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url
 def test_message_rejected_by_the_broker_is_not_marked_sent(
     new_site: NewSite, rabbitmq_url: str, confirm: bool | None
 ) -> None:
-    """Whatever the app says of confirmations: without them it would vanish without a word."""
+    """Whatever `confirm_publish` is set to: without confirms the message would be lost silently."""
     options = {} if confirm is None else {"confirm_publish": confirm}
     site = new_site(broker_url=rabbitmq_url, settings={"broker_transport_options": options})
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
@@ -259,7 +259,7 @@ def test_results_may_go_back_through_the_broker(new_site: NewSite, rabbitmq_url:
 
 
 def test_quorum_queues_carry_celerys_delays(new_site: NewSite, virtual_hosts: VirtualHosts) -> None:
-    """What the tests above on quorum queues rest on; and a plain call beside a job goes Celery's way."""
+    """Basis of the quorum queue tests above; a plain call beside a job is delayed by Celery."""
     site = new_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES["quorum"])
     workload = Workload(site)
     site.start(BODIES)

@@ -1,6 +1,6 @@
-"""A broker that delivers a message again while its job runs: each body lives once.
+"""A broker redelivers a message while its job runs: each body runs once.
 
-Each test first makes sure that the broker has done so, by what the workers say they have received.
+Each test first makes sure of the redelivery, by the log of the workers.
 """
 
 import re
@@ -45,7 +45,7 @@ def task_ids(workload: Workload) -> dict[int, str]:
 def test_bodies_beyond_the_visibility_timeout_run_once(new_site: NewSite) -> None:
     site = new_site(settings=IMPATIENT_REDIS | {"worker_prefetch_multiplier": 4})
     workload = Workload(site)
-    # One after the other, so that what is reserved waits for longer than the timeout, too.
+    # One after the other, so that reserved messages also wait for longer than the timeout.
     workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
@@ -65,7 +65,7 @@ def test_bodies_beyond_the_visibility_timeout_run_once(new_site: NewSite) -> Non
 
 
 def test_bodies_whose_connection_is_cut_run_once(new_site: NewSite, private_rabbitmq: RabbitmqServer) -> None:
-    """RabbitMQ gives what a closed connection held to the next one, which may be the same worker's."""
+    """RabbitMQ requeues what a closed connection held; the same worker may receive it."""
     broker = PrivateRabbitmq(private_rabbitmq)
     site = new_site(broker_url=broker.url, settings={"worker_prefetch_multiplier": 4})
     workload = Workload(site)
@@ -91,7 +91,7 @@ def test_bodies_whose_connection_is_cut_run_once(new_site: NewSite, private_rabb
 
 @pytest.fixture
 def impatient_rabbitmq(private_rabbitmq: RabbitmqServer) -> Iterator[RabbitmqServer]:
-    """One that waits three seconds for an acknowledgement, not half an hour, and looks every second."""
+    """A RabbitMQ with a consumer timeout of three seconds, not half an hour, checked every second."""
     private_rabbitmq.control("eval", _impatience(consumer_timeout=3_000, channel_tick_interval=1_000))
     yield private_rabbitmq
     private_rabbitmq.control("eval", _impatience(consumer_timeout=1_800_000, channel_tick_interval=60_000))
@@ -105,7 +105,7 @@ def _impatience(**settings: int) -> str:
 def test_acknowledgement_timeout_starts_no_second_body(
     new_site: NewSite, impatient_rabbitmq: RabbitmqServer
 ) -> None:
-    """It closes the channel, and Celery's worker ends then, after its bodies."""
+    """RabbitMQ closes the channel; Celery's worker then ends, after its bodies."""
     site = new_site(broker_url=impatient_rabbitmq.url)
     workload = Workload(site)
     first = site.start(BODIES)

@@ -1,4 +1,4 @@
-"""A broker that is hurt every few seconds, at random moments, under a crowd in all states."""
+"""A broker fails every few seconds, at random moments, with jobs in all states."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,7 @@ CALM = (0.5, 3.0)
 
 
 def strikes_at(broker: PrivateBroker, hold: Callable[[], None]) -> Sequence[Callable[[], None]]:
-    """Return the ways to hurt it; each leaves it running."""
+    """Return the faults; each leaves the broker running."""
 
     def restart() -> None:
         broker.kill()

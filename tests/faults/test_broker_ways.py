@@ -1,4 +1,4 @@
-"""The way of a message to the broker: what the app's settings say of it, and what the broker refuses."""
+"""Publishing a message: the app's broker settings, and what the broker rejects."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -42,11 +42,11 @@ def test_the_apps_own_transport_options_count(new_site: NewSite) -> None:
     workload.audit()
 
 
-# What the broker refuses.
+# What the broker rejects.
 
 
 def other_arguments(site: Site) -> JobHandle:
-    """Somebody else has made the queue, another way."""
+    """The queue exists, declared with other arguments."""
     with site.app.connection() as connection:
         Queue("otherwise", queue_arguments={"x-max-length": 7}, channel=connection.default_channel).declare()
     return site.submit("work", "", 0, queue="otherwise")
@@ -73,12 +73,12 @@ def submit_with(site: Site, **options: Any) -> JobHandle:
 
 
 def large_headers(site: Site) -> JobHandle:
-    """RabbitMQ closes the connection: they do not fit into one frame."""
+    """RabbitMQ closes the connection: the headers do not fit into one frame."""
     return submit_with(site, headers={"large": "x" * 200_000})
 
 
 def large_number(site: Site) -> JobHandle:
-    """It fits into JSON, and into no header of AMQP."""
+    """A number that JSON holds and an AMQP header does not."""
     return submit_with(site, headers={"large": 2**70})
 
 
@@ -88,7 +88,7 @@ def long_name(site: Site) -> JobHandle:
 
 
 def no_list(site: Site) -> JobHandle:
-    """Somebody else keeps something under the queue's name."""
+    """The queue's key holds something that is no list."""
     with redis.Redis.from_url(site.broker_url) as client:
         client.set("no list", "a text")
     return site.submit("work", "", 0, queue="no list")
@@ -102,7 +102,7 @@ REFUSALS: dict[str, list[Callable[[Site], JobHandle]]] = {
 
 @pytest.fixture(scope="module", params=REFUSALS)
 def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
-    """One with a worker, whose sweep has more and more to send that the broker refuses."""
+    """A site with a worker, whose sweep publishes more and more messages that the broker rejects."""
     url = None
     if request.param == "rabbitmq":
         url = request.getfixturevalue("virtual_hosts").create()
@@ -118,7 +118,7 @@ def site(request: pytest.FixtureRequest, module_site: NewSite) -> Site:
     scope="module",  # or each has a site of its own
 )
 def test_rejected_message_delays_no_other(site: Site, refusal: Callable[[Site], JobHandle]) -> None:
-    """Neither what the same process submits, nor what the sweep has to send."""
+    """Neither the submits of the same process, nor the publishing by the sweep."""
     workload = Workload(site)
     refused = refusal(site)
     assert refused.job_status() is JobStatus.SUBMITTED

@@ -1,4 +1,4 @@
-"""Cancels at every moment, by many at once: what was answered Cancelled is never started."""
+"""Cancels at every moment, by many processes at once: a job answered Cancelled never starts."""
 
 import signal
 import time
@@ -21,7 +21,7 @@ CANCELLED, FINISHED, RUNNING = JobStatus.CANCELLED, JobStatus.FINISHED, JobStatu
 
 @pytest.fixture(scope="module")
 def site(module_site: NewSite) -> Site:
-    """A site whose workers stay well."""
+    """A site whose workers are not killed."""
     site = module_site(settings={"jobhandle_republish_after": 5})
     for _ in range(2):
         site.start(BODIES, concurrency=3, ready=False)
@@ -31,8 +31,8 @@ def site(module_site: NewSite) -> Site:
 
 
 def by_processes(workload: Workload, number: int, ids: list[int]) -> None:
-    """Cancel them in a process of its own, and hear what it was told."""
-    details = workload.path.with_name(f"{workload.path.name}-told-{number}")
+    """Cancel the jobs in a separate process, and return the answers."""
+    details = workload.path.with_name(f"{workload.path.name}-answers-{number}")
     with step_runner(workload.site, "cancel_all", ids=ids, answers=str(details)) as canceller:
         assert canceller.do(0, signal.SIGKILL) == SURVIVED
     for job_id, status, moment in map(str.split, details.read_text().splitlines()):
@@ -93,7 +93,7 @@ def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
 
 
 def test_a_cancel_outlives_the_workers(new_site: NewSite) -> None:
-    """Without any worker; with messages in the hand of one that is killed; with messages that come again."""
+    """Without a worker; with messages reserved by a worker that is killed; with redelivered messages."""
     site = new_site(settings={"worker_prefetch_multiplier": 16, "jobhandle_republish_after": 2})
     workload = Workload(site)
     ids = workload.submit_mixed(scaled(90), 0.1, max_attempts=10**6)
@@ -126,7 +126,7 @@ def test_a_cancel_outlives_the_workers(new_site: NewSite) -> None:
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "threads", "solo"])
 def test_terminate_is_done_by_the_jobs_own_worker(new_site: NewSite, pool: str) -> None:
-    """No broadcast is heard here. A pool that cannot end a body says so, and its jobs end as they do."""
+    """Broadcasts are disabled. A pool that cannot end a body reports so, and its jobs end by themselves."""
     site = new_site(settings={"worker_enable_remote_control": False})
     workload = Workload(site)
     worker = site.start(BODIES, pool=pool, concurrency=9)

@@ -1,4 +1,4 @@
-"""`control.revoke`, by which other tools end tasks, hitting a crowd again and again."""
+"""`control.revoke`, by which other tools end tasks, applied repeatedly to many jobs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
         else:
             assert row in by_force or row.cancel_requested is not None
 
-    # What has ended stays so, and workers that were told of it run other jobs as ever.
+    # Final jobs stay final, and workers that received the revoke run other jobs.
     site.app.control.revoke(task_ids(site, ids), terminate=True)
     others = workload.submit([workload.job("work", 0) for _ in range(20)])
     workload.wait_until_final()

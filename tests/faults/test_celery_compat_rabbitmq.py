@@ -11,7 +11,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_amqp_confirms_by_events_and_publishes_by_attribute(rabbitmq_url: str) -> None:
-    """Otherwise `AmqpTransport` falls back to kombu: batches to RabbitMQ take a round trip a message."""
+    """Otherwise `AmqpTransport` falls back to kombu: one round trip for each message."""
     acknowledged: list[int] = []
     with Connection(rabbitmq_url, transport_options={"confirm_publish": True}) as connection:
         channel = celery_compat.open_confirm_channel(

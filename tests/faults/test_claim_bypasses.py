@@ -1,4 +1,4 @@
-"""Workers that would run a job's body without its claim get no message that they can read (faults 4, 5)."""
+"""Workers that would run a job without claiming it cannot read its message (faults 4, 5)."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ def submit(site: Site, path: Path, kind: str, text: str) -> JobHandle:
 
 
 def were_sent(site: Site, handles: list[JobHandle], times: int) -> bool:
-    """Sweep; say whether each of these jobs has been sent so many times."""
+    """Sweep; return whether each of these jobs has been published `times` times."""
     site.jobs.sweep()
     sights = site.jobs._runtime.store.diagnostics.details_of([handle.job_id for handle in handles])
     return all(sight.internals.publish_count >= times for sight in sights)
@@ -40,7 +40,7 @@ def last_event(site: Site, handle: JobHandle) -> str:
 
 
 def as_plain_task(message: bytes, task_id: str, args: list[Any]) -> bytes:
-    """Return a message that is no job's, made of one that is."""
+    """Return a plain task's message, made from a job's."""
     plain = json.loads(message)
     del plain["headers"]["jobhandle"]
     plain["headers"]["id"] = task_id
@@ -64,7 +64,7 @@ def test_no_worker_without_jobs_runs_a_job(new_site: NewSite) -> None:
     eventually(lambda: not site.redis.llen(DEFAULT_QUEUE))
     assert lines_of(path) == []
 
-    # Else this would prove nothing: what is no job's runs there, by each way.
+    # Otherwise this would prove nothing: a plain task's message runs there.
     for kind in KINDS:
         _, message = site.submit_parked(f"wrong.{kind}", str(path), "parked")
         for number in range(4):

@@ -1,4 +1,4 @@
-"""Commands before a RabbitMQ or a Redis that has fallen silent: the processes end, and say what is silent."""
+"""Commands against a silent RabbitMQ or Redis: the process ends and names the silent server."""
 
 import contextlib
 import socket
@@ -11,11 +11,11 @@ from tests.faults.broker_gate import Gate
 pytestmark = pytest.mark.faults
 
 OPEN_OK = b"\x00\x0a\x00\x29"
-"""AMQP's class and method of the last frame of a handshake."""
+"""AMQP class and method of the last frame of a handshake (connection.open-ok)."""
 
 
 class SilentAfterHandshake(Gate):
-    """Shuts itself when a client's handshake with RabbitMQ is over."""
+    """A gate that shuts after a client's handshake with RabbitMQ."""
 
     def _carry(self, here: socket.socket, there: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -30,7 +30,7 @@ class SilentAfterHandshake(Gate):
 def test_command_ends_before_a_silent_rabbitmq(
     command: list[str], code: int, rabbitmq_url: str, sqlite_url: str
 ) -> None:
-    """The process too: nothing at its end waits for the broker (fault 24)."""
+    """The process exits too: no exit hook waits for the broker (fault 24)."""
     Shell(sqlite_url, "memory://").run("submit", "tests.add", "--args", "[1, 2]")  # something to replay
     with SilentAfterHandshake(rabbitmq_url) as gate:
         answer = Shell(sqlite_url, gate.url).run(*command, timeout=60)

@@ -1,4 +1,4 @@
-"""Workers whose clocks are an hour ahead, and behind: the database's clock alone counts."""
+"""Workers with clocks an hour ahead or behind: only the database's clock is used."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -21,7 +21,7 @@ COUNTDOWN = 1.5
 SETTINGS = {
     "jobhandle_lease": LEASE,
     "jobhandle_republish_after": 5,
-    # Who is an hour ahead takes all that a worker with another clock has in hand for forgotten, at once.
+    # kombu with a clock an hour ahead at once redelivers what a worker with another clock has reserved.
     "broker_transport_options": {
         "visibility_timeout": HOUR // 2,
         "unacked_restore_interval": 1,
@@ -32,7 +32,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(new_site: NewSite, database_url: str) -> None:
-    """SQLite's clock is that of each process; but its processes are all on one machine."""
+    """Not on SQLite: its clock is that of each process, and its processes share one machine."""
     site = new_site(database_url=database_url, settings=SETTINGS)
     workload = Workload(site)
     ahead, behind = (
@@ -70,7 +70,7 @@ def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(new_site: NewSite
 
 
 def assert_not_early(workload: Workload, row: JobRecord) -> None:
-    """Make sure that a job was not started before its time, nor again before its back-off was over."""
+    """Assert that a job started neither before its time nor before the end of its back-off."""
     assert row.started is not None
     if isinstance(row.scheduled_for, datetime):
         assert row.started >= row.scheduled_for

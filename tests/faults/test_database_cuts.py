@@ -1,7 +1,7 @@
-"""A connection that breaks in the middle of a verb, at each word of it: as if nothing had been.
+"""A connection that breaks at any request of a store call leaves rows and answer unchanged.
 
-Cut before a request arrives, the server knows nothing of it; cut between a commit and its answer, it has done
-everything, and nobody was told; cut while it works, it does both at once: the repeat and the first race.
+Cut before a request arrives, the server has done nothing; cut between a commit and its answer, it has done
+everything, unanswered; cut while it works, the first call and its retry race.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.faults
 
 
 class Stage:
-    """A database, reached straight and through a proxy."""
+    """A database, reached directly and through a proxy."""
 
     def __init__(self, url: str, proxy: PostgresqlProxy) -> None:
         self.proxy = proxy
@@ -42,7 +42,7 @@ def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Stage]:
 
 
 class Play:
-    """A scene, played through the proxy in a namespace of its own, with or without a cut."""
+    """A scene, run through the proxy in its own namespace, with or without a cut."""
 
     def __init__(self, base: Stage, name: str) -> None:
         self._proxy = base.proxy
@@ -52,20 +52,21 @@ class Play:
         self._ask = STORE_CALLS[name](self._direct)
 
     def act(self, fault: tuple[int, Cut] | None = None) -> tuple[str, list[str]]:
-        """Return what the author was told, and the rows that are there afterwards."""
-        self._through.store.queries.status(0)  # connected, and the tables looked at: not what this is about
+        """Return the caller's answer, and the rows that are there afterwards."""
+        # Connect and check the tables first: those requests are not counted.
+        self._through.store.queries.status(0)
         with self._proxy.watching(fault):
             answer = normalize(self._ask(self._through.store))
         return answer, remaining_rows(self._direct)
 
 
 LATE_ANSWERS = {
-    # The repeat cannot know of its own earlier success, and no promise rests on its answer.
+    # A retry cannot recognise its own earlier success, and no promise rests on its answer.
     "prune": "0",  # how many
     "expire": "0",
     "cancel_selected": "0",
-    "claim of an expired one": normalize(ClaimRejected(Refusal.CANCELLED)),  # refused either way
-    "begin_pass": "None",  # the pass is left out; there is another in an interval
+    "claim of an expired one": normalize(ClaimRejected(Refusal.CANCELLED)),  # rejected either way
+    "begin_pass": "None",  # the pass is skipped; the next follows in an interval
     "begin_pass for the first time": "None",
     "reserve_due": "[]",  # they are due again after the grace
     "lose": "[]",  # only logged
@@ -77,16 +78,16 @@ LATE_ANSWERS = {
     "renew for the first time": "True",
     "fail_process": "False",
     "stop_process": "False",
-    "send_back": "False",  # and the message is refused, as it would be
+    "send_back": "False",  # and the message is rejected, as it would be
 }
-"""What the author of a verb may be told instead, should the answer to its commit be lost."""
+"""The other answer that the caller may get when the answer to its commit is lost."""
 
 SKIPPING = {"reap", "reserve_due", "prune"}
-"""They skip locked rows, also those that the server has not yet unlocked for their own broken connection."""
+"""They skip locked rows, also those still locked by their own broken connection."""
 
 
 def cases() -> list[Any]:
-    """Each verb, with a cut at each kind of moment; a mere question with one."""
+    """Each store call, with a cut at each kind of moment; a read with one."""
     return [
         pytest.param(name, cut, id=f"{name}, cut {cut.name.lower()}")
         for name in STORE_CALLS
@@ -105,10 +106,10 @@ def test_cut_connection_changes_neither_rows_nor_answer(base: Stage, name: str, 
         cut_off = Play(base, name)
         result, found = cut_off.act((number, cut))
         if not base.proxy.has_cut:
-            # In the calm it had been asked again: PostgreSQL does not wait for a process that stands still.
+            # The run without a cut had made a retry: PostgreSQL does not wait for a stopped process.
             assert number > 1
             break
-        # Before the first request nothing is done; before a later one, some of it may be.
+        # Before the first request nothing is done; before a later one, a part may be.
         not_done = cut is Cut.BEFORE and number == 1 and name not in SKIPPING
         assert result in ({answer} if not_done else late_answers), f"request {number} of {requests}"
         if name in SKIPPING and found != rows:
@@ -119,7 +120,7 @@ def test_cut_connection_changes_neither_rows_nor_answer(base: Stage, name: str, 
 
 @pytest.fixture(scope="module")
 def silent_stage(base: Stage) -> Iterator[Stage]:
-    """The same, whose statements have a deadline that a test can wait for."""
+    """The same stage, with a statement deadline short enough for a test."""
     database = Database(engine_maker(base.proxy.url), base.through.settings, deadline=1.0)
     silent = Stage.__new__(Stage)
     silent.proxy, silent.direct = base.proxy, base.direct
@@ -132,7 +133,7 @@ def silent_stage(base: Stage) -> Iterator[Stage]:
 @pytest.mark.parametrize("cut", [cut for cut in Cut if cut.silent])
 @pytest.mark.parametrize("name", [name for name in STORE_CALLS if name not in READ_ONLY])
 def test_silent_connection_is_replaced(silent_stage: Stage, name: str, cut: Cut) -> None:
-    """Mutant 22's kin: the request, or the answer, never arrives, and TCP says nothing (fault 45)."""
+    """Related to mutant 22: the request, or the answer, never arrives, and TCP reports nothing (fault 45)."""
     answer, rows = Play(silent_stage, name).act()
     number = 1 if cut is Cut.SILENT_BEFORE else silent_stage.proxy.requests
     silenced = Play(silent_stage, name)

@@ -1,4 +1,4 @@
-"""A disk that is full: whoever asks is told, nothing is half done; it goes on when there is room again."""
+"""A full disk: calls raise an error, nothing is half done; they succeed when there is space again."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ LARGE = '"' + "x" * 100_000 + '"'
 
 
 def fill(bench: Bench) -> int:
-    """Submit until there is no room; returns how many jobs there are."""
+    """Submit until the disk is full; return how many jobs there are."""
     for count in range(10_000):
         try:
             bench.submit(args=f"[{LARGE}]")
@@ -92,7 +92,7 @@ def test_full_disk_under_postgresql_is_reported(private_postgresql: PostgresqlSe
         url = PostgresqlDatabases(server.url).create_empty()
         execute(server.url, f'ALTER DATABASE "{sqlalchemy.make_url(url).database}" SET TABLESPACE small')
         migrate(url)
-        # TOAST would make little of so many equal characters.
+        # TOAST would compress equal characters.
         execute(url, "ALTER TABLE jobhandle_job ALTER COLUMN args SET STORAGE EXTERNAL")
         bench = Bench(url)
         try:

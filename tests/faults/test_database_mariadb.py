@@ -1,6 +1,6 @@
-"""MariaDB: every verb against what SQLite makes of it, and connections that the server ends.
+"""MariaDB: every store call compared with SQLite, and connections that the server ends.
 
-The store's own suite is the judge of the verbs and of the tables; this is what it does not see.
+The store's own suite tests the calls and the tables; this module tests the rest.
 """
 
 import socket

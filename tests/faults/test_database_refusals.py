@@ -1,6 +1,6 @@
-"""A database that is there and refuses: locked, read-only, stricter than usual, or in a deadlock.
+"""A database that answers and rejects: locked, read-only, stricter than usual, or in a deadlock.
 
-Whoever asks is told, or asked again for; nothing is ever half done.
+A call raises an error or is retried; nothing is half done.
 """
 
 import subprocess
@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
 
 class Scenes:
-    """Every verb's scene, set on one stage, while it is asked for what the database refuses and grants."""
+    """The scene of every store call on one stage, called while the database rejects writes and after."""
 
     def __init__(self, base: Bench) -> None:
         self._url = base.url
@@ -50,7 +50,7 @@ class Scenes:
         self._before = {name: remaining_rows(bench) for name, bench in self._benches.items()}
 
     def assert_refused(self, reads: Set[str] = READ_ONLY) -> None:
-        """Ask while the database refuses to write: each verb that does more than read raises."""
+        """Call while the database rejects writes: each call that writes raises."""
         for name in reads:
             self._asks[name](self._benches[name].store)
         for name in self._asks.keys() - reads:
@@ -59,14 +59,14 @@ class Scenes:
             except DatabaseUnavailableError:
                 continue
             pytest.fail(f"{name} was not refused: {answer!r}")
-        looking = Bench(self._url)  # so that the author's last connection is the one that was refused
+        looking = Bench(self._url)  # so that the caller's last connection is the rejected one
         for name, bench in self._benches.items():
             there = Bench(self._url, looking.database, namespace=bench.settings.namespace)
             assert remaining_rows(there) == self._before[name], name
         looking.close()
 
     def assert_granted(self, base: Bench) -> None:
-        """Ask again: it comes to what it comes to on a stage where nothing was ever refused."""
+        """Call again: the result is that of a stage without any rejection."""
         for name, call in self._asks.items():
             bench = self._benches[name]
             assert (normalize(call(bench.store)), remaining_rows(bench)) == run_undisturbed(base, name), name
@@ -84,7 +84,7 @@ for _ in sys.stdin:
 
 
 class Locker:
-    """Another process, that takes the write lock of a SQLite file and gives it back."""
+    """Another process that takes and releases the write lock of a SQLite file."""
 
     def __init__(self, path: str) -> None:
         self._process = subprocess.Popen(
@@ -137,7 +137,7 @@ def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Bench]:
 
 
 def configure(databases: PostgresqlDatabases, url: str, setting: str) -> None:
-    """Change a setting of a database, for those who connect from now on."""
+    """Change a setting of a database for new connections."""
     execute(databases.server_url, f'ALTER DATABASE "{sqlalchemy.make_url(url).database}" {setting}')
 
 
@@ -149,7 +149,7 @@ def test_read_only_server_is_reported_and_left(
     configure(postgresql_databases, postgresql_url, "SET default_transaction_read_only = on")
     postgresql_databases.disconnect(postgresql_url)
     scenes.assert_refused()
-    # As after a failover: nobody throws out those who are still connected to the read-only server.
+    # As after a failover: open connections to the read-only server stay open.
     configure(postgresql_databases, postgresql_url, "RESET default_transaction_read_only")
     scenes.assert_granted(base)
     base.close()
@@ -159,7 +159,7 @@ def test_read_only_server_is_reported_and_left(
 def strict_stage(
     postgresql_databases: PostgresqlDatabases, request: pytest.FixtureRequest
 ) -> Iterator[Bench]:
-    """On a database whose owner wants it stricter than we need it."""
+    """On a database whose default isolation is stricter than needed."""
     url = postgresql_databases.create()
     configure(postgresql_databases, url, f"SET default_transaction_isolation = '{request.param}'")
     base = Bench(url)
@@ -218,7 +218,7 @@ def test_deadlock_victim_is_retried(base: Bench) -> None:
     lock = select(job.c.id).with_for_update()
     with ThreadPoolExecutor(1) as pool:
         with bench.database.transaction() as connection:
-            connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # so that the verb is the victim
+            connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # the call is the victim
             connection.execute(lock.where(job.c.id == second))
             cancelled = pool.submit(bench.store.control.cancel_selected, Selection(ids=(first, second)))
             eventually(lambda: waiting(bench) == 1)
@@ -238,14 +238,14 @@ def connection_of(bench: Bench) -> int:
 
 def test_read_only_mariadb_is_reported_and_left(private_mariadb: MariadbServer) -> None:
     url = sqlalchemy.make_url(MariadbDatabases(private_mariadb.url).create())
-    # Whom a read-only server refuses: those who made it so may go on.
+    # A user whom read-only rejects: administrators may still write.
     execute(private_mariadb.url, f"CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{url.password}'")
     execute(private_mariadb.url, f"GRANT ALL ON `{url.database}`.* TO shop@'127.0.0.1'")
     base = Bench(url.set(username="shop").render_as_string(hide_password=False))
     scenes = Scenes(base)
     execute(private_mariadb.url, "SET GLOBAL read_only = ON")
     before = connection_of(base)
-    # MariaDB looks for a taken key before it writes.
+    # MariaDB checks for a taken key before it writes.
     scenes.assert_refused(READ_ONLY | {"submit of a key that is taken"})
     # After a failover another server may answer to the next connection.
     assert connection_of(base) != before
@@ -255,7 +255,7 @@ def test_read_only_mariadb_is_reported_and_left(private_mariadb: MariadbServer) 
 
 
 def test_server_in_read_only_mode_is_left(mariadb_url: str) -> None:
-    # What the readers of a managed cluster say; an ordinary server has no such mode.
+    # The error of a managed cluster's readers; an ordinary server has no such mode.
     bench = Bench(mariadb_url)
     before = connection_of(bench)
     signal = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"

@@ -1,7 +1,7 @@
-"""A database that is hurt again and again, under authors of whole lives of jobs, and under workers.
+"""A database with repeated faults, under clients that run whole job lives and under workers.
 
-The fault is at any byte here, not only between requests; so a caller may be told that the database did not
-answer, and asks again with the same words, as a worker does.
+The fault is at any byte here, not only between requests; so a call may fail because the database did not
+answer, and is repeated with the same arguments, as a worker does.
 """
 
 import uuid
@@ -43,7 +43,7 @@ def test_connections_cut_repeatedly_change_nothing(postgresql_url: str) -> None:
 def strikes_at(
     server: PostgresqlServer | MariadbServer, cut: Callable[[], object], last: Callable[[], None]
 ) -> Sequence[Callable[[], None]]:
-    """Return the ways to hurt it; each leaves it running."""
+    """Return the faults; each leaves the database running."""
 
     def crash() -> None:
         server.kill()
@@ -74,7 +74,7 @@ def strikes_at(
 def test_repeated_database_faults_lose_and_repeat_no_job(
     new_site: NewSite, request: pytest.FixtureRequest, kind: str, broker_url: str
 ) -> None:
-    """Now and then for longer than a lease: nobody could renew meanwhile, so nobody is taken for lost."""
+    """Some faults outlast a lease: no worker could renew meanwhile, so none is declared lost."""
     server = request.getfixturevalue(f"private_{kind}")
     databases = (PostgresqlDatabases if kind == "postgresql" else MariadbDatabases)(server.url)
     url = databases.create_empty()
@@ -92,7 +92,7 @@ def test_repeated_database_faults_lose_and_repeat_no_job(
         worker.wait_until_ready(60)
 
     def meanwhile() -> None:
-        # What was told that the database did not answer may be there all the same.
+        # A submit that raised "did not answer" may be stored all the same.
         with suppress(DatabaseUnavailableError):
             workload.act_at_random()
 
@@ -107,7 +107,7 @@ def test_repeated_database_faults_lose_and_repeat_no_job(
     workload.wait_until_final()
     assert all(worker.is_running() for worker in workers)
     rows = workload.audit(lost_before_body=True)
-    # A body that asks whether it should stop is told that nobody answers.
+    # In a body, `cancel_requested` raises while the database does not answer.
     ways = account_for_rounds(workload, rows, OWN_ERRORS | {"listen": "DatabaseUnavailableError"})
     print(len(rows), "jobs:", dict(ways))
     assert set(ways) == ALL_WAYS

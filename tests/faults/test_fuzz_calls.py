@@ -1,4 +1,4 @@
-"""Whatever anybody gives to any public operation: a documented error or none, and no row that is not theirs.
+"""Random arguments to every public operation raise documented errors only and change no other user's row.
 
 `JOBHANDLE_FAULTS_INPUTS=10000` makes as many calls on each database; some hundreds in all are the default.
 """
@@ -51,7 +51,7 @@ def test_random_calls_raise_documented_errors_only(
 
     make()
     assert caller.calls >= INPUTS_OF_A_DATABASE
-    # Had nothing been refused, nothing bad had been given. Some errors are too rare for a short run.
+    # Without rejections no bad argument was drawn. Some errors are too rare for a short run.
     assert "ValidationError" in caller.errors
     if caller.calls >= ENOUGH_FOR_EACH_ERROR:
         assert {"ApiUsageError", "UnknownJobError", "NotAttachedError"} <= set(caller.errors)

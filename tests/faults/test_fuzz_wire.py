@@ -1,4 +1,4 @@
-"""Whatever comes over the wire with a job's header: no body runs, no row moves, and the worker goes on.
+"""Forged messages with a job's header run no body, change no row, and do not stop the worker.
 
 `JOBHANDLE_FAULTS_INPUTS=10000` sends as many messages to one worker; some hundreds are the default.
 """
@@ -23,7 +23,7 @@ from tests.worker.site import Site
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS // 5)]
 
 A_BATCH = 40
-"""Messages before a look at the rows."""
+"""Messages between two checks of the rows."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_forged_messages_change_nothing(site: Site) -> None:
         max_examples=math.ceil(INPUTS / A_BATCH),
         deadline=None,
         database=None,
-        # Not shrunk: what a worker did with one message it may not do with the next copy of it.
+        # Not shrunk: a worker may treat a second copy of a message differently.
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

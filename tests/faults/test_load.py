@@ -1,4 +1,4 @@
-"""Many jobs from many processes while workers are killed: nothing is lost, and workers do not grow."""
+"""Many jobs from many processes while workers are killed: no job is lost, and workers do not grow."""
 
 import signal
 import threading
@@ -22,18 +22,18 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretche
 PROCESSES = 8
 SETTINGS = {
     "jobhandle_lease": 3,
-    # As long as a backlog of that size may take: else most messages are second ones, which workers refuse.
+    # As long as a backlog of that size may take: otherwise most messages are duplicates, which are rejected.
     "jobhandle_republish_after": 10 * max(1.0, SCALE / 10),
     "worker_prefetch_multiplier": 4,
 }
 CALM = 100
-"""Jobs that end before a worker that has started is killed: some of them are its own."""
+"""Jobs that end between the start of a worker and its kill, so that it ran some of them."""
 MIB = 2**20
 GROWTH = 50 * MIB
 
 
 class Memory:
-    """What the processes of a worker that lives all the time hold, seen again and again."""
+    """Samples of the memory of a worker's processes; this worker is not killed."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker
@@ -45,7 +45,7 @@ class Memory:
         self.seen.append((main.memory_info().rss, max(child.memory_info().rss for child in children)))
 
     def grown(self) -> tuple[int, int]:
-        """Return by how many bytes, from the first look to the last."""
+        """Return the growth in bytes from the first sample to the last."""
         (main, child), (main_now, child_now) = self.seen[0], self.seen[-1]
         for name, before, after, most in (
             ("main process", main, main_now, max(seen[0] for seen in self.seen)),
@@ -56,7 +56,7 @@ class Memory:
 
 
 class Tally:
-    """How many jobs have ended; asked for so seldom that to ask is no load of its own."""
+    """The count of final jobs, queried rarely, so that the query is no load."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -87,7 +87,7 @@ def test_load_loses_no_job_and_workers_do_not_grow(new_site: NewSite) -> None:
     began = time.monotonic()
 
     def kill() -> None:
-        # By what has ended, not by the time: so the first comes before the load is over, however quick it is.
+        # By final jobs, not by time: so the first kill comes before the load is over, however quick it is.
         nonlocal since
         ended = tally.final()
         if not all_ready(mortal):

@@ -1,4 +1,4 @@
-"""Jobs that kill what runs them, rows that cannot be sent, messages that cannot be read: others live on."""
+"""Jobs that kill their process, unpublishable rows and unreadable messages do not delay other jobs."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ OFTEN = 10**6
 
 
 def assert_given_up(workload: Workload, job_id: int, after: int) -> None:
-    """Make sure that a job was claimed that often and no more, and that its row says why."""
+    """Assert that a job was claimed `after` times, and that its row says why it ended."""
     row = workload.rows()[job_id]
     assert (row.status, row.attempt) == (JobStatus.ERROR, after), row
     assert row.error is not None
@@ -69,7 +69,7 @@ def test_jobs_that_kill_their_worker_are_given_up(new_site: NewSite) -> None:
     rows = workload.audit(lost_before_body=True)
     for job_id in poison:
         assert_given_up(workload, job_id, after=2)
-    # One may have killed the other's worker before that one's body began; but each kill was some body's.
+    # One job may have killed the other's worker before that body began; but a body made each kill.
     body_traces = workload.body_traces()
     assert sum(len(body_traces.get(job_id, [])) for job_id in poison) >= 2
     account_for_attempts(workload, {job_id: rows[job_id] for job_id in healthy})
@@ -90,7 +90,7 @@ UNSENDABLE: list[dict[str, Any]] = [
     {"retry": "[1]"},
     {"retry": '{"args": [], "kwargs": {}, "options": {"headers": [1]}}'},
 ]
-"""Columns as somebody's hand, or somebody's bug, might leave them."""
+"""Columns as a manual edit or a bug might leave them."""
 UNKNOWN = [{"task": ""}, {"task": "known.to.nobody"}, {"task": "x" * 255}]
 ODD: list[dict[str, Any]] = [
     {"routing": '{"exchange": 7, "routing_key": {}}'},
@@ -102,7 +102,7 @@ ODD: list[dict[str, Any]] = [
     {"soft_time_limit": 1e300},
     {"task_id": ""},
 ]
-"""These can be sent; what becomes of them is nobody's concern."""
+"""These can be published; their outcome is not checked."""
 BAD_ROWS = UNSENDABLE + UNKNOWN + ODD
 
 

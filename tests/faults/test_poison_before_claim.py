@@ -17,7 +17,7 @@ SETTINGS = {"jobhandle_republish_after": 0.5, "jobhandle_publish_grace": 0.5, "j
 
 
 def test_job_that_kills_worker_after_worker_ends_in_error(new_site: NewSite) -> None:
-    """The main process dies of a message, again and again, until its job is given up (fault 42)."""
+    """A message kills the main process repeatedly, until its job ends in Error (fault 42)."""
     site = new_site(settings=SETTINGS)
     path, other = site.new_file(), site.new_file()
     poison, healthy = site.jobs.handle(), site.jobs.handle()

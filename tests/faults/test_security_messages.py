@@ -1,4 +1,4 @@
-"""A job's message is JSON, or signed JSON; a pickle is refused unread, also where plain tasks may use it."""
+"""A job's message is JSON or signed JSON; a pickle is rejected unread, also where plain tasks may use it."""
 
 import base64
 import importlib.util
@@ -28,7 +28,7 @@ if os.environ.get("CI") or importlib.util.find_spec("yaml"):  # kombu knows YAML
 
 
 class Bomb:
-    """A pickle of it makes a file where it is unpickled."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,7 @@ def site(
     redis_database_url: str,
     workers_temporary_folder: Path,
 ) -> Iterator[Site]:
-    """A site whose worker takes pickles and YAML from plain tasks, as too many do."""
+    """A site whose worker accepts pickles and YAML from plain tasks."""
     folder = tmp_path_factory.mktemp("lax")
     settings = {"accept_content": ["json", *TYPES]}
     with site_of(
@@ -65,7 +65,7 @@ def body_of(kind: str, args: list[Any]) -> bytes:
 
 
 def send(site: Site, message: bytes, kind: str, body: bytes, headers: dict[str, Any]) -> None:
-    """Send a message with the same headers but for `headers` (None: without it) and with that body."""
+    """Publish the message with `headers` merged in (None removes one) and with that body."""
     copy = json.loads(message)
     changed = {**copy["headers"], **headers}
     copy["headers"] = {name: value for name, value in changed.items() if name != "jobhandle" or value}
@@ -81,7 +81,7 @@ def send(site: Site, message: bytes, kind: str, body: bytes, headers: dict[str, 
 
 
 def still_waits(site: Site, handle: JobHandle, message: bytes, path: Path) -> None:
-    """See that nothing came of what was sent, and that the true message runs the job."""
+    """Assert that the forged message had no effect, and that the true message runs the job."""
     site.fence()
     Passes(site).wait()
     assert lines_of(path) == []
@@ -94,7 +94,7 @@ def still_waits(site: Site, handle: JobHandle, message: bytes, path: Path) -> No
 
 @pytest.mark.parametrize("kind", list(TYPES))
 def test_a_plain_task_may_be_pickled_here(site: Site, kind: str) -> None:
-    # Else the tests below would prove nothing.
+    # Otherwise the tests below would prove nothing.
     path = site.new_file()
     _, message = site.submit_parked("append", str(path), "body")
     send(site, message, kind, body_of(kind, [str(path), kind]), {"jobhandle": None})
@@ -122,7 +122,7 @@ def test_pickle_with_a_job_header_is_not_unpickled(site: Site) -> None:
 
 @pytest.mark.parametrize("kind", list(TYPES))
 def test_job_header_in_another_place_makes_no_job(site: Site, kind: str) -> None:
-    # Where eager calls have it. Such a message is a plain task's, and what it does is no job's.
+    # Where eager calls have it. Such a message is a plain task's, and its run is no job's.
     path, other = site.new_file(), site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     hidden = {"headers": {"jobhandle": {"id": handle.job_id, "attempt": 1}}, "jobhandle": None}

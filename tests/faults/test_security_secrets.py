@@ -28,7 +28,7 @@ NOWHERE = f"postgresql+psycopg://ann:{SECRET}@127.0.0.1:1/shop"
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """All that anybody logs, at any level, with the tracebacks."""
+    """All log records of all loggers, at any level, with tracebacks."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     root = logging.getLogger()
@@ -41,7 +41,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 def error_text(call: Callable[[], object]) -> str:
-    """Return all that an error says, with what led to it, as a log would show it."""
+    """Return the text of an error and its causes, as a log would show it."""
     try:
         call()
     except Exception as error:
@@ -76,7 +76,7 @@ def test_unusable_url_is_rejected_without_its_password(log: io.StringIO, url: st
         Jobs(app, database).find()
 
     given = [lambda: use(url, None), lambda: use(None, url)]
-    with contextlib.suppress(ArgumentError, ValueError):  # else the text alone
+    with contextlib.suppress(ArgumentError, ValueError):  # otherwise the text alone
         parsed = sqlalchemy.make_url(url)
         given.append(lambda: use(parsed, None))
     for call in given:
@@ -103,7 +103,7 @@ def test_unreachable_database_is_named_without_its_password(log: io.StringIO) ->
     for call in calls:
         message = error_text(call)
         assert SECRET not in message
-        assert "127.0.0.1" in message, "who is not reached should be said"
+        assert "127.0.0.1" in message, "the unreachable host should be named"
     for shown in (jobs, handle, app, jobs._runtime, jobs._runtime.store.database, jobs._runtime.store):
         assert SECRET not in repr(shown)
     assert SECRET not in log.getvalue()
@@ -134,7 +134,7 @@ def test_worker_without_database_logs_no_password(
     sqlite_url: str,
     workers_temporary_folder: Path,
 ) -> None:
-    # A job's message comes, from a client that does reach one.
+    # A job's message arrives from a client that reaches a database.
     client: Any = Celery("client", broker=redis_url, set_as_current=False)
     jobs = Jobs(client, sqlite_url)
     jobs.handle().submit(Job(task="tests.add", args=[1, 2]))

@@ -1,4 +1,4 @@
-"""Celery's message signing (the `auth` serializer) works with jobs; what is not signed by us does not run."""
+"""Celery's message signing (the `auth` serializer) works with jobs; other messages do not run."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ if not os.environ.get("CI"):
 
 @dataclass
 class Signed:
-    """A site where all is signed, what its client printed, and the message that was caught on its way."""
+    """A site that signs all messages, its client's output, and a message taken from the queue."""
 
     site: Site
     keys: Path
@@ -50,7 +50,7 @@ class Signed:
 
 
 def make_keys(folder: Path) -> None:
-    """Make a key and its certificate, which nobody trusts yet."""
+    """Make a key and its certificate, which is in no store yet."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -79,7 +79,7 @@ def make_keys(folder: Path) -> None:
 
 
 def signed_body(content: list[Any], key: Path, certificate: Path) -> str:
-    """Return what Celery's `auth` serializer makes of it, as the broker holds it."""
+    """Return the body as Celery's `auth` serializer encodes it, as the broker holds it."""
     from celery.security.certificate import Certificate
     from celery.security.key import PrivateKey
     from celery.security.serialization import SecureSerializer
@@ -165,7 +165,7 @@ def test_message_without_our_signature_runs_no_job(signed: Signed, tmp_path: Pat
 
     assert lines_of(signed.lines) == before
     assert handle.job_status() is JobStatus.QUEUED
-    # By our own key it runs, also as an earlier version has sent it: nothing else was wrong with it.
+    # Signed by our key it runs, also in an earlier version's form: only the signature was wrong.
     signed.deliver(
         **{"content-type": "application/data", "body": signed_body(content, ours, certificate=ours)}
     )

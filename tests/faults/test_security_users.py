@@ -1,4 +1,4 @@
-"""What a user may not see is, to that user, not there; and nothing that is given as text is ever SQL."""
+"""Other users' jobs do not exist for a user; and text arguments are never SQL."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -84,7 +84,7 @@ def test_job_of_another_user_is_an_unknown_job(app: Any, username: str) -> None:
         for job_id in [*ids, missing]:
             handle = app.jobs.handle(username=username)
             guess = answer(lambda job_id=job_id, handle=handle: handle.attach(job_id))  # type: ignore[misc]  # bound
-            # Nobody gets here by the public way: as if the guess had been right, or the row was pruned since.
+            # Not reachable by public calls: as if the id was guessed, or the row was pruned since.
             handle._job_id = job_id
             result = answer(lambda handle=handle, operation=operation: operation(handle))  # type: ignore[misc]  # bound
             answers |= {result.replace(str(job_id), "N"), guess.replace(str(job_id), "N")}

@@ -1,4 +1,4 @@
-"""Whoever submits is killed at each statement, commit and publish: there is no row, or the job runs once."""
+"""A submitter is killed at each statement, commit and publish: there is no row, or the job runs once."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ from tests.worker.site import NewSite, Site
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
 ENOUGH = 60
-"""More than the steps of any of the actions."""
+"""More steps than any action has."""
 
 
 def found(site: Site) -> Counter[str]:
@@ -25,7 +25,7 @@ def found(site: Site) -> Counter[str]:
 
 
 def prepared(workload: Workload, *, final: bool) -> list[int]:
-    """Return held jobs; or such that were cancelled then."""
+    """Return held jobs, cancelled if asked for."""
     ids = workload.submit([workload.job("work", 0, status="Waiting") for _ in range(ENOUGH)])
     if final:
         workload.site.jobs.cancel_many(ids=ids)
@@ -52,7 +52,7 @@ def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, 
         print(action, died[action])
         assert 4 <= len(died[action]) < ENOUGH, "it dies at each step, and at last survives"
         assert {"before _put", "after _put"} <= set(died[action])
-    # The very statement that production executes: on PostgreSQL it goes past SQLAlchemy.
+    # The statement of production: on PostgreSQL it bypasses SQLAlchemy.
     assert (f"before {DIRECT}" in died["submit"]) == database_url.startswith("postgresql")
 
     submitted = found(site)
@@ -60,7 +60,7 @@ def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, 
         whole = MANY if action == "submit_many" else 1
         came = [submitted[f"{action} {number}"] for number in range(1, len(died[action]) + 2)]
         assert set(came) == {0, whole}, f"{action}: {came}"
-        # What is there stays there: whoever comes further has submitted as well.
+        # A later step never has fewer jobs than an earlier one.
         assert came == sorted(came), f"{action}: {came}"
     orders = {
         f"submit_in_session {number}" for (number,) in execute(database_url, "SELECT number FROM orders")

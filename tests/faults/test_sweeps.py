@@ -1,4 +1,4 @@
-"""Sweeps at once, and sweeps stopped in the middle: what is due is sent about once, and nothing is lost."""
+"""Concurrent and interrupted sweeps: each due job is published about once, and no job is lost."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ THREADS, PROCESSES = 5, 5
 
 
 def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database_url: str) -> None:
-    # So quick that nobody is told that somebody has just been here, and so that no reserved row is due again.
+    # So quick that no sweep finds the pass taken by another, and that no reserved row is due again.
     site = new_site(
         database_url=database_url,
         settings={"jobhandle_sweep_interval": 0.001, "jobhandle_publish_grace": 120},
@@ -47,7 +47,7 @@ def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database
 
 
 class Due:
-    """Work for every part of a pass: jobs that are to be sent, have expired, were lost with their worker."""
+    """Work for every part of a pass: unpublished jobs, expired jobs, jobs of a lost worker."""
 
     def __init__(self, workload: Workload) -> None:
         site = workload.site
@@ -58,7 +58,7 @@ class Due:
         self.lost: list[int] = []
 
     def add(self) -> list[int]:
-        """Add one or two of each; returns them."""
+        """Add one or two of each; return them."""
         workload = self.workload
         to_send = workload.submit([workload.job("work", 0, scheduled_for=SOON) for _ in range(2)])
         expired = workload.submit([workload.job("work", 0, status="Waiting", expires=SOON)])
@@ -70,7 +70,7 @@ class Due:
         return [*to_send, *expired, *lost]
 
     def _lose(self, job_id: int) -> None:
-        """Have it run by a worker whose lease has ended, under the eyes of sweeps that have never paused."""
+        """Have it run by a worker whose lease has expired, while sweeps never paused."""
         bench = self.bench
         gone = bench.worker("gone")
         bench.release(job_id)
@@ -114,9 +114,9 @@ def test_sweep_killed_at_any_step_loses_no_job(due: Due) -> None:
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_sweep_frozen_at_any_step_delays_no_other(due: Due) -> None:
-    """As one on a machine that is suspended, or out of reach: nobody tells its server that it is gone.
+    """As on a suspended or unreachable machine: its database server keeps the connection.
 
-    On SQLite, which is one machine's, a writer that is frozen holds the only lock there is.
+    Not on SQLite, where a frozen writer holds the only lock.
     """
     site = due.workload.site
     with step_runner(site, "sweep") as counting:
@@ -128,5 +128,5 @@ def test_sweep_frozen_at_any_step_delays_no_other(due: Due) -> None:
             due.add()
             where = frozen.do(step, signal.SIGSTOP)
             due.add()
-            eventually(lambda: not due.workload.unfinished(), 60, f"somebody froze {where}")
+            eventually(lambda: not due.workload.unfinished(), 60, f"a sweep is frozen {where}")
     due.audit()

@@ -19,8 +19,8 @@ from tests.worker.site import NewSite
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 OFTEN = 10**6
-# For as long as a lease, the sweep's passes must follow each other within a sixth of it, or nobody is taken
-# for lost: a machine that is busy starting workers must manage that.
+# No worker is declared lost unless sweeps follow each other within a sixth of a lease for a whole lease:
+# a machine that is busy starting workers must manage that.
 SETTINGS = {"jobhandle_lease": 6, "jobhandle_republish_after": 2}
 
 

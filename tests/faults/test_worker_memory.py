@@ -1,4 +1,4 @@
-"""Bodies that take more memory than there is: they end as lost or failed, their neighbours as they should."""
+"""Bodies that exceed the memory limit end as lost or failed; other jobs are unaffected."""
 
 import signal
 import uuid
@@ -23,13 +23,13 @@ PLACES = (
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control"),
     ("/sys/fs/cgroup", "memory.max", "memory.events"),
 )
-"""Where either generation of control groups has its folders, their limit, and their count of kills."""
+"""For each version of control groups: its folders, the limit, and the count of kills."""
 LIMIT = 500 * 2**20
 """Bytes for a worker and its children together."""
 
 
 class MemoryLimit:
-    """A control group of the kernel's."""
+    """A control group with a memory limit."""
 
     def __init__(self, folder: Path, counted_in: str) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class MemoryLimit:
             (self._folder / "cgroup.procs").write_text(str(pid))
 
     def kills(self) -> int:
-        """Return how many processes the kernel has killed because they took too much together."""
+        """Return how many processes of the group the kernel has killed."""
         counts = dict(line.split() for line in (self._folder / self._counted_in).read_text().splitlines())
         return int(counts["oom_kill"])
 
@@ -50,13 +50,13 @@ class MemoryLimit:
 
 
 def _made() -> MemoryLimit | None:
-    """Make a control group; None where we may not."""
+    """Make a control group; return None without the rights to."""
     for root, limit, counted_in in PLACES:
         folder = Path(root) / f"jobhandle-test-{uuid.uuid4()}"
         with suppress(OSError):
             folder.mkdir()
             try:
-                with open(folder / limit, "r+") as file:  # which makes no file where there is none
+                with open(folder / limit, "r+") as file:  # creates no file
                     file.write(str(LIMIT))
             except OSError:
                 folder.rmdir()
@@ -69,7 +69,7 @@ def _made() -> MemoryLimit | None:
 def memory_limit() -> Iterator[MemoryLimit]:
     limit = _made()
     if limit is None:
-        # Also with `CI` set: where it runs it need not be root.
+        # Also with `CI` set: CI need not run as root.
         pytest.skip("no control group can be made here that limits memory: only root may, on Linux")
     yield limit
     limit.close()
@@ -101,7 +101,7 @@ def test_process_killed_for_its_memory_loses_no_other_job(
 
 
 def test_a_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
-    """Celery ends the worker for it; whatever starts workers starts another."""
+    """Celery ends the worker for it; the test starts another, as a supervisor does."""
     site = new_site(settings=SETTINGS)
     workload = Workload(site)
     worker = site.start(BODIES, concurrency=3)

@@ -41,5 +41,5 @@ def test_task_unknown_to_old_workers_waits_for_new_ones(new_site: NewSite) -> No
 
 
 def was_unknown(site: Site, job_id: int) -> set[str]:
-    """Return who did not know this job's task, as its events say."""
+    """Return the workers that did not know this job's task, according to its events."""
     return {event.actor for event in site.jobs.events(job_id) if UNKNOWN in event.message}

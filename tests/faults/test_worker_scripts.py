@@ -1,4 +1,4 @@
-"""Programs that `tasks.run_script` started: none lives on beside its successor, however its worker ended."""
+"""Programs of `tasks.run_script`: none runs beside its successor, however its worker ended."""
 
 import fcntl
 import signal
@@ -41,14 +41,14 @@ if not os.fork():
 time.sleep(float(seconds))
 mark("ended")
 """
-"""It holds a lock for as long as it, or a process of its own, lives; and says if another holds it."""
+"""It holds a lock while it or a process of its own lives, and reports if another holds it."""
 
 LEASE = 6
-"""Seconds. A program that is deaf to SIGTERM is killed after 3, see `tasks.script.GRACE`."""
+"""Seconds. A program that ignores SIGTERM is killed after 3, see `tasks.script.GRACE`."""
 
 
 class Scripts:
-    """A crowd of jobs that run the program, and workers that run them."""
+    """Many jobs that run the program, and their workers."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         program = folder / "scripts" / "program"
@@ -92,10 +92,10 @@ class Scripts:
             assert details.count(f"begun {lock}") <= row.attempt, row
             assert f"ended {lock}" in details or row.status is JobStatus.CANCELLED, row
         locks = list(self.folder.glob("lock-*"))
-        eventually(lambda: all(map(is_free, locks)), 30, "programs that nobody waits for")
+        eventually(lambda: all(map(is_free, locks)), 30, "programs still run after their worker")
 
     def holder(self, job_id: int) -> psutil.Process:
-        """Return the child of the pool that runs this job's program, once it lives."""
+        """Return the pool process that runs this job's program, once the program runs."""
         lock = self.workload.rows()[job_id].args[1][1]
         eventually(lambda: f"begun {lock}" in lines_of(self.workload.path), 60)
         lines = map(str.split, self.workload.path.read_text().splitlines())
@@ -110,7 +110,7 @@ def scripts(new_site: NewSite, tmp_path: Path) -> Scripts:
 
 
 def test_a_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None:
-    """Deaf ones have longer to live than their worker's lease, if nobody ends them."""
+    """Programs that ignore SIGTERM would outlive their worker's lease."""
     supervisor = WorkerSupervisor(scripts.start, 2)
 
     def submit_more() -> None:
@@ -131,7 +131,7 @@ def test_a_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> No
 
 
 def test_stubborn_program_of_a_killed_child_ends_before_the_next(scripts: Scripts) -> None:
-    """Its worker may see that at once; and nothing else is in the queue that would keep the successor."""
+    """The worker may notice the dead child at once; and no other message delays the successor."""
     scripts.start().wait_until_ready(60)
     for _ in range(3):
         [job_id] = scripts.submit(1, 4, "deaf")
@@ -139,7 +139,7 @@ def test_stubborn_program_of_a_killed_child_ends_before_the_next(scripts: Script
 
         holder.kill()
 
-        holder.wait(30)  # until its parent has seen it
+        holder.wait(30)  # until its parent has reaped it
     scripts.workload.wait_until_final()
     assert {row.attempt for row in scripts.workload.rows().values()} == {2}
     scripts.audit()

@@ -1,4 +1,4 @@
-"""Workers asked to end in mid-body again and again, warm, cold and softly: no attempt is lost."""
+"""Workers shut down in mid-body repeatedly (warm, cold, soft): no attempt is lost."""
 
 import signal
 

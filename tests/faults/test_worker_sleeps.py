@@ -1,4 +1,4 @@
-"""Workers that stand still for longer than their lease and go on: what they bring back changes nothing."""
+"""Workers stopped for longer than their lease: when they go on, their late writes change nothing."""
 
 import time
 
@@ -40,7 +40,7 @@ def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_site: NewSite, poo
     site = new_site(settings=SETTINGS)
     workload = Workload(site)
     workers = start_three(site, pool)
-    # Nobody can end a body in the threads pool; there it hears that it should stop.
+    # A body in the threads pool cannot be killed; `raise_if_cancelled` stops it.
     task = "listen_at_first" if pool == "threads" else "long_at_first"
     late = workload.submit([workload.job(task, LONG, max_attempts=OFTEN) for _ in range(4)])
     eventually(lambda: workload.count_started() == len(late), 60)
@@ -74,14 +74,14 @@ def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_site: NewSite, poo
 
 
 def has_left(workload: Workload, job_id: int) -> bool:
-    """Say whether the first body of a job is silent for much longer than a living one would be."""
+    """Return whether the first body of a job has been silent for longer than a running one would be."""
     first = workload.body_traces()[job_id][0]
     assert first.attempt == 1
     return time.time() - first.last_seen > 2
 
 
 def test_suspended_machine_loses_no_job(new_site: NewSite) -> None:
-    """Nobody renewed, nobody swept; so everybody first gets the time to renew (mutant 12)."""
+    """No worker renewed and no sweep ran; so all workers first get the time to renew (mutant 12)."""
     site = new_site(settings=SETTINGS)
     workload = Workload(site)
     workers = start_three(site, "prefork")

@@ -1,4 +1,4 @@
-"""A crowd without any fault, and an audit that can fail: what the fault tests rest on."""
+"""The basis of the fault tests: a workload without faults, and an audit that can fail."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Further tasks for a crowd of jobs: they eat memory, kill their worker, speak for themselves, are late."""
+"""Further tasks of workloads: they exhaust memory, kill their worker, write to their row, or run long."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.worker.base_app import task
 __all__ = ["app"]
 
 ENOUGH = 600 * 2**20
-"""Bytes at which `swell` gives up: the kernel has not killed it."""
+"""Bytes at which `swell` stops: the kernel has not killed it."""
 
 
 @task()
@@ -35,12 +35,12 @@ def kill_worker(path: str) -> None:
     """Kill the main process of its worker, each time."""
     mark(path, "begun")
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)  # it takes us with it
+    time.sleep(60)  # it ends this process too
 
 
 @task()
 def speak(path: str, seconds: float) -> int:
-    """Write all that a body can write, again and again, and say each time which attempt it is."""
+    """Write all columns that a body can write, repeatedly, with its attempt."""
     job = current_job()
     assert job is not None
     _, attempt = mark(path, "begun")
@@ -56,7 +56,7 @@ def speak(path: str, seconds: float) -> int:
 
 @task()
 def long_at_first(path: str, seconds: float) -> str:
-    """Live that long in the first attempt, and an instant in the others; deaf to a cancel."""
+    """Run for `seconds` in the first attempt, briefly in the others; ignore a cancel."""
     job = current_job()
     assert job is not None
     run_body(path, seconds if job.get_job().attempt == 1 else 0)
@@ -65,7 +65,7 @@ def long_at_first(path: str, seconds: float) -> str:
 
 @task()
 def listen_at_first(path: str, seconds: float) -> str:
-    """As `long_at_first`, and ask now and then whether to stop."""
+    """As `long_at_first`, with checks for a stop request."""
     job = current_job()
     assert job is not None
     run_body(path, seconds if job.get_job().attempt == 1 else 0, listen=True)

@@ -21,7 +21,7 @@ from tests.support import eventually
 from tests.worker.site import Site
 
 FEW = 15
-"""Unfinished jobs, at which a storm is given more of them."""
+"""Below this number of unfinished jobs more are submitted."""
 
 RESULTS = {
     "work": "worked",
@@ -40,7 +40,7 @@ _GIVEN_BACK = ("cut it off", "shut down", "its claim was not answered")
 
 
 def ends_of_attempts(events: list[Event]) -> list[Event | None]:
-    """Return the event that ended each attempt, in their order; None: nothing has ended it yet."""
+    """Return the event that ended each attempt, in order; None for a running attempt."""
     ends: list[Event | None] = []
     running = False
     for event in events:
@@ -63,10 +63,10 @@ def is_given_back(end: Event) -> bool:
 
 
 def account_for_attempts(workload: Workload, rows: Mapping[int, JobRecord]) -> Counter[str]:
-    """Have every attempt accounted for, by its body or by who took it for gone; returns how often which.
+    """Check that each attempt ended by its body or by recovery; return how often which.
 
-    A job may end in Error by its own body, or for want of attempts; as Cancelled if somebody asked for
-    it; else it has finished, with the result of its task.
+    A job may end in Error by its own body, or for want of attempts; as Cancelled if a client asked for
+    it; otherwise it has finished, with the result of its task.
     """
     body_traces, tally = workload.body_traces(), Counter[str]()
     for job_id, row in rows.items():
@@ -147,9 +147,9 @@ def send(which: signal.Signals) -> Fault:
     return inject
 
 
-def one_of(*times: Fault) -> Fault:
-    """Return a fault that is one of these at random."""
-    return lambda supervisor, rng: rng.choice(times)(supervisor, rng)
+def one_of(*faults: Fault) -> Fault:
+    """Return a fault that injects one of `faults` at random."""
+    return lambda supervisor, rng: rng.choice(faults)(supervisor, rng)
 
 
 def all_ready(supervisor: WorkerSupervisor) -> bool:
@@ -168,17 +168,17 @@ def run_under_faults(
     jobs: int,
     times: int = 0,
 ) -> None:
-    """Let a storm pass over the crowd, which cancels a job or two with each strike, then let it settle.
+    """Inject faults into a workload, cancel a job or two with each, then wait for final states.
 
     Args:
-        crowd: Whose jobs there are.
-        keeper: Who is struck.
-        strike: How.
-        calm: Seconds between two strikes, at least and at most.
-        feed: Submits more jobs; called whenever there is little left to do.
-        hits: The storm goes on until this has been said of jobs, each of these words twice.
-        jobs: And until there have been so many.
-        strikes: And until so many have struck.
+        workload: The workload.
+        supervisor: The workers that are hit.
+        inject: The fault.
+        pause: Seconds between two faults, at least and at most.
+        submit_more: Submits more jobs; called whenever few are unfinished.
+        reasons: The faults go on until each of these texts is in the messages of two events.
+        jobs: And until this many jobs were submitted.
+        times: And until this many faults were injected.
     """
     submit_more()
 
@@ -203,7 +203,7 @@ def run_under_faults(
 
 
 def count_events(site: Site, words: str) -> int:
-    """Return how many of this site's events have that message; `%` stands for anything."""
+    """Return how many of this site's events match a message; `%` matches any text."""
     with _engine(site.database_url).connect() as connection:
         details = job_event.c.message.like(f"%{words}%")
         return connection.execute(select(func.count()).select_from(job_event).where(details)).scalar_one()

@@ -59,18 +59,18 @@ class Workload:
         self.path = site.new_file()
         self.ids: list[int] = []
         self.prevented: dict[int, float] = {}
-        """Jobs whose `cancel_job()` answered Cancelled, and the moment at which it had returned."""
+        """Jobs whose `cancel_job()` answered Cancelled, and the time of its return."""
         self.cancelled_periods: list[tuple[int, float, float]] = []
-        """Cancelled jobs that were resubmitted: id, start and end of the time in which no body may start."""
+        """Resubmitted after a cancel: id, start and end of the time in which no body may start."""
         self.released: dict[int, float] = {}
-        """Jobs that were held, and the moment before they were released."""
+        """Held jobs, and the time before their release."""
         self._batches = count()
         self._lock = threading.Lock()
 
     # Operations on jobs.
 
     def job(self, task: str, *args: Any, **fields: Any) -> Job:
-        """Return a job of the task `tests/faults/bodies.py` calls so; its first argument is the file."""
+        """Return a job of that task in `tests/faults/bodies.py`; its first argument is the file."""
         return Job(task=f"worker.{task}", args=(str(self.path), *args), **fields)
 
     def submit(self, jobs: Sequence[Job]) -> list[int]:
@@ -100,7 +100,7 @@ class Workload:
         return jobs
 
     def submit_in_all_states(self, seconds: float) -> list[int]:
-        """Submit a batch of jobs of every kind: most go at once, some wait, some will be too late.
+        """Submit a batch of jobs of every kind: most start at once, some are held, some expire.
 
         The batch is one transaction; its number is the `meta` of its jobs.
         """
@@ -134,7 +134,7 @@ class Workload:
         return status
 
     def held(self) -> list[int]:
-        """Return the jobs that wait for their release, and for nothing else."""
+        """Return the jobs that wait only for their release."""
         waiting = self.site.jobs.find(status=JobStatus.WAITING, limit=10_000)
         return [job.id for job in waiting if job.id and job.scheduled_for is None and job.expires is None]
 
@@ -164,7 +164,7 @@ class Workload:
     # Waiting.
 
     def rows(self) -> dict[int, JobRecord]:
-        """Read all of these jobs afresh."""
+        """Read these jobs from the database."""
         found: dict[int, JobRecord] = {}
         for page in self._pages():
             found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
@@ -176,7 +176,7 @@ class Workload:
             yield self.ids[start : start + 5_000]
 
     def unfinished(self) -> list[tuple[int | None, JobStatus | None, str]]:
-        """Return a few of those that are not final."""
+        """Return some of the jobs that are not final."""
         return [
             (job.id, job.status, job.message)
             for page in self._pages()
@@ -217,14 +217,14 @@ class Workload:
         suspended: Mapping[int, float] | None = None,
         events_of: int | None = None,
     ) -> dict[int, JobRecord]:
-        """Compare every row with what the bodies wrote; returns the rows.
+        """Compare every row with the marks of its bodies; return the rows.
 
         Args:
             lost_before_body: Attempts may have been claimed whose body wrote nothing: their process was
                 killed in between.
             asleep: Processes that were stopped for longer than a lease, and the moment before each was
                 woken: bodies that had begun by then may have come back beside their successors.
-            events_of: Look at the events of so many jobs only; None: of all.
+            events_of: Check the events of this many jobs only; None: of all.
         """
         rows, body_traces = self.rows(), self.body_traces()
         assert set(body_traces) <= set(rows)
@@ -298,7 +298,7 @@ class Workload:
 
 
 class WorkerSupervisor:
-    """Keeps a number of workers alive, however often they are killed."""
+    """Keeps a number of workers running, however often they are killed."""
 
     def __init__(self, start: Callable[[], WorkerProcess], count: int) -> None:
         self._start = start
@@ -307,7 +307,7 @@ class WorkerSupervisor:
             worker.wait_until_ready(60)
 
     def replace(self, worker: WorkerProcess) -> None:
-        """Start another in the place of one that was ended."""
+        """Start a worker in place of one that has ended."""
         self.workers[self.workers.index(worker)] = self._start()
 
     def log(self) -> str:
@@ -318,7 +318,7 @@ class WorkerSupervisor:
 def repeating_fault(
     inject: Callable[[], None], pause: tuple[float, float], rng: random.Random
 ) -> Iterator[None]:
-    """Inject a fault again and again, with a pause of random length (seconds); raise its error at the end."""
+    """Inject a fault repeatedly, with random pauses (seconds); raise its error at the end."""
     over = threading.Event()
     failed: list[BaseException] = []
 
@@ -367,5 +367,5 @@ def inject_in_each_way(
 
 
 def hold(seconds: float) -> None:
-    """Let a fault last."""
+    """Keep a fault active for `seconds`."""
     threading.Event().wait(seconds)
