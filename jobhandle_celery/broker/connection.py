@@ -124,11 +124,13 @@ class BrokerConnection:
         """None until the connection is opened."""
         self._producer: Any = None
         self._dispatcher: Any = None
+        listed = (*self._connection.connection_errors, *self._connection.channel_errors)
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
             OSError,
-            *self._connection.connection_errors,
-            *self._connection.channel_errors,
+            MessageNacked,  # kombu wraps it, but not in a batch of ours
+            # kombu 5.7 lists KeyError for Redis; that may be a bug of anyone's.
+            *(kind for kind in listed if kind.__module__ != "builtins" or issubclass(kind, OSError)),
         )
 
     def _open(self) -> Transport:
@@ -187,11 +189,17 @@ class BrokerConnection:
                 return
 
     def _send(self, messages: Sequence[RenderedMessage]) -> None:
-        self._open().send(messages)
-        if self._task_sent_events:
-            once = {"retry": True, "retry_policy": self._once}
-            for message in messages:
-                self._dispatcher.publish("task-sent", message.event, self._producer, **once)
+        try:
+            self._open().send(messages)
+            if self._task_sent_events:
+                once = {"retry": True, "retry_policy": self._once}
+                for message in messages:
+                    self._dispatcher.publish("task-sent", message.event, self._producer, **once)
+        except OperationalError as error:
+            # kombu wraps every error that its transport lists, and so a bug.
+            if error.__cause__ is not None and internal_errors.is_bug(error.__cause__):
+                raise error.__cause__ from None
+            raise
 
     def _is_surprise(self, error: Exception) -> bool:
         """Return True if a fast transport has failed, and neither the broker nor a message's values did."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import kombu.transport.redis
 import pytest
+from kombu import Queue
 
-from jobhandle_celery import JobStatus, internal_errors
+from jobhandle_celery import Job, JobStatus, internal_errors
 from jobhandle_celery.broker import kombu_transport, redis_transport
 from tests.broker.messages import ADD, Make, received
 from tests.bugs import blames_the_broker, bug, logged_bugs, submit_three_times
@@ -104,3 +105,43 @@ def test_bug_in_kombu_transport_is_no_outage(
     handle = app.jobs.handle()
     handle.submit(ADD)
     assert handle.job_status() is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_key_error_in_kombu_redis_transport_is_no_outage(
+    count: int, make: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """kombu 5.7 lists KeyError among Redis' connection errors, and wraps it."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("a bug")
+
+    app = make(redis_url, jobhandle_fast_publish=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(kombu.transport.redis.Channel, "_put", fail)
+        app.jobs.submit_many([ADD] * count)
+    assert len(logged_bugs(caplog)) == 1
+    assert not blames_the_broker(caplog)
+    handle = app.jobs.handle()
+    handle.submit(ADD)
+    assert handle.job_status() is JobStatus.QUEUED
+
+
+def test_nack_in_batch_concerns_its_message_alone(
+    make: Make, rabbitmq_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RabbitMQ nacks a message for a full queue: that is no bug, and fast publishing stays on."""
+    app = make(rabbitmq_url)
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    app.amqp.queues.add(Queue("full", queue_arguments=full))
+    for _ in range(3):
+        app.jobs.submit(Job(task="tests.add", args=[1, 2], queue="full"))  # it takes one or two
+    before = internal_errors.counted()
+    caplog.clear()
+    ids = app.jobs.submit_many([ADD, Job(task="tests.add", args=[1, 2], queue="full"), ADD])
+    assert internal_errors.counted() == before
+    assert logged_bugs(caplog) == []
+    statuses = {job.id: job.status for job in app.jobs.find(ids=ids)}
+    assert [statuses[job_id] for job_id in ids] == ["Queued", "Submitted", "Queued"]
+    with app.jobs._runtime.publisher._pool.acquire() as connection:
+        assert connection._fast
