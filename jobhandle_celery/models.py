@@ -124,8 +124,9 @@ class Job:
 class JobRecord(Job):
     """A stored job at one moment.
 
-    A record can be submitted again as it is: a new job with the same task, arguments and options. Its status
-    and the fields that only a record has are ignored then.
+    A record can be submitted again as it is: a new job with the same task, arguments and options. A held
+    record makes a held job. The new job does not take over any other status, `expires` (the task's default
+    applies), the message of a job in Error or Cancelled, or the fields that only a record has.
     """
 
     status: JobStatus = field()
@@ -163,7 +164,7 @@ class JobRecord(Job):
     @property
     def held(self) -> bool:
         """True for a Waiting job that has no time: only ``release_job`` or ``set_status`` starts it."""
-        return self.status is JobStatus.WAITING and self.scheduled_for is None
+        return self.status == JobStatus.WAITING and self.scheduled_for is None
 
     @property
     def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -193,4 +194,10 @@ def request_from(record: JobRecord) -> Job:
                 raise ValidationError(
                     name, value, f"a readable value; that of job {record.id} cannot be read"
                 )
-    return Job(**{field.name: getattr(record, field.name) for field in fields(Job) if field.name != "status"})
+    given = {field.name: getattr(record, field.name) for field in fields(Job)}
+    given["status"] = JobStatus.WAITING if record.held else None
+    # Of the record's own life: the moment may have passed, and the message of its end is the library's.
+    given["expires"] = None
+    if record.status in (JobStatus.ERROR, JobStatus.CANCELLED):
+        given["message"] = ""
+    return Job(**given)
