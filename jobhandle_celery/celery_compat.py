@@ -3,6 +3,7 @@
 `tests/test_celery_compat.py` has a contract test for each: it says what breaks when a release changes it.
 """
 
+import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType, SimpleNamespace
@@ -18,6 +19,7 @@ from celery.app import trace
 from celery.app.registry import TaskRegistry
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
+from celery.utils.serialization import get_pickleable_exception
 
 _OWN_STRATEGY_MODULES = (Task.__module__, "jobhandle_celery.worker.instrumentation")
 
@@ -210,6 +212,13 @@ def ignored_trace(task: Any, context: Any, error: Ignore, runtime: Any) -> Any:
     returned = ExceptionInfo(internal=True)
     info.handle_ignore(task, context)
     return trace.trace_ok_t(returned, info, runtime, None)
+
+
+def failed_trace(error: Exception) -> Any:
+    """Return what Celery's tracer does of an internal error, which is being handled."""
+    _, _, traceback = sys.exc_info()
+    returned = ExceptionInfo((type(error), get_pickleable_exception(error), traceback), internal=True)
+    return trace.trace_ok_t(returned, trace.TraceInfo(states.FAILURE, error), None, None)
 
 
 def ignores_result(task: Any, request: Any) -> bool:

@@ -23,7 +23,8 @@ def decide(task: Any, current: Execution, outside: BaseException | None) -> Outc
     """Return how a run ended, from what its body left with and what it asked for before that."""
     run, error = current.run, current.error
     cause: Any = error.exc if isinstance(error, Retry) else error
-    if outside is not None and not current.returned:
+    decided = current.returned or isinstance(error, (StopRequested, Ignore, Reject, Retry))
+    if outside is not None and not decided:
         message = clip_message(f"internal error outside the task's body: {outside}")
         name, traceback = storable(type(outside).__name__), clip_traceback(current.traceback)
         return Failed(run, Failure("system", name, message, traceback))

@@ -8,9 +8,11 @@
 4. `write` writes the outcome, or leaves it to the worker's main process.
 5. `report` does Celery's bookkeeping of a cancelled job, and publishes a retry that has no delay.
 
-Steps 3 to 5 are `conclude`. It is called once Celery's tracer has returned: then a body that retries has
-left, and Celery has stored RETRY. A body that has returned or failed is concluded sooner, by two of Celery's
-signals, because the task's own ``after_return`` comes next, and may hang or end the process.
+Steps 3 to 5 are `conclude`. It is called as soon as the body has left, because what comes next, a hook or a
+receiver of ``task_postrun``, may hang or end the process: by Celery's signal of a body that has returned,
+failed or retried, and by `own_code` for one that was stopped, ignored or rejected, of which Celery sends no
+signal. A retry's signal is sent after the body has left and Celery has stored RETRY. What none of them has
+concluded is concluded once Celery's tracer has returned.
 """
 
 import logging
@@ -25,7 +27,7 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals, states
-from celery.exceptions import Ignore, Retry, WorkerShutdown, WorkerTerminate
+from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from .. import celery_compat, internal_errors
 from ..errors import DatabaseUnavailableError, JobHandleError, SchemaError, StopRequested
@@ -35,7 +37,7 @@ from ..store import Store
 from .claim import claim
 from .decision import decide
 from .execution import HARD_LIMIT, BodyExitedError, Execution, ResultError, execution_of, running
-from .outcomes import Outcome, Report, Retried, is_cancelled
+from .outcomes import Cancelled, Outcome, Report, Retried, is_cancelled
 from .result_backend import mark_revoked
 
 logger = logging.getLogger(__name__)
@@ -62,9 +64,15 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
         refused = celery_compat.ignored_trace(task, context, refusal, getattr(refusal, "report", None))
         _release_traceback(refused.info)
         return refused
-    with run(task, current):
-        returned = traced()
-        conclude(task, current, _error_outside(current, returned))
+    try:
+        with run(task, current):
+            returned = traced()
+            conclude(task, current, _error_outside(current, returned))
+    except Exception as error:
+        if current.outcome is None or current.written:
+            raise
+        # The result backend and the jobs' database are away: no other process knows the outcome.
+        returned = celery_compat.failed_trace(error)
     _release_traceback(returned.info)
     unwritten = None if current.written else current.outcome
     if unwritten is None and not current.revoked:
@@ -103,14 +111,18 @@ def _release_traceback(info: Any) -> None:
 def run(task: Any, current: Execution) -> Iterator[None]:
     """Make an execution that of its request while Celery traces the task; conclude it at the end.
 
-    Celery's tracer raises, for one, what a hook of the task's raised while it ran eagerly, and MemoryError.
+    Celery's tracer raises, for one, what a hook of the task's raised while it ran eagerly, MemoryError, and
+    the SystemExit of a hook or of a receiver.
     """
     token = running.set(current)
     try:
         yield
         conclude(task, current)
-    except Exception as error:
-        conclude(task, current, outside=None if error is current.error else error)
+    except BaseException as error:
+        if isinstance(error, Exception):
+            conclude(task, current, outside=None if error is current.error else error)
+        elif current.error is not None:  # else the body has not left by itself
+            conclude(task, current)
         raise
     finally:
         running.reset(token)
@@ -118,17 +130,20 @@ def run(task: Any, current: Execution) -> Iterator[None]:
 
 
 @contextmanager
-def own_code(current: Execution) -> Iterator[None]:
-    """Note what a task's own code leaves with: its body, or its ``before_start``."""
+def own_code(task: Any, current: Execution) -> Iterator[None]:
+    """Note what a task's own code leaves with: its body, or its ``before_start``.
+
+    It surrounds the outermost wrapper, so that the body has left when an outcome is concluded here.
+    """
     try:
         yield
-    except StopRequested as stop:
-        current.error = stop
-        # Celery's own class: tools know by it that this is no error.
-        raise Ignore("stopped on request") from None
-    except Exception as error:
+    except (Exception, StopRequested) as error:
         current.error = error
-        if isinstance(error, Retry) and isinstance(error.exc, StopRequested):
+        stopped = isinstance(error.exc if isinstance(error, Retry) else error, StopRequested)
+        if stopped or isinstance(error, (Ignore, Reject)):
+            _conclude_unsignalled(task, current)
+        if stopped:
+            # Celery's own class: tools know by it that this is no error.
             raise Ignore("stopped on request") from None
         raise
     except BaseException as error:
@@ -160,10 +175,11 @@ def connect_signals() -> None:
     """
     signals.task_success.connect(on_success, weak=False)
     signals.task_failure.connect(on_failure, weak=False)
+    signals.task_retry.connect(on_retry, weak=False)
 
 
 _reporting = internal_errors.reporting(
-    "a receiver of Celery's signals", "the outcome is written when the tracer has returned"
+    "concluding a body that has left", "the outcome is written when the tracer has returned"
 )
 
 
@@ -190,6 +206,19 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
     current.traceback = str(getattr(einfo, "traceback", "") or "")
     current.error = current.error or (None if current.returned else exception)
     conclude(sender, current, outside=exception if current.returned else None)
+
+
+@_reporting
+def on_retry(sender: Any = None, **_: Any) -> None:
+    """Conclude a body that has retried; Celery has stored RETRY."""
+    current = execution_of(sender.request)
+    if current is not None:
+        conclude(sender, current)
+
+
+@_reporting
+def _conclude_unsignalled(task: Any, current: Execution) -> None:
+    conclude(task, current)
 
 
 def conclude(task: Any, current: Execution, outside: BaseException | None = None) -> None:
@@ -301,7 +330,8 @@ def report(task: Any, current: Execution, outcome: Outcome, written: Any) -> Non
     A retry with a delay is published by the sweep when its time comes, and an eager one by Celery.
     """
     if is_cancelled(outcome, written):
-        if not isinstance(current.error, Ignore):  # else the task has set the state itself
+        # A body that raised Ignore to be Cancelled has set the state itself.
+        if not (isinstance(outcome, Cancelled) and isinstance(current.error, Ignore)):
             mark_revoked(task, current.context, "revoked")
             current.revoked = True
     elif isinstance(outcome, Retried) and outcome.is_due(written) and not current.context.is_eager:

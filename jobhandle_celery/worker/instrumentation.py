@@ -146,7 +146,7 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
         current.entered = True
         if current.context.is_eager:
             show_headers(task.request)
-        with own_code(current):
+        with own_code(task, current):
             returned = body(*args, **kwargs)
             current.keep(task, returned)
         return returned
@@ -159,7 +159,8 @@ def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
 
     def before_start(*args: Any) -> None:
         current = execution_of(task.request)
-        with nullcontext() if current is None else own_code(current):
+        # Called by the body, it is a part of it.
+        with nullcontext() if current is None or current.entered else own_code(task, current):
             hook(*args)
 
     return before_start
@@ -199,7 +200,8 @@ class JobTask:
         if not isinstance(headers, dict) or HEADER not in headers:
             return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
         options["task_id"] = task_id = options.get("task_id") or uuid()
-        request = {"id": task_id, "is_eager": True, "headers": headers}
+        ignore_result = options.get("ignore_result", self.ignore_result)
+        request = {"id": task_id, "is_eager": True, "headers": headers, "ignore_result": ignore_result}
         try:
             execution = claim(self, _context(self, request, args or (), kwargs or {}))
         except Ignore as refusal:
