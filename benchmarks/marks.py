@@ -42,7 +42,7 @@ class Mark:
     ended: float
 
 
-class QueuedMarker:
+class Marks:
     """The file of the marks of one contestant."""
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tests.reaper import Reaper
 
 from .floor import FLOORS, Floor
-from .marks import QueuedMarker, clock
+from .marks import Marks, clock
 from .peers import ALL, Place
 from .processes import ROOT
 
@@ -101,7 +101,7 @@ def _ways(name: str, place: Place) -> dict[str, Callable[[range], object]]:
 def main(name: str, urls: dict[str, str]) -> None:
     """Submit as many jobs as each line says."""
     folder = Path(urls.pop("folder"))
-    ways = _ways(name, Place(**urls, folder=folder, marks=QueuedMarker(folder / "marks"), reaper=Reaper()))
+    ways = _ways(name, Place(**urls, folder=folder, marks=Marks(folder / "marks"), reaper=Reaper()))
     for line in sys.stdin:
         how, jobs = line.split()
         print(json.dumps(_paced(int(jobs), ways[how])), flush=True)

@@ -16,7 +16,7 @@ from tests.reaper import Reaper
 from tests.servers import execute, in_virtual_host
 
 from .contest import contest
-from .marks import QueuedMarker
+from .marks import Marks
 from .peers.peer import Peer, Place
 from .progress import Progress
 from .servers import DurablePostgresql, Servers
@@ -85,7 +85,7 @@ class Stage:
                 redis_url=redis_url,
                 database_url=url.render_as_string(hide_password=False),
                 folder=folder,
-                marks=QueuedMarker(folder / "marks"),
+                marks=Marks(folder / "marks"),
                 reaper=self.reaper,
             )
         finally:

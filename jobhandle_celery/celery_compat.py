@@ -1,6 +1,6 @@
 """Private and version-dependent API of Celery, kombu and amqp, each use in one function.
 
-`tests/test_celery_compat.py` has a contract test for each: it says what breaks when a release changes it.
+`tests/test_celery_compat.py` has a contract test for each, which names what breaks when a release changes it.
 """
 
 import sys
@@ -78,7 +78,7 @@ def share_redis_client(channel: Any, lend: Callable[..., AbstractContextManager[
 
 
 def publishes_by_kombu(producer: Any) -> bool:
-    """Return False if a method that a message to Redis passes is not kombu's: a tool has patched it, say."""
+    """Return False if a method that a message to Redis passes is not kombu's, but patched by a tool."""
     return all(
         _is_defined_by_kombu(getattr(part, name, None))
         for part, names in (
@@ -123,7 +123,7 @@ def is_published_by_celery(app: Celery, task: Any) -> bool:
 
 
 def _is_defined_in(module: Any, method: Any) -> bool:
-    # By the function's globals, which a wrapper does not copy. `type`, for wrapt's proxies pretend to be it.
+    # A wrapper does not copy the function's globals. `type`, since wrapt's proxies pass `isinstance`.
     function = getattr(method, "__func__", None)
     return type(function) is FunctionType and function.__globals__ is vars(module)
 
@@ -190,7 +190,7 @@ def registered_tasks(app: Celery) -> Any:
 def on_register(app: Celery, call: Callable[[Any], None]) -> None:
     """Call a function with each task that is put into an app's registry from now on.
 
-    The registry stays the same object, and of its own class: others hold it, and look at its class.
+    The registry stays the same object of the same class: other code holds it and checks its class.
     """
     registry = registered_tasks(app)
     if not isinstance(registry, _ObservedRegistry):
@@ -223,7 +223,7 @@ def failed_trace(error: Exception) -> Any:
 
 def ignores_result(task: Any, request: Any) -> bool:
     """Return True if the result of a request is ignored, by the rule of the installed Celery."""
-    # From 5.7 on what the message says goes before the task's own; 5.6 looks at both.
+    # From 5.7 on the message's value takes precedence over the task's; 5.6 reads both.
     rule = getattr(celery.app.task, "get_actual_ignore_result", None)
     return bool(rule(task, request) if rule else task.ignore_result or request.ignore_result)
 
@@ -238,15 +238,15 @@ def ignored_time_limits(modules: Collection[str]) -> tuple[str, ...]:
 
 def can_terminate(pool: Any) -> bool:
     """Return True if a worker's pool can end the process, or greenlet, of one body."""
-    # The prefork pool gets the method at its start, so the class does not tell.
+    # Looked up on the instance, on which the prefork pool sets the method when it starts.
     return getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job
 
 
 def wrap_request_reader(backend: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Wrap, once, the method by which all of Celery's result backends read a request's arguments.
 
-    On the instance: others compare backends, look at their class, and pickle them by it. A backend that is
-    not made of Celery's base class reads requests in its own way, and is left alone.
+    The method is set on the instance: other code compares, inspects and pickles backends by their class. A
+    backend without Celery's base class reads requests by code of its own, and is not changed.
     """
     read = getattr(backend, "_get_result_meta", None)
     if read is not None and "_get_result_meta" not in vars(backend):

@@ -282,7 +282,9 @@ class JobHandle(Generic[R]):
         except DatabaseUnavailableError as error:
             if self._run is None:
                 raise
-            logger.warning("whether job %s should stop is not known: %s", self._job_id, error)
+            logger.warning(
+                "job %s: its stop request could not be read, the body continues: %s", self._job_id, error
+            )
             return
         if requested:
             raise StopRequested

@@ -51,10 +51,10 @@ def report(place: str, error: BaseException, state: str, *, hide: bool = False) 
         logger.debug("%s failed again by an internal error (%s); %s", place, name, state)
         return
     _logged.add((place, name))
-    said = "%s failed by an internal error (%s); %s; its repetitions are counted in `jobs doctor`"
+    text = "%s failed by an internal error (%s); %s; its repetitions are counted in `jobs doctor`"
     if hide:
-        said += "\n" + "".join(traceback.format_list(frames)).replace("%", "%%")
-    logger.error(said, place, name, state, exc_info=None if hide else error)
+        text += "\n" + "".join(traceback.format_list(frames)).replace("%", "%%")
+    logger.error(text, place, name, state, exc_info=None if hide else error)
 
 
 def log(place: str, error: Exception, state: str) -> None:

@@ -68,7 +68,7 @@ class Jobs:
         self._app = app
         self._make_engine = None if database is None else engine_maker(database)
         self._runtime = Runtime(app, self._database)
-        app.jobs = self  # type: ignore[attr-defined]  # where everyone finds it
+        app.jobs = self  # type: ignore[attr-defined]  # its documented place
         instrumentation.instrument_app(app)
         bootstep.install(app)
         message_guard.install(app)
@@ -77,13 +77,13 @@ class Jobs:
         """Open a handle.
 
         Args:
-            username: The user whose jobs the handle sees. Left out: the service itself, which sees all.
+            username: The user whose jobs the handle sees. If omitted, the handle sees the jobs of all users.
             groupname: The group of the jobs that the handle submits.
 
         Raises:
             ConfigurationError: a setting is missing or wrong.
-            ValidationError: a name was refused. A username of None is: it would open the service's own handle
-                for a web client that has not logged in.
+            ValidationError: a name is invalid. A username of None is, too: it would show the jobs of all
+                users to a web client that has not logged in.
         """
         return self._runtime.handle(_user(username), groupname)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 500
-"""Jobs reserved and published at a time: few enough to be published before the sweep publishes them, too."""
+"""Jobs reserved and published at a time: few enough to be published before the sweeper does."""
 
 
 class _Prepared:
@@ -57,7 +57,7 @@ class PublishQueue(BackgroundQueue[int]):
     """Publishes in a thread of its own for callers that run an event loop, which must not block."""
 
     name = "publishing for an event loop"
-    on_failure = "the sweep publishes the jobs"
+    on_failure = "the sweeper publishes the jobs"
 
     def __init__(self, send: Callable[[Sequence[int]], None]) -> None:
         super().__init__()
@@ -101,10 +101,8 @@ class Submitter:
             for row, stored in zip(new, submitted, strict=True)
             if stored.fresh and stored.status is JobStatus.SUBMITTED
         ]
-        committed, publish_grace = (
-            time.monotonic(),
-            self._store.database.settings.publish_grace.total_seconds(),
-        )
+        committed = time.monotonic()
+        publish_grace = self._store.database.settings.publish_grace.total_seconds()
         size = max(len(fresh), 1) if self._publisher.eager else BATCH
         for start in range(0, len(fresh), size):
             if self._in_event_loop or time.monotonic() - committed > publish_grace / 2:
@@ -160,20 +158,20 @@ class Submitter:
                 outgoing = self._store.outbox.reserve(job_ids[start : start + BATCH])
             except DatabaseUnavailableError as error:
                 logger.warning(
-                    "%d jobs were not published (%s); the sweep publishes them", len(job_ids) - start, error
+                    "%d jobs were not published (%s); the sweeper publishes them", len(job_ids) - start, error
                 )
                 return
             self._send(outgoing)
 
     def _send(self, outgoing: Sequence[PendingMessage]) -> None:
-        # The jobs are committed, so that no error here concerns the caller: the sweep publishes them.
+        # The jobs are committed, so that no error here concerns the caller: the sweeper publishes them.
         published = self._publisher.publish(outgoing)
         self.queued_marker.later(published.sent)
         try:
             for reason, unsendable in published.unsendable.items():
                 self._store.outbox.defer_unsendable(unsendable, reason)
         except DatabaseUnavailableError as error:
-            logger.warning("rejected jobs were not deferred (%s); the sweep publishes them again", error)
+            logger.warning("rejected jobs were not deferred (%s); the sweeper publishes them again", error)
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
         job, options = as_job(given)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .broker.publisher import Publisher
 from .status import JobStatus
-from .store import DAMPED_AT_MOST, Lost, PendingMessage, Store
+from .store import MAX_REPUBLISH_DEFERRALS, Lost, PendingMessage, Store
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +63,15 @@ def _publish(store: Store, publisher: Publisher, due: list[PendingMessage]) -> b
 def _backlog(store: Store, publisher: Publisher, queued: list[PendingMessage]) -> list[PendingMessage]:
     """Return the jobs whose message is probably still in its queue.
 
-    A queue has lost as many messages as it holds fewer than there are Queued rows for it. Messages that
-    workers have reserved are missing, too, and they are the oldest. So the oldest rows are published again,
-    and a backlog behind busy workers is not published a second time as a whole. The count hides the loss of
-    a younger message, or one that other tasks' messages make up for; so it defers a row a few times at most.
+    The number of lost messages is estimated as the queue's Queued rows minus its depth. Messages that workers
+    have prefetched are missing from the depth as well, and they are the oldest. So the oldest rows are
+    published again, and a backlog behind busy workers is not published twice as a whole. The estimate misses
+    the loss of a younger message, or of one that other tasks' messages in the queue make up for. So a row is
+    deferred at most `MAX_REPUBLISH_DEFERRALS` times.
     """
     by_queue: dict[str, list[PendingMessage]] = defaultdict(list)
     for job in queued:  # in the order of their reservation: the oldest first
-        if job.queue is not None and job.republish_deferrals < DAMPED_AT_MOST:
+        if job.queue is not None and job.republish_deferrals < MAX_REPUBLISH_DEFERRALS:
             by_queue[job.queue].append(job)
     rows = store.outbox.count_queued(sorted(by_queue))
     deferred: list[PendingMessage] = []

@@ -83,7 +83,7 @@ def _name(field: str, value: object) -> str:
 
 
 def job_id(value: object) -> int:
-    """Check the id of a job. A number that no job can have becomes 0, which no job has."""
+    """Check a job's id. A number outside the range of ids becomes 0, the id of no job."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ApiUsageError(f"job_id: {shown(value)} is not a whole number")
     return value if 0 < value <= LARGEST_ID else 0

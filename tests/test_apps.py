@@ -146,8 +146,8 @@ def test_other_users_job_is_unknown(stage: Stage) -> None:
         messages.append(str(caught.value).replace(str(missing), "ID"))
     assert messages[0] == messages[1]
     assert stage.row(job_id) == before
-    runtime = stage.jobs.attach(job_id)
-    assert runtime.set_message("seen by the service") == "from the importer"
+    service = stage.jobs.attach(job_id)
+    assert service.set_message("seen by the service") == "from the importer"
     assert ann.job_message() == "seen by the service"
     assert stage.jobs.handle(username="ann").attach(job_id) is JobStatus.QUEUED
 

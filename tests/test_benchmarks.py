@@ -9,7 +9,7 @@ import pytest
 from benchmarks import report
 from benchmarks.arithmetic import differences, percentile, ratios, summary
 from benchmarks.contest import contest
-from benchmarks.marks import VARIABLE, QueuedMarker, body
+from benchmarks.marks import VARIABLE, Marks, body
 from benchmarks.progress import Progress
 from benchmarks.result import Curve, Goal, Result, Series, load
 from benchmarks.stacks import summed
@@ -66,7 +66,7 @@ def test_contestants_take_turns_in_another_order_each_round() -> None:
 
 
 def test_bodies_leave_marks_that_others_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = QueuedMarker(tmp_path / "marks")
+    marks = Marks(tmp_path / "marks")
     monkeypatch.setenv(VARIABLE, str(marks.path))
 
     assert [body(number) for number in (3, 1)] == [3, 1]

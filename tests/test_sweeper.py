@@ -7,7 +7,7 @@ import pytest
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.broker.publisher import Published, Publisher
-from jobhandle_celery.store import DAMPED_AT_MOST, PendingMessage
+from jobhandle_celery.store import MAX_REPUBLISH_DEFERRALS, PendingMessage
 from jobhandle_celery.sweeper import sweep
 from tests.store.harness import Bench
 
@@ -90,7 +90,7 @@ def test_full_queue_defers_republish_a_few_times_only(bench: Bench) -> None:
     job_id = overdue(bench)
     recorder = Recorder(depth=1_000_000)
 
-    for _ in range(DAMPED_AT_MOST):
+    for _ in range(MAX_REPUBLISH_DEFERRALS):
         make_pass(bench, recorder)
         assert recorder.published == []
         bench.pass_time(hours=1)
@@ -113,7 +113,7 @@ def test_missing_messages_are_republished_oldest_first(bench: Bench) -> None:
 def test_loss_of_young_message_is_hidden_a_few_times_only(bench: Bench) -> None:
     jobs = [overdue(bench) for _ in range(3)]
     recorder = Recorder(depth=len(jobs))
-    for _ in range(DAMPED_AT_MOST):
+    for _ in range(MAX_REPUBLISH_DEFERRALS):
         make_pass(bench, recorder)
         bench.pass_time(hours=1)
     assert recorder.published == []

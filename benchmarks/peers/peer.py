@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tests.reaper import Reaper
 
-from ..marks import VARIABLE, QueuedMarker
+from ..marks import VARIABLE, Marks
 from ..processes import Process
 
 
@@ -21,7 +21,7 @@ class Place:
     database_url: str
     """SQLAlchemy's, with the driver's name."""
     folder: Path
-    marks: QueuedMarker
+    marks: Marks
     reaper: Reaper
 
     @property

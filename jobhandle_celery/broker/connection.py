@@ -29,7 +29,7 @@ BOUND = 2.0
 """Seconds that one try to reach the broker may take, and as many for each answer."""
 
 FAST = {"redis", "amqp"}
-"""Drivers that have a transport of ours."""
+"""Drivers for which this library has a transport of its own."""
 
 
 class Transport(Protocol):
@@ -118,7 +118,7 @@ class BrokerConnection:
 
     def _reset(self) -> None:
         self._fresh = True
-        """True until it has carried a message: only then does a failure mean that the broker is away."""
+        """True until it has carried a message: until then a failure means that the broker is unreachable."""
         self._connection, self._once = bounded(self._app)
         self.transport: Transport | None = None
         """None until the connection is opened."""
@@ -159,7 +159,7 @@ class BrokerConnection:
             RejectedByBroker: the broker rejects one of these messages; others may pass.
             BrokerUnreachable: they could not be sent on a new connection either.
             EncodeError: kombu cannot encode one of them.
-            Exception: a bug, of ours or in a call of ours.
+            Exception: a bug in this library, or in how it calls the driver.
         """
         while True:
             fresh = self._fresh
@@ -180,7 +180,7 @@ class BrokerConnection:
                     raise
                 elif fresh:
                     raise BrokerUnreachable(f"{type(error).__name__}: {error}") from error
-                # Else the broker has closed an old connection: that does not mean that it is away.
+                # Otherwise the broker has closed an old connection, and may be reachable.
             except BaseException:
                 self.close()
                 raise

@@ -171,7 +171,7 @@ class MessageBuilder:
             **routing.get("stamps", {}),
             **options,
             **{name: options.get(name) for name in stamps},
-            **retry.get("way", {}),
+            **retry.get("route", {}),
         }
         (headers, _, body, _) = self._amqp.as_task_v2(
             job.task_id,
@@ -184,7 +184,11 @@ class MessageBuilder:
             **{name: given[name] for name in _BUILT_FROM if name in given},
             **{name: given.get(name) for name in given.get("stamped_headers") or ()},
         )
-        custom = {**retry.get("added", {}), **routing.get("headers", {}), **(options.get("headers") or {})}
+        custom = {
+            **retry.get("added_headers", {}),
+            **routing.get("headers", {}),
+            **(options.get("headers") or {}),
+        }
         return MessageTemplate(
             headers={**headers, **custom},
             options=self._options(job, given),

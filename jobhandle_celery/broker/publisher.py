@@ -88,7 +88,7 @@ class Publisher:
 
     @contextmanager
     def _connection(self) -> Iterator[BrokerConnection | None]:
-        """Borrow a connection; None if the broker is not to be tried now."""
+        """Borrow a connection; None during the back-off, or if none is free."""
         with ExitStack() as stack:
             connection = None
             try:
@@ -98,7 +98,7 @@ class Publisher:
                 self._back_off(error)
             except PoolExhausted as error:
                 logger.info("%s; the sweeper publishes the jobs", error)
-            # While this thread waited for a connection, another one may have found the broker down.
+            # Another thread may have found the broker unreachable while this one waited for a connection.
             yield connection if self.reachable else None
 
     def _build(
@@ -132,7 +132,7 @@ class Publisher:
         except SoftTimeLimitExceeded:
             raise
         except Exception as error:
-            # Which were taken, and which message is to blame, shows when each is sent by itself.
+            # Sending each by itself shows which messages the broker accepts, and which it rejects.
             logger.debug("%d messages are sent one by one: %s", len(messages), type(error).__name__)
             return False
         self._failures = 0
@@ -198,7 +198,7 @@ class Publisher:
         """Run all jobs in this thread, through the same claim as in a worker.
 
         Raises:
-            Exception: the first one that a task has raised, with `task_eager_propagates`.
+            Exception: with `task_eager_propagates`, the first that a task raised.
         """
         results = [self._apply(job) for job in jobs]
         if self._app.conf.task_eager_propagates:
@@ -209,7 +209,7 @@ class Publisher:
         message = self._process_builder().build(job)
         headers, options = message.headers, message.options
         stamps = headers["stamps"] | {"stamped_headers": headers["stamped_headers"]}
-        # What a worker would make the task's request of.
+        # The fields from which a worker makes the task's request.
         task: Any = self._app.tasks[job.task]
         return task.apply(
             serialization.decode(job.args),

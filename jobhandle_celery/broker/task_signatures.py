@@ -1,4 +1,4 @@
-"""Translates Celery signatures: of a submit into a `Job`, of a retry into what the row keeps of it."""
+"""Translates Celery's task signatures: a submitted one into a `Job`, a retry's into what the row stores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -87,9 +87,11 @@ def retry_record(routing: Routing, signature: Signature[Any], request: Any) -> d
     if asked != before:
         route = routing.route_of(recorded)
         record["queue"] = route.queue
-        record["way"] = {name: route.options[name] for name in ("declare", *ROUTE) if name in route.options}
+        record["route"] = {name: route.options[name] for name in ("declare", *ROUTE) if name in route.options}
     added = custom_headers(recorded)
-    record["added"] = {name: added[name] for name in added if name not in (given.get("headers") or {})}
+    record["added_headers"] = {
+        name: added[name] for name in added if name not in (given.get("headers") or {})
+    }
     return record
 
 

@@ -13,7 +13,7 @@ from .engine import engine_maker
 from .fork_guard import gate
 from .insert import Inserter
 from .leases import Leases
-from .outbox import DAMPED_AT_MOST, Outbox
+from .outbox import MAX_REPUBLISH_DEFERRALS, Outbox
 from .pages import Page, Pages, Window
 from .queries import Queries
 from .records import (
@@ -36,7 +36,7 @@ from .stats import Passes, Stats, Tally, WorkerSeen
 from .sweep import Sweep
 
 __all__ = [
-    "DAMPED_AT_MOST",
+    "MAX_REPUBLISH_DEFERRALS",
     "Attached",
     "ClaimRejected",
     "Database",

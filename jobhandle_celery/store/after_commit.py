@@ -73,9 +73,8 @@ def after_commit(
         session: The session whose transaction inserted the rows.
         connection: The session's connection.
         job_ids: The rows that were inserted now.
-        callback: Called at the end of the root. If the root has joined an outer transaction, the rows may not
-        be
-            committed yet: the callback reads them.
+        callback: Called when the root transaction ends. If the root has joined an outer transaction, the rows
+            may not be committed yet: the callback reads them.
         handle: A handle on a job that was inserted in this transaction, now or before.
     """
     if not session.info.get(_LISTENING):

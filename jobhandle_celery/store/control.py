@@ -15,15 +15,15 @@ from .records import Run, Selection, unique_hash
 from .retrying import is_retry, retry_on_disconnect
 from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
-    ANEW,
+    AWAITING_MESSAGE,
     DUE,
     HELD,
-    LEFT,
     MINE,
     NAMING,
     NEVER_STARTED,
+    NO_PROCESS,
+    NO_STOP_REQUESTED,
     NOT_EXPIRED,
-    NOT_STAMPED,
     actor_of,
     cancelled,
     check_named,
@@ -159,7 +159,7 @@ class Control:
                 moves("resubmit"),
                 mine(job_id, username),
                 job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
-                to=_AFRESH | {"task_id": task_id, "unique_hash": key},
+                to=_RESUBMITTED | {"task_id": task_id, "unique_hash": key},
                 reason="resubmitted",
                 actor=actor_of(username),
             )
@@ -282,7 +282,7 @@ def _take(which: Guard, token: str, actor: str) -> Transition:
     return Transition(
         moves("take"),
         which,
-        NOT_STAMPED,
+        NO_STOP_REQUESTED,
         HELD | DUE,
         NOT_EXPIRED,
         to={
@@ -293,7 +293,7 @@ def _take(which: Guard, token: str, actor: str) -> Transition:
             "started": clock(),
             "due_at": None,
             "not_before": None,
-            **LEFT,
+            **NO_PROCESS,
         },
         reason="taken by hand",
         actor=actor,
@@ -307,8 +307,8 @@ def _end(which: Guard, status: JobStatus, token: str, actor: str) -> Transition:
     return Transition(moves("end"), which, to=to, reason=f"set to {status} by hand", actor=actor)
 
 
-_AFRESH: dict[str, Any] = {
-    **ANEW,
+_RESUBMITTED: dict[str, Any] = {
+    **AWAITING_MESSAGE,
     **dict.fromkeys(
         (
             "cancel_requested",
@@ -342,11 +342,11 @@ def _cancel(which: Guard, *, terminate: bool) -> Transition:
     return Transition(
         job.c.status_id.in_([status_literal(status) for status in sorted(UNFINISHED)]),
         # A second request changes nothing, unless it asks for more.
-        NOT_STAMPED | job.c.terminate.is_(False) if terminate else NOT_STAMPED,
+        NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED,
         which,
         to=columns
         | {
-            "cancel_requested": case((NOT_STAMPED, clock()), else_=job.c.cancel_requested),
+            "cancel_requested": case((NO_STOP_REQUESTED, clock()), else_=job.c.cancel_requested),
             "terminate": true() if terminate else job.c.terminate,
         },
         reason=case(

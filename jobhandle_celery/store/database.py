@@ -47,8 +47,8 @@ class Database:
         Args:
             make_engine: Called once in each process.
             settings: Their namespace and durations are parameters of the statements.
-            deadline: Seconds that a statement may take without a sign of life; None: no limit, for
-            migrations.
+            deadline: Seconds that a statement may take without any traffic; None: no limit, for
+                migrations.
         """
         self.settings = settings
         self.deadline = deadline
@@ -208,7 +208,7 @@ class Database:
         return direct
 
     def executor(self, connection: Connection) -> Executor:
-        """Return what executes on a connection, ours or, within `joining`, the caller's."""
+        """Return the executor for a connection: this database's or, within `joining`, the caller's."""
         is_ours = connection.engine is self._engine
         # The caller's may have another search path or default database, or a `schema_translate_map`.
         options = (
@@ -222,10 +222,10 @@ class Database:
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Translate the errors of a connection of the caller's.
+        """Translate the errors of the caller's connection.
 
-        A serialization failure or a deadlock stays SQLAlchemy's error: the caller's transaction is over, and
-        what retries it from its beginning knows that error.
+        A serialization failure or a deadlock stays SQLAlchemy's error: the caller's transaction is rolled
+        back, and code of the caller that retries the whole transaction expects that error.
         """
         if self._home is None:
             with self._ready() as engine, standalone(engine) as connection:

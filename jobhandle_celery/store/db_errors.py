@@ -31,7 +31,7 @@ _REFUSED = {"1153", "1644", "4025"}
 """MariaDB: a packet that is too large, a trigger's refusal and a CHECK; PyMySQL calls them operational."""
 
 _DENIED = {"42501"}
-"""PostgreSQL: a permission is missing. It can be granted, as a server can be started."""
+"""PostgreSQL: a missing permission counts as unavailable, because an administrator can grant it."""
 
 _SHOWN = {"host", "port", "service", "unix_socket", "sslmode"}
 

@@ -19,7 +19,7 @@ from .pages import first_since, moment
 from .records import read_column, to_event, to_job
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard
-from .transitions import HELD, STAMPED, lease_alive, mine
+from .transitions import HELD, STOP_REQUESTED, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
 """Messages published for one attempt after which the job counts as `UNTAKEN`."""
@@ -45,7 +45,7 @@ class JobInternals:
     """Messages published for the next attempt."""
     lost_count: int
     retry: bool
-    """True if a task's ours retry brought it here."""
+    """True if the next message is that of a retry which the task requested."""
     terminate: bool
     worker_uid: str | None
     pid: int | None
@@ -140,7 +140,7 @@ class Diagnostics:
             return durability(db.connection)
 
     def _details(self, where: Guard, limit: int) -> list[JobDetails]:
-        # By another name: what a condition asks of the workers is a question of its ours.
+        # Aliased, so that a condition's own subquery on the workers does not correlate with this join.
         its_worker = worker.alias("its_worker")
         columns = (job, clock().label("now"), its_worker.c.lease_until)
         chosen = (
@@ -167,7 +167,7 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
             Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
             Trouble.DESERTED: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
             Trouble.IGNORES_CANCEL: and_(
-                running, STAMPED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
+                running, STOP_REQUESTED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
             ),
             Trouble.FORGOTTEN: and_(
                 running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)

@@ -93,7 +93,7 @@ def _connect_args(url: URL) -> dict[str, Any]:
             # Until it is known whether PgBouncer is between, see `_on_psycopg_connect`.
             "prepare_threshold": None,
         }
-        # The encoding is set whatever the URL says: what is read must be what was written.
+        # The encoding is set regardless of the URL: what is read must be what was written.
         return {key: value for key, value in defaults.items() if key not in url.query} | {
             "client_encoding": "utf8"
         }

@@ -221,7 +221,7 @@ class PortableExecutor(Executor):
         return sqlite.insert(table).values(**values).on_conflict_do_nothing()
 
     def insert_jobs(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        # The insert does not tell which rows it inserted, and only these get an event.
+        # The insert does not return which rows it inserted, and only these get an event.
         existing = self.execute(select(job.c.task_id).where(by_task_ids(rows)))
         known, taken = set(existing.scalars()), self._taken_keys(rows)
         new = [row for row in rows if row["task_id"] not in known and row.get("unique_hash") not in taken]

@@ -4,7 +4,7 @@ A child must neither use nor close its parent's connections. SQLite keeps the st
 process: a child that is forked while another thread is inside a transaction sees that lock as held for ever.
 A fork therefore waits for the operations under way, and SQLite's files are closed before it.
 
-The renewal of a worker's lease does not wait for a fork that waits: see `ForkGuard.past`.
+The renewal of a worker's lease is not delayed by a pending fork: see `ForkGuard.past`.
 """
 
 import os
@@ -62,9 +62,9 @@ class ForkGuard:
 
     @contextmanager
     def past(self) -> Iterator[None]:
-        """Delay forks during the block, without waiting, unlike `inside`, for a fork that waits.
+        """Delay forks during the block. Unlike `inside`, do not wait for a pending fork.
 
-        For the renewal of a lease, which must not be late, on SQLite; other databases do not need it.
+        For lease renewals on SQLite, which must not be late. Other databases do not need it.
         """
         with self._forking:
             yield

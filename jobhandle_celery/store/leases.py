@@ -15,7 +15,7 @@ from .records import Lost, RunSnapshot, Worker, to_progress
 from .recovery import settle_lost
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, ago, param, params, setting, status_literal
-from .transitions import STAMPED, moves
+from .transitions import STOP_REQUESTED, moves
 
 
 class Leases:
@@ -71,10 +71,10 @@ class Leases:
     def reap(self, worker_uid: str) -> list[Lost]:
         """Settle the jobs of a worker whose lease has ended, and delete its row once there are none.
 
-        Who may have been there first: the worker itself, renewing. Its row is locked and its lease read again
-        before any of its jobs is touched, so it renews either before, and loses nothing, or after, and finds
-        its row gone. Or an outage, since our pass began: then no worker could renew, and each statement sees
-        by the clock that the pass is too long ago.
+        Who may have been there first: the worker itself, with a renewal. Its row is locked and its lease read
+        again before any of its jobs is changed: after an earlier renewal no job is lost, and a later renewal
+        finds no row. Or, since the pass began, an outage, in which no worker could renew: then each statement
+        sees by the clock that the pass began too long ago, and changes nothing.
         """
         with self._database.transaction() as db:
             lapsed = db.execute(
@@ -182,7 +182,7 @@ def _runs() -> Any:
         job.c.attempt,
         job.c.claim_id,
         job.c.pid,
-        STAMPED.label("stop"),
+        STOP_REQUESTED.label("stop"),
         job.c.terminate,
         job.c.message,
         job.c.progress_current,

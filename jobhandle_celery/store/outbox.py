@@ -1,4 +1,4 @@
-"""The jobs that wait to be published: a publisher or a sweep reserves their rows, and marks what it has sent.
+"""The jobs to publish: a submitter or the sweeper reserves their rows, and marks those that it has sent.
 
 No lock is held while a process talks to the broker: a row is reserved by moving its `due_at`. If the process
 dies before the mark, the row is due again.
@@ -19,7 +19,7 @@ from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, Transition, setting
 from .transitions import DUE, HELD, for_these, grouped, moves, unless_expired_before
 
-DAMPED_AT_MOST = 3
+MAX_REPUBLISH_DEFERRALS = 3
 """Times in a row that the queue's depth may defer a republish. No promise depends on the depth."""
 
 _UNSENT = and_(

@@ -1,7 +1,7 @@
 """Runs whose process is gone or was cut off, and messages that a worker took and did not start.
 
-A worker's main process knows its child and the message, not whether the child's claim has won. The row tells,
-by task id, worker uid and process id (`ProcessRef`).
+A worker's main process knows its child and the message, but not whether the child's claim has won. The row
+shows it by task id, worker uid and process id (`ProcessRef`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from .retrying import retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
     HELD,
-    NOT_STAMPED,
+    NO_STOP_REQUESTED,
     REVOKE_REPORTED,
-    STAMPED,
+    STOP_REQUESTED,
     TAKEN_AWAY,
     failed,
     for_messages,
@@ -51,13 +51,19 @@ class Recovery:
 
     @retry_on_disconnect
     def fail_process(self, process: ProcessRef, failure: Failure, worker: Worker) -> bool:
-        """End in Error the job that ran in a child that is gone. First: the child itself."""
+        """End in Error the job that ran in a child that is gone.
+
+        Who may have been there first: the child itself, with the outcome of the run.
+        """
         to, reason = failed(failure)
         return self._end_process(process, to, reason, worker)
 
     @retry_on_disconnect
     def stop_process(self, process: ProcessRef, message: str, worker: Worker) -> bool:
-        """End as Cancelled the job whose child was ended by a revoke. First: the child itself."""
+        """End as Cancelled the job whose child was ended by a revoke.
+
+        Who may have been there first: the child itself, with the outcome of the run.
+        """
         to, reason = stopped(message)
         return self._end_process(process, to | REVOKE_REPORTED, reason, worker)
 
@@ -68,7 +74,10 @@ class Recovery:
 
     @retry_on_disconnect
     def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[Lost]:
-        """Settle a job whose body is gone. First: the body, with a last write."""
+        """Settle a job whose body is gone.
+
+        Who may have been there first: the body, with a last write.
+        """
         with self._database.transaction() as db:
             return settle_lost(db, held_by(holder), reason, worker_actor(worker))
 
@@ -94,7 +103,10 @@ class Recovery:
 
     @retry_on_disconnect
     def clear_received(self, messages: Sequence[Message], worker: Worker) -> None:
-        """Clear the notes of messages that did not end this worker. First: a claim."""
+        """Clear the notes of messages that did not end this worker.
+
+        Who may have been there first: a claim; then the row is Running and keeps its worker.
+        """
         with self._database.transaction() as db:
             noted = for_messages(messages) & (job.c.worker_uid == worker.worker_uid)
             db.execute(update(job).where(noted, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None))
@@ -122,7 +134,8 @@ class Recovery:
     def give_back(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[Lost]:
         """Requeue a job that was cut off, without counting a loss; if it was asked to stop, it is Cancelled.
 
-        The caller has made sure that the body has left. First: a body that finished in its last moment.
+        The caller has made sure that the body has ended. Who may have been there first: a body that finished
+        in its last moment.
         """
         return self._give_back(held_by(holder), reason, worker)
 
@@ -137,8 +150,10 @@ class Recovery:
         actor = worker_actor(worker)
         to, stop_reason = stopped("")
         with self._database.transaction() as db:
-            given = db.apply(Transition(guard, NOT_STAMPED, to=requeued(), reason=reason, actor=actor))
-            ended = db.apply(Transition(guard, STAMPED, to=to | TAKEN_AWAY, reason=stop_reason, actor=actor))
+            given = db.apply(Transition(guard, NO_STOP_REQUESTED, to=requeued(), reason=reason, actor=actor))
+            ended = db.apply(
+                Transition(guard, STOP_REQUESTED, to=to | TAKEN_AWAY, reason=stop_reason, actor=actor)
+            )
             return [*_lost(given), *_lost(ended)]
 
 
@@ -153,9 +168,9 @@ def settle_lost(
     error, error_reason = failed(Failure("system", "WorkerLostError", f"{reason}; no attempts are left"))
     counted = {"lost_count": job.c.lost_count + 1}
     transitions = (
-        ((guard, NOT_STAMPED, attempts_left), requeued() | counted, reason),
-        ((guard, NOT_STAMPED, ~attempts_left), error | TAKEN_AWAY | counted, error_reason),
-        ((guard, STAMPED), stopped("")[0] | TAKEN_AWAY, f"{reason}; it had been asked to stop"),
+        ((guard, NO_STOP_REQUESTED, attempts_left), requeued() | counted, reason),
+        ((guard, NO_STOP_REQUESTED, ~attempts_left), error | TAKEN_AWAY | counted, error_reason),
+        ((guard, STOP_REQUESTED), stopped("")[0] | TAKEN_AWAY, f"{reason}; it had been asked to stop"),
     )
     lost: list[Lost] = []
     for guards, to, why in transitions:

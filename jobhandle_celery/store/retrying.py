@@ -1,7 +1,7 @@
 """Decorators of the store's methods: `retry_on_disconnect`, `untraced`.
 
-The author of a method under `retry_on_disconnect` recognises its own earlier success: the answer to a commit
-may have been lost.
+A method under `retry_on_disconnect` must recognise its own earlier success, since the answer to a commit may
+have been lost.
 """
 
 import functools
@@ -29,7 +29,7 @@ _retrying: ContextVar[bool] = ContextVar("jobhandle_retrying", default=False)
 
 
 def is_retry() -> bool:
-    """Say, within a method, whether its writes may be committed already: an answer was lost."""
+    """Return True, within a method, if an answer was lost: its writes may be committed already."""
     return _retrying.get()
 
 
@@ -40,7 +40,7 @@ _limit: ContextVar[float | None] = ContextVar("jobhandle_retry_limit", default=N
 def limit_retries(seconds: float) -> Iterator[None]:
     """Limit, within the block, the time of retries and of the wait for SQLite's lock.
 
-    For work that may be left undone, and that must not wait for a transaction which its own thread has open.
+    For optional work, which must not wait for a transaction that its own thread has open.
     """
     before = _limit.set(seconds)
     try:
@@ -55,7 +55,7 @@ def retry_limit() -> float | None:
 
 
 def retry_on_disconnect(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Retry where that may help: at once after a broken connection, soon after a deadlock.
+    """Retry a method: at once after a broken connection, after a pause after a deadlock.
 
     The most common failure is a pooled connection that the server has closed meanwhile; it costs one retry. A
     server that cannot be reached is not retried here.

@@ -20,17 +20,17 @@ from .records import ClaimRejected, ProcessRef, Refusal, Run, Worker, encode_fai
 from .retrying import is_retry, retry_on_disconnect
 from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
-    ANEW,
+    AWAITING_MESSAGE,
     DUE,
     EXPIRED,
     HELD,
     HELD_BY_RUN,
-    LEFT,
     MINE,
+    NO_PROCESS,
+    NO_STOP_REQUESTED,
     NOT_EXPIRED,
-    NOT_STAMPED,
     REVOKE_REPORTED,
-    STAMPED,
+    STOP_REQUESTED,
     STOPPED,
     cancelled,
     failure_reason,
@@ -98,7 +98,7 @@ class Runs:
                 )
                 .values(revoke_reported=True, due_at=None),
             )
-            # In a retry the note may be our own: a second report is harmless, none is not.
+            # In a retry the note may be this call's own. A second report is harmless, a missing one is not.
             return bool(noted.rowcount) or is_retry()
 
     @retry_on_disconnect
@@ -156,11 +156,11 @@ class Runs:
             "retry": signature,
             "not_before": not_before,
             "due_at": clock(setting("publish_grace")) if not_before is None else not_before,
-            **ANEW,
+            **AWAITING_MESSAGE,
         }
         if queue is not None:
             again["queue"] = queue
-        requeue = _ending(held_by(run), NOT_STAMPED, to=again, reason=reason)
+        requeue = _ending(held_by(run), NO_STOP_REQUESTED, to=again, reason=reason)
         with self._database.single_statement() as db:
             if db.count_applied(requeue, actor=worker_actor(run.worker)) or _already_by(
                 db, run, JobStatus.REQUEUED
@@ -182,7 +182,7 @@ class Runs:
         """Return whether the run still holds the row, and whether it is asked to stop."""
         with self._database.autocommit() as db:
             row = db.execute(_check(), params(**run_params(run))).first()
-            return row is not None, row is None or bool(row.stamped)
+            return row is not None, row is None or bool(row.stop_requested)
 
     @retry_on_disconnect
     def note_progress(self, run: Run, current: float, total: float | None) -> bool:
@@ -232,7 +232,7 @@ def expire(which: Guard, actor: str, *, skip_locked: bool = False) -> Transition
         moves("expire"),
         EXPIRED,
         which,
-        to=cancelled(setting("republish_after"), message="expired before it was started", **LEFT),
+        to=cancelled(setting("republish_after"), message="expired before it was started", **NO_PROCESS),
         reason="expired before it was started",
         actor=actor,
         skip_locked=skip_locked,
@@ -300,7 +300,7 @@ def _leave(db: Executor, run: Run | ProcessRef) -> None:
             job.c.attempt == run.attempt,
             job.c.status_id != JobStatus.RUNNING,
         )
-        .values(**LEFT),
+        .values(**NO_PROCESS),
     )
 
 
@@ -319,7 +319,7 @@ def _claim(*, leased: bool) -> Transition:
         job.c.task_id == param(job.c.task_id),
         job.c.task == param(job.c.task),
         job.c.attempt == param(job.c.attempt, "former"),
-        NOT_STAMPED,
+        NO_STOP_REQUESTED,
         ~HELD,
         DUE,
         NOT_EXPIRED,
@@ -342,19 +342,19 @@ def _claim(*, leased: bool) -> Transition:
 
 @cache
 def _finish() -> Transition:
-    to = final(JobStatus.FINISHED, result=param(job.c.result), error=null(), **LEFT)
+    to = final(JobStatus.FINISHED, result=param(job.c.result), error=null(), **NO_PROCESS)
     return _ending(HELD_BY_RUN, to=to, reason="finished")
 
 
 @cache
 def _fail() -> Transition:
-    to = final(JobStatus.ERROR, error=param(job.c.error), message=param(job.c.message), **LEFT)
+    to = final(JobStatus.ERROR, error=param(job.c.error), message=param(job.c.message), **NO_PROCESS)
     return _ending(HELD_BY_RUN, to=to, reason=_REASON)
 
 
 @cache
 def _stop(*, with_message: bool) -> Transition:
-    to = final(JobStatus.CANCELLED, **LEFT, **REVOKE_REPORTED)
+    to = final(JobStatus.CANCELLED, **NO_PROCESS, **REVOKE_REPORTED)
     if with_message:
         to["message"] = param(job.c.message)
     return _ending(HELD_BY_RUN, to=to, reason=_REASON)
@@ -362,7 +362,7 @@ def _stop(*, with_message: bool) -> Transition:
 
 @cache
 def _check() -> Any:
-    return select(STAMPED.label("stamped")).where(HELD_BY_RUN)
+    return select(STOP_REQUESTED.label("stop_requested")).where(HELD_BY_RUN)
 
 
 @cache

@@ -19,8 +19,8 @@ MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
 """The job of the call, in this namespace."""
 
 NEVER_STARTED = job.c.started.is_(None)
-STAMPED = job.c.cancel_requested.is_not(None)
-NOT_STAMPED = job.c.cancel_requested.is_(None)
+STOP_REQUESTED = job.c.cancel_requested.is_not(None)
+NO_STOP_REQUESTED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
 HELD = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
@@ -181,10 +181,10 @@ def worker_actor(worker: Worker) -> str:
 AT_REST: dict[str, Any] = {"due_at": null(), "not_before": null(), "unique_hash": null()}
 """A final row: its unique key is free, and the sweep looks at it only if `cancelled` sets `due_at`."""
 
-LEFT: dict[str, Any] = {"worker_uid": null(), "pid": null()}
+NO_PROCESS: dict[str, Any] = {"worker_uid": null(), "pid": null()}
 """A row that no body runs for; `worker` and `claim_id` stay and name the last one."""
 
-ANEW: dict[str, Any] = {**LEFT, "publish_count": 0, "republish_deferrals": 0}
+AWAITING_MESSAGE: dict[str, Any] = {**NO_PROCESS, "publish_count": 0, "republish_deferrals": 0}
 """A row that waits for its next message."""
 
 REVOKE_REPORTED: dict[str, Any] = {"revoke_reported": True}
@@ -211,13 +211,19 @@ def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any)
 
 def requeued() -> dict[str, Any]:
     """Return the columns of a job whose run is gone, and that runs again at once."""
-    return {"status_id": JobStatus.REQUEUED, "not_before": None, "due_at": clock(), **ANEW, **TAKEN_AWAY}
+    return {
+        "status_id": JobStatus.REQUEUED,
+        "not_before": None,
+        "due_at": clock(),
+        **AWAITING_MESSAGE,
+        **TAKEN_AWAY,
+    }
 
 
 def failed(failure: Failure) -> tuple[dict[str, Any], str]:
     """Return the columns of a job that ends in Error, and the reason."""
     reason = failure_reason(failure)
-    return final(JobStatus.ERROR, error=encode_failure(failure), message=reason, **LEFT), reason
+    return final(JobStatus.ERROR, error=encode_failure(failure), message=reason, **NO_PROCESS), reason
 
 
 def failure_reason(failure: Failure) -> str:
@@ -231,5 +237,5 @@ STOPPED = "stopped on request"
 def stopped(message: str) -> tuple[dict[str, Any], str]:
     """Return the columns of a job that was stopped, and the reason; without a message the body's stays."""
     reason = clip_message(message)
-    to = final(JobStatus.CANCELLED, **LEFT)
+    to = final(JobStatus.CANCELLED, **NO_PROCESS)
     return (to | {"message": reason} if reason else to), reason or STOPPED

@@ -30,7 +30,7 @@ LATER = 5.0
 """Seconds between retries after several failures, unless the interval is longer."""
 
 SHUTDOWN_TIMEOUT = 10.0
-"""Seconds in which a worker's shutdown writes what it still knows."""
+"""Seconds that a worker's shutdown spends on its deferred writes."""
 
 
 class JobsStep(bootsteps.StartStopStep):
@@ -42,11 +42,11 @@ class JobsStep(bootsteps.StartStopStep):
         """Make the worker's uid before the pool forks: its children carry it into their claims."""
         super().__init__(parent, **options)
         if getattr(parent, "pool_start_method", "fork") != "fork":
-            # Its children would get a copy of the app without `Jobs`, and run every body unclaimed.
+            # Spawned children get a copy of the app without `Jobs`, and would run bodies without a claim.
             raise ConfigurationError("jobs need worker_pool_start_method = 'fork'")
         self._runtime = runtime_of(parent.app)
-        # Made before the fork too: a child must not inherit the lock of a store that is being made.
-        self._runtime.submitter  # noqa: B018 -- made by being looked at
+        # Created before the fork: a child must not inherit the lock of a store under construction.
+        self._runtime.submitter  # noqa: B018 -- the access creates it
         self._me = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
         self._runtime.worker = self._me
         self._runtime.prefork = issubclass(parent.pool_cls, PreforkPool)
@@ -64,7 +64,7 @@ class JobsStep(bootsteps.StartStopStep):
         settings = self._runtime.settings
         lease = Lease(self._runtime.stores_of_lease(), self._me, settings)
         if not lease.renew():
-            # The worker lives on: it runs what is no job, and jobs as soon as it has its lease.
+            # The worker continues: it runs plain tasks at once, and jobs once it has its lease.
             logger.error(
                 "worker %s has no lease and takes no jobs yet; it retries until the database answers",
                 self._me.name,
@@ -78,7 +78,7 @@ class JobsStep(bootsteps.StartStopStep):
         """Do nothing: this is the beginning of the warm drain, and bodies are still running."""
 
     def shutdown(self, parent: Any) -> None:
-        """Make the writes that are left, give back what was cut off, and end the lease."""
+        """Flush the deferred writes, give back the jobs that were cut off, and end the lease."""
         if self._parts is None:
             return
         lease, housekeeping, thread = self._parts
@@ -88,11 +88,11 @@ class JobsStep(bootsteps.StartStopStep):
                 self._write_the_rest(housekeeping)
             finally:
                 lease.end(SHUTDOWN_TIMEOUT)
-        # Otherwise the threads of a threads pool go on until the process ends, and so does the lease.
+        # Otherwise the bodies of a threads pool run until the process ends; the lease is renewed until then.
 
     def _write_the_rest(self, housekeeping: Housekeeping) -> None:
         writes, until, pause = housekeeping.writes, time.monotonic() + SHUTDOWN_TIMEOUT, 0.2
-        # An outcome that only this process knows is waited for, unless the shutdown is a cold one.
+        # Wait for an outcome that only this process has, except in a cold shutdown.
         while time.monotonic() < until or (writes.has_outcomes and not state.should_terminate):
             try:
                 if not writes.kill_survivors():
@@ -102,7 +102,7 @@ class JobsStep(bootsteps.StartStopStep):
                     return
             except (DatabaseUnavailableError, SchemaError) as error:
                 if not writes.pending:
-                    # Nothing is lost: the lease expires by itself.
+                    # Nothing is lost: the lease expires.
                     logger.warning("shutdown of %s leaves its lease to expire: %s", self._me.name, error)
                     return
                 logger.warning("shutdown of %s is waiting for the database: %s", self._me.name, error)

@@ -100,7 +100,7 @@ def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
 
 
 def _unanswered(run: Run) -> ClaimRefused:
-    """Return the refusal of a claim that was not answered, and that may have been written all the same."""
+    """Return the refusal of a claim that was not answered, but may have been committed."""
     given_back = GivenBack(run, "its claim was not answered")
     return ClaimRefused("the database did not answer; the job is sent again", Report(None, given_back))
 
@@ -113,7 +113,7 @@ def _refuse(task: Any, context: Any, run: Run, rejected: ClaimRejected) -> None:
         raise ClaimRefused(reason.value, Report(None, revoked=revoked))
     if rejected.foreign:
         _report_foreign(task, context, run, rejected.foreign)
-    # A duplicate leaves no trace: whatever is stored under this task id is another message's.
+    # A duplicate writes nothing: what is stored under this task id belongs to another message.
     raise Ignore(f"job {run.job_id} is not started by this message: {reason.value}")
 
 
@@ -122,7 +122,7 @@ def _is_first_to_report(task: Any, run: Run) -> bool:
         return runtime_of(task.app).store.runs.mark_revoke_reported(run.job_id, run.task_id)
     except JobHandleError as error:
         logger.warning(
-            "job %s: the result backend does not learn that it is cancelled: %s", run.job_id, error
+            "job %s: its cancellation was not reported to the result backend: %s", run.job_id, error
         )
         return False
 

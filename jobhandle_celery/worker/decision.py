@@ -99,7 +99,7 @@ def _delay(options: Any) -> float | datetime | None:
     if isinstance(eta, str):
         eta = datetime.fromisoformat(eta)
     if isinstance(eta, datetime):
-        # A time without a zone is UTC to Celery, whatever `timezone` says.
+        # Celery reads a time without a zone as UTC, regardless of `timezone`.
         return eta.replace(tzinfo=UTC) if eta.tzinfo is None else eta
     return None
 

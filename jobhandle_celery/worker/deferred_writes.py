@@ -37,7 +37,7 @@ class DeferredWrites:
 
     @property
     def has_outcomes(self) -> bool:
-        """True while there are outcomes of bodies that no other process knows."""
+        """True while there are outcomes of bodies that no other process has."""
         return any(write.refused is not None for write in self.pending)
 
     def make(self) -> None:
@@ -46,7 +46,7 @@ class DeferredWrites:
             try:
                 self._make(write)
             except (DatabaseUnavailableError, SchemaError):
-                # Its row may be locked: the others come first the next time.
+                # Its row may be locked: the other writes come first in the next round.
                 self._pending.remove(write)
                 self._pending.append(write)
                 raise

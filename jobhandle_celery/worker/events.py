@@ -119,7 +119,7 @@ def event_of_status(
             return "task-failed", {"exception": raised, "traceback": error.traceback if error else ""}
         case JobStatus.CANCELLED:
             fields = {"terminated": runtime is not None, "signum": None, "expired": False}
-            # The state is given because Flower lets no REVOKED come after a state it does not know, PROGRESS.
+            # After PROGRESS, a state that Flower does not know, it ignores a REVOKED without this field.
             return "task-revoked", {**fields, "state": states.REVOKED}
         case _:
             return "task-retried", {"exception": reason, "traceback": ""}

@@ -44,7 +44,7 @@ class Execution:
     written: bool = False
     """The outcome is written, or the run was superseded."""
     revoked: bool = False
-    """The job is Cancelled by its outcome, and the result backend knows."""
+    """The outcome left the job Cancelled, and that was reported to the result backend."""
 
     def keep(self, task: Any, returned: Any) -> None:
         """Keep what the body has returned as the result of its job.

@@ -82,12 +82,12 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
 
 
 def _error_outside(current: Execution, returned: Any) -> BaseException | None:
-    """Return the error of what surrounds the body that Celery's tracer has returned."""
+    """Return an error that the tracer returned and that the body did not raise."""
     if returned.info is None or returned.info.retval is current.error:
         return None
     error: BaseException = returned.info.retval
     if returned.info.state != states.FAILURE:
-        # Ignore, of a body that stopped; or what a body left with that was patched in past its wrapper.
+        # `Ignore` of a body that stopped, or the error of a body that was patched in without its wrapper.
         current.error = current.error or error
         return None
     current.traceback = current.traceback or str(getattr(returned.retval, "traceback", "") or "")
@@ -95,10 +95,10 @@ def _error_outside(current: Execution, returned: Any) -> BaseException | None:
 
 
 def _release_traceback(info: Any) -> None:
-    """Drop the traceback of what a job ended with, now that everything is stored and logged.
+    """Drop the traceback of a job's error, after everything is stored and logged.
 
-    It and Celery's frames hold each other, with some 100 KB that Python's collector does not see: a worker
-    that refuses many duplicates would grow to twice its size.
+    The traceback and Celery's frames refer to each other, and keep some 100 KB that Python's collector does
+    not count: a worker that refuses many duplicates would grow to twice its size.
     """
     if info is not None and isinstance(info.retval, BaseException):
         info.retval.__traceback__ = None
@@ -109,10 +109,10 @@ def _release_traceback(info: Any) -> None:
 
 @contextmanager
 def run(task: Any, current: Execution) -> Iterator[None]:
-    """Make an execution that of its request while Celery traces the task; conclude it at the end.
+    """Make an execution the current one while Celery traces the task, and conclude it at the end.
 
-    Celery's tracer raises, for one, what a hook of the task's raised while it ran eagerly, MemoryError, and
-    the SystemExit of a hook or of a receiver.
+    Celery's tracer raises a MemoryError, what a hook of an eager task raises, and the SystemExit of a hook or
+    of a receiver; it returns other errors.
     """
     token = running.set(current)
     try:
@@ -131,9 +131,9 @@ def run(task: Any, current: Execution) -> Iterator[None]:
 
 @contextmanager
 def own_code(task: Any, current: Execution) -> Iterator[None]:
-    """Note what a task's own code leaves with: its body, or its ``before_start``.
+    """Note the error that a task's own code raises: its body, or its ``before_start``.
 
-    It surrounds the outermost wrapper, so that the body has left when an outcome is concluded here.
+    It surrounds the outermost wrapper, so that the body has ended when an outcome is concluded here.
     """
     try:
         yield
@@ -143,13 +143,13 @@ def own_code(task: Any, current: Execution) -> Iterator[None]:
         if stopped or isinstance(error, (Ignore, Reject)):
             _conclude_unsignalled(task, current)
         if stopped:
-            # Celery's own class: tools know by it that this is no error.
+            # Celery's own class, by which tools recognise that this is not an error.
             raise Ignore("stopped on request") from None
         raise
     except BaseException as error:
         if _is_from_outside(error):
             raise
-        # sys.exit(), asyncio.CancelledError: a pool of threads would never report it.
+        # For example sys.exit() or asyncio.CancelledError: a threads pool would never report it.
         current.error = BodyExitedError(f"the body ended itself by {type(error).__name__}: {error}")
         raise current.error from error
 
@@ -170,8 +170,8 @@ def _is_from_outside(error: BaseException) -> bool:
 def connect_signals() -> None:
     """Connect the receivers of a process that runs jobs.
 
-    Before the first job, not at import: each receiver costs every plain task some time. Strongly: a weak
-    connection leaves something behind at each call.
+    Called before the first job, not at import: each receiver costs every plain task some time. The
+    references are strong: with weak ones each call leaks memory.
     """
     signals.task_success.connect(on_success, weak=False)
     signals.task_failure.connect(on_failure, weak=False)
@@ -189,7 +189,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     current = execution_of(sender.request)
     if current is None:
         return
-    if not current.returned:  # it was patched in past its wrapper
+    if not current.returned:  # it was patched in without its wrapper
         try:
             current.keep(sender, result)
         except ResultError as error:
@@ -210,7 +210,7 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
 
 @_reporting
 def on_retry(sender: Any = None, **_: Any) -> None:
-    """Conclude a body that has retried; Celery has stored RETRY."""
+    """Conclude a body that has retried, after Celery has stored RETRY."""
     current = execution_of(sender.request)
     if current is not None:
         conclude(sender, current)
@@ -222,12 +222,12 @@ def _conclude_unsignalled(task: Any, current: Execution) -> None:
 
 
 def conclude(task: Any, current: Execution, outside: BaseException | None = None) -> None:
-    """Decide, write and report how a run ended, once; `outside` is an error of what surrounds the body."""
+    """Decide, write and report how a run ended, once; `outside` is an error raised outside the body."""
     if current.outcome is not None:
         return
     current.outcome = decide(task, current, outside)
     if outside is not None and current.returned:
-        # A result backend that is away, say. The row is the truth, and the body has returned.
+        # For example, the result backend is unavailable. The body has returned, and the row is the truth.
         logger.warning(
             "job %s: its body returned, and Celery failed after it (%r); its outcome is %s",
             current.run.job_id,
@@ -239,17 +239,14 @@ def conclude(task: Any, current: Execution, outside: BaseException | None = None
         report(task, current, current.outcome, written)
 
 
-# Step 3: decide.
-
-
-# Step 4: write.
+# Step 3, decide, is `decision.decide`. Step 4: write.
 
 
 def write(task: Any, current: Execution, outcome: Outcome) -> Any:
     """Write the outcome of a run; return the store's answer, None if it is not written.
 
-    What cannot be written now goes to the worker's main process: here it would keep a place of the pool, and
-    a time limit that is the body's, which has left, would end it.
+    An outcome that cannot be written now is handed to the worker's main process. Retries here would occupy a
+    slot of the pool, and the body's hard time limit would end them.
     """
     job_id, kind = current.run.job_id, type(outcome).__name__
     try:
@@ -275,10 +272,10 @@ def write(task: Any, current: Execution, outcome: Outcome) -> Any:
 
 
 def _write_in_time(task: Any, current: Execution, outcome: Outcome) -> Any:
-    """Write an outcome, but wait no longer than half the time that is left to a hard limit.
+    """Write an outcome; wait no longer than half of the time that is left before the hard limit.
 
     Raises:
-        DatabaseUnavailableError: it may be written in a moment all the same; to write it twice is harmless.
+        DatabaseUnavailableError: the write may still succeed later; to write it twice is harmless.
     """
     store, limit = runtime_of(task.app).store, getattr(current.context, HARD_LIMIT, None)
     eager = bool(current.context.is_eager)
@@ -318,7 +315,7 @@ def _write_or_wait(store: Store, outcome: Outcome, eager: bool) -> Any:
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
         except SoftTimeLimitExceeded:
-            continue  # the limit is the body's, and the body has left
+            continue  # the limit is the body's, and the body has ended
 
 
 # Step 5: report.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from celery.bootsteps import RUN  # type: ignore[attr-defined]  # its stubs forget it
+from celery.bootsteps import RUN  # type: ignore[attr-defined]  # missing in its stubs
 from celery.concurrency.thread import TaskPool as ThreadPool
 from celery.worker import state
 
@@ -70,7 +70,7 @@ class Housekeeping:
             self._redelivered.append(self._runtime.redelivered.get())
         late = time.monotonic() - DROP_AFTER
         for message in [message for message in self._redelivered if message.since < late]:
-            message.drop()  # the database was away; the sweep sends another
+            message.drop()  # the database was unavailable; the sweeper publishes another
             self._redelivered.remove(message)
         if not self._redelivered:
             return
@@ -91,7 +91,7 @@ class Housekeeping:
         self._redelivered.clear()
 
     def send_cut_off(self) -> None:
-        """Send the status of the jobs whose bodies were cut off, as their rows say."""
+        """Send events with the stored status of the jobs whose bodies were cut off."""
         jobs = []
         while self._runtime.cut_off:
             job_id, task_id, attempt = self._runtime.cut_off.popleft()
@@ -107,7 +107,7 @@ class Housekeeping:
         return bool(_requests()) and issubclass(self._worker.pool_cls, ThreadPool)
 
     def _end_cancelled(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
-        """End bodies that were asked to stop, if the cancel or their task says so."""
+        """End bodies that were asked to stop, if the cancel or their task demands termination."""
         running = {request.key: request for request in requests}
         for run in snapshots:
             request = running.get((run.job_id, run.task_id, run.attempt)) if run.stop else None
@@ -115,7 +115,7 @@ class Housekeeping:
                 self._end_process(request.key, run.pid, JobRequest.revoke_running)
 
     def _end_superseded(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
-        """End bodies that slept longer than their lease: another attempt has their job by now."""
+        """End bodies whose attempt is superseded, as after a suspend of the machine beyond the lease."""
         held = {(run.job_id, run.task_id, run.attempt) for run in snapshots}
         absent = {
             request.key: request
@@ -143,7 +143,7 @@ class Housekeeping:
             self._ended.add(key)
             self._worker.pool.terminate_job(pid, signal.SIGTERM)
             return
-        # In the event loop, where nothing comes between the check of what the child runs and the signal.
+        # In the event loop, so that the child cannot start another body between the check and the signal.
         self._worker.consumer.call_soon(self._end_now, key, pid, end)
 
     def _end_now(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
@@ -170,9 +170,9 @@ class Housekeeping:
             try:
                 settled = self._runtime.store.recovery.lose(run, reason, self._me)
             except DatabaseRefusedError as error:
-                # The others, and the sweep after them, do not wait for it.
+                # Do not delay the other rows, or the sweep that follows.
                 logger.error(
-                    "job %s stays Running though nothing runs it: the database refuses to end it: %s",
+                    "job %s: nothing runs it, but it stays Running: the database refused its outcome: %s",
                     run.job_id,
                     error,
                 )

@@ -1,14 +1,14 @@
 """Checks a job's message before Celery decodes it, and drops what cannot be run here.
 
-A job's message has a content type that no consumer accepts (see `broker.headers`). `guard_strategy` stands
-before the strategy of every task: a message that passes gets the content type that Celery knows, in a copy,
-so that a broker to which it is returned gets it as it was. The checks come first because a pickle would have
-run by the time a request is made, and JSON that is no task's arguments, or is nested too deep for a pickle,
-would end the worker.
+A job's message has a content type that no consumer accepts (see `broker.headers`). `guard_strategy` wraps
+the strategy of every task. It passes on a copy of a valid message, with the content type that Celery knows:
+the original may be returned to the broker, unchanged. The checks run before Celery makes a request. By then
+a pickle would have been loaded, and JSON that is not a task's arguments, or is nested too deeply to be
+pickled, would end the worker.
 
-Celery logs a message that it cannot run whole, arguments and all, and stores and sends a failure under its
-task id if it only does not know the task. `RejectionStep` drops a job's message without quoting it: the sweep
-sends another by the row, perhaps to a worker that knows the task.
+Celery logs a message that it cannot run in full, with its arguments. For an unknown task it also stores and
+sends a failure under the message's task id. `RejectionStep` drops a job's message without quoting it: the
+sweeper publishes another, perhaps to a worker that knows the task.
 """
 
 import json

@@ -1,7 +1,7 @@
 """How a run ends, as one frozen value: it can be written, handed to another process, or made plainer.
 
 A database may refuse an outcome for good: its text, its size, a constraint. The body has run all the same, so
-the row ends with a plainer outcome, which says what was left out.
+the row ends with a plainer outcome, whose text names what was left out.
 """
 
 import logging
@@ -19,9 +19,9 @@ from ..store import Run, Store
 logger = logging.getLogger(__name__)
 
 SHORT = 200
-"""Characters that are kept of a message when a database refuses the whole of it."""
+"""Characters of a message that are kept when the database refuses the full text."""
 
-_NO_WORDS = Failure("system", "OutcomeNotStored", "the error could not be stored")
+_ERROR_NOT_STORED = Failure("system", "OutcomeNotStored", "the error could not be stored")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Outcome:
 
         Raises:
             DatabaseUnavailableError, SchemaError: not now; it may be written again, in any process.
-            Exception: what the database says to the plainest form.
+            Exception: the database refuses the plainest form, too.
         """
         outcome = self
         while True:
@@ -55,7 +55,7 @@ class Outcome:
         Raises:
             Exception: the given error, if there is no plainer form.
         """
-        # The server's words; SQLAlchemy's own quote the whole statement.
+        # The server's own text: SQLAlchemy's quotes the whole statement.
         cause = getattr(error, "orig", None) or error
         refusal = to_ascii(f"{type(error).__name__}: {cause}".strip())[:SHORT]
         plain, change = self._plainer(refusal)
@@ -118,7 +118,7 @@ class Failed(Outcome):
                 Failure(kind, words[0][:SHORT], words[1][:SHORT]),
                 f"cut at {SHORT} characters, untraced",
             ),
-            (_NO_WORDS, "without its words"),
+            (_ERROR_NOT_STORED, "without its words"),
         ):
             if failure != self.failure:
                 return replace(self, failure=failure), change
@@ -178,7 +178,7 @@ class GivenBack(Outcome):
 
 
 def is_cancelled(outcome: Outcome, written: object) -> bool:
-    """Return True if this answer of the store says that the outcome left the job Cancelled."""
+    """Return True if, by this answer of the store, the outcome left the job Cancelled."""
     return written is JobStatus.CANCELLED or (bool(written) and isinstance(outcome, Cancelled))
 
 

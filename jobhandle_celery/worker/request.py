@@ -189,13 +189,13 @@ class JobRequest:
         )
 
     def send_event(self, type: str, **fields: Any) -> None:
-        """Send an event of Celery's, if and as it leaves no job in a wrong state at Flower."""
+        """Send an event of Celery's; drop or change one that would show a job in a wrong state in Flower."""
         if self.is_job and type == "task-cancelled":
-            return  # a state that no later event would change; an event of the row's status is sent
+            return  # no later event would change that state; an event with the row's status is sent
         if self.is_job and type == "task-failed" and isinstance(self._error, _LOST):
-            return  # the job may run again; one event of what becomes of it is sent
+            return  # the job may run again; an event is sent once its row has changed
         if self.is_job and type == "task-revoked":
-            fields["state"] = states.REVOKED  # Flower lets it not come after PROGRESS by itself
+            fields["state"] = states.REVOKED  # without it, Flower ignores the event after PROGRESS
         if self.is_job and type == "task-failed" and "ExceptionWithTraceback" in fields["exception"]:
             fields["exception"] = repr(self._error)
         super().send_event(type, **fields)  # type: ignore[misc]  # a mixin
@@ -214,7 +214,7 @@ class JobRequest:
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Give the job back when Celery cuts its body off: at a cold shutdown, or when the broker is gone.
 
-        Also if Celery's own bookkeeping fails, because the result backend is away as well.
+        It does so even if Celery's bookkeeping fails, as when the result backend is unavailable as well.
         """
         self._cut_off = True
         self._hide_arguments()
@@ -283,7 +283,7 @@ class JobRequest:
             message = f"its process was terminated ({signum})"
             self._later(lambda: store.recovery.stop_process(ref, message, me), ref)
         elif not terminated:
-            # A revoke by another program, perhaps met by a mere duplicate of the message.
+            # Another program revoked the task id; this message may be a duplicate of the one that runs.
             self._later(lambda: store.control.cancel(job_id, None, terminate=False, task_id=task_id))
 
     def _retry_worker_lost(self, *args: Any) -> bool:
@@ -291,7 +291,7 @@ class JobRequest:
         return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]  # a mixin
 
     def _later(self, write: Callable[[], object], ref: ProcessRef | None = None) -> None:
-        """Have housekeeping make a write; one about a child's run once that child is gone."""
+        """Let housekeeping make a write; with `ref`, once the child of that run is gone."""
         runtime = runtime_of(self.app)
         if ref is None:
             runtime.deferred_writes.put(DeferredWrite(self.id, write))
@@ -299,7 +299,7 @@ class JobRequest:
 
         def write_and_leave() -> object:
             written = write()
-            # If the row was ended otherwise meanwhile, a resubmit waits until no body is left.
+            # If another process has ended the row, a resubmit is blocked until the row names no body.
             runtime.store.runs.leave(ref)
             return written
 

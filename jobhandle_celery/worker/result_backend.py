@@ -30,7 +30,7 @@ def mark_revoked(task: Any, request: Any, reason: str) -> None:
             call_errbacks=False,
         )
     except Exception as error:
-        # A result backend that is away must not make a cancelled job run.
+        # An unavailable result backend must not make a cancelled job run.
         internal_errors.log(
             "marking a task as revoked in the result backend", error, f"the row of task {request.id} has it"
         )

@@ -27,7 +27,7 @@ RULES = [
     Mutant(
         4,
         "the broker's count alone decides whether a message was lost",
-        "store:DAMPED_AT_MOST",
+        "store:MAX_REPUBLISH_DEFERRALS",
         (Replace(("3",), by="10**9"),),
         "tests/test_sweeper.py",
     ),
@@ -35,7 +35,7 @@ RULES = [
         5,
         "a job whose stop was requested and whose worker is lost becomes Requeued",
         "store:settle_lost",
-        (Drop(("NOT_STAMPED",), within=("NOT_STAMPED", "requeued")),),
+        (Drop(("NO_STOP_REQUESTED",), within=("NO_STOP_REQUESTED", "requeued")),),
         "tests/store/test_leases.py",
     ),
     Mutant(
@@ -60,14 +60,14 @@ RULES = [
     Mutant(
         8,
         "resubmit resets attempt",
-        "store:_AFRESH",
-        (Replace(("lost_count", "ANEW"), by="{**_, 'attempt': 0}"),),
+        "store:_RESUBMITTED",
+        (Replace(("lost_count", "AWAITING_MESSAGE"), by="{**_, 'attempt': 0}"),),
         "tests/store/test_resubmit.py",
     ),
     Mutant(
         9,
         "resubmit leaves the cancel stamp",
-        "store:_AFRESH",
+        "store:_RESUBMITTED",
         (Drop(("cancel_requested",)),),
         "tests/store/test_resubmit.py",
     ),
@@ -110,7 +110,7 @@ RULES = [
         15,
         "an outsider's Running has a lease",
         "store:_take",
-        (Replace(("LEFT",), by="{'worker_uid': 'outsider', 'pid': 1}"),),
+        (Replace(("NO_PROCESS",), by="{'worker_uid': 'outsider', 'pid': 1}"),),
         "tests/store/test_leases.py",
     ),
     Mutant(
@@ -197,7 +197,7 @@ RULES = [
         26,
         "a republished message is built from the row without what was added at submit",
         "broker.messages:_build_with_celery",
-        (Drop(("routing",), within=("routing", "added")),),
+        (Drop(("routing",), within=("routing", "added_headers")),),
         "tests/broker/test_handlers.py",
     ),
     Mutant(

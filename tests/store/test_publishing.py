@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import DAMPED_AT_MOST, PendingMessage, Worker
+from jobhandle_celery.store import MAX_REPUBLISH_DEFERRALS, PendingMessage, Worker
 from tests.store.conftest import CommonDoor
 from tests.store.harness import GRACE, HELD, PATIENCE, TASK, Bench, about
 
@@ -168,7 +168,7 @@ def test_each_deferral_doubles_the_republish_delay(impatient: Bench) -> None:
     job_id = impatient.submit(queue="q")
     impatient.queue(job_id)
     found = [impatient.due_in(job_id)]
-    for _ in range(DAMPED_AT_MOST):
+    for _ in range(MAX_REPUBLISH_DEFERRALS):
         impatient.pass_time(minutes=9)
         impatient.store.outbox.defer_republish(impatient.store.outbox.reserve_due(10))
         found.append(impatient.due_in(job_id))
