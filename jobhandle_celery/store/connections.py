@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..schema import job
 
 DEADLINE = 15.0
-"""Seconds without a sign of life during a statement after which the connection is closed."""
+"""Seconds without any traffic during a statement after which the connection is closed."""
 
 LOCK_WAIT = 3
 """Seconds for which a statement waits for a lock, of a caller's open transaction for instance; then the
@@ -38,7 +38,7 @@ _STANDALONE = "jobhandle_standalone"
 
 
 def is_ours(engine: Engine) -> bool:
-    """Say whether only this library uses an engine, and its driver is psycopg."""
+    """Return True if only this library uses an engine, and its driver is psycopg."""
     return OURS in engine.get_execution_options()
 
 
@@ -124,7 +124,7 @@ PREPARED_AFTER = 3
 
 
 def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) -> None:
-    """Set session parameters and prepare statements, unless PgBouncer is between.
+    """Set session parameters and prepare statements, except behind PgBouncer.
 
     In transaction mode each transaction gets another connection: a statement that was prepared on one is
     unknown to the next, and parameters that were set affect other clients. PgBouncer is detected by the

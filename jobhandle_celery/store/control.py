@@ -1,4 +1,4 @@
-"""What users and services do to a job from outside: cancel, release, resubmit, take over, end it."""
+"""Changes of a job from outside its body: cancel, release, resubmit, take over, end."""
 
 from functools import cache
 from typing import Any
@@ -42,7 +42,7 @@ _ASKED_TO_STOP = "asked to stop"
 
 
 class Control:
-    """What users and services do to jobs that a worker may be running."""
+    """Changes that users and services make to jobs, which a worker may be running."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -137,7 +137,7 @@ class Control:
 
     @retry_on_disconnect
     def resubmit(self, job_id: int, task_id: str, username: str | None, run: Run | None = None) -> bool:
-        """Send a final job round again under a new task id; False if it is not final, or may still run.
+        """Resubmit a final job under a new task id; False if it is not final, or may still run.
 
         Who may have been there first: another resubmit; or an outsider who ended the job while its body still
         runs. Then the row names a worker with a lease, and two bodies would be alive at once: the resubmit is
@@ -277,8 +277,8 @@ def _set(db: Executor, which: Guard, previous: JobStatus, status: JobStatus, tok
 
 
 def _take(which: Guard, token: str, actor: str) -> Transition:
-    # The guard of a claim, except that a held job may be taken. No worker, so no lease: the outsider
-    # ends it, and the sweep never takes it for lost.
+    # The guard of a claim, except that a held job may be taken. The row has no worker and no lease: the
+    # caller ends the job, and the sweeper never declares it lost.
     return Transition(
         moves("take"),
         which,
@@ -341,7 +341,7 @@ def _cancel(which: Guard, *, terminate: bool) -> Transition:
     columns = {name: case((running, job.c[name]), else_=value) for name, value in stopped.items()}
     return Transition(
         job.c.status_id.in_([status_literal(status) for status in sorted(UNFINISHED)]),
-        # A second request changes nothing, unless it asks for more.
+        # A second request changes nothing, unless it adds termination.
         NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED,
         which,
         to=columns

@@ -155,7 +155,7 @@ class Database:
 
     @contextmanager
     def single_statement(self) -> Iterator[Executor]:
-        """Open what one operation of an `Executor` needs: no transaction on PostgreSQL, one elsewhere."""
+        """Open an `Executor` for one operation: without a transaction on PostgreSQL, with one elsewhere."""
         single = self.dialect == "postgresql"
         with self.autocommit() if single else self.transaction() as db:
             yield db

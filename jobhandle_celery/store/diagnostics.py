@@ -25,7 +25,7 @@ SENT_TOO_OFTEN = 3
 """Messages published for one attempt after which the job counts as `UNTAKEN`."""
 
 IGNORES_CANCEL_AFTER = timedelta(minutes=5)
-"""How long a body may go on after it was asked to stop."""
+"""How long a body may continue after it was asked to stop."""
 
 FORGOTTEN_AFTER = timedelta(days=1)
 """How long a job may be Running that was taken with `set_status`."""
@@ -82,7 +82,7 @@ class Stuck:
 
 
 class Diagnostics:
-    """Why is a job where it is?"""
+    """Explains the status of jobs, and finds stuck ones."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

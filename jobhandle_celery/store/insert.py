@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 1_000
 MOST_BYTES = 8 * 2**20
-"""Rows and bytes of one statement: PostgreSQL has a limit of 1 GiB, and memory is finite on this side too."""
+"""Rows and bytes of one statement: PostgreSQL has a limit of 1 GiB, and this process has limited memory."""
 
 
 class Inserter:
@@ -74,7 +74,7 @@ class Inserter:
         session = session_of(session)
         now = None
         if _need_clock(jobs):
-            # On our own connection: the caller's may have a style of dates that no driver reads.
+            # On a connection of this library: the caller's may have a date style that the driver cannot read.
             with self._database.autocommit() as db:
                 now = _now(db)
         with self._database.joining():
@@ -163,7 +163,7 @@ def _now(db: Executor) -> datetime:
 
 
 def _need_clock(jobs: Sequence[NewJob]) -> bool:
-    """Say whether a job has a time, which is judged by the database's clock."""
+    """Return True if a job has a time, which is compared with the database's clock."""
     return any(new.scheduled_for is not None or new.expires is not None for new in jobs)
 
 

@@ -130,7 +130,7 @@ class Worker:
 
     name: str
     worker_uid: str | None
-    """None outside a worker (eager runs): it has no lease, and the sweep never takes it for lost."""
+    """None outside a worker (eager runs): there is no lease, and the sweeper never declares it lost."""
     pid: int
 
 

@@ -117,7 +117,7 @@ def _client_encoding(connection: Connection) -> str | None:
 
 
 def _commits_by_itself(connection: Connection) -> bool:
-    """Say, without a round trip, whether a connection commits each statement."""
+    """Return True if a connection commits each statement; needs no round trip."""
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return True
     adapted: Any = connection.connection.dbapi_connection
@@ -127,7 +127,7 @@ def _commits_by_itself(connection: Connection) -> bool:
         by_itself = driver.isolation_level is None or getattr(driver, "autocommit", None) is True
         return by_itself and not driver.in_transaction
     for asked in (adapted, driver):
-        get = getattr(asked, "get_autocommit", None)  # PyMySQL's and its kin's
+        get = getattr(asked, "get_autocommit", None)  # of PyMySQL and its forks
         autocommit = get() if callable(get) else getattr(asked, "autocommit", None)
         if isinstance(autocommit, (bool, int)):
             return bool(autocommit)

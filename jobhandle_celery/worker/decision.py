@@ -1,4 +1,4 @@
-"""Step 3 of running a job: which outcome a run has, from what its body left with and asked for."""
+"""Step 3 of running a job: the outcome of a run, from how its body ended and what it requested."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from .outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
 
 
 def decide(task: Any, current: Execution, outside: BaseException | None) -> Outcome:
-    """Return how a run ended, from what its body left with and what it asked for before that."""
+    """Return the outcome of a run, from how its body ended and what it requested before."""
     run, error = current.run, current.error
     cause: Any = error.exc if isinstance(error, Retry) else error
     decided = current.returned or isinstance(error, (StopRequested, Ignore, Reject, Retry))
@@ -59,7 +59,7 @@ def _rejected(run: Run, rejection: Any) -> Outcome:
 
 
 def _ignored(current: Execution) -> Outcome:
-    """Return the outcome of a body that raised ``Ignore``: what the state says that it set before."""
+    """Return the outcome of a body that raised ``Ignore``, by the state that it set before."""
     run = current.run
     match current.state:
         case (states.FAILURE, meta):
@@ -110,7 +110,7 @@ def failure_of(error: BaseException, traceback: str = "") -> Failure:
         return time_limit_failure(error, clip_traceback(traceback))
     name, message = type(error).__name__, printed(error)
     if isinstance(error, UnpickleableExceptionWrapper):
-        # Celery has put it in the place of what was raised.
+        # Celery has replaced the raised error by it.
         name = error.exc_cls_name or name
         message = ", ".join(map(printed, error.exc_args or ()))
     return Failure("task", storable(name), clip_message(message), clip_traceback(traceback))

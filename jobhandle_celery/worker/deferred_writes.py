@@ -1,4 +1,4 @@
-"""What a worker's main process has learned of its children, written once the child is gone."""
+"""Writes about children of a worker's main process, made once the child is gone."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ KILL_AFTER = 30.0
 
 
 class DeferredWrites:
-    """The writes that the main process's event loop has no time for."""
+    """The writes that would block the main process's event loop."""
 
     def __init__(self, runtime: Runtime, events: EventSender) -> None:
         self._runtime = runtime
@@ -58,7 +58,7 @@ class DeferredWrites:
         try:
             written = write.write()
         except DatabaseUnavailableError as error:
-            # If the database answers this, the write alone waits: for a lock, or for room on the disk.
+            # If the database answers this, only that write is blocked: by a lock, or a full disk.
             self._runtime.store.leases.renew(self._me)
             logger.warning("task %s: its end is to be written later: %s", write.task_id, error)
             if write.refused is not None:
@@ -76,7 +76,7 @@ class DeferredWrites:
         if write.pid is None or has_ended(write.pid):
             return True
         if time.monotonic() - write.since > KILL_AFTER:
-            os.kill(write.pid, signal.SIGKILL)  # not reaped, so the number is still its own
+            os.kill(write.pid, signal.SIGKILL)  # not reaped, so the process id is still its own
         return False
 
     def kill_survivors(self) -> bool:
@@ -93,7 +93,7 @@ class DeferredWrites:
 def has_ended(pid: int) -> bool:
     """Return True if no child process of that number runs any more; a zombie has ended.
 
-    The child is not reaped: that is the pool's to do, some seconds later.
+    The child is not reaped here: the pool does so, some seconds later.
     """
     if not hasattr(os, "waitid"):
         # macOS, before Python 3.13.

@@ -33,7 +33,7 @@ class EventSender:
         self._last_progress: dict[tuple[int, str, int], object] = {}
 
     def send_lost(self, lost: Lost) -> None:
-        """Send what became of a job whose body is gone."""
+        """Send an event with the status of a job whose body is gone."""
         self._soon(self._send, *_event(lost, *event_of_status(lost.status, lost.reason)))
 
     def send_status(self, job: JobRecord) -> None:
@@ -139,5 +139,5 @@ def _harmless(send: Callable[..., None], *args: Any) -> None:
     try:
         send(*args)
     except Exception as error:
-        # In the worker's event loop, which must not end for an event.
+        # This runs in the worker's event loop, which must not end because of an event.
         internal_errors.log("sending an event", error, "monitors miss it")

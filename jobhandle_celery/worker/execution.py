@@ -17,7 +17,7 @@ class ResultError(TypeError):
 
 
 class BodyExitedError(RuntimeError):
-    """A body raised what is no Exception, and so would have ended more than itself."""
+    """A body raised a BaseException, which would have ended its process or thread, too."""
 
 
 @dataclass
@@ -31,13 +31,13 @@ class Execution:
     """When its process took the message, by the monotonic clock: its time limits count from there."""
     entered: bool = False
     error: BaseException | None = None
-    """What the task's own code left with."""
+    """The error that the task's own code raised."""
     traceback: str = ""
     returned: bool = False
-    """The body has returned, and its result is kept: whatever fails after that is not its failure."""
+    """The body has returned, and its result is kept: a later error is not the body's."""
     result: str = "null"
     retry: Signature | None = None
-    """What the body asked for by ``retry()``; after ``throw=False`` it counts once the body has left."""
+    """What the body asked for by ``retry()``; after ``throw=False`` it counts once the body has ended."""
     state: tuple[str, Any] | None = None
     """State and meta that the body set by ``update_state``; they count if it ends by ``Ignore``."""
     outcome: Outcome | None = None
@@ -67,7 +67,7 @@ running: ContextVar[Execution | None] = ContextVar("jobhandle_execution", defaul
 
 
 UNCLAIMED = Execution(Run(0, "", 0, "", Worker("", None, 0)), context=None)
-"""In this place while a request is made for a job's message: nothing has claimed it, and no body may run."""
+"""The value while a request is made for a job's message: it is not claimed, and no body may run."""
 
 
 def job_is_traced() -> bool:

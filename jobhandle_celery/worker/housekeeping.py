@@ -65,7 +65,7 @@ class Housekeeping:
         sweep(self._runtime.store, self._runtime.publisher, self._events.send_lost)
 
     def _take_redelivered(self) -> None:
-        """Take messages that were sent before, once it is noted in their rows."""
+        """Accept messages that were sent before, once their rows have the note."""
         while not self._runtime.redelivered.empty():
             self._redelivered.append(self._runtime.redelivered.get())
         late = time.monotonic() - DROP_AFTER
@@ -103,7 +103,7 @@ class Housekeeping:
 
     @property
     def bodies_may_live_on(self) -> bool:
-        """True if bodies run in a pool of threads: they cannot be ended, and go on until they return."""
+        """True if bodies run in a threads pool, which cannot end them before they return."""
         return bool(_requests()) and issubclass(self._worker.pool_cls, ThreadPool)
 
     def _end_cancelled(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
@@ -198,7 +198,7 @@ class Housekeeping:
 
 @contextmanager
 def _unless_locked() -> Iterator[None]:
-    """Leave a write that waits for a locked row to the next round, and go on with the rest."""
+    """Defer a write that waits for a locked row to the next round, and continue with the others."""
     try:
         yield
     except DatabaseUnavailableError as error:

@@ -35,7 +35,7 @@ from .result_backend import hide_sensitive
 
 
 def instrument_app(app: Celery) -> None:
-    """Make every task of the app claim, those registered already and those still to come."""
+    """Make every task of the app claim: the tasks registered already, and later ones."""
     celery_compat.on_register(app, instrument_task)
     for task in list(celery_compat.registered_tasks(app).values()):
         instrument_task(task)
@@ -44,7 +44,7 @@ def instrument_app(app: Celery) -> None:
 def instrument_task(task: Any) -> None:
     """Put `JobTask` outermost in the class of one task, above whatever its author has overridden.
 
-    A proxy, as ``@app.task`` returns, is evaluated. What is no task, such as a test's Mock, is left alone.
+    A proxy, as ``@app.task`` returns, is evaluated. Other objects, such as a test's Mock, are left alone.
     """
     task = maybe_evaluate(task)
     plain = type(task)
@@ -57,7 +57,7 @@ def instrument_task(task: Any) -> None:
         "__annotations__": getattr(task, "__annotations__", {}),
         "Request": _request_class(symbol_by_name(plain.Request)),
     }
-    # Only where the class has its own: Celery calls neither where it has not.
+    # Only if the class defines its own: otherwise Celery calls neither.
     if plain.__call__ is not Task.__call__:
         own["__call__"] = WhileTraced(guarded)
     if plain.before_start is not Task.before_start:
@@ -72,7 +72,7 @@ def instrument_task(task: Any) -> None:
 
 def _request_class(plain: type) -> type:
     known: type
-    for known in plain.__subclasses__():  # a cache would keep the classes of an app that is gone
+    for known in plain.__subclasses__():  # a cache would keep the classes of deleted apps
         if known.__bases__ == (JobRequest, plain):
             return known
     return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
@@ -155,7 +155,7 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a task's own `before_start`, which may end a job as its body may."""
+    """Return a task's own `before_start`, wrapped: like the body, it may end the job."""
 
     def before_start(*args: Any) -> None:
         current = execution_of(task.request)
@@ -171,7 +171,7 @@ class JobTask:
 
     @property
     def __trace__(self: Any) -> Any:
-        """What a worker hands a message of this task to: Celery's tracer, or ours if it is a job's."""
+        """The tracer of this task's messages: Celery's, or for a job's message this library's."""
         return self.__dict__.get("__trace__")
 
     @__trace__.setter
@@ -190,12 +190,12 @@ class JobTask:
         return cls.__bases__[-1].bind(app)  # type: ignore[attr-defined]  # a task class
 
     def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
-        """Look at a job's message before Celery does."""
+        """Check a job's message before Celery reads it."""
         strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
         return guard_strategy(strategy, self, consumer)
 
     def apply(self: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Run the task here and now; if it is a job's, through the claim."""
+        """Run the task eagerly; a job's task claims first."""
         headers = options.get("headers")
         if not isinstance(headers, dict) or HEADER not in headers:
             return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
@@ -227,7 +227,7 @@ class JobTask:
     subtask_from_request = signature_from_request
 
     def retry(self, *args: Any, **options: Any) -> Any:
-        """Retry as Celery does; but a request to stop is no error that another run would mend."""
+        """Retry as Celery does, except after a stop request, which is not an error to retry."""
         error = options.get("exc", args[2] if len(args) > 2 else None)
         if isinstance(error, StopRequested):
             raise error  # from autoretry_for=(BaseException,)
@@ -261,7 +261,7 @@ def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
             nonlocal of_jobs
             if of_jobs is None:
                 connect_signals()
-                # Celery's tracer may keep the body that `run` is while it is made.
+                # Celery's tracer may keep the `run` that the task has when the tracer is made.
                 host = request.get("hostname")
                 of_jobs = trace.build_tracer(task.name, task, hostname=host, app=task.app)
             return of_jobs(uuid, args, kwargs, request)
@@ -288,7 +288,7 @@ class _RecordedSignature(Signature[Any]):
         self.execution.retry = self
 
     def apply(self, *args: Any, **options: Any) -> Any:
-        # Celery's eager tracer has returned, and the body has left: the row moves on before the next attempt,
-        # whose error the caller of the first one raises.
+        # Celery's eager tracer has returned, and the body has ended: the row is written before the next
+        # attempt, whose error the caller of the first one raises.
         conclude(self.type, self.execution)
         return super().apply(*args, **{**options, "throw": False})

@@ -64,7 +64,7 @@ class Lease:
         renewal = _Renewal(self._store, self._me)
         try:
             renewal.start()
-        except RuntimeError:  # no thread can be had: a renewal without a deadline is better than none
+        except RuntimeError:  # no thread can be started: a renewal without a deadline is better than none
             renewal.run()
         else:
             renewal.join(self._deadline)
@@ -94,7 +94,7 @@ class Lease:
                 pause, sooner = sooner, min(sooner * 2, self._interval, LATER)
 
     def _log(self, message: str, *args: object) -> None:
-        # From a thread of its own: a log that blocks, such as a full pipe, holds up no renewal.
+        # Logged by a thread of its own: a log that blocks, such as a full pipe, delays no renewal.
         if self._logging is not None and self._logging.is_alive():
             return
         error = args[0] if args and isinstance(args[0], BaseException) else None

@@ -41,7 +41,7 @@ class MessageRefused(InvalidTaskError):
 
 
 class TaskRefused(MessageRefused):
-    """A job's message for a task whose own strategy, or own request, runs its body past the claim."""
+    """A job's message for a task whose own strategy, or own request, runs its body without the claim."""
 
 
 def is_for_a_job(message: Any, body: Any = None) -> bool:
@@ -123,11 +123,11 @@ def _checked(message: Any, body: Any) -> Any:
     opened = copy(message)
     opened.content_type = content_type
     signed = content_type == PLAIN_CONTENT_TYPES[SIGNED_CONTENT_TYPE]
-    # A signed body is looked at once its signature is verified, which decodes it.
+    # A signed body is checked after its signature is verified, which decodes it.
     json_text = json.dumps(opened.payload, default=str) if signed else _text_of(message.body)
     if is_nested_deeper(json_text, DEEPEST):
         raise MessageRefused(f"its arguments are nested deeper than {DEEPEST} levels")
-    # If the pool is busy, Celery pickles these in its event loop, which no handler of errors surrounds.
+    # If the pool is busy, Celery pickles these in its event loop, where an error is not handled.
     if _is_nested_deeper([message.headers, message.properties], DEEPEST):
         raise MessageRefused(f"its headers are nested deeper than {DEEPEST} levels")
     match opened.payload:
@@ -155,7 +155,7 @@ def _text_of(body: Any) -> str:
 
 
 class RejectionStep(bootsteps.Step):
-    """Stands before what the consumer does with messages of which it cannot make a request."""
+    """Handles a job's messages that the consumer cannot turn into requests."""
 
     def create(self, parent: Any) -> None:
         """Replace the consumer's handlers, for a job's messages alone, before it reads them."""
@@ -202,7 +202,7 @@ def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
 
 
 def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> None:
-    # By its type alone: the text of another's error may quote what could not be read.
+    # By its type only: the text of another library's error may quote the message.
     reason = (
         str(error) if isinstance(error, MessageRefused) else type(error).__name__ if error else "no task's"
     )

@@ -28,7 +28,7 @@ from .result_backend import hide_sensitive, mark_revoked
 logger = logging.getLogger(__name__)
 
 REFUSALS = 3
-"""Broken connections, beside others that hold, after which an outcome is written plainer."""
+"""Connections broken by an outcome, while others work, after which it is written in a plainer form."""
 
 
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
@@ -47,7 +47,7 @@ class JobRequest:
     _error: BaseException | None = None
     task: Any
     _cut_off = False
-    """This library or the worker has cut the body off: the Terminated that follows is no revoke."""
+    """The body was cut off by this library or the worker: the Terminated that follows is not a revoke."""
     terminate: Callable[..., None]
     _eventer: Any
     _context: Any
@@ -93,7 +93,7 @@ class JobRequest:
         return None if pid is None else ProcessRef(job[0], self.id, job[1], runtime.worker.worker_uid, pid)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Wrap what the class that Celery derives for a task does not ask its bases for."""
+        """Wrap the methods that the class derived by Celery for a task overrides."""
         super().__init_subclass__(**options)
         celery_compat.wrap_derived_request(
             cls, execute_using_pool=_with_its_limit, on_success=_with_its_report
@@ -115,12 +115,12 @@ class JobRequest:
             )
 
     def _announce_dropped(self, reason: str) -> None:
-        """Do as Celery does for a task that it drops as revoked, so that Flower shows it."""
+        """Report the task as Celery does when it drops a revoked message, so that Flower shows it."""
         self.send_event("task-revoked", terminated=False, signum=None, expired=reason == "expired")
         self._signal_revoked(reason)
 
     def take(self, report: Report) -> None:
-        """Do what the body's process could not do."""
+        """Write and report what the body's process could not."""
         if report.unwritten is not None:
             self._take_over(report.unwritten)
         if report.revoked is not None:
@@ -134,8 +134,8 @@ class JobRequest:
             return self._report(latest, latest.write(runtime.store))
 
         def refused(error: DatabaseUnavailableError) -> None:
-            # The connection broke again and again, and others did not: what a server does to a packet that
-            # is too large for it.
+            # Only this write breaks its connection, repeatedly: a server does so for a packet that is
+            # too large.
             nonlocal latest, refusals
             refusals += error.again == "at once"
             if refusals >= REFUSALS:
@@ -177,7 +177,7 @@ class JobRequest:
         ref = self._process_ref()
         if ref is not None and isinstance(error, _LOST):
             reason = lost_process(error)
-            # Or its record as it is: the child may have written its outcome in its last moment.
+            # Or the stored record: the child may have written its outcome before it ended.
             self._later(lambda: self._lose(ref, reason), ref)
 
     def _lose(self, ref: ProcessRef, reason: str) -> object:
@@ -223,7 +223,7 @@ class JobRequest:
         except NotImplementedError:
             if not self.is_job:
                 raise
-            # A pool that cannot end a body, called from within that very body (solo): it goes on.
+            # The solo pool cannot end a body, and calls this from within that body: the body continues.
             self._cut_off = False
         finally:
             if self._cut_off and (ref := self._process_ref()) is not None:
@@ -233,11 +233,11 @@ class JobRequest:
                     runtime_of(self.app).cut_off.append(self.key)
 
     def revoke_running(self, pool: Any) -> None:
-        """End the process of this body; to Celery it is a revoke."""
+        """End the process of this body as a revoke, in Celery's terms."""
         self.terminate(pool, "TERM")
 
     def cut_off(self, pool: Any) -> None:
-        """End the process of a superseded body: no revoke, for the other attempt may have its task id."""
+        """End the process of a superseded body, without a revoke: the new attempt may have its task id."""
         self.cancel(pool, "TERM", emit_retry=False)
 
     @property
@@ -265,7 +265,7 @@ class JobRequest:
         return shown
 
     def maybe_expire(self) -> bool:
-        """Leave it to the row: Celery would refuse all later messages of that task id, too."""
+        """Let the row decide: Celery would also refuse all later messages of that task id."""
         return False if self._job() is not None else super().maybe_expire()  # type: ignore[misc]  # a mixin
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
