@@ -130,7 +130,7 @@ class Jobs:
         *,
         status: str | Iterable[str] | None = None,
         task: str | None = None,
-        username: str | None = None,
+        username: str = ALL_USERS,
         groupname: str | None = None,
         ids: Iterable[int] | None = None,
         since: datetime | timedelta | float | None = None,
@@ -143,7 +143,7 @@ class Jobs:
         Args:
             status: One status, or several.
             task: The name of a task.
-            username: The user of the jobs.
+            username: The user of the jobs. Left out: all users; None is refused.
             groupname: The group of the jobs.
             ids: Only these.
             since: Submitted at or after this moment, or at most this long ago.
@@ -165,7 +165,7 @@ class Jobs:
         *,
         status: str | Iterable[str] | None = None,
         task: str | None = None,
-        username: str | None = None,
+        username: str = ALL_USERS,
         groupname: str | None = None,
         ids: Iterable[int] | None = None,
         since: datetime | timedelta | float | None = None,
@@ -184,7 +184,7 @@ class Jobs:
         *,
         status: str | Iterable[str] | None = None,
         task: str | None = None,
-        username: str | None = None,
+        username: str = ALL_USERS,
         groupname: str | None = None,
         ids: Iterable[int] | None = None,
         since: datetime | timedelta | float | None = None,
@@ -243,9 +243,7 @@ class Jobs:
 
     def close(self) -> None:
         """Close this process's connections to the database and the broker; the next use opens new ones."""
-        self._runtime.submitter.drain()
-        self._store().database.close()
-        self._runtime.publisher.close()
+        self._runtime.close()
 
     def __enter__(self) -> Self:
         return self
@@ -303,7 +301,7 @@ def _selection(
     return Selection(
         statuses=validation.statuses(status),
         task=validation.name("task", task),
-        username=validation.name("username", username),
+        username=_user(username),
         groupname=validation.name("groupname", groupname),
         ids=validation.job_ids(ids),
         since=validation.since("since", since),

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -143,6 +144,16 @@ class Runtime:
     ) -> JobHandle:
         """Make a handle."""
         return JobHandle(self.submitter, self.completion, username, groupname, run=run)
+
+    def close(self) -> None:
+        """Publish what is pending, then close the connections of the parts that were used."""
+        with ExitStack() as stack:  # an error of one part leaves no other open
+            if "publisher" in self.__dict__:
+                stack.callback(self.publisher.close)
+            if self._store is not None:
+                stack.callback(self._store.database.close)
+            if "submitter" in self.__dict__:
+                stack.callback(self.submitter.drain)
 
     def me(self) -> Worker:
         """Return the worker that runs bodies in this process."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from jobhandle_celery import (
     ApiUsageError,
@@ -18,6 +19,7 @@ from jobhandle_celery import (
     JobCancelledError,
     JobFailedError,
     JobRecord,
+    Jobs,
     JobStatus,
     Progress,
     StopRequested,
@@ -457,7 +459,9 @@ def test_cancel_many_cancels_what_fits_and_counts_it(stage: Stage) -> None:
 def test_username_none_is_refused_where_it_would_see_all(jobs: Any) -> None:
     """A web service passes the name of its client, who may not have logged in."""
     job_id = jobs.submit(ADD)
-    for operation in (jobs.handle, partial(jobs.attach, job_id), partial(jobs.events, job_id)):
+    cancel = partial(jobs.cancel_many, ids=[])
+    lists = (jobs.find, jobs.count_by_status, cancel)
+    for operation in (jobs.handle, partial(jobs.attach, job_id), partial(jobs.events, job_id), *lists):
         operation()
         with pytest.raises(ValidationError, match=r"^username: None .*left out"):
             operation(username=None)
@@ -485,6 +489,37 @@ def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> No
     assert pool.checkedin() == 0
     assert jobs.attach(job_id).job_status() is JobStatus.WAITING
     jobs.close()
+
+
+def test_close_of_unused_jobs_makes_no_part(database_url: str) -> None:
+    """Not even a missing setting fails then, and the error of the body is not hidden."""
+    unset: Any = Celery("unset")
+    with pytest.raises(KeyError, match="of the body"), Jobs(unset):
+        raise KeyError("of the body")
+    app: Any = make_app("memory://", database_url)
+    app.jobs.close()
+    assert app.jobs._runtime._store is None
+    assert not app.jobs._runtime.__dict__.keys() & {"settings", "publisher", "submitter"}
+
+
+def test_close_closes_all_parts_after_an_error(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app: Any = make_app("memory://", database_url)
+    runtime = app.jobs._runtime
+    app.jobs.submit(HELD)
+    closed: list[str] = []
+
+    def fail(part: str) -> None:
+        closed.append(part)
+        raise RuntimeError(part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.submitter, "drain", partial(fail, "drain"))
+        patch.setattr(runtime.store.database, "close", partial(fail, "database"))
+        patch.setattr(runtime.publisher, "close", partial(fail, "publisher"))
+        with pytest.raises(RuntimeError):
+            app.jobs.close()
+    assert closed == ["drain", "database", "publisher"]
+    app.jobs.close()
 
 
 # Prune.

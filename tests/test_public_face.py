@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 import jobhandle_celery
 from jobhandle_celery import Job, JobHandle, JobRecord, Jobs, errors
 
-FILTERS = "status=None, task=None, username=None, groupname=None, ids=None, since=None, until=None"
+FILTERS = "status=None, task=None, username=…, groupname=None, ids=None, since=None, until=None"
 JOBS = f"""
 __init__(app, database=None) -> None
 handle(*, username=…, groupname=None) -> JobHandle
