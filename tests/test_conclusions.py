@@ -242,6 +242,23 @@ def test_outcome_is_reported_when_database_and_backend_are_away(
     assert handle.result(timeout=0) == "done"
 
 
+def test_claim_that_gives_up_is_logged(
+    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = submitted(app, _return)
+
+    def away(*_: Any) -> None:
+        raise DatabaseUnavailableError("away")
+
+    message = message_of(app)
+    monkeypatch.setattr("jobhandle_celery.worker.claim.CLAIM_TIMEOUT", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime_of(app).store.runs, "claim", away)
+        run(app, message)
+    assert f"job {handle.job_id} was not started: the database did not answer" in caplog.text
+    assert handle.job_status() is JobStatus.QUEUED
+
+
 def test_eager_job_with_ignored_result_is_finished(app: Any) -> None:
     app.conf.task_always_eager = True
     task = app.task(name="ignored", shared=False)(_return_object)

@@ -17,6 +17,7 @@ from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Report, Retried
 from jobhandle_celery.worker.request import REFUSALS
 from tests.apps import make_app
+from tests.servers import execute
 
 AGAIN = serialization.encode({"args": [1, 2], "kwargs": {}, "options": {}})
 
@@ -163,3 +164,9 @@ def test_stray_refused_by_the_database_delays_no_pass(main: Main, monkeypatch: p
     allow()
     main.housekeeping()
     assert main.handle.job_status() is JobStatus.ERROR
+
+
+def test_running_job_without_a_process_id_has_no_survivor(main: Main, sqlite_url: str) -> None:
+    main.runtime.prefork = True
+    execute(sqlite_url, "UPDATE jobhandle_job SET pid = NULL")
+    assert not main.housekeeping.writes.kill_survivors()

@@ -184,7 +184,7 @@ class RunSnapshot:
     task_id: str
     attempt: int
     claim_id: str
-    pid: int
+    pid: int | None
     stop: bool
     """A stop is requested."""
     terminate: bool

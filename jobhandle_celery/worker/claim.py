@@ -93,6 +93,12 @@ def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
                 return claimed
         if time.monotonic() >= deadline:
             if unanswered:
+                logger.warning(
+                    "job %s was not started: the database did not answer its claim within %g s; "
+                    "the sweep sends it again",
+                    run.job_id,
+                    CLAIM_TIMEOUT,
+                )
                 raise _unanswered(run)
             return ClaimRejected(Refusal.NO_LEASE)
         time.sleep(pause)

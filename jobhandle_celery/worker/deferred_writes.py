@@ -84,7 +84,8 @@ class DeferredWrites:
         if not self._runtime.prefork:
             return False
         snapshots = self._runtime.store.leases.runs(str(self._me.worker_uid))
-        alive = [snapshot.pid for snapshot in snapshots if not has_ended(snapshot.pid)]
+        pids = [snapshot.pid for snapshot in snapshots if snapshot.pid is not None]
+        alive = [pid for pid in pids if not has_ended(pid)]
         for pid in alive:
             os.kill(pid, signal.SIGKILL)
         return bool(alive)
