@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios: what the tables are made of. Imports nothing of ours."""
+"""Medians, spreads and ratios for the tables. Does not import the library."""
 
 import statistics
 from collections.abc import Sequence

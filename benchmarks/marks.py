@@ -1,8 +1,8 @@
-"""When bodies begin and end, said by the bodies themselves at the cost of one write of 24 bytes.
+"""The begin and end of bodies, recorded by the bodies themselves with one write of 24 bytes.
 
-Every contestant's body is the same: two looks at the clock, which all processes of a machine share, and
-one `write` to a file opened for appending, which does not mix the marks of many processes. About two
-microseconds. Imports nothing of ours, since workers of every kind import it.
+Every contestant's body is the same: it reads the clock that all processes of a machine share twice, and
+appends one mark to a file by one `write`, which does not mix the marks of several processes. That takes about
+two microseconds. This module does not import the library, since workers of every contestant import it.
 """
 
 import os
@@ -50,7 +50,7 @@ class Marks:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all marks; the file stays the same one, which workers hold open."""
+        """Delete all marks. The file itself stays, because workers hold it open."""
         with self.path.open("wb"):
             pass
 

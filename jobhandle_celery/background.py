@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FLUSH_TIMEOUT = 10.0
-"""Seconds for which the end of a process waits for a lock. The sweeper finds what is left."""
+"""Seconds for which the end of a process waits for a lock. The sweeper does the remaining work."""
 
 IDLE_TIMEOUT = 1.0
 """Seconds for which the thread waits for more work before it ends."""
@@ -100,7 +100,7 @@ class BackgroundQueue(ABC, Generic[T]):
                 break
 
     def flush_once(self) -> None:
-        """As `flush`, but leave to the thread what a lock prevents."""
+        """As `flush`, but leave work that is blocked by a lock to the thread."""
         if self._pending or self._working.locked():
             self._do_pending()
 
@@ -108,7 +108,7 @@ class BackgroundQueue(ABC, Generic[T]):
         """Do nothing: a fork waits for the calls under way."""
 
     def after_fork(self) -> None:
-        """Leave the parent's work to the parent."""
+        """Drop the parent's work, which the parent does itself."""
         self._renew()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""One poller per process for all who wait for jobs: a single query covers every wait.
+"""One poller per process for all waits: a single query covers every job that is waited for.
 
 The poller has no thread of its own, so nothing has to be forked or stopped: one of the waiting threads polls,
 and hands the turn to another when its own wait ends.
@@ -44,10 +44,10 @@ class CompletionPoller:
         self._polled_at = 0.0
 
     def before_fork(self) -> None:
-        """Nothing: a fork waits for store calls in progress."""
+        """Do nothing: a fork waits for store calls in progress."""
 
     def after_fork(self) -> None:
-        """Forget the parent's threads."""
+        """Drop the parent's threads."""
         self._reset()
 
     def assert_may_wait(self, job_id: int) -> None:

@@ -1,4 +1,4 @@
-"""What one app's jobs consist of, made on first use.
+"""The components of one app's jobs, created on first use.
 
 There is one `Runtime` per app: settings, store, publisher, submitter, and, in a worker, its identity.
 Tasks, requests and the worker's step find it by their app.
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DeferredWrite:
-    """What a worker's main process has learned of a child, to be written once the child is gone."""
+    """A write of a worker's main process about a child, made once the child is gone."""
 
     task_id: str
     write: Callable[[], object]
@@ -52,7 +52,7 @@ class RedeliveredMessage:
     key: tuple[int, str, int]
     """Job id, task id and attempt."""
     take: Callable[[], None]
-    """Takes it, in the consumer's own thread."""
+    """Accepts it, in the consumer's own thread."""
     drop: Callable[[], None]
     """Rejects it, in the consumer's own thread."""
     since: float = field(default_factory=time.monotonic)
@@ -81,7 +81,7 @@ class Runtime:
         self.redelivered: queue.SimpleQueue[RedeliveredMessage] = queue.SimpleQueue()
         """Messages that housekeeping notes in their rows before they are taken."""
         self.deferred_writes: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
-        """Writes that the main process's event loop has no time for; housekeeping makes them."""
+        """Writes that would block the main process's event loop; housekeeping makes them."""
         self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MOST_CUT_OFF)
         """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
         setattr(app, _ATTRIBUTE, self)

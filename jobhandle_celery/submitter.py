@@ -106,7 +106,7 @@ class Submitter:
         size = max(len(fresh), 1) if self._publisher.eager else BATCH
         for start in range(0, len(fresh), size):
             if self._in_event_loop or time.monotonic() - committed > publish_grace / 2:
-                # The sweep is about to publish the rest: reserve those rows before publishing them.
+                # The sweeper is about to publish the rest: reserve those rows before publishing them.
                 self.send([job_id for _, job_id in fresh[start:]])
                 break
             self._send([row.pending_message(job_id) for row, job_id in fresh[start : start + size]])
@@ -145,7 +145,7 @@ class Submitter:
 
     @property
     def _in_event_loop(self) -> bool:
-        """True if this thread must not block; eager jobs run in it all the same, as tests expect."""
+        """True if this thread must not block. Eager jobs run in it nevertheless, as tests expect."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:

@@ -9,7 +9,7 @@ from jobhandle_celery import Job
 
 
 def bug(*_: Any, **__: Any) -> Any:
-    """Fail in the place of a function of ours."""
+    """Fail in the place of a function of this library."""
     raise TypeError("a bug")
 
 

@@ -141,7 +141,7 @@ def done(child: Child) -> tuple[JobHandle, dict[str, Any]]:
 
 
 def unanswered(child: Child) -> tuple[JobHandle, dict[str, Any]]:
-    """Its claim meets a fault of ours."""
+    """The claim raises an internal error."""
 
     def broken(*_: Any) -> Any:
         raise AttributeError("a bug")

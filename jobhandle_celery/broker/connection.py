@@ -58,7 +58,7 @@ _AT_ONCE = {"interval_start": 0, "interval_step": 0, "interval_max": 0}
 """How long kombu waits between its tries. It makes one for each broker of a list."""
 
 _WRONG_TYPE = re.compile(r"(Command # 1 \(LLEN .*\) of pipeline caused error: )?WRONGTYPE", re.DOTALL)
-"""Redis' error for a queue's key that is no list: to LPUSH, or to kombu's question for its length."""
+"""Redis' error for a queue's key that is not a list, on LPUSH or on kombu's LLEN."""
 
 _ENCODERS = {"amqp", "celery", "json", "kombu", "redis"}
 """Packages that encode a message."""
@@ -128,8 +128,8 @@ class BrokerConnection:
         self.errors: tuple[type[BaseException], ...] = (
             OperationalError,
             OSError,
-            MessageNacked,  # kombu wraps it, but not in a batch of ours
-            # kombu 5.7 lists KeyError for Redis; that may be a bug of anyone's.
+            MessageNacked,  # kombu wraps it, but not in a batch of this library
+            # kombu 5.7 lists KeyError for Redis, but any bug may raise that.
             *(kind for kind in listed if kind.__module__ != "builtins" or issubclass(kind, OSError)),
         )
 
@@ -209,7 +209,7 @@ class BrokerConnection:
         return self._driver == "redis" or not _is_encoding_error(error)
 
     def _fall_back(self, error: Exception, messages: Sequence[RenderedMessage]) -> None:
-        """Publish by kombu alone from now on: kombu, amqp or Redis' client has changed, or we have a bug."""
+        """Publish only by kombu from now on: kombu, amqp or Redis' client changed, or this is a bug."""
         self._fast = False
         hide = any(message.template.sensitive for message in messages)
         state = "messages are published by kombu alone"

@@ -40,7 +40,7 @@ class ConnectionPool:
     def _renew(self) -> None:
         self._changed = threading.Condition()
         self._idle: list[BrokerConnection] = []
-        # Weak: a time limit may interrupt a thread between any two instructions, and its connection is lost.
+        # Weak references: a time limit may interrupt a thread at any instruction, and its connection is lost.
         self._in_use: WeakSet[BrokerConnection] = WeakSet()
         self._outdated: WeakSet[BrokerConnection] = WeakSet()
         self._local = threading.local()
@@ -49,7 +49,7 @@ class ConnectionPool:
         """Do nothing: a fork waits for the calls under way."""
 
     def after_fork(self) -> None:
-        """Leave the parent's connections to the parent."""
+        """Drop the parent's connections without closing them."""
         _inherited.extend((*self._idle, *self._in_use))
         self._renew()
 

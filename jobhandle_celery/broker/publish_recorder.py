@@ -65,7 +65,7 @@ class PublishRecorder:
 
     @cached_property
     def _send(self) -> Any:
-        # A job is accepted whatever is wrong with the broker's URL.
+        # A job is accepted even if the broker's URL is invalid.
         return celery_compat.task_sender(self._app.amqp, _Layer)
 
     @cached_property
@@ -101,7 +101,7 @@ class PublishRecorder:
 
 
 class _Recorder:
-    """Stands in for all that `Celery.send_task` asks of its app on the way to the broker."""
+    """Replaces the parts of an app that `Celery.send_task` uses to reach the broker."""
 
     def __init__(self, app: Celery, name: str, send: Any, results: Any) -> None:
         self._sends = send

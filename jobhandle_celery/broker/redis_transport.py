@@ -94,7 +94,7 @@ class RedisTransport:
         return self._templates[message.template]
 
     def _record(self, example: RenderedMessage) -> "LpushTemplate | None":
-        """Have kombu publish a message like this one, with placeholders, to a recorder."""
+        """Publish a message like this one by kombu, with placeholders, to a recorder."""
         placeholders = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *example.own_headers)}
         marked = RenderedMessage(
             example.task,
@@ -144,7 +144,7 @@ class LpushTemplate:
     def of(
         cls, key: str, text: str, marked: RenderedMessage, placeholders: Mapping[str, str]
     ) -> "LpushTemplate | None":
-        """Return the template of a recorded text; None if something on the way has changed it."""
+        """Return the template of a recorded text; None if it was changed between kombu and Redis."""
         recorded = json.loads(text)
         if recorded["headers"] != marked.headers or not recorded["properties"].keys() <= _PROPERTIES:
             return None

@@ -128,7 +128,7 @@ class Routing:
     def _route_by_recording(
         self, job: CheckedJob, given: Mapping[str, Any], task: Any, task_id: str, sensitive: list[str | int]
     ) -> RoutedJob:
-        """Route a job by publishing it to a recorder: code that is not Celery's own takes part in that."""
+        """Route a job by publishing it to a recorder, which also runs patches and signal handlers."""
         run = getattr(task, "run", None)
         times = {"countdown" if isinstance(job.scheduled_for, timedelta) else "eta": job.scheduled_for}
         asked = {
@@ -299,7 +299,7 @@ def custom_headers(recorded: Recorded) -> dict[str, Any]:
 
 
 def checked_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return custom headers without our own, which a task may have passed on.
+    """Return custom headers without this library's, which a task may have passed on.
 
     Raises:
         ValidationError: they are no JSON, or one of them is reserved.

@@ -104,7 +104,7 @@ def event_of_status(
     """Return the event that leaves a task in the state of its row, and the event's fields.
 
     Args:
-        status: The status in which a body has left its job.
+        status: The status of the job after its body has ended.
         reason: The message of the row, or of the transition.
         job: Its record, for result and error.
         runtime: In seconds; None if no body was running.

@@ -2,17 +2,17 @@
 
 1. `claim` wins the job's row for the attempt that the message is for, before Celery logs, signals or stores
    anything of the task. A claim that is refused runs nothing.
-2. `run` has Celery trace the body. The wrappers in `instrumentation` note in the `Execution` what the task's
-   own code leaves with.
+2. `run` lets Celery trace the body. The wrappers in `instrumentation` note in the `Execution` which error the
+   task's own code raises.
 3. `decide` turns that into one frozen `Outcome`.
 4. `write` writes the outcome, or leaves it to the worker's main process.
 5. `report` does Celery's bookkeeping of a cancelled job, and publishes a retry that has no delay.
 
-Steps 3 to 5 are `conclude`. It is called as soon as the body has left, because what comes next, a hook or a
-receiver of ``task_postrun``, may hang or end the process: by Celery's signal of a body that has returned,
-failed or retried, and by `own_code` for one that was stopped, ignored or rejected, of which Celery sends no
-signal. A retry's signal is sent after the body has left and Celery has stored RETRY. What none of them has
-concluded is concluded once Celery's tracer has returned.
+Steps 3 to 5 are `conclude`. It is called as soon as the body has ended, because what comes next, a hook or a
+receiver of ``task_postrun``, may hang or end the process. Celery's signals call it for a body that returned,
+failed or retried. `own_code` calls it for a body that was stopped, ignored or rejected, for which Celery
+sends no signal. The signal of a retry is sent after the body has ended and Celery has stored RETRY. Any other
+run is concluded once Celery's tracer has returned.
 """
 
 import logging
@@ -47,7 +47,7 @@ LONGEST_WRITE = 60.0
 
 
 def current_job() -> JobHandle | None:
-    """Return a handle of the job that this code is the body of; None in a task called without one."""
+    """Return a handle of the job whose body is running; None in a task that is called without a job."""
     task: Any = celery_compat.current_task()
     current = None if task is None else execution_of(task.request)
     return None if current is None else runtime_of(task.app).handle(run=current.run)
@@ -56,7 +56,7 @@ def current_job() -> JobHandle | None:
 def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
     """Run a job's message, and return what Celery's tracer does; `traced` calls that tracer.
 
-    In the place of the task's runtime there is a `Report`, if the main process has something to do.
+    A `Report` takes the place of the task's runtime if the main process has to write or report something.
     """
     try:
         current = claim(task, context)
@@ -121,7 +121,7 @@ def run(task: Any, current: Execution) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, Exception):
             conclude(task, current, outside=None if error is current.error else error)
-        elif current.error is not None:  # else the body has not left by itself
+        elif current.error is not None:  # otherwise the body was ended from outside
             conclude(task, current)
         raise
     finally:
@@ -179,7 +179,7 @@ def connect_signals() -> None:
 
 
 _reporting = internal_errors.reporting(
-    "concluding a body that has left", "the outcome is written when the tracer has returned"
+    "concluding a body that has ended", "the outcome is written when the tracer has returned"
 )
 
 

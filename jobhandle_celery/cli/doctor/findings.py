@@ -242,7 +242,7 @@ class Check:
     """The servers that must answer first: database, broker."""
 
     def run(self, deployment: Deployment) -> list[Finding]:
-        """Return the findings; if the check cannot be made, one that says why."""
+        """Return the findings; if the check fails, one finding with the reason."""
         if "database" in self.needs and isinstance(deployment.database, Exception):
             return [unknown("skipped: needs the database and its tables", "see database and schema")]
         if "broker" in self.needs and isinstance(deployment.broker, str):
