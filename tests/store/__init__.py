@@ -1,1 +1,1 @@
-"""The store's own suite, on every database: it knows nothing of Celery."""
+"""The store's own suite, on every database, without Celery."""

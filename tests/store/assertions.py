@@ -1,4 +1,4 @@
-"""What a row must look like, what may follow what: the state machine's judgements of one job."""
+"""Assertions of the state machine: the expected row, and the moves that may follow each other."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +14,7 @@ from tests.store.model_job import RUNNING, ModelJob
 CLOSE = timedelta(seconds=25)
 """How far the database's clock may run ahead of the model's."""
 EARLY = timedelta(seconds=10)
-"""How far it may be behind, once the time that an example took is taken back (`take_real_time_back`)."""
+"""How far it may be behind, after `take_real_time_back`."""
 
 
 def compare(row: Row, expected: ModelJob, now: float) -> None:
@@ -42,14 +42,14 @@ def compare(row: Row, expected: ModelJob, now: float) -> None:
 
 
 def assert_close(row: Row, name: str, minutes: float) -> None:
-    """Make sure that a moment of a row is so many minutes ahead of the look at it."""
+    """Assert that a time of a row lies `minutes` ahead of the time of its read."""
     difference = row[name] - row["now"] - timedelta(minutes=minutes)
     assert -CLOSE < difference < EARLY, name
 
 
 @dataclass(frozen=True)
 class Found:
-    """All that is in a namespace: jobs and their events by task id, workers by boot id."""
+    """The rows of a namespace: jobs and their events by task id, workers by worker_uid."""
 
     jobs: dict[str, Row]
     events: dict[str, list[JobStatus]]
@@ -58,7 +58,7 @@ class Found:
 
 _NOW = clock().label("now")
 _HERE = job.c.namespace == bindparam("here")
-# Made once: there are many looks, and to make a statement takes longer than to execute it.
+# Built once: to build a statement takes longer than to execute it.
 _JOBS = select(job, _NOW).where(_HERE)
 _EVENTS = (
     select(job.c.task_id, job_event.c.status_id)
@@ -81,7 +81,7 @@ def look(bench: Bench) -> Found:
 
 
 def agree(found: Found, model: Model) -> None:
-    """Make sure that all that was found is what the model says."""
+    """Assert that the rows equal the model."""
     expected = {job.task_id: job for job in model.jobs.values()}
     assert found.jobs.keys() == expected.keys()
     for task_id, row in found.jobs.items():
@@ -93,7 +93,7 @@ def agree(found: Found, model: Model) -> None:
 
 
 def follows(before: Row | None, after: Row) -> None:
-    """Make sure of what is never so, whatever the model says."""
+    """Assert the invariants that hold independently of the model."""
     if before is None:
         return
     assert after["attempt"] >= before["attempt"]
@@ -103,10 +103,10 @@ def follows(before: Row | None, after: Row) -> None:
 
 
 def legal(before: JobStatus, after: JobStatus, *, asked_to_stop: bool = True) -> bool:
-    """Say whether the table of moves leads from one event to the next; Queued in between has none.
+    """Return whether `MOVES` leads from one event to the next; Queued in between has no event.
 
-    Only a request to stop leaves a job Running: `asked_to_stop` says whether it may be that. A message that
-    cannot be sent leaves a job as it is, in an event that says so.
+    Only a stop request leaves a job Running (`asked_to_stop`). A message that cannot be published leaves
+    the status as it is, with an event.
     """
     if (before, after) == (RUNNING, RUNNING):
         return asked_to_stop

@@ -1,7 +1,7 @@
 """A bench on each database. One database serves all tests of a kind, each in a namespace of its own.
 
-So do its engines, two of them: to connect and to compile every statement anew, for each test, took most of
-the time of these tests. A test that listens to its engine, or limits it, has one of its own.
+The tests share two engines too: to connect and to compile every statement for each test took most of their
+time. A test that listens to its engine, or limits it, has its own.
 """
 
 import uuid
@@ -53,8 +53,8 @@ CommonDoor = Callable[[str, str], Database]
 
 
 @pytest.fixture(scope="session")
-def common_door() -> Iterator[CommonDoor]:
-    """The doors to the common databases: `common_door(url, whose)`."""
+def common_database() -> Iterator[CommonDoor]:
+    """The common databases: `common_database(url, whose)`."""
     databases: dict[tuple[str, str], Database] = {}
 
     def database(url: str, whose: str) -> Database:
@@ -66,14 +66,14 @@ def common_door() -> Iterator[CommonDoor]:
 
 
 @pytest.fixture
-def bench(common_url: str, common_door: CommonDoor, namespace: str) -> Bench:
-    return Bench(common_url, common_door(common_url, "the first"), namespace=namespace)
+def bench(common_url: str, common_database: CommonDoor, namespace: str) -> Bench:
+    return Bench(common_url, common_database(common_url, "the first"), namespace=namespace)
 
 
 @pytest.fixture
-def other(bench: Bench, common_door: CommonDoor) -> Bench:
-    """A second process, as far as the database can tell: connections of its own."""
-    return Bench(bench.url, common_door(bench.url, "the other"), namespace=bench.settings.namespace)
+def other(bench: Bench, common_database: CommonDoor) -> Bench:
+    """A second process, as the database sees it: a bench with its own connections."""
+    return Bench(bench.url, common_database(bench.url, "the other"), namespace=bench.settings.namespace)
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def own_bench(common_url: str, namespace: str) -> Iterator[Bench]:
 
 @pytest.fixture(params=SERVERS)
 def common_server_url(request: pytest.FixtureRequest) -> str:
-    """For what SQLite, with its one lock, has no counterpart of."""
+    """The servers only: SQLite has one lock."""
     url: str = request.getfixturevalue(f"common_{request.param}_url")
     return url
 
 
 @pytest.fixture
-def server_bench(common_server_url: str, common_door: CommonDoor, namespace: str) -> Bench:
-    return Bench(common_server_url, common_door(common_server_url, "the first"), namespace=namespace)
+def server_bench(common_server_url: str, common_database: CommonDoor, namespace: str) -> Bench:
+    return Bench(common_server_url, common_database(common_server_url, "the first"), namespace=namespace)
 
 
 @pytest.fixture

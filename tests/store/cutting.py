@@ -1,7 +1,7 @@
-"""A connection that breaks at a chosen step of a verb, on every database: before the step, or after it.
+"""A connection that breaks before or after a chosen step of a store call, on every database.
 
-A step is a statement or a commit. Broken before it, the server knows nothing of it; broken after it, it is
-done, and nobody was told. Then the library asks again; or its process died of the same, and nobody does.
+A step is a statement or a commit. Broken before it, the step is not done; broken after it, the step is done
+and unanswered. Then the library retries, or its process has died and does not.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _STEPS = ("do_execute", "do_execute_no_params", "do_executemany", "do_commit")
 
 
 class Died(BaseException):
-    """The process of a verb's author ended in the middle of it."""
+    """The process of the caller died in the middle of the call."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,28 @@ class Cut:
     """When a connection breaks."""
 
     step: int
-    """From 1."""
+    """Number of the step, from 1."""
     done: bool
-    """The server has made that step."""
+    """Whether the server has made that step."""
     dies: bool
-    """And nobody asks again."""
+    """Whether the process dies, so that nothing is retried."""
 
 
 class Cutter:
-    """Between an engine and its driver."""
+    """Breaks connections between an engine and its driver."""
 
     def __init__(self, engine: Engine) -> None:
         self._dialect: Any = engine.dialect
         self._cut: Cut | None = None
         self._steps = 0
         self.has_cut = False
-        """Whether the last cut came to pass."""
+        """Whether the last cut happened."""
         for name in _STEPS:
             setattr(self._dialect, name, self._step(getattr(self._dialect, name)))
 
     @contextmanager
     def cutting(self, cut: Cut) -> Iterator[None]:
-        """Break one connection in here, unless what is done in here has fewer steps."""
+        """Break one connection within the block, unless the block has fewer steps."""
         self._cut, self._steps, self.has_cut = cut, 0, False
         try:
             yield
@@ -68,7 +68,7 @@ class Cutter:
         return step
 
     def _break(self, connection: Any) -> None:
-        # Rolled back first: the server would do it a moment later, and some verbs skip locked rows.
+        # Rolled back first: the server would do it a moment later, and some calls skip locked rows.
         with contextlib.suppress(self._dialect.dbapi.Error):
             connection.rollback()
         connection.close()

@@ -1,7 +1,7 @@
-"""A store on a workbench: its rows looked at and rewritten by hand, and time that passes at once.
+"""A store for tests, whose rows can be read and rewritten directly, and whose time can be moved.
 
-Nothing sleeps here: `pass_time` moves every moment in the rows back, which to the statements is the
-same as the database's clock moving on.
+Nothing sleeps here: `pass_time` moves every time in the rows back, which for the statements equals a
+database clock that moves on.
 """
 
 import copy
@@ -52,10 +52,10 @@ GRACE = timedelta(minutes=1)
 PATIENCE = timedelta(minutes=15)
 LEASE = timedelta(minutes=10)
 SWEEP_INTERVAL = timedelta(seconds=30)
-"""So far apart, and so long, that a machine that pauses for seconds fails no test."""
+"""Long enough that a machine that pauses for seconds fails no test."""
 
 HELD = "Held"
-"""A Waiting job without a time; to the guards it is a tenth status."""
+"""A held job (Waiting without a time), treated as a tenth status by these tests."""
 STATES = (*JobStatus, HELD)
 
 FAILURE = Failure("task", "ValueError", "no good", "Traceback …")
@@ -64,14 +64,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Placed:
-    """A job that was brought into some status, and the last run that it had, if any."""
+    """A job in some status, and its last run, if any."""
 
     job_id: int
     run: Run | None
 
 
 class Bench:
-    """A store in a namespace, and what a test does to it; a door that is given stays open for others."""
+    """A store in a namespace, with helpers for tests; a given database is not closed."""
 
     def __init__(self, url: str, database: Database | None = None, **settings: Any) -> None:
         self.url = url
@@ -103,7 +103,7 @@ class Bench:
         self.store.outbox.mark_queued([self.message(job_id)])
 
     def message(self, job_id: int) -> PendingMessage:
-        """Return the message that a publisher would make of the row now, whether it may or not."""
+        """Return the message that a publisher would make of the row now, in any status."""
         with self.database.autocommit() as connection:
             row = connection.execute(select(*MESSAGE_COLUMNS).where(job.c.id == job_id)).one()
             return pending_message(row)
@@ -120,7 +120,7 @@ class Bench:
         return Run(job_id, message.task_id, message.attempt, str(uuid.uuid4()), by)
 
     def run(self, job_id: int, by: Worker | None = None) -> Run:
-        """Win the row."""
+        """Claim the job; the claim must be won."""
         run = self.key(job_id, by or self.worker())
         won = self.store.runs.claim(run, TASK)
         assert not isinstance(won, ClaimRejected), won
@@ -130,7 +130,7 @@ class Bench:
         return self.store.control.release(job_id, str(uuid.uuid4()), username)
 
     def place(self, state: str, **given: Any) -> Placed:
-        """Bring a new job into a status, by the verbs that lead there; a Waiting one is due."""
+        """Bring a new job into a status by store calls; a Waiting one is due."""
         if state == HELD:
             return Placed(self.submit(held=True, **given), None)
         if state == JobStatus.WAITING:
@@ -175,12 +175,12 @@ class Bench:
         return [event.status for event in self.store.queries.events(job_id)]
 
     def write(self, job_id: int, **columns: Any) -> None:
-        """Rewrite columns of a row by hand, past every guard."""
+        """Rewrite columns of a row, without guards."""
         with self.database.transaction() as connection:
             connection.execute(update(job).where(job.c.id == job_id).values(columns))
 
     def ahead(self, moment: datetime) -> timedelta:
-        """Return how far ahead of the database's clock a moment is."""
+        """Return how far ahead of the database's clock a time is."""
         with self.database.autocommit() as connection:
             now: datetime = connection.execute(select(clock())).scalar_one()
             return moment - now
@@ -192,7 +192,7 @@ class Bench:
     # Time.
 
     def pass_time(self, **amount: float) -> None:
-        """Let time pass, for every row of this namespace."""
+        """Let time pass for every row of this namespace."""
         with self.database.transaction() as connection:
             dialect = self.database.dialect
             given = {"here": self.settings.namespace, "passed": _passed(dialect, timedelta(**amount))}
@@ -200,9 +200,9 @@ class Bench:
                 connection.execute(statement, given)
 
     def trust_leases(self) -> None:
-        """Have it so that passes have followed each other closely for longer than a lease, up to now."""
+        """Record that sweeps have followed each other closely for longer than a lease."""
         long_ago = clock(-2 * self.settings.lease)
-        self.store.sweep.begin_pass()  # makes the row, should this be the first
+        self.store.sweep.begin_pass()  # creates the row, if this is the first pass
         mine = sweep.c.namespace == self.settings.namespace
         with self.database.transaction() as connection:
             trusted = update(sweep).where(mine).values(last_pass_at=clock(), unbroken_since=long_ago)
@@ -217,7 +217,7 @@ class Bench:
         return self.store.leases.reap(worker_uid)
 
     def pass_steadily(self, passed: timedelta) -> bool | None:
-        """Let time pass while sweeps follow each other closely; return what the last one said of leases."""
+        """Let time pass with steady sweeps; return whether the last one trusts leases."""
         step = self.settings.unbroken / 2
         believed = self.store.sweep.begin_pass()
         for _ in range(int(passed / step) + 1):
@@ -227,7 +227,7 @@ class Bench:
 
 
 def _with_settings(database: Database, settings: Settings) -> Database:
-    """Return the same connections for other settings: a new engine for each test costs time."""
+    """Return the same database with other settings: a new engine for each test takes time."""
     other = copy.copy(database)
     other._engine = database.engine
     other.settings = settings
@@ -242,18 +242,18 @@ def new_job(**given: Any) -> NewJob:
 
 
 def about(found: timedelta | None, expected: timedelta) -> bool:
-    """Say whether a duration is the expected one, on a machine that may pause in between."""
+    """Return whether a duration is as expected, on a machine that may pause."""
     return found is not None and timedelta(seconds=-30) < found - expected < timedelta(seconds=1)
 
 
 def alike(rows: Sequence[Row]) -> bool:
-    """Say whether all these rows are identical in every column."""
+    """Return whether these rows are identical in every column."""
     return all(row == rows[0] for row in rows)
 
 
 @cache
 def _put_back(dialect: str) -> list[Update]:
-    """Return what lets time pass, made once: to make a statement takes longer than to execute it."""
+    """Return the cached statements of `pass_time`: to build one takes longer than to execute it."""
     here: BindParameter[str] = bindparam("here")
     jobs = select(job.c.id).where(job.c.namespace == here)
     of_events = update(job_event).where(job_event.c.job_id.in_(jobs))

@@ -1,7 +1,7 @@
-"""Who writes, and who may have been first: which acts meet, in which scenes, and what may come of it.
+"""Pairs of store calls, the scenes in which they meet, and their allowed outcomes.
 
-What must come of two acts is said by the model: one after the other, in the order in which they came; or,
-if one came in the middle of the other, in either order, but wholly in one of them.
+The model defines the outcome of two calls: that of the order in which they came; or, if one came in the
+middle of the other, that of either order.
 """
 
 import uuid
@@ -16,7 +16,7 @@ from tests.store.operations import ACTS, WAITS
 from tests.store.scenario import DURATIONS, Call, World
 
 NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}
-"""Nobody retries a run whose claim has not been answered."""
+"""No run is retried before its claim was answered."""
 
 _FIRST_OF_EACH_VERB = {act.verb: name for name, act in reversed(ACTS.items())}
 ONE_OF_EACH = {*_FIRST_OF_EACH_VERB.values(), "set Error", "set Cancelled"}
@@ -27,13 +27,13 @@ Outcome = tuple[list[Any], Model]
 
 @dataclass(frozen=True)
 class Scene:
-    """What happened before a pair of acts: acts, and minutes that passed."""
+    """The steps before a pair of calls: calls, and minutes that pass."""
 
     steps: tuple[str | float, ...] = ()
     lapsed: bool = False
     """The worker that runs the job did not renew its lease meanwhile."""
     given: dict[str, Any] = field(default_factory=dict)
-    """What the job was submitted with."""
+    """Fields of the submitted job."""
 
 
 DAYS = 2 * 24 * 60.0
@@ -58,12 +58,12 @@ SCENES: dict[str, Scene] = {
     "Error": Scene(("claim", "fail")),
     "Error by hand, its body alive": Scene(("claim", "set Error")),
     "Cancelled": Scene(("mark_queued", "cancel")),
-    "Cancelled, its message met by nobody": Scene(("mark_queued", "cancel", 16)),
+    "Cancelled, its message not received": Scene(("mark_queued", "cancel", 16)),
 }
 
 
 def staged(bench: Bench, scene: Scene) -> World:
-    """Let a scene happen, in a namespace of its own; store and model must agree at each step."""
+    """Set a scene in its own namespace; store and model must agree at each step."""
     own = Bench(bench.url, bench.database, namespace=str(uuid.uuid4()), **DURATIONS)
     world = World(own, scene.given)
     for step in scene.steps:
@@ -93,7 +93,7 @@ class Worlds:
 
 
 def summary(answers: list[Any], model: Model) -> str:
-    """Return an outcome without what is another in each scene: ids."""
+    """Return an outcome without ids, which differ in each scene."""
     parts = [
         "won" if isinstance(answer, Run) else len(answer) if isinstance(answer, set) else answer
         for answer in answers
@@ -104,7 +104,7 @@ def summary(answers: list[Any], model: Model) -> str:
 
 @dataclass(frozen=True)
 class Encounter:
-    """An act that changes something, before another or in the middle of it."""
+    """A call that changes rows, before another or in the middle of it."""
 
     first: str
     scene: str
@@ -116,7 +116,7 @@ _encounters: dict[str, list[Encounter]] = {}
 
 
 def changing(worlds: Worlds, scene: str) -> list[str]:
-    """Return the acts that change something in a scene: by the model, which knows no database."""
+    """Return the calls that change rows in a scene, according to the model."""
     if scene not in _changing:
         world = worlds[scene]
         _changing[scene] = [
@@ -126,7 +126,7 @@ def changing(worlds: Worlds, scene: str) -> list[str]:
 
 
 def all_encounters(worlds: Worlds, second: str) -> list[Encounter]:
-    """Return whom an act meets, in each scene that makes a difference: on each database the same."""
+    """Return the calls that a call meets, in each scene that matters; the same on each database."""
     if second not in _encounters:
         _encounters[second] = _met_by(worlds, second)
     return _encounters[second]
@@ -146,7 +146,7 @@ def _met_by(worlds: Worlds, second: str) -> list[Encounter]:
 
 
 def some_encounters(worlds: Worlds, second: str) -> list[Encounter]:
-    """Return with which one act of each verb this one must not change places, in one scene."""
+    """Return one call of each kind whose order with this one matters, in one scene."""
     met = [
         encounter
         for encounter in all_encounters(worlds, second)
@@ -155,19 +155,19 @@ def some_encounters(worlds: Worlds, second: str) -> list[Encounter]:
     return list({encounter.first: encounter for encounter in reversed(met)}.values())
 
 
-# What came of them.
+# Outcomes.
 
 
 def loosely(answer: Any) -> Any:
-    """Return an answer without the reason of a refusal, but for whether Celery hears of it.
+    """Return an answer without the reason of a rejection, except whether it is reported to Celery.
 
-    Who was faster may be seen by a claim only when it looks for the reason, after its guard.
+    A claim reads the reason after its guard, so a faster call may change it in between.
     """
     return ("refused", answer.reason in REPORTED) if isinstance(answer, ClaimRejected) else answer
 
 
 def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
-    """Return what may come of two acts at once; one that skips locked rows may find nothing to do."""
+    """Return the allowed outcomes of two concurrent calls; one that skips locked rows may do nothing."""
     backwards, model = world.expected(second, first)
     allowed = [world.expected(first, second), (backwards[::-1], model)]
     if first[0].skipping is not WAITS:
@@ -182,9 +182,9 @@ def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
 
 
 def wrong(world: World, given: list[Any], allowed: list[Outcome]) -> str:
-    """Say what is wrong with an outcome, compared with each that is allowed; nothing if nothing is."""
+    """Return how an outcome differs from each allowed one; empty if it is allowed."""
     found = look(world.bench)
-    reasons = [f"said {given}"]
+    reasons = [f"answers {given}"]
     for answers, model in allowed:
         reason = world.disagreement(model, found) if given == answers else "other answers"
         if not reason:

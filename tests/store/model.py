@@ -1,7 +1,7 @@
-"""What the design says of a job, in plain Python: no SQL, no locks, time in minutes from nothing.
+"""The rules of a job in plain Python, without SQL and locks; time is in minutes from 0.
 
-The state machine of test_machine.py asks this and the store the same things, and expects the same
-answers and the same rows.
+The state machine makes the same calls on the model and the store, and expects the same answers and
+the same rows.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from tests.store.model_job import (
 )
 
 GRACE, PATIENCE, LEASE = 1.5, 15.5, 20.5
-"""Half minutes, and time passes by whole ones: nothing is ever due at the very moment it is looked at."""
+"""Half minutes, while time passes by whole ones: no job becomes due at the time of a check."""
 INTERVAL, UNBROKEN = 0.5, LEASE / 6
 FOR_GOOD = "; no attempts are left"
 EXPIRED = "expired before it was started"
@@ -67,7 +67,7 @@ class Model:
             job.events.append(status)
 
     def settle(self, job: ModelJob, status: JobStatus, claim: str | None, message: str = "") -> None:
-        """End a run: no body is attached to the row any more."""
+        """End a run: no body holds the row any more."""
         self.become(job, status, message)
         job.boot, job.claim = None, claim
         job.sent = 0
@@ -84,7 +84,7 @@ class Model:
         delay: float = 0,
         life: float = 0,
     ) -> ModelJob:
-        """Add a job; a `delay` or `life` of 0: none."""
+        """Add a job; a `delay` or `life` of 0 means none."""
         not_before = self.now + delay if delay else None
         expires = self.now + life if life else None
         status = WAITING if held or delay else SUBMITTED
@@ -96,14 +96,14 @@ class Model:
         return job
 
     def outgoing(self, job: ModelJob) -> bool:
-        """Reserve it, as a sweep does, if it waits to be sent."""
+        """Reserve the job, as a sweep does, if it waits to be published."""
         waits = job.status in (SUBMITTED, RESUBMITTED, REQUEUED) and job.not_before is None
         if waits:
             job.due = self.now + GRACE
         return waits
 
     def reserve(self) -> set[tuple[int, int]]:
-        """Reserve all that is due; return the jobs and the attempts that their messages are for."""
+        """Reserve the due jobs; return the jobs and the attempts of their messages."""
         due = [
             job
             for job in self.jobs.values()
@@ -136,9 +136,9 @@ class Model:
         if not job.fits(message.task_id, message.attempt) or job.held:
             return False
         if job.status is SUBMITTED and not self._soon(job):
-            return False  # it has just been sent back
+            return False  # it was sent back just now
         if job.status is not QUEUED:
-            job.sent += 1  # whoever sent the message has not come to say so
+            job.sent += 1  # the publisher has not marked it yet
         self.become(job, SUBMITTED)
         job.due = self._patient(job)
         return True
@@ -158,7 +158,7 @@ class Model:
         return True
 
     def resubmit(self, job: ModelJob, task_id: str) -> bool | str:
-        """Return whether it was done; "key": another job has the unique key."""
+        """Return whether the job was resubmitted; "key": another job has the unique key."""
         if job.task_id == task_id:
             return True
         if job.status not in FINAL or self.alive(job.boot):
@@ -187,7 +187,7 @@ class Model:
         job.due = self.now + PATIENCE if job.sent or job.attempt else None
 
     def unreported_cancels(self) -> list[int]:
-        """Return the cancelled jobs that a message was once sent for, and nobody has met it since."""
+        """Return the cancelled jobs with a published message that no worker has received since."""
         over = [
             job
             for job in self.jobs.values()
@@ -264,7 +264,7 @@ class Model:
             job.boot = None
 
     def end_process(self, process: ProcessRef, status: JobStatus, message: str) -> bool:
-        """End the run of a child that is gone."""
+        """End the run of a pool process that is gone."""
         job = self.jobs[process.job_id]
         if not job.is_held_by(process):
             return False
@@ -296,7 +296,7 @@ class Model:
         return job.status
 
     def note_progress(self, job: ModelJob, current: float, run: Run | None = None) -> bool:
-        """Write how far it is; without a run, whatever runs it."""
+        """Write progress; without a run, of whatever runs the job."""
         noted = job.status is RUNNING and (run is None or job.is_held_by(run))
         if noted:
             job.progress = current
@@ -327,7 +327,7 @@ class Model:
         self, job: ModelJob, status: JobStatus, token: str, message: str | None = None
     ) -> tuple[JobStatus, bool]:
         previous = job.status
-        if job.claim == token:  # asked again
+        if job.claim == token:  # retried
             return RUNNING if status in FINAL else previous, True
         moved = self._set(job, status, token)
         if moved and message is not None and (status is not CANCELLED or previous not in FINAL):

@@ -1,4 +1,4 @@
-"""What the model knows of one job."""
+"""The model of one job."""
 
 from dataclasses import dataclass, field
 
@@ -27,11 +27,11 @@ class ModelJob:
     terminate: bool = False
     reported: bool = False
     sent: int = 0
-    """How many messages are known to have been sent for its next attempt."""
+    """The number of messages known to be published for its next attempt."""
     claim: str | None = None
-    """Of the run that holds the row, or of its last run as long as nobody else has moved it."""
+    """Claim of the run that holds the row, or of its last run until another call moves the row."""
     boot: str | None = None
-    """Of the worker whose body may be alive."""
+    """worker_uid of the worker whose body may be running."""
     message: str = ""
     progress: float | None = None
     ended: float | None = None
@@ -42,7 +42,7 @@ class ModelJob:
         return self.status is WAITING and self.not_before is None
 
     def is_held_by(self, holder: Run | ProcessRef) -> bool:
-        """Say whether a run still holds the row; of a seat, whether the row names its worker."""
+        """Return whether a run still holds the row; for a process, whether the row names its worker."""
         if isinstance(holder, Run):
             return self.status is RUNNING and self.was_last(holder)
         process = (holder.task_id, holder.attempt, holder.worker_uid)
@@ -52,9 +52,9 @@ class ModelJob:
         return (self.task_id, self.attempt, self.claim) == (run.task_id, run.attempt, run.claim_id)
 
     def waits_for(self, message: PendingMessage) -> bool:
-        """Say whether nothing has come of a message yet, and none was sent after it."""
+        """Return whether a message is the latest and had no effect yet."""
         return self.fits(message.task_id, message.attempt) and self.sent == message.publish_count
 
     def fits(self, task_id: str, attempt: int) -> bool:
-        """Say whether a message is for the attempt that comes next."""
+        """Return whether a message is for the next attempt."""
         return self.status in STARTABLE and self.task_id == task_id and self.attempt == attempt - 1

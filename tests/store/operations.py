@@ -1,7 +1,7 @@
-"""Every verb that changes something, as an act: it asks the store and the model the same.
+"""Every store call that changes rows, as an `Act` made on the store and on the model.
 
-A verb that is not here, and has no call in tests/faults/store_calls.py that shows that it changes nothing,
-makes a test fail.
+A test fails for a store call that is neither here nor shown by tests/faults/store_calls.py to change
+nothing.
 """
 
 import uuid
@@ -27,7 +27,7 @@ from tests.store.model import Model
 from tests.store.model_job import CANCELLED, ERROR, FINISHED, RUNNING, ModelJob
 
 KEY = "k"
-"""The unique key of a job that is submitted by an act."""
+"""The unique key of a job that an act submits."""
 
 
 WAITS = object()
@@ -35,15 +35,15 @@ WAITS = object()
 
 @dataclass(frozen=True)
 class Cast:
-    """Whom an act is about, and who plays in it."""
+    """The job, workers and messages of an act."""
 
     store: Store
     other: Worker
-    """Another one than the worker of the run."""
+    """Another worker than that of the run."""
     late: PendingMessage
-    """The message of the last run; if there was none, the one that fits the row."""
+    """The message of the last run; without one, the message that fits the row."""
     run: Run
-    """The last run; if there was none, a claim that may be won."""
+    """The last run; without one, a claim that may be won."""
     sent: PendingMessage
     """The message that fits the row."""
     rival: Run
@@ -66,15 +66,15 @@ class Cast:
 
 
 def key(message: PendingMessage, by: Worker) -> Run:
-    """Return a claim that has not been made yet."""
+    """Return a new claim."""
     return Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), by)
 
 
 @dataclass(frozen=True)
 class Act:
-    """One way to call a verb.
+    """One store call.
 
-    The text is what the caller makes for one call: a token, a task id, a message.
+    The text is made by the caller for one call: a token, a task id, a message.
     """
 
     verb: str
@@ -83,14 +83,14 @@ class Act:
     gone: Any = False
     """The answer when the job has been pruned."""
     of_job: bool = True
-    """False: it is about whatever there is, and has its answer also then."""
+    """Whether it is about this job; a call on any rows answers also without it."""
     skipping: Any = WAITS
-    """Its answer when it leaves a row that another transaction has locked; or that it waits for it."""
+    """Its answer when it skips a row that another transaction has locked; or that it waits."""
     repeated: tuple[Any, ...] = ()
-    """What else it may answer to an author who asks again, because the first answer was lost."""
+    """Other answers that a retry may get after the first answer was lost."""
 
     def expected(self, cast: Cast, model: Model, token: str) -> Any:
-        """Let it happen to the model; return the model's answer."""
+        """Apply it to the model; return the model's answer."""
         job: Any = model.jobs.get(cast.job_id)
         return self.expect(cast, model, job, token) if job or not self.of_job else self.gone
 

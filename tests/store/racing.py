@@ -1,4 +1,4 @@
-"""Verbs let loose at one moment, and verbs lined up behind a lock in an order of the test's choosing."""
+"""Concurrent store calls: started at once, or queued behind a lock in a chosen order."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ _WAITS_ON_MARIADB = re.compile(r"^LOCK WAIT .*?thread id (\d+),", re.MULTILINE |
 
 
 def race(*contenders: Contender) -> list[Any]:
-    """Let all start at one moment, each in a thread of its own; return what each came to."""
+    """Start all at once, each in its own thread; return their results."""
     barrier = Barrier(len(contenders), timeout=30)
 
     def run(contender: Contender) -> Any:
@@ -36,9 +36,9 @@ def race(*contenders: Contender) -> list[Any]:
 
 
 def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list[Any]:
-    """Start each only when those before it wait for the lock on the rows of a table; then let go.
+    """Start each when those before it wait for the lock on a table's rows; then release the lock.
 
-    On a server the first in the line gets the rows first. SQLite has one lock for all, and no line.
+    On a server the first in the queue gets the rows first. SQLite has one lock and no queue.
     """
     futures: list[Future[Any]] = []
     with ThreadPoolExecutor(len(contenders)) as pool:
@@ -51,9 +51,9 @@ def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list
 
 
 def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender) -> list[Any]:
-    """Start the quick one when the slow one comes to its n-th statement, or its commit; return what both say.
+    """Start `quick` when `slow` is at its n-th statement, or its commit; return both answers.
 
-    The slow one goes on when the quick one is through, or waits for a lock.
+    `slow` goes on when `quick` has returned, or waits for a lock.
     """
     with Watch(bench.database.engine) as watch, ThreadPoolExecutor(2) as pool:
         pause = Pause(number)
@@ -70,7 +70,7 @@ def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender) 
 
 
 def steps(bench: Bench, contender: Contender) -> int:
-    """Return how many statements it makes, its commit among them."""
+    """Return the number of its statements, the commit included."""
     made: list[str] = []
     with Watch(bench.database.engine) as watch:
         watch.by(made.append, contender)
@@ -78,7 +78,7 @@ def steps(bench: Bench, contender: Contender) -> int:
 
 
 class Pause:
-    """A thread stops in it, once, when it comes to its n-th statement or to its commit."""
+    """Stops a thread once, at its n-th statement or at its commit."""
 
     def __init__(self, number: int) -> None:
         self._left = number
@@ -92,13 +92,13 @@ class Pause:
 
 
 class Watch:
-    """Tells of each statement of some threads, before it is made."""
+    """Calls back before each statement of the watched threads."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._callbacks: dict[int, Callable[[str], None]] = {}
         self.statement = ""
-        """The last one noted."""
+        """The last statement noted."""
 
     def by(self, callback: Callable[[str], None], contender: Contender) -> Any:
         """Call `contender` in this thread; `callback` gets each of its statements first."""
@@ -134,7 +134,7 @@ class Watch:
 
 @contextmanager
 def locked(bench: Bench, table: Table) -> Iterator[None]:
-    """Hold the rows of this namespace; on SQLite, the whole database."""
+    """Lock the rows of this namespace; on SQLite, the whole database."""
     with bench.database.transaction() as connection:
         connection.execute(
             table.select().where(table.c.namespace == bench.settings.namespace).with_for_update(),
@@ -143,7 +143,7 @@ def locked(bench: Bench, table: Table) -> Iterator[None]:
 
 
 def has_lines(bench: Bench) -> bool:
-    """Say whether its database lets those who wait for a row have it in turn."""
+    """Return whether its database grants a row lock in the order of waiting."""
     return bench.database.engine.dialect.name != "sqlite"
 
 
@@ -156,12 +156,12 @@ def waiting(bench: Bench) -> int:
 
 
 def is_waiting(bench: Bench, watch: Watch) -> bool:
-    """Say whether the one whose statements are noted waits for the one who pauses, inside a transaction."""
+    """Return whether the watched thread waits for the paused transaction."""
     return waiting(bench) > 0 if has_lines(bench) else watch.statement == "BEGIN IMMEDIATE"
 
 
 def _waiting_on_mariadb(connection: Connection) -> int:
-    # Its tables that say so are written anew only when nobody has looked at them for a while.
+    # MariaDB refreshes its lock tables only after they were not read for a while.
     ours = set(connection.exec_driver_sql(_OURS_ON_MARIADB).scalars())
     [(_, _, report)] = connection.exec_driver_sql("SHOW ENGINE INNODB STATUS")
     transactions = re.split(

@@ -1,4 +1,4 @@
-"""One job and two workers, in the store and in the model: a scene that can be set again and again."""
+"""One job and two workers, in the store and in the model: a scene that can be restored."""
 
 import pickle
 import uuid
@@ -57,7 +57,7 @@ class World:
     # The scene.
 
     def play(self, act: Act) -> None:
-        """Let something happen; store and model must agree."""
+        """Make a call; store and model must agree."""
         once = call(act)
         answer = self.ask(once)
         expected, self.model = self.expected(once)
@@ -72,7 +72,7 @@ class World:
         self._renew(*([self.cast.me, self.cast.other] if renewing else [self.cast.other]))
 
     def steady_sweeps(self) -> None:
-        """Have it so that leases may be believed, and that it is time for another pass."""
+        """Make leases trusted, and another pass due."""
         self.bench.trust_leases()
         self.model.last_pass, self.model.unbroken_since = self.model.now, self.model.now - 2 * LEASE
         self.bench.pass_time(minutes=1)
@@ -84,7 +84,7 @@ class World:
             self.model.renew(str(renewed.worker_uid))
 
     def save(self) -> None:
-        """Take all rows down; the scene is set."""
+        """Save all rows of the scene."""
         with self.bench.database.autocommit() as connection:
             self._saved_at = connection.execute(select(clock())).scalar_one()
             for table, which in self._tables():
@@ -92,7 +92,7 @@ class World:
                 self._saved.append((table, [dict(row) for row in rows]))
 
     def restore(self) -> None:
-        """Have all rows as they were when they were saved, every moment as far away as it was then."""
+        """Restore the saved rows, with every time relative to now."""
         with self.bench.database.transaction() as connection:
             passed = connection.execute(select(clock())).scalar_one() - self._saved_at
             for table, which in reversed(self._tables()):
@@ -110,19 +110,19 @@ class World:
             (job_event, job_event.c.job_id.in_(jobs)),
         ]
 
-    # The acts, and what comes of them.
+    # Calls and outcomes.
 
     def ask(self, call: Call) -> Any:
         act, token = call
         return act.ask(self.cast, token)
 
     def expected(self, *calls: Call) -> tuple[list[Any], Model]:
-        """Return what the model answers to these, one after the other, and the model after them."""
+        """Return the model's answers to these calls in order, and the model after them."""
         model = pickle.loads(pickle.dumps(self.model))  # in a fifth of deepcopy's time
         return [act.expected(self.cast, model, token) for act, token in calls], model
 
     def disagreement(self, model: Model, found: Found) -> str:
-        """Say what differs from the model; nothing if nothing does."""
+        """Return the differences from the model; empty without any."""
         try:
             agree(found, model)
         except AssertionError as error:

@@ -1,4 +1,4 @@
-"""The store against the model: any verbs in any order, several jobs, two workers, time, and crashes."""
+"""The store compared with the model: any calls in any order, several jobs, two workers, time, crashes."""
 
 import time
 import uuid
@@ -29,27 +29,27 @@ from tests.store.operations import ACTS, Cast, key
 from tests.store.scenario import DURATIONS, minutes
 
 MOST_JOBS = 3
-"""More would be strangers to each other; fewer verbs would meet on one row."""
+"""With more jobs, fewer calls would meet on one row."""
 MOST_REAL_TIME = 2.0
-"""Seconds for which the database's clock may run ahead of the model's, far less than `judging.CLOSE`."""
+"""Seconds that the database's clock may run ahead of the model's, far less than `assertions.CLOSE`."""
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Each rule asks the store and the model the same, and compares what they say."""
+    """Each rule makes a call on the store and on the model, and compares the answers."""
 
     jobs = Bundle("jobs")
     messages = Bundle("messages")
-    """What the broker was given; it may deliver any of it at any time, and again."""
+    """Published messages; the broker may deliver any of them at any time, and again."""
     unmarked = Bundle("unmarked")
     unanswered = Bundle("unanswered")
-    """What was asked by somebody who never heard what came of it."""
+    """Calls whose answer was lost."""
     ages = st.sampled_from([0, 0, 0, 0, 1, 2])
-    """How many claims of a job ago a run was won: mostly the last one, which may hold the row."""
+    """Age of a run in claims of its job: mostly the last one, which may hold the row."""
     either = st.sampled_from([0, 1])
     delays = st.sampled_from([0, 3.5, 40.5])
 
     def __init__(self, url: str, database: Database, cutter: Cutter) -> None:
-        """Begin in a namespace of its own; the door, and what cuts its connections, serve run after run."""
+        """Begin in a new namespace; the database and its cutter serve all runs."""
         super().__init__()
         self.now = time.monotonic()
         self.bench = Bench(url, database, namespace=str(uuid.uuid4()), **DURATIONS)
@@ -58,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.workers = [Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2")]
         self.won: list[Run] = []
-        """Every claim that was ever won, superseded or not, oldest first."""
+        """Every claim that was won, superseded or not, oldest first."""
         self.seen: dict[int, Row] = {}
         for worker in self.workers:
             self.renew(worker)
@@ -67,11 +67,11 @@ class StoreMachine(RuleBasedStateMachine):
         return self.model.jobs[job_id]
 
     def run_of(self, job_id: int, age: int) -> Run | None:
-        """Return a run of a job, if need be a new one; None if it cannot be claimed."""
+        """Return a run of a job, claimed now if it has none; None if it cannot be claimed."""
         runs = [run for run in self.won if run.job_id == job_id]
         return runs[-1 - min(age, len(runs) - 1)] if runs else self.win(self.bench.message(job_id), 0)
 
-    # The way in, and out to the broker.
+    # Submit and publish.
 
     @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
     @rule(
@@ -196,7 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs, by=either)
     def claim_at_once(self, job_id: int, by: int) -> None:
-        """With the message that fits; else most claims would be refused."""
+        """Claim with the message that fits; otherwise most claims would be rejected."""
         self.win(self.bench.message(job_id), by)
 
     @rule(job_id=jobs, age=ages, status=st.sampled_from(sorted(FINAL)), repeated=st.booleans())
@@ -318,7 +318,7 @@ class StoreMachine(RuleBasedStateMachine):
         return expected
 
     def cast(self, job_id: int, age: int, by: int) -> Cast:
-        """Return those who play in an act about a job; its run is one that was won, if one ever was."""
+        """Return the cast of an act on a job, with a run that was won, if there is one."""
         sent = self.bench.message(job_id)
         other = self.workers[by]
         run = self.run_of(job_id, age) or key(sent, self.workers[1 - by])
@@ -356,7 +356,7 @@ class StoreMachine(RuleBasedStateMachine):
         if amount < LEASE:
             self.renew(self.workers[0])  # the second one is negligent
 
-    # What is always so.
+    # Invariants.
 
     @invariant()
     def the_rows_are_the_models(self) -> None:
@@ -373,7 +373,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.take_real_time_back()
 
     def take_real_time_back(self) -> None:
-        """Move every moment on by the time that the example has taken; a slow machine takes half a minute."""
+        """Move every time on by the duration of the example; a slow machine takes half a minute."""
         passed = time.monotonic() - self.now
         if passed > MOST_REAL_TIME:
             self.bench.pass_time(seconds=-passed)
@@ -387,7 +387,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.nothing_is_stranded()
 
     def nothing_is_stranded(self) -> None:
-        """Give the sweep, and a worker that does its work, some time: every job comes to its end."""
+        """Let the sweep and a worker run: every job becomes final."""
         me = Worker("the last", str(uuid.uuid4()), 1)
         for _ in range(4):
             self.bench.pass_time(hours=2)

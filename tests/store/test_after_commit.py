@@ -1,4 +1,4 @@
-"""A submit that joins the caller's session: its ids are told once, and sent only after the real commit."""
+"""A submit that joins the caller's session: its jobs are published once, after the real commit only."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +16,10 @@ from tests.store.harness import Bench, new_job
 
 @pytest.fixture
 def engine(bench: Bench) -> Iterator[Engine]:
-    """The caller's own engine, which knows nothing of ours. On SQLite with savepoints that work."""
+    """The caller's own engine, not the library's. On SQLite with working savepoints."""
     engine = create_engine(bench.url)
     if engine.dialect.name == "sqlite":
-        # As SQLAlchemy's documentation has it for those who use savepoints.
+        # SQLAlchemy's documented recipe for savepoints on SQLite.
         event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     yield engine
@@ -27,15 +27,15 @@ def engine(bench: Bench) -> Iterator[Engine]:
 
 
 class Caller:
-    """Somebody with a session, and what is sent of the jobs that they submit in it."""
+    """A caller's session, and the messages published of the jobs submitted in it."""
 
     def __init__(self, bench: Bench, session: Session) -> None:
         self.bench = bench
         self.session = session
         self.calls: list[list[int]] = []
-        """The ids of each call back."""
+        """The ids of each callback."""
         self.sent: list[int] = []
-        """Those of them that are committed, seen from a connection of our own."""
+        """Those of them that another connection sees."""
 
     def submit(self, count: int = 1, **given: Any) -> list[int]:
         jobs = [new_job(**given) for _ in range(count)]
@@ -158,7 +158,7 @@ def test_second_transaction_of_the_same_session_is_its_own(caller: Caller) -> No
 
 
 def test_joined_session_sends_nothing_that_is_rolled_back(bench: Bench, engine: Engine) -> None:
-    """As test suites do: the session's commit is not the real one."""
+    """As in test suites: the session's commit is not the real one."""
     with engine.connect() as connection:
         outer = connection.begin()
         session = Session(connection)

@@ -1,4 +1,4 @@
-"""The claim: the one guard that everything rests on, condition by condition."""
+"""The claim's guard, condition by condition."""
 
 import uuid
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
 from tests.store.harness import FAILURE, HELD, TASK, Bench
 
 Spoil = Callable[[Bench, Run], Run]
-"""Makes one condition of the guard false, in the row or in the message, and returns the message's key."""
+"""Violates one condition of the guard, in the row or in the message; returns the claim's key."""
 
 
 def _another_claim(bench: Bench, run: Run) -> Run:
@@ -122,7 +122,7 @@ def test_held_job_is_not_claimed(bench: Bench) -> None:
 
 
 def test_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
-    """Mutants 2 and 3: a due job, still Waiting, is anybody's who has its message."""
+    """Mutants 2 and 3: any worker with its message may claim a due job that is still Waiting."""
     job_id = bench.submit(scheduled_for=timedelta(minutes=30))
     run = bench.key(job_id, bench.worker())
     bench.pass_time(minutes=29)
@@ -134,7 +134,7 @@ def test_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench
 
 
 def test_due_job_is_claimed_before_the_sweep_finds_it_due(bench: Bench) -> None:
-    """Mutant 2 (one time column for both): the row's due_at lies ahead of a claim that is not early."""
+    """Mutant 2 (one column for both times): due_at lies ahead, but the job may start."""
     job_id = bench.submit()
     bench.queue(job_id)
     due_in = bench.due_in(job_id)
@@ -193,7 +193,7 @@ def test_run_outside_any_worker_needs_no_lease(bench: Bench) -> None:
 
 
 def test_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
-    """Mutant 10 (refused, and nobody writes it): the job never becomes final."""
+    """Mutant 10 (rejected without a write): the job never becomes final."""
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
     bench.pass_time(minutes=6)
@@ -205,7 +205,7 @@ def test_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
 
 
 def test_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: Bench) -> None:
-    """Where a move takes several statements, the clock may pass a deadline between two of them."""
+    """When a transition takes several statements, a deadline may pass between two of them."""
     bench = own_bench
     job_id = bench.submit(expires=timedelta(minutes=5))
     run, past = bench.key(job_id, bench.worker()), bench.row(job_id)["submitted"]

@@ -1,4 +1,4 @@
-"""What anyone may do from outside: cancel, take, end, speak; and what each says that it came to."""
+"""Operations from outside a run (cancel, set a status, set a message), and their return values."""
 
 import uuid
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def test_second_request_changes_nothing_unless_it_asks_for_more(bench: Bench) ->
     assert cancel(bench, run.job_id, terminate=True) is RUNNING
     assert bench.row(run.job_id) == row | {"terminate": True}
     cancel(bench, run.job_id)
-    assert bench.row(run.job_id)["terminate"], "nobody takes it back"
+    assert bench.row(run.job_id)["terminate"], "a terminate request stays"
 
 
 def test_cancelled_job_has_no_start_and_a_message_that_its_caller_gave(bench: Bench) -> None:

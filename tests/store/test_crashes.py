@@ -1,8 +1,8 @@
-"""A verb whose connection breaks at any of its steps: the author asks again, at once or later, or never.
+"""A connection breaks at any step of a store call: the call is retried, at once or later, or never.
 
-Asked again, it is as if nothing had been, but for what an author may be told of a thing that is done
-already. Never asked again, everything has happened or nothing. With faults in every scene that it changes:
-in a long run in all of them, else in some, drawn anew each time.
+After a retry the outcome is that of one call, but the answer may say that it was done already. Without a
+retry, all has happened or nothing. With faults, in every scene that the call changes: a long run makes all,
+others a random sample.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,13 +18,13 @@ from tests.store.operations import ACTS
 from tests.store.scenario import Call, World, call
 
 DRAWN = 2
-"""Breaks of each act, at each of its steps; there are up to eighty."""
+"""Sampled cuts of each act; there are up to eighty."""
 Break = tuple[str, bool, bool]
-"""In a scene; whether the server has made that step; whether nobody asks again."""
+"""A scene; whether the server has made the step; whether the process dies without a retry."""
 
 
 class Crashes:
-    """The worlds on one database, and what cuts its connections."""
+    """The worlds on one database, and the cutter of its connections."""
 
     def __init__(self, url: str) -> None:
         self.worlds = Worlds(url)
@@ -47,7 +47,7 @@ def crashes(crashes_by_url: dict[str, Crashes], common_url: str) -> Crashes:
 
 
 def failures(crashes: Crashes, name: str, breaks: Iterable[Break]) -> list[str]:
-    """Break an act at each of its steps; return what was wrong after that."""
+    """Break an act at each of its steps; return the differences."""
     found = []
     for scene, done, dies in breaks:
         world = crashes.worlds[scene]

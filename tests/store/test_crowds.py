@@ -1,4 +1,4 @@
-"""Many at once: sweeps, submits, and a thousand cancels against claims."""
+"""Concurrent sweeps and submits, and a thousand cancels against claims."""
 
 import sqlite3
 import uuid
@@ -29,13 +29,13 @@ def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
         return mine
 
     reserved = [job_id for mine in race(*[sweep] * 10) for job_id in mine]
-    # A sweep skips what another has locked, and comes back for what that one did not take.
+    # A sweep skips rows that another has locked, and takes the rest in a later round.
     reserved += sweep()
     assert sorted(reserved) == sorted(submitted)
 
 
 def test_more_jobs_than_a_statement_has_parameters_are_cancelled_at_once(own_bench: Bench) -> None:
-    """SQLite takes 32,766, unless it was built for more; here 1,000, to be quick about it."""
+    """SQLite's default limit is 32,766; here it is set to 1,000, for speed."""
     bench = own_bench
 
     def limit(connection: Any, _record: Any) -> None:
@@ -80,7 +80,7 @@ def test_unique_key_of_rolled_back_submit_goes_to_the_waiting_one(
 
 
 def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> None:
-    """No claim is won of a job whose cancel said Cancelled; and whoever lost hears it."""
+    """No claim wins a job whose cancel answered Cancelled; and the loser's answer says so."""
     me = bench.worker()
     lanes = 2
     jobs = [job.job_id for job in bench.store.inserter.submit([new_job() for _ in range(1000)])]

@@ -1,4 +1,4 @@
-"""Every statement has a deadline on our side: a connection that does not answer is closed and replaced."""
+"""Every statement has a client-side deadline: a connection that does not answer is closed and replaced."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ DEADLINE = 1.0
 
 
 class Stage:
-    """A store behind a gate that can swallow what is said, and one that reaches the same rows directly."""
+    """A store behind a gate that can discard bytes, and one that reaches the same rows directly."""
 
     def __init__(self, url: str, gate: Gate, namespace: str) -> None:
         self.gate = gate
@@ -67,12 +67,12 @@ def _renew(stage: Stage) -> None:
 
 
 WAYS: list[Callable[[Stage], None]] = [_submit, _submit_many, _read, _finish, _cancel, _renew]
-"""One verb for each way in which the store executes a statement."""
+"""One call for each way in which the store executes a statement."""
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_silent_connection_is_replaced(stage: Stage, way: Callable[[Stage], None]) -> None:
-    """Mutant 22: without a deadline it would be waited for, for ever (fault 45)."""
+    """Mutant 22: without a deadline the call would wait for ever (fault 45)."""
     way(stage)
     stage.gate.swallow()
     way(stage)

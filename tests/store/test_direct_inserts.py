@@ -1,4 +1,4 @@
-"""Very many jobs go past SQLAlchemy in one transaction: the same rows come in, or none."""
+"""Many jobs inserted in one transaction through psycopg directly: the same rows, or none."""
 
 import logging
 from collections import Counter
@@ -23,7 +23,7 @@ from tests.store.test_direct_psycopg import through
 from tests.support import a_soft_limit, eventually
 
 MANY = 2 * MOST_ROWS + 3
-"""More than two statements take."""
+"""More jobs than two statements hold."""
 LONG = f'{{"text": "{"x" * 7_000}"}}'
 """Kwargs with which not even two statements fit into the buffers of a connection."""
 ROWS = "SELECT count(*) FROM jobhandle_job"
@@ -31,14 +31,14 @@ ROWS = "SELECT count(*) FROM jobhandle_job"
 
 @pytest.fixture
 def own_bench(postgresql_url: str) -> Iterator[Bench]:
-    """On a database of its own."""
+    """A bench on its own database."""
     bench = Bench(postgresql_url)
     yield bench
     bench.close()
 
 
 class Making:
-    """Jobs that are made as they are asked for; something happens when the last is."""
+    """Jobs made lazily; `then` is called before the last one."""
 
     def __init__(self, then: Callable[[], object], count: int = MANY, **given: Any) -> None:
         self._then = then
@@ -68,7 +68,7 @@ class Making:
 def test_many_jobs_are_inserted_in_their_order(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], straight: bool
 ) -> None:
-    """The last is what decides: those before it have been sent to the server by then."""
+    """The last job fails, after those before it were sent to the server."""
     gone = through(bench, monkeypatch, "execute_each_directly")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
     ids = [job.job_id for job in bench.store.inserter.submit(jobs)]
@@ -92,7 +92,7 @@ def test_existing_job_among_many_is_found(bench: Bench, monkeypatch: pytest.Monk
 
 @contextmanager
 def table_locked(url: str) -> Iterator[None]:
-    """Have no row come into the table of jobs."""
+    """Lock the job table against inserts."""
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE jobhandle_job IN EXCLUSIVE MODE")
@@ -113,11 +113,11 @@ def test_error_while_jobs_are_prepared_leaves_no_trace(own_bench: Bench) -> None
     with pytest.raises(ValidationError):
         bench.store.inserter.submit(Making(refuse))
     assert execute(url, ROWS) == [(1,)]
-    assert execute(url, backends) == before  # its connection is as good as it was
+    assert execute(url, backends) == before  # its connection is unchanged
 
 
 def test_refused_row_among_many_is_its_own_error(own_bench: Bench) -> None:
-    """And not that of those that came after it."""
+    """The jobs after it raise nothing."""
     jobs = [new_job(task="x" * 300 if number == 1 else "t") for number in range(MANY)]
     with pytest.raises(DatabaseRefusedError, match="value too long"):
         own_bench.store.inserter.submit(jobs)
@@ -148,7 +148,7 @@ def test_connection_broken_between_statements_costs_a_retry(own_bench: Bench) ->
 def test_first_jobs_are_prepared_before_a_connection_is_taken(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
-    """What one statement takes is made before there is a connection; so is what does not go straight."""
+    """The jobs of the first statement are prepared before a connection is taken; through SQLAlchemy, all are."""
     open_now = Counter[str]()
     seen: list[int] = []
 
@@ -173,7 +173,7 @@ def test_first_jobs_are_prepared_before_a_connection_is_taken(
 
 
 def test_slow_preparation_blocks_no_other_process(own_bench: Bench) -> None:
-    """In a pipeline the server's limit for a transaction that does nothing does not run."""
+    """In a pipeline the server's limit for idle transactions does not run."""
     other = Bench(own_bench.url)
     lived: list[list[JobStatus]] = []
 
@@ -196,7 +196,7 @@ def test_time_limit_is_raised_while_the_server_blocks(
     own_bench.submit()
     with a_soft_limit() as comes_in, table_locked(own_bench.url), pytest.raises(SoftTimeLimitExceeded):
         own_bench.store.inserter.submit(Making(lambda: comes_in(0.3)))
-    # All that is said is psycopg's: it has waited for nothing, and no pool was left to find out.
+    # Only psycopg logs: the connection was closed at once, not by the pool at its next use.
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.name == "psycopg"
     assert warning.getMessage().endswith("the connection is closed")
@@ -207,7 +207,7 @@ def test_time_limit_is_raised_while_the_server_blocks(
 def test_briefly_locked_table_is_inserted_into_directly(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first statement's wait for the lock ends, and the verb is asked again on the same connection."""
+    """The first statement's lock wait times out, and the call is retried on the same connection."""
     monkeypatch.setattr(connections, "LOCK_WAIT", 0.2)
     bench = Bench(postgresql_url)
     bench.submit()
@@ -230,7 +230,7 @@ def test_briefly_locked_table_is_inserted_into_directly(
 
 
 def test_server_that_reads_nothing_gets_statements_in_turn(postgresql_url: str) -> None:
-    """The client closes a connection on which nothing goes out; a repeat sends and waits by turns."""
+    """The client closes a connection that accepts no bytes; the retry sends one statement at a time."""
     database = Database(
         engine_maker(postgresql_url), Settings(), deadline=1.0
     )  # shorter than a wait for a lock

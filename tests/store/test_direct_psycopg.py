@@ -1,4 +1,4 @@
-"""What goes past SQLAlchemy: when it does, and that it ends no differently from what does not."""
+"""Statements through psycopg directly: when they are used, and that their results are SQLAlchemy's."""
 
 import signal
 import threading
@@ -34,7 +34,7 @@ from tests.support import eventually
 
 @pytest.fixture
 def database(postgresql_url: str) -> Iterator[Database]:
-    """A door whose engine is this test's alone."""
+    """A database whose engine no other test uses."""
     database = Database(engine_maker(postgresql_url), Settings())
     yield database
     database.close()
@@ -50,7 +50,7 @@ def backend(straight: DirectPsycopg) -> int:
 
 
 def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
-    """Return of what might have gone straight, from now on and by that way of the door, whether it has."""
+    """Return a list that records, for each later call of that method, whether it used psycopg directly."""
     gone: list[bool] = []
     plain = getattr(bench.database, way)
 
@@ -215,11 +215,11 @@ def test_unreachable_server_is_sqlalchemys_error() -> None:
     unreachable = engine_maker("postgresql://127.0.0.1:1/shop")()
     with pytest.raises(OperationalError) as caught:
         DirectPsycopg(unreachable, None).rows(select(literal(1)), {})
-    assert not caught.value.connection_invalidated  # there was none: to ask again at once would not help
+    assert not caught.value.connection_invalidated  # no connection was made: do not retry
 
 
 class Interrupted(Exception):
-    """As a soft time limit is raised: by a signal's handler, in the middle of anything."""
+    """Raised by a signal handler in the middle of a call, as a soft time limit is."""
 
 
 def test_unread_answer_is_discarded(
@@ -248,7 +248,7 @@ def test_unread_answer_is_discarded(
         other.join()
         signal.signal(signal.SIGUSR1, former)
     assert backend(straight) != before
-    assert caplog.messages == []  # the pool was not left to find out
+    assert caplog.messages == []  # closed at once, not by the pool at its next use
 
 
 def test_threads_share_only_compiled_statements(straight: DirectPsycopg) -> None:

@@ -1,4 +1,4 @@
-"""What a pass of the sweep looks at: rows that are due; not all that wait, nor those that ended."""
+"""A pass of the sweep reads due rows only, not all waiting or final ones."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -17,7 +17,7 @@ ASKS: dict[str, Callable[[Bench], object]] = {
     "reserve_due": lambda bench: bench.store.outbox.reserve_due(500),
     "unreported_cancels": lambda bench: bench.store.sweep.unreported_cancels(500),
 }
-"""What a pass asks of the jobs themselves."""
+"""A pass's queries of the job table."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def crowded(postgresql_databases: Any) -> Iterator[Bench]:
 
 
 def looked_at(plan: dict[str, Any]) -> float:
-    """Return how many rows of the jobs a plan has read."""
+    """Return how many rows of the job table a plan has read."""
     rows = 0.0
     if plan.get("Relation Name") == "jobhandle_job" and "Scan" in plan["Node Type"]:
         rows = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))

@@ -1,4 +1,4 @@
-"""No write from the past: what a superseded run says changes nothing, what it said already is "already"."""
+"""Writes of superseded runs change nothing; a repeated write is recognised."""
 
 import uuid
 from collections.abc import Callable
@@ -35,7 +35,7 @@ LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_
 
 
 def declined(write: str, row: Row) -> Any:
-    """Return what a write says that changes nothing."""
+    """Return the answer of a write that changes nothing."""
     says = {"message": row["message"], "leave": None, "retry": None}
     return [] if write in LISTING else says.get(write, False)
 
@@ -120,7 +120,7 @@ def test_run_that_is_asked_to_stop_still_holds_its_row(bench: Bench) -> None:
 
 @pytest.mark.parametrize("spoiled", ["attempt", "claim_id", "task_id"])
 def test_every_part_of_the_key_is_looked_at(bench: Bench, spoiled: str) -> None:
-    """Mutant 16: any part of the fence left out lets a stranger's key in."""
+    """Mutant 16: without one part of the fence another run's key would match."""
     run = bench.run(bench.submit())
     row = bench.row(run.job_id)
     wrong = {
@@ -130,14 +130,14 @@ def test_every_part_of_the_key_is_looked_at(bench: Bench, spoiled: str) -> None:
     }[spoiled]
     for name, write in WRITES.items():
         if name == "give_back_boot" or ("process" in name and spoiled != "task_id"):
-            continue  # a main process knows no more than the next test's
+            continue  # the next test covers the main process
         write(bench, wrong)
         assert bench.row(run.job_id) == row, name
 
 
 @pytest.mark.parametrize("write", [name for name in WRITES if name.endswith("_process")])
 def test_main_process_ends_only_the_run_that_the_row_names(bench: Bench, write: str) -> None:
-    """Mutant 14: a signal about a duplicate, on another worker or in another child, changes nothing."""
+    """Mutant 14: a signal about a duplicate, on another worker or in another process, changes nothing."""
     run = bench.run(bench.submit(), bench.worker("w1", pid=100))
     row = bench.row(run.job_id)
     elsewhere = replace(run, worker=bench.worker("w2", pid=100))
@@ -151,7 +151,7 @@ def test_main_process_ends_only_the_run_that_the_row_names(bench: Bench, write: 
 
 @pytest.mark.parametrize("write", ["finish", "fail", "stop", "retry"])
 def test_retried_outcome_is_recognised(bench: Bench, write: str) -> None:
-    """Mutant 19's kin: the answer to the commit was lost, and the caller asks again."""
+    """Related to mutant 19: the answer to the commit was lost, and the caller retries."""
     run = bench.run(bench.submit())
     first = WRITES[write](bench, run)
     row, events = bench.row(run.job_id), bench.events(run.job_id)

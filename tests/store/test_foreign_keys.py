@@ -1,4 +1,4 @@
-"""An application's foreign key to a job holds up no end of it, while a transaction that wrote one is open."""
+"""An open transaction that wrote a foreign key to a job does not delay the job's end."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,14 +8,14 @@ from tests.store.harness import Bench
 
 
 def test_job_with_a_unique_key_ends_while_a_foreign_key_locks_it(postgresql_url: str) -> None:
-    """A UNIQUE constraint made its column one that the lock of a foreign key protects (fault 44)."""
+    """With a UNIQUE constraint the foreign key's lock protected the unique column too (fault 44)."""
     bench, other = Bench(postgresql_url), Bench(postgresql_url)
     job_id = bench.submit(unique_key="k")
     run = bench.run(job_id)
     with bench.database.transaction() as connection:
         connection.execute(text("CREATE TABLE shop_order (job_id BIGINT REFERENCES jobhandle_job (id))"))
     with ThreadPoolExecutor(1) as pool, bench.database.transaction() as connection:
-        # The test may take its time here, which our own transactions may not.
+        # The application's transaction has no idle limit, unlike the library's.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         connection.execute(text("INSERT INTO shop_order VALUES (:id)"), {"id": job_id})
         finished = pool.submit(other.store.runs.finish, run, "1")

@@ -1,4 +1,4 @@
-"""A process that is stopped in mid-transaction, by SIGSTOP or with its machine, holds up nobody."""
+"""A process stopped in mid-transaction, by SIGSTOP or with its machine, does not block others."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def frozen_after(bench: Bench, statement: Any, meanwhile: Callable[[], T]) -> T:
-    """Execute a statement in a transaction that does nothing more while another thread does something."""
+    """Execute a statement in a transaction that then stays idle while another thread calls `meanwhile`."""
     found: list[T] = []
 
     def freeze() -> None:
@@ -57,8 +57,8 @@ def test_frozen_transaction_does_not_keep_a_lost_worker_alive(server_bench: Benc
     bench = server_bench
     run = bench.run(bench.submit())
     bench.pass_time(seconds=2 * bench.settings.lease.total_seconds())
-    spoken = update(job).where(job.c.id == run.job_id).values(message="half said")
+    spoken = update(job).where(job.c.id == run.job_id).values(message="half written")
     # A pass skips the row, until the server has ended the frozen transaction.
     [lost] = frozen_after(bench, spoken, lambda: eventually(lambda: bench.reap(str(run.worker.worker_uid))))
     assert lost.job_id == run.job_id
-    assert bench.row(run.job_id)["message"] != "half said"
+    assert bench.row(run.job_id)["message"] != "half written"

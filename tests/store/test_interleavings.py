@@ -1,9 +1,9 @@
-"""Who writes, and who may have been first: every verb after each other one, and in the middle of it.
+"""Every store call after every other, and in the middle of it.
 
-With faults, every pair of acts meets, and where their order matters, in every scene in which it matters
-differently: all of them in a long run, else some, drawn anew each time. Otherwise one act of each verb, on
-the servers also in the middle of each other, where their order matters, in one scene. (On SQLite whoever
-comes in the middle waits.)
+With faults, every pair of acts is run, and where the order matters, in every scene in which it matters
+differently: all in a long run, otherwise a random sample. By default one act of each call, in one scene; on
+the servers also in the middle of each other, where the order matters. (On SQLite the call in the middle
+waits.)
 """
 
 from collections.abc import Iterator
@@ -35,14 +35,14 @@ from tests.store.scenario import World, call
 
 VERBS = {act.verb for act in ACTS.values()}
 BOTH_EXECUTORS = ["sqlite", "postgresql"]
-"""Databases that run a transition in steps, and at once; MariaDB has the steps of SQLite."""
+"""A database that runs a transition in steps, and one that runs it at once; MariaDB has SQLite's steps."""
 DRAWN = 4
-"""Encounters of each act; there are about eighty."""
+"""Sampled encounters of each act; there are about eighty."""
 NO_VERBS = {"submit_within", "submit_in_session"}
-"""Submits in the caller's transaction, which test_after_commit.py looks at."""
+"""Submits in the caller's transaction: see test_after_commit.py."""
 
 UNMODELLED = {"note_received", "clear_received", "lose_unstarted"}
-"""Verbs about messages that ended their worker before the claim, which the model does not count yet; see
+"""Calls about messages that ended their worker before the claim, which the model does not count; see
 test_unstarted.py, and the suites of cuts and refusals."""
 
 
@@ -78,7 +78,7 @@ def length(world: World, name: str) -> int:
 
 
 def amid(world: World, first: str, second: str, *, all_moments: bool) -> Iterator[tuple[str, str]]:
-    """Let an act meet another that is under way; yield how, and what is wrong."""
+    """Run an act in the middle of another; yield the moment and the differences."""
     last = length(world, second)
     moments = list(range(2, last + 1))
     for moment in moments if all_moments else {*moments[:1], *moments[-1:]}:

@@ -1,4 +1,4 @@
-"""A soft time limit is raised in the middle of anything: it is heard, and hurts nobody who comes later."""
+"""A soft time limit raised in a store call reaches the body, and leaves no broken connection."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from tests.support import a_soft_limit_of
 
 @contextmanager
 def locked(bench: Bench, job_id: int) -> Iterator[None]:
-    """Have whoever writes to that row wait."""
+    """Lock that row against writes."""
     engine = create_engine(bench.database.engine.url)
     with engine.begin() as connection:
         connection.execute(select(job.c.id).where(job.c.id == job_id).with_for_update())
@@ -41,13 +41,13 @@ def test_time_limit_in_a_statement_discards_the_connection(
     before = bench.row(run.job_id)
     with locked(bench, run.job_id), pytest.raises(SoftTimeLimitExceeded), a_soft_limit_of(0.5):
         VERBS[verb](bench, run)
-    assert caplog.messages == []  # no pool was left to find out
-    VERBS[verb](bench, run)  # which the server may have done in the end
+    assert caplog.messages == []  # closed at once, not by the pool at its next use
+    VERBS[verb](bench, run)  # the server may have executed it
     assert bench.row(run.job_id) != before
 
 
 def test_statement_is_prepared_again_after_table_change(postgresql_url: str) -> None:
-    """After a migration: "cached plan must not change result type", for as long as a connection lives."""
+    """After a migration a connection kept failing: "cached plan must not change result type"."""
     bench = Bench(postgresql_url)
     job_id = bench.submit()
     for _ in range(2 * PREPARED_AFTER):

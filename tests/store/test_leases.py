@@ -1,4 +1,4 @@
-"""Workers and their leases: who is lost, who may say so, and when nobody is believed."""
+"""Workers and their leases: which are lost, and when leases are trusted."""
 
 import uuid
 from datetime import timedelta
@@ -28,7 +28,7 @@ def test_renewed_lease_lasts_and_an_unrenewed_one_lapses(bench: Bench) -> None:
 
 
 def test_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
-    """Mutant 5: a job that was asked to stop and is lost is Cancelled, not sent round again."""
+    """Mutant 5: a lost job with a stop request is Cancelled, not requeued."""
     me = bench.worker("w1")
     error, again, stopped = (bench.run(bench.submit(max_attempts=n), me).job_id for n in (1, 2, 2))
     bench.store.control.cancel(stopped, None, terminate=False)
@@ -54,7 +54,7 @@ def test_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
 
 
 def test_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> None:
-    """Mutant 5: Requeued, it would be published and refused for ever."""
+    """Mutant 5: requeued, it would be published and rejected for ever."""
     run = bench.run(bench.submit(max_attempts=5))
     bench.store.control.cancel(run.job_id, None, terminate=False)
     bench.pass_time(seconds=LAPSE)
@@ -72,7 +72,7 @@ def test_lost_job_that_has_attempts_left_is_due_at_once(bench: Bench) -> None:
 
 
 def test_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, other: Bench) -> None:
-    """Mutant 11 (the reap does not look at the lease again): its job is taken from a healthy worker."""
+    """Mutant 11 (the reap does not check the lease again): a healthy worker loses its job."""
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
     assert bench.lapsed_workers() == [run.worker.worker_uid]
@@ -92,7 +92,7 @@ def test_reaped_worker_learns_of_it_and_may_go_on(bench: Bench) -> None:
 
 
 def test_outsiders_running_job_is_never_lost(bench: Bench) -> None:
-    """Mutant 15 (it has a lease): it would end in Error without any body."""
+    """Mutant 15 (it has a lease): it would end in Error without a body."""
     job_id = bench.submit()
     assert (
         bench.store.control.set_status(job_id, JobStatus.RUNNING, str(uuid.uuid4()), "ann", None)[0] is None
@@ -156,7 +156,7 @@ def test_worker_that_was_away_learns_which_of_its_messages_are_over(bench: Bench
     assert (lasting.job_id, lasting.task_id, lasting.attempt) not in over
 
 
-# When leases may be believed.
+# When leases are trusted.
 
 
 def test_first_pass_trusts_no_lease(bench: Bench) -> None:
@@ -178,7 +178,7 @@ def test_leases_are_trusted_after_a_lease_of_passes(bench: Bench) -> None:
 
 @pytest.mark.parametrize("outage", [LEASE / 5, LEASE * 3])
 def test_leases_are_not_trusted_after_an_outage(bench: Bench, outage: timedelta) -> None:
-    """Mutant 12 (believed at once): every running job is taken for lost."""
+    """Mutant 12 (trusted at once): every running job is declared lost."""
     assert bench.pass_steadily(LEASE * 1.2) is True
     bench.pass_time(seconds=outage.total_seconds())
     assert bench.store.sweep.begin_pass() is False
@@ -187,7 +187,7 @@ def test_leases_are_not_trusted_after_an_outage(bench: Bench, outage: timedelta)
 
 
 def test_leases_are_not_trusted_by_a_delayed_pass(bench: Bench) -> None:
-    """Mutant 12's kin: the database hangs between the beginning of a pass and its reap."""
+    """Related to mutant 12: the database hangs between the beginning of a pass and its reap."""
     run = bench.run(bench.submit())
     bench.trust_leases()
     bench.pass_time(seconds=LAPSE)
@@ -213,7 +213,7 @@ def test_long_sweep_interval_is_not_taken_for_an_outage(common_url: str, namespa
 
 @pytest.mark.parametrize("longer", ["the worker's", "the sweeper's"])
 def test_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, longer: str) -> None:
-    """After an outage a worker with a long lease has a lease's time to renew (fault 53)."""
+    """After an outage a worker with a long lease has one lease to renew (fault 53)."""
     long, short = LEASE * 4, LEASE
     mine, theirs = (long, short) if longer == "the worker's" else (short, long)
     sweeper = Bench(common_url, bench.database, namespace=bench.settings.namespace, lease=theirs)
@@ -230,7 +230,7 @@ def test_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, lon
 
 
 def test_prune_does_not_follow_jobs_that_end_meanwhile(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under load it came back late, or never (fault 55)."""
+    """Under load it returned late, or never (fault 55)."""
     first = bench.place(JobStatus.FINISHED).job_id
     bench.pass_time(seconds=1)
     batch = bench.store.sweep._prune

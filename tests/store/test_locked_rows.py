@@ -1,4 +1,4 @@
-"""Rows that a caller's open transaction has locked: no pass waits for one, and every verb has a bound."""
+"""Rows locked by a caller's open transaction: no pass waits for them, and every call has a time limit."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
 
 
 class Broker:
-    """Takes every message; what is Queued waits in its queue."""
+    """Accepts every message and keeps it in its queue."""
 
     reachable = True
 
@@ -43,7 +43,7 @@ class Broker:
 
 
 def _for_update(connection: sqlalchemy.Connection, ids: Sequence[int]) -> None:
-    for job_id in ids:  # one by one: MariaDB would look at all rows, and lock them, for so few
+    for job_id in ids:  # singly: for so few rows MariaDB would scan and lock the whole table
         connection.execute(select(job.c.id).where(job.c.id == job_id).with_for_update())
 
 
@@ -78,7 +78,7 @@ def locked(caller: sqlalchemy.Engine, lock: Lock, ids: Sequence[int]) -> Iterato
 
 
 def _have_passes_go_on(bench: Bench) -> None:
-    """Have leases believed, and the next pass due."""
+    """Make leases trusted, and the next pass due."""
     bench.trust_leases()
     with bench.database.transaction() as connection:
         mine = passes.c.namespace == bench.settings.namespace
@@ -87,7 +87,7 @@ def _have_passes_go_on(bench: Bench) -> None:
 
 
 def impatient(url: str, settings: Any, seconds: int = 1) -> Store:
-    """Return a store that does not wait for a lock, or not long: what would wait is an error."""
+    """Return a store with a short lock timeout: a wait is an error."""
     database = Database(engine_maker(url), settings)
 
     def at_once(connection: Any, _record: Any) -> None:
@@ -139,7 +139,7 @@ def test_pass_waits_for_no_row(
 
     with locked(caller, LOCKS[lock], [first for first, _ in pairs]):
         assert sweep(store, broker, reported.append)  # type: ignore[arg-type]  # a double
-        # The others of each pair are done.
+        # The unlocked rows are processed.
         assert due[1] in broker.sent
         assert bench.row(late[1])["republish_deferrals"] == 1
         assert bench.status(expired[1]) is JobStatus.CANCELLED
@@ -160,7 +160,7 @@ def test_pass_waits_for_no_row(
 def test_marks_and_deferrals_of_a_pass_wait_for_no_row(
     server_bench: Bench, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row that is locked between its reservation and its mark stays due (fault 44)."""
+    """A row locked between its reservation and its mark stays due (fault 44)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     store = impatient(server_bench.url, server_bench.settings)
     ids = [server_bench.submit() for _ in range(4)]
@@ -177,7 +177,7 @@ def test_marks_and_deferrals_of_a_pass_wait_for_no_row(
 def test_foreign_key_in_an_open_transaction_holds_up_no_run(
     server_bench: Bench, caller: sqlalchemy.Engine
 ) -> None:
-    """On PostgreSQL; MariaDB's foreign keys take a lock that every change waits for (fault 44)."""
+    """On PostgreSQL; MariaDB's foreign keys take a lock that blocks every update (fault 44)."""
     if server_bench.database.engine.dialect.name != "postgresql":
         pytest.skip("PostgreSQL has a weaker lock for foreign keys")
     job_id = server_bench.submit()
@@ -191,7 +191,7 @@ def test_foreign_key_in_an_open_transaction_holds_up_no_run(
 def test_operation_on_locked_rows_is_bounded(
     server_bench: Bench, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does without the row, or raises; once the row is free it does its work (fault 44)."""
+    """It skips the row, or raises; once the row is free it does its work (fault 44)."""
     stage = sibling_bench(server_bench)
     ask = STORE_CALLS[name](stage)
     store = impatient(stage.url, stage.settings, 0)
@@ -214,13 +214,13 @@ def test_operation_on_locked_rows_is_bounded(
 
 
 def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
-    """A session that stays open on MariaDB kept next-key locks, in which all inserts waited (fault 47)."""
+    """An open session on MariaDB kept next-key locks, and all inserts waited (fault 47)."""
     bench = Bench(mariadb_url)
     job_id = bench.submit(unique_key="k")
     engine = sqlalchemy.create_engine(mariadb_url)
     store = impatient(mariadb_url, bench.settings)
     with engine.begin() as connection:
-        connection.execute(select(job.c.id)).all()  # its snapshot is from here on
+        connection.execute(select(job.c.id)).all()  # takes its snapshot
         [first, second] = bench.store.inserter.submit_within(
             connection, [new_job(unique_key="k"), new_job(unique_key="another")]
         )

@@ -1,4 +1,4 @@
-"""Names are compared letter by letter on every database, whatever its collation says of case and accents."""
+"""Names are compared byte by byte on every database, whatever the collation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a body ends with is kept in some form, whatever the database refuses of it."""
+"""An outcome that the database rejects is stored in a plainer form."""
 
 import logging
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ LONG = "x" * 1000
 
 
 def refuse(url: str, table: str, column: str, condition: str) -> None:
-    """Have a database refuse rows for good; in the condition the column is ``{}``."""
+    """Make a database reject rows permanently; in the condition the column is ``{}``."""
     if make_url(url).get_backend_name() == "sqlite":
         for event in ("INSERT", "UPDATE"):
             execute(
@@ -110,7 +110,7 @@ def test_every_outcome_is_refused_in_some_case() -> None:
 
 @pytest.fixture(params=DATABASES)
 def refusing(request: pytest.FixtureRequest) -> Any:
-    """A bench on a database of its own, which the test changes."""
+    """A bench on its own database, which the test changes."""
     kind = "files" if request.param == "sqlite" else "databases"
     databases: PostgresqlDatabases | MariadbDatabases | SqliteFiles
     databases = request.getfixturevalue(f"{request.param}_{kind}")
@@ -126,7 +126,7 @@ def refusing(request: pytest.FixtureRequest) -> Any:
 def test_outcome_that_the_database_refuses_is_written_plainer(
     refusing: Bench, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The body has run: its row ends, with what the database takes (faults 7, 26)."""
+    """The body has run: its row becomes final, with what the database accepts (faults 7, 26)."""
     case = CASES[name]
     refuse(refusing.url, *case.refused)
     run = refusing.run(refusing.submit())

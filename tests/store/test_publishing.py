@@ -1,4 +1,4 @@
-"""Rows on their way to the broker: what is due, who may take it, and marks that come too late."""
+"""Publishing: due rows, their reservation, and late queued marks."""
 
 import uuid
 from datetime import timedelta
@@ -15,9 +15,9 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def impatient(common_url: str, common_door: CommonDoor, namespace: str) -> Bench:
-    """Whose patience, unlike the bench's, is not at the limit of its doubling."""
-    database = common_door(common_url, "the first")
+def impatient(common_url: str, common_database: CommonDoor, namespace: str) -> Bench:
+    """A bench whose republish delay, unlike the default bench's, is not at its limit."""
+    database = common_database(common_url, "the first")
     return Bench(common_url, database, namespace=namespace, republish_after=timedelta(minutes=1))
 
 
@@ -48,7 +48,7 @@ def test_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
 
 @pytest.mark.parametrize("state", [*JobStatus, HELD])
 def test_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: str) -> None:
-    """Mutant 18: a row that was marked Queued is looked at again, should its message be lost."""
+    """Mutant 18: a Queued row is due again, in case its message is lost."""
     job_id = bench.place(state).job_id
     bench.pass_time(hours=1)
     startable = not (state in (HELD, JobStatus.RUNNING) or JobStatus(state).final)
@@ -57,14 +57,14 @@ def test_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: str) 
 
 @pytest.mark.parametrize("given", [{"held": True}, {"scheduled_for": timedelta(hours=2)}])
 def test_job_due_only_to_expire_is_not_published(bench: Bench, given: dict[str, Any]) -> None:
-    """The sweep looks at it then, to cancel it; a pass that has just done so must not send it."""
+    """The sweep finds it due to cancel it, and must not publish it."""
     bench.submit(expires=timedelta(minutes=5), **given)
     bench.pass_time(minutes=6)
     assert bench.store.outbox.reserve_due(10) == []
 
 
 def test_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, other: Bench) -> None:
-    """Mutant 18's kin: the sweep that took it may have died before it sent anything."""
+    """Related to mutant 18: the sweep that reserved it may have died before it published."""
     job_id = bench.submit()
     assert bench.store.outbox.reserve_due(10) == []
     bench.pass_time(seconds=GRACE.total_seconds() + 1)
@@ -120,7 +120,7 @@ def test_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobSta
 
 
 def test_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: Bench) -> None:
-    """Mutant 3: refused to a fast worker, it would be Queued without a message."""
+    """Mutant 3: rejected for a fast worker, it would be Queued without a message."""
     job_id = bench.place(JobStatus.WAITING).job_id
     [message] = bench.store.outbox.reserve_due(10)
     run = bench.run(job_id)
@@ -149,7 +149,7 @@ def test_new_attempt_has_the_first_republish_delay(bench: Bench) -> None:
 
 
 def test_republish_of_queued_job_is_deferred(bench: Bench) -> None:
-    """Mutant 4: how often in a row is counted, so that the broker's count is not believed for ever."""
+    """Mutant 4: deferrals in a row are counted, so that the queue depth is not trusted for ever."""
     job_id = bench.submit(queue="q")
     bench.queue(job_id)
     for republish_deferrals in range(1, 4):
@@ -164,7 +164,7 @@ def test_republish_of_queued_job_is_deferred(bench: Bench) -> None:
 
 
 def test_each_deferral_doubles_the_republish_delay(impatient: Bench) -> None:
-    """So a lost message may go unnoticed for 1 + 2 + 4 + 8 = 15 patiences, and no longer."""
+    """So a lost message is republished after at most 1 + 2 + 4 + 8 = 15 republish delays."""
     job_id = impatient.submit(queue="q")
     impatient.queue(job_id)
     found = [impatient.due_in(job_id)]
@@ -196,7 +196,7 @@ def test_rows_are_counted_by_queue(bench: Bench) -> None:
 
 @pytest.mark.parametrize("state", [JobStatus.SUBMITTED, JobStatus.WAITING, HELD, JobStatus.QUEUED])
 def test_sweep_cancels_expired_job_in_every_status(bench: Bench, state: str) -> None:
-    """Mutant 10: without it the job would wait for ever for a claim that is refused."""
+    """Mutant 10: without it the job would wait for ever for a claim that is rejected."""
     job_id = bench.place(state, expires=timedelta(minutes=40), unique_key="k").job_id
     bench.pass_time(minutes=41)
     assert bench.store.sweep.expire() == 1
@@ -204,7 +204,9 @@ def test_sweep_cancels_expired_job_in_every_status(bench: Bench, state: str) -> 
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert bench.store.queries.events(job_id)[-1].actor == "sweep"
     assert (row["unique_hash"], row["started"]) == (None, None)
-    assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), "those who heard of it hear its end"
+    assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), (
+        "a Queued job's cancel is reported to Celery"
+    )
 
 
 def test_unreported_cancel_is_returned_once(bench: Bench) -> None:
@@ -261,7 +263,7 @@ def test_job_sent_back_has_a_reason_and_keeps_its_message(bench: Bench) -> None:
 
 
 def test_late_mark_does_not_touch_a_job_that_was_sent_back(bench: Bench) -> None:
-    """A worker that does not know the task may be faster than whoever sent the message."""
+    """A worker that does not know the task may be faster than the publisher's mark."""
     job_id = bench.submit()
     [message] = bench.store.outbox.reserve([job_id])
     assert bench.store.runs.send_back(job_id, message.task_id, message.attempt, TASK, bench.worker())

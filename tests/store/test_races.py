@@ -1,7 +1,7 @@
-"""Two verbs, one row, real threads and real locks: exactly one wins, whoever comes first.
+"""Two calls on one row, with real threads and locks: exactly one wins, in either order.
 
-Each pair is let loose many times, and, on a server, lined up behind a lock in either order. A verb of a pass
-is in no line: it skips a row that is locked.
+Each pair runs concurrently many times, and, on a server, queued behind a lock in either order. A call of
+the sweep does not queue: it skips a locked row.
 """
 
 import uuid
@@ -27,7 +27,7 @@ ROUNDS = 8
 
 @dataclass
 class Pair:
-    """Two verbs about one job, and whether each won."""
+    """Two calls on one job, and whether each won."""
 
     first: Contender
     second: Contender
@@ -35,9 +35,9 @@ class Pair:
     run: Run | None = None
     won: Callable[[Any], bool] = bool
     ends_as: dict[int, set[JobStatus]] = field(default_factory=dict)
-    """Which statuses the job may end in if the first (0) or the second (1) won."""
+    """The final statuses that are allowed if the first (0) or the second (1) won."""
     skips: int | None = None
-    """Which of the two skips a locked row, on a server, so that the other wins."""
+    """The call that skips a locked row on a server, so that the other wins."""
 
 
 def claim_claim(bench: Bench) -> Pair:
@@ -190,7 +190,7 @@ def test_exactly_one_of_two_queued_operations_wins(
     if pair.skips is not None and has_lines(bench):
         assert pair.won(answers[1 - pair.skips]), "the one that waits"
     elif bench.database.engine.dialect.name == "postgresql":
-        # MariaDB may give up whoever is first in line, to end a deadlock; it asks again, as the last.
+        # MariaDB may roll back the first in the queue to end a deadlock; its retry is then the last.
         assert pair.won(answers[0] if order == 1 else answers[1]), "the first in line"
 
 
@@ -218,9 +218,9 @@ def test_cancel_against_a_retry_ends_cancelled_in_either_order(bench: Bench, ord
 
 
 def test_cancel_against_resubmit_returns_a_valid_status(common_postgresql_url: str, namespace: str) -> None:
-    """The job is final to the cancel's first statement, and sent round again before its second.
+    """The job is final for the cancel's first statement, and resubmitted before its second.
 
-    On PostgreSQL, where each of the two stands alone; elsewhere the first one locks the row.
+    On PostgreSQL, where each statement commits alone; elsewhere the first one locks the row.
     """
     bench = Bench(common_postgresql_url, namespace=namespace)
     other = Bench(bench.url, namespace=namespace)
@@ -252,7 +252,7 @@ def test_renewal_against_reap_keeps_jobs_or_learns_the_loss(bench: Bench) -> Non
 
 
 def test_reap_whose_jobs_are_locked_leaves_their_worker(server_bench: Bench) -> None:
-    """It skips them; the worker may renew, or the next reap finds them by it."""
+    """The reap skips them; the worker may renew, or the next reap finds them by its row."""
     bench = server_bench
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
@@ -264,7 +264,7 @@ def test_reap_whose_jobs_are_locked_leaves_their_worker(server_bench: Bench) -> 
 
 
 def test_renewal_behind_a_reap_learns_the_loss(bench: Bench) -> None:
-    """It waits for the reap, which is about to commit."""
+    """The renewal waits for the reap, which is about to commit."""
 
     def lapsed() -> Run:
         run = bench.run(bench.submit(max_attempts=2))
@@ -287,7 +287,7 @@ def test_renewal_behind_a_reap_learns_the_loss(bench: Bench) -> None:
 
 
 def test_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench) -> None:
-    """Mutant 11: the lease is looked at in the reap's own transaction, under a lock."""
+    """Mutant 11: the reap checks the lease in its own transaction, under a lock."""
     bench = server_bench
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
@@ -298,9 +298,9 @@ def test_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench) -
 
 
 def test_claim_whose_lease_ends_behind_a_lock_is_found_by_the_sweep(server_bench: Bench) -> None:
-    """The claim on PostgreSQL looks at the lease before it waits for the row, that on MariaDB after it.
+    """On PostgreSQL the claim checks the lease before it waits for the row, on MariaDB after.
 
-    SQLite has one lock: there, nothing happens between a claim's look and its commit.
+    SQLite has one lock: no write comes between a claim's check and its commit.
     """
     bench = server_bench
     job_id = bench.submit()

@@ -1,4 +1,4 @@
-"""A final job goes round again: afresh, under a new task id, and never beside its former body."""
+"""A resubmit restarts a final job with a new task id, and never beside its former body."""
 
 import uuid
 from datetime import timedelta
@@ -43,7 +43,7 @@ def resubmit(bench: Bench, job_id: int) -> bool:
 
 
 def full_life(bench: Bench) -> int:
-    """Return a job that has something in every column that a life can fill."""
+    """Return a job with a value in every column that a run can fill."""
     job_id = bench.submit(
         args="[1]",
         kwargs='{"size": 2}',
@@ -75,7 +75,7 @@ def ended_by_hand(bench: Bench, run: Run) -> None:
 
 
 def test_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Bench) -> None:
-    """Mutant 8: `attempt` is among what is kept."""
+    """Mutant 8: `attempt` is kept."""
     job_id = full_life(bench)
     before = bench.row(job_id)
     assert before["attempt"] == 3
@@ -94,7 +94,7 @@ def test_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Bench
 
 
 def test_resubmitted_job_that_was_cancelled_can_be_started(bench: Bench) -> None:
-    """Mutant 9 (the stamp stays): never startable."""
+    """Mutant 9 (the cancel stamp stays): it could never be started."""
     job_id = bench.submit()
     bench.store.control.cancel(job_id, None, terminate=True)
     assert resubmit(bench, job_id)

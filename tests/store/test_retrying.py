@@ -1,4 +1,4 @@
-"""Verbs that are asked again: for a time, not for a number of tries."""
+"""Retries of store calls: limited by time, not by a number of tries."""
 
 import random
 import time
@@ -16,7 +16,7 @@ KEYS = ["a", "b", "c"]
 
 
 class Asked:
-    """A verb that fails some times before it succeeds."""
+    """A call that fails some times before it succeeds."""
 
     def __init__(self, failures: int, again: str) -> None:
         self.failures, self.again, self.tries = failures, again, 0
@@ -52,7 +52,7 @@ def test_late_lock_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_lost_connection_is_retried_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It took a deadline to notice it, and the repeat says whether the first had succeeded (fault 45)."""
+    """The loss was noticed at a deadline; the retry recognises an earlier success (fault 45)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     assert Asked(1, "at once").verb() == 2
     with pytest.raises(DatabaseUnavailableError):
@@ -66,7 +66,7 @@ def _find_deadlocks_soon(connection: Any, _record: Any) -> None:
 def test_crowd_that_submits_few_keys_sees_no_error(
     own_server_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads submit the same keys and end the jobs that have them (fault 48)."""
+    """Threads submit jobs with the same keys and end them (fault 48)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 60.0)  # a busy machine may need more than ten seconds
     bench = own_server_bench
     if bench.database.engine.dialect.name == "postgresql":

@@ -1,7 +1,7 @@
-"""The store does what the model does, on each database: a search by Hypothesis.
+"""The store agrees with the model on each database: a search by Hypothesis.
 
-It looks at the same examples in each run of the same tests. `JOBHANDLE_TEST_MACHINE_EXAMPLES=5000` looks at
-others, and makes what it finds small, which takes minutes.
+The default run has fixed examples. `JOBHANDLE_TEST_MACHINE_EXAMPLES=5000` draws others and shrinks
+failures, which takes minutes.
 """
 
 import os

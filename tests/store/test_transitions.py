@@ -1,6 +1,6 @@
-"""Every row of the table of moves, from every status, given that every other condition of its guard holds.
+"""Every entry of `MOVES`, from every status, while all other conditions of its guard hold.
 
-So it is the status alone that decides here; the other conditions have their own tests.
+Only the status decides here; the other conditions have their own tests.
 """
 
 import uuid
@@ -42,7 +42,7 @@ REQUEUED_ROW: dict[str, Expected] = {
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb as the table of moves names it, one way to call it, and what is in the row afterwards."""
+    """A verb of `MOVES`, one way to call it, and the expected row afterwards."""
 
     move: str
     call: Callable[[Bench, Run], Any]
@@ -50,7 +50,7 @@ class Verb:
     row: dict[str, Expected]
     before: Callable[[Bench, int], None] = lambda bench, job_id: None
     silent: bool = False
-    """Queued has no event: it would double their number and say nothing."""
+    """Queued has no event."""
 
 
 def _stamped(bench: Bench, job_id: int) -> None:
@@ -232,7 +232,7 @@ VERBS = {
 }
 
 NOT_HELD = {"publish", "claim", "send_back", "give_up"}
-"""A held job is Waiting, and leaves it by release, an outsider's claim, cancel and expiry alone."""
+"""A held job is Waiting, and leaves it only by release, an outsider's claim, cancel and expiry."""
 
 
 def _moves_from(verb: Verb, state: str) -> bool:
@@ -242,7 +242,7 @@ def _moves_from(verb: Verb, state: str) -> bool:
 
 
 def _key(bench: Bench, job_id: int, run: Run | None) -> Run:
-    # Of a job that nobody runs: the key that its row would fit if it were Running.
+    # Without a run: the key that its row would match if it were Running.
     if run is None or bench.row(job_id)["task_id"] != run.task_id:
         message = bench.message(job_id)
         run = Run(job_id, message.task_id, message.attempt - 1, str(uuid.uuid4()), bench.worker())
@@ -258,7 +258,7 @@ CASES = [
     pytest.param(name, state, id=f"{name}, {state}")
     for name in VERBS
     for state in STATES
-    # No move, but the request is noted in the row: see test_control.py.
+    # No move, but the request is stored in the row: see test_control.py.
     if (name, state) != ("cancel", RUNNING)
 ]
 

@@ -1,4 +1,4 @@
-"""What ends a worker before the claim is counted, and nothing else is (fault 42)."""
+"""Only messages that end their worker before the claim are counted (fault 42)."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def worker(number: int) -> Worker:
 
 
 def note_received(bench: Bench, job_id: int, number: int) -> list[Lost]:
-    """Have a worker take the message of a job's next attempt, which was sent before."""
+    """Record that a worker received the message of a job's next attempt."""
     message = bench.message(job_id)
     return bench.store.recovery.note_received([(job_id, message.task_id, message.attempt)], worker(number))
 
@@ -25,7 +25,7 @@ def clear_received(bench: Bench, job_id: int, number: int) -> None:
 
 
 def test_message_that_ends_worker_after_worker_fails_its_job(bench: Bench) -> None:
-    """Three workers that took a message and never put it down end its job in Error (fault 42)."""
+    """Three workers lost with an unclaimed message end its job in Error (fault 42)."""
     job_id = bench.submit()
     bench.queue(job_id)
     for number in range(3):
@@ -45,7 +45,7 @@ def test_message_that_ends_worker_after_worker_fails_its_job(bench: Bench) -> No
 
 
 def test_children_lost_before_the_claim_fail_their_job(bench: Bench) -> None:
-    """A pool's child that dies with a message before the claim counts, too (fault 42)."""
+    """A pool process that dies with a message before the claim counts, too (fault 42)."""
     job_id = bench.submit()
     bench.queue(job_id)
     message = bench.message(job_id)
@@ -70,7 +70,7 @@ def test_worker_that_survives_a_message_does_not_count(bench: Bench, end: str) -
 
 
 def test_backlog_and_lack_of_workers_do_not_count(bench: Bench) -> None:
-    """However often a job is sent, it waits for a worker (fault 42)."""
+    """However often a job is published, it waits for a worker (fault 42)."""
     job_id = bench.submit()
     for _ in range(ROUNDS):
         bench.queue(job_id)
@@ -79,7 +79,7 @@ def test_backlog_and_lack_of_workers_do_not_count(bench: Bench) -> None:
 
 
 def test_job_that_allows_more_attempts_outlives_as_many_losses(bench: Bench) -> None:
-    """A job that may be started ten times is not given up after three losses (fault 42)."""
+    """A job with ten attempts does not end after three losses (fault 42)."""
     job_id = bench.submit(max_attempts=10)
     bench.queue(job_id)
     for number in range(10):
@@ -88,7 +88,7 @@ def test_job_that_allows_more_attempts_outlives_as_many_losses(bench: Bench) -> 
 
 
 def test_note_does_not_hinder_claim_cancel_or_resubmit(bench: Bench) -> None:
-    """Another worker claims a job whose message one has in hand; the note of that one is no claim."""
+    """Another worker claims a job whose message the first has received; its note is no claim."""
     job_id = bench.submit()
     bench.queue(job_id)
     message = bench.message(job_id)

@@ -1,4 +1,4 @@
-"""What a worker polls makes no traces of its own where a driver is instrumented (fault 33)."""
+"""A worker's polling makes no traces with an instrumented driver (fault 33)."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.store.harness import Bench
 
 
 class Tracing(ModuleType):
-    """As much of OpenTelemetry's module as is used, and the statements that would become spans."""
+    """A stand-in for OpenTelemetry's module, and the statements that would become spans."""
 
     def __init__(self) -> None:
         super().__init__("opentelemetry.instrumentation.utils")

@@ -1,4 +1,4 @@
-"""A user's jobs are found by an index of them, however many others have (fault 23)."""
+"""A user's jobs are found by an index, however many other users have (fault 23)."""
 
 import uuid
 from typing import Any
@@ -26,7 +26,7 @@ def crowded(own_bench: Bench) -> Bench:
     bench = own_bench
     job_id = bench.submit(username="ann")
     assert bench.store.runs.finish(bench.run(job_id), "1")
-    engine = create_engine(bench.url)  # without our limits for locks and idle transactions
+    engine = create_engine(bench.url)  # without the library's limits for locks and idle transactions
     with engine.begin() as connection:
         row = dict(connection.execute(select(job).where(job.c.id == job_id)).mappings().one())
     del row["id"]
