@@ -181,7 +181,7 @@ def test_a_curve_is_drawn_as_the_same_file_each_time(tmp_path: Path) -> None:
 STORE = "jobhandle_celery/store"
 
 
-def test_a_stack_counts_for_whoever_s_code_is_innermost() -> None:
+def test_stack_is_attributed_to_its_innermost_package() -> None:
     raw = "\n".join(
         f"thread (0x1): {thread};{frames} {count}"
         for thread, frames, count in [

@@ -44,9 +44,7 @@ def test_message_to_redis_passes_known_methods(producer: Any, monkeypatch: pytes
                 assert not celery_compat.publishes_by_kombu(producer), name
 
 
-def test_disconnect_leaves_the_default_socket_timeout_alone(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disconnect_keeps_the_default_socket_timeout(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise closing a connection gives new sockets of all other threads its timeout, for a moment."""
     check_disconnect(redis_url, monkeypatch)
 

@@ -177,9 +177,7 @@ def started(jobs: list[JobRecord]) -> int:
     return sum(job.attempt for job in jobs)
 
 
-def test_manifest_is_written_and_the_next_run_reads_changed_files(
-    demo: Start, here: Path, folder: Path
-) -> None:
+def test_manifest_is_written_and_updated_by_the_next_run(demo: Start, here: Path, folder: Path) -> None:
     for name in STRANGE:
         write(folder, name)
     image(folder / "a.png")

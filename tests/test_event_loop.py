@@ -153,7 +153,7 @@ def test_eager_job_has_run_when_async_commit_returns(sqlite_url: str) -> None:
     shop.jobs.close()
 
 
-def test_failed_publish_beside_event_loop_leaves_later_ones_alone(
+def test_failed_publish_beside_event_loop_delays_no_other(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug there is logged as such, and the sweeper publishes the job (faults 22, 25)."""

@@ -122,7 +122,7 @@ PLACES: list[Callable[[Any, pytest.MonkeyPatch], None]] = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_bug_is_logged_once_with_its_traceback_and_counted(
+def test_bug_is_logged_once_with_traceback_and_counted(
     place: Callable[..., None], app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In whichever thread or callback, which goes on (fault 25)."""
@@ -138,7 +138,7 @@ def test_a_bug_is_logged_once_with_its_traceback_and_counted(
     assert not [word for word in words if "did not answer" in word or "not reached" in word]
 
 
-def test_a_fault_of_a_child_is_counted_by_its_parent() -> None:
+def test_error_in_pool_process_is_counted_by_main_process() -> None:
     """A worker tells of the bugs that the children of its pool have met (fault 25)."""
     begun = count()
     child = os.fork()
@@ -158,7 +158,7 @@ def test_the_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptur
     assert "secret" not in caplog.text.replace('raise TypeError("secret")', "")
 
 
-def test_the_doctor_tells_of_internal_errors(app: Any) -> None:
+def test_doctor_reports_internal_errors(app: Any) -> None:
     """With their number and the last of them (fault 25)."""
     deployment = Deployment(CommandContext(app, Output()))
     last = "publishing: TypeError at x.py:1"
@@ -175,7 +175,7 @@ def test_the_doctor_tells_of_internal_errors(app: Any) -> None:
     assert [finding.level for finding in check_internal_errors(deployment)] == [Level.UNKNOWN]
 
 
-def test_no_thread_of_ours_is_without_a_report() -> None:
+def test_every_thread_of_the_library_reports_errors() -> None:
     """Each target of a thread in the package is one that these tests know (fault 25)."""
     package = Path(jobhandle_celery.__file__).parent
     found = {

@@ -88,7 +88,7 @@ def test_public_methods_are_those_of_the_design(kind: type, table: str) -> None:
     assert {"__enter__", "__exit__"} < vars(kind).keys()
 
 
-def test_job_has_the_callers_fields_and_record_those_of_the_system() -> None:
+def test_job_has_callers_fields_and_record_system_fields() -> None:
     assert list(Job.__dataclass_fields__) == JOB.split()
     assert set(JobRecord.__dataclass_fields__) == {*JOB.split(), *JOB_RECORD.split()}
     hints = get_type_hints(JobRecord)

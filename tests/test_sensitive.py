@@ -71,7 +71,7 @@ def test_a_keyword_is_hidden(app: Celery) -> None:
     assert "args=('ann',)" in shown
 
 
-def test_a_named_argument_is_hidden_where_it_is_given_by_position(app: Celery) -> None:
+def test_argument_hidden_by_name_is_hidden_by_position(app: Celery) -> None:
     headers, shown = sent(
         app, Job(task="login", args=["ann", CANARY, "x"], sensitive=["password"], queue=QUEUE)
     )
@@ -84,7 +84,7 @@ def test_a_position_is_hidden(app: Celery) -> None:
     assert headers["argsrepr"] == "('ann', '***')"
 
 
-def test_all_positions_are_hidden_of_a_task_that_is_not_known_here(app: Celery) -> None:
+def test_unknown_tasks_positional_arguments_are_all_hidden(app: Celery) -> None:
     headers, _ = sent(app, Job(task="elsewhere", args=["ann", CANARY], sensitive=["password"], queue=QUEUE))
     assert headers["argsrepr"] == "('***', '***')"
 
@@ -148,7 +148,7 @@ def test_no_error_shows_them(app: Celery, job: Job) -> None:
     assert CANARY not in str(refused.value)
 
 
-def test_no_log_shows_those_of_a_job_that_no_broker_could_take(
+def test_log_of_unpublishable_job_hides_sensitive_arguments(
     app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -164,7 +164,7 @@ def test_no_log_shows_those_of_a_job_that_no_broker_could_take(
 @pytest.mark.parametrize(
     "sensitive", ["password", b"password", [-1], [1.5], [True], 3, {"password": 1}, None]
 )
-def test_what_is_no_list_of_names_and_positions_is_refused(app: Celery, sensitive: Any) -> None:
+def test_malformed_sensitive_list_is_refused(app: Celery, sensitive: Any) -> None:
     with pytest.raises(ValidationError, match="sensitive"), app.jobs.handle() as handle:  # type: ignore[attr-defined]
         handle.submit(Job(task="login", args=["ann", CANARY], sensitive=sensitive))
 

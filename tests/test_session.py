@@ -87,7 +87,7 @@ def shop(database_url: str) -> Iterator[Shop]:
     shop.close()
 
 
-def test_the_job_exists_and_is_sent_after_the_commit_and_not_before(shop: Shop) -> None:
+def test_job_exists_and_is_published_after_the_commit_only(shop: Shop) -> None:
     handle = shop.jobs.handle(username="ann", groupname="lab")
     with Session(shop.engine) as session:
         shop.order(session, 1)
@@ -140,7 +140,7 @@ def test_a_session_goes_on_after_its_commits_and_rollbacks(shop: Shop) -> None:
     assert shop.statuses() == [JobStatus.QUEUED] * 3
 
 
-def test_a_savepoint_takes_its_jobs_with_it_and_nobody_elses(shop: Shop) -> None:
+def test_rolled_back_savepoint_removes_its_own_jobs_only(shop: Shop) -> None:
     handle = shop.jobs.handle()
     with Session(shop.engine) as session:
         before = handle.submit(ADD, session=session)
@@ -160,7 +160,7 @@ def test_a_savepoint_takes_its_jobs_with_it_and_nobody_elses(shop: Shop) -> None
     assert len(shop.jobs.find()) == 3
 
 
-def test_a_released_savepoint_in_a_rolled_back_transaction_leaves_nothing(shop: Shop) -> None:
+def test_released_savepoint_is_rolled_back_with_its_transaction(shop: Shop) -> None:
     handle = shop.jobs.handle()
     with Session(shop.engine) as session:
         with session.begin_nested(), session.begin_nested():
@@ -169,7 +169,7 @@ def test_a_released_savepoint_in_a_rolled_back_transaction_leaves_nothing(shop: 
     assert (shop.sent(), shop.jobs.find()) == ([], [])
 
 
-def test_a_session_joined_to_an_outer_transaction_sends_nothing_when_that_is_rolled_back(shop: Shop) -> None:
+def test_joined_session_publishes_nothing_after_outer_rollback(shop: Shop) -> None:
     # As test suites do: the session's commit releases a savepoint, or does nothing at all.
     handle = shop.jobs.handle()
     for mode in ("create_savepoint", "rollback_only"):
@@ -216,7 +216,7 @@ def test_submit_many_joins_a_session_too(shop: Shop) -> None:
     assert shop.statuses() == [JobStatus.QUEUED] * 2
 
 
-def test_a_held_job_and_one_with_a_time_are_not_sent_after_the_commit(shop: Shop) -> None:
+def test_held_and_scheduled_jobs_are_not_published_at_commit(shop: Shop) -> None:
     handle = shop.jobs.handle()
     with Session(shop.engine) as session:
         handle.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING), session=session)
@@ -226,7 +226,7 @@ def test_a_held_job_and_one_with_a_time_are_not_sent_after_the_commit(shop: Shop
     assert shop.statuses() == [JobStatus.WAITING] * 2
 
 
-def test_a_unique_key_is_seen_within_a_transaction_and_does_not_break_it(shop: Shop) -> None:
+def test_taken_unique_key_is_found_within_the_transaction(shop: Shop) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
     handle = shop.jobs.handle()
     with Session(shop.engine) as session:
@@ -242,7 +242,7 @@ def test_a_unique_key_is_seen_within_a_transaction_and_does_not_break_it(shop: S
     assert shop.orders() == [1]
 
 
-def test_a_cancel_between_commit_and_message_leaves_nothing_to_send(shop: Shop) -> None:
+def test_cancel_between_commit_and_publish_publishes_nothing(shop: Shop) -> None:
     def cancel(_session: Session) -> None:
         shop.jobs.cancel_many(status=UNFINISHED)
 
@@ -255,9 +255,7 @@ def test_a_cancel_between_commit_and_message_leaves_nothing_to_send(shop: Shop) 
     assert shop.sent() == []
 
 
-def test_what_goes_wrong_while_sending_does_not_reach_the_callers_commit(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publish_error_does_not_reach_the_callers_commit(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("out of order")
 
@@ -310,7 +308,7 @@ def test_a_scoped_session_is_a_session(shop: Shop) -> None:
     assert shop.sent() == [job_id]
 
 
-def test_a_session_of_a_database_without_our_tables_is_told_what_to_run(
+def test_session_without_our_tables_raises_with_the_command(
     empty_database_url: str,
 ) -> None:
     app: Any = make_app("memory://", empty_database_url)
@@ -387,9 +385,7 @@ HERE = {
 
 
 @pytest.mark.parametrize("database", HERE)
-def test_times_are_right_whatever_time_zone_the_callers_session_has(
-    database: str, request: pytest.FixtureRequest
-) -> None:
+def test_times_are_right_in_any_session_time_zone(database: str, request: pytest.FixtureRequest) -> None:
     shop = Shop(request.getfixturevalue(f"{database}_url"))
     ahead = timedelta(hours=1)
     engine = sqlalchemy.create_engine(shop.engine.url, connect_args=HERE[database])

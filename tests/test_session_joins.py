@@ -72,7 +72,7 @@ def test_session_in_autocommit_is_refused(shop: Shop) -> None:
     assert shop.jobs.find() == []
 
 
-def test_session_whose_begin_is_sent_by_a_listener_is_no_autocommit(shop: Shop) -> None:
+def test_session_with_begin_sent_by_listener_is_accepted(shop: Shop) -> None:
     """Python's driver of SQLite is in AUTOCOMMIT in SQLAlchemy's own recipe for savepoints."""
     with Session(shop.engine) as session, session.begin():
         job_id = shop.jobs.handle().submit(ADD, session=session)
@@ -101,7 +101,7 @@ def test_session_with_several_binds_needs_one_for_our_tables(shop: Shop) -> None
     other.dispose()
 
 
-def test_session_that_routes_statements_is_joined_where_it_writes(shop: Shop) -> None:
+def test_routing_session_is_joined_on_its_write_engine(shop: Shop) -> None:
     replica = sqlalchemy.create_engine("sqlite://")
 
     class Routing(Session):
@@ -139,7 +139,7 @@ def refusal(database: Any) -> str:
     return str(caught.value)
 
 
-def test_engine_instead_of_a_database_is_refused_with_what_to_give() -> None:
+def test_engine_instead_of_database_is_refused_with_a_hint() -> None:
     """The error said "Not a database URL: the text given" (fault 31)."""
     engine = sqlalchemy.create_engine("sqlite://")
     for wrong in (engine, sessionmaker(engine), scoped_session(sessionmaker(engine)), Session(engine), 5):
@@ -254,9 +254,7 @@ def tenant(shop: Shop) -> Iterator[None]:
 
 @pytest.mark.usefixtures("tenant")
 @pytest.mark.parametrize("make", [of_tenants_engine, of_tenants_session, of_tenants_search_path])
-def test_our_tables_are_found_in_our_schema_whatever_the_sessions_is(
-    shop: Shop, make: Callable[[Shop], Session]
-) -> None:
+def test_tables_are_found_in_their_schema_in_any_session(shop: Shop, make: Callable[[Shop], Session]) -> None:
     """A tenant's session missed the tables, or wrote the row to the tenant's (fault 9)."""
     with make(shop) as session:
         job_id = shop.jobs.handle().submit(ADD, session=session)

@@ -104,7 +104,7 @@ def test_a_bad_setting_comes_out_at_the_first_use(sqlite_url: str) -> None:
             use()
 
 
-def test_settings_count_until_first_use_wherever_they_come_from(sqlite_url: str) -> None:
+def test_settings_from_any_source_count_until_first_use(sqlite_url: str) -> None:
     app = Celery("late", broker="memory://", set_as_current=False)
     jobs = Jobs(app)
     app.conf.jobhandle_database_url = sqlite_url
@@ -130,7 +130,7 @@ def test_settings_count_until_first_use_wherever_they_come_from(sqlite_url: str)
 # Databases.
 
 
-def test_without_a_database_the_error_says_how_to_give_one() -> None:
+def test_missing_database_setting_raises_with_a_hint() -> None:
     jobs = jobs_of(None)
     for use in (jobs.handle, jobs.find, jobs.upgrade_schema):
         with pytest.raises(ConfigurationError, match=r"Jobs\(app, .*jobhandle_database_url"):
@@ -169,14 +169,14 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("driver", ["postgresql+asyncpg", "sqlite+aiosqlite"])
-def test_an_async_driver_is_refused_with_the_name_of_one_that_works(driver: str) -> None:
+def test_async_driver_is_refused_with_a_working_drivers_name(driver: str) -> None:
     with pytest.raises(ConfigurationError, match=r"async.*(postgresql\+psycopg|sqlite)") as caught:
         jobs_of(f"{driver}://ann:{SECRET}@host/name")
     assert SECRET not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "pg8000"])
-def test_a_missing_driver_is_told_what_to_install(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver_raises_with_the_package(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=r"not installed.*jobhandle-celery\[postgresql\]") as caught:
         jobs_of(f"postgresql+{driver}://ann:{SECRET}@host/name").find()
@@ -193,7 +193,7 @@ def test_a_plain_postgresql_url_goes_through_psycopg_3(postgresql_url: str) -> N
         jobs.close()
 
 
-def test_a_function_that_makes_an_engine_is_called_once_at_first_use(database_url: str) -> None:
+def test_engine_factory_is_called_once_at_first_use(database_url: str) -> None:
     made: list[sqlalchemy.Engine] = []
 
     def make() -> sqlalchemy.Engine:
@@ -228,7 +228,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         f"postgresql:///shop?host=127.0.0.1&port=1&user=ann&password={SECRET}",
     ],
 )
-def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str) -> None:
+def test_unreachable_server_is_named_without_the_password(url: str) -> None:
     jobs = jobs_of(url)
     uses: list[Callable[[], Any]] = [
         jobs.find,
@@ -245,7 +245,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str)
     assert SECRET not in repr(jobs)
 
 
-def test_a_wrong_password_or_database_name_is_said_without_the_password(postgresql_url: str) -> None:
+def test_wrong_password_is_reported_without_the_password(postgresql_url: str) -> None:
     right = sqlalchemy.make_url(postgresql_url)
     wrong_name = right.set(database="nosuch")
     assert right.password is not None
@@ -311,7 +311,7 @@ def uses_of(jobs: Any) -> list[Callable[[], Any]]:
     ]
 
 
-def test_missing_tables_are_told_what_to_run_and_then_it_works(empty_database_url: str) -> None:
+def test_missing_tables_raise_with_the_command_that_helps(empty_database_url: str) -> None:
     jobs = jobs_of(empty_database_url)
     for use in uses_of(jobs):
         with pytest.raises(SchemaError, match=r"Run `jobs\.upgrade_schema\(\)`"):
@@ -324,7 +324,7 @@ def test_missing_tables_are_told_what_to_run_and_then_it_works(empty_database_ur
     jobs.close()
 
 
-def test_tables_newer_than_the_code_are_told_what_to_install(database_url: str) -> None:
+def test_newer_tables_raise_with_the_package_to_upgrade(database_url: str) -> None:
     execute(database_url, "UPDATE jobhandle_schema_version SET version_num = '9999'")
     jobs = jobs_of(database_url)
     for use in [*uses_of(jobs), jobs.upgrade_schema]:
@@ -334,7 +334,7 @@ def test_tables_newer_than_the_code_are_told_what_to_install(database_url: str) 
     jobs.close()
 
 
-def test_tables_half_made_are_told_what_to_run(database_url: str) -> None:
+def test_half_made_tables_raise_with_the_command(database_url: str) -> None:
     execute(database_url, "DELETE FROM jobhandle_schema_version")
     jobs = jobs_of(database_url)
     with pytest.raises(SchemaError, match="upgrade_schema"):

@@ -160,7 +160,7 @@ def test_session_that_cannot_carry_a_job_is_refused(database: str, request: pyte
     shop.close()
 
 
-def test_job_is_right_whatever_the_database_has_set_on_postgresql(postgresql_url: str) -> None:
+def test_job_is_right_with_any_setting_of_postgresql(postgresql_url: str) -> None:
     """On our own connections: what `ALTER DATABASE` and `ALTER ROLE` set is a session's default."""
     name = sqlalchemy.make_url(postgresql_url).database
     plain = sqlalchemy.create_engine(postgresql_url)
@@ -200,7 +200,7 @@ def latin1_url(mariadb_server_url: str) -> Iterator[str]:
     server.dispose()
 
 
-def test_job_is_right_whatever_the_server_has_set_on_mariadb(latin1_url: str) -> None:
+def test_job_is_right_with_any_setting_of_mariadb(latin1_url: str) -> None:
     """mariadbd's own default is latin1: `submit` raised a DataError, outcomes were lost (fault 7)."""
     url = sqlalchemy.make_url(latin1_url)
     set_all = "SET " + ", ".join(f"{name} = {value}" for name, value in MARIADB.items())
@@ -233,7 +233,7 @@ def test_session_in_latin1_is_joined_if_it_carries_the_job(latin1_url: str) -> N
     shop.close()
 
 
-def test_job_is_right_whatever_the_engine_has_set_on_sqlite(sqlite_url: str) -> None:
+def test_job_is_right_with_any_setting_of_sqlite(sqlite_url: str) -> None:
     def peculiar() -> Engine:
         engine = sqlalchemy.create_engine(sqlite_url, isolation_level="AUTOCOMMIT")
 

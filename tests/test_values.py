@@ -42,7 +42,7 @@ def app(database_url: str) -> Iterator[Any]:
 @given(st.text(st.characters()))
 @example("\0")
 @example("\udcff\0\ud800")
-def test_storable_text_holds_neither_nul_nor_lone_surrogates_and_nothing_else_is_lost(
+def test_storable_text_loses_only_nul_and_lone_surrogates(
     given_text: str,
 ) -> None:
     stored = serialization.storable(given_text)
@@ -94,7 +94,7 @@ def test_what_is_encoded_comes_back_as_what_it_was(value: Any) -> None:
 
 
 @given(PLAIN)
-def test_a_nul_is_seen_in_any_string_of_a_document_and_nowhere_else(value: Any) -> None:
+def test_nul_is_found_in_any_string_of_a_document(value: Any) -> None:
     assert serialization.holds_nul(serialization.encode(value)) == _has_nul(value)
     assert not serialization.holds_nul(serialization.encode("\\u0000"))
     assert serialization.holds_nul(serialization.encode("\\\0"))
@@ -273,7 +273,7 @@ def test_what_is_just_within_the_limits_is_kept_as_given(app: Any) -> None:
         assert getattr(kept, field) == getattr(job, field)
 
 
-def test_a_message_is_cut_with_an_ellipsis_and_loses_what_a_database_cannot_hold(app: Any) -> None:
+def test_long_message_is_cut_and_made_storable(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(Job(task="tests.add", args=[1, 2], message="a\0b\udcffc" + "x" * 20_000))
     message = handle.job_message()
@@ -315,7 +315,7 @@ SUBMITTED_FIELDS = [field for field in Job.__dataclass_fields__ if field != "tas
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(fields=st.dictionaries(st.sampled_from(SUBMITTED_FIELDS), ANYTHING, max_size=2))
-def test_whatever_is_submitted_is_stored_whole_or_refused_in_our_words(app: Any, fields: Any) -> None:
+def test_submitted_value_is_stored_whole_or_refused(app: Any, fields: Any) -> None:
     jobs = app.jobs
     handle = jobs.handle()
     before = sum(jobs.count_by_status().values())

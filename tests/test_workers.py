@@ -77,7 +77,7 @@ def test_killed_children_are_replaced(plain_worker: StartWorker) -> None:
     eventually(lambda: len(set(worker.children()) - before) == 2, message="two new children")
 
 
-def test_a_stopped_worker_does_nothing_until_it_is_continued(
+def test_stopped_worker_does_nothing_until_continued(
     plain_worker: StartWorker, broker_url: str, tmp_path: Path
 ) -> None:
     worker = plain_worker()

@@ -268,7 +268,7 @@ def test_checks_of_workers_are_unknown_without_answers(stage: Stage) -> None:
     assert [level(stage.app, name) for name in ("tasks", "queues")] == ["UNKNOWN", "UNKNOWN"]
 
 
-def test_foreign_workers_unknown_tasks_and_unconsumed_queues_are_bad(
+def test_doctor_reports_foreign_workers_and_unconsumed_queues(
     new_app: NewApp, sqlite_url: str, redis_url: str, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     worker = start_worker(database_url=sqlite_url, broker_url=redis_url, pool="solo")

@@ -20,7 +20,7 @@ from tests.worker.site import Site
 from tests.workers import ROOT
 
 SURVIVED = "survived"
-DIRECT = "a statement that goes straight to the driver"
+DIRECT = "a statement by psycopg directly"
 
 
 class StepRunner:

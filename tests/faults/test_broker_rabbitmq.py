@@ -115,7 +115,7 @@ def test_cancelled_job_is_revoked_for_event_receivers(workload: Workload) -> Non
     assert site.state(task_id) == "REVOKED"
 
 
-def test_a_running_job_hears_that_it_should_stop(workload: Workload) -> None:
+def test_running_job_receives_a_stop_request(workload: Workload) -> None:
     asked = submit(workload, "listen", 60)
     ended = submit(workload, "work", 60)
     eventually(lambda: workload.count_started() == 2, PATIENCE)
@@ -145,7 +145,7 @@ def test_an_expired_job_is_not_started(workload: Workload) -> None:
     assert workload.body_traces() == {}
 
 
-def test_a_task_that_no_worker_knows_waits_for_one_that_does(workload: Workload) -> None:
+def test_job_of_unknown_task_waits_for_a_worker_that_knows_it(workload: Workload) -> None:
     handle = submit(workload, "nobody_knows_this")
     eventually(lambda: len(statuses(workload.site, handle)) > 1, PATIENCE)
     assert handle.job_status() is JobStatus.SUBMITTED

@@ -26,7 +26,7 @@ def test_amqp_confirms_by_events_and_publishes_by_attribute(rabbitmq_url: str) -
     assert acknowledged == [1]
 
 
-def test_disconnect_from_rabbitmq_leaves_the_default_socket_timeout_alone(
+def test_rabbitmq_disconnect_keeps_the_default_socket_timeout(
     rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_disconnect(rabbitmq_url, monkeypatch)

@@ -101,7 +101,7 @@ def test_a_worker_without_jobs_on_rabbitmq_rejects_its_messages(new_site: NewSit
     assert lines_of(path) == [f"ordinary kept {handle.job_id}"]
 
 
-def test_an_older_version_beside_this_one_takes_its_own_form(new_site: NewSite) -> None:
+def test_older_version_runs_jobs_in_its_own_message_form(new_site: NewSite) -> None:
     """A worker of the version before drops what this one sends, and runs what its sweep sends (fault 4)."""
     site = new_site(settings=SETTINGS)
     path = site.new_file()

@@ -110,7 +110,7 @@ class Locker:
         self._process.communicate(timeout=10)
 
 
-def test_locked_sqlite_file_is_reported_and_leaves_nothing_half_done(
+def test_locked_sqlite_file_is_reported_and_changes_nothing(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT", 0.05)

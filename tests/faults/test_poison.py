@@ -50,7 +50,7 @@ def test_jobs_that_kill_their_child_end_in_error(new_site: NewSite) -> None:
     assert worker.is_running()
 
 
-def test_jobs_that_kill_their_worker_are_given_up(new_site: NewSite) -> None:
+def test_jobs_that_kill_their_worker_end_in_error(new_site: NewSite) -> None:
     site = new_site(settings=SETTINGS)
     workload = Workload(site)
     healthy = workload.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)

@@ -27,7 +27,7 @@ def compare(row: Row, expected: ModelJob, now: float) -> None:
         "terminate": row["terminate"],
         "reported": row["revoke_reported"],
         "started": row["started"] is not None,
-        "boot": row["worker_uid"],
+        "worker_uid": row["worker_uid"],
         "claim": row["claim_id"],
         "message": row["message"],
         "progress": row["progress_current"],

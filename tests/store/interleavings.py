@@ -98,7 +98,7 @@ def summary(answers: list[Any], model: Model) -> str:
         "won" if isinstance(answer, Run) else len(answer) if isinstance(answer, set) else answer
         for answer in answers
     ]
-    ends = [(job.status, job.boot is None, job.claim is None) for job in model.jobs.values()]
+    ends = [(job.status, job.worker_uid is None, job.claim is None) for job in model.jobs.values()]
     return repr((parts, ends, len(model.leases)))
 
 

@@ -40,8 +40,8 @@ class Model:
 
     # Conditions.
 
-    def alive(self, boot: str | None) -> bool:
-        return boot is not None and self.leases.get(boot, 0.0) > self.now
+    def alive(self, worker_uid: str | None) -> bool:
+        return worker_uid is not None and self.leases.get(worker_uid, 0.0) > self.now
 
     def is_due(self, job: ModelJob) -> bool:
         return job.not_before is None or job.not_before <= self.now
@@ -69,7 +69,7 @@ class Model:
     def settle(self, job: ModelJob, status: JobStatus, claim: str | None, message: str = "") -> None:
         """End a run: no body holds the row any more."""
         self.become(job, status, message)
-        job.boot, job.claim = None, claim
+        job.worker_uid, job.claim = None, claim
         job.sent = 0
 
     # Submit and publish.
@@ -161,13 +161,13 @@ class Model:
         """Return whether the job was resubmitted; "key": another job has the unique key."""
         if job.task_id == task_id:
             return True
-        if job.status not in FINAL or self.alive(job.boot):
+        if job.status not in FINAL or self.alive(job.worker_uid):
             return False
         if self.holder(job.key):
             return "key"
         self.become(job, RESUBMITTED)
         job.task_id, job.due = task_id, self.now + GRACE
-        job.claim = job.boot = job.expires = job.not_before = None
+        job.claim = job.worker_uid = job.expires = job.not_before = None
         job.started = job.stamped = job.terminate = job.reported = False
         job.lost_count, job.sent, job.progress, job.ended = 0, 0, None, None
         return True
@@ -230,10 +230,10 @@ class Model:
         self._start(job, run.claim_id, run.worker.worker_uid)
         return run
 
-    def _start(self, job: ModelJob, claim: str, boot: str | None) -> None:
+    def _start(self, job: ModelJob, claim: str, worker_uid: str | None) -> None:
         job.attempt += 1
         self.become(job, RUNNING)
-        job.started, job.claim, job.boot = True, claim, boot
+        job.started, job.claim, job.worker_uid = True, claim, worker_uid
         job.due = job.not_before = None
 
     def end(self, run: Run, status: JobStatus, message: str = "") -> bool:
@@ -261,7 +261,7 @@ class Model:
     def leave(self, run: Run) -> None:
         job = self.jobs[run.job_id]
         if job.status is not RUNNING and (job.task_id, job.attempt) == (run.task_id, run.attempt):
-            job.boot = None
+            job.worker_uid = None
 
     def end_process(self, process: ProcessRef, status: JobStatus, message: str) -> bool:
         """End the run of a pool process that is gone."""
@@ -276,8 +276,8 @@ class Model:
         job = self.jobs[holder.job_id]
         return [self._cut_off(job)] if job.is_held_by(holder) else []
 
-    def give_back_all(self, boot: str) -> list[JobStatus]:
-        return [self._cut_off(job) for job in self._running(self.jobs.values(), boot)]
+    def give_back_all(self, worker_uid: str) -> list[JobStatus]:
+        return [self._cut_off(job) for job in self._running(self.jobs.values(), worker_uid)]
 
     def lose(self, holder: Run | ProcessRef, reason: str) -> list[JobStatus]:
         job = self.jobs[holder.job_id]
@@ -367,24 +367,24 @@ class Model:
         self.last_pass = self.now
         return self.now - self.unbroken_since >= LEASE
 
-    def renew(self, boot: str) -> bool:
-        known = boot in self.leases
-        self.leases[boot] = self.now + LEASE
+    def renew(self, worker_uid: str) -> bool:
+        known = worker_uid in self.leases
+        self.leases[worker_uid] = self.now + LEASE
         return known
 
-    def retire(self, boot: str) -> None:
-        if boot not in {job.boot for job in self.jobs.values() if job.status is RUNNING}:
-            self.leases.pop(boot, None)
+    def retire(self, worker_uid: str) -> None:
+        if worker_uid not in {job.worker_uid for job in self.jobs.values() if job.status is RUNNING}:
+            self.leases.pop(worker_uid, None)
 
     def lapsed(self) -> set[str]:
-        return {boot for boot, until in self.leases.items() if until <= self.now}
+        return {worker_uid for worker_uid, until in self.leases.items() if until <= self.now}
 
-    def reap(self, boot: str, name: str) -> dict[int, JobStatus]:
-        if boot not in self.lapsed():
+    def reap(self, worker_uid: str, name: str) -> dict[int, JobStatus]:
+        if worker_uid not in self.lapsed():
             return {}
-        del self.leases[boot]
+        del self.leases[worker_uid]
         reason = f"the worker {name} was lost"
-        return {job.job_id: self._lost(job, reason) for job in self._running(self.jobs.values(), boot)}
+        return {job.job_id: self._lost(job, reason) for job in self._running(self.jobs.values(), worker_uid)}
 
-    def _running(self, jobs: Iterable[ModelJob], boot: str) -> list[ModelJob]:
-        return [job for job in jobs if job.status is RUNNING and job.boot == boot]
+    def _running(self, jobs: Iterable[ModelJob], worker_uid: str) -> list[ModelJob]:
+        return [job for job in jobs if job.status is RUNNING and job.worker_uid == worker_uid]

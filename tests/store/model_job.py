@@ -30,7 +30,7 @@ class ModelJob:
     """The number of messages known to be published for its next attempt."""
     claim: str | None = None
     """Claim of the run that holds the row, or of its last run until another call moves the row."""
-    boot: str | None = None
+    worker_uid: str | None = None
     """worker_uid of the worker whose body may be running."""
     message: str = ""
     progress: float | None = None
@@ -46,7 +46,7 @@ class ModelJob:
         if isinstance(holder, Run):
             return self.status is RUNNING and self.was_last(holder)
         process = (holder.task_id, holder.attempt, holder.worker_uid)
-        return self.status is RUNNING and (self.task_id, self.attempt, self.boot) == process
+        return self.status is RUNNING and (self.task_id, self.attempt, self.worker_uid) == process
 
     def was_last(self, run: Run) -> bool:
         return (self.task_id, self.attempt, self.claim) == (run.task_id, run.attempt, run.claim_id)

@@ -337,17 +337,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(by=either, verb=st.sampled_from(["renew", "retire", "reap"]))
     def something_about_a_lease(self, by: int, verb: str) -> None:
-        boot = str(self.workers[by].worker_uid)
+        worker_uid = str(self.workers[by].worker_uid)
         match verb:
             case "renew":
                 self.renew(self.workers[by])
             case "retire":
                 self.store.leases.retire(self.workers[by])
-                self.model.retire(boot)
+                self.model.retire(worker_uid)
             case _:
                 assert set(self.bench.lapsed_workers()) == self.model.lapsed()
-                lost = {job.job_id: job.status for job in self.bench.reap(boot)}
-                assert lost == self.model.reap(boot, self.workers[by].name)
+                lost = {job.job_id: job.status for job in self.bench.reap(worker_uid)}
+                assert lost == self.model.reap(worker_uid, self.workers[by].name)
 
     @rule(amount=st.sampled_from([1, 2, 5, 16, 30]))
     def pass_time(self, amount: int) -> None:

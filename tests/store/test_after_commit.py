@@ -58,7 +58,7 @@ def remaining(bench: Bench) -> int:
     return sum(bench.store.queries.count_by_status().values())
 
 
-def test_nothing_is_sent_before_the_commit_and_each_job_once_after_it(caller: Caller) -> None:
+def test_job_is_published_once_after_the_commit(caller: Caller) -> None:
     first, second = caller.submit(2)
     [third] = caller.submit()
     caller.session.flush()
@@ -195,7 +195,7 @@ def test_send_that_fails_does_not_reach_the_callers_commit(
     assert "the sweep sends them" in caplog.text
 
 
-def test_jobs_submitted_by_a_hook_before_the_commit_are_sent_after_it(caller: Caller) -> None:
+def test_jobs_submitted_by_a_before_commit_hook_are_published(caller: Caller) -> None:
     job_ids: list[int] = []
     event.listen(caller.session, "before_commit", lambda _: job_ids.extend(caller.submit()))
     caller.session.execute(text("SELECT 1"))

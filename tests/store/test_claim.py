@@ -121,7 +121,7 @@ def test_held_job_is_not_claimed(bench: Bench) -> None:
     assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EARLY)
 
 
-def test_job_is_not_claimed_before_its_time_and_is_claimed_after_it(bench: Bench) -> None:
+def test_scheduled_job_is_claimed_from_its_time_on(bench: Bench) -> None:
     """Mutants 2 and 3: any worker with its message may claim a due job that is still Waiting."""
     job_id = bench.submit(scheduled_for=timedelta(minutes=30))
     run = bench.key(job_id, bench.worker())
@@ -204,7 +204,7 @@ def test_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     assert row["started"] is None
 
 
-def test_claim_is_decided_once_though_the_clock_moves_on_meanwhile(own_bench: Bench) -> None:
+def test_claim_uses_one_time_while_the_clock_moves_on(own_bench: Bench) -> None:
     """When a transition takes several statements, a deadline may pass between two of them."""
     bench = own_bench
     job_id = bench.submit(expires=timedelta(minutes=5))

@@ -36,7 +36,7 @@ def test_cancel_returns_resulting_status(bench: Bench, state: str) -> None:
         assert bench.row(job_id) == before
 
 
-def test_running_job_that_is_cancelled_is_asked_to_stop_and_stays_running(bench: Bench) -> None:
+def test_cancel_of_running_job_requests_a_stop_only(bench: Bench) -> None:
     run = bench.run(bench.submit())
     before = bench.row(run.job_id)
     assert cancel(bench, run.job_id) is RUNNING
@@ -59,7 +59,7 @@ def test_second_request_changes_nothing_unless_it_asks_for_more(bench: Bench) ->
     assert bench.row(run.job_id)["terminate"], "a terminate request stays"
 
 
-def test_cancelled_job_has_no_start_and_a_message_that_its_caller_gave(bench: Bench) -> None:
+def test_cancelled_job_has_no_start_and_the_callers_message(bench: Bench) -> None:
     job_id = bench.submit(message="from the importer")
     cancel(bench, job_id)
     row = bench.row(job_id)
@@ -156,7 +156,7 @@ def test_outsiders_end_takes_the_claim_away_from_the_body(bench: Bench) -> None:
     assert not bench.store.runs.finish(run, "1")
 
 
-def test_message_replaces_the_previous_one_and_touches_nothing_else(bench: Bench) -> None:
+def test_set_message_changes_only_the_message(bench: Bench) -> None:
     job_id = bench.submit(message="first")
     row = bench.row(job_id)
     assert bench.store.control.set_message(job_id, "second", None, None) == "first"

@@ -34,7 +34,7 @@ def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
     assert sorted(reserved) == sorted(submitted)
 
 
-def test_more_jobs_than_a_statement_has_parameters_are_cancelled_at_once(own_bench: Bench) -> None:
+def test_cancel_of_more_jobs_than_parameters_cancels_all(own_bench: Bench) -> None:
     """SQLite's default limit is 32,766; here it is set to 1,000, for speed."""
     bench = own_bench
 
@@ -49,13 +49,13 @@ def test_more_jobs_than_a_statement_has_parameters_are_cancelled_at_once(own_ben
     assert bench.store.queries.count_by_status()[JobStatus.CANCELLED] == 1200
 
 
-def test_of_many_passes_at_once_one_is_made(bench: Bench) -> None:
+def test_concurrent_passes_run_once(bench: Bench) -> None:
     assert sorted(race(*[bench.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
     bench.pass_time(seconds=bench.settings.pass_interval.total_seconds() + 1)
     assert sorted(race(*[bench.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
 
 
-def test_of_many_submits_with_one_unique_key_one_inserts(bench: Bench) -> None:
+def test_concurrent_submits_of_one_key_insert_once(bench: Bench) -> None:
     for key in range(ROUNDS):
         submitted = race(
             *[lambda key=key: bench.store.inserter.submit([new_job(unique_key=f"{key}")])[0]] * 5
@@ -64,7 +64,7 @@ def test_of_many_submits_with_one_unique_key_one_inserts(bench: Bench) -> None:
         assert [job.fresh for job in submitted].count(True) == 1
 
 
-def test_unique_key_of_rolled_back_submit_goes_to_the_waiting_one(
+def test_unique_key_of_rolled_back_submit_goes_to_the_next(
     server_bench: Bench,
 ) -> None:
     bench = server_bench

@@ -56,7 +56,7 @@ class Making:
 
 
 @pytest.mark.parametrize(
-    ("given", "straight"),
+    ("given", "direct"),
     [
         ({}, True),
         ({"unique_key": "k", "username": "ann"}, False),
@@ -66,13 +66,13 @@ class Making:
     ids=["plain", "unique", "scheduled", "expiring"],
 )
 def test_many_jobs_are_inserted_in_their_order(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], straight: bool
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], direct: bool
 ) -> None:
     """The last job fails, after those before it were sent to the server."""
     gone = through(bench, monkeypatch, "execute_each_directly")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
     ids = [job.job_id for job in bench.store.inserter.submit(jobs)]
-    assert gone == [straight and bench.database.engine.dialect.name == "postgresql"]
+    assert gone == [direct and bench.database.engine.dialect.name == "postgresql"]
     assert ids == sorted(set(ids))
     for number in (1, MOST_ROWS, MOST_ROWS + 1, MANY):
         job_id = ids[number - 1]
@@ -144,11 +144,11 @@ def test_connection_broken_between_statements_costs_a_retry(own_bench: Bench) ->
     assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
 
 
-@pytest.mark.parametrize("given", [{}, {"unique_key": "k"}], ids=["straight", "not straight"])
+@pytest.mark.parametrize("given", [{}, {"unique_key": "k"}], ids=["direct", "by SQLAlchemy"])
 def test_first_jobs_are_prepared_before_a_connection_is_taken(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
-    """The jobs of the first statement are prepared before a connection is taken; through SQLAlchemy, all are."""
+    """The jobs of the first statement are prepared before a connection is taken; by SQLAlchemy, all."""
     open_now = Counter[str]()
     seen: list[int] = []
 
@@ -157,17 +157,17 @@ def test_first_jobs_are_prepared_before_a_connection_is_taken(
 
         @contextmanager
         def noted(*args: Any) -> Iterator[Any]:
-            open_now["doors"] += 1
+            open_now["connections"] += 1
             try:
                 with opened(*args) as connection:
                     yield connection
             finally:
-                open_now["doors"] -= 1
+                open_now["connections"] -= 1
 
         monkeypatch.setattr(bench.database, name, noted)
 
     counted("_ready")
-    making = Making(lambda: seen.append(open_now["doors"]), count=3, **given)
+    making = Making(lambda: seen.append(open_now["connections"]), count=3, **given)
     assert len(bench.store.inserter.submit(making)) == 3
     assert set(seen) == {0}
 

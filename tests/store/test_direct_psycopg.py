@@ -41,12 +41,12 @@ def database(postgresql_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def straight(database: Database) -> DirectPsycopg:
+def direct(database: Database) -> DirectPsycopg:
     return DirectPsycopg(database.engine, None)
 
 
-def backend(straight: DirectPsycopg) -> int:
-    return int(straight.rows(select(func.pg_backend_pid()), {})[0][0])
+def backend(direct: DirectPsycopg) -> int:
+    return int(direct.rows(select(func.pg_backend_pid()), {})[0][0])
 
 
 def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
@@ -162,40 +162,40 @@ def test_direct_statement_names_its_schema(postgresql_databases: PostgresqlDatab
     postgresql_databases.drop(url)
 
 
-def test_values_are_converted_as_their_columns_say(straight: DirectPsycopg) -> None:
+def test_values_are_converted_as_their_columns_say(direct: DirectPsycopg) -> None:
     given = bindparam("given", type_=job.c.status_id.type)
-    assert straight.rows(select(given), {"given": JobStatus.QUEUED}) == [(JobStatus.QUEUED.id,)]
-    assert straight.rows(select(literal(7, Integer), literal("100 %")), {}) == [(7, "100 %")]
+    assert direct.rows(select(given), {"given": JobStatus.QUEUED}) == [(JobStatus.QUEUED.id,)]
+    assert direct.rows(select(literal(7, Integer), literal("100 %")), {}) == [(7, "100 %")]
 
 
-def test_statement_with_defaults_of_its_table_is_refused(straight: DirectPsycopg) -> None:
+def test_statement_with_defaults_of_its_table_is_refused(direct: DirectPsycopg) -> None:
     with pytest.raises(TypeError, match="defaults"):
-        straight.rows(insert(job).values(task="t").returning(job.c.id), {})
+        direct.rows(insert(job).values(task="t").returning(job.c.id), {})
 
 
-def test_direct_error_is_sqlalchemys_without_parameters(straight: DirectPsycopg) -> None:
+def test_direct_error_is_sqlalchemys_without_parameters(direct: DirectPsycopg) -> None:
     number = cast(bindparam("given", type_=Text()), Integer)
     with pytest.raises(DataError) as caught:
-        straight.rows(select(number), {"given": "hunter2"})
+        direct.rows(select(number), {"given": "hunter2"})
     assert not caught.value.connection_invalidated
     assert caught.value.params is None
     orphan = insert(job_event).values(
         job_id=0, at=func.now(), attempt=0, status_id=JobStatus.QUEUED, message="", actor=""
     )
     with pytest.raises(IntegrityError):
-        straight.rows(orphan.returning(job_event.c.id), {})
-    assert backend(straight)
+        direct.rows(orphan.returning(job_event.c.id), {})
+    assert backend(direct)
 
 
 def test_connection_that_the_server_has_ended_is_not_used_again(
-    postgresql_url: str, straight: DirectPsycopg
+    postgresql_url: str, direct: DirectPsycopg
 ) -> None:
-    ended = backend(straight)
+    ended = backend(direct)
     execute(postgresql_url, f"SELECT pg_terminate_backend({ended})")
     with pytest.raises(OperationalError) as caught:
-        backend(straight)
+        backend(direct)
     assert caught.value.connection_invalidated
-    assert backend(straight) != ended
+    assert backend(direct) != ended
 
 
 def test_operation_survives_a_pool_of_ended_connections(postgresql_url: str) -> None:
@@ -223,9 +223,9 @@ class Interrupted(Exception):
 
 
 def test_unread_answer_is_discarded(
-    postgresql_url: str, straight: DirectPsycopg, caplog: pytest.LogCaptureFixture
+    postgresql_url: str, direct: DirectPsycopg, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = backend(straight)
+    before = backend(direct)
     asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
 
     def interrupt(*_: Any) -> None:
@@ -243,22 +243,22 @@ def test_unread_answer_is_discarded(
     other.start()
     try:
         with pytest.raises(Interrupted):
-            straight.rows(select(func.pg_sleep(30), literal("late")), {})
+            direct.rows(select(func.pg_sleep(30), literal("late")), {})
     finally:
         other.join()
         signal.signal(signal.SIGUSR1, former)
-    assert backend(straight) != before
+    assert backend(direct) != before
     assert caplog.messages == []  # closed at once, not by the pool at its next use
 
 
-def test_threads_share_only_compiled_statements(straight: DirectPsycopg) -> None:
+def test_threads_share_only_compiled_statements(direct: DirectPsycopg) -> None:
     mine = bindparam("mine", type_=Integer())
     statement = select(mine, func.pg_sleep(0.01))
     wrong: list[Any] = []
 
     def ask(number: int) -> None:
         for _ in range(20):
-            rows = straight.rows(statement, {"mine": number})
+            rows = direct.rows(statement, {"mine": number})
             if rows[0][0] != number:
                 wrong.append(rows)
 

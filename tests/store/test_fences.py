@@ -197,7 +197,7 @@ def test_failure_becomes_the_message_and_is_kept_as_data(bench: Bench) -> None:
     assert (job.error.kind, job.error.type, job.error.traceback) == ("task", "ValueError", "Trace")
 
 
-def test_retry_keeps_the_signature_and_the_queue_of_its_next_message(bench: Bench) -> None:
+def test_retry_stores_signature_and_queue_of_the_next_message(bench: Bench) -> None:
     run = bench.run(bench.submit(queue="first"))
     bench.store.runs.retry(run, '{"args": [2]}', "second", None, "again")
     message = bench.message(run.job_id)

@@ -138,7 +138,7 @@ def test_interleaved_operations_are_serializable(worlds_on_a_server: Worlds, sec
 @pytest.mark.slow
 @pytest.mark.timeout(stretched(1200))
 @pytest.mark.parametrize("second", ACTS)
-def test_operations_in_either_order_match_the_model_in_all_scenes(worlds: Worlds, second: str) -> None:
+def test_operations_in_order_match_the_model_in_all_scenes(worlds: Worlds, second: str) -> None:
     assert failures_after(worlds, second, sample(all_encounters(worlds, second), DRAWN, second)) == []
 
 

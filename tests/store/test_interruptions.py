@@ -28,7 +28,7 @@ def locked(bench: Bench, job_id: int) -> Iterator[None]:
 VERBS: dict[str, Callable[[Bench, Run], object]] = {
     "a transaction": lambda bench, run: bench.store.runs.note_progress(run, 1, 2),
     "a move": lambda bench, run: bench.store.control.set_message(run.job_id, "said", None, run),
-    "straight": lambda bench, run: bench.store.runs.finish(run, "1"),
+    "direct": lambda bench, run: bench.store.runs.finish(run, "1"),
 }
 
 

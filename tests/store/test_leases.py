@@ -13,7 +13,7 @@ from tests.store.harness import LEASE, Bench
 LAPSE = LEASE.total_seconds() + 1
 
 
-def boot(me: Worker) -> str:
+def uid_of(me: Worker) -> str:
     return str(me.worker_uid)
 
 
@@ -36,7 +36,7 @@ def test_lost_workers_jobs_are_settled_one_by_one(bench: Bench) -> None:
     bench.store.runs.finish(done, "1")
     bench.pass_time(seconds=LAPSE)
 
-    settled = {lost.job_id: lost.status for lost in bench.reap(boot(me))}
+    settled = {lost.job_id: lost.status for lost in bench.reap(uid_of(me))}
 
     assert settled == {
         error: JobStatus.ERROR,
@@ -58,7 +58,7 @@ def test_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> None
     run = bench.run(bench.submit(max_attempts=5))
     bench.store.control.cancel(run.job_id, None, terminate=False)
     bench.pass_time(seconds=LAPSE)
-    bench.reap(boot(run.worker))
+    bench.reap(uid_of(run.worker))
     bench.pass_time(hours=1)
     assert bench.store.outbox.reserve_due(10) == []
     assert bench.row(run.job_id)["finished"] is not None
@@ -67,7 +67,7 @@ def test_stopped_job_whose_worker_was_lost_stays_cancelled(bench: Bench) -> None
 def test_lost_job_that_has_attempts_left_is_due_at_once(bench: Bench) -> None:
     run = bench.run(bench.submit(max_attempts=2))
     bench.pass_time(seconds=LAPSE)
-    bench.reap(boot(run.worker))
+    bench.reap(uid_of(run.worker))
     assert [message.attempt for message in bench.store.outbox.reserve_due(10)] == [2]
 
 
@@ -77,7 +77,7 @@ def test_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, oth
     bench.pass_time(seconds=LAPSE)
     assert bench.lapsed_workers() == [run.worker.worker_uid]
     assert other.store.leases.renew(run.worker)
-    assert bench.reap(boot(run.worker)) == []
+    assert bench.reap(uid_of(run.worker)) == []
     assert bench.status(run.job_id) is JobStatus.RUNNING
     assert bench.store.leases.renew(run.worker)
 
@@ -85,7 +85,7 @@ def test_worker_that_renewed_after_it_was_listed_loses_nothing(bench: Bench, oth
 def test_reaped_worker_learns_of_it_and_may_go_on(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.pass_time(seconds=LAPSE)
-    bench.reap(boot(run.worker))
+    bench.reap(uid_of(run.worker))
     assert not bench.store.leases.renew(run.worker)
     assert bench.store.leases.renew(run.worker)
     assert bench.run(bench.submit(), run.worker).attempt == 1
@@ -107,12 +107,12 @@ def test_outsiders_running_job_is_never_lost(bench: Bench) -> None:
     assert (row["status_id"], row["worker_uid"], row["due_at"]) == (JobStatus.RUNNING, None, None)
 
 
-def test_outsiders_job_taken_from_a_lost_worker_forgets_that_worker(bench: Bench) -> None:
+def test_job_taken_by_outsider_from_lost_worker_names_no_worker(bench: Bench) -> None:
     run = bench.run(bench.submit(max_attempts=2))
     bench.store.recovery.lose(run, "gone", run.worker)
     assert bench.store.control.set_status(run.job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None)[1]
     bench.pass_time(seconds=LAPSE)
-    assert bench.reap(boot(run.worker)) == []
+    assert bench.reap(uid_of(run.worker)) == []
     assert bench.status(run.job_id) is JobStatus.RUNNING
 
 
@@ -132,13 +132,13 @@ def test_main_process_sees_what_its_rows_say_it_runs(bench: Bench) -> None:
     bench.store.runs.finish(bench.run(bench.submit(), me), "1")
     bench.store.control.cancel(first.job_id, None, terminate=True)
     bench.store.control.cancel(second.job_id, None, terminate=False)
-    standings = {run.job_id: run for run in bench.store.leases.runs(boot(me))}
+    standings = {run.job_id: run for run in bench.store.leases.runs(uid_of(me))}
     assert standings.keys() == {first.job_id, second.job_id}
     assert [standings[run.job_id].terminate for run in (first, second)] == [True, False]
     assert (standings[first.job_id].claim_id, standings[first.job_id].pid) == (first.claim_id, 7)
 
 
-def test_worker_that_was_away_learns_which_of_its_messages_are_over(bench: Bench) -> None:
+def test_returning_worker_learns_its_superseded_messages(bench: Bench) -> None:
     me = bench.worker()
     runs = [bench.run(bench.submit(max_attempts=3), me) for _ in range(5)]
     lasting, ended, lost, overtaken, again = runs
@@ -192,7 +192,7 @@ def test_leases_are_not_trusted_by_a_delayed_pass(bench: Bench) -> None:
     bench.trust_leases()
     bench.pass_time(seconds=LAPSE)
     assert bench.store.leases.lapsed_workers() == []
-    assert bench.store.leases.reap(boot(run.worker)) == []
+    assert bench.store.leases.reap(uid_of(run.worker)) == []
     assert bench.status(run.job_id) is JobStatus.RUNNING
     assert bench.store.leases.renew(run.worker)
 
@@ -222,11 +222,11 @@ def test_lease_is_judged_by_the_longer_of_two(bench: Bench, common_url: str, lon
     bench.pass_time(seconds=2 * long.total_seconds())  # an outage: no renewal, no pass
     sweeper.pass_steadily(short * 1.5)
     assert sweeper.store.leases.lapsed_workers() == []
-    assert sweeper.store.leases.reap(boot(run.worker)) == []
+    assert sweeper.store.leases.reap(uid_of(run.worker)) == []
     assert owner.status(run.job_id) is JobStatus.RUNNING
     sweeper.pass_steadily(long)
     assert sweeper.store.leases.lapsed_workers() == [run.worker.worker_uid]
-    assert [lost.job_id for lost in sweeper.store.leases.reap(boot(run.worker))] == [run.job_id]
+    assert [lost.job_id for lost in sweeper.store.leases.reap(uid_of(run.worker))] == [run.job_id]
 
 
 def test_prune_does_not_follow_jobs_that_end_meanwhile(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

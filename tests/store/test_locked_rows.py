@@ -19,7 +19,7 @@ from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
 from tests.faults.store_calls import STORE_CALLS, remaining_rows, run_undisturbed, sibling_bench
 from tests.store.harness import Bench, new_job
-from tests.store.test_leases import LAPSE, boot
+from tests.store.test_leases import LAPSE, uid_of
 
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
 
@@ -153,7 +153,7 @@ def test_pass_waits_for_no_row(
     assert bench.status(expired[0]) is JobStatus.CANCELLED
     assert bench.status(running[0]) is JobStatus.ERROR
     assert {cancelled[0], running[0]} <= {job.job_id for job in reported}
-    assert bench.store.leases.reap(boot(lost)) == []
+    assert bench.store.leases.reap(uid_of(lost)) == []
     store.database.close()
 
 

@@ -75,7 +75,7 @@ def test_job_is_reserved_by_one_sweep_and_again_after_the_grace(bench: Bench, ot
     assert ids(other.store.outbox.reserve_due(10)) == [job_id]
 
 
-def test_reserve_takes_no_more_than_it_is_asked_for_and_the_oldest_first(bench: Bench) -> None:
+def test_reserve_returns_the_oldest_up_to_its_limit(bench: Bench) -> None:
     first = bench.submit()
     bench.pass_time(seconds=1)
     others = {bench.submit() for _ in range(3)}
@@ -119,7 +119,7 @@ def test_late_mark_does_not_touch_a_job_that_went_on(bench: Bench, state: JobSta
     assert bench.row(job_id) == row
 
 
-def test_due_waiting_job_that_is_claimed_before_its_mark_stays_running(bench: Bench) -> None:
+def test_late_mark_of_claimed_scheduled_job_changes_nothing(bench: Bench) -> None:
     """Mutant 3: rejected for a fast worker, it would be Queued without a message."""
     job_id = bench.place(JobStatus.WAITING).job_id
     [message] = bench.store.outbox.reserve_due(10)
@@ -204,9 +204,7 @@ def test_sweep_cancels_expired_job_in_every_status(bench: Bench, state: str) -> 
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert bench.store.queries.events(job_id)[-1].actor == "sweep"
     assert (row["unique_hash"], row["started"]) == (None, None)
-    assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), (
-        "a Queued job's cancel is reported to Celery"
-    )
+    assert (row["due_at"] is not None) == (state is JobStatus.QUEUED), "is it to be reported?"
 
 
 def test_unreported_cancel_is_returned_once(bench: Bench) -> None:
@@ -224,7 +222,7 @@ def test_unreported_cancel_is_returned_once(bench: Bench) -> None:
     assert bench.store.sweep.unreported_cancels(10) == []
 
 
-def test_job_does_not_expire_before_its_time_nor_once_it_was_started(bench: Bench) -> None:
+def test_job_expires_neither_early_nor_once_started(bench: Bench) -> None:
     early = bench.submit(expires=timedelta(minutes=40))
     retried = bench.submit(expires=timedelta(minutes=10))
     bench.store.runs.retry(bench.run(retried), "{}", None, None, "again")

@@ -297,7 +297,7 @@ def test_reap_does_not_wait_for_a_worker_that_is_renewing(server_bench: Bench) -
     assert bench.reap(str(run.worker.worker_uid)) == []
 
 
-def test_claim_whose_lease_ends_behind_a_lock_is_found_by_the_sweep(server_bench: Bench) -> None:
+def test_claim_whose_lease_ends_behind_a_lock_is_recovered(server_bench: Bench) -> None:
     """On PostgreSQL the claim checks the lease before it waits for the row, on MariaDB after.
 
     SQLite has one lock: no write comes between a claim's check and its commit.

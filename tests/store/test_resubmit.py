@@ -74,7 +74,7 @@ def ended_by_hand(bench: Bench, run: Run) -> None:
     assert (previous, moved) == (JobStatus.RUNNING, True)
 
 
-def test_resubmitted_job_starts_afresh_and_keeps_what_was_asked_for(bench: Bench) -> None:
+def test_resubmit_resets_the_run_and_keeps_the_request(bench: Bench) -> None:
     """Mutant 8: `attempt` is kept."""
     job_id = full_life(bench)
     before = bench.row(job_id)

@@ -112,7 +112,7 @@ def test_refused_message_is_not_quoted_in_the_log(site: Site, worker: WorkerProc
     assert CANARY not in worker.log
 
 
-def test_message_for_unknown_task_is_not_quoted_and_stores_nothing(site: Site, worker: WorkerProcess) -> None:
+def test_message_for_unknown_task_is_not_logged_or_stored(site: Site, worker: WorkerProcess) -> None:
     handle = site.submit("known_to_few", CANARY, sensitive=[0])
     eventually(
         lambda: (
