@@ -118,6 +118,23 @@ def test_outcome_is_written_before_postrun(app: Any, end: str, postrun: Any) -> 
     assert handle.job_status() is status
 
 
+@pytest.mark.filterwarnings("ignore:Exception raised outside body:RuntimeWarning")
+@pytest.mark.parametrize("end", ENDS)
+def test_outcome_is_kept_when_cleanup_has_no_memory(
+    app: Any, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, status = ENDS[end]
+    handle = submitted(app, body)
+
+    def cleanup() -> None:
+        raise MemoryError
+
+    message = message_of(app)
+    monkeypatch.setattr(app.backend, "process_cleanup", cleanup)
+    run(app, message)
+    assert handle.job_status() is status
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_outcome_is_kept_when_postrun_exits(app: Any, end: str, postrun: Any) -> None:
     body, status = ENDS[end]
@@ -168,8 +185,8 @@ def test_before_start_that_the_body_calls_is_a_part_of_it(app: Any) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [StopRequested("enough"), Ignore(), Reject("no"), Reject("no", requeue=True), Retry("by hand")],
-    ids=["stop", "Ignore", "Reject", "Reject, requeue", "Retry"],
+    [StopRequested("enough"), Ignore(), Reject("no"), Reject("no", requeue=True)],
+    ids=["stop", "Ignore", "Reject", "Reject, requeue"],
 )
 def test_error_outside_the_body_leaves_its_decision(app: Any, error: BaseException) -> None:
     """MemoryError in the backend's cleanup, say, when nothing was concluded before it."""

@@ -23,7 +23,8 @@ def decide(task: Any, current: Execution, outside: BaseException | None) -> Outc
     """Return the outcome of a run, from how its body ended and what it requested before."""
     run, error = current.run, current.error
     cause: Any = error.exc if isinstance(error, Retry) else error
-    decided = current.returned or isinstance(error, (StopRequested, Ignore, Reject, Retry))
+    # A retry is decided once Celery has stored RETRY and called ``on_retry``: then its signal concludes it.
+    decided = current.returned or isinstance(cause, StopRequested) or isinstance(error, (Ignore, Reject))
     if outside is not None and not decided:
         message = clip_message(f"internal error outside the task's body: {outside}")
         name, traceback = storable(type(outside).__name__), clip_traceback(current.traceback)
