@@ -1,7 +1,7 @@
 """The Celery app of the tests: ordinary tasks, at a speed for tests.
 
 A worker process (see `tests.workers`) finds its broker, database and further settings in the
-environment; a test in this process asks `make_app` for an app of its own with the same tasks.
+environment; a test in this process gets its own app with the same tasks from `make_app`.
 
 `JOBHANDLE_TEST_SETTINGS` is a JSON object of Celery settings that go over `SPEED`, say
 `{"jobhandle_lease": 3, "broker_transport_options": {"visibility_timeout": 2}}`.
@@ -24,7 +24,7 @@ SPEED: dict[str, Any] = {
     "jobhandle_sweep_interval": 0.2,
     "jobhandle_republish_after": 3,
     "jobhandle_publish_grace": 1,
-    # A message that lies in a worker's hand tells nothing about who would have been given it.
+    # A reserved message does not show which worker would have received it.
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
 }
@@ -35,7 +35,7 @@ def add(x: int, y: int) -> int:
 
 
 def append_line(path: str, text: str) -> str:
-    """Append `text pid unix-time` to the file: what the tests count bodies by.
+    """Append `text pid unix-time` to the file, by which tests count bodies.
 
     In one write, so that the lines of many processes do not mix.
     """
@@ -49,14 +49,14 @@ def append_line(path: str, text: str) -> str:
 
 
 def append_then_sleep(path: str, text: str, seconds: float) -> str:
-    """Leave the mark that the body has begun, then take that long, deaf to a cancel."""
+    """Append a line, then run for `seconds`, without checks for a stop request."""
     line = append_line(path, text)
     time.sleep(seconds)
     return line
 
 
 def sleep_for(seconds: float) -> float:
-    """Take that long, and stop when the job is cancelled."""
+    """Run for `seconds`, and stop when the job is cancelled."""
     job = current_job()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -67,7 +67,7 @@ def sleep_for(seconds: float) -> float:
 
 
 def deaf_sleep(seconds: float) -> float:
-    """Take that long, and never ask whether the job is cancelled."""
+    """Run for `seconds`, without checks for a stop request."""
     time.sleep(seconds)
     return seconds
 
@@ -77,7 +77,7 @@ def fail(message: str) -> None:
 
 
 def retry_times(self: "Task[..., Any]", path: str, times: int, countdown: float) -> int:
-    """Append a line, ask for a retry so many times, then return their number."""
+    """Append a line, retry `times` times, then return the number of retries."""
     append_line(path, str(self.request.retries))
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)
@@ -85,7 +85,7 @@ def retry_times(self: "Task[..., Any]", path: str, times: int, countdown: float)
 
 
 def kill_me() -> None:
-    """Die as by the hand of the kernel's memory killer."""
+    """Die as by the kernel's OOM killer."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -123,7 +123,7 @@ def make_app(broker_url: str, database_url: str | None, settings: Mapping[str, A
 
 
 def lines_of(path: Path) -> list[str]:
-    """The texts that `append_line` has written there, in order."""
+    """Return the texts that `append_line` has written to the file, in order."""
     return [line.rsplit(maxsplit=2)[0] for line in path.read_text().splitlines()] if path.exists() else []
 
 

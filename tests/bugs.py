@@ -1,4 +1,4 @@
-"""Bugs put into our own code, and their log messages."""
+"""Bugs injected into the library's code, and their log messages."""
 
 import logging
 from typing import Any
@@ -23,7 +23,7 @@ def blames_the_broker(caplog: pytest.LogCaptureFixture) -> bool:
 
 
 def submit_three_times(app: Any) -> int:
-    """Submit one job, many, and many once more, when their queue is declared; return how many."""
+    """Submit one job, many, and many again, after their queue was declared; return their number."""
     job = Job(task="tests.add", args=[1, 2])
     app.jobs.handle().submit(job)
     app.jobs.submit_many([job] * 3)

@@ -1,4 +1,4 @@
-"""The fixtures that every test may ask for: servers, fresh databases, workers.
+"""Fixtures for all tests: servers, fresh databases, workers.
 
 The processes of pytest-xdist share one server of each kind, and each has databases, logical databases and
 virtual hosts of its own there. A server named in the environment (`JOBHANDLE_TEST_REDIS_URL`,
@@ -41,7 +41,7 @@ from tests.servers import (
 from tests.servers.places import fast_folder
 from tests.workers import WorkerProcess
 
-# Where Python is told to write no bytecode, as in many containers, each of some hundred processes would
+# With PYTHONDONTWRITEBYTECODE, as in many containers, each of some hundred processes would
 # compile the library anew, and each of pytest's rewrite every test: as many CPU seconds as a minute has.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -100,7 +100,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _celery_is_left_as_it_was() -> Iterator[None]:
-    """Take back what a test leaves in Celery's module for later tests; it has no public way to do that.
+    """Undo changes of a test to Celery's module state; Celery has no public way to do that.
 
     Celery gives each app the tasks of all apps before it, unless they are declared `shared=False`. And a pool
     that a test makes in this process forbids to wait for results in it.
@@ -126,7 +126,7 @@ def redis_server_url(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def postgresql_server_url(pytestconfig: pytest.Config) -> str:
-    """A superuser's URL, or that of a user who may create databases."""
+    """The URL of a superuser, or of a user who may create databases."""
     given = os.environ.get("JOBHANDLE_TEST_POSTGRESQL_URL")
     if given:
         return _by_driver(given, "postgresql+psycopg")
@@ -168,7 +168,7 @@ def rabbitmq_url(virtual_hosts: VirtualHosts) -> str:
 
 @pytest.fixture
 def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
-    """A running Redis for this test alone, that it may stop, kill, pause and start again."""
+    """A running Redis for this test alone, which it may stop, kill, pause and restart."""
     server = _started("redis", own_redis, reaper)
     yield server
     server.discard()
@@ -176,7 +176,7 @@ def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def private_postgresql(reaper: Reaper) -> Iterator[PostgresqlServer]:
-    """A running PostgreSQL, empty, for this test alone, that it may stop, kill, pause and start again."""
+    """A running, empty PostgreSQL for this test alone, which it may stop, kill, pause and restart."""
     server = _started("postgresql", own_postgresql, reaper)
     yield server
     server.discard()
@@ -184,7 +184,7 @@ def private_postgresql(reaper: Reaper) -> Iterator[PostgresqlServer]:
 
 @pytest.fixture
 def private_mariadb(reaper: Reaper) -> Iterator[MariadbServer]:
-    """A running MariaDB, empty, for this test alone, that it may stop, kill, pause and start again."""
+    """A running, empty MariaDB for this test alone, which it may stop, kill, pause and restart."""
     server = _started("mariadb", own_mariadb, reaper)
     yield server
     server.discard()
@@ -304,7 +304,7 @@ def empty_database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def workers_temporary_folder(reaper: Reaper) -> Path:
-    """Where killed workers may leave what they would have removed; a short path, as of sockets."""
+    """The temporary folder of workers, removed for killed ones; a short path, since sockets need one."""
     folder = Path(tempfile.mkdtemp(prefix="jobhandle-test-workers-"))
     reaper.remove_folder(folder)
     return folder

@@ -1,7 +1,6 @@
 """Fresh databases for the tests, cheap: migrated once, then copied.
 
-The library is imported only when something is migrated: an error in it must not hide the tests that
-do not need it.
+The library is imported only for migrations: an error in it must not fail tests that do not need it.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ def migrate(url: str) -> None:
 
 
 class SqliteFiles:
-    """Migrated SQLite files, by copy; unless a place is named, in a folder of their own."""
+    """Migrated SQLite files, by copy; by default in their own folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +37,7 @@ class SqliteFiles:
         self._numbers = itertools.count(1)
 
     def create(self, path: Path | None = None) -> str:
-        """Make a migrated file and return its URL; `drop()` one that has no place of its own."""
+        """Make a migrated file and return its URL; `drop()` it unless a place is given."""
         path = path or self._folder / f"{next(self._numbers)}.sqlite3"
         if not self._template.exists():
             unfinished = self._template.with_suffix(".unfinished")
@@ -55,7 +54,7 @@ class SqliteFiles:
 
 
 class Names:
-    """Names for databases, each of its own among all test runs on one server."""
+    """Names for databases, unique among all test runs on one server."""
 
     def __init__(self) -> None:
         self._prefix = f"jobhandle_test_{os.getpid()}_{secrets.token_hex(3)}"
@@ -112,7 +111,7 @@ class PostgresqlDatabases:
 
 
 class MariadbDatabases:
-    """Databases on one MariaDB server, which knows no templates: what made the first makes the others."""
+    """Databases on one MariaDB server, which has no templates: the first is dumped as statements."""
 
     def __init__(self, server_url: str) -> None:
         self.server_url = server_url
@@ -147,14 +146,14 @@ class MariadbDatabases:
         for (number,) in execute(
             self.server_url, f"SELECT id FROM information_schema.processlist WHERE {used}"
         ):
-            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has gone by itself meanwhile
+            with contextlib.suppress(sqlalchemy.exc.DBAPIError):  # it has ended meanwhile
                 execute(self.server_url, f"KILL CONNECTION {number}")
                 ended += 1
         return ended
 
 
 def _as_statements(url: str) -> list[str]:
-    """What makes a database like this one, its rows included: those of a migration are few."""
+    """Return the statements that copy this database with its few rows."""
     made = ["SET foreign_key_checks = 0"]
     database = sqlalchemy.make_url(url).database
     tables = execute(

@@ -1,9 +1,9 @@
 """Starts Celery's programs by fork, from a process that has imported what they import.
 
 Celery's command line imports the commands of every installed package, which takes a second of a processor's
-time; a fork takes some milliseconds. What is forked has its own session, environment, output and `sys.argv`,
-and ends as a program does. Programs of gevent, whose patches must come before all imports, are not started
-here. Imports the standard library alone, for what is forked starts with what this module imports.
+time; a fork takes some milliseconds. A forked program has its own session, environment, output and
+`sys.argv`, and ends as a program does. Programs of gevent, whose patches must come before all imports, are
+not started here. This module imports the standard library alone, since forks start with its imports.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ UNBUFFERED = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 class ForkedProcess:
-    """A program that runs `python -m celery`; it is used as a `subprocess.Popen` is."""
+    """A program that runs `python -m celery`, with the interface of `subprocess.Popen`."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -82,7 +82,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The test run's side. The server ends with the test run; what it has forked does not."""
+    """The test run's side. The server ends with the test run; its forks do not."""
 
     def __init__(self) -> None:
         self._control, theirs = _pair()
@@ -121,7 +121,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     """Return two connected sockets that wait, whatever `socket.setdefaulttimeout` another thread has set.
 
     kombu sets it while it closes a connection. A socket with a timeout does not block, and the process that
-    gets it would read an end where there is nothing yet.
+    gets it would read an end of file before the data.
     """
     pair = socket.socketpair()
     for end in pair:
@@ -190,12 +190,12 @@ def _report_the_ended(links: dict[int, socket.socket]) -> None:
 
 
 def _send(link: socket.socket, number: int) -> None:
-    with contextlib.suppress(OSError):  # a test run that was killed reads no more
+    with contextlib.suppress(OSError):  # a killed test run reads no more
         link.sendall(b"%d\n" % number)
 
 
 def _become(link: socket.socket, descriptors: list[int]) -> list[str]:
-    """Take over what a program is given by who starts it; return its module and arguments."""
+    """Apply the program's environment, output and `sys.argv`; return its module and arguments."""
     os.setsid()
     with link, link.makefile("rb") as request:
         module, folder, arguments, environment = json.loads(request.readline())
@@ -213,7 +213,7 @@ def _become(link: socket.socket, descriptors: list[int]) -> list[str]:
 
 
 def _output(former: Any, number: int, unbuffered: bool) -> io.TextIOWrapper:
-    """Return a stream as Python makes it at its start; the former one remembers what it was made for."""
+    """Return a stream as Python opens it at start; the old one keeps its old settings."""
     binary = open(number, "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115  # for all its life
     return io.TextIOWrapper(
         binary,

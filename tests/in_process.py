@@ -1,4 +1,4 @@
-"""This process as a worker's main process and its child at once: takes messages, and runs jobs' bodies."""
+"""Uses this process as a worker's main process and pool process: takes messages, runs bodies."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from jobhandle_celery.worker.message_guard import guard_strategy
 
 
 def become_worker(app: Any) -> Worker:
-    """Take a lease for this process."""
+    """Register this process as a worker with a lease."""
     app.finalize()
     runtime = runtime_of(app)
     runtime.worker = Worker("w1", str(uuid.uuid4()), os.getpid())

@@ -52,7 +52,7 @@ assert handle.job_status() == "Submitted"
 
 
 def main() -> None:
-    """Run a job and look at it by the command line.
+    """Run a job and check it with the command line.
 
     Raises:
         SystemExit: the checkout was imported, or an extra is installed.

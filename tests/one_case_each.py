@@ -1,4 +1,4 @@
-"""A cut of the suite that covers every module: `python -m pytest -p tests.one_case_each`.
+"""A sample of the suite that covers every module: `python -m pytest -p tests.one_case_each`.
 
 CI runs it with the oldest dependencies and on another Python, which draws other tests. A difference between
 versions shows in all cases of a test and in most tests of a module.
@@ -11,7 +11,7 @@ from zlib import crc32
 import pytest
 
 TESTS = 5
-"""Of a module, at most."""
+"""Tests of a module, at most."""
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` and `-k`

@@ -1,11 +1,11 @@
-"""Ends what a killed test run has left: a process beside it, that outlives it by a moment.
+"""Ends the processes that a killed test run has left, from a process that outlives it.
 
 Fixtures stop servers and workers, but a test run that is killed runs no fixtures. Each line on
 standard input is a JSON list: `["watch", pid, signal]` is a leader of a process group and the
-signal that ends it best, `["forget", pid]` takes it back, `["folder", path]` is to be removed,
-`["keep", path]` takes that back, `["notes", path]` is a folder where others note what to end. When
-the test run is gone, all that is still watched is ended. Imports the standard library alone, so that
-it starts in milliseconds.
+signal that ends it, `["forget", pid]` takes it back, `["folder", path]` is to be removed,
+`["keep", path]` takes that back, `["notes", path]` is a folder with notes of further processes to end.
+When the test run is gone, all watched processes are ended. Imports the standard library alone, so
+that it starts in milliseconds.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Reaper:
     def __init__(self) -> None:
         processes = [os.getpid()]
         if "PYTEST_XDIST_WORKER" in os.environ:
-            # The controller: when it is killed, we would still go on to the end of our present test.
+            # The controller: if only it is killed, this process still finishes its current test.
             processes.append(os.getppid())
         command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *map(str, processes)]
         # A session of its own: Ctrl-C at the terminal is for pytest, which then runs its fixtures.
@@ -46,14 +46,14 @@ class Reaper:
         self._send("keep", str(path))
 
     def watch_notes(self, folder: Path) -> None:
-        """End what the notes in a folder name at the end, and remove it.
+        """At the end, end the processes named by the notes in a folder, and remove it.
 
         A note is a JSON file: an object with `pid`, `signal` and `folders`.
         """
         self._send("notes", str(folder))
 
     def close(self) -> None:
-        """End what is still watched, remove the folders."""
+        """End the watched processes, remove the folders."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -61,13 +61,13 @@ class Reaper:
 
     def _send(self, *words: str | int) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # without a reaper the tests themselves are no worse
+        with contextlib.suppress(BrokenPipeError):  # the tests run without a reaper as well
             self._process.stdin.write(json.dumps(words).encode() + b"\n")
             self._process.stdin.flush()
 
 
 def _signal_group(pid: int, which: int) -> bool:
-    """Signal a process group; False if it is gone."""
+    """Signal a process group; return False if it is gone."""
     try:
         os.killpg(pid, which)
     except (ProcessLookupError, PermissionError):
@@ -84,10 +84,10 @@ def _is_there(pid: int) -> bool:
 
 
 def _messages(test_run: int, controllers: list[int]) -> Iterator[object]:
-    """What the test run says, until it closes the pipe or is gone."""
+    """Yield the messages of the test run, until it closes the pipe or is gone."""
     unread = b""
     while True:
-        # A child that the test run forked holds the pipe open as well: so look at the parent too.
+        # A forked child of the test run also holds the pipe open: so check the parent too.
         alive = os.getppid() == test_run
         if alive and not all(_is_there(controller) for controller in controllers):
             os.kill(test_run, signal.SIGKILL)
@@ -125,10 +125,10 @@ def _main(test_run: int, controllers: list[int]) -> None:
                     watched = {pid: best_signal, **watched}
                     folders += theirs
         folders.append(path)
-    # Latest first: workers before the servers that they talk to.
+    # Latest first: workers before their servers.
     for pid, best_signal in reversed(watched.items()):
         _signal_group(pid, best_signal)
-        _signal_group(pid, signal.SIGCONT)  # a stopped process obeys SIGKILL alone
+        _signal_group(pid, signal.SIGCONT)  # a stopped process reacts to SIGKILL only
     deadline = time.monotonic() + 5
     while any(_signal_group(pid, 0) for pid in watched) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,7 +10,7 @@ T = TypeVar("T")
 SEED = int(os.environ.get("JOBHANDLE_TEST_SEED", "0")) or random.SystemRandom().randrange(2**32)
 """Printed by each test that draws."""
 SCALE = float(os.environ.get("JOBHANDLE_FAULTS_SCALE", "1"))
-"""How large the crowds are, and how long the storms: 1 for CI, 10 for a night."""
+"""Factor for the number of jobs and the duration of faults: 1 for CI, 10 for a night."""
 LONG = 10
 """From this scale on, `sample` returns all choices."""
 

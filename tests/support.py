@@ -1,4 +1,4 @@
-"""Waiting for a condition, and skipping for want of a program. Imports nothing of the library."""
+"""Waits for a condition, and skips without a program. Imports nothing of the library."""
 
 import gc
 import os
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T], timeout: float = 20, message: str = "") -> T:
-    """Ask again and again until the condition is true, and return its value; the only sleep in the tests.
+    """Poll until the condition is true, and return its value; the only sleep in the tests.
 
-    It is asked once more after the timeout (in seconds): a machine that paused this process must not
-    fail the test. An exception in the condition goes straight to the caller.
+    It is polled once more after the timeout (in seconds): a machine that paused this process must not
+    fail the test. An exception in the condition propagates.
 
     Raises:
         AssertionError: with the last value.
@@ -38,7 +38,7 @@ def eventually(condition: Callable[[], T], timeout: float = 20, message: str = "
 
 
 def missing(reason: str) -> NoReturn:
-    """Skip a test for want of something; with `CI` set that is a failure."""
+    """Skip a test without a program; with `CI` set, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -46,10 +46,10 @@ def missing(reason: str) -> NoReturn:
 
 @contextmanager
 def a_soft_limit() -> Iterator[Callable[[float], None]]:
-    """Raise SoftTimeLimitExceeded in here, as a pool's child does: by a signal's handler.
+    """Raise SoftTimeLimitExceeded within the block, as in a pool process: by a signal handler.
 
-    So many seconds after what is yielded is called, from whatever thread. Python swallows what a handler
-    raises within the garbage collector, so that does not run meanwhile.
+    `seconds` after the yielded function is called, from any thread. The garbage collector is off meanwhile:
+    Python discards exceptions of handlers within it.
     """
 
     def interrupt(*_: Any) -> None:
@@ -70,7 +70,7 @@ def a_soft_limit() -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def a_soft_limit_of(seconds: float) -> Iterator[None]:
-    """Raise SoftTimeLimitExceeded in here after so long."""
+    """Raise SoftTimeLimitExceeded within the block after `seconds`."""
     with a_soft_limit() as comes_in:
         comes_in(seconds)
         yield

@@ -1,4 +1,4 @@
-"""What two apps in one process, namespaces and users see of each other; an app has its `Jobs` once."""
+"""Isolation of apps, namespaces and users in one process; an app has one `Jobs`."""
 
 import json
 import uuid
@@ -18,7 +18,7 @@ from tests.test_handle import ADD, OPERATIONS, Stage
 
 @shared_task(name="tests.shared")
 def shared() -> Any:
-    """Say which job this is, and where it is found."""
+    """Set the job's message, and return its id."""
     job = current_job()
     if job is None:
         return None
@@ -46,7 +46,7 @@ def two(sqlite_files: SqliteFiles, postgresql_url: str, tmp_path: Path) -> Itera
 
 
 def run_what_is_queued(app: Any) -> list[Any]:
-    """Do as a worker of that app does with each message in its queue."""
+    """Run each message in the app's queue, as its worker does."""
     results = []
     with app.connection() as connection:
         channel = connection.default_channel

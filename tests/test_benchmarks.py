@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks, their turns, and the report that is made of what they found."""
+"""The statistics of the benchmarks, the order of contestants, and the report."""
 
 import random
 from collections import Counter

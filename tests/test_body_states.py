@@ -1,4 +1,4 @@
-"""What a body tells Celery by itself, and what its row says then: the same."""
+"""A state that a body sets in Celery itself becomes the state of the row."""
 
 import uuid
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def app(sqlite_url: str) -> Iterator[Any]:
 
 def submitted(app: Any, body: Any, **options: Any) -> Any:
     """Run a body as a job, eagerly; return its handle."""
-    name = f"told.{uuid.uuid4().hex}"
+    name = f"states.{uuid.uuid4().hex}"
     app.task(name=name, shared=False, **options)(body)
     handle = app.jobs.handle()
     handle.submit(app.tasks[name].s())
@@ -87,7 +87,7 @@ def test_every_final_state_of_celery_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("case", EXPECTED)
 def test_state_set_by_body_before_ignore_is_the_row(app: Any, case: str) -> None:
-    """`update_state` and `raise Ignore()` end the row as the body said (fault 15)."""
+    """`update_state` and `raise Ignore()` end the row in that state (fault 15)."""
     meta, status, message = EXPECTED[case]
 
     def body(task: Any) -> None:
@@ -139,7 +139,7 @@ def test_rejected_message_is_an_error(app: Any) -> None:
 
 @pytest.mark.parametrize("backend", ["cache+memory://", None])
 def test_abortable_task_is_aborted_by_a_cancel(app: Any, backend: str | None) -> None:
-    """`is_aborted` of Celery's AbortableTask is true of a job that was asked to stop (fault 35)."""
+    """`is_aborted` of Celery's AbortableTask is true for a job with a stop request (fault 35)."""
     app.conf.result_backend = backend
     answers: list[bool] = []
 

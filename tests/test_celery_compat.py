@@ -66,7 +66,7 @@ def test_amqp_alone_disconnects_by_collect() -> None:
 
 
 def test_batches_are_used_where_kombu_has_them(producer: Any) -> None:
-    """Otherwise kombu alone sends each message of a batch to Redis by itself."""
+    """Otherwise kombu sends each message of a batch to Redis singly."""
     has_batches = hasattr(Producer, "batch")  # from kombu 5.7 on
     assert celery_compat.supports_batches(producer) == has_batches
     with celery_compat.batch(producer, 2):

@@ -19,7 +19,7 @@ HELD = Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)
 
 
 class Rows:
-    """Stands for the queries of a store: which jobs are unfinished, and the polls."""
+    """Stands in for a store's queries: the unfinished jobs, and the polls."""
 
     def __init__(self, unfinished: Collection[int]) -> None:
         self.left = set(unfinished)

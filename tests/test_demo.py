@@ -40,11 +40,11 @@ import os, sys, time
 while "worker" in sys.orig_argv and not os.path.exists({gate!r}):
     time.sleep(0.02)
 """
-"""A `sitecustomize` with which the process of a worker waits until the gate exists."""
+"""A `sitecustomize` that makes a worker wait until the gate exists."""
 
 
 class Demo:
-    """One run in a process group of its own, as a job of a shell; its output in a file."""
+    """One run in its own process group, as a shell job; its output is in a file."""
 
     def __init__(self, here: Path, reaper: Reaper, *arguments: object, held: bool = False) -> None:
         self._output = here / "output"

@@ -112,11 +112,11 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
 
 
 class Base(DeclarativeBase):
-    """The tables of the user."""
+    """The user's tables."""
 
 
 class Order(Base):
-    """A row of the user's own."""
+    """A row of the user."""
 
     __tablename__ = "order"
     id = mapped_column(Integer, primary_key=True)
@@ -125,7 +125,7 @@ class Order(Base):
 
 @pytest.fixture
 def engine(shop: ModuleType) -> Iterator[Engine]:
-    """Return an engine of the user's own, to the same database."""
+    """Return the user's engine to the same database."""
     made = create_engine("sqlite:///shop.sqlite3")
     Base.metadata.create_all(made)
     yield made

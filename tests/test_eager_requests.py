@@ -1,4 +1,4 @@
-"""An eager job shows its body what a worker would, and its log says what is so (fault 18)."""
+"""An eager job's request equals that in a worker, and its log is true (fault 18)."""
 
 import logging
 import uuid

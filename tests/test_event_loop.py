@@ -33,7 +33,7 @@ class Gate:
     def __call__(self, messages: Sequence[PendingMessage]) -> Any:
         messages = list(messages)
         self.threads.add(threading.get_ident())
-        # Closed in the loop's own thread it lets a publish pass, so that the test fails instead of hanging.
+        # In the loop's own thread a closed gate lets a publish pass: the test fails instead of hanging.
         if threading.current_thread() is not threading.main_thread():
             assert self.open.wait(LONG)
         self.sent += [message.job_id for message in messages]
@@ -44,7 +44,7 @@ class Shop:
     def __init__(self, url: str, **settings: Any) -> None:
         app: Any = make_app("memory://", url, settings)
         self.app, self.jobs = app, app.jobs
-        self.jobs.handle().submit(ADD)  # makes what is made on first use
+        self.jobs.handle().submit(ADD)  # initialises what is made on first use
         self.gate = Gate(self.jobs._runtime.publisher)
         parsed = sqlalchemy.make_url(url)
         driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]

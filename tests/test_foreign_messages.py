@@ -1,4 +1,4 @@
-"""Two services in one queue by mistake: the one that drops the other's message says so (fault 54)."""
+"""Two services share a queue by mistake: the one that drops the other's message logs it (fault 54)."""
 
 import logging
 import uuid
@@ -48,7 +48,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_foreign_message_is_logged_once(
     services: dict[str, Any], caplog: pytest.LogCaptureFixture, whose: str, where: str
 ) -> None:
-    """A worker that drops another service's messages says so, and what to do (fault 54)."""
+    """A worker that drops another service's messages logs it once, with the remedy (fault 54)."""
     ours, theirs = services["ours"], services[whose]
     mine = ours.jobs.handle()
     mine.submit(ADD)  # of the same id as the first in another database
@@ -68,7 +68,7 @@ def test_foreign_message_is_logged_once(
 def test_late_duplicates_of_own_messages_are_not_logged(
     services: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Duplicates, and messages from before a resubmit, are our own (fault 54)."""
+    """Duplicates, and messages from before a resubmit, are the service's own (fault 54)."""
     ours = services["ours"]
     handle = ours.jobs.handle()
     handle.submit(ADD)

@@ -1,4 +1,4 @@
-"""`JobHandle`: OMERO's thirteen operations, as its service and its never finished tests had them."""
+"""`JobHandle`: OMERO's thirteen operations, as in its service and its unfinished tests."""
 
 import os
 import uuid
@@ -58,7 +58,7 @@ OPERATIONS: dict[str, Callable[[JobHandle], object]] = {
 
 
 class Stage:
-    """Jobs in any status, by the verbs that lead there, and what a test wants to know of them."""
+    """Jobs in any status, brought there by store calls, with queries for tests."""
 
     def __init__(self, database_url: str) -> None:
         self.url = database_url
@@ -87,7 +87,7 @@ class Stage:
             return connection.exec_driver_sql(f"SELECT * FROM jobhandle_job WHERE id = {job_id}").one()
 
     def claim(self, handle: JobHandle) -> Run:
-        """Do as a worker does."""
+        """Claim the job, as a worker does."""
         run = self.run_of(handle)
         assert self.store.runs.claim(run, handle.get_job().task) == run
         return run
@@ -98,7 +98,7 @@ class Stage:
         return Run(job.id, job.task_id, job.attempt + 1, str(uuid.uuid4()), worker)
 
     def body_of(self, run: Run) -> JobHandle:
-        """The handle that `current_job()` gives to that run's body."""
+        """Return the handle that `current_job()` returns in that run's body."""
         return runtime_of(self.app).handle(run=run)
 
     def job_in(self, status: JobStatus) -> JobHandle:
@@ -336,7 +336,7 @@ def test_set_status_cancelled_is_cancel_job(stage: Stage) -> None:
 
 
 def _changed(before: Any, after: Any) -> dict[str, Any]:
-    """What differs between two rows; of moments, only whether they are set."""
+    """Return the differences between two rows; of times, only whether they are set."""
     moments = {"finished", "cancel_requested", "due_at"}
     return {
         name: value is not None if name in moments else value

@@ -1,4 +1,4 @@
-"""What the handle of a body may do once its run is superseded: every public method, by inspection."""
+"""The methods of a body's handle once its run is superseded: every public method, by inspection."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from jobhandle_celery.store import Run
 from tests.test_handle import ADD, Stage
 
 REFUSED = InvalidTransitionError
-"""The call changes nothing, and raises this error, whose words say that the run is superseded."""
+"""The call changes nothing, and raises this error, whose text says that the run is superseded."""
 
 WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
     "cancel_job": (lambda body: body.cancel_job(), REFUSED),
@@ -44,7 +44,7 @@ READS = {"events", "get_job", "job_error", "job_finished", "job_message", "job_r
 """They read the row."""
 
 ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
-"""They are about the handle itself, or about another job."""
+"""They concern the handle itself, or another job."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def stage(database_url: str) -> Iterator[Stage]:
 
 
 def superseded(stage: Stage) -> tuple[Run, Run]:
-    """Return a run that was taken for lost, and its successor, which runs now."""
+    """Return a run that was declared lost, and its successor, which runs now."""
     handle = stage.jobs.handle()
     handle.submit(replace(ADD, max_attempts=3))
     first = stage.claim(handle)
@@ -73,7 +73,7 @@ def test_every_method_of_handle_has_a_fence_decision() -> None:
 
 
 def test_methods_in_superseded_body_change_nothing(stage: Stage) -> None:
-    """Mutant 20: a body that comes back ends or stops its successor's run (fault 43, promise 6)."""
+    """Mutant 20: a body that resumes late ends or stops its successor's run (fault 43, promise 6)."""
     first, _ = superseded(stage)
     body = stage.body_of(first)
     row, events = stage.row(first.job_id), stage.jobs.events(first.job_id)
@@ -91,7 +91,7 @@ def test_methods_in_superseded_body_change_nothing(stage: Stage) -> None:
 
 @pytest.mark.parametrize("ended_by", ["lost", "by hand"])
 def test_superseded_body_cannot_resubmit_a_final_job(stage: Stage, ended_by: str) -> None:
-    """The job is final, so that a service may resubmit it; the body that was given up may not (fault 43)."""
+    """The job is final, so a service may resubmit it; its superseded body may not (fault 43)."""
     handle = stage.jobs.handle()
     handle.submit(ADD)
     run = stage.claim(handle)
@@ -103,7 +103,7 @@ def test_superseded_body_cannot_resubmit_a_final_job(stage: Stage, ended_by: str
     row = stage.row(run.job_id)
     with pytest.raises(InvalidTransitionError, match="superseded"):
         body.resubmit_job()
-    assert body.cancel_job() is JobStatus.ERROR  # too late, as for anyone
+    assert body.cancel_job() is JobStatus.ERROR  # too late, as for any caller
     assert body.set_status("Cancelled") is JobStatus.ERROR
     assert stage.row(run.job_id) == row
 

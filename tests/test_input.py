@@ -1,4 +1,4 @@
-"""Bad input: refused before anything is written, naming the field, the value and what is accepted."""
+"""Bad input is refused before any write, with the field, the value and the accepted values."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ EAST, WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
 
 
 class Unspeakable:
-    """Something of the caller's that cannot even be shown."""
+    """A caller's object whose repr raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -53,7 +53,7 @@ def messages_in(app: Any) -> int:
 
 @pytest.fixture
 def refuses(app: Any) -> Callable[..., str]:
-    """Submit something, alone and after good ones, and see that nothing at all comes of it."""
+    """Submit a job, alone and after valid ones; assert an error and no new row; return its text."""
 
     def refuses(bad: Any, field: str, *, error: type[Exception] = ValidationError) -> str:
         jobs = app.jobs

@@ -1,4 +1,4 @@
-"""Bugs in our own threads and callbacks: logged once each, with a traceback, counted, and never an outage."""
+"""Bugs in the library's threads and callbacks: logged once, with traceback, counted, never an outage."""
 
 import logging
 import os
@@ -53,7 +53,7 @@ def count() -> int:
 
 
 def periodic(_: Any, patch: pytest.MonkeyPatch) -> None:
-    """The thread of housekeeping."""
+    """The housekeeping thread."""
     begun = count()
     thread = bootstep.PeriodicThread("jobhandle-test", 0.01, bug)
     eventually(lambda: count() >= begun + 2, 30, "it goes on")
@@ -125,7 +125,7 @@ PLACES: list[Callable[[Any, pytest.MonkeyPatch], None]] = [
 def test_bug_is_logged_once_with_traceback_and_counted(
     place: Callable[..., None], app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In whichever thread or callback, which goes on (fault 25)."""
+    """In each thread and callback, which goes on (fault 25)."""
     begun = count()
     for _ in range(2):
         with monkeypatch.context() as patch:
@@ -139,7 +139,7 @@ def test_bug_is_logged_once_with_traceback_and_counted(
 
 
 def test_error_in_pool_process_is_counted_by_main_process() -> None:
-    """A worker tells of the bugs that the children of its pool have met (fault 25)."""
+    """A worker reports the bugs of its pool processes (fault 25)."""
     begun = count()
     child = os.fork()
     if child == 0:
@@ -159,7 +159,7 @@ def test_the_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptur
 
 
 def test_doctor_reports_internal_errors(app: Any) -> None:
-    """With their number and the last of them (fault 25)."""
+    """With their count and the last of them (fault 25)."""
     deployment = Deployment(CommandContext(app, Output()))
     last = "publishing: TypeError at x.py:1"
     answers = {
@@ -176,7 +176,7 @@ def test_doctor_reports_internal_errors(app: Any) -> None:
 
 
 def test_every_thread_of_the_library_reports_errors() -> None:
-    """Each target of a thread in the package is one that these tests know (fault 25)."""
+    """These tests know each thread target in the package (fault 25)."""
     package = Path(jobhandle_celery.__file__).parent
     found = {
         (file.name, target)
@@ -188,7 +188,7 @@ def test_every_thread_of_the_library_reports_errors() -> None:
         ("bootstep.py", "self._run"),
         ("lease.py", "self._run"),
         ("lease.py", "log"),
-        # What these two raise goes to the thread that waits for them: a run's, and that of a command's check.
+        # These two raise in the thread that waits for them: a run's, and that of a command's check.
         ("executor.py", "write"),
         ("deadline.py", "self._run"),
     }

@@ -49,7 +49,7 @@ def jobs(stage: Stage) -> Any:
 
 
 def age(stage: Stage, job_id: int, column: str, by: timedelta) -> None:
-    """Let a moment of a job have been earlier."""
+    """Move a time of a job back."""
     job = next(job for job in stage.jobs.find() if job.id == job_id)
     moment = (getattr(job, column) - by).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     zone = "+00" if stage.engine.dialect.name == "postgresql" else ""
@@ -178,7 +178,7 @@ def test_superseded_body_should_stop_and_writes_nothing(stage: Stage) -> None:
     assert handle.get_job() == before
 
 
-# Running by an outsider's hand, release, resubmit.
+# Running set from outside, release, resubmit.
 
 
 def test_set_status_running_claims_job_from_workers(stage: Stage) -> None:

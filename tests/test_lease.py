@@ -1,4 +1,4 @@
-"""The lease's renewal depends on nothing else in the process: everything else is held up, one at a time."""
+"""The lease's renewal depends on nothing else in the process: each other resource is blocked in turn."""
 
 import contextlib
 import functools
@@ -25,11 +25,11 @@ from tests.apps import make_app
 from tests.support import eventually
 
 LONG = {"jobhandle_lease": 120}
-"""A renewal that is held up for a moment by a busy machine is within its deadline."""
+"""Longer than a busy machine delays a renewal."""
 
 
 class Held:
-    """A process with jobs, its lease, and what its other threads may hold."""
+    """A process with jobs, its lease, and the locks and connections of its other threads."""
 
     def __init__(self, database_url: str) -> None:
         self.locks: list[tuple[str, Any]] = []
@@ -37,7 +37,7 @@ class Held:
             self.app: Any = make_app("memory://", database_url, LONG)
             self.runtime: Runtime = runtime_of(self.app)
             self.me = self.runtime.worker = Worker("w1@host", str(uuid.uuid4()), os.getpid())
-            # What other threads use is there: a store, pools, the way to the broker, waits, marks.
+            # The resources of other threads exist: store, pools, publisher, waits, queued marker.
             self.handle = runtime_of(self.app).handle()
             self.handle.submit(Job(task="tests.add", args=[2, 3]))
             self.handle.job_status()
@@ -49,7 +49,7 @@ class Held:
         self.runtime.store.database.close()
 
     def renews(self) -> bool:
-        """Say whether a renewal now succeeds: it has found and written the row."""
+        """Return whether a renewal now succeeds: it has found and written the row."""
         return self.lease.renew()
 
     def lease_until(self) -> Any:
@@ -60,7 +60,7 @@ class Held:
 
     @contextmanager
     def _noting_locks(self) -> Iterator[None]:
-        """Note every lock that is made meanwhile, and where."""
+        """Record every lock made within the block, and where."""
         real = {name: getattr(threading, name) for name in ("Lock", "RLock")}
 
         def noting(make: Callable[[], Any]) -> Any:
@@ -86,7 +86,7 @@ def held(database_url: str) -> Iterator[Held]:
 
 @contextmanager
 def by_another_thread(hold: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Hold something in another thread for as long as this lasts."""
+    """Hold a context in another thread within the block."""
     holding, let_go = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -130,7 +130,7 @@ def test_renewal_needs_no_lock_of_other_work(held: Held) -> None:
 
 
 def test_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
-    """Mutant 23: the fork guard is closed while a verb is under way (fault 46)."""
+    """Mutant 23: the fork guard is closed during a store call (fault 46)."""
     fork = threading.Thread(target=gate._before)
     try:
         with by_another_thread(gate.inside):
@@ -144,7 +144,7 @@ def test_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
 
 
 def test_renewal_needs_no_connection_of_other_work(held: Held) -> None:
-    """Other work holds as many connections as its pool gives (fault 46)."""
+    """Other work holds all connections of its pool (fault 46)."""
     engine = held.runtime.store.database.engine
     with ExitStack() as taken:
         pool: Any = engine.pool
@@ -154,7 +154,7 @@ def test_renewal_needs_no_connection_of_other_work(held: Held) -> None:
 
 
 def test_renewal_does_not_wait_for_a_blocked_log(held: Held) -> None:
-    """A log that takes no words, as a pipe without a reader, holds up no renewal (fault 46)."""
+    """A blocked log, as a pipe without a reader, does not delay renewals (fault 46)."""
     stuck, logged = threading.Event(), threading.Event()
 
     class Stuck(logging.Handler):
@@ -176,7 +176,7 @@ def test_renewal_does_not_wait_for_a_blocked_log(held: Held) -> None:
 
 
 class Stopping(Store):
-    """A store whose renewals do not end until they may."""
+    """A store whose renewals block until released."""
 
     def __init__(self, store: Store, until: threading.Event) -> None:
         super().__init__(store.database)
@@ -189,7 +189,7 @@ class Stopping(Store):
 
 
 def test_hanging_renewal_is_abandoned(held: Held) -> None:
-    """Mutant 22: whatever holds up a renewal, the next one has a store of its own (fault 45)."""
+    """Mutant 22: whatever blocks a renewal, the next one has its own store (fault 45)."""
     free = threading.Event()
     make = held.runtime.stores_of_lease()
     stores: list[Any] = [Stopping(make(), free), Stopping(make(), free), make()]
@@ -207,7 +207,7 @@ def test_hanging_renewal_is_abandoned(held: Held) -> None:
 
 
 def test_hanging_renewals_are_limited(held: Held) -> None:
-    """An outage of hours makes no thread each second (fault 45)."""
+    """A long outage does not start a thread each second (fault 45)."""
     free = threading.Event()
     make = held.runtime.stores_of_lease()
     lease = Lease(lambda: Stopping(make(), free), held.me, Settings())

@@ -24,7 +24,7 @@ def app(sqlite_url: str) -> Iterator[Any]:
 
 
 def test_message_cannot_be_read_without_the_guard(app: Any) -> None:
-    """A consumer that knows JSON rejects it; one that accepts anything finds no decoder (fault 4)."""
+    """A consumer of JSON rejects it; one that accepts any type has no decoder for it (fault 4)."""
     app.jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     message = message_of(app)
     message.accept = {"application/json", "application/data"}
@@ -35,7 +35,7 @@ def test_message_cannot_be_read_without_the_guard(app: Any) -> None:
 
 
 def test_guard_leaves_the_message_as_the_broker_gave_it(app: Any) -> None:
-    """What a worker gives back to the broker is still unreadable to others (fault 4)."""
+    """A message that a worker requeues is still unreadable to others (fault 4)."""
     handle = app.jobs.handle()
     handle.submit(Job(task="tests.add", args=[1, 2]))
     message = message_of(app)
@@ -68,7 +68,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", OWN.values(), ids=OWN)
 def test_task_with_its_own_strategy_is_refused_by_name(app: Any, options: dict[str, Any]) -> None:
-    """At submit, if the task is known there; by a worker for every message (fault 5)."""
+    """At submit if the task is registered there, and by a worker for every message (fault 5)."""
     handle = app.jobs.handle()
     handle.submit(Job(task="guarded.own", args=[1, 2]))
     message = message_of(app)

@@ -1,4 +1,4 @@
-"""A rolling upgrade: messages and rows as the version before has written them are taken (fault 4)."""
+"""A rolling upgrade: messages and rows written by an older version are accepted (fault 4)."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ MESSAGE: dict[str, Any] = {
         "delivery_tag": "d3b994a5-e143-40c1-bc5f-4a7a2a9b4ed1",
     },
 }
-"""What the version before sent for the row below; by hand, its body would be in base64."""
+"""The older version's message for the row below; by hand, its body would be in base64."""
 
 MESSAGE_OF_A_RETRY = {"retries": 2, "argsrepr": "(1,)", "group": None, "replaced_task_nesting": 0}
 
@@ -93,7 +93,7 @@ def add(x: int, y: int = 0) -> int:
 
 @pytest.fixture
 def app(empty_database_url: str) -> Iterator[Any]:
-    """An app of this version, and the row of a job whose message an older version has sent."""
+    """An app of this version, and the row of a job whose message an older version published."""
     app: Any = Celery("newer", broker="memory://", set_as_current=False)
     app.conf.task_default_queue = "older"
     app.task(name="older.add", shared=False)(add)
@@ -124,7 +124,7 @@ def deliver(app: Any, **headers: Any) -> Any:
 
 @pytest.mark.parametrize("headers", [{}, MESSAGE_OF_A_RETRY], ids=["first", "retry"])
 def test_message_of_the_version_before_is_taken(app: Any, headers: dict[str, Any]) -> None:
-    """A message that lies in the broker during an upgrade runs its job (fault 4)."""
+    """A message in the broker during an upgrade runs its job (fault 4)."""
     run(app, deliver(app, **headers))
     record = app.jobs.attach(1).get_job()
     assert (record.status, record.result, record.attempt) == (JobStatus.FINISHED, 3, 1)
@@ -132,7 +132,7 @@ def test_message_of_the_version_before_is_taken(app: Any, headers: dict[str, Any
 
 
 def test_row_of_the_version_before_is_sent_in_the_new_form(app: Any) -> None:
-    """A row whose message was lost during an upgrade is sent again, and read only by the guard (fault 4)."""
+    """A job whose message was lost during an upgrade is republished in the new form (fault 4)."""
     assert app.jobs.sweep()
     message = message_of(app)
     assert message.content_type == CONTENT_TYPE

@@ -1,4 +1,4 @@
-"""Through a PgBouncer in transaction mode, which lends each transaction another of a few connections."""
+"""Jobs through a PgBouncer in transaction mode, which assigns a connection to each transaction."""
 
 import os
 import subprocess
@@ -98,7 +98,7 @@ def test_jobs_run_to_their_end_over_a_few_shared_connections(bouncer_url: str, p
     assert len(jobs.submit_many([ADD] * 1500)) == 1500
     assert jobs.cancel_many(task="tests.add") == 1500
 
-    # Nothing was left in a session that others are lent; without a PgBouncer it is spared.
+    # Nothing is left in the shared sessions.
     assert connection_of(jobs) == (None, None)
     direct: Any = make_app("memory://", postgresql_url).jobs  # type: ignore[attr-defined]  # as above
     limited, threshold = connection_of(direct)

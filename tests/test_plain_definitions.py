@@ -58,13 +58,13 @@ def define(app: Any, **options: Any) -> Any:
 
 
 def trace_plain(task: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Do as a worker's child does with a plain message."""
+    """Trace a plain message, as a pool process does."""
     task.__trace__ = build_tracer(task.name, task, app=task.app)
     return task.__trace__("1", args, kwargs, {"id": "1", "is_eager": False, "delivery_info": {}})
 
 
 def trace_job(task: Any) -> Any:
-    """Do as a worker's child does with a job's message."""
+    """Trace a job's message, as a pool process does."""
     return task.__trace__("1", (), {}, {"id": "1", "delivery_info": {}, HEADER: {"id": 1, "attempt": 1}})
 
 
@@ -120,12 +120,12 @@ def test_task_attributes_equal_those_of_plain_celery(
 
 
 def test_type_hints_of_a_task_are_its_functions(app: Any) -> None:
-    """A mixin's annotations hide no task's (fault 60)."""
+    """A mixin's annotations do not hide the task's (fault 60)."""
     assert typing.get_type_hints(define(app)) == {"x": int, "y": int, "return": int}
 
 
 def test_coroutine_function_is_recognised(app: Any) -> None:
-    """What looks at `run` sees the body (fault 68)."""
+    """Inspection of `run` finds the body (fault 68)."""
 
     @app.task(shared=False)  # type: ignore[untyped-decorator]  # Celery's
     async def body() -> None: ...
@@ -156,7 +156,7 @@ def _failure(task: Any) -> Any:
 
 
 def test_plain_tasks_call_no_receiver_of_the_library(jobs_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that runs no jobs is spared what its signals would cost (fault 71)."""
+    """A process without jobs has no overhead from signal receivers (fault 71)."""
     run = [signals.task_success, signals.task_failure, signals.task_retry, signals.task_internal_error]
     for signal in run:
         monkeypatch.setattr(signal, "receivers", [])
@@ -179,7 +179,7 @@ NAMES = ["task", "self", "body", "run", "call", "args", "kwargs", "current", "re
 
 @pytest.mark.parametrize("base", [Task, WithCall, WithHook], ids=lambda base: base.__name__)
 def test_task_takes_keywords_of_any_name(jobs_app: Any, base: "type[Task[..., Any]]") -> None:
-    """A wrapper's own parameters take none of the body's (fault 40)."""
+    """A wrapper's own parameters do not clash with the body's (fault 40)."""
 
     @jobs_app.task(name="named", shared=False, base=base)  # type: ignore[untyped-decorator]  # Celery's
     def named(**given: Any) -> Any:
@@ -219,7 +219,7 @@ def _on_the_class_of_the_instance(task: Any) -> Any:
 
 @pytest.mark.parametrize("place", [_on_the_class, _on_the_instance, _on_the_class_of_the_instance])
 def test_patched_run_is_what_runs(jobs_app: Any, place: Callable[[Any], Any]) -> None:
-    """A patch counts for calls and for jobs, until it is undone (fault 68)."""
+    """A patch applies to calls and to jobs, until it is undone (fault 68)."""
     task = jobs_app.register_task(Patched())
     outcomes = []
     for patched in (place(task), patch.object(task, "rate_limit", None)):
@@ -299,7 +299,7 @@ def test_replace_keeps_the_base_class_signature(app: Any) -> None:
 
 @pytest.mark.parametrize("thing", [Mock(), "text", None, object()])
 def test_registry_takes_what_is_no_task(app: Any, thing: Any) -> None:
-    """As tests of users' put it there (fault 59)."""
+    """Such as the test doubles of users (fault 59)."""
     app.tasks["thing"] = thing
     app._tasks.update(other=thing)
     assert app.tasks["thing"] is thing
@@ -322,7 +322,7 @@ def test_proxy_put_into_a_registry_claims(app: Any, plain_app: Any) -> None:
 
 
 def test_task_of_two_apps_runs_in_both(app: Any, plain_app: Any) -> None:
-    """A task instance that an app without `Jobs` has as well; it runs no jobs (fault 67)."""
+    """A task instance shared with an app without `Jobs`, which runs no jobs (fault 67)."""
     task = Patched()
     task.track_started = True
     app.register_task(task)
@@ -352,7 +352,7 @@ def test_unreadable_message_is_refused_as_in_celery(app: Any, headers: Any) -> N
 
 
 def test_app_with_jobs_is_garbage_collected(sqlite_url: str) -> None:
-    """No table of ours keeps an app, or what its tasks are made of (fault 65)."""
+    """No table of the library keeps an app or its tasks alive (fault 65)."""
 
     def used() -> list[weakref.ref[Any]]:
         class OwnRequest(Request): ...

@@ -62,7 +62,7 @@ LATE_TYPES = {"Signature": Signature, "Session": Session, "scoped_session": scop
 
 
 def written(name: str, function: Any) -> str:
-    """Return a method as the tables above have it."""
+    """Return a method's signature as the tables above have it."""
     if isinstance(function, property):
         return f"{name} -> {shown(get_type_hints(function.fget)['return'])}"
     signature = inspect.signature(function)

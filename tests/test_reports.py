@@ -1,4 +1,4 @@
-"""What a worker's main process does about the outcomes that its children could not write."""
+"""A worker's main process writes the outcomes that its pool processes could not write."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -99,7 +99,7 @@ def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> 
 
 
 def refuse(main: Main, method: str, error: JobHandleError) -> Callable[[], None]:
-    """Let one method of the store fail, whatever it is asked to write; return what ends that."""
+    """Make one method of the store fail; return the function that ends this."""
     store = main.runtime.store
     part = {"finish": store.runs, "lose": store.recovery, "renew": store.leases}[method]
 
@@ -117,7 +117,7 @@ def unavailable(again: Any) -> DatabaseUnavailableError:
 
 
 def test_outcome_that_breaks_connections_is_written_plainer(main: Main) -> None:
-    """A server that ends the connection at a packet too large for it says no more than that (fault 26)."""
+    """A server closes the connection at a too large packet, without an error (fault 26)."""
     refuse(main, "finish", unavailable("at once"))
     main.take(Finished, '"too large"')
     for _ in range(REFUSALS):
@@ -130,7 +130,7 @@ def test_outcome_that_breaks_connections_is_written_plainer(main: Main) -> None:
 
 @pytest.mark.parametrize("again", [None, "soon"])
 def test_waiting_outcome_delays_no_other(main: Main, again: str | None) -> None:
-    """A row that is locked, or a full disk: it is kept as it is, and others are written."""
+    """On a locked row or a full disk it stays pending, and other outcomes are written."""
     allow = refuse(main, "finish", unavailable(again))
     other = Main(main.app)
     main.take(Finished, '"waits"')

@@ -1,4 +1,4 @@
-"""Sensitive arguments, without a worker: what is hidden where, and that the values themselves stay."""
+"""Sensitive arguments, without a worker: where they are hidden, and where the values stay."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ def app(sqlite_url: str, redis_url: str) -> Iterator[Celery]:
 
 
 def taken(app: Celery, count: int) -> list[Any]:
-    """Take so many messages out of the queue."""
+    """Take `count` messages out of the queue."""
     with app.connection_for_read() as connection:
         channel: Any = connection.default_channel
         return [channel.basic_get(QUEUE) for _ in range(count)]
@@ -109,7 +109,7 @@ def test_a_resubmit_and_a_sweep_hide_them_too(app: Celery, sqlite_url: str) -> N
         handle.cancel_job()
         handle.resubmit_job()
         assert handle.get_job().sensitive == ("password", 1)
-    # A stranger to the task sends one, too.
+    # A publisher that does not know the task publishes one, too.
     other = Celery("other", broker=app.conf.broker_url, set_as_current=False)
     others = Jobs(other, sqlite_url)
     try:

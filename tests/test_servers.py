@@ -1,4 +1,4 @@
-"""The servers that the other tests stand on: they answer, are fresh, and can be ended and started again."""
+"""The servers of the other tests answer, are fresh, and can be stopped and restarted."""
 
 import os
 import subprocess
@@ -83,7 +83,7 @@ def test_paused_redis_keeps_connections_and_is_silent(private_redis: RedisServer
 
 @pytest.mark.usefixtures("private_redis", "private_postgresql")  # skipped where there are no programs
 def test_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A stand-in for pytest starts both servers and a process that hears no SIGTERM, and is killed."""
+    """A stand-in for pytest starts both servers and a process that ignores SIGTERM, and is killed."""
     test_run = tmp_path / "test_run.py"
     test_run.write_text(
         """

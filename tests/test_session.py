@@ -28,7 +28,7 @@ ADD = Job(task="tests.add", args=[1, 2])
 
 
 class Shop:
-    """An application with a database of its own, in which the jobs' tables are, and a broker to look into."""
+    """An application whose database holds the jobs' tables, and a broker that can be read."""
 
     def __init__(self, database_url: str, **settings: Any) -> None:
         self.queue = f"queue-{uuid.uuid4().hex}"
@@ -46,7 +46,7 @@ class Shop:
             return list(connection.exec_driver_sql("SELECT id FROM shop_order ORDER BY id").scalars())
 
     def sent(self) -> list[int]:
-        """The ids of the jobs whose messages the broker was given, in order; it forgets them."""
+        """Take the broker's messages; return their job ids, in order."""
         ids = []
         with self.app.connection() as connection:
             channel = connection.default_channel
@@ -66,7 +66,7 @@ class Shop:
 def engine_of(database_url: str) -> Engine:
     engine = sqlalchemy.create_engine(database_url)
     if engine.dialect.name == "sqlite":
-        # As SQLAlchemy's documentation says, for savepoints in SQLite.
+        # SQLAlchemy's documented recipe for savepoints on SQLite.
         event.listen(engine, "connect", _leave_transactions_to_us)
         event.listen(engine, "begin", _begin)
     return engine
@@ -170,7 +170,7 @@ def test_released_savepoint_is_rolled_back_with_its_transaction(shop: Shop) -> N
 
 
 def test_joined_session_publishes_nothing_after_outer_rollback(shop: Shop) -> None:
-    # As test suites do: the session's commit releases a savepoint, or does nothing at all.
+    # As in test suites: the session's commit releases a savepoint, or does nothing.
     handle = shop.jobs.handle()
     for mode in ("create_savepoint", "rollback_only"):
         with shop.engine.connect() as connection:
@@ -186,7 +186,7 @@ def test_joined_session_publishes_nothing_after_outer_rollback(shop: Shop) -> No
     ):
         handle.submit(ADD, session=session)
         session.commit()
-    # Nobody told us of that commit; the sweep finds the row.
+    # The library does not see that commit; the sweep finds the row.
     assert shop.statuses() in ([JobStatus.SUBMITTED], [JobStatus.QUEUED])
 
 
@@ -381,7 +381,7 @@ HERE = {
     "postgresql": {"options": "-c timezone=America/New_York"},
     "mariadb": {"init_command": "SET time_zone = '-05:00'"},
 }
-"""How a caller's connections come to have a time zone of their own."""
+"""Ways in which a caller's connections get a time zone."""
 
 
 @pytest.mark.parametrize("database", HERE)

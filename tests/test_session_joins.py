@@ -1,4 +1,4 @@
-"""Sessions that `submit(session=…)` joins, and those that it refuses before anything is written."""
+"""Sessions that `submit(session=…)` joins, and those that it refuses before any write."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -156,7 +156,7 @@ def test_asynchronous_engine_is_refused_with_what_to_give() -> None:
 
 
 def test_serialization_failure_in_the_callers_session_is_its_own(postgresql_url: str) -> None:
-    """It was shown as `DatabaseUnavailableError`, and what repeats transactions did not see it (fault 57)."""
+    """It was raised as `DatabaseUnavailableError`, which retrying callers did not recognise (fault 57)."""
     shop = Shop(postgresql_url)
     keyed = Job(task="tests.add", args=["hunter2", 2], unique_key="scan:1")
     strict = shop.engine.execution_options(isolation_level="REPEATABLE READ")
@@ -175,7 +175,7 @@ def test_serialization_failure_in_the_callers_session_is_its_own(postgresql_url:
 
 
 def test_savepoint_first_waits_for_its_turn_on_sqlite(sqlite_url: str) -> None:
-    """A look before the insert took a snapshot, and the insert was "locked" at once (fault 58)."""
+    """A read before the insert took a snapshot, and the insert was "locked" at once (fault 58)."""
     shop = Shop(sqlite_url)
     plain = sqlalchemy.create_engine(sqlite_url)
     for engine in (shop.engine, plain):
@@ -232,7 +232,7 @@ def of_tenants_search_path(shop: Shop) -> Session:
 
 @pytest.fixture
 def tenant(shop: Shop) -> Iterator[None]:
-    """A tenant's schema that has tables of our names, too."""
+    """A tenant's schema with tables of the same names."""
     name = shop.engine.url.database
     server = shop.engine.dialect.name
     with shop.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""A rolled-back submit leaves nothing behind, in the handle neither: its id may become another job's."""
+"""A rolled-back submit leaves nothing behind, also in the handle: its id may become another job's."""
 
 from collections.abc import Callable, Iterator
 
@@ -114,7 +114,7 @@ def test_handle_keeps_its_job_after_commits_and_other_rollbacks(shop: Shop) -> N
 def test_handle_that_has_moved_on_keeps_its_job_at_a_rollback(shop: Shop) -> None:
     handle = shop.jobs.handle()
     there = shop.jobs.handle().submit(ADD)
-    assert len(shop.jobs.find()) == 1  # its mark is written, which MariaDB's locks of the session hold up
+    assert len(shop.jobs.find()) == 1  # its mark is written, which waits for the session's locks on MariaDB
     with Session(shop.engine) as session:
         handle.submit(ADD, session=session)
         handle.attach(there)

@@ -1,4 +1,4 @@
-"""Settings, database URLs and schemas that are wrong: each error says what to do, none shows a password."""
+"""Wrong settings, database URLs and schemas: each error says what to do, none shows a password."""
 
 import sys
 import traceback
@@ -36,7 +36,7 @@ def jobs_of(database: Any, **settings: Any) -> Any:
 
 
 def shown_text(error: BaseException) -> str:
-    """All that a log would show of it: its causes, and what is only in their text."""
+    """Return all that a log would show of an error and its causes."""
     shown = "".join(traceback.format_exception(error))
     return f"{shown}\n{error!r}"
 
@@ -270,7 +270,7 @@ def test_an_encoding_that_cannot_hold_every_text_is_refused(
 
 
 class OfMysql:
-    """A driver's connection, and its cursor: they say what MySQL 8 says."""
+    """A driver's connection and cursor, which answer as MySQL 8."""
 
     def cursor(self) -> "OfMysql":
         return self

@@ -1,4 +1,4 @@
-"""The processes of a test run share their servers; what needs a server that is not here is deselected."""
+"""The processes of a test run share their servers; tests of a missing server are deselected."""
 
 import subprocess
 import sys

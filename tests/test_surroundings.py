@@ -1,6 +1,6 @@
-"""What role, database, URL, engine and session have set changes no job, or is refused before any write.
+"""Settings of role, database, URL, engine and session change no job, or are refused before any write.
 
-Each setting is tried in a session that a submit joins, and those that our own connections replace on them.
+Each setting is tried in a session that a submit joins, and on the library's connections if they replace it.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ POSTGRESQL = {
     "lock_timeout": "1min",
     "idle_in_transaction_session_timeout": "1min",
 }
-"""Settings with which jobs are right. (A `search_path` of our own connections is where our tables are.)"""
+"""Settings with which jobs are right. (The library's connections set their own `search_path`.)"""
 
 POSTGRESQL_REFUSED = {
     "client_encoding": ("SQL_ASCII", ApiUsageError),
@@ -97,7 +97,7 @@ SETTINGS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
 
 
 def live(app: Any, job_id: int, job: Job) -> None:
-    """Claim and finish a job; everything that is read of it is what was given."""
+    """Claim and finish a job; assert that all its fields are read as given."""
     jobs, store = app.jobs, runtime_of(app).store
     found = jobs.attach(job_id).get_job()
     assert (found.args, found.message, found.meta) == (job.args, job.message, job.meta)
@@ -117,7 +117,7 @@ def live(app: Any, job_id: int, job: Job) -> None:
 
 @contextlib.contextmanager
 def session_with(shop: Shop, setting: str) -> Iterator[Session]:
-    """Open a session on a connection that has a setting, and throw the connection away."""
+    """Open a session on a connection with a setting, and discard the connection."""
     with shop.engine.connect() as connection:
         cursor = connection.connection.cursor()
         cursor.execute(setting)
@@ -161,7 +161,7 @@ def test_session_that_cannot_carry_a_job_is_refused(database: str, request: pyte
 
 
 def test_job_is_right_with_any_setting_of_postgresql(postgresql_url: str) -> None:
-    """On our own connections: what `ALTER DATABASE` and `ALTER ROLE` set is a session's default."""
+    """On the library's connections: `ALTER DATABASE` and `ALTER ROLE` set a session's defaults."""
     name = sqlalchemy.make_url(postgresql_url).database
     plain = sqlalchemy.create_engine(postgresql_url)
     own = {**POSTGRESQL, "client_encoding": "LATIN1"}
@@ -268,7 +268,7 @@ def test_job_is_right_with_any_setting_of_sqlite(sqlite_url: str) -> None:
 
 
 def check_own(database: Any) -> None:
-    """Our own connections are right, and their transactions real."""
+    """Assert that the library's connections have the right settings and real transactions."""
     app: Any = make_app("memory://", database)
     jobs = app.jobs
     handle = jobs.handle(username="änn 😀")
@@ -297,7 +297,7 @@ def store_job() -> Any:
 
 
 def test_error_of_the_database_is_never_sqlalchemys(postgresql_url: str) -> None:
-    """Raw errors of SQLAlchemy's had the arguments of jobs among their parameters (fault 7)."""
+    """Raw errors of SQLAlchemy showed the arguments of jobs among their parameters (fault 7)."""
     app: Any = make_app("memory://", postgresql_url)
     refusing: list[Callable[[], None]] = []
     engine = sqlalchemy.create_engine(postgresql_url)

@@ -47,7 +47,7 @@ def make_pass(bench: Bench, recorder: Any) -> bool:
 
 
 def overdue(bench: Bench, *, queue: str = "q") -> int:
-    """Queue a job and let its republish_after pass."""
+    """Queue a job and let its republish delay pass."""
     job_id = bench.submit(queue=queue)
     bench.queue(job_id)
     bench.pass_time(hours=1)

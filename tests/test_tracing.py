@@ -1,4 +1,4 @@
-"""What the process of a body makes of a job's message, traced as a worker's child traces it.
+"""A job's message in the process of a body, traced as a pool process traces it.
 
 Signals are compared with those of the same task as a plain one; no worker process is needed for that. Whole
 lives, with the main process and events, are in tests/worker/test_signals.py.
@@ -50,7 +50,7 @@ def retries(task: Any) -> None:
 
 
 class Child:
-    """A worker's child, as far as Celery's tracer can tell."""
+    """A pool process, as Celery's tracer sees it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -63,14 +63,14 @@ class Child:
         app.task(name="retries", bind=True, shared=False)(retries)
 
     def submit(self, name: str, **fields: Any) -> tuple[JobHandle, dict[str, Any]]:
-        """Return a job, and what a worker makes of its message."""
+        """Return a job, and its message as a worker receives it."""
         handle = self.app.jobs.handle()
         handle.submit(Job(task=name, **fields))
         task_id = handle.get_job().task_id
         return handle, {"id": task_id, "task": name, **job_headers(handle.job_id, 1)}
 
     def trace(self, name: str, headers: dict[str, Any] | None = None, **delivery: Any) -> Any:
-        """Trace a message, a plain one if there are no headers."""
+        """Trace a message; without headers, a plain one."""
         headers = dict(headers or {"id": str(uuid.uuid4()), "task": name})
         request = {"is_eager": False, "hostname": "w1@here", "delivery_info": delivery, **headers}
         with recorded(self.seen):
@@ -151,7 +151,7 @@ def unanswered(child: Child) -> tuple[JobHandle, dict[str, Any]]:
 
 
 def reported(report: Report | None) -> object:
-    """Return what the main process is to do about a message that was refused."""
+    """Return what the main process does about a rejected message."""
     if report is None:
         return None
     return type(report.unwritten) if report.unwritten else report.revoked
@@ -168,7 +168,7 @@ def reported(report: Report | None) -> object:
     ],
 )
 def test_refused_message_sends_no_signal_of_a_run(child: Child, prepare: Any, report: object) -> None:
-    """A job that does not start is no run to tools that count or trace runs (fault 17)."""
+    """Tools that count or trace runs see none for a job that does not start (fault 17)."""
     handle, headers = prepare(child)
     before = handle.get_job()
     traced = child.trace("returns", headers)
@@ -187,7 +187,7 @@ def test_refusal_of_a_cancelled_job_is_reported_once(child: Child) -> None:
 
 
 def test_stop_is_celerys_ignore_and_a_report(child: Child) -> None:
-    """Tools know Celery's own Ignore for what it is: no error (fault 17)."""
+    """Tools do not report Celery's own Ignore as an error (fault 17)."""
     handle, headers = child.submit("stops")
     traced = child.trace("stops", headers)
     assert child.seen == ["task_prerun", "task_postrun IGNORED"]

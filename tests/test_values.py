@@ -1,4 +1,4 @@
-"""Values on their way into a row and back: text, JSON, moments; and the frozen things that callers hold."""
+"""Values written to a row and read back: text, JSON, times; and the frozen objects of callers."""
 
 import dataclasses
 import pickle
@@ -132,7 +132,7 @@ def test_datetimes_uuids_decimals_and_bytes_survive_in_a_row(app: Any) -> None:
     assert (job.args, job.kwargs, job.meta) == ([rich], rich, rich)
 
 
-# Moments, and the options of a signature.
+# Times, and the options of a signature.
 
 
 def test_a_job_with_a_time_ahead_waits_for_it(app: Any) -> None:
@@ -177,7 +177,7 @@ def test_the_options_of_a_signature_are_the_jobs(app: Any) -> None:
         assert handle.job_status() is JobStatus.QUEUED
 
 
-# What callers hold.
+# Objects of callers.
 
 
 def test_what_callers_hold_is_frozen() -> None:

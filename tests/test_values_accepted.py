@@ -1,4 +1,4 @@
-"""What a submit accepts runs and is read by every reader; what it refuses leaves nothing (faults 28, 41)."""
+"""Accepted values run and are readable; refused values leave nothing (faults 28, 41)."""
 
 import json
 import uuid
@@ -78,7 +78,7 @@ VALUES = LEAVES | st.recursive(
 
 @pytest.fixture
 def app(database_url: str) -> Iterator[Any]:
-    """An app whose tasks this process runs as a pool's child would, under a worker's lease."""
+    """An app whose tasks this process runs as a pool process would, under a worker's lease."""
     own = {"task_default_queue": f"queue-{uuid.uuid4().hex}", "jobhandle_lease": 3600}
     app: Any = make_app("memory://", database_url, own)
     app.task(name="values.echo", bind=True, shared=False)(echo)
@@ -131,7 +131,7 @@ QUICKLY = settings(
 @example(float("nan"))
 @example("\udcff")
 def test_accepted_value_is_run_and_read_back(app: Any, value: Any) -> None:
-    """Whatever a submit accepts runs and reads back as it was; else nothing is written (faults 28, 41)."""
+    """An accepted value runs and is read back unchanged (faults 28, 41)."""
     check(app, value)
 
 
@@ -185,7 +185,7 @@ BROKEN = {
 def test_unreadable_values_of_a_row_spoil_no_list(
     app: Any, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record shows what cannot be read as unreadable, on each page that has it; logged once (fault 41)."""
+    """A record marks unreadable values as such, on each page that has it; logged once (fault 41)."""
     monkeypatch.setattr(records, "_reported", set())
     ids = app.jobs.submit_many([Job(task="nobody.knows", args=["good"], kwargs={"b": 1}) for _ in range(3)])
     spoilt = ids[1]

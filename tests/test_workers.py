@@ -1,4 +1,4 @@
-"""The worker processes of the tests start, obey, and are gone afterwards. Nothing here is of the library."""
+"""The worker processes of the tests start, obey, and are gone afterwards; without the library."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ def test_a_worker_of_each_pool_runs_a_task_and_ends_when_asked(
     worker.terminate()
 
     if pool == "prefork":
-        # Celery's prefork worker sometimes does not end, if that comes within its first second (fault 3).
+        # Celery's prefork worker sometimes does not end if SIGTERM comes within its first second (fault 3).
         with contextlib.suppress(AssertionError):
             worker.wait(10)
         worker.kill()

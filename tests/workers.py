@@ -1,4 +1,4 @@
-"""Real Celery workers, as processes that a test may stop, pause and kill."""
+"""Real Celery workers, as processes that a test can stop, pause and kill."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ PATCHING = {"eventlet", "gevent"}
 
 
 class WorkerProcess:
-    """One `celery worker`, in a process group of its own, its output in a file."""
+    """One `celery worker` in its own process group, with its output in a file."""
 
     _numbers = itertools.count(1)
 
@@ -44,7 +44,7 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
         anew: bool = False,
     ) -> None:
-        """Start it, by fork unless it is to be started `anew`."""
+        """Start it, by fork unless `anew`."""
         self.name = name or f"worker-{os.getpid()}-{next(self._numbers)}"
         self.nodename = f"{self.name}@localhost"
         self.log_file = folder / f"{self.name}.log"
@@ -61,7 +61,7 @@ class WorkerProcess:
             *(f"--pool={pool}", f"--concurrency={concurrency}", f"--hostname={self.nodename}"),
             "--loglevel=INFO",
             *([f"--queues={','.join(queues)}"] if queues else []),
-            *([] if mingle else ["--without-mingle"]),  # a second's wait for what neighbours have revoked
+            *([] if mingle else ["--without-mingle"]),  # saves a second's wait for the neighbours' revokes
             *arguments,
         ]
         start = start_anew if pool in PATCHING or anew else fork_server().start
@@ -93,7 +93,7 @@ class WorkerProcess:
         return self.process.poll() is None
 
     def wait(self, timeout: float = 30) -> int:
-        """Wait for the end of the main process; returns its exit code (negative: the signal)."""
+        """Wait for the end of the main process; return its exit code (negative: the signal)."""
         eventually(lambda: self.process.poll() is not None, timeout, f"{self.name} has not ended")
         assert self.process.returncode is not None
         return self.process.returncode
@@ -122,14 +122,14 @@ class WorkerProcess:
                 os.kill(pid, signal.SIGKILL)
 
     def stop_process(self) -> None:
-        """SIGSTOP the whole group, as a machine that is suspended; until `continue_process()`."""
+        """SIGSTOP the whole group, as on a suspended machine, until `continue_process()`."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def continue_process(self) -> None:
         os.killpg(self.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill all that is left of it: the group, and the main process's descendants that left the group."""
+        """Kill the remaining processes: the group, and the main process's descendants outside it."""
         descendants: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             if self.process.poll() is None:
