@@ -81,7 +81,7 @@ class CompletionPoller:
                 if self._polling is waiter:
                     self._poll_when_due(waiter, deadline)
                 else:
-                    waiter.wake.wait(None if left == math.inf else left)
+                    waiter.wake.wait(min(left, threading.TIMEOUT_MAX))
             return waiter.done
         finally:
             with self._lock:

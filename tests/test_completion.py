@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,3 +130,17 @@ def test_wait_sees_every_way_to_end(database_url: str) -> None:
     with pytest.raises(WaitTimeoutError, match=r"is Waiting after 0\.05 s"):
         jobs.attach(jobs.submit_many([HELD])[0]).wait(0.05)
     jobs.close()
+
+
+def test_wait_with_the_longest_timeout_ends_with_its_job() -> None:
+    """A lock takes no longer timeout than `threading.TIMEOUT_MAX`."""
+    rows = Rows([1, 2])
+    poller = poller_of(rows)
+    with ThreadPoolExecutor(2) as pool:
+        waits = [
+            pool.submit(poller.wait_until_final, job_id, time.monotonic() + timedelta.max.total_seconds())
+            for job_id in (1, 2)
+        ]
+        eventually(lambda: len(poller._waiters) == 2 or any(wait.done() for wait in waits), 20)
+        rows.left.clear()
+        assert [wait.result(20) for wait in waits] == [True, True]

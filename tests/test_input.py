@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from celery import chain, chord, group
+from celery import Signature, chain, chord, group
 
 from jobhandle_celery import ApiUsageError, Failure, Job, JobRecord, JobStatus, Progress, ValidationError
 from jobhandle_celery.status import SUBMITTABLE
@@ -220,6 +220,22 @@ def test_unknown_option_of_signature_is_refused(refuses: Callable[..., str], app
         assert "countdown" in message
     with pytest.raises(TypeError, match="colour"):
         Job(task="tests.add", colour="red")  # type: ignore[call-arg]
+
+
+def test_invalid_headers_of_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    for option, value in (
+        ("headers", [1]),
+        ("headers", "text"),
+        ("headers", {1: 2}),
+        ("stamped_headers", 5),
+        ("stamped_headers", "text"),
+        ("stamped_headers", [1]),
+        ("stamped_headers", {"a": 1}),
+    ):
+        refuses(add.s(1, 2).set(**{option: value}), option)
+    five: Any = 5
+    refuses(Signature("tests.add", args=(1, 2), kwargs=five), "kwargs")
 
 
 def test_invalid_times_of_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:

@@ -417,6 +417,21 @@ def test_filters_mean_the_same_to_find_count_and_cancel(stage: Stage) -> None:
     assert jobs.cancel_many(since=HOUR, task="task.1") == 2
 
 
+@pytest.mark.parametrize(("aged", "filter"), [((1,), "since"), ((0, 2), "until")])
+def test_period_finds_jobs_whose_ids_do_not_rise_with_time(
+    stage: Stage, aged: tuple[int, ...], filter: str
+) -> None:
+    """A clock that was set, or a long transaction, exchanges the order of neighbours."""
+    minute = timedelta(minutes=1)
+    ids = stage.jobs.submit_many([ADD] * 3)
+    for number in aged:
+        age(stage, ids[number], "submitted", 2 * minute)
+    query: dict[str, Any] = {filter: minute}
+    assert [job.id for job in stage.jobs.find(**query)] == [ids[2], ids[0]]
+    start, end = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    assert [job.id for job in stage.jobs.find(since=start, until=end)] == ids[::-1]
+
+
 def test_positional_filter_is_a_type_error(jobs: Any) -> None:
     for operation in (jobs.find, jobs.count_by_status, jobs.cancel_many):
         with pytest.raises(TypeError, match="positional"):

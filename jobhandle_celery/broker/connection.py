@@ -50,6 +50,10 @@ class BrokerUnreachable(Exception):
     """The broker did not take a message on a new connection."""
 
 
+class ConnectFailed(BrokerUnreachable):
+    """No new connection to the broker could be opened, so that it has taken nothing."""
+
+
 class UnusableBrokerUrl(Exception):
     """`broker_url` names no transport, or one that is not installed."""
 
@@ -148,7 +152,12 @@ class BrokerConnection:
     @property
     def batches(self) -> bool:
         """False if messages are to be sent one by one."""
-        return not self._task_sent_events and (self._fast or self._open().batches)
+        if self._task_sent_events or self._fast:
+            return not self._task_sent_events
+        if self.transport is not None:
+            return self.transport.batches
+        # kombu knows before it connects; a connection that fails here would count as a try of its own.
+        return celery_compat.supports_batches(self._app.amqp.Producer(self._connection, auto_declare=False))
 
     def send(self, messages: Sequence[RenderedMessage]) -> None:
         """Publish messages, more than one if `batches` only.
@@ -157,6 +166,7 @@ class BrokerConnection:
 
         Raises:
             RejectedByBroker: the broker rejects one of these messages; others may pass.
+            ConnectFailed: no connection could be opened.
             BrokerUnreachable: they could not be sent on a new connection either.
             EncodeError: kombu cannot encode one of them.
             Exception: a bug in this library, or in how it calls the driver.
@@ -168,7 +178,7 @@ class BrokerConnection:
             except EncodeError:
                 raise
             except Exception as error:
-                surprise = self._is_surprise(error)
+                surprise, opened = self._is_surprise(error), self.transport is not None
                 self.close()
                 if isinstance(error, SoftTimeLimitExceeded):
                     raise
@@ -179,7 +189,8 @@ class BrokerConnection:
                 elif self._is_bug(error):
                     raise
                 elif fresh:
-                    raise BrokerUnreachable(f"{type(error).__name__}: {error}") from error
+                    kind = BrokerUnreachable if opened else ConnectFailed
+                    raise kind(f"{type(error).__name__}: {error}") from error
                 # Otherwise the broker has closed an old connection, and may be reachable.
             except BaseException:
                 self.close()

@@ -60,6 +60,8 @@ def check_given(options: Mapping[str, Any]) -> None:
         ValidationError: names the option.
     """
     stamps = options.get("stamped_headers") or ()
+    if not isinstance(stamps, (list, tuple, set, frozenset)) or not all(isinstance(it, str) for it in stamps):
+        raise ValidationError("stamped_headers", stamps, "a list of names of headers")
     for name, value in options.items():
         if name in CANVAS and value:
             raise ValidationError(name, value, "one task without callbacks, chord or chain")

@@ -16,7 +16,13 @@ from kombu.exceptions import EncodeError
 from .. import internal_errors, serialization
 from ..batching import batches
 from ..store import PendingMessage
-from .connection import BrokerConnection, BrokerUnreachable, RejectedByBroker, UnusableBrokerUrl
+from .connection import (
+    BrokerConnection,
+    BrokerUnreachable,
+    ConnectFailed,
+    RejectedByBroker,
+    UnusableBrokerUrl,
+)
 from .connection_pool import ConnectionPool, PoolExhausted
 from .messages import MessageBuilder, RenderedMessage
 
@@ -124,14 +130,21 @@ class Publisher:
         messages: Sequence[RenderedMessage],
         published: Published,
     ) -> bool:
-        """Send messages together; return False if each has to be sent by itself."""
+        """Send messages together, if the broker is reached; return False if each has to be sent by itself."""
         try:
             if len(messages) < 2 or not connection.batches:
                 return False
             connection.send(messages)
         except SoftTimeLimitExceeded:
             raise
+        except ConnectFailed as error:
+            self._back_off(error)
+            return True
         except Exception as error:
+            if not isinstance(error, (BrokerUnreachable, RejectedByBroker, EncodeError)):
+                state = "its messages are sent one by one"
+                hide = any(map(_is_sensitive, jobs))
+                internal_errors.report("publishing a message", error, state, hide=hide)
             # Sending each by itself shows which messages the broker accepts, and which it rejects.
             logger.debug("%d messages are sent one by one: %s", len(messages), type(error).__name__)
             return False

@@ -42,14 +42,14 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         del further[name]
     job = Job(
         task=given["task"],
-        args=tuple(given.get("args") or ()),
-        kwargs=dict(given.get("kwargs") or {}),
+        args=given.get("args") or (),
+        kwargs=given.get("kwargs") or {},
         scheduled_for=parse_moment("countdown", further.pop("countdown", None))
         or parse_moment("eta", further.pop("eta", None)),
         expires=parse_moment("expires", further.pop("expires", None)),
         **{
             name: further.pop(name)
-            for name in ("queue", "priority", "time_limit", "soft_time_limit", "sensitive")
+            for name in ("queue", "priority", "time_limit", "soft_time_limit", "sensitive", "headers")
             if name in further
         },
     )

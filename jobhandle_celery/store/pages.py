@@ -2,7 +2,8 @@
 
 A page is read from the index of namespace, status and id, one status at a time; a user's from the index of
 users. No index has the task's name: such a list reads a bounded number of ids, and returns where to go on. No
-index has the time of submission; but ids rise with it, so the first id of a period is found by bisection.
+index has the time of submission; but ids rise with it, but for `MARGIN`, so the first id of a period is found
+by bisection.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from .transitions import selected
 
 STRIDE = 100_000
 """Ids read by one statement where no index helps."""
+
+MARGIN = timedelta(minutes=5)
+"""How much earlier a job may have been submitted than one with a lower id, as after a change of the clock."""
 
 LOOKED_THROUGH = 1_000_000
 """Ids read for one page where no index helps."""
@@ -169,14 +173,21 @@ def _by_age(db: Executor, window: Window) -> tuple[Window, list[Guard]]:
     after, before = window.after, window.before
     if window.younger_than is not None:
         since = moment(db, window.younger_than)
-        after = max(after, first_since(db, job.c.id, job.c.submitted, since) - 1)
+        after = max(after, first_since(db, job.c.id, job.c.submitted, _moved(since, -MARGIN)) - 1)
         aged.append(job.c.submitted >= since)
     if window.older_than is not None:
         until = moment(db, window.older_than)
-        first = first_since(db, job.c.id, job.c.submitted, until)
+        first = first_since(db, job.c.id, job.c.submitted, _moved(until, MARGIN))
         before = first if before is None else min(before, first)
         aged.append(job.c.submitted < until)
     return Window(before, after), aged
+
+
+def _moved(moment: datetime, by: timedelta) -> datetime:
+    try:
+        return moment + by
+    except OverflowError:  # at an end of the calendar
+        return moment
 
 
 def moment(db: Executor, ago: datetime | timedelta) -> datetime:

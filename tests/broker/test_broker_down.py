@@ -5,9 +5,11 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
+from kombu import Connection
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.broker import publisher
@@ -33,6 +35,26 @@ def test_refusing_broker_is_tried_once_and_raises_nothing(
     app.jobs.submit_many([ADD] * 5)
     assert tries(caplog) == 1
     assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 8
+
+
+@pytest.mark.parametrize("broker", REFUSING_BROKERS)
+@pytest.mark.parametrize("fast", [True, False])
+def test_failed_connect_for_a_batch_is_not_repeated(
+    broker: str, fast: bool, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each try takes seconds, within which the sweep must not publish the same jobs."""
+    connects: list[object] = []
+    ensure = Connection.ensure_connection
+
+    def counted(self: Connection, *args: Any, **options: Any) -> object:
+        connects.append(self)
+        return ensure(self, *args, **options)
+
+    monkeypatch.setattr(Connection, "ensure_connection", counted)
+    app = make(REFUSING_BROKERS[broker], jobhandle_fast_publish=fast)
+    app.jobs.submit_many([ADD] * 3)
+    assert len(connects) == tries(caplog) == 1
+    assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 3
 
 
 class BlackHole:

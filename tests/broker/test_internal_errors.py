@@ -12,7 +12,7 @@ import kombu.transport.redis
 import pytest
 from kombu import Queue
 
-from jobhandle_celery import Job, JobStatus, internal_errors
+from jobhandle_celery import Job, JobStatus, celery_compat, internal_errors
 from jobhandle_celery.broker import kombu_transport, redis_transport
 from tests.broker.messages import ADD, Make, received
 from tests.bugs import blames_the_broker, bug, logged_bugs, submit_three_times
@@ -145,3 +145,19 @@ def test_nack_in_batch_concerns_its_message_alone(
     assert [statuses[job_id] for job_id in ids] == ["Queued", "Submitted", "Queued"]
     with app.jobs._runtime.publisher._pool.acquire() as connection:
         assert connection._fast
+
+
+def test_bug_in_kombu_batch_is_reported_once(
+    make: Make, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Then each message is sent by itself (fault 25)."""
+    monkeypatch.setattr(celery_compat, "supports_batches", lambda _: True)
+    monkeypatch.setattr(celery_compat, "batch", bug)
+    app = make(redis_url, jobhandle_fast_publish=False)
+    before = internal_errors.counted()["count"]
+    app.jobs.submit_many([ADD] * 3)
+    app.jobs.submit_many([ADD] * 3)
+    assert app.jobs.count_by_status()[JobStatus.QUEUED] == 6
+    (record,) = logged_bugs(caplog)
+    assert "one by one" in record.getMessage()
+    assert internal_errors.counted()["count"] == before + 2
