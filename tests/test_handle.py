@@ -264,7 +264,7 @@ def test_set_status_of_unknown_word_is_refused(stage: Stage) -> None:
         with pytest.raises(ApiUsageError, match=r"Submitted.*Cancelled"):
             handle.set_status(word)
         with pytest.raises(ApiUsageError, match=r"Submitted.*Cancelled"):
-            handle.set_status_and_message(word, "said")
+            handle.set_status_and_message(word, "a message")
     assert stage.row(handle.job_id) == before
 
 
@@ -274,12 +274,12 @@ def test_set_status_and_message_writes_both_or_neither(stage: Stage) -> None:
             handle = stage.job_in(prior)
             before = stage.row(handle.job_id)
             if status in SETTABLE and _allowed(prior, status):
-                assert handle.set_status_and_message(status.value, "said") is prior
+                assert handle.set_status_and_message(status.value, "a message") is prior
                 stays = prior in FINAL
-                assert handle.job_message() == (before.message if stays else "said")
+                assert handle.job_message() == (before.message if stays else "a message")
             else:
                 with pytest.raises((ValidationError, InvalidTransitionError)):
-                    handle.set_status_and_message(status.value, "said")
+                    handle.set_status_and_message(status.value, "a message")
                 assert stage.row(handle.job_id) == before
 
 

@@ -261,7 +261,7 @@ def test_resubmit_accepts_final_jobs_only_and_resets_them(stage: Stage) -> None:
 
 
 def test_submit_of_record_makes_new_job_with_same_wishes(stage: Stage) -> None:
-    """A record's status, expiry, system fields, user and group are no wishes; a past time means now."""
+    """A record's status, expiry, system fields, user and group are ignored; a past time means now."""
     wishes = {
         "task": "tests.add",
         "args": [2],

@@ -140,7 +140,7 @@ def refusal(database: Any) -> str:
 
 
 def test_engine_instead_of_database_is_refused_with_a_hint() -> None:
-    """The error said "Not a database URL: the text given" (fault 31)."""
+    """The error was "Not a database URL: the text given" (fault 31)."""
     engine = sqlalchemy.create_engine("sqlite://")
     for wrong in (engine, sessionmaker(engine), scoped_session(sessionmaker(engine)), Session(engine), 5):
         assert "create_engine(url)" in refusal(wrong), wrong

@@ -1,4 +1,4 @@
-"""Apps whose messages a test looks at."""
+"""Apps whose messages a test reads."""
 
 import uuid
 from collections.abc import Iterator

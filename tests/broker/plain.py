@@ -17,7 +17,7 @@ OWN_PROPERTIES = {
 
 
 def comparable(message: Any) -> dict[str, Any]:
-    """All of a message but what differs from one message to the next."""
+    """Return a message without the parts that differ in each message."""
     args, kwargs, embedded = json.loads(_opened(message))
     info = message.delivery_info
     return {

@@ -1,4 +1,4 @@
-"""A task's own `apply_async`, and what patches Celery's, takes effect at the submit of a job (fault 10)."""
+"""A task's own `apply_async`, and patches of Celery's, apply at the submit of a job (fault 10)."""
 
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ class Tenant(Task):  # type: ignore[misc]  # whose apply_async is declared with 
 
 
 class Silent(Task):  # type: ignore[misc]
-    """Sends nothing, as celery-once and celery-singleton do for a task that is queued already."""
+    """Publishes nothing, as celery-once and celery-singleton for a queued task."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         return self.AsyncResult("another's")
@@ -131,7 +131,7 @@ def test_eager_job_has_options_of_base_class(make: Make) -> None:
 
 @pytest.fixture(params=[(Task, "apply_async"), (Celery, "send_task")])
 def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A tool that patches one of Celery's methods to add a header to each message."""
+    """A tool that patches a method of Celery to add a header to each message."""
     owner, name = request.param
     traces: list[str] = []
     original = getattr(owner, name)

@@ -19,7 +19,7 @@ from tests.support import a_soft_limit, eventually
 
 
 def tries(caplog: pytest.LogCaptureFixture) -> int:
-    """How often the log says that the broker was not reached."""
+    """Return how often the log has "not reached"."""
     return sum("broker not reached" in record.getMessage() for record in caplog.records)
 
 

@@ -31,7 +31,7 @@ class Broker:
         self.name = f"test-{uuid.uuid4().hex}"
 
     def received(self) -> int:
-        """How many connections it has accepted so far."""
+        """Return the number of connections accepted so far."""
         return int(self._client.info("stats")["total_connections_received"])
 
     def open(self) -> int:
@@ -226,7 +226,7 @@ def test_lost_connection_frees_its_place(pool: ConnectionPool, monkeypatch: pyte
 
 
 def test_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> None:
-    """It leaves its parent's alone, also when it ends (fault 21)."""
+    """It does not close its parent's, also when it ends (fault 21)."""
     submit(app)
     pool = pool_of(app)
     with pool.acquire() as held:
@@ -251,7 +251,7 @@ def test_each_app_has_its_own_pool(make: Make) -> None:
 
 
 def test_templates_are_built_once_for_all_threads(app: Any) -> None:
-    """What Celery builds slowly is built once per process (fault 21)."""
+    """Templates, which are slow to build, are built once per process (fault 21)."""
     in_threads(10, lambda: submit(app), 1)
     builder = app.jobs._runtime.publisher._builder
     assert len(builder._templates) == 1

@@ -1,4 +1,4 @@
-"""Handlers of Celery's publish signals run at the submit, and what they add stays (fault 12)."""
+"""Handlers of Celery's publish signals run at the submit, and their changes stay (fault 12)."""
 
 import json
 from collections.abc import Iterator

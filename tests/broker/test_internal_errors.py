@@ -1,4 +1,4 @@
-"""An error of our own code is logged as such, never as an outage, and jobs are published all the same."""
+"""An internal error is logged as such, never as an outage, and jobs are published all the same."""
 
 import inspect
 import logging
@@ -41,7 +41,7 @@ def renamed_kombu_method(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 def test_renamed_kombu_method_leaves_messages_to_kombu(
     make: Make, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The surprise is logged once, with its traceback (fault 25)."""
+    """The error is logged once, with its traceback (fault 25)."""
     app = make(redis_url)
     count = submit_three_times(app)
     assert app.jobs.count_by_status()[JobStatus.QUEUED] == count == len(received(app))

@@ -1,4 +1,4 @@
-"""What a tool adds to a message on kombu's way to the broker stays that message's own (fault 11)."""
+"""Headers that a tool adds while kombu publishes a message stay in that message only (fault 11)."""
 
 import itertools
 from contextlib import closing
@@ -69,7 +69,7 @@ def test_method_patched_after_first_message_takes_effect(
 def test_recorded_message_with_added_header_makes_no_template(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A guard of its own: what adds a header need not be a method whose origin is checked."""
+    """A separate guard: a header may be added by code other than the checked methods."""
     add_request_numbers(Producer, "publish", monkeypatch)
     monkeypatch.setattr(celery_compat, "publishes_by_kombu", lambda _: True)
     app = an_app(redis_url)

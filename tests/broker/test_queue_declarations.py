@@ -48,7 +48,7 @@ def test_declaration_of_an_older_version_is_read() -> None:
 
 
 def test_publisher_declares_queue_of_submitter(make: Make) -> None:
-    """Though it has a queue of that name itself: two services share one database."""
+    """Even if it configures a queue of that name: two services share one database."""
     submitter = make(task_queue_max_priority=9, task_default_queue="shared")
     publisher = make(task_default_queue="shared")
     job_id = stored(submitter, ADD)

@@ -1,4 +1,4 @@
-"""`RedisTransport` pushes what kombu would have pushed."""
+"""`RedisTransport` pushes the same as kombu."""
 
 import json
 from contextlib import closing
@@ -20,7 +20,7 @@ PUBLISHED_BY_KOMBU = {"an exchange of its own"}
 
 
 def pushed(redis_url: str) -> list[tuple[str, Any]]:
-    """All messages in the order in which they were pushed, each after its list's name."""
+    """Return all messages in push order, each after its list's name."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         lists = sorted(key for key in client.scan_iter() if client.type(key) == "list")
         return [(key, json.loads(text)) for key in lists for text in reversed(client.lrange(key, 0, -1))]

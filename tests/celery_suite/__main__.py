@@ -1,4 +1,4 @@
-"""Celery's own unit tests, with `Jobs` in every app and without, must come to the same.
+"""Celery's own unit tests must have the same outcomes with `Jobs` in every app and without.
 
 By hand, not in CI, for it takes a quarter of an hour::
 
@@ -7,7 +7,7 @@ By hand, not in CI, for it takes a quarter of an hour::
 
 Downloads the source distribution of the Celery that is installed here, installs it with what its tests need
 and this library into a virtual environment of its own, runs ``t/unit`` both ways, and compares test by test.
-What differs is run again by itself, both ways, for a test that depends on others or on luck tells nothing.
+Differing tests are run again singly, both ways, to leave out those that depend on others or on chance.
 Prints the differences, and exits with 1 if there is one that `KNOWN` has not.
 """
 
@@ -33,13 +33,13 @@ KNOWN: dict[str, str] = {
         "jobs need a pool that forks, and a worker that has another says so instead of starting"
     ),
 }
-"""Tests that differ, and why that is right."""
+"""Tests that differ, and the reason."""
 
 LEFT_OUT = ("boto3", "moto", "mypy", "pre-commit", "pytest-celery")
-"""Not installed: moto leaves threads behind, which fail later tests, and the others serve no unit test."""
+"""Not installed: moto leaves threads behind, which fail later tests; no unit test needs the others."""
 
 AS_HERE = ("celery", "kombu", "billiard", "SQLAlchemy", "redis")
-"""Installed there in the versions that are installed here."""
+"""Installed in the versions of this environment."""
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def compare(folder: Path) -> int:
-    """Print which tests come to something else with `Jobs`; return the exit status."""
+    """Print the tests with another outcome with `Jobs`; return the exit status."""
     python = prepare(folder)
     plain, jobs = (outcomes(folder, python, with_jobs=with_jobs) for with_jobs in (False, True))
     print(f"{passed(plain)} tests pass without Jobs, {passed(jobs)} with them", flush=True)
@@ -96,7 +96,7 @@ def prepare(folder: Path) -> Path:
     as_here = [f"{name}=={version(name)}" for name in AS_HERE]
     install = ["install", f"--requirement={requirements}", *as_here, "pytest-xdist", f"--editable={ROOT}"]
     subprocess.run([*pip, *install], check=True)
-    # Apart from the package beside them, so that what they test is what is installed.
+    # Away from the package's source, so that they test the installed package.
     tests = folder / "making"
     tests.mkdir(exist_ok=True)
     for name in ("t", "requirements", "pyproject.toml", "setup.py"):
@@ -106,7 +106,7 @@ def prepare(folder: Path) -> Path:
 
 
 def outcomes(folder: Path, python: Path, *tests: str, with_jobs: bool) -> dict[str, str]:
-    """Run those tests, or all of the unit tests; return what each came to."""
+    """Run those tests, or all unit tests; return the outcome of each."""
     report = folder / ("with-jobs.txt" if with_jobs else "without.txt")
     report.unlink(missing_ok=True)
     plugins = ["tests.celery_suite.recorder", *(["tests.celery_suite.plugin"] if with_jobs else [])]

@@ -15,7 +15,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write down the worst that each test came to."""
+    """Write the worst outcome of each test."""
     if not hasattr(session.config, "workerinput"):
         with open(os.environ[REPORT], "w") as file:
             for test, came_to in _outcomes.items():

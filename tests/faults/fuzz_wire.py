@@ -25,7 +25,7 @@ from tests.reaper import Reaper
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, Site
 
-PATIENCE = 3600
+REPUBLISH_AFTER = 3600
 """No job is republished here after its message was rejected."""
 
 
@@ -44,7 +44,7 @@ def site_of(
         reaper,
         files.create(folder / "jobs.sqlite3"),
         broker_url,
-        settings={"jobhandle_republish_after": PATIENCE, **(settings or {})},
+        settings={"jobhandle_republish_after": REPUBLISH_AFTER, **(settings or {})},
         environment={"TMPDIR": str(temporary)},
     )
     try:

@@ -14,7 +14,7 @@ from tests.worker.site import DEFAULT_QUEUE, NewSite
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
-PATIENCE = 120
+TIMEOUT = 120
 ASIDE = "aside"
 """A queue that no worker takes from, until a test says so."""
 SETTINGS = {"jobhandle_republish_after": 2, "worker_prefetch_multiplier": 3}
@@ -39,12 +39,12 @@ def test_lost_messages_are_sent_again_and_run_once(
     site.start(BODIES, concurrency=2)
     sign = site.new_file()
     running = workload.submit([workload.job(task, str(sign)) for task in ("stay", "stay_late")])
-    eventually(lambda: workload.count_started() == len(running), PATIENCE)
+    eventually(lambda: workload.count_started() == len(running), TIMEOUT)
     queued = workload.submit([workload.job("work", 0.02) for _ in range(scaled(20))])
     retrying = workload.submit([workload.job("again", 0, 1, 3, queue=ASIDE) for _ in range(scaled(3))])
     aside = workload.submit([workload.job("work_late", 0, queue=ASIDE) for _ in range(scaled(10))])
     # The worker has reserved its prefetch, and so takes no more.
-    eventually(lambda: 0 < depth(site.app, DEFAULT_QUEUE) < len(queued), PATIENCE)
+    eventually(lambda: 0 < depth(site.app, DEFAULT_QUEUE) < len(queued), TIMEOUT)
     # A plain task's message, which is never republished.
     forgotten = site.new_file()
     site.call("plain", str(forgotten), queue=ASIDE)
@@ -54,7 +54,7 @@ def test_lost_messages_are_sent_again_and_run_once(
     sign.touch()
     # From both, since a Redis that dies may end Celery's worker, after its bodies.
     site.start(BODIES, queues=[ASIDE, DEFAULT_QUEUE])
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     rows = workload.audit()
     assert not forgotten.exists(), "the broker has forgotten nothing"
     assert {rows[job_id].attempt for job_id in [*running, *queued, *aside]} == {1}
@@ -70,10 +70,10 @@ def test_broker_that_forgets_repeatedly_loses_no_job(
     workload = Workload(site)
     workload.submit_mixed(scaled(30), queue=ASIDE)
     for _ in range(3):
-        eventually(lambda: site.jobs.sweep() and depth(site.app, ASIDE) >= len(workload.ids), PATIENCE)
+        eventually(lambda: site.jobs.sweep() and depth(site.app, ASIDE) >= len(workload.ids), TIMEOUT)
         private_broker.lose_messages()
     site.start(BODIES, queues=[ASIDE])
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()
 
 
@@ -89,11 +89,11 @@ def test_queues_deleted_under_their_worker_lose_no_job(
     workload = Workload(site)
     site.start(BODIES, concurrency=2)
     workload.submit([workload.job("work_late", 2) for _ in range(2)])
-    eventually(lambda: workload.count_started() == 2, PATIENCE)
+    eventually(lambda: workload.count_started() == 2, TIMEOUT)
     workload.submit_mixed(scaled(20))
     workload.submit_mixed(scaled(5), queue=ASIDE)
     broker.delete_queues()
     workload.submit_mixed(scaled(20))
     site.start(BODIES, queues=[ASIDE])
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()

@@ -24,7 +24,7 @@ from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
-PATIENCE = 120
+TIMEOUT = 120
 """Seconds; a publisher that did not reach the broker twice pauses for ten."""
 
 
@@ -86,8 +86,8 @@ def test_jobs_submitted_to_a_dead_broker_run_when_it_is_back(
             submit(lambda: workload.submit_mixed(scaled(2)))
         assert {workload.handle(job_id).job_status() for job_id in workload.ids[1:]} == {JobStatus.SUBMITTED}
         latecomer = site.start(BODIES, ready=False)
-        eventually(lambda: "Cannot connect" in latecomer.log, PATIENCE)
-    workload.wait_until_final(PATIENCE)
+        eventually(lambda: "Cannot connect" in latecomer.log, TIMEOUT)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()
 
 
@@ -102,12 +102,12 @@ def test_silent_broker_delays_no_submit_body_or_lease(
     site.start(BODIES, concurrency=4)
     # Published by the worker, so that it holds a connection that looks healthy.
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=0.2))])
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     lease = site.settings["jobhandle_lease"]
     long = [workload.job(task, 2 * lease) for task in ("work", "work_late", "listen")]
     submit(lambda: workload.submit(long))
     running = workload.ids[1:]
-    eventually(lambda: workload.count_started() == len(workload.ids), PATIENCE)
+    eventually(lambda: workload.count_started() == len(workload.ids), TIMEOUT)
     private_broker.pause()
     try:
         submit(lambda: workload.submit_mixed(scaled(10)))
@@ -116,12 +116,12 @@ def test_silent_broker_delays_no_submit_body_or_lease(
         # They run for longer than a lease, and their rows become final, without the broker.
         eventually(
             lambda: lapsed(site) or all(workload.handle(job_id).job_status().final for job_id in running),
-            PATIENCE,
+            TIMEOUT,
         )
         assert lapsed(site) == []
     finally:
         private_broker.resume()
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     rows = workload.audit()
     assert {(rows[job_id].status, rows[job_id].attempt) for job_id in running} == {("Finished", 1)}
 
@@ -150,10 +150,10 @@ def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_site: NewSite, broker
             near = site.start(BODIES)
             workload.submit_mixed(scaled(20))
             tasks = [workload.handle(job_id).get_job().task_id for job_id in late]
-            eventually(lambda: all(f"[{task_id}] received" in near.log for task_id in tasks), PATIENCE)
-            eventually(lambda: all(workload.handle(job_id).job_status().final for job_id in late), PATIENCE)
+            eventually(lambda: all(f"[{task_id}] received" in near.log for task_id in tasks), TIMEOUT)
+            eventually(lambda: all(workload.handle(job_id).job_status().final for job_id in late), TIMEOUT)
         gate.cut_all()
-        workload.wait_until_final(PATIENCE)
+        workload.wait_until_final(TIMEOUT)
         rows = workload.audit()
         assert {(rows[job_id].status, rows[job_id].attempt) for job_id in late} == {("Finished", 1)}
         assert {str(rows[job_id].worker) for job_id in late} == {remote.nodename}
@@ -161,7 +161,7 @@ def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_site: NewSite, broker
         near.wait(60)
         # It renews its lease again.
         workload.submit_mixed(scaled(5))
-        workload.wait_until_final(PATIENCE)
+        workload.wait_until_final(TIMEOUT)
         workload.audit()
 
 
@@ -178,5 +178,5 @@ def test_broker_in_alarm_delays_jobs(new_site: NewSite, private_rabbitmq: Rabbit
         assert {workload.handle(job_id).job_status() for job_id in workload.ids[1:]} == {JobStatus.SUBMITTED}
     finally:
         private_rabbitmq.control("set_vm_memory_high_watermark", "0.4")
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()

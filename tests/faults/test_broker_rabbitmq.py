@@ -29,7 +29,7 @@ QUEUE_TYPES: dict[str, dict[str, Any]] = {
         "broker_native_delayed_delivery_queue_type": "classic",
     },
 }
-PATIENCE = 60
+TIMEOUT = 60
 
 
 @pytest.fixture(scope="module", params=QUEUE_TYPES)
@@ -46,7 +46,7 @@ def workload(site: Site) -> Workload:
 
 
 def ends(handle: JobHandle) -> JobStatus:
-    return handle.wait(PATIENCE)
+    return handle.wait(TIMEOUT)
 
 
 def submit(workload: Workload, task: str, *args: Any, **fields: Any) -> JobHandle:
@@ -56,7 +56,7 @@ def submit(workload: Workload, task: str, *args: Any, **fields: Any) -> JobHandl
 
 def test_a_job_runs_and_its_result_is_in_its_row(workload: Workload) -> None:
     handle = submit(workload, "work", 0)
-    assert handle.result(PATIENCE) == "worked"
+    assert handle.result(TIMEOUT) == "worked"
     assert handle.get_job().queue == "celery"
     workload.audit()
 
@@ -72,7 +72,7 @@ def test_mixed_workload_without_faults(workload: Workload) -> None:
 
 def test_a_retry_waits_in_the_row_and_not_in_the_broker(workload: Workload) -> None:
     handle = submit(workload, "again", 0, 1, 2)
-    eventually(lambda: handle.job_status() is JobStatus.REQUEUED, PATIENCE)
+    eventually(lambda: handle.job_status() is JobStatus.REQUEUED, TIMEOUT)
     assert workload.count_started() == 1
     assert ends(handle) is JobStatus.FINISHED
     first, second = workload.body_traces()[workload.ids[0]]
@@ -111,14 +111,14 @@ def test_cancelled_job_is_revoked_for_event_receivers(workload: Workload) -> Non
     handle.cancel_job()
     with site.events() as events:
         site.app.control.add_consumer(queue, reply=True)
-        eventually(lambda: "task-revoked" in events.of(task_id), PATIENCE)
+        eventually(lambda: "task-revoked" in events.of(task_id), TIMEOUT)
     assert site.state(task_id) == "REVOKED"
 
 
 def test_running_job_receives_a_stop_request(workload: Workload) -> None:
     asked = submit(workload, "listen", 60)
     ended = submit(workload, "work", 60)
-    eventually(lambda: workload.count_started() == 2, PATIENCE)
+    eventually(lambda: workload.count_started() == 2, TIMEOUT)
     assert asked.cancel_job() is JobStatus.RUNNING
     assert ended.cancel_job(terminate=True) is JobStatus.RUNNING
     assert ends(asked) is JobStatus.CANCELLED
@@ -147,7 +147,7 @@ def test_an_expired_job_is_not_started(workload: Workload) -> None:
 
 def test_job_of_unknown_task_waits_for_a_worker_that_knows_it(workload: Workload) -> None:
     handle = submit(workload, "nobody_knows_this")
-    eventually(lambda: len(statuses(workload.site, handle)) > 1, PATIENCE)
+    eventually(lambda: len(statuses(workload.site, handle)) > 1, TIMEOUT)
     assert handle.job_status() is JobStatus.SUBMITTED
     assert "does not know" in workload.site.jobs.events(workload.ids[0])[-1].message
     handle.cancel_job()
@@ -252,7 +252,7 @@ def test_results_may_go_back_through_the_broker(new_site: NewSite, rabbitmq_url:
     cancelled = submit(workload, "work", 0, queue=queue)
     cancelled.cancel_job()
     site.start(BODIES, queues=["celery", queue])
-    assert submit(workload, "work", 0).result(PATIENCE) == "worked"
+    assert submit(workload, "work", 0).result(TIMEOUT) == "worked"
     assert ends(submit(workload, "fail", 0)) is JobStatus.ERROR
     assert ends(submit(workload, "again", 0, 1, 0)) is JobStatus.FINISHED
     workload.audit()
@@ -274,5 +274,5 @@ def test_quorum_queues_carry_celerys_delays(new_site: NewSite, virtual_hosts: Vi
     assert queues["celery"] == "quorum"
     assert "celery_delayed_1" in queues
     assert ends(handle) is JobStatus.FINISHED
-    eventually(lambda: "plain" in lines_of(workload.path), PATIENCE)
+    eventually(lambda: "plain" in lines_of(workload.path), TIMEOUT)
     assert time.time() - before >= 2

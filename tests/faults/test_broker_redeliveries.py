@@ -20,7 +20,7 @@ from tests.workers import WorkerProcess
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
-PATIENCE = 120
+TIMEOUT = 120
 IMPATIENT_REDIS = {
     "broker_transport_options": {
         "visibility_timeout": 3,
@@ -54,7 +54,7 @@ def test_bodies_beyond_the_visibility_timeout_run_once(new_site: NewSite) -> Non
     workload.submit([workload.job(task, 1) for task in ("work", "work_late") * scaled(3)])
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=8)) for _ in range(scaled(3))])
     workload.submit([workload.job("again", 0, 1, 6) for _ in range(scaled(3))])
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     times = received(workers)
     assert all(times[task_ids(workload)[job_id]] > 1 for job_id in long), (
         "the broker has delivered nothing twice"
@@ -73,7 +73,7 @@ def test_bodies_whose_connection_is_cut_run_once(new_site: NewSite, private_rabb
     for worker in workers:
         worker.wait_until_ready(60)
     long = workload.submit([workload.job("work_late", 8) for _ in range(3)])
-    eventually(lambda: workload.count_started() == len(long), PATIENCE)
+    eventually(lambda: workload.count_started() == len(long), TIMEOUT)
     workload.submit_mixed(scaled(20), 0.2)
     ids = task_ids(workload)
 
@@ -83,8 +83,8 @@ def test_bodies_whose_connection_is_cut_run_once(new_site: NewSite, private_rabb
         times = received(workers)
         return all(times[ids[job_id]] > 1 for job_id in long)
 
-    eventually(cut_until_delivered_again, PATIENCE)
-    workload.wait_until_final(PATIENCE)
+    eventually(cut_until_delivered_again, TIMEOUT)
+    workload.wait_until_final(TIMEOUT)
     rows = workload.audit()
     assert {(rows[job_id].status, rows[job_id].attempt) for job_id in long} == {("Finished", 1)}
 
@@ -110,11 +110,11 @@ def test_acknowledgement_timeout_starts_no_second_body(
     workload = Workload(site)
     first = site.start(BODIES)
     workload.submit([workload.job("work_late", 8) for _ in range(2)])
-    eventually(lambda: workload.count_started() == len(workload.ids), PATIENCE)
+    eventually(lambda: workload.count_started() == len(workload.ids), TIMEOUT)
     second = site.start(BODIES)
     ids = task_ids(workload).values()
-    eventually(lambda: all(received([first, second])[task_id] > 1 for task_id in ids), PATIENCE)
-    workload.wait_until_final(PATIENCE)
+    eventually(lambda: all(received([first, second])[task_id] > 1 for task_id in ids), TIMEOUT)
+    workload.wait_until_final(TIMEOUT)
     rows = workload.audit()
     assert {(row.status, row.attempt, row.worker) for row in rows.values()} == {
         ("Finished", 1, first.nodename)

@@ -15,7 +15,7 @@ from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
-PATIENCE = 90
+TIMEOUT = 90
 
 
 def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) -> None:
@@ -26,7 +26,7 @@ def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) 
     assert {job.status for job in workload.rows().values()} == {JobStatus.QUEUED}
     site.start(BODIES)
     workload.submit_mixed(scaled(10))
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()
 
 
@@ -38,7 +38,7 @@ def test_the_apps_own_transport_options_count(new_site: NewSite) -> None:
     assert {b"shop:celery", b"shop:celery:5"} <= set(site.redis.keys())
     site.start(BODIES)
     workload.submit_mixed(scaled(5))
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()
 
 
@@ -126,7 +126,7 @@ def test_rejected_message_delays_no_other(site: Site, refusal: Callable[[Site], 
     assert workload.handle(at_once).job_status() is not JobStatus.SUBMITTED
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(5)])
     workload.submit([workload.job("again", 0, 1, 1) for _ in range(5)])
-    workload.wait_until_final(PATIENCE)
+    workload.wait_until_final(TIMEOUT)
     workload.audit()
     assert refused.job_status() is JobStatus.SUBMITTED
     assert any("rejected" in event.message for event in site.jobs.events(refused.job_id))

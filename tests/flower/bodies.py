@@ -13,7 +13,7 @@ __all__ = ["app"]
 
 @task()
 def takes_anything(given: Any = None, job_id: Any = None) -> None:
-    """Have a parameter with the name by which Flower finds a job."""
+    """A task with a parameter of the name by which Flower finds a job."""
 
 
 @task()

@@ -99,7 +99,7 @@ class Flower:
         return str(answer["message"])
 
     def refresh(self, worker: str) -> None:
-        """Have it inspect the workers, as its pages do, until this one has answered."""
+        """Make it inspect the workers, as its pages do, until this one has answered."""
 
         def known() -> bool:
             self._ask("api/workers?refresh=1")

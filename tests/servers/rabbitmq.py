@@ -21,11 +21,11 @@ from tests.servers.server import Reached, Server, ServerMissing, start_first
 
 
 class RabbitmqServer(Server):
-    """A node that is a cluster of its own, with the management plugin, and a naming daemon of its own."""
+    """A single-node cluster with the management plugin and its own Erlang naming daemon."""
 
     name = "RabbitMQ"
     end_signal = signal.SIGTERM
-    last_signal = signal.SIGKILL  # its orderly end takes more than ten seconds
+    last_signal = signal.SIGKILL  # its orderly shutdown takes more than ten seconds
     starts_within = 90.0
 
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
@@ -39,7 +39,7 @@ class RabbitmqServer(Server):
 
     @property
     def url(self) -> str:
-        """Its virtual host "/", as an administrator."""
+        """The URL of its virtual host "/", as an administrator."""
         return f"amqp://tests:{self.password}@127.0.0.1:{self.port}//"
 
     @property
@@ -72,7 +72,7 @@ class RabbitmqServer(Server):
             "RABBITMQ_ALLOW_INPUT": 1,
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
         }
-        # A naming daemon that the server starts outlives it, and is not ours to find again; this one is.
+        # A naming daemon started by the server would outlive it and could not be found.
         script = f'epmd & exec "{self.programs / "rabbitmq-server"}"'
         return [*_only_with(variables), "sh", "-c", script]
 
@@ -85,7 +85,7 @@ class RabbitmqServer(Server):
                 shutil.chown(path, self.user)
 
     def start(self) -> None:
-        """Start it, with the settings that it is to have from now on."""
+        """Start it with these settings, which later starts keep."""
         self._management_port, self._naming_port, self._distribution_port = (free_port() for _ in range(3))
         settings = {
             "default_user": "tests",
@@ -104,13 +104,13 @@ class RabbitmqServer(Server):
         super().start()
 
     def forget(self) -> None:
-        """Remove all that it has kept, while it is down: it starts as a new one."""
+        """Remove its data while it is down: the next start is a fresh one."""
         assert self._process is None, f"{self.name} runs"
         for path in self.data.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def control(self, *words: str) -> None:
-        """Tell it something by `rabbitmqctl`, which takes a second or two."""
+        """Run `rabbitmqctl`, which takes a second or two."""
         command = [*_only_with(self._variables), str(self.programs / "rabbitmqctl"), *words]
         completed = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False, **session_of(self.user)
@@ -118,7 +118,7 @@ class RabbitmqServer(Server):
         assert completed.returncode == 0, completed.stderr or completed.stdout
 
     def answers(self) -> bool:
-        """Say whether it listens; it does so last of all."""
+        """Return whether it listens, its last step of a start."""
         try:
             self.management.ask("GET", f"health/checks/port-listener/{self.port}")
         except OSError:
@@ -136,7 +136,7 @@ class RabbitmqServer(Server):
             "HOME": self.folder,  # for Erlang's cookie
             "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": "jobhandle@localhost",
-            # Not a file: whatever the machine's own server is told there is not for ours.
+            # No file: the configuration of the machine's own server must not apply.
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "ERL_CRASH_DUMP": "/dev/null",
             "ERL_EPMD_PORT": self._naming_port,
@@ -164,7 +164,7 @@ class Management:
 
     @classmethod
     def of(cls, amqp_url: str, url: str | None = None) -> "Management":
-        """Return that of the server of an AMQP URL, at its usual port unless a URL is given."""
+        """Return the interface of an AMQP URL's server, at the default port unless a URL is given."""
         parts = urlsplit(amqp_url)
         return cls(
             url or f"http://{parts.hostname}:15672",
@@ -173,10 +173,10 @@ class Management:
         )
 
     def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """Return what it answers.
+        """Return the answer.
 
         Raises:
-            OSError: it does not answer, or not as it should (`urllib.error.HTTPError`).
+            OSError: it does not answer, or with an error (`urllib.error.HTTPError`).
         """
         request = urllib.request.Request(
             f"{self._url}/api/{path}",
@@ -196,7 +196,7 @@ class Management:
 
 
 class VirtualHosts:
-    """Empty virtual hosts of a RabbitMQ, each of its own among all test runs on it."""
+    """Empty virtual hosts of a RabbitMQ, unique among all test runs on it."""
 
     def __init__(self, url: str, management: Management) -> None:
         self.management = management
@@ -206,7 +206,7 @@ class VirtualHosts:
         self._made: list[str] = []
 
     def create(self) -> str:
-        """Make one and return its URL."""
+        """Make a virtual host and return its URL."""
         name = f"{self._prefix}-{next(self._numbers)}"
         self.management.create_virtual_host(name)
         self._made.append(name)

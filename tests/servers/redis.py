@@ -15,7 +15,7 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """Its logical database 0."""
+        """The URL of its logical database 0."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     @property

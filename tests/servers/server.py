@@ -1,4 +1,4 @@
-"""A server process of a test run: it starts on a free port, ends as a test wishes, starts again."""
+"""A server process of a test run, on a free port, which a test can end and restart."""
 
 import contextlib
 import secrets
@@ -34,15 +34,15 @@ class Reached:
 
 
 class Server:
-    """A server process of our own, on one port for all its life: a test may end it and start it again."""
+    """A server process of the test run, on one port; a test can end and restart it."""
 
     name: str
     end_signal: signal.Signals
     last_signal: signal.Signals | None = None
-    """What ends it best when its data is not needed any more; None: its `end_signal`."""
+    """The signal that ends it when its data is not needed any more; None: its `end_signal`."""
     user: str | None = None
     starts_within = 30.0
-    """Seconds, on a machine that has other things to do."""
+    """Seconds, on a busy machine."""
 
     def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
         self.programs = programs
@@ -75,9 +75,7 @@ class Server:
         if self.port:
             self._start_on_port()
             return
-        for attempt in range(
-            5
-        ):  # between our choice of a port and the server's bind, someone else may take it
+        for attempt in range(5):  # another process may take the port before the server binds it
             self.port = free_port()
             try:
                 self._start_on_port()
@@ -88,7 +86,7 @@ class Server:
                     raise
 
     def stop(self) -> None:
-        """End it in an orderly way. Its clients are disconnected."""
+        """Shut it down in an orderly way; its clients are disconnected."""
         self._end(self.end_signal)
 
     def kill(self) -> None:
@@ -103,7 +101,7 @@ class Server:
 
     @property
     def folders(self) -> list[Path]:
-        """What is to be removed when it has ended."""
+        """The folders to remove after its end."""
         return [self.folder]
 
     @property
@@ -112,7 +110,7 @@ class Server:
 
     @property
     def left_to_reaper(self) -> dict[str, Any]:
-        """What the reaper of another process has to know of it."""
+        """The note for the reaper of another process."""
         assert self._process is not None, f"{self.name} does not run"
         return {
             "pid": self._process.pid,
@@ -129,7 +127,7 @@ class Server:
         self._process.returncode = 0  # or Popen warns that it runs
 
     def pause(self) -> None:
-        """Let it hold its connections and answer nothing, until `resume()`."""
+        """Pause its processes until `resume()`: connections stay open, without answers."""
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):  # a connection's process ends with it
                 process.suspend()
@@ -170,7 +168,7 @@ class Server:
         self._process = None
 
     def processes(self) -> list[psutil.Process]:
-        """It and all that it has started; none if it does not run."""
+        """The server's process and its descendants; empty if it does not run."""
         if self._process is None or self._process.poll() is not None:
             return []
         leader = psutil.Process(self._process.pid)

@@ -1,7 +1,7 @@
 """The servers that all processes of a test run share, one of each kind, started when the first needs it.
 
-The processes meet in a folder that pytest's main process makes. What a process starts for all, it notes
-there; from then on the reaper of the main process has it, and ends it with the test run.
+The processes share a folder that pytest's main process makes. A process that starts a server writes a note
+there; from then on the reaper of the main process ends the server with the test run.
 """
 
 import fcntl
@@ -18,14 +18,14 @@ class SharedServers:
     """One process's view of the servers of its test run."""
 
     def __init__(self, folder: Path, reaper: Reaper, *, main: bool) -> None:
-        """Take the folder where the processes meet; `main` is the process that outlives the others."""
+        """Use the shared folder; `main` is the process that outlives the others."""
         self.folder = folder
         self._reaper = reaper
         self._main = main
         self._started: list[Server] = []
 
     def find(self, name: str, start: Callable[[Reaper], Server]) -> Reached:
-        """Return how a server is reached, started now unless another process has started it.
+        """Return the address of a server, started now unless another process has started it.
 
         Raises:
             ServerMissing: none could be started, here or by the process that tried first.
@@ -56,6 +56,6 @@ class SharedServers:
             server.leave()
 
     def close(self) -> None:
-        """End those that this process has kept."""
+        """End the servers that this process keeps."""
         for server in self._started:
             server.discard()

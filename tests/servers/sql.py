@@ -1,4 +1,4 @@
-"""Statements to a server of SQL."""
+"""Statements to an SQL server."""
 
 import functools
 from typing import Any
@@ -16,5 +16,5 @@ def execute(url: str, *statements: str) -> list[Any]:
 
 @functools.lru_cache(64)
 def _engine(url: str) -> sqlalchemy.Engine:
-    """Return one that keeps no connection; to make it takes ten times as long as to connect."""
+    """Return a cached engine without a pool; to make one takes ten times as long as to connect."""
     return sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)

@@ -49,7 +49,7 @@ from jobhandle_celery.store.records import MESSAGE_COLUMNS, pending_message
 
 TASK = "shop.thumbnail"
 GRACE = timedelta(minutes=1)
-PATIENCE = timedelta(minutes=15)
+REPUBLISH_AFTER = timedelta(minutes=15)
 LEASE = timedelta(minutes=10)
 SWEEP_INTERVAL = timedelta(seconds=30)
 """Long enough that a machine that pauses for seconds fails no test."""
@@ -79,7 +79,7 @@ class Bench:
             "lease": LEASE,
             "sweep_interval": SWEEP_INTERVAL,
             "publish_grace": GRACE,
-            "republish_after": PATIENCE,
+            "republish_after": REPUBLISH_AFTER,
         }
         self.settings = Settings(**long | settings)
         self.database = (

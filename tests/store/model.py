@@ -21,7 +21,7 @@ from tests.store.model_job import (
     ModelJob,
 )
 
-GRACE, PATIENCE, LEASE = 1.5, 15.5, 20.5
+GRACE, REPUBLISH_AFTER, LEASE = 1.5, 15.5, 20.5
 """Half minutes, while time passes by whole ones: no job becomes due at the time of a check."""
 INTERVAL, UNBROKEN = 0.5, LEASE / 6
 FOR_GOOD = "; no attempts are left"
@@ -147,7 +147,7 @@ class Model:
         return job.due is not None and job.due <= self.now + GRACE
 
     def _patient(self, job: ModelJob) -> float:
-        later = self.now + PATIENCE
+        later = self.now + REPUBLISH_AFTER
         return later if job.started or job.expires is None else min(later, job.expires)
 
     def release(self, job: ModelJob, token: str) -> bool:
@@ -184,7 +184,7 @@ class Model:
         return len(over)
 
     def _let_it_be_heard(self, job: ModelJob) -> None:
-        job.due = self.now + PATIENCE if job.sent or job.attempt else None
+        job.due = self.now + REPUBLISH_AFTER if job.sent or job.attempt else None
 
     def unreported_cancels(self) -> list[int]:
         """Return the cancelled jobs with a published message that no worker has received since."""

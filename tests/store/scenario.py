@@ -12,7 +12,7 @@ from jobhandle_celery.schema import clock, job, job_event, sweep, worker
 from jobhandle_celery.store import Worker
 from tests.store.assertions import Found, agree, look
 from tests.store.harness import Bench, Row, new_job
-from tests.store.model import GRACE, LEASE, PATIENCE, Model
+from tests.store.model import GRACE, LEASE, REPUBLISH_AFTER, Model
 from tests.store.operations import KEY, Act, Cast, key
 
 
@@ -22,7 +22,7 @@ def minutes(amount: float) -> timedelta | None:
 
 DURATIONS: dict[str, Any] = {
     "publish_grace": minutes(GRACE),
-    "republish_after": minutes(PATIENCE),
+    "republish_after": minutes(REPUBLISH_AFTER),
     "lease": minutes(LEASE),
 }
 

@@ -27,7 +27,7 @@ def locked(bench: Bench, job_id: int) -> Iterator[None]:
 
 VERBS: dict[str, Callable[[Bench, Run], object]] = {
     "a transaction": lambda bench, run: bench.store.runs.note_progress(run, 1, 2),
-    "a move": lambda bench, run: bench.store.control.set_message(run.job_id, "said", None, run),
+    "a move": lambda bench, run: bench.store.control.set_message(run.job_id, "a message", None, run),
     "direct": lambda bench, run: bench.store.runs.finish(run, "1"),
 }
 

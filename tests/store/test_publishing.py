@@ -9,7 +9,7 @@ import pytest
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import MAX_REPUBLISH_DEFERRALS, PendingMessage, Worker
 from tests.store.conftest import CommonDoor
-from tests.store.harness import GRACE, HELD, PATIENCE, TASK, Bench, about
+from tests.store.harness import GRACE, HELD, REPUBLISH_AFTER, TASK, Bench, about
 
 HOUR = 3600.0
 
@@ -158,7 +158,7 @@ def test_republish_of_queued_job_is_deferred(bench: Bench) -> None:
         assert messages[0].republish_deferrals == republish_deferrals - 1
         bench.store.outbox.defer_republish(messages)
         assert bench.row(job_id)["republish_deferrals"] == republish_deferrals
-        assert about(bench.due_in(job_id), PATIENCE)
+        assert about(bench.due_in(job_id), REPUBLISH_AFTER)
     bench.queue(job_id)
     assert bench.row(job_id)["republish_deferrals"] == 0
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobhandle_celery.status import MOVES, JobStatus
 from jobhandle_celery.store import Run, Worker
-from tests.store.harness import FAILURE, GRACE, HELD, PATIENCE, STATES, TASK, Bench, about
+from tests.store.harness import FAILURE, GRACE, HELD, REPUBLISH_AFTER, STATES, TASK, Bench, about
 
 NONE = "none"
 KEPT = "as it was"
@@ -109,7 +109,7 @@ VERBS = {
         "publish",
         lambda bench, run: bench.queue(run.job_id),
         JobStatus.QUEUED,
-        {"due_at": PATIENCE, "not_before": KEPT, "unique_hash": KEPT, "finished": NONE},
+        {"due_at": REPUBLISH_AFTER, "not_before": KEPT, "unique_hash": KEPT, "finished": NONE},
         silent=True,
     ),
     "claim": Verb(
@@ -221,7 +221,7 @@ VERBS = {
         "send_back",
         _send_back,
         JobStatus.SUBMITTED,
-        {"due_at": PATIENCE, "unique_hash": KEPT, "message": KEPT, "finished": NONE},
+        {"due_at": REPUBLISH_AFTER, "unique_hash": KEPT, "message": KEPT, "finished": NONE},
     ),
     "resubmit": Verb(
         "resubmit",
@@ -292,7 +292,7 @@ def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str,
         return found is not None and about(bench.ahead(found), expected)
     if expected == REPORTED_LATER:
         sent = row["publish_count"] or row["attempt"]
-        expected = PATIENCE if sent else NONE
+        expected = REPUBLISH_AFTER if sent else NONE
         return _fits(bench, row, after, column, expected)
     match expected:
         case "none":

@@ -1,4 +1,4 @@
-"""The tasks of this folder's workers: bodies that take their time, and bodies with results of all kinds."""
+"""The tasks of this folder's workers: long bodies, and bodies with results of all kinds."""
 
 import datetime
 import decimal
@@ -27,12 +27,12 @@ def append(path: str, text: str) -> str:
     return text
 
 
-# Bodies that take their time.
+# Long bodies.
 
 
 @task()
 def deaf(path: str, seconds: float) -> str:
-    """Mark the beginning and the end, and poll for nothing in between."""
+    """Mark the beginning and the end, without checks for a stop request in between."""
     append_line(path, "begun")
     time.sleep(seconds)
     append_line(path, "ended")
@@ -49,7 +49,7 @@ def deaf_late(path: str, seconds: float) -> str:
 
 @task()
 def attentive(path: str, seconds: float) -> str:
-    """Ask now and then whether to stop."""
+    """Check for a stop request now and then."""
     append_line(path, "begun")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -63,7 +63,7 @@ def attentive(path: str, seconds: float) -> str:
 
 @task()
 def until_there(path: str, sign: str) -> str:
-    """Work until a file is there."""
+    """Run until a file exists."""
     append_line(path, "begun")
     while not os.path.exists(sign):
         time.sleep(0.02)
@@ -92,7 +92,7 @@ def killed_once(path: str) -> str:
 
 @task()
 def ticking(path: str, first: float, later: float) -> str:
-    """Leave a mark every moment, so that it shows whether two bodies overlap; for so long the first time."""
+    """Write frequent marks, which show whether two bodies overlap; the first run takes `seconds`."""
     seconds = later if os.path.exists(path) else first
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -108,7 +108,7 @@ def ticking_late(path: str, first: float, later: float) -> str:
 
 @task()
 def attempt_until_there(path: str, sign: str) -> str:
-    """Wait for the file of this attempt, then write all that a body can write, and return."""
+    """Wait for the file of this attempt, then write all columns that a body can write, and return."""
     job = current_job()
     assert job is not None
     attempt = job.get_job().attempt

@@ -1,4 +1,4 @@
-"""Sites for the tests with real workers: one for a module whose workers stay well, else one for a test."""
+"""Sites for the tests with real workers: one for a module whose workers stay alive, else one for a test."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

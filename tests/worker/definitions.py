@@ -1,4 +1,4 @@
-"""Every way to define a task that Celery knows, each a task that appends a line and says what state it is in.
+"""Every way to define a task in Celery; each task appends a line and sets its state.
 
 A worker of `app` has them all, one of `house_app` those of an app with a task class of its own.
 `TASKS` are the names; the two apps also hold each other's shared task.
@@ -47,7 +47,7 @@ app.conf.task_annotations = {
 
 
 def mark(task: "Task[..., Any]", what: str) -> None:
-    """Leave a mark, seen in what the body returns, that a hook of the task's own was called."""
+    """Record in the body's result that a hook of the task was called."""
     task.request.update(marks=[*getattr(task.request, "marks", []), what])
 
 
@@ -131,7 +131,7 @@ class AbstractBase(Task):  # type: ignore[type-arg]
     track_started = True
 
     def before_start(self, *_: Any) -> None:
-        mark(self, "own before_start")  # and not super's
+        mark(self, "own before_start")  # without super()
 
 
 class InBetween(AbstractBase):

@@ -106,7 +106,7 @@ def waits_for_itself() -> None:
 
 @task(bind=True)
 def ends_when_there(self: Any, path: str, sign: str, how: str) -> str:
-    """Work until a file is there, then end in one of the ways that a body can."""
+    """Run until a file exists, then end in one of the ways that a body can."""
     append_line(path, "begun")
     while not os.path.exists(sign):
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What speaks while the database is away; and a worker whose claims ask it for a second, not for thirty."""
+"""Tasks that write during an outage; and a worker whose claims retry for one second, not thirty."""
 
 import os
 import time
@@ -16,7 +16,7 @@ claim.CLAIM_TIMEOUT = 1.0
 
 @task()
 def speaking(path: str, sign: str, catches: bool) -> str:
-    """Say how far it is once a file is there, and then something that the database must answer."""
+    """Set progress once a file exists, then make a call that needs the database's answer."""
     append_line(path, "begun")
     while not os.path.exists(sign):
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The app of this folder's workers, which writes down every signal that Celery sends of a task."""
+"""The app of this folder's workers, which records every signal that Celery sends of a task."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Bodies that ask to be run again."""
+"""Bodies that retry."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.worker.base_app import app, task
 
 @task(bind=True)
 def retry_times(self: Any, path: str, times: int, countdown: float = 0) -> int:
-    """Append how often it was retried, ask for one more, at last return their number."""
+    """Append the number of retries, retry `times` times, then return the number."""
     append_line(path, f"{self.request.retries}/{self.max_retries}")
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)
@@ -24,7 +24,7 @@ def retry_times(self: Any, path: str, times: int, countdown: float = 0) -> int:
 
 @task(bind=True)
 def retry_and_linger(self: Any, path: str, seconds: float) -> str:
-    """Ask to be run again at once, and take a while to leave."""
+    """Retry at once, and take a while to return."""
     append_line(path, f"begun {self.request.retries}")
     try:
         if self.request.retries == 0:
@@ -81,7 +81,7 @@ def autoretry_with_backoff(self: Any, path: str) -> str:
 
 @task(bind=True)
 def retry_with(self: Any, path: str, options: dict[str, Any]) -> Any:
-    """Retry once, with what was given."""
+    """Retry once, with the given options."""
     if self.request.retries:
         return {
             "path": path,
@@ -134,7 +134,7 @@ def retry_with_nonsense(self: Any) -> None:
 
 @task(bind=True)
 def retry_then_die(self: Any, path: str) -> str:
-    """Retry twice, then die, then be well."""
+    """Retry twice, then die, then finish."""
     append_line(path, "begun")
     if self.request.retries < 2:
         raise self.retry(countdown=0)

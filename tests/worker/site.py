@@ -35,7 +35,7 @@ _numbers = itertools.count(1)
 
 
 class Site:
-    """Everything that one group of workers shares; the test's own side of it is `app` and `jobs`."""
+    """The servers and settings that a group of workers shares; `app` and `jobs` are the test's side."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Site:
         return handle
 
     def submit_parked(self, task: str, *args: Any, **fields: Any) -> tuple[JobHandle, bytes]:
-        """Submit a job and catch its message on the way: no worker sees it before `deliver`."""
+        """Submit a job and take its message from a parked queue: no worker receives it before `deliver`."""
         queue = f"parked-{uuid.uuid4()}"
         handle = self.submit(task, *args, queue=queue, **fields)
         message = self.redis.lpop(queue)
@@ -96,10 +96,10 @@ class Site:
         return handle, message
 
     def deliver(self, message: bytes, queue: str = DEFAULT_QUEUE, **headers: Any) -> None:
-        """Put a message into a queue, as a broker that repeats itself; `headers` go over its own."""
+        """Put a message into a queue, as a redelivering broker; `headers` replace its own."""
         copy = json.loads(message)
         copy["headers"].update(headers)
-        # By its tag a worker tells one delivery from another.
+        # A worker identifies a delivery by its tag.
         copy["properties"]["delivery_tag"] = str(uuid.uuid4())
         copy["properties"]["delivery_info"]["routing_key"] = queue
         self.redis.lpush(queue, json.dumps(copy))
@@ -109,12 +109,12 @@ class Site:
         return self.app.send_task(_named(task), args, **options)
 
     def fence(self, queue: str = DEFAULT_QUEUE) -> None:
-        """Return when a worker of one process has done with every message that is in its queue now."""
+        """Return when a worker of one process has processed every message that is in its queue now."""
         task_id = self.call("add", 1, 1, queue=queue).id
         eventually(lambda: self.meta(task_id), message="the fence")
 
     def meta(self, task_id: str | None) -> dict[str, Any] | None:
-        """Return what the result backend holds under a task id."""
+        """Return the result backend's entry for a task id."""
         stored = self.redis.get(f"celery-task-meta-{task_id}")
         return None if stored is None else json.loads(stored)
 
@@ -123,7 +123,7 @@ class Site:
         return (self.meta(task_id) or {}).get("status")
 
     def new_file(self) -> Path:
-        """Return a path of its own in the site's folder."""
+        """Return a new path in the site's folder."""
         return self.folder / f"lines-{next(_numbers)}"
 
     @contextmanager
@@ -145,14 +145,14 @@ class Site:
 
 
 class Events:
-    """What Flower would see."""
+    """Events as Flower receives them."""
 
     def __init__(self, app: Celery) -> None:
         self._seen: deque[dict[str, Any]] = deque()
         self._thread = threading.Thread(target=self._capture, args=(app,), daemon=True)
         self._receiver: Any = None
         self._thread.start()
-        # What is sent before the broker knows of us is lost; so listen for a word of our own first.
+        # Events sent before the binding exists are lost; so wait for an event of our own first.
         with app.events.default_dispatcher() as publisher:
             eventually(lambda: self._seen or publisher.send("test-listening"), message="no events")
 

@@ -1,4 +1,4 @@
-"""A worker whose housekeeping never ends: as with a broker that takes a connection and never answers."""
+"""A worker whose housekeeping hangs, as with a broker that accepts a connection and never answers."""
 
 import threading
 

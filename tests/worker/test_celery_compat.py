@@ -55,7 +55,7 @@ def test_registered_tasks_are_observed(app: Any) -> None:
 
 
 def test_ignored_trace_is_what_the_tracer_returns(app: Any) -> None:
-    """Otherwise the main process takes a refused message for a result."""
+    """Otherwise the main process treats a rejected message as a result."""
     task = define(app, ignores)
     request = {"id": "1", "is_eager": False, "delivery_info": {}}
     tracer: Any = build_tracer(task.name, task, app=app)
@@ -72,13 +72,13 @@ def test_ignored_trace_is_what_the_tracer_returns(app: Any) -> None:
 
 @pytest.mark.parametrize("ignored", [True, False])
 def test_ignored_result_is_recognised(app: Any, ignored: bool) -> None:
-    """Otherwise a result that is to be ignored must be JSON, or one that is kept is null."""
+    """Otherwise an ignored result must be JSON, or a kept one is null."""
     task = define(app, ignores, ignore_result=ignored)
     assert celery_compat.ignores_result(task, Context({"id": "1", "ignore_result": ignored})) is ignored
 
 
 def test_pools_that_cannot_end_a_body_are_recognised() -> None:
-    """Otherwise a cancel with `terminate` raises in the worker, or time limits are ignored in silence."""
+    """Otherwise a cancel with `terminate` raises in the worker, or time limits are ignored silently."""
     for pool in (SoloPool, ThreadPool):
         assert pool.terminate_job is BasePool.terminate_job
         assert celery_compat.ignored_time_limits({pool.__module__}) == ("hard", "soft")
@@ -105,7 +105,7 @@ def test_backends_read_requests_by_one_method(app: Any) -> None:
 
 
 def test_derived_request_overrides_two_methods(app: Any) -> None:
-    """Otherwise time limits do not reach the child, and its reports are taken for runtimes."""
+    """Otherwise time limits do not reach the pool process, and its reports are treated as runtimes."""
     pool: Any = type("Pool", (), {"apply_async": None})
     derive: Any = celery_request.create_request_cls  # type: ignore[attr-defined]  # not in its stubs
 

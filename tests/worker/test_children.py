@@ -1,4 +1,4 @@
-"""How a worker's main process learns that a child process has ended."""
+"""Detection of ended pool processes by a worker's main process."""
 
 import os
 import shutil

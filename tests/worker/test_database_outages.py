@@ -1,4 +1,4 @@
-"""The database goes away for a while: workers live on, and what should have been written is."""
+"""In a database outage workers keep running, and write their outcomes afterwards."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_database_outage_delays_jobs_and_loses_none(
     migrate(private_postgresql.url)
     site = new_site(database_url=private_postgresql.url, settings={"jobhandle_lease": LEASE})
     worker = site.start(concurrency=3, ready=False)
-    site.start(pool="solo", queues=["idle"])  # who would take the other for lost
+    site.start(pool="solo", queues=["idle"])  # which would declare the other lost
     worker.wait_until_ready()
     children = set(worker.children())
     paths, sign = [site.new_file() for _ in range(3)], site.new_file()
@@ -34,7 +34,7 @@ def test_database_outage_delays_jobs_and_loses_none(
     beside = site.submit("deaf", str(paths[1]), 3 * LEASE)
     starting, message = site.submit_parked("append", str(paths[2]), "body")
     eventually(lambda: all(lines_of(path) == ["begun"] for path in paths[:2]))
-    # Leases are believed only after a lease without a gap between passes.
+    # Leases are trusted only after a lease without a gap between passes.
     began = time.monotonic()
     eventually(lambda: time.monotonic() - began > LEASE / 2)
 
@@ -140,8 +140,8 @@ def test_worker_lost_in_an_outage_is_found_after_it(
 
 
 def test_delayed_pass_declares_no_worker_lost(new_site: NewSite) -> None:
-    # The database, or the one who sweeps, stood still between the beginning of a pass and its look at the
-    # leases. Nobody could renew meanwhile.
+    # The database, or the sweeper, hung between the beginning of a pass and its check of the
+    # leases. No worker could renew meanwhile.
     site = new_site(settings={"jobhandle_lease": 2.4})
     store = runtime_of(site.app).store
     worker = Worker("healthy", str(uuid.uuid4()), os.getpid())

@@ -22,7 +22,7 @@ MARKS = {
     "definitions.call_runs": ["own __call__"],
     "definitions.registered_with_init": ["from init"],
 }
-"""What the task's own hooks leave behind; one that is lost on the way would be missing."""
+"""The marks of the task's own hooks; a hook that is not called is missing."""
 
 HOUSE_MARKS = ["the house's before_start", "the house's __call__"]
 
@@ -41,7 +41,7 @@ every_definition = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def site(module_site: NewSite) -> Site:
-    # One process a worker, so that whatever was delivered before a fence has been handled.
+    # One process a worker, so that every message before a fence has been processed.
     site = module_site()
     options: dict[str, Any] = {"concurrency": 1, "arguments": ["-E"], "ready": False}
     site.start("tests.worker.definitions:app", **options)

@@ -1,4 +1,4 @@
-"""However a body ends, its job ends in the right status, with words that a person understands."""
+"""However a body ends, its job ends in the right status, with a readable message."""
 
 from typing import Any
 
@@ -146,7 +146,7 @@ def test_wait_in_body_fails_at_once(site: Site) -> None:
 
 
 def test_ignored_result_need_not_be_json(site: Site) -> None:
-    """It is null, and not looked at (fault 14)."""
+    """The row has null, whatever the body returned (fault 14)."""
     handle = site.jobs.handle()
     signature: Any = site.app.signature("worker.unserialisable_result")
     handle.submit(signature.set(ignore_result=True))

@@ -1,4 +1,4 @@
-"""The lease is renewed whatever else a worker's main process is held up by."""
+"""The lease is renewed whatever blocks a worker's main process."""
 
 from jobhandle_celery import JobStatus
 from tests.apps import lines_of
@@ -18,7 +18,7 @@ def test_worker_with_hanging_sweep_keeps_its_lease(new_site: NewSite) -> None:
     eventually(lambda: lines_of(path) == ["begun"])
     site.start(concurrency=1)
 
-    # Both have outlived several leases, under the eyes of a healthy sweep.
+    # Both have run for several leases, while another worker sweeps.
     outlived = f"lease_until > started + interval '{5 * LEASE} seconds'"
     both = f"SELECT name FROM jobhandle_worker WHERE {outlived}"
     eventually(lambda: len(execute(site.database_url, both)) == 2, message="a lease was not renewed")
@@ -26,4 +26,4 @@ def test_worker_with_hanging_sweep_keeps_its_lease(new_site: NewSite) -> None:
 
     assert handle.wait(20) is JobStatus.FINISHED
     assert statuses(site, handle) == ["Submitted", "Running", "Finished"]
-    stuck.kill()  # its housekeeping would hold up a shutdown
+    stuck.kill()  # its housekeeping would block a shutdown

@@ -1,4 +1,4 @@
-"""Workers that vanish or stand still: their jobs end or move on, and late words of theirs change nothing."""
+"""Jobs of killed or stopped workers end or are requeued, and late writes change nothing."""
 
 from datetime import datetime, timedelta
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The database is away when a body ends: its outcome is written later, and holds up nothing until then."""
+"""The database is away when a body ends: its outcome is written later, and delays nothing."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ def paused(server: PostgresqlServer) -> Iterator[None]:
 
 @contextmanager
 def without_tables(server: PostgresqlServer) -> Iterator[None]:
-    """As in the middle of a migration: SchemaError, not an outage."""
+    """Remove the tables, as in a migration: SchemaError, not an outage."""
     execute(server.url, "ALTER TABLE jobhandle_job RENAME TO elsewhere")
     yield
     execute(server.url, "ALTER TABLE elsewhere RENAME TO jobhandle_job")
@@ -53,7 +53,7 @@ Away = Callable[[PostgresqlServer], AbstractContextManager[None]]
 @pytest.fixture
 def site(new_site: NewSite, private_postgresql: PostgresqlServer) -> Site:
     migrate(private_postgresql.url)
-    # A long lease: a pause of the database is no loss of this worker.
+    # A long lease: in a pause of the database this worker is not lost.
     return new_site(database_url=private_postgresql.url, settings={"jobhandle_lease": 60})
 
 

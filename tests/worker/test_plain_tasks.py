@@ -1,4 +1,4 @@
-"""A task that is called without a job, in a worker of an app with jobs, is what it is in plain Celery.
+"""A task called without a job, in a worker of an app with jobs, runs as in plain Celery.
 
 Each scenario is run by both kinds of worker; their results and events are compared.
 """
@@ -41,7 +41,7 @@ def events(site: Site) -> Iterator[Events]:
 FINAL_EVENTS = {"task-succeeded", "task-failed", "task-revoked", "task-rejected"}
 
 QUIET = {"ignore", "before_start_ignores"}
-"""Nothing tells the end of these."""
+"""No event tells the end of these."""
 
 SCENARIOS: dict[str, tuple[str, list[Any]]] = {
     "success": ("add", [1, 2]),

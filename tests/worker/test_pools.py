@@ -63,7 +63,7 @@ def test_lease_is_renewed_during_a_longer_body(site: Site) -> None:
     path = site.new_file()
     handle = site.submit("deaf", str(path), 2 * LEASE)
 
-    # Somebody else looks for lost workers, too.
+    # Another process sweeps, too.
     eventually(lambda: site.jobs.sweep() and handle.job_status().final, timeout=30)
 
     assert handle.result() == "slept"
@@ -71,7 +71,7 @@ def test_lease_is_renewed_during_a_longer_body(site: Site) -> None:
 
 
 def test_ignored_time_limit_is_logged_once(site: Site, pool: str) -> None:
-    """A worker whose pool cannot end a body says so, of the first job with a limit (fault 30)."""
+    """A worker whose pool cannot end a body logs this for the first job with a limit (fault 30)."""
     for _ in range(2):
         handle = site.submit("add", 20, 22, time_limit=60, soft_time_limit=50)
         assert handle.result(timeout=20) == 42

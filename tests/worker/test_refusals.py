@@ -1,4 +1,4 @@
-"""A message that may not start its job: a revoked task if the job is cancelled or expired, else no trace."""
+"""Rejected messages: a revoked task if the job is cancelled or expired, otherwise no trace."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.worker.site import Events, NewSite, Site, statuses
 
 @pytest.fixture(scope="module")
 def site(module_site: NewSite) -> Site:
-    # One process: whatever was delivered before a fence has been handled.
+    # One process: every message before a fence has been processed.
     site = module_site()
     site.start(concurrency=1, arguments=["-E"])
     return site

@@ -1,4 +1,4 @@
-"""What a body returns: kept as JSON with its types, and refused in words if it cannot be."""
+"""Results are stored as JSON with their types; others end the job in Error with the reason."""
 
 import datetime
 import decimal

@@ -178,7 +178,7 @@ def test_options_of_the_submit_survive_a_retry(site: Site) -> None:
 
 
 def test_next_attempt_starts_only_after_the_body_has_left(site: Site) -> None:
-    """A retry that writes the row while the body is still inside has two bodies at once (mutant 6)."""
+    """A retry written while its body still runs would allow two bodies at once (mutant 6)."""
     path = site.new_file()
 
     assert site.submit("retry_and_linger", str(path), 0.5).result(timeout=20) == "done"

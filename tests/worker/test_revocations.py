@@ -25,7 +25,7 @@ def running(site: Site, task: str = "deaf", seconds: float = 60) -> tuple[JobHan
 
 
 def revoke(site: Site, task_id: str | None, **options: Any) -> None:
-    """Revoke, and wait until the worker has heard it."""
+    """Revoke, and wait until the worker has received it."""
     assert task_id
     assert site.app.control.revoke(task_id, reply=True, limit=1, timeout=10, **options)
 

@@ -1,4 +1,4 @@
-"""Sensitive arguments on a real worker: neither logs nor events nor `inspect` show them, whatever happens."""
+"""Sensitive arguments on a real worker: no log, event or `inspect` shows them."""
 
 import json
 from typing import Any

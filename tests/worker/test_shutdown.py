@@ -1,4 +1,4 @@
-"""A worker that is asked to end: warm it finishes what it runs, soft and cold it gives it back."""
+"""Shutdown of a worker: a warm one finishes running jobs, a soft or cold one gives them back."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -47,7 +47,7 @@ def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
 
     worker.terminate()
 
-    # Somebody else looks for lost workers meanwhile.
+    # Another process sweeps meanwhile.
     eventually(lambda: site.jobs.sweep() and not worker.is_running(), timeout=30)
     for handle, path in jobs:
         assert handle.job_status() is JobStatus.FINISHED

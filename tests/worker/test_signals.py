@@ -35,7 +35,7 @@ NEW = celery.VERSION[:2] >= (5, 7)
 
 @dataclass
 class Side:
-    """A worker, and how a test leads a task's life on it."""
+    """A worker, and the life of a task on it."""
 
     site: Site
     events: Events
@@ -55,7 +55,7 @@ class Side:
         return task_id
 
     def park(self, task: str, *args: Any, **options: Any) -> tuple[str, bytes]:
-        """Catch a message on its way."""
+        """Take a message from a parked queue."""
         parked = f"parked-{self.queue}"
         task_id = self.send(task, *args, queue=parked, **options)
         message = self.site.redis.lpop(parked)
@@ -117,7 +117,7 @@ def _terminated(side: Side) -> str:
 
 
 def _stopped(side: Side) -> str:
-    if side.queue == PLAIN:  # its nearest kin: a body that ends itself, and records nothing
+    if side.queue == PLAIN:  # the nearest plain case: a body that ends itself, and records nothing
         return side.send("ignore")
     task_id = side.begun("attentive", 60)
     side.cancel(task_id)
@@ -189,7 +189,7 @@ def events(site: Site) -> Iterator[Events]:
 
 
 def lead(side: Side, name: str) -> tuple[list[str], list[str]]:
-    """Lead a life to its end; return signals, and events, as the page has them."""
+    """Run a life to its end; return its signals and events, as the page has them."""
     task_id = LIVES[name](side)
     if side.queue == JOB:
         side.jobs[task_id].wait(30)
@@ -223,7 +223,7 @@ def row(name: str, plain: tuple[list[str], list[str]], job: tuple[list[str], lis
 
 @pytest.mark.parametrize("name", LIVES)
 def test_signals_and_events_match_the_documented_table(site: Site, events: Events, name: str) -> None:
-    """What listens to Celery sees a job as it sees a task (faults 17, 20)."""
+    """Signal and event receivers see a job as they see a task (faults 17, 20)."""
     led = [lead(Side(site, events, queue, site.folder / queue), name) for queue in (PLAIN, JOB)]
     found = row(name, led[0], led[1])
     if os.environ.get("JOBHANDLE_WRITE_DOCS"):

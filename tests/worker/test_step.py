@@ -1,4 +1,4 @@
-"""The worker step by itself, in this process: what it starts, and how it ends without a database."""
+"""The worker's bootstep in this process: its start, and its end without a database."""
 
 import logging
 import threading
@@ -38,7 +38,7 @@ def our_threads() -> set[threading.Thread]:
 
 
 def test_steps_of_the_worker_are_boot_steps(controller: Callable[[str], Any], sqlite_url: str) -> None:
-    """Others read `obj` of each (fault 62)."""
+    """Other tools read `obj` of each (fault 62)."""
     steps = controller(sqlite_url).steps
 
     assert len(steps) > 2
@@ -54,7 +54,7 @@ def test_shutdown_without_a_lease_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
     trouble: str,
 ) -> None:
-    """No traceback is logged, no thread stays, and nothing is tried twice (faults 63, 64)."""
+    """No traceback is logged, no thread remains, no call is repeated (faults 63, 64)."""
     controlled = controller(AWAY if trouble == "away" else f"sqlite:///{tmp_path}/empty.sqlite3")
     step, before = step_of(controlled), our_threads()
     slept: list[float] = []
@@ -72,7 +72,7 @@ def test_shutdown_without_a_lease_does_not_wait(
 def test_shutdown_waits_for_pending_writes(
     controller: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the process knows of a child is not dropped at the first refusal (fault 64)."""
+    """Outcomes of pool processes are not dropped at the first error (fault 64)."""
     controlled = controller(AWAY)
     step, tries = step_of(controlled), []
 
@@ -90,7 +90,7 @@ def test_shutdown_waits_for_pending_writes(
 
 
 def test_periodic_thread_backs_off_after_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that is away is not asked each second (fault 64)."""
+    """An unavailable database is not called each second (fault 64)."""
     pauses: list[float] = []
 
     class Recorded(threading.Event):

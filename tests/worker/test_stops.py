@@ -127,7 +127,7 @@ def test_set_status_finished_asks_the_body_to_stop(site: Site) -> None:
 
     assert site.submit("add", 1, 1).result(timeout=20) == 2
     assert (handle.job_status(), handle.job_message()) == (JobStatus.FINISHED, "good enough")
-    # The body has left: the job may be sent round again.
+    # The body has returned: the job may be resubmitted.
     eventually(lambda: _resubmitted(handle))
     handle.cancel_job(terminate=True)
     handle.wait(20)

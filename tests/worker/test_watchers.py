@@ -1,4 +1,4 @@
-"""What Flower shows in the end: the last state of each task, from the events that it receives."""
+"""The final state of each task in Flower, from the events that it receives."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ def site(new_site: NewSite) -> Site:
 
 @pytest.fixture(scope="module")
 def lasting_site(module_site: NewSite) -> Site:
-    """For the tests that leave the worker as it was."""
+    """A site for the tests that do not change the worker."""
     site = module_site(settings=SETTINGS)
     site.start()
     return site
 
 
 def state_of(events: Events, task_id: str | None) -> str | None:
-    """Return what Flower would show, which keeps events by celery.events.state as well."""
+    """Return the state in Flower, which uses celery.events.state as well."""
     seen: Any = State()
     for event in events.all():
         seen.event(dict(event))
@@ -61,7 +61,7 @@ def test_progress_without_a_broker_does_not_accumulate() -> None:
 
 
 def test_progress_events_can_be_switched_off() -> None:
-    """A counter of events that knows Celery's alone is not given another (fault 20)."""
+    """A receiver that knows only Celery's events gets no other (fault 20)."""
     soon: list[Any] = []
     consumer = SimpleNamespace(connection=object(), call_soon=lambda *call: soon.append(call))
     snapshot = RunSnapshot(1, "a", 1, "c", 1, stop=False, terminate=False, progress=Progress(1))
@@ -131,7 +131,7 @@ def test_job_of_a_lost_worker_is_not_shown_started(
 
 @pytest.mark.parametrize(("attempts", "sent"), [(1, "task-failed"), (2, "task-retried")])
 def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, sent: str) -> None:
-    """Who counts failures counts one, and none if the job runs again (fault 20)."""
+    """A counter of failures sees one, and none if the job runs again (fault 20)."""
     site = lasting_site
     path = site.new_file()
     with site.events() as events:
@@ -187,5 +187,5 @@ def test_job_finished_in_soft_shutdown_is_shown_succeeded(site: Site) -> None:
         assert handle.job_status() is JobStatus.FINISHED
         eventually(lambda: state_of(events, task_id) == "SUCCESS")
         sent = [event["result"] for event in events.all() if event["type"] == "task-succeeded"]
-    # Celery may have been in time to tell it, too.
+    # Celery may have sent it in time, too.
     assert set(sent) == {"'seen'"}
