@@ -32,7 +32,7 @@ def test_of_fewer_than_four_values_the_spread_is_all_of_them() -> None:
     assert summary([7.0]).spread == 0
 
 
-def test_a_ratio_is_made_within_each_round() -> None:
+def test_ratio_is_made_within_each_round() -> None:
     # The second round was on a machine at half the speed.
     assert ratios([100, 50], [200, 100]) == [0.5, 0.5]
     assert differences([3, 5], [1, 2]) == [2, 3]
@@ -41,7 +41,7 @@ def test_a_ratio_is_made_within_each_round() -> None:
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1), (50, 50), (95, 95), (99, 99), (100, 100)])
-def test_a_percentile_is_one_of_the_values(percent: float, expected: float) -> None:
+def test_percentile_is_one_of_the_values(percent: float, expected: float) -> None:
     values = [float(value) for value in range(1, 101)]
 
     assert percentile(values, percent) == expected
@@ -82,7 +82,7 @@ def test_bodies_leave_marks_that_others_can_count(tmp_path: Path, monkeypatch: p
         marks.wait_for(2, timeout=0)
 
 
-def test_a_goal_is_reached_or_missed_by_its_median() -> None:
+def test_goal_is_reached_or_missed_by_its_median() -> None:
     assert report.reached(Goal("rate", [1.0, 5.0, 6.0], 5, at_least=True)) == "reached"
     assert report.reached(Goal("rate", [9.0, 4.0, 4.0], 5, at_least=True)) == "**missed**"
     assert report.reached(Goal("time", [1.0, 5.0, 6.0], 5, at_least=False)) == "reached"
@@ -90,7 +90,7 @@ def test_a_goal_is_reached_or_missed_by_its_median() -> None:
     assert report.reached(Goal("no bound", [1.0], 0)) == ""
 
 
-def test_a_table_has_the_ratio_to_the_first_of_the_same_unit() -> None:
+def test_table_has_the_ratio_to_the_first_of_the_same_unit() -> None:
     series = [
         Series("first", [100.0, 300.0], "jobs/s"),
         Series("half", [100.0], "jobs/s"),
@@ -164,7 +164,7 @@ def test_report_has_the_findings_and_keeps_the_prose(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == written
 
 
-def test_a_curve_is_drawn_as_the_same_file_each_time(tmp_path: Path) -> None:
+def test_curve_is_drawn_as_the_same_file_each_time(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     result = _result()
     result.save(tmp_path / "results")

@@ -149,7 +149,7 @@ def test_error_in_pool_process_is_counted_by_main_process() -> None:
     assert bootstep._internal_errors(None) == {"count": begun + 1, "last": "the work of a child: TypeError"}
 
 
-def test_the_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_message_of_a_sensitive_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise TypeError("secret")
     except TypeError as error:

@@ -59,7 +59,7 @@ def sent(app: Celery, job: Any) -> tuple[dict[str, Any], str]:
     return message.headers, repr(found)
 
 
-def test_a_keyword_is_hidden(app: Celery) -> None:
+def test_keyword_is_hidden(app: Celery) -> None:
     headers, shown = sent(
         app,
         Job(task="login", args=["ann"], kwargs={"password": CANARY}, sensitive=["password"], queue=QUEUE),
@@ -79,7 +79,7 @@ def test_argument_hidden_by_name_is_hidden_by_position(app: Celery) -> None:
     assert "args=('ann', '***', 'x')" in shown
 
 
-def test_a_position_is_hidden(app: Celery) -> None:
+def test_position_is_hidden(app: Celery) -> None:
     headers, _ = sent(app, Job(task="login", args=["ann", CANARY], sensitive=[1], queue=QUEUE))
     assert headers["argsrepr"] == "('ann', '***')"
 
@@ -89,19 +89,19 @@ def test_unknown_tasks_positional_arguments_are_all_hidden(app: Celery) -> None:
     assert headers["argsrepr"] == "('***', '***')"
 
 
-def test_a_signature_names_them(app: Celery) -> None:
+def test_signature_names_them(app: Celery) -> None:
     options: dict[str, Any] = {"sensitive": ["password"], "queue": QUEUE}
     signature = app.tasks["login"].s("ann", password=CANARY).set(**options)
     headers, _ = sent(app, signature)
     assert "'password': '***'" in headers["kwargsrepr"]
 
 
-def test_a_task_names_them_for_all_its_callers(app: Celery) -> None:
+def test_task_names_them_for_all_its_callers(app: Celery) -> None:
     headers, _ = sent(app, app.tasks["guarded"].s(CANARY).set(queue=QUEUE))
     assert headers["argsrepr"] == "('***',)"
 
 
-def test_a_resubmit_and_a_sweep_hide_them_too(app: Celery, sqlite_url: str) -> None:
+def test_resubmit_and_a_sweep_hide_them_too(app: Celery, sqlite_url: str) -> None:
     jobs: Jobs = app.jobs  # type: ignore[attr-defined]
     job = Job(task="login", args=["ann", CANARY], sensitive=["password"], queue=QUEUE)
     with jobs.handle() as handle:
@@ -169,7 +169,7 @@ def test_malformed_sensitive_list_is_refused(app: Celery, sensitive: Any) -> Non
         handle.submit(Job(task="login", args=["ann", CANARY], sensitive=sensitive))
 
 
-def test_a_job_is_shown_before_its_submit_without_any_position() -> None:
+def test_job_is_shown_before_its_submit_without_any_position() -> None:
     assert CANARY not in repr(Job(task="login", args=["ann", CANARY], sensitive=["password"]))
     assert CANARY in repr(Job(task="login", args=["ann", CANARY]))
 
@@ -199,7 +199,7 @@ ENDS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_main_process_that_knows_arguments_stores_none(sqlite_url: str, end: str) -> None:
+def test_main_process_that_knows_arguments_stores_none(sqlite_url: str, end: str) -> None:
     """A pool of threads or greenlets runs bodies in it, with the arguments in its requests."""
     app: Any = Celery("hidden", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.result_extended = True

@@ -48,7 +48,7 @@ def test_database_in_use_is_dropped(postgresql_databases: PostgresqlDatabases) -
     engine.dispose()
 
 
-def test_a_private_redis_comes_back_on_its_port(private_redis: RedisServer) -> None:
+def test_private_redis_comes_back_on_its_port(private_redis: RedisServer) -> None:
     url = private_redis.url
     private_redis.stop()
     assert not private_redis.answers()
@@ -60,9 +60,7 @@ def test_a_private_redis_comes_back_on_its_port(private_redis: RedisServer) -> N
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_private_postgresql_comes_back_with_its_data(
-    private_postgresql: PostgresqlServer, how: str
-) -> None:
+def test_private_postgresql_comes_back_with_its_data(private_postgresql: PostgresqlServer, how: str) -> None:
     execute(private_postgresql.url, "CREATE TABLE kept (id int)")
     getattr(private_postgresql, how)()
     assert not private_postgresql.answers()

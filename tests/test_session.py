@@ -126,7 +126,7 @@ def test_after_a_rollback_there_never_was_a_job(shop: Shop) -> None:
     assert shop.sent() == []
 
 
-def test_a_session_goes_on_after_its_commits_and_rollbacks(shop: Shop) -> None:
+def test_session_goes_on_after_its_commits_and_rollbacks(shop: Shop) -> None:
     handle = shop.jobs.handle()
     with Session(shop.engine) as session:
         kept = [handle.submit(ADD, session=session)]
@@ -299,7 +299,7 @@ def test_what_is_no_session_is_refused(shop: Shop) -> None:
     assert shop.jobs.find() == []
 
 
-def test_a_scoped_session_is_a_session(shop: Shop) -> None:
+def test_scoped_session_is_a_session(shop: Shop) -> None:
     session = scoped_session(sessionmaker(shop.engine))
     job_id = shop.jobs.handle().submit(ADD, session=session)
     assert shop.sent() == []
@@ -320,7 +320,7 @@ def test_session_without_our_tables_raises_with_the_command(
 
 
 @pytest.mark.parametrize("settings", [{}, {"task_eager_propagates": True}])
-def test_an_eager_job_runs_after_the_commit(database_url: str, settings: dict[str, Any]) -> None:
+def test_eager_job_runs_after_the_commit(database_url: str, settings: dict[str, Any]) -> None:
     shop = Shop(database_url, task_always_eager=True, **settings)
     handle = shop.jobs.handle()
     with Session(shop.engine) as session:
@@ -344,9 +344,7 @@ ASYNC_DRIVERS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize(("driver", "kind"), [("aiosqlite", "sqlite"), ("psycopg", "postgresql")])
-def test_an_async_session_joins_through_run_sync(
-    driver: str, kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_async_session_joins_through_run_sync(driver: str, kind: str, request: pytest.FixtureRequest) -> None:
     import asyncio
 
     pytest.importorskip(driver)

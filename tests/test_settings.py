@@ -57,7 +57,7 @@ def test_settings_have_the_defaults_of_the_design() -> None:
     )
 
 
-def test_the_patience_doubles_to_a_quarter_of_an_hour() -> None:
+def test_patience_doubles_to_a_quarter_of_an_hour() -> None:
     delays = [Settings().republish_delay(publish_count).total_seconds() / 60 for publish_count in range(1, 8)]
     assert delays == [1, 2, 4, 8, 15, 15, 15]
     assert Settings().republish_delay(10**9) == timedelta(minutes=15)
@@ -77,14 +77,14 @@ def test_durations_are_seconds_or_timedeltas() -> None:
 
 
 @pytest.mark.parametrize("key", ["lease", "sweep_interval", "republish_after", "publish_grace"])
-def test_a_bad_duration_is_refused_by_name(key: str) -> None:
+def test_bad_duration_is_refused_by_name(key: str) -> None:
     for value in (0, -1, "60", True, float("nan"), float("inf"), 10**400, timedelta(0), [60]):
         with pytest.raises(ConfigurationError, match=f"jobhandle_{key}: .*accepted"):
             read({f"jobhandle_{key}": value}.get)
 
 
 @pytest.mark.parametrize("key", ["namespace", "schema"])
-def test_a_bad_name_is_refused_by_name(key: str) -> None:
+def test_bad_name_is_refused_by_name(key: str) -> None:
     for value in ("", "x" * 64, 5, True, ["a"]):
         with pytest.raises(ConfigurationError, match=f"jobhandle_{key}: .*accepted"):
             read({f"jobhandle_{key}": value}.get)
@@ -97,7 +97,7 @@ def test_switch_accepts_true_or_false_only(name: str) -> None:
         read({f"jobhandle_{name}": "no"}.get)
 
 
-def test_a_bad_setting_comes_out_at_the_first_use(sqlite_url: str) -> None:
+def test_bad_setting_comes_out_at_the_first_use(sqlite_url: str) -> None:
     jobs = jobs_of(sqlite_url, jobhandle_lease=-1)
     for use in (jobs.handle, jobs.count_by_status, jobs.sweep, jobs.upgrade_schema):
         with pytest.raises(ConfigurationError, match="jobhandle_lease"):
@@ -163,7 +163,7 @@ def test_what_is_no_database_url_is_refused_at_once(url: Any) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///"])
-def test_a_database_in_memory_is_refused(url: str) -> None:
+def test_database_in_memory_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="Name a file"):
         jobs_of(url)
 
@@ -183,7 +183,7 @@ def test_missing_driver_raises_with_the_package(driver: str, monkeypatch: pytest
     assert SECRET not in shown_text(caught.value)
 
 
-def test_a_plain_postgresql_url_goes_through_psycopg_3(postgresql_url: str) -> None:
+def test_plain_postgresql_url_goes_through_psycopg_3(postgresql_url: str) -> None:
     for url in (
         postgresql_url.replace("postgresql+psycopg:", "postgresql:"),
         sqlalchemy.make_url(postgresql_url),
@@ -209,12 +209,12 @@ def test_engine_factory_is_called_once_at_first_use(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "sqlite:///jobs.sqlite3", object()])
-def test_a_function_that_makes_no_engine_is_refused(wrong: Any) -> None:
+def test_function_that_makes_no_engine_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="Engine"):
         jobs_of(lambda: wrong).find()
 
 
-def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     jobs = jobs_of(f"sqlite:///{tmp_path}/missing/jobs.sqlite3")
     for use in (jobs.find, lambda: jobs.handle().submit(ADD)):
         with pytest.raises(JobHandleError, match=r"missing/jobs\.sqlite3"):
@@ -257,7 +257,7 @@ def test_wrong_password_is_reported_without_the_password(postgresql_url: str) ->
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_an_encoding_that_cannot_hold_every_text_is_refused(
+def test_encoding_that_cannot_hold_every_text_is_refused(
     postgresql_databases: PostgresqlDatabases, encoding: str
 ) -> None:
     url = postgresql_databases.create_empty(encoding)
@@ -342,7 +342,7 @@ def test_half_made_tables_raise_with_the_command(database_url: str) -> None:
     jobs.close()
 
 
-def test_the_tables_may_lie_in_a_schema_of_their_own(empty_postgresql_url: str) -> None:
+def test_tables_may_lie_in_a_schema_of_their_own(empty_postgresql_url: str) -> None:
     jobs = jobs_of(empty_postgresql_url, jobhandle_schema="Jobs of the shop")
     with pytest.raises(SchemaError):
         jobs.find()

@@ -47,7 +47,7 @@ def test_shared_server_ends_with_the_run(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_missing_server_deselects_its_tests(
+def test_missing_server_deselects_its_tests(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = request.node

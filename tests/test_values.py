@@ -53,7 +53,7 @@ def test_storable_text_loses_only_nul_and_lone_surrogates(
         assert stored == given_text
 
 
-def test_a_message_keeps_its_beginning_and_a_traceback_its_end() -> None:
+def test_message_keeps_its_beginning_and_a_traceback_its_end() -> None:
     for length in (0, 1, 9_999, 10_000):
         assert serialization.clip_message("x" * length) == "x" * length
     assert serialization.clip_message("x" * 10_001) == "x" * 9_999 + "…"
@@ -135,7 +135,7 @@ def test_datetimes_uuids_decimals_and_bytes_survive_in_a_row(app: Any) -> None:
 # Times, and the options of a signature.
 
 
-def test_a_job_with_a_time_ahead_waits_for_it(app: Any) -> None:
+def test_job_with_a_time_ahead_waits_for_it(app: Any) -> None:
     handle = app.jobs.handle()
     moment = datetime.now(UTC) + HOUR
     for when in (HOUR, moment, moment.astimezone()):
@@ -149,7 +149,7 @@ def test_a_job_with_a_time_ahead_waits_for_it(app: Any) -> None:
             assert not job.held
 
 
-def test_a_time_in_the_past_means_now(app: Any) -> None:
+def test_time_in_the_past_means_now(app: Any) -> None:
     handle = app.jobs.handle()
     for when in (timedelta(0), -HOUR, datetime(2001, 1, 1, tzinfo=UTC)):
         for status in (None, JobStatus.WAITING):
@@ -157,7 +157,7 @@ def test_a_time_in_the_past_means_now(app: Any) -> None:
             assert handle.job_status() is JobStatus.QUEUED
 
 
-def test_the_options_of_a_signature_are_the_jobs(app: Any) -> None:
+def test_options_of_a_signature_are_the_jobs(app: Any) -> None:
     add = app.tasks["tests.add"]
     handle = app.jobs.handle()
     soon = datetime.now(UTC) + HOUR
@@ -238,7 +238,7 @@ def test_errors_reach_another_process_by_a_pickle(app: Any) -> None:
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
-def test_the_nine_words_are_omeros() -> None:
+def test_nine_words_are_omeros() -> None:
     words = "Submitted Resubmitted Queued Requeued Running Error Waiting Finished Cancelled"
     assert " ".join(JobStatus) == words
     assert {status for status in JobStatus if status.final} == {"Finished", "Error", "Cancelled"}

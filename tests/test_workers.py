@@ -47,7 +47,7 @@ def plain_worker(start_worker: StartWorker, broker_url: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
-def test_a_worker_of_each_pool_runs_a_task_and_ends_when_asked(
+def test_worker_of_each_pool_runs_a_task_and_ends_when_asked(
     plain_worker: StartWorker, broker_url: str, tmp_path: Path, pool: str
 ) -> None:
     worker = plain_worker(pool=pool, queues=["quick"])
@@ -92,7 +92,7 @@ def test_stopped_worker_does_nothing_until_continued(
     eventually((tmp_path / "done").exists)
 
 
-def test_a_killed_worker_says_which_signal(plain_worker: StartWorker) -> None:
+def test_killed_worker_says_which_signal(plain_worker: StartWorker) -> None:
     worker = plain_worker()
     children = worker.children()
     # The children ask the kernel to end with their parent at their start, which may be after "ready". Before
@@ -107,7 +107,7 @@ def test_a_killed_worker_says_which_signal(plain_worker: StartWorker) -> None:
     )
 
 
-def test_a_worker_that_cannot_start_says_why(start_worker: StartWorker) -> None:
+def test_worker_that_cannot_start_says_why(start_worker: StartWorker) -> None:
     with pytest.raises(AssertionError, match="no_such_module"):
         start_worker("no_such_module:app")
 

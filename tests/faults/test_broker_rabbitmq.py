@@ -54,7 +54,7 @@ def submit(workload: Workload, task: str, *args: Any, **fields: Any) -> JobHandl
     return workload.handle(job_id)
 
 
-def test_a_job_runs_and_its_result_is_in_its_row(workload: Workload) -> None:
+def test_job_runs_and_its_result_is_in_its_row(workload: Workload) -> None:
     handle = submit(workload, "work", 0)
     assert handle.result(TIMEOUT) == "worked"
     assert handle.get_job().queue == "celery"
@@ -70,7 +70,7 @@ def test_mixed_workload_without_faults(workload: Workload) -> None:
     assert {row.status for row in rows.values()} == {"Finished", "Error", "Cancelled"}
 
 
-def test_a_retry_waits_in_the_row_and_not_in_the_broker(workload: Workload) -> None:
+def test_retry_waits_in_the_row_and_not_in_the_broker(workload: Workload) -> None:
     handle = submit(workload, "again", 0, 1, 2)
     eventually(lambda: handle.job_status() is JobStatus.REQUEUED, TIMEOUT)
     assert workload.count_started() == 1
@@ -80,7 +80,7 @@ def test_a_retry_waits_in_the_row_and_not_in_the_broker(workload: Workload) -> N
     workload.audit()
 
 
-def test_a_job_does_not_start_before_its_time(workload: Workload) -> None:
+def test_job_does_not_start_before_its_time(workload: Workload) -> None:
     handle = submit(workload, "work", 0, scheduled_for=timedelta(seconds=2))
     assert handle.job_status() is JobStatus.WAITING
     assert ends(handle) is JobStatus.FINISHED
@@ -126,7 +126,7 @@ def test_running_job_receives_a_stop_request(workload: Workload) -> None:
     workload.audit()
 
 
-def test_a_job_is_resubmitted(workload: Workload) -> None:
+def test_job_is_resubmitted(workload: Workload) -> None:
     handle = submit(workload, "work", 0)
     assert ends(handle) is JobStatus.FINISHED
     handle.resubmit_job()
@@ -135,7 +135,7 @@ def test_a_job_is_resubmitted(workload: Workload) -> None:
     assert [trace.attempt for trace in workload.body_traces()[workload.ids[0]]] == [1, 2]
 
 
-def test_an_expired_job_is_not_started(workload: Workload) -> None:
+def test_expired_job_is_not_started(workload: Workload) -> None:
     queue = "expired"
     handle = submit(workload, "work", 0, queue=queue, expires=timedelta(seconds=1))
     assert depth(workload.site.app, queue) == 1
@@ -217,7 +217,7 @@ def test_unreadable_messages_delay_no_other(workload: Workload) -> None:
 # What is set up otherwise.
 
 
-def test_a_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url: str) -> None:
+def test_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url: str) -> None:
     site = new_site(broker_url=rabbitmq_url, settings={"task_queue_max_priority": 9})
     workload = Workload(site)
     priorities = [1, 9, 5, 3, 7]

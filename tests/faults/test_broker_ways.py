@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 TIMEOUT = 90
 
 
-def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) -> None:
+def test_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) -> None:
     nobody_listens = "redis://127.0.0.1:1/0" if broker_url.startswith("redis") else "amqp://127.0.0.1:1//"
     site = new_site(broker_url=f"{nobody_listens};{broker_url}")
     workload = Workload(site)
@@ -30,7 +30,7 @@ def test_the_next_broker_of_a_list_is_tried(new_site: NewSite, broker_url: str) 
     workload.audit()
 
 
-def test_the_apps_own_transport_options_count(new_site: NewSite) -> None:
+def test_apps_own_transport_options_count(new_site: NewSite) -> None:
     options = {"global_keyprefix": "shop:", "sep": ":", "priority_steps": [0, 5]}
     site = new_site(settings={"broker_transport_options": options})
     workload = Workload(site)

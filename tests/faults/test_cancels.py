@@ -92,7 +92,7 @@ def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
     assert count_events(site, "between two attempts") - before > 1
 
 
-def test_a_cancel_outlives_the_workers(new_site: NewSite) -> None:
+def test_cancel_outlives_the_workers(new_site: NewSite) -> None:
     """Without a worker; with messages reserved by a worker that is killed; with redelivered messages."""
     site = new_site(settings={"worker_prefetch_multiplier": 16, "jobhandle_republish_after": 2})
     workload = Workload(site)

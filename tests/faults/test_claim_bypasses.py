@@ -84,7 +84,7 @@ def test_no_worker_without_jobs_runs_a_job(new_site: NewSite) -> None:
     assert all("Refusing to deserialize" in worker.log for worker in wrong)
 
 
-def test_a_worker_without_jobs_on_rabbitmq_rejects_its_messages(new_site: NewSite, rabbitmq_url: str) -> None:
+def test_worker_without_jobs_on_rabbitmq_rejects_its_messages(new_site: NewSite, rabbitmq_url: str) -> None:
     """On RabbitMQ too the message is rejected, not requeued, and the sweep sends another (fault 4)."""
     site = new_site(settings=SETTINGS, broker_url=rabbitmq_url)
     path = site.new_file()

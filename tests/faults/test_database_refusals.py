@@ -169,7 +169,7 @@ def strict_stage(
 
 
 @pytest.mark.parametrize("name", STORE_CALLS)
-def test_a_stricter_isolation_changes_no_verb(base: Bench, strict_stage: Bench, name: str) -> None:
+def test_stricter_isolation_changes_no_verb(base: Bench, strict_stage: Bench, name: str) -> None:
     assert run_undisturbed(strict_stage, name) == run_undisturbed(base, name)
 
 

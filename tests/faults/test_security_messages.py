@@ -93,7 +93,7 @@ def still_waits(site: Site, handle: JobHandle, message: bytes, path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_a_plain_task_may_be_pickled_here(site: Site, kind: str) -> None:
+def test_plain_task_may_be_pickled_here(site: Site, kind: str) -> None:
     # Otherwise the tests below would prove nothing.
     path = site.new_file()
     _, message = site.submit_parked("append", str(path), "body")
@@ -102,7 +102,7 @@ def test_a_plain_task_may_be_pickled_here(site: Site, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_a_jobs_message_that_is_not_json_does_not_run_it(site: Site, kind: str) -> None:
+def test_jobs_message_that_is_not_json_does_not_run_it(site: Site, kind: str) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     send(site, message, kind, body_of(kind, [str(path), kind]), {})
@@ -131,7 +131,7 @@ def test_job_header_in_another_place_makes_no_job(site: Site, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["json", *TYPES])
-def test_a_message_of_the_old_protocol_is_no_jobs(site: Site, kind: str) -> None:
+def test_message_of_the_old_protocol_is_no_jobs(site: Site, kind: str) -> None:
     path = site.new_file()
     handle, message = site.submit_parked("append", str(path), "body")
     copy = json.loads(message)

@@ -92,7 +92,7 @@ def test_job_of_another_user_is_an_unknown_job(app: Any, username: str) -> None:
     assert everything(app) == before
 
 
-def test_a_mass_cancel_and_a_list_keep_to_their_user(app: Any) -> None:
+def test_mass_cancel_and_a_list_keep_to_their_user(app: Any) -> None:
     ids = jobs_of_ann(app)
     before = everything(app)
     for username in ("bob", "Ann", "%", "ann' OR '1'='1"):
@@ -146,7 +146,7 @@ def test_text_is_never_sql(app: Any, database_url: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-def test_a_namespace_is_never_sql(sqlite_url: str, text: str) -> None:
+def test_namespace_is_never_sql(sqlite_url: str, text: str) -> None:
     app: Any = make_app("memory://", sqlite_url, {"jobhandle_namespace": text})
     handle = app.jobs.handle()
     job_id = handle.submit(Job(task="tests.add", args=[1, 2], queue=f"q-{uuid.uuid4().hex}"))

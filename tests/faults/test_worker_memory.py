@@ -100,7 +100,7 @@ def test_process_killed_for_its_memory_loses_no_other_job(
     assert worker.is_running()
 
 
-def test_a_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
+def test_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
     """Celery ends the worker for it; the test starts another, as a supervisor does."""
     site = new_site(settings=SETTINGS)
     workload = Workload(site)

@@ -109,7 +109,7 @@ def scripts(new_site: NewSite, tmp_path: Path) -> Scripts:
     return Scripts(new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 2}), tmp_path)
 
 
-def test_a_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None:
+def test_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None:
     """Programs that ignore SIGTERM would outlive their worker's lease."""
     supervisor = WorkerSupervisor(scripts.start, 2)
 
