@@ -133,7 +133,7 @@ def quoted(database: str, name: str, value: str) -> str:
 
 
 @pytest.mark.parametrize("database", SETTINGS)
-def test_job_is_right_whatever_the_session_has_set(database: str, request: pytest.FixtureRequest) -> None:
+def test_job_is_right_with_any_session_setting(database: str, request: pytest.FixtureRequest) -> None:
     shop = Shop(request.getfixturevalue(f"{database}_url"))
     accepted, _, change = SETTINGS[database]
     username = "änn 😀"

@@ -82,7 +82,7 @@ def assert_not_early(workload: Workload, row: JobRecord) -> None:
 
 
 @pytest.mark.parametrize("lost", [HOUR, -HOUR], ids=["ahead", "behind"])
-def test_lost_worker_is_noticed_whatever_the_clocks_say(new_site: NewSite, lost: int) -> None:
+def test_lost_worker_is_noticed_with_wrong_clocks(new_site: NewSite, lost: int) -> None:
     site = new_site(settings=SETTINGS)
     workload = Workload(site)
     gone = site.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(lost)})

@@ -125,7 +125,7 @@ def test_set_status_returns_previous_status(bench: Bench, status: JobStatus, sta
         assert after == before | {"message": "by hand"}
 
 
-def test_job_whose_time_has_not_come_cannot_be_taken_by_hand(bench: Bench) -> None:
+def test_scheduled_job_cannot_be_set_running_early(bench: Bench) -> None:
     job_id = bench.submit(scheduled_for=timedelta(hours=1))
     row = bench.row(job_id)
     assert set_status(bench, job_id, RUNNING, "mine") == (JobStatus.WAITING, False)

@@ -9,7 +9,7 @@ LIKE_ANN = ["ANN", "Ann", "änn", "ann ", " ann", "a\u0308nn"]
 
 
 @pytest.mark.parametrize("name", LIKE_ANN, ids=repr)
-def test_user_whose_name_is_only_alike_sees_nothing(bench: Bench, name: str) -> None:
+def test_user_with_similar_name_sees_nothing(bench: Bench, name: str) -> None:
     job_id = bench.submit(username="ann")
     assert bench.store.queries.job(job_id, "ann")
     assert bench.store.queries.job(job_id, name) is None

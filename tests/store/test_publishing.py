@@ -47,7 +47,7 @@ def test_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("state", [*JobStatus, HELD])
-def test_sweep_reserves_whatever_is_due_and_may_start(bench: Bench, state: str) -> None:
+def test_sweep_reserves_due_jobs_that_may_start(bench: Bench, state: str) -> None:
     """Mutant 18: a Queued row is due again, in case its message is lost."""
     job_id = bench.place(state).job_id
     bench.pass_time(hours=1)
