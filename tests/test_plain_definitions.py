@@ -168,7 +168,7 @@ def test_plain_tasks_call_no_receiver_of_the_library(jobs_app: Any, monkeypatch:
     handle = jobs_app.jobs.handle()
     handle.submit(Job(task="add", args=[1]))
     assert handle.result(0) == 3
-    assert [len(signal.receivers) for signal in run] == [1, 1, 0, 0]
+    assert [len(signal.receivers) for signal in run] == [1, 1, 1, 0]
 
 
 # Names.
