@@ -58,7 +58,7 @@ def _counted(port: int | None) -> list[object]:
             opened.append(address)
         connect(client, address)
 
-    socket.socket.connect = counting  # type: ignore[assignment,method-assign]
+    socket.socket.connect = counting  # type: ignore[assignment,method-assign]  # counts connects
     return opened
 
 

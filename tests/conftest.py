@@ -39,6 +39,7 @@ from tests.servers import (
     own_redis,
 )
 from tests.servers.places import fast_folder
+from tests.stage import Stage
 from tests.workers import WorkerProcess
 
 # With PYTHONDONTWRITEBYTECODE, as in many containers, each of some hundred processes would
@@ -358,3 +359,10 @@ def _started(name: str, start: Callable[[Reaper], S], reaper: Reaper) -> S:
 
 def _by_driver(given: str, driver: str) -> str:
     return sqlalchemy.make_url(given).set(drivername=driver).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def stage(database_url: str) -> Iterator[Stage]:
+    stage = Stage(database_url)
+    yield stage
+    stage.close()

@@ -13,7 +13,8 @@ from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobErro
 from jobhandle_celery.broker.headers import job_headers
 from tests.apps import lines_of, make_app
 from tests.databases import SqliteFiles
-from tests.test_handle import ADD, OPERATIONS, Stage
+from tests.stage import ADD, Stage
+from tests.test_handle import OPERATIONS
 
 
 @shared_task(name="tests.shared")
@@ -24,13 +25,6 @@ def shared() -> Any:
         return None
     job.set_message("shared")
     return job.job_id
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    stage = Stage(database_url)
-    yield stage
-    stage.close()
 
 
 @pytest.fixture

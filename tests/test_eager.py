@@ -52,7 +52,7 @@ def test_result_has_the_type_of_the_signature(app: Celery) -> None:
     def double(number: int) -> int:
         return 2 * number
 
-    jobs: Jobs = app.jobs  # type: ignore[attr-defined]
+    jobs: Jobs = app.jobs  # type: ignore[attr-defined]  # made by Jobs
     handle: JobHandle[int] = jobs.handle()
     handle.submit(double.s(3))
     assert_type(handle.result(), int)

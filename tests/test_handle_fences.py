@@ -1,6 +1,6 @@
 """The methods of a body's handle once its run is superseded: every public method, by inspection."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from jobhandle_celery import (
     WaitTimeoutError,
 )
 from jobhandle_celery.store import Run
-from tests.test_handle import ADD, Stage
+from tests.stage import ADD, Stage
 
 REFUSED = InvalidTransitionError
 """The call changes nothing, and raises this error, whose text says that the run is superseded."""
@@ -45,13 +45,6 @@ READS = {"events", "get_job", "job_error", "job_finished", "job_message", "job_r
 
 ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
 """They concern the handle itself, or another job."""
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    stage = Stage(database_url)
-    yield stage
-    stage.close()
 
 
 def superseded(stage: Stage) -> tuple[Run, Run]:

@@ -195,7 +195,7 @@ def test_submit_of_neither_job_nor_signature_is_refused(refuses: Callable[..., s
     for wrong in (None, 5, "tests.add", add, {"task": "tests.add"}, dict(add.s(1, 2)), [add.s(1, 2)], Job):
         assert "Job nor a Celery signature" in refuses(wrong, "", error=ApiUsageError)
     refuses(Unspeakable(), "", error=ApiUsageError)
-    refuses(Job(task="a", status=Unspeakable()), "", error=ApiUsageError)  # type: ignore[arg-type]
+    refuses(Job(task="a", status=Unspeakable()), "", error=ApiUsageError)  # type: ignore[arg-type]  # the point
 
 
 def test_submit_of_canvas_is_refused(refuses: Callable[..., str], app: Any) -> None:
@@ -219,7 +219,7 @@ def test_unknown_option_of_signature_is_refused(refuses: Callable[..., str], app
         message = refuses(add.s(1, 2).set(**{option: value}), option)
         assert "countdown" in message
     with pytest.raises(TypeError, match="colour"):
-        Job(task="tests.add", colour="red")  # type: ignore[call-arg]
+        Job(task="tests.add", colour="red")  # type: ignore[call-arg]  # the point
 
 
 def test_invalid_headers_of_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:
@@ -367,7 +367,7 @@ def test_submit_of_changed_record_ignores_what_the_system_sets(app: Any) -> None
     unset = (job.started, job.finished, job.worker, job.result, job.error, job.progress, job.cancel_requested)
     assert unset == (None,) * 7
     with pytest.raises(TypeError, match="unexpected keyword argument 'username'"):
-        Job(task="tests.add", username="root")  # type: ignore[call-arg]
+        Job(task="tests.add", username="root")  # type: ignore[call-arg]  # the point
 
 
 def test_submit_accepts_two_of_nine_statuses(app: Any, refuses: Callable[..., str]) -> None:
@@ -381,4 +381,4 @@ def test_submit_accepts_two_of_nine_statuses(app: Any, refuses: Callable[..., st
             handle.submit(job)
             expected = JobStatus.WAITING if status is JobStatus.WAITING else JobStatus.QUEUED
             assert handle.job_status() is expected
-    refuses(Job(task="tests.add", args=[2, 3], status="Ready"), "status", error=ApiUsageError)  # type: ignore[arg-type]
+    refuses(Job(task="tests.add", args=[2, 3], status="Ready"), "status", error=ApiUsageError)  # type: ignore[arg-type]  # the point

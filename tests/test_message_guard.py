@@ -45,14 +45,14 @@ def test_guard_leaves_the_message_as_the_broker_gave_it(app: Any) -> None:
     assert message.serializable() == before
 
 
-class Collects(Task):  # type: ignore[type-arg]
+class Collects(Task):  # type: ignore[type-arg]  # not generic at run time
     abstract = True
 
     def Strategy(self, task: Any, app: Any, consumer: Any) -> Callable[..., None]:  # type: ignore[override]
         raise AssertionError
 
 
-class Starts(Task):  # type: ignore[type-arg]
+class Starts(Task):  # type: ignore[type-arg]  # not generic at run time
     abstract = True
 
     def start_strategy(self, app: Any, consumer: Any, **kwargs: Any) -> Any:

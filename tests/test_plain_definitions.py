@@ -68,12 +68,12 @@ def trace_job(task: Any) -> Any:
     return task.__trace__("1", (), {}, {"id": "1", "delivery_info": {}, HEADER: {"id": 1, "attempt": 1}})
 
 
-class WithCall(Task):  # type: ignore[type-arg]
+class WithCall(Task):  # type: ignore[type-arg]  # not generic at run time
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(*args, **kwargs)
 
 
-class WithHook(Task):  # type: ignore[type-arg]
+class WithHook(Task):  # type: ignore[type-arg]  # not generic at run time
     track_started = True
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
@@ -198,7 +198,7 @@ def test_task_takes_keywords_of_any_name(jobs_app: Any, base: "type[Task[..., An
 # Patches.
 
 
-class Patched(Task):  # type: ignore[type-arg]
+class Patched(Task):  # type: ignore[type-arg]  # not generic at run time
     name = "patched"
 
     def run(self) -> str:
@@ -259,7 +259,7 @@ def test_hook_that_is_no_function_is_kept(app: Any) -> None:
 def test_call_wrapped_on_the_class_keeps_results(jobs_app: Any) -> None:
     """Tracers replace `type(task).__call__` by a wrapper of it."""
 
-    class DoesAll(Task):  # type: ignore[type-arg]
+    class DoesAll(Task):  # type: ignore[type-arg]  # not generic at run time
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return "by the call"
 
@@ -274,7 +274,7 @@ def test_call_wrapped_on_the_class_keeps_results(jobs_app: Any) -> None:
 def test_backend_set_on_a_task_is_used(app: Any, backend: Any) -> None:
     """Also one that is no class of Celery's (fault 69)."""
 
-    class Owns(Task):  # type: ignore[type-arg]
+    class Owns(Task):  # type: ignore[type-arg]  # not generic at run time
         name = "owns"
         backend = Mock()
 
@@ -287,7 +287,7 @@ def test_backend_set_on_a_task_is_used(app: Any, backend: Any) -> None:
 def test_replace_keeps_the_base_class_signature(app: Any) -> None:
     """A base class's wider signature reaches it (fault 66)."""
 
-    class Wider(Task):  # type: ignore[type-arg]
+    class Wider(Task):  # type: ignore[type-arg]  # not generic at run time
         def replace(self, sig: Any, *, note: str = "") -> Any:
             return sig, note
 
@@ -357,7 +357,7 @@ def test_app_with_jobs_is_garbage_collected(sqlite_url: str) -> None:
     def used() -> list[weakref.ref[Any]]:
         class OwnRequest(Request): ...
 
-        class Own(Task):  # type: ignore[type-arg]
+        class Own(Task):  # type: ignore[type-arg]  # not generic at run time
             Request = OwnRequest  # type: ignore[assignment]  # a class does as well
 
         app = new_app(sqlite_url)

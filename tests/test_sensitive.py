@@ -35,7 +35,7 @@ def app(sqlite_url: str, redis_url: str) -> Iterator[Celery]:
 
     Jobs(app, sqlite_url)
     yield app
-    app.jobs.close()  # type: ignore[attr-defined]
+    app.jobs.close()  # type: ignore[attr-defined]  # made by Jobs
     app.close()
 
 
@@ -48,7 +48,7 @@ def taken(app: Celery, count: int) -> list[Any]:
 
 def sent(app: Celery, job: Any) -> tuple[dict[str, Any], str]:
     """Submit, and return the headers of the message and the repr of the job that is read back."""
-    with app.jobs.handle() as handle:  # type: ignore[attr-defined]
+    with app.jobs.handle() as handle:  # type: ignore[attr-defined]  # made by Jobs
         handle.submit(job)
         found = handle.get_job()
         assert CANARY in json.dumps([found.args, found.kwargs]), "the owner reads the values"
@@ -102,7 +102,7 @@ def test_task_names_them_for_all_its_callers(app: Celery) -> None:
 
 
 def test_resubmit_and_a_sweep_hide_them_too(app: Celery, sqlite_url: str) -> None:
-    jobs: Jobs = app.jobs  # type: ignore[attr-defined]
+    jobs: Jobs = app.jobs  # type: ignore[attr-defined]  # made by Jobs
     job = Job(task="login", args=["ann", CANARY], sensitive=["password"], queue=QUEUE)
     with jobs.handle() as handle:
         handle.submit(job)
@@ -138,12 +138,12 @@ def test_resubmit_and_a_sweep_hide_them_too(app: Celery, sqlite_url: str) -> Non
         Job(task="login", kwargs={"password": CANARY, "user": object()}, sensitive=["password"]),
         Job(task="login", kwargs={"password": CANARY}, sensitive=["password"]),
         Job(task="login", args=CANARY, sensitive=["password"]),
-        Job(task="login", kwargs={1: CANARY}, sensitive=["password"]),  # type: ignore[dict-item]
+        Job(task="login", kwargs={1: CANARY}, sensitive=["password"]),  # type: ignore[dict-item]  # the point
         Job(task="guarded", args=[CANARY, CANARY]),
     ],
 )
 def test_no_error_shows_them(app: Celery, job: Job) -> None:
-    with pytest.raises(ValidationError) as refused, app.jobs.handle() as handle:  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError) as refused, app.jobs.handle() as handle:  # type: ignore[attr-defined]  # made by Jobs
         handle.submit(job)
     assert CANARY not in str(refused.value)
 
@@ -155,7 +155,7 @@ def test_log_of_unpublishable_job_hides_sensitive_arguments(
         raise TypeError(f"what is {CANARY}?")
 
     monkeypatch.setattr(messages, "masked", fail)
-    with caplog.at_level(logging.DEBUG), app.jobs.handle() as handle:  # type: ignore[attr-defined]
+    with caplog.at_level(logging.DEBUG), app.jobs.handle() as handle:  # type: ignore[attr-defined]  # made by Jobs
         handle.submit(Job(task="login", args=["ann", CANARY], sensitive=["password"], queue=QUEUE))
     assert re.search(r"no message can be built of job \d+: TypeError", caplog.text)
     assert CANARY not in caplog.text
@@ -165,7 +165,7 @@ def test_log_of_unpublishable_job_hides_sensitive_arguments(
     "sensitive", ["password", b"password", [-1], [1.5], [True], 3, {"password": 1}, None]
 )
 def test_malformed_sensitive_list_is_refused(app: Celery, sensitive: Any) -> None:
-    with pytest.raises(ValidationError, match="sensitive"), app.jobs.handle() as handle:  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match="sensitive"), app.jobs.handle() as handle:  # type: ignore[attr-defined]  # made by Jobs
         handle.submit(Job(task="login", args=["ann", CANARY], sensitive=sensitive))
 
 

@@ -24,25 +24,25 @@ class Tenant(Task):  # type: ignore[misc]  # whose apply_async is declared with 
         return super().apply_async(args, {**(kwargs or {}), "extra": 1}, **options)
 
 
-class Silent(Task):  # type: ignore[misc]
+class Silent(Task):  # type: ignore[misc]  # untyped in its stubs
     """Publishes nothing, as celery-once and celery-singleton for a queued task."""
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         return self.AsyncResult("another's")
 
 
-class Twice(Task):  # type: ignore[misc]
+class Twice(Task):  # type: ignore[misc]  # untyped in its stubs
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         super().apply_async(*args, **kwargs)
         return super().apply_async(*args, **kwargs)
 
 
-class Renamed(Task):  # type: ignore[misc]
+class Renamed(Task):  # type: ignore[misc]  # untyped in its stubs
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         return super().apply_async(*args, **{**kwargs, "task_id": "the same each time"})
 
 
-class Locked(Task):  # type: ignore[misc]
+class Locked(Task):  # type: ignore[misc]  # untyped in its stubs
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         raise LookupError("it is queued already")
 
@@ -87,7 +87,7 @@ def test_callers_option_overrides_default_of_base_class(app: Any) -> None:
 
 
 def test_base_class_may_delay_a_job(app: Any) -> None:
-    class Later(Task):  # type: ignore[misc]
+    class Later(Task):  # type: ignore[misc]  # untyped in its stubs
         def apply_async(self, *args: Any, **kwargs: Any) -> Any:
             return super().apply_async(*args, **{**kwargs, "countdown": 600})
 
@@ -121,7 +121,7 @@ def test_eager_job_has_options_of_base_class(make: Make) -> None:
     app = make(task_always_eager=True)
     seen = []
 
-    @app.task(name="eager", base=Tenant, bind=True, shared=False)  # type: ignore[untyped-decorator]
+    @app.task(name="eager", base=Tenant, bind=True, shared=False)  # type: ignore[untyped-decorator]  # Celery's
     def eager(self: Any, **kwargs: Any) -> None:
         seen.append((self.request.headers["tenant"], self.request.tenant, kwargs))
 
@@ -184,7 +184,7 @@ def test_send_task_of_app_subclass_is_called(sqlite_url: str) -> None:
 def test_other_task_sent_by_apply_async_is_published(make: Make) -> None:
     app = make()
 
-    class Audited(Task):  # type: ignore[misc]
+    class Audited(Task):  # type: ignore[misc]  # untyped in its stubs
         def apply_async(self, *args: Any, **kwargs: Any) -> Any:
             self.app.send_task("audit", ["sent"])
             return super().apply_async(*args, **kwargs)

@@ -6,15 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_handle import Stage
-
-
-@pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    """A stage on each kind of database in turn."""
-    stage = Stage(database_url)
-    yield stage
-    stage.close()
+from tests.stage import Stage
 
 
 @pytest.fixture

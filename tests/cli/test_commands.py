@@ -9,8 +9,7 @@ from jobhandle_celery import Failure, Job, JobStatus
 from jobhandle_celery.cli import jobs
 from tests.apps import make_app
 from tests.cli.runner import run_command
-from tests.test_handle import ADD, HELD, Stage
-from tests.test_jobs import age
+from tests.stage import ADD, HELD, Stage, age
 
 CHANGED_FROM = {
     "cancel": JobStatus.QUEUED,

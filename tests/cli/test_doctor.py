@@ -20,9 +20,8 @@ from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import Shell, run_command
 from tests.databases import PostgresqlDatabases
 from tests.servers import RedisServer
+from tests.stage import ADD, HELD, NOBODY_LISTENS, Stage, age
 from tests.support import eventually
-from tests.test_handle import ADD, HELD, NOBODY_LISTENS, Stage
-from tests.test_jobs import age
 from tests.workers import WorkerProcess
 
 NewApp = Callable[..., Any]

@@ -20,8 +20,8 @@ from jobhandle_celery.migrations import REVISIONS
 from tests.apps import lines_of, make_app
 from tests.cli.runner import Shell
 from tests.databases import migrate
+from tests.stage import NOBODY_LISTENS
 from tests.support import eventually
-from tests.test_handle import NOBODY_LISTENS
 from tests.workers import ROOT, WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]

@@ -13,8 +13,8 @@ from jobhandle_celery.runtime import runtime_of
 from tests.apps import make_app
 from tests.cli.conftest import set_times
 from tests.cli.runner import Shell, run_command
+from tests.stage import ADD, NOBODY_LISTENS, Stage
 from tests.support import eventually
-from tests.test_handle import ADD, NOBODY_LISTENS, Stage
 from tests.worker.site import Events
 
 

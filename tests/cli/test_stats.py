@@ -12,8 +12,7 @@ from jobhandle_celery.status import STARTABLE, UNFINISHED
 from jobhandle_celery.store import Selection, Window, Worker, pages
 from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import run_command
-from tests.test_handle import ADD, Stage
-from tests.test_jobs import age
+from tests.stage import ADD, Stage, age
 
 
 def test_stats_count_unfinished_and_recently_ended_jobs(stage: Stage) -> None:

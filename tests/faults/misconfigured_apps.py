@@ -43,7 +43,7 @@ def _ordinary(app: Celery, kind: str, **options: Any) -> Any:
     return task
 
 
-class Batches(Task):  # type: ignore[type-arg]
+class Batches(Task):  # type: ignore[type-arg]  # not generic at run time
     """Collects messages and runs its body in the main process with all of them, as celery-batches."""
 
     abstract = True

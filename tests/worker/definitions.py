@@ -76,14 +76,14 @@ def eagerly_made(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
-class Registered(Task):  # type: ignore[type-arg]
+class Registered(Task):  # type: ignore[type-arg]  # not generic at run time
     name = "definitions.registered"
 
     def run(self, path: str, text: str) -> Any:
         return body(self, path, text)
 
 
-class RegisteredWithInit(Task):  # type: ignore[type-arg]
+class RegisteredWithInit(Task):  # type: ignore[type-arg]  # not generic at run time
     name = "definitions.registered_with_init"
     abstract = False
 
@@ -126,7 +126,7 @@ def shared_eagerly_made(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
-class AbstractBase(Task):  # type: ignore[type-arg]
+class AbstractBase(Task):  # type: ignore[type-arg]  # not generic at run time
     abstract = True
     track_started = True
 
@@ -157,18 +157,18 @@ def before_start_option(self: "Task[..., Any]", path: str, text: str) -> Any:
     return body(self, path, text)
 
 
-class CallsRun(Task):  # type: ignore[type-arg]
+class CallsRun(Task):  # type: ignore[type-arg]  # not generic at run time
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         mark(self, "own __call__")
         return self.run(*args, **kwargs)
 
 
-class CallsSuper(Task):  # type: ignore[type-arg]
+class CallsSuper(Task):  # type: ignore[type-arg]  # not generic at run time
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(*args, **kwargs)
 
 
-class NeverCallsRun(Task):  # type: ignore[type-arg]
+class NeverCallsRun(Task):  # type: ignore[type-arg]  # not generic at run time
     def __call__(self, path: str, text: str) -> Any:
         return body(self, path, text)
 
@@ -234,11 +234,11 @@ class MarkedRequest(Request):
         return super().on_accepted(*args, **kwargs)
 
 
-class OwnRequest(Task):  # type: ignore[type-arg]
+class OwnRequest(Task):  # type: ignore[type-arg]  # not generic at run time
     Request = MarkedRequest  # type: ignore[assignment]  # a class does as well
 
 
-class OwnRequestByName(Task):  # type: ignore[type-arg]
+class OwnRequestByName(Task):  # type: ignore[type-arg]  # not generic at run time
     Request = "tests.worker.definitions:MarkedRequest"
 
 
@@ -301,7 +301,7 @@ TASKS = sorted(name for name in app.tasks if name.startswith("definitions."))
 # An app whose every task is of a class of its own.
 
 
-class HouseTask(Task):  # type: ignore[type-arg]
+class HouseTask(Task):  # type: ignore[type-arg]  # not generic at run time
     track_started = True
 
     def before_start(self, *_: Any) -> None:

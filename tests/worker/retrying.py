@@ -57,7 +57,7 @@ def autoretry(path: str) -> None:
     raise ValueError("every time")
 
 
-class RegisteredAutoretry(Task):  # type: ignore[type-arg]
+class RegisteredAutoretry(Task):  # type: ignore[type-arg]  # not generic at run time
     name = "worker.registered_autoretry"
     autoretry_for = (ValueError,)
     max_retries = 2
