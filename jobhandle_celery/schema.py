@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -203,6 +204,7 @@ metadata = MetaData(
 
 # SQLite numbers only an INTEGER PRIMARY KEY by itself.
 _LongText = Text().with_variant(MysqlLongText(), "mysql", "mariadb")
+_FALSE = text("'0'")  # the databases read it as their false; MariaDB reports it as it was written
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
 job_status = Table(
@@ -268,6 +270,24 @@ job = Table(
     Column("progress_total", Double),
     Column("result", _LongText),
     Column("error", _LongText),
+    # Its place in a tree. No foreign keys: InnoDB would lock the other row until a caller's commit.
+    # chain, group or chord; NULL: a task.
+    Column("kind", Name(16)),
+    Column("root_id", _Id),
+    Column("parent_id", _Id),
+    # Among its parent's children; NULL: a callback, whose result and failure do not count.
+    Column("position", Integer),
+    # What it needs: `job_need` has the rows. NULL: nothing; else in which status a need must have ended.
+    Column("needs_when", Name(16)),
+    # A need is not met yet; the row is Waiting, without `not_before`.
+    Column("blocked", Boolean, nullable=False, server_default=_FALSE),
+    # Seconds from the moment at which its needs are met, as Celery counts those of a chain's tasks.
+    Column("countdown", Double),
+    Column("expires_in", Double),
+    # Other rows depend on how it ends: its parent, or those that need it.
+    Column("needed", Boolean, nullable=False, server_default=_FALSE),
+    # It is final, and the rows that depend on it are not settled yet; `due_at` is set.
+    Column("unsettled", Boolean, nullable=False, server_default=_FALSE),
     UniqueConstraint("task_id"),
     # An id must never be reused for another job.
     sqlite_autoincrement=True,
@@ -305,6 +325,32 @@ Index(
     postgresql_where=job.c.username.is_not(None),
     sqlite_where=job.c.username.is_not(None),
 )
+
+# The members of a tree; and of them the unfinished children of a node, however many have finished.
+Index(
+    "jobhandle_job_root_index",
+    job.c.root_id,
+    postgresql_where=job.c.root_id.is_not(None),
+    sqlite_where=job.c.root_id.is_not(None),
+)
+Index(
+    "jobhandle_job_parent_index",
+    job.c.parent_id,
+    job.c.status_id,
+    postgresql_where=job.c.parent_id.is_not(None),
+    sqlite_where=job.c.parent_id.is_not(None),
+)
+
+job_need = Table(
+    "jobhandle_job_need",
+    metadata,
+    Column("job_id", _Id, ForeignKey(job.c.id, ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    # No foreign key, as in `job`.
+    Column("needs_id", _Id, primary_key=True, autoincrement=False, index=True),
+    # The place of its result among the arguments; NULL: it is no argument.
+    Column("position", Integer),
+)
+"""What a job needs: jobs that must have ended before it starts."""
 
 job_event = Table(
     "jobhandle_job_event",

@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateSchema
 from ..errors import UPGRADE_HINT, SchemaError
 from ..schema import STATUS_ROWS, VERSION_TABLE, job, job_status
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All revisions, oldest first. The last is the one that this code needs."""
 
 _LOCK = 0x6A6F6268  # "jobh"; PostgreSQL's advisory locks are numbers
