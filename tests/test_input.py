@@ -238,6 +238,25 @@ def test_invalid_headers_of_signature_are_refused(refuses: Callable[..., str], a
     refuses(Signature("tests.add", args=(1, 2), kwargs=five), "kwargs")
 
 
+@pytest.mark.parametrize(
+    "option", ["shadow", "exchange", "routing_key", "exchange_type", "argsrepr", "kwargsrepr", "reply_to"]
+)
+def test_option_of_signature_that_is_no_text_is_refused(
+    refuses: Callable[..., str], app: Any, option: str
+) -> None:
+    """Else the row keeps it, and no message can be built of it; a secret is not quoted (issue 12)."""
+    for value in (5, 0, True, b"secret", ["secret"], {"secret": 1}):
+        message = refuses(app.tasks["tests.add"].s(1, 2).set(**{option: value}), option)
+        assert "secret" not in message
+        assert "text" in message
+
+
+def test_ignore_result_of_signature_is_a_flag(refuses: Callable[..., str], app: Any) -> None:
+    for value in (1, 0, "yes"):
+        signature = app.tasks["tests.add"].s(1, 2).set(ignore_result=value)
+        assert "True or False" in refuses(signature, "ignore_result")
+
+
 def test_invalid_times_of_signature_are_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for option in ("countdown", "expires"):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from kombu import Exchange
+
 from .. import validation
 from ..errors import ValidationError
 
@@ -53,20 +55,42 @@ _EXPECTED = {"declare", "correlation_id", "retry", "retry_policy", "timeout", "c
 """Options that Celery itself passes to kombu's producer."""
 
 
+_TEXT: tuple[tuple[type, ...], str] = (str,), "text"
+_TYPES = {
+    **dict.fromkeys(("shadow", "routing_key", "exchange_type", "argsrepr", "kwargsrepr", "reply_to"), _TEXT),
+    "exchange": ((str, Exchange), "text, or an Exchange of kombu"),
+    "ignore_result": ((bool,), "True or False"),
+}
+"""The types of options that nothing else checks before the row is written, and how an error names them."""
+
+
 def check_given(options: Mapping[str, Any]) -> None:
-    """Refuse an option of a signature that a job does not keep.
+    """Refuse an option of a signature that a job does not keep, or whose value is of a wrong type.
 
     Raises:
         ValidationError: names the option.
     """
-    stamps = options.get("stamped_headers") or ()
-    if not isinstance(stamps, (list, tuple, set, frozenset)) or not all(isinstance(it, str) for it in stamps):
-        raise ValidationError("stamped_headers", stamps, "a list of names of headers")
+    stamps = stamped_headers(options)
     for name, value in options.items():
         if name in CANVAS and value:
             raise ValidationError(name, value, "one task without callbacks, chord or chain")
         if name not in SIGNATURE | CANVAS and name not in stamps:
             raise ValidationError(name, value, f"the options {', '.join(sorted(SIGNATURE))}")
+        if name in _TYPES and not isinstance(value, _TYPES[name][0]):
+            # By its type alone: what is shown in place of arguments may quote sensitive ones.
+            raise ValidationError(name, type(value), _TYPES[name][1])
+
+
+def stamped_headers(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options that are stamps.
+
+    Raises:
+        ValidationError: `stamped_headers` is no list of names.
+    """
+    names = options.get("stamped_headers") or ()
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(it, str) for it in names):
+        raise ValidationError("stamped_headers", names, "a list of names of headers")
+    return list(names)
 
 
 def check_built(
@@ -108,9 +132,12 @@ _OF_A_REQUEST = {
 
 
 def kept_of_retry(given: Mapping[str, Any]) -> set[str]:
-    """Return the options of a retry that its message keeps, without those of its route."""
-    stamps = set(given.get("stamped_headers") or ())
-    return given.keys() & ((_RETRY | _OF_A_REQUEST | stamps) - ROUTE - {"queue"})
+    """Return the options of a retry that its message keeps, without those of its route.
+
+    Raises:
+        ValidationError: `stamped_headers` is no list of names.
+    """
+    return given.keys() & (((_RETRY | _OF_A_REQUEST) - ROUTE - {"queue"}) | {*stamped_headers(given)})
 
 
 def check_retry(given: Mapping[str, Any], task_id: str, delivery: Mapping[str, Any]) -> None:

@@ -115,6 +115,18 @@ def compare(case: str, url: str, make: Make) -> None:
     assert comparable(taken(app)) == {**retried, **kept}
 
 
+@pytest.mark.parametrize("wrong", [5, "text", [1], {"a": 1}])
+def test_retry_with_wrong_stamped_headers_fails_its_job(make: Make, wrong: object) -> None:
+    """Else its row keeps it, and no message can be built of the row (issue 12)."""
+    app = make(task_queues=QUEUES, task_default_queue="default")
+    declare(app)
+    handle = app.jobs.handle()
+    handle.submit(app.tasks["tests.add"].s(*ARGS))
+    retry_job(app, taken(app), stamped_headers=wrong)
+    error = handle.get_job().error
+    assert "its retry cannot be kept: stamped_headers: " in error.message
+
+
 def stored(app: Any, given: object) -> int:
     """Store a job as if its process had died before publishing it."""
     submitter = app.jobs._runtime.submitter

@@ -1,10 +1,13 @@
 """Contracts with Celery's worker: each test says what breaks when a release changes private API."""
 
 import inspect
+import pickle
 from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, states
+from celery.app import trace
 from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.concurrency import prefork
@@ -68,6 +71,42 @@ def test_ignored_trace_is_what_the_tracer_returns(app: Any) -> None:
     assert ignored.info.state == expected.info.state == states.IGNORED
     assert type(ignored.retval) is type(expected.retval)
     assert ignored.retval.internal is expected.retval.internal is True
+
+
+class UnpickleableError(Exception):
+    """Its pickle lacks an argument."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def test_failed_trace_is_what_the_tracer_returns(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the main process takes an internal error for a result, or cannot unpickle it."""
+    task = define(app, ignores)
+    request = {"id": "1", "is_eager": False, "delivery_info": {}}
+    tracer: Any = build_tracer(task.name, task, app=app)
+
+    def broken(*_: Any) -> None:
+        raise UnpickleableError("why", 5)
+
+    # Outside the body, where Celery's tracer reports an internal error.
+    monkeypatch.setattr(trace.TraceInfo, "handle_ignore", broken)
+    with pytest.warns(RuntimeWarning, match="outside body"):
+        expected = tracer("1", (), {}, request)
+    try:
+        broken()
+    except UnpickleableError as error:
+        failed = celery_compat.failed_trace(error)
+    assert failed._fields == expected._fields
+    assert failed.info.state == expected.info.state == states.FAILURE
+    assert failed.runtime is expected.runtime is None
+    for returned in (failed.retval, expected.retval):
+        assert type(returned) is ExceptionInfo
+        assert returned.internal is True
+        assert "UnpickleableError" in str(returned.exception)
+        assert "broken" in str(returned.traceback)
+        assert "UnpickleableError" in str(pickle.loads(pickle.dumps(returned)).exception)
 
 
 @pytest.mark.parametrize("ignored", [True, False])
