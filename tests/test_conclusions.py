@@ -13,8 +13,8 @@ from jobhandle_celery import JobStatus, current_job
 from jobhandle_celery.errors import DatabaseUnavailableError, StopRequested
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run
+from jobhandle_celery.worker.current_run import CurrentRun
 from jobhandle_celery.worker.decision import decide
-from jobhandle_celery.worker.execution import Execution
 from jobhandle_celery.worker.outcomes import Failed, Finished, Report
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
@@ -191,7 +191,7 @@ def test_before_start_that_the_body_calls_is_a_part_of_it(app: Any) -> None:
 def test_error_outside_the_body_leaves_its_decision(app: Any, error: BaseException) -> None:
     """MemoryError in the backend's cleanup, say, when nothing was concluded before it."""
     task, run = app.tasks["tests.add"], Run(1, "id", 1, "claim", become_worker(app))
-    current = Execution(run, context=None, entered=True, error=error)
+    current = CurrentRun(run, context=None, entered=True, error=error)
     outcome = decide(task, current, None)
     assert decide(task, current, MemoryError()) == outcome
     current.error = None

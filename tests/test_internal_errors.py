@@ -89,7 +89,7 @@ def event(_: Any, __: pytest.MonkeyPatch) -> None:
 
 
 def receiver(app: Any, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("jobhandle_celery.worker.executor.execution_of", bug)
+    patch.setattr("jobhandle_celery.worker.executor.current_run", bug)
     executor.connect_signals()  # as before the first job
     signals.task_success.send(sender=app.tasks["tests.add"], result=3)
 

@@ -1,7 +1,7 @@
 """Resolves where Celery would send a job, and with which options, when it is submitted.
 
 A route is resolved once per task and options (queue, exchange, priority, …) and cached. But if code that is
-not Celery's own takes part in publishing, each job is published to a recorder.
+not Celery's own takes part in publishing, there is a dry run for each job.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from ..errors import ConfigurationError, ValidationError
 from ..models import CheckedJob
 from ..redaction import HIDDEN, masked, resolved
 from . import publish_options
+from .dry_run import DryRun, UnsentMessage, has_signal_handlers
 from .headers import HEADER
 from .publish_options import parse_moment
-from .publish_recorder import PublishRecorder, Recorded, has_signal_handlers
 from .queue_declarations import described
 
 _LIMITS = ("time_limit", "soft_time_limit")
@@ -71,7 +71,7 @@ class Routing:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self.recorder = PublishRecorder(app)
+        self.dry_run = DryRun(app)
         self._router: Any = None
         self._routes: dict[tuple[Any, ...], Route] = {}
 
@@ -100,7 +100,7 @@ class Routing:
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         if has_signal_handlers() or not celery_compat.is_published_by_celery(self._app, task):
-            return self._route_by_recording(job, given, task, task_id, sensitive)
+            return self._route_by_dry_run(job, given, task, task_id, sensitive)
         route = self._cached_route(job, given, args, kwargs, task, task_id)
         if sensitive:
             sensitive = resolved(sensitive, getattr(task, "run", None), args)
@@ -125,10 +125,10 @@ class Routing:
             _options_json(route, {**further, **_stamps(given)}, sensitive),
         )
 
-    def _route_by_recording(
+    def _route_by_dry_run(
         self, job: CheckedJob, given: Mapping[str, Any], task: Any, task_id: str, sensitive: list[str | int]
     ) -> RoutedJob:
-        """Route a job by publishing it to a recorder, which also runs patches and signal handlers."""
+        """Route a job by a dry run of its own, which also runs patches and signal handlers."""
         run = getattr(task, "run", None)
         times = {"countdown" if isinstance(job.scheduled_for, timedelta) else "eta": job.scheduled_for}
         asked = {
@@ -141,15 +141,15 @@ class Routing:
             hidden = masked(job.args, job.kwargs, sensitive)
             asked = {"argsrepr": str(saferepr(hidden[0])), "kwargsrepr": str(saferepr(hidden[1]))} | asked
         asked = {name: value for name, value in asked.items() if value is not None}
-        recorded = self._record(task, job.task, list(job.args), dict(job.kwargs), task_id, asked)
-        args, kwargs, _ = recorded.body
-        sent, changed = recorded.arguments, recorded.changed_headers
-        route = self.route_of(recorded)
+        message = self._dry_run_checked(task, job.task, list(job.args), dict(job.kwargs), task_id, asked)
+        args, kwargs, _ = message.body
+        sent, changed = message.arguments, message.changed_headers
+        route = self.route_of(message)
         further: dict[str, Any] = {
             **{name: sent[name] for name in ("shadow", "root_id", "parent_id") if sent.get(name)},
             **{name: given[name] for name in ("argsrepr", "kwargsrepr") if name in given},
             **{name: changed[name] for name in _CELERY_HEADERS if name in changed},
-            "headers": custom_headers(recorded),
+            "headers": custom_headers(message),
         }
         if sent.get("reply_to") != self._app.thread_oid:
             further["reply_to"] = sent.get("reply_to")
@@ -184,7 +184,7 @@ class Routing:
         if route is None:
             names = (*_ROUTE_OPTIONS, *_LIMITS)
             asked = {name: asked[name] for name in names if asked.get(name) is not None}
-            route = self.route_of(self._record(task, job.task, args, kwargs, task_id, asked))
+            route = self.route_of(self._dry_run_checked(task, job.task, args, kwargs, task_id, asked))
             if cacheable and len(self._routes) < ROUTE_LIMIT:
                 self._routes[key] = route
         return route
@@ -196,9 +196,9 @@ class Routing:
             return None
         return (parent.request.delivery_info or {}).get("priority")
 
-    def _record(
+    def _dry_run_checked(
         self, task: Any, name: str, args: Any, kwargs: Any, task_id: str, asked: Mapping[str, Any]
-    ) -> Recorded:
+    ) -> UnsentMessage:
         conf = self._app.conf
         signed = conf.task_serializer == "auth"
         serializer, content_type = ("auth", "application/data") if signed else ("json", "application/json")
@@ -208,19 +208,19 @@ class Routing:
             raise ConfigurationError(f"task_protocol is {conf.task_protocol}; messages of jobs need 2")
         if task is not None and (strategy := celery_compat.custom_strategy(task)):
             raise ValidationError("task", name, f"a task that Celery's default strategy runs; {strategy}")
-        recorded = self.recorder.record(task, name, args, kwargs, task_id, asked)
+        message = self.dry_run.publish(task, name, args, kwargs, task_id, asked)
         publish_options.check_built(
-            recorded.arguments, recorded.options, recorded.published, conf.task_serializer
+            message.arguments, message.options, message.published, conf.task_serializer
         )
-        return recorded
+        return message
 
-    def route_of(self, recorded: Recorded) -> Route:
-        """Return the route of a recorded message.
+    def route_of(self, message: UnsentMessage) -> Route:
+        """Return the route of a message.
 
         Raises:
             ValidationError: the row cannot keep it.
         """
-        sent, published, queue = recorded.arguments, recorded.published, recorded.queue
+        sent, published, queue = message.arguments, message.published, message.queue
         exchange = published["exchange"]
         options = {
             "exchange": (exchange.name if isinstance(exchange, Exchange) else exchange) or "",
@@ -230,7 +230,7 @@ class Routing:
             else None,
             "delivery_mode": _delivery_mode(published["delivery_mode"]),
             "compression": _compression(published["compression"]),
-            "headers": recorded.options.get("headers"),
+            "headers": message.options.get("headers"),
             "levels": self._app.conf.get("task_repr_maxlevels"),  # from 5.7 on
             **{name: sent.get(name) for name in ("ignore_result", *_LIMITS)},
         }
@@ -292,9 +292,9 @@ def _options_json(route: Route, further: dict[str, Any], sensitive: list[str | i
     return serialization.encode_given("options", {**route.options, **further})
 
 
-def custom_headers(recorded: Recorded) -> dict[str, Any]:
+def custom_headers(message: UnsentMessage) -> dict[str, Any]:
     """Return the headers of a message that Celery itself does not give it."""
-    changed = recorded.changed_headers
+    changed = message.changed_headers
     return checked_headers({name: changed[name] for name in changed if name not in _CELERY_HEADERS})
 
 

@@ -10,8 +10,8 @@ from kombu import Queue
 from ..errors import ApiUsageError, ValidationError, shown
 from ..models import Job
 from . import publish_options
+from .dry_run import has_signal_handlers
 from .publish_options import ROUTE, parse_moment
-from .publish_recorder import has_signal_handlers
 from .routing import Routing, custom_headers
 
 _CANVAS_TASKS = {
@@ -83,12 +83,12 @@ def retry_record(routing: Routing, signature: Signature[Any], request: Any) -> d
     unrouted = {"queue", "task_id", *ROUTE, *(delivery.keys() - {"priority"})}
     options = {name: value for name, value in given.items() if name not in unrouted}
     name, arguments = str(signature.task), (record["args"], record["kwargs"])
-    recorded = routing.recorder.record(None, name, *arguments, request.id, options | asked)
+    message = routing.dry_run.publish(None, name, *arguments, request.id, options | asked)
     if asked != before:
-        route = routing.route_of(recorded)
+        route = routing.route_of(message)
         record["queue"] = route.queue
         record["route"] = {name: route.options[name] for name in ("declare", *ROUTE) if name in route.options}
-    added = custom_headers(recorded)
+    added = custom_headers(message)
     record["added_headers"] = {
         name: added[name] for name in added if name not in (given.get("headers") or {})
     }

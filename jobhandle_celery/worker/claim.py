@@ -13,7 +13,7 @@ from ..broker.headers import job_of_context
 from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError
 from ..runtime import runtime_of
 from ..store import ClaimRejected, Refusal, Run, Store
-from .execution import Execution
+from .current_run import CurrentRun
 from .outcomes import GivenBack, Report
 from .result_backend import mark_revoked
 
@@ -36,7 +36,7 @@ class ClaimRefused(Ignore):
         self.report = report
 
 
-def claim(task: Any, context: Any) -> Execution:
+def claim(task: Any, context: Any) -> CurrentRun:
     """Win the row of a job's request.
 
     Raises:
@@ -68,7 +68,7 @@ def claim(task: Any, context: Any) -> Execution:
         raise _unanswered(run) from None
     if rejected is not None:
         _refuse(task, context, run, rejected)
-    return Execution(run, context, began)
+    return CurrentRun(run, context, began)
 
 
 def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:

@@ -15,11 +15,11 @@ from ..models import Failure
 from ..runtime import runtime_of
 from ..serialization import clip_message, clip_traceback, storable
 from ..store import Run
-from .execution import Execution, ResultError
+from .current_run import CurrentRun, ResultError
 from .outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
 
 
-def decide(task: Any, current: Execution, outside: BaseException | None) -> Outcome:
+def decide(task: Any, current: CurrentRun, outside: BaseException | None) -> Outcome:
     """Return the outcome of a run, from how its body ended and what it requested before."""
     run, error = current.run, current.error
     cause: Any = error.exc if isinstance(error, Retry) else error
@@ -59,7 +59,7 @@ def _rejected(run: Run, rejection: Any) -> Outcome:
     return Failed(run, Failure("task", "Reject", clip_message(str(rejection.reason))))
 
 
-def _ignored(current: Execution) -> Outcome:
+def _ignored(current: CurrentRun) -> Outcome:
     """Return the outcome of a body that raised ``Ignore``, by the state that it set before."""
     run = current.run
     match current.state:
@@ -78,7 +78,7 @@ def _ignored(current: Execution) -> Outcome:
     return Finished(run, current.result)
 
 
-def _retried(task: Any, current: Execution, signature: Any, reason: str) -> Outcome:
+def _retried(task: Any, current: CurrentRun, signature: Any, reason: str) -> Outcome:
     try:
         # Made where Celery publishes a retry, in the body; eagerly it publishes none.
         record = getattr(signature, "record", None) or retry_record(

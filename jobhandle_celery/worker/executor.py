@@ -2,7 +2,7 @@
 
 1. `claim` wins the job's row for the attempt that the message is for, before Celery logs, signals or stores
    anything of the task. A claim that is refused runs nothing.
-2. `run` lets Celery trace the body. The wrappers in `instrumentation` note in the `Execution` which error the
+2. `run` lets Celery trace the body. The wrappers in `instrumentation` note in `CurrentRun` which error the
    task's own code raises.
 3. `decide` turns that into one frozen `Outcome`.
 4. `write` writes the outcome, or leaves it to the worker's main process.
@@ -35,8 +35,8 @@ from ..handle import JobHandle
 from ..runtime import runtime_of
 from ..store import Store
 from .claim import claim
+from .current_run import HARD_LIMIT, BodyExitedError, CurrentRun, ResultError, current_run, running
 from .decision import decide
-from .execution import HARD_LIMIT, BodyExitedError, Execution, ResultError, execution_of, running
 from .outcomes import Cancelled, Outcome, Report, Retried, is_cancelled
 from .result_backend import mark_revoked
 
@@ -49,7 +49,7 @@ LONGEST_WRITE = 60.0
 def current_job() -> JobHandle | None:
     """Return a handle of the job whose body is running; None in a task that is called without a job."""
     task: Any = celery_compat.current_task()
-    current = None if task is None else execution_of(task.request)
+    current = None if task is None else current_run(task.request)
     return None if current is None else runtime_of(task.app).handle(run=current.run)
 
 
@@ -81,7 +81,7 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
     return returned._replace(runtime=Report(returned.runtime, unwritten, revoked))
 
 
-def _error_outside(current: Execution, returned: Any) -> BaseException | None:
+def _error_outside(current: CurrentRun, returned: Any) -> BaseException | None:
     """Return an error that the tracer returned and that the body did not raise."""
     if returned.info is None or returned.info.retval is current.error:
         return None
@@ -108,8 +108,8 @@ def _release_traceback(info: Any) -> None:
 
 
 @contextmanager
-def run(task: Any, current: Execution) -> Iterator[None]:
-    """Make an execution the current one while Celery traces the task, and conclude it at the end.
+def run(task: Any, current: CurrentRun) -> Iterator[None]:
+    """Make a run the current one while Celery traces the task, and conclude it at the end.
 
     Celery's tracer raises a MemoryError, what a hook of an eager task raises, and the SystemExit of a hook or
     of a receiver; it returns other errors.
@@ -130,7 +130,7 @@ def run(task: Any, current: Execution) -> Iterator[None]:
 
 
 @contextmanager
-def own_code(task: Any, current: Execution) -> Iterator[None]:
+def own_code(task: Any, current: CurrentRun) -> Iterator[None]:
     """Note the error that a task's own code raises: its body, or its ``before_start``.
 
     It surrounds the outermost wrapper, so that the body has ended when an outcome is concluded here.
@@ -186,7 +186,7 @@ _reporting = internal_errors.reporting(
 @_reporting
 def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     """Conclude a body that has returned."""
-    current = execution_of(sender.request)
+    current = current_run(sender.request)
     if current is None:
         return
     if not current.returned:  # it was patched in without its wrapper
@@ -200,7 +200,7 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
 @_reporting
 def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_: Any) -> None:
     """Conclude a body that has raised, or for whose result Celery's bookkeeping has failed."""
-    current = execution_of(sender.request)
+    current = current_run(sender.request)
     if current is None:
         return
     current.traceback = str(getattr(einfo, "traceback", "") or "")
@@ -211,17 +211,17 @@ def on_failure(sender: Any = None, exception: Any = None, einfo: Any = None, **_
 @_reporting
 def on_retry(sender: Any = None, **_: Any) -> None:
     """Conclude a body that has retried, after Celery has stored RETRY."""
-    current = execution_of(sender.request)
+    current = current_run(sender.request)
     if current is not None:
         conclude(sender, current)
 
 
 @_reporting
-def _conclude_unsignalled(task: Any, current: Execution) -> None:
+def _conclude_unsignalled(task: Any, current: CurrentRun) -> None:
     conclude(task, current)
 
 
-def conclude(task: Any, current: Execution, outside: BaseException | None = None) -> None:
+def conclude(task: Any, current: CurrentRun, outside: BaseException | None = None) -> None:
     """Decide, write and report how a run ended, once; `outside` is an error raised outside the body."""
     if current.outcome is not None:
         return
@@ -242,7 +242,7 @@ def conclude(task: Any, current: Execution, outside: BaseException | None = None
 # Step 3, decide, is `decision.decide`. Step 4: write.
 
 
-def write(task: Any, current: Execution, outcome: Outcome) -> Any:
+def write(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
     """Write the outcome of a run; return the store's answer, None if it is not written.
 
     An outcome that cannot be written now is handed to the worker's main process. Retries here would occupy a
@@ -271,7 +271,7 @@ def write(task: Any, current: Execution, outcome: Outcome) -> Any:
     return written
 
 
-def _write_in_time(task: Any, current: Execution, outcome: Outcome) -> Any:
+def _write_in_time(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
     """Write an outcome; wait no longer than half of the time that is left before the hard limit.
 
     Raises:
@@ -321,7 +321,7 @@ def _write_or_wait(store: Store, outcome: Outcome, eager: bool) -> Any:
 # Step 5: report.
 
 
-def report(task: Any, current: Execution, outcome: Outcome, written: Any) -> None:
+def report(task: Any, current: CurrentRun, outcome: Outcome, written: Any) -> None:
     """Report a Cancelled job to Celery, and publish a retry without a delay.
 
     A retry with a delay is published by the sweep when its time comes, and an eager one by Celery.

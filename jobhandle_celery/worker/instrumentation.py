@@ -27,7 +27,7 @@ from ..broker.task_signatures import retry_record
 from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim
-from .execution import UNCLAIMED, Execution, execution_of, job_is_traced, running
+from .current_run import UNCLAIMED, CurrentRun, current_run, job_is_traced, running
 from .executor import conclude, connect_signals, execute, own_code, run
 from .message_guard import TaskRefused, guard_strategy
 from .request import JobRequest
@@ -78,7 +78,7 @@ def _request_class(plain: type) -> type:
     return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
 
 
-def _asked_to_stop(task: Any, current: Execution) -> bool:
+def _asked_to_stop(task: Any, current: CurrentRun) -> bool:
     try:
         runtime_of(task.app).handle(run=current.run).raise_if_cancelled()
     except StopRequested:
@@ -88,7 +88,7 @@ def _asked_to_stop(task: Any, current: Execution) -> bool:
 
 def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
     def is_aborted(self: Any, **kwargs: Any) -> bool:
-        current = execution_of(self.request)
+        current = current_run(self.request)
         if current is None or kwargs.get("task_id", current.run.task_id) != current.run.task_id:
             return bool(plain(self, **kwargs))
         return _asked_to_stop(self, current) or (
@@ -138,7 +138,7 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(body)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        current = execution_of(task.request)
+        current = current_run(task.request)
         if running.get() is UNCLAIMED:
             raise TaskRefused(f"the task {task.name} has a Request of its own that runs its body")
         if current is None or current.entered:
@@ -158,7 +158,7 @@ def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a task's own `before_start`, wrapped: like the body, it may end the job."""
 
     def before_start(*args: Any) -> None:
-        current = execution_of(task.request)
+        current = current_run(task.request)
         # Called by the body, it is a part of it.
         with nullcontext() if current is None or current.entered else own_code(task, current):
             hook(*args)
@@ -203,25 +203,25 @@ class JobTask:
         ignore_result = options.get("ignore_result", self.ignore_result)
         request = {"id": task_id, "is_eager": True, "headers": headers, "ignore_result": ignore_result}
         try:
-            execution = claim(self, _context(self, request, args or (), kwargs or {}))
+            current = claim(self, _context(self, request, args or (), kwargs or {}))
         except Ignore as refusal:
             return EagerResult(task_id, refusal, trace.IGNORED, name=self.name)
         connect_signals()
-        with run(self, execution):
+        with run(self, current):
             return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
 
     def signature_from_request(self: Any, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
         signature = super().signature_from_request(request, *args, **kwargs)  # type: ignore[misc]  # a mixin
-        execution = execution_of(self.request if request is None else request)
-        if execution is None:
+        current = current_run(self.request if request is None else request)
+        if current is None:
             return signature
         recorded = _RecordedSignature(signature, app=self.app)
         recorded._type = signature._type
-        recorded.execution = execution
+        recorded.current = current
         recorded.request = self.request if request is None else request
         headers = signature.options.get("headers") or {}
-        recorded.options["headers"] = headers | job_headers(execution.run.job_id, execution.run.attempt + 1)
+        recorded.options["headers"] = headers | job_headers(current.run.job_id, current.run.attempt + 1)
         return recorded
 
     subtask_from_request = signature_from_request
@@ -238,13 +238,13 @@ class JobTask:
     ) -> None:
         """Set the state of a task as Celery does, and note that of a running job."""
         super().update_state(task_id, state, meta, **kwargs)  # type: ignore[misc]  # a mixin
-        execution = execution_of(self.request)
-        if execution is not None and task_id in (None, execution.run.task_id):
-            execution.state = str(state), meta
+        current = current_run(self.request)
+        if current is not None and task_id in (None, current.run.task_id):
+            current.state = str(state), meta
 
     def replace(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""
-        if execution_of(self.request) is not None:
+        if current_run(self.request) is not None:
             raise ApiUsageError("a task that runs as a job cannot replace itself; submit another job instead")
         return super().replace(*args, **kwargs)  # type: ignore[misc]  # a mixin
 
@@ -278,17 +278,17 @@ def _context(task: Any, request: dict[str, Any], args: Any, kwargs: Any) -> Cont
 
 
 class _RecordedSignature(Signature[Any]):
-    execution: Execution
+    current: CurrentRun
     request: Any
     record: dict[str, Any] | None = None
     _type: Any
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
         self.record = retry_record(runtime_of(self.app).routing, self, self.request)
-        self.execution.retry = self
+        self.current.retry = self
 
     def apply(self, *args: Any, **options: Any) -> Any:
         # Celery's eager tracer has returned, and the body has ended: the row is written before the next
         # attempt, whose error the caller of the first one raises.
-        conclude(self.type, self.execution)
+        conclude(self.type, self.current)
         return super().apply(*args, **{**options, "throw": False})

@@ -20,8 +20,8 @@ from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
 from ..store import Lost, ProcessRef
+from .current_run import HARD_LIMIT, UNCLAIMED, running
 from .decision import lost_process, time_limit_failure
-from .execution import HARD_LIMIT, UNCLAIMED, running
 from .outcomes import Outcome, Report, Retried, is_cancelled
 from .result_backend import hide_sensitive, mark_revoked
 

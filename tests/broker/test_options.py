@@ -15,7 +15,7 @@ from kombu import Producer
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.broker import publish_options
 from jobhandle_celery.store import Run
-from jobhandle_celery.worker.execution import Execution
+from jobhandle_celery.worker.current_run import CurrentRun
 from jobhandle_celery.worker.executor import conclude
 from tests.broker.messages import Make, received
 from tests.broker.options import (
@@ -74,7 +74,7 @@ def retry_job(app: Any, message: Any, **given: Any) -> None:
     runtime.store.runs.claim(run, task.name)
     with handled(task, message) as request:
         signature = task.signature_from_request(request, retries=1, **given)
-        conclude(task, Execution(run, request, retry=signature))
+        conclude(task, CurrentRun(run, request, retry=signature))
 
 
 def retry_plain(app: Any, message: Any, **given: Any) -> None:

@@ -44,8 +44,8 @@ RULES = [
         "worker:_RecordedSignature.apply_async",
         (
             ReplaceStatement(
-                ("execution", "retry"),
-                by="_\nconclude(self.type, self.execution)",
+                ("current", "retry"),
+                by="_\nconclude(self.type, self.current)",
             ),
         ),
         "tests/worker/test_retries.py",

@@ -21,7 +21,7 @@ class BodyExitedError(RuntimeError):
 
 
 @dataclass
-class Execution:
+class CurrentRun:
     """One run of a body in this process, from its won claim to the write that ends it."""
 
     run: Run
@@ -63,10 +63,10 @@ class Execution:
 HARD_LIMIT = "jobhandle_hard_limit"
 """The hard time limit in a request, in seconds or None: only the main process knows which one holds."""
 
-running: ContextVar[Execution | None] = ContextVar("jobhandle_execution", default=None)
+running: ContextVar[CurrentRun | None] = ContextVar("jobhandle_current_run", default=None)
 
 
-UNCLAIMED = Execution(Run(0, "", 0, "", Worker("", None, 0)), context=None)
+UNCLAIMED = CurrentRun(Run(0, "", 0, "", Worker("", None, 0)), context=None)
 """The value while a request is made for a job's message: it is not claimed, and no body may run."""
 
 
@@ -75,7 +75,7 @@ def job_is_traced() -> bool:
     return running.get() is not None
 
 
-def execution_of(request: Any) -> Execution | None:
-    """Return the execution of a task request; None if it is no job's, or its claim has not won."""
+def current_run(request: Any) -> CurrentRun | None:
+    """Return the run of a task request; None if it is no job's, or its claim has not won."""
     current = running.get()
     return current if current is not None and current.run.task_id == request.id else None

@@ -1,8 +1,8 @@
-"""Runs Celery's own code to publish a task, with a recorder in the place of kombu's producer.
+"""Publishes a task by Celery's own code and sends nothing: what kombu's producer would have got is recorded.
 
 `Task.apply_async` (of a base class, or patched), `Celery.send_task`, the routes, the task's attributes, the
 configuration and the handlers of Celery's publish signals all contribute to a message. They run here as in
-plain Celery, in the caller's context, and what Celery would have passed to kombu is recorded.
+plain Celery, in the caller's context.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from ..errors import ValidationError
 
 
 @dataclass(frozen=True)
-class Recorded:
+class UnsentMessage:
     """The message that Celery would have sent."""
 
     arguments: Mapping[str, Any]
@@ -50,15 +50,12 @@ class Recorded:
 
 def has_signal_handlers() -> bool:
     """Return True if a handler of one of Celery's publish signals is connected."""
-    return bool(
-        signals.before_task_publish.receivers
-        or signals.after_task_publish.receivers
-        or signals.task_sent.receivers
-    )
+    published = signals.before_task_publish, signals.after_task_publish, signals.task_sent
+    return any(signal.receivers for signal in published)
 
 
-class PublishRecorder:
-    """Publishes tasks of one app to a recorder."""
+class DryRun:
+    """Publishes tasks of one app without a broker."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -72,9 +69,9 @@ class PublishRecorder:
     def _results(self) -> Any:
         return DisabledBackend(self._app)
 
-    def record(
+    def publish(
         self, task: Any, name: str, args: Any, kwargs: Any, task_id: str, options: Mapping[str, Any]
-    ) -> Recorded:
+    ) -> UnsentMessage:
         """Publish a task as Celery does, and return what it would have sent instead of sending it.
 
         Raises:
@@ -90,14 +87,14 @@ class PublishRecorder:
         except QueueNotFound as error:
             queue = options.get("queue")
             raise ValidationError("queue", queue, f"a queue that task_queues has ({error})") from None
-        if len(recorder.recorded) != 1:
-            sent = len(recorder.recorded) or "none"
+        if len(recorder.messages) != 1:
+            sent = len(recorder.messages) or "none"
             raise ValidationError("task", name, f"a task whose apply_async sends one message; it sent {sent}")
-        (recorded,) = recorder.recorded
-        if recorded.arguments["task_id"] != task_id:
+        (message,) = recorder.messages
+        if message.arguments["task_id"] != task_id:
             accepted = "a task whose apply_async keeps the task id that it was given"
-            raise ValidationError("task_id", recorded.arguments["task_id"], accepted)
-        return recorded
+            raise ValidationError("task_id", message.arguments["task_id"], accepted)
+        return message
 
 
 class _Recorder:
@@ -105,7 +102,7 @@ class _Recorder:
 
     def __init__(self, app: Celery, name: str, send: Any, results: Any) -> None:
         self._sends = send
-        self.recorded: list[Recorded] = []
+        self.messages: list[UnsentMessage] = []
         self._amqp: Any = app.amqp
         self._arguments: dict[str, Any] = {}
         kind: Any = type(app)
@@ -115,7 +112,7 @@ class _Recorder:
             jobhandle_real=app,
             jobhandle_name=name,
             jobhandle_results=results,
-            conf=_NeverEager(app.conf),
+            conf=_Layer(app.conf, task_always_eager=False),
             amqp=_Layer(
                 self._amqp,
                 create_task_message=self._create,
@@ -149,7 +146,9 @@ class _Recorder:
         queue = next((entity for entity in declared if isinstance(entity, Queue)), self._options.get("queue"))
         if isinstance(queue, str):
             queue = self._amqp.queues[queue]
-        self.recorded.append(Recorded(self._arguments, queue, self._options, self._headers, body, published))
+        self.messages.append(
+            UnsentMessage(self._arguments, queue, self._options, self._headers, body, published)
+        )
 
 
 @cache
@@ -166,13 +165,6 @@ class _Layer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
-
-
-class _NeverEager(_Layer):
-    task_always_eager = False
-
-    def __init__(self, real: Any) -> None:
-        super().__init__(real)
 
     def __getitem__(self, key: str) -> Any:
         return self._real[key]
