@@ -102,20 +102,8 @@ class Leases:
     def runs(self, worker_uid: str) -> list[RunSnapshot]:
         """Return the running jobs whose rows name this worker."""
         with self._database.autocommit() as db:
-            return [
-                RunSnapshot(
-                    row.id,
-                    row.task_id,
-                    row.attempt,
-                    row.claim_id,
-                    row.pid,
-                    bool(row.stop),
-                    bool(row.terminate),
-                    row.message,
-                    to_progress(row),
-                )
-                for row in db.execute(_runs(), params(worker_uid=worker_uid))
-            ]
+            rows = db.execute(_runs(), params(worker_uid=worker_uid))
+            return [RunSnapshot(*(*row[:-2], to_progress(row))) for row in rows]
 
     @retry_on_disconnect
     def superseded(self, messages: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
@@ -182,7 +170,7 @@ def _runs() -> Any:
         job.c.attempt,
         job.c.claim_id,
         job.c.pid,
-        STOP_REQUESTED.label("stop"),
+        STOP_REQUESTED,
         job.c.terminate,
         job.c.message,
         job.c.progress_current,

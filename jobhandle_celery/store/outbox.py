@@ -14,7 +14,7 @@ from ..serialization import clip_message
 from ..status import JobStatus
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
-from .records import MESSAGE_COLUMNS, PendingMessage, pending_message
+from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, Transition, setting
 from .transitions import DUE, HELD, for_these, grouped, moves, unless_expired_before
@@ -151,4 +151,4 @@ class Outbox:
 def _reserve(db: Executor, which: Guard) -> list[PendingMessage]:
     db.execute(update(job).where(which).values(due_at=clock(setting("publish_grace"))))
     rows: Any = db.execute(select(*MESSAGE_COLUMNS).where(which).order_by(job.c.id))
-    return [pending_message(row) for row in rows]
+    return [PendingMessage(*row) for row in rows]

@@ -42,10 +42,18 @@ class PendingMessage:
     priority: int | None
     time_limit: float | None
     soft_time_limit: float | None
-    retry: str | None
-    publish_count: int
-    republish_deferrals: int
-    status: JobStatus
+    retry: str | None = None
+    publish_count: int = 0
+    republish_deferrals: int = 0
+    status: JobStatus = JobStatus.SUBMITTED
+
+
+_OTHERWISE_NAMED = {"job_id": job.c.id, "attempt": job.c.attempt + 1, "status": job.c.status_id}
+MESSAGE_COLUMNS = [
+    _OTHERWISE_NAMED[field.name] if field.name in _OTHERWISE_NAMED else job.c[field.name]
+    for field in fields(PendingMessage)
+]
+"""The columns of a row for `PendingMessage(*row)`: its message for the attempt after the row's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +93,6 @@ class NewJob:
             priority=self.priority,
             time_limit=self.time_limit,
             soft_time_limit=self.soft_time_limit,
-            retry=None,
-            publish_count=0,
-            republish_deferrals=0,
-            status=JobStatus.SUBMITTED,
         )
 
     def columns(self, namespace: str) -> dict[str, Any]:
@@ -240,46 +244,6 @@ def unique_hash(namespace: str, username: str | None, unique_key: str | None) ->
     return hashlib.sha256(json.dumps([namespace, username, unique_key]).encode()).hexdigest()
 
 
-MESSAGE_COLUMNS = (
-    job.c.id,
-    job.c.task_id,
-    job.c.task,
-    job.c.attempt,
-    job.c.args,
-    job.c.kwargs,
-    job.c.queue,
-    job.c.routing,
-    job.c.priority,
-    job.c.time_limit,
-    job.c.soft_time_limit,
-    job.c.retry,
-    job.c.publish_count,
-    job.c.republish_deferrals,
-    job.c.status_id,
-)
-
-
-def pending_message(row: Row[Any]) -> PendingMessage:
-    """Return the message of a row, for the attempt after the row's."""
-    return PendingMessage(
-        job_id=row.id,
-        task_id=row.task_id,
-        task=row.task,
-        attempt=row.attempt + 1,
-        args=row.args,
-        kwargs=row.kwargs,
-        queue=row.queue,
-        routing=row.routing,
-        priority=row.priority,
-        time_limit=row.time_limit,
-        soft_time_limit=row.soft_time_limit,
-        retry=row.retry,
-        publish_count=row.publish_count,
-        republish_deferrals=row.republish_deferrals,
-        status=row.status_id,
-    )
-
-
 def encode_failure(failure: Failure) -> str:
     """Return a failure as the text that its column holds."""
     return json.dumps(vars(failure))
@@ -294,36 +258,21 @@ def to_job(row: Row[Any]) -> JobRecord:
         row, "routing", _from_routing, tuple, lambda _: ((ALL_POSITIONS, *kwargs), {})
     )
     return JobRecord(
-        task=row.task,
+        **{name: getattr(row, name) for name in _AS_STORED},
         args=read_column(row, "args", serialization.decode, list, lambda unreadable: [unreadable]),
         kwargs=kwargs,
-        message=row.message,
-        scheduled_for=row.scheduled_for,
         status=row.status_id,
-        queue=row.queue,
-        priority=row.priority,
-        expires=row.expires,
-        time_limit=row.time_limit,
-        soft_time_limit=row.soft_time_limit,
-        max_attempts=row.max_attempts,
-        unique_key=row.unique_key,
         meta=read_column(row, "meta", serialization.decode),
         headers=headers,
         sensitive=sensitive,
-        id=row.id,
-        task_id=row.task_id,
-        username=row.username,
-        groupname=row.groupname,
-        submitted=row.submitted,
-        started=row.started,
-        finished=row.finished,
-        attempt=row.attempt,
-        worker=row.worker,
         result=read_column(row, "result", serialization.decode),
         error=read_column(row, "error", _failure, (Failure, NoneType), _unreadable_failure),
         progress=to_progress(row),
-        cancel_requested=row.cancel_requested,
     )
+
+
+_DECODED = {"args", "kwargs", "meta", "result", "error"}
+_AS_STORED = {field.name for field in fields(JobRecord)} & set(job.c.keys()) - _DECODED
 
 
 def read_column(
@@ -373,7 +322,7 @@ def to_progress(row: Row[Any]) -> Progress | None:
     """Return a job's progress."""
     if row.progress_current is None:
         return None
-    return Progress(_number(row.progress_current), _optional_number(row.progress_total))
+    return Progress(_number(row.progress_current), _number(row.progress_total))
 
 
 def to_event(row: Row[Any]) -> Event:
@@ -381,9 +330,5 @@ def to_event(row: Row[Any]) -> Event:
     return Event(at=row.at, status=row.status_id, attempt=row.attempt, message=row.message, actor=row.actor)
 
 
-def _number(value: float) -> float:
-    return int(value) if value == int(value) else value
-
-
-def _optional_number(value: float | None) -> float | None:
-    return None if value is None else _number(value)
+def _number(value: Any) -> Any:
+    return int(value) if value is not None and value == int(value) else value

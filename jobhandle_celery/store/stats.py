@@ -120,8 +120,12 @@ class Stats:
     @retry_on_disconnect
     def workers(self) -> list[WorkerSeen]:
         """Return the workers that have a row, by name, with the jobs that they run."""
-        columns = (worker, (worker.c.lease_until > clock()).label("alive"))
-        workers = select(*columns).where(worker.c.namespace == NAMESPACE).order_by(worker.c.name)
+        columns = (worker.c.name, worker.c.worker_uid, worker.c.pid, worker.c.started, worker.c.lease_until)
+        workers = (
+            select(*columns, (worker.c.lease_until > clock()).label("alive"))
+            .where(worker.c.namespace == NAMESPACE)
+            .order_by(worker.c.name)
+        )
         with self._database.autocommit() as db:
             rows = list(db.execute(workers))
             running = select(job).where(
@@ -130,18 +134,7 @@ class Stats:
             jobs: dict[str, list[JobRecord]] = {}
             for row in db.execute(running.order_by(job.c.id)):
                 jobs.setdefault(row.worker_uid, []).append(to_job(row))
-        return [
-            WorkerSeen(
-                row.name,
-                row.worker_uid,
-                row.pid,
-                row.started,
-                row.lease_until,
-                bool(row.alive),
-                jobs.get(row.worker_uid, []),
-            )
-            for row in rows
-        ]
+        return [WorkerSeen(**row._mapping, jobs=jobs.get(row.worker_uid, [])) for row in rows]
 
     @retry_on_disconnect
     def running(self, limit: int) -> list[JobRecord]:

@@ -45,7 +45,7 @@ from jobhandle_celery.store import (
     engine_maker,
     gate,
 )
-from jobhandle_celery.store.records import MESSAGE_COLUMNS, pending_message
+from jobhandle_celery.store.records import MESSAGE_COLUMNS
 
 TASK = "shop.thumbnail"
 GRACE = timedelta(minutes=1)
@@ -106,7 +106,7 @@ class Bench:
         """Return the message that a publisher would make of the row now, in any status."""
         with self.database.autocommit() as connection:
             row = connection.execute(select(*MESSAGE_COLUMNS).where(job.c.id == job_id)).one()
-            return pending_message(row)
+            return PendingMessage(*row)
 
     def worker(self, name: str = "w1", *, pid: int = 100) -> Worker:
         """Return a new worker that has a lease."""
