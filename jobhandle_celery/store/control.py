@@ -12,7 +12,7 @@ from ..status import UNFINISHED, JobStatus
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
 from .records import Run, Selection, unique_hash
-from .retrying import is_retry, retry_on_disconnect
+from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
     AWAITING_MESSAGE,
@@ -172,6 +172,7 @@ class Control:
                     f"another unfinished job has its unique_key {former.unique_key!r}"
                 ) from None
 
+    @retry_on_disconnect
     def set_status(
         self,
         job_id: int,
@@ -191,35 +192,23 @@ class Control:
         Raises:
             InvalidTransitionError: the run is superseded, and the job not final.
         """
-        return self._set_status(job_id, status, token, username, message, run, [])
-
-    @retry_on_disconnect
-    def _set_status(
-        self,
-        job_id: int,
-        status: JobStatus,
-        token: str,
-        username: str | None,
-        message: str | None,
-        run: Run | None,
-        seen: list[JobStatus],
-    ) -> tuple[JobStatus | None, bool]:
         with self._database.transaction() as db:
             row = _lock(db, job_id, username, job.c.status_id, *NAMING)
             if row is None:
                 return None, False
             previous: JobStatus = row.status_id
-            before = seen[0] if seen and is_retry() else None
+            before: JobStatus | None = remembered()
             if row.claim_id == token or (before and previous is status is JobStatus.CANCELLED):
                 return before or (JobStatus.RUNNING if status.final else previous), True
             if not previous.final:
                 check_named(run, row)
-            seen[:] = [previous]
+            remember(previous)
             changed = _set(db, mine(job_id, username), previous, status, token, actor_of(username))
             if changed and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
                 db.execute(update(job).where(mine(job_id)).values(message=message))
             return previous, changed
 
+    @retry_on_disconnect
     def set_message(
         self, job_id: int, message: str | None, username: str | None, run: Run | None
     ) -> str | None:
@@ -229,22 +218,18 @@ class Control:
         does not matter: the last message stays. If that was this very call, the message that its first try
         has seen is the answer.
         """
-        return self._set_message(job_id, message, username, run, [])
-
-    @retry_on_disconnect
-    def _set_message(
-        self, job_id: int, message: str | None, username: str | None, run: Run | None, seen: list[str]
-    ) -> str | None:
         with self._database.transaction() as db:
             row = _lock(db, job_id, username, job.c.message)
             if row is None:
                 return None
-            previous: str = row.message
+            before: str | None = remembered()
+            if before is not None and row.message == message:
+                return before
             if message is not None:
                 which = mine(job_id) if run is None else and_(mine(job_id), held_by(run))
                 db.execute(update(job).where(which).values(message=message))
-            seen.append(previous)
-            return seen[0] if is_retry() and previous == message else previous
+            remember(row.message)
+            return str(row.message)
 
     @retry_on_disconnect
     def note_progress_of(

@@ -15,7 +15,7 @@ from ..status import JobStatus
 from .database import Database
 from .executors import Executor
 from .records import Lost, ProcessRef, Run, Worker
-from .retrying import retry_on_disconnect
+from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
     HELD,
@@ -111,23 +111,18 @@ class Recovery:
             noted = for_messages(messages) & (job.c.worker_uid == worker.worker_uid)
             db.execute(update(job).where(noted, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None))
 
+    @retry_on_disconnect
     def lose_unstarted(self, message: Message, worker: Worker) -> list[Lost]:
         """Count a child that was lost with a message before its claim; return the job if it is given up.
 
-        The count is read first, so that a retry after a lost answer does not count twice.
+        Who may have been there first: this very call, if the answer to its commit was lost; then the count is
+        no longer the one that its first try has seen.
         """
-        return self._lose_unstarted(message, self._lost_count_of(message), worker)
-
-    @retry_on_disconnect
-    def _lost_count_of(self, message: Message) -> int | None:
-        with self._database.autocommit() as db:
-            asked = select(job.c.lost_count).where(_unstarted([message]))
-            lost_count: int | None = db.execute(asked).scalar_one_or_none()
-            return lost_count
-
-    @retry_on_disconnect
-    def _lose_unstarted(self, message: Message, lost_count: int | None, worker: Worker) -> list[Lost]:
         with self._database.transaction() as db:
+            asked = select(job.c.lost_count).where(_unstarted([message]))
+            counted = remembered()
+            lost_count = db.execute(asked).scalar() if counted is None else counted
+            remember(lost_count)
             return _count_unstarted(db, _unstarted([message]), worker, lost_count)
 
     @retry_on_disconnect

@@ -25,12 +25,31 @@ _RECONNECTS = 6
 _RETRIES_FOR = 10.0
 """Seconds after which there is no further retry, except the first one after a broken connection."""
 
-_retrying: ContextVar[bool] = ContextVar("jobhandle_retrying", default=False)
+
+class _Call:
+    """One call of a method, with its retries."""
+
+    is_uncertain = False
+    seen: Any = None
+
+
+_call: ContextVar[_Call] = ContextVar("jobhandle_call")
 
 
 def is_retry() -> bool:
     """Return True, within a method, if an answer was lost: its writes may be committed already."""
-    return _retrying.get()
+    return _call.get().is_uncertain
+
+
+def remember(seen: Any) -> None:
+    """Keep what this try has seen before its write, for `remembered` of a retry."""
+    _call.get().seen = seen
+
+
+def remembered() -> Any:
+    """Return what an earlier try has seen whose answer was lost; None if this is no retry."""
+    call = _call.get()
+    return call.seen if call.is_uncertain else None
 
 
 _limit: ContextVar[float | None] = ContextVar("jobhandle_retry_limit", default=None)
@@ -65,24 +84,26 @@ def retry_on_disconnect(method: Callable[Concatenate[S, P], T]) -> Callable[Conc
     def retried(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         limit = retry_limit()
         until = time.monotonic() + (_RETRIES_FOR if limit is None else limit)
-        uncertain, soon, at_once = False, 0, 0
-        while True:
-            token = _retrying.set(uncertain)
-            try:
-                return method(self, *args, **kwargs)
-            except DatabaseUnavailableError as error:
-                late = time.monotonic() >= until and (error.again == "soon" or at_once > 0)
-                if error.again is None or late or at_once + 1 == _RECONNECTS:
-                    raise
-                if error.again == "soon":
-                    # The database has rolled back: nothing is written.
-                    time.sleep(random.uniform(0.0, 0.02 * 2 ** min(soon, 5)))
-                    soon += 1
-                else:
-                    uncertain = True
-                    at_once += 1
-            finally:
-                _retrying.reset(token)
+        soon, at_once = 0, 0
+        call = _Call()
+        token = _call.set(call)
+        try:
+            while True:
+                try:
+                    return method(self, *args, **kwargs)
+                except DatabaseUnavailableError as error:
+                    late = time.monotonic() >= until and (error.again == "soon" or at_once > 0)
+                    if error.again is None or late or at_once + 1 == _RECONNECTS:
+                        raise
+                    if error.again == "soon":
+                        # The database has rolled back: nothing is written.
+                        time.sleep(random.uniform(0.0, 0.02 * 2 ** min(soon, 5)))
+                        soon += 1
+                    else:
+                        call.is_uncertain = True
+                        at_once += 1
+        finally:
+            _call.reset(token)
 
     return retried
 

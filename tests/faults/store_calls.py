@@ -326,7 +326,6 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     ),
     "note_received": _unstarted(lambda store, key, me: store.recovery.note_received([key], me)),
     "clear_received": _clear_received,
-    "lost_count_of": _unstarted(lambda store, key, _: store.recovery._lost_count_of(key)),
     "lose_unstarted": _unstarted(lambda store, key, me: store.recovery.lose_unstarted(key, me)),
     "give_back": _of_run(lambda store, run: store.recovery.give_back(run, "cut off", run.worker)),
     "give_back_all": _of_run(lambda store, run: store.recovery.give_back_all(run.worker, "it shut down")),
@@ -406,7 +405,6 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
 }
 
 READ_ONLY = {
-    "lost_count_of",
     "check",
     "job",
     "status",
