@@ -111,6 +111,33 @@ _PLAIN = tuple(
 _plain_values = attrgetter(*_PLAIN)
 
 
+@dataclass(frozen=True, slots=True)
+class NewMember:
+    """A row of a tree to be inserted, in a list in which parents, and what a row needs, come first.
+
+    Also a job without a tree that depends on others.
+    """
+
+    job: NewJob
+    kind: str | None = None
+    """``"chain"``, ``"group"`` or ``"chord"``; None: a task."""
+    parent: int | None = None
+    """The index of its parent in the list; None: a root, or a job without a tree."""
+    position: int | None = None
+    """Its place among the results of its parent; None: a callback, whose result and failure do not count."""
+    needs: tuple[tuple[int, int | None], ...] = ()
+    """Jobs of the list that must have ended before it starts, and the places of their results among its
+    arguments; None: the result is not an argument."""
+    after: tuple[int, ...] = ()
+    """Ids of existing jobs that must have ended before it starts."""
+    when: str | None = None
+    """How they must have ended: ``"finished"``, ``"ended"`` or ``"failed"``; None: it has no needs."""
+    countdown: float | None = None
+    """Seconds that it waits once it could start; None: none."""
+    expires_in: float | None = None
+    """Seconds after which it is cancelled, from the moment when it could start; None: never."""
+
+
 class NewJobs(Protocol):
     """Jobs to be inserted: a list, or an iterable that prepares them lazily and may be iterated again."""
 
