@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .broker.publisher import Publisher
 from .status import JobStatus
-from .store import MAX_REPUBLISH_DEFERRALS, Lost, PendingMessage, Store
+from .store import MAX_REPUBLISH_DEFERRALS, LostJob, PendingMessage, Store
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ LONGEST = 2.0
 """Seconds after which a pass reserves no more rows: lost workers are looked for once per pass."""
 
 
-def sweep(store: Store, publisher: Publisher, on_lost: Callable[[Lost], None] | None = None) -> bool:
+def sweep(store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None] | None = None) -> bool:
     """Make a pass and return True; return False if another process made one within the interval.
 
     Args:

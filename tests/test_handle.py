@@ -18,7 +18,7 @@ from jobhandle_celery import (
     ValidationError,
 )
 from jobhandle_celery.status import FINAL, SETTABLE, STARTABLE
-from jobhandle_celery.store import ClaimRejected, Refusal
+from jobhandle_celery.store import ClaimRejected, RejectionReason
 from tests.stage import ADD, Stage
 from tests.support import eventually
 
@@ -272,7 +272,7 @@ def test_job_cancelled_before_its_start_never_runs(prior: JobStatus, stage: Stag
     handle = stage.job_in(prior)
     run, attempt = stage.run_of(handle), handle.get_job().attempt
     assert handle.cancel_job() is JobStatus.CANCELLED
-    assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(Refusal.CANCELLED)
+    assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(RejectionReason.CANCELLED)
     with pytest.raises(InvalidTransitionError):
         handle.set_status("Running")
     stage.jobs.sweep()

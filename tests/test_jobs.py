@@ -21,7 +21,7 @@ from jobhandle_celery import (
     WaitTimeoutError,
 )
 from jobhandle_celery import handle as handle_module
-from jobhandle_celery.store import ClaimRejected, Refusal
+from jobhandle_celery.store import ClaimRejected, RejectionReason
 from tests.stage import ADD, HELD, Stage, age
 from tests.support import eventually
 
@@ -155,7 +155,7 @@ def test_set_status_running_claims_job_from_workers(stage: Stage) -> None:
         handle = stage.job_in(status)
         run, attempt = stage.run_of(handle), handle.get_job().attempt
         assert handle.set_status("Running") is status
-        assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(Refusal.SUPERSEDED)
+        assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(RejectionReason.SUPERSEDED)
         job = handle.get_job()
         assert (job.attempt, job.finished) == (attempt + 1, None)
         assert job.started is not None
@@ -169,7 +169,7 @@ def test_claim_before_time_or_after_expiry_is_refused(stage: Stage) -> None:
     handle = stage.jobs.handle()
     early = Job(task="tests.add", args=[1, 2], scheduled_for=HOUR)
     late = Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=-1))
-    for job, reason in ((early, Refusal.EARLY), (late, Refusal.EXPIRED)):
+    for job, reason in ((early, RejectionReason.EARLY), (late, RejectionReason.EXPIRED)):
         handle.submit(job)
         before = stage.row(handle.job_id)
         with pytest.raises(InvalidTransitionError):
@@ -201,7 +201,7 @@ def test_held_job_stays_waiting_after_sweeps(stage: Stage) -> None:
     assert handle.get_job().held
     eventually(stage.jobs.sweep)
     assert handle.job_status() is JobStatus.WAITING
-    assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(Refusal.EARLY)
+    assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(RejectionReason.EARLY)
 
 
 def test_resubmit_accepts_final_jobs_only_and_resets_them(stage: Stage) -> None:

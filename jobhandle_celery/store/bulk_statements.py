@@ -34,7 +34,7 @@ from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job
 from ..status import JobStatus
 from .records import PendingMessage
 from .statements import Guard, event_columns, param, setting, status_literal, with_event
-from .transitions import HELD, moves, unless_expired_before
+from .transitions import HELD, status_allows, unless_expired_before
 
 _COLUMNS = (
     job.c.namespace,
@@ -190,7 +190,7 @@ def mark_queued() -> Any:
     sent = sent.render_derived(name="sent", with_types=True)
     no_wait = select(func.set_config("synchronous_commit", "off", true())).scalar_subquery()
     waiting = (
-        moves("publish"),
+        status_allows("publish"),
         ~HELD,
         job.c.id == sent.c.id,
         job.c.task_id == sent.c.task_id,

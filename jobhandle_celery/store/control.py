@@ -31,9 +31,9 @@ from .transitions import (
     held_by,
     lease_alive,
     mine,
-    moves,
     named_by,
     selected,
+    status_allows,
 )
 
 _BEFORE_IT_STARTED = "cancelled before it was started"
@@ -113,7 +113,7 @@ class Control:
             InvalidTransitionError: the run is superseded.
         """
         release = Transition(
-            moves("release"),
+            status_allows("release"),
             mine(job_id, username),
             *([] if run is None else [named_by(run)]),
             to={
@@ -156,7 +156,7 @@ class Control:
             check_named(run, former)
             key = unique_hash(self._database.settings.namespace, former.username, former.unique_key)
             resubmit = Transition(
-                moves("resubmit"),
+                status_allows("resubmit"),
                 mine(job_id, username),
                 job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
                 to=_RESUBMITTED | {"task_id": task_id, "unique_hash": key},
@@ -236,7 +236,7 @@ class Control:
         self, job_id: int, current: float, total: float | None, username: str | None
     ) -> bool:
         """Write the progress of a job; False if it is not Running. The last call counts."""
-        running = mine(job_id, username) & moves("finish")
+        running = mine(job_id, username) & status_allows("finish")
         noted = update(job).where(running).values(progress_current=current, progress_total=total)
         with self._database.transaction() as db:
             return bool(db.execute(noted).rowcount)
@@ -265,7 +265,7 @@ def _take(which: Guard, token: str, actor: str) -> Transition:
     # The guard of a claim, except that a held job may be taken. The row has no worker and no lease: the
     # caller ends the job, and the sweeper never declares it lost.
     return Transition(
-        moves("take"),
+        status_allows("take"),
         which,
         NO_STOP_REQUESTED,
         HELD | DUE,
@@ -289,7 +289,7 @@ def _end(which: Guard, status: JobStatus, token: str, actor: str) -> Transition:
     # The claim is taken away, which asks a body to stop. The row keeps its worker's uid until that body has
     # left, so that the job is not resubmitted beside it.
     to = final(status, claim_id=token)
-    return Transition(moves("end"), which, to=to, reason=f"set to {status} by hand", actor=actor)
+    return Transition(status_allows("end"), which, to=to, reason=f"set to {status} by hand", actor=actor)
 
 
 _RESUBMITTED: dict[str, Any] = {

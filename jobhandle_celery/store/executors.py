@@ -44,7 +44,7 @@ from .bulk_statements import (
 )
 from .records import PendingMessage
 from .statements import THESE, Guard, Transition, is_unlocked, params, select_unlocked
-from .transitions import HELD, for_these, grouped, moves, unless_expired_before
+from .transitions import HELD, for_these, grouped, status_allows, unless_expired_before
 
 MOST_PARAMETERS = 500
 """Values in the list of one statement; databases have limits, and SQLite's was once 999."""
@@ -237,7 +237,7 @@ class PortableExecutor(Executor):
         for publish_count, group in grouped(sent, lambda message: message.publish_count + 1):
             due = unless_expired_before(clock(delay(publish_count)))
             values = {**QUEUED, "publish_count": publish_count, "due_at": due}
-            self.update_unlocked(moves("publish"), ~HELD, for_these(group), values=values)
+            self.update_unlocked(status_allows("publish"), ~HELD, for_these(group), values=values)
 
     def _taken_keys(self, rows: Sequence[dict[str, Any]]) -> set[str]:
         """Return which of these unique keys belong to unfinished jobs.

@@ -11,11 +11,11 @@ from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .database import Database
 from .executors import Executor
-from .records import Lost, RunSnapshot, Worker, to_progress
+from .records import LostJob, RunSnapshot, Worker, to_progress
 from .recovery import settle_lost
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, ago, param, params, setting, status_literal
-from .transitions import STOP_REQUESTED, moves
+from .transitions import STOP_REQUESTED, status_allows
 
 
 class Leases:
@@ -53,7 +53,7 @@ class Leases:
             mine = select(worker.c.worker_uid).where(worker.c.worker_uid == me.worker_uid)
             db.execute(mine.with_for_update())
             # Messages that it has received and not started go back to the broker, and are no loss.
-            noted = update(job).where(job.c.worker_uid == me.worker_uid, moves("give_up"))
+            noted = update(job).where(job.c.worker_uid == me.worker_uid, status_allows("give_up"))
             db.execute(noted.values(worker_uid=None))
             _forget(db, me.worker_uid)
 
@@ -68,7 +68,7 @@ class Leases:
             return list(db.execute(lapsed).scalars())
 
     @retry_on_disconnect
-    def reap(self, worker_uid: str) -> list[Lost]:
+    def reap(self, worker_uid: str) -> list[LostJob]:
         """Settle the jobs of a worker whose lease has ended, and delete its row once there are none.
 
         Who may have been there first: the worker itself, with a renewal. Its row is locked and its lease read
@@ -86,7 +86,7 @@ class Leases:
             ).first()
             if lapsed is None:
                 return []
-            running = (job.c.worker_uid == worker_uid) & moves("lose")
+            running = (job.c.worker_uid == worker_uid) & status_allows("lose")
             lost = settle_lost(
                 db,
                 running & _unbroken(literal(lapsed.lease, Double())),
@@ -148,7 +148,7 @@ def _unbroken(lease: ColumnElement[float]) -> Guard:
 def _forget(db: Executor, worker_uid: str | None) -> None:
     # Not while a job names it: the sweep would never find that job again. The worker's row is locked, so no
     # claim names it meanwhile. Not one statement: on MariaDB a DELETE waits for the rows that it reads.
-    named = select(job.c.id).where(job.c.worker_uid == worker_uid, moves("lose")).limit(1)
+    named = select(job.c.id).where(job.c.worker_uid == worker_uid, status_allows("lose")).limit(1)
     if db.execute(named).first() is None:
         db.execute(delete(worker).where(worker.c.worker_uid == worker_uid))
 

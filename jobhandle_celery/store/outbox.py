@@ -17,7 +17,7 @@ from .executors import MOST_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, Transition, setting
-from .transitions import DUE, HELD, for_these, grouped, moves, unless_expired_before
+from .transitions import DUE, HELD, for_these, grouped, status_allows, unless_expired_before
 
 MAX_REPUBLISH_DEFERRALS = 3
 """Times in a row that the queue's depth may defer a republish. No promise depends on the depth."""
@@ -64,7 +64,7 @@ class Outbox:
             .where(
                 job.c.namespace == NAMESPACE,
                 job.c.due_at <= statement_clock(),
-                moves("publish"),
+                status_allows("publish"),
                 DUE,
                 ~HELD,
             )
@@ -101,7 +101,7 @@ class Outbox:
             for publish_count, group in grouped(messages, lambda message: message.publish_count + 1):
                 due = unless_expired_before(clock(self._database.settings.republish_delay(publish_count)))
                 defer = Transition(
-                    moves("publish"),
+                    status_allows("publish"),
                     for_these(group),
                     job.c.due_at <= clock(setting("publish_grace")),  # not what was just deferred
                     to={"due_at": due, "publish_count": publish_count},

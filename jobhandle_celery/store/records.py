@@ -187,7 +187,7 @@ class ProcessRef:
     pid: int
 
 
-class Refusal(Enum):
+class RejectionReason(Enum):
     """Why a claim was refused."""
 
     CANCELLED = "the job is cancelled"
@@ -202,7 +202,7 @@ class Refusal(Enum):
 class ClaimRejected:
     """A lost claim."""
 
-    reason: Refusal
+    reason: RejectionReason
     foreign: str = field(default="", compare=False)
     """Where the job of the message seems to be, if not in this namespace; else empty."""
 
@@ -225,7 +225,7 @@ class RunSnapshot:
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostJob:
     """A job that was settled because its worker is gone, and its status after that."""
 
     job_id: int

@@ -14,7 +14,7 @@ from ..schema import job
 from ..status import JobStatus
 from .database import Database
 from .executors import Executor
-from .records import Lost, ProcessRef, Run, Worker
+from .records import LostJob, ProcessRef, Run, Worker
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
@@ -26,8 +26,8 @@ from .transitions import (
     failed,
     for_messages,
     held_by,
-    moves,
     requeued,
+    status_allows,
     stopped,
     worker_actor,
 )
@@ -73,7 +73,7 @@ class Recovery:
             return bool(db.count_applied(end))
 
     @retry_on_disconnect
-    def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[Lost]:
+    def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[LostJob]:
         """Settle a job whose body is gone.
 
         Who may have been there first: the body, with a last write.
@@ -82,7 +82,7 @@ class Recovery:
             return settle_lost(db, held_by(holder), reason, worker_actor(worker))
 
     @retry_on_disconnect
-    def note_received(self, messages: Sequence[Message], worker: Worker) -> list[Lost]:
+    def note_received(self, messages: Sequence[Message], worker: Worker) -> list[LostJob]:
         """Note in its row that this worker is about to run a message; return the jobs that are given up.
 
         If the worker dies before `clear_received`, the note stays, and the next worker that receives a
@@ -97,7 +97,7 @@ class Recovery:
             these = job.c.id.in_(found)
             by_another = job.c.worker_uid.is_not(None) & (job.c.worker_uid != worker.worker_uid)
             given_up = _count_unstarted(db, these & by_another, worker)
-            noted = update(job).where(these, moves("give_up")).values(worker_uid=worker.worker_uid)
+            noted = update(job).where(these, status_allows("give_up")).values(worker_uid=worker.worker_uid)
             db.execute(noted)
             return given_up
 
@@ -112,7 +112,7 @@ class Recovery:
             db.execute(update(job).where(noted, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None))
 
     @retry_on_disconnect
-    def lose_unstarted(self, message: Message, worker: Worker) -> list[Lost]:
+    def lose_unstarted(self, message: Message, worker: Worker) -> list[LostJob]:
         """Count a child that was lost with a message before its claim; return the job if it is given up.
 
         Who may have been there first: this very call, if the answer to its commit was lost; then the count is
@@ -126,7 +126,7 @@ class Recovery:
             return _count_unstarted(db, _unstarted([message]), worker, lost_count)
 
     @retry_on_disconnect
-    def give_back(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[Lost]:
+    def give_back(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[LostJob]:
         """Requeue a job that was cut off, without counting a loss; if it was asked to stop, it is Cancelled.
 
         The caller has made sure that the body has ended. Who may have been there first: a body that finished
@@ -135,13 +135,13 @@ class Recovery:
         return self._give_back(held_by(holder), reason, worker)
 
     @retry_on_disconnect
-    def give_back_all(self, worker: Worker, reason: str) -> list[Lost]:
+    def give_back_all(self, worker: Worker, reason: str) -> list[LostJob]:
         """Give back all jobs that still run at a worker, as `give_back` does: no body of it is left."""
         return self._give_back(
-            and_(job.c.worker_uid == worker.worker_uid, moves("give_back")), reason, worker
+            and_(job.c.worker_uid == worker.worker_uid, status_allows("give_back")), reason, worker
         )
 
-    def _give_back(self, guard: Guard, reason: str, worker: Worker) -> list[Lost]:
+    def _give_back(self, guard: Guard, reason: str, worker: Worker) -> list[LostJob]:
         actor = worker_actor(worker)
         to, stop_reason = stopped("")
         with self._database.transaction() as db:
@@ -154,7 +154,7 @@ class Recovery:
 
 def settle_lost(
     db: Executor, guard: Guard, reason: str, actor: str, *, skip_locked: bool = False
-) -> list[Lost]:
+) -> list[LostJob]:
     """Settle running jobs whose body is gone: Cancelled if asked to stop, Requeued, or Error.
 
     The order matters: a stop request may arrive between two of the statements, but never goes away.
@@ -167,13 +167,15 @@ def settle_lost(
         ((guard, NO_STOP_REQUESTED, ~attempts_left), error | TAKEN_AWAY | counted, error_reason),
         ((guard, STOP_REQUESTED), stopped("")[0] | TAKEN_AWAY, f"{reason}; it had been asked to stop"),
     )
-    lost: list[Lost] = []
+    lost: list[LostJob] = []
     for guards, to, why in transitions:
         lost += _lost(db.apply(Transition(*guards, to=to, reason=why, actor=actor, skip_locked=skip_locked)))
     return lost
 
 
-def _count_unstarted(db: Executor, guard: Guard, worker: Worker, lost_count: int | None = None) -> list[Lost]:
+def _count_unstarted(
+    db: Executor, guard: Guard, worker: Worker, lost_count: int | None = None
+) -> list[LostJob]:
     uncounted = guard if lost_count is None else guard & (job.c.lost_count == lost_count)
     db.execute(update(job).where(uncounted).values(lost_count=job.c.lost_count + 1))
     reason = "workers were lost while they took its message, before its body started"
@@ -186,8 +188,8 @@ def _count_unstarted(db: Executor, guard: Guard, worker: Worker, lost_count: int
 
 
 def _unstarted(messages: Sequence[Message]) -> Guard:
-    return and_(for_messages(messages), moves("give_up"), ~HELD)
+    return and_(for_messages(messages), status_allows("give_up"), ~HELD)
 
 
-def _lost(rows: Sequence[Row[Any]]) -> list[Lost]:
-    return [Lost(row.id, row.task_id, row.task, row.status_id, row.reason) for row in rows]
+def _lost(rows: Sequence[Row[Any]]) -> list[LostJob]:
+    return [LostJob(row.id, row.task_id, row.task, row.status_id, row.reason) for row in rows]

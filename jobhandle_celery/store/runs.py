@@ -16,7 +16,7 @@ from ..serialization import clip_message
 from ..status import JobStatus
 from .database import Database
 from .executors import Executor
-from .records import ClaimRejected, ProcessRef, Refusal, Run, Worker, encode_failure
+from .records import ClaimRejected, ProcessRef, RejectionReason, Run, Worker, encode_failure
 from .retrying import is_retry, retry_on_disconnect
 from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
@@ -38,8 +38,8 @@ from .transitions import (
     held_by,
     lease_alive,
     mine,
-    moves,
     run_params,
+    status_allows,
     unless_expired_before,
     worker_actor,
 )
@@ -203,7 +203,7 @@ class Runs:
         """
         unknown = literal("the worker does not know the task ") + job.c.task
         send_back = _ending(
-            moves("send_back"),
+            status_allows("send_back"),
             ~HELD,
             mine(job_id),
             job.c.task_id == task_id,
@@ -229,7 +229,7 @@ class Runs:
 def expire(which: Guard, actor: str, *, skip_locked: bool = False) -> Transition:
     """Return the transition of jobs whose `expires` has passed before they were started."""
     return Transition(
-        moves("expire"),
+        status_allows("expire"),
         EXPIRED,
         which,
         to=cancelled(setting("republish_after"), message="expired before it was started", **NO_PROCESS),
@@ -253,7 +253,7 @@ def _rejected(db: Executor, run: Run, task: str) -> Run | ClaimRejected:
         ).where(mine(run.job_id)),
     ).first()
     if row is None:
-        return ClaimRejected(Refusal.UNKNOWN, _elsewhere(db, run))
+        return ClaimRejected(RejectionReason.UNKNOWN, _elsewhere(db, run))
     if row.claim_id == run.claim_id and row.status_id is JobStatus.RUNNING:
         return run
     if row.task_id != run.task_id or row.task != task:
@@ -262,15 +262,15 @@ def _rejected(db: Executor, run: Run, task: str) -> Run | ClaimRejected:
             job_event.c.job_id == run.job_id, job_event.c.status_id == JobStatus.RESUBMITTED
         )
         resubmitted = row.task == task and db.execute(again.limit(1)).first()
-        return ClaimRejected(Refusal.SUPERSEDED, "" if resubmitted else _elsewhere(db, run))
+        return ClaimRejected(RejectionReason.SUPERSEDED, "" if resubmitted else _elsewhere(db, run))
     if row.status_id is JobStatus.CANCELLED:
-        return ClaimRejected(Refusal.CANCELLED)
+        return ClaimRejected(RejectionReason.CANCELLED)
     if row.status_id.final or row.status_id is JobStatus.RUNNING or row.attempt != run.attempt - 1:
-        return ClaimRejected(Refusal.SUPERSEDED)
+        return ClaimRejected(RejectionReason.SUPERSEDED)
     if row.expired:
         db.apply(expire(mine(run.job_id), worker_actor(run.worker)))
-        return ClaimRejected(Refusal.EXPIRED)
-    return ClaimRejected(Refusal.EARLY if row.alive else Refusal.NO_LEASE)
+        return ClaimRejected(RejectionReason.EXPIRED)
+    return ClaimRejected(RejectionReason.EARLY if row.alive else RejectionReason.NO_LEASE)
 
 
 def _elsewhere(db: Executor, run: Run) -> str:
@@ -314,7 +314,7 @@ def _ending(*guards: Guard, to: dict[str, Any], reason: Any) -> Transition:
 @cache
 def _claim(*, leased: bool) -> Transition:
     return Transition(
-        moves("claim"),
+        status_allows("claim"),
         MINE,
         job.c.task_id == param(job.c.task_id),
         job.c.task == param(job.c.task),

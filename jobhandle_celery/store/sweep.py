@@ -10,7 +10,7 @@ from ..schema import clock, job, job_event, statement_clock
 from ..schema import sweep as sweep_table
 from ..status import FINAL, JobStatus
 from .database import Database
-from .records import Lost
+from .records import LostJob
 from .retrying import retry_on_disconnect, untraced
 from .runs import expire
 from .statements import NAMESPACE, ago, setting
@@ -52,7 +52,7 @@ class Sweep:
 
     @untraced
     @retry_on_disconnect
-    def unreported_cancels(self, limit: int) -> list[Lost]:
+    def unreported_cancels(self, limit: int) -> list[LostJob]:
         """Return cancelled jobs that Celery's events do not show as revoked yet; each once.
 
         Who may have been there first: a worker that met the message and has reported them; a resubmit.
@@ -72,7 +72,7 @@ class Sweep:
             if rows:
                 these = job.c.id.in_([row.id for row in rows])
                 db.execute(update(job).where(these).values(due_at=None))
-            return [Lost(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows]
+            return [LostJob(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows]
 
     def prune(self, older_than: timedelta) -> int:
         """Delete the jobs that ended longer ago than that, with their events; return how many.

@@ -41,7 +41,7 @@ def run_params(run: Run) -> dict[str, Any]:
     return {"id": run.job_id, "task_id": run.task_id, "attempt": run.attempt, "claim_id": run.claim_id}
 
 
-def moves(name: str) -> Guard:
+def status_allows(name: str) -> Guard:
     """Return the guard: the statuses that `status.MOVES` allows as sources of this move."""
     sources = sorted(MOVES[name].sources, key=lambda status: status.id)
     return job.c.status_id.in_([status_literal(status) for status in sources])

@@ -12,7 +12,7 @@ from .. import internal_errors
 from ..broker.headers import job_of_context
 from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError
 from ..runtime import runtime_of
-from ..store import ClaimRejected, Refusal, Run, Store
+from ..store import ClaimRejected, RejectionReason, Run, Store
 from .current_run import CurrentRun
 from .outcomes import GivenBack, Report
 from .result_backend import mark_revoked
@@ -89,7 +89,7 @@ def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
         else:
             if isinstance(claimed, Run):
                 return None
-            if claimed.reason is not Refusal.NO_LEASE:
+            if claimed.reason is not RejectionReason.NO_LEASE:
                 return claimed
         if time.monotonic() >= deadline:
             if unanswered:
@@ -100,7 +100,7 @@ def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
                     CLAIM_TIMEOUT,
                 )
                 raise _unanswered(run)
-            return ClaimRejected(Refusal.NO_LEASE)
+            return ClaimRejected(RejectionReason.NO_LEASE)
         time.sleep(pause)
         pause = min(pause * 2, 2.0)
 
@@ -113,8 +113,8 @@ def _unanswered(run: Run) -> ClaimRefused:
 
 def _refuse(task: Any, context: Any, run: Run, rejected: ClaimRejected) -> None:
     reason = rejected.reason
-    if reason in (Refusal.CANCELLED, Refusal.EXPIRED) and _is_first_to_report(task, run):
-        revoked = "expired" if reason is Refusal.EXPIRED else "revoked"
+    if reason in (RejectionReason.CANCELLED, RejectionReason.EXPIRED) and _is_first_to_report(task, run):
+        revoked = "expired" if reason is RejectionReason.EXPIRED else "revoked"
         mark_revoked(task, context, revoked)
         raise ClaimRefused(reason.value, Report(None, revoked=revoked))
     if rejected.foreign:

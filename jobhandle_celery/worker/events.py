@@ -17,7 +17,7 @@ from .. import internal_errors
 from ..broker.connection import BrokerConnection
 from ..models import JobRecord
 from ..status import JobStatus
-from ..store import Lost, RunSnapshot
+from ..store import LostJob, RunSnapshot
 from .request import JobRequest
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class EventSender:
         self._progress = progress
         self._last_progress: dict[tuple[int, str, int], object] = {}
 
-    def send_lost(self, lost: Lost) -> None:
+    def send_lost(self, lost: LostJob) -> None:
         """Send an event with the status of a job whose body is gone."""
         self._soon(self._send, *_event(lost, *event_of_status(lost.status, lost.reason)))
 
@@ -125,7 +125,7 @@ def event_of_status(
             return "task-retried", {"exception": reason, "traceback": ""}
 
 
-def _event(job: Lost | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _event(job: LostJob | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind, {"uuid": job.task_id, "name": job.task, **fields}
 
 

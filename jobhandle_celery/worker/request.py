@@ -19,7 +19,7 @@ from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
-from ..store import Lost, ProcessRef
+from ..store import LostJob, ProcessRef
 from .current_run import HARD_LIMIT, UNCLAIMED, running
 from .decision import lost_process, time_limit_failure
 from .outcomes import Outcome, Report, Retried, is_cancelled
@@ -149,7 +149,7 @@ class JobRequest:
         if is_cancelled(outcome, written):
             mark_revoked(self.task, self._context, "revoked")
             self._signal_revoked("revoked")
-            return [Lost(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
+            return [LostJob(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
         if isinstance(outcome, Retried) and outcome.is_due(written):
             runtime_of(self.app).submitter.send([run.job_id])
         return written

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery.store import ClaimRejected, Database, Refusal, engine_maker
+from jobhandle_celery.store import ClaimRejected, Database, RejectionReason, engine_maker
 from tests.databases import PostgresqlDatabases
 from tests.faults.proxy import Cut, PostgresqlProxy
 from tests.faults.store_calls import READ_ONLY, STORE_CALLS, normalize, remaining_rows, sibling_bench
@@ -65,7 +65,7 @@ LATE_ANSWERS = {
     "prune": "0",  # how many
     "expire": "0",
     "cancel_selected": "0",
-    "claim of an expired one": normalize(ClaimRejected(Refusal.CANCELLED)),  # rejected either way
+    "claim of an expired one": normalize(ClaimRejected(RejectionReason.CANCELLED)),  # rejected either way
     "begin_pass": "None",  # the pass is skipped; the next follows in an interval
     "begin_pass for the first time": "None",
     "reserve_due": "[]",  # they are due again after the grace

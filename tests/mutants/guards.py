@@ -29,7 +29,7 @@ GUARDS = [
         # Each alone implies the other, in every row that the verbs can make.
         "the claim looks neither at the status nor at the stamp of a cancel",
         "store:_claim",
-        (Drop(("moves", "claim")), Drop(("NO_STOP_REQUESTED",))),
+        (Drop(("status_allows", "claim")), Drop(("NO_STOP_REQUESTED",))),
         "tests/store/test_claim.py",
     ),
     Mutant(

@@ -75,7 +75,7 @@ RULES = [
         10,
         "the claim refuses an expired job, and no statement writes it",
         "store.runs:expire",
-        (Replace(("moves", "expire"), by="literal(False)"),),
+        (Replace(("status_allows", "expire"), by="literal(False)"),),
         "tests/store/test_claim.py",
     ),
     Mutant(

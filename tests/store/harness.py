@@ -36,7 +36,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import (
     ClaimRejected,
     Database,
-    Lost,
+    LostJob,
     NewJob,
     PendingMessage,
     Run,
@@ -212,7 +212,7 @@ class Bench:
         self.trust_leases()
         return self.store.leases.lapsed_workers()
 
-    def reap(self, worker_uid: str) -> list[Lost]:
+    def reap(self, worker_uid: str) -> list[LostJob]:
         self.trust_leases()
         return self.store.leases.reap(worker_uid)
 

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobhandle_celery.store import ClaimRejected, Refusal, Run
+from jobhandle_celery.store import ClaimRejected, RejectionReason, Run
 from tests.store.assertions import look
 from tests.store.harness import Bench
 from tests.store.model import LEASE, Model
@@ -21,7 +21,7 @@ NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}
 _FIRST_OF_EACH_VERB = {act.verb: name for name, act in reversed(ACTS.items())}
 ONE_OF_EACH = {*_FIRST_OF_EACH_VERB.values(), "set Error", "set Cancelled"}
 
-REPORTED = {Refusal.CANCELLED, Refusal.EXPIRED}
+REPORTED = {RejectionReason.CANCELLED, RejectionReason.EXPIRED}
 Outcome = tuple[list[Any], Model]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jobhandle_celery.status import FINAL, STARTABLE, JobStatus
-from jobhandle_celery.store import ClaimRejected, PendingMessage, ProcessRef, Refusal, Run
+from jobhandle_celery.store import ClaimRejected, PendingMessage, ProcessRef, RejectionReason, Run
 from tests.store.model_job import (
     CANCELLED,
     ERROR,
@@ -214,19 +214,19 @@ class Model:
         if job.is_held_by(run):
             return run
         if job.task_id != run.task_id:
-            return ClaimRejected(Refusal.SUPERSEDED)
+            return ClaimRejected(RejectionReason.SUPERSEDED)
         if job.status is CANCELLED:
-            return ClaimRejected(Refusal.CANCELLED)
+            return ClaimRejected(RejectionReason.CANCELLED)
         if not job.fits(run.task_id, run.attempt):
-            return ClaimRejected(Refusal.SUPERSEDED)
+            return ClaimRejected(RejectionReason.SUPERSEDED)
         if self.has_expired(job):
             self.become(job, CANCELLED, EXPIRED)
             self._let_it_be_heard(job)
-            return ClaimRejected(Refusal.EXPIRED)
+            return ClaimRejected(RejectionReason.EXPIRED)
         if not self.alive(run.worker.worker_uid):
-            return ClaimRejected(Refusal.NO_LEASE)
+            return ClaimRejected(RejectionReason.NO_LEASE)
         if job.held or not self.is_due(job):
-            return ClaimRejected(Refusal.EARLY)
+            return ClaimRejected(RejectionReason.EARLY)
         self._start(job, run.claim_id, run.worker.worker_uid)
         return run
 

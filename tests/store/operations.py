@@ -16,7 +16,7 @@ from jobhandle_celery.store import (
     ClaimRejected,
     PendingMessage,
     ProcessRef,
-    Refusal,
+    RejectionReason,
     Run,
     Selection,
     Store,
@@ -128,8 +128,8 @@ def _claim(by: str) -> Act:
         "claim",
         lambda cast, _: cast.store.runs.claim(getattr(cast, by), TASK),
         lambda cast, model, job, _: model.claim(getattr(cast, by)),
-        gone=ClaimRejected(Refusal.UNKNOWN),
-        repeated=(ClaimRejected(Refusal.CANCELLED),),  # of a job that has expired: it was cancelled
+        gone=ClaimRejected(RejectionReason.UNKNOWN),
+        repeated=(ClaimRejected(RejectionReason.CANCELLED),),  # of a job that has expired: it was cancelled
     )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event, update
 
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
+from jobhandle_celery.store import ClaimRejected, RejectionReason, Run, Worker
 from tests.store.harness import FAILURE, HELD, TASK, Bench
 
 Spoil = Callable[[Bench, Run], Run]
@@ -75,21 +75,21 @@ def _other_namespace(bench: Bench, run: Run) -> Run:
     return run
 
 
-SPOILS: dict[str, tuple[Spoil, Refusal]] = {
-    "an unknown job": (lambda bench, run: replace(run, job_id=2**60), Refusal.UNKNOWN),
-    "another namespace": (_other_namespace, Refusal.UNKNOWN),
-    "another task id": (lambda bench, run: replace(run, task_id="another"), Refusal.SUPERSEDED),
-    "a message of the former round": (_resubmitted, Refusal.SUPERSEDED),
-    "a duplicate": (_another_claim, Refusal.SUPERSEDED),
-    "a message of the former attempt": (_retried, Refusal.SUPERSEDED),
-    "a message of a later attempt": (lambda bench, run: replace(run, attempt=2), Refusal.SUPERSEDED),
-    "a finished job": (_finished, Refusal.SUPERSEDED),
-    "a cancelled job": (_cancelled, Refusal.CANCELLED),
-    "a stop request": (_stamped, Refusal.EARLY),
-    "a retry's delay": (_waiting_to_retry, Refusal.EARLY),
-    "an expired job": (_expired, Refusal.EXPIRED),
-    "a lease that has ended": (_lease_ended, Refusal.NO_LEASE),
-    "a worker without a lease": (_without_lease, Refusal.NO_LEASE),
+SPOILS: dict[str, tuple[Spoil, RejectionReason]] = {
+    "an unknown job": (lambda bench, run: replace(run, job_id=2**60), RejectionReason.UNKNOWN),
+    "another namespace": (_other_namespace, RejectionReason.UNKNOWN),
+    "another task id": (lambda bench, run: replace(run, task_id="another"), RejectionReason.SUPERSEDED),
+    "a message of the former round": (_resubmitted, RejectionReason.SUPERSEDED),
+    "a duplicate": (_another_claim, RejectionReason.SUPERSEDED),
+    "a message of the former attempt": (_retried, RejectionReason.SUPERSEDED),
+    "a message of a later attempt": (lambda bench, run: replace(run, attempt=2), RejectionReason.SUPERSEDED),
+    "a finished job": (_finished, RejectionReason.SUPERSEDED),
+    "a cancelled job": (_cancelled, RejectionReason.CANCELLED),
+    "a stop request": (_stamped, RejectionReason.EARLY),
+    "a retry's delay": (_waiting_to_retry, RejectionReason.EARLY),
+    "an expired job": (_expired, RejectionReason.EXPIRED),
+    "a lease that has ended": (_lease_ended, RejectionReason.NO_LEASE),
+    "a worker without a lease": (_without_lease, RejectionReason.NO_LEASE),
 }
 
 
@@ -104,21 +104,23 @@ def test_claim_is_refused_for(bench: Bench, name: str) -> None:
 
     assert bench.store.runs.claim(run, TASK) == ClaimRejected(reason)
 
-    if reason is not Refusal.EXPIRED:
+    if reason is not RejectionReason.EXPIRED:
         assert bench.row(job_id) == row
 
 
 def test_claim_by_another_tasks_name_is_refused(bench: Bench) -> None:
     job_id = bench.submit()
     assert bench.store.runs.claim(bench.key(job_id, bench.worker()), "shop.other") == ClaimRejected(
-        Refusal.SUPERSEDED
+        RejectionReason.SUPERSEDED
     )
     assert bench.status(job_id) is JobStatus.SUBMITTED
 
 
 def test_held_job_is_not_claimed(bench: Bench) -> None:
     job_id = bench.place(HELD).job_id
-    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EARLY)
+    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(
+        RejectionReason.EARLY
+    )
 
 
 def test_scheduled_job_is_claimed_from_its_time_on(bench: Bench) -> None:
@@ -127,7 +129,7 @@ def test_scheduled_job_is_claimed_from_its_time_on(bench: Bench) -> None:
     run = bench.key(job_id, bench.worker())
     bench.pass_time(minutes=29)
     bench.store.leases.renew(run.worker)
-    assert bench.store.runs.claim(run, TASK) == ClaimRejected(Refusal.EARLY)
+    assert bench.store.runs.claim(run, TASK) == ClaimRejected(RejectionReason.EARLY)
     bench.pass_time(minutes=2)
     bench.store.leases.renew(run.worker)
     assert bench.store.runs.claim(run, TASK) == run
@@ -171,7 +173,7 @@ def test_claim_retried_with_one_claim_id_wins(bench: Bench) -> None:
 def test_claim_retried_after_the_run_is_rejected(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.recovery.give_back(run, "shut down", run.worker)
-    assert bench.store.runs.claim(run, TASK) == ClaimRejected(Refusal.SUPERSEDED)
+    assert bench.store.runs.claim(run, TASK) == ClaimRejected(RejectionReason.SUPERSEDED)
 
 
 def test_claim_writes_who_runs_the_job_and_since_when(bench: Bench) -> None:
@@ -197,7 +199,9 @@ def test_claim_that_meets_an_expired_job_cancels_it(bench: Bench) -> None:
     job_id = bench.submit(expires=timedelta(minutes=5))
     bench.queue(job_id)
     bench.pass_time(minutes=6)
-    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(Refusal.EXPIRED)
+    assert bench.store.runs.claim(bench.key(job_id, bench.worker()), TASK) == ClaimRejected(
+        RejectionReason.EXPIRED
+    )
     row = bench.row(job_id)
     assert (row["status_id"], row["message"]) == (JobStatus.CANCELLED, "expired before it was started")
     assert row["finished"] is not None

@@ -7,7 +7,7 @@ import pytest
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import ClaimRejected, Refusal, Run, Worker
+from jobhandle_celery.store import ClaimRejected, RejectionReason, Run, Worker
 from tests.store.harness import FAILURE, TASK, Bench, new_job
 
 CLEARED = (
@@ -116,7 +116,7 @@ def test_former_rounds_message_is_refused(bench: Bench) -> None:
     old = bench.key(job_id, bench.worker())
     bench.store.control.cancel(job_id, None, terminate=False)
     assert resubmit(bench, job_id)
-    assert bench.store.runs.claim(old, TASK) == ClaimRejected(Refusal.SUPERSEDED)
+    assert bench.store.runs.claim(old, TASK) == ClaimRejected(RejectionReason.SUPERSEDED)
 
 
 def test_former_rounds_late_mark_changes_nothing(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from jobhandle_celery import JobStatus
-from jobhandle_celery.store import Lost, Worker
+from jobhandle_celery.store import LostJob, Worker
 from tests.store.harness import TASK, Bench
 
 ROUNDS = 10
@@ -13,7 +13,7 @@ def worker(number: int) -> Worker:
     return Worker(f"w{number}", f"boot-{number}", 100)
 
 
-def note_received(bench: Bench, job_id: int, number: int) -> list[Lost]:
+def note_received(bench: Bench, job_id: int, number: int) -> list[LostJob]:
     """Record that a worker received the message of a job's next attempt."""
     message = bench.message(job_id)
     return bench.store.recovery.note_received([(job_id, message.task_id, message.attempt)], worker(number))
