@@ -1,11 +1,15 @@
 """Only a worker with `Jobs` reads a job's message, and only a task that claims may be a job (faults 4, 5)."""
 
+import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from celery import Task
+from celery.exceptions import TaskRevokedError
+from celery.worker.request import Request
 from kombu.exceptions import ContentDisallowed
 
 from jobhandle_celery import Job, ValidationError
@@ -79,29 +83,102 @@ def test_task_with_its_own_strategy_is_refused_by_name(app: Any, options: dict[s
         run(app, message)
 
 
-@pytest.mark.parametrize("is_job", [True, False])
-def test_request_class_that_runs_the_body_is_refused(app: Any, is_job: bool) -> None:
-    """A job's body runs behind the claim alone; a plain task's runs as in plain Celery (fault 5)."""
-    ran: list[str] = []
-
-    def body(text: str) -> None:
-        ran.append(text)
-
-    own = "tests.faults.misconfigured_apps:ImpatientRequest"
-    task = app.task(name="guarded.impatient", shared=False, lazy=False, Request=own)(body)
-    assert issubclass(task.Request, misconfigured_apps.ImpatientRequest)
-    if is_job:
-        app.jobs.submit(Job(task="guarded.impatient", args=["job"]))
-    else:
-        task.apply_async(["plain"])
+def request_of(app: Any, task: Any, **options: Any) -> Any:
+    """Return the request that Celery's strategy makes of the next message."""
+    made: list[Any] = []
 
     def strategy(opened: Any, *_: Any) -> None:
-        task.Request(opened, app=app, task=task)
+        made.append(task.Request(opened, app=app, task=task, **options))
 
-    handle = guard_strategy(strategy, task)
-    if is_job:
-        with pytest.raises(TaskRefused, match="has a Request of its own that runs its body"):
-            handle(message_of(app), None)
-    else:
-        handle(message_of(app), None)
-    assert ran == ([] if is_job else ["plain"])
+    guard_strategy(strategy, task)(message_of(app), None)
+    return made[0]
+
+
+class Requested:
+    """A task whose own request class runs its body, and the request of one message."""
+
+    def __init__(self, app: Any, own: str, is_job: bool) -> None:
+        self.ran: list[str] = []
+        self.rejected: list[bool] = []
+        self.app = app
+
+        def body(text: str) -> None:
+            self.ran.append(text)
+
+        options = {"shared": False, "lazy": False, "Request": misconfigured_apps.REQUESTS[own]}
+        self.task = app.task(name="guarded.requested", **options)(body)
+        if is_job:
+            app.jobs.submit(Job(task="guarded.requested", args=["job"]))
+        else:
+            self.task.apply_async(["plain"])
+
+    def request(self) -> Any:
+        return request_of(self.app, self.task, on_reject=self._reject)
+
+    def _reject(self, _logger: Any, _errors: Any, requeue: bool) -> None:
+        self.rejected.append(requeue)
+
+
+def test_request_class_that_runs_the_body_is_refused(app: Any) -> None:
+    """A job's body runs behind the claim alone (fault 5)."""
+    requested = Requested(app, "request", is_job=True)
+    with pytest.raises(TaskRefused, match="has a Request of its own that runs its body"):
+        requested.request()
+    assert requested.ran == []
+
+
+def test_request_class_that_runs_the_body_in_revoked_is_refused(app: Any) -> None:
+    """Celery has taken a slot of the pool by then, and releases it for a revoked message (fault 5)."""
+    requested = Requested(app, "revoked", is_job=True)
+    request = requested.request()
+    with pytest.raises(TaskRevokedError):
+        request.execute_using_pool(None)
+    assert request.revoked()
+    assert (requested.ran, requested.rejected, request.acknowledged) == ([], [False], True)
+
+
+def test_request_class_that_runs_the_body_in_on_accepted_does_not(app: Any) -> None:
+    """The process that has accepted the message claims and runs it, so the request goes on (fault 5)."""
+    requested = Requested(app, "accepted", is_job=True)
+    request = requested.request()
+    request.on_accepted(os.getpid(), time.monotonic())
+    assert (requested.ran, requested.rejected) == ([], [])
+    assert (request.worker_pid, request.acknowledged) == (os.getpid(), True)
+
+
+@pytest.mark.parametrize("own", misconfigured_apps.REQUESTS)
+def test_plain_message_runs_in_its_own_request_class(app: Any, own: str) -> None:
+    """A plain task is as in plain Celery (fault 5)."""
+    requested = Requested(app, own, is_job=False)
+    request = requested.request()
+    if own == "revoked":
+        assert not request.revoked()
+    if own == "accepted":
+        request.on_accepted(os.getpid(), time.monotonic())
+    assert requested.ran == ["plain"]
+
+
+class TellingRequest(Request):
+    """Calls another task's body, as a notification, when a body takes long."""
+
+    app: Any
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        self.app.tasks["guarded.notified"].run(f"longer than {timeout}")
+
+
+def ignore() -> None: ...
+
+
+def test_request_class_may_run_the_body_of_another_task(app: Any) -> None:
+    """It is not the job's body, and needs no claim."""
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+
+    app.task(name="guarded.notified", shared=False, lazy=False)(note)
+    task = app.task(name="guarded.telling", shared=False, lazy=False, Request=TellingRequest)(ignore)
+    app.jobs.submit(Job(task="guarded.telling"))
+    request_of(app, task).on_timeout(soft=True, timeout=5.0)
+    assert notes == ["longer than 5.0"]

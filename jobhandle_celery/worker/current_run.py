@@ -1,6 +1,8 @@
 """One run of a job's body in this process, and where its code finds it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from celery.canvas import Signature
 
 from .. import celery_compat, serialization
-from ..store import Run, Worker
+from ..store import Run
 from .outcomes import Outcome
 
 
@@ -63,19 +65,36 @@ class CurrentRun:
 HARD_LIMIT = "jobhandle_hard_limit"
 """The hard time limit in a request, in seconds or None: only the main process knows which one holds."""
 
-running: ContextVar[CurrentRun | None] = ContextVar("jobhandle_current_run", default=None)
+
+@dataclass(frozen=True)
+class Unclaimed:
+    """The value of `running` in a method of a task's own request class: the task's body may not run there.
+
+    Bodies of other tasks may: they are not the job's.
+    """
+
+    task: Any
 
 
-UNCLAIMED = CurrentRun(Run(0, "", 0, "", Worker("", None, 0)), context=None)
-"""The value while a request is made for a job's message: it is not claimed, and no body may run."""
+running: ContextVar[CurrentRun | Unclaimed | None] = ContextVar("jobhandle_current_run", default=None)
+
+
+@contextmanager
+def unclaimed(task: Any) -> Iterator[None]:
+    """Refuse the body of a task within the block, unless a claim wins there."""
+    token = running.set(Unclaimed(task))
+    try:
+        yield
+    finally:
+        running.reset(token)
 
 
 def job_is_traced() -> bool:
-    """Return True while Celery traces a job's message in this context, not a plain one."""
+    """Return True while Celery traces a job's message in this context, or handles the request of one."""
     return running.get() is not None
 
 
 def current_run(request: Any) -> CurrentRun | None:
     """Return the run of a task request; None if it is no job's, or its claim has not won."""
     current = running.get()
-    return current if current is not None and current.run.task_id == request.id else None
+    return current if isinstance(current, CurrentRun) and current.run.task_id == request.id else None

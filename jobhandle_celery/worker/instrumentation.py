@@ -27,10 +27,10 @@ from ..broker.task_signatures import retry_record
 from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim
-from .current_run import UNCLAIMED, CurrentRun, current_run, job_is_traced, running
+from .current_run import CurrentRun, Unclaimed, current_run, job_is_traced, running
 from .executor import conclude, connect_signals, execute, own_code, run
 from .message_guard import TaskRefused, guard_strategy
-from .request import JobRequest
+from .request import request_class
 from .result_backend import hide_sensitive
 
 
@@ -55,7 +55,7 @@ def instrument_task(task: Any) -> None:
         "__qualname__": plain.__qualname__,
         "__doc__": plain.__doc__,
         "__annotations__": getattr(task, "__annotations__", {}),
-        "Request": _request_class(symbol_by_name(plain.Request)),
+        "Request": request_class(symbol_by_name(plain.Request)),
     }
     # Only if the class defines its own: otherwise Celery calls neither.
     if plain.__call__ is not Task.__call__:
@@ -68,14 +68,6 @@ def instrument_task(task: Any) -> None:
     metaclass: Any = type(plain)
     task.__class__ = metaclass(plain.__name__, (JobTask, plain), own)
     task.__trace__ = tracer
-
-
-def _request_class(plain: type) -> type:
-    known: type
-    for known in plain.__subclasses__():  # a cache would keep the classes of deleted apps
-        if known.__bases__ == (JobRequest, plain):
-            return known
-    return type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
 
 
 def _asked_to_stop(task: Any, current: CurrentRun) -> bool:
@@ -138,8 +130,8 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(body)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        current = current_run(task.request)
-        if running.get() is UNCLAIMED:
+        current, running_here = current_run(task.request), running.get()
+        if isinstance(running_here, Unclaimed) and running_here.task is task:
             raise TaskRefused(f"the task {task.name} has a Request of its own that runs its body")
         if current is None or current.entered:
             return body(*args, **kwargs)

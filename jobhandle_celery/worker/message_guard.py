@@ -191,7 +191,7 @@ def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
         message.headers.get("task"),
     )
     message.reject_log_error(logger, consumer.connection_errors)
-    _send_back(consumer, message)
+    _send_back(consumer.app, message)
     signals.task_unknown.send(
         sender=consumer,
         message=message,
@@ -206,15 +206,27 @@ def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> N
     reason = (
         str(error) if isinstance(error, MessageRefused) else type(error).__name__ if error else "no task's"
     )
-    logger.error("%s: refused its message (%s); the sweep sends another", _name_of(message), reason)
+    _log_refused(message, reason)
     message.reject_log_error(logger, consumer.connection_errors)
     if isinstance(error, TaskRefused):
-        _send_back(consumer, message, reason)
+        _send_back(consumer.app, message, reason)
     signals.task_rejected.send(sender=consumer, message=message, exc=error)
 
 
-def _send_back(consumer: Any, message: Any, reason: str | None = None) -> None:
-    runtime, job = runtime_of(consumer.app), _job_of(message)
+def refuse_request(request: Any, error: TaskRefused) -> None:
+    """Refuse the message of a request that the consumer has already made."""
+    _log_refused(request.message, str(error))
+    request.on_reject(logger, request.connection_errors, False)
+    request.acknowledged = True
+    _send_back(request.app, request.message, str(error))
+
+
+def _log_refused(message: Any, reason: str) -> None:
+    logger.error("%s: refused its message (%s); the sweep sends another", _name_of(message), reason)
+
+
+def _send_back(app: Celery, message: Any, reason: str | None = None) -> None:
+    runtime, job = runtime_of(app), _job_of(message)
     if job is not None:
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
         write = partial(runtime.store.runs.send_back, job[0], task_id, job[1], task, runtime.me(), reason)

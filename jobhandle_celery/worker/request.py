@@ -5,13 +5,17 @@ message, but not whether the child's claim won. So its writes are fenced by work
 and attempt (`store.ProcessRef`). Housekeeping makes them: an event loop must not wait for a database.
 """
 
+import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals, states
+from celery.worker.request import Request
+from celery.worker.state import task_ready
 
 from .. import celery_compat
 from ..broker.headers import HEADER, job_of, sensitive_of
@@ -20,8 +24,9 @@ from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
 from ..store import LostJob, ProcessRef
-from .current_run import HARD_LIMIT, UNCLAIMED, running
+from .current_run import HARD_LIMIT, unclaimed
 from .decision import lost_process, time_limit_failure
+from .message_guard import TaskRefused, refuse_request
 from .outcomes import Outcome, Report, Retried, is_cancelled
 from .result_backend import hide_sensitive, mark_revoked
 
@@ -54,14 +59,19 @@ class JobRequest:
     name: str
     _limits: tuple[float | None, float | None] = (None, None)
 
+    _unclaimed: Any = None
+    """The task, if the message is marked as a job's."""
+    _already_revoked: bool
+
     def __init__(self, message: Any, **options: Any) -> None:
         """Make the request; the task's own class, which this is mixed into, cannot run the body meanwhile."""
         headers = message.headers
-        token = running.set(UNCLAIMED if isinstance(headers, dict) and HEADER in headers else None)
-        try:
+        if not isinstance(headers, dict) or HEADER not in headers:
             super().__init__(message, **options)  # type: ignore[call-arg]  # a mixin
-        finally:
-            running.reset(token)
+            return
+        self._unclaimed = options["task"]
+        with unclaimed(self._unclaimed):
+            super().__init__(message, **options)  # type: ignore[call-arg]  # a mixin
 
     @property
     def is_job(self) -> bool:
@@ -162,6 +172,30 @@ class JobRequest:
             signum=None,
             expired=reason == "expired",
         )
+
+    def revoked(self) -> bool:
+        """Return True if the message starts nothing; so it is if the task's own class runs the body here.
+
+        Celery asks after it has taken a slot of the pool, which an error would not release.
+        """
+        if self._already_revoked:
+            return True
+        try:
+            return bool(super().revoked())  # type: ignore[misc]  # a mixin
+        except TaskRefused as refusal:
+            task_ready(self)
+            refuse_request(self, refusal)
+            self._already_revoked = True
+            return True
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Note the process of the body, which claims by itself; the task's own class cannot run it here."""
+        try:
+            super().on_accepted(pid, time_accepted)  # type: ignore[misc]  # a mixin
+        except TaskRefused as refusal:
+            logger.error("job %s: %s; it runs in the pool alone", self.key[0], refusal)
+            if self.time_start is None:
+                Request.on_accepted(self, pid, time_accepted)  # type: ignore[arg-type]  # a mixin
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Note the end of a body whose process is gone."""
@@ -306,6 +340,41 @@ class JobRequest:
         runtime.deferred_writes.put(
             DeferredWrite(self.id, write_and_leave, self.worker_pid if runtime.prefork else None)
         )
+
+
+def request_class(plain: type) -> type:
+    """Return the request class of a task, of which `plain` is the one that its author has chosen.
+
+    None of the author's own methods can run the task's body for a job's message: it would not be claimed.
+    """
+    known: type
+    for known in plain.__subclasses__():  # a cache would keep the classes of deleted apps
+        if known.__bases__ == (JobRequest, plain):
+            return known
+    made: type = type(plain.__name__, (JobRequest, plain), {"__module__": plain.__module__})
+    for name, method in _own_methods(plain):
+        setattr(made, name, _without_the_body(made, name, method))
+    return made
+
+
+def _own_methods(plain: type) -> Iterator[tuple[str, FunctionType]]:
+    celerys = set(Request.__mro__)
+    for place in plain.__mro__:
+        if place not in celerys:
+            for name, method in vars(place).items():
+                if isinstance(method, FunctionType) and not name.startswith("__"):
+                    yield name, method
+
+
+def _without_the_body(cls: type, name: str, method: FunctionType) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def without_the_body(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._unclaimed is None:
+            return getattr(super(cls, self), name)(*args, **kwargs)
+        with unclaimed(self._unclaimed):
+            return getattr(super(cls, self), name)(*args, **kwargs)
+
+    return without_the_body
 
 
 def _with_its_limit(execute: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,14 @@ from jobhandle_celery import Jobs, current_job
 from jobhandle_celery.broker import headers
 from tests.apps import append_line
 
-KINDS = ["ordinary", "batches", "strategy", "request"]
+REQUESTS = {
+    "request": "tests.faults.misconfigured_apps:ImpatientRequest",
+    "revoked": "tests.faults.misconfigured_apps:RevokedRequest",
+    "accepted": "tests.faults.misconfigured_apps:AcceptingRequest",
+}
+"""Request classes that run the body in the worker's main process, by what the task's name ends with."""
+
+KINDS = ["ordinary", "batches", "strategy", *REQUESTS]
 WRONG = ["plain", "replaced_consumer"]
 
 BROKER = os.environ.get("JOBHANDLE_TEST_BROKER_URL", "memory://")
@@ -74,6 +81,24 @@ class ImpatientRequest(Request):
         self.acknowledge()
 
 
+class AcceptingRequest(Request):
+    """Runs the body as well when the pool has accepted the message."""
+
+    def on_accepted(self, pid: Any, time_accepted: float) -> None:
+        args, kwargs, _ = self.message.payload
+        self.task.run(*args, **kwargs)
+        super().on_accepted(pid, time_accepted)
+
+
+class RevokedRequest(Request):
+    """Runs the body as well when it is asked whether the task is revoked."""
+
+    def revoked(self) -> bool:
+        args, kwargs, _ = self.message.payload
+        self.task.run(*args, **kwargs)
+        return bool(super().revoked())
+
+
 class ImpatientConsumer(Consumer):
     """Runs what it receives without a strategy."""
 
@@ -100,7 +125,8 @@ def _with_wrong_tasks(name: str) -> Celery:
     _ordinary(app, "ordinary")
     _ordinary(app, "batches", base=_batches_or_like_it())
     _ordinary(app, "strategy", Strategy="tests.faults.misconfigured_apps:eager_strategy")
-    _ordinary(app, "request", Request="tests.faults.misconfigured_apps:ImpatientRequest")
+    for kind, request in REQUESTS.items():
+        _ordinary(app, kind, Request=request)
     return app
 
 

@@ -114,12 +114,16 @@ def test_older_version_runs_jobs_in_its_own_message_form(new_site: NewSite) -> N
     assert f"the type {CONTENT_TYPE}" in older.log
 
 
-def test_tasks_that_bypass_the_claim_run_no_job(new_site: NewSite) -> None:
-    """A worker with `Jobs` drops the message of a task with its own strategy or request (fault 5)."""
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_tasks_that_bypass_the_claim_run_no_job(new_site: NewSite, pool: str) -> None:
+    """A worker with `Jobs` drops the message of a task with its own strategy or request (fault 5).
+
+    A request that runs the body once the pool has accepted it fails there, and the pool runs the job.
+    """
     site = new_site(settings=SETTINGS)
     path = site.new_file()
-    worker = site.start(f"{APPS}:half_right", concurrency=1)
-    kinds = ["batches", "strategy", "request"]
+    worker = site.start(f"{APPS}:half_right", concurrency=1, pool=pool)
+    kinds = ["batches", "strategy", "request", "revoked"]
     handles = [submit(site, path, kind, "kept") for kind in kinds]
     eventually(partial(were_sent, site, handles, 2), 60)
     eventually(lambda: all("of its own" in last_event(site, handle) for handle in handles))
@@ -127,9 +131,11 @@ def test_tasks_that_bypass_the_claim_run_no_job(new_site: NewSite) -> None:
         assert f"job {handle.job_id}: refused its message (the task wrong.{kind} has a" in worker.log
         assert handle.cancel_job() is JobStatus.CANCELLED
     assert lines_of(path) == []
-    ordinary = submit(site, path, "ordinary", "kept")
-    assert ordinary.wait(30) is JobStatus.FINISHED
-    assert lines_of(path) == [f"ordinary kept {ordinary.job_id}"]
+    for kind in ("accepted", "ordinary"):
+        handle = submit(site, path, kind, "kept")
+        assert handle.wait(30) is JobStatus.FINISHED
+        assert lines_of(path)[-1] == f"{kind} kept {handle.job_id}"
+    assert len(lines_of(path)) == 2
 
 
 PROTOCOLS = ["1", "1 with our header", "1 of our type", "2 without our header"]
