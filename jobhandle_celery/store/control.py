@@ -312,6 +312,7 @@ _RESUBMITTED: dict[str, Any] = {
     ),
     "terminate": False,
     "revoke_reported": False,
+    "unsettled": False,
     "lost_count": 0,
     "status_id": JobStatus.RESUBMITTED,
     "due_at": clock(setting("publish_grace")),

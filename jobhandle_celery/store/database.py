@@ -54,6 +54,9 @@ class Database:
         self.deadline = deadline
         self.check: Callable[[Connection], None] | None = None
         """Called with the first connection of each process: do the tables fit?"""
+        self.on_unsettled: Callable[[list[int]], None] | None = None
+        """Called after a commit with the ids of rows that ended, and on which others depend; without it, and
+        for those of a process that dies, a sweep settles them."""
         self._make_engine = make_engine
         self._detached = False
         self._lock = threading.Lock()
@@ -144,14 +147,18 @@ class Database:
                     f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', true), "
                     f"set_config('lock_timeout', '{LOCK_WAIT}s', true)"
                 )
-            yield self.executor(connection)
+            executor = self.executor(connection)
+            yield executor
             connection.commit()
+        self._hand_over(executor.unsettled)
 
     @contextmanager
     def autocommit(self) -> Iterator[Executor]:
         """Open a connection on which each statement is committed by itself, and no lock outlives it."""
         with self._ready() as engine, standalone(engine) as connection, _discard_interrupted(connection):
-            yield self.executor(connection)
+            executor = self.executor(connection)
+            yield executor
+        self._hand_over(executor.unsettled)
 
     @contextmanager
     def single_statement(self) -> Iterator[Executor]:
@@ -164,9 +171,16 @@ class Database:
         """Apply a transition by itself, by direct psycopg if possible; return how many rows changed."""
         rows = self.execute_directly(transition.counting_statement, params(**values))
         if rows is not None:
-            return int(rows[0][0])
+            changed, *unsettled = rows[0]
+            self._hand_over(unsettled and unsettled[0])
+            return int(changed)
         with self.single_statement() as db:
             return db.count_applied(transition, **values)
+
+    def _hand_over(self, unsettled: list[int] | None) -> None:
+        # After the connection is back in its pool: it is often the only one.
+        if unsettled and self.on_unsettled is not None:
+            self.on_unsettled(unsettled)
 
     def execute_directly(
         self, statement: Executable, parameters: Mapping[str, Any]

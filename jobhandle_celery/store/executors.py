@@ -73,6 +73,8 @@ class Executor(ABC):
         self.settings = settings
         self._options = options
         self._read_outside = read_outside
+        self.unsettled: list[int] = []
+        """The ids of rows that have ended here, and on which others depend."""
 
     def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Execute a statement; a list of parameters must contain the settings already."""
@@ -124,6 +126,10 @@ class Executor(ABC):
     def _absent(self, table: Table, values: Mapping[str, Any]) -> Any:
         """Return such an insert."""
 
+    def _collect_unsettled(self, transition: Transition, rows: Sequence[Row[Any]]) -> None:
+        if transition.ends:
+            self.unsettled += [row.id for row in rows if row.unsettled]
+
     @abstractmethod
     def insert_jobs(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
         """Insert jobs and their events; return those inserted, without those whose task id or key exists."""
@@ -141,10 +147,13 @@ class PostgresExecutor(Executor):
 
     def apply(self, transition: Transition, **values: Any) -> Sequence[Row[Any]]:
         rows: Sequence[Row[Any]] = self.execute(transition.statement, params(**values)).all()
+        self._collect_unsettled(transition, rows)
         return rows
 
     def count_applied(self, transition: Transition, **values: Any) -> int:
-        return int(self.execute(transition.counting_statement, params(**values)).scalar_one())
+        changed, *unsettled = self.execute(transition.counting_statement, params(**values)).one()
+        self.unsettled += (unsettled and unsettled[0]) or []
+        return int(changed)
 
     def update_unlocked(self, *guards: Guard, values: Mapping[str, Any]) -> None:
         self.execute(update(job).where(*guards, is_unlocked(*guards)).values(**values))
@@ -190,6 +199,7 @@ class PortableExecutor(Executor):
             self.execute(transition.update_rows, these)
             rows += self.execute(transition.select_rows, these)
         self._append_events(rows)
+        self._collect_unsettled(transition, rows)
         return rows
 
     def count_applied(self, transition: Transition, **values: Any) -> int:

@@ -96,7 +96,7 @@ class Runs:
                     job.c.status_id == JobStatus.CANCELLED,
                     job.c.revoke_reported.is_(False),
                 )
-                .values(revoke_reported=True, due_at=None),
+                .values(revoke_reported=True, due_at=case((job.c.unsettled, job.c.due_at), else_=null())),
             )
             # In a retry the note may be this call's own. A second report is harmless, a missing one is not.
             return bool(noted.rowcount) or is_retry()

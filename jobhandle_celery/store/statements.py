@@ -103,7 +103,9 @@ class Transition:
         self._guards = guards
         self._skip_locked = skip_locked
         self._to = to
-        self._columns = event_columns(reason, actor)
+        self.ends = "unsettled" in to
+        """Its rows end: the executor collects those that are unsettled."""
+        self._columns = event_columns(reason, actor) + ((job.c.unsettled,) if self.ends else ())
 
     # For PostgreSQL: one statement, which holds the row's lock for no round trip.
 
@@ -114,8 +116,12 @@ class Transition:
 
     @cached_property
     def counting_statement(self) -> Any:
-        """The same; returns the number of changed rows."""
-        return with_event(self._changed, lambda _: [func.count()])
+        """The same; returns the number of changed rows, and the ids of those that are unsettled, or NULL."""
+        if not self.ends:
+            return with_event(self._changed, lambda _: [func.count()])
+        return with_event(
+            self._changed, lambda moved: [func.count(), func.array_agg(moved.c.id).filter(moved.c.unsettled)]
+        )
 
     @property
     def _changed(self) -> Any:

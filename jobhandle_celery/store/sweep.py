@@ -63,6 +63,7 @@ class Sweep:
                 job.c.namespace == NAMESPACE,
                 job.c.due_at <= statement_clock(),
                 job.c.status_id == JobStatus.CANCELLED,
+                job.c.unsettled.is_(False),
             )
             .limit(limit)
             .with_for_update(skip_locked=True, key_share=True)

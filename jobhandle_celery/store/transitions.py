@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, exists, null, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, case, exists, false, null, or_, select, tuple_
 
 from ..errors import InvalidTransitionError
 from ..models import Failure
@@ -13,7 +13,7 @@ from ..schema import worker as worker_table
 from ..serialization import clip_message
 from ..status import MOVES, JobStatus
 from .records import PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
-from .statements import NAMESPACE, Guard, param, status_literal
+from .statements import NAMESPACE, Guard, param, setting, status_literal
 
 MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
 """The job of the call, in this namespace."""
@@ -23,6 +23,7 @@ STOP_REQUESTED = job.c.cancel_requested.is_not(None)
 NO_STOP_REQUESTED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
 HELD = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
+WAS_SENT = (job.c.publish_count > 0) | (job.c.attempt > 0)
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
 
@@ -178,8 +179,10 @@ def worker_actor(worker: Worker) -> str:
 
 # Columns.
 
-AT_REST: dict[str, Any] = {"due_at": null(), "not_before": null(), "unique_hash": null()}
-"""A final row: its unique key is free, and the sweep looks at it only if `cancelled` sets `due_at`."""
+AT_REST: dict[str, Any] = {"not_before": null(), "unique_hash": null(), "blocked": false()}
+"""A final row: its unique key is free."""
+
+_SETTLE_BY = clock(setting("publish_grace"))
 
 NO_PROCESS: dict[str, Any] = {"worker_uid": null(), "pid": null()}
 """A row that no body runs for; `worker` and `claim_id` stay and name the last one."""
@@ -195,18 +198,30 @@ TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
 
 
 def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
-    """Return the columns of a row that ends."""
-    return {"status_id": status_literal(status), "finished": clock(), **AT_REST, **columns}
+    """Return the columns of a row that ends.
+
+    If other rows depend on it, the same statement marks it as unsettled: a process may die before it settles
+    them (`Settling.settle`), and the sweep does so after the publish grace.
+    """
+    return {
+        "status_id": status_literal(status),
+        "finished": clock(),
+        "unsettled": job.c.needed,
+        "due_at": case((job.c.needed, _SETTLE_BY), else_=null()),
+        **AT_REST,
+        **columns,
+    }
 
 
 def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any) -> dict[str, Any]:
     """Return the columns of a job that is cancelled while no worker runs it.
 
     If a message was ever sent, Celery's events have mentioned the job. Usually a worker meets that message
-    and reports the task revoked; after `republish_after` the sweep does.
+    and reports the task revoked; after `republish_after` the sweep does. Of an unsettled row that time begins
+    when it is settled.
     """
-    was_sent = (job.c.publish_count > 0) | (job.c.attempt > 0)
-    return final(JobStatus.CANCELLED, due_at=case((was_sent, clock(republish_after)), else_=None), **columns)
+    due_at = case((job.c.needed, _SETTLE_BY), (WAS_SENT, clock(republish_after)), else_=null())
+    return final(JobStatus.CANCELLED, due_at=due_at, **columns)
 
 
 def requeued() -> dict[str, Any]:
