@@ -8,49 +8,21 @@ import base64
 import json
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from hypothesis import strategies as st
 
 from jobhandle_celery import JobHandle
-from tests.databases import SqliteFiles
-from tests.reaper import Reaper
 from tests.support import eventually
 from tests.worker.site import DEFAULT_QUEUE, Site
 
-REPUBLISH_AFTER = 3600
-"""No job is republished here after its message was rejected."""
-
-
-@contextmanager
-def site_of(
-    folder: Path,
-    reaper: Reaper,
-    files: SqliteFiles,
-    broker_url: str,
-    temporary: Path,
-    settings: Mapping[str, Any] | None = None,
-) -> Iterator[Site]:
-    """Make a site on SQLite whose sweep republishes nothing."""
-    site = Site(
-        folder,
-        reaper,
-        files.create(folder / "jobs.sqlite3"),
-        broker_url,
-        settings={"jobhandle_republish_after": REPUBLISH_AFTER, **(settings or {})},
-        environment={"TMPDIR": str(temporary)},
-    )
-    try:
-        yield site
-    finally:
-        site.close()
+QUIET = {"jobhandle_republish_after": 3600}
+"""Settings of a site where no job is republished after its message was rejected."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@
 """
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +12,9 @@ from hypothesis import strategies as st
 
 from jobhandle_celery import JobStatus
 from tests.apps import lines_of
-from tests.databases import SqliteFiles
 from tests.faults.fuzz_values import INPUTS
-from tests.faults.fuzz_wire import FORGERIES, Forgery, Passes, Wire, site_of
-from tests.reaper import Reaper
-from tests.worker.site import Site
+from tests.faults.fuzz_wire import FORGERIES, QUIET, Forgery, Passes, Wire
+from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS // 5)]
 
@@ -27,17 +23,10 @@ A_BATCH = 40
 
 
 @pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory,
-    reaper: Reaper,
-    sqlite_files: SqliteFiles,
-    redis_database_url: str,
-    workers_temporary_folder: Path,
-) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("wire")
-    with site_of(folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder) as site:
-        site.start(concurrency=1)
-        yield site
+def site(module_site: NewSite) -> Site:
+    site = module_site(database="sqlite", settings=QUIET)
+    site.start(concurrency=1)
+    return site
 
 
 def test_forged_messages_change_nothing(site: Site) -> None:

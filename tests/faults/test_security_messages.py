@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import pytest
 
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
-from tests.databases import SqliteFiles
-from tests.faults.fuzz_wire import Passes, site_of
-from tests.reaper import Reaper
+from tests.faults.fuzz_wire import QUIET, Passes
 from tests.support import eventually
-from tests.worker.site import DEFAULT_QUEUE, Site
+from tests.worker.site import DEFAULT_QUEUE, NewSite, Site
 
 pytestmark = pytest.mark.faults
 
@@ -38,21 +35,11 @@ class Bomb:
 
 
 @pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory,
-    reaper: Reaper,
-    sqlite_files: SqliteFiles,
-    redis_database_url: str,
-    workers_temporary_folder: Path,
-) -> Iterator[Site]:
+def site(module_site: NewSite) -> Site:
     """A site whose worker accepts pickles and YAML from plain tasks."""
-    folder = tmp_path_factory.mktemp("lax")
-    settings = {"accept_content": ["json", *TYPES]}
-    with site_of(
-        folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder, settings
-    ) as site:
-        site.start(concurrency=1, environment={"C_FORCE_ROOT": "1"})
-        yield site
+    site = module_site(database="sqlite", settings=QUIET | {"accept_content": ["json", *TYPES]})
+    site.start(concurrency=1, environment={"C_FORCE_ROOT": "1"})
+    return site
 
 
 def body_of(kind: str, args: list[Any]) -> bytes:

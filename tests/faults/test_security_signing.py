@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,11 +18,9 @@ import pytest
 from jobhandle_celery import JobStatus
 from jobhandle_celery.broker.headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE
 from tests.apps import lines_of
-from tests.databases import SqliteFiles
-from tests.faults.fuzz_wire import Passes, site_of
-from tests.reaper import Reaper
+from tests.faults.fuzz_wire import QUIET, Passes
 from tests.support import eventually
-from tests.worker.site import DEFAULT_QUEUE, Site
+from tests.worker.site import DEFAULT_QUEUE, NewSite, Site
 from tests.workers import ROOT
 
 pytestmark = pytest.mark.faults
@@ -107,23 +104,17 @@ def run_client(site: Site, keys: Path, path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def signed(
-    tmp_path_factory: pytest.TempPathFactory,
-    reaper: Reaper,
-    sqlite_files: SqliteFiles,
-    redis_database_url: str,
-    workers_temporary_folder: Path,
-) -> Iterator[Signed]:
-    folder, keys = tmp_path_factory.mktemp("signed"), tmp_path_factory.mktemp("keys")
+def signed(module_site: NewSite, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    keys = tmp_path_factory.mktemp("keys")
     make_keys(keys)
     shutil.copy(keys / "certificate.pem", keys / "own.pem.trusted")
-    with site_of(folder, reaper, sqlite_files, redis_database_url, workers_temporary_folder) as site:
-        site.start("tests.faults.signed_app:app", concurrency=1, environment={"SIGNED_KEYS": str(keys)})
-        lines = site.new_file()
-        details = run_client(site, keys, lines)
-        caught = site.redis.lpop("parked")
-        assert isinstance(caught, bytes)
-        yield Signed(site, keys, lines, details, json.loads(caught))
+    site = module_site(database="sqlite", settings=QUIET)
+    site.start("tests.faults.signed_app:app", concurrency=1, environment={"SIGNED_KEYS": str(keys)})
+    lines = site.new_file()
+    details = run_client(site, keys, lines)
+    caught = site.redis.lpop("parked")
+    assert isinstance(caught, bytes)
+    return Signed(site, keys, lines, details, json.loads(caught))
 
 
 def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
