@@ -9,32 +9,20 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+
+from tests.faults.relay import Relay, end
 
 _PIECE = 65536
 
 
-class Gate:
-    """Listens on loopback; `url` is the server's URL through this gate. Each connection has two threads."""
+class Gate(Relay):
+    """Each connection has two threads."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        assert parts.port is not None
-        self._server = (parts.hostname, parts.port)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-        login = parts.netloc.rpartition("@")[0]
-        port = self._listener.getsockname()[1]
-        self.url = urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))
         self._opened = threading.Event()
         self._opened.set()
-        self._lock = threading.Lock()
-        self._sockets: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        super().__init__(url)
 
     @contextmanager
     def shut(self) -> Iterator[None]:
@@ -50,52 +38,23 @@ class Gate:
 
         TCP acknowledges the bytes, as before a server whose process is stopped.
         """
-        with self._lock:
-            self._silent |= self._sockets
-
-    def cut_all(self) -> None:
-        """End every connection, as after a long network outage."""
-        with self._lock:
-            sockets = list(self._sockets)
-        _end(*sockets)
+        with self.lock:
+            self._silent.update(*self.open)
 
     def close(self) -> None:
-        _end(self._listener)
-        self._listener.close()
         self._opened.set()
-        self.cut_all()
-        for thread in self._threads:
-            thread.join(10)
+        super().close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
         self._opened.wait()
-        with client, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
-            with self._lock:
-                self._sockets |= {client, server}
-            back = threading.Thread(target=self._carry, args=(server, client), daemon=True)
-            back.start()
+        with client, contextlib.suppress(OSError), socket.create_connection(self.server) as server:
+            with self.lock:
+                self.open.add((client, server))
+            back = self.start(self._carry, server, client)
             self._carry(client, server)
             back.join()
-            with self._lock:
-                self._sockets -= {client, server}
+            with self.lock:
+                self.open.discard((client, server))
 
     def _carry(self, here: socket.socket, there: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -104,10 +63,4 @@ class Gate:
                 if here not in self._silent:
                     there.sendall(piece)
         self._opened.wait()
-        _end(here, there)
-
-
-def _end(*sockets: socket.socket) -> None:
-    for connection in sockets:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+        end(here, there)

@@ -7,22 +7,17 @@ knows when a request is complete and when it has been executed, and can withhold
 import contextlib
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from types import TracebackType
-from typing import Self
 
-import sqlalchemy
+from tests.faults.relay import Relay, end
 
 _NO_ENCRYPTION = {80877103, 80877104}
 """Requests of a client before its startup message: TLS, GSSAPI. The proxy declines both."""
 
 _WANTS_PASSWORD = {3, 5, 7, 8, 10, 11}
 """The kinds of an Authentication message that the client has to answer."""
-
-Connections = tuple[socket.socket, socket.socket]
 
 
 class Cut(Enum):
@@ -40,93 +35,46 @@ class Cut(Enum):
         return self in (Cut.SILENT_BEFORE, Cut.SILENT_AFTER)
 
 
-class PostgresqlProxy:
-    """Listens on loopback; `url` is the server's URL through this proxy. Each connection has a thread."""
+class PostgresqlProxy(Relay):
+    """Each connection has a thread."""
 
     def __init__(self, url: str) -> None:
-        server = sqlalchemy.make_url(url)
-        self._server = (server.host or "127.0.0.1", server.port or 5432)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
-        through = server.set(host="127.0.0.1", port=port)
-        self.url = through.render_as_string(hide_password=False)
         self.requests = 0
         """Requests since the last `watching()` began."""
         self.has_cut = False
         """Whether the fault asked for has happened."""
-        self._lock = threading.Lock()
         self._fault: tuple[int, Cut] | None = None
-        self._open: set[Connections] = set()
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
+        super().__init__(url)
 
     @contextmanager
     def watching(self, fault: tuple[int, Cut] | None = None) -> Iterator[None]:
         """Count requests from here on; cut the connection at `fault`: (request number from 1, when)."""
-        with self._lock:
+        with self.lock:
             self.requests, self.has_cut, self._fault = 0, False, fault
         try:
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 self._fault = None
 
-    def cut_all(self) -> int:
-        """Cut every connection; return how many there were."""
-        with self._lock:
-            cut = list(self._open)
-        for connections in cut:
-            _shut(*connections)
-        return len(cut)
-
-    def close(self) -> None:
-        # A close alone does not wake a thread in accept().
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut_all()
-        for thread in self._threads:
-            thread.join(10)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _start(self, work: Callable[..., None], *given: socket.socket) -> None:
-        thread = threading.Thread(target=work, args=given, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self._start(self._serve, client)
-
-    def _serve(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError):
-            server = socket.create_connection(self._server)
+            server = socket.create_connection(self.server)
             # Small messages: with Nagle's algorithm two sockets in a row would wait for each other's ACK.
             for connection in (client, server):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = (client, server)
             with server:
-                with self._lock:
-                    self._open.add(pair)
+                with self.lock:
+                    self.open.add(pair)
                 try:
                     self._greet(client, server)
                     while self._pass_on(client, server):
                         pass
                 finally:
-                    with self._lock:
-                        self._open.discard(pair)
-                    _shut(client, server)
+                    with self.lock:
+                        self.open.discard(pair)
+                    end(client, server)
 
     def _greet(self, client: socket.socket, server: socket.socket) -> None:
         while True:
@@ -166,7 +114,7 @@ class PostgresqlProxy:
         if cut is None:
             return self._answer(client, server)
         if cut is Cut.DURING:
-            _shut(client)
+            end(client)
         while _message(server)[:1] != b"Z":
             pass
         if cut is Cut.SILENT_AFTER:
@@ -174,7 +122,7 @@ class PostgresqlProxy:
         return False
 
     def _due_cut(self) -> Cut | None:
-        with self._lock:
+        with self.lock:
             self.requests += 1
             number, cut = self._fault or (0, None)
             if number != self.requests:
@@ -206,9 +154,3 @@ def _exactly(speaker: socket.socket, size: int) -> bytes:
 def _read_to_the_end(client: socket.socket) -> None:
     while client.recv(65536):
         pass
-
-
-def _shut(*sockets: socket.socket) -> None:
-    for connection in sockets:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
