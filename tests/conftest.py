@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ import sqlalchemy
 from celery import _state
 from kombu.transport import memory
 
+from tests.apps import make_app
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
 from tests.servers import (
@@ -39,6 +41,7 @@ from tests.servers import (
     own_redis,
 )
 from tests.servers.places import fast_folder
+from tests.shop import Shop
 from tests.stage import Stage
 from tests.workers import WorkerProcess
 
@@ -227,7 +230,7 @@ def broker_url(redis_url: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def sqlite_files(reaper: Reaper) -> SqliteFiles:
+def sqlite_databases(reaper: Reaper) -> SqliteFiles:
     folder = Path(tempfile.mkdtemp(prefix="jobhandle-test-sqlite-", dir=fast_folder()))
     reaper.remove_folder(folder)
     return SqliteFiles(folder)
@@ -245,48 +248,30 @@ def mariadb_databases(mariadb_server_url: str) -> MariadbDatabases:
     return MariadbDatabases(mariadb_server_url)
 
 
-@pytest.fixture
-def sqlite_url(sqlite_files: SqliteFiles) -> Iterator[str]:
-    """A fresh migrated SQLite file."""
-    url = sqlite_files.create()
-    yield url
-    sqlite_files.drop(url)
+def fresh_database(kind: str, scope: Any = "function", *, empty: bool = False) -> Callable[..., Any]:
+    """Make a fixture that returns the URL of a fresh database of a kind, migrated unless `empty`."""
+
+    @pytest.fixture(scope=scope)
+    def url(request: pytest.FixtureRequest) -> Iterator[str]:
+        databases = request.getfixturevalue(f"{kind}_databases")
+        url = databases.create_empty() if empty else databases.create()
+        yield url
+        databases.drop(url)
+
+    return url
+
+
+sqlite_url = fresh_database("sqlite")
+postgresql_url = fresh_database("postgresql")
+mariadb_url = fresh_database("mariadb")
+empty_postgresql_url = fresh_database("postgresql", empty=True)
+empty_mariadb_url = fresh_database("mariadb", empty=True)
 
 
 @pytest.fixture
 def empty_sqlite_url(tmp_path: Path) -> str:
     """A SQLite file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
-
-
-@pytest.fixture
-def postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
-    """A fresh migrated PostgreSQL database."""
-    url = postgresql_databases.create()
-    yield url
-    postgresql_databases.drop(url)
-
-
-@pytest.fixture
-def empty_postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
-    url = postgresql_databases.create_empty()
-    yield url
-    postgresql_databases.drop(url)
-
-
-@pytest.fixture
-def mariadb_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
-    """A fresh migrated MariaDB database."""
-    url = mariadb_databases.create()
-    yield url
-    mariadb_databases.drop(url)
-
-
-@pytest.fixture
-def empty_mariadb_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
-    url = mariadb_databases.create_empty()
-    yield url
-    mariadb_databases.drop(url)
 
 
 @pytest.fixture(params=DATABASES)
@@ -366,3 +351,28 @@ def stage(database_url: str) -> Iterator[Stage]:
     stage = Stage(database_url)
     yield stage
     stage.close()
+
+
+@pytest.fixture
+def make_jobs_app() -> Iterator[Callable[..., Any]]:
+    """Make apps with jobs: `make_jobs_app(database, broker="memory://", **settings)`; closed at the end.
+
+    Each has a queue of its own: the memory transport is one for the whole process.
+    """
+    made: list[Any] = []
+
+    def make(database: Any, broker: str = "memory://", **settings: Any) -> Any:
+        queue = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
+        made.append(make_app(broker, database, queue | settings))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.jobs.close()
+
+
+@pytest.fixture
+def shop(database_url: str) -> Iterator[Shop]:
+    shop = Shop(database_url)
+    yield shop
+    shop.close()

@@ -28,11 +28,11 @@ def shared() -> Any:
 
 
 @pytest.fixture
-def two(sqlite_files: SqliteFiles, postgresql_url: str, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+def two(sqlite_databases: SqliteFiles, postgresql_url: str, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """Two apps with the same tasks, on databases of their own."""
     apps: list[Any] = [
         make_app("memory://", url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
-        for url in (sqlite_files.create(tmp_path / "jobs.sqlite3"), postgresql_url)
+        for url in (sqlite_databases.create(tmp_path / "jobs.sqlite3"), postgresql_url)
     ]
     yield apps[0], apps[1]
     for app in apps:

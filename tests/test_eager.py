@@ -1,12 +1,15 @@
 """`task_always_eager`, for users' own tests: a job runs where it is submitted, through the same claim."""
 
-import uuid
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_type
 
 import pytest
 from celery import Celery
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from jobhandle_celery import (
     HandleClosedError,
@@ -19,25 +22,16 @@ from jobhandle_celery import (
     ValidationError,
     current_job,
 )
-from tests.apps import lines_of, make_app
+from tests.apps import lines_of
+from tests.stage import ADD
 from tests.support import eventually
 
-ADD = Job(task="tests.add", args=[1, 2])
+NO_GOOD = Job(task="tests.fail", args=["no good"])
 
 
 @pytest.fixture
-def make(database_url: str) -> Iterator[Callable[..., Any]]:
-    made: list[Any] = []
-
-    def make(**settings: Any) -> Any:
-        queue = f"queue-{uuid.uuid4().hex}"
-        eager = {"task_always_eager": True, "task_default_queue": queue, **settings}
-        made.append(make_app("memory://", database_url, eager))
-        return made[-1]
-
-    yield make
-    for app in made:
-        app.jobs.close()
+def make(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(make_jobs_app, sqlite_url, task_always_eager=True)
 
 
 @pytest.fixture
@@ -63,7 +57,8 @@ def history(handle: Any, app: Any) -> list[str]:
     return [str(event.status) for event in app.jobs.events(handle.job_id)]
 
 
-def test_eager_job_runs_and_is_finished(app: Any) -> None:
+def test_eager_job_runs_and_is_finished(database_url: str, make_jobs_app: Callable[..., Any]) -> None:
+    app = make_jobs_app(database_url, task_always_eager=True)
     handle = app.jobs.handle(username="ann")
     handle.submit(app.tasks["tests.add"].s(1, y=2))
     assert handle.result(timeout=0) == 3
@@ -77,7 +72,7 @@ def test_eager_job_runs_and_is_finished(app: Any) -> None:
 
 def test_eager_failure_ends_in_error_and_submit_returns(app: Any) -> None:
     handle = app.jobs.handle()
-    handle.submit(Job(task="tests.fail", args=["no good"]))
+    handle.submit(NO_GOOD)
     with pytest.raises(JobFailedError, match="ValueError: no good") as caught:
         handle.result(timeout=0)
     assert caught.value.failure.kind == "task"
@@ -88,9 +83,9 @@ def test_eager_propagates_raises_error_from_submit(make: Callable[..., Any]) -> 
     app = make(task_eager_propagates=True)
     handle = app.jobs.handle()
     handle.submit(ADD)
-    assert handle.result(timeout=0) == 3
+    assert handle.result(timeout=0) == 5
     with pytest.raises(ValueError, match="no good"):
-        handle.submit(Job(task="tests.fail", args=["no good"]))
+        handle.submit(NO_GOOD)
     assert [job.status for job in app.jobs.find(task="tests.fail")] == [JobStatus.ERROR]
 
 
@@ -101,7 +96,7 @@ def test_eager_propagates_with_tblib_raises_bodys_error(
     monkeypatch.setattr("celery.result.tblib", object())
     handle = make(task_eager_propagates=True).jobs.handle()
     with pytest.raises(ValueError, match="no good"):
-        handle.submit(Job(task="tests.fail", args=["no good"]))
+        handle.submit(NO_GOOD)
 
 
 @pytest.mark.parametrize("propagates", [False, True])
@@ -282,3 +277,72 @@ def test_plain_calls_are_plain_eager_calls(app: Any) -> None:
     assert app.tasks["tests.add"].delay(1, 2).get() == 3
     assert app.tasks["tests.add"].apply_async((1, 2), countdown=5).get() == 3
     assert app.jobs.find() == []
+
+
+def test_eager_request_has_headers_priority_and_route(app: Any) -> None:
+    """As in a worker (fault 18)."""
+    seen = dict[str, Any]()
+
+    @app.task(name="looks", bind=True, shared=False)  # type: ignore[untyped-decorator]  # Celery's
+    def looks(self: Any) -> None:
+        request = self.request
+        seen.update(
+            headers=request.headers["tenant"],
+            attribute=request.tenant,
+            ignored=request.ignore_result,
+            stamps=request.stamps,
+            priority=request.delivery_info["priority"],
+            routing_key=request.delivery_info["routing_key"],
+        )
+
+    given = {"headers": {"tenant": "acme"}, "ignore_result": True, "priority": 4, "queue": "q"}
+    app.jobs.handle().submit(looks.s().set(**given, stamped_headers=["batch"], batch="monday"))
+    assert seen == {
+        "headers": "acme",
+        "attribute": "acme",
+        "ignored": True,
+        "stamps": {"batch": ["monday"]},
+        "priority": 4,
+        "routing_key": "q",
+    }
+
+
+def test_eager_retry_keeps_headers_of_the_submit(app: Any) -> None:
+    seen: list[str] = []
+
+    @app.task(name="retries", bind=True, shared=False)  # type: ignore[untyped-decorator]  # Celery's
+    def retries(self: Any) -> None:
+        seen.append(self.request.tenant)
+        if not self.request.retries:
+            self.retry(countdown=5)
+
+    handle = app.jobs.handle()
+    headers = {"tenant": "acme"}
+    for given in (retries.s().set(headers=headers), Job(task="retries", headers=headers)):
+        handle.submit(given)
+        assert (seen, handle.job_status()) == (["acme", "acme"], JobStatus.FINISHED)
+        assert handle.get_job().headers == headers
+        seen.clear()
+
+
+def test_eager_jobs_all_run_before_first_error_is_raised(make: Callable[..., Any]) -> None:
+    app = make(task_eager_propagates=True)
+    with pytest.raises(ValueError, match="no good"):
+        app.jobs.submit_many([ADD, NO_GOOD, ADD])
+    counts = app.jobs.count_by_status()
+    assert (counts[JobStatus.FINISHED], counts[JobStatus.ERROR]) == (2, 1)
+
+
+def test_log_reports_eager_failure_after_commit(
+    make: Callable[..., Any], sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make(task_eager_propagates=True)
+    engine = create_engine(sqlite_url)
+    with Session(engine) as session, caplog.at_level(logging.INFO, "jobhandle_celery"):
+        app.jobs.submit_many([NO_GOOD, ADD], session=session)
+        session.commit()
+    engine.dispose()
+    assert "ran eagerly after the commit, and a body failed" in caplog.text
+    assert "not sent" not in caplog.text
+    counts = app.jobs.count_by_status()
+    assert (counts[JobStatus.FINISHED], counts[JobStatus.ERROR]) == (1, 1)

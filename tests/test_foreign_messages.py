@@ -17,12 +17,12 @@ ADD = Job(task="tests.add", args=[1, 2])
 
 @pytest.fixture
 def services(
-    database_url: str, sqlite_files: Any, tmp_path: Any, monkeypatch: Any
+    database_url: str, sqlite_databases: Any, tmp_path: Any, monkeypatch: Any
 ) -> Iterator[dict[str, Any]]:
     """A service, and two that share its queue: one of another namespace, one of another database."""
     monkeypatch.setattr(claim, "_foreign_reported", {})
     own = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
-    elsewhere = sqlite_files.create(tmp_path / "elsewhere.sqlite3")
+    elsewhere = sqlite_databases.create(tmp_path / "elsewhere.sqlite3")
     made: dict[str, Any] = {
         "ours": make_app("memory://", database_url, own),
         "namespace": make_app("memory://", database_url, {**own, "jobhandle_namespace": "theirs"}),

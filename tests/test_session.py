@@ -1,21 +1,18 @@
 """`session=`: the row joins the caller's SQLAlchemy transaction, the message goes out after its commit."""
 
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import event
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from jobhandle_celery import (
     ApiUsageError,
     Job,
     JobStatus,
-    NotAttachedError,
     SchemaError,
     UnknownJobError,
     ValidationError,
@@ -23,68 +20,9 @@ from jobhandle_celery import (
 from jobhandle_celery.broker.messages import MessageBuilder
 from jobhandle_celery.status import UNFINISHED
 from tests.apps import make_app
+from tests.shop import Shop, engine_of
 
 ADD = Job(task="tests.add", args=[1, 2])
-
-
-class Shop:
-    """An application whose database holds the jobs' tables, and a broker that can be read."""
-
-    def __init__(self, database_url: str, **settings: Any) -> None:
-        self.queue = f"queue-{uuid.uuid4().hex}"
-        app: Any = make_app("memory://", database_url, {"task_default_queue": self.queue, **settings})
-        self.app, self.jobs = app, app.jobs
-        self.engine = engine_of(database_url)
-        with self.engine.begin() as connection:
-            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS shop_order (id INTEGER PRIMARY KEY)")
-
-    def order(self, session: Session, number: int) -> None:
-        session.execute(sqlalchemy.text(f"INSERT INTO shop_order VALUES ({number})"))
-
-    def orders(self) -> list[int]:
-        with self.engine.connect() as connection:
-            return list(connection.exec_driver_sql("SELECT id FROM shop_order ORDER BY id").scalars())
-
-    def sent(self) -> list[int]:
-        """Take the broker's messages; return their job ids, in order."""
-        ids = []
-        with self.app.connection() as connection:
-            channel = connection.default_channel
-            channel.queue_declare(queue=self.queue)
-            while message := channel.basic_get(self.queue, no_ack=True):
-                ids.append(message.headers["jobhandle"]["id"])
-        return ids
-
-    def statuses(self) -> list[JobStatus]:
-        return [job.status for job in reversed(self.jobs.find())]
-
-    def close(self) -> None:
-        self.jobs.close()
-        self.engine.dispose()
-
-
-def engine_of(database_url: str) -> Engine:
-    engine = sqlalchemy.create_engine(database_url)
-    if engine.dialect.name == "sqlite":
-        # SQLAlchemy's documented recipe for savepoints on SQLite.
-        event.listen(engine, "connect", _leave_transactions_to_us)
-        event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _leave_transactions_to_us(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-@pytest.fixture
-def shop(database_url: str) -> Iterator[Shop]:
-    shop = Shop(database_url)
-    yield shop
-    shop.close()
 
 
 def test_job_exists_and_is_published_after_the_commit_only(shop: Shop) -> None:
@@ -104,103 +42,6 @@ def test_job_exists_and_is_published_after_the_commit_only(shop: Shop) -> None:
     job = handle.get_job()
     assert (job.username, job.groupname) == ("ann", "lab")
     assert [event.status for event in shop.jobs.events(job_id)] == ["Submitted"]
-
-
-def test_after_a_rollback_there_never_was_a_job(shop: Shop) -> None:
-    handle = shop.jobs.handle()
-    with Session(shop.engine) as session:
-        shop.order(session, 1)
-        handle.submit(ADD, session=session)
-        session.rollback()
-        assert shop.sent() == []
-        session.commit()
-    with suppress(ZeroDivisionError), Session(shop.engine) as session, session.begin():
-        handle.submit(ADD, session=session)
-        _ = 1 / 0
-    with Session(shop.engine) as session:
-        handle.submit(ADD, session=session)
-    with pytest.raises(NotAttachedError):
-        handle.job_status()
-    assert (shop.sent(), shop.orders(), shop.jobs.find()) == ([], [], [])
-    assert shop.jobs.sweep()
-    assert shop.sent() == []
-
-
-def test_session_goes_on_after_its_commits_and_rollbacks(shop: Shop) -> None:
-    handle = shop.jobs.handle()
-    with Session(shop.engine) as session:
-        kept = [handle.submit(ADD, session=session)]
-        session.commit()
-        handle.submit(ADD, session=session)
-        session.rollback()
-        kept += [handle.submit(ADD, session=session), handle.submit(ADD, session=session)]
-        session.commit()
-        session.commit()
-    assert shop.sent() == kept
-    assert shop.statuses() == [JobStatus.QUEUED] * 3
-
-
-def test_rolled_back_savepoint_removes_its_own_jobs_only(shop: Shop) -> None:
-    handle = shop.jobs.handle()
-    with Session(shop.engine) as session:
-        before = handle.submit(ADD, session=session)
-        with session.begin_nested():
-            kept = handle.submit(ADD, session=session)
-            assert shop.sent() == []
-        assert shop.sent() == []
-        savepoint = session.begin_nested()
-        handle.submit(ADD, session=session)
-        with session.begin_nested():
-            handle.submit(ADD, session=session)
-        savepoint.rollback()
-        after = handle.submit(ADD, session=session)
-        assert shop.sent() == []
-        session.commit()
-    assert shop.sent() == [before, kept, after]
-    assert len(shop.jobs.find()) == 3
-
-
-def test_released_savepoint_is_rolled_back_with_its_transaction(shop: Shop) -> None:
-    handle = shop.jobs.handle()
-    with Session(shop.engine) as session:
-        with session.begin_nested(), session.begin_nested():
-            handle.submit(ADD, session=session)
-        session.rollback()
-    assert (shop.sent(), shop.jobs.find()) == ([], [])
-
-
-def test_joined_session_publishes_nothing_after_outer_rollback(shop: Shop) -> None:
-    # As in test suites: the session's commit releases a savepoint, or does nothing.
-    handle = shop.jobs.handle()
-    for mode in ("create_savepoint", "rollback_only"):
-        with shop.engine.connect() as connection:
-            outer = connection.begin()
-            with Session(connection, join_transaction_mode=mode) as session:
-                handle.submit(ADD, session=session)
-                session.commit()
-            outer.rollback()
-        assert (shop.sent(), shop.jobs.find()) == ([], [])
-    with (
-        shop.engine.begin() as connection,
-        Session(connection, join_transaction_mode="create_savepoint") as session,
-    ):
-        handle.submit(ADD, session=session)
-        session.commit()
-    # The library does not see that commit; the sweep finds the row.
-    assert shop.statuses() in ([JobStatus.SUBMITTED], [JobStatus.QUEUED])
-
-
-def test_several_sessions_keep_their_jobs_apart(shop: Shop) -> None:
-    handle = shop.jobs.handle()
-    with Session(shop.engine) as session:
-        first = handle.submit(ADD, session=session)
-        session.commit()
-        with Session(shop.engine) as other:
-            handle.submit(ADD, session=other)
-            other.rollback()
-        second = handle.submit(ADD, session=session)
-        session.commit()
-    assert shop.sent() == [first, second]
 
 
 def test_submit_many_joins_a_session_too(shop: Shop) -> None:
@@ -224,22 +65,6 @@ def test_held_and_scheduled_jobs_are_not_published_at_commit(shop: Shop) -> None
         session.commit()
     assert shop.sent() == []
     assert shop.statuses() == [JobStatus.WAITING] * 2
-
-
-def test_taken_unique_key_is_found_within_the_transaction(shop: Shop) -> None:
-    keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
-    handle = shop.jobs.handle()
-    with Session(shop.engine) as session:
-        first = handle.submit(keyed, session=session)
-        assert handle.submit(keyed, session=session) == first
-        shop.order(session, 1)
-        session.commit()
-    assert handle.submit(keyed) == first
-    with Session(shop.engine) as session:
-        assert handle.submit(keyed, session=session) == first
-        session.commit()
-    assert shop.sent() == [first]
-    assert shop.orders() == [1]
 
 
 def test_cancel_between_commit_and_publish_publishes_nothing(shop: Shop) -> None:

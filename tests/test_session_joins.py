@@ -12,7 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 
 from jobhandle_celery import ApiUsageError, ConfigurationError, Job, JobStatus, NotAttachedError
 from tests.apps import make_app
-from tests.test_session import ADD, Shop
+from tests.shop import Shop
+from tests.stage import ADD
 
 
 class Base(DeclarativeBase):
@@ -27,13 +28,6 @@ class Order(Base):
 class Other(Base):
     __tablename__ = "other"
     id: Mapped[int] = mapped_column(primary_key=True)
-
-
-@pytest.fixture
-def shop(database_url: str) -> Iterator[Shop]:
-    shop = Shop(database_url)
-    yield shop
-    shop.close()
 
 
 def of_engine(url: str) -> Session:

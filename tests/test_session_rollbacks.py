@@ -1,22 +1,17 @@
 """A rolled-back submit leaves nothing behind, also in the handle: its id may become another job's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import Job, JobHandle, JobStatus, NotAttachedError
-from tests.test_session import ADD, Shop
+from tests.shop import Shop
+from tests.stage import ADD
 
 Undo = Callable[[Shop, JobHandle], None]
-
-
-@pytest.fixture
-def shop(database_url: str) -> Iterator[Shop]:
-    shop = Shop(database_url)
-    yield shop
-    shop.close()
 
 
 def by_rollback(shop: Shop, handle: JobHandle) -> None:
@@ -39,6 +34,20 @@ def by_savepoint(shop: Shop, handle: JobHandle) -> None:
         session.commit()
 
 
+def by_exception(shop: Shop, handle: JobHandle) -> None:
+    with suppress(ZeroDivisionError), Session(shop.engine) as session, session.begin():
+        shop.order(session, 1)
+        handle.submit(ADD, session=session)
+        _ = 1 / 0
+
+
+def by_root_of_released_savepoint(shop: Shop, handle: JobHandle) -> None:
+    with Session(shop.engine) as session:
+        with session.begin_nested(), session.begin_nested():
+            handle.submit(ADD, session=session)
+        session.rollback()
+
+
 def by_failed_statement(shop: Shop, handle: JobHandle) -> None:
     with Session(shop.engine) as session:
         shop.order(session, 1)
@@ -49,12 +58,14 @@ def by_failed_statement(shop: Shop, handle: JobHandle) -> None:
 
 
 def by_outer_transaction(shop: Shop, handle: JobHandle) -> None:
-    with shop.engine.connect() as connection:
-        outer = connection.begin()
-        with Session(connection, join_transaction_mode="create_savepoint") as session:
-            handle.submit(ADD, session=session)
-            session.commit()
-        outer.rollback()
+    """As in test suites: the session's commit releases a savepoint, or does nothing."""
+    for mode in ("create_savepoint", "rollback_only"):
+        with shop.engine.connect() as connection:
+            outer = connection.begin()
+            with Session(connection, join_transaction_mode=mode) as session:
+                handle.submit(ADD, session=session)
+                session.commit()
+            outer.rollback()
 
 
 def by_unique_key(shop: Shop, handle: JobHandle) -> None:
@@ -68,7 +79,9 @@ def by_unique_key(shop: Shop, handle: JobHandle) -> None:
 WAYS: list[Undo] = [
     by_rollback,
     by_close,
+    by_exception,
     by_savepoint,
+    by_root_of_released_savepoint,
     by_failed_statement,
     by_outer_transaction,
     by_unique_key,
@@ -77,7 +90,7 @@ WAYS: list[Undo] = [
 
 def test_handle_is_not_attached_after_its_submit_is_rolled_back(shop: Shop) -> None:
     """On SQLite the next job takes the same id, and the handle cancelled that one (fault 50)."""
-    for undo in WAYS:
+    for number, undo in enumerate(WAYS, start=1):
         handle = shop.jobs.handle()
         undo(shop, handle)
         other = shop.jobs.handle()
@@ -86,6 +99,7 @@ def test_handle_is_not_attached_after_its_submit_is_rolled_back(shop: Shop) -> N
             handle.cancel_job()
         assert other.job_status() is JobStatus.QUEUED, undo
         assert shop.sent() == [other.job_id]
+        assert (len(shop.jobs.find()), shop.orders()) == (number, []), undo
 
 
 def test_handle_keeps_its_job_after_commits_and_other_rollbacks(shop: Shop) -> None:

@@ -25,7 +25,7 @@ from jobhandle_celery import (
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import make_app
-from tests.test_session import Shop
+from tests.shop import Shop
 
 TEXT = "é😀 \\ \\' ' \" ` || % %s :x {} \n"
 HOUR = timedelta(hours=1)

@@ -32,8 +32,8 @@ def base(mariadb_databases: MariadbDatabases) -> Iterator[Bench]:
 
 
 @pytest.fixture(scope="module")
-def sqlite_stage(sqlite_files: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    base = Bench(sqlite_files.create(tmp_path_factory.mktemp("faults") / "jobs.sqlite3"))
+def sqlite_stage(sqlite_databases: SqliteFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    base = Bench(sqlite_databases.create(tmp_path_factory.mktemp("faults") / "jobs.sqlite3"))
     yield base
     base.close()
 

@@ -11,30 +11,15 @@ import pytest
 
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.store import Database, engine_maker
-from tests.conftest import DATABASES
-from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
+from tests.conftest import DATABASES, fresh_database
 from tests.store.harness import Bench
 
 SERVERS = [name for name in DATABASES if name != "sqlite"]
 
 
-@pytest.fixture(scope="session")
-def common_sqlite_url(sqlite_files: SqliteFiles) -> str:
-    return sqlite_files.create()
-
-
-@pytest.fixture(scope="session")
-def common_postgresql_url(postgresql_databases: PostgresqlDatabases) -> Iterator[str]:
-    url = postgresql_databases.create()
-    yield url
-    postgresql_databases.drop(url)
-
-
-@pytest.fixture(scope="session")
-def common_mariadb_url(mariadb_databases: MariadbDatabases) -> Iterator[str]:
-    url = mariadb_databases.create()
-    yield url
-    mariadb_databases.drop(url)
+common_sqlite_url = fresh_database("sqlite", "session")
+common_postgresql_url = fresh_database("postgresql", "session")
+common_mariadb_url = fresh_database("mariadb", "session")
 
 
 @pytest.fixture(params=DATABASES)

@@ -5,23 +5,18 @@ from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import Session
 
-from jobhandle_celery.errors import ApiUsageError
-from jobhandle_celery.store.sessions import session_of
+from tests.shop import engine_of
 from tests.store.harness import Bench, new_job
 
 
 @pytest.fixture
 def engine(bench: Bench) -> Iterator[Engine]:
-    """The caller's own engine, not the library's. On SQLite with working savepoints."""
-    engine = create_engine(bench.url)
-    if engine.dialect.name == "sqlite":
-        # SQLAlchemy's documented recipe for savepoints on SQLite.
-        event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    """The caller's own engine, not the library's."""
+    engine = engine_of(bench.url)
     yield engine
     engine.dispose()
 
@@ -183,18 +178,6 @@ def test_joined_session_leaves_its_jobs_to_the_sweep(bench: Bench, engine: Engin
     assert [message.job_id for message in bench.store.outbox.reserve_due(10)] == [job_id]
 
 
-def test_send_that_fails_does_not_reach_the_callers_commit(
-    bench: Bench, engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    def send(job_ids: list[int]) -> None:
-        raise ConnectionError("the broker is down")
-
-    with Session(engine) as session, session.begin():
-        [submitted] = bench.store.inserter.submit_in_session(session, [new_job()], send)
-    assert bench.events(submitted.job_id) == ["Submitted"]
-    assert "the sweep sends them" in caplog.text
-
-
 def test_jobs_submitted_by_a_before_commit_hook_are_published(caller: Caller) -> None:
     job_ids: list[int] = []
     event.listen(caller.session, "before_commit", lambda _: job_ids.extend(caller.submit()))
@@ -265,14 +248,6 @@ def test_two_sessions_at_once_keep_their_jobs_apart(server_bench: Bench) -> None
     assert first.sent == mine
     assert second.sent == []
     assert theirs != mine
-
-
-def test_scoped_session_stands_for_its_session(engine: Engine) -> None:
-    scoped = scoped_session(sessionmaker(engine))
-    assert session_of(scoped) is scoped()
-    scoped.remove()
-    with pytest.raises(ApiUsageError, match="Session"):
-        session_of(engine)
 
 
 def test_time_limit_during_publish_is_raised(bench: Bench, engine: Engine) -> None:

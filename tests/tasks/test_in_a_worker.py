@@ -29,7 +29,7 @@ def worker_scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def worker(
-    sqlite_files: SqliteFiles,
+    sqlite_databases: SqliteFiles,
     redis_database_url: str,
     reaper: Reaper,
     worker_scripts: Path,
@@ -37,7 +37,7 @@ def worker(
 ) -> Iterator[tuple[WorkerProcess, Jobs]]:
     """One worker for all tests, and its jobs."""
     folder = tmp_path_factory.mktemp("worker")
-    url = sqlite_files.create(folder / "jobs.sqlite3")
+    url = sqlite_databases.create(folder / "jobs.sqlite3")
     worker = WorkerProcess(
         "tasks",
         folder=folder,

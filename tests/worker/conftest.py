@@ -79,7 +79,7 @@ def _maker(
             database_url = databases.create()
             stack.callback(databases.drop, database_url)
         elif database_url is None:
-            files: SqliteFiles = request.getfixturevalue("sqlite_files")
+            files: SqliteFiles = request.getfixturevalue("sqlite_databases")
             database_url = files.create(folder / "jobs.sqlite3")
         site = Site(
             folder,
