@@ -1,8 +1,7 @@
 """Isolation of apps, namespaces and users in one process; an app has one `Jobs`."""
 
 import json
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from celery import Celery, shared_task
 
 from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobError, current_job
 from jobhandle_celery.broker.headers import job_headers
-from tests.apps import lines_of, make_app
-from tests.databases import SqliteFiles
+from tests.apps import lines_of
 from tests.stage import ADD, Stage
 from tests.test_handle import OPERATIONS
 
@@ -28,15 +26,9 @@ def shared() -> Any:
 
 
 @pytest.fixture
-def two(sqlite_databases: SqliteFiles, postgresql_url: str, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+def two(sqlite_url: str, postgresql_url: str, make_jobs_app: Callable[..., Any]) -> tuple[Any, Any]:
     """Two apps with the same tasks, on databases of their own."""
-    apps: list[Any] = [
-        make_app("memory://", url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
-        for url in (sqlite_databases.create(tmp_path / "jobs.sqlite3"), postgresql_url)
-    ]
-    yield apps[0], apps[1]
-    for app in apps:
-        app.jobs.close()
+    return make_jobs_app(sqlite_url), make_jobs_app(postgresql_url)
 
 
 def run_what_is_queued(app: Any) -> list[Any]:
@@ -109,8 +101,8 @@ def test_shared_task_of_an_app_without_jobs_is_plain() -> None:
     assert plain.tasks["tests.shared"].apply().get() is None
 
 
-def test_second_jobs_for_an_app_is_refused(sqlite_url: str) -> None:
-    app: Any = make_app("memory://", sqlite_url)
+def test_second_jobs_for_an_app_is_refused(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> None:
+    app = make_jobs_app(sqlite_url)
     assert isinstance(app.jobs, Jobs)
     with pytest.raises(ApiUsageError, match=r"app\.jobs"):
         Jobs(app, sqlite_url)
@@ -162,9 +154,9 @@ def test_operation_on_a_job_gone_or_not_ones_own_is_unknown(stage: Stage) -> Non
 # Namespaces.
 
 
-def test_job_of_another_namespace_is_unknown(stage: Stage) -> None:
+def test_job_of_another_namespace_is_unknown(stage: Stage, make_jobs_app: Callable[..., Any]) -> None:
     job_id = stage.jobs.handle().submit(ADD)
-    other: Any = make_app("memory://", stage.url, {"jobhandle_namespace": "other"})
+    other = make_jobs_app(stage.url, jobhandle_namespace="other")
     with pytest.raises(UnknownJobError):
         other.jobs.attach(job_id)
     assert other.jobs.find() == []
@@ -172,11 +164,9 @@ def test_job_of_another_namespace_is_unknown(stage: Stage) -> None:
     assert other.jobs.cancel_many(ids=[job_id]) == 0
     assert sum(other.jobs.count_by_status().values()) == 0
     assert stage.jobs.attach(job_id).job_status() is JobStatus.QUEUED
-    other.jobs.close()
 
 
-def test_unique_key_is_per_namespace(stage: Stage) -> None:
+def test_unique_key_is_per_namespace(stage: Stage, make_jobs_app: Callable[..., Any]) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
-    other: Any = make_app("memory://", stage.url, {"jobhandle_namespace": "other"})
+    other = make_jobs_app(stage.url, jobhandle_namespace="other")
     assert stage.jobs.handle().submit(keyed) != other.jobs.handle().submit(keyed)
-    other.jobs.close()

@@ -1,7 +1,7 @@
 """A state that a body sets in Celery itself becomes the state of the row."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,20 +12,12 @@ from celery.result import allow_join_result, denied_join_result
 
 from jobhandle_celery import JobStatus, WaitTimeoutError, current_job
 from jobhandle_celery.serialization import LIMIT
-from tests.apps import make_app
 
 
 @pytest.fixture
-def app(sqlite_url: str) -> Iterator[Any]:
-    settings = {
-        "task_always_eager": True,
-        "task_default_queue": f"queue-{uuid.uuid4().hex}",
-        "result_backend": "cache+memory://",
-        "task_store_eager_result": True,
-    }
-    app: Any = make_app("memory://", sqlite_url, settings)
-    yield app
-    app.jobs.close()
+def app(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    eager = {"task_always_eager": True, "task_store_eager_result": True}
+    return make_jobs_app(sqlite_url, result_backend="cache+memory://", **eager)
 
 
 def submitted(app: Any, body: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
 """When a run's outcome is written: once its body has left, and before anything else may hang or exit."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,16 +16,12 @@ from jobhandle_celery.store import Run
 from jobhandle_celery.worker.current_run import CurrentRun
 from jobhandle_celery.worker.decision import decide
 from jobhandle_celery.worker.outcomes import Failed, Finished, Report
-from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 
 
 @pytest.fixture
-def app(sqlite_url: str) -> Iterator[Any]:
-    settings = {"result_backend": "cache+memory://", "task_default_queue": f"queue-{uuid.uuid4().hex}"}
-    app: Any = make_app("memory://", sqlite_url, settings)
-    yield app
-    app.jobs.close()
+def app(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(sqlite_url, result_backend="cache+memory://")
 
 
 @pytest.fixture
@@ -69,10 +65,6 @@ def _retry_with_stop(task: Any) -> None:
 
 def _return(task: Any) -> str:
     return "done"
-
-
-def _return_object() -> object:
-    return object()
 
 
 def _ignore(task: Any) -> None:
@@ -274,12 +266,3 @@ def test_claim_that_gives_up_is_logged(
         run(app, message)
     assert f"job {handle.job_id} was not started: the database did not answer" in caplog.text
     assert handle.job_status() is JobStatus.QUEUED
-
-
-def test_eager_job_with_ignored_result_is_finished(app: Any) -> None:
-    app.conf.task_always_eager = True
-    task = app.task(name="ignored", shared=False)(_return_object)
-    handle = app.jobs.handle()
-    handle.submit(task.s().set(ignore_result=True))
-    assert handle.job_status() is JobStatus.FINISHED
-    assert handle.result(timeout=0) is None

@@ -1,5 +1,6 @@
 """Lists, counts and mass cancels of `Jobs`, their filters and users, and `Jobs` as a context manager."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -160,8 +161,10 @@ def test_attach_and_events_with_username_see_its_jobs_alone(jobs: Any) -> None:
     assert jobs.events(job_id, username="bob") == []
 
 
-def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> None:
-    app: Any = make_app("memory://", database_url)
+def test_jobs_as_context_manager_closes_its_connections(
+    database_url: str, make_jobs_app: Callable[..., Any]
+) -> None:
+    app = make_jobs_app(database_url)
     with app.jobs as jobs:
         assert jobs is app.jobs
         job_id = jobs.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING))
@@ -169,22 +172,23 @@ def test_jobs_as_context_manager_closes_its_connections(database_url: str) -> No
         assert pool.checkedin() == 1
     assert pool.checkedin() == 0
     assert jobs.attach(job_id).job_status() is JobStatus.WAITING
-    jobs.close()
 
 
-def test_close_of_unused_jobs_makes_no_part(database_url: str) -> None:
+def test_close_of_unused_jobs_makes_no_part(sqlite_url: str) -> None:
     """Not even a missing setting fails then, and the error of the body is not hidden."""
     unset: Any = Celery("unset")
     with pytest.raises(KeyError, match="of the body"), Jobs(unset):
         raise KeyError("of the body")
-    app: Any = make_app("memory://", database_url)
+    app: Any = make_app("memory://", sqlite_url)
     app.jobs.close()
     assert app.jobs._runtime._store is None
     assert not app.jobs._runtime.__dict__.keys() & {"settings", "publisher", "submitter"}
 
 
-def test_close_closes_all_parts_after_an_error(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app: Any = make_app("memory://", database_url)
+def test_close_closes_all_parts_after_an_error(
+    sqlite_url: str, make_jobs_app: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_jobs_app(sqlite_url)
     runtime = app.jobs._runtime
     app.jobs.submit(HELD)
     closed: list[str] = []
@@ -200,4 +204,3 @@ def test_close_closes_all_parts_after_an_error(database_url: str, monkeypatch: p
         with pytest.raises(RuntimeError):
             app.jobs.close()
     assert closed == ["drain", "database", "publisher"]
-    app.jobs.close()

@@ -1,37 +1,30 @@
 """Two services share a queue by mistake: the one that drops the other's message logs it (fault 54)."""
 
 import logging
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import JobStatus
 from jobhandle_celery.worker import claim
-from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
-
-ADD = Job(task="tests.add", args=[1, 2])
+from tests.stage import ADD
 
 
 @pytest.fixture
 def services(
-    database_url: str, sqlite_databases: Any, tmp_path: Any, monkeypatch: Any
-) -> Iterator[dict[str, Any]]:
+    database_url: str, empty_sqlite_url: str, make_jobs_app: Callable[..., Any], monkeypatch: Any
+) -> dict[str, Any]:
     """A service, and two that share its queue: one of another namespace, one of another database."""
     monkeypatch.setattr(claim, "_foreign_reported", {})
-    own = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
-    elsewhere = sqlite_databases.create(tmp_path / "elsewhere.sqlite3")
-    made: dict[str, Any] = {
-        "ours": make_app("memory://", database_url, own),
-        "namespace": make_app("memory://", database_url, {**own, "jobhandle_namespace": "theirs"}),
-        "database": make_app("memory://", elsewhere, own),
-    }
-    become_worker(made["ours"])
-    yield made
-    for app in made.values():
-        app.jobs.close()
+    ours = make_jobs_app(database_url)
+    shared = {"task_default_queue": ours.conf.task_default_queue}
+    elsewhere = make_jobs_app(empty_sqlite_url, **shared)
+    elsewhere.jobs.upgrade_schema()
+    become_worker(ours)
+    namespace = make_jobs_app(database_url, jobhandle_namespace="theirs", **shared)
+    return {"ours": ours, "namespace": namespace, "database": elsewhere}
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -1,7 +1,6 @@
 """Bad input is refused before any write, with the field, the value and the accepted values."""
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
@@ -11,7 +10,6 @@ from celery import Signature, chain, chord, group
 
 from jobhandle_celery import ApiUsageError, Failure, Job, JobRecord, JobStatus, Progress, ValidationError
 from jobhandle_celery.status import SUBMITTABLE
-from tests.apps import make_app
 
 MIB = 1024 * 1024
 EAST, WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
@@ -38,10 +36,8 @@ def circle() -> Any:
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Any]:
-    app: Any = make_app("memory://", database_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
-    yield app
-    app.jobs.close()
+def app(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(sqlite_url)
 
 
 def messages_in(app: Any) -> int:
@@ -321,8 +317,10 @@ def test_invalid_filters_are_refused_by_name(app: Any) -> None:
     assert jobs.find() == before
 
 
-def test_ids_beyond_database_range_match_nothing(app: Any) -> None:
-    jobs = app.jobs
+def test_ids_beyond_database_range_match_nothing(
+    database_url: str, make_jobs_app: Callable[..., Any]
+) -> None:
+    jobs = make_jobs_app(database_url).jobs
     job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     for huge in (2**63, 2**200, -(2**200)):
         assert jobs.events(huge) == []

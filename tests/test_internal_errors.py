@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ from celery import signals
 from sqlalchemy.orm import Session
 
 import jobhandle_celery
-from jobhandle_celery import Job, internal_errors
+from jobhandle_celery import internal_errors
 from jobhandle_celery.cli.context import CommandContext
 from jobhandle_celery.cli.doctor.findings import Check, Deployment, Level
 from jobhandle_celery.cli.doctor.workers import check_internal_errors
@@ -28,12 +28,10 @@ from jobhandle_celery.worker import bootstep, events, executor, result_backend
 from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.lease import Lease
 from jobhandle_celery.worker.outcomes import Finished
-from tests.apps import make_app
 from tests.bugs import bug
 from tests.bugs import logged_bugs as logged
+from tests.stage import ADD
 from tests.support import eventually
-
-ADD = Job(task="tests.add", args=[1, 2])
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +40,8 @@ def _no_fault_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def app(sqlite_url: str) -> Iterator[Any]:
-    app: Any = make_app("memory://", sqlite_url)
-    yield app
-    app.jobs.close()
+def app(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(sqlite_url)
 
 
 def count() -> int:

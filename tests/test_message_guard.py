@@ -2,8 +2,7 @@
 
 import os
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,17 +13,16 @@ from kombu.exceptions import ContentDisallowed
 
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.worker.message_guard import TaskRefused, guard_strategy
-from tests.apps import add, make_app
+from tests.apps import add
 from tests.faults import misconfigured_apps
 from tests.in_process import become_worker, message_of, run
 
 
 @pytest.fixture
-def app(sqlite_url: str) -> Iterator[Any]:
-    app: Any = make_app("memory://", sqlite_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
+def app(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    app = make_jobs_app(sqlite_url)
     become_worker(app)
-    yield app
-    app.jobs.close()
+    return app
 
 
 def test_message_cannot_be_read_without_the_guard(app: Any) -> None:

@@ -1,7 +1,7 @@
 """A worker's main process writes the outcomes that its pool processes could not write."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,6 @@ from jobhandle_celery.store import Run, Worker
 from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Report, Retried
 from jobhandle_celery.worker.request import REFUSALS
-from tests.apps import make_app
 from tests.servers import execute
 
 AGAIN = serialization.encode({"args": [1, 2], "kwargs": {}, "options": {}})
@@ -56,10 +55,8 @@ class Main:
 
 
 @pytest.fixture
-def main(sqlite_url: str) -> Iterator[Main]:
-    app: Any = make_app("memory://", sqlite_url, {"result_backend": "cache+memory://"})
-    yield Main(app)
-    app.jobs.close()
+def main(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Main:
+    return Main(make_jobs_app(sqlite_url, result_backend="cache+memory://"))
 
 
 @pytest.mark.parametrize(

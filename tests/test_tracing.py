@@ -20,7 +20,6 @@ from jobhandle_celery.broker.headers import job_headers
 from jobhandle_celery.runtime import Runtime, runtime_of
 from jobhandle_celery.store import Worker
 from jobhandle_celery.worker.outcomes import GivenBack, Report
-from tests.apps import make_app
 
 SIGNALS = [name for name in dir(signals) if name.startswith("task_") and name != "task_sent"]
 
@@ -94,11 +93,8 @@ def recorded(seen: list[str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def child(sqlite_url: str) -> Iterator[Child]:
-    settings = {"result_backend": "cache+memory://", "task_publish_retry": False}
-    app: Any = make_app("memory://", sqlite_url, settings)
-    yield Child(app)
-    app.jobs.close()
+def child(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Child:
+    return Child(make_jobs_app(sqlite_url, result_backend="cache+memory://", task_publish_retry=False))
 
 
 @pytest.mark.parametrize(

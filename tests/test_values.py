@@ -3,18 +3,17 @@
 import dataclasses
 import pickle
 import uuid
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import jobhandle_celery
 from jobhandle_celery import (
-    ApiUsageError,
     Failure,
     Job,
     JobHandleError,
@@ -26,14 +25,11 @@ from tests.apps import make_app
 
 MIB = 1024 * 1024
 HOUR = timedelta(hours=1)
-EAST, WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Any]:
-    app: Any = make_app("memory://", database_url, {"task_default_queue": f"queue-{uuid.uuid4().hex}"})
-    yield app
-    app.jobs.close()
+def app(database_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(database_url)
 
 
 # Text.
@@ -198,29 +194,6 @@ def test_progress_is_a_fraction_where_the_total_is_known() -> None:
     assert Progress(0, 0).fraction is None
 
 
-def test_errors_are_what_users_of_python_catch_too() -> None:
-    kinds = {
-        "ApiUsageError": ValueError,
-        "ValidationError": ValueError,
-        "UnknownJobError": LookupError,
-        "WaitTimeoutError": TimeoutError,
-        "NotAttachedError": Exception,
-        "HandleClosedError": Exception,
-        "InvalidTransitionError": Exception,
-        "JobFailedError": Exception,
-        "JobCancelledError": Exception,
-        "SchemaError": Exception,
-        "ConfigurationError": Exception,
-        "DatabaseUnavailableError": ConnectionError,
-    }
-    for name, kind in kinds.items():
-        error = getattr(jobhandle_celery, name)
-        assert issubclass(error, kind)
-        assert issubclass(error, jobhandle_celery.JobHandleError)
-    assert not issubclass(jobhandle_celery.StopRequested, Exception)
-    assert set(kinds) | {"StopRequested"} < set(jobhandle_celery.__all__)
-
-
 def test_errors_reach_another_process_by_a_pickle(app: Any) -> None:
     failure = Failure("task", "ValueError", "no good", "Traceback …")
     gone: Any = make_app("memory://", "postgresql://127.0.0.1:1/shop")
@@ -284,46 +257,3 @@ def test_long_message_is_cut_and_made_storable(app: Any) -> None:
     assert handle.job_message() == "m" * 9_999 + "…"
     handle.set_status_and_message("Running", "\0")
     assert handle.job_message() == ""
-
-
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers(min_value=-(2**80), max_value=2**80),
-    st.floats(),
-    st.text(st.characters(), max_size=300),
-    st.binary(max_size=20),
-    st.datetimes(timezones=st.none() | st.just(UTC) | st.just(EAST) | st.just(WEST)),
-    st.timedeltas(),
-    st.decimals(),
-    st.uuids(),
-    st.sampled_from([*JobStatus, *(status.value for status in JobStatus), object(), {1}, 1j, 10**400]),
-)
-ANYTHING = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner),
-    max_leaves=5,
-)
-SUBMITTED_FIELDS = [field for field in Job.__dataclass_fields__ if field != "task"]
-
-
-@settings(
-    max_examples=100,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(fields=st.dictionaries(st.sampled_from(SUBMITTED_FIELDS), ANYTHING, max_size=2))
-def test_submitted_value_is_stored_whole_or_refused(app: Any, fields: Any) -> None:
-    jobs = app.jobs
-    handle = jobs.handle()
-    before = sum(jobs.count_by_status().values())
-    try:
-        job_id = handle.submit(Job(task="nobody.knows", **fields))
-    except ApiUsageError:
-        assert sum(jobs.count_by_status().values()) == before
-        return
-    assert jobs.find(limit=1)[0].id == job_id
-    assert sum(jobs.count_by_status().values()) <= before + 1
-    assert handle.get_job().username is None

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -21,7 +21,6 @@ from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job as job_table
 from jobhandle_celery.store import records
 from jobhandle_celery.worker.message_guard import DEEPEST, MessageRefused
-from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 
 EAST = timezone(timedelta(hours=14))
@@ -77,14 +76,12 @@ VALUES = LEAVES | st.recursive(
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Any]:
+def app(database_url: str, make_jobs_app: Callable[..., Any]) -> Any:
     """An app whose tasks this process runs as a pool process would, under a worker's lease."""
-    own = {"task_default_queue": f"queue-{uuid.uuid4().hex}", "jobhandle_lease": 3600}
-    app: Any = make_app("memory://", database_url, own)
+    app = make_jobs_app(database_url, jobhandle_lease=3600)
     app.task(name="values.echo", bind=True, shared=False)(echo)
     become_worker(app)
-    yield app
-    app.jobs.close()
+    return app
 
 
 def check(app: Any, value: Any) -> None:

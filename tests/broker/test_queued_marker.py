@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +19,14 @@ from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.broker.queued_marker import QueuedMarker
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
-from tests.apps import make_app
 from tests.support import a_soft_limit_of, eventually
 
 ADD = Job(task="tests.add", args=[1, 2])
 
 
 @pytest.fixture
-def jobs(database_url: str) -> Iterator[Any]:
-    app: Any = make_app("memory://", database_url)
-    yield app.jobs
-    app.jobs.close()
+def jobs(database_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(database_url).jobs
 
 
 def statuses(database_url: str) -> list[str]:

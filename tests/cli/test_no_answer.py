@@ -12,7 +12,6 @@ from jobhandle_celery.cli.deadline import BackgroundCall, NoAnswerError
 from jobhandle_celery.cli.doctor import CHECKS, findings
 from jobhandle_celery.store.diagnostics import Diagnostics
 from jobhandle_celery.store.stats import Stats
-from tests.apps import make_app
 from tests.cli.runner import run_command
 
 Block = Callable[..., None]
@@ -38,10 +37,8 @@ def block(monkeypatch: pytest.MonkeyPatch) -> Iterator[Block]:
 
 
 @pytest.fixture
-def app(sqlite_url: str) -> Iterator[Any]:
-    app: Any = make_app("memory://", sqlite_url)
-    yield app
-    app.jobs.close()
+def app(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(sqlite_url)
 
 
 def doctor(app: Any) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from click.shell_completion import BashComplete
 
 from jobhandle_celery import Job, JobHandle, Jobs, JobStatus
 from jobhandle_celery.migrations import REVISIONS
-from tests.apps import lines_of, make_app
+from tests.apps import lines_of
 from tests.cli.runner import Shell
 from tests.databases import migrate
 from tests.stage import NOBODY_LISTENS
@@ -40,11 +40,9 @@ def shell_with_worker(sqlite_url: str, redis_url: str, start_worker: StartWorker
 
 
 @pytest.fixture
-def jobs(sqlite_url: str) -> Iterator[Jobs]:
+def jobs(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Any:
     """The jobs of the shell, in this process."""
-    app: Any = make_app("memory://", sqlite_url)
-    yield app.jobs
-    app.jobs.close()
+    return make_jobs_app(sqlite_url).jobs
 
 
 @pytest.fixture

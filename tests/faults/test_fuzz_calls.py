@@ -4,15 +4,13 @@
 """
 
 import math
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.apps import make_app
 from tests.faults.fuzz_calls import CALLS, Call, Caller
 from tests.faults.fuzz_values import INPUTS_OF_A_DATABASE
 
@@ -25,12 +23,10 @@ ENOUGH_FOR_EACH_ERROR = 1_000
 
 
 @pytest.fixture
-def caller(database_url: str) -> Iterator[Caller]:
-    app: Any = make_app("memory://", database_url, {"task_default_queue": f"fuzzed-{uuid.uuid4().hex}"})
-    caller = Caller(app, database_url)
+def caller(database_url: str, make_jobs_app: Callable[..., Any]) -> Iterator[Caller]:
+    caller = Caller(make_jobs_app(database_url), database_url)
     yield caller
     caller.close()
-    app.jobs.close()
 
 
 def test_random_calls_raise_documented_errors_only(
