@@ -1,7 +1,7 @@
 """What a handle does beyond OMERO, and `Jobs`: waiting, results, progress, pruning, keys, schedules."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -129,24 +129,6 @@ def test_stop_request_is_seen_by_all_handles(stage: Stage) -> None:
             caller.raise_if_cancelled()
 
 
-def test_superseded_body_should_stop_and_writes_nothing(stage: Stage) -> None:
-    handle = stage.jobs.handle()
-    handle.submit(ADD)
-    run = stage.claim(handle)
-    body = stage.body_of(run)
-    body.set_progress(1, 2)
-    assert body.set_message("half way") == "from the importer"
-    assert handle.set_status("Finished") is JobStatus.RUNNING
-    before = handle.get_job()
-    assert body.cancel_requested()
-    with pytest.raises(StopRequested):
-        body.raise_if_cancelled()
-    body.set_progress(2, 2)
-    assert body.set_message("done") == "half way"
-    assert not stage.store.runs.finish(run, "5")
-    assert handle.get_job() == before
-
-
 # Running set from outside, release, resubmit.
 
 
@@ -163,21 +145,6 @@ def test_set_status_running_claims_job_from_workers(stage: Stage) -> None:
         assert handle.set_status_and_message("Finished", "by hand") is JobStatus.RUNNING
         assert handle.job_finished() is not None
         assert handle.result() is None
-
-
-def test_claim_before_time_or_after_expiry_is_refused(stage: Stage) -> None:
-    handle = stage.jobs.handle()
-    early = Job(task="tests.add", args=[1, 2], scheduled_for=HOUR)
-    late = Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=-1))
-    for job, reason in ((early, RejectionReason.EARLY), (late, RejectionReason.EXPIRED)):
-        handle.submit(job)
-        before = stage.row(handle.job_id)
-        with pytest.raises(InvalidTransitionError):
-            handle.set_status("Running")
-        assert stage.row(handle.job_id) == before
-        assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(reason)
-    assert handle.job_status() is JobStatus.CANCELLED
-    assert "expired" in handle.job_message()
 
 
 def test_release_accepts_waiting_jobs_only(stage: Stage) -> None:
@@ -287,25 +254,6 @@ def test_unfinished_job_with_unique_key_exists_once(stage: Stage) -> None:
     assert other.submit(keyed) == first
 
 
-def test_concurrent_submits_of_one_key_insert_one_job(stage: Stage) -> None:
-    keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
-    ids: list[int] = []
-    start = threading.Barrier(8)
-
-    def submit() -> None:
-        start.wait()
-        ids.append(stage.jobs.handle().submit(keyed))
-
-    threads = [threading.Thread(target=submit) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(ids) == 8
-    assert len(set(ids)) == 1
-    assert sum(stage.jobs.count_by_status().values()) == 1
-
-
 # Schedules.
 
 
@@ -315,22 +263,3 @@ def test_job_is_published_by_sweep_when_its_time_comes(stage: Stage) -> None:
     handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=timedelta(seconds=0.3)))
     assert handle.job_status() is JobStatus.WAITING
     eventually(lambda: jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
-
-
-def test_expired_job_is_cancelled_by_sweep(stage: Stage) -> None:
-    expires = timedelta(seconds=0.2)
-    handles = [stage.jobs.handle(), stage.jobs.handle(), stage.offline.handle()]
-    handles[0].submit(Job(task="tests.add", args=[1, 2], expires=expires))
-    handles[1].submit(Job(task="tests.add", args=[1, 2], expires=expires, status=JobStatus.WAITING))
-    handles[2].submit(Job(task="tests.add", args=[1, 2], expires=expires))
-    running = stage.jobs.handle()
-    running.submit(Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=5)))
-    stage.claim(running)
-    for handle in handles:
-        eventually(lambda: stage.jobs.sweep() and handle.job_status() is JobStatus.CANCELLED)  # noqa: B023
-        assert "expired" in handle.job_message()
-        assert handle.get_job().started is None
-    expiry = running.get_job().expires
-    assert isinstance(expiry, datetime)
-    eventually(lambda: datetime.now(UTC) > expiry and stage.jobs.sweep())
-    assert running.job_running()

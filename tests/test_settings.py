@@ -1,8 +1,9 @@
 """Wrong settings, database URLs and schemas: each error says what to do, none shows a password."""
 
+import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,13 @@ SECRET = "hunter2-hunter2"
 ADD = Job(task="tests.add", args=[1, 2])
 
 
+@pytest.fixture(autouse=True)
+def _password_is_not_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.DEBUG):
+        yield
+    assert SECRET not in caplog.text
+
+
 def jobs_of(database: Any, **settings: Any) -> Any:
     return Jobs(make_app("memory://", None, settings), database)
 
@@ -38,7 +46,11 @@ def jobs_of(database: Any, **settings: Any) -> Any:
 def shown_text(error: BaseException) -> str:
     """Return all that a log would show of an error and its causes."""
     shown = "".join(traceback.format_exception(error))
-    return f"{shown}\n{error!r}"
+    chain: BaseException | None = error
+    while chain is not None:
+        shown += f"{chain!r} {chain.args!r}\n"
+        chain = chain.__cause__ or chain.__context__
+    return shown
 
 
 # Settings.
@@ -146,6 +158,8 @@ def test_missing_database_setting_raises_with_a_hint() -> None:
         f"nosuch://ann:{SECRET}@host/name",
         f"postgresql://ann:{SECRET}@host:port/name",
         f"postgresql+nosuch://ann:{SECRET}@host/name",
+        f"postgresql//ann:{SECRET}@host/name",
+        f"ann:{SECRET}@host",
         sqlalchemy.URL.create("nosuch", "ann", SECRET, "host"),
         5,
         Path("jobs.sqlite3"),
@@ -168,10 +182,17 @@ def test_database_in_memory_is_refused(url: str) -> None:
         jobs_of(url)
 
 
-@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "sqlite+aiosqlite"])
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "sqlite+aiosqlite", "mysql+aiomysql"])
 def test_async_driver_is_refused_with_a_working_drivers_name(driver: str) -> None:
     with pytest.raises(ConfigurationError, match=r"async.*(postgresql\+psycopg|sqlite)") as caught:
         jobs_of(f"{driver}://ann:{SECRET}@host/name")
+    assert SECRET not in shown_text(caught.value)
+
+
+@pytest.mark.parametrize("url", ["oracle://ann:{}@host/name", "postgresql://ann:{}@[/name"])
+def test_unusable_database_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(JobHandleError) as caught:
+        jobs_of(url.format(SECRET)).find()
     assert SECRET not in shown_text(caught.value)
 
 
@@ -230,26 +251,23 @@ def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 )
 def test_unreachable_server_is_named_without_the_password(url: str) -> None:
     jobs = jobs_of(url)
-    uses: list[Callable[[], Any]] = [
-        jobs.find,
-        jobs.sweep,
-        jobs.upgrade_schema,
-        lambda: jobs.handle().submit(ADD),
-        lambda: jobs.attach(1),
-    ]
-    for use in uses:
+    for use in (jobs.upgrade_schema, *uses_of(jobs)):
         with pytest.raises(DatabaseUnavailableError, match=r"127\.0\.0\.1") as caught:
             use()
         assert isinstance(caught.value, ConnectionError)
         assert SECRET not in shown_text(caught.value)
-    assert SECRET not in repr(jobs)
+    for shown in (jobs, jobs._app, jobs._runtime, jobs._runtime.store, jobs._runtime.store.database):
+        assert SECRET not in repr(shown)
 
 
 def test_wrong_password_is_reported_without_the_password(postgresql_url: str) -> None:
     right = sqlalchemy.make_url(postgresql_url)
-    wrong_name = right.set(database="nosuch")
     assert right.password is not None
-    for url, reason in ((right.set(password=SECRET), "password"), (wrong_name, "nosuch")):
+    for url, reason in (
+        (right.set(password=SECRET), "password"),
+        (right.set(username="nobody_of_that_name"), "nobody_of_that_name"),
+        (right.set(database="nosuch"), "nosuch"),
+    ):
         with pytest.raises(DatabaseUnavailableError, match=reason) as caught:
             jobs_of(url).find()
         assert SECRET not in shown_text(caught.value)
@@ -305,7 +323,9 @@ def uses_of(jobs: Any) -> list[Callable[[], Any]]:
         jobs.count_by_status,
         jobs.sweep,
         lambda: jobs.attach(1),
-        lambda: jobs.handle().submit(ADD),
+        lambda: jobs.events(1),
+        lambda: jobs.handle(username="ann").submit(ADD),
+        lambda: jobs.submit_many([ADD]),
         lambda: jobs.cancel_many(task="a"),
         lambda: jobs.prune(0),
     ]

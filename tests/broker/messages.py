@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from jobhandle_celery import Job
-from jobhandle_celery.broker.headers import PLAIN_CONTENT_TYPES
 
 ADD = Job(task="tests.add", args=[1, 2])
 REFUSING_BROKERS = {"redis": "redis://127.0.0.1:1/0", "amqp": "amqp://127.0.0.1:1//"}
@@ -20,18 +19,3 @@ def received(app: Any, queue: str | None = None) -> list[Any]:
         while message := channel.basic_get(queue or app.conf.task_default_queue, no_ack=True):
             messages.append(message)
     return messages
-
-
-def envelope_of(message: Any) -> Any:
-    """The route and the encoding of a message."""
-    properties = message.properties
-    return (
-        message.delivery_info["exchange"],
-        message.delivery_info["routing_key"],
-        properties["priority"],
-        properties["delivery_mode"],
-        # A worker replaces a job's once it has checked it (tests/test_message_guard.py).
-        PLAIN_CONTENT_TYPES[message.content_type],
-        message.content_encoding,
-        message.headers.get("compression"),
-    )

@@ -81,6 +81,8 @@ CASES: dict[str, Case] = {
         "headers",
     )},
     "route headers, and option headers": (by_route(headers={"a": 1}), {"headers": {"b": 2}}),
+    "a route by pattern": ({"task_routes": ([("tests.*", {"queue": "fast"})],)}, {}),
+    "an option before a route": (by_route(queue="images"), {"queue": "fast"}),
     "a route that is a function": ({"task_routes": (lambda *_, **__: {"queue": "fast", "priority": 5},)}, {}),
     "a queue's own delivery mode": ({}, {"queue": "images"}),
     **{f"configuration {name}": (given, {}) for name, given in CONFIGURATION.items()},

@@ -41,10 +41,7 @@ def deaf(path: str, seconds: float) -> str:
 
 @task(acks_late=True)
 def deaf_late(path: str, seconds: float) -> str:
-    append_line(path, "begun")
-    time.sleep(seconds)
-    append_line(path, "ended")
-    return "slept"
+    return str(deaf(path, seconds))
 
 
 @task()
@@ -69,6 +66,11 @@ def until_there(path: str, sign: str) -> str:
         time.sleep(0.02)
     append_line(path, "ended")
     return "seen"
+
+
+@task(acks_late=True)
+def until_there_late(path: str, sign: str) -> str:
+    return str(until_there(path, sign))
 
 
 @task()

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from jobhandle_celery import StopRequested, current_job
+from jobhandle_celery import StopRequested
 from tests.apps import append_line
 from tests.worker.base_app import task
 
@@ -95,13 +95,6 @@ def reject_once(path: str) -> str:
     if first:
         raise Reject("not now", requeue=True)
     return "second"
-
-
-@task()
-def waits_for_itself() -> None:
-    job = current_job()
-    assert job is not None
-    job.result()
 
 
 @task(bind=True)

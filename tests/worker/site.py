@@ -16,6 +16,7 @@ from celery.result import AsyncResult
 
 from jobhandle_celery import Job, JobHandle, Jobs
 from tests.reaper import Reaper
+from tests.servers import execute
 from tests.support import eventually
 from tests.workers import WorkerProcess
 
@@ -177,6 +178,12 @@ class Events:
 
 
 NewSite = Callable[..., Site]
+
+
+def leases_until(site: Site, condition: str) -> int:
+    """Return how many workers have a lease until a moment that the condition names."""
+    counted = f"SELECT count(*) FROM jobhandle_worker WHERE lease_until > {condition}"
+    return int(execute(site.database_url, counted)[0][0])
 
 
 def statuses(site: Site, handle: JobHandle) -> Sequence[str]:

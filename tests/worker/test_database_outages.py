@@ -1,15 +1,11 @@
 """In a database outage workers keep running, and write their outcomes afterwards."""
 
 import json
-import os
 import time
-import uuid
 
 import pytest
 
 from jobhandle_celery import DatabaseUnavailableError, JobStatus
-from jobhandle_celery.runtime import runtime_of
-from jobhandle_celery.store import Run, Worker
 from tests.apps import lines_of
 from tests.databases import migrate
 from tests.servers import PostgresqlServer, execute
@@ -137,24 +133,3 @@ def test_worker_lost_in_an_outage_is_found_after_it(
 
     assert handle.wait(30) is JobStatus.ERROR
     assert "lost" in handle.job_message()
-
-
-def test_delayed_pass_declares_no_worker_lost(new_site: NewSite) -> None:
-    # The database, or the sweeper, hung between the beginning of a pass and its check of the
-    # leases. No worker could renew meanwhile.
-    site = new_site(settings={"jobhandle_lease": 2.4})
-    store = runtime_of(site.app).store
-    worker = Worker("healthy", str(uuid.uuid4()), os.getpid())
-    handle, message = site.submit_parked("add", 1, 2)
-    run = Run(handle.job_id, json.loads(message)["headers"]["id"], 1, str(uuid.uuid4()), worker)
-    store.leases.renew(worker)
-    assert store.runs.claim(run, "worker.add") == run
-    eventually(lambda: store.leases.renew(worker) and store.sweep.begin_pass())
-
-    held_up = time.monotonic()
-    eventually(lambda: time.monotonic() - held_up > 3)
-    for worker_uid in store.leases.lapsed_workers():
-        store.leases.reap(worker_uid)
-
-    assert handle.job_running()
-    assert store.runs.finish(run, "3")

@@ -1,10 +1,14 @@
 """However a body ends, its job ends in the right status, with a readable message."""
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from jobhandle_celery import Failure, JobHandle, JobStatus
+from jobhandle_celery.serialization import LIMIT
 from tests.apps import lines_of
 from tests.support import eventually
 from tests.worker.site import NewSite, Site, statuses
@@ -81,7 +85,9 @@ def test_hard_time_limit_ends_the_body(site: Site, task: str) -> None:
 
 def test_time_limit_by_remote_control_applies_to_later_jobs(site: Site) -> None:
     def limit(seconds: float | None) -> None:
-        answers: Any = site.app.control.time_limit("worker.attentive", hard=seconds, reply=True, timeout=10)
+        answers: Any = site.app.control.time_limit(
+            "worker.attentive", hard=seconds, reply=True, limit=1, timeout=10
+        )
         assert "'ok'" in str(answers)
 
     limit(1)
@@ -128,39 +134,6 @@ def test_redelivery_of_lost_late_ack_task_does_not_restart_it(site: Site) -> Non
     assert failure_of(handle).type == "WorkerLostError"
     site.submit("add", 1, 1).result(timeout=20)
     assert lines_of(path) == ["begun"]
-
-
-def test_ignore_in_body_ends_finished(site: Site) -> None:
-    handle = site.submit("ignore")
-
-    assert handle.wait(20) is JobStatus.FINISHED
-    assert handle.result() is None
-
-
-def test_wait_in_body_fails_at_once(site: Site) -> None:
-    """As Celery's get() does: the job may need the process that waits (fault 16)."""
-    failure = failure_of(site.submit("waits_for_itself"))
-
-    assert failure.type == "RuntimeError"
-    assert "never wait for a job within a task" in failure.message
-
-
-def test_ignored_result_need_not_be_json(site: Site) -> None:
-    """The row has null, whatever the body returned (fault 14)."""
-    handle = site.jobs.handle()
-    signature: Any = site.app.signature("worker.unserialisable_result")
-    handle.submit(signature.set(ignore_result=True))
-
-    assert handle.result(timeout=20) is None
-
-
-def test_reject_in_body_ends_in_error(site: Site) -> None:
-    handle = site.submit("reject")
-
-    failure = failure_of(handle)
-
-    assert failure.type == "Reject"
-    assert "not mine" in failure.message
 
 
 def test_reject_with_requeue_runs_again(site: Site) -> None:
@@ -225,6 +198,34 @@ def test_retry_raised_by_hand_ends_in_error(site: Site) -> None:
 
     assert failure.kind == "task"
     assert "raised by hand" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "words"),
+    [
+        ("result_of_length", [LIMIT], "more than 1,048,576"),
+        ("unserialisable_result", [], "is not JSON"),
+        ("result_holding_itself", [], "is not JSON"),
+    ],
+)
+def test_result_that_cannot_be_stored_ends_in_error(
+    site: Site, task: str, arguments: list[int], words: str
+) -> None:
+    handle = site.submit(task, *arguments)
+
+    failure = failure_of(handle)
+
+    assert "the result" in failure.message
+    assert words in failure.message
+    assert failure.message in handle.job_message()
+
+
+def test_result_keeps_its_types_up_to_the_size_limit(site: Site) -> None:
+    given = [datetime(2024, 2, 29, tzinfo=UTC), UUID(int=7), Decimal("3.1400"), b"\x00\xff"]
+    length = LIMIT - len('""')
+
+    assert site.submit("same", given).result(timeout=20) == given
+    assert len(site.submit("result_of_length", length).result(timeout=20)) == length
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -97,12 +97,12 @@ def test_idle_workers_share_one_pass_per_interval(new_site: NewSite) -> None:
         worker.wait_until_ready()
     passes: list[datetime] = []
 
-    def ten_passes() -> bool:
+    def five_passes() -> bool:
         rows = execute(site.database_url, "SELECT last_pass_at FROM jobhandle_sweep")
         if rows and rows[0][0] not in passes:
             passes.append(rows[0][0])
-        return len(passes) == 10
+        return len(passes) == 5
 
-    eventually(ten_passes)
+    eventually(five_passes)
 
     assert all(later - earlier >= timedelta(seconds=0.5) for earlier, later in pairwise(passes)), passes

@@ -93,11 +93,6 @@ def test_plain_task_ends_as_in_plain_celery(site: Site, events: Events, scenario
     assert outcome(site, events, WITH_JOBS, name, arguments) == outcome(site, events, PLAIN, name, arguments)
 
 
-def canvas(site: Site, queue: str) -> Callable[..., Any]:
-    """Return what makes signatures of this folder's tasks, bound for a queue."""
-    return lambda task, *args: site.app.signature(f"worker.{task}", args=args, queue=queue)
-
-
 def settled(result: Any) -> tuple[Any, Any]:
     # The states of the whole family, and the value of the last.
     eventually(result.ready)
@@ -110,62 +105,49 @@ def settled(result: Any) -> tuple[Any, Any]:
     return states, repr(result.get(propagate=False))
 
 
-@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_chain_runs_to_its_end(site: Site, queue: str) -> None:
-    task = canvas(site, queue)
+Canvas = Callable[[Callable[..., Any], str], Any]
+"""Makes a canvas of a function that makes signatures, and a file."""
 
-    result = chain(task("add", 1, 2), task("add", 3), task("add", 4)).apply_async()
-
-    assert settled(result) == (["SUCCESS"] * 3, "10")
-
-
-@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_chain_with_a_retry_runs_to_its_end(site: Site, queue: str) -> None:
-    task, path = canvas(site, queue), site.new_file()
-
-    result = chain(task("retry_times", str(path), 2), task("add", 3)).apply_async()
-
-    assert settled(result) == (["SUCCESS"] * 2, "5")
-
-
-@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_chain_ends_where_a_task_fails(site: Site, queue: str) -> None:
-    task = canvas(site, queue)
-
-    result = chain(task("raise_value_error", "broken"), task("add", 3)).apply_async()
-
-    assert settled(result) == (["FAILURE", "FAILURE"], "ValueError('broken')")
+CANVASES: dict[str, tuple[Canvas, tuple[list[str], Any]]] = {
+    "chain": (lambda of, _: chain(of("add", 1, 2), of("add", 3), of("add", 4)), (["SUCCESS"] * 3, "10")),
+    "chain with a retry": (
+        lambda of, path: chain(of("retry_times", path, 2), of("add", 3)),
+        (["SUCCESS"] * 2, "5"),
+    ),
+    "chain that fails": (
+        lambda of, _: chain(of("raise_value_error", "broken"), of("add", 3)),
+        (["FAILURE"] * 2, "ValueError('broken')"),
+    ),
+    "group": (lambda of, _: group(of("add", n, 1) for n in range(5)), (["SUCCESS"] * 5, [1, 2, 3, 4, 5])),
+}
 
 
-@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_group_gathers_its_results(site: Site, queue: str) -> None:
-    task = canvas(site, queue)
-
-    result = group(task("add", number, 1) for number in range(5)).apply_async()
-
-    assert settled(result) == (["SUCCESS"] * 5, [1, 2, 3, 4, 5])
+def signatures(site: Site) -> Callable[..., Any]:
+    return lambda task, *args: site.app.signature(f"worker.{task}", args=args, queue=WITH_JOBS)
 
 
-@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_chord_calls_its_body(site: Site, queue: str) -> None:
-    task, path = canvas(site, queue), site.new_file()
+@pytest.mark.parametrize("name", CANVASES)
+def test_canvas_runs_to_its_end(site: Site, name: str) -> None:
+    make, expected = CANVASES[name]
 
-    result = chord([task("add", 1, 2), task("retry_times", str(path), 1)], task("same")).apply_async()
+    assert settled(make(signatures(site), str(site.new_file())).apply_async()) == expected
+
+
+def test_chord_calls_its_body(site: Site) -> None:
+    of, path = signatures(site), str(site.new_file())
+
+    result = chord([of("add", 1, 2), of("retry_times", path, 1)], of("same")).apply_async()
 
     eventually(result.ready)
     assert sorted(result.get()) == [1, 3]
 
 
-@pytest.mark.parametrize("queue", [WITH_JOBS, PLAIN])
-def test_link_and_errback_are_called(site: Site, queue: str) -> None:
-    task, path = canvas(site, queue), site.new_file()
+def test_link_and_errback_are_called(site: Site) -> None:
+    of, path = signatures(site), site.new_file()
 
-    task("add", 1, 2).apply_async(link=_immutable(task("append", str(path), "link")))
-    task("raise_value_error", "x").apply_async(link_error=_immutable(task("append", str(path), "errback")))
+    of("add", 1, 2).apply_async(link=of("append", str(path), "link").set(immutable=True))
+    of("raise_value_error", "x").apply_async(
+        link_error=of("append", str(path), "errback").set(immutable=True)
+    )
 
     eventually(lambda: sorted(lines_of(path)) == ["errback", "link"])
-
-
-def _immutable(signature: Any) -> Any:
-    signature.immutable = True
-    return signature

@@ -7,7 +7,7 @@ import pytest
 from jobhandle_celery import JobStatus
 from tests.apps import lines_of
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.site import NewSite, Site, leases_until
 
 LEASE = 2
 
@@ -60,13 +60,16 @@ def test_terminate_ends_a_body_where_the_pool_can(site: Site, pool: str) -> None
 
 
 def test_lease_is_renewed_during_a_longer_body(site: Site) -> None:
-    path = site.new_file()
-    handle = site.submit("deaf", str(path), 2 * LEASE)
+    path, sign = site.new_file(), site.new_file()
+    handle = site.submit("until_there", str(path), str(sign))
+    eventually(handle.job_running)
 
     # Another process sweeps, too.
-    eventually(lambda: site.jobs.sweep() and handle.job_status().final, timeout=30)
+    outlived = f"(SELECT started FROM jobhandle_job WHERE id = {handle.job_id}) + interval '{2 * LEASE} s'"
+    eventually(lambda: site.jobs.sweep() and leases_until(site, outlived), timeout=30)
+    sign.touch()
 
-    assert handle.result() == "slept"
+    assert handle.result(20) == "seen"
     assert handle.get_job().attempt == 1
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
+from tests.servers import execute
 from tests.support import eventually
-from tests.worker.site import NewSite, Site, statuses
+from tests.worker.site import NewSite, Site, leases_until, statuses
 
 LEASE = 2
 
@@ -20,11 +21,11 @@ def pids_in(path: Path) -> list[str]:
     return [pid for pid, _ in groupby(line.split()[-2] for line in lines)]
 
 
-def running(site: Site, *tasks: str, seconds: Sequence[float] = (60,)) -> list[tuple[JobHandle, Path]]:
+def running(site: Site, *tasks: str, given: Sequence[object] = (60,)) -> list[tuple[JobHandle, Path]]:
     jobs = []
     for task in tasks:
         path = site.new_file()
-        jobs.append((site.submit(task, str(path), *seconds), path))
+        jobs.append((site.submit(task, str(path), *given), path))
     for _, path in jobs:
         eventually(path.exists)
     return jobs
@@ -42,13 +43,19 @@ def assert_given_back_and_finished(site: Site, handle: JobHandle, path: Path) ->
 def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(pool=pool, concurrency=2)
-    tasks = ["deaf"] if pool == "solo" else ["deaf", "deaf_late"]
-    jobs = running(site, *tasks, seconds=[2 * LEASE + 0.5])
+    sign = site.new_file()
+    jobs = running(
+        site, *["until_there", "until_there_late"][: 1 if pool == "solo" else 2], given=[str(sign)]
+    )
+    [(terminated,)] = execute(site.database_url, "SELECT clock_timestamp()")
 
     worker.terminate()
 
-    # Another process sweeps meanwhile.
-    eventually(lambda: site.jobs.sweep() and not worker.is_running(), timeout=30)
+    # The lease is renewed during the shutdown, while another process sweeps.
+    renewed = f"'{terminated.isoformat()}'::timestamptz + interval '{1.5 * LEASE} s'"
+    eventually(lambda: site.jobs.sweep() and leases_until(site, renewed), timeout=30)
+    sign.touch()
+    eventually(lambda: not worker.is_running(), timeout=30)
     for handle, path in jobs:
         assert handle.job_status() is JobStatus.FINISHED
         assert handle.get_job().attempt == 1
@@ -59,7 +66,7 @@ def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
 def test_cold_shutdown_gives_jobs_back(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(concurrency=2)
-    jobs = running(site, "ticking", "ticking_late", seconds=[60, 1])
+    jobs = running(site, "ticking", "ticking_late", given=[60, 1])
     site.start(concurrency=2)
 
     worker.quit()
@@ -72,8 +79,8 @@ def test_cold_shutdown_gives_jobs_back(new_site: NewSite) -> None:
 def test_soft_shutdown_waits_and_gives_the_rest_back(new_site: NewSite) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE, "worker_soft_shutdown_timeout": 2})
     worker = site.start(concurrency=3)
-    long, long_late = running(site, "ticking", "ticking_late", seconds=[60, 0.5])
-    [(short, _)] = running(site, "deaf", seconds=[1])
+    long, long_late = running(site, "ticking", "ticking_late", given=[60, 0.5])
+    [(short, _)] = running(site, "deaf", given=[1])
 
     worker.quit()
 
@@ -91,7 +98,7 @@ def test_soft_shutdown_waits_and_gives_the_rest_back(new_site: NewSite) -> None:
 def test_cold_shutdown_of_other_pools_neither_loses_nor_doubles(new_site: NewSite, pool: str) -> None:
     site = new_site(settings={"jobhandle_lease": LEASE})
     worker = site.start(pool=pool, concurrency=2)
-    [(handle, path)] = running(site, "ticking", seconds=[5, 1])
+    [(handle, path)] = running(site, "ticking", given=[3, 1])
     site.start(concurrency=1)
 
     worker.quit()
