@@ -58,6 +58,14 @@ def job_of(headers: Any) -> tuple[int, int] | None:
     raise ValueError(f"malformed {HEADER} header: {header!r:.200}")
 
 
+def readable_job_of(headers: Any) -> tuple[int, int] | None:
+    """As `job_of`, but None for a malformed header, too."""
+    try:
+        return job_of(headers)
+    except ValueError:
+        return None
+
+
 def job_of_context(context: Any) -> tuple[int, int] | None:
     """As `job_of`, from the request that a task sees (celery.app.task.Context).
 

@@ -23,7 +23,14 @@ from celery.exceptions import InvalidTaskError
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from .. import celery_compat
-from ..broker.headers import CONTENT_TYPE, HEADER, PLAIN_CONTENT_TYPES, SIGNED_CONTENT_TYPE, job_of
+from ..broker.headers import (
+    CONTENT_TYPE,
+    HEADER,
+    PLAIN_CONTENT_TYPES,
+    SIGNED_CONTENT_TYPE,
+    job_of,
+    readable_job_of,
+)
 from ..runtime import DeferredWrite, RedeliveredMessage, runtime_of
 from ..serialization import is_nested_deeper
 
@@ -81,7 +88,7 @@ def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None
 
 def _key_if_sent_before(message: Any) -> tuple[int, str, int] | None:
     """Return job id, task id and attempt of a message that was sent, or delivered, before."""
-    job = _job_of(message)
+    job = readable_job_of(message.headers)
     if job is None:
         return None
     redelivered = (message.delivery_info or {}).get("redelivered") or message.headers.get("redelivered")
@@ -226,22 +233,15 @@ def _log_refused(message: Any, reason: str) -> None:
 
 
 def _send_back(app: Celery, message: Any, reason: str | None = None) -> None:
-    runtime, job = runtime_of(app), _job_of(message)
+    runtime, job = runtime_of(app), readable_job_of(message.headers)
     if job is not None:
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
         write = partial(runtime.store.runs.send_back, job[0], task_id, job[1], task, runtime.me(), reason)
         runtime.deferred_writes.put(DeferredWrite(task_id, write))
 
 
-def _job_of(message: Any) -> tuple[int, int] | None:
-    try:
-        return job_of(message.headers)
-    except ValueError:
-        return None
-
-
 def _name_of(message: Any) -> str:
-    job = _job_of(message)
+    job = readable_job_of(message.headers)
     return "a message that names no job" if job is None else f"job {job[0]}"
 
 

@@ -18,12 +18,12 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from .. import celery_compat
-from ..broker.headers import HEADER, job_of, sensitive_of
+from ..broker.headers import HEADER, readable_job_of, sensitive_of
 from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
-from ..store import LostJob, ProcessRef
+from ..store import LostJob, ProcessRef, Store, Worker
 from .current_run import HARD_LIMIT, unclaimed
 from .decision import lost_process, time_limit_failure
 from .message_guard import TaskRefused, refuse_request
@@ -76,31 +76,18 @@ class JobRequest:
     @property
     def is_job(self) -> bool:
         """True if the message is a job's, well-formed."""
-        return self._job() is not None
+        return readable_job_of(self.request_dict) is not None
 
     @property
     def key(self) -> tuple[int, str, int]:
         """Job id, task id and attempt of a job's message."""
-        job_id, attempt = self._job() or (0, 0)
+        job_id, attempt = readable_job_of(self.request_dict) or (0, 0)
         return job_id, self.id, attempt
-
-    def _job(self) -> tuple[int, int] | None:
-        try:
-            return job_of(self.request_dict)
-        except ValueError:
-            return None
 
     def _hide_arguments(self) -> None:
         # Where bodies run in this process, the arguments are in what it stores in the result backend.
         if sensitive_of(self.request_dict):
             hide_sensitive(self.task.backend)
-
-    def _process_ref(self) -> ProcessRef | None:
-        runtime, job = runtime_of(self.app), self._job()
-        if job is None or runtime.worker is None or runtime.worker.worker_uid is None:
-            return None
-        pid = self.worker_pid if runtime.prefork else os.getpid()
-        return None if pid is None else ProcessRef(job[0], self.id, job[1], runtime.worker.worker_uid, pid)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap the methods that the class derived by Celery for a task overrides."""
@@ -151,7 +138,7 @@ class JobRequest:
             if refusals >= REFUSALS:
                 latest = latest.plainer(error)
 
-        runtime.deferred_writes.put(DeferredWrite(self.id, write, refused=refused))
+        self._later(write, refused=refused)
 
     def _report(self, outcome: Outcome, written: Any) -> object:
         """Step 5 of the executor, for an outcome that this process has written."""
@@ -204,23 +191,16 @@ class JobRequest:
         try:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]  # a mixin
         finally:
-            if self.is_job:
-                self._note_failure(self._error)
-
-    def _note_failure(self, error: BaseException) -> None:
-        ref = self._process_ref()
-        if ref is not None and isinstance(error, _LOST):
-            reason = lost_process(error)
-            # Or the stored record: the child may have written its outcome before it ended.
-            self._later(lambda: self._lose(ref, reason), ref)
-
-    def _lose(self, ref: ProcessRef, reason: str) -> object:
-        store, me = runtime_of(self.app).store, runtime_of(self.app).me()
-        return (
-            store.recovery.lose(ref, reason, me)
-            or store.recovery.lose_unstarted((ref.job_id, ref.task_id, ref.attempt), me)
-            or store.queries.job(ref.job_id, None)
-        )
+            if isinstance(self._error, _LOST):
+                reason = lost_process(self._error)
+                # Or the stored record: the child may have written its outcome before it ended.
+                self._write_once_gone(
+                    lambda store, ref, me: (
+                        store.recovery.lose(ref, reason, me)
+                        or store.recovery.lose_unstarted(self.key, me)
+                        or store.queries.job(ref.job_id, None)
+                    )
+                )
 
     def send_event(self, type: str, **fields: Any) -> None:
         """Send an event of Celery's; drop or change one that would show a job in a wrong state in Flower."""
@@ -240,10 +220,9 @@ class JobRequest:
         try:
             super().on_timeout(soft, timeout)  # type: ignore[misc]  # a mixin
         finally:
-            if not soft and (ref := self._process_ref()) is not None:
-                store, me = runtime_of(self.app).store, runtime_of(self.app).me()
+            if not soft:
                 failure = time_limit_failure(TimeLimitExceeded(timeout))
-                self._later(lambda: store.recovery.fail_process(ref, failure, me), ref)
+                self._write_once_gone(lambda store, ref, me: store.recovery.fail_process(ref, failure, me))
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
         """Give the job back when Celery cuts its body off: at a cold shutdown, or when the broker is gone.
@@ -260,11 +239,11 @@ class JobRequest:
             # The solo pool cannot end a body, and calls this from within that body: the body continues.
             self._cut_off = False
         finally:
-            if self._cut_off and (ref := self._process_ref()) is not None:
-                store, me = runtime_of(self.app).store, runtime_of(self.app).me()
-                self._later(lambda: store.recovery.give_back(ref, "its worker cut it off", me), ref)
-                if self._eventer and self._eventer.enabled and self.task.send_events:
-                    runtime_of(self.app).cut_off.append(self.key)
+            noted = self._cut_off and self._write_once_gone(
+                lambda store, ref, me: store.recovery.give_back(ref, "its worker cut it off", me)
+            )
+            if noted and self._eventer and self._eventer.enabled and self.task.send_events:
+                runtime_of(self.app).cut_off.append(self.key)
 
     def revoke_running(self, pool: Any) -> None:
         """End the process of this body as a revoke, in Celery's terms."""
@@ -300,7 +279,7 @@ class JobRequest:
 
     def maybe_expire(self) -> bool:
         """Let the row decide: Celery would also refuse all later messages of that task id."""
-        return False if self._job() is not None else super().maybe_expire()  # type: ignore[misc]  # a mixin
+        return False if self.is_job else super().maybe_expire()  # type: ignore[misc]  # a mixin
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         self._hide_arguments()
@@ -311,35 +290,38 @@ class JobRequest:
                 self._note_revoked(terminated, signum)
 
     def _note_revoked(self, terminated: bool, signum: Any) -> None:
-        store, me = runtime_of(self.app).store, runtime_of(self.app).me()
-        job_id, task_id, _ = self.key
-        if terminated and (ref := self._process_ref()) is not None:
+        if terminated:
             message = f"its process was terminated ({signum})"
-            self._later(lambda: store.recovery.stop_process(ref, message, me), ref)
-        elif not terminated:
-            # Another program revoked the task id; this message may be a duplicate of the one that runs.
-            self._later(lambda: store.control.cancel(job_id, None, terminate=False, task_id=task_id))
+            self._write_once_gone(lambda store, ref, me: store.recovery.stop_process(ref, message, me))
+            return
+        # Another program revoked the task id; this message may be a duplicate of the one that runs.
+        (job_id, task_id, _), runtime = self.key, runtime_of(self.app)
+        self._later(lambda: runtime.store.control.cancel(job_id, None, terminate=False, task_id=task_id))
 
     def _retry_worker_lost(self, *args: Any) -> bool:
         # Celery would publish a message with an ETA; the row decides whether a lost job runs again.
-        return False if self._job() is not None else super()._retry_worker_lost(*args)  # type: ignore[misc]  # a mixin
+        return False if self.is_job else super()._retry_worker_lost(*args)  # type: ignore[misc]  # a mixin
 
-    def _later(self, write: Callable[[], object], ref: ProcessRef | None = None) -> None:
-        """Let housekeeping make a write; with `ref`, once the child of that run is gone."""
-        runtime = runtime_of(self.app)
-        if ref is None:
-            runtime.deferred_writes.put(DeferredWrite(self.id, write))
-            return
+    def _later(self, write: Callable[[], object], **options: Any) -> None:
+        """Let housekeeping make a write; see `DeferredWrite` for the options."""
+        runtime_of(self.app).deferred_writes.put(DeferredWrite(self.id, write, **options))
+
+    def _write_once_gone(self, write: Callable[[Store, ProcessRef, Worker], object]) -> bool:
+        """Let housekeeping write how this job's run ended, once its process is gone; False if it has none."""
+        runtime, job = runtime_of(self.app), readable_job_of(self.request_dict)
+        me, pid = runtime.me(), self.worker_pid if runtime.prefork else os.getpid()
+        if job is None or pid is None or me.worker_uid is None:
+            return False
+        ref = ProcessRef(job[0], self.id, job[1], me.worker_uid, pid)
 
         def write_and_leave() -> object:
-            written = write()
+            written = write(runtime.store, ref, me)
             # If another process has ended the row, a resubmit is blocked until the row names no body.
             runtime.store.runs.leave(ref)
             return written
 
-        runtime.deferred_writes.put(
-            DeferredWrite(self.id, write_and_leave, self.worker_pid if runtime.prefork else None)
-        )
+        self._later(write_and_leave, pid=pid if runtime.prefork else None)
+        return True
 
 
 def request_class(plain: type) -> type:
