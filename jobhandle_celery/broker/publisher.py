@@ -32,6 +32,9 @@ BATCH = 500
 BATCH_BYTES = 4 * 2**20
 """Messages, and bytes of arguments, that are published together."""
 
+Built = tuple[PendingMessage, RenderedMessage]
+"""A job, and its message."""
+
 PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds without another try after the first, second, … failure in a row."""
 
@@ -87,9 +90,7 @@ class Publisher:
             with self._connection() as connection:
                 if connection is None:
                     break
-                built, messages = self._build(batch, published)
-                if not self._send_batch(connection, built, messages, published):
-                    self._send_each(connection, built, messages, published)
+                self._send(connection, self._build(batch, published), published)
         return published
 
     @contextmanager
@@ -107,80 +108,59 @@ class Publisher:
             # Another thread may have found the broker unreachable while this one waited for a connection.
             yield connection if self.reachable else None
 
-    def _build(
-        self, jobs: Sequence[PendingMessage], published: Published
-    ) -> tuple[list[PendingMessage], list[RenderedMessage]]:
-        """Return the jobs whose messages could be built, and their messages."""
-        built, messages = [], []
+    def _build(self, jobs: Sequence[PendingMessage], published: Published) -> list[Built]:
+        """Return the jobs whose messages could be built, with their messages."""
+        built = []
         builder = self._process_builder()
         for job in jobs:
             try:
-                messages.append(builder.build(job))
-                built.append(job)
+                built.append((job, builder.build(job)))
             except SoftTimeLimitExceeded:
                 raise
             except Exception as error:
                 self._reject_malformed(job, error, published)
-        return built, messages
+        return built
 
-    def _send_batch(
-        self,
-        connection: BrokerConnection,
-        jobs: Sequence[PendingMessage],
-        messages: Sequence[RenderedMessage],
-        published: Published,
-    ) -> bool:
-        """Send messages together, if the broker is reached; return False if each has to be sent by itself."""
+    def _send(self, connection: BrokerConnection, built: Sequence[Built], published: Published) -> None:
+        """Send messages together. If the broker takes no batches, or not this one, send each by itself.
+
+        That shows which messages the broker accepts, and which it rejects.
+        """
+        if not built or not self.reachable:
+            return
+        jobs, single = [job for job, _ in built], len(built) == 1
         try:
-            if len(messages) < 2 or not connection.batches:
-                return False
-            connection.send(messages)
+            if single or connection.batches:
+                connection.send([message for _, message in built])
+                self._failures = 0
+                published.sent.extend(jobs)
+                return
         except SoftTimeLimitExceeded:
             raise
-        except ConnectFailed as error:
-            self._back_off(error)
-            return True
         except Exception as error:
-            if not isinstance(error, (BrokerUnreachable, RejectedByBroker, EncodeError)):
-                state = "its messages are sent one by one"
-                hide = any(map(_is_sensitive, jobs))
-                internal_errors.report("publishing a message", error, state, hide=hide)
-            # Sending each by itself shows which messages the broker accepts, and which it rejects.
-            logger.debug("%d messages are sent one by one: %s", len(messages), type(error).__name__)
-            return False
-        self._failures = 0
-        published.sent.extend(jobs)
-        return True
-
-    def _send_each(
-        self,
-        connection: BrokerConnection,
-        jobs: Sequence[PendingMessage],
-        messages: Sequence[RenderedMessage],
-        published: Published,
-    ) -> None:
-        for job, message in zip(jobs, messages, strict=True):
-            if not self.reachable:
-                return
-            try:
-                connection.send([message])
-            except BrokerUnreachable as error:
+            if isinstance(error, BrokerUnreachable if single else ConnectFailed):
                 self._back_off(error)
                 return
-            except RejectedByBroker as error:
+            if not isinstance(error, (BrokerUnreachable, RejectedByBroker, EncodeError)):
+                state = f"job {jobs[0].job_id} is published later" if single else "all are sent one by one"
+                hide = any(map(_is_sensitive, jobs))
+                internal_errors.report("publishing a message", error, state, hide=hide)
+            if single:
+                self._reject(jobs[0], error, published)
+                return
+            logger.debug("%d messages are sent one by one: %s", len(jobs), type(error).__name__)
+        for each in built:
+            self._send(connection, [each], published)
+
+    def _reject(self, job: PendingMessage, error: Exception, published: Published) -> None:
+        match error:
+            case RejectedByBroker():
                 logger.error("the broker rejected the message of job %s: %s", job.job_id, error)
                 published.reject(job, f"the broker rejected its message: {error}")
-            except EncodeError as error:
+            case EncodeError():
                 self._reject_malformed(job, error, published)
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as error:
-                state = f"job {job.job_id} is published later"
-                internal_errors.report("publishing a message", error, state, hide=_is_sensitive(job))
+            case _:
                 published.reject(job, "publishing its message failed by an internal error; see the log")
-            else:
-                self._failures = 0
-                published.sent.append(job)
 
     def _reject_malformed(self, job: PendingMessage, error: Exception, published: Published) -> None:
         # The error may quote arguments.
