@@ -7,7 +7,7 @@ import atexit
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
 from weakref import WeakMethod
@@ -16,7 +16,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import internal_errors
 from .errors import JobHandleError
-from .store import gate
+from .store import Forkable, gate
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ IDLE_TIMEOUT = 1.0
 """Seconds for which the thread waits for more work before it ends."""
 
 
-class BackgroundQueue(ABC, Generic[T]):
+class BackgroundQueue(Forkable, Generic[T]):
     """A queue of work, and the thread that does it."""
 
     name: ClassVar[str]
@@ -48,7 +48,7 @@ class BackgroundQueue(ABC, Generic[T]):
         self._batch = batch
         self._renew()
         gate.register(self)
-        atexit.register(_flush_at_exit, WeakMethod(self.flush))
+        call_at_exit(self.flush)
 
     @abstractmethod
     def _do(self, work: Sequence[T]) -> None:
@@ -104,9 +104,6 @@ class BackgroundQueue(ABC, Generic[T]):
         if self._pending or self._working.locked():
             self._do_pending()
 
-    def before_fork(self) -> None:
-        """Do nothing: a fork waits for the calls under way."""
-
     def after_fork(self) -> None:
         """Drop the parent's work, which the parent does itself."""
         self._renew()
@@ -135,7 +132,12 @@ class BackgroundQueue(ABC, Generic[T]):
                 internal_errors.report(self.name, error, self.on_failure)
 
 
-def _flush_at_exit(flush: "WeakMethod[Callable[[], None]]") -> None:
-    pending = flush()
-    if pending is not None:
-        pending()
+def call_at_exit(method: Callable[[], None]) -> None:
+    """Call a method when this process ends, unless its object is gone by then."""
+    reference = WeakMethod(method)
+
+    def call() -> None:
+        if (method := reference()) is not None:
+            method()
+
+    atexit.register(call)

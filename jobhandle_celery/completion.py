@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .store import Store, gate
+from .store import Forkable, Store, gate
 
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.1
 """Seconds between two polls."""
@@ -27,7 +27,7 @@ class _Waiter:
         """Set when the job is final, and when it is this waiter's turn to poll, or to poll sooner."""
 
 
-class CompletionPoller:
+class CompletionPoller(Forkable):
     """The waits of one process."""
 
     def __init__(self, store: Store, assert_may_wait: Callable[[], object] = lambda: None) -> None:
@@ -42,9 +42,6 @@ class CompletionPoller:
         self._waiters: set[_Waiter] = set()
         self._polling: _Waiter | None = None
         self._polled_at = 0.0
-
-    def before_fork(self) -> None:
-        """Do nothing: a fork waits for store calls in progress."""
 
     def after_fork(self) -> None:
         """Drop the parent's threads."""

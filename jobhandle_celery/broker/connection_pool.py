@@ -4,16 +4,16 @@ Celery and kombu have pools as well. But their waits have no bound, and their co
 names of declared queues nor the templates of a fast transport.
 """
 
-import atexit
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from weakref import WeakMethod, WeakSet
+from weakref import WeakSet
 
 from celery import Celery
 
-from ..store import gate
+from ..background import call_at_exit
+from ..store import Forkable, gate
 from .connection import BOUND, BrokerConnection
 
 
@@ -25,7 +25,7 @@ _inherited: list[BrokerConnection] = []
 """Connections of parent processes. Closing one, by the garbage collector too, would end the parent's."""
 
 
-class ConnectionPool:
+class ConnectionPool(Forkable):
     """Connections to one broker, for all threads of one process."""
 
     def __init__(self, app: Celery, *, fast_publish: bool = True) -> None:
@@ -35,7 +35,7 @@ class ConnectionPool:
         """0: as with Celery, none is kept and any number may be open."""
         self._renew()
         gate.register(self)
-        atexit.register(_close_at_exit, WeakMethod(self.close))
+        call_at_exit(self.close)
 
     def _renew(self) -> None:
         self._changed = threading.Condition()
@@ -44,9 +44,6 @@ class ConnectionPool:
         self._in_use: WeakSet[BrokerConnection] = WeakSet()
         self._outdated: WeakSet[BrokerConnection] = WeakSet()
         self._local = threading.local()
-
-    def before_fork(self) -> None:
-        """Do nothing: a fork waits for the calls under way."""
 
     def after_fork(self) -> None:
         """Drop the parent's connections without closing them."""
@@ -111,9 +108,3 @@ class ConnectionPool:
         for connection in idle:
             # A silent broker is waited for once, not once per connection.
             orderly = connection.close(orderly=orderly) and orderly
-
-
-def _close_at_exit(close: "WeakMethod[Callable[[], None]]") -> None:
-    closing = close()
-    if closing is not None:
-        closing()

@@ -10,7 +10,7 @@ from .control import Control
 from .database import Database
 from .diagnostics import Diagnostics, JobDetails, JobInternals, Stuck, Trouble
 from .engine import engine_maker
-from .fork_guard import gate
+from .fork_guard import Forkable, gate
 from .insert import Inserter
 from .leases import Leases
 from .outbox import MAX_REPUBLISH_DEFERRALS, Outbox
@@ -41,6 +41,7 @@ __all__ = [
     "Attached",
     "ClaimRejected",
     "Database",
+    "Forkable",
     "JobDetails",
     "JobInternals",
     "LostJob",

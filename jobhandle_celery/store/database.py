@@ -28,7 +28,7 @@ from .db_errors import RETRYABLE, SERVER_CHANGED, STALE_STATEMENT, has_code, tra
 from .direct_psycopg import DirectPsycopg, NotDirect
 from .engine import accepted_instead
 from .executors import Executor, PortableExecutor, PostgresExecutor
-from .fork_guard import gate
+from .fork_guard import Forkable, gate
 from .retrying import retry_limit
 from .statements import Transition, params, setting_params
 
@@ -36,7 +36,7 @@ _inherited: list[Engine] = []
 """Engines of parent processes, kept so that the garbage collector does not close their connections."""
 
 
-class Database:
+class Database(Forkable):
     """Connections to one database, for one process at a time."""
 
     def __init__(

@@ -9,21 +9,22 @@ The renewal of a worker's lease is not delayed by a pending fork: see `ForkGuard
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 from weakref import WeakSet
 
 LONGEST_WAIT = 30.0
 """Seconds that a fork waits for an operation: three times as long as SQLite waits for a lock."""
 
 
-class Forkable(Protocol):
+class Forkable(ABC):
     """An object with connections or locks."""
 
-    def before_fork(self) -> None:
-        """Close what must not be open in the child."""
+    def before_fork(self) -> None:  # noqa: B027 -- most have nothing to close
+        """Close what must not be open in the child. A fork waits for the calls under way."""
 
+    @abstractmethod
     def after_fork(self) -> None:
         """Drop, in the child, what belongs to the parent."""
 
