@@ -10,7 +10,7 @@ import click
 
 from .. import validation
 from ..status import JobStatus
-from ..store import Selection, Window
+from ..store import Selection
 from . import params
 from .context import CommandContext
 from .formatting import format_duration, format_time
@@ -41,11 +41,9 @@ class JobSelection:
             task=validation.name("task", self.task),
             username=validation.name("user", self.username),
             groupname=validation.name("group", self.groupname),
+            since=self.since,
+            until=self.until,
         )
-
-    def window(self, before: int | None = None) -> Window:
-        """Return the times of submit for the store."""
-        return Window(before=before, younger_than=self.since, older_than=self.until)
 
     def require_ids_or_filters(self) -> None:
         """Check that either ids or filters were given.
@@ -69,7 +67,7 @@ class JobSelection:
 
     def find_ids(self, context: CommandContext, action: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
         """Return the ids that match the filters, oldest first, after a confirmation."""
-        ids = tuple(reversed(context.store.pages.ids(self.selection(default), self.window())))
+        ids = tuple(reversed(context.store.pages.ids(self.selection(default))))
         context.confirm(f"{action} {len(ids):,} jobs ({self.describe(default)})?", self.yes or not ids)
         if not ids:
             context.output.note("no job matches the filters")

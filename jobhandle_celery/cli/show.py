@@ -78,7 +78,7 @@ def _pages(
     """Read up to `limit` jobs, or all for None. `before` of the last page is None if there are no more."""
     while True:
         size = BATCH_SIZE if limit is None else min(limit, BATCH_SIZE)
-        page = context.store.pages.page(selection.selection(), selection.window(before), size)
+        page = context.store.pages.page(selection.selection(), before, size)
         yield page
         before = page.before
         if before is None:

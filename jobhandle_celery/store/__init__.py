@@ -14,7 +14,7 @@ from .fork_guard import Forkable, gate
 from .insert import Inserter
 from .leases import Leases
 from .outbox import MAX_REPUBLISH_DEFERRALS, Outbox
-from .pages import Page, Pages, Window
+from .pages import Page, Pages
 from .queries import Queries
 from .records import (
     ClaimRejected,
@@ -60,7 +60,6 @@ __all__ = [
     "Submitted",
     "Tally",
     "Trouble",
-    "Window",
     "Worker",
     "WorkerSeen",
     "engine_maker",

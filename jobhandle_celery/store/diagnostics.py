@@ -15,7 +15,7 @@ from ..schema import clock, job, job_event, statement_clock, worker
 from ..status import JobStatus
 from .connections import durability
 from .database import Database
-from .pages import first_since, moment
+from .pages import recent
 from .records import read_column, to_event, to_job
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard
@@ -121,12 +121,10 @@ class Diagnostics:
     def touched_within(self, last: timedelta, limit: int) -> list[int]:
         """Return the ids of the newest jobs that have recent events, in ascending order."""
         with self._database.autocommit() as db:
-            since = moment(db, last)
-            first = first_since(db, job_event.c.id, job_event.c.at, since)
             ours = select(job.c.id).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
             statement = (
                 select(job_event.c.job_id)
-                .where(job_event.c.id >= first, job_event.c.at >= since, ours.exists())
+                .where(recent(db, job_event.c.id, job_event.c.at, last), ours.exists())
                 .order_by(job_event.c.id)
             )
             # Made distinct here: SQLite would use the index of jobs, and read every event.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, select, union_all
+from sqlalchemy import Row, and_, func, select, union_all
 
 from ..models import JobRecord
 from ..schema import clock, job
@@ -34,16 +34,6 @@ LOOKED_THROUGH = 1_000_000
 
 
 @dataclass(frozen=True)
-class Window:
-    """The range of ids of a list, and the age of its jobs; `after` and `before` are exclusive."""
-
-    before: int | None = None
-    after: int = 0
-    younger_than: datetime | timedelta | None = None
-    older_than: datetime | timedelta | None = None
-
-
-@dataclass(frozen=True)
 class Page:
     """Jobs, newest first."""
 
@@ -52,14 +42,8 @@ class Page:
     """The `before` of the next page; None if there is none."""
 
 
-def within(window: Window) -> list[Guard]:
-    """Return the conditions of a window's ids."""
-    after = job.c.id > window.after
-    return [after] if window.before is None else [after, job.c.id < window.before]
-
-
 class Pages:
-    """The lists of the command line."""
+    """Lists of jobs, newest first."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -69,61 +53,48 @@ class Pages:
         """Return the newest jobs of a selection, those with an id below `before` if it is given."""
         found: list[JobRecord] = []
         with self._database.autocommit() as db:
-            aged = Window(before=before, younger_than=selection.since, older_than=selection.until)
-            # Every id is above 0. Without statistics, SQLite prefers the index of users only so.
-            ids = within(_by_age(db, aged)[0])
+            selection, after, before = _narrow(db, selection, before)
             for part in selection.parts(MOST_PARAMETERS):
-                fits = select(job).where(selected(part), *ids)
-                found += map(to_job, db.execute(fits.order_by(job.c.id.desc()).limit(limit)))
+                found += map(to_job, _newest_by_id(db, part, after, before, limit))
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
     @retry_on_disconnect
-    def ids(self, selection: Selection, window: Window) -> list[int]:
-        """Return all ids of a selection, newest first."""
+    def ids(self, selection: Selection) -> list[int]:
+        """Return all ids of a selection without ids, newest first."""
         with self._database.autocommit() as db:
-            window, aged = _by_age(db, window)
-            narrowed = [selected(selection), *within(window), *aged]
-            statement = select(job.c.id).where(*narrowed).order_by(job.c.id.desc())
-            return list(db.execute(statement).scalars())
+            selection, after, before = _narrow(db, selection, None)
+            narrowed = select(job.c.id).where(selected(selection), _between(after, before))
+            return list(db.execute(narrowed.order_by(job.c.id.desc())).scalars())
 
     @retry_on_disconnect
-    def page(self, selection: Selection, window: Window, limit: int) -> Page:
+    def page(self, selection: Selection, before: int | None, limit: int) -> Page:
         """Return the newest jobs of a selection without ids, and where the next page begins.
 
         A job whose status changes meanwhile is listed once.
         """
         with self._database.autocommit() as db:
-            window, aged = _by_age(db, window)
+            selection, after, before = _narrow(db, selection, before)
             if selection.username is not None:
-                rows = _newest_of_user(db, selection, window, aged, limit + 1)
-                return _page(rows, limit, None)
+                return _page(_newest_by_id(db, selection, after, before, limit + 1), limit, None)
             if selection.task is None and selection.groupname is None:
-                rows = _newest(db, selection, window, aged, limit + 1)
-                return _page(rows, limit, None)
-            return _look_through(db, selection, window, aged, limit)
+                return _page(_newest_by_status(db, selection, after, before, limit + 1), limit, None)
+            return _look_through(db, selection, after, before, limit)
 
 
-def _look_through(
-    db: Executor,
-    selection: Selection,
-    window: Window,
-    aged: Sequence[Guard],
-    limit: int,
-) -> Page:
+def _look_through(db: Executor, selection: Selection, after: int, before: int | None, limit: int) -> Page:
     found: list[Row[Any]] = []
-    before, looked = window.before, 0
+    looked = 0
     while True:
         newest = _newest_id(db, before)
-        if newest is None or newest <= window.after:
+        if newest is None or newest <= after:
             return _page(found, limit, None)
-        floor = max(newest - STRIDE, window.after)
-        part = Window(before=newest + 1, after=floor)
-        found += _newest(db, selection, part, aged, limit + 1 - len(found))
+        floor = max(newest - STRIDE, after)
+        found += _newest_by_status(db, selection, floor, newest + 1, limit + 1 - len(found))
         looked += STRIDE
         before = floor + 1
         if len(found) > limit or looked >= LOOKED_THROUGH:
             further = _newest_id(db, before)
-            return _page(found, limit, before if further and further > window.after else None)
+            return _page(found, limit, before if further and further > after else None)
 
 
 def _newest_id(db: Executor, before: int | None) -> int | None:
@@ -134,18 +105,13 @@ def _newest_id(db: Executor, before: int | None) -> int | None:
     return found
 
 
-def _newest(
-    db: Executor,
-    selection: Selection,
-    window: Window,
-    aged: Sequence[Guard],
-    limit: int,
+def _newest_by_status(
+    db: Executor, selection: Selection, after: int, before: int | None, limit: int
 ) -> list[Row[Any]]:
-    narrowed = [*within(window), *aged]
     # Each status is a range of the index, read from its end; one statement reads one snapshot.
     ranges = [
         select(job.c.id)
-        .where(selected(replace(selection, statuses=(status,))), *narrowed)
+        .where(selected(replace(selection, statuses=(status,))), _between(after, before))
         .order_by(job.c.id.desc())
         .limit(limit)
         .subquery()
@@ -156,31 +122,29 @@ def _newest(
     return list(db.execute(statement))
 
 
-def _newest_of_user(
-    db: Executor,
-    selection: Selection,
-    window: Window,
-    aged: Sequence[Guard],
-    limit: int,
+def _newest_by_id(
+    db: Executor, selection: Selection, after: int, before: int | None, limit: int
 ) -> list[Row[Any]]:
-    narrowed = [selected(selection), *within(window), *aged]
-    statement = select(job).where(*narrowed).order_by(job.c.id.desc()).limit(limit)
-    return list(db.execute(statement))
+    fits = select(job).where(selected(selection), _between(after, before))
+    return list(db.execute(fits.order_by(job.c.id.desc()).limit(limit)))
 
 
-def _by_age(db: Executor, window: Window) -> tuple[Window, list[Guard]]:
-    aged: list[Guard] = []
-    after, before = window.after, window.before
-    if window.younger_than is not None:
-        since = moment(db, window.younger_than)
-        after = max(after, first_since(db, job.c.id, job.c.submitted, _moved(since, -MARGIN)) - 1)
-        aged.append(job.c.submitted >= since)
-    if window.older_than is not None:
-        until = moment(db, window.older_than)
+def _between(after: int, before: int | None) -> Guard:
+    # `after` also where it is 0: without statistics, SQLite prefers the index of users only so.
+    return job.c.id > after if before is None else and_(job.c.id > after, job.c.id < before)
+
+
+def _narrow(db: Executor, selection: Selection, before: int | None) -> tuple[Selection, int, int | None]:
+    """Return a selection whose times are moments, and the ids after and before which it has no job."""
+    since, until, after = selection.since, selection.until, 0
+    if since is not None:
+        since = moment(db, since)
+        after = max(first_since(db, job.c.id, job.c.submitted, _moved(since, -MARGIN)) - 1, 0)
+    if until is not None:
+        until = moment(db, until)
         first = first_since(db, job.c.id, job.c.submitted, _moved(until, MARGIN))
         before = first if before is None else min(before, first)
-        aged.append(job.c.submitted < until)
-    return Window(before, after), aged
+    return replace(selection, since=since, until=until), after, before
 
 
 def _moved(moment: datetime, by: timedelta) -> datetime:
@@ -217,6 +181,12 @@ def first_since(db: Executor, ids: Any, moments: Any, since: datetime) -> int:
         else:
             high = middle
     return int(low)
+
+
+def recent(db: Executor, ids: Any, moments: Any, last: timedelta) -> Guard:
+    """Return the condition of the rows of such a table that are not older than that."""
+    since = moment(db, last)
+    return and_(ids >= first_since(db, ids, moments, since), moments >= since)
 
 
 def _page(rows: Sequence[Row[Any]], limit: int, further: int | None) -> Page:

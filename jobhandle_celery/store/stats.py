@@ -16,7 +16,7 @@ from ..schema import clock, job, job_event, worker
 from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
-from .pages import first_since, moment
+from .pages import moment, recent
 from .records import to_job
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE
@@ -83,15 +83,12 @@ class Stats:
     def ended_within(self, last: timedelta) -> list[Tally]:
         """Count the jobs that have ended recently, by task and status."""
         with self._database.autocommit() as db:
-            since = moment(db, last)
-            first = first_since(db, job_event.c.id, job_event.c.at, since)
             # Not a join: SQLite would read all jobs, and the events of each.
             task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
             ended = (
                 select(task.scalar_subquery().label("task"), job_event.c.status_id)
                 .where(
-                    job_event.c.id >= first,
-                    job_event.c.at >= since,
+                    recent(db, job_event.c.id, job_event.c.at, last),
                     job_event.c.status_id.in_(sorted(FINAL)),
                 )
                 .subquery()
@@ -108,11 +105,9 @@ class Stats:
     def submitted_within(self, last: timedelta) -> dict[str, int]:
         """Count the jobs that were submitted recently, by task."""
         with self._database.autocommit() as db:
-            since = moment(db, last)
-            first = first_since(db, job.c.id, job.c.submitted, since)
             statement = (
                 select(job.c.task, func.count())
-                .where(job.c.id >= first, job.c.submitted >= since, job.c.namespace == NAMESPACE)
+                .where(recent(db, job.c.id, job.c.submitted, last), job.c.namespace == NAMESPACE)
                 .group_by(job.c.task)
             )
             return dict(db.execute(statement).all())

@@ -9,7 +9,7 @@ import sqlalchemy
 
 from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.status import STARTABLE, UNFINISHED
-from jobhandle_celery.store import Selection, Window, Worker, pages
+from jobhandle_celery.store import Selection, Worker, pages
 from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import run_command
 from tests.stage import ADD, Stage, age
@@ -139,7 +139,7 @@ def test_no_command_scans_a_whole_table(large: Stage) -> None:
     large.store.diagnostics.stuck(timedelta(minutes=1), 3)
     large.store.stats.count(sorted(STARTABLE), "queue")
     large.store.diagnostics.count_held()
-    large.store.pages.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"), Window())
+    large.store.pages.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"))
     large.store.stats.workers()
     large.store.stats.running(30)
     assert plans
@@ -158,7 +158,7 @@ def test_list_by_task_or_group_searches_a_bounded_number_of_ids(
         assert (first.out, first.err) == ("", "more jobs: --before 72\n")
         everything = run_command(stage.app, "list", *filters, "--ids", "--all")
         assert (everything.out, everything.err) == ("1\n", "")
-    page = stage.store.pages.page(Selection(task="tests.add"), Window(), 25)
+    page = stage.store.pages.page(Selection(task="tests.add"), None, 25)
     assert [job.id for job in page.jobs] == list(range(101, 76, -1))
     assert page.before == 77
 

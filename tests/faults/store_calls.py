@@ -11,7 +11,6 @@ from sqlalchemy import Table, select
 from jobhandle_celery.schema import job, job_event, sweep, worker
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ProcessRef, Run, Selection, Store, Worker
-from jobhandle_celery.store.pages import Window
 from jobhandle_celery.store.recovery import Message
 from tests.store.harness import FAILURE, HELD, TASK, Bench, new_job
 
@@ -359,8 +358,8 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     "find": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.find(Selection(), None, 10))),
     "count_by_status": _of_job(JobStatus.QUEUED, lambda store, _: store.queries.count_by_status()),
     "events": _of_job(JobStatus.QUEUED, lambda store, job_id: len(store.queries.events(job_id))),
-    "ids": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.ids(Selection(), Window()))),
-    "page": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.page(Selection(), Window(), 10).jobs)),
+    "ids": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.ids(Selection()))),
+    "page": _of_job(JobStatus.QUEUED, lambda store, _: len(store.pages.page(Selection(), None, 10).jobs)),
     "now": lambda _bench: lambda store: store.stats.now() is not None,
     "tally": _of_job(JobStatus.QUEUED, lambda store, _: [row.count for row in store.stats.tally()]),
     "ended_within": _of_job(

@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, event, insert, select, text
 
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Selection, Window
+from jobhandle_celery.store import Selection
 from tests.store.harness import TASK, Bench
 
 SELECTIONS = [
@@ -53,7 +53,7 @@ def test_users_jobs_are_found_by_their_index(crowded: Bench) -> None:
     event.listen(crowded.database.engine, "before_cursor_execute", note)
     for selection in SELECTIONS:
         assert len(crowded.store.pages.find(selection, None, 100)) == 3
-        assert len(crowded.store.pages.page(selection, Window(), 2).jobs) == 2
+        assert len(crowded.store.pages.page(selection, None, 2).jobs) == 2
     event.remove(crowded.database.engine, "before_cursor_execute", note)
     assert len(executed) == 2 * len(SELECTIONS)
     explain = "EXPLAIN QUERY PLAN" if crowded.database.engine.dialect.name == "sqlite" else "EXPLAIN"
@@ -64,8 +64,8 @@ def test_users_jobs_are_found_by_their_index(crowded: Bench) -> None:
 
 
 def test_users_page_goes_on_where_the_last_one_ended(crowded: Bench) -> None:
-    first = crowded.store.pages.page(SELECTIONS[0], Window(), 2)
-    second = crowded.store.pages.page(SELECTIONS[0], Window(before=first.before), 2)
+    first = crowded.store.pages.page(SELECTIONS[0], None, 2)
+    second = crowded.store.pages.page(SELECTIONS[0], first.before, 2)
     assert len({found.id for found in [*first.jobs, *second.jobs]}) == 3
     assert second.before is None
     assert {found.username for found in [*first.jobs, *second.jobs]} == {"ann"}
