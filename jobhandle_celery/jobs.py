@@ -236,7 +236,7 @@ class Jobs:
         database = self._database(settings)
         database.deadline = None
         try:
-            with database.upgrading() as engine:
+            with database.ready() as engine:
                 migrations.upgrade(engine, settings.schema, sql=sql)
         finally:
             database.close()

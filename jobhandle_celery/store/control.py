@@ -18,7 +18,6 @@ from .transitions import (
     AWAITING_MESSAGE,
     DUE,
     HELD,
-    MINE,
     NAMING,
     NEVER_STARTED,
     NO_PROCESS,
@@ -32,8 +31,10 @@ from .transitions import (
     lease_alive,
     mine,
     named_by,
+    select_one,
     selected,
     status_allows,
+    this_job,
 )
 
 _BEFORE_IT_STARTED = "cancelled before it was started"
@@ -81,7 +82,7 @@ class Control:
                 if changed:
                     cancelled_or_running: JobStatus = changed[0].status_id
                     return cancelled_or_running
-                look = _select_one(by_user=by_user, by_task_id=by_task_id)
+                look = select_one(job.c.status_id, *NAMING, by_user=by_user, by_task_id=by_task_id)
                 found = db.execute(look, params(**which)).first()
                 if found is None or found.status_id.final:
                     return None if found is None else found.status_id
@@ -344,20 +345,6 @@ def _cancel(which: Guard, *, terminate: bool) -> Transition:
     )
 
 
-def _one(*, by_user: bool, by_task_id: bool) -> Guard:
-    conditions: list[Guard] = [MINE]
-    if by_user:
-        conditions.append(job.c.username == param(job.c.username))
-    if by_task_id:
-        conditions.append(job.c.task_id == param(job.c.task_id))
-    return and_(*conditions)
-
-
 @cache
 def _cancel_one(*, by_user: bool, by_task_id: bool, terminate: bool) -> Transition:
-    return _cancel(_one(by_user=by_user, by_task_id=by_task_id), terminate=terminate)
-
-
-@cache
-def _select_one(*, by_user: bool, by_task_id: bool) -> Any:
-    return select(job.c.status_id, *NAMING).where(_one(by_user=by_user, by_task_id=by_task_id))
+    return _cancel(this_job(by_user=by_user, by_task_id=by_task_id), terminate=terminate)

@@ -138,7 +138,7 @@ class Database(Forkable):
     @contextmanager
     def transaction(self) -> Iterator[Executor]:
         """Open a transaction, and commit it at the end."""
-        with self._ready() as engine, transactional(engine) as connection, _discard_interrupted(connection):
+        with self.ready() as engine, transactional(engine) as connection, _discard_interrupted(connection):
             with brief_wait(connection, retry_limit()):
                 connection.begin()
             if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
@@ -155,7 +155,7 @@ class Database(Forkable):
     @contextmanager
     def autocommit(self) -> Iterator[Executor]:
         """Open a connection on which each statement is committed by itself, and no lock outlives it."""
-        with self._ready() as engine, standalone(engine) as connection, _discard_interrupted(connection):
+        with self.ready() as engine, standalone(engine) as connection, _discard_interrupted(connection):
             executor = self.executor(connection)
             yield executor
         self._hand_over(executor.unsettled)
@@ -189,7 +189,7 @@ class Database(Forkable):
 
         None, and nothing was executed, where that is not possible.
         """
-        with self._ready() as engine:
+        with self.ready() as engine:
             direct = self._direct_on(engine)
             return direct.rows(statement, {**self._setting_params, **parameters}) if direct.open else None
 
@@ -203,7 +203,7 @@ class Database(Forkable):
 
         False, and nothing was executed or all of it rolled back, where that is not possible.
         """
-        with self._ready() as engine:
+        with self.ready() as engine:
             direct = self._direct_on(engine)
             if not direct.open:
                 return False
@@ -242,7 +242,7 @@ class Database(Forkable):
         back, and code of the caller that retries the whole transaction expects that error.
         """
         if self._home is None:
-            with self._ready() as engine, standalone(engine) as connection:
+            with self.ready() as engine, standalone(engine) as connection:
                 self._home = self.settings.schema or home_schema(connection)
         with gate.inside():
             try:
@@ -254,13 +254,8 @@ class Database(Forkable):
                 raise translate(error, "the database of the session") from None
 
     @contextmanager
-    def upgrading(self) -> Iterator[Engine]:
-        """Translate the errors of migrations."""
-        with self._ready() as engine:
-            yield engine
-
-    @contextmanager
-    def _ready(self) -> Iterator[Engine]:
+    def ready(self) -> Iterator[Engine]:
+        """Check the tables at the first use, translate errors, and delay forks."""
         with self._guarded(), self._translating() as engine:
             yield engine
 

@@ -1,10 +1,9 @@
 """Reads of single jobs, lists, counts and histories."""
 
 from collections.abc import Collection
-from functools import cache
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
 from ..models import Event, JobRecord
 from ..schema import job, job_event
@@ -13,8 +12,8 @@ from .database import Database
 from .executors import MOST_PARAMETERS
 from .records import EVERYTHING, Selection, to_event, to_job
 from .retrying import retry_on_disconnect, untraced
-from .statements import Guard, param, params, status_literal
-from .transitions import MINE, mine, selected
+from .statements import params, status_literal
+from .transitions import mine, select_one, selected
 
 
 class Queries:
@@ -26,18 +25,20 @@ class Queries:
     @retry_on_disconnect
     def job(self, job_id: int, username: str | None = None) -> JobRecord | None:
         """Return a snapshot; None if there is no such job, or it is another user's."""
-        with self._database.autocommit() as db:
-            whose = params(id=job_id, username=username)
-            row = db.execute(_whole(named=username is not None), whose).first()
-            return None if row is None else to_job(row)
+        row = self._row(job, job_id, username)
+        return None if row is None else to_job(row)
 
     @retry_on_disconnect
     def status(self, job_id: int, username: str | None = None) -> JobStatus | None:
         """Return the status alone; None if there is no such job, or it is another user's."""
+        row = self._row(job.c.status_id, job_id, username)
+        return None if row is None else row.status_id
+
+    def _row(self, columns: Any, job_id: int, username: str | None) -> Row[Any] | None:
         with self._database.autocommit() as db:
-            whose = params(id=job_id, username=username)
-            status: JobStatus | None = db.execute(_status(named=username is not None), whose).scalar()
-            return status
+            statement = select_one(columns, by_user=username is not None)
+            row: Row[Any] | None = db.execute(statement, params(id=job_id, username=username)).first()
+            return row
 
     @untraced
     @retry_on_disconnect
@@ -68,20 +69,6 @@ class Queries:
         )
         with self._database.autocommit() as db:
             return [to_event(row) for row in db.execute(statement)]
-
-
-def _of(named: bool) -> Guard:
-    return MINE & (job.c.username == param(job.c.username)) if named else MINE
-
-
-@cache
-def _whole(*, named: bool) -> Any:
-    return select(job).where(_of(named))
-
-
-@cache
-def _status(*, named: bool) -> Any:
-    return select(job.c.status_id).where(_of(named))
 
 
 _NOT_FINAL = job.c.status_id.not_in([status_literal(status) for status in sorted(FINAL)])

@@ -4,7 +4,6 @@ Unfinished jobs are counted by the index. Jobs that have ended are counted by th
 rise with their time: the first event of a period is found without reading the others.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +13,7 @@ from sqlalchemy import func, select
 from ..models import JobRecord
 from ..schema import clock, job, job_event, worker
 from ..schema import sweep as sweep_table
-from ..status import FINAL, UNFINISHED, JobStatus
+from ..status import FINAL, STARTABLE, UNFINISHED, JobStatus
 from .database import Database
 from .pages import moment, recent
 from .records import to_job
@@ -154,13 +153,10 @@ class Stats:
         return Passes(row.now - row.last_pass_at, row.now - row.unbroken_since)
 
     @retry_on_disconnect
-    def count(self, statuses: Sequence[JobStatus], column: str) -> dict[Any, int]:
-        """Count the jobs in these statuses by a column: task or queue."""
+    def count_startable(self, column: str) -> dict[Any, int]:
+        """Count the jobs that a worker may start by a column: task or queue."""
         by = job.c[column]
-        statement = (
-            select(by, func.count())
-            .where(job.c.namespace == NAMESPACE, job.c.status_id.in_(statuses))
-            .group_by(by)
-        )
+        startable = job.c.status_id.in_(sorted(STARTABLE))
+        statement = select(by, func.count()).where(job.c.namespace == NAMESPACE, startable).group_by(by)
         with self._database.autocommit() as db:
             return dict(db.execute(statement).all())

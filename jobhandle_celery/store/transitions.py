@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, exists, false, null, or_, select, tuple_
@@ -46,6 +47,22 @@ def status_allows(name: str) -> Guard:
     """Return the guard: the statuses that `status.MOVES` allows as sources of this move."""
     sources = sorted(MOVES[name].sources, key=lambda status: status.id)
     return job.c.status_id.in_([status_literal(status) for status in sources])
+
+
+def this_job(*, by_user: bool, by_task_id: bool = False) -> Guard:
+    """Return the guard `MINE`, also of the user of the call, and of its task id."""
+    conditions: list[Guard] = [MINE]
+    if by_user:
+        conditions.append(job.c.username == param(job.c.username))
+    if by_task_id:
+        conditions.append(job.c.task_id == param(job.c.task_id))
+    return and_(*conditions)
+
+
+@cache
+def select_one(*columns: Any, by_user: bool, by_task_id: bool = False) -> Any:
+    """Return a select of `this_job`."""
+    return select(*columns).where(this_job(by_user=by_user, by_task_id=by_task_id))
 
 
 def mine(job_id: int, username: str | None = None) -> Guard:

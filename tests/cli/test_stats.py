@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy
 
 from jobhandle_celery import Job, JobStatus, schema
-from jobhandle_celery.status import STARTABLE, UNFINISHED
+from jobhandle_celery.status import UNFINISHED
 from jobhandle_celery.store import Selection, Worker, pages
 from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import run_command
@@ -137,7 +137,7 @@ def test_no_command_scans_a_whole_table(large: Stage) -> None:
     # What doctor and replay-events read.
     assert len(large.store.diagnostics.touched_within(timedelta(hours=1), 1000)) == 100
     large.store.diagnostics.stuck(timedelta(minutes=1), 3)
-    large.store.stats.count(sorted(STARTABLE), "queue")
+    large.store.stats.count_startable("queue")
     large.store.diagnostics.count_held()
     large.store.pages.ids(Selection(statuses=tuple(UNFINISHED), task="tests.add"))
     large.store.stats.workers()

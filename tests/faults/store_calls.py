@@ -375,7 +375,7 @@ STORE_CALLS: dict[str, Callable[[Bench], Call]] = {
     "running": _of_run(lambda store, _: len(store.stats.running(10))),
     "passes": lambda _bench: lambda store: store.stats.passes(),
     "durability": lambda _bench: lambda store: store.diagnostics.durability() is not None,
-    "count": _of_job(JobStatus.QUEUED, lambda store, _: store.stats.count([JobStatus.QUEUED], "task")),
+    "count_startable": _of_job(JobStatus.QUEUED, lambda store, _: store.stats.count_startable("task")),
     "count_held": _of_job(HELD, lambda store, _: store.diagnostics.count_held()),
     "details": _of_run(
         lambda store, run: getattr(store.diagnostics.details(run.job_id), "job", None) is not None
@@ -427,7 +427,7 @@ READ_ONLY = {
     "running",
     "passes",
     "durability",
-    "count",
+    "count_startable",
     "count_held",
     "details",
     "details_of",

@@ -143,7 +143,7 @@ GUARDS = [
     Mutant(
         123,
         "the user of a job counts for nothing to a cancel",
-        "store:_one",
+        "store:this_job",
         (Replace(("username", "username"), by="_ | (job.c.id > 0)"),),
         "-m faults tests/faults/test_security_users.py",
     ),

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ...status import STARTABLE
 from ..formatting import format_duration
 from .findings import Deployment, Finding, bad, ok, unknown, warn
 
@@ -16,7 +15,7 @@ def alive(deployment: Deployment) -> Finding:
     names = [worker.name for worker in deployment.workers if worker.alive]
     if names:
         return ok(f"{len(names)} workers have a valid lease: {_list(names)}")
-    unstarted = sum(deployment.store.stats.count(sorted(STARTABLE), "task").values())
+    unstarted = sum(deployment.store.stats.count_startable("task").values())
     next_step = "start one: celery -A app worker"
     if unstarted:
         return bad(f"no worker has a valid lease, and {unstarted:,} jobs are to be run", next_step)
@@ -79,7 +78,7 @@ def tasks(deployment: Deployment) -> Iterator[Finding]:
     # An answer is the task's name, with its rate limit in brackets behind it.
     known = {line.partition(" [")[0] for lines in answers.values() for line in lines}
     yield from _missing(
-        deployment.store.stats.count(sorted(STARTABLE), "task"),
+        deployment.store.stats.count_startable("task"),
         known,
         answers,
         "{count:,} jobs are to run the task {name}, which no worker registers",
@@ -92,7 +91,7 @@ def queues(deployment: Deployment) -> Iterator[Finding]:
     """Look for queues of jobs that no worker consumes from."""
     answers = deployment.answers["queues"]
     known = {str(queue["name"]) for queues in answers.values() for queue in queues or ()}
-    counts = deployment.store.stats.count(sorted(STARTABLE), "queue")
+    counts = deployment.store.stats.count_startable("queue")
     yield from _missing(
         {name: count for name, count in counts.items() if name},
         known,
