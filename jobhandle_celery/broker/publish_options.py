@@ -1,7 +1,7 @@
 """Decides what becomes of each option of Celery's publishing in the message of a job.
 
-Every parameter of `Task.apply_async`, `Celery.send_task`, `AMQP.as_task_v2` and kombu's `Producer.publish`,
-every key of a route and every attribute of a task is in one of these sets. An option in none is refused.
+An option of a signature, a task, a route or a handler that is in none of these sets is refused by name,
+before anything is written.
 """
 
 from collections.abc import Mapping
@@ -29,21 +29,6 @@ OURS = frozenset({"sensitive"})
 
 CANVAS = frozenset({"link", "link_error", "chord", "chain", "group_id", "group_index"})
 """Refused unless empty: a job is one task."""
-
-REFUSED = frozenset(
-    {
-        # Objects of the calling process.
-        "producer", "publisher", "connection", "router", "result_cls", "task_type", "declare", "now",
-        "timezone",
-        # This library decides them: the id, how often and how long a message is published, its events.
-        "task_id", "add_to_parent", "root_id", "parent_id", "route_name", "retries", "origin",
-        "replaced_task_nesting", "retry", "retry_policy", "timeout", "confirm_timeout", "create_sent_event",
-        "expiration",
-        # The encoding of the body (JSON, or signed JSON), and options that Celery has deprecated.
-        "serializer", "content_type", "content_encoding", "immediate", "mandatory",
-    }
-)  # fmt: skip
-"""Refused by name, before anything is written."""
 
 LEVELS_SHOWN = 3
 """How deep arguments are shown: the default of `task_repr_maxlevels`."""

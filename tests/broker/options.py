@@ -15,6 +15,21 @@ QUEUES = [
 ]
 Case = tuple[dict[str, Any], dict[str, Any]]
 
+REFUSED = frozenset(
+    {
+        # Objects of the calling process.
+        "producer", "publisher", "connection", "router", "result_cls", "task_type", "declare", "now",
+        "timezone",
+        # This library decides them: the id, how often and how long a message is published, its events.
+        "task_id", "add_to_parent", "root_id", "parent_id", "route_name", "retries", "origin",
+        "replaced_task_nesting", "retry", "retry_policy", "timeout", "confirm_timeout", "create_sent_event",
+        "expiration",
+        # The encoding of the body (JSON, or signed JSON), and options that Celery has deprecated.
+        "serializer", "content_type", "content_encoding", "immediate", "mandatory",
+    }
+)  # fmt: skip
+"""Every other parameter of Celery's and kombu's publishing, key of a route and attribute of a task."""
+
 
 def by_attribute(**attributes: Any) -> dict[str, Any]:
     return {"task_annotations": {"tests.add": attributes}}

@@ -23,6 +23,7 @@ from tests.broker.options import (
     CASES,
     OPTIONS,
     QUEUES,
+    REFUSED,
     by_attribute,
     by_route,
     declare,
@@ -165,19 +166,17 @@ def parameters(function: Any) -> set[str]:
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_option_of_celery_is_kept_or_refused(source: str) -> None:
     """An option that Celery adds later makes this fail, until it is classified (fault 13)."""
-    decided = publish_options.SIGNATURE | publish_options.CANVAS | publish_options.REFUSED
+    decided = publish_options.SIGNATURE | publish_options.CANVAS | REFUSED
     assert SOURCES[source]() - decided == set()
 
 
 def test_every_kept_option_is_compared() -> None:
     row = {"countdown", "eta", "expires"}
     assert set(OPTIONS) == publish_options.FIELDS - row | publish_options.ROUTE | publish_options.DESCRIPTION
-    assert set(ATTRIBUTES) == SOURCES["attributes of a task"]() - publish_options.REFUSED - row | {
-        "ignore_result"
-    }
+    assert set(ATTRIBUTES) == SOURCES["attributes of a task"]() - REFUSED - row | {"ignore_result"}
 
 
-@pytest.mark.parametrize("name", sorted(publish_options.REFUSED - {"now", "timezone", "task_type"}))
+@pytest.mark.parametrize("name", sorted(REFUSED - {"now", "timezone", "task_type"}))
 def test_unkept_option_is_refused_by_name(name: str, make: Make) -> None:
     app = make(task_routes={"tests.add": {name: "a value"}})
     task = app.tasks["tests.add"]
