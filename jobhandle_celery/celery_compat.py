@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-import celery.app.base
 import celery.app.task
 from amqp import Channel
 from billiard.einfo import ExceptionInfo
@@ -79,20 +78,19 @@ def share_redis_client(channel: Any, lend: Callable[..., AbstractContextManager[
 
 def publishes_by_kombu(producer: Any) -> bool:
     """Return False if a method that a message to Redis passes is not kombu's, but patched by a tool."""
+    parts = {"producer": producer, "channel": producer.channel}
     return all(
-        _is_defined_by_kombu(getattr(part, name, None))
-        for part, names in (
-            (producer, _PUBLISHING_METHODS["producer"]),
-            (producer.channel, _PUBLISHING_METHODS["channel"]),
-        )
+        _module_of(getattr(parts[part], name, None)).startswith("kombu.")
+        for part, names in _PUBLISHING_METHODS.items()
         for name in names
     )
 
 
-def _is_defined_by_kombu(method: Any) -> bool:
+def _module_of(method: Any) -> str:
+    """Return the name of the module whose code a method is; empty if it is no plain method."""
     # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies pretend to be it.
     function = getattr(method, "__func__", None)
-    return type(function) is FunctionType and str(function.__globals__.get("__name__")).startswith("kombu.")
+    return str(function.__globals__.get("__name__")) if type(function) is FunctionType else ""
 
 
 def open_confirm_channel(
@@ -117,15 +115,9 @@ def publish_unconfirmed(channel: Any, *args: Any, **kwargs: Any) -> None:
 
 def is_published_by_celery(app: Celery, task: Any) -> bool:
     """Return True if a task is published by Celery's own code, neither overridden nor patched."""
-    return _is_defined_in(celery.app.base, app.send_task) and (
-        task is None or _is_defined_in(celery.app.task, task.apply_async)
+    return _module_of(app.send_task) == "celery.app.base" and (
+        task is None or _module_of(task.apply_async) == "celery.app.task"
     )
-
-
-def _is_defined_in(module: Any, method: Any) -> bool:
-    # A wrapper does not copy the function's globals. `type`, since wrapt's proxies pass `isinstance`.
-    function = getattr(method, "__func__", None)
-    return type(function) is FunctionType and function.__globals__ is vars(module)
 
 
 def task_sender(amqp: Any, layer: Callable[..., Any]) -> Callable[..., None]:

@@ -4,15 +4,11 @@ An unavailable database or broker is expected; what is reported here is a bug. T
 with its traceback; all are counted for `jobs doctor`.
 """
 
-import functools
 import logging
 import mmap
 import struct
 import traceback
-from collections.abc import Callable
-from typing import Any, ParamSpec
-
-P = ParamSpec("P")
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +59,6 @@ def log(place: str, error: Exception, state: str) -> None:
         report(place, error, state)
     else:
         logger.warning("%s failed (%s: %s); %s", place, type(error).__name__, error, state)
-
-
-def reporting(place: str, state: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Report the bugs of a callback, whose caller would swallow them."""
-
-    def decorate(callback: Callable[P, None]) -> Callable[P, None]:
-        @functools.wraps(callback)
-        def called(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                callback(*args, **kwargs)
-            except Exception as error:
-                if not is_bug(error):
-                    raise
-                report(place, error, state)
-
-        return called
-
-    return decorate
 
 
 def _count(last: str) -> None:

@@ -99,14 +99,10 @@ class Runtime:
             with self._lock:
                 store = self._store
                 if store is None:
-                    store = self._store = self.another_store()
+                    database, schema = self._make_database(self.settings), self.settings.schema
+                    database.check = lambda connection: migrations.check(connection, schema)
+                    store = self._store = Store(database)
         return store
-
-    def another_store(self) -> Store:
-        """Make a store with a connection pool of its own."""
-        database, schema = self._make_database(self.settings), self.settings.schema
-        database.check = lambda connection: migrations.check(connection, schema)
-        return Store(database)
 
     def stores_of_lease(self) -> Callable[[], Store]:
         """Return a function that makes stores which share nothing with any other, for this worker's lease."""

@@ -17,15 +17,8 @@ from .messages import RenderedMessage
 class AmqpTransport:
     """Publishes batches on a channel of its own, and single messages by kombu."""
 
-    batches = True
-
     def __init__(self, kombu: KombuTransport, timeout: float) -> None:
-        """Open nothing yet.
-
-        Args:
-            kombu: The transport of the same connection.
-            timeout: Seconds to wait for each answer of the broker.
-        """
+        """Open nothing yet; `timeout` is the seconds to wait for each answer of the broker."""
         self._kombu = kombu
         self._timeout = timeout
         self._producer: Any = None

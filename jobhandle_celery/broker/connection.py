@@ -35,9 +35,6 @@ FAST = {"redis", "amqp"}
 class Transport(Protocol):
     """Publishes on one open connection."""
 
-    batches: bool
-    """False if messages are published one by one only."""
-
     def send(self, messages: Sequence[RenderedMessage]) -> None:
         """Publish messages. After an error it is not known which of them the broker has taken."""
 
@@ -140,7 +137,7 @@ class BrokerConnection:
     def _open(self) -> Transport:
         if self.transport is None:
             self._connection.ensure_connection(**self._once)
-            self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
+            self._producer = self._new_producer()
             self._dispatcher = self._app.events.Dispatcher(enabled=False)
             self.transport = kombu = KombuTransport(self._producer, self._once)
             if self._fast and self._driver == "redis":
@@ -154,10 +151,11 @@ class BrokerConnection:
         """False if messages are to be sent one by one."""
         if self._task_sent_events or self._fast:
             return not self._task_sent_events
-        if self.transport is not None:
-            return self.transport.batches
         # kombu knows before it connects; a connection that fails here would count as a try of its own.
-        return celery_compat.supports_batches(self._app.amqp.Producer(self._connection, auto_declare=False))
+        return celery_compat.supports_batches(self._producer or self._new_producer())
+
+    def _new_producer(self) -> Any:
+        return self._app.amqp.Producer(self._connection, auto_declare=False)
 
     def send(self, messages: Sequence[RenderedMessage]) -> None:
         """Publish messages, more than one if `batches` only.

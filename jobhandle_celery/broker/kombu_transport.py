@@ -16,7 +16,6 @@ class KombuTransport:
 
     def __init__(self, producer: Any, retry_policy: Mapping[str, Any]) -> None:
         self.producer = producer
-        self.batches = celery_compat.supports_batches(producer)
         self.declared: set[str] = set()
         """Names of the queues that were declared on this connection."""
         self._retry = {"retry": True, "retry_policy": retry_policy}

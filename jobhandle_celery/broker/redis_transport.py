@@ -15,6 +15,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -32,8 +33,6 @@ _to_json = json.JSONEncoder().encode
 
 class RedisTransport:
     """Appends messages to the lists of one Redis, all by the same client."""
-
-    batches = True
 
     def __init__(self, kombu: KombuTransport) -> None:
         """Take over how kombu's channel gets its clients.
@@ -96,12 +95,11 @@ class RedisTransport:
     def _record(self, example: RenderedMessage) -> "LpushTemplate | None":
         """Publish a message like this one by kombu, with placeholders, to a recorder."""
         placeholders = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *example.own_headers)}
-        marked = RenderedMessage(
-            example.task,
-            placeholders["body"],
-            example.template,
-            placeholders["correlation_id"],
-            {name: placeholders[name] for name in example.own_headers},
+        marked = replace(
+            example,
+            body=placeholders["body"],
+            task_id=placeholders["correlation_id"],
+            own_headers={name: placeholders[name] for name in example.own_headers},
         )
         self._recorder = recorder = _LpushRecorder()
         try:

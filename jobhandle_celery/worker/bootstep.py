@@ -34,7 +34,7 @@ SHUTDOWN_TIMEOUT = 10.0
 
 
 class JobsStep(bootsteps.StartStopStep):
-    """Started and stopped by Celery's worker."""
+    """Started by Celery's worker; its `stop` does nothing: bodies still run when the warm drain begins."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -73,9 +73,6 @@ class JobsStep(bootsteps.StartStopStep):
         housekeeping = Housekeeping(self._runtime, parent)
         interval = settings.pass_interval.total_seconds()
         self._parts = lease, housekeeping, PeriodicThread("jobhandle-housekeeping", interval, housekeeping)
-
-    def stop(self, parent: Any) -> None:
-        """Do nothing: this is the beginning of the warm drain, and bodies are still running."""
 
     def shutdown(self, parent: Any) -> None:
         """Flush the deferred writes, give back the jobs that were cut off, and end the lease."""
@@ -122,9 +119,6 @@ class _LastStop(bootsteps.StartStopStep):
     def __init__(self, parent: Any, shutdown: Callable[[Any], None]) -> None:
         super().__init__(parent)
         self._shutdown = shutdown
-
-    def start(self, parent: Any) -> None:
-        """Do nothing: there is nothing to start."""
 
     def stop(self, parent: Any) -> None:
         """End the threads, now that all other steps have stopped."""

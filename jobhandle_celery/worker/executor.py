@@ -15,6 +15,7 @@ sends no signal. The signal of a retry is sent after the body has ended and Cele
 run is concluded once Celery's tracer has returned.
 """
 
+import functools
 import logging
 import math
 import signal
@@ -178,9 +179,20 @@ def connect_signals() -> None:
     signals.task_retry.connect(on_retry, weak=False)
 
 
-_reporting = internal_errors.reporting(
-    "concluding a body that has ended", "the outcome is written when the tracer has returned"
-)
+def _reporting(receiver: Callable[..., None]) -> Callable[..., None]:
+    """Report the bugs of a receiver, which Celery would swallow."""
+
+    @functools.wraps(receiver)
+    def reporting(*args: Any, **kwargs: Any) -> None:
+        try:
+            receiver(*args, **kwargs)
+        except Exception as error:
+            if not internal_errors.is_bug(error):
+                raise
+            state = "the outcome is written when the tracer has returned"
+            internal_errors.report("concluding a body that has ended", error, state)
+
+    return reporting
 
 
 @_reporting
