@@ -23,6 +23,11 @@ def masked(
     )
 
 
+def shifted(sensitive: Collection[str | int]) -> Collection[str | int]:
+    """Return what is sensitive of arguments before which results are missing: which position is is unknown."""
+    return [*sensitive, ALL_POSITIONS] if any(type(name) is int for name in sensitive) else sensitive
+
+
 def resolved(
     sensitive: Collection[str | int], function: Callable[..., Any] | None, args: Sequence[Any]
 ) -> list[str | int]:

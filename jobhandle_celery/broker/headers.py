@@ -8,11 +8,15 @@ type that Celery knows once the message has passed the checks before the claim (
 from collections.abc import Sequence
 from typing import Any
 
+from ..redaction import shifted
+
 HEADER = "jobhandle"
 """The header that identifies a job: ``{"id": 42, "attempt": 1}``.
 
 ``"sensitive"`` lists arguments that are masked where they are displayed; ``"again"`` is true if a message for
-this attempt was published before, and was not claimed.
+this attempt was published before, and was not claimed. Of a job with needs, ``"needs"`` is true if the
+arguments lack their results. Of a member of a tree, ``"parent"`` is its node, which becomes Running; the
+first message of a member has ``"first"``.
 """
 
 CONTENT_TYPE = "application/vnd.jobhandle+json"
@@ -31,10 +35,10 @@ PLAIN_CONTENT_TYPES = {
 
 
 def job_headers(
-    job_id: int, attempt: int, sensitive: Sequence[str | int] = (), *, again: bool = False
+    job_id: int, attempt: int, sensitive: Sequence[str | int] = (), *, again: bool = False, **tree: Any
 ) -> dict[str, Any]:
-    """Return the header that identifies a message as a job's."""
-    header: dict[str, Any] = {"id": job_id, "attempt": attempt}
+    """Return the header that identifies a message as a job's; `tree` are the fields of a job with needs."""
+    header: dict[str, Any] = {"id": job_id, "attempt": attempt, **tree}
     if sensitive:
         header["sensitive"] = list(sensitive)
     if again:
@@ -88,11 +92,42 @@ def _headers_of(context: Any) -> Any:
 
 def sensitive_of(headers: Any) -> Sequence[str | int]:
     """Return which arguments of a message are masked where they are displayed."""
-    header = headers.get(HEADER) if isinstance(headers, dict) else None
-    hidden = header.get("sensitive") if isinstance(header, dict) else None
-    return hidden if isinstance(hidden, list) else ()
+    header = _header_in(headers)
+    hidden = header.get("sensitive")
+    if not isinstance(hidden, list):
+        return ()
+    # A position counts the results, too.
+    return shifted(hidden) if header.get("needs") else hidden
 
 
 def sensitive_of_context(context: Any) -> Sequence[str | int]:
     """As `sensitive_of`, from the request that a task sees."""
     return sensitive_of(_headers_of(context))
+
+
+def lacks_results(context: Any) -> bool:
+    """Return True if results of what the job needs are to be put before the arguments of its message."""
+    return bool(_header_in(_headers_of(context)).get("needs"))
+
+
+def put_results(context: Any, results: Sequence[Any]) -> None:
+    """Put results before the arguments of a request, and note in its header that they are there."""
+    context.args = [*results, *context.args]
+    header = {name: value for name, value in _headers_of(context)[HEADER].items() if name != "needs"}
+    # Its headers are also the main process's, where bodies run in threads.
+    if context.is_eager:
+        context.headers = {**context.headers, HEADER: header}
+    else:
+        setattr(context, HEADER, header)
+
+
+def node_of(context: Any) -> tuple[int, bool] | None:
+    """Return the node above a member of a tree, and if the message is its first; None for other jobs."""
+    header = _header_in(_headers_of(context))
+    parent = header.get("parent")
+    return (parent, bool(header.get("first"))) if type(parent) is int else None
+
+
+def _header_in(headers: Any) -> dict[str, Any]:
+    header = headers.get(HEADER) if isinstance(headers, dict) else None
+    return header if isinstance(header, dict) else {}

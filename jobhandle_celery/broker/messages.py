@@ -21,7 +21,7 @@ from kombu import serialization as kombu_serialization
 from kombu.utils import json as kombu_json
 
 from .. import serialization
-from ..redaction import masked
+from ..redaction import masked, shifted
 from ..store import PendingMessage
 from .headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .publish_options import LEVELS_SHOWN
@@ -137,7 +137,8 @@ class MessageBuilder:
         self, job: PendingMessage, template: MessageTemplate, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         if template.sensitive:
-            args, kwargs = masked(args, kwargs, template.sensitive)
+            hidden = shifted(template.sensitive) if job.lacks_results else template.sensitive
+            args, kwargs = masked(args, kwargs, hidden)
         amqp, levels = self._amqp, template.levels
         headers = {
             "id": job.task_id,
@@ -146,7 +147,13 @@ class MessageBuilder:
             "kwargsrepr": kwargs_shown(
                 job.job_id, kwargs, template.kwargsrepr, amqp.kwargsrepr_maxsize, levels
             ),
-            **job_headers(job.job_id, job.attempt, template.sensitive, again=job.publish_count > 0),
+            **job_headers(
+                job.job_id,
+                job.attempt,
+                template.sensitive,
+                again=job.publish_count > 0,
+                **_place_in_tree(job),
+            ),
         }
         if template.own_root:
             headers["root_id"] = job.task_id
@@ -244,6 +251,16 @@ _BUILT_FROM = (
     *("time_limit", "soft_time_limit", "ignore_result", "replaced_task_nesting", "stamped_headers", "origin"),
 )
 """Parameters of `AMQP.as_task_v2` that the row, or its retry, has values for."""
+
+
+def _place_in_tree(job: PendingMessage) -> dict[str, Any]:
+    """Return the fields of its header by which a worker treats a job with needs, or a member of a tree."""
+    place: dict[str, Any] = {"needs": True} if job.lacks_results else {}
+    if job.parent_id is not None:
+        place["parent"] = job.parent_id
+        if job.is_first:
+            place["first"] = True
+    return place
 
 
 def _decoded(text: str) -> Any:

@@ -46,6 +46,19 @@ class PendingMessage:
     publish_count: int = 0
     republish_deferrals: int = 0
     status: JobStatus = JobStatus.SUBMITTED
+    needs_when: str | None = None
+    parent_id: int | None = None
+
+    @property
+    def lacks_results(self) -> bool:
+        """True if results of what the job needs are to be put before its arguments; a retry has them."""
+        return self.needs_when is not None and self.retry is None
+
+    @property
+    def is_first(self) -> bool:
+        """True for the first message of a job that was never resubmitted, as far as the row shows."""
+        resubmitted = self.status is JobStatus.RESUBMITTED
+        return self.attempt == 1 and self.publish_count == 0 and not resubmitted
 
 
 _OTHERWISE_NAMED = {"job_id": job.c.id, "attempt": job.c.attempt + 1, "status": job.c.status_id}
