@@ -213,6 +213,16 @@ def failed_trace(error: Exception) -> Any:
     return trace.trace_ok_t(returned, trace.TraceInfo(states.FAILURE, error), None, None)
 
 
+def failed_task(task: Any, context: Any, error: Exception) -> Any:
+    """Store, send and return what Celery's tracer does of a body that raises this error."""
+    info = trace.TraceInfo(states.FAILURE, error)
+    try:
+        raise error
+    except Exception:
+        returned = info.handle_error_state(task, context, eager=bool(context.is_eager))
+    return trace.trace_ok_t(returned, info, None, None)
+
+
 def ignores_result(task: Any, request: Any) -> bool:
     """Return True if the result of a request is ignored, by the rule of the installed Celery."""
     # From 5.7 on the message's value takes precedence over the task's; 5.6 reads both.

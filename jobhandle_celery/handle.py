@@ -289,6 +289,16 @@ class JobHandle(Generic[R]):
         if requested:
             raise StopRequested
 
+    def needs(self) -> list[JobRecord]:
+        """Return the jobs that must end before this one starts; those whose results are its arguments first.
+
+        These are in the order of the arguments, the others in that of their ids.
+        """
+        needs = self._store().queries.needs(self.job_id)
+        if not needs:
+            self.job_status()  # a job without needs is no error, one that does not exist is
+        return needs
+
     def resubmit_job(self) -> None:
         """Run a final job again, with the same arguments.
 

@@ -23,8 +23,8 @@ def masked(
     )
 
 
-def shifted(sensitive: Collection[str | int]) -> Collection[str | int]:
-    """Return what is sensitive of arguments before which results are missing: which position is is unknown."""
+def shifted(sensitive: Sequence[str | int]) -> Sequence[str | int]:
+    """Return what to hide of arguments before which results are missing: positions are unknown."""
     return [*sensitive, ALL_POSITIONS] if any(type(name) is int for name in sensitive) else sensitive
 
 

@@ -52,6 +52,7 @@ raise_if_cancelled() -> None
 resubmit_job() -> None
 release_job() -> None
 events() -> list[Event]
+needs() -> list[JobRecord]
 """
 JOB = """task args kwargs message scheduled_for status queue priority expires time_limit soft_time_limit
 max_attempts unique_key meta headers sensitive"""

@@ -11,9 +11,10 @@ from celery.exceptions import Ignore
 from .. import internal_errors
 from ..broker.headers import job_of_context
 from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError
-from ..runtime import runtime_of
+from ..runtime import Runtime, runtime_of
 from ..store import ClaimRejected, RejectionReason, Run, Store
 from .current_run import CurrentRun
+from .needs import complete_arguments
 from .outcomes import GivenBack, Report
 from .result_backend import mark_revoked
 
@@ -68,7 +69,23 @@ def claim(task: Any, context: Any) -> CurrentRun:
         raise _unanswered(run) from None
     if rejected is not None:
         _refuse(task, context, run, rejected)
-    return CurrentRun(run, context, began)
+    current = CurrentRun(run, context, began)
+    _prepare(runtime, current)
+    return current
+
+
+def _prepare(runtime: Runtime, current: CurrentRun) -> None:
+    """Put the results of what the job needs before its arguments, or give it back: it has not begun."""
+    job_id = current.run.job_id
+    try:
+        complete_arguments(runtime.store, current)
+        return
+    except (JobHandleError, SoftTimeLimitExceeded) as error:
+        logger.warning("job %s was not started: the results that it needs were not read: %s", job_id, error)
+    except Exception as error:
+        internal_errors.report("reading results that a job needs", error, f"job {job_id} is given back")
+    given_back = GivenBack(current.run, "the results that it needs were not read")
+    raise ClaimRefused(given_back.reason, Report(None, given_back))
 
 
 def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:

@@ -18,6 +18,10 @@ class ResultError(TypeError):
     """What a body returned cannot be kept as the result of a job."""
 
 
+class ArgumentsError(ValueError):
+    """The results of what a job needs cannot be put before its arguments."""
+
+
 class BodyExitedError(RuntimeError):
     """A body raised a BaseException, which would have ended its process or thread, too."""
 
@@ -31,6 +35,8 @@ class CurrentRun:
     """The request, as Celery's own Context: `task.request` is gone when the tracer has returned."""
     began: float = field(default_factory=time.monotonic)
     """When its process took the message, by the monotonic clock: its time limits count from there."""
+    unstartable: ArgumentsError | None = None
+    """Why its body cannot start, though the claim has won."""
     entered: bool = False
     error: BaseException | None = None
     """The error that the task's own code raised."""

@@ -22,6 +22,9 @@ from .outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
 def decide(task: Any, current: CurrentRun, outside: BaseException | None) -> Outcome:
     """Return the outcome of a run, from how its body ended and what it requested before."""
     run, error = current.run, current.error
+    if current.unstartable is not None:
+        name = type(current.unstartable).__name__
+        return Failed(run, Failure("system", name, clip_message(str(current.unstartable))))
     cause: Any = error.exc if isinstance(error, Retry) else error
     # A retry is decided once Celery has stored RETRY and called ``on_retry``: then its signal concludes it.
     decided = current.returned or isinstance(cause, StopRequested) or isinstance(error, (Ignore, Reject))

@@ -67,7 +67,10 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
         return refused
     try:
         with run(task, current):
-            returned = traced()
+            unstartable = current.unstartable
+            returned = (
+                traced() if unstartable is None else celery_compat.failed_task(task, context, unstartable)
+            )
             conclude(task, current, _error_outside(current, returned))
     except Exception as error:
         if current.outcome is None or current.written:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from celery import Celery, Task, uuid
+from celery import Celery, Task, states, uuid
 from celery.app import trace
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
@@ -194,13 +194,17 @@ class JobTask:
         options["task_id"] = task_id = options.get("task_id") or uuid()
         ignore_result = options.get("ignore_result", self.ignore_result)
         request = {"id": task_id, "is_eager": True, "headers": headers, "ignore_result": ignore_result}
+        context: Any = _context(self, request, args or (), kwargs or {})
         try:
-            current = claim(self, _context(self, request, args or (), kwargs or {}))
+            current = claim(self, context)
         except Ignore as refusal:
             return EagerResult(task_id, refusal, trace.IGNORED, name=self.name)
         connect_signals()
         with run(self, current):
-            return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
+            if current.unstartable is not None:
+                return EagerResult(task_id, current.unstartable, states.FAILURE, name=self.name)
+            options["headers"] = context.headers
+            return super().apply(context.args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin
 
     def signature_from_request(self: Any, request: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return a signature of the next attempt that is recorded where Celery would publish it."""
@@ -237,8 +241,20 @@ class JobTask:
     def replace(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""
         if current_run(self.request) is not None:
-            raise ApiUsageError("a task that runs as a job cannot replace itself; submit another job instead")
+            raise ApiUsageError(
+                "replace: a task that runs as a job cannot replace itself, for its row, and what needs it, "
+                "cannot follow; submit another job, or make the replacement the next task of a chain"
+            )
         return super().replace(*args, **kwargs)  # type: ignore[misc]  # a mixin
+
+    def add_to_chord(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, in a job: what the body of its chord needs is in the database since the submit."""
+        if current_run(self.request) is not None:
+            raise ApiUsageError(
+                "add_to_chord: the members of a chord that runs as a job are those of its submit; submit "
+                "another job, or put all tasks into the header of the chord"
+            )
+        return super().add_to_chord(*args, **kwargs)  # type: ignore[misc]  # a mixin
 
 
 def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,9 +272,13 @@ def _tracer(task: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
                 # Celery's tracer may keep the `run` that the task has when the tracer is made.
                 host = request.get("hostname")
                 of_jobs = trace.build_tracer(task.name, task, hostname=host, app=task.app)
-            return of_jobs(uuid, args, kwargs, request)
+            if context.args is args:
+                return of_jobs(uuid, args, kwargs, request)
+            # The results of what the job needs are there.
+            return of_jobs(uuid, context.args, kwargs, {**request, HEADER: getattr(context, HEADER)})
 
-        return execute(task, _context(task, request, args, kwargs), traced)
+        context: Any = _context(task, request, args, kwargs)
+        return execute(task, context, traced)
 
     return trace_task
 

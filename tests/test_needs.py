@@ -1,0 +1,412 @@
+"""The results of what a job needs are put before its arguments, after the claim and before its body."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy
+from celery import signals
+from celery.app.trace import trace_task_ret
+from sqlalchemy import insert, update
+
+from jobhandle_celery import Failure, Job, JobHandle, JobStatus, current_job
+from jobhandle_celery.broker.headers import HEADER
+from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.runtime import runtime_of
+from jobhandle_celery.schema import job, job_need
+from jobhandle_celery.serialization import LIMIT
+from jobhandle_celery.store import Run
+from jobhandle_celery.worker import needs
+from jobhandle_celery.worker.outcomes import GivenBack, Report
+from tests.apps import make_app
+from tests.in_process import become_worker, message_of, run
+from tests.trees import Node, chain, chord, group, insert_tree, leaf
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def make(sqlite_url: str) -> Iterator[Make]:
+    made = []
+
+    def make(**settings: Any) -> Any:
+        queue = {"task_default_queue": f"queue-{uuid.uuid4().hex}"}
+        app: Any = make_app(
+            "memory://", sqlite_url, {"result_backend": "cache+memory://", **queue, **settings}
+        )
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        app.jobs.close()
+
+
+@pytest.fixture
+def app(make: Make) -> Any:
+    app = make()
+    become_worker(app)
+    return app
+
+
+def store_tree(app: Any, root: Node) -> int:
+    with runtime_of(app).store.database.transaction() as db:
+        return insert_tree(db.connection, root)
+
+
+def submit(app: Any, asked: Job, *needed: Any, when: str = "finished") -> JobHandle:
+    """Submit a job that needs these: trees, ids of jobs, or pairs of an id and None, for order alone."""
+    handle: JobHandle = app.jobs.handle()
+    handle.submit(Job(**{**vars(asked), "status": JobStatus.WAITING}))
+    with runtime_of(app).store.database.transaction() as db:
+        for position, need in enumerate(needed):
+            match need:
+                case Node():
+                    insert_tree(db.connection, need)
+                    row = {"needs_id": need.id, "position": position}
+                case (needs_id, place):
+                    row = {"needs_id": needs_id, "position": place}
+                case _:
+                    row = {"needs_id": need, "position": position}
+            db.connection.execute(insert(job_need).values(job_id=handle.job_id, **row))
+        change(db.connection, handle.job_id, needs_when=when)
+    handle.release_job()
+    return handle
+
+
+def change(connection: sqlalchemy.Connection, job_id: int, **columns: Any) -> None:
+    connection.execute(update(job).where(job.c.id == job_id).values(**columns))
+
+
+def task(app: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    decorate: Callable[[Callable[..., Any]], Any] = app.task(shared=False, **options)
+    return decorate
+
+
+def taking(app: Any) -> str:
+    """Define a task that returns all its arguments."""
+
+    @task(app, name="tests.taking")
+    def take(*args: Any, **kwargs: Any) -> Any:
+        return [list(args), kwargs]
+
+    return "tests.taking"
+
+
+NEEDS: dict[str, tuple[tuple[Node, ...], list[Any]]] = {
+    "a task": ((leaf(1),), [1]),
+    "a task without a result": ((leaf(None),), [None]),
+    "two tasks": ((leaf(1), leaf("two")), [1, "two"]),
+    "a group": ((group(leaf(1), leaf([2])),), [[1, [2]]]),
+    "an empty group": ((group(),), [[]]),
+    "a chain that ends in a group": ((chain(leaf(0), group(leaf(1), leaf(2))),), [[1, 2]]),
+    "a chord": ((chord(group(leaf(1)), leaf({"sum": 1})),), [{"sum": 1}]),
+    "a moment": ((leaf({"__type__": "datetime", "__value__": "2030-01-02T00:00:00+00:00"}),),
+                 [datetime(2030, 1, 2, tzinfo=UTC)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_results_go_before_arguments(app: Any, case: str) -> None:
+    needed, expected = NEEDS[case]
+    handle = submit(app, Job(task=taking(app), args=["own"], kwargs={"size": 3}), *needed)
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [[*expected, "own"], {"size": 3}]
+
+
+def test_need_without_position_is_no_argument(app: Any) -> None:
+    first, second = store_tree(app, leaf(1)), store_tree(app, leaf(2))
+    handle = submit(app, Job(task=taking(app)), (first, None), (second, 0))
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [[2], {}]
+
+
+def test_need_that_ended_in_error_has_no_result(app: Any) -> None:
+    handle = submit(app, Job(task=taking(app)), leaf(status=JobStatus.ERROR), when="ended")
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [[None], {}]
+
+
+def test_hooks_signals_and_request_have_the_results(app: Any) -> None:
+    """Celery passes them to `before_start`, its signals and the request together with the body's."""
+    seen: dict[str, Any] = {}
+
+    def before_start(task: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        seen["before_start"] = list(args)
+
+    @task(app, name="tests.seeing", bind=True, before_start=before_start)
+    def seeing(task: Any, *args: Any) -> None:
+        seen["request"] = list(task.request.args)
+        seen["header"] = getattr(task.request, HEADER)
+
+    def prerun(args: Any = (), **_: Any) -> None:
+        seen["prerun"] = list(args)
+
+    def postrun(args: Any = (), **_: Any) -> None:
+        seen["postrun"] = list(args)
+
+    handle = submit(app, Job(task="tests.seeing", args=["own"]), leaf(1))
+    signals.task_prerun.connect(prerun)
+    signals.task_postrun.connect(postrun)
+    try:
+        run(app, message_of(app))
+    finally:
+        signals.task_prerun.disconnect(prerun)
+        signals.task_postrun.disconnect(postrun)
+    whole = [1, "own"]
+    header = {"id": handle.job_id, "attempt": 1}
+    assert seen == {
+        **dict.fromkeys(["before_start", "request", "prerun", "postrun"], whole),
+        "header": header,
+    }
+
+
+def test_retry_has_the_results_and_they_are_not_put_again(app: Any) -> None:
+    @task(app, name="tests.retrying", bind=True)
+    def retrying(task: Any, *args: Any) -> list[Any]:
+        if task.request.retries < 2:
+            raise task.retry(countdown=0)
+        return list(args)
+
+    handle = submit(app, Job(task="tests.retrying", args=["own"]), leaf(1))
+    for _ in range(3):
+        run(app, message_of(app))
+    assert handle.result(timeout=0) == [1, "own"]
+    assert handle.get_job().args == ["own"]
+
+
+def test_retry_with_other_arguments_has_those_alone(app: Any) -> None:
+    @task(app, name="tests.changing", bind=True)
+    def changing(task: Any, *args: Any) -> list[Any]:
+        if not task.request.retries:
+            raise task.retry(args=["other"], countdown=0)
+        return list(args)
+
+    handle = submit(app, Job(task="tests.changing", args=["own"]), leaf(1))
+    run(app, message_of(app))
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == ["other"]
+
+
+def test_run_that_was_given_back_reads_the_results_again(app: Any) -> None:
+    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
+    message = message_of(app)
+    store, found = runtime_of(app).store, handle.get_job()
+    claimed = Run(found.id, found.task_id, 1, str(uuid.uuid4()), runtime_of(app).me())
+    assert store.runs.claim(claimed, found.task) == claimed
+    store.recovery.give_back(claimed, "its worker is gone", claimed.worker)
+    runtime_of(app).submitter.send([handle.job_id])
+    run(app, message)  # superseded
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [[1, "own"], {}]
+
+
+def test_resubmitted_job_reads_the_results_again(app: Any) -> None:
+    """Also after a retry, whose message had them: the resubmit starts with the row's own arguments."""
+
+    @task(app, name="tests.failing", bind=True)
+    def failing(task: Any, *args: Any) -> list[Any]:
+        found = current_job()
+        assert found is not None
+        if found.get_job().attempt < 2:
+            raise task.retry(countdown=0)
+        if found.get_job().attempt < 3:
+            raise ValueError("no good")
+        return list(args)
+
+    handle = submit(app, Job(task="tests.failing", args=["own"]), leaf(1))
+    run(app, message_of(app))
+    run(app, message_of(app))
+    assert handle.job_status() is JobStatus.ERROR
+    handle.resubmit_job()
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [1, "own"]
+
+
+def failure_of(app: Any, handle: JobHandle) -> Failure:
+    """Run the job's message, which must not start the body."""
+    failed: list[str] = []
+
+    def note(task_id: str = "", **_: Any) -> None:
+        failed.append(task_id)
+
+    signals.task_failure.connect(note)
+    try:
+        run(app, message_of(app))
+    finally:
+        signals.task_failure.disconnect(note)
+    found = handle.get_job()
+    assert found.status is JobStatus.ERROR
+    assert failed == [found.task_id]
+    assert app.AsyncResult(found.task_id).state == "FAILURE"
+    assert found.error is not None
+    assert found.message == found.error.message
+    return found.error
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_arguments_too_large_with_results_end_in_error_with_sizes(app: Any, fits: bool) -> None:
+    """The bound is that of a submitted job's arguments: a retry stores them whole."""
+    half = LIMIT // 2
+    rest = LIMIT - half - len('["", ""]') + (0 if fits else 1)
+    handle = submit(app, Job(task=taking(app), args=["x" * rest]), needed := leaf("y" * half))
+    if fits:
+        run(app, message_of(app))
+        # The result is larger than the arguments, and is refused as before.
+        assert "the result is" in handle.job_message()
+        return
+    assert failure_of(app, handle) == Failure(
+        "system",
+        "ArgumentsError",
+        f"its arguments, with the results of what it needs (job {needed.id}: {half + 2:,} bytes), must be "
+        f"JSON of at most {LIMIT:,} bytes; this is {LIMIT + 1:,} bytes of JSON, more than {LIMIT:,}",
+    )
+
+
+def test_unreadable_result_ends_in_error_that_names_the_job(app: Any) -> None:
+    handle = submit(app, Job(task=taking(app)), needed := leaf(1))
+    with runtime_of(app).store.database.transaction() as db:
+        change(db.connection, needed.id, result="{secret")
+    error = failure_of(app, handle)
+    assert error.message == (
+        f"the result of job {needed.id}, an argument of this one, cannot be read: JSONDecodeError"
+    )
+
+
+def test_need_that_is_gone_ends_in_error(app: Any) -> None:
+    handle = submit(app, Job(task=taking(app)), 2**40)
+    assert f"job {2**40}" in failure_of(app, handle).message
+
+
+def test_database_outage_after_claim_gives_the_job_back(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body never starts with other arguments, and the run counts as no loss."""
+    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
+    store = runtime_of(app).store
+
+    def away(job_id: int) -> Any:
+        raise DatabaseUnavailableError("away")
+
+    monkeypatch.setattr(needs, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(store.queries, "results_needed", away)
+    report = traced(app, message_of(app))
+    assert isinstance(report, Report)
+    assert isinstance(report.unwritten, GivenBack)
+    assert handle.job_status() is JobStatus.RUNNING
+    report.unwritten.write(store)
+    assert handle.job_status() is JobStatus.REQUEUED
+    monkeypatch.undo()
+    runtime_of(app).submitter.send([handle.job_id])
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [[1, "own"], {}]
+
+
+def test_short_database_outage_after_claim_delays_the_body(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
+    queries = runtime_of(app).store.queries
+    read, answers = queries.results_needed, iter([False, False, True])
+
+    def sometimes(job_id: int) -> Any:
+        if not next(answers):
+            raise DatabaseUnavailableError("away")
+        return read(job_id)
+
+    monkeypatch.setattr(queries, "results_needed", sometimes)
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [[1, "own"], {}]
+
+
+def traced(app: Any, message: Any) -> Any:
+    """Return what the process of a body reports to its main process."""
+    task = app.tasks[message.headers["task"]]
+    args, kwargs, _ = json.loads(message.body)
+    request = {**message.headers, "args": args, "kwargs": kwargs}
+    content = "application/json", "utf-8"
+    return trace_task_ret(task.name, request["id"], request, message.body, *content, app=app)[2]
+
+
+def test_position_of_sensitive_argument_counts_the_results(app: Any) -> None:
+    """Before the claim nothing shows which argument it is, so all are hidden; then it is that one alone."""
+    asked = Job(task=taking(app), args=["canary", "plain"], sensitive=[1])
+    handle = submit(app, asked, leaf("result"))
+    message = message_of(app)
+    assert message.headers["argsrepr"] == "('***', '***')"
+    app.conf.result_extended = True
+    run(app, message)
+    meta = app.backend.get_task_meta(handle.get_job().task_id)
+    assert meta["args"] == ["result", "***", "plain"]
+    assert handle.result(timeout=0) == [["result", "canary", "plain"], {}]
+
+
+def test_name_of_sensitive_argument_hides_it_alone(app: Any) -> None:
+    asked = Job(task=taking(app), args=["plain"], kwargs={"token": "canary"}, sensitive=["token"])
+    submit(app, Job(**{**vars(asked), "args": []}), leaf("result"))
+    assert "canary" not in str(message_of(app).headers)
+
+
+def test_eager_job_has_the_results(make: Make) -> None:
+    app = make(task_always_eager=True)
+    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
+    assert handle.result(timeout=0) == [[1, "own"], {}]
+
+
+def test_eager_job_whose_arguments_are_too_large_ends_in_error(make: Make) -> None:
+    app = make(task_always_eager=True)
+    handle = submit(app, Job(task=taking(app)), group(leaf("x" * LIMIT), leaf(1)))
+    assert handle.job_status() is JobStatus.ERROR
+    assert "bytes" in handle.job_message()
+
+
+def test_eager_retry_has_the_results_once(make: Make) -> None:
+    app = make(task_always_eager=True)
+
+    @task(app, name="tests.retrying", bind=True)
+    def retrying(task: Any, *args: Any) -> list[Any]:
+        if not task.request.retries:
+            raise task.retry(countdown=0)
+        return list(args)
+
+    assert submit(app, Job(task="tests.retrying", args=["own"]), leaf(1)).result(timeout=0) == [1, "own"]
+
+
+def test_message_of_other_jobs_says_nothing_of_needs(app: Any) -> None:
+    app.jobs.submit(Job(task=taking(app)))
+    assert message_of(app).headers[HEADER].keys() == {"id", "attempt"}
+
+
+def test_needs_are_the_records_in_the_order_of_the_arguments(app: Any) -> None:
+    ids = [store_tree(app, leaf(number)) for number in range(4)]
+
+    @task(app, name="tests.asking")
+    def asking(*args: Any) -> list[int]:
+        body = current_job()
+        assert body is not None
+        return [record.id for record in body.needs()]
+
+    handle = submit(app, Job(task="tests.asking"), (ids[0], None), (ids[1], 1), (ids[2], 0), (ids[3], None))
+    run(app, message_of(app))
+    assert handle.result(timeout=0) == [ids[2], ids[1], ids[0], ids[3]]
+    assert [record.result for record in handle.needs()] == [2, 1, 0, 3]
+
+
+def test_job_without_needs_has_none(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(Job(task=taking(app)))
+    assert handle.needs() == []
+
+
+@pytest.mark.parametrize("method", ["replace", "add_to_chord"])
+def test_change_of_canvas_in_body_is_refused_by_name(app: Any, method: str) -> None:
+    @task(app, name="tests.changing", bind=True)
+    def changing(task: Any) -> None:
+        getattr(task, method)(app.signature("tests.add", args=(1, 2)))
+
+    handle = app.jobs.handle()
+    handle.submit(Job(task="tests.changing"))
+    run(app, message_of(app))
+    error = handle.get_job().error
+    assert (error.kind, error.type) == ("task", "ApiUsageError")
+    assert error.message.startswith(f"{method}: ")
+    assert "submit another job" in error.message
