@@ -8,7 +8,7 @@ is a change of status as data; an `Executor` writes it, with its event, in the w
 from .after_commit import Attached
 from .control import Control
 from .database import Database
-from .diagnostics import Diagnostics, JobDetails, JobInternals, Stuck, Trouble
+from .diagnostics import Diagnostics, JobDetails, Trouble
 from .engine import engine_maker
 from .fork_guard import Forkable, gate
 from .insert import Inserter
@@ -33,39 +33,8 @@ from .records import (
 from .recovery import Recovery
 from .retrying import limit_retries
 from .runs import Runs
-from .stats import Passes, Stats, Tally, WorkerSeen
+from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
-
-__all__ = [
-    "MAX_REPUBLISH_DEFERRALS",
-    "Attached",
-    "ClaimRejected",
-    "Database",
-    "Forkable",
-    "JobDetails",
-    "JobInternals",
-    "LostJob",
-    "NewJob",
-    "NewMember",
-    "Page",
-    "Passes",
-    "PendingMessage",
-    "ProcessRef",
-    "RejectionReason",
-    "Run",
-    "RunSnapshot",
-    "Selection",
-    "Store",
-    "Stuck",
-    "Submitted",
-    "Tally",
-    "Trouble",
-    "Worker",
-    "WorkerSeen",
-    "engine_maker",
-    "gate",
-    "limit_retries",
-]
 
 
 class Store:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, func, select
@@ -159,19 +158,15 @@ class Diagnostics:
 
 def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
     running = job.c.status_id == JobStatus.RUNNING
-    return MappingProxyType(
-        {
-            Trouble.OVERDUE: (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late)),
-            Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
-            Trouble.DESERTED: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
-            Trouble.IGNORES_CANCEL: and_(
-                running, STOP_REQUESTED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
-            ),
-            Trouble.FORGOTTEN: and_(
-                running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)
-            ),
-        }
-    )
+    return {
+        Trouble.OVERDUE: (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late)),
+        Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
+        Trouble.DESERTED: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
+        Trouble.IGNORES_CANCEL: and_(
+            running, STOP_REQUESTED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
+        ),
+        Trouble.FORGOTTEN: and_(running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)),
+    }
 
 
 def _internals(row: Row[Any]) -> JobInternals:

@@ -1,8 +1,6 @@
 """What one connection executes: transitions, inserts and reads, in the way of its database.
 
-PostgreSQL writes rows and their events in one statement. SQLite and MariaDB lock the rows, change them and
-append the events in a transaction. The modules that describe transitions (`runs`, `recovery`, `control`,
-`leases`, `sweep`, `insert`, `publish`) do not ask which database it is.
+The modules that describe them do not ask which database it is.
 """
 
 from abc import ABC, abstractmethod
