@@ -3,28 +3,27 @@
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, and_, case, literal, null, select, true, update
+from sqlalchemy import Row, and_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import InvalidTransitionError
-from ..schema import clock, job, job_event
-from ..status import UNFINISHED, JobStatus
+from ..schema import clock, job
+from ..status import JobStatus
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
 from .records import Run, Selection, unique_hash
 from .retrying import remember, remembered, retry_on_disconnect
-from .statements import Guard, Transition, param, params, setting, status_literal
+from .statements import Guard, Transition, params, setting
 from .transitions import (
-    AWAITING_MESSAGE,
     DUE,
     HELD,
     NAMING,
-    NEVER_STARTED,
+    NEW_ROUND,
     NO_PROCESS,
     NO_STOP_REQUESTED,
     NOT_EXPIRED,
     actor_of,
-    cancelled,
+    cancelling,
     check_named,
     final,
     held_by,
@@ -36,10 +35,6 @@ from .transitions import (
     status_allows,
     this_job,
 )
-
-_BEFORE_IT_STARTED = "cancelled before it was started"
-_BETWEEN_ATTEMPTS = "cancelled between two attempts"
-_ASKED_TO_STOP = "asked to stop"
 
 
 class Control:
@@ -75,7 +70,7 @@ class Control:
         if run is None:
             cancel = _cancel_one(by_user=by_user, by_task_id=by_task_id, terminate=terminate)
         else:
-            cancel = _cancel(mine(job_id) & named_by(run), terminate=terminate)
+            cancel = cancelling(mine(job_id) & named_by(run), terminate=terminate)
         with self._database.single_statement() as db:
             while True:
                 changed = db.apply(cancel, actor=actor_of(username), **which)
@@ -99,7 +94,7 @@ class Control:
         """
         with self._database.transaction() as db:
             return sum(
-                db.count_applied(_cancel(selected(part), terminate=terminate), actor="service")
+                db.count_applied(cancelling(selected(part), terminate=terminate), actor="service")
                 for part in selection.parts(MOST_PARAMETERS)
             )
 
@@ -160,7 +155,7 @@ class Control:
                 status_allows("resubmit"),
                 mine(job_id, username),
                 job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
-                to=_RESUBMITTED | {"task_id": task_id, "unique_hash": key},
+                to=NEW_ROUND | {"task_id": task_id, "unique_hash": key},
                 reason="resubmitted",
                 actor=actor_of(username),
             )
@@ -252,7 +247,7 @@ def _lock(db: Executor, job_id: int, username: str | None, *columns: Any) -> Row
 def _set(db: Executor, which: Guard, previous: JobStatus, status: JobStatus, token: str, actor: str) -> bool:
     match status:
         case JobStatus.CANCELLED:
-            db.count_applied(_cancel(which, terminate=False), actor=actor)
+            db.count_applied(cancelling(which, terminate=False), actor=actor)
             return True
         case JobStatus.RUNNING if previous is JobStatus.RUNNING:
             return True
@@ -293,58 +288,6 @@ def _end(which: Guard, status: JobStatus, token: str, actor: str) -> Transition:
     return Transition(status_allows("end"), which, to=to, reason=f"set to {status} by hand", actor=actor)
 
 
-_RESUBMITTED: dict[str, Any] = {
-    **AWAITING_MESSAGE,
-    **dict.fromkeys(
-        (
-            "cancel_requested",
-            "started",
-            "finished",
-            "result",
-            "error",
-            "progress_current",
-            "progress_total",
-            "expires",
-            "not_before",
-            "retry",
-            "claim_id",
-            "worker",
-        )
-    ),
-    "terminate": False,
-    "revoke_reported": False,
-    "unsettled": False,
-    "lost_count": 0,
-    "status_id": JobStatus.RESUBMITTED,
-    "due_at": clock(setting("publish_grace")),
-}
-"""A resubmitted row. `attempt` stays, and never decreases: the writes of the former round must not fit."""
-
-
-def _cancel(which: Guard, *, terminate: bool) -> Transition:
-    # One statement for both cases: between two, a job could change from one status to the other.
-    running = job.c.status_id == status_literal(JobStatus.RUNNING)
-    stopped = cancelled(setting("republish_after"), claim_id=null())
-    columns = {name: case((running, job.c[name]), else_=value) for name, value in stopped.items()}
-    return Transition(
-        job.c.status_id.in_([status_literal(status) for status in sorted(UNFINISHED)]),
-        # A second request changes nothing, unless it adds termination.
-        NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED,
-        which,
-        to=columns
-        | {
-            "cancel_requested": case((NO_STOP_REQUESTED, clock()), else_=job.c.cancel_requested),
-            "terminate": true() if terminate else job.c.terminate,
-        },
-        reason=case(
-            (running, literal(_ASKED_TO_STOP)),
-            (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
-            else_=literal(_BETWEEN_ATTEMPTS),
-        ),
-        actor=param(job_event.c.actor),
-    )
-
-
 @cache
 def _cancel_one(*, by_user: bool, by_task_id: bool, terminate: bool) -> Transition:
-    return _cancel(this_job(by_user=by_user, by_task_id=by_task_id), terminate=terminate)
+    return cancelling(this_job(by_user=by_user, by_task_id=by_task_id), terminate=terminate)

@@ -5,16 +5,16 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, exists, false, null, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, case, exists, false, literal, null, or_, select, true, tuple_
 
 from ..errors import InvalidTransitionError
 from ..models import Failure
-from ..schema import NAME_LENGTH, clock, job
+from ..schema import NAME_LENGTH, clock, job, job_event
 from ..schema import worker as worker_table
 from ..serialization import clip_message
-from ..status import MOVES, JobStatus
+from ..status import MOVES, UNFINISHED, JobStatus
 from .records import PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
-from .statements import NAMESPACE, Guard, param, setting, status_literal
+from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
 
 MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
 """The job of the call, in this namespace."""
@@ -271,3 +271,62 @@ def stopped(message: str) -> tuple[dict[str, Any], str]:
     reason = clip_message(message)
     to = final(JobStatus.CANCELLED, **NO_PROCESS)
     return (to | {"message": reason} if reason else to), reason or STOPPED
+
+
+NEW_ROUND: dict[str, Any] = {
+    **AWAITING_MESSAGE,
+    **dict.fromkeys(
+        (
+            "cancel_requested",
+            "started",
+            "finished",
+            "result",
+            "error",
+            "progress_current",
+            "progress_total",
+            "expires",
+            "not_before",
+            "retry",
+            "claim_id",
+            "worker",
+        )
+    ),
+    "terminate": False,
+    "revoke_reported": False,
+    "unsettled": False,
+    "lost_count": 0,
+    "status_id": JobStatus.RESUBMITTED,
+    "due_at": clock(setting("publish_grace")),
+}
+"""A resubmitted row. `attempt` stays, and never decreases: the writes of the former round must not fit."""
+
+ASKED_TO_STOP = "asked to stop"
+_BEFORE_IT_STARTED = "cancelled before it was started"
+_BETWEEN_ATTEMPTS = "cancelled between two attempts"
+
+
+def cancelling(which: Guard, *, terminate: bool, **columns: Any) -> Transition:
+    """Return the transition of a cancel: jobs that do not run end, with `columns`, bodies are asked to stop.
+
+    One statement for both cases: between two, a job could change from one status to the other.
+    """
+    running = job.c.status_id == status_literal(JobStatus.RUNNING)
+    stopped = cancelled(setting("republish_after"), claim_id=null(), **columns)
+    ended = {name: case((running, job.c[name]), else_=value) for name, value in stopped.items()}
+    return Transition(
+        job.c.status_id.in_([status_literal(status) for status in sorted(UNFINISHED)]),
+        # A second request changes nothing, unless it adds termination.
+        NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED,
+        which,
+        to=ended
+        | {
+            "cancel_requested": case((NO_STOP_REQUESTED, clock()), else_=job.c.cancel_requested),
+            "terminate": true() if terminate else job.c.terminate,
+        },
+        reason=case(
+            (running, literal(ASKED_TO_STOP)),
+            (NEVER_STARTED, literal(_BEFORE_IT_STARTED)),
+            else_=literal(_BETWEEN_ATTEMPTS),
+        ),
+        actor=param(job_event.c.actor),
+    )

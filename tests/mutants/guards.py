@@ -119,7 +119,7 @@ GUARDS = [
     Mutant(
         120,
         "a cancel in back-off is a mere request",
-        "store:_cancel",
+        "store:cancelling",
         (Replace(("status_id", "RUNNING"), by="_ | (job.c.status_id == JobStatus.REQUEUED)"),),
         "tests/store/test_transitions.py tests/store/test_control.py",
     ),

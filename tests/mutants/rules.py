@@ -60,14 +60,14 @@ RULES = [
     Mutant(
         8,
         "resubmit resets attempt",
-        "store:_RESUBMITTED",
+        "store:NEW_ROUND",
         (Replace(("lost_count", "AWAITING_MESSAGE"), by="{**_, 'attempt': 0}"),),
         "tests/store/test_resubmit.py",
     ),
     Mutant(
         9,
         "resubmit leaves the cancel stamp",
-        "store:_RESUBMITTED",
+        "store:NEW_ROUND",
         (Drop(("cancel_requested",)),),
         "tests/store/test_resubmit.py",
     ),
@@ -102,7 +102,7 @@ RULES = [
     Mutant(
         14,
         "a revoke for a duplicate on another worker writes Cancelled",
-        "store:_cancel",
+        "store:cancelling",
         (Replace(("status_id", "RUNNING"), by="job.c.id < 0"),),
         "tests/store/test_fences.py",
     ),
