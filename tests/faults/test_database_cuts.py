@@ -12,7 +12,9 @@ import pytest
 from jobhandle_celery.store import ClaimRejected, Database, RejectionReason, engine_maker
 from tests.databases import PostgresqlDatabases
 from tests.faults.proxy import Cut, PostgresqlProxy
-from tests.faults.store_calls import READ_ONLY, STORE_CALLS, normalize, remaining_rows, sibling_bench
+from tests.faults.store_calls import STORE_CALLS
+from tests.faults.store_reads import READS
+from tests.faults.store_scenes import normalize, remaining_rows, sibling_bench
 from tests.store.harness import Bench
 from tests.support import eventually
 
@@ -82,7 +84,7 @@ LATE_ANSWERS = {
 }
 """The other answer that the caller may get when the answer to its commit is lost."""
 
-SKIPPING = {"reap", "reserve_due", "prune"}
+SKIPPING = {"reap", "reserve_due", "prune", "expire", "unreported_cancels"}
 """They skip locked rows, also those still locked by their own broken connection."""
 
 
@@ -91,7 +93,7 @@ def cases() -> list[Any]:
     return [
         pytest.param(name, cut, id=f"{name}, cut {cut.name.lower()}")
         for name in STORE_CALLS
-        for cut in ([Cut.AFTER] if name in READ_ONLY else Cut)
+        for cut in ([Cut.AFTER] if name in READS else Cut)
         if not cut.silent
     ]
 
@@ -131,7 +133,7 @@ def silent_stage(base: Stage) -> Iterator[Stage]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [cut for cut in Cut if cut.silent])
-@pytest.mark.parametrize("name", [name for name in STORE_CALLS if name not in READ_ONLY])
+@pytest.mark.parametrize("name", [name for name in STORE_CALLS if name not in READS])
 def test_silent_connection_is_replaced(silent_stage: Stage, name: str, cut: Cut) -> None:
     """Related to mutant 22: the request, or the answer, never arrives, and TCP reports nothing (fault 45)."""
     answer, rows = Play(silent_stage, name).act()

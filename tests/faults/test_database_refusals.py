@@ -22,14 +22,9 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ClaimRejected, Run, Selection, engine
 from tests.databases import MariadbDatabases, PostgresqlDatabases
 from tests.faults.lifecycles import retry_until_answered
-from tests.faults.store_calls import (
-    READ_ONLY,
-    STORE_CALLS,
-    normalize,
-    remaining_rows,
-    run_undisturbed,
-    sibling_bench,
-)
+from tests.faults.store_calls import STORE_CALLS, run_undisturbed
+from tests.faults.store_reads import READS
+from tests.faults.store_scenes import normalize, remaining_rows, sibling_bench
 from tests.rng import stretched
 from tests.servers import MariadbServer, execute
 from tests.store.assertions import legal
@@ -49,7 +44,7 @@ class Scenes:
         self._asks = {name: STORE_CALLS[name](bench) for name, bench in self._benches.items()}
         self._before = {name: remaining_rows(bench) for name, bench in self._benches.items()}
 
-    def assert_refused(self, reads: Set[str] = READ_ONLY) -> None:
+    def assert_refused(self, reads: Set[str] = READS.keys()) -> None:
         """Call while the database rejects writes: each call that writes raises."""
         for name in reads:
             self._asks[name](self._benches[name].store)
@@ -246,7 +241,7 @@ def test_read_only_mariadb_is_reported_and_left(private_mariadb: MariadbServer) 
     execute(private_mariadb.url, "SET GLOBAL read_only = ON")
     before = connection_of(base)
     # MariaDB checks for a taken key before it writes.
-    scenes.assert_refused(READ_ONLY | {"submit of a key that is taken"})
+    scenes.assert_refused(READS.keys() | {"submit of a key that is taken"})
     # After a failover another server may answer to the next connection.
     assert connection_of(base) != before
     execute(private_mariadb.url, "SET GLOBAL read_only = OFF")

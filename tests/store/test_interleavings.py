@@ -13,7 +13,8 @@ from inspect import getmembers, isfunction
 import pytest
 
 from jobhandle_celery.schema import job
-from tests.faults.store_calls import STORE_CALLS, remaining_rows
+from tests.faults.store_calls import STORE_CALLS
+from tests.faults.store_scenes import remaining_rows
 from tests.rng import sample, stretched
 from tests.store.harness import Bench
 from tests.store.interleavings import (

@@ -17,7 +17,8 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker, retrying
 from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
-from tests.faults.store_calls import STORE_CALLS, remaining_rows, run_undisturbed, sibling_bench
+from tests.faults.store_calls import STORE_CALLS, run_undisturbed
+from tests.faults.store_scenes import remaining_rows, sibling_bench
 from tests.store.harness import Bench, new_job
 from tests.store.test_leases import LAPSE, uid_of
 

@@ -1,0 +1,45 @@
+"""Every call of the store that reads, and changes nothing."""
+
+from datetime import timedelta
+from functools import partial
+
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import Selection
+from tests.faults.store_scenes import Scene, lapsed, of_job, of_run, scene
+from tests.store.harness import HELD
+
+_queued, _failed = partial(of_job, JobStatus.QUEUED), partial(of_job, JobStatus.ERROR)
+
+READS: dict[str, Scene] = {
+    "check": of_run(lambda store, run: store.runs.check(run)),
+    "job": _queued(lambda store, job_id: getattr(store.queries.job(job_id), "status", None)),
+    "status": _queued(lambda store, job_id: store.queries.status(job_id)),
+    "unfinished": _queued(lambda store, job_id: len(store.queries.unfinished([job_id]))),
+    "find": _queued(lambda store, _: len(store.pages.find(Selection(), None, 10))),
+    "count_by_status": _queued(lambda store, _: store.queries.count_by_status()),
+    "events": _queued(lambda store, job_id: len(store.queries.events(job_id))),
+    "ids": _queued(lambda store, _: len(store.pages.ids(Selection()))),
+    "page": _queued(lambda store, _: len(store.pages.page(Selection(), None, 10).jobs)),
+    "now": lambda _bench: lambda store: store.stats.now() is not None,
+    "tally": _queued(lambda store, _: [row.count for row in store.stats.tally()]),
+    "ended_within": _failed(lambda store, _: len(store.stats.ended_within(timedelta(days=1)))),
+    "submitted_within": _failed(lambda store, _: store.stats.submitted_within(timedelta(days=1))),
+    "touched_within": _failed(lambda store, _: len(store.diagnostics.touched_within(timedelta(days=1), 10))),
+    "workers": of_run(lambda store, _: len(store.stats.workers())),
+    "running": of_run(lambda store, _: len(store.stats.running(10))),
+    "passes": lambda _bench: lambda store: store.stats.passes(),
+    "durability": lambda _bench: lambda store: store.diagnostics.durability() is not None,
+    "count_startable": _queued(lambda store, _: store.stats.count_startable("task")),
+    "count_held": of_job(HELD, lambda store, _: store.diagnostics.count_held()),
+    "details": of_run(
+        lambda store, run: getattr(store.diagnostics.details(run.job_id), "job", None) is not None
+    ),
+    "details_of": of_run(lambda store, run: len(store.diagnostics.details_of([run.job_id]))),
+    "stuck": of_run(lambda store, _: len(store.diagnostics.stuck(timedelta(minutes=1), 3))),
+    "count_queued": _queued(lambda store, _: store.outbox.count_queued(["q"]), queue="q"),
+    "lapsed_workers": scene(lapsed, lambda store, _: store.leases.lapsed_workers()),
+    "runs": of_run(lambda store, run: store.leases.runs(str(run.worker.worker_uid))),
+    "superseded": of_run(
+        lambda store, run: store.leases.superseded([(run.job_id, run.task_id, run.attempt)])
+    ),
+}
