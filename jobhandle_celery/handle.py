@@ -119,7 +119,11 @@ class JobHandle(Generic[R]):
         return status
 
     def get_job(self) -> JobRecord:
-        """Return the job as it is stored now."""
+        """Return the job as it is stored now.
+
+        Of a node, the progress and the result are read from its members: of a large tree this takes longer
+        than the other reads.
+        """
         job = self._store().queries.job(self.job_id, self._username)
         if job is None:
             raise self._unknown()
@@ -134,11 +138,11 @@ class JobHandle(Generic[R]):
 
     def job_finished(self) -> datetime | None:
         """Return when the job ended, in UTC; None while it is not final."""
-        return self.get_job().finished
+        return self._stored_job().finished
 
     def job_message(self) -> str:
         """Return the newest message; empty when there is none."""
-        return self.get_job().message
+        return self._stored_job().message
 
     def job_running(self) -> bool:
         """Return True while the job is Running."""
@@ -190,8 +194,23 @@ class JobHandle(Generic[R]):
         """Set both or neither, and return the previous status. Raises as `set_status` does."""
         return self._set(status, message)
 
+    def members(self) -> list[JobRecord]:
+        """Return the jobs below a chain, group or chord, in its order; none of a task.
+
+        Each node comes before its children. All are read at once: page with `Jobs.find` and its filter `root`
+        through a tree that is too large for that.
+        """
+        members = self._store().queries.members(self.job_id, self._username)
+        if members is None:
+            raise self._unknown()
+        return members
+
     def events(self) -> list[Event]:
-        """Return the job's moves in their order: why it is in its status."""
+        """Return the job's moves in their order: why it is in its status.
+
+        Those of a chain, group or chord that has not ended close with a computed event, which says how many
+        of its members have Finished.
+        """
         events = self._store().queries.events(self.job_id, self._username)
         if not events:
             raise self._unknown()
@@ -270,7 +289,7 @@ class JobHandle(Generic[R]):
         if self._run is not None:
             self._check_open()
             return self._store().runs.check(self._run)[1]
-        return self.get_job().cancel_requested is not None
+        return self._stored_job().cancel_requested is not None
 
     def raise_if_cancelled(self) -> None:
         """Raise `StopRequested`, which ends a body, if `cancel_requested`.
@@ -363,6 +382,12 @@ class JobHandle(Generic[R]):
         if not moved:
             raise InvalidTransitionError(f"job {job_id} is {previous}; it cannot be set to {status} now")
         return previous
+
+    def _stored_job(self) -> JobRecord:
+        job = self._store().queries.stored_job(self.job_id, self._username)
+        if job is None:
+            raise self._unknown()
+        return job
 
     def _store(self) -> Store:
         return self._submitter.flushed_store()

@@ -135,6 +135,7 @@ class Jobs:
         ids: Iterable[int] | None = None,
         since: datetime | timedelta | float | None = None,
         until: datetime | timedelta | float | None = None,
+        root: int | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[JobRecord]:
@@ -148,6 +149,7 @@ class Jobs:
             ids: Only these.
             since: Submitted at or after this moment, or at most this long ago.
             until: Submitted before this moment, or longer ago than this.
+            root: Only the members of this tree, not the root itself.
             before: Only ids below this one; the last id of a page gives the next page.
             limit: How many at most, up to 10,000.
         """
@@ -157,7 +159,7 @@ class Jobs:
             if before is None
             else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
         )
-        selection = _selection(status, task, username, groupname, ids, since, until)
+        selection = _selection(status, task, username, groupname, ids, since, until, root)
         return self._store().pages.find(selection, below, limit)
 
     def count_by_status(
@@ -170,13 +172,14 @@ class Jobs:
         ids: Iterable[int] | None = None,
         since: datetime | timedelta | float | None = None,
         until: datetime | timedelta | float | None = None,
+        root: int | None = None,
     ) -> dict[JobStatus, int]:
         """Return how many of the jobs that fit all filters are in each of the nine statuses.
 
         The filters are those of `find`.
         """
         return self._store().queries.count_by_status(
-            _selection(status, task, username, groupname, ids, since, until)
+            _selection(status, task, username, groupname, ids, since, until, root)
         )
 
     def cancel_many(
@@ -189,6 +192,7 @@ class Jobs:
         ids: Iterable[int] | None = None,
         since: datetime | timedelta | float | None = None,
         until: datetime | timedelta | float | None = None,
+        root: int | None = None,
         terminate: bool = False,
     ) -> int:
         """Cancel every unfinished job that fits all filters; return how many were cancelled or asked to stop.
@@ -199,7 +203,7 @@ class Jobs:
         Raises:
             ApiUsageError: no filter was given; to cancel everything, name the statuses.
         """
-        selection = _selection(status, task, username, groupname, ids, since, until)
+        selection = _selection(status, task, username, groupname, ids, since, until, root)
         if selection == Selection():
             raise ApiUsageError("cancel_many needs a filter: a status, a task, a username, ids, ...")
         return self._store().control.cancel_selected(
@@ -297,6 +301,7 @@ def _selection(
     ids: object,
     since: object,
     until: object,
+    root: object,
 ) -> Selection:
     return Selection(
         statuses=validation.statuses(status),
@@ -306,4 +311,5 @@ def _selection(
         ids=validation.job_ids(ids),
         since=validation.since("since", since),
         until=validation.since("until", until),
+        root=None if root is None else validation.job_id(root, "root"),
     )

@@ -51,6 +51,8 @@ class Event:
     """Why, for people."""
     actor: str
     """``"service"``, ``"user ann"``, ``"worker w1@host"`` or ``"sweep"``."""
+    computed: bool = False
+    """True: no move and no stored event, but what was counted of a node's members when it was read."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,14 @@ class JobRecord(Job):
     """Unique in the database; rises, with gaps."""
     task_id: str
     """Celery's id of the task; a new one after each resubmit."""
+    kind: str | None = None
+    """``"chain"``, ``"group"`` or ``"chord"``: a node of a tree, which runs no task. None: a task."""
+    root_id: int | None = None
+    """The root of the tree of which it is a member; None of a root, and of a job without a tree."""
+    parent_id: int | None = None
+    """The node of which it is a child; None as for `root_id`."""
+    blocked: bool = False
+    """It is Waiting for jobs that it needs."""
     username: str | None = None
     groupname: str | None = None
     submitted: datetime
@@ -153,18 +163,23 @@ class JobRecord(Job):
     worker: str | None = None
     """The worker that runs it, or ran it last."""
     result: Any = None
-    """What the body returned, as JSON gives it back; None until it is Finished."""
+    """What the body returned, as JSON gives it back; None until it is Finished.
+
+    Of a node, what Celery's canvas returns: a chain's last result, the result of a chord's body, a list of
+    those of a group. It is read from the members by `JobHandle.get_job` alone; lists have None."""
     error: Failure | None = None
     """Why it ended in Error; None otherwise."""
     progress: Progress | None = None
-    """The body's last ``set_progress``; None if there was none."""
+    """The body's last ``set_progress``; None if there was none.
+
+    Of a node, how many of its tasks have Finished, of how many; lists have it until the node ends."""
     cancel_requested: datetime | None = None
     """When a stop was requested; apart from the status, for a body may take its time."""
 
     @property
     def held(self) -> bool:
         """True for a Waiting job that has no time: only ``release_job`` or ``set_status`` starts it."""
-        return self.status == JobStatus.WAITING and self.scheduled_for is None
+        return self.status == JobStatus.WAITING and self.scheduled_for is None and not self.blocked
 
     @property
     def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -186,8 +201,10 @@ def request_from(record: JobRecord) -> Job:
     """Return the request for a new job like a stored one.
 
     Raises:
-        ValidationError: a value of the stored job cannot be read.
+        ValidationError: a value of the stored job cannot be read, or it is a node, which has no task.
     """
+    if record.kind is not None:
+        raise ValidationError("kind", record.kind, "None, a task; resubmit_job() runs a tree again")
     for name in ("args", "kwargs", "meta"):
         match value := getattr(record, name):
             case Unreadable() | [Unreadable()] | {"unreadable": Unreadable()}:

@@ -82,10 +82,10 @@ def _name(field: str, value: object) -> str:
     return value
 
 
-def job_id(value: object) -> int:
+def job_id(value: object, field: str = "job_id") -> int:
     """Check a job's id. A number outside the range of ids becomes 0, the id of no job."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ApiUsageError(f"job_id: {shown(value)} is not a whole number")
+        raise ApiUsageError(f"{field}: {shown(value)} is not a whole number")
     return value if 0 < value <= LARGEST_ID else 0
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 import jobhandle_celery
 from jobhandle_celery import Job, JobHandle, JobRecord, Jobs, errors
 
-FILTERS = "status=None, task=None, username=…, groupname=None, ids=None, since=None, until=None"
+FILTERS = "status=None, task=None, username=…, groupname=None, ids=None, since=None, until=None, root=None"
 JOBS = f"""
 __init__(app, database=None) -> None
 handle(*, username=…, groupname=None) -> JobHandle
@@ -53,11 +53,12 @@ resubmit_job() -> None
 release_job() -> None
 events() -> list[Event]
 needs() -> list[JobRecord]
+members() -> list[JobRecord]
 """
 JOB = """task args kwargs message scheduled_for status queue priority expires time_limit soft_time_limit
 max_attempts unique_key meta headers sensitive"""
-JOB_RECORD = """id task_id username groupname submitted started finished attempt worker result error progress
-cancel_requested"""
+JOB_RECORD = """id task_id kind root_id parent_id blocked username groupname submitted started finished
+attempt worker result error progress cancel_requested"""
 
 LATE_TYPES = {"Signature": Signature, "Session": Session, "scoped_session": scoped_session}
 

@@ -23,7 +23,11 @@ def job_document(job: JobRecord) -> dict[str, Any]:
         "id": job.id,
         "task": job.task,
         "task_id": job.task_id,
+        "kind": job.kind,
+        "root_id": job.root_id,
+        "parent_id": job.parent_id,
         "status": str(job.status),
+        "blocked": job.blocked,
         "message": job.message,
         "username": job.username,
         "groupname": job.groupname,
@@ -57,6 +61,7 @@ def event_document(event: Event) -> dict[str, Any]:
         "attempt": event.attempt,
         "message": event.message,
         "actor": event.actor,
+        "computed": event.computed,
     }
 
 

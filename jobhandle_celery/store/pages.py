@@ -18,8 +18,9 @@ from ..schema import clock, job
 from ..status import JobStatus
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
-from .records import Selection, to_job
+from .records import Selection
 from .retrying import retry_on_disconnect
+from .snapshots import to_jobs
 from .statements import Guard
 from .transitions import selected
 
@@ -51,12 +52,13 @@ class Pages:
     @retry_on_disconnect
     def find(self, selection: Selection, before: int | None, limit: int) -> list[JobRecord]:
         """Return the newest jobs of a selection, those with an id below `before` if it is given."""
-        found: list[JobRecord] = []
+        found: list[Row[Any]] = []
         with self._database.autocommit() as db:
             selection, after, before = _narrow(db, selection, before)
             for part in selection.parts(MOST_PARAMETERS):
-                found += map(to_job, _newest_by_id(db, part, after, before, limit))
-        return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
+                found += _newest_by_id(db, part, after, before, limit)
+            newest = sorted(found, key=lambda row: row.id, reverse=True)[:limit]
+            return to_jobs(db, newest)
 
     @retry_on_disconnect
     def ids(self, selection: Selection) -> list[int]:
@@ -74,10 +76,10 @@ class Pages:
         """
         with self._database.autocommit() as db:
             selection, after, before = _narrow(db, selection, before)
-            if selection.username is not None:
-                return _page(_newest_by_id(db, selection, after, before, limit + 1), limit, None)
+            if selection.username is not None or selection.root is not None:
+                return _page(db, _newest_by_id(db, selection, after, before, limit + 1), limit, None)
             if selection.task is None and selection.groupname is None:
-                return _page(_newest_by_status(db, selection, after, before, limit + 1), limit, None)
+                return _page(db, _newest_by_status(db, selection, after, before, limit + 1), limit, None)
             return _look_through(db, selection, after, before, limit)
 
 
@@ -87,14 +89,14 @@ def _look_through(db: Executor, selection: Selection, after: int, before: int | 
     while True:
         newest = _newest_id(db, before)
         if newest is None or newest <= after:
-            return _page(found, limit, None)
+            return _page(db, found, limit, None)
         floor = max(newest - STRIDE, after)
         found += _newest_by_status(db, selection, floor, newest + 1, limit + 1 - len(found))
         looked += STRIDE
         before = floor + 1
         if len(found) > limit or looked >= LOOKED_THROUGH:
             further = _newest_id(db, before)
-            return _page(found, limit, before if further and further > after else None)
+            return _page(db, found, limit, before if further and further > after else None)
 
 
 def _newest_id(db: Executor, before: int | None) -> int | None:
@@ -126,7 +128,10 @@ def _newest_by_id(
     db: Executor, selection: Selection, after: int, before: int | None, limit: int
 ) -> list[Row[Any]]:
     fits = select(job).where(selected(selection), _between(after, before))
-    return list(db.execute(fits.order_by(job.c.id.desc()).limit(limit)))
+    # A tree is small, and its members are found by their index: a planner that expects many of them reads all
+    # jobs in the order of their ids instead, unless that order needs a sort in either case.
+    order = job.c.id if selection.root is None else job.c.id + 0
+    return list(db.execute(fits.order_by(order.desc()).limit(limit)))
 
 
 def _between(after: int, before: int | None) -> Guard:
@@ -189,6 +194,6 @@ def recent(db: Executor, ids: Any, moments: Any, last: timedelta) -> Guard:
     return and_(ids >= first_since(db, ids, moments, since), moments >= since)
 
 
-def _page(rows: Sequence[Row[Any]], limit: int, further: int | None) -> Page:
-    jobs = [to_job(row) for row in rows[:limit]]
+def _page(db: Executor, rows: Sequence[Row[Any]], limit: int, further: int | None) -> Page:
+    jobs = to_jobs(db, rows[:limit], of_ended=True)
     return Page(jobs, jobs[-1].id if len(rows) > limit else further)

@@ -7,12 +7,13 @@ from typing import Any
 from sqlalchemy import Row, func, select
 
 from ..models import Event, JobRecord
-from ..schema import job, job_event, job_need
+from ..schema import clock, job, job_event, job_need
 from ..status import FINAL, JobStatus
 from .database import Database
-from .executors import MOST_PARAMETERS
+from .executors import MOST_PARAMETERS, Executor
 from .records import EVERYTHING, Selection, to_event, to_job
 from .retrying import retry_on_disconnect, untraced
+from .snapshots import Node, count_members, in_tree_order, to_jobs
 from .statements import param, params, status_literal
 from .transitions import mine, select_one, selected
 from .tree_results import results_of
@@ -26,9 +27,37 @@ class Queries:
 
     @retry_on_disconnect
     def job(self, job_id: int, username: str | None = None) -> JobRecord | None:
-        """Return a snapshot; None if there is no such job, or it is another user's."""
+        """Return a snapshot; None if there is no such job, or it is another user's.
+
+        With the progress and the result of a node. A tree that has Finished does not change any more, except
+        that a prune deletes it as a whole: if its root is there after the read, its members were.
+        """
+        row = self._row(job, job_id, username)
+        if row is None or row.kind is None:
+            return None if row is None else to_job(row)
+        with self._database.autocommit() as db:
+            (node,) = to_jobs(db, [row], of_ended=True, with_results=True)
+        return node if self._row(job.c.id, job_id, username) is not None else None
+
+    @retry_on_disconnect
+    def stored_job(self, job_id: int, username: str | None = None) -> JobRecord | None:
+        """Return the same without a node's progress and result: its row alone."""
         row = self._row(job, job_id, username)
         return None if row is None else to_job(row)
+
+    @retry_on_disconnect
+    def members(self, job_id: int, username: str | None = None) -> list[JobRecord] | None:
+        """Return all jobs below a node, in the order of its tree; None if there is no such job.
+
+        For a nested node the whole tree is read, in one statement: that of a moment.
+        """
+        top = self._row(job, job_id, username)
+        if top is None or top.kind is None:
+            return None if top is None else []
+        root_id = top.id if top.parent_id is None else top.root_id
+        with self._database.autocommit() as db:
+            rows = db.execute(select(job).where(job.c.root_id == root_id)).all()
+            return to_jobs(db, in_tree_order(rows, job_id))
 
     @retry_on_disconnect
     def status(self, job_id: int, username: str | None = None) -> JobStatus | None:
@@ -64,7 +93,7 @@ class Queries:
     def needs(self, job_id: int) -> list[JobRecord]:
         """Return what a job needs: first what makes up its arguments, in their order."""
         with self._database.autocommit() as db:
-            return [to_job(row) for row in db.execute(_needs(), params(id=job_id))]
+            return to_jobs(db, db.execute(_needs(), params(id=job_id)).all())
 
     @retry_on_disconnect
     def results_needed(self, job_id: int) -> dict[int, str | None]:
@@ -79,15 +108,32 @@ class Queries:
 
     @retry_on_disconnect
     def events(self, job_id: int, username: str | None = None) -> list[Event]:
-        """Return a job's moves in their order; empty if there is no such job."""
+        """Return a job's moves in their order; empty if there is no such job.
+
+        Those of an unfinished node end with an event that is not stored: how many members have Finished.
+        """
+        node = (job.c.id, job.c.kind, job.c.parent_id, job.c.root_id, job.c.status_id, job.c.attempt)
+        now = [column.label(f"now_{column.name}") for column in node]
         statement = (
-            select(job_event)
+            select(job_event, *now, clock().label("now"))
             .join(job, job.c.id == job_event.c.job_id)
             .where(mine(job_id, username))
             .order_by(job_event.c.id)
         )
         with self._database.autocommit() as db:
-            return [to_event(row) for row in db.execute(statement)]
+            rows = db.execute(statement).all()
+            events = [to_event(row) for row in rows]
+            if rows and rows[0].now_kind is not None and not rows[0].now_status_id.final:
+                events += _count_as_event(db, rows[0])
+            return events
+
+
+def _count_as_event(db: Executor, row: Row[Any]) -> list[Event]:
+    progress = count_members(db, [Node(row.now_id, row.now_parent_id, row.now_root_id)]).get(row.now_id)
+    if progress is None:
+        return []
+    message = f"{progress.current:,} of {progress.total:,} finished"
+    return [Event(row.now, row.now_status_id, row.now_attempt, message, "", computed=True)]
 
 
 @cache

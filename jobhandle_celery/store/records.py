@@ -263,6 +263,10 @@ class Selection:
     groupname: str | None = None
     since: datetime | timedelta | None = None
     until: datetime | timedelta | None = None
+    root: int | None = None
+    """The members of this tree."""
+    members: bool = True
+    """False: no members of trees, which their roots stand for."""
 
     def parts(self, size: int) -> "Iterator[Selection]":
         """Split it into selections of at most so many ids: databases limit the parameters of a statement."""

@@ -86,6 +86,10 @@ def selected(selection: Selection) -> Guard:
         conditions.append(job.c.groupname == selection.groupname)
     if selection.ids is not None:
         conditions.append(job.c.id.in_(selection.ids))
+    if selection.root is not None:
+        conditions += [job.c.root_id == selection.root, job.c.id != selection.root]
+    if not selection.members:
+        conditions.append(job.c.parent_id.is_(None))
     if selection.since is not None:
         conditions.append(job.c.submitted >= _moment(selection.since))
     if selection.until is not None:

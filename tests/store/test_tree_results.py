@@ -12,7 +12,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store.executors import MOST_PARAMETERS
 from jobhandle_celery.store.tree_results import results_of
 from tests.store.harness import Bench
-from tests.trees import Node, chain, chord, group, insert_tree, leaf
+from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
 
 
 def insert(bench: Bench, *roots: Node) -> None:

@@ -1,0 +1,119 @@
+"""Snapshots of jobs: what a row says, and what only other rows say: the progress and result of a node."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Row, case, func, select
+
+from .. import serialization
+from ..models import JobRecord, Progress, Unreadable
+from ..schema import job
+from ..status import JobStatus
+from .executors import MOST_PARAMETERS, Executor
+from .records import to_job
+from .statements import status_literal
+from .tree_results import results_of
+
+T = TypeVar("T", bound=Any)
+
+
+class Node(NamedTuple):
+    """A node, and its place in its tree."""
+
+    id: int
+    parent_id: int | None
+    root_id: int | None
+
+
+def to_jobs(
+    db: Executor, rows: Sequence[Row[Any]], *, of_ended: bool = False, with_results: bool = False
+) -> list[JobRecord]:
+    """Return snapshots of whole rows, in their order; what is missing is read in a few statements for all.
+
+    A node's progress is counted from its members. Lists leave it out for nodes that have ended: what a list
+    costs must not grow with the number of finished jobs. They leave out results, too, which may be thousands
+    of values for each node.
+
+    Args:
+        db: What reads the other rows.
+        rows: Rows of ``jobhandle_job``, with all columns.
+        of_ended: Count the members of nodes that have ended, too.
+        with_results: Read the results of nodes that have Finished.
+    """
+    jobs = [to_job(row) for row in rows]
+    nodes = [row for row in rows if row.kind is not None]
+    if nodes:
+        counted = [row for row in nodes if of_ended or not row.status_id.final]
+        progress = count_members(db, [Node(row.id, row.parent_id, row.root_id) for row in counted])
+        jobs = [replace(job, progress=progress[job.id]) if job.id in progress else job for job in jobs]
+    if with_results:
+        finished = [row.id for row in nodes if row.status_id is JobStatus.FINISHED]
+        results = results_of(db, finished) if finished else {}
+        jobs = [replace(job, result=_decoded(results[job.id])) if job.id in results else job for job in jobs]
+    return jobs
+
+
+def _decoded(result: str) -> Any:
+    try:
+        return serialization.decode(result)
+    except Exception as error:  # one member's is not JSON; whoever reads that member logs it
+        return Unreadable(type(error).__name__)
+
+
+def count_members(db: Executor, nodes: Sequence[Node]) -> dict[int, Progress]:
+    """Return how many tasks below each node have Finished, of how many, by its id; none without tasks.
+
+    One statement for all roots, and two for all nested nodes, whose whole trees are read.
+    """
+    counted: dict[int, tuple[int, int]] = {}
+    roots = [node.id for node in nodes if node.parent_id is None]
+    for part in _parts(roots):
+        for root_id, members, finished in db.execute(_count(job.c.root_id, part)):
+            counted[root_id] = int(finished), members
+    nested = {node.id: node.root_id for node in nodes if node.parent_id is not None}
+    for part in _parts({root_id for root_id in nested.values() if root_id is not None}):
+        below = _count_below(db, part)
+        counted |= {node_id: below[node_id] for node_id in nested.keys() & below.keys()}
+    return {node_id: Progress(finished, members) for node_id, (finished, members) in counted.items()}
+
+
+def in_tree_order(rows: Iterable[T], top: int) -> list[T]:
+    """Return the rows below a node: each before its children, those by position, callbacks at last."""
+    children: dict[int, list[T]] = {}
+    for row in sorted(rows, key=lambda row: (row.position is None, row.position or 0, row.id)):
+        children.setdefault(row.parent_id, []).append(row)
+    ordered: list[T] = []
+    following = children.get(top, [])[::-1]
+    while following:
+        row = following.pop()
+        ordered.append(row)
+        following += children.get(row.id, [])[::-1]
+    return ordered
+
+
+_FINISHED = func.sum(case((job.c.status_id == status_literal(JobStatus.FINISHED), 1), else_=0))
+
+
+def _count(by: Any, trees: Collection[int]) -> Any:
+    tasks = job.c.root_id.in_(trees) & job.c.kind.is_(None)
+    return select(by, func.count(), _FINISHED).where(tasks).group_by(by)
+
+
+def _count_below(db: Executor, trees: Collection[int]) -> dict[int, tuple[int, int]]:
+    """Return the counts of all nodes of these trees: those of their own children are added to all above."""
+    nodes = select(job.c.id, job.c.parent_id).where(job.c.root_id.in_(trees), job.c.kind.is_not(None))
+    parents: dict[int, int | None] = {row.id: row.parent_id for row in db.execute(nodes)}
+    counted: dict[int, tuple[int, int]] = {}
+    for parent_id, members, finished in db.execute(_count(job.c.parent_id, trees)):
+        above: int | None = parent_id
+        while above is not None:
+            ended, total = counted.get(above, (0, 0))
+            counted[above] = ended + int(finished), total + members
+            above = parents.get(above)
+    return counted
+
+
+def _parts(ids: Iterable[int]) -> list[list[int]]:
+    every = list(ids)
+    return [every[start : start + MOST_PARAMETERS] for start in range(0, len(every), MOST_PARAMETERS)]

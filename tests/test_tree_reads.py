@@ -1,0 +1,199 @@
+"""What handles and lists say of trees: results, progress, members, events and filters."""
+
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import (
+    ApiUsageError,
+    Event,
+    JobFailedError,
+    JobHandleError,
+    JobRecord,
+    JobStatus,
+    Progress,
+    UnknownJobError,
+    ValidationError,
+)
+from jobhandle_celery.schema import clock, job_event
+from tests.stage import ADD, Stage
+from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
+
+RUNNING, ERROR, WAITING = JobStatus.RUNNING, JobStatus.ERROR, JobStatus.WAITING
+
+
+def insert(stage: Stage, root: Node, **columns: Any) -> int:
+    with stage.engine.begin() as connection:
+        return insert_tree(connection, root, **columns)
+
+
+def half_run() -> Node:
+    """A chain of a task and a chord, of whose three header tasks two have Finished."""
+    header = group(leaf(1), chain(leaf(2), leaf(status=RUNNING), status=RUNNING), status=RUNNING)
+    tail = chord(header, leaf(status=WAITING, columns={"blocked": True}), status=RUNNING)
+    return chain(leaf(0), tail, status=RUNNING)
+
+
+def ids(jobs: list[JobRecord]) -> list[int]:
+    return [job.id for job in jobs]
+
+
+def test_result_of_node_is_read_from_its_members(stage: Stage) -> None:
+    root = chord(group(leaf(1), leaf(2)), leaf(3))
+    handle = stage.jobs.attach(insert(stage, root))
+    assert handle.result() == handle.get_job().result == 3
+    header = stage.jobs.attach(root.children[0].id)
+    assert header.result() == header.get_job().result == [1, 2]
+    assert stage.jobs.find(ids=[root.id])[0].result is None
+
+
+def test_node_that_has_not_finished_has_no_result(stage: Stage) -> None:
+    root = group(leaf(1), leaf(2, status=ERROR), status=ERROR)
+    handle = stage.jobs.attach(insert(stage, root))
+    assert handle.get_job().result is None
+    with pytest.raises(JobFailedError):
+        handle.result()
+
+
+def test_unreadable_result_of_a_member_is_named(stage: Stage) -> None:
+    root = group(leaf(1, columns={"result": "no JSON"}), leaf(2))
+    handle = stage.jobs.attach(insert(stage, root))
+    assert type(handle.get_job().result).__name__ == "Unreadable"
+    with pytest.raises(JobHandleError, match="cannot be read"):
+        handle.result()
+
+
+def test_progress_counts_the_tasks_below_a_node(stage: Stage) -> None:
+    root = half_run()
+    insert(stage, root)
+    counted = {node.id: stage.jobs.attach(node.id).get_job().progress for node in root if node.kind}
+    chord_node = root.children[1]
+    header = chord_node.children[0]
+    assert counted == {
+        root.id: Progress(3, 5),
+        chord_node.id: Progress(2, 4),
+        header.id: Progress(2, 3),
+        header.children[1].id: Progress(1, 2),
+    }
+    listed = {job.id: job.progress for job in stage.jobs.find() if job.kind}
+    assert listed == counted
+
+
+def test_list_counts_no_members_of_nodes_that_have_ended(stage: Stage) -> None:
+    """Else the cost of a list would grow with the number of finished jobs."""
+    root = group(leaf(1), leaf(2, status=ERROR), status=ERROR)
+    insert(stage, root)
+    assert stage.jobs.attach(root.id).get_job().progress == Progress(1, 2)
+    assert [job.progress for job in stage.jobs.find(ids=[root.id])] == [None]
+
+
+def test_empty_group_has_no_progress_and_an_empty_result(stage: Stage) -> None:
+    job = stage.jobs.attach(insert(stage, group())).get_job()
+    assert (job.progress, job.result) == (None, [])
+
+
+def test_members_are_in_the_order_of_the_tree(stage: Stage) -> None:
+    root = half_run()
+    root.children.insert(0, leaf(9, callback=True))
+    insert(stage, root)
+    callback, *others = list(root)[1:]
+    expected = [*(node.id for node in others), callback.id]
+    assert ids(stage.jobs.attach(root.id).members()) == expected
+    header = root.children[2].children[0]
+    assert ids(stage.jobs.attach(header.id).members()) == [node.id for node in header][1:]
+    assert stage.jobs.attach(callback.id).members() == []
+
+
+def test_member_names_its_place_and_a_root_none(stage: Stage) -> None:
+    root = half_run()
+    insert(stage, root)
+    job = stage.jobs.attach(root.id).get_job()
+    assert (job.kind, job.root_id, job.parent_id) == ("chain", None, None)
+    for member in stage.jobs.attach(root.id).members():
+        assert member.root_id == root.id
+    first, nested, *_ = stage.jobs.attach(root.id).members()
+    assert (first.kind, first.parent_id, nested.kind, nested.parent_id) == (None, root.id, "chord", root.id)
+
+
+def test_blocked_member_is_not_held(stage: Stage) -> None:
+    root = half_run()
+    insert(stage, root)
+    body = stage.jobs.attach(root.children[1].children[1].id).get_job()
+    assert (body.status, body.blocked, body.held) == (WAITING, True, False)
+
+
+def test_root_filter_means_the_same_to_find_count_and_cancel(stage: Stage) -> None:
+    root, other = half_run(), group(leaf(1), leaf(status=RUNNING), status=RUNNING)
+    insert(stage, root)
+    insert(stage, other)
+    alone = stage.jobs.submit(ADD)
+    members = sorted([node.id for node in root][1:], reverse=True)
+    assert ids(stage.jobs.find(root=root.id)) == members
+    assert ids(stage.jobs.find(root=root.id, limit=2, before=members[0])) == members[1:3]
+    assert ids(stage.jobs.find(root=other.id, status="Running")) == [other.children[1].id]
+    assert stage.jobs.find(root=alone) == stage.jobs.find(root=2**70) == []
+    assert sum(stage.jobs.count_by_status(root=root.id).values()) == len(members)
+    assert stage.jobs.count_by_status(root=other.id)[JobStatus.FINISHED] == 1
+    assert stage.jobs.cancel_many(root=other.id) == 1
+    assert [job.cancel_requested is not None for job in stage.jobs.find(root=other.id)] == [True, False]
+    assert stage.jobs.attach(alone).job_status() is JobStatus.QUEUED
+    for operation in (stage.jobs.find, stage.jobs.count_by_status, stage.jobs.cancel_many):
+        with pytest.raises(ApiUsageError, match=r"^root: "):
+            operation(root="42")
+
+
+def test_tree_of_another_user_is_unknown(stage: Stage) -> None:
+    root = half_run()
+    insert(stage, root, username="ann")
+    for node in root:
+        with pytest.raises(UnknownJobError, match=f"no job {node.id}"):
+            stage.jobs.attach(node.id, username="bob")
+        assert stage.jobs.events(node.id, username="bob") == []
+    assert stage.jobs.find(root=root.id, username="bob") == []
+    handle = stage.jobs.attach(root.id, username="ann")
+    assert len(handle.members()) == len(list(root)) - 1
+    handle._username = "bob"  # as of a handle whose job was given to another user
+    with pytest.raises(UnknownJobError):
+        handle.members()
+
+
+def add_event(stage: Stage, root: Node, status: JobStatus) -> None:
+    with stage.engine.begin() as connection:
+        values = {"job_id": root.id, "attempt": 0, "status_id": status, "message": "", "actor": "service"}
+        connection.execute(job_event.insert().values(at=clock(), **values))
+
+
+def test_events_of_an_unfinished_node_end_with_a_computed_one(stage: Stage) -> None:
+    root = half_run()
+    insert(stage, root)
+    for status in (JobStatus.SUBMITTED, RUNNING):
+        add_event(stage, root, status)
+    submitted, running, counted = stage.jobs.attach(root.id).events()
+    assert [submitted.computed, running.computed] == [False, False]
+    assert counted == Event(counted.at, RUNNING, 0, "3 of 5 finished", "", computed=True)
+    assert counted.at >= running.at
+
+
+def test_events_of_an_ended_node_and_of_a_task_are_stored_ones(stage: Stage) -> None:
+    root = group(leaf(1))
+    insert(stage, root)
+    add_event(stage, root, JobStatus.FINISHED)
+    add_event(stage, root.children[0], JobStatus.FINISHED)
+    for node in root:
+        (event,) = stage.jobs.attach(node.id).events()
+        assert not event.computed
+
+
+def test_record_of_a_node_is_not_submitted_again(stage: Stage) -> None:
+    record = stage.jobs.attach(insert(stage, group(leaf(1)))).get_job()
+    with pytest.raises(ValidationError, match=r"^kind: .*resubmit_job"):
+        stage.jobs.submit(record)
+
+
+def test_node_of_unknown_job_has_no_members(stage: Stage) -> None:
+    handle = stage.jobs.attach(insert(stage, group(leaf(1))))
+    with stage.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM jobhandle_job")
+    for operation in (handle.members, handle.get_job, handle.job_message, handle.events):
+        with pytest.raises(UnknownJobError):
+            operation()
