@@ -23,7 +23,7 @@ from jobhandle_celery.worker import needs
 from jobhandle_celery.worker.outcomes import GivenBack, Report
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
-from tests.trees import Node, chain, chord, group, insert_tree, leaf
+from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
 
 Make = Callable[..., Any]
 

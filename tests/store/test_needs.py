@@ -6,7 +6,7 @@ from sqlalchemy import insert
 
 from jobhandle_celery.schema import job_need
 from tests.store.harness import Bench
-from tests.trees import Node, group, insert_tree, leaf
+from tests.tree_rows import Node, group, insert_tree, leaf
 
 
 def need(bench: Bench, *needed: tuple[Node, int | None]) -> int:
