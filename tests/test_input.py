@@ -357,6 +357,10 @@ def test_submit_of_changed_record_ignores_what_the_system_sets(app: Any) -> None
     bogus: dict[str, Any] = {
         "id": 4711,
         "task_id": "mine",
+        "kind": None,  # any other is refused: a node has no task
+        "root_id": 1,
+        "parent_id": 1,
+        "blocked": True,
         "status": JobStatus.RUNNING,
         "username": "root",
         "groupname": "wheel",
@@ -382,7 +386,8 @@ def test_submit_of_changed_record_ignores_what_the_system_sets(app: Any) -> None
     assert (job.status, job.task_id != "mine") == (JobStatus.QUEUED, True)
     assert before < job.submitted < datetime.now(UTC) + timedelta(seconds=1)
     unset = (job.started, job.finished, job.worker, job.result, job.error, job.progress, job.cancel_requested)
-    assert unset == (None,) * 7
+    assert (*unset, job.kind, job.root_id, job.parent_id) == (None,) * 10
+    assert not job.blocked
     with pytest.raises(TypeError, match="unexpected keyword argument 'username'"):
         Job(task="tests.add", username="root")  # type: ignore[call-arg]  # the point
 
