@@ -33,8 +33,10 @@ from .records import (
 from .recovery import Recovery
 from .retrying import limit_retries
 from .runs import Runs
+from .settling import Settling
 from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
+from .trees import Trees
 
 
 class Store:
@@ -44,6 +46,8 @@ class Store:
         self.database = database
         # What changes rows.
         self.inserter = Inserter(database)
+        self.settling = Settling(database)
+        self.trees = Trees(database, self.settling)
         self.outbox = Outbox(database)
         self.runs = Runs(database)
         self.leases = Leases(database)

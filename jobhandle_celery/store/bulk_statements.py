@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job
+from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job, job_need
 from ..status import JobStatus
 from .records import PendingMessage
 from .statements import Guard, event_columns, param, setting, status_literal, with_event
@@ -65,6 +65,22 @@ _COLUMNS = (
 NEW_ROW: dict[str, Any] = dict.fromkeys(column.name for column in _COLUMNS)
 """A value for each of them."""
 
+_TREE_COLUMNS = (
+    *_COLUMNS,
+    job.c.kind,
+    job.c.root_id,
+    job.c.parent_id,
+    job.c.position,
+    job.c.needs_when,
+    job.c.blocked,
+    job.c.countdown,
+    job.c.expires_in,
+    job.c.needed,
+)
+"""The same for a row of a tree, or one with needs."""
+
+NEW_TREE_ROW: dict[str, Any] = dict.fromkeys(column.name for column in _TREE_COLUMNS)
+
 
 def to_document(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return rows as the parameter of `insert_document`."""
@@ -82,15 +98,16 @@ def _to_json(moment: datetime) -> str:
 
 
 @cache
-def insert_document() -> Any:
+def insert_document(*, of_tree: bool = False) -> Any:
     """Return an insert of the rows of a JSON document, in their order, with their events (PostgreSQL)."""
     from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
 
     number: ColumnElement[int] = column("number", Integer)
-    shapes = [column(new.name, _json_type(new.type)) for new in _COLUMNS]
+    columns = _TREE_COLUMNS if of_tree else _COLUMNS
+    shapes = [column(new.name, _json_type(new.type)) for new in columns]
     rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(number, *shapes)
     rows = rows.render_derived(name="given", with_types=True)
-    values = _values(lambda new: rows.c[new.name])
+    values = _values(lambda new: rows.c[new.name], of_tree=of_tree)
     wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
     inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
     return _with_event(inserted)
@@ -104,14 +121,16 @@ def insert_one() -> Any:
     return _with_event(postgresql.insert(job).values(**insert_row()).on_conflict_do_nothing())
 
 
-def insert_row() -> dict[str, Any]:
+def insert_row(*, of_tree: bool = False) -> dict[str, Any]:
     """Return the values of an insert whose parameters are named after the columns."""
-    return _values(param)
+    return _values(param, of_tree=of_tree)
 
 
-def _values(of: Callable[[Column[Any]], ColumnElement[Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {new.name: of(new) for new in _COLUMNS}
+def _values(of: Callable[[Column[Any]], ColumnElement[Any]], *, of_tree: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {new.name: of(new) for new in (_TREE_COLUMNS if of_tree else _COLUMNS)}
     submitted = values["status_id"] == status_literal(JobStatus.SUBMITTED)
+    if of_tree:
+        submitted &= values["kind"].is_(None)  # a node is never published
     values["due_at"] = case((submitted, clock(setting("publish_grace"))), else_=values["due_at"])
     return values | {"submitted": clock(), **_DEFAULTS}
 
@@ -140,6 +159,18 @@ def _json_type(kind: Any) -> Any:
     if isinstance(kind, UtcDateTime):
         return kind
     return SmallInteger() if kind is job.c.status_id.type else kind
+
+
+@cache
+def insert_needs() -> Any:
+    """Return an insert of the needs of a JSON document; a row that exists stays (PostgreSQL)."""
+    from sqlalchemy.dialects import postgresql
+
+    shapes = [column(new.name, new.type) for new in job_need.c]
+    rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*shapes)
+    rows = rows.render_derived(name="given", with_types=True)
+    given = select(*(rows.c[new.name] for new in job_need.c))
+    return postgresql.insert(job_need).from_select([*job_need.c.keys()], given).on_conflict_do_nothing()
 
 
 def by_task_ids(rows: Sequence[dict[str, Any]]) -> Guard:

@@ -3,6 +3,7 @@
 The modules that describe them do not ask which database it is.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,12 +29,14 @@ from sqlalchemy import (
     update,
 )
 
-from ..schema import clock, job, job_event
+from ..schema import clock, job, job_event, job_need
 from .bulk_statements import (
     NEW_ROW,
+    NEW_TREE_ROW,
     QUEUED,
     by_task_ids,
     insert_document,
+    insert_needs,
     insert_row,
     mark_queued,
     select_inserted,
@@ -129,8 +132,15 @@ class Executor(ABC):
             self.unsettled += [row.id for row in rows if row.unsettled]
 
     @abstractmethod
-    def insert_jobs(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        """Insert jobs and their events; return those inserted, without those whose task id or key exists."""
+    def insert_jobs(self, rows: Sequence[dict[str, Any]], *, of_tree: bool = False) -> Sequence[Row[Any]]:
+        """Insert jobs and their events; return those inserted, without those whose task id or key exists.
+
+        With `of_tree` the rows have the columns of a tree, too.
+        """
+
+    @abstractmethod
+    def insert_needs(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows into `job_need`; a row that exists stays."""
 
     @abstractmethod
     def mark_queued(self, sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) -> None:
@@ -168,9 +178,13 @@ class PostgresExecutor(Executor):
 
         return postgresql.insert(table).values(**values).on_conflict_do_nothing()
 
-    def insert_jobs(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        inserted: Sequence[Row[Any]] = self.execute(insert_document(), to_document(rows)).all()
+    def insert_jobs(self, rows: Sequence[dict[str, Any]], *, of_tree: bool = False) -> Sequence[Row[Any]]:
+        insert = insert_document(of_tree=True) if of_tree else insert_document()
+        inserted: Sequence[Row[Any]] = self.execute(insert, to_document(rows)).all()
         return inserted
+
+    def insert_needs(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.execute(insert_needs(), {"document": json.dumps(rows)})
 
     def mark_queued(self, sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) -> None:
         self.execute(mark_queued(), to_marks(sent, delay))
@@ -228,18 +242,22 @@ class PortableExecutor(Executor):
 
         return sqlite.insert(table).values(**values).on_conflict_do_nothing()
 
-    def insert_jobs(self, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
+    def insert_jobs(self, rows: Sequence[dict[str, Any]], *, of_tree: bool = False) -> Sequence[Row[Any]]:
         # The insert does not return which rows it inserted, and only these get an event.
         existing = self.execute(select(job.c.task_id).where(by_task_ids(rows)))
         known, taken = set(existing.scalars()), self._taken_keys(rows)
         new = [row for row in rows if row["task_id"] not in known and row.get("unique_hash") not in taken]
         if not new:
             return []
-        every = [self.settings | params(**NEW_ROW | row) for row in new]
-        self.execute(_insert_each(self._is_sqlite), every)
+        empty = NEW_TREE_ROW if of_tree else NEW_ROW
+        every = [self.settings | params(**empty | row) for row in new]
+        self.execute(_insert_each(self._is_sqlite, of_tree), every)
         inserted: Sequence[Row[Any]] = self.execute(select_inserted(by_task_ids(new))).all()
         self._append_events(inserted)
         return inserted
+
+    def insert_needs(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.execute(_insert_each_need(self._is_sqlite), rows)
 
     def mark_queued(self, sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) -> None:
         for publish_count, group in grouped(sent, lambda message: message.publish_count + 1):
@@ -290,12 +308,24 @@ def _select_of_list(guard: Guard) -> Any:
 
 
 @cache
-def _insert_each(sqlite: bool) -> Any:
+def _insert_each(sqlite: bool, of_tree: bool) -> Any:
+    row = insert_row(of_tree=of_tree)
     if sqlite:
         from sqlalchemy.dialects import sqlite as dialect
 
-        return dialect.insert(job).values(**insert_row()).on_conflict_do_nothing()
+        return dialect.insert(job).values(**row).on_conflict_do_nothing()
     from sqlalchemy.dialects import mysql
 
     # Not IGNORE, which would also hide every other error.
-    return mysql.insert(job).values(**insert_row()).on_duplicate_key_update(id=job.c.id)
+    return mysql.insert(job).values(**row).on_duplicate_key_update(id=job.c.id)
+
+
+@cache
+def _insert_each_need(sqlite: bool) -> Any:
+    if sqlite:
+        from sqlalchemy.dialects import sqlite as dialect
+
+        return dialect.insert(job_need).on_conflict_do_nothing()
+    from sqlalchemy.dialects import mysql
+
+    return mysql.insert(job_need).on_duplicate_key_update(job_id=job_need.c.job_id)

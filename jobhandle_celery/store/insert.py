@@ -43,7 +43,7 @@ class Inserter:
             return inserted
         new = list(jobs)  # before a transaction is open: it may take long
         with self._database.single_statement() if single else self._database.transaction() as db:
-            return self._insert_all(db, new, _now(db) if _need_clock(new) else None)
+            return self._insert_all(db, new, read_clock(db) if need_clock(new) else None)
 
     def submit_within(
         self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None = None
@@ -73,10 +73,10 @@ class Inserter:
         """
         session = session_of(session)
         now = None
-        if _need_clock(jobs):
+        if need_clock(jobs):
             # On a connection of this library: the caller's may have a date style that the driver cannot read.
             with self._database.autocommit() as db:
-                now = _now(db)
+                now = read_clock(db)
         with self._database.joining():
             connection = connection_of(session)
             carry_text(connection, (new.columns(self._database.settings.namespace) for new in jobs))
@@ -87,7 +87,7 @@ class Inserter:
 
     def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
         submitted: list[Submitted] = []
-        for part in batches(jobs, MOST_ROWS, _length, MOST_BYTES):
+        for part in batches(jobs, MOST_ROWS, payload_length, MOST_BYTES):
             rows = [self._row(new, now) for new in part]
             inserted = {row.task_id: row for row in db.insert_jobs(rows)}
             submitted += [
@@ -100,7 +100,7 @@ class Inserter:
 
     def _insert_one_directly(self, new: NewJob) -> list[Submitted] | None:
         """Insert a job with direct psycopg; None, and nothing is inserted, if that is not possible."""
-        if _need_clock([new]):
+        if need_clock([new]):
             return None
         rows = self._database.execute_directly(insert_one(), params(**NEW_ROW | self._row(new)))
         return [Submitted(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
@@ -113,8 +113,8 @@ class Inserter:
         submitted: list[Submitted] = []
 
         def documents() -> Iterator[dict[str, Any]]:
-            for part in batches(jobs, MOST_ROWS, _length, MOST_BYTES):
-                if any(new.unique_key for new in part) or _need_clock(part):
+            for part in batches(jobs, MOST_ROWS, payload_length, MOST_BYTES):
+                if any(new.unique_key for new in part) or need_clock(part):
                     raise NotDirect
                 task_ids.extend(new.task_id for new in part)
                 yield to_document([self._row(new) for new in part])
@@ -136,7 +136,7 @@ class Inserter:
         return submitted if done else None
 
     def _row(self, new: NewJob, now: datetime | None = None) -> dict[str, Any]:
-        return new.columns(self._database.settings.namespace) | _schedule(new, now)
+        return new.columns(self._database.settings.namespace) | schedule(new, now)
 
 
 def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted:
@@ -157,21 +157,23 @@ def _find(db: Executor, which: Guard) -> Row[Any] | None:
     return found[0] if found else None
 
 
-def _now(db: Executor) -> datetime:
+def read_clock(db: Executor) -> datetime:
+    """Return the database's clock."""
     now: datetime = db.execute(select(clock())).scalar_one()
     return now
 
 
-def _need_clock(jobs: Sequence[NewJob]) -> bool:
+def need_clock(jobs: Sequence[NewJob]) -> bool:
     """Return True if a job has a time, which is compared with the database's clock."""
     return any(new.scheduled_for is not None or new.expires is not None for new in jobs)
 
 
-def _length(new: NewJob) -> int:
+def payload_length(new: NewJob) -> int:
+    """Return about how many characters a row has."""
     return len(new.args) + len(new.kwargs) + len(new.meta or "") + len(new.message)
 
 
-def _schedule(new: NewJob, now: datetime | None) -> dict[str, Any]:
+def schedule(new: NewJob, now: datetime | None) -> dict[str, Any]:
     """Return the status and the times; the statement makes a Submitted job due after the publish grace."""
     if now is None:
         return {"status_id": JobStatus.WAITING if new.held else JobStatus.SUBMITTED}

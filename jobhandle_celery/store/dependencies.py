@@ -1,0 +1,285 @@
+"""What depends on what, in SQL: the conditions and the transitions of rows that need others, and of nodes.
+
+A row that needs others is blocked until its needs are met. Whether they are is read from their rows in the
+statement that changes it, and never counted.
+"""
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, false, null, or_, select
+
+from ..models import Failure
+from ..schema import clock, job, job_event, job_need, statement_clock
+from ..serialization import clip_message
+from ..status import FINAL, UNFINISHED, JobStatus
+from .records import encode_failure
+from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
+from .transitions import HELD, MINE, NO_PROCESS, cancelled, final
+
+ACTOR = "service"
+"""The actor of what follows from the end of another job."""
+
+NEEDED = job.alias("needed_job")
+CHILD = job.alias("child")
+DEPENDENT = job.alias("dependent")
+PARENT = job.alias("parent")
+
+BLOCKED = and_(job.c.blocked, HELD)
+IS_NODE = job.c.kind.is_not(None)
+UNSTARTED_NODE = (JobStatus.SUBMITTED, JobStatus.RESUBMITTED)
+
+_ENDS = {
+    "finished": frozenset({JobStatus.FINISHED}),
+    "ended": FINAL,
+    "failed": frozenset({JobStatus.ERROR}),
+}
+"""By `needs_when`, the statuses with which a need is met."""
+
+
+def _in(column: ColumnElement[Any], statuses: Any) -> Guard:
+    return column.in_([status_literal(status) for status in sorted(statuses, key=lambda status: status.id)])
+
+
+def is_impossible(when: str | None, status: JobStatus | None) -> bool:
+    """Return True if a need in that status (None: it is deleted) can no longer be met."""
+    return when is not None and (status is None or (status.final and status not in _ENDS[when]))
+
+
+_IS_MET = or_(
+    *(and_(job.c.needs_when == when, _in(NEEDED.c.status_id, ends)) for when, ends in _ENDS.items())
+)
+_NEEDS = select(job_need.c.job_id).outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+_ALL_MET = ~exists(
+    # A comparison with NULL, of a need that is deleted, does not count as met.
+    _NEEDS.where(job_need.c.job_id == job.c.id, case((_IS_MET, 0), else_=1) == 1).correlate(job)
+)
+
+BY_NEED = job.c.id.in_(select(job_need.c.job_id).where(job_need.c.needs_id == param(job_need.c.needs_id)))
+"""The guard: the rows that need the job `needs_id`."""
+BY_IDS = job.c.id.in_(bindparam("param_ids", expanding=True))
+"""The guard: the rows `ids`."""
+
+
+@cache
+def make_ready(which: Guard) -> Transition:
+    """Return the transition of blocked tasks whose needs are all met: their times begin."""
+    has_countdown = job.c.countdown > 0
+    # The clock of the statement: the columns must not disagree about whether the time lies ahead.
+    is_ahead = job.c.scheduled_for > statement_clock()
+    start = case((has_countdown, clock(job.c.countdown)), (is_ahead, job.c.scheduled_for), else_=null())
+    expires = case((job.c.expires_in.is_not(None), clock(job.c.expires_in)), else_=job.c.expires)
+    later = or_(has_countdown, is_ahead)
+    return Transition(
+        which,
+        BLOCKED,
+        ~IS_NODE,
+        _ALL_MET,
+        to={
+            "blocked": false(),
+            "status_id": case(
+                (later, status_literal(JobStatus.WAITING)), else_=status_literal(JobStatus.SUBMITTED)
+            ),
+            "not_before": start,
+            "expires": expires,
+            "due_at": case(
+                (and_(later, expires < start), expires),
+                (later, start),
+                else_=clock(setting("publish_grace")),
+            ),
+        },
+        reason="what it needs has ended",
+        actor=ACTOR,
+    )
+
+
+@cache
+def finish_empty(which: Guard) -> Transition:
+    """Return the transition of blocked nodes without members whose needs, if any, are all met."""
+    no_child = ~exists(select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job))
+    to = final(JobStatus.FINISHED)
+    return Transition(which, BLOCKED, IS_NODE, _ALL_MET, no_child, to=to, reason="no members", actor=ACTOR)
+
+
+@cache
+def cancel_dependents(status: JobStatus | None) -> Transition:
+    """Return the transition of blocked rows that need the job `needs_id`, which is in that status.
+
+    None: it is deleted. The statement reads the status again: the job may have been resubmitted meanwhile.
+    """
+    whens = [when for when in _ENDS if is_impossible(when, status)]
+    need = select(NEEDED.c.id).where(NEEDED.c.id == param(job_need.c.needs_id))
+    if status is not None:
+        need = need.where(NEEDED.c.status_id == status_literal(status))
+    return Transition(
+        BY_NEED,
+        BLOCKED,
+        job.c.needs_when.in_(whens),
+        ~exists(need) if status is None else exists(need),
+        to=cancelled(setting("republish_after"), message=param(job.c.message), **NO_PROCESS),
+        reason=param(job.c.message),
+        actor=ACTOR,
+    )
+
+
+def why_cancelled(needs_id: int, status: JobStatus | None) -> str:
+    """Return the message of a job that is cancelled because of such a need."""
+    match status:
+        case None:
+            return f"needs job {needs_id}, which was deleted"
+        case JobStatus.FINISHED:
+            return f"needs job {needs_id} to fail, which has finished"
+        case _:
+            return f"needs job {needs_id}, which ended in {status}"
+
+
+# Nodes.
+
+
+@cache
+def start_parent() -> Transition:
+    """Return the transition of the parent of the job `id`, of which the first member was started."""
+    parent = select(CHILD.c.parent_id).where(CHILD.c.id == param(job.c.id)).scalar_subquery()
+    return Transition(
+        job.c.id == parent,
+        IS_NODE,
+        _in(job.c.status_id, UNSTARTED_NODE),
+        to={"status_id": status_literal(JobStatus.RUNNING), "started": clock()},
+        reason="a member was started",
+        actor=param(job_event.c.actor),
+    )
+
+
+_CHILDREN = select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job)
+_COUNTING = _CHILDREN.where(CHILD.c.position.is_not(None))
+NO_UNFINISHED_CHILD = ~exists(_CHILDREN.where(_in(CHILD.c.status_id, UNFINISHED)))
+_ALL_ADOPTED = ~exists(
+    select(job_need.c.job_id)
+    .join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+    .where(
+        job_need.c.job_id == job.c.id,
+        or_(NEEDED.c.parent_id.is_(None), NEEDED.c.parent_id != job.c.id),
+    )
+    .correlate(job)
+)
+"""Jobs that become members by their unique keys have become children, see `Settling.arm`."""
+
+
+@cache
+def end_node(outcome: JobStatus) -> Transition:
+    """Return the transition of a node `id` whose children are all final.
+
+    Error and Cancelled are those of the child `child_id`; the statement reads the children again.
+    """
+    named = _COUNTING.where(CHILD.c.id == param(CHILD.c.id, "child_id"))
+    failed, stopped = (
+        _COUNTING.where(CHILD.c.status_id == status_literal(status))
+        for status in (JobStatus.ERROR, JobStatus.CANCELLED)
+    )
+    guards: list[Guard]
+    columns: dict[str, Any] = {}
+    match outcome:
+        case JobStatus.ERROR:
+            guards = [exists(named.where(CHILD.c.status_id == status_literal(JobStatus.ERROR)))]
+            columns = {"error": param(job.c.error), "message": param(job.c.message)}
+        case JobStatus.CANCELLED:
+            guards = [exists(named.where(CHILD.c.status_id == status_literal(outcome))), ~exists(failed)]
+            columns = {"message": param(job.c.message)}
+        case _:
+            guards = [~exists(failed), ~exists(stopped)]
+    return Transition(
+        MINE,
+        IS_NODE,
+        _in(job.c.status_id, UNFINISHED),
+        NO_UNFINISHED_CHILD,
+        _ALL_ADOPTED,
+        *guards,
+        to=final(outcome, **columns),
+        reason=param(job.c.message),
+        actor=ACTOR,
+    )
+
+
+@cache
+def select_deciding_child() -> Select[Any]:
+    """Return a select of the child that decides the outcome of the node `id`; no row: all have finished."""
+    return (
+        select(CHILD.c.id, CHILD.c.task, CHILD.c.kind, CHILD.c.status_id, CHILD.c.message)
+        .where(
+            CHILD.c.parent_id == param(job.c.id),
+            CHILD.c.position.is_not(None),
+            _in(CHILD.c.status_id, (JobStatus.ERROR, JobStatus.CANCELLED)),
+        )
+        .order_by(case((CHILD.c.status_id == status_literal(JobStatus.ERROR), 0), else_=1), CHILD.c.position)
+        .limit(1)
+    )
+
+
+def end_by_child(child: Any) -> tuple[Transition, dict[str, Any]]:
+    """Return the transition of a node, by its deciding child or None, and the values of its parameters."""
+    if child is None:
+        return end_node(JobStatus.FINISHED), {"message": "all members have finished"}
+    # A node's message names the task already.
+    text = child.message
+    if child.kind is None:
+        how = "ended in Error" if child.status_id is JobStatus.ERROR else "was cancelled"
+        text = f"job {child.id} ({child.task}) {how}" + (f": {text}" if text else "")
+    values = {"child_id": child.id, "message": clip_message(text)}
+    if child.status_id is JobStatus.ERROR:
+        values["error"] = encode_failure(Failure("system", "MemberFailedError", text))
+    return end_node(child.status_id), values
+
+
+# What a settle reads.
+
+
+@cache
+def select_ended(which: Guard) -> Select[Any]:
+    """Return a select of unsettled rows, and of what depends on each."""
+    dependents = (
+        select(job_need.c.job_id)
+        .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
+        .where(job_need.c.needs_id == job.c.id, DEPENDENT.c.blocked)
+        .correlate(job)
+    )
+    unusual = dependents.where(or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed"))
+    sibling = select(CHILD.c.id).where(
+        CHILD.c.parent_id == job.c.parent_id, _in(CHILD.c.status_id, UNFINISHED)
+    )
+    waiting = select(PARENT.c.id).where(
+        PARENT.c.id == job.c.parent_id, _in(PARENT.c.status_id, UNSTARTED_NODE)
+    )
+    return select(
+        job.c.id,
+        job.c.task_id,
+        job.c.attempt,
+        job.c.status_id,
+        job.c.parent_id,
+        job.c.started,
+        exists(dependents).label("has_dependents"),
+        exists(unusual).label("has_unusual_dependents"),
+        and_(job.c.parent_id.is_not(None), ~exists(sibling.correlate(job))).label("is_last"),
+        exists(waiting.correlate(job)).label("parent_is_unstarted"),
+    ).where(which, job.c.namespace == NAMESPACE, job.c.unsettled, _in(job.c.status_id, FINAL))
+
+
+@cache
+def select_needs() -> Select[Any]:
+    """Return a select of the needs of the blocked rows `ids`; one row without a need if there is none."""
+    return (
+        select(
+            job.c.id,
+            job.c.kind,
+            job.c.root_id,
+            job.c.needs_when,
+            job_need.c.needs_id,
+            job_need.c.position,
+            NEEDED.c.status_id,
+            NEEDED.c.needed,
+        )
+        .select_from(job)
+        .outerjoin(job_need, job_need.c.job_id == job.c.id)
+        .outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+        .where(BY_IDS, job.c.namespace == NAMESPACE, BLOCKED)
+        .order_by(job.c.id, job_need.c.needs_id)
+    )

@@ -1,0 +1,246 @@
+"""Settling: what follows from the end of a job for the jobs that depend on it, and for its parent.
+
+Readiness is a query and never a counter. Each statement here is idempotent and committed by itself, after the
+end of the job is committed: of two needs that end at the same instant, the one whose settle comes second sees
+both. The row that has ended keeps its mark (`transitions.final`) until the last statement, so that a sweep
+settles what a process that died has left.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, case, delete, or_, select, tuple_, update
+
+from ..schema import clock, job, job_need, statement_clock
+from ..status import FINAL, JobStatus
+from .database import Database
+from .dependencies import (
+    ACTOR,
+    BLOCKED,
+    BY_IDS,
+    BY_NEED,
+    cancel_dependents,
+    end_by_child,
+    finish_empty,
+    is_impossible,
+    make_ready,
+    select_deciding_child,
+    select_ended,
+    select_needs,
+    start_parent,
+    why_cancelled,
+)
+from .executors import MOST_PARAMETERS
+from .retrying import retry_on_disconnect, untraced
+from .statements import NAMESPACE, Transition, params, setting
+from .transitions import WAS_SENT, mine
+
+logger = logging.getLogger(__name__)
+
+
+class Settling:
+    """What is done once a job has ended, and once a job that needs others is committed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def settle(self, job_ids: Sequence[int]) -> list[int]:
+        """Settle jobs that have ended; return the ids of those that may be published now.
+
+        What ends thereby is unsettled in turn, see `Database.on_unsettled`. Who may have been there first:
+        another settle of the same row, or a resubmit, which has cleared the mark.
+        """
+        ready: list[int] = []
+        for start in range(0, len(job_ids), MOST_PARAMETERS):
+            ended = self._read(select_ended(BY_IDS), ids=job_ids[start : start + MOST_PARAMETERS])
+            for row in ended:
+                if row.has_dependents:
+                    ready += self._settle_dependents(row)
+                if row.parent_is_unstarted and row.started is not None:
+                    self.start_ancestors(row.id, ACTOR)
+            for node_id in dict.fromkeys(row.parent_id for row in ended if row.is_last):
+                self._end_node(node_id)
+            if ended:
+                self._clear_marks(ended)
+        return ready
+
+    def _settle_dependents(self, row: Row[Any]) -> list[int]:
+        ready = _published(self._apply(make_ready(BY_NEED), needs_id=row.id))
+        if row.has_unusual_dependents or row.status_id is not JobStatus.FINISHED:
+            self._apply(finish_empty(BY_NEED), needs_id=row.id)
+            self._cancel_dependents(row.id, row.status_id)
+        return ready
+
+    def _cancel_dependents(self, needs_id: int, status: JobStatus | None) -> None:
+        message = why_cancelled(needs_id, status)
+        self._apply(cancel_dependents(status), needs_id=needs_id, message=message)
+
+    def _end_node(self, node_id: int) -> None:
+        """End a node whose children are all final.
+
+        Who may have been there first: the settle of another child, or a resubmit.
+        """
+        children = self._read(select_deciding_child(), id=node_id)
+        transition, values = end_by_child(children[0] if children else None)
+        self._apply(transition, id=node_id, **values)
+
+    @retry_on_disconnect
+    def _clear_marks(self, ended: Sequence[Row[Any]]) -> None:
+        """Clear the marks of rows that still are as they were read: a resubmit begins another round."""
+        keys = [(row.id, row.task_id, row.attempt) for row in ended]
+        unreported = (job.c.status_id == JobStatus.CANCELLED) & WAS_SENT & job.c.revoke_reported.is_(False)
+        same = tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(keys)
+        cleared = {
+            "unsettled": False,
+            "due_at": case((unreported, clock(setting("republish_after"))), else_=None),
+        }
+        with self._database.single_statement() as db:
+            db.execute(update(job).where(same, job.c.unsettled, job.c.status_id.in_(FINAL)).values(**cleared))
+
+    def start_ancestors(self, job_id: int, actor: str) -> None:
+        """Note at the nodes above a job that it was started; those that are Running stay.
+
+        Who may have been there first: the start of another member.
+        """
+        while changed := self._apply(start_parent(), id=job_id, actor=actor):
+            job_id = changed[0].id
+
+    # Rows that need jobs which are not new, and nodes without members.
+
+    def arm(self, job_ids: Sequence[int]) -> list[int]:
+        """Let blocked rows that are committed be settled from now on; return the ids that may be published.
+
+        A job that exists does not know that another one needs it, and ends without a mark. So it is marked as
+        needed first, and then the needs are checked: an end either sees the mark, or is seen. A needed row
+        that is locked is not waited for: a sweep tries again. Who may have been there first: another call for
+        the same rows.
+        """
+        ready: list[int] = []
+        for start in range(0, len(job_ids), MOST_PARAMETERS):
+            ready += self._arm(job_ids[start : start + MOST_PARAMETERS])
+        return ready
+
+    def _arm(self, job_ids: Sequence[int]) -> list[int]:
+        needs = self._read(select_needs(), ids=job_ids)
+        adopting = [row for row in needs if _is_adopting(row)]
+        self._adopt(adopting)
+        unmarked = sorted({row.needs_id for row in needs if _is_unmarked(row)})
+        if unmarked:
+            self._mark_needed(unmarked)
+            needs = self._read(select_needs(), ids=job_ids)
+        ready = _published(self._apply(make_ready(BY_IDS), ids=job_ids))
+        if any(row.kind is not None for row in needs):
+            self._apply(finish_empty(BY_IDS), ids=job_ids)
+        for needs_id, status in dict.fromkeys(
+            (row.needs_id, row.status_id)
+            for row in needs
+            if row.needs_id is not None and is_impossible(row.needs_when, row.status_id)
+        ):
+            self._cancel_dependents(needs_id, status)
+        later = {row.id for row in needs if _is_unmarked(row)}
+        self._rest([row_id for row_id in dict.fromkeys(row.id for row in needs) if row_id not in later])
+        return ready
+
+    @retry_on_disconnect
+    def _mark_needed(self, job_ids: Sequence[int]) -> None:
+        with self._database.single_statement() as db:
+            for start in range(0, len(job_ids), MOST_PARAMETERS):
+                these = job.c.id.in_(job_ids[start : start + MOST_PARAMETERS])
+                unfinished = job.c.status_id.not_in(FINAL)
+                db.update_unlocked(these, unfinished, values={"needed": True})
+
+    @retry_on_disconnect
+    def _rest(self, job_ids: Sequence[int]) -> None:
+        """Let the sweep look at rows that are still blocked when they expire."""
+        if job_ids:
+            with self._database.single_statement() as db:
+                db.execute(update(job).where(job.c.id.in_(job_ids), BLOCKED).values(due_at=job.c.expires))
+
+    def _adopt(self, adopting: Sequence[Row[Any]]) -> None:
+        """Make existing jobs the children of nodes, as members whose unique keys they have."""
+        for row in adopting:
+            if not self._adopt_one(row):
+                logger.warning(
+                    "job %s is no member of node %s, though it has a member's unique_key: "
+                    "it has become a member of another tree, or was deleted",
+                    row.needs_id,
+                    row.id,
+                )
+        for node_id in dict.fromkeys(row.id for row in adopting):
+            self._end_node(node_id)
+            self._unblock(node_id)
+
+    @retry_on_disconnect
+    def _adopt_one(self, row: Row[Any]) -> bool:
+        root_id = row.root_id or row.id
+        place = {"root_id": root_id, "parent_id": row.id, "position": row.position, "needed": True}
+        free = or_(job.c.root_id.is_(None), job.c.parent_id == row.id)
+        with self._database.transaction() as db:
+            adopted = db.execute(update(job).where(job.c.id == row.needs_id, free).values(**place)).rowcount
+            if not adopted:
+                refused = (job_need.c.job_id == row.id) & (job_need.c.needs_id == row.needs_id)
+                db.execute(delete(job_need).where(refused))
+            return bool(adopted)
+
+    @retry_on_disconnect
+    def _unblock(self, node_id: int) -> None:
+        values = {"blocked": False, "status_id": JobStatus.SUBMITTED, "due_at": None}
+        with self._database.single_statement() as db:
+            db.execute(update(job).where(mine(node_id), BLOCKED).values(**values))
+
+    # The sweep's part.
+
+    @untraced
+    @retry_on_disconnect
+    def reserve_due(self, limit: int) -> tuple[list[int], list[int]]:
+        """Reserve rows for the publish grace: those to settle, and those to arm.
+
+        A process died, or was cut off, before it had done so. Who may have been there first: another sweep,
+        whose rows are skipped.
+        """
+        due = (
+            select(job.c.id, job.c.unsettled)
+            .where(
+                job.c.namespace == NAMESPACE,
+                job.c.due_at <= statement_clock(),
+                or_(job.c.unsettled, BLOCKED),
+            )
+            .order_by(job.c.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True, key_share=True)
+        )
+        with self._database.transaction() as db:
+            rows = db.execute(due).all()
+            if rows:
+                these = job.c.id.in_([row.id for row in rows])
+                db.execute(update(job).where(these).values(due_at=clock(setting("publish_grace"))))
+        return [row.id for row in rows if row.unsettled], [row.id for row in rows if not row.unsettled]
+
+    # Each committed by itself.
+
+    @retry_on_disconnect
+    def _read(self, /, statement: Any, **values: Any) -> Sequence[Row[Any]]:
+        with self._database.autocommit() as db:
+            rows: Sequence[Row[Any]] = db.execute(statement, params(**values)).all()
+            return rows
+
+    @retry_on_disconnect
+    def _apply(self, /, transition: Transition, **values: Any) -> Sequence[Row[Any]]:
+        with self._database.single_statement() as db:
+            return db.apply(transition, **values)
+
+
+def _is_adopting(row: Row[Any]) -> bool:
+    """Return True if the need of a node stands for a member, see `Trees`."""
+    return row.kind is not None and row.needs_when is None and row.needs_id is not None
+
+
+def _is_unmarked(row: Row[Any]) -> bool:
+    unfinished = row.status_id is not None and not row.status_id.final
+    return unfinished and not row.needed and not _is_adopting(row)
+
+
+def _published(rows: Sequence[Row[Any]]) -> list[int]:
+    """Return those of the rows that became ready whose time has come."""
+    return [row.id for row in rows if row.status_id is JobStatus.SUBMITTED]

@@ -1,0 +1,72 @@
+"""Trees for the tests of the store, as lists of rows: what a canvas becomes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from jobhandle_celery.store import NewMember, Run, Submitted
+from tests.store.harness import Bench, new_job
+
+
+def task(**given: Any) -> NewMember:
+    """A task; what is no column of a job is one of a member."""
+    own = {name: given.pop(name) for name in list(given) if name in NewMember.__dataclass_fields__}
+    return NewMember(new_job(**given), **own)
+
+
+def node(kind: str, **given: Any) -> NewMember:
+    return NewMember(new_job(task=f"celery.{kind}"), kind=kind, **given)
+
+
+def chain(*tasks: NewMember) -> list[NewMember]:
+    """A chain, each of whose tasks needs the result of the one before."""
+    members = [node("chain")]
+    for position, new in enumerate(tasks):
+        needs = ((position, 0),) if position else ()
+        when = "finished" if position else None
+        members.append(replace(new, parent=0, position=position, needs=needs, when=when))
+    return members
+
+
+def group(*tasks: NewMember) -> list[NewMember]:
+    return [node("group"), *(replace(new, parent=0, position=at) for at, new in enumerate(tasks))]
+
+
+def chord(*header: NewMember, body: NewMember) -> list[NewMember]:
+    """A chord: its header, a group, and its body."""
+    members = [node("chord"), node("group", parent=0, position=0)]
+    members += [replace(new, parent=1, position=at) for at, new in enumerate(header)]
+    return [*members, replace(body, parent=0, position=1, needs=((1, 0),), when="finished")]
+
+
+class Tree:
+    """A tree on a bench, by the positions of its rows in the list."""
+
+    def __init__(self, bench: Bench, members: Sequence[NewMember]) -> None:
+        self.bench = bench
+        self.submitted: list[Submitted] = bench.store.trees.submit(members)
+        self.ids = [row.job_id for row in self.submitted]
+
+    def run(self, number: int) -> Run:
+        """Claim a row."""
+        return self.bench.run(self.ids[number])
+
+    def finish(self, number: int) -> list[int]:
+        """Run a row to its end, and settle all that follows; return what became ready."""
+        assert self.bench.store.runs.finish(self.run(number), "1")
+        return settle_all(self.bench, self.ids[number])
+
+    def statuses(self) -> list[str]:
+        return [str(self.bench.status(job_id)) for job_id in self.ids]
+
+
+def settle_all(bench: Bench, *job_ids: int) -> list[int]:
+    """Settle these jobs, and what ends thereby, as the runtime does; return what became ready."""
+    unsettled, ready = list(job_ids), list[int]()
+    bench.database.on_unsettled = unsettled.extend
+    try:
+        while unsettled:
+            ready += bench.store.settling.settle([unsettled.pop(0)])
+    finally:
+        bench.database.on_unsettled = None
+    return ready
