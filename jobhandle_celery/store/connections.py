@@ -252,27 +252,20 @@ def _set(connection: Any, setting: str) -> None:
 
 def limit_silence(engine: Engine, deadline: float) -> None:
     """Close the connections of an engine on which a statement gets no answer for so many seconds."""
-    if engine.dialect.driver == "psycopg":
-        event.listen(engine, "do_connect", functools.partial(_connect_psycopg, deadline))
-    elif engine.dialect.driver in ("pymysql", "mysqldb"):
-        event.listen(engine, "do_connect", functools.partial(_connect_mysql, deadline))
-    elif engine.dialect.name == "sqlite":
-        event.listen(engine, "do_connect", functools.partial(_connect_sqlite, deadline))
+    event.listen(engine, "do_connect", functools.partial(_connect, deadline))
     if engine.dialect.name in ("mysql", "mariadb"):
         event.listen(engine, "connect", _on_mariadb_connect)
 
 
-def _connect_psycopg(deadline: float, _dialect: Any, _record: Any, args: Any, options: Any) -> Any:
-    return _bounded_psycopg(deadline).connect(*args, **options)
-
-
-def _connect_mysql(deadline: float, _dialect: Any, _record: Any, _args: Any, options: Any) -> None:
-    options.setdefault("read_timeout", deadline)
-    options.setdefault("write_timeout", deadline)
-
-
-def _connect_sqlite(deadline: float, _dialect: Any, _record: Any, _args: Any, options: Any) -> None:
-    options["timeout"] = min(options.get("timeout", deadline), deadline)
+def _connect(deadline: float, dialect: Any, _record: Any, args: Any, options: Any) -> Any:
+    if dialect.driver == "psycopg":
+        return _bounded_psycopg(deadline).connect(*args, **options)
+    if dialect.driver in ("pymysql", "mysqldb"):
+        options.setdefault("read_timeout", deadline)
+        options.setdefault("write_timeout", deadline)
+    elif dialect.name == "sqlite":
+        options["timeout"] = min(options.get("timeout", deadline), deadline)
+    return None  # SQLAlchemy connects
 
 
 def _on_mariadb_connect(connection: Any, _record: Any) -> None:

@@ -1,7 +1,7 @@
 """All that is known of a job, and the jobs that are stuck."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -170,16 +170,6 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
 
 
 def _internals(row: Row[Any]) -> JobInternals:
-    return JobInternals(
-        now=row.now,
-        routing=read_column(row, "routing", serialization.decode, dict, lambda _: {}),
-        not_before=row.not_before,
-        due_at=row.due_at,
-        publish_count=row.publish_count,
-        lost_count=row.lost_count,
-        retry=row.retry is not None,
-        terminate=bool(row.terminate),
-        worker_uid=row.worker_uid,
-        pid=row.pid,
-        lease_until=row.lease_until,
-    )
+    routing = read_column(row, "routing", serialization.decode, dict, lambda _: {})
+    decoded = {"routing": routing, "retry": row.retry is not None}
+    return JobInternals(**{field.name: getattr(row, field.name) for field in fields(JobInternals)} | decoded)

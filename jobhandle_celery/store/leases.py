@@ -1,8 +1,6 @@
 """The leases of workers, and what a worker's main process asks about its runs."""
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 from sqlalchemy import ColumnElement, Double, case, delete, exists, literal, select, update
 
@@ -14,7 +12,7 @@ from .executors import Executor
 from .records import LostJob, RunSnapshot, Worker, to_progress
 from .recovery import settle_lost
 from .retrying import retry_on_disconnect, untraced
-from .statements import NAMESPACE, Guard, ago, param, params, setting, status_literal
+from .statements import NAMESPACE, Guard, ago, setting
 from .transitions import STOP_REQUESTED, status_allows
 
 
@@ -29,8 +27,9 @@ class Leases:
     def renew(self, me: Worker) -> bool:
         """Renew this worker's lease; False if there was none: the worker is new, or was declared lost."""
         lease = self._database.settings.lease
+        mine = worker.c.worker_uid == me.worker_uid
         with self._database.single_statement() as db:
-            renewed = bool(db.execute(_renew(), params(worker_uid=me.worker_uid)).rowcount)
+            renewed = bool(db.execute(update(worker).where(mine).values(lease_until=clock(lease))).rowcount)
             if not renewed:
                 first = {
                     "worker_uid": me.worker_uid,
@@ -101,9 +100,9 @@ class Leases:
     @retry_on_disconnect
     def runs(self, worker_uid: str) -> list[RunSnapshot]:
         """Return the running jobs whose rows name this worker."""
+        runs = select(*_SNAPSHOT).where(job.c.worker_uid == worker_uid, job.c.status_id == JobStatus.RUNNING)
         with self._database.autocommit() as db:
-            rows = db.execute(_runs(), params(worker_uid=worker_uid))
-            return [RunSnapshot(*(*row[:-2], to_progress(row))) for row in rows]
+            return [RunSnapshot(*(*row[:-2], to_progress(row))) for row in db.execute(runs)]
 
     @retry_on_disconnect
     def superseded(self, messages: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
@@ -153,26 +152,15 @@ def _forget(db: Executor, worker_uid: str | None) -> None:
         db.execute(delete(worker).where(worker.c.worker_uid == worker_uid))
 
 
-@cache
-def _renew() -> Any:
-    return (
-        update(worker)
-        .where(worker.c.worker_uid == param(worker.c.worker_uid))
-        .values(lease_until=clock(setting("lease")))
-    )
-
-
-@cache
-def _runs() -> Any:
-    return select(
-        job.c.id,
-        job.c.task_id,
-        job.c.attempt,
-        job.c.claim_id,
-        job.c.pid,
-        STOP_REQUESTED,
-        job.c.terminate,
-        job.c.message,
-        job.c.progress_current,
-        job.c.progress_total,
-    ).where(job.c.worker_uid == param(job.c.worker_uid), job.c.status_id == status_literal(JobStatus.RUNNING))
+_SNAPSHOT = (
+    job.c.id,
+    job.c.task_id,
+    job.c.attempt,
+    job.c.claim_id,
+    job.c.pid,
+    STOP_REQUESTED,
+    job.c.terminate,
+    job.c.message,
+    job.c.progress_current,
+    job.c.progress_total,
+)

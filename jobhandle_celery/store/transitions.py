@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, exists, false, literal, null, or_, select, true, tuple_
@@ -165,10 +166,7 @@ def grouped(
     messages: Iterable[PendingMessage], key: Callable[[PendingMessage], int]
 ) -> Iterable[tuple[int, list[PendingMessage]]]:
     """Return messages grouped by a key: one statement serves a group."""
-    groups: dict[int, list[PendingMessage]] = {}
-    for message in messages:
-        groups.setdefault(key(message), []).append(message)
-    return groups.items()
+    return [(number, list(group)) for number, group in groupby(sorted(messages, key=key), key)]
 
 
 def lease_alive(worker_uid: ColumnElement[Any] | str, *, locked: bool = False) -> Guard:
