@@ -94,7 +94,7 @@ class Control:
         """
         with self._database.transaction() as db:
             return sum(
-                db.count_applied(cancelling(selected(part), terminate=terminate), actor="service")
+                db.count_applied(cancelling(selected(part), terminate=terminate, many=True), actor="service")
                 for part in selection.parts(MOST_PARAMETERS)
             )
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     false,
+    func,
     insert,
     select,
     update,
@@ -44,7 +45,16 @@ from .bulk_statements import (
     to_marks,
 )
 from .records import PendingMessage
-from .statements import THESE, Guard, Transition, is_unlocked, params, select_unlocked
+from .statements import (
+    THESE,
+    Guard,
+    Transition,
+    is_locked_in_order,
+    is_unlocked,
+    params,
+    select_in_order,
+    select_unlocked,
+)
 from .transitions import HELD, for_these, grouped, status_allows, unless_expired_before
 
 MOST_PARAMETERS = 500
@@ -111,6 +121,14 @@ class Executor(ABC):
         """Update the rows that pass the guards and that no transaction has locked; no event."""
 
     @abstractmethod
+    def lock_in_order(self, *guards: Guard) -> None:
+        """Lock the rows that pass the guards, in the order of their ids, for several statements."""
+
+    @abstractmethod
+    def update_in_order(self, *guards: Guard, values: Mapping[str, Any]) -> None:
+        """Update the rows that pass the guards, and lock them in the order of their ids; no event."""
+
+    @abstractmethod
     def update_returning(self, statement: Update, column: ColumnElement[Any], where: Guard) -> Any:
         """Execute an UPDATE of at most one row, found by `where`; return the column, or None."""
 
@@ -166,6 +184,12 @@ class PostgresExecutor(Executor):
     def update_unlocked(self, *guards: Guard, values: Mapping[str, Any]) -> None:
         self.execute(update(job).where(*guards, is_unlocked(*guards)).values(**values))
 
+    def lock_in_order(self, *guards: Guard) -> None:
+        self.execute(select(func.count()).select_from(select_in_order(*guards).subquery()))
+
+    def update_in_order(self, *guards: Guard, values: Mapping[str, Any]) -> None:
+        self.execute(update(job).where(*guards, is_locked_in_order(*guards)).values(**values))
+
     def update_returning(self, statement: Update, column: ColumnElement[Any], where: Guard) -> Any:
         # A second statement could meet a broken connection after the first one is committed.
         return self.execute(statement.returning(column)).scalar()
@@ -204,7 +228,10 @@ class PortableExecutor(Executor):
 
     def apply(self, transition: Transition, **values: Any) -> Sequence[Row[Any]]:
         parameters = params(**values)
-        ids = self.execute(transition.select_ids, parameters).scalars().all()
+        if transition.many and not self._is_sqlite:
+            ids = self._lock_in_order(transition.guards, parameters)
+        else:
+            ids = self.execute(transition.select_ids, parameters).scalars().all()
         rows: list[Row[Any]] = []
         for start in range(0, len(ids), MOST_PARAMETERS):
             these = parameters | {"these": ids[start : start + MOST_PARAMETERS]}
@@ -222,6 +249,28 @@ class PortableExecutor(Executor):
             # MariaDB's UPDATE cannot skip locked rows: they are locked by a SELECT that can.
             guards = (job.c.id.in_(self.execute(select_unlocked(*guards)).scalars().all()),)
         self.execute(update(job).where(*guards).values(**values))
+
+    def lock_in_order(self, *guards: Guard) -> None:
+        if not self._is_sqlite:
+            self._lock_in_order(guards, {})
+
+    def update_in_order(self, *guards: Guard, values: Mapping[str, Any]) -> None:
+        if not self._is_sqlite:
+            guards = (job.c.id.in_(self._lock_in_order(guards, {})),)
+        self.execute(update(job).where(*guards).values(**values))
+
+    def _lock_in_order(self, guards: Sequence[Guard], parameters: Mapping[str, Any]) -> list[int]:
+        """Lock the rows that pass the guards in the order of their ids; return these ids (MariaDB).
+
+        They are found first, without a lock: by any other index than that of the ids, MariaDB would lock the
+        rows in the order of that index.
+        """
+        found = self.execute(select(job.c.id).where(*guards).order_by(job.c.id), parameters).scalars().all()
+        locked: list[int] = []
+        for start in range(0, len(found), MOST_PARAMETERS):
+            these = {**parameters, "these": found[start : start + MOST_PARAMETERS]}
+            locked += self.execute(select_in_order(THESE, *guards), these).scalars()
+        return locked
 
     def update_returning(self, statement: Update, column: ColumnElement[Any], where: Guard) -> Any:
         if not self.execute(statement).rowcount:

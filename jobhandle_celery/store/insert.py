@@ -15,7 +15,7 @@ from .bulk_statements import NEW_ROW, insert_document, insert_one, to_document
 from .database import Database
 from .direct_psycopg import NotDirect
 from .executors import Executor
-from .records import NewJob, NewJobs, Submitted
+from .records import NewJob, NewJobs, Submitted, unique_hash
 from .retrying import is_retry, retry_on_disconnect
 from .sessions import carry_text, connection_of, session_of
 from .statements import Guard, params
@@ -48,7 +48,7 @@ class Inserter:
     def submit_within(
         self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None = None
     ) -> list[Submitted]:
-        """Insert jobs, in their order, in the transaction of a connection.
+        """Insert jobs in the transaction of a connection; return them in their order.
 
         Who may have been there first: the same submit, if the answer to its commit was lost (found by the
         task id, which the submitter makes; its id is returned), or an unfinished job with the same unique key
@@ -86,17 +86,34 @@ class Inserter:
         return submitted
 
     def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
-        submitted: list[Submitted] = []
-        for part in batches(jobs, MOST_ROWS, payload_length, MOST_BYTES):
+        submitted: dict[str, Submitted] = {}
+        for part in batches(self._in_order_of_keys(jobs), MOST_ROWS, payload_length, MOST_BYTES):
             rows = [self._row(new, now) for new in part]
             inserted = {row.task_id: row for row in db.insert_jobs(rows)}
-            submitted += [
-                Submitted(found.id, found.status_id)
-                if (found := inserted.get(new.task_id))
-                else _find_or_insert(db, new, row)
-                for new, row in zip(part, rows, strict=True)
-            ]
-        return submitted
+            for new, row in zip(part, rows, strict=True):
+                found = inserted.get(new.task_id)
+                submitted[new.task_id] = (
+                    Submitted(found.id, found.status_id) if found else _find_or_insert(db, new, row)
+                )
+        return [submitted[new.task_id] for new in jobs]
+
+    def _in_order_of_keys(self, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+        """Return jobs, with those that have unique keys in the order of the keys, in each other's places.
+
+        An insert waits for another transaction that has inserted its key. If all insert their keys in one
+        order, no two wait for each other.
+        """
+        keyed = [number for number, new in enumerate(jobs) if new.unique_key is not None]
+        if len(keyed) < 2:
+            return jobs
+        ordered, namespace = list(jobs), self._database.settings.namespace
+
+        def order(number: int) -> str:
+            return unique_hash(namespace, jobs[number].username, jobs[number].unique_key) or ""
+
+        for place, number in zip(keyed, sorted(keyed, key=order), strict=True):
+            ordered[place] = jobs[number]
+        return ordered
 
     def _insert_one_directly(self, new: NewJob) -> list[Submitted] | None:
         """Insert a job with direct psycopg; None, and nothing is inserted, if that is not possible."""

@@ -37,7 +37,7 @@ class Outbox:
 
     @retry_on_disconnect
     def reserve(self, job_ids: Sequence[int]) -> list[PendingMessage]:
-        """Reserve those of these jobs that are committed and wait to be sent.
+        """Reserve those of these jobs that are committed and wait to be sent; return them in the order given.
 
         Who may have been there first: a sweep that has sent the job (it is Queued), a cancel, a rollback of
         the caller's transaction. Such a job is not among them.
@@ -47,9 +47,13 @@ class Outbox:
         with self._database.autocommit() as db:
             unsent = sorted(db.filter_ids(job_ids, _UNSENT))
         for start in range(0, len(unsent), MOST_PARAMETERS):
+            these = unsent[start : start + MOST_PARAMETERS]
             with self._database.transaction() as db:
-                reserved += _reserve(db, job.c.id.in_(unsent[start : start + MOST_PARAMETERS]) & _UNSENT)
-        return reserved
+                if len(these) > 1:
+                    db.lock_in_order(job.c.id.in_(these), _UNSENT)
+                reserved += _reserve(db, job.c.id.in_(these) & _UNSENT)
+        position = {job_id: number for number, job_id in enumerate(job_ids)}
+        return sorted(reserved, key=lambda message: position[message.job_id])
 
     @untraced
     @retry_on_disconnect

@@ -269,12 +269,16 @@ class Selection:
     """False: no members of trees, which their roots stand for."""
 
     def parts(self, size: int) -> "Iterator[Selection]":
-        """Split it into selections of at most so many ids: databases limit the parameters of a statement."""
+        """Split it into selections of at most so many ids: databases limit the parameters of a statement.
+
+        The ids are sorted: a transaction that has all parts locks the rows in this order.
+        """
         if self.ids is None:
             yield self
             return
-        for start in range(0, len(self.ids), size):
-            yield replace(self, ids=self.ids[start : start + size])
+        ids = tuple(sorted(self.ids))
+        for start in range(0, len(ids), size):
+            yield replace(self, ids=ids[start : start + size])
 
 
 EVERYTHING = Selection()

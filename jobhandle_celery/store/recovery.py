@@ -109,7 +109,7 @@ class Recovery:
         """
         with self._database.transaction() as db:
             noted = for_messages(messages) & (job.c.worker_uid == worker.worker_uid)
-            db.execute(update(job).where(noted, job.c.status_id != JobStatus.RUNNING).values(worker_uid=None))
+            db.update_in_order(noted, job.c.status_id != JobStatus.RUNNING, values={"worker_uid": None})
 
     @retry_on_disconnect
     def lose_unstarted(self, message: Message, worker: Worker) -> list[LostJob]:
@@ -137,18 +137,20 @@ class Recovery:
     @retry_on_disconnect
     def give_back_all(self, worker: Worker, reason: str) -> list[LostJob]:
         """Give back all jobs that still run at a worker, as `give_back` does: no body of it is left."""
-        return self._give_back(
-            and_(job.c.worker_uid == worker.worker_uid, status_allows("give_back")), reason, worker
-        )
+        mine = and_(job.c.worker_uid == worker.worker_uid, status_allows("give_back"))
+        return self._give_back(mine, reason, worker, many=True)
 
-    def _give_back(self, guard: Guard, reason: str, worker: Worker) -> list[LostJob]:
+    def _give_back(self, guard: Guard, reason: str, worker: Worker, *, many: bool = False) -> list[LostJob]:
         actor = worker_actor(worker)
         to, stop_reason = stopped("")
+        again = Transition(guard, NO_STOP_REQUESTED, to=requeued(), reason=reason, actor=actor, many=many)
+        end = Transition(
+            guard, STOP_REQUESTED, to=to | TAKEN_AWAY, reason=stop_reason, actor=actor, many=many
+        )
         with self._database.transaction() as db:
-            given = db.apply(Transition(guard, NO_STOP_REQUESTED, to=requeued(), reason=reason, actor=actor))
-            ended = db.apply(
-                Transition(guard, STOP_REQUESTED, to=to | TAKEN_AWAY, reason=stop_reason, actor=actor)
-            )
+            if many:
+                db.lock_in_order(guard)
+            given, ended = db.apply(again), db.apply(end)
             return [*_lost(given), *_lost(ended)]
 
 

@@ -307,7 +307,7 @@ _BEFORE_IT_STARTED = "cancelled before it was started"
 _BETWEEN_ATTEMPTS = "cancelled between two attempts"
 
 
-def cancelling(which: Guard, *, terminate: bool, **columns: Any) -> Transition:
+def cancelling(which: Guard, *, terminate: bool, many: bool = False, **columns: Any) -> Transition:
     """Return the transition of a cancel: jobs that do not run end, with `columns`, bodies are asked to stop.
 
     One statement for both cases: between two, a job could change from one status to the other.
@@ -331,4 +331,5 @@ def cancelling(which: Guard, *, terminate: bool, **columns: Any) -> Transition:
             else_=literal(_BETWEEN_ATTEMPTS),
         ),
         actor=param(job_event.c.actor),
+        many=many,
     )

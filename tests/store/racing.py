@@ -50,13 +50,14 @@ def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list
         return [future.result(timeout=60) for future in futures]
 
 
-def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender) -> list[Any]:
+def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender, of: str = "") -> list[Any]:
     """Start `quick` when `slow` is at its n-th statement, or its commit; return both answers.
 
-    `slow` goes on when `quick` has returned, or waits for a lock.
+    `slow` goes on when `quick` has returned, or waits for a lock. With `of`, only statements with this text
+    count.
     """
     with Watch(bench.database.engine) as watch, ThreadPoolExecutor(2) as pool:
-        pause = Pause(number)
+        pause = Pause(number, of)
         first = pool.submit(watch.by, pause.at, slow)
         first.add_done_callback(lambda _: pause.arrived.set())
         assert pause.arrived.wait(60)
@@ -80,13 +81,13 @@ def steps(bench: Bench, contender: Contender) -> int:
 class Pause:
     """Stops a thread once, at its n-th statement or at its commit."""
 
-    def __init__(self, number: int) -> None:
-        self._left = number
+    def __init__(self, number: int, of: str = "") -> None:
+        self._left, self._of = number, of
         self.arrived, self.over = Event(), Event()
 
-    def at(self, _statement: str) -> None:
-        self._left -= 1
-        if self._left == 0:
+    def at(self, statement: str) -> None:
+        self._left -= self._of in statement
+        if self._left == 0 and self._of in statement:
             self.arrived.set()
             assert self.over.wait(60)
 
