@@ -58,32 +58,32 @@ class Outcome:
         # The server's own text: SQLAlchemy's quotes the whole statement.
         cause = getattr(error, "orig", None) or error
         refusal = to_ascii(f"{type(error).__name__}: {cause}".strip())[:SHORT]
-        plain, change = self._plainer(refusal)
-        if plain == self:
-            raise error
-        logger.warning(
-            "job %s: the database refused the outcome %s (%s); writing it %s",
-            self.run.job_id,
-            type(self).__name__,
-            refusal,
-            change,
-        )
-        return plain
+        for plain, change in self._plainer(refusal):
+            if plain != self:
+                logger.warning(
+                    "job %s: the database refused the outcome %s (%s); writing it %s",
+                    self.run.job_id,
+                    type(self).__name__,
+                    refusal,
+                    change,
+                )
+                return plain
+        raise error
 
     def _write(self, store: Store) -> Any:
         raise NotImplementedError
 
-    def _plainer(self, refusal: str) -> tuple["Outcome", str]:
-        """Return the next plainer form and what changes; the outcome itself if there is none."""
+    def _plainer(self, refusal: str) -> list[tuple["Outcome", str]]:
+        """Return plainer forms, in order, and what each changes; one that this has already is passed over."""
         raise NotImplementedError
 
-    def _with_plainer(self, name: str) -> tuple["Outcome", str]:
+    def _with_plainer(self, name: str) -> list[tuple["Outcome", str]]:
         words: str = getattr(self, name)
-        plain, change = to_ascii(words), "as ASCII"
-        if plain == words:
-            plain, change = words[:SHORT], f"cut at {SHORT} characters"
-        changed: dict[str, Any] = {name: plain}
-        return replace(self, **changed), change
+        plainer: dict[str, dict[str, Any]] = {
+            "as ASCII": {name: to_ascii(words)},
+            f"cut at {SHORT} characters": {name: words[:SHORT]},
+        }
+        return [(replace(self, **changed), change) for change, changed in plainer.items()]
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Finished(Outcome):
     def _write(self, store: Store) -> bool:
         return store.runs.finish(self.run, self.result)
 
-    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+    def _plainer(self, refusal: str) -> list[tuple[Outcome, str]]:
         message = f"the body returned, and its result could not be stored: {refusal}"
-        return Failed(self.run, Failure("system", "ResultNotStored", message)), "without its result"
+        return [(Failed(self.run, Failure("system", "ResultNotStored", message)), "without its result")]
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,14 @@ class Failed(Outcome):
     def _write(self, store: Store) -> bool:
         return store.runs.fail(self.run, self.failure)
 
-    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+    def _plainer(self, refusal: str) -> list[tuple[Outcome, str]]:
         kind, *words = self.failure.kind, self.failure.type, self.failure.message, self.failure.traceback
-        for failure, change in (
-            (Failure(kind, *map(to_ascii, words)), "as ASCII"),
-            (
-                Failure(kind, words[0][:SHORT], words[1][:SHORT]),
-                f"cut at {SHORT} characters, untraced",
-            ),
-            (_ERROR_NOT_STORED, "without its words"),
-        ):
-            if failure != self.failure:
-                return replace(self, failure=failure), change
-        return self, ""
+        plainer = {
+            "as ASCII": Failure(kind, *map(to_ascii, words)),
+            f"cut at {SHORT} characters, untraced": Failure(kind, words[0][:SHORT], words[1][:SHORT]),
+            "without its words": _ERROR_NOT_STORED,
+        }
+        return [(Failed(self.run, failure), change) for change, failure in plainer.items()]
 
 
 @dataclass(frozen=True)
@@ -139,11 +134,10 @@ class Retried(Outcome):
     def _write(self, store: Store) -> JobStatus | None:
         return store.runs.retry(self.run, self.signature, self.queue, self.delay, self.reason)
 
-    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
-        if to_ascii(self.reason) != self.reason:
-            return self._with_plainer("reason")
+    def _plainer(self, refusal: str) -> list[tuple[Outcome, str]]:
         message = f"the retry could not be stored: {refusal}"
-        return Failed(self.run, Failure("system", "RetryNotStored", message)), "as an Error"
+        failed = Failed(self.run, Failure("system", "RetryNotStored", message))
+        return [*self._with_plainer("reason"), (failed, "as an Error")]
 
     def is_due(self, written: object) -> bool:
         """Return True if its next message is to be published at once, after this answer of the store."""
@@ -160,7 +154,7 @@ class Cancelled(Outcome):
     def _write(self, store: Store) -> bool:
         return store.runs.stop(self.run, self.message)
 
-    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+    def _plainer(self, refusal: str) -> list[tuple[Outcome, str]]:
         return self._with_plainer("message")
 
 
@@ -173,7 +167,7 @@ class GivenBack(Outcome):
     def _write(self, store: Store) -> Any:
         return store.recovery.give_back(self.run, self.reason, self.run.worker)
 
-    def _plainer(self, refusal: str) -> tuple[Outcome, str]:
+    def _plainer(self, refusal: str) -> list[tuple[Outcome, str]]:
         return self._with_plainer("reason")
 
 
