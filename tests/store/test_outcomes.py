@@ -111,9 +111,8 @@ def test_every_outcome_is_refused_in_some_case() -> None:
 @pytest.fixture(params=DATABASES)
 def refusing(request: pytest.FixtureRequest) -> Any:
     """A bench on its own database, which the test changes."""
-    kind = "files" if request.param == "sqlite" else "databases"
     databases: PostgresqlDatabases | MariadbDatabases | SqliteFiles
-    databases = request.getfixturevalue(f"{request.param}_{kind}")
+    databases = request.getfixturevalue(f"{request.param}_databases")
     url = databases.create()
     bench = Bench(url)
     yield bench
