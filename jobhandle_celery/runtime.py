@@ -7,7 +7,6 @@ Tasks, requests and the worker's step find it by their app.
 import os
 import queue
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -70,8 +69,6 @@ class Runtime:
     def __init__(self, app: Celery, make_database: Callable[[settings.Settings], Database]) -> None:
         self._app = app
         self._make_database = make_database
-        self._lock = threading.Lock()
-        self._store: Store | None = None
         self.worker: Worker | None = None
         """Set in a worker's main process before its pool forks; None in any other process."""
         self.prefork = False
@@ -91,18 +88,12 @@ class Runtime:
         """The settings as they were at first use."""
         return settings.read(self._app.conf.get)
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store, whose connections are this process's own."""
-        store = self._store
-        if store is None:
-            with self._lock:
-                store = self._store
-                if store is None:
-                    database, schema = self._make_database(self.settings), self.settings.schema
-                    database.check = lambda connection: migrations.check(connection, schema)
-                    store = self._store = Store(database)
-        return store
+        database, schema = self._make_database(self.settings), self.settings.schema
+        database.check = lambda connection: migrations.check(connection, schema)
+        return self._first("store", Store(database))
 
     def stores_of_lease(self) -> Callable[[], Store]:
         """Return a function that makes stores which share nothing with any other, for this worker's lease."""
@@ -146,8 +137,8 @@ class Runtime:
         with ExitStack() as stack:  # an error of one part leaves no other open
             if "publisher" in self.__dict__:
                 stack.callback(self.publisher.close)
-            if self._store is not None:
-                stack.callback(self._store.database.close)
+            if "store" in self.__dict__:
+                stack.callback(self.store.database.close)
             if "submitter" in self.__dict__:
                 stack.callback(self.submitter.drain)
 

@@ -70,13 +70,13 @@ def readable_job_of(headers: Any) -> tuple[int, int] | None:
         return None
 
 
-def job_of_context(context: Any) -> tuple[int, int] | None:
-    """As `job_of`, from the request that a task sees (celery.app.task.Context).
+def headers_of(context: Any) -> Any:
+    """Return a message's headers from the request that a task sees (celery.app.task.Context).
 
     Every header of a message is an attribute of the request. `request.headers` lacks some of them if the
     message has a header of that name, as some tracers add. An eager request has nothing but `headers`.
     """
-    return job_of(_headers_of(context))
+    return context.headers if context.is_eager else vars(context)
 
 
 def show_headers(context: Any) -> None:
@@ -84,10 +84,6 @@ def show_headers(context: Any) -> None:
     for name, value in (context.headers or {}).items():
         if not hasattr(context, name):
             setattr(context, name, value)
-
-
-def _headers_of(context: Any) -> Any:
-    return context.headers if context.is_eager else vars(context)
 
 
 def sensitive_of(headers: Any) -> Sequence[str | int]:
@@ -100,20 +96,15 @@ def sensitive_of(headers: Any) -> Sequence[str | int]:
     return shifted(hidden) if header.get("needs") else hidden
 
 
-def sensitive_of_context(context: Any) -> Sequence[str | int]:
-    """As `sensitive_of`, from the request that a task sees."""
-    return sensitive_of(_headers_of(context))
-
-
 def lacks_results(context: Any) -> bool:
     """Return True if results of what the job needs are to be put before the arguments of its message."""
-    return bool(_header_in(_headers_of(context)).get("needs"))
+    return bool(_header_in(headers_of(context)).get("needs"))
 
 
 def put_results(context: Any, results: Sequence[Any]) -> None:
     """Put results before the arguments of a request, and note in its header that they are there."""
     context.args = [*results, *context.args]
-    header = {name: value for name, value in _headers_of(context)[HEADER].items() if name != "needs"}
+    header = {name: value for name, value in headers_of(context)[HEADER].items() if name != "needs"}
     # Its headers are also the main process's, where bodies run in threads.
     if context.is_eager:
         context.headers = {**context.headers, HEADER: header}
@@ -123,7 +114,7 @@ def put_results(context: Any, results: Sequence[Any]) -> None:
 
 def node_of(context: Any) -> tuple[int, bool] | None:
     """Return the node above a member of a tree, and if the message is its first; None for other jobs."""
-    header = _header_in(_headers_of(context))
+    header = _header_in(headers_of(context))
     parent = header.get("parent")
     return (parent, bool(header.get("first"))) if type(parent) is int else None
 

@@ -45,7 +45,7 @@ class JobsStep(bootsteps.StartStopStep):
             # Spawned children get a copy of the app without `Jobs`, and would run bodies without a claim.
             raise ConfigurationError("jobs need worker_pool_start_method = 'fork'")
         self._runtime = runtime_of(parent.app)
-        # Created before the fork: a child must not inherit the lock of a store under construction.
+        # Created before the fork: a child must not inherit the lock of a part under construction.
         self._runtime.submitter  # noqa: B018 -- the access creates it
         self._me = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
         self._runtime.worker = self._me

@@ -9,7 +9,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore
 
 from .. import internal_errors
-from ..broker.headers import job_of_context
+from ..broker.headers import headers_of, job_of
 from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError
 from ..runtime import Runtime, runtime_of
 from ..store import ClaimRejected, RejectionReason, Run, Store
@@ -45,7 +45,7 @@ def claim(task: Any, context: Any) -> CurrentRun:
     """
     began = time.monotonic()
     try:
-        job = job_of_context(context)
+        job = job_of(headers_of(context))
         if job is None:
             raise ValueError("its message names no job")
         runtime = runtime_of(task.app)

@@ -112,7 +112,7 @@ class Housekeeping:
         for run in snapshots:
             request = running.get((run.job_id, run.task_id, run.attempt)) if run.stop else None
             if request and (run.terminate or getattr(request.task, "terminate_on_cancel", False)):
-                self._end_process(request.key, run.pid, JobRequest.revoke_running)
+                self._end_process(request.key, run.pid, lambda request, pool: request.terminate(pool, "TERM"))
 
     def _end_superseded(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
         """End bodies whose attempt is superseded, as after a suspend of the machine beyond the lease."""
@@ -124,7 +124,12 @@ class Housekeeping:
         }
         lasting = self._lasting(self._superseded, absent)
         for key in self._runtime.store.leases.superseded(lasting) if lasting else ():
-            self._end_process(key, absent[key].worker_pid, JobRequest.cut_off)
+            # No revoke: the new attempt may have the same task id.
+            self._end_process(
+                key,
+                absent[key].worker_pid,
+                lambda request, pool: request.cancel(pool, "TERM", emit_retry=False),
+            )
 
     def _end_process(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
         if key in self._ended:

@@ -245,14 +245,6 @@ class JobRequest:
             if noted and self._eventer and self._eventer.enabled and self.task.send_events:
                 runtime_of(self.app).cut_off.append(self.key)
 
-    def revoke_running(self, pool: Any) -> None:
-        """End the process of this body as a revoke, in Celery's terms."""
-        self.terminate(pool, "TERM")
-
-    def cut_off(self, pool: Any) -> None:
-        """End the process of a superseded body, without a revoke: the new attempt may have its task id."""
-        self.cancel(pool, "TERM", emit_retry=False)
-
     @property
     def time_limits(self) -> tuple[float | None, float | None]:
         """Hard and soft: the message's, else the task's as they are now.

@@ -13,7 +13,7 @@ from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
 
 from .. import celery_compat, internal_errors
-from ..broker.headers import sensitive_of_context
+from ..broker.headers import headers_of, sensitive_of
 from ..redaction import masked
 
 
@@ -49,7 +49,7 @@ def _hiding(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _shown(request: Context | None) -> Context | None:
-    hidden = sensitive_of_context(request) if request else ()
+    hidden = sensitive_of(headers_of(request)) if request else ()
     if not hidden or request is None or request.args is None:
         return request  # a main process has none
     shown = copy.copy(request)

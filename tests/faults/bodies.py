@@ -8,7 +8,7 @@ from typing import Any
 from celery import current_task
 
 from jobhandle_celery import current_job
-from jobhandle_celery.broker.headers import job_of_context
+from jobhandle_celery.broker.headers import headers_of, job_of
 from tests.apps import append_line
 from tests.worker.base_app import app, task
 
@@ -21,7 +21,7 @@ TICK = 0.05
 def mark(path: str, what: str) -> tuple[int, int]:
     """Write `what job attempt` into the file; return job and attempt."""
     context: Any = current_task.request
-    job = job_of_context(context)
+    job = job_of(headers_of(context))
     assert job is not None, "the crowd's tasks are run as jobs"
     append_line(path, f"{what} {job[0]} {job[1]}")
     return job
