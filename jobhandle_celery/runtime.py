@@ -9,7 +9,7 @@ import queue
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +24,7 @@ from .broker.routing import Routing
 from .completion import CompletionPoller
 from .errors import ConfigurationError, DatabaseUnavailableError
 from .handle import JobHandle
+from .settler import Settler
 from .store import Database, Run, Store, Worker
 from .submitter import Submitter
 
@@ -93,6 +94,7 @@ class Runtime:
         """The store, whose connections are this process's own."""
         database, schema = self._make_database(self.settings), self.settings.schema
         database.check = lambda connection: migrations.check(connection, schema)
+        database.on_unsettled = self._settle
         return self._first("store", Store(database))
 
     def stores_of_lease(self) -> Callable[[], Store]:
@@ -110,6 +112,14 @@ class Runtime:
     def submitter(self) -> Submitter:
         """Checks, routes and stores new jobs."""
         return self._first("submitter", Submitter(self.store, self.publisher, self.routing))
+
+    @cached_property
+    def settler(self) -> Settler:
+        """Settles the jobs that end in this process."""
+        return self._first("settler", Settler(self.store, self.submitter.send_after_commit))
+
+    def _settle(self, job_ids: Sequence[int]) -> None:
+        self.settler.settle(job_ids)  # made at the first use
 
     @cached_property
     def routing(self) -> Routing:

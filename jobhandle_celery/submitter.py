@@ -94,7 +94,7 @@ class Submitter:
         """
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
-            return self._store.inserter.submit_in_session(session, list(new), self._send_after_commit, handle)
+            return self._store.inserter.submit_in_session(session, list(new), self.send_after_commit, handle)
         submitted = self._store.inserter.submit(new)
         fresh = [
             (row, stored.job_id)
@@ -132,7 +132,8 @@ class Submitter:
         else:
             self._send_committed(job_ids)
 
-    def _send_after_commit(self, job_ids: Sequence[int]) -> None:
+    def send_after_commit(self, job_ids: Sequence[int]) -> None:
+        """Publish as `send`; raise no error of a body that runs eagerly."""
         try:
             self.send(job_ids)
         except SoftTimeLimitExceeded:

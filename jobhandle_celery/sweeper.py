@@ -6,13 +6,17 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from .broker.publisher import Publisher
+from .errors import DatabaseUnavailableError
 from .status import JobStatus
-from .store import MAX_REPUBLISH_DEFERRALS, LostJob, PendingMessage, Store
+from .store import MAX_REPUBLISH_DEFERRALS, LostJob, PendingMessage, Store, limit_retries
 
 logger = logging.getLogger(__name__)
 
 BATCH = 500
 """Rows reserved at a time. A row that is reserved and not published is due again after publish_grace."""
+
+SETTLED_TOGETHER = 50
+"""Rows that a pass settles at a time: the first that is locked puts off the others."""
 
 LONGEST = 2.0
 """Seconds after which a pass reserves no more rows: lost workers are looked for once per pass."""
@@ -44,7 +48,26 @@ def sweep(store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None]
     while publisher.reachable and (due := store.outbox.reserve_due(BATCH)):
         if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
             break
+    _settle(store, publisher)
     return True
+
+
+def _settle(store: Store, publisher: Publisher) -> None:
+    """Settle jobs that ended in a process that died before it did so, and publish what becomes ready."""
+    deadline = time.monotonic() + LONGEST
+    while any(due := store.settling.reserve_due(SETTLED_TOGETHER)):
+        try:
+            # A caller's transaction may have locked a dependent row: it is not waited for long.
+            with limit_retries(LONGEST):
+                ready = [*store.settling.settle(due.ended), *store.settling.arm(due.blocked)]
+        except DatabaseUnavailableError as error:
+            if error.again != "soon":
+                raise
+            logger.info("jobs %s are settled later: %s", [*due.ended, *due.blocked], error)
+        else:
+            _publish(store, publisher, store.outbox.reserve(ready))
+        if time.monotonic() > deadline:
+            break
 
 
 def _publish(store: Store, publisher: Publisher, due: list[PendingMessage]) -> bool:

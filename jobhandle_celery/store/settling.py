@@ -8,7 +8,7 @@ settles what a process that died has left.
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, case, delete, or_, select, tuple_, update
 
@@ -37,6 +37,15 @@ from .statements import NAMESPACE, Transition, params, setting
 from .transitions import WAS_SENT, mine
 
 logger = logging.getLogger(__name__)
+
+
+class Due(NamedTuple):
+    """Rows that a process has left."""
+
+    ended: list[int]
+    """To settle."""
+    blocked: list[int]
+    """To arm."""
 
 
 class Settling:
@@ -193,7 +202,7 @@ class Settling:
 
     @untraced
     @retry_on_disconnect
-    def reserve_due(self, limit: int) -> tuple[list[int], list[int]]:
+    def reserve_due(self, limit: int) -> Due:
         """Reserve rows for the publish grace: those to settle, and those to arm.
 
         A process died, or was cut off, before it had done so. Who may have been there first: another sweep,
@@ -215,7 +224,7 @@ class Settling:
             if rows:
                 these = job.c.id.in_([row.id for row in rows])
                 db.execute(update(job).where(these).values(due_at=clock(setting("publish_grace"))))
-        return [row.id for row in rows if row.unsettled], [row.id for row in rows if not row.unsettled]
+        return Due([row.id for row in rows if row.unsettled], [row.id for row in rows if not row.unsettled])
 
     # Each committed by itself.
 

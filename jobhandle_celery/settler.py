@@ -1,0 +1,73 @@
+"""Settles what has ended in this process, and publishes what becomes ready."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from . import internal_errors
+from .errors import DatabaseUnavailableError
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+"""Jobs settled at a time."""
+
+LONGEST = 5.0
+"""Seconds of settling in one call, after which the rest is left to the sweeper.
+
+A mass cancel may end more jobs than its caller, or a pass of the sweep, can wait for."""
+
+
+class Settler:
+    """Called after each commit in which jobs have ended that others depend on."""
+
+    def __init__(self, store: Store, send: Callable[[Sequence[int]], None]) -> None:
+        """Settle in `store`; `send` publishes jobs that may start."""
+        self._store = store
+        self._send = send
+        self._local = threading.local()
+
+    def settle(self, job_ids: Sequence[int]) -> None:
+        """Settle jobs, and what ends thereby; raise no error but a time limit's: the end is committed.
+
+        What a settle ends, or a body that runs eagerly, comes back here: it joins the list of the outer call.
+        """
+        pending: deque[int] | None = getattr(self._local, "pending", None)
+        if pending is not None:
+            pending.extend(job_ids)
+            return
+        self._local.pending = pending = deque(job_ids)
+        try:
+            self._settle_all(pending)
+        finally:
+            self._local.pending = None
+
+    def _settle_all(self, pending: deque[int]) -> None:
+        spent = 0.0
+        while pending:
+            batch = [pending.popleft() for _ in range(min(len(pending), BATCH))]
+            if spent > LONGEST:
+                logger.info("%d jobs that ended are left to the sweeper to settle", len(batch) + len(pending))
+                return
+            began = time.monotonic()
+            try:
+                ready = self._store.settling.settle(batch)
+                spent += time.monotonic() - began
+                if ready:
+                    self._send(ready)
+            except SoftTimeLimitExceeded:
+                raise  # of the body that this thread runs
+            except DatabaseUnavailableError as error:
+                logger.warning(
+                    "%d jobs that ended were not settled (%s); the sweeper settles them",
+                    len(batch) + len(pending),
+                    error,
+                )
+                return
+            except Exception as error:
+                internal_errors.log("settling jobs that ended", error, f"the sweeper settles them: {batch}")

@@ -1,0 +1,133 @@
+"""The end of a job is settled by the process that wrote it, or by a pass of the sweeper."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from jobhandle_celery import DatabaseUnavailableError
+from jobhandle_celery.broker.publisher import Publisher
+from jobhandle_celery.settler import Settler
+from jobhandle_celery.sweeper import sweep
+from tests.store.harness import FAILURE, Bench
+from tests.store.members import Tree, chain, task
+from tests.test_sweeper import Recorder
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    bench = Bench(database_url)
+    yield bench
+    bench.close()
+
+
+def settle_with(bench: Bench, send: Any) -> None:
+    """Settle what ends on this bench, as a runtime does."""
+    bench.database.on_unsettled = Settler(bench.store, send).settle
+
+
+def published_by_a_pass(bench: Bench) -> list[int]:
+    """Make a pass after the publish grace; return what it has published."""
+    bench.pass_time(minutes=2)
+    recorder = Recorder()
+    assert sweep(bench.store, cast(Publisher, recorder))
+    return recorder.published
+
+
+def test_finish_publishes_what_becomes_ready(bench: Bench) -> None:
+    sent: list[int] = []
+    settle_with(bench, sent.extend)
+    tree = Tree(bench, chain(task(), task()))
+
+    bench.store.runs.finish(tree.run(1), "1")
+    assert sent == [tree.ids[2]]
+    bench.store.runs.finish(tree.run(2), "1")
+
+    assert tree.statuses() == ["Finished"] * 3
+
+
+def test_end_of_a_job_that_nothing_needs_is_not_settled(bench: Bench) -> None:
+    ended: list[int] = []
+    bench.database.on_unsettled = ended.extend
+
+    bench.store.runs.finish(bench.run(bench.submit()), "1")
+
+    assert ended == []
+
+
+def test_pass_settles_what_a_process_left_that_died_after_its_finish(bench: Bench) -> None:
+    tree = Tree(bench, chain(task(), task()))
+
+    bench.store.runs.finish(tree.run(1), "1")
+    assert tree.statuses()[2] == "Waiting"
+
+    assert published_by_a_pass(bench) == [tree.ids[2]]
+    bench.store.runs.finish(tree.run(2), "1")
+    published_by_a_pass(bench)
+    assert tree.statuses() == ["Finished"] * 3
+
+
+def test_pass_settles_what_a_settle_has_cancelled(bench: Bench) -> None:
+    tree = Tree(bench, chain(task(), task(), task()))
+
+    bench.store.runs.fail(tree.run(1), FAILURE)
+    for _ in range(3):
+        published_by_a_pass(bench)
+
+    assert tree.statuses() == ["Error", "Error", "Cancelled", "Cancelled"]
+
+
+def test_pass_arms_a_job_whose_submitter_died_after_the_commit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unavailable(_: Sequence[int]) -> list[int]:
+        raise DatabaseUnavailableError("away")
+
+    needed = bench.submit()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.store.settling, "arm", unavailable)
+        tree = Tree(bench, [task(after=(needed,))])
+    assert "wait for the sweeper to check their needs" in caplog.text
+    bench.store.runs.finish(bench.run(needed), "1")
+    assert tree.statuses() == ["Waiting"]
+
+    assert tree.ids[0] in published_by_a_pass(bench)
+
+
+def test_chain_whose_tasks_run_at_once_is_settled_without_recursion(bench: Bench) -> None:
+    depths: list[int] = []
+    running = 0
+
+    def run_at_once(job_ids: Sequence[int]) -> None:
+        nonlocal running
+        running += 1
+        depths.append(running)
+        for job_id in job_ids:
+            bench.store.runs.finish(bench.run(job_id), "1")
+        running -= 1
+
+    settle_with(bench, run_at_once)
+    tree = Tree(bench, chain(*(task() for _ in range(10))))
+    run_at_once([tree.ids[1]])
+
+    assert tree.statuses() == ["Finished"] * 11
+    assert max(depths) == 2
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), ZeroDivisionError("bug")])
+def test_finish_succeeds_if_the_settle_fails(
+    bench: Bench, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: Sequence[int]) -> list[int]:
+        raise error
+
+    caplog.set_level(logging.DEBUG, logger="jobhandle_celery")  # a repeated bug is logged at DEBUG
+    settle_with(bench, lambda _: None)
+    tree = Tree(bench, chain(task(), task()))
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.store.settling, "settle", fails)
+        assert bench.store.runs.finish(tree.run(1), "1")
+
+    assert "the sweeper settles them" in caplog.text
+    assert published_by_a_pass(bench) == [tree.ids[2]]
