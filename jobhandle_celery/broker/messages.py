@@ -25,7 +25,7 @@ from ..redaction import masked, shifted
 from ..store import PendingMessage
 from .headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .publish_options import LEVELS_SHOWN
-from .queue_declarations import declared, is_partial
+from .queue_declarations import declared
 
 TEMPLATE_LIMIT = 1_000
 """Templates that are cached: callers may invent queue names without end."""
@@ -208,15 +208,7 @@ class MessageBuilder:
         )
 
     def _options(self, job: PendingMessage, given: Mapping[str, Any]) -> dict[str, Any]:
-        exchange, routing_key = given.get("exchange"), given.get("routing_key")
         queue = None if job.queue is None else self._queue(job.queue, given.get("declare"))
-        if exchange is None or routing_key is None:
-            # A row of an older version: as Celery resolves it when it publishes.
-            exchange_type = "direct" if queue is None else queue.exchange.type
-            if (not exchange or not routing_key) and exchange_type == "direct":
-                exchange, routing_key = "", job.queue
-            elif queue is not None:
-                exchange, routing_key = exchange or queue.exchange.name, routing_key or queue.routing_key
         priority = given["priority"] if given.get("priority") is not None else job.priority
         optional = {
             "priority": priority,
@@ -225,8 +217,8 @@ class MessageBuilder:
             "serializer": SIGNING_SERIALIZER if self._signs else None,
         }
         return {
-            "exchange": exchange,
-            "routing_key": routing_key,
+            "exchange": given.get("exchange", ""),
+            "routing_key": given.get("routing_key", job.queue),
             "declare": [] if queue is None else [queue],
             "delivery_mode": given.get("delivery_mode") or self._app.conf.task_default_delivery_mode,
             "reply_to": given.get("reply_to") or "",
@@ -237,13 +229,13 @@ class MessageBuilder:
         """Return the queue to declare: as the submitter declares it, whatever this process knows of it."""
         if record is None:
             return None
-        if record["name"] == name and not is_partial(record):
+        if record["name"] == name:
             return declared(record)
         queues: Mapping[str, Queue] = self._amqp.queues
         # `queues[name]` would create a missing queue.
         if dict.__contains__(queues, name):
             return queues[name]
-        return declared(record) if record["name"] == name else Queue(name, Exchange(""), routing_key=name)
+        return Queue(name, Exchange(""), routing_key=name)
 
 
 _BUILT_FROM = (

@@ -32,21 +32,9 @@ def _defaults(kind: Any) -> Mapping[str, Any]:
     return made
 
 
-def is_partial(record: Mapping[str, Any]) -> bool:
-    """Return True for a record of an older version, which kept a few attributes only."""
-    return isinstance(record.get("exchange"), str)
-
-
 def declared(record: Mapping[str, Any]) -> Queue:
     """Return the queue that a record describes."""
     exchange: Any = record.get("exchange")
-    if is_partial(record):
-        return Queue(
-            record["name"],
-            Exchange(exchange, record["type"]),
-            routing_key=record["routing_key"],
-            queue_arguments=record.get("arguments"),
-        )
     attributes = {**record, "exchange": None if exchange is None else Exchange(**exchange)}
     if "bindings" in record:
         attributes["bindings"] = [

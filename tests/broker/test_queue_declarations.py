@@ -41,12 +41,6 @@ def test_described_queue_is_declared_equal(kind: str) -> None:
     assert attributes(declared(record)) == attributes(QUEUES[kind])
 
 
-def test_declaration_of_an_older_version_is_read() -> None:
-    older = {"name": "q", "exchange": "media", "type": "topic", "routing_key": "#", "arguments": {"a": 1}}
-    expected = Queue("q", Exchange("media", "topic"), routing_key="#", queue_arguments={"a": 1})
-    assert declared(older) == expected
-
-
 def test_publisher_declares_queue_of_submitter(make: Make) -> None:
     """Even if it configures a queue of that name: two services share one database."""
     submitter = make(task_queue_max_priority=9, task_default_queue="shared")

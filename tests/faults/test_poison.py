@@ -85,7 +85,7 @@ UNSENDABLE: list[dict[str, Any]] = [
     {"routing": "no json"},
     {"routing": "[]"},
     {"routing": '{"headers": 5}'},
-    {"routing": '{"declare": {"name": "x"}}', "queue": "x"},
+    {"routing": '{"declare": {"name": "x", "exchange": 7}}', "queue": "x"},
     {"retry": '{"args": '},
     {"retry": "[1]"},
     {"retry": '{"args": [], "kwargs": {}, "options": {"headers": [1]}}'},
