@@ -180,6 +180,26 @@ def nul_everywhere(fail: bool) -> str:
     return "e\0f"
 
 
+# Arguments that are results of other jobs.
+
+
+@task(bind=True)
+def taking(self: Any, *args: Any) -> dict[str, Any]:
+    """Return the arguments, and what Celery's canvas would have set, after one retry."""
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    canvas = {
+        name: getattr(self.request, name) for name in ("group", "root_id", "parent_id", "chord", "chain")
+    }
+    return {"args": args, **canvas}
+
+
+@task()
+def killed_once_with(given: Any, path: str) -> Any:
+    killed_once(path)
+    return given
+
+
 if os.environ.get("KNOWS_MORE"):
 
     @task()
