@@ -348,8 +348,13 @@ def test_name_of_sensitive_argument_hides_it_alone(app: Any) -> None:
 
 def test_eager_job_has_the_results(make: Make) -> None:
     app = make(task_always_eager=True)
-    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
-    assert handle.result(timeout=0) == [[1, "own"], {}]
+
+    @task(app, name="tests.seeing", bind=True)
+    def seeing(task: Any, *args: Any) -> list[Any]:
+        return [list(args), sorted(task.request.headers[HEADER])]
+
+    handle = submit(app, Job(task="tests.seeing", args=["own"]), leaf(1))
+    assert handle.result(timeout=0) == [[1, "own"], ["attempt", "id"]]
 
 
 def test_eager_job_whose_arguments_are_too_large_ends_in_error(make: Make) -> None:
