@@ -12,7 +12,7 @@ from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job, job_need
 from jobhandle_celery.serialization import LIMIT
 from tests.apps import lines_of
-from tests.trees import Node, group, insert_tree, leaf
+from tests.tree_rows import Node, group, insert_tree, leaf
 from tests.worker.site import NewSite, Site
 
 
