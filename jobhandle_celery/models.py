@@ -166,7 +166,7 @@ class JobRecord(Job):
     """What the body returned, as JSON gives it back; None until it is Finished.
 
     Of a node, what Celery's canvas returns: a chain's last result, the result of a chord's body, a list of
-    those of a group. It is read from the members by `JobHandle.get_job` alone; lists have None."""
+    those of a group. `JobHandle.get_job` and `needs` read it from the members; lists have None."""
     error: Failure | None = None
     """Why it ended in Error; None otherwise."""
     progress: Progress | None = None

@@ -82,6 +82,8 @@ class Runtime:
         """Writes that would block the main process's event loop; housekeeping makes them."""
         self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MOST_CUT_OFF)
         """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
+        self.started_nodes: set[int] = set()
+        """Nodes that this process has noted as Running, see `worker.nodes`."""
         setattr(app, _ATTRIBUTE, self)
 
     @cached_property

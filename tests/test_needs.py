@@ -266,6 +266,15 @@ def test_arguments_too_large_with_results_end_in_error_with_sizes(app: Any, fits
     )
 
 
+def test_results_too_large_end_in_error_with_their_size(app: Any) -> None:
+    half = LIMIT // 2
+    handle = submit(app, Job(task=taking(app)), group(leaf("x" * half), leaf("x" * half), leaf("x" * half)))
+    assert failure_of(app, handle).message == (
+        f"its arguments must be JSON of at most {LIMIT:,} bytes; the results that it needs are at least "
+        f"{3 * (half + 2):,} bytes"
+    )
+
+
 def test_unreadable_result_ends_in_error_that_names_the_job(app: Any) -> None:
     handle = submit(app, Job(task=taking(app)), needed := leaf(1))
     with runtime_of(app).store.database.transaction() as db:
@@ -286,7 +295,7 @@ def test_database_outage_after_claim_gives_the_job_back(app: Any, monkeypatch: p
     handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
     store = runtime_of(app).store
 
-    def away(job_id: int) -> Any:
+    def away(job_id: int, limit: int) -> Any:
         raise DatabaseUnavailableError("away")
 
     monkeypatch.setattr(needs, "READ_TIMEOUT", 0.3)
@@ -308,10 +317,10 @@ def test_short_database_outage_after_claim_delays_the_body(app: Any, monkeypatch
     queries = runtime_of(app).store.queries
     read, answers = queries.results_needed, iter([False, False, True])
 
-    def sometimes(job_id: int) -> Any:
+    def sometimes(job_id: int, limit: int) -> Any:
         if not next(answers):
             raise DatabaseUnavailableError("away")
-        return read(job_id)
+        return read(job_id, limit)
 
     monkeypatch.setattr(queries, "results_needed", sometimes)
     run(app, message_of(app))

@@ -36,6 +36,7 @@ from .runs import Runs
 from .settling import Settling
 from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
+from .tree_results import ResultsTooLarge
 from .trees import Trees
 
 

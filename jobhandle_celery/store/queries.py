@@ -93,17 +93,21 @@ class Queries:
     def needs(self, job_id: int) -> list[JobRecord]:
         """Return what a job needs: first what makes up its arguments, in their order."""
         with self._database.autocommit() as db:
-            return to_jobs(db, db.execute(_needs(), params(id=job_id)).all())
+            rows = db.execute(_needs(), params(id=job_id)).all()
+            return to_jobs(db, rows, of_ended=True, with_results=True)
 
     @retry_on_disconnect
-    def results_needed(self, job_id: int) -> dict[int, str | None]:
+    def results_needed(self, job_id: int, limit: int) -> dict[int, str | None]:
         """Return the results that go before a job's arguments, as JSON in their order, by the jobs' ids.
 
         None: the row is gone. The jobs are final, and stay so while this one is unfinished.
+
+        Raises:
+            ResultsTooLarge: they have more than `limit` characters.
         """
         with self._database.autocommit() as db:
             ids = db.execute(_needs_as_arguments(), params(id=job_id)).scalars().all()
-            found = results_of(db, ids)
+            found = results_of(db, ids, limit)
             return {needed: found.get(needed) for needed in ids}
 
     @retry_on_disconnect

@@ -15,7 +15,7 @@ from sqlalchemy import Row
 
 from .. import serialization
 from ..models import Event, Failure, JobRecord, Progress, Unreadable
-from ..redaction import ALL_POSITIONS
+from ..redaction import ALL_POSITIONS, shifted
 from ..schema import job
 from ..status import JobStatus
 
@@ -312,7 +312,8 @@ def to_job(row: Row[Any]) -> JobRecord:
         status=row.status_id,
         meta=read_column(row, "meta", serialization.decode),
         headers=headers,
-        sensitive=sensitive,
+        # A position counts the results of what it needs, too, and these are not among its arguments.
+        sensitive=tuple(shifted(sensitive)) if row.needs_when else sensitive,
         result=read_column(row, "result", serialization.decode),
         error=read_column(row, "error", _failure, (Failure, NoneType), _unreadable_failure),
         progress=to_progress(row),

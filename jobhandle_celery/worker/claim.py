@@ -15,6 +15,7 @@ from ..runtime import Runtime, runtime_of
 from ..store import ClaimRejected, RejectionReason, Run, Store
 from .current_run import CurrentRun
 from .needs import complete_arguments
+from .nodes import start_nodes
 from .outcomes import GivenBack, Report
 from .result_backend import mark_revoked
 
@@ -75,10 +76,11 @@ def claim(task: Any, context: Any) -> CurrentRun:
 
 
 def _prepare(runtime: Runtime, current: CurrentRun) -> None:
-    """Put the results of what the job needs before its arguments, or give it back: it has not begun."""
+    """Do what a member of a tree needs before its body, or give the job back: it has not begun."""
     job_id = current.run.job_id
     try:
         complete_arguments(runtime.store, current)
+        start_nodes(runtime, current)
         return
     except (JobHandleError, SoftTimeLimitExceeded) as error:
         logger.warning("job %s was not started: the results that it needs were not read: %s", job_id, error)

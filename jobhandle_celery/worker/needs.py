@@ -13,7 +13,7 @@ from .. import serialization
 from ..broker.headers import lacks_results, put_results
 from ..errors import DatabaseUnavailableError
 from ..serialization import LIMIT, NotStorableError
-from ..store import Store
+from ..store import ResultsTooLarge, Store
 from .current_run import ArgumentsError, CurrentRun
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ def complete_arguments(store: Store, current: CurrentRun) -> None:
     """
     if not lacks_results(current.context):
         return
-    texts = _read(store, current)
     try:
+        texts = _read(store, current)
         results = [_decoded(needed, text) for needed, text in texts.items()]
         _check([*results, *current.context.args], texts)
     except ArgumentsError as error:
@@ -49,7 +49,12 @@ def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
     pause = 0.1
     while True:
         try:
-            return store.queries.results_needed(job_id)
+            return store.queries.results_needed(job_id, LIMIT)
+        except ResultsTooLarge as error:
+            raise ArgumentsError(
+                f"its arguments must be JSON of at most {LIMIT:,} bytes; "
+                f"the results that it needs are {error}"
+            ) from None
         except DatabaseUnavailableError as error:
             if time.monotonic() >= deadline:
                 raise

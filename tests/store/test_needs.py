@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 from sqlalchemy import insert
 
 from jobhandle_celery.schema import job_need
+from jobhandle_celery.store import ResultsTooLarge
 from tests.store.harness import Bench
-from tests.tree_rows import Node, group, insert_tree, leaf
+from tests.tree_rows import Node, chain, group, insert_tree, leaf
 
 
 def need(bench: Bench, *needed: tuple[Node, int | None]) -> int:
@@ -24,8 +26,21 @@ def need(bench: Bench, *needed: tuple[Node, int | None]) -> int:
 def test_results_are_in_the_order_of_positions(bench: Bench) -> None:
     last, alone, first = leaf("last"), leaf("alone"), group(leaf(1), leaf(2))
     job_id = need(bench, (last, 1), (alone, None), (first, 0))
-    results = bench.store.queries.results_needed(job_id)
+    results = bench.store.queries.results_needed(job_id, 100)
     assert list(results.items()) == [(first.id, "[1,2]"), (last.id, '"last"')]
+
+
+@pytest.mark.parametrize(
+    "needed",
+    [leaf("x" * 98), group(leaf("x" * 49), leaf("x" * 49)), chain(leaf("x" * 500), leaf("x" * 98))],
+    ids=["a task", "a group", "a chain"],
+)
+def test_results_over_the_limit_are_refused(bench: Bench, needed: Node) -> None:
+    """The limit is that of the values that count: a group's, and a chain's last."""
+    job_id = need(bench, (needed, 0))
+    assert len(bench.store.queries.results_needed(job_id, 102)) == 1
+    with pytest.raises(ResultsTooLarge):
+        bench.store.queries.results_needed(job_id, 99)
 
 
 def test_result_of_pruned_need_is_none(bench: Bench) -> None:
@@ -33,7 +48,7 @@ def test_result_of_pruned_need_is_none(bench: Bench) -> None:
     with bench.database.transaction() as db:
         gone: dict[str, Any] = {"job_id": job_id, "needs_id": 2**31 - 1, "position": 0}
         db.connection.execute(insert(job_need).values(gone))
-    assert bench.store.queries.results_needed(job_id) == {2**31 - 1: None}
+    assert bench.store.queries.results_needed(job_id, 100) == {2**31 - 1: None}
 
 
 def test_needs_with_positions_come_first(bench: Bench) -> None:
@@ -41,6 +56,11 @@ def test_needs_with_positions_come_first(bench: Bench) -> None:
     job_id = need(bench, *zip(nodes, (None, 1, 0, None), strict=True))
     found = [record.id for record in bench.store.queries.needs(job_id)]
     assert found == [nodes[2].id, nodes[1].id, nodes[0].id, nodes[3].id]
+
+
+def test_record_of_node_that_is_needed_has_its_result(bench: Bench) -> None:
+    job_id = need(bench, (group(leaf(1), leaf(2)), None))
+    assert [record.result for record in bench.store.queries.needs(job_id)] == [[1, 2]]
 
 
 def test_only_first_messages_of_jobs_with_needs_lack_results(bench: Bench) -> None:

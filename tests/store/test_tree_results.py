@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store.executors import MOST_PARAMETERS
-from jobhandle_celery.store.tree_results import results_of
+from jobhandle_celery.store.tree_results import ResultsTooLarge, results_of
 from tests.store.harness import Bench
 from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
 
@@ -110,3 +111,21 @@ def test_more_nodes_than_parameters_are_read_in_parts(bench: Bench) -> None:
     with counted_selects(bench) as executed:
         assert read(bench, node) == [[[index] for index in range(number)]]
     assert len(executed) == 4
+
+
+def test_database_sends_no_more_results_than_the_limit(bench: Bench) -> None:
+    """A worker's memory does not depend on how much the members of a chord return."""
+    node = group(*(leaf("x" * 98) for _ in range(10)))
+    insert(bench, node)
+    with bench.database.autocommit() as db:
+        rows: list[Any] = []
+        execute = db.execute
+
+        def noting(statement: Any, parameters: Any = None) -> Any:
+            rows.extend(found := execute(statement).all())
+            return SimpleNamespace(all=lambda: found)
+
+        db.execute = noting  # type: ignore[method-assign]  # this one's
+        with pytest.raises(ResultsTooLarge, match="at least 1,000 bytes"):
+            results_of(db, [node.id], 350)
+    assert [row.result is None for row in rows] == [True] + 3 * [False] + 7 * [True]
