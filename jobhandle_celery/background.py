@@ -105,7 +105,6 @@ class BackgroundQueue(Forkable, Generic[T]):
             self._do_pending()
 
     def after_fork(self) -> None:
-        """Drop the parent's work, which the parent does itself."""
         self._renew()
 
     def _run(self) -> None:

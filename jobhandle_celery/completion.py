@@ -44,7 +44,6 @@ class CompletionPoller(Forkable):
         self._polled_at = 0.0
 
     def after_fork(self) -> None:
-        """Drop the parent's threads."""
         self._reset()
 
     def assert_may_wait(self, job_id: int) -> None:

@@ -107,12 +107,10 @@ class Runtime:
 
     @cached_property
     def publisher(self) -> Publisher:
-        """Publishes messages to the broker."""
         return self._first("publisher", Publisher(self._app, fast_publish=self.settings.fast_publish))
 
     @cached_property
     def submitter(self) -> Submitter:
-        """Checks, routes and stores new jobs."""
         return self._first("submitter", Submitter(self.store, self.publisher, self.routing))
 
     @cached_property
@@ -125,12 +123,10 @@ class Runtime:
 
     @cached_property
     def routing(self) -> Routing:
-        """Resolves queues and routes."""
         return self._first("routing", Routing(self._app))
 
     @cached_property
     def completion(self) -> CompletionPoller:
-        """Polls for the jobs that this process waits for."""
         return self._first("completion", CompletionPoller(self.store, assert_will_not_block))
 
     def _first(self, name: str, made: T) -> T:
@@ -141,7 +137,6 @@ class Runtime:
     def handle(
         self, username: str | None = None, groupname: str | None = None, run: Run | None = None
     ) -> JobHandle:
-        """Make a handle."""
         return JobHandle(self.submitter, self.completion, username, groupname, run=run)
 
     def close(self) -> None:

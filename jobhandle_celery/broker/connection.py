@@ -184,7 +184,7 @@ class BrokerConnection:
                     self._fall_back(error, messages)
                 elif rejection := self._rejection(error):
                     raise RejectedByBroker(rejection) from error
-                elif self._is_bug(error):
+                elif not isinstance(error, self.errors) and internal_errors.is_bug(error):
                     raise
                 elif fresh:
                     kind = BrokerUnreachable if opened else ConnectFailed
@@ -234,9 +234,6 @@ class BrokerConnection:
             # A number or a name is too long for the protocol. The text may quote a value.
             return type(error).__name__
         return None
-
-    def _is_bug(self, error: Exception) -> bool:
-        return not isinstance(error, self.errors) and internal_errors.is_bug(error)
 
     def send_events(self, hostname: str, events: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Send events in the name of a worker; raises one of `errors`."""

@@ -46,7 +46,6 @@ class ConnectionPool(Forkable):
         self._local = threading.local()
 
     def after_fork(self) -> None:
-        """Drop the parent's connections without closing them."""
         _inherited.extend((*self._idle, *self._in_use))
         self._renew()
 

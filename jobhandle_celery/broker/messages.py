@@ -75,7 +75,6 @@ class RenderedMessage:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The headers of the template and its own."""
         return {**self.template.headers, **self.own_headers}
 
     @property

@@ -48,7 +48,6 @@ class Published:
     """Jobs that another try at once would not publish either, by the reason."""
 
     def reject(self, job: PendingMessage, reason: str) -> None:
-        """Add a job that cannot be published."""
         self.unsendable.setdefault(reason, []).append(job)
 
     def __len__(self) -> int:

@@ -121,7 +121,6 @@ class _LastStop(bootsteps.StartStopStep):
         self._shutdown = shutdown
 
     def stop(self, parent: Any) -> None:
-        """End the threads, now that all other steps have stopped."""
         self._shutdown(parent)
 
     terminate = stop
@@ -163,5 +162,4 @@ def _internal_errors(state: Any) -> dict[str, Any]:
 
 
 def install(app: Celery) -> None:
-    """Add the step to every worker of the app."""
     app.steps["worker"].add(JobsStep)

@@ -48,7 +48,6 @@ class Lease:
         self._thread = threading.Thread(target=self._run, name="jobhandle-lease", daemon=True)
 
     def start(self) -> None:
-        """Renew at the interval, until `end`."""
         self._thread.start()
 
     def end(self, timeout: float) -> None:
@@ -110,8 +109,6 @@ class Lease:
 
 
 class _Renewal(threading.Thread):
-    """One renewal."""
-
     def __init__(self, store: Store, me: Worker) -> None:
         super().__init__(name="jobhandle-renewal", daemon=True)
         self._store = store

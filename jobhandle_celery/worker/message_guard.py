@@ -246,5 +246,4 @@ def _name_of(message: Any) -> str:
 
 
 def install(app: Celery) -> None:
-    """Add the step to every consumer of the app."""
     app.steps["consumer"].add(RejectionStep)

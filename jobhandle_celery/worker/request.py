@@ -124,7 +124,6 @@ class JobRequest:
             self._announce_dropped(report.revoked)
 
     def _take_over(self, outcome: Outcome) -> None:
-        """Write an outcome that the body's process could not write."""
         runtime, latest, refusals = runtime_of(self.app), outcome, 0
 
         def write() -> object:
