@@ -4,6 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 
 from .broker.publisher import Publisher
 from .errors import DatabaseUnavailableError
@@ -40,22 +41,30 @@ def sweep(store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None]
                 logger.warning("job %s is %s: its worker was lost", lost.job_id, lost.status)
                 if on_lost is not None:
                     on_lost(lost)
-    store.sweep.expire()
-    if on_lost is not None:
-        for cancelled in store.sweep.unreported_cancels(BATCH):
-            on_lost(cancelled)
-    deadline = time.monotonic() + LONGEST
-    while publisher.reachable and (due := store.outbox.reserve_due(BATCH)):
-        if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
-            break
-    _settle(store, publisher)
+    since = store.sweep.first_due()
+    if since is not None:
+        _handle_due(store, publisher, on_lost, since)
     return True
 
 
-def _settle(store: Store, publisher: Publisher) -> None:
+def _handle_due(
+    store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None] | None, since: datetime
+) -> None:
+    store.sweep.expire(since)
+    if on_lost is not None:
+        for cancelled in store.sweep.unreported_cancels(BATCH, since):
+            on_lost(cancelled)
+    deadline = time.monotonic() + LONGEST
+    while publisher.reachable and (due := store.outbox.reserve_due(BATCH, since)):
+        if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
+            break
+    _settle(store, publisher, since)
+
+
+def _settle(store: Store, publisher: Publisher, since: datetime) -> None:
     """Settle jobs that ended in a process that died before it did so, and publish what becomes ready."""
     deadline = time.monotonic() + LONGEST
-    while any(due := store.settling.reserve_due(SETTLED_TOGETHER)):
+    while any(due := store.settling.reserve_due(SETTLED_TOGETHER, since)):
         try:
             # A caller's transaction may have locked a dependent row: it is not waited for long.
             with limit_retries(LONGEST):

@@ -5,11 +5,12 @@ dies before the mark, the row is due again.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, func, select, update
 
-from ..schema import clock, job, statement_clock
+from ..schema import clock, job
 from ..serialization import clip_message
 from ..status import JobStatus
 from .database import Database
@@ -17,7 +18,7 @@ from .executors import MOST_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, Transition, setting
-from .transitions import DUE, HELD, for_these, grouped, status_allows, unless_expired_before
+from .transitions import DUE, HELD, due_since, for_these, grouped, status_allows, unless_expired_before
 
 MAX_REPUBLISH_DEFERRALS = 3
 """Times in a row that the queue's depth may defer a republish. No promise depends on the depth."""
@@ -57,7 +58,7 @@ class Outbox:
 
     @untraced
     @retry_on_disconnect
-    def reserve_due(self, limit: int) -> list[PendingMessage]:
+    def reserve_due(self, limit: int, since: datetime | None = None) -> list[PendingMessage]:
         """Reserve rows that are due, the oldest first: for the publish grace no other sweep takes them.
 
         Who may have been there first: another sweep (its rows are skipped, not waited for), a claim or a
@@ -65,13 +66,7 @@ class Outbox:
         """
         due = (
             select(job.c.id)
-            .where(
-                job.c.namespace == NAMESPACE,
-                job.c.due_at <= statement_clock(),
-                status_allows("publish"),
-                DUE,
-                ~HELD,
-            )
+            .where(due_since(since), status_allows("publish"), DUE, ~HELD)
             .order_by(job.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True, key_share=True)

@@ -8,11 +8,12 @@ settles what a process that died has left.
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, case, delete, or_, select, tuple_, update
 
-from ..schema import clock, job, job_need, statement_clock
+from ..schema import clock, job, job_need
 from ..status import FINAL, JobStatus
 from .database import Database
 from .dependencies import (
@@ -33,8 +34,8 @@ from .dependencies import (
 )
 from .executors import MOST_PARAMETERS
 from .retrying import retry_on_disconnect, untraced
-from .statements import NAMESPACE, Transition, params, setting
-from .transitions import WAS_SENT, mine
+from .statements import Transition, params, setting
+from .transitions import WAS_SENT, due_since, mine
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ class Settling:
 
     @untraced
     @retry_on_disconnect
-    def reserve_due(self, limit: int) -> Due:
+    def reserve_due(self, limit: int, since: datetime | None = None) -> Due:
         """Reserve rows for the publish grace: those to settle, and those to arm.
 
         A process died, or was cut off, before it had done so. Who may have been there first: another sweep,
@@ -210,11 +211,7 @@ class Settling:
         """
         due = (
             select(job.c.id, job.c.unsettled)
-            .where(
-                job.c.namespace == NAMESPACE,
-                job.c.due_at <= statement_clock(),
-                or_(job.c.unsettled, BLOCKED),
-            )
+            .where(due_since(since), or_(job.c.unsettled, BLOCKED))
             .order_by(job.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True, key_share=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import case, delete, literal, or_, select, update
 
-from ..schema import clock, job, job_event, statement_clock
+from ..schema import clock, job, job_event
 from ..schema import sweep as sweep_table
 from ..status import FINAL, JobStatus
 from .database import Database
@@ -14,6 +14,7 @@ from .records import LostJob
 from .retrying import retry_on_disconnect, untraced
 from .runs import expire
 from .statements import NAMESPACE, ago, setting
+from .transitions import due_since
 
 PRUNE_BATCH = 1_000
 """Jobs deleted in one transaction: a long one would hold locks and bloat the log."""
@@ -44,27 +45,36 @@ class Sweep:
 
     @untraced
     @retry_on_disconnect
-    def expire(self) -> int:
-        """Cancel the jobs whose `expires` has passed before they were started; return how many."""
-        due = (job.c.namespace == NAMESPACE) & (job.c.due_at <= statement_clock())
-        with self._database.transaction() as db:
-            return db.count_applied(expire(due, "sweep", skip_locked=True))
+    def first_due(self) -> datetime | None:
+        """Return the earliest `due_at` that has passed; None if no job is due.
+
+        The index keeps the entries of jobs that were due and have ended since until they are vacuumed or
+        purged, for long if a transaction stays open. They come first, and each query of due jobs would read
+        all of them; a pass reads them here once, and begins its other queries at this time. A row that is due
+        earlier and is committed meanwhile is left for the next pass.
+        """
+        first = select(job.c.due_at).where(due_since(None)).order_by(job.c.due_at).limit(1)
+        with self._database.autocommit() as db:
+            due_at: datetime | None = db.execute(first).scalar()
+            return due_at
 
     @untraced
     @retry_on_disconnect
-    def unreported_cancels(self, limit: int) -> list[LostJob]:
+    def expire(self, since: datetime | None = None) -> int:
+        """Cancel the jobs whose `expires` has passed before they were started; return how many."""
+        with self._database.transaction() as db:
+            return db.count_applied(expire(due_since(since), "sweep", skip_locked=True))
+
+    @untraced
+    @retry_on_disconnect
+    def unreported_cancels(self, limit: int, since: datetime | None = None) -> list[LostJob]:
         """Return cancelled jobs that Celery's events do not show as revoked yet; each once.
 
         Who may have been there first: a worker that met the message and has reported them; a resubmit.
         """
         due = (
             select(job.c.id, job.c.task_id, job.c.task, job.c.message)
-            .where(
-                job.c.namespace == NAMESPACE,
-                job.c.due_at <= statement_clock(),
-                job.c.status_id == JobStatus.CANCELLED,
-                job.c.unsettled.is_(False),
-            )
+            .where(due_since(since), job.c.status_id == JobStatus.CANCELLED, job.c.unsettled.is_(False))
             .limit(limit)
             .with_for_update(skip_locked=True, key_share=True)
         )

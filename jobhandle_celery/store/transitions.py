@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, exists, false, literal, n
 
 from ..errors import InvalidTransitionError
 from ..models import Failure
-from ..schema import NAME_LENGTH, clock, job, job_event
+from ..schema import NAME_LENGTH, clock, job, job_event, statement_clock
 from ..schema import worker as worker_table
 from ..serialization import clip_message
 from ..status import MOVES, UNFINISHED, JobStatus
@@ -64,6 +64,12 @@ def this_job(*, by_user: bool, by_task_id: bool = False) -> Guard:
 def select_one(*columns: Any, by_user: bool, by_task_id: bool = False) -> Any:
     """Return a select of `this_job`."""
     return select(*columns).where(this_job(by_user=by_user, by_task_id=by_task_id))
+
+
+def due_since(since: datetime | None) -> Guard:
+    """Return the guard of the jobs of this namespace that are due, from `first_due` on (`Sweep`)."""
+    due = and_(job.c.namespace == NAMESPACE, job.c.due_at <= statement_clock())
+    return due if since is None else due & (job.c.due_at >= literal(since, job.c.due_at.type))
 
 
 def mine(job_id: int, username: str | None = None) -> Guard:

@@ -11,6 +11,7 @@ from tests.faults.store_reads import READS
 from tests.faults.store_scenes import (
     Scene,
     lapsed,
+    late,
     normalize,
     of_job,
     of_message,
@@ -67,13 +68,6 @@ def _claim(state: str) -> Scene:
     )
 
 
-def _late(bench: Bench, **given: Any) -> int:
-    """Return a job that was submitted twenty minutes ago."""
-    job_id = bench.submit(**given)
-    bench.pass_time(minutes=20)
-    return job_id
-
-
 def _cancelled(bench: Bench, state: str) -> tuple[int, str]:
     job_id = bench.place(state).job_id
     bench.store.control.cancel(job_id, None, terminate=False)
@@ -121,7 +115,7 @@ def _cancelled_long_ago(bench: Bench) -> None:
 
 
 def _reserved(bench: Bench) -> Any:
-    _late(bench)
+    late(bench)
     return bench.store.outbox.reserve_due(1)
 
 
@@ -147,7 +141,7 @@ WRITES: dict[str, Scene] = {
     ),
     **{f"claim from {state}": _claim(state) for state in ("Submitted", "Waiting", "Queued", "Requeued")},
     "claim of an expired one": scene(
-        lambda bench: bench.key(_late(bench, expires=timedelta(minutes=1)), bench.worker()),
+        lambda bench: bench.key(late(bench, expires=timedelta(minutes=1)), bench.worker()),
         lambda store, key: store.runs.claim(key, TASK),
     ),
     "mark_revoke_reported": scene(
@@ -213,10 +207,10 @@ WRITES: dict[str, Scene] = {
     "begin_pass for the first time": scene(lambda _: None, lambda store, _: store.sweep.begin_pass()),
     "begin_pass": scene(_passed, lambda store, _: store.sweep.begin_pass()),
     "expire": scene(
-        lambda bench: _late(bench, expires=timedelta(seconds=1)), lambda store, _: store.sweep.expire()
+        lambda bench: late(bench, expires=timedelta(seconds=1)), lambda store, _: store.sweep.expire()
     ),
     "unreported_cancels": scene(_cancelled_long_ago, _unreported_cancels),
-    "reserve_due": scene(_late, lambda store, _: store.outbox.reserve_due(10)),
+    "reserve_due": scene(late, lambda store, _: store.outbox.reserve_due(10)),
     "defer_republish": of_message(QUEUED, lambda store, message: store.outbox.defer_republish([message])),
     "reap": scene(lapsed, lambda store, worker_uid: store.leases.reap(worker_uid)),
     "renew for the first time": scene(_not_yet_renewed, lambda store, me: store.leases.renew(me)),

@@ -5,7 +5,7 @@ from functools import partial
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
-from tests.faults.store_scenes import Scene, lapsed, of_job, of_run, scene
+from tests.faults.store_scenes import Scene, lapsed, late, of_job, of_run, scene
 from tests.store.harness import HELD
 
 _queued, _failed = partial(of_job, JobStatus.QUEUED), partial(of_job, JobStatus.ERROR)
@@ -37,6 +37,7 @@ READS: dict[str, Scene] = {
     "details_of": of_run(lambda store, run: len(store.diagnostics.details_of([run.job_id]))),
     "stuck": of_run(lambda store, _: len(store.diagnostics.stuck(timedelta(minutes=1), 3))),
     "count_queued": _queued(lambda store, _: store.outbox.count_queued(["q"]), queue="q"),
+    "first_due": scene(late, lambda store, _: store.sweep.first_due() is not None),
     "lapsed_workers": scene(lapsed, lambda store, _: store.leases.lapsed_workers()),
     "runs": of_run(lambda store, run: store.leases.runs(str(run.worker.worker_uid))),
     "superseded": of_run(

@@ -103,6 +103,13 @@ def of_worker(call: Callable[[Store, Worker], Any]) -> Scene:
     return scene(Bench.worker, call)
 
 
+def late(bench: Bench, **given: Any) -> int:
+    """Return a job that was submitted twenty minutes ago."""
+    job_id = bench.submit(**given)
+    bench.pass_time(minutes=20)
+    return job_id
+
+
 def lapsed(bench: Bench) -> str:
     """Return the uid of a worker with a job, whose lease has ended."""
     run = running(bench, max_attempts=2)

@@ -1,21 +1,27 @@
 """A pass of the sweep reads due rows only, not all waiting or final ones."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
+from jobhandle_celery.sweeper import sweep
 from tests.servers import execute
 from tests.store.harness import Bench, new_job
+from tests.store.test_locked_rows import Broker
 
 ASKS: dict[str, Callable[[Bench], object]] = {
+    "first_due": lambda bench: bench.store.sweep.first_due(),
     "expire": lambda bench: bench.store.sweep.expire(),
     "reserve_due": lambda bench: bench.store.outbox.reserve_due(500),
     "unreported_cancels": lambda bench: bench.store.sweep.unreported_cancels(500),
+    "settling": lambda bench: bench.store.settling.reserve_due(500),
 }
 """A pass's queries of the job table."""
 
@@ -50,18 +56,56 @@ def looked_at(plan: dict[str, Any]) -> float:
     return rows + sum(map(looked_at, plan.get("Plans", [])))
 
 
-@pytest.mark.parametrize("asked", ASKS)
-def test_pass_that_finds_nothing_due_looks_at_no_job(crowded: Bench, asked: str) -> None:
-    engine, read = crowded.database.engine, []
+@contextmanager
+def explained(bench: Bench) -> Iterator[list[dict[str, Any]]]:
+    """Yield the plans of the queries of due jobs that are made within the block, with what they have read."""
+    engine, plans = bench.database.engine, list[dict[str, Any]]()
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
         if "due_at <=" in statement:
-            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
-            read.append(looked_at(cursor.fetchone()[0][0]["Plan"]))
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+            plans.append(cursor.fetchone()[0][0]["Plan"])
 
     event.listen(engine, "before_cursor_execute", explain)
     try:
-        ASKS[asked](crowded)
+        yield plans
     finally:
         event.remove(engine, "before_cursor_execute", explain)
-    assert read == [0]
+
+
+@pytest.mark.parametrize("asked", ASKS)
+def test_pass_that_finds_nothing_due_looks_at_no_job(crowded: Bench, asked: str) -> None:
+    with explained(crowded) as plans:
+        ASKS[asked](crowded)
+    assert [looked_at(plan) for plan in plans] == [0]
+
+
+def pages_read(plan: dict[str, Any]) -> int:
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("due", [0, 1])
+def test_pass_reads_ended_jobs_in_the_index_once(postgresql_databases: Any, due: int) -> None:
+    """While a transaction is open, the index keeps thousands of jobs that have ended (fault 58)."""
+    url = postgresql_databases.create()
+    bench = Bench(url)
+    bench.store.inserter.submit([new_job() for _ in range(6_000)])
+    bench.pass_time(hours=1)
+    reader = sqlalchemy.create_engine(url, isolation_level="REPEATABLE READ")
+    with reader.connect() as snapshot:
+        snapshot.exec_driver_sql("SELECT 1 FROM jobhandle_job")
+        bench.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))
+        ids = [bench.submit() for _ in range(due)]
+        bench.pass_time(minutes=2)
+        execute(url, "ANALYZE")
+        broker = Broker()
+        with explained(bench) as plans:
+            assert sweep(bench.store, broker, lambda _: None)  # type: ignore[arg-type]  # a double
+    assert broker.sent == ids
+    first, *others = map(pages_read, plans)
+    assert first > 100
+    assert len(others) == 4 * due
+    assert sum(others) < first / 3
+    reader.dispose()
+    bench.close()
+    postgresql_databases.drop(url)

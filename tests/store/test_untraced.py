@@ -45,6 +45,7 @@ def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None
     me = bench.worker()
     store.sweep.begin_pass()
     store.leases.lapsed_workers()
+    store.sweep.first_due()
     store.sweep.expire()
     store.sweep.unreported_cancels(10)
     store.outbox.reserve_due(10)
