@@ -81,6 +81,18 @@ def _set(status: JobStatus) -> Callable[[Bench, Run], Any]:
     )
 
 
+def _retry(bench: Bench, run: Run, delay: float | None = None) -> Any:
+    return bench.store.runs.retry(run, "{}", None, delay, "again")
+
+
+def _give_back(bench: Bench, run: Run) -> Any:
+    return bench.store.recovery.give_back(run, "shut down", run.worker)
+
+
+def _lose(bench: Bench, run: Run) -> Any:
+    return bench.store.recovery.lose(run, "gone", run.worker)
+
+
 def _send_back(bench: Bench, run: Run) -> Any:
     message = bench.message(run.job_id)
     return bench.store.runs.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
@@ -145,54 +157,27 @@ VERBS = {
     ),
     "fail": Verb("fail", lambda bench, run: bench.store.runs.fail(run, FAILURE), JobStatus.ERROR, FINAL_ROW),
     "stop": Verb("stop", lambda bench, run: bench.store.runs.stop(run, ""), JobStatus.CANCELLED, FINAL_ROW),
-    "retry at once": Verb(
-        "retry",
-        lambda bench, run: bench.store.runs.retry(run, "{}", None, None, "again"),
-        JobStatus.REQUEUED,
-        REQUEUED_ROW | {"due_at": GRACE},
-    ),
+    "retry at once": Verb("retry", _retry, JobStatus.REQUEUED, REQUEUED_ROW | {"due_at": GRACE}),
     "retry later": Verb(
         "retry",
-        lambda bench, run: bench.store.runs.retry(run, "{}", None, 3600.0, "again"),
+        lambda bench, run: _retry(bench, run, 3600.0),
         JobStatus.REQUEUED,
         REQUEUED_ROW | {"due_at": timedelta(hours=1), "not_before": timedelta(hours=1)},
     ),
-    "retry, asked to stop": Verb(
-        "retry",
-        lambda bench, run: bench.store.runs.retry(run, "{}", None, None, "again"),
-        JobStatus.CANCELLED,
-        FINAL_ROW,
-        before=_stamped,
-    ),
-    "give_back": Verb(
-        "give_back",
-        lambda bench, run: bench.store.recovery.give_back(run, "shut down", run.worker),
-        JobStatus.REQUEUED,
-        REQUEUED_ROW,
-    ),
+    "retry, asked to stop": Verb("retry", _retry, JobStatus.CANCELLED, FINAL_ROW, before=_stamped),
+    "give_back": Verb("give_back", _give_back, JobStatus.REQUEUED, REQUEUED_ROW),
     "give_back, asked to stop": Verb(
         "give_back",
-        lambda bench, run: bench.store.recovery.give_back(run, "shut down", run.worker),
+        _give_back,
         JobStatus.CANCELLED,
         FINAL_ROW,
         before=_stamped,
     ),
-    "lose for good": Verb(
-        "lose",
-        lambda bench, run: bench.store.recovery.lose(run, "gone", run.worker),
-        JobStatus.ERROR,
-        FINAL_ROW,
-    ),
-    "lose with attempts left": Verb(
-        "lose",
-        lambda bench, run: bench.store.recovery.lose(run, "gone", run.worker),
-        JobStatus.REQUEUED,
-        REQUEUED_ROW,
-        before=_second_chance,
-    ),
+    "lose for good": Verb("lose", _lose, JobStatus.ERROR, FINAL_ROW),
+    "lose with attempts left": Verb("lose", _lose, JobStatus.REQUEUED, REQUEUED_ROW, before=_second_chance),
     "lose, asked to stop": Verb(
         "lose",
-        lambda bench, run: bench.store.recovery.lose(run, "gone", run.worker),
+        _lose,
         JobStatus.CANCELLED,
         FINAL_ROW,
         before=_stamped_with_a_second_chance,

@@ -63,17 +63,17 @@ def body(task: "Task[..., Any]", path: str, text: str) -> dict[str, Any]:
     }
 
 
+def run(self: "Task[..., Any]", path: str, text: str) -> Any:
+    """Every task's function, unless its class has the body."""
+    return body(self, path, text)
+
+
+def define(name: str, **options: Any) -> None:
+    decorate: Any = app.task
+    decorate(name=f"definitions.{name}", bind=True, **options)(run)
+
+
 # Before there are jobs.
-
-
-@app.task(name="definitions.lazy", bind=True)
-def lazy(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.eagerly_made", lazy=False, bind=True)
-def eagerly_made(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
 
 
 class Registered(Task):  # type: ignore[type-arg]  # not generic at run time
@@ -100,6 +100,8 @@ class RegisteredAutoretry(Registered):
     autoretry_for = (Exception,)
 
 
+define("lazy")
+define("eagerly_made", lazy=False)
 app.register_task(Registered())
 app.register_task(RegisteredWithInit)  # a class does as well
 app.register_task(RegisteredAutoretry())
@@ -109,21 +111,6 @@ jobs = Jobs(app, DATABASE) if DATABASE else None
 
 
 # After there are jobs.
-
-
-@app.task(name="definitions.lazy_after", bind=True)
-def lazy_after(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@shared_task(name="definitions.shared", bind=True)
-def shared(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@shared_task(name="definitions.shared_eagerly_made", lazy=False, bind=True)  # type: ignore[call-overload,untyped-decorator]
-def shared_eagerly_made(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
 
 
 class AbstractBase(Task):  # type: ignore[type-arg]  # not generic at run time
@@ -136,25 +123,6 @@ class AbstractBase(Task):  # type: ignore[type-arg]  # not generic at run time
 
 class InBetween(AbstractBase):
     abstract = True
-
-
-@app.task(name="definitions.own_base", base=AbstractBase, bind=True)
-def own_base(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.abstract_base", base=InBetween, bind=True)
-def abstract_base(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(
-    name="definitions.before_start_option",
-    bind=True,
-    before_start=lambda self, *_: mark(self, "before_start option"),
-)
-def before_start_option(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
 
 
 class CallsRun(Task):  # type: ignore[type-arg]  # not generic at run time
@@ -173,59 +141,9 @@ class NeverCallsRun(Task):  # type: ignore[type-arg]  # not generic at run time
         return body(self, path, text)
 
 
-@app.task(name="definitions.call_runs", base=CallsRun, bind=True)
-def call_runs(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.call_supers", base=CallsSuper, bind=True)
-def call_supers(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.call_instead_of_run", base=NeverCallsRun)
-def call_instead_of_run(path: str, text: str) -> Any:
-    raise AssertionError("its class does the work")
-
-
-for _name in ("annotated", "annotated_call", "annotated_tracked"):
-
-    @app.task(name=f"definitions.{_name}", bind=True)
-    def annotated(self: "Task[..., Any]", path: str, text: str) -> Any:
-        return body(self, path, text)
-
-
-@app.task(name="definitions.autoretry", bind=True, autoretry_for=(BaseException,))
-def autoretry(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.tracked", bind=True, track_started=True)
-def tracked(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
 class Tracked(Registered):
     name = "definitions.registered_tracked"
     track_started = True
-
-
-app.register_task(Tracked())
-
-
-@app.task(name="definitions.untyped", bind=True, typing=False)
-def untyped(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.late", bind=True, acks_late=True, reject_on_worker_lost=True)
-def late(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@app.task(name="definitions.shadowed", bind=True, shadow_name=lambda *_: "shadow.of.a.task")
-def shadowed(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
 
 
 class MarkedRequest(Request):
@@ -242,14 +160,29 @@ class OwnRequestByName(Task):  # type: ignore[type-arg]  # not generic at run ti
     Request = "tests.worker.definitions:MarkedRequest"
 
 
-@app.task(name="definitions.own_request", base=OwnRequest, bind=True)
-def own_request(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
+for _name in ("lazy_after", "annotated", "annotated_call", "annotated_tracked"):
+    define(_name)
+define("own_base", base=AbstractBase)
+define("abstract_base", base=InBetween)
+define("before_start_option", before_start=lambda self, *_: mark(self, "before_start option"))
+define("call_runs", base=CallsRun)
+define("call_supers", base=CallsSuper)
+define("autoretry", autoretry_for=(BaseException,))
+define("tracked", track_started=True)
+define("untyped", typing=False)
+define("late", acks_late=True, reject_on_worker_lost=True)
+define("shadowed", shadow_name=lambda *_: "shadow.of.a.task")
+define("own_request", base=OwnRequest)
+define("own_request_by_name", base=OwnRequestByName)
+app.register_task(Tracked())
+share: Any = shared_task
+share(name="definitions.shared", bind=True)(run)
+share(name="definitions.shared_eagerly_made", lazy=False, bind=True)(run)
 
 
-@app.task(name="definitions.own_request_by_name", base=OwnRequestByName, bind=True)
-def own_request_by_name(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
+@app.task(name="definitions.call_instead_of_run", base=NeverCallsRun)
+def call_instead_of_run(path: str, text: str) -> Any:
+    raise AssertionError("its class does the work")
 
 
 try:
@@ -273,20 +206,12 @@ app.finalize()
 # After everything.
 
 
-@app.task(name="definitions.after_finalize", bind=True)
-def after_finalize(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
-@shared_task(name="definitions.shared_after_finalize", bind=True)
-def shared_after_finalize(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
 class RegisteredAfterFinalize(Registered):
     name = "definitions.registered_after_finalize"
 
 
+define("after_finalize")
+share(name="definitions.shared_after_finalize", bind=True)(run)
 app.register_task(RegisteredAfterFinalize())
 
 
@@ -316,19 +241,9 @@ house_app = new_app("house", task_cls=HouseTask)
 house_app.conf.task_default_queue = "house"
 
 
-@house_app.task(name="house.before_jobs", bind=True)
-def house_before_jobs(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
+house_app.task(name="house.before_jobs", bind=True)(run)
 assert issubclass(house_app.Task, HouseTask)  # touched by many projects before their tasks are defined
 if DATABASE:
     Jobs(house_app, DATABASE)
-
-
-@house_app.task(name="house.after_jobs", bind=True)
-def house_after_jobs(self: "Task[..., Any]", path: str, text: str) -> Any:
-    return body(self, path, text)
-
-
+house_app.task(name="house.after_jobs", bind=True)(run)
 house_app.task(name="worker.add", shared=False)(add.run)

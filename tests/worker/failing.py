@@ -151,36 +151,22 @@ def bad_on_retry(self: Any) -> None:
     raise self.retry(countdown=0)
 
 
-@task(before_start=_hook_that_raises)
-def bad_before_start(path: str) -> None:
-    append_line(path, "begun")
+BEFORE_START: dict[str, BaseException] = {
+    "bad_before_start": RuntimeError("the hook broke"),
+    "before_start_ignores": Ignore("not today"),
+    "before_start_rejects": Reject("not today", requeue=False),
+    "before_start_stops": StopRequested("before it began"),
+}
+for _name, _error in BEFORE_START.items():
 
+    def _hook(*_: Any, error: BaseException = _error) -> None:
+        raise error
 
-def _ignores(*_: Any) -> None:
-    raise Ignore("not today")
+    def _body(path: str) -> None:
+        append_line(path, "begun")
 
-
-@task(before_start=_ignores)
-def before_start_ignores(path: str) -> None:
-    append_line(path, "begun")
-
-
-def _rejects(*_: Any) -> None:
-    raise Reject("not today", requeue=False)
-
-
-@task(before_start=_rejects)
-def before_start_rejects(path: str) -> None:
-    append_line(path, "begun")
-
-
-def _stops(*_: Any) -> None:
-    raise StopRequested("before it began")
-
-
-@task(before_start=_stops)
-def before_start_stops(path: str) -> None:
-    append_line(path, "begun")
+    _body.__name__ = _name
+    task(before_start=_hook)(_body)
 
 
 # Bodies that stop.
@@ -199,16 +185,14 @@ def catches_exceptions(path: str) -> None:
         append_line(path, "swallowed")
 
 
-@task(autoretry_for=(Exception,), max_retries=3, retry_backoff=False, default_retry_delay=0)
-def autoretry_exception_stops(path: str) -> None:
-    append_line(path, "begun")
-    raise StopRequested("no retry")
+for _name, _kind in (("autoretry_exception_stops", Exception), ("autoretry_everything_stops", BaseException)):
 
+    def _stops(path: str) -> None:
+        append_line(path, "begun")
+        raise StopRequested("no retry")
 
-@task(autoretry_for=(BaseException,), max_retries=3, default_retry_delay=0)
-def autoretry_everything_stops(path: str) -> None:
-    append_line(path, "begun")
-    raise StopRequested("no retry")
+    _stops.__name__ = _name
+    task(autoretry_for=(_kind,), max_retries=3, default_retry_delay=0)(_stops)
 
 
 @task(bind=True, default_retry_delay=0)
