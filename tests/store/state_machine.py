@@ -157,9 +157,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job_id=jobs)
     def resubmit(self, job_id: int) -> None:
-        self.send_round_again(job_id)
-
-    def send_round_again(self, job_id: int) -> None:
         task_id = str(uuid.uuid4())
         answer: bool | str
         try:
@@ -174,10 +171,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def unreported_cancels(self) -> None:
-        assert (
-            sorted(lost.job_id for lost in self.store.sweep.unreported_cancels(1_000))
-            == self.model.unreported_cancels()
-        )
+        cancels = self.store.sweep.unreported_cancels(1_000)
+        assert sorted(job.job_id for job in cancels) == self.model.unreported_cancels()
 
     # Workers.
 
@@ -221,7 +216,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.retry_run(run, delay)
 
     def retry_run(self, run: Run, delay: float) -> None:
-        answer = self.store.runs.retry(run, "{}", None, delay * 60 if delay else None, "again")
+        answer = self.store.runs.retry(run, "{}", None, delay * 60 or None, "again")
         assert answer == self.model.retry(run, delay)
 
     @rule(job_id=jobs, delay=delays)
@@ -273,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
         answer = self.store.control.set_status(job_id, status, token, None, None)
         assert answer == self.model.set_status(self.of(job_id), status, token)
         if again:
-            self.send_round_again(job_id)
+            self.resubmit(job_id)
 
     # Crashes.
 
@@ -365,9 +360,8 @@ class StoreMachine(RuleBasedStateMachine):
         rows = {row["id"]: row for row in found.jobs.values()}
         for job_id, row in rows.items():
             follows(self.seen.get(job_id), row)
-        keys = [
-            row["unique_key"] for row in rows.values() if row["unique_key"] and not row["status_id"].final
-        ]
+        unfinished = [row for row in rows.values() if not row["status_id"].final]
+        keys = [row["unique_key"] for row in unfinished if row["unique_key"]]
         assert len(keys) == len(set(keys)), "one unfinished job per key"
         self.seen = rows
         self.take_real_time_back()
