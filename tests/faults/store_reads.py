@@ -18,7 +18,7 @@ READS: dict[str, Scene] = {
     "find": _queued(lambda store, _: len(store.pages.find(Selection(), None, 10))),
     "count_by_status": _queued(lambda store, _: store.queries.count_by_status()),
     "needs": _queued(lambda store, job_id: store.queries.needs(job_id)),
-    "results_needed": _queued(lambda store, job_id: store.queries.results_needed(job_id)),
+    "results_needed": _queued(lambda store, job_id: store.queries.results_needed(job_id, 9)),
     "events": _queued(lambda store, job_id: len(store.queries.events(job_id))),
     "ids": _queued(lambda store, _: len(store.pages.ids(Selection()))),
     "page": _queued(lambda store, _: len(store.pages.page(Selection(), None, 10).jobs)),
