@@ -14,6 +14,11 @@ _RESULTS = {
     JobStatus.ERROR: (ExitCode.FAILED, "is in Error: too late to cancel"),
 }
 
+_RESULTS_OF_NODES = {
+    JobStatus.CANCELLED: "is Cancelled: no member will start",
+    JobStatus.RUNNING: "is Running: no other member will start, and those that run were asked to stop",
+}
+
 CHUNK = 10_000
 """Jobs cancelled in one transaction."""
 
@@ -34,8 +39,8 @@ CHUNK = 10_000
 def cancel(context: CommandContext, selection: JobSelection, terminate: bool) -> None:
     """Cancel jobs, given by ids or by filters.
 
-    A job that has not started never will; a running job is asked to stop. Filters without --status select all
-    unfinished jobs.
+    A job that has not started never will; a running job is asked to stop. The same goes for the members of a
+    chain, group or chord. Filters without --status select all unfinished jobs.
     """
     selection.require_ids_or_filters()
     if selection.ids:
@@ -55,5 +60,8 @@ def cancel(context: CommandContext, selection: JobSelection, terminate: bool) ->
 def _cancel(context: CommandContext, job_id: int, terminate: bool) -> ExitCode:
     status = context.attach(job_id).cancel_job(terminate=terminate)
     code, result = _RESULTS[status]
+    record = context.store.queries.stored_job(job_id)
+    if record is not None and record.kind is not None:
+        result = _RESULTS_OF_NODES.get(status, result)
     context.output.result({"id": job_id, "status": str(status)}, f"job {job_id} {result}")
     return code

@@ -8,6 +8,9 @@ from ..store import JobDetails
 from .formatting import format_duration, format_progress, format_time, one_line
 from .output.layout import Cell, ProgressCell
 
+NEEDS_SHOWN = 3
+"""Jobs named of those that a blocked job needs."""
+
 COLUMNS = ("ID", "STATUS", "TASK", "USER", "AGE", "ATTEMPT", "PROGRESS", "MESSAGE")
 """Of a list of jobs; AGE is the time since the submit."""
 
@@ -42,6 +45,10 @@ def explain_status(details: JobDetails) -> str:
     """Return why a job has its status, and what happens next."""
     job, inside = details.job, details.internals
     match job.status:
+        case JobStatus.WAITING if job.blocked:
+            return _explain_blocked(details)
+        case JobStatus.SUBMITTED | JobStatus.RUNNING | JobStatus.RESUBMITTED if job.kind is not None:
+            return _explain_node(details)
         case JobStatus.WAITING if inside.not_before is None:
             return "held until release"
         case JobStatus.WAITING:
@@ -57,9 +64,29 @@ def explain_status(details: JobDetails) -> str:
         case JobStatus.REQUEUED if inside.not_before is not None and inside.not_before > inside.now:
             return f"the next attempt is scheduled for {format_time(inside.not_before)}"
         case JobStatus.FINISHED | JobStatus.ERROR | JobStatus.CANCELLED:
-            return details.events[-1].message if details.events else "-"
+            reason = details.events[-1].message if details.events else "-"
+            unsettled = f"; what depends on it is not settled yet: {_next_sweep(details)}"
+            return reason + (unsettled if inside.unsettled else "")
         case _:
             return f"not published yet; {_next_sweep(details)}"
+
+
+def _explain_blocked(details: JobDetails) -> str:
+    pending = [need for need in details.needs if need.status is None or not need.status.final]
+    if not pending:
+        return f"all jobs that it needs have ended; {_next_sweep(details)}"
+    shown = [f"job {need.job_id} ({need.status or 'gone'})" for need in pending[:NEEDS_SHOWN]]
+    more = f" and {len(pending) - NEEDS_SHOWN:,} more" if len(pending) > NEEDS_SHOWN else ""
+    return f"waits for {', '.join(shown)}{more}"
+
+
+def _explain_node(details: JobDetails) -> str:
+    job, inside = details.job, details.internals
+    progress = job.progress
+    counted = f"{progress.current:,} of {progress.total:,} members finished" if progress else "no members"
+    if job.cancel_requested is None:
+        return counted
+    return f"{counted}, stop requested {format_duration(inside.now - job.cancel_requested)} ago"
 
 
 def _explain_running(details: JobDetails) -> str:

@@ -27,6 +27,7 @@ class JobSelection:
     groupname: str | None = None
     since: datetime | timedelta | None = None
     until: datetime | timedelta | None = None
+    root: int | None = None
     yes: bool = False
 
     @property
@@ -34,8 +35,16 @@ class JobSelection:
         """True if a filter was given."""
         return replace(self, ids=(), yes=False) != JobSelection()
 
-    def selection(self, default: Sequence[JobStatus] = ()) -> Selection:
-        """Return the store's filters; `default` are the statuses if none was given."""
+    def selection(
+        self, default: Sequence[JobStatus] = (), *, folded: bool = False, blocked: bool = True
+    ) -> Selection:
+        """Return the store's filters.
+
+        Args:
+            default: The statuses if none was given.
+            folded: Leave out members of trees, except of the tree whose root was given.
+            blocked: False: leave out jobs that wait for others.
+        """
         return Selection(
             statuses=tuple(self.statuses or default) or None,
             task=validation.name("task", self.task),
@@ -43,6 +52,9 @@ class JobSelection:
             groupname=validation.name("group", self.groupname),
             since=self.since,
             until=self.until,
+            root=self.root,
+            members=not folded or self.root is not None,
+            blocked=blocked,
         )
 
     def require_ids_or_filters(self) -> None:
@@ -55,19 +67,21 @@ class JobSelection:
             raise click.UsageError("give ids or filters, not both")
         if not self.ids and not self.has_filters:
             raise click.UsageError(
-                "give ids, or filters (--status, --task, --user, --group, --since, --until)"
+                "give ids, or filters (--status, --task, --user, --group, --since, --until, --root)"
             )
 
     def ids_or_matches(
         self, context: CommandContext, action: str, default: Sequence[JobStatus]
     ) -> tuple[int, ...]:
-        """Return the given ids, or the ids that match the filters."""
+        """Return the given ids, or those of jobs that match the filters and depend on no other job."""
         self.require_ids_or_filters()
-        return self.ids or self.find_ids(context, action, default)
+        return self.ids or self.find_ids(context, action, default, folded=True, blocked=False)
 
-    def find_ids(self, context: CommandContext, action: str, default: Sequence[JobStatus]) -> tuple[int, ...]:
-        """Return the ids that match the filters, oldest first, after a confirmation."""
-        ids = tuple(reversed(context.store.pages.ids(self.selection(default))))
+    def find_ids(
+        self, context: CommandContext, action: str, default: Sequence[JobStatus], **narrowing: bool
+    ) -> tuple[int, ...]:
+        """Return the ids that match the filters, oldest first, after a confirmation; see `selection`."""
+        ids = tuple(reversed(context.store.pages.ids(self.selection(default, **narrowing))))
         context.confirm(f"{action} {len(ids):,} jobs ({self.describe(default)})?", self.yes or not ids)
         if not ids:
             context.output.note("no job matches the filters")
@@ -82,6 +96,7 @@ class JobSelection:
             "group": self.groupname,
             "submitted since": _format_limit(self.since),
             "submitted until": _format_limit(self.until),
+            "member of": None if self.root is None else str(self.root),
         }
         return "; ".join(f"{name} {value}" for name, value in parts.items() if value)
 
@@ -105,6 +120,7 @@ def filter_options(*statuses: JobStatus) -> Callable[[Callable[..., None]], Call
         click.option(
             "--until", type=params.PAST_TIME, help="Submitted longer ago (30d), or before an ISO 8601 time."
         ),
+        click.option("--root", type=params.JOB_ID, help="Members of this chain, group or chord."),
     ]
     if statuses:
         options.insert(

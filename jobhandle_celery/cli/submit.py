@@ -114,7 +114,8 @@ def _require_task(context: CommandContext, task: str) -> None:
 def resubmit(context: CommandContext, selection: JobSelection) -> None:
     """Run final jobs again with the same arguments.
 
-    Filters without --status select the jobs in Error.
+    Of a chain, group or chord what has not Finished runs again; the results of what has are kept. Filters
+    without --status select the jobs in Error. They select no members, for which their roots are run again.
     """
     job_ids = selection.ids_or_matches(context, "Resubmit", default=(JobStatus.ERROR,))
     context.for_each(
@@ -130,7 +131,7 @@ def resubmit(context: CommandContext, selection: JobSelection) -> None:
 )
 @select_jobs()
 def release(context: CommandContext, selection: JobSelection) -> None:
-    """Start Waiting jobs now, whether they are held or scheduled."""
+    """Start Waiting jobs now, whether they are held or scheduled; not those that wait for other jobs."""
     job_ids = selection.ids_or_matches(context, "Release", default=(JobStatus.WAITING,))
     context.for_each(job_ids, lambda job_id: _apply(context, job_id, JobHandle.release_job, "was released"))
 

@@ -34,6 +34,7 @@ from .recovery import Recovery
 from .retrying import limit_retries
 from .runs import Runs
 from .settling import Settling
+from .snapshots import TreeRow
 from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
 from .tree_results import ResultsTooLarge

@@ -6,19 +6,21 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, select
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
 
 from .. import serialization
 from ..models import Event, JobRecord
-from ..schema import clock, job, job_event, statement_clock, worker
-from ..status import JobStatus
+from ..schema import clock, job, job_event, job_need, statement_clock, worker
+from ..status import UNFINISHED, JobStatus
 from .connections import durability
 from .database import Database
+from .executors import Executor
 from .pages import recent
-from .records import read_column, to_event, to_job
+from .records import read_column, to_event
 from .retrying import retry_on_disconnect
+from .snapshots import TREE_COLUMNS, TreeRow, in_tree_order, to_jobs, to_tree_row
 from .statements import NAMESPACE, Guard
-from .transitions import HELD, STOP_REQUESTED, lease_alive, mine
+from .transitions import HELD, IS_TASK, STOP_REQUESTED, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
 """Messages published for one attempt after which the job counts as `UNTAKEN`."""
@@ -50,6 +52,16 @@ class JobInternals:
     pid: int | None
     lease_until: datetime | None
     """The lease of the worker that the row names; None if there is none, or it has no row."""
+    unsettled: bool
+    """It has ended, and the jobs that depend on it have not been looked at since."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A job that another one needs; its status is None if its row is gone."""
+
+    job_id: int
+    status: JobStatus | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class JobDetails:
     job: JobRecord
     internals: JobInternals
     events: list[Event]
+    needs: list[Need]
 
 
 class Trouble(Enum):
@@ -69,6 +82,9 @@ class Trouble(Enum):
     DESERTED = "it is Running, and its worker has no lease"
     IGNORES_CANCEL = "it was asked to stop a while ago, and its body goes on"
     FORGOTTEN = "it was set to Running by hand a day ago and has not ended"
+    UNSETTLED = "it has ended, and the sweep should have settled what depends on it by now"
+    STRANDED = "it waits for jobs that have all ended, or are gone"
+    NOT_ENDED = "all members of this node have ended, and it has not"
 
 
 @dataclass(frozen=True)
@@ -88,9 +104,16 @@ class Diagnostics:
 
     @retry_on_disconnect
     def details(self, job_id: int) -> JobDetails | None:
-        """Return all that is known of a job; None if there is no such job."""
-        found = self._details(mine(job_id), 1)
+        """Return all that is known of a job, also the result of a node; None if there is no such job."""
+        found = self._details(mine(job_id), 1, with_results=True)
         return found[0] if found else None
+
+    @retry_on_disconnect
+    def tree(self, node: JobRecord) -> list[TreeRow]:
+        """Return what is below a node, in the order of its tree; without what may be large of a row."""
+        statement = select(*TREE_COLUMNS).where(job.c.root_id == (node.root_id or node.id))
+        with self._database.autocommit() as db:
+            return [to_tree_row(row) for row in in_tree_order(db.execute(statement), node.id)]
 
     @retry_on_disconnect
     def details_of(self, job_ids: list[int]) -> list[JobDetails]:
@@ -112,15 +135,19 @@ class Diagnostics:
     @retry_on_disconnect
     def count_held(self) -> int:
         """Return how many jobs wait for `release_job`."""
-        statement = select(func.count()).select_from(job).where(job.c.namespace == NAMESPACE, HELD)
+        statement = (
+            select(func.count()).select_from(job).where(job.c.namespace == NAMESPACE, HELD, ~job.c.blocked)
+        )
         with self._database.autocommit() as db:
             return int(db.execute(statement).scalar_one())
 
     @retry_on_disconnect
     def touched_within(self, last: timedelta, limit: int) -> list[int]:
-        """Return the ids of the newest jobs that have recent events, in ascending order."""
+        """Return the ids of the newest tasks that have recent events, in ascending order."""
         with self._database.autocommit() as db:
-            ours = select(job.c.id).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
+            ours = select(job.c.id).where(
+                job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE, IS_TASK
+            )
             statement = (
                 select(job_event.c.job_id)
                 .where(recent(db, job_event.c.id, job_event.c.at, last), ours.exists())
@@ -136,7 +163,7 @@ class Diagnostics:
         with self._database.autocommit() as db:
             return durability(db.connection)
 
-    def _details(self, where: Guard, limit: int) -> list[JobDetails]:
+    def _details(self, where: Guard, limit: int, *, with_results: bool = False) -> list[JobDetails]:
         # Aliased, so that a condition's own subquery on the workers does not correlate with this join.
         its_worker = worker.alias("its_worker")
         columns = (job, clock().label("now"), its_worker.c.lease_until)
@@ -153,20 +180,68 @@ class Diagnostics:
             events: dict[int, list[Event]] = {}
             for row in db.execute(history.order_by(job_event.c.id)):
                 events.setdefault(row.job_id, []).append(to_event(row))
-        return [JobDetails(to_job(row), _internals(row), events.get(row.id, [])) for row in rows]
+            needs = _needs_of(db, [row.id for row in rows if row.needs_when is not None])
+            jobs = to_jobs(db, rows, of_ended=True, with_results=with_results)
+        return [
+            JobDetails(job, _internals(row), events.get(row.id, []), needs.get(row.id, []))
+            for job, row in zip(jobs, rows, strict=True)
+        ]
+
+
+def _needs_of(db: Executor, job_ids: list[int]) -> dict[int, list[Need]]:
+    needed = job.alias("needed")
+    statement = (
+        select(job_need.c.job_id, job_need.c.needs_id, needed.c.status_id)
+        .outerjoin(needed, needed.c.id == job_need.c.needs_id)
+        .where(job_need.c.job_id.in_(job_ids))
+        .order_by(job_need.c.needs_id)
+    )
+    needs: dict[int, list[Need]] = {}
+    for job_id, needs_id, status in db.execute(statement) if job_ids else ():
+        needs.setdefault(job_id, []).append(Need(needs_id, status))
+    return needs
 
 
 def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
-    running = job.c.status_id == JobStatus.RUNNING
+    running = and_(job.c.status_id == JobStatus.RUNNING, IS_TASK)
+    late_for_sweep = (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late))
     return {
-        Trouble.OVERDUE: (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late)),
+        Trouble.OVERDUE: late_for_sweep & ~job.c.unsettled,
         Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
         Trouble.DESERTED: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
         Trouble.IGNORES_CANCEL: and_(
             running, STOP_REQUESTED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
         ),
         Trouble.FORGOTTEN: and_(running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)),
+        Trouble.UNSETTLED: late_for_sweep & job.c.unsettled,
+        Trouble.STRANDED: and_(
+            job.c.status_id == JobStatus.WAITING,
+            job.c.blocked,
+            ~_needs_unsettled_job(),
+            # Else the sweep is to look at it.
+            or_(job.c.due_at.is_(None), job.c.due_at < clock(-late), job.c.due_at == job.c.expires),
+        ),
+        Trouble.NOT_ENDED: and_(
+            job.c.status_id.in_(sorted(UNFINISHED)), ~IS_TASK, ~job.c.blocked, ~_has_unsettled_child()
+        ),
     }
+
+
+def _needs_unsettled_job() -> ColumnElement[bool]:
+    needed = job.alias("needed")
+    needs = select(job_need.c.needs_id).join(needed, needed.c.id == job_need.c.needs_id)
+    return exists(needs.where(job_need.c.job_id == job.c.id, _to_be_settled(needed)).correlate(job))
+
+
+def _has_unsettled_child() -> ColumnElement[bool]:
+    child = job.alias("child")
+    children = select(child.c.id).where(child.c.parent_id == job.c.id, _to_be_settled(child))
+    return exists(children.correlate(job))
+
+
+def _to_be_settled(some: Any) -> ColumnElement[bool]:
+    """Return the condition of a job whose end, or the settling of it, moves on what depends on it."""
+    return or_(some.c.status_id.in_(sorted(UNFINISHED)), some.c.unsettled)
 
 
 def _internals(row: Row[Any]) -> JobInternals:

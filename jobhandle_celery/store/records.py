@@ -267,6 +267,8 @@ class Selection:
     """The members of this tree."""
     members: bool = True
     """False: no members of trees, which their roots stand for."""
+    blocked: bool = True
+    """False: no jobs that wait for others."""
 
     def parts(self, size: int) -> "Iterator[Selection]":
         """Split it into selections of at most so many ids: databases limit the parameters of a statement.

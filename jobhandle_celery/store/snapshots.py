@@ -1,7 +1,7 @@
 """Snapshots of jobs: what a row says, and what only other rows say: the progress and result of a node."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Row, case, func, select
@@ -11,11 +11,36 @@ from ..models import JobRecord, Progress, Unreadable
 from ..schema import job
 from ..status import JobStatus
 from .executors import MOST_PARAMETERS, Executor
-from .records import to_job
+from .records import to_job, to_progress
 from .statements import status_literal
 from .tree_results import results_of
 
 T = TypeVar("T", bound=Any)
+
+_PLACE = (job.c.id, job.c.parent_id, job.c.position, job.c.kind, job.c.task)
+TREE_COLUMNS = (*_PLACE, job.c.status_id, job.c.progress_current, job.c.progress_total)
+"""What `to_tree_row` reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRow:
+    """A job of a tree, without what may be large."""
+
+    id: int
+    parent_id: int
+    position: int | None
+    """Its place among its parent's children; None: a callback."""
+    kind: str | None
+    task: str
+    status: JobStatus
+    progress: Progress | None
+    """As the body has set it; None of a node."""
+
+
+def to_tree_row(row: Row[Any]) -> TreeRow:
+    """Return the record of a row's `TREE_COLUMNS`."""
+    place = (row.id, row.parent_id, row.position, row.kind, row.task)
+    return TreeRow(*place, row.status_id, to_progress(row))
 
 
 class Node(NamedTuple):

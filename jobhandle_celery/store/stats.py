@@ -1,4 +1,4 @@
-"""Counts and rates of jobs, the workers and what they run, the passes of the sweep.
+"""Counts and rates of tasks, the workers and what they run, the passes of the sweep.
 
 Unfinished jobs are counted by the index. Jobs that have ended are counted by their recent events, whose ids
 rise with their time: the first event of a period is found without reading the others.
@@ -19,6 +19,7 @@ from .pages import moment, recent
 from .records import to_job
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE
+from .transitions import IS_TASK
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Stats:
         """Count jobs by task and status; for final statuses it reads all of their jobs."""
         statement = (
             select(job.c.task, job.c.status_id, func.count(), func.min(job.c.submitted))
-            .where(job.c.namespace == NAMESPACE, job.c.status_id.in_(sorted(statuses)))
+            .where(job.c.namespace == NAMESPACE, job.c.status_id.in_(sorted(statuses)), IS_TASK)
             .group_by(job.c.task, job.c.status_id)
             .order_by(job.c.task, job.c.status_id)
         )
@@ -83,7 +84,8 @@ class Stats:
         """Count the jobs that have ended recently, by task and status."""
         with self._database.autocommit() as db:
             # Not a join: SQLite would read all jobs, and the events of each.
-            task = select(job.c.task).where(job.c.id == job_event.c.job_id, job.c.namespace == NAMESPACE)
+            ours = (job.c.id == job_event.c.job_id) & (job.c.namespace == NAMESPACE)
+            task = select(job.c.task).where(ours, IS_TASK)
             ended = (
                 select(task.scalar_subquery().label("task"), job_event.c.status_id)
                 .where(
@@ -106,7 +108,7 @@ class Stats:
         with self._database.autocommit() as db:
             statement = (
                 select(job.c.task, func.count())
-                .where(recent(db, job.c.id, job.c.submitted, last), job.c.namespace == NAMESPACE)
+                .where(recent(db, job.c.id, job.c.submitted, last), job.c.namespace == NAMESPACE, IS_TASK)
                 .group_by(job.c.task)
             )
             return dict(db.execute(statement).all())
@@ -132,10 +134,10 @@ class Stats:
 
     @retry_on_disconnect
     def running(self, limit: int) -> list[JobRecord]:
-        """Return running jobs, those first that have run the longest."""
+        """Return running tasks, those first that have run the longest."""
         statement = (
             select(job)
-            .where(job.c.namespace == NAMESPACE, job.c.status_id == JobStatus.RUNNING)
+            .where(job.c.namespace == NAMESPACE, job.c.status_id == JobStatus.RUNNING, IS_TASK)
             .order_by(job.c.started, job.c.id)
             .limit(limit)
         )
@@ -156,7 +158,7 @@ class Stats:
     def count_startable(self, column: str) -> dict[Any, int]:
         """Count the jobs that a worker may start by a column: task or queue."""
         by = job.c[column]
-        startable = job.c.status_id.in_(sorted(STARTABLE))
+        startable = job.c.status_id.in_(sorted(STARTABLE)) & IS_TASK
         statement = select(by, func.count()).where(job.c.namespace == NAMESPACE, startable).group_by(by)
         with self._database.autocommit() as db:
             return dict(db.execute(statement).all())

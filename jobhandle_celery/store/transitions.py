@@ -25,6 +25,8 @@ STOP_REQUESTED = job.c.cancel_requested.is_not(None)
 NO_STOP_REQUESTED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
 HELD = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
+IS_TASK = job.c.kind.is_(None)
+"""Not a node of a tree, which is never published and runs no body."""
 WAS_SENT = (job.c.publish_count > 0) | (job.c.attempt > 0)
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
@@ -97,6 +99,8 @@ def selected(selection: Selection) -> Guard:
         conditions += [job.c.root_id == selection.root, job.c.id != selection.root]
     if not selection.members:
         conditions.append(job.c.parent_id.is_(None))
+    if not selection.blocked:
+        conditions.append(~job.c.blocked)
     if selection.since is not None:
         conditions.append(job.c.submitted >= _moment(selection.since))
     if selection.until is not None:

@@ -77,7 +77,7 @@ def test_doctor_reports_result_backend_without_answer(app: Any, block: Block) ->
 
 def test_doctor_ends_when_no_check_ends(app: Any, block: Block) -> None:
     """All checks share one deadline (fault 24)."""
-    for name in ("passes", "workers", "count"):
+    for name in ("passes", "workers", "count_startable"):
         block(Stats, name)
     for name in ("durability", "stuck", "count_held"):
         block(Diagnostics, name)

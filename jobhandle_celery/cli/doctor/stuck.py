@@ -35,6 +35,21 @@ _FINDINGS = {
         "set to Running by set_status() more than a day ago",
         "set_status('Finished') or set_status('Error') by the program that set it; or cancel them",
     ),
+    Trouble.UNSETTLED: (
+        Level.BAD,
+        "ended, and what depends on them not settled when due",
+        "see sweeps; every pass of the sweep settles them",
+    ),
+    Trouble.STRANDED: (
+        Level.BAD,
+        "waiting for jobs that have all ended or are gone",
+        "report it; cancel the job or the root of its tree, then resubmit it",
+    ),
+    Trouble.NOT_ENDED: (
+        Level.BAD,
+        "chains, groups or chords that have not ended, though all their members have",
+        "report it; cancel the root of the tree, then resubmit it",
+    ),
 }
 
 
