@@ -38,6 +38,7 @@ from .transitions import (
     held_by,
     lease_alive,
     mine,
+    named_by,
     run_params,
     status_allows,
     unless_expired_before,
@@ -281,13 +282,7 @@ def _elsewhere(db: Executor, run: Run) -> str:
 
 
 def _already_by(db: Executor, run: Run, status: JobStatus) -> bool:
-    written = select(job.c.id).where(
-        job.c.id == run.job_id,
-        job.c.task_id == run.task_id,
-        job.c.attempt == run.attempt,
-        job.c.claim_id == run.claim_id,
-        job.c.status_id == status,
-    )
+    written = select(job.c.id).where(job.c.id == run.job_id, named_by(run), job.c.status_id == status)
     return db.execute(written).first() is not None
 
 
