@@ -97,7 +97,9 @@ class Job:
     max_attempts: int = 1
     """How often the body may be started because a worker was lost; 1: never again.
 
-    Retries, and bodies that a shutdown gave back, do not count; so `JobRecord.attempt` may become larger."""
+    A worker or process that is lost with the job's message before the body starts counts as well, though the
+    job goes on until three are lost. Retries, and bodies that a shutdown gave back, do not count; so
+    `JobRecord.attempt` may become larger."""
     unique_key: str | None = None
     """At most one unfinished job per key, user and namespace."""
     meta: Any = None
