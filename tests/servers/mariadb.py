@@ -3,28 +3,17 @@
 import os
 import shutil
 import signal
-import subprocess
-import tempfile
 from pathlib import Path
 
-import sqlalchemy
-
 from tests.reaper import Reaper
-from tests.servers.places import fast_folder, on_path, program
-from tests.servers.server import Server, ServerMissing, start_first
-from tests.servers.sql import execute
+from tests.servers.places import on_path, program
+from tests.servers.server import DatabaseServer, ServerMissing, start_first
 
 
-class MariadbServer(Server):
+class MariadbServer(DatabaseServer):
     name = "MariaDB"
     end_signal = signal.SIGTERM
     last_signal = signal.SIGKILL
-
-    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
-        super().__init__(programs, folder, reaper)
-        self.user = "nobody" if os.geteuid() == 0 else None
-        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-mariadb-data-", dir=fast_folder()))
-        reaper.remove_folder(self.data)
 
     @property
     def url(self) -> str:
@@ -73,22 +62,7 @@ class MariadbServer(Server):
         ]
         # Its temporary tables are named after its process id, and /tmp may be shared with another machine.
         environment = {**os.environ, "TMPDIR": str(self.folder)}
-        made = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, env=environment
-        )
-        if made.returncode != 0:
-            raise ServerMissing(f"{installer} ended with {made.returncode}: {made.stderr.strip()}")
-
-    @property
-    def folders(self) -> list[Path]:
-        return [*super().folders, self.data]
-
-    def answers(self) -> bool:
-        try:
-            execute(self.url, "SELECT 1")
-        except sqlalchemy.exc.OperationalError:
-            return False
-        return True
+        self.make_data(command, env=environment)
 
     @property
     def _first_statements(self) -> Path:

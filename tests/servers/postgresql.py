@@ -5,36 +5,21 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 
-import sqlalchemy
-
 from tests.reaper import Reaper
-from tests.servers.places import fast_folder, in_wheel, on_path, session_of
-from tests.servers.server import Server, ServerMissing, start_first
-from tests.servers.sql import execute
+from tests.servers.places import in_wheel, on_path, session_of
+from tests.servers.server import DatabaseServer, start_first
 
 
-class PostgresqlServer(Server):
+class PostgresqlServer(DatabaseServer):
     name = "PostgreSQL"
     end_signal = signal.SIGINT  # "fast": it rolls transactions back and disconnects everyone
-
-    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
-        super().__init__(programs, folder, reaper)
-        self.user = "nobody" if os.geteuid() == 0 else None
-        self.data = Path(tempfile.mkdtemp(prefix="jobhandle-test-postgresql-data-", dir=self.place()))
-        reaper.remove_folder(self.data)
 
     @property
     def url(self) -> str:
         """The URL of its maintenance database, as superuser."""
         return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
-
-    @staticmethod
-    def place() -> str | None:
-        """The parent of its data folder; None for the default temporary folder."""
-        return fast_folder()
 
     @property
     def options(self) -> dict[str, object]:
@@ -78,22 +63,7 @@ class PostgresqlServer(Server):
             *("--username=postgres", f"--pwfile={password_file}", "--auth=md5"),
             *("--encoding=UTF8", "--no-locale", "--no-sync"),
         ]
-        made = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, **session_of(self.user)
-        )
-        if made.returncode != 0:
-            raise ServerMissing(f"{command[0]} ended with {made.returncode}: {made.stderr.strip()}")
-
-    @property
-    def folders(self) -> list[Path]:
-        return [*super().folders, self.data]
-
-    def answers(self) -> bool:
-        try:
-            execute(self.url, "SELECT 1")
-        except sqlalchemy.exc.OperationalError:
-            return False
-        return True
+        self.make_data(command, **session_of(self.user))
 
     def _give_to_user(self, user: str) -> None:
         shutil.chown(self.folder, user)

@@ -1,6 +1,7 @@
 """A server process of a test run, on a free port, which a test can end and restart."""
 
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import sqlalchemy
 
 from tests.reaper import Reaper
-from tests.servers.places import free_port, session_of
+from tests.servers.places import fast_folder, free_port, session_of
+from tests.servers.sql import execute
 from tests.support import eventually
 
 S = TypeVar("S", bound="Server")
@@ -173,6 +176,40 @@ class Server:
             return []
         leader = psutil.Process(self._process.pid)
         return [leader, *leader.children(recursive=True)]
+
+
+class DatabaseServer(Server):
+    """A server of SQL, as `nobody` under root."""
+
+    def __init__(self, programs: Path, folder: Path, reaper: Reaper) -> None:
+        super().__init__(programs, folder, reaper)
+        self.user = "nobody" if os.geteuid() == 0 else None
+        self.data = Path(
+            tempfile.mkdtemp(prefix=f"jobhandle-test-{self.name.lower()}-data-", dir=self.place())
+        )
+        reaper.remove_folder(self.data)
+
+    @staticmethod
+    def place() -> str | None:
+        """The parent of its data folder; None for the default temporary folder."""
+        return fast_folder()
+
+    @property
+    def folders(self) -> list[Path]:
+        return [*super().folders, self.data]
+
+    def answers(self) -> bool:
+        try:
+            execute(self.url, "SELECT 1")
+        except sqlalchemy.exc.OperationalError:
+            return False
+        return True
+
+    def make_data(self, command: list[str], **options: Any) -> None:
+        """Run its program that makes a data folder."""
+        made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+        if made.returncode != 0:
+            raise ServerMissing(f"{command[0]} ended with {made.returncode}: {made.stderr.strip()}")
 
 
 def start_first(kind: type[S], reaper: Reaper, places: list[Path]) -> S:
