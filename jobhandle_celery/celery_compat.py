@@ -155,18 +155,13 @@ def custom_strategy(task: Any) -> str | None:
     with all of them. Nothing then claims a job, so such a task cannot run as one.
     """
     if task.Strategy != Task.Strategy:
-        return f"the task {task.name} has a Strategy of its own ({_strategy_name(task.Strategy)})"
+        own = getattr(task.Strategy, "__qualname__", task.Strategy)
+        return f"the task {task.name} has a Strategy of its own ({own})"
     for place in (task, *type(task).__mro__):
         own = vars(place).get("start_strategy")
         if own is not None and getattr(own, "__module__", "") not in _OWN_STRATEGY_MODULES:
             return f"the task {task.name} has a start_strategy of its own"
     return None
-
-
-def _strategy_name(strategy: Any) -> str:
-    if isinstance(strategy, str):
-        return strategy
-    return str(getattr(strategy, "__qualname__", type(strategy).__name__))
 
 
 def current_task() -> Any:

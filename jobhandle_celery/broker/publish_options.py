@@ -24,16 +24,13 @@ DESCRIPTION = frozenset(
 )
 """Kept in the row as they are given."""
 
-OURS = frozenset({"sensitive"})
-"""Options of this library."""
-
 CANVAS = frozenset({"link", "link_error", "chord", "chain", "group_id", "group_index"})
 """Refused unless empty: a job is one task."""
 
 LEVELS_SHOWN = 3
 """How deep arguments are shown: the default of `task_repr_maxlevels`."""
 
-SIGNATURE = FIELDS | ROUTE | DESCRIPTION | OURS
+SIGNATURE = FIELDS | ROUTE | DESCRIPTION | {"sensitive"}  # an option of this library
 
 _PLACED = {"task_id", "name", "args", "kwargs", "callbacks", "errbacks", "create_sent_event"}
 _EXPECTED = {"declare", "correlation_id", "retry", "retry_policy", "timeout", "confirm_timeout"}

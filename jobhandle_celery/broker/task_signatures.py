@@ -14,12 +14,7 @@ from .dry_run import has_signal_handlers
 from .publish_options import ROUTE, parse_moment
 from .routing import Routing, custom_headers
 
-_CANVAS_TASKS = {
-    "celery.chain": "chain",
-    "celery.group": "group",
-    "celery.chord": "chord",
-    "celery.chunks": "chunks",
-}
+_CANVAS_TASKS = {"celery.chain", "celery.group", "celery.chord", "celery.chunks"}
 
 
 def as_job(given: object) -> tuple[Job, dict[str, Any]]:
@@ -33,8 +28,8 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         return given, {}
     if not isinstance(given, (dict, Mapping)) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
-    canvas = given.get("subtask_type") or _CANVAS_TASKS.get(str(given.get("task")))
-    if canvas:
+    task = str(given.get("task"))
+    if canvas := given.get("subtask_type") or (task in _CANVAS_TASKS and task.removeprefix("celery.")):
         raise ValidationError("job", given.get("task"), f"one task; a {canvas} cannot be a job yet")
     further = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
     publish_options.check_given(further)
