@@ -38,12 +38,7 @@ class BackgroundQueue(Forkable, Generic[T]):
     """What happens to work that failed, for the log."""
 
     def __init__(self, delay: float = 0.0, batch: int = 1) -> None:
-        """Start nothing yet.
-
-        Args:
-            delay: Seconds for which work is gathered at most.
-            batch: Number of items for which the thread does not wait any longer.
-        """
+        """Start nothing yet; the thread gathers work for `delay` seconds, or until it has `batch` items."""
         self._delay = delay
         self._batch = batch
         self._renew()

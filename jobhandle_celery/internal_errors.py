@@ -31,13 +31,9 @@ def is_bug(error: BaseException) -> bool:
 
 
 def report(place: str, error: BaseException, state: str, *, hide: bool = False) -> None:
-    """Report an unexpected error.
+    """Report an unexpected error; `place` is what failed, and `state` what happens next.
 
-    Args:
-        place: What failed, in a few words.
-        error: The error, with its traceback.
-        state: What happens next, for the log.
-        hide: Keep the error's message out of the log: it may quote sensitive arguments.
+    `hide` keeps the error's message out of the log: it may quote sensitive arguments.
     """
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""

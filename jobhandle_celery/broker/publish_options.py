@@ -12,6 +12,7 @@ from kombu import Exchange
 
 from .. import validation
 from ..errors import ValidationError
+from .dry_run import UnsentMessage
 
 FIELDS = frozenset({"queue", "priority", "countdown", "eta", "expires", "time_limit", "soft_time_limit"})
 """Kept in columns of the row. The message carries none of the times."""
@@ -75,26 +76,21 @@ def stamped_headers(options: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
-def check_built(
-    arguments: Mapping[str, Any], options: Mapping[str, Any], published: Mapping[str, Any], serializer: str
-) -> None:
+def check_built(message: UnsentMessage, serializer: str) -> None:
     """Refuse an option that a task, a route or a handler adds to a message and a job does not keep.
 
-    Args:
-        arguments: Of ``AMQP.as_task_v2``.
-        options: Of ``AMQP.send_task_message``.
-        published: Of kombu's producer.
-        serializer: That of the configuration. A job's message is JSON whatever it is.
+    A job's message is JSON, whatever the serializer of the configuration is.
 
     Raises:
         ValidationError: names the option.
     """
+    arguments, options = message.arguments, message.options
     stamps = arguments.get("stamped_headers") or ()
     kept = SIGNATURE | {name for name in ("expiration",) if arguments.get("expires") is not None}
     for name, value in arguments.items():
         if value and name not in kept | _PLACED and name not in ("root_id", "parent_id", *stamps):
             raise _unkept(name, value)
-    for name, value in {**published, **options}.items():
+    for name, value in {**message.published, **options}.items():
         if value is None or (name == "serializer" and value in ("json", "auth", serializer)):
             continue
         if name in kept or (name in _EXPECTED and options.get(name) is None):
@@ -122,17 +118,13 @@ def kept_of_retry(given: Mapping[str, Any]) -> set[str]:
     return given.keys() & (((_RETRY | _OF_A_REQUEST) - ROUTE - {"queue"}) | {*stamped_headers(given)})
 
 
-def check_retry(given: Mapping[str, Any], task_id: str, delivery: Mapping[str, Any]) -> None:
-    """Refuse an option of a retry that a job does not keep.
-
-    Args:
-        given: The options of its signature.
-        task_id: That of the message that is retried.
-        delivery: The `delivery_info` of that message, which Celery copies.
+def check_retry(given: Mapping[str, Any], request: Any) -> None:
+    """Refuse an option of a retry that a job does not keep. Celery copies some of the request's.
 
     Raises:
         ValidationError: names the option.
     """
+    task_id, delivery = request.id, request.delivery_info or {}
     known = kept_of_retry(given) | _RETRY | {"countdown", "eta"}
     for name, value in given.items():
         if name in known or (name in delivery and delivery[name] == value):

@@ -209,9 +209,7 @@ class Routing:
         if task is not None and (strategy := celery_compat.custom_strategy(task)):
             raise ValidationError("task", name, f"a task that Celery's default strategy runs; {strategy}")
         message = self.dry_run.publish(task, name, args, kwargs, task_id, asked)
-        publish_options.check_built(
-            message.arguments, message.options, message.published, conf.task_serializer
-        )
+        publish_options.check_built(message, conf.task_serializer)
         return message
 
     def route_of(self, message: UnsentMessage) -> Route:

@@ -63,7 +63,7 @@ def retry_record(routing: Routing, signature: Signature[Any], request: Any) -> d
     """
     given = {name: value for name, value in dict(signature.options).items() if value is not None}
     delivery: Mapping[str, Any] = request.delivery_info or {}
-    publish_options.check_retry(given, request.id, delivery)
+    publish_options.check_retry(given, request)
     record: dict[str, Any] = {
         "args": list(signature.args or ()),
         "kwargs": dict(signature.kwargs or {}),

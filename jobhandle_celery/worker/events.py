@@ -103,11 +103,7 @@ def event_of_status(
 ) -> tuple[str, dict[str, Any]]:
     """Return the event that leaves a task in the state of its row, and the event's fields.
 
-    Args:
-        status: The status of the job after its body has ended.
-        reason: The message of the row, or of the transition.
-        job: Its record, for result and error.
-        runtime: In seconds; None if no body was running.
+    `runtime` is in seconds; None if no body was running.
     """
     match status:
         case JobStatus.FINISHED:
