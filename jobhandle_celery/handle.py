@@ -325,23 +325,30 @@ class JobHandle(Generic[R]):
             InvalidTransitionError: it is not final, its last body may still be alive, another unfinished job
                 has its unique key, or this is a body whose attempt is superseded.
         """
-        if not self._store().control.resubmit(self.job_id, str(uuid.uuid4()), self._username, self._run):
+        ready = self._store().control.resubmit(self.job_id, str(uuid.uuid4()), self._username, self._run)
+        if ready is None:
             status = self.job_status()
             raise InvalidTransitionError(
                 f"job {self.job_id} is {status}: its last body may still run on its worker; try again later"
                 if status.final
                 else f"job {self.job_id} is {status}; only a final job can be resubmitted"
             )
-        self._submitter.send([self.job_id])
+        self._submitter.send(ready)
 
     def release_job(self) -> None:
         """Submit a Waiting job now.
 
         Raises:
-            InvalidTransitionError: it is not Waiting, or this is a body whose attempt is superseded.
+            InvalidTransitionError: it is not Waiting, it waits for jobs that it needs, or this is a body
+                whose attempt is superseded.
         """
         if not self._store().control.release(self.job_id, str(uuid.uuid4()), self._username, self._run):
-            raise InvalidTransitionError(f"job {self.job_id} is {self.job_status()}, not Waiting")
+            status = self.job_status()
+            raise InvalidTransitionError(
+                f"job {self.job_id} waits for the jobs that it needs; it cannot be released"
+                if status is JobStatus.WAITING
+                else f"job {self.job_id} is {status}, not Waiting"
+            )
         self._submitter.send([self.job_id])
 
     def __enter__(self) -> Self:

@@ -193,6 +193,32 @@ def _mysql_statement_clock(element: statement_clock, compiler: SQLCompiler, **op
     return "UTC_TIMESTAMP(6)"
 
 
+class random_uuid(FunctionElement[str]):
+    """A new UUID for each row, as text."""
+
+    type = String()
+    inherit_cache = True
+    name = "random_uuid"
+
+
+@compiles(random_uuid)
+def _postgresql_uuid(element: random_uuid, compiler: SQLCompiler, **options: Any) -> str:
+    return "CAST(gen_random_uuid() AS text)"
+
+
+@compiles(random_uuid, "sqlite")
+def _sqlite_uuid(element: random_uuid, compiler: SQLCompiler, **options: Any) -> str:
+    parts = (f"hex(randomblob({size}))" for size in (4, 2, 2, 2, 6))
+    joined = " || '-' || ".join(parts)
+    return f"lower({joined})"
+
+
+@compiles(random_uuid, "mysql")
+@compiles(random_uuid, "mariadb")
+def _mysql_uuid(element: random_uuid, compiler: SQLCompiler, **options: Any) -> str:
+    return "UUID()"
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_N_name)s_index",

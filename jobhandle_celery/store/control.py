@@ -8,8 +8,9 @@ from sqlalchemy.exc import IntegrityError
 
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
-from ..status import JobStatus
+from ..status import UNFINISHED, JobStatus
 from .database import Database
+from .dependencies import IS_NODE
 from .executors import MOST_PARAMETERS, Executor
 from .records import Run, Selection, unique_hash
 from .retrying import remember, remembered, retry_on_disconnect
@@ -30,11 +31,13 @@ from .transitions import (
     lease_alive,
     mine,
     named_by,
+    not_requested,
     select_one,
     selected,
     status_allows,
     this_job,
 )
+from .tree_control import NODE, cancel_tree, ready_again, resubmit_tree
 
 
 class Control:
@@ -77,26 +80,44 @@ class Control:
                 if changed:
                     cancelled_or_running: JobStatus = changed[0].status_id
                     return cancelled_or_running
-                look = select_one(job.c.status_id, *NAMING, by_user=by_user, by_task_id=by_task_id)
+                look = select_one(*NODE, *NAMING, by_user=by_user, by_task_id=by_task_id)
                 found = db.execute(look, params(**which)).first()
                 if found is None or found.status_id.final:
                     return None if found is None else found.status_id
+                if found.kind is not None:
+                    break
                 check_named(run, found)
                 if found.status_id is JobStatus.RUNNING:
                     return JobStatus.RUNNING
                 # It was final, and was resubmitted between the two statements.
+        return self._cancel_tree(job_id, actor_of(username), terminate=terminate)
+
+    def _cancel_tree(self, node_id: int, actor: str, *, terminate: bool) -> JobStatus:
+        with self._database.transaction() as db:
+            node = _lock(db, node_id, None, *NODE)
+            return JobStatus.CANCELLED if node is None else cancel_tree(db, node, actor, terminate=terminate)
 
     @retry_on_disconnect
     def cancel_selected(self, selection: Selection, *, terminate: bool = False) -> int:
         """Cancel, or ask to stop, every unfinished job of a selection; return how many.
 
-        In one transaction, whatever their number; one statement takes some hundred ids.
+        In one transaction, whatever their number; one statement takes some hundred ids. A node of a tree is
+        cancelled with all that is below it, and counts as one job.
         """
         with self._database.transaction() as db:
-            return sum(
-                db.count_applied(cancelling(selected(part), terminate=terminate, many=True), actor="service")
-                for part in selection.parts(MOST_PARAMETERS)
-            )
+            count = 0
+            for part in selection.parts(MOST_PARAMETERS):
+                which = and_(selected(part), not_requested(terminate=terminate))
+                nodes = (
+                    select(*NODE).where(which, IS_NODE, job.c.status_id.in_(UNFINISHED)).order_by(job.c.id)
+                )
+                for some in (nodes.where(job.c.root_id.is_(None)), nodes):
+                    for node in db.execute(some.with_for_update(key_share=True)).all():
+                        cancel_tree(db, node, "service", terminate=terminate)
+                        count += 1
+                cancel = cancelling(selected(part) & ~IS_NODE, terminate=terminate, many=True)
+                count += db.count_applied(cancel, actor="service")
+            return count
 
     @retry_on_disconnect
     def release(self, job_id: int, token: str, username: str | None, run: Run | None = None) -> bool:
@@ -111,6 +132,7 @@ class Control:
         release = Transition(
             status_allows("release"),
             mine(job_id, username),
+            job.c.blocked.is_(False),
             *([] if run is None else [named_by(run)]),
             to={
                 "status_id": JobStatus.SUBMITTED,
@@ -132,41 +154,61 @@ class Control:
             return False
 
     @retry_on_disconnect
-    def resubmit(self, job_id: int, task_id: str, username: str | None, run: Run | None = None) -> bool:
-        """Resubmit a final job under a new task id; False if it is not final, or may still run.
+    def resubmit(
+        self, job_id: int, task_id: str, username: str | None, run: Run | None = None
+    ) -> list[int] | None:
+        """Resubmit a final job under a new task id, or what did not finish in a tree, by its root.
 
-        Who may have been there first: another resubmit; or an outsider who ended the job while its body still
-        runs. Then the row names a worker with a lease, and two bodies would be alive at once: the resubmit is
-        refused until that worker notes that the body has left, or its lease ends. A retry finds our task id
-        in the row.
+        Returns the jobs to publish; None if the job is not final, or may still run. Who may have been there
+        first: another resubmit; or an outsider who ended the job while its body still runs. Then the row
+        names a worker with a lease, and two bodies would be alive at once: the resubmit is refused until that
+        worker notes that the body has left, or its lease ends. A retry finds our task id in the row.
 
         Raises:
-            InvalidTransitionError: another unfinished job has its unique key now, or the run is superseded.
+            InvalidTransitionError: another unfinished job has its unique key now, it is a member of a tree
+                that is not final, the tree cannot be resubmitted, or the run is superseded.
         """
         with self._database.transaction() as db:
-            former = _lock(db, job_id, username, job.c.username, job.c.unique_key, *NAMING)
+            former = _lock(db, job_id, username, *NODE, job.c.username, job.c.unique_key, *NAMING)
             if former is None:
-                return False
+                return None
             if former.task_id == task_id:
-                return True
+                return [job_id] if former.kind is None else ready_again(db, job_id)
             check_named(run, former)
-            key = unique_hash(self._database.settings.namespace, former.username, former.unique_key)
-            resubmit = Transition(
-                status_allows("resubmit"),
-                mine(job_id, username),
-                job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
-                to=NEW_ROUND | {"task_id": task_id, "unique_hash": key},
-                reason="resubmitted",
-                actor=actor_of(username),
-            )
             try:
                 with db.connection.begin_nested():
-                    return bool(db.count_applied(resubmit))
+                    if former.kind is not None:
+                        return resubmit_tree(db, former, task_id, actor_of(username))
+                    return self._resubmit_task(db, former, task_id, actor_of(username))
             except IntegrityError:
+                named = "of a member" if former.unique_key is None else repr(former.unique_key)
                 raise InvalidTransitionError(
-                    f"job {job_id} was not resubmitted: "
-                    f"another unfinished job has its unique_key {former.unique_key!r}"
+                    f"job {job_id} was not resubmitted: another unfinished job has its unique_key {named}"
                 ) from None
+
+    def _resubmit_task(self, db: Executor, former: Row[Any], task_id: str, actor: str) -> list[int] | None:
+        if former.root_id is not None:
+            root = db.execute(select(job.c.status_id).where(job.c.id == former.root_id)).scalar()
+            if root is not None and not root.final:
+                raise InvalidTransitionError(
+                    f"job {former.id} belongs to job {former.root_id}, which is {root}: "
+                    "a member runs again with its tree, once that is final"
+                )
+        resubmit = Transition(
+            status_allows("resubmit"),
+            mine(former.id),
+            job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
+            to=NEW_ROUND
+            | {
+                "task_id": task_id,
+                "unique_hash": unique_hash(
+                    self._database.settings.namespace, former.username, former.unique_key
+                ),
+            },
+            reason="resubmitted",
+            actor=actor,
+        )
+        return [former.id] if db.count_applied(resubmit) else None
 
     @retry_on_disconnect
     def set_status(
@@ -189,7 +231,7 @@ class Control:
             InvalidTransitionError: the run is superseded, and the job not final.
         """
         with self._database.transaction() as db:
-            row = _lock(db, job_id, username, job.c.status_id, *NAMING)
+            row = _lock(db, job_id, username, *NODE, *NAMING)
             if row is None:
                 return None, False
             previous: JobStatus = row.status_id
@@ -199,7 +241,7 @@ class Control:
             if not previous.final:
                 check_named(run, row)
             remember(previous)
-            changed = _set(db, mine(job_id, username), previous, status, token, actor_of(username))
+            changed = _set(db, row, mine(job_id, username), status, token, actor_of(username))
             if changed and message is not None and (status is not JobStatus.CANCELLED or not previous.final):
                 db.execute(update(job).where(mine(job_id)).values(message=message))
             return previous, changed
@@ -244,13 +286,18 @@ def _lock(db: Executor, job_id: int, username: str | None, *columns: Any) -> Row
     return row
 
 
-def _set(db: Executor, which: Guard, previous: JobStatus, status: JobStatus, token: str, actor: str) -> bool:
+def _set(db: Executor, row: Row[Any], which: Guard, status: JobStatus, token: str, actor: str) -> bool:
+    previous: JobStatus = row.status_id
     match status:
+        case JobStatus.CANCELLED if row.kind is not None:
+            if not previous.final:
+                cancel_tree(db, row, actor, terminate=False)
+            return True
         case JobStatus.CANCELLED:
             db.count_applied(cancelling(which, terminate=False), actor=actor)
             return True
         case JobStatus.RUNNING if previous is JobStatus.RUNNING:
-            return True
+            return row.kind is None
         case JobStatus.RUNNING:
             return bool(db.count_applied(_take(which, token, actor)))
         case _:
@@ -264,6 +311,8 @@ def _take(which: Guard, token: str, actor: str) -> Transition:
         status_allows("take"),
         which,
         NO_STOP_REQUESTED,
+        ~IS_NODE,
+        job.c.blocked.is_(False),
         HELD | DUE,
         NOT_EXPIRED,
         to={
@@ -285,9 +334,12 @@ def _end(which: Guard, status: JobStatus, token: str, actor: str) -> Transition:
     # The claim is taken away, which asks a body to stop. The row keeps its worker's uid until that body has
     # left, so that the job is not resubmitted beside it.
     to = final(status, claim_id=token)
-    return Transition(status_allows("end"), which, to=to, reason=f"set to {status} by hand", actor=actor)
+    return Transition(
+        status_allows("end"), ~IS_NODE, which, to=to, reason=f"set to {status} by hand", actor=actor
+    )
 
 
 @cache
 def _cancel_one(*, by_user: bool, by_task_id: bool, terminate: bool) -> Transition:
-    return cancelling(this_job(by_user=by_user, by_task_id=by_task_id), terminate=terminate)
+    which = this_job(by_user=by_user, by_task_id=by_task_id)
+    return cancelling(which & ~IS_NODE, terminate=terminate)

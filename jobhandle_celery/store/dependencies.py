@@ -4,6 +4,7 @@ A row that needs others is blocked until its needs are met. Whether they are is 
 statement that changes it, and never counted.
 """
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -37,7 +38,8 @@ _ENDS = {
 """By `needs_when`, the statuses with which a need is met."""
 
 
-def _in(column: ColumnElement[Any], statuses: Any) -> Guard:
+def in_statuses(column: ColumnElement[Any], statuses: Collection[JobStatus]) -> Guard:
+    """Return the condition: the status is one of these."""
     return column.in_([status_literal(status) for status in sorted(statuses, key=lambda status: status.id)])
 
 
@@ -47,7 +49,7 @@ def is_impossible(when: str | None, status: JobStatus | None) -> bool:
 
 
 _IS_MET = or_(
-    *(and_(job.c.needs_when == when, _in(NEEDED.c.status_id, ends)) for when, ends in _ENDS.items())
+    *(and_(job.c.needs_when == when, in_statuses(NEEDED.c.status_id, ends)) for when, ends in _ENDS.items())
 )
 _NEEDS = select(job_need.c.job_id).outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
 _ALL_MET = ~exists(
@@ -143,7 +145,7 @@ def start_parent() -> Transition:
     return Transition(
         job.c.id == parent,
         IS_NODE,
-        _in(job.c.status_id, UNSTARTED_NODE),
+        in_statuses(job.c.status_id, UNSTARTED_NODE),
         to={"status_id": status_literal(JobStatus.RUNNING), "started": clock()},
         reason="a member was started",
         actor=param(job_event.c.actor),
@@ -151,8 +153,8 @@ def start_parent() -> Transition:
 
 
 _CHILDREN = select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job)
-_COUNTING = _CHILDREN.where(CHILD.c.position.is_not(None))
-NO_UNFINISHED_CHILD = ~exists(_CHILDREN.where(_in(CHILD.c.status_id, UNFINISHED)))
+COUNTING_CHILDREN = _CHILDREN.where(CHILD.c.position.is_not(None))
+NO_UNFINISHED_CHILD = ~exists(_CHILDREN.where(in_statuses(CHILD.c.status_id, UNFINISHED)))
 _ALL_ADOPTED = ~exists(
     select(job_need.c.job_id)
     .join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
@@ -171,9 +173,9 @@ def end_node(outcome: JobStatus) -> Transition:
 
     Error and Cancelled are those of the child `child_id`; the statement reads the children again.
     """
-    named = _COUNTING.where(CHILD.c.id == param(CHILD.c.id, "child_id"))
+    named = COUNTING_CHILDREN.where(CHILD.c.id == param(CHILD.c.id, "child_id"))
     failed, stopped = (
-        _COUNTING.where(CHILD.c.status_id == status_literal(status))
+        COUNTING_CHILDREN.where(CHILD.c.status_id == status_literal(status))
         for status in (JobStatus.ERROR, JobStatus.CANCELLED)
     )
     guards: list[Guard]
@@ -190,7 +192,7 @@ def end_node(outcome: JobStatus) -> Transition:
     return Transition(
         MINE,
         IS_NODE,
-        _in(job.c.status_id, UNFINISHED),
+        in_statuses(job.c.status_id, UNFINISHED),
         NO_UNFINISHED_CHILD,
         _ALL_ADOPTED,
         *guards,
@@ -208,7 +210,7 @@ def select_deciding_child() -> Select[Any]:
         .where(
             CHILD.c.parent_id == param(job.c.id),
             CHILD.c.position.is_not(None),
-            _in(CHILD.c.status_id, (JobStatus.ERROR, JobStatus.CANCELLED)),
+            in_statuses(CHILD.c.status_id, (JobStatus.ERROR, JobStatus.CANCELLED)),
         )
         .order_by(case((CHILD.c.status_id == status_literal(JobStatus.ERROR), 0), else_=1), CHILD.c.position)
         .limit(1)
@@ -244,10 +246,10 @@ def select_ended(which: Guard) -> Select[Any]:
     )
     unusual = dependents.where(or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed"))
     sibling = select(CHILD.c.id).where(
-        CHILD.c.parent_id == job.c.parent_id, _in(CHILD.c.status_id, UNFINISHED)
+        CHILD.c.parent_id == job.c.parent_id, in_statuses(CHILD.c.status_id, UNFINISHED)
     )
     waiting = select(PARENT.c.id).where(
-        PARENT.c.id == job.c.parent_id, _in(PARENT.c.status_id, UNSTARTED_NODE)
+        PARENT.c.id == job.c.parent_id, in_statuses(PARENT.c.status_id, UNSTARTED_NODE)
     )
     return select(
         job.c.id,
@@ -260,7 +262,7 @@ def select_ended(which: Guard) -> Select[Any]:
         exists(unusual).label("has_unusual_dependents"),
         and_(job.c.parent_id.is_not(None), ~exists(sibling.correlate(job))).label("is_last"),
         exists(waiting.correlate(job)).label("parent_is_unstarted"),
-    ).where(which, job.c.namespace == NAMESPACE, job.c.unsettled, _in(job.c.status_id, FINAL))
+    ).where(which, job.c.namespace == NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
 
 
 @cache

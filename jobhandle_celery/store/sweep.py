@@ -4,20 +4,24 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import case, delete, literal, or_, select, update
+from sqlalchemy import and_, case, delete, exists, literal, or_, select, update
 
-from ..schema import clock, job, job_event
+from ..schema import clock, job, job_event, job_need
 from ..schema import sweep as sweep_table
-from ..status import FINAL, JobStatus
+from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
+from .dependencies import DEPENDENT, in_statuses
+from .executors import MOST_PARAMETERS
 from .records import LostJob
 from .retrying import retry_on_disconnect, untraced
 from .runs import expire
-from .statements import NAMESPACE, ago, setting
+from .statements import NAMESPACE, Guard, ago, setting
 from .transitions import due_since
 
 PRUNE_BATCH = 1_000
-"""Jobs deleted in one transaction: a long one would hold locks and bloat the log."""
+"""Jobs deleted in one transaction: a long one would hold locks and bloat the log.
+
+A tree is deleted as a whole, however large it is."""
 
 
 class Sweep:
@@ -103,21 +107,53 @@ class Sweep:
             if before is None:
                 before = db.execute(select(clock(-older_than))).scalar_one()
             ended = (
-                select(job.c.id)
+                select(job.c.id, job.c.kind)
                 .where(
                     job.c.namespace == NAMESPACE,
                     job.c.status_id.in_(FINAL),
                     job.c.finished < literal(before, job.c.finished.type),
+                    job.c.root_id.is_(None),
+                    _IS_UNUSED,
                 )
                 .limit(PRUNE_BATCH)
                 .with_for_update(skip_locked=True)
             )
-            ids = db.execute(ended).scalars().all()
-            if ids:
-                db.execute(delete(job_event).where(job_event.c.job_id.in_(ids)))
-                db.execute(delete(job).where(job.c.id.in_(ids)))
+            ids: list[int] = []
+            for row in db.execute(ended).all():
+                ids.append(row.id)
+                if row.kind is not None:
+                    ids += db.execute(select(job.c.id).where(job.c.root_id == row.id)).scalars()
+                if len(ids) >= PRUNE_BATCH:
+                    break  # the next transaction deletes the others
+            for start in range(0, len(ids), MOST_PARAMETERS):
+                part = ids[start : start + MOST_PARAMETERS]
+                db.execute(delete(job_need).where(job_need.c.job_id.in_(part)))
+                db.execute(delete(job_event).where(job_event.c.job_id.in_(part)))
+                db.execute(delete(job).where(job.c.id.in_(part)))
             return len(ids), before
 
+
+_MEMBER = job.alias("member")
+
+
+def _is_used(row: Any) -> Guard:
+    """Return the condition: the row is to be settled, or an unfinished job needs it, and reads its result."""
+    unfinished = (
+        select(job_need.c.job_id)
+        .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
+        .where(job_need.c.needs_id == row.c.id, in_statuses(DEPENDENT.c.status_id, UNFINISHED))
+        .correlate(row)
+    )
+    return or_(row.c.unsettled, in_statuses(row.c.status_id, UNFINISHED), exists(unfinished))
+
+
+_IS_UNUSED = and_(
+    ~_is_used(job),
+    or_(
+        job.c.kind.is_(None),
+        ~exists(select(_MEMBER.c.id).where(_MEMBER.c.root_id == job.c.id, _is_used(_MEMBER)).correlate(job)),
+    ),
+)
 
 _UNBROKEN_FOR_A_LEASE = sweep_table.c.unbroken_since <= clock(ago("lease"))
 

@@ -250,7 +250,7 @@ def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any)
     when it is settled.
     """
     due_at = case((job.c.needed, _SETTLE_BY), (WAS_SENT, clock(republish_after)), else_=null())
-    return final(JobStatus.CANCELLED, due_at=due_at, **columns)
+    return final(JobStatus.CANCELLED, **{"due_at": due_at, **columns})
 
 
 def requeued() -> dict[str, Any]:
@@ -317,6 +317,11 @@ _BEFORE_IT_STARTED = "cancelled before it was started"
 _BETWEEN_ATTEMPTS = "cancelled between two attempts"
 
 
+def not_requested(*, terminate: bool) -> Guard:
+    """Return the guard of a stop request: a second one changes nothing, unless it adds termination."""
+    return NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED
+
+
 def cancelling(which: Guard, *, terminate: bool, many: bool = False, **columns: Any) -> Transition:
     """Return the transition of a cancel: jobs that do not run end, with `columns`, bodies are asked to stop.
 
@@ -327,8 +332,7 @@ def cancelling(which: Guard, *, terminate: bool, many: bool = False, **columns: 
     ended = {name: case((running, job.c[name]), else_=value) for name, value in stopped.items()}
     return Transition(
         job.c.status_id.in_([status_literal(status) for status in sorted(UNFINISHED)]),
-        # A second request changes nothing, unless it adds termination.
-        NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED,
+        not_requested(terminate=terminate),
         which,
         to=ended
         | {

@@ -21,7 +21,7 @@ GUARDS = [
         106,
         "a resubmit whose answer was lost is asked again and refused",
         "store.control:resubmit",
-        (DropStatement(("task_id", "task_id", "True")),),
+        (DropStatement(("task_id", "task_id", "ready_again")),),
         "tests/store/test_resubmit.py",
     ),
     Mutant(

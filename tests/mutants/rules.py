@@ -53,7 +53,7 @@ RULES = [
     Mutant(
         7,
         "an outsider sets Error on a running job and resubmits it",
-        "store.control:resubmit",
+        "store.control:_resubmit_task",
         (Drop(("lease_alive",)),),
         "tests/store/test_resubmit.py",
     ),

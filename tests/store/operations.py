@@ -112,7 +112,7 @@ def _expect_submit(_cast: Cast, model: Model, _job: ModelJob, token: str) -> tup
 
 def _resubmit(cast: Cast, token: str) -> bool | str:
     try:
-        return cast.store.control.resubmit(cast.job_id, token, None)
+        return cast.store.control.resubmit(cast.job_id, token, None) == [cast.job_id]
     except InvalidTransitionError:
         return "key"
 

@@ -160,7 +160,7 @@ class StoreMachine(RuleBasedStateMachine):
         task_id = str(uuid.uuid4())
         answer: bool | str
         try:
-            answer = self.store.control.resubmit(job_id, task_id, None)
+            answer = self.store.control.resubmit(job_id, task_id, None) == [job_id]
         except InvalidTransitionError:
             answer = "key"
         assert answer == self.model.resubmit(self.of(job_id), task_id)

@@ -117,7 +117,7 @@ def resubmit_resubmit(bench: Bench) -> Pair:
     bench.store.control.cancel(job_id, None, terminate=False)
 
     def resubmit() -> bool:
-        return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
+        return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None) == [job_id]
 
     return Pair(resubmit, resubmit, job_id)
 
@@ -231,7 +231,7 @@ def test_cancel_against_resubmit_returns_a_valid_status(common_postgresql_url: s
 
     def in_between(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if "SELECT jobhandle_job.status_id" in statement and not resubmitted:
-            resubmitted.append(other.store.control.resubmit(job_id, str(uuid.uuid4()), None))
+            resubmitted.append(other.store.control.resubmit(job_id, str(uuid.uuid4()), None) == [job_id])
 
     event.listen(bench.database.engine, "before_cursor_execute", in_between)
     cancelled = bench.store.control.cancel(job_id, None, terminate=False)

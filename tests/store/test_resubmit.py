@@ -39,7 +39,7 @@ KEPT = (
 
 
 def resubmit(bench: Bench, job_id: int) -> bool:
-    return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
+    return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None) == [job_id]
 
 
 def full_life(bench: Bench) -> int:

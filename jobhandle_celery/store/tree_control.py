@@ -1,0 +1,227 @@
+"""Changes of a whole tree: its cancel and its resubmit, each within a transaction of the caller."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Row, String, and_, case, cast, exists, func, literal, null, or_, select, true, update
+
+from ..errors import InvalidTransitionError
+from ..schema import clock, job, job_need, random_uuid
+from ..status import FINAL, UNFINISHED, JobStatus
+from .dependencies import (
+    CHILD,
+    COUNTING_CHILDREN,
+    DEPENDENT,
+    IS_NODE,
+    NEEDED,
+    NO_UNFINISHED_CHILD,
+    in_statuses,
+)
+from .executors import MOST_PARAMETERS, Executor
+from .records import unique_hash
+from .statements import Guard, Transition, setting, status_literal
+from .transitions import (
+    ASKED_TO_STOP,
+    NEW_ROUND,
+    NO_STOP_REQUESTED,
+    WAS_SENT,
+    cancelling,
+    final,
+    lease_alive,
+    not_requested,
+)
+
+NODE = (job.c.status_id, job.c.id, job.c.kind, job.c.root_id)
+"""The columns of a node that `cancel_tree` and `resubmit_tree` read."""
+
+_OUTSIDE = exists(
+    select(job_need.c.job_id)
+    .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
+    .where(
+        job_need.c.needs_id == job.c.id,
+        DEPENDENT.c.blocked,
+        or_(DEPENDENT.c.root_id.is_(None), DEPENDENT.c.root_id != job.c.root_id),
+    )
+    .correlate(job)
+)
+"""A job outside of the row's tree needs it."""
+
+_ENDED_WITH_ITS_TREE: dict[str, Any] = {
+    "unsettled": _OUTSIDE,
+    "due_at": case(
+        (_OUTSIDE, clock(setting("publish_grace"))),
+        (WAS_SENT & ~IS_NODE, clock(setting("republish_after"))),
+        else_=null(),
+    ),
+}
+"""A row that a cancel of its tree ends. Those of the tree that depend on it are ended too, or end with a body
+that runs, so that they need no settle."""
+
+
+def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) -> JobStatus:
+    """Cancel what is below a node, or ask it to stop; return the node's status, Running if it is not final.
+
+    Who may have been there first: a claim of a member, which is then asked to stop; a settle, which has made
+    a member ready or ended a node. The tasks are locked until the commit, so that none ends between its
+    cancel and the end of the nodes that have no unfinished child left.
+    """
+    for below in _below(db, node):
+        db.count_applied(
+            cancelling(below & ~IS_NODE, terminate=terminate, many=True, **_ENDED_WITH_ITS_TREE), actor=actor
+        )
+        unfinished = in_statuses(job.c.status_id, UNFINISHED)
+        asked = update(job).where(below, IS_NODE, unfinished, not_requested(terminate=terminate))
+        db.execute(asked.values(**_requested(terminate=terminate)))
+        while sum(db.count_applied(end) for end in _ends(below, actor, **_ENDED_WITH_ITS_TREE)):
+            pass
+    itself = job.c.id == node.id
+    for end in _ends(itself, actor):
+        db.count_applied(end)
+    asked_to_stop = Transition(
+        itself,
+        in_statuses(job.c.status_id, UNFINISHED),
+        not_requested(terminate=terminate),
+        to={
+            "status_id": JobStatus.RUNNING,
+            "started": case((job.c.started.is_(None), clock()), else_=job.c.started),
+            **_requested(terminate=terminate),
+        },
+        reason=ASKED_TO_STOP,
+        actor=actor,
+    )
+    db.count_applied(asked_to_stop)
+    status: JobStatus = db.execute(select(job.c.status_id).where(itself)).scalar_one()
+    return status
+
+
+def _requested(*, terminate: bool) -> dict[str, Any]:
+    requested = case((NO_STOP_REQUESTED, clock()), else_=job.c.cancel_requested)
+    return {"cancel_requested": requested, "terminate": true() if terminate else job.c.terminate}
+
+
+def _below(db: Executor, node: Row[Any]) -> Iterator[Guard]:
+    """Return the guards of all rows below a node, in parts, the inner ones first."""
+    if node.root_id is None:
+        yield job.c.root_id == node.id
+        return
+    levels: list[list[int]] = [[node.id]]
+    while levels[-1]:
+        nodes = (select(job.c.id).where(children, IS_NODE) for children in _children_of(levels[-1]))
+        levels.append([child for statement in nodes for child in db.execute(statement).scalars()])
+    for parents in reversed(levels):
+        yield from _children_of(parents)
+
+
+def _children_of(parents: Sequence[int]) -> Iterator[Guard]:
+    for start in range(0, len(parents), MOST_PARAMETERS):
+        yield job.c.parent_id.in_(parents[start : start + MOST_PARAMETERS])
+
+
+def _ends(which: Guard, actor: str, **columns: Any) -> Iterator[Transition]:
+    """Return the transitions of nodes whose children are all final, by what became of these."""
+    failed = COUNTING_CHILDREN.where(in_statuses(CHILD.c.status_id, {JobStatus.ERROR}))
+    stopped = exists(COUNTING_CHILDREN.where(in_statuses(CHILD.c.status_id, {JobStatus.CANCELLED})))
+    first_failed = failed.with_only_columns(func.min(CHILD.c.id)).scalar_subquery()
+    why = literal("job ", String).concat(cast(first_failed, String(20))).concat(" ended in Error")
+    failure = literal('{"kind": "system", "type": "MemberFailedError", "message": "', String)
+    error = {"error": failure.concat(why).concat('", "traceback": ""}'), "message": why}
+    for status, outcome, values in (
+        (JobStatus.ERROR, exists(failed), error),
+        (JobStatus.CANCELLED, and_(stopped, ~exists(failed)), {}),
+        (JobStatus.FINISHED, and_(~stopped, ~exists(failed)), {}),
+    ):
+        yield Transition(
+            which,
+            IS_NODE,
+            in_statuses(job.c.status_id, UNFINISHED),
+            NO_UNFINISHED_CHILD,
+            outcome,
+            to=final(status, blocked=False, **_requested(terminate=False), **values, **columns),
+            reason=values.get("message", f"the members are {status}"),
+            actor=actor,
+        )
+
+
+def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> list[int]:
+    """Run again what did not finish in a tree, and return the jobs that may be published now.
+
+    The caller has locked the root's row. Who may have been there first: a resubmit of a single member, which
+    then is unfinished and stays as it is.
+
+    Raises:
+        InvalidTransitionError: the node is not a root, is not final or has Finished, or a body may be alive.
+        IntegrityError: an unfinished job has the unique key of a member.
+    """
+    if root.root_id is not None:
+        raise InvalidTransitionError(f"job {root.id} belongs to job {root.root_id}: resubmit that one")
+    if not root.status_id.final:
+        raise InvalidTransitionError(
+            f"job {root.id} is {root.status_id}; only a final job can be resubmitted"
+        )
+    if root.status_id is JobStatus.FINISHED:
+        raise InvalidTransitionError(f"job {root.id} is Finished: none of its members has to run again")
+    again = and_(job.c.root_id == root.id, in_statuses(job.c.status_id, FINAL - {JobStatus.FINISHED}))
+    alive = and_(job.c.worker_uid.is_not(None), lease_alive(job.c.worker_uid))
+    if found := db.execute(select(job.c.id).where(again, alive).limit(1)).scalar():
+        raise InvalidTransitionError(
+            f"job {root.id}: the last body of its member {found} may still run on its worker; try again later"
+        )
+    keyed = select(job.c.id, job.c.namespace, job.c.username, job.c.unique_key)
+    for row in db.execute(keyed.where(again, job.c.unique_key.is_not(None))).all():
+        key = unique_hash(row.namespace, row.username, row.unique_key)
+        db.execute(update(job).where(job.c.id == row.id).values(unique_hash=key))
+    tasks = {**_next_round(_MUST_WAIT), "task_id": random_uuid()}
+    # An empty group that needs a job is looked at by a settle, whatever its need is by then.
+    nodes = {**_next_round(_HAS_NEEDS), "task_id": random_uuid()}
+    nodes["due_at"] = case((_HAS_NEEDS, clock(setting("publish_grace"))), else_=null())
+    itself = {**NEW_ROUND, "task_id": task_id, "due_at": null()}
+    for which, to in ((again & ~IS_NODE, tasks), (again & IS_NODE, nodes), (job.c.id == root.id, itself)):
+        db.count_applied(Transition(which, to=to, reason="resubmitted", actor=actor))
+    return ready_again(db, root.id)
+
+
+def ready_again(db: Executor, root_id: int) -> list[int]:
+    """Return the tasks of a resubmitted tree that wait for nothing but their messages."""
+    ready = select(job.c.id).where(
+        job.c.root_id == root_id, ~IS_NODE, in_statuses(job.c.status_id, {JobStatus.RESUBMITTED})
+    )
+    return list(db.execute(ready.order_by(job.c.id)).scalars())
+
+
+_NEEDS = (
+    select(job_need.c.job_id)
+    .outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+    .where(job_need.c.job_id == job.c.id)
+    .correlate(job)
+)
+_IS_FINISHED = in_statuses(NEEDED.c.status_id, {JobStatus.FINISHED})
+_HAS_NEEDS = job.c.needs_when.is_not(None)
+# What is not Finished runs again, or has not ended: the same before and after its own row is changed.
+_MUST_WAIT = and_(
+    _HAS_NEEDS,
+    or_(
+        job.c.needs_when != "finished",
+        exists(_NEEDS.where(or_(NEEDED.c.id.is_(None), ~_IS_FINISHED))),
+    ),
+)
+_NEEDS_A_SETTLE = and_(
+    _HAS_NEEDS,
+    or_(
+        job.c.needs_when != "finished",
+        exists(_NEEDS.where(or_(NEEDED.c.root_id.is_(None), NEEDED.c.root_id != job.c.root_id))),
+    ),
+)
+"""A need may have ended already, without a settle to come."""
+
+
+def _next_round(must_wait: Guard) -> dict[str, Any]:
+    """Return the columns of a row that runs again, some time: at once, or when its needs are met."""
+    grace = clock(setting("publish_grace"))
+    return {
+        **NEW_ROUND,
+        "blocked": must_wait,
+        "status_id": case(
+            (must_wait, status_literal(JobStatus.WAITING)), else_=status_literal(JobStatus.RESUBMITTED)
+        ),
+        "due_at": case((must_wait & ~_NEEDS_A_SETTLE, null()), else_=grace),
+    }
