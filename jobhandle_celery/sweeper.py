@@ -64,7 +64,7 @@ def _handle_due(
 def _settle(store: Store, publisher: Publisher, since: datetime) -> None:
     """Settle jobs that ended in a process that died before it did so, and publish what becomes ready."""
     deadline = time.monotonic() + LONGEST
-    while any(due := store.settling.reserve_due(SETTLED_TOGETHER, since)):
+    while any(due := store.settling.reserve_unsettled(SETTLED_TOGETHER, since)):
         try:
             # A caller's transaction may have locked a dependent row: it is not waited for long.
             with limit_retries(LONGEST):

@@ -139,11 +139,17 @@ def why_cancelled(needs_id: int, status: JobStatus | None) -> str:
 
 
 @cache
-def start_parent() -> Transition:
-    """Return the transition of the parent of the job `id`, of which the first member was started."""
-    parent = select(CHILD.c.parent_id).where(CHILD.c.id == param(job.c.id)).scalar_subquery()
+def select_parent() -> Select[Any]:
+    """Return a select of the node above the job `id`."""
+    above = select(PARENT.c.id, PARENT.c.status_id).join(CHILD, CHILD.c.parent_id == PARENT.c.id)
+    return above.where(CHILD.c.id == param(job.c.id))
+
+
+@cache
+def start_node() -> Transition:
+    """Return the transition of the node `id`, of which the first member was started."""
     return Transition(
-        job.c.id == parent,
+        MINE,
         IS_NODE,
         in_statuses(job.c.status_id, UNSTARTED_NODE),
         to={"status_id": status_literal(JobStatus.RUNNING), "started": clock()},

@@ -21,6 +21,7 @@ from .dependencies import (
     BLOCKED,
     BY_IDS,
     BY_NEED,
+    UNSTARTED_NODE,
     cancel_dependents,
     end_by_child,
     finish_empty,
@@ -29,7 +30,8 @@ from .dependencies import (
     select_deciding_child,
     select_ended,
     select_needs,
-    start_parent,
+    select_parent,
+    start_node,
     why_cancelled,
 )
 from .executors import MOST_PARAMETERS
@@ -109,12 +111,15 @@ class Settling:
             db.execute(update(job).where(same, job.c.unsettled, job.c.status_id.in_(FINAL)).values(**cleared))
 
     def start_ancestors(self, job_id: int, actor: str) -> None:
-        """Note at the nodes above a job that it was started; those that are Running stay.
+        """Note at all nodes above a job that it was started; those that are Running stay.
 
         Who may have been there first: the start of another member.
         """
-        while changed := self._apply(start_parent(), id=job_id, actor=actor):
-            job_id = changed[0].id
+        while above := self._read(select_parent(), id=job_id):
+            (node,) = above
+            if node.status_id in UNSTARTED_NODE:
+                self._apply(start_node(), id=node.id, actor=actor)
+            job_id = node.id
 
     # Rows that need jobs which are not new, and nodes without members.
 
@@ -203,7 +208,7 @@ class Settling:
 
     @untraced
     @retry_on_disconnect
-    def reserve_due(self, limit: int, since: datetime | None = None) -> Due:
+    def reserve_unsettled(self, limit: int, since: datetime | None = None) -> Due:
         """Reserve rows for the publish grace: those to settle, and those to arm.
 
         A process died, or was cut off, before it had done so. Who may have been there first: another sweep,

@@ -266,6 +266,8 @@ class _Insertion:
             }
             these = job.c.id.in_(late[start : start + MOST_PARAMETERS])
             self._db.execute(update(job).where(these).values(**blocked))
+        for number in self._to_arm & self._written:
+            self._submitted[number] = replace(self._submitted[number], status=JobStatus.WAITING)
 
     def _is_blocked(self, number: int) -> bool:
         new = self._members[number]

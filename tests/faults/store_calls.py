@@ -25,6 +25,7 @@ from tests.faults.store_scenes import (
     sibling_bench,
     unstarted,
 )
+from tests.faults.store_trees import TREES
 from tests.store.harness import FAILURE, HELD, TASK, Bench, new_job
 
 QUEUED, RUNNING, ERROR = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.ERROR
@@ -218,4 +219,4 @@ WRITES: dict[str, Scene] = {
     "retire": of_worker(lambda store, me: store.leases.retire(me)),
 }
 
-STORE_CALLS: dict[str, Scene] = WRITES | READS
+STORE_CALLS: dict[str, Scene] = WRITES | TREES | READS

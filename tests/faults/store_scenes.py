@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Table, select
 
-from jobhandle_celery.schema import job, job_event, sweep, worker
+from jobhandle_celery.schema import job, job_event, job_need, sweep, worker
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import PendingMessage, Run, Store, Worker
 from jobhandle_celery.store.recovery import Message
@@ -20,8 +20,9 @@ Call = Callable[[Store], Any]
 Scene = Callable[[Bench], Call]
 """Inserts the rows that a call needs; returns the call."""
 
-_CHANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{64}|(?<=job_id=)\d+")
+_CHANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{64}|(?<=job_id=)\d+|(?<=job )\d+")
 _OF_THE_RUN = {"id", "job_id", "namespace"}
+_OF_ANOTHER_ROW = {"root_id", "parent_id", "needs_id"}
 
 
 def normalize(value: Any) -> str:
@@ -40,6 +41,7 @@ def remaining_rows(bench: Bench) -> list[str]:
         for table, which in (
             (job, here),
             (job_event, job_event.c.job_id.in_(select(job.c.id).where(here))),
+            (job_need, job_need.c.job_id.in_(select(job.c.id).where(here))),
             (worker, worker.c.namespace == bench.settings.namespace),
             (sweep, sweep.c.namespace == bench.settings.namespace),
         ):
@@ -55,7 +57,7 @@ def sibling_bench(base: Bench) -> Bench:
 
 def _row(table: Table, row: dict[str, Any]) -> str:
     kept = {
-        name: "a moment" if isinstance(value, datetime) else value
+        name: "a moment" if isinstance(value, datetime) else bool(value) if name in _OF_ANOTHER_ROW else value
         for name, value in row.items()
         if name not in _OF_THE_RUN
     }

@@ -81,10 +81,14 @@ LATE_ANSWERS = {
     "fail_process": "False",
     "stop_process": "False",
     "send_back": "False",  # and the message is rejected, as it would be
+    "settle": "0",  # how many became ready: the sweeper publishes them
+    "settle of a failure": "0",
+    "arm": "0",
+    "reserve_unsettled": "0",
 }
 """The other answer that the caller may get when the answer to its commit is lost."""
 
-SKIPPING = {"reap", "reserve_due", "prune", "expire", "unreported_cancels"}
+SKIPPING = {"reap", "reserve_due", "reserve_unsettled", "prune", "expire", "unreported_cancels"}
 """They skip locked rows, also those still locked by their own broken connection."""
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from jobhandle_celery.store import NewMember, Run, Submitted
+from jobhandle_celery.store.settling import Settling
+from jobhandle_celery.store.trees import Trees
 from tests.store.harness import Bench, new_job
 
 
@@ -39,12 +41,21 @@ def chord(*header: NewMember, body: NewMember) -> list[NewMember]:
     return [*members, replace(body, parent=0, position=1, needs=((1, 0),), when="finished")]
 
 
+class _Never(Settling):
+    """Settles nothing, as a process that has died."""
+
+    def arm(self, job_ids: Sequence[int]) -> list[int]:
+        return []
+
+
 class Tree:
     """A tree on a bench, by the positions of its rows in the list."""
 
-    def __init__(self, bench: Bench, members: Sequence[NewMember]) -> None:
+    def __init__(self, bench: Bench, members: Sequence[NewMember], *, armed: bool = True) -> None:
+        """Submit it; without `armed`, as by a process that dies after the commit."""
         self.bench = bench
-        self.submitted: list[Submitted] = bench.store.trees.submit(members)
+        trees = bench.store.trees if armed else Trees(bench.database, _Never(bench.database))
+        self.submitted: list[Submitted] = trees.submit(members)
         self.ids = [row.job_id for row in self.submitted]
 
     def run(self, number: int) -> Run:

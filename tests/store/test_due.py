@@ -21,7 +21,7 @@ ASKS: dict[str, Callable[[Bench], object]] = {
     "expire": lambda bench: bench.store.sweep.expire(),
     "reserve_due": lambda bench: bench.store.outbox.reserve_due(500),
     "unreported_cancels": lambda bench: bench.store.sweep.unreported_cancels(500),
-    "settling": lambda bench: bench.store.settling.reserve_due(500),
+    "settling": lambda bench: bench.store.settling.reserve_unsettled(500),
 }
 """A pass's queries of the job table."""
 

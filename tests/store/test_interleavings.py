@@ -15,6 +15,7 @@ import pytest
 from jobhandle_celery.schema import job
 from tests.faults.store_calls import STORE_CALLS
 from tests.faults.store_scenes import remaining_rows
+from tests.faults.store_trees import TREES
 from tests.rng import sample, stretched
 from tests.store.harness import Bench
 from tests.store.interleavings import (
@@ -42,9 +43,9 @@ DRAWN = 4
 NO_VERBS = {"submit_within", "submit_in_session"}
 """Submits in the caller's transaction: see test_after_commit.py."""
 
-UNMODELLED = {"note_received", "clear_received", "lose_unstarted"}
-"""Calls about messages that ended their worker before the claim, which the model does not count; see
-test_unstarted.py, and the suites of cuts and refusals."""
+UNMODELLED = {"note_received", "clear_received", "lose_unstarted", *(name.split()[0] for name in TREES)}
+"""Calls about messages that ended their worker before the claim, and about trees, which the model does not
+have; see test_unstarted.py, test_trees.py, and the suites of cuts and refusals."""
 
 
 @pytest.fixture(scope="module")
