@@ -342,6 +342,7 @@ def test_position_of_sensitive_argument_counts_the_results(app: Any) -> None:
     handle = submit(app, asked, leaf("result"))
     message = message_of(app)
     assert message.headers["argsrepr"] == "('***', '***')"
+    assert "canary" not in repr(handle.get_job())
     app.conf.result_extended = True
     run(app, message)
     meta = app.backend.get_task_meta(handle.get_job().task_id)

@@ -57,8 +57,7 @@ class PendingMessage:
     @property
     def is_first(self) -> bool:
         """True for the first message of a job that was never resubmitted, as far as the row shows."""
-        resubmitted = self.status is JobStatus.RESUBMITTED
-        return self.attempt == 1 and self.publish_count == 0 and not resubmitted
+        return self.attempt == 1 and self.publish_count == 0 and self.status is not JobStatus.RESUBMITTED
 
 
 _OTHERWISE_NAMED = {"job_id": job.c.id, "attempt": job.c.attempt + 1, "status": job.c.status_id}

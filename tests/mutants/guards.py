@@ -208,4 +208,25 @@ GUARDS = [
         ),
         "tests/test_tracing.py",
     ),
+    Mutant(
+        151,
+        "a retry of a job with needs gets their results before its arguments again",
+        "store.records:lacks_results",
+        (Drop(("retry",)),),
+        "tests/test_needs.py",
+    ),
+    Mutant(
+        152,
+        "a job with needs runs without their results if they cannot be read",
+        "worker:_prepare",
+        (DropStatement(("ClaimRefused",)),),
+        "tests/test_needs.py",
+    ),
+    Mutant(
+        153,
+        "a resubmitted member relies on what its process remembers of the node",
+        "store.records:is_first",
+        (Drop(("RESUBMITTED",)),),
+        "tests/test_nodes.py",
+    ),
 ]
