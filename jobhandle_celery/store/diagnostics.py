@@ -230,18 +230,17 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
 def _needs_unsettled_job() -> ColumnElement[bool]:
     needed = job.alias("needed")
     needs = select(job_need.c.needs_id).join(needed, needed.c.id == job_need.c.needs_id)
-    return exists(needs.where(job_need.c.job_id == job.c.id, _to_be_settled(needed)).correlate(job))
+    moving_on = or_(needed.c.status_id.in_(sorted(UNFINISHED)), needed.c.unsettled)
+    return exists(needs.where(job_need.c.job_id == job.c.id, moving_on).correlate(job))
 
 
 def _has_unsettled_child() -> ColumnElement[bool]:
     child = job.alias("child")
-    children = select(child.c.id).where(child.c.parent_id == job.c.id, _to_be_settled(child))
-    return exists(children.correlate(job))
-
-
-def _to_be_settled(some: Any) -> ColumnElement[bool]:
-    """Return the condition of a job whose end, or the settling of it, moves on what depends on it."""
-    return or_(some.c.status_id.in_(sorted(UNFINISHED)), some.c.unsettled)
+    children = select(child.c.id).where(child.c.parent_id == job.c.id).correlate(job)
+    # Each by an index: that of children, or that of due rows, among which are those to settle.
+    unsettled = (child.c.namespace == NAMESPACE) & child.c.due_at.is_not(None) & child.c.unsettled
+    unfinished = child.c.status_id.in_(sorted(UNFINISHED))
+    return or_(exists(children.where(unfinished)), exists(children.where(unsettled)))
 
 
 def _internals(row: Row[Any]) -> JobInternals:

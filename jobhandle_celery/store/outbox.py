@@ -18,7 +18,16 @@ from .executors import MOST_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, Transition, setting
-from .transitions import DUE, HELD, due_since, for_these, grouped, status_allows, unless_expired_before
+from .transitions import (
+    DUE,
+    HELD,
+    IS_TASK,
+    due_since,
+    for_these,
+    grouped,
+    status_allows,
+    unless_expired_before,
+)
 
 MAX_REPUBLISH_DEFERRALS = 3
 """Times in a row that the queue's depth may defer a republish. No promise depends on the depth."""
@@ -27,6 +36,7 @@ _UNSENT = and_(
     job.c.namespace == NAMESPACE,
     job.c.status_id.in_((JobStatus.SUBMITTED, JobStatus.RESUBMITTED, JobStatus.REQUEUED)),
     job.c.not_before.is_(None),
+    IS_TASK,
 )
 
 

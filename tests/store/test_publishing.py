@@ -40,6 +40,13 @@ def test_submitter_sends_only_what_waits_to_be_sent(bench: Bench, state: str) ->
     assert ids(bench.store.outbox.reserve([job_id])) == ([job_id] if to_send else [])
 
 
+def test_node_of_a_tree_is_never_sent(bench: Bench) -> None:
+    """Its task, celery.group for instance, is one of Celery's own, which a worker would run."""
+    job_id = bench.submit()
+    bench.write(job_id, kind="group")
+    assert bench.store.outbox.reserve([job_id]) == []
+
+
 def test_retry_with_a_delay_is_not_sent_at_once(bench: Bench) -> None:
     run = bench.run(bench.submit())
     bench.store.runs.retry(run, "{}", None, HOUR, "again")
