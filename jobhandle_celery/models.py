@@ -110,6 +110,12 @@ class Job:
     """Names of arguments, or positions from 0, that are shown as ``***`` in Flower, logs, events and errors.
 
     The row and the message hold their values, for the body needs them."""
+    after: "Sequence[int | Job]" = ()
+    """Jobs that must have ended before this one starts: ids, or the very jobs submitted in the same call."""
+    when: str = "finished"
+    """How they must have ended: ``"finished"``, ``"ended"`` (in whatever way) or ``"failed"`` (in Error).
+
+    If one can no longer end that way, this job is cancelled."""
 
     @property
     def shown_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

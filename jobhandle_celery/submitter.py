@@ -7,7 +7,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,16 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import serialization, validation
 from .background import BackgroundQueue
+from .broker.canvas import Member, Plan, is_tree, located, plan
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
 from .broker.task_signatures import as_job
-from .errors import DatabaseUnavailableError
+from .broker.tree_ids import TreeIds
+from .errors import DatabaseUnavailableError, ValidationError
+from .models import Job
 from .status import JobStatus
-from .store import Attached, NewJob, PendingMessage, Store, Submitted
+from .store import Attached, NewJob, NewMember, PendingMessage, Store, Submitted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -87,30 +92,60 @@ class Submitter:
     ) -> list[Submitted]:
         """Insert jobs, all or none, and publish those that may start now; return the id and status of each.
 
+        Of a canvas, that is the id and status of its root.
+
         With `session`, they join its transaction, and are published after its commit.
 
         Raises:
             ApiUsageError: nothing was written.
         """
+        if any(map(is_tree, given)):
+            return self._submit_trees(plan(given), username, groupname, session, handle)
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
             return self._store.inserter.submit_in_session(session, list(new), self.send_after_commit, handle)
         submitted = self._store.inserter.submit(new)
-        fresh = [
-            (row, stored.job_id)
+        self._publish_fresh(
+            row.pending_message(stored.job_id)
             for row, stored in zip(new, submitted, strict=True)
             if stored.fresh and stored.status is JobStatus.SUBMITTED
-        ]
+        )
+        return submitted
+
+    def _submit_trees(
+        self,
+        planned: Plan,
+        username: str | None,
+        groupname: str | None,
+        session: "Session | scoped_session[Any] | None",
+        handle: Attached | None,
+    ) -> list[Submitted]:
+        members = self._new_members(planned.members, username, groupname)
+        if session is not None:
+            submitted = self._store.trees.submit_in_session(session, members, self.send_after_commit, handle)
+        else:
+            submitted = self._store.trees.submit(members)
+            self._publish_fresh(
+                member.pending_message(
+                    stored.job_id, None if member.parent is None else submitted[member.parent].job_id
+                )
+                for member, stored in zip(members, submitted, strict=True)
+                if stored.fresh and stored.status is JobStatus.SUBMITTED and member.kind is None
+            )
+        return [submitted[root] for root in planned.roots]
+
+    def _publish_fresh(self, messages: Iterable[PendingMessage]) -> None:
+        """Publish jobs that were just inserted, and that may start now, in batches."""
+        fresh = list(messages)
         committed = time.monotonic()
         publish_grace = self._store.database.settings.publish_grace.total_seconds()
         size = max(len(fresh), 1) if self._publisher.eager else BATCH
         for start in range(0, len(fresh), size):
             if self._in_event_loop or time.monotonic() - committed > publish_grace / 2:
                 # The sweeper is about to publish the rest: reserve those rows before publishing them.
-                self.send([job_id for _, job_id in fresh[start:]])
+                self.send([message.job_id for message in fresh[start:]])
                 break
-            self._send([row.pending_message(job_id) for row, job_id in fresh[start : start + size]])
-        return submitted
+            self._send(fresh[start : start + size])
 
     def flushed_store(self) -> Store:
         """Flush pending updates, so that this process reads its own writes, and return the store."""
@@ -175,12 +210,50 @@ class Submitter:
             logger.warning("rejected jobs were not deferred (%s); the sweeper publishes them again", error)
 
     def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
-        job, options = as_job(given)
-        job = validation.job(job)
+        return self._new_job(*as_job(given), str(uuid.uuid4()), username, groupname)
+
+    def _new_members(
+        self, members: Sequence[Member], username: str | None, groupname: str | None
+    ) -> list[NewMember]:
+        ids = TreeIds(members, self._routing.caller().get("root_id"))
+        new: list[NewMember] = []
+        for index, member in enumerate(members):
+            try:
+                job = self._new_row(member, ids.tasks[index], ids.headers(index), username, groupname)
+            except ValidationError as error:
+                raise located(error, member.where) from None
+            new.append(_new_member(job, member))
+        return new
+
+    def _new_row(
+        self,
+        member: Member,
+        task_id: str,
+        tree: Mapping[str, Any] | None,
+        username: str | None,
+        groupname: str | None,
+    ) -> NewJob:
+        if member.kind is None:
+            results = sum(position is not None for _, position in member.needs)
+            return self._new_job(member.job, member.options, task_id, username, groupname, tree, results)
+        return NewJob(
+            member.job.task, task_id, args="[]", kwargs="{}", username=username, groupname=groupname
+        )
+
+    def _new_job(
+        self,
+        given: Job,
+        options: Mapping[str, Any],
+        task_id: str,
+        username: str | None,
+        groupname: str | None,
+        tree: Mapping[str, Any] | None = None,
+        results: int = 0,
+    ) -> NewJob:
+        job = validation.job(given)
         if job.headers:
             options = {**options, "headers": dict(job.headers)}
-        task_id = str(uuid.uuid4())
-        routed = self._routing.route(job, options, task_id)
+        routed = self._routing.route(job, options, task_id, tree, results)
         hide = bool(routed.sensitive)
         return NewJob(
             task=job.task,
@@ -202,3 +275,28 @@ class Submitter:
             scheduled_for=routed.scheduled_for,
             expires=routed.expires,
         )
+
+
+def _new_member(job: NewJob, member: Member) -> NewMember:
+    countdown = expires_in = None
+    if member.relative:
+        countdown, expires_in = _seconds(job.scheduled_for), _seconds(job.expires)
+        if countdown is not None:
+            job = replace(job, scheduled_for=None)
+        if expires_in is not None:
+            job = replace(job, expires=None)
+    return NewMember(
+        job=job,
+        kind=member.kind,
+        parent=member.parent,
+        position=member.position,
+        needs=member.needs,
+        after=member.after,
+        when=member.when,
+        countdown=countdown,
+        expires_in=expires_in,
+    )
+
+
+def _seconds(time: datetime | timedelta | None) -> float | None:
+    return time.total_seconds() if isinstance(time, timedelta) else None

@@ -18,6 +18,9 @@ LARGEST_ID = 2**63 - 1
 MOST_IDS = 100_000
 """Ids in one call."""
 
+WHEN = ("finished", "ended", "failed")
+"""How a job must have ended for another one to start."""
+
 FURTHEST = timedelta(days=365 * 1000)
 """A calendar ends at the year 9999."""
 
@@ -190,7 +193,13 @@ def job(given: Job) -> CheckedJob:
         raise ValidationError("headers", given.headers, "a mapping with text as its keys")
     if not isinstance(given.message, str):
         raise ValidationError("message", given.message, "text")
-    submittable(given.status)
+    status = submittable(given.status)
+    if given.when not in WHEN:
+        raise ValidationError("when", given.when, f"one of {', '.join(WHEN)}")
+    if given.after and status is JobStatus.WAITING and given.scheduled_for is None:
+        raise ValidationError(
+            "status", "Waiting", "no status together with after: such a job waits by itself"
+        )
     for field in ("queue", "unique_key"):
         name(field, getattr(given, field))
     times = {field: moment(field, getattr(given, field)) for field in ("scheduled_for", "expires")}
@@ -205,6 +214,15 @@ def job(given: Job) -> CheckedJob:
     checked = object.__new__(CheckedJob)
     vars(checked).update(vars(given), **times, **limits)
     return checked
+
+
+def after(value: object) -> Sequence[Any]:
+    """Check that the jobs that another one waits for are a list."""
+    if not isinstance(value, (list, tuple)):
+        raise ValidationError("after", value, "a list of ids of jobs, or of jobs that are submitted with it")
+    if len(value) > MOST_IDS:
+        raise ValidationError("after", f"{len(value)} jobs", f"at most {MOST_IDS:,}")
+    return value
 
 
 def sensitive(value: object) -> tuple[str | int, ...]:

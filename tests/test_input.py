@@ -194,19 +194,22 @@ def test_submit_of_neither_job_nor_signature_is_refused(refuses: Callable[..., s
     refuses(Job(task="a", status=Unspeakable()), "", error=ApiUsageError)  # type: ignore[arg-type]  # the point
 
 
-def test_submit_of_canvas_is_refused(refuses: Callable[..., str], app: Any) -> None:
+def test_errback_of_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
-    for several in (
-        chain(add.s(1, 2), add.s(3)),
-        add.s(1, 2) | add.s(3),
-        group(add.s(1, 2), add.s(3, 4)),
-        chord([add.s(1, 2)], add.s(3, 4)),
-        add.chunks([(1, 2)], 1),
+    for canvas in (
+        add.s(1, 2).on_error(add.s(3)),
+        chain(add.s(1, 2).on_error(add.s(3)), add.s(3)),
+        group(add.s(1, 2), add.s(3, 4).on_error(add.s(3))),
+        chord([add.s(1, 2)], add.s(4).on_error(add.s(3))),
+        chain(add.s(1, 2), add.s(3)).set(link_error=add.s(3)),
     ):
-        assert "one task" in refuses(several, "job")
-    for option in ("link", "link_error"):
-        assert "one task" in refuses(add.s(1, 2).set(**{option: [add.s(3)]}), option)
-    assert "one task" in refuses(add.s(1, 2).set(chord=add.s(3)), "chord")
+        assert "when='failed'" in refuses(canvas, "link_error")
+
+
+def test_chord_of_a_signatures_own_is_refused(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    for option in ("chord", "chain"):
+        assert "celery.chord" in refuses(add.s(1, 2).set(**{option: [add.s(3)]}), option)
 
 
 TEXTS = ("shadow", "exchange", "routing_key", "exchange_type", "argsrepr", "kwargsrepr", "reply_to")

@@ -56,7 +56,7 @@ needs() -> list[JobRecord]
 members() -> list[JobRecord]
 """
 JOB = """task args kwargs message scheduled_for status queue priority expires time_limit soft_time_limit
-max_attempts unique_key meta headers sensitive"""
+max_attempts unique_key meta headers sensitive after when"""
 JOB_RECORD = """id task_id kind root_id parent_id blocked username groupname submitted started finished
 attempt worker result error progress cancel_requested"""
 

@@ -26,6 +26,7 @@ from ..store import PendingMessage
 from .headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .publish_options import LEVELS_SHOWN
 from .queue_declarations import declared
+from .routing import without_tree
 
 TEMPLATE_LIMIT = 1_000
 """Templates that are cached: callers may invent queue names without end."""
@@ -117,19 +118,24 @@ class MessageBuilder:
         asked for the retry.
         """
         retry = serialization.decode(job.retry) if job.retry else None
+        routing, tree = without_tree(job.routing)
         if retry is None:
-            template = self._template(job)
+            template = self._template(job, routing)
             args_text, kwargs_text = job.args, job.kwargs
             args, kwargs = _decoded(job.args), _decoded(job.kwargs)
         else:
-            template = self._build_with_celery(job, retry)
+            template = self._build_with_celery(job, routing, retry)
             args, kwargs = retry["args"], retry["kwargs"]
             args_text, kwargs_text = kombu_json.dumps(args), kombu_json.dumps(kwargs)
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise TypeError(f"job {job.job_id}: args must be a list and kwargs an object")
         body = f"[{args_text}, {kwargs_text}, {template.embed}]"
         return RenderedMessage(
-            job.task, body, template, job.task_id, self._headers(job, template, args, kwargs)
+            job.task,
+            body,
+            template,
+            job.task_id,
+            self._headers(job, template, args, kwargs) | _headers_of(tree),
         )
 
     def _headers(
@@ -158,17 +164,19 @@ class MessageBuilder:
             headers["root_id"] = job.task_id
         return headers
 
-    def _template(self, job: PendingMessage) -> MessageTemplate:
-        key = job.task, job.queue, job.routing, job.priority, job.time_limit, job.soft_time_limit
+    def _template(self, job: PendingMessage, routing: str) -> MessageTemplate:
+        key = job.task, job.queue, routing, job.priority, job.time_limit, job.soft_time_limit
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= TEMPLATE_LIMIT:
                 self._templates.clear()
-            template = self._templates[key] = self._build_with_celery(job, {})
+            template = self._templates[key] = self._build_with_celery(job, routing, {})
         return template
 
-    def _build_with_celery(self, job: PendingMessage, retry: Mapping[str, Any]) -> MessageTemplate:
-        routing, options = serialization.decode(job.routing), retry.get("options", {})
+    def _build_with_celery(
+        self, job: PendingMessage, routing_json: str, retry: Mapping[str, Any]
+    ) -> MessageTemplate:
+        routing, options = serialization.decode(routing_json), retry.get("options", {})
         stamps = options.get("stamped_headers") or ()
         given = {
             "time_limit": job.time_limit,
@@ -252,6 +260,11 @@ def _place_in_tree(job: PendingMessage) -> dict[str, Any]:
         if job.is_first:
             place["first"] = True
     return place
+
+
+def _headers_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that say where in a canvas a task is."""
+    return {"group" if name == "group_id" else name: value for name, value in tree.items()}
 
 
 def _decoded(text: str) -> Any:

@@ -28,6 +28,16 @@ DESCRIPTION = frozenset(
 CANVAS = frozenset({"link", "link_error", "chord", "chain", "group_id", "group_index"})
 """Refused unless empty: a job is one task."""
 
+_IN_A_CANVAS = "none: submit a whole chain, group or chord (celery.chain, celery.group, celery.chord)"
+_INSTEAD = {
+    "link": "a list of signatures, of a signature that is submitted",
+    "link_error": "no errback: submit Job(task=..., after=[job_id], when='failed') as well",
+    **dict.fromkeys(("chord", "chain", "group_id", "group_index"), _IN_A_CANVAS),
+}
+
+TREE = ("parent_id", "root_id", "group_id", "group_index")
+"""Kept in the row for the member of a canvas, as this library gives them to Celery."""
+
 LEVELS_SHOWN = 3
 """How deep arguments are shown: the default of `task_repr_maxlevels`."""
 
@@ -56,7 +66,7 @@ def check_given(options: Mapping[str, Any]) -> None:
     stamps = stamped_headers(options)
     for name, value in options.items():
         if name in CANVAS and value:
-            raise ValidationError(name, value, "one task without callbacks, chord or chain")
+            raise ValidationError(name, value, _INSTEAD[name])
         if name not in SIGNATURE | CANVAS and name not in stamps:
             raise ValidationError(name, value, f"the options {', '.join(sorted(SIGNATURE))}")
         if name in _TYPES and not isinstance(value, _TYPES[name][0]):
@@ -76,10 +86,11 @@ def stamped_headers(options: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
-def check_built(message: UnsentMessage, serializer: str) -> None:
+def check_built(message: UnsentMessage, serializer: str, asked: Mapping[str, Any]) -> None:
     """Refuse an option that a task, a route or a handler adds to a message and a job does not keep.
 
-    A job's message is JSON, whatever the serializer of the configuration is.
+    A job's message is JSON, whatever the serializer of the configuration is. `asked` are the options that
+    Celery was called with.
 
     Raises:
         ValidationError: names the option.
@@ -87,8 +98,9 @@ def check_built(message: UnsentMessage, serializer: str) -> None:
     arguments, options = message.arguments, message.options
     stamps = arguments.get("stamped_headers") or ()
     kept = SIGNATURE | {name for name in ("expiration",) if arguments.get("expires") is not None}
+    placed = {*_PLACED, "root_id", "parent_id", *stamps, *(name for name in TREE if name in asked)}
     for name, value in arguments.items():
-        if value and name not in kept | _PLACED and name not in ("root_id", "parent_id", *stamps):
+        if value and name not in kept | placed:
             raise _unkept(name, value)
     for name, value in {**message.published, **options}.items():
         if value is None or (name == "serializer" and value in ("json", "auth", serializer)):

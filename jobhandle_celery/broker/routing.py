@@ -4,6 +4,7 @@ A route is resolved once per task and options (queue, exchange, priority, …) a
 not Celery's own takes part in publishing, there is a dry run for each job.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,7 +30,7 @@ from .publish_options import parse_moment
 from .queue_declarations import described
 
 _LIMITS = ("time_limit", "soft_time_limit")
-_ROUTE_OPTIONS = ("queue", "priority", *sorted(publish_options.ROUTE))
+_ROUTE_OPTIONS = ("queue", "priority", "route_name", *sorted(publish_options.ROUTE))
 _DESCRIPTION = ("headers", "ignore_result", "argsrepr", "kwargsrepr", "reply_to")
 _CELERY_HEADERS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "shadow")
 """Headers of Celery that a signal handler may change. The row keeps them apart from custom headers."""
@@ -79,11 +80,25 @@ class Routing:
     def _amqp(self) -> Any:
         return self._app.amqp  # takes a lock each time
 
-    def route(self, job: CheckedJob, given: Mapping[str, Any], task_id: str) -> RoutedJob:
+    def route(
+        self,
+        job: CheckedJob,
+        given: Mapping[str, Any],
+        task_id: str,
+        tree: Mapping[str, Any] | None = None,
+        results: int = 0,
+    ) -> RoutedJob:
         """Resolve the options of a job's messages, from Celery, the task and the handlers of publish signals.
 
         The row keeps all of them, so that a publisher on another machine needs nothing of this process's
         configuration or context.
+
+        Args:
+            job: The request.
+            given: Further options of its signature.
+            task_id: Celery's id.
+            tree: Celery's ids of its place in a canvas; None outside of one.
+            results: How many results of other jobs will come before its arguments; None stands for each.
 
         Raises:
             ValidationError: the queue is not among `task_queues` and may not be created, a job does not keep
@@ -92,7 +107,7 @@ class Routing:
             ConfigurationError: workers with this app's configuration accept no jobs.
         """
         task: Any = self._app.tasks.get(job.task)
-        args, kwargs = list(job.args), dict(job.kwargs)
+        args, kwargs = [*[None] * results, *job.args], dict(job.kwargs)
         sensitive = list(job.sensitive)
         if task is not None:
             sensitive += validation.sensitive(getattr(task, "sensitive", ()))
@@ -100,7 +115,7 @@ class Routing:
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         if has_signal_handlers() or not celery_compat.is_published_by_celery(self._app, task):
-            return self._route_by_dry_run(job, given, task, task_id, sensitive)
+            return self._route_by_dry_run(job, given, task, task_id, sensitive, tree, results)
         route = self._cached_route(job, given, args, kwargs, task, task_id)
         if sensitive:
             sensitive = resolved(sensitive, getattr(task, "run", None), args)
@@ -108,45 +123,68 @@ class Routing:
         shadow = given.get("shadow") or (task and task.shadow_name(args, kwargs, dict(given)))
         if shadow:
             further["shadow"] = shadow
-        parent = self._app.current_worker_task
-        if parent and parent.request.id:
-            further |= {
-                "parent_id": parent.request.id,
-                "root_id": parent.request.root_id or parent.request.id,
-            }
+        caller = self.caller()
+        if tree is None:
+            further |= caller
+        else:
+            tree = {**caller, **tree}
         return RoutedJob(
-            args,
+            args[results:],
             kwargs,
             sensitive,
             route.queue,
             route.priority,
             job.scheduled_for,
             parse_moment("expires", route.expires) if job.expires is None else job.expires,
-            _options_json(route, {**further, **_stamps(given)}, sensitive),
+            _options_json(route, {**further, **_stamps(given)}, sensitive, tree),
         )
 
+    def caller(self) -> dict[str, Any]:
+        """Return the parent and root of what is submitted here: the task that runs in this thread, if any."""
+        parent = self._app.current_worker_task
+        if not parent or not parent.request.id:
+            return {}
+        return {
+            "parent_id": parent.request.id,
+            "root_id": parent.request.root_id or parent.request.id,
+        }
+
     def _route_by_dry_run(
-        self, job: CheckedJob, given: Mapping[str, Any], task: Any, task_id: str, sensitive: list[str | int]
+        self,
+        job: CheckedJob,
+        given: Mapping[str, Any],
+        task: Any,
+        task_id: str,
+        sensitive: list[str | int],
+        tree: Mapping[str, Any] | None,
+        results: int,
     ) -> RoutedJob:
         """Route a job by a dry run of its own, which also runs patches and signal handlers."""
         run = getattr(task, "run", None)
+        given_args = [*[None] * results, *job.args]
         times = {"countdown" if isinstance(job.scheduled_for, timedelta) else "eta": job.scheduled_for}
         asked = {
             **given,
             **_own_options(job),
             **{name: _for_celery(value) for name, value in {**times, "expires": job.expires}.items()},
+            **(tree or {}),
         }
         if sensitive:
-            sensitive = resolved(sensitive, run, job.args)
-            hidden = masked(job.args, job.kwargs, sensitive)
+            sensitive = resolved(sensitive, run, given_args)
+            hidden = masked(given_args, job.kwargs, sensitive)
             asked = {"argsrepr": str(saferepr(hidden[0])), "kwargsrepr": str(saferepr(hidden[1]))} | asked
         asked = {name: value for name, value in asked.items() if value is not None}
-        message = self._dry_run_checked(task, job.task, list(job.args), dict(job.kwargs), task_id, asked)
+        message = self._dry_run_checked(task, job.task, given_args, dict(job.kwargs), task_id, asked)
         args, kwargs, _ = message.body
+        if any(value is not None for value in args[:results]) or len(args) < results:
+            accepted = f"a task whose apply_async leaves the first {results} for results of other jobs"
+            raise ValidationError("args", "the arguments", accepted)
         sent, changed = message.arguments, message.changed_headers
         route = self.route_of(message)
+        placed = {name: sent[name] for name in publish_options.TREE if sent.get(name) is not None}
         further: dict[str, Any] = {
-            **{name: sent[name] for name in ("shadow", "root_id", "parent_id") if sent.get(name)},
+            **{name: sent[name] for name in ("shadow",) if sent.get(name)},
+            **({} if tree is not None else placed),
             **{name: given[name] for name in ("argsrepr", "kwargsrepr") if name in given},
             **{name: changed[name] for name in _CELERY_HEADERS if name in changed},
             "headers": custom_headers(message),
@@ -156,14 +194,14 @@ class Routing:
         if sensitive:
             sensitive = resolved(sensitive, run, args)
         return RoutedJob(
-            list(args),
+            list(args)[results:],
             dict(kwargs),
             sensitive,
             route.queue,
             route.priority,
             _time_of(job.scheduled_for, asked, sent, "countdown", "eta"),
             _time_of(job.expires, asked, sent, "expires"),
-            _options_json(route, {**further, **_stamps(sent)}, sensitive),
+            _options_json(route, {**further, **_stamps(sent)}, sensitive, None if tree is None else placed),
         )
 
     def _cached_route(
@@ -209,7 +247,7 @@ class Routing:
         if task is not None and (strategy := celery_compat.custom_strategy(task)):
             raise ValidationError("task", name, f"a task that Celery's default strategy runs; {strategy}")
         message = self.dry_run.publish(task, name, args, kwargs, task_id, asked)
-        publish_options.check_built(message, conf.task_serializer)
+        publish_options.check_built(message, conf.task_serializer, asked)
         return message
 
     def route_of(self, message: UnsentMessage) -> Route:
@@ -280,14 +318,37 @@ def _stamps(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"stamped_headers": names, "stamps": {name: options.get(name) for name in names}} if names else {}
 
 
-def _options_json(route: Route, further: dict[str, Any], sensitive: list[str | int]) -> str:
+def _options_json(
+    route: Route, further: dict[str, Any], sensitive: list[str | int], tree: Mapping[str, Any] | None
+) -> str:
+    options = route.options_json
     if sensitive:
         further["sensitive"] = sensitive
-    if not further:
-        return route.options_json
-    if further.get("headers"):
-        further["headers"] = checked_headers(further["headers"])
-    return serialization.encode_given("options", {**route.options, **further})
+    if further:
+        if further.get("headers"):
+            further["headers"] = checked_headers(further["headers"])
+        options = serialization.encode_given("options", {**route.options, **further})
+    return with_tree(options, tree) if tree else options
+
+
+_TREE_FIRST = '{"tree": '
+
+
+def with_tree(options: str, tree: Mapping[str, Any]) -> str:
+    """Add the place in a canvas to options in JSON, at their beginning."""
+    separator = "" if options == "{}" else ", "
+    return f"{_TREE_FIRST}{serialization.encode_given('options', tree)}{separator}{options.removeprefix('{')}"
+
+
+def without_tree(options: str) -> tuple[str, Mapping[str, Any]]:
+    """Return options in JSON without the place in a canvas, and that place.
+
+    Members of a canvas differ in it alone, so that they have one template.
+    """
+    if not options.startswith(_TREE_FIRST):
+        return options, {}
+    tree, end = json.JSONDecoder().raw_decode(options, len(_TREE_FIRST))
+    return "{" + options[end:].removeprefix(", "), tree
 
 
 def custom_headers(message: UnsentMessage) -> dict[str, Any]:

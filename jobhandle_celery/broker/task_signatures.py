@@ -7,38 +7,55 @@ from celery.canvas import Signature
 from celery.utils.abstract import CallableSignature
 from kombu import Queue
 
-from ..errors import ApiUsageError, ValidationError, shown
+from ..errors import ApiUsageError, shown
 from ..models import Job
 from . import publish_options
 from .dry_run import has_signal_handlers
 from .publish_options import ROUTE, parse_moment
 from .routing import Routing, custom_headers
+from .signatures import ROUTE_NAME
 
-_CANVAS_TASKS = {"celery.chain", "celery.group", "celery.chord", "celery.chunks"}
+_MAPS = ("celery.map", "celery.starmap")
+"""Tasks of Celery that apply another one to each element of an iterable, which may be lazy."""
 
 
 def as_job(given: object) -> tuple[Job, dict[str, Any]]:
-    """Return a Job, and the further message options, of what a caller submits.
+    """Return a Job, and the further message options, of one task that a caller submits.
 
     Raises:
         ApiUsageError: it is neither a Job nor a Celery signature.
-        ValidationError: it is a chain, group or chord, has a callback, or an option that a job does not keep.
+        ValidationError: it has a callback, or an option that a job does not keep.
     """
     if isinstance(given, Job):
         return given, {}
     if not isinstance(given, (dict, Mapping)) or not isinstance(given, CallableSignature):
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
-    task = str(given.get("task"))
-    if canvas := given.get("subtask_type") or (task in _CANVAS_TASKS and task.removeprefix("celery.")):
-        raise ValidationError("job", given.get("task"), f"one task; a {canvas} cannot be a job yet")
-    further = {name: value for name, value in dict(given.get("options") or {}).items() if value is not None}
+    job, further = task_job(given)
+    if type(given).__name__ in ("xmap", "xstarmap"):
+        # As its `apply_async`. One in a canvas is cloned, and routed by its own name.
+        further["route_name"] = given["kwargs"]["task"]["task"]
+    return job, further
+
+
+def task_job(signature: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
+    """Return a Job, and the further message options, of the signature of a task.
+
+    Raises:
+        ValidationError: it has an option that a job does not keep.
+    """
+    further = {
+        name: value for name, value in dict(signature.get("options") or {}).items() if value is not None
+    }
     publish_options.check_given(further)
     for name in publish_options.CANVAS & further.keys():
         del further[name]
+    kwargs = signature.get("kwargs") or {}
+    if signature["task"] in _MAPS and not isinstance(kwargs.get("it"), (list, tuple)):
+        kwargs = {**kwargs, "it": list(kwargs.get("it") or ())}
     job = Job(
-        task=given["task"],
-        args=given.get("args") or (),
-        kwargs=given.get("kwargs") or {},
+        task=signature["task"],
+        args=signature.get("args") or (),
+        kwargs=kwargs,
         scheduled_for=parse_moment("countdown", further.pop("countdown", None))
         or parse_moment("eta", further.pop("eta", None)),
         expires=parse_moment("expires", further.pop("expires", None)),
@@ -49,6 +66,8 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         },
     )
     further.pop("eta", None)
+    if ROUTE_NAME in signature:
+        further["route_name"] = signature[ROUTE_NAME]
     return job, further
 
 

@@ -149,6 +149,11 @@ class NewMember:
     expires_in: float | None = None
     """Seconds after which it is cancelled, from the moment when it could start; None: never."""
 
+    def pending_message(self, job_id: int, parent_id: int | None) -> PendingMessage:
+        """Return its first message, without reading the row."""
+        needs_when = (self.when or "finished") if self.needs or self.after else None
+        return replace(self.job.pending_message(job_id), needs_when=needs_when, parent_id=parent_id)
+
 
 class NewJobs(Protocol):
     """Jobs to be inserted: a list, or an iterable that prepares them lazily and may be iterated again."""

@@ -1,0 +1,388 @@
+"""Translates what callers submit into rows: a canvas becomes a tree, its order becomes needs.
+
+A chain, group or chord is a row without a task of its own, the parent of its members. "A needs B" stands
+where Celery publishes A at the end of B: B's result comes before A's own arguments unless A is immutable.
+Others need a canvas by its row; if a canvas needs something, its first tasks do.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from celery.utils.abstract import CallableSignature
+
+from .. import validation
+from ..errors import ValidationError
+from ..models import Job, JobRecord
+from . import publish_options, signatures
+from .signatures import CHAIN, CHORD, GROUP, Sig
+from .task_signatures import as_job, task_job
+
+MOST_DEPTH = 50
+"""Levels of a tree. The end of a member is settled level by level, and results are read as nested lists,
+which Celery and JSON limit to some hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A row to be: a job, or the chain, group or chord that is the parent of others."""
+
+    job: Job
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further message options of its signature."""
+    kind: str | None = None
+    """``"chain"``, ``"group"`` or ``"chord"``; None: a task."""
+    parent: int | None = None
+    """Index of its parent."""
+    position: int | None = None
+    """Its place among its parent's members; None: a callback, or it has no parent."""
+    depth: int = 0
+    needs: tuple[tuple[int, int | None], ...] = ()
+    """Indexes of what must have ended before it, with the places of their results among its arguments."""
+    after: tuple[int, ...] = ()
+    """Ids of existing jobs that must have ended before it."""
+    when: str | None = None
+    """How they must have ended; None: it has no needs."""
+    relative: bool = False
+    """Its times count from the end of its needs, as Celery's do; those of a `Job` from the submit."""
+    caller: int | None = None
+    """Index of the task in which Celery would publish it; None: the submitter's."""
+    group: int | None = None
+    """Stands for its group id: the index of a group, or of the task whose callbacks form one."""
+    group_index: int | None = None
+    where: str = ""
+    """Its place in the canvas, for errors; empty outside of one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows to be, parents and needs before those that depend on them."""
+
+    members: Sequence[Member]
+    roots: Sequence[int]
+    """For each thing given, the index of its row: of a canvas that of the root."""
+
+
+def is_tree(given: object) -> bool:
+    """Return True if a thing given is more than one job without needs."""
+    if isinstance(given, Job):
+        return bool(given.after)
+    if isinstance(given, Mapping) and isinstance(given, CallableSignature):
+        return bool(signatures.kind_of(given) or signatures.options_of(given).get("link"))
+    return False
+
+
+def plan(given: Sequence[object]) -> Plan:
+    """Return the rows of what a caller submits together.
+
+    Raises:
+        ApiUsageError: something is neither a Job nor a Celery signature.
+        ValidationError: the canvas has something that a job cannot keep, has too many members or levels, or a
+            job waits for one that is not submitted with it.
+    """
+    places: dict[int, list[int]] = {}
+    for number, thing in enumerate(given):
+        places.setdefault(id(thing), []).append(number)
+    planner = _Planner()
+    roots: dict[int, int] = {}
+    for number in _needs_first(given, places):
+        thing = given[number]
+        if isinstance(thing, Job):
+            roots[number] = planner.add_job(thing, places, roots)
+        elif is_tree(thing):
+            roots[number] = planner.add_canvas(thing)  # type: ignore[arg-type]  # a signature
+        else:
+            roots[number] = planner.add(Member(*as_job(thing)))
+    return Plan(planner.members, [roots[number] for number in range(len(given))])
+
+
+def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> Iterator[int]:
+    """Yield the numbers of what is given, those that others wait for before these."""
+    done: set[int] = set()
+    for number in range(len(given)):
+        path = [number]
+        while path:
+            waiting = [
+                other
+                for need in _after(given[path[-1]])
+                for other in places.get(id(need), ())
+                if other not in done
+            ]
+            if not waiting:
+                if path[-1] not in done:
+                    done.add(path[-1])
+                    yield path[-1]
+                path.pop()
+            elif waiting[0] in path:
+                raise ValidationError("after", "jobs that wait for each other", "jobs that can start one day")
+            else:
+                path.append(waiting[0])
+
+
+def _after(thing: object) -> Sequence[Any]:
+    return validation.after(thing.after) if isinstance(thing, Job) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a signature stands in its tree, and what Celery applies it with."""
+
+    parent: int | None = None
+    position: int | None = None
+    depth: int = 0
+    need: int | None = None
+    """What must have finished before its first tasks, which get its result."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Given by the canvas around it; they take precedence over its own."""
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Of the chord around it, for the first tasks."""
+    group: int | None = None
+    """The group to which its last task belongs, and the place in it."""
+    group_index: int | None = None
+    frozen: bool = True
+    """Celery freezes it before it applies it."""
+
+
+class _Planner:
+    def __init__(self) -> None:
+        self.members: list[Member] = []
+        self._ends: dict[int, int | None] = {}
+        """The last task of each row, which Celery's next step has as its parent."""
+
+    def add(self, member: Member) -> int:
+        if len(self.members) >= signatures.MOST_MEMBERS and (member.parent is not None or member.needs):
+            raise signatures.too_large()
+        self.members.append(member)
+        return len(self.members) - 1
+
+    def add_job(self, job: Job, places: Mapping[int, list[int]], roots: Mapping[int, int]) -> int:
+        ids: list[int] = []
+        needs: list[int] = []
+        for need in validation.after(job.after):
+            if id(need) in places:
+                needs += [roots[number] for number in places[id(need)]]
+            elif isinstance(need, JobRecord):
+                ids.append(need.id)
+            elif isinstance(need, int):
+                ids.append(validation.job_id(need))
+            else:
+                raise ValidationError(
+                    "after",
+                    need,
+                    "ids of jobs, or jobs that are submitted in the same call (the same objects)",
+                )
+        return self.add(
+            Member(
+                job,
+                needs=tuple((need, None) for need in dict.fromkeys(needs)),
+                after=tuple(dict.fromkeys(ids)),
+                when=job.when if needs or ids else None,
+            )
+        )
+
+    def add_canvas(self, signature: Sig) -> int:
+        place = _Place(frozen=False)
+        signature = signatures.grouped(signature)
+        if signatures.kind_of(signature) == GROUP:
+            tasks = list(signatures.flattened(signatures.tasks_of(signature), frozen=False))
+            if len(tasks) == 1 and signatures.ends_in_group(tasks[0]):
+                # As `group.apply_async`, which returns the inner group's result.
+                self._check_options(signature, place)
+                options = signatures.merged_options(signature, {})
+                return self._add(tasks[0], replace(place, options=options, frozen=True))
+        return self._add(signature, place)
+
+    def _add(self, signature: object, place: _Place) -> int:
+        """Add a signature, and what it consists of; return its index."""
+        with self._located(signature, place):
+            if place.depth > MOST_DEPTH:
+                raise ValidationError("job", "a canvas", f"a canvas of at most {MOST_DEPTH} levels")
+            signature = signatures.grouped(signatures.checked(signature))
+            kind = signatures.kind_of(signature)
+            if kind is not None:
+                self._check_options(signature, place)
+        if kind is None:
+            return self._add_task(signature, place)
+        index = self.add(
+            Member(
+                Job(task=f"celery.{kind}"),
+                kind=kind,
+                parent=place.parent,
+                position=place.position,
+                depth=place.depth,
+            )
+        )
+        self._ends[index] = None if place.need is None else self._ends[place.need]
+        add = {CHAIN: self._add_steps, GROUP: self._add_group, CHORD: self._add_chord}[kind]
+        add(index, signature, replace(place, options=signatures.merged_options(signature, place.options)))
+        return index
+
+    def _add_task(self, signature: Sig, place: _Place) -> int:
+        with self._located(signature, place) as where:
+            options = signatures.merged_options(signature, place.options)
+            callbacks = signatures.links_of(options)
+            options.pop("link", None)
+            immutable = bool(signature.get("immutable"))
+            args, kwargs = tuple(signature.get("args") or ()), dict(signature.get("kwargs") or {})
+            if not immutable:
+                args, kwargs = (*place.args, *args), kwargs | dict(place.kwargs)
+            job, further = task_job({**signature, "args": args, "kwargs": kwargs, "options": options})
+            needs = () if place.need is None else ((place.need, None if immutable else 0),)
+            index = self.add(
+                Member(
+                    job,
+                    further,
+                    parent=place.parent,
+                    position=place.position,
+                    depth=place.depth,
+                    needs=needs,
+                    when="finished" if needs else None,
+                    relative=bool(needs),
+                    caller=None if place.need is None else self._ends[place.need],
+                    group=place.group,
+                    group_index=place.group_index,
+                    where=where,
+                )
+            )
+        self._ends[index] = index
+        self._add_callbacks(index, callbacks, place)
+        return index
+
+    def _add_callbacks(self, index: int, callbacks: Sequence[Sig], place: _Place) -> None:
+        # As a worker does: several callbacks are one group, beside those that are groups.
+        grouped = [sig for sig in callbacks if signatures.kind_of(sig) != GROUP]
+        beside = [sig for sig in callbacks if signatures.kind_of(sig) == GROUP]
+        at = _Place(parent=place.parent, depth=place.depth + 1, need=index, frozen=False)
+        for callback in beside:
+            self._add(callback, at)
+        for number, callback in enumerate(grouped):
+            if len(callbacks) > 1:
+                at = replace(at, group=index, group_index=number, frozen=True)
+            self._add(callback, at)
+
+    def _add_steps(self, index: int, signature: Sig, place: _Place) -> None:
+        with self._located(signature, place):
+            steps = signatures.steps_of(signature)
+            if not steps:
+                raise ValidationError("tasks", "no task", "a chain of at least one task")
+        options = dict(place.options)
+        steps[-1] = signatures.extended(steps[-1], signatures.links_of(options))
+        options.pop("link", None)
+        at = replace(
+            place,
+            parent=index,
+            depth=place.depth + 1,
+            options=options,
+            group=None,
+            group_index=None,
+            frozen=True,
+        )
+        last = len(steps) - 1
+        for number, step in enumerate(steps):
+            at = replace(at, position=number)
+            if number == last:
+                if place.group is not None:
+                    at = replace(at, group=place.group, group_index=place.group_index)
+            elif signatures.kind_of(step) == GROUP:
+                # Celery makes it the header of a chord, without its options.
+                step = signatures.with_options(step, {})  # noqa: PLW2901
+            before = self._add(step, at)
+            self._ends[index] = self._ends[before]
+            # Celery takes a task after a group for the body of a chord, which belongs to the group.
+            group = before if self.members[before].kind == GROUP else None
+            at = _Place(parent=index, depth=at.depth, need=before, group=group)
+
+    def _add_group(self, index: int, signature: Sig, place: _Place) -> None:
+        with self._located(signature, place):
+            tasks = signatures.flattened(signatures.tasks_of(signature), frozen=place.frozen)
+            self._add_members(index, tasks, place)
+
+    def _add_members(self, index: int, tasks: Iterator[Sig], place: _Place) -> None:
+        group = index if place.group is None else place.group
+        number = -1
+        for number, task in enumerate(tasks):
+            member = self._add(
+                task,
+                replace(
+                    place,
+                    parent=index,
+                    position=number,
+                    depth=place.depth + 1,
+                    group=group,
+                    group_index=number,
+                    frozen=True,
+                ),
+            )
+            self._ends[index] = self._ends[member]
+        if number < 0 and place.need is not None:
+            # Nobody else waits for what it needs.
+            self.members[index] = replace(self.members[index], needs=((place.need, None),), when="finished")
+
+    def _add_chord(self, index: int, signature: Sig, place: _Place) -> None:
+        with self._located(signature, place):
+            header, body = signatures.header_of(signature), signatures.body_of(signature)
+            options = dict(place.options)
+            for callback in signatures.links_of(options):
+                body = signatures.linked(body, callback)
+            options.pop("link", None)
+            # A delay is the header's; everything else is the body's as well.
+            of_body = {name: value for name, value in options.items() if name not in ("countdown", "eta")}
+            args = tuple(signature.get("args") or ())
+            kwargs = dict((signature.get("kwargs") or {}).get("kwargs") or {}) | dict(place.kwargs)
+        immutable = bool(signature.get("immutable"))
+        below = _Place(parent=index, depth=place.depth + 1, need=place.need)
+        first = self.add(
+            Member(Job(task="celery.group"), kind=GROUP, parent=index, position=0, depth=below.depth)
+        )
+        self._ends[first] = self._ends[index]
+        self._add_members(
+            first,
+            signatures.flattened(header, frozen=True),
+            replace(below, options=options, args=args if immutable else (*place.args, *args), kwargs=kwargs),
+        )
+        group, number = (first, None) if place.group is None else (place.group, place.group_index)
+        at = _Place(index, 1, below.depth, need=first, options=of_body, group=group, group_index=number)
+        self._ends[index] = self._ends[self._add(body, at)]
+
+    def _check_options(self, signature: Sig, place: _Place) -> None:
+        options = {
+            name: value for name, value in signatures.options_of(signature).items() if value is not None
+        }
+        options.pop("link", None)
+        publish_options.check_given(options)
+
+    @contextmanager
+    def _located(self, signature: object, place: _Place) -> Iterator[str]:
+        """Name the place of a signature in an error."""
+        name = signature.get("task") if isinstance(signature, Mapping) else type(signature).__name__
+        where = f"{self._path(place)}{name}"
+        try:
+            yield where
+        except ValidationError as error:
+            raise located(error, where) from None
+
+    def _path(self, place: _Place) -> str:
+        parts: list[str] = []
+        parent, position = place.parent, place.position
+        while parent is not None:
+            node = self.members[parent]
+            if position is None:
+                part = f"{node.kind}'s callback"
+            elif node.kind == CHORD:
+                part = ("header", "body")[position]
+            else:
+                part = f"{node.kind}[{position}]"
+            parts.append(part)
+            parent, position = node.parent, node.position
+        return "".join(f"{part}, " for part in reversed(parts))
+
+
+def located(error: ValidationError, where: str) -> ValidationError:
+    """Return an error that names the member of a canvas, once."""
+    if not where or hasattr(error, "where"):
+        return error
+    error.args = (f"{error.args[0]} (in {where})",)
+    vars(error)["where"] = where
+    return error
