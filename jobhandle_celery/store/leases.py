@@ -46,16 +46,14 @@ class Leases:
     @retry_on_disconnect
     def retire(self, me: Worker) -> None:
         """Delete this worker's row, unless a job names it: then its lease ends by itself."""
-        # Messages that it has received and not started go back to the broker, and are no loss. In a
-        # transaction of its own: it depends on the database which a claim locks first, its job or its worker.
-        with self._database.transaction() as db:
-            noted = (job.c.worker_uid == me.worker_uid, status_allows("give_up"))
-            db.update_in_order(*noted, values={"worker_uid": None})
         with self._database.transaction() as db:
             # A claim of this worker may be under way: the lock waits for its end, so that what follows sees
             # it.
             mine = select(worker.c.worker_uid).where(worker.c.worker_uid == me.worker_uid)
             db.execute(mine.with_for_update())
+            # Messages that it has received and not started go back to the broker, and are no loss.
+            noted = (job.c.worker_uid == me.worker_uid, status_allows("give_up"))
+            db.update_in_order(*noted, values={"worker_uid": None})
             _forget(db, me.worker_uid)
 
     @untraced

@@ -119,7 +119,7 @@ class Recovery:
         no longer the one that its first try has seen.
         """
         with self._database.transaction() as db:
-            asked = select(job.c.lost_count).where(_unstarted([message]))
+            asked = select(job.c.lost_count).where(_unstarted([message])).with_for_update(key_share=True)
             counted = remembered()
             lost_count = db.execute(asked).scalar() if counted is None else counted
             remember(lost_count)

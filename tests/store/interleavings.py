@@ -46,6 +46,10 @@ SCENES: dict[str, Scene] = {
     "Queued": Scene(("mark_queued", 16)),
     "Queued, reserved": Scene(("mark_queued", 16, "reserve_due")),
     "Queued, expired": Scene(("mark_queued", 8), given={"life": 7.5}),
+    "Queued, received": Scene(("mark_queued", "note_received")),
+    "Queued, two workers lost with it": Scene(
+        ("mark_queued", "lose_unstarted", "lose_unstarted", "note_received")
+    ),
     "Running": Scene(("claim",)),
     "Running, asked to stop": Scene(("claim", "cancel")),
     "Running, with another attempt": Scene(("claim",), given={"attempts": 2}),

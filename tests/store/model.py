@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from jobhandle_celery.status import FINAL, STARTABLE, JobStatus
 from jobhandle_celery.store import ClaimRejected, PendingMessage, ProcessRef, RejectionReason, Run
+from jobhandle_celery.store.recovery import MOST_LOST_UNSTARTED
 from tests.store.model_job import (
     CANCELLED,
     ERROR,
@@ -26,6 +27,7 @@ GRACE, REPUBLISH_AFTER, LEASE = 1.5, 15.5, 20.5
 INTERVAL, UNBROKEN = 0.5, LEASE / 6
 FOR_GOOD = "; no attempts are left"
 EXPIRED = "expired before it was started"
+LOST_UNSTARTED = "workers were lost while they took its message, before its body started"
 
 
 @dataclass
@@ -179,9 +181,13 @@ class Model:
             if job.status in STARTABLE and self.has_expired(job) and (job.due or 0.0) <= self.now
         ]
         for job in over:
-            self.become(job, CANCELLED, EXPIRED)
-            self._let_it_be_heard(job)
+            self._expire(job)
         return len(over)
+
+    def _expire(self, job: ModelJob) -> None:
+        self.become(job, CANCELLED, EXPIRED)
+        job.worker_uid = None
+        self._let_it_be_heard(job)
 
     def _let_it_be_heard(self, job: ModelJob) -> None:
         job.due = self.now + REPUBLISH_AFTER if job.sent or job.attempt else None
@@ -220,8 +226,7 @@ class Model:
         if not job.fits(run.task_id, run.attempt):
             return ClaimRejected(RejectionReason.SUPERSEDED)
         if self.has_expired(job):
-            self.become(job, CANCELLED, EXPIRED)
-            self._let_it_be_heard(job)
+            self._expire(job)
             return ClaimRejected(RejectionReason.EXPIRED)
         if not self.alive(run.worker.worker_uid):
             return ClaimRejected(RejectionReason.NO_LEASE)
@@ -294,6 +299,37 @@ class Model:
         self.settle(job, CANCELLED if job.stamped else REQUEUED, None)
         job.due = None if job.stamped else self.now
         return job.status
+
+    # Messages that a worker took and did not start.
+
+    def note_received(self, message: PendingMessage, worker_uid: str) -> list[JobStatus]:
+        job = self.jobs[message.job_id]
+        if not self._is_unstarted(job, message):
+            return []
+        lost = job.worker_uid not in (None, worker_uid)
+        given_up = self.lose_unstarted(message) if lost else []
+        if not given_up:
+            job.worker_uid = worker_uid
+        return given_up
+
+    def clear_received(self, message: PendingMessage, worker_uid: str) -> None:
+        job = self.jobs[message.job_id]
+        meant = (job.task_id, job.attempt + 1) == (message.task_id, message.attempt)
+        if meant and job.status is not RUNNING and job.worker_uid == worker_uid:
+            job.worker_uid = None
+
+    def lose_unstarted(self, message: PendingMessage) -> list[JobStatus]:
+        job = self.jobs[message.job_id]
+        if not self._is_unstarted(job, message):
+            return []
+        job.lost_count += 1
+        if job.lost_count < max(MOST_LOST_UNSTARTED, job.max_attempts):
+            return []
+        self.settle(job, ERROR, None, LOST_UNSTARTED)
+        return [ERROR]
+
+    def _is_unstarted(self, job: ModelJob, message: PendingMessage) -> bool:
+        return job.fits(message.task_id, message.attempt) and not job.held
 
     def note_progress(self, job: ModelJob, current: float, run: Run | None = None) -> bool:
         """Write progress; without a run, of whatever runs the job."""
@@ -373,6 +409,9 @@ class Model:
         return known
 
     def retire(self, worker_uid: str) -> None:
+        for job in self.jobs.values():
+            if job.status in STARTABLE and job.worker_uid == worker_uid:
+                job.worker_uid = None
         if worker_uid not in {job.worker_uid for job in self.jobs.values() if job.status is RUNNING}:
             self.leases.pop(worker_uid, None)
 

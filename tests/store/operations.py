@@ -164,6 +164,23 @@ def _settle(verb: str, holder: str) -> Act:
     )
 
 
+def _note_received(by: str) -> Act:
+    return Act(
+        "note_received",
+        lambda cast, _: _statuses(
+            cast.store.recovery.note_received([_message(cast.sent)], getattr(cast, by))
+        ),
+        lambda cast, model, job, _: model.note_received(cast.sent, str(getattr(cast, by).worker_uid)),
+        gone=[],
+        skipping=[],
+        repeated=([],),
+    )
+
+
+def _message(sent: PendingMessage) -> tuple[int, str, int]:
+    return sent.job_id, sent.task_id, sent.attempt
+
+
 def _cancel(*, terminate: bool) -> Act:
     return Act(
         "cancel",
@@ -291,6 +308,21 @@ ACTS: dict[str, Act] = {
         lambda cast, _: _statuses(cast.store.recovery.give_back_all(cast.me, "gone")),
         lambda cast, model, job, _: model.give_back_all(str(cast.me.worker_uid)),
         of_job=False,
+        repeated=([],),
+    ),
+    "note_received": _note_received("me"),
+    "note_received by another": _note_received("other"),
+    "clear_received": Act(
+        "clear_received",
+        lambda cast, _: cast.store.recovery.clear_received([_message(cast.sent)], cast.me),
+        lambda cast, model, job, _: model.clear_received(cast.sent, str(cast.me.worker_uid)),
+        gone=None,
+    ),
+    "lose_unstarted": Act(
+        "lose_unstarted",
+        lambda cast, _: _statuses(cast.store.recovery.lose_unstarted(_message(cast.sent), cast.me)),
+        lambda cast, model, job, _: model.lose_unstarted(cast.sent),
+        gone=[],
         repeated=([],),
     ),
     "cancel": _cancel(terminate=False),

@@ -135,7 +135,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         message=messages,
         by=either,
-        verb=st.sampled_from(["defer_republish", "send_back", "mark_revoke_reported"]),
+        verb=st.sampled_from(["defer_republish", "send_back", "mark_revoke_reported", "lose_unstarted"]),
     )
     def something_about_a_message(self, message: PendingMessage, by: int, verb: str) -> None:
         job_id, task_id = message.job_id, message.task_id
@@ -146,9 +146,24 @@ class StoreMachine(RuleBasedStateMachine):
             case "send_back":
                 answer = self.store.runs.send_back(job_id, task_id, message.attempt, TASK, self.workers[by])
                 assert answer == self.model.send_back(message)
+            case "lose_unstarted":
+                lost = self.store.recovery.lose_unstarted(
+                    (job_id, task_id, message.attempt), self.workers[by]
+                )
+                assert [job.status for job in lost] == self.model.lose_unstarted(message)
             case _:
                 answer = self.store.runs.mark_revoke_reported(job_id, task_id)
                 assert answer == self.model.mark_revoke_reported(self.of(job_id), task_id)
+
+    @rule(message=messages, by=either, clear=st.booleans())
+    def receive(self, message: PendingMessage, by: int, clear: bool) -> None:
+        worker, worker_uid = self.workers[by], str(self.workers[by].worker_uid)
+        received = [(message.job_id, message.task_id, message.attempt)]
+        given_up = self.store.recovery.note_received(received, worker)
+        assert [job.status for job in given_up] == self.model.note_received(message, worker_uid)
+        if clear:
+            self.store.recovery.clear_received(received, worker)
+            self.model.clear_received(message, worker_uid)
 
     @rule(job_id=jobs)
     def release(self, job_id: int) -> None:

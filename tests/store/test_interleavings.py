@@ -43,9 +43,8 @@ DRAWN = 4
 NO_VERBS = {"submit_within", "submit_in_session"}
 """Submits in the caller's transaction: see test_after_commit.py."""
 
-UNMODELLED = {"note_received", "clear_received", "lose_unstarted", *(name.split()[0] for name in TREES)}
-"""Calls about messages that ended their worker before the claim, and about trees, which the model does not
-have; see test_unstarted.py, test_trees.py, and the suites of cuts and refusals."""
+UNMODELLED = {name.split()[0] for name in TREES}
+"""Calls about trees, which the model does not have; see test_trees.py, and the suites of cuts."""
 
 
 @pytest.fixture(scope="module")
