@@ -187,11 +187,11 @@ class _Planner:
         signature = signatures.grouped(signature)
         if signatures.kind_of(signature) == GROUP:
             tasks = list(signatures.flattened(signatures.tasks_of(signature), frozen=False))
-            if len(tasks) == 1 and signatures.ends_in_group(tasks[0]):
+            if len(tasks) == 1 and signatures.ends_in_group(tasks[0][1]):
                 # As `group.apply_async`, which returns the inner group's result.
                 self._check_options(signature, place)
                 options = signatures.merged_options(signature, {})
-                return self._add(tasks[0], replace(place, options=options, frozen=True))
+                return self._add(tasks[0][1], replace(place, options=options, frozen=True))
         return self._add(signature, place)
 
     def _add(self, signature: object, place: _Place) -> int:
@@ -299,10 +299,10 @@ class _Planner:
             tasks = signatures.flattened(signatures.tasks_of(signature), frozen=place.frozen)
             self._add_members(index, tasks, place)
 
-    def _add_members(self, index: int, tasks: Iterator[Sig], place: _Place) -> None:
+    def _add_members(self, index: int, tasks: Iterator[tuple[int, Sig]], place: _Place) -> None:
         group = index if place.group is None else place.group
         number = -1
-        for number, task in enumerate(tasks):
+        for number, (group_index, task) in enumerate(tasks):
             member = self._add(
                 task,
                 replace(
@@ -311,7 +311,7 @@ class _Planner:
                     position=number,
                     depth=place.depth + 1,
                     group=group,
-                    group_index=number,
+                    group_index=group_index,
                     frozen=True,
                 ),
             )

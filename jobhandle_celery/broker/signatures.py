@@ -203,26 +203,31 @@ def _cut_body(chord: Sig) -> list[Sig]:
     return [{**chord, "kwargs": {**chord["kwargs"], "body": first}}, *tasks[1:]]
 
 
-def flattened(tasks: Sequence[Any], *, frozen: bool) -> Iterator[Sig]:
-    """Yield the members of a group; a group in it counts as its own members, an empty chain as nothing.
+def flattened(tasks: Sequence[Any], *, frozen: bool) -> Iterator[tuple[int, Sig]]:
+    """Yield the members of a group, each with its group index.
+
+    A group in it counts as its own members, an empty chain as nothing.
 
     Args:
         frozen: Celery freezes a group that it does not apply at once (a step of a chain, the header or body
             of a chord). That reverses the order of the members of a nested group, and of their results.
     """
-    waiting = deque(tasks)
-    seen = 0
+    waiting = deque(enumerate(tasks))
+    seen = found = 0
     while waiting:
         seen += 1
         if seen > 2 * MOST_MEMBERS:
             raise too_large()
-        task = grouped(checked(waiting.popleft()))
+        place, task = waiting.popleft()
+        task = grouped(checked(task))
         kind = kind_of(task)
         if kind == GROUP:
-            inner = tasks_of(task)
-            waiting.extendleft(inner if frozen else reversed(inner))
+            inner = enumerate(tasks_of(task))
+            waiting.extendleft(inner if frozen else reversed(list(inner)))
         elif kind != CHAIN or tasks_of(task):
-            yield task
+            # One that is not frozen counts within the group that it is written in.
+            yield found if frozen else place, task
+            found += 1
 
 
 def grouped(signature: Sig) -> Sig:
