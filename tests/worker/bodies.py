@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from jobhandle_celery import current_job
+from jobhandle_celery.runtime import runtime_of
 from tests.apps import append_line
 from tests.worker import failing, retrying
 from tests.worker.base_app import app, task
@@ -192,6 +193,34 @@ def taking(self: Any, *args: Any) -> dict[str, Any]:
         name: getattr(self.request, name) for name in ("group", "root_id", "parent_id", "chord", "chain")
     }
     return {"args": args, **canvas}
+
+
+@task()
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@task(bind=True)
+def add_after_retry(self: Any, x: int, y: int) -> int:
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    return x + y
+
+
+@task()
+def results_of_needs(*args: Any) -> list[Any]:
+    job = current_job()
+    assert job is not None
+    return [record.result for record in job.needs()]
+
+
+@task()
+def killed_before_settle(path: str) -> str:
+    """Return, and have the process killed between the commit of the end and what follows from it."""
+    settling: Any = runtime_of(app).store.settling
+    settling.settle = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    append_line(path, "begun")
+    return "returned"
 
 
 @task()
