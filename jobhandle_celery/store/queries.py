@@ -16,7 +16,7 @@ from .retrying import retry_on_disconnect, untraced
 from .snapshots import Node, count_members, in_tree_order, to_jobs
 from .statements import param, params, status_literal
 from .transitions import mine, select_one, selected
-from .tree_results import results_of
+from .tree_results import results_needed
 
 
 class Queries:
@@ -106,9 +106,7 @@ class Queries:
             ResultsTooLarge: they have more than `limit` characters.
         """
         with self._database.autocommit() as db:
-            ids = db.execute(_needs_as_arguments(), params(id=job_id)).scalars().all()
-            found = results_of(db, ids, limit)
-            return {needed: found.get(needed) for needed in ids}
+            return results_needed(db, job_id, limit)
 
     @retry_on_disconnect
     def events(self, job_id: int, username: str | None = None) -> list[Event]:
@@ -145,13 +143,6 @@ def _needs() -> Any:
     in_order = (job_need.c.position.is_(None), job_need.c.position, job_need.c.needs_id)
     needing = job_need.c.job_id == param(job.c.id)
     return select(job).join(job_need, job_need.c.needs_id == job.c.id).where(needing).order_by(*in_order)
-
-
-@cache
-def _needs_as_arguments() -> Any:
-    of_job = job_need.c.job_id == param(job.c.id)
-    has_place = job_need.c.position.is_not(None)
-    return select(job_need.c.needs_id).where(of_job, has_place).order_by(job_need.c.position)
 
 
 _NOT_FINAL = job.c.status_id.not_in([status_literal(status) for status in sorted(FINAL)])

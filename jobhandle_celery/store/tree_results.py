@@ -4,14 +4,15 @@ A result is as Celery's own canvas returns it: of a chain that of its last child
 which is its last child, of a group the list of its children's. Callbacks have no position and do not count.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, select
+from sqlalchemy import BigInteger, BindParameter, ColumnElement, Row, and_, bindparam, case, func, select
 
-from ..schema import job
+from ..schema import job, job_need
 from .executors import MOST_PARAMETERS, Executor
-from .statements import Guard
+from .statements import param, params
 
 NULL = "null"
 """The JSON of a result that there is not: the task has not Finished, or its row is gone."""
@@ -25,27 +26,28 @@ class ResultsTooLarge(Exception):
         self.size = size
 
 
-def results_of(db: Executor, ids: Iterable[int], limit: int | None = None) -> dict[int, str]:
+def results_of(db: Executor, ids: Iterable[int]) -> dict[int, str]:
     """Return the JSON of the results of tasks and nodes, by id; an id without a row is left out.
 
     One statement for each level of the trees, and each `MOST_PARAMETERS` ids. The rows of one statement are
     of one moment, those of several are not: the caller makes sure that the jobs are final and stay.
+    """
+    reader = _Reader(db, None)
+    return reader.complete(reader.read(_by_ids, list(set(ids))))
+
+
+def results_needed(db: Executor, job_id: int, limit: int) -> dict[int, str | None]:
+    """Return the JSON of the results that go before a job's arguments, in their order, by the jobs' ids.
+
+    None: the row is gone. For results of tasks it is one statement: a chain's steps pay it each.
 
     Raises:
         ResultsTooLarge: they have more than `limit` characters; no more of them were read.
     """
     reader = _Reader(db, limit)
-    levels = [reader.rows(list(set(ids)))]
-    while nodes := [row for row in levels[-1] if row.kind is not None]:
-        levels.append(reader.children(nodes))
-    texts: dict[int, str] = {}
-    below: dict[int, list[str]] = {}
-    for level in reversed(levels):
-        texts = {row.id: _text(row, below.get(row.id, [])) for row in level}
-        below = {}
-        for row in level:
-            below.setdefault(row.parent_id, []).append(texts[row.id])
-    return texts
+    rows = reader.execute(_needed_by_job, id=job_id)
+    found = reader.complete([row for row in rows if row.id is not None])
+    return {row.needs_id: found.get(row.needs_id) for row in rows}
 
 
 def _text(row: Row[Any], children: Sequence[str]) -> str:
@@ -66,46 +68,38 @@ class _Reader:
         self._limit = limit
         self._size = 0
 
-    def rows(self, ids: Sequence[int]) -> list[Row[Any]]:
+    def complete(self, rows: Sequence[Row[Any]]) -> dict[int, str]:
+        """Return the results of rows, by their ids; those of nodes are read level by level."""
+        levels = [rows]
+        while nodes := [row for row in levels[-1] if row.kind is not None]:
+            groups = [row.id for row in nodes if row.kind == "group"]
+            sequences = [row.id for row in nodes if row.kind != "group"]
+            levels.append([*self.read(_of_groups, groups), *self.read(_of_sequences, sequences)])
+        texts: dict[int, str] = {}
+        below: dict[int, list[str]] = {}
+        for level in reversed(levels):
+            texts = {row.id: _text(row, below.get(row.id, [])) for row in level}
+            below = {}
+            for row in level:
+                below.setdefault(row.parent_id, []).append(texts[row.id])
+        return texts
+
+    def read(self, statement: Callable[..., Any], ids: Sequence[int]) -> list[Row[Any]]:
+        """Return the rows of a statement with the parameter `ids`, in parts."""
         rows: list[Row[Any]] = []
-        for part in _parts(ids):
-            rows += self._read(job.c.id.in_(part), job.c.id)
+        for start in range(0, len(ids), MOST_PARAMETERS):
+            rows += self.execute(statement, ids=ids[start : start + MOST_PARAMETERS])
         return rows
 
-    def children(self, nodes: Sequence[Row[Any]]) -> list[Row[Any]]:
-        """Return the children that make up the results of nodes, those of a node by their positions."""
-        rows: list[Row[Any]] = []
-        groups = [row.id for row in nodes if row.kind == "group"]
-        for part in _parts(groups):
-            counting = and_(job.c.parent_id.in_(part), job.c.position.is_not(None))
-            rows += self._read(counting, job.c.parent_id, job.c.position)
-        sequences = [row.id for row in nodes if row.kind != "group"]
-        for part in _parts(sequences):
-            whose = job.c.parent_id.in_(part)
-            last = (
-                select(job.c.parent_id, func.max(job.c.position).label("position"))
-                .where(whose)
-                .group_by(job.c.parent_id)
-                .subquery()
-            )
-            is_last = and_(job.c.parent_id == last.c.parent_id, job.c.position == last.c.position)
-            # `whose` again: by the estimated number of children, PostgreSQL might read the whole table.
-            rows += self._read(whose, job.c.parent_id, join=(last, is_last))
-        return rows
+    def execute(self, statement: Callable[..., Any], **values: Any) -> Sequence[Row[Any]]:
+        """Return the rows of a statement.
 
-    def _read(self, which: Guard, *in_order: ColumnElement[Any], join: Any = ()) -> Sequence[Row[Any]]:
-        # A node's own result is no column of the statement: it has none.
-        result: Any = case((job.c.kind.is_(None), job.c.result))
-        columns: list[Any] = [job.c.id, job.c.kind, job.c.parent_id]
-        if self._limit is not None:
-            size = func.coalesce(func.length(result), 0)
-            columns.append(size.label("size"))
-            # The database sends no more of them than the limit, whatever there is.
-            result = case((func.sum(size).over(order_by=in_order) <= self._limit, result))
-        statement = select(*columns, result.label("result"))
-        if join:
-            statement = statement.join(*join)
-        rows: Sequence[Row[Any]] = self._db.execute(statement.where(which).order_by(*in_order)).all()
+        Raises:
+            ResultsTooLarge: all results so far are longer than the limit.
+        """
+        is_limited = self._limit is not None
+        parameters = params(**values, limit=self._limit) if is_limited else params(**values)
+        rows: Sequence[Row[Any]] = self._db.execute(statement(is_limited=is_limited), parameters).all()
         if self._limit is not None:
             self._size += sum(row.size for row in rows)
             if self._size > self._limit:
@@ -113,5 +107,58 @@ class _Reader:
         return rows
 
 
-def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + MOST_PARAMETERS] for start in range(0, len(ids), MOST_PARAMETERS))
+# The statements, each with a limit or without one.
+
+_IDS: BindParameter[Any] = bindparam("param_ids", expanding=True)
+_RESULT = case((job.c.kind.is_(None), job.c.result))
+"""A node has none of its own; it is no column of the statements."""
+
+
+def _columns(*in_order: ColumnElement[Any], is_limited: bool) -> list[Any]:
+    columns = [job.c.id, job.c.kind, job.c.parent_id]
+    if not is_limited:
+        return [*columns, _RESULT.label("result")]
+    size = func.coalesce(func.length(_RESULT), 0)
+    # The database sends no more than the limit, whatever there is.
+    fits = func.sum(size).over(order_by=in_order) <= bindparam("param_limit", type_=BigInteger)
+    return [*columns, size.label("size"), case((fits, _RESULT)).label("result")]
+
+
+@cache
+def _by_ids(*, is_limited: bool) -> Any:
+    return select(*_columns(job.c.id, is_limited=is_limited)).where(job.c.id.in_(_IDS)).order_by(job.c.id)
+
+
+@cache
+def _needed_by_job(*, is_limited: bool) -> Any:
+    position = job_need.c.position
+    return (
+        select(job_need.c.needs_id, *_columns(position, is_limited=is_limited))
+        .select_from(job_need)
+        .outerjoin(job, job.c.id == job_need.c.needs_id)
+        .where(job_need.c.job_id == param(job.c.id), position.is_not(None))
+        .order_by(position)
+    )
+
+
+@cache
+def _of_groups(*, is_limited: bool) -> Any:
+    """Return a select of the children of groups, those of a group by their positions."""
+    in_order = job.c.parent_id, job.c.position
+    counting = and_(job.c.parent_id.in_(_IDS), job.c.position.is_not(None))
+    return select(*_columns(*in_order, is_limited=is_limited)).where(counting).order_by(*in_order)
+
+
+@cache
+def _of_sequences(*, is_limited: bool) -> Any:
+    """Return a select of the last child of each chain, and of the body of each chord."""
+    whose = job.c.parent_id.in_(_IDS)
+    last = (
+        select(job.c.parent_id, func.max(job.c.position).label("position"))
+        .where(whose)
+        .group_by(job.c.parent_id)
+        .subquery()
+    )
+    is_last = and_(job.c.parent_id == last.c.parent_id, job.c.position == last.c.position)
+    # `whose` again: by the estimated number of children, PostgreSQL might read the whole table.
+    return select(*_columns(job.c.parent_id, is_limited=is_limited)).join(last, is_last).where(whose)

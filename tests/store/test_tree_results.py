@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy import insert as insert_row
 
+from jobhandle_celery.schema import job_need
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store.executors import MOST_PARAMETERS
-from jobhandle_celery.store.tree_results import ResultsTooLarge, results_of
+from jobhandle_celery.store.tree_results import ResultsTooLarge, results_needed, results_of
 from tests.store.harness import Bench
 from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
 
@@ -117,15 +119,18 @@ def test_database_sends_no_more_results_than_the_limit(bench: Bench) -> None:
     """A worker's memory does not depend on how much the members of a chord return."""
     node = group(*(leaf("x" * 98) for _ in range(10)))
     insert(bench, node)
+    job_id = bench.submit(held=True)
+    with bench.database.transaction() as db:
+        db.connection.execute(insert_row(job_need).values(job_id=job_id, needs_id=node.id, position=0))
     with bench.database.autocommit() as db:
         rows: list[Any] = []
         execute = db.execute
 
         def noting(statement: Any, parameters: Any = None) -> Any:
-            rows.extend(found := execute(statement).all())
+            rows.extend(found := execute(statement, parameters).all())
             return SimpleNamespace(all=lambda: found)
 
         db.execute = noting  # type: ignore[method-assign]  # this one's
         with pytest.raises(ResultsTooLarge, match="at least 1,000 bytes"):
-            results_of(db, [node.id], 350)
+            results_needed(db, job_id, 350)
     assert [row.result is None for row in rows] == [True] + 3 * [False] + 7 * [True]
