@@ -5,6 +5,7 @@ import pytest
 from jobhandle_celery import JobStatus
 from jobhandle_celery.store import LostJob, Worker
 from tests.store.harness import TASK, Bench
+from tests.store.racing import in_the_middle
 
 ROUNDS = 10
 
@@ -100,3 +101,17 @@ def test_note_does_not_hinder_claim_cancel_or_resubmit(bench: Bench) -> None:
     assert bench.store.runs.finish(run, "null")
     note_received(bench, job_id, 1)
     assert bench.status(job_id) is JobStatus.FINISHED
+
+
+def test_children_lost_at_once_are_both_counted(own_server_bench: Bench) -> None:
+    """The second loss comes when the first has read the count."""
+    bench = own_server_bench
+    job_id = bench.submit()
+    message = bench.message(job_id)
+    key = (job_id, message.task_id, message.attempt)
+
+    def lose() -> list[LostJob]:
+        return bench.store.recovery.lose_unstarted(key, worker(1))
+
+    assert in_the_middle(bench, 2, lose, lose) == [[], []]
+    assert bench.row(job_id)["lost_count"] == 2
