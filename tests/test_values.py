@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from celery import chain
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -171,6 +172,17 @@ def test_options_of_a_signature_are_the_jobs(app: Any) -> None:
     for now in ({"countdown": 0}, {"countdown": -5}, {"eta": datetime(2001, 1, 1, tzinfo=UTC)}, {}):
         handle.submit(add.si(1, 2).set(**now))
         assert handle.job_status() is JobStatus.QUEUED
+
+
+def test_signature_in_a_canvas_has_attempts_and_a_key(app: Any) -> None:
+    add = app.tasks["tests.add"]
+    handle = app.jobs.handle()
+    handle.submit(chain(add.s(1, 2).set(max_attempts=3, unique_key="k"), add.s(3)))
+    first, second = handle.members()
+    assert (first.max_attempts, first.unique_key) == (3, "k")
+    assert (second.max_attempts, second.unique_key) == (1, None)
+    with pytest.raises(jobhandle_celery.ValidationError, match="max_attempts"):
+        handle.submit(add.s(1, 2).set(max_attempts=0))
 
 
 # Objects of callers.

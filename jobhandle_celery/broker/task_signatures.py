@@ -11,12 +11,15 @@ from ..errors import ApiUsageError, shown
 from ..models import Job
 from . import publish_options
 from .dry_run import has_signal_handlers
-from .publish_options import ROUTE, parse_moment
+from .publish_options import OF_JOB, ROUTE, parse_moment
 from .routing import Routing, custom_headers
 from .signatures import ROUTE_NAME
 
 _MAPS = ("celery.map", "celery.starmap")
 """Tasks of Celery that apply another one to each element of an iterable, which may be lazy."""
+
+_COPIED = ("queue", "priority", "time_limit", "soft_time_limit", "sensitive", "headers", *OF_JOB)
+"""Options that are fields of a `Job` of the same name."""
 
 
 def as_job(given: object) -> tuple[Job, dict[str, Any]]:
@@ -59,11 +62,7 @@ def task_job(signature: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
         scheduled_for=parse_moment("countdown", further.pop("countdown", None))
         or parse_moment("eta", further.pop("eta", None)),
         expires=parse_moment("expires", further.pop("expires", None)),
-        **{
-            name: further.pop(name)
-            for name in ("queue", "priority", "time_limit", "soft_time_limit", "sensitive", "headers")
-            if name in further
-        },
+        **{name: further.pop(name) for name in _COPIED if name in further},
     )
     further.pop("eta", None)
     if ROUTE_NAME in signature:
