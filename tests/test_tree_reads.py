@@ -16,6 +16,7 @@ from jobhandle_celery import (
     ValidationError,
 )
 from jobhandle_celery.schema import clock, job_event
+from jobhandle_celery.store import snapshots, tree_results
 from tests.stage import ADD, Stage
 from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
 
@@ -61,6 +62,22 @@ def test_unreadable_result_of_a_member_is_named(stage: Stage) -> None:
     assert type(handle.get_job().result).__name__ == "Unreadable"
     with pytest.raises(JobHandleError, match="cannot be read"):
         handle.result()
+
+
+def test_node_that_is_pruned_during_a_read_is_unknown(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its members go with it: a result that is read then may lack some of them."""
+    handle = stage.jobs.attach(insert(stage, group(leaf(1))))
+    read = tree_results.results_of
+
+    def prune_first(*given: Any) -> dict[int, str]:
+        with stage.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM jobhandle_job WHERE parent_id IS NOT NULL")
+            connection.exec_driver_sql("DELETE FROM jobhandle_job")
+        return read(*given)
+
+    monkeypatch.setattr(snapshots, "results_of", prune_first)
+    with pytest.raises(UnknownJobError):
+        handle.get_job()
 
 
 def test_progress_counts_the_tasks_below_a_node(stage: Stage) -> None:

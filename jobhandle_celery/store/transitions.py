@@ -96,7 +96,7 @@ def selected(selection: Selection) -> Guard:
     if selection.ids is not None:
         conditions.append(job.c.id.in_(selection.ids))
     if selection.root is not None:
-        conditions += [job.c.root_id == selection.root, job.c.id != selection.root]
+        conditions.append(job.c.root_id == selection.root)
     if not selection.members:
         conditions.append(job.c.parent_id.is_(None))
     if not selection.blocked:

@@ -167,7 +167,9 @@ def test_resubmit_and_release_by_filters_leave_members_to_their_roots(
 
 def test_nodes_are_not_counted_as_tasks(stage: Stage) -> None:
     root = half_run(stage)
-    for node in root:
+    submitted = group(group(status=JobStatus.FINISHED), status=JobStatus.SUBMITTED)
+    insert(stage, submitted)
+    for node in (*root, *submitted):
         _add_event(stage, node)
     document = run_command(stage.app, "stats", "--json").document
     assert (document["unfinished"], [task["task"] for task in document["tasks"]]) == (2, [TASK])
@@ -193,7 +195,8 @@ def _add_event(stage: Stage, node: Node) -> None:
 def test_doctor_finds_nothing_in_trees_that_go_on(stage: Stage) -> None:
     half_run(stage)
     insert(stage, group(leaf(1), leaf(2)))
-    insert(stage, group(leaf(status=JobStatus.CANCELLED, columns={"unsettled": True}), status=RUNNING))
+    to_settle = {"unsettled": True, "due_at": schema.clock(5)}
+    insert(stage, group(leaf(status=JobStatus.CANCELLED, columns=to_settle), status=RUNNING))
     long_ago = stage.store.stats.now() - timedelta(days=2)
     update_column(stage, schema.job.c.started, long_ago, schema.job.c.kind.is_not(None))
     update_column(stage, schema.job.c.cancel_requested, long_ago, schema.job.c.kind.is_not(None))
@@ -211,12 +214,20 @@ def test_doctor_names_trees_that_cannot_go_on(stage: Stage) -> None:
     need(stage, stranded, first)
     need(stage, gone, 2**40)
     not_ended = insert(stage, group(leaf(1), leaf(status=ERROR), status=RUNNING))
-    reported = dict(stuck_jobs(stage))
+    found = list(stuck_jobs(stage))
+    reported = dict(found)
     assert reported[unsettled.id].startswith("BAD 1 jobs: ended, and what depends on them not settled")
     assert reported[stranded.id].startswith("BAD 2 jobs: waiting for jobs that have all ended or are gone")
     assert f"job {gone.id} (Waiting): waits for job {2**40} (gone)" in reported[stranded.id]
     assert reported[not_ended.id].startswith("BAD 1 jobs: chains, groups or chords that have not ended")
-    assert len(reported) == 3
+    assert len(found) == 3
+
+
+def test_blocked_empty_group_is_reported_once(stage: Stage) -> None:
+    empty = insert(stage, group(status=WAITING, columns=BLOCKED))
+    need(stage, empty, insert(stage, leaf(1)))
+    (reported,) = stuck_jobs(stage)
+    assert (reported[0], "waiting for jobs" in reported[1]) == (empty.id, True)
 
 
 @pytest.mark.parametrize("status", [QUEUED, RUNNING])
