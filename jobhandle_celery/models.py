@@ -136,10 +136,13 @@ class JobRecord(Job):
 
     A record can be submitted again as it is: a new job with the same task, arguments and options. A held
     record makes a held job. The new job does not take over any other status, `expires` (the task's default
-    applies), the message of a job in Error or Cancelled, or the fields that only a record has.
+    applies), the message of a job in Error or Cancelled, or the fields that only a record has. A member's
+    record makes a job outside of the tree, with the member's own arguments and without its needs.
     """
 
     status: JobStatus = field()
+    after: Sequence[int] = ()
+    """What it needs, first those whose results are its arguments; see `JobHandle.needs`."""
     scheduled_for: datetime | None = None
     """In UTC, as are all times of a record."""
     expires: datetime | None = None
@@ -225,4 +228,6 @@ def request_from(record: JobRecord) -> Job:
     given["expires"] = None
     if record.status in (JobStatus.ERROR, JobStatus.CANCELLED):
         given["message"] = ""
+    if record.parent_id is not None:
+        given |= {"after": (), "when": Job.when}
     return Job(**given)

@@ -1,8 +1,10 @@
 """What handles and lists say of trees: results, progress, members, events and filters."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from celery import chain as chain_of
 
 from jobhandle_celery import (
     ApiUsageError,
@@ -199,6 +201,30 @@ def test_events_of_an_ended_node_and_of_a_task_are_stored_ones(stage: Stage) -> 
     for node in root:
         (event,) = stage.jobs.attach(node.id).events()
         assert not event.computed
+
+
+def test_record_has_the_needs_of_its_job(stage: Stage) -> None:
+    first, second = stage.jobs.submit_many([ADD, ADD])
+    (waiting,) = stage.jobs.submit_many([replace(ADD, after=[second, first], when="ended")])
+    alone = stage.jobs.attach(first).get_job()
+    record = stage.jobs.attach(waiting).get_job()
+    assert ((alone.after, alone.when), (record.after, record.when)) == (
+        ((), "finished"),
+        ((first, second), "ended"),
+    )
+    assert [job.after for job in stage.jobs.find(ids=[waiting, first])] == [(first, second), ()]
+    again = stage.jobs.attach(stage.jobs.submit(record)).get_job()
+    assert (again.after, again.when, again.blocked) == ((first, second), "ended", True)
+
+
+def test_record_of_a_member_makes_a_job_without_its_needs(stage: Stage) -> None:
+    root = stage.jobs.submit(
+        chain_of(stage.app.tasks["tests.add"].s(1, 2), stage.app.tasks["tests.add"].s(3))
+    )
+    first, second = stage.jobs.attach(root).members()
+    assert (second.after, second.blocked) == ((first.id,), True)
+    again = stage.jobs.attach(stage.jobs.submit(second)).get_job()
+    assert (again.after, again.blocked, again.parent_id, again.args) == ((), False, None, [3])
 
 
 def test_record_of_a_node_is_not_submitted_again(stage: Stage) -> None:

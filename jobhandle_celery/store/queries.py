@@ -33,15 +33,15 @@ class Queries:
         that a prune deletes it as a whole: if its root is there after the read, its members were.
         """
         row = self._row(job, job_id, username)
-        if row is None or row.kind is None:
+        if row is None or (row.kind is None and row.needs_when is None):
             return None if row is None else to_job(row)
         with self._database.autocommit() as db:
-            (node,) = to_jobs(db, [row], of_ended=True, with_results=True)
-        return node if self._row(job.c.id, job_id, username) is not None else None
+            (found,) = to_jobs(db, [row], of_ended=True, with_results=True)
+        return found if self._row(job.c.id, job_id, username) is not None else None
 
     @retry_on_disconnect
     def stored_job(self, job_id: int, username: str | None = None) -> JobRecord | None:
-        """Return the same without a node's progress and result: its row alone."""
+        """Return what its row says: without needs, and without a node's progress and result."""
         row = self._row(job, job_id, username)
         return None if row is None else to_job(row)
 

@@ -323,6 +323,7 @@ def to_job(row: Row[Any]) -> JobRecord:
         result=read_column(row, "result", serialization.decode),
         error=read_column(row, "error", _failure, (Failure, NoneType), _unreadable_failure),
         progress=to_progress(row),
+        when=row.needs_when or JobRecord.when,
     )
 
 

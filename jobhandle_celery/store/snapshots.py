@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Row, case, func, select
 
 from .. import serialization
 from ..models import JobRecord, Progress, Unreadable
-from ..schema import job
+from ..schema import job, job_need
 from ..status import JobStatus
 from .executors import MOST_PARAMETERS, Executor
 from .records import to_job, to_progress
@@ -67,6 +68,9 @@ def to_jobs(
         with_results: Read the results of nodes that have Finished.
     """
     jobs = [to_job(row) for row in rows]
+    if needing := [row.id for row in rows if row.needs_when is not None]:
+        needs = _needs_of(db, needing)
+        jobs = [replace(job, after=needs[job.id]) if job.id in needs else job for job in jobs]
     nodes = [row for row in rows if row.kind is not None]
     if nodes:
         counted = [row for row in nodes if of_ended or not row.status_id.final]
@@ -77,6 +81,18 @@ def to_jobs(
         results = results_of(db, finished) if finished else {}
         jobs = [replace(job, result=_decoded(results[job.id])) if job.id in results else job for job in jobs]
     return jobs
+
+
+def _needs_of(db: Executor, job_ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Return what each of these jobs needs, first those whose results are its arguments."""
+    needs: dict[int, tuple[int, ...]] = {}
+    in_order = (job_need.c.job_id, job_need.c.position.is_(None), job_need.c.position, job_need.c.needs_id)
+    for part in _parts(job_ids):
+        statement = select(job_need.c.job_id, job_need.c.needs_id).where(job_need.c.job_id.in_(part))
+        rows = db.execute(statement.order_by(*in_order))
+        for job_id, some in groupby(rows, key=lambda row: row.job_id):
+            needs[job_id] = tuple(row.needs_id for row in some)
+    return needs
 
 
 def _decoded(result: str) -> Any:
