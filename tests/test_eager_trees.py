@@ -1,4 +1,4 @@
-"""Canvases with `task_always_eager`: members run where the canvas is submitted, in the order of their needs."""
+"""Canvases with `task_always_eager`: members run where the canvas is submitted, in the order of needs."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
