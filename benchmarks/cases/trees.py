@@ -14,7 +14,7 @@ from ..result import Goal, Result, Series
 from ..stage import Stage
 
 METHOD = """The same canvas of no-op tasks with immutable signatures, submitted to an idle worker with two
-processes: a chord, from the call to the end of its body; a chain, from the begin of its first body to the end of
+processes: a chord, from the call to the end of its body; a chain, from the end of its first body to that of
 its last, for each step, against one job submitted after the other has ended. A group is submitted without a
 worker, by one call, and then cancelled. Celery's chord and chain use results in Redis; its group has none."""
 
@@ -35,6 +35,7 @@ def run(stage: Stage) -> Result:
         ready = {name: peer for name, peer in peers.items() if isinstance(peer, CeleryPeer)}
         groups = stage.contest({name: _group(peer, large) for name, peer in ready.items()}, 6, quick_rounds=1)
         ours = peers[Ours.name]
+        assert isinstance(ours, Ours)
         many = stage.amount(100_000, 2_000)
         cancels = stage.contest({Ours.name: _cancel(ours, many)}, 3, quick_rounds=1, warm_up=False)
     result.goals = [
