@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .durable.results import JobResult
     from .errors import (
         ApiUsageError,
         ConfigurationError,
@@ -47,6 +48,7 @@ __all__ = [
     "JobHandle",
     "JobHandleError",
     "JobRecord",
+    "JobResult",
     "JobStatus",
     "Jobs",
     "NotAttachedError",
@@ -65,6 +67,7 @@ _HOMES = {
     "Job": "models",
     "JobRecord": "models",
     "JobHandle": "handle",
+    "JobResult": "durable.results",
     "JobStatus": "status",
     "Jobs": "jobs",
     "Progress": "models",

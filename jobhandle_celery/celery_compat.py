@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -115,9 +115,39 @@ def publish_unconfirmed(channel: Any, *args: Any, **kwargs: Any) -> None:
 
 def is_published_by_celery(app: Celery, task: Any) -> bool:
     """Return True if a task is published by Celery's own code, neither overridden nor patched."""
-    return _module_of(app.send_task) == "celery.app.base" and (
+    return _module_of(plain_send_task(app)) == "celery.app.base" and (
         task is None or _module_of(task.apply_async) == "celery.app.task"
     )
+
+
+def is_eager_publish(options: Mapping[str, Any]) -> bool:
+    """Return True if options are those with which ``apply_async`` calls `apply` with `task_always_eager`.
+
+    It passes all of these in each call; a caller of `apply` has no reason to.
+    """
+    return options.keys() >= {"task_id", "link", "link_error", "ignore_result"}
+
+
+def wrap_send_task(app: Celery, wrap: Callable[[Celery], Callable[..., Any]]) -> None:
+    """Set `send_task` of an app, which every ``apply_async`` calls, on the instance alone.
+
+    The class stays as it is: tools patch it, before or later, and other apps share it.
+    """
+    own = wrap(app)
+    own.__dict__[_PLAIN_SEND_TASK] = vars(app).get("send_task")
+    app.send_task = own  # type: ignore[method-assign]  # that is what it does
+
+
+def plain_send_task(app: Celery) -> Callable[..., Any]:
+    """Return an app's `send_task` without the wrapper of `wrap_send_task`, patched or overridden or not."""
+    own = vars(app).get("send_task")
+    if hasattr(own, _PLAIN_SEND_TASK):
+        own = getattr(own, _PLAIN_SEND_TASK)
+    plain: Callable[..., Any] = type(app).send_task.__get__(app) if own is None else own
+    return plain
+
+
+_PLAIN_SEND_TASK = "jobhandle_plain"
 
 
 def task_sender(amqp: Any, layer: Callable[..., Any]) -> Callable[..., None]:

@@ -1,6 +1,7 @@
 """`Jobs`: the object that a service creates, and the only wiring."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -8,6 +9,8 @@ from celery import Celery
 from sqlalchemy import URL, Engine
 
 from . import migrations, validation
+from .durable import publishing
+from .durable.scope import Scope
 from .errors import ApiUsageError, ConfigurationError, ValidationError, shown
 from .handle import JobHandle
 from .models import Event, Job, JobRecord
@@ -30,6 +33,14 @@ class _AllUsers:
     def __repr__(self) -> str:
         return "<all users>"
 
+
+class _Inherited:
+    def __repr__(self) -> str:
+        return "<of the outer block>"
+
+
+INHERITED: Any = _Inherited()
+"""The default of `Jobs.submitting`: what the block around it says."""
 
 ALL_USERS: Any = _AllUsers()
 """The default of a username: the service itself, which sees all users' jobs."""
@@ -69,6 +80,7 @@ class Jobs:
         self._make_engine = None if database is None else engine_maker(database)
         self._runtime = Runtime(app, self._database)
         app.jobs = self  # type: ignore[attr-defined]  # its documented place
+        self._durable = publishing.install(app)
         instrumentation.instrument_app(app)
         bootstep.install(app)
         message_guard.install(app)
@@ -124,6 +136,36 @@ class Jobs:
         if isinstance(jobs, (Job, Mapping)) or not isinstance(jobs, Iterable):
             raise ApiUsageError("submit_many takes several jobs, in a list or the like; submit takes one")
         return self._submit(list(jobs), username, groupname, session)
+
+    @contextmanager
+    def submitting(
+        self,
+        *,
+        username: str = INHERITED,
+        groupname: str | None = INHERITED,
+        session: "Session | scoped_session[Any] | None" = INHERITED,
+    ) -> Iterator[None]:
+        """Say for whom, and in whose transaction, Celery's calls of durable tasks submit jobs in this block.
+
+        It holds in this thread and coroutine alone. What an inner block leaves out is that of the outer one.
+
+        Args:
+            username: The user of the jobs. Left out of all blocks: the service's own jobs; None is refused.
+            groupname: The group of the jobs.
+            session: The rows join its transaction, and messages are published after its commit; None: each
+                call has a transaction of its own.
+
+        Raises:
+            ValidationError: a name is invalid.
+        """
+        outer = self._durable.scope.current
+        scope = Scope(
+            outer.username if username is INHERITED else _user(username),
+            outer.groupname if groupname is INHERITED else validation.name("groupname", groupname),
+            outer.session if session is INHERITED else session,
+        )
+        with self._durable.scope.entered(scope):
+            yield
 
     def find(
         self,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celery import Celery
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
@@ -84,6 +84,8 @@ class Runtime:
         """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
         self.started_nodes: set[int] = set()
         """Nodes that this process has noted as Running, see `worker.nodes`."""
+        self.result_backend: Any = None
+        """The `JobBackend` of results, made at the first use, see `durable.backend`."""
         setattr(app, _ATTRIBUTE, self)
 
     @cached_property
@@ -116,7 +118,7 @@ class Runtime:
     @cached_property
     def settler(self) -> Settler:
         """Settles the jobs that end in this process."""
-        return self._first("settler", Settler(self.store, self.submitter.send_reserved))
+        return self._first("settler", Settler(self.store, self.submitter.send_after_commit))
 
     def _settle(self, job_ids: Sequence[int]) -> None:
         self.settler.settle(job_ids)  # made at the first use

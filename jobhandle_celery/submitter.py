@@ -17,10 +17,11 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import serialization, validation
 from .background import BackgroundQueue
-from .broker.canvas import Member, Plan, is_tree, located, plan
+from .broker.canvas import Member, Plan, is_tree, located, plan, plan_with_callbacks
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
+from .broker.sent_tasks import SentTask
 from .broker.task_signatures import as_job
 from .broker.tree_ids import TreeIds
 from .errors import DatabaseUnavailableError, ValidationError
@@ -112,6 +113,38 @@ class Submitter:
         )
         return submitted
 
+    def submit_sent(
+        self,
+        sent: SentTask,
+        username: str | None,
+        groupname: str | None,
+        session: "Session | scoped_session[Any] | None",
+    ) -> tuple[str, int]:
+        """Insert the job of one call of Celery's publishing, as `submit`; return its task id and its id.
+
+        Those of an unfinished job with its unique key, if there is one.
+
+        Raises:
+            ApiUsageError: nothing was written.
+        """
+        task_id = sent.task_id or str(uuid.uuid4())
+        member = Member(sent.job, sent.options, task_id=task_id, task_id_given=sent.task_id is not None)
+        planned = plan_with_callbacks(member, sent.callbacks)
+        if sent.callbacks:
+            (submitted,) = self._submit_trees(planned, username, groupname, session, None)
+        else:
+            (row,) = (member.job for member in self._new_members(planned.members, username, groupname))
+            if session is not None:
+                send = self.send_after_commit
+                (submitted,) = self._store.inserter.submit_in_session(session, [row], send)
+            else:
+                (submitted,) = self._store.inserter.submit([row])
+                if submitted.fresh and submitted.status is JobStatus.SUBMITTED:
+                    self._publish_fresh([row.pending_message(submitted.job_id)])
+        if not submitted.fresh and (found := self._store.queries.stored_job(submitted.job_id)) is not None:
+            task_id = found.task_id
+        return task_id, submitted.job_id
+
     def _submit_trees(
         self,
         planned: Plan,
@@ -167,20 +200,10 @@ class Submitter:
         else:
             self._send_committed(job_ids)
 
-    def send_reserved(self, messages: Sequence[PendingMessage]) -> None:
-        """Publish the messages of rows that a settle has reserved."""
-        if self._in_event_loop:
-            self._publish_queue.later([message.job_id for message in messages])
-        else:
-            self._without_raising(lambda: self._send(messages), [message.job_id for message in messages])
-
     def send_after_commit(self, job_ids: Sequence[int]) -> None:
         """Publish as `send`; raise no error of a body that runs eagerly."""
-        self._without_raising(lambda: self.send(job_ids), job_ids)
-
-    def _without_raising(self, send: Callable[[], None], job_ids: Sequence[int]) -> None:
         try:
-            send()
+            self.send(job_ids)
         except SoftTimeLimitExceeded:
             raise
         except Exception:
@@ -232,6 +255,8 @@ class Submitter:
                 job = self._new_row(member, ids.tasks[index], ids.headers(index), username, groupname)
             except ValidationError as error:
                 raise located(error, member.where) from None
+            if member.task_id_given:
+                job = replace(job, task_id_given=True)
             new.append(_new_member(job, member))
         return new
 

@@ -14,6 +14,9 @@ from .status import SUBMITTABLE, JobStatus
 NAME_LENGTH = 255
 """Characters of the name of a task, user, group or queue, and of a unique key."""
 
+TASK_ID_LENGTH = 36
+"""Characters of Celery's id of a task, which is a UUID unless the caller gives another one."""
+
 LARGEST_ID = 2**63 - 1
 MOST_IDS = 100_000
 """Ids in one call."""
@@ -82,6 +85,15 @@ def name(field: str, value: object) -> str | None:
 def _name(field: str, value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or value != storable(value):
         raise ValidationError(field, value, f"text of 1 to {NAME_LENGTH} characters, none of them NUL")
+    return value
+
+
+def task_id(value: object) -> str | None:
+    """Check Celery's id of a task; None for None."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= TASK_ID_LENGTH or value != storable(value):
+        raise ValidationError("task_id", value, f"text of 1 to {TASK_ID_LENGTH} characters, none of them NUL")
     return value
 
 

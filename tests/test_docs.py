@@ -44,6 +44,7 @@ def test_statuses_page_has_each_status_once() -> None:
 def test_settings_page_has_each_setting_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `jobhandle_(\w+)` \| (.*?) \|", page("reference/settings.md"), re.MULTILINE))
     assert rows.pop("database_url") == "none"
+    assert rows.pop("durable") == "`False`"  # read when a task is published, apart from the others
     defaults = {field.name: getattr(Settings(), field.name) for field in fields(Settings)}
     assert rows == {
         name: f"{value.total_seconds():g} s"
@@ -146,7 +147,7 @@ def test_architecture_names_each_module() -> None:
     package = ROOT / "jobhandle_celery"
     modules = [
         path.relative_to(package).as_posix()
-        for folder in ("", "store", "broker", "worker")
+        for folder in ("", "store", "broker", "worker", "durable")
         for path in package.joinpath(folder).glob("*.py")
         if path.name != "__init__.py"
     ]

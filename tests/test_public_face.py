@@ -20,6 +20,7 @@ handle(*, username=…, groupname=None) -> JobHandle
 attach(job_id, *, username=…) -> JobHandle
 submit(job, *, username=None, groupname=None, session=None) -> int
 submit_many(jobs, *, username=None, groupname=None, session=None) -> list[int]
+submitting(*, username=…, groupname=…, session=…) -> Iterator[None]
 find(*, {FILTERS}, before=None, limit=100) -> list[JobRecord]
 count_by_status(*, {FILTERS}) -> dict[JobStatus, int]
 cancel_many(*, {FILTERS}, terminate=False) -> int
@@ -73,7 +74,9 @@ def written(name: str, function: Any) -> str:
         for parameter in list(signature.parameters.values())[1:]
     ]
     plain = str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
-    return f"{name}{plain} -> {shown(signature.return_annotation)}".replace("<all users>", "…")
+    return f"{name}{plain} -> {shown(signature.return_annotation)}".replace("<all users>", "…").replace(
+        "<of the outer block>", "…"
+    )
 
 
 def shown(annotation: object) -> str:

@@ -53,6 +53,10 @@ class Member:
     group_index: int | None = None
     where: str = ""
     """Its place in the canvas, for errors; empty outside of one."""
+    task_id: str | None = None
+    """Celery's id of the task; None: a new one."""
+    task_id_given: bool = False
+    """The caller has chosen that id."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Plan:
 def is_tree(given: object) -> bool:
     """Return True if a thing given is more than one job without needs."""
     if isinstance(given, Job):
-        return bool(_after(given))
+        return bool(given.after)
     if isinstance(given, Mapping) and isinstance(given, CallableSignature):
         return bool(signatures.kind_of(given) or signatures.options_of(given).get("link"))
     return False
@@ -97,6 +101,13 @@ def plan(given: Sequence[object]) -> Plan:
     return Plan(planner.members, [roots[number] for number in range(len(given))])
 
 
+def plan_with_callbacks(member: Member, callbacks: Sequence[Sig]) -> Plan:
+    """Return the rows of one task and of its callbacks."""
+    planner = _Planner()
+    root = planner.add_with_callbacks(member, callbacks)
+    return Plan(planner.members, [root])
+
+
 def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> Iterator[int]:
     """Yield the numbers of what is given, those that others wait for before these."""
     done: set[int] = set()
@@ -121,9 +132,7 @@ def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> It
 
 
 def _after(thing: object) -> Sequence[Any]:
-    if not isinstance(thing, Job) or (isinstance(thing, JobRecord) and thing.parent_id is not None):
-        return ()  # a member's record makes a job outside of its tree, see `models.request_from`
-    return validation.after(thing.after)
+    return validation.after(thing.after) if isinstance(thing, Job) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +168,16 @@ class _Planner:
         self.members.append(member)
         return len(self.members) - 1
 
+    def add_with_callbacks(self, member: Member, callbacks: Sequence[Sig]) -> int:
+        index = self.add(member)
+        self._ends[index] = index
+        self._add_callbacks(index, callbacks, _Place(frozen=False))
+        return index
+
     def add_job(self, job: Job, places: Mapping[int, list[int]], roots: Mapping[int, int]) -> int:
         ids: list[int] = []
         needs: list[int] = []
-        for need in _after(job):
+        for need in validation.after(job.after):
             if id(need) in places:
                 needs += [roots[number] for number in places[id(need)]]
             elif isinstance(need, JobRecord):

@@ -22,6 +22,12 @@ from kombu import Queue
 from .. import celery_compat
 from ..errors import ValidationError
 
+CALLED_BY = "jobhandle_called_by"
+"""Key among the options of a call of `Celery.send_task`: the task that made it by its ``apply_async``."""
+
+BY_NAME = "by name"
+"""Takes the place of that task if there is none."""
+
 
 @dataclass(frozen=True)
 class UnsentMessage:
@@ -79,8 +85,15 @@ class DryRun:
                 message, several, or one with another task id.
         """
         recorder = _Recorder(self._app, name, self._send, self._results)
+        called_by = options.get(CALLED_BY)
         try:
-            if task is None:
+            if called_by is not None:
+                # The task's ``apply_async`` has run.
+                options = {key: value for key, value in options.items() if key != CALLED_BY}
+                if called_by is not BY_NAME:
+                    options["task_type"] = called_by
+                recorder.app.send_task(name, args, kwargs, task_id=task_id, **options)
+            elif task is None:
                 recorder.app.send_task(name, args, kwargs, task_id=task_id, **options)
             else:
                 _bound_to(recorder.app, task).apply_async(args, kwargs, task_id=task_id, **options)

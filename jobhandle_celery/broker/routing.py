@@ -24,13 +24,15 @@ from ..errors import ConfigurationError, ValidationError
 from ..models import CheckedJob
 from ..redaction import HIDDEN, masked, resolved
 from . import publish_options
-from .dry_run import DryRun, UnsentMessage, has_signal_handlers
+from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
 from .headers import HEADER
 from .publish_options import parse_moment
 from .queue_declarations import described
 
 _LIMITS = ("time_limit", "soft_time_limit")
 _ROUTE_OPTIONS = ("queue", "priority", "route_name", *sorted(publish_options.ROUTE))
+_SENT_OPTIONS = ("serializer", "ignore_result")
+"""Further options of the route of a call of `Celery.send_task`, in which a task's attributes are options."""
 _DESCRIPTION = ("headers", "ignore_result", "argsrepr", "kwargsrepr", "reply_to")
 _CELERY_HEADERS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "shadow")
 """Headers of Celery that a signal handler may change. The row keeps them apart from custom headers."""
@@ -114,16 +116,24 @@ class Routing:
             args, kwargs = _checked(task, args, kwargs, hide=bool(sensitive))
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
-        if has_signal_handlers() or not celery_compat.is_published_by_celery(self._app, task):
+        sent = CALLED_BY in given
+        if has_signal_handlers() or not celery_compat.is_published_by_celery(
+            self._app, None if sent else task
+        ):
             return self._route_by_dry_run(job, given, task, task_id, sensitive, tree, results)
         route = self._cached_route(job, given, args, kwargs, task, task_id)
         if sensitive:
             sensitive = resolved(sensitive, getattr(task, "run", None), args)
         further: dict[str, Any] = {name: given[name] for name in _DESCRIPTION if name in given}
-        shadow = given.get("shadow") or (task and task.shadow_name(args, kwargs, dict(given)))
+        shadow = given.get("shadow")
+        if sent:
+            further.pop("ignore_result", None)  # the route has it
+        elif not shadow and task:
+            shadow = task.shadow_name(args, kwargs, dict(given))
         if shadow:
             further["shadow"] = shadow
         caller = self.caller()
+        caller |= {name: given[name] for name in ("parent_id", "root_id") if name in given}
         if tree is None:
             further |= caller
         else:
@@ -213,14 +223,14 @@ class Routing:
         asked = {**given, **_own_options(job)}
         limits = job.time_limit, job.soft_time_limit
         options = (asked.get(name) for name in _ROUTE_OPTIONS)
-        key = (job.task, task is None, *limits, self._inherited_priority(), *options)
+        key = (job.task, task is None, _sent_as(given), *limits, self._inherited_priority(), *options)
         # A route that is a function may depend on the arguments.
         cacheable = all(isinstance(route, MapRoute) for route in router.routes) and all(
-            value is None or type(value) in (str, int, float) for value in key[2:]
+            value is None or type(value) in (str, int, float) for value in key[3:]
         )
         route = self._routes.get(key) if cacheable else None
         if route is None:
-            names = (*_ROUTE_OPTIONS, *_LIMITS)
+            names = (*_ROUTE_OPTIONS, *_LIMITS, CALLED_BY, *_SENT_OPTIONS * (CALLED_BY in given))
             asked = {name: asked[name] for name in names if asked.get(name) is not None}
             route = self.route_of(self._dry_run_checked(task, job.task, args, kwargs, task_id, asked))
             if cacheable and len(self._routes) < ROUTE_LIMIT:
@@ -294,6 +304,13 @@ def _checked(
                 "args", HIDDEN if hide else (args, kwargs), f"what {task.name} takes ({error})"
             ) from None
     return list(args), dict(kwargs)
+
+
+def _sent_as(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what distinguishes the routes of calls of `Celery.send_task`; empty for other submits."""
+    if CALLED_BY not in given:
+        return ()
+    return (given[CALLED_BY] is BY_NAME, given.get("serializer"), given.get("ignore_result"))
 
 
 def _own_options(job: CheckedJob) -> dict[str, Any]:

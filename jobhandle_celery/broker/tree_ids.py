@@ -18,7 +18,7 @@ class TreeIds:
             root_id: Of the task that submits them; None outside of a task.
         """
         self._members = members
-        self.tasks = [str(uuid.uuid4()) for _ in members]
+        self.tasks = [member.task_id or str(uuid.uuid4()) for member in members]
         """The task id of each member; that of a group is its group id."""
         self._roots: list[str] = []
         for index, member in enumerate(members):

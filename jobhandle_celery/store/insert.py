@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Row, select
 
 from ..batching import batches
+from ..errors import ValidationError
 from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
@@ -162,10 +163,24 @@ def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted
         if found is None and new.unique_key is not None:
             found = _find(db, job.c.unique_hash == row["unique_hash"])
         if found is not None:
+            if found.task_id == new.task_id:
+                check_task_id(new)
             return Submitted(found.id, found.status_id, fresh=found.task_id == new.task_id)
         # The job that had the key has just ended: the key is free.
         for inserted in db.insert_jobs([row]):
             return Submitted(inserted.id, inserted.status_id)
+
+
+def check_task_id(new: NewJob) -> None:
+    """Refuse a job whose task id a row has, unless that may be its own row, of a lost answer.
+
+    Raises:
+        ValidationError: the caller has chosen an id that another job has.
+    """
+    if new.task_id_given and not is_retry():
+        raise ValidationError(
+            "task_id", new.task_id, "an id that no job has; prune() frees those of old jobs"
+        )
 
 
 def _find(db: Executor, which: Guard) -> Row[Any] | None:

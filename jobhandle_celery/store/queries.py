@@ -65,6 +65,13 @@ class Queries:
         row = self._row(job.c.status_id, job_id, username)
         return None if row is None else row.status_id
 
+    @retry_on_disconnect
+    def id_of_task(self, task_id: str) -> int | None:
+        """Return the id of the job whose current task id this is; None if there is none."""
+        with self._database.autocommit() as db:
+            found: int | None = db.execute(_of_task(), params(task_id=task_id)).scalar()
+            return found
+
     def _row(self, columns: Any, job_id: int, username: str | None) -> Row[Any] | None:
         with self._database.autocommit() as db:
             statement = select_one(columns, by_user=username is not None)
@@ -136,6 +143,11 @@ def _count_as_event(db: Executor, row: Row[Any]) -> list[Event]:
         return []
     message = f"{progress.current:,} of {progress.total:,} finished"
     return [Event(row.now, row.now_status_id, row.now_attempt, message, "", computed=True)]
+
+
+@cache
+def _of_task() -> Any:
+    return select(job.c.id).where(job.c.task_id == param(job.c.task_id))
 
 
 @cache

@@ -60,21 +60,12 @@ class PendingMessage:
         return self.attempt == 1 and self.publish_count == 0 and self.status is not JobStatus.RESUBMITTED
 
 
-MESSAGE_CONTENT = [
-    job.c[field.name] for field in fields(PendingMessage) if field.name in job.c and field.name != "attempt"
-]
 _OTHERWISE_NAMED = {"job_id": job.c.id, "attempt": job.c.attempt + 1, "status": job.c.status_id}
 MESSAGE_COLUMNS = [
     _OTHERWISE_NAMED[field.name] if field.name in _OTHERWISE_NAMED else job.c[field.name]
     for field in fields(PendingMessage)
 ]
 """The columns of a row for `PendingMessage(*row)`: its message for the attempt after the row's."""
-
-
-def message_of(row: Row[Any]) -> PendingMessage:
-    """Return the message of a row that has at least the columns of `MESSAGE_CONTENT`."""
-    content = {column.name: getattr(row, column.name) for column in MESSAGE_CONTENT}
-    return PendingMessage(job_id=row.id, attempt=row.attempt + 1, status=row.status_id, **content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +90,8 @@ class NewJob:
     held: bool = False
     scheduled_for: datetime | timedelta | None = None
     expires: datetime | timedelta | None = None
+    task_id_given: bool = False
+    """The caller has chosen the task id, which another job may have."""
 
     def pending_message(self, job_id: int) -> PendingMessage:
         """Return its first message, without reading the row."""
@@ -127,7 +120,9 @@ class NewJob:
 
 
 _PLAIN = tuple(
-    field.name for field in fields(NewJob) if field.name not in ("held", "scheduled_for", "expires")
+    field.name
+    for field in fields(NewJob)
+    if field.name not in ("held", "scheduled_for", "expires", "task_id_given")
 )
 _plain_values = attrgetter(*_PLAIN)
 

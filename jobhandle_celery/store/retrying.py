@@ -38,7 +38,8 @@ _call: ContextVar[_Call] = ContextVar("jobhandle_call")
 
 def is_retry() -> bool:
     """Return True, within a method, if an answer was lost: its writes may be committed already."""
-    return _call.get().is_uncertain
+    call = _call.get(None)  # a submit in a caller's session is not retried
+    return call is not None and call.is_uncertain
 
 
 def remember(seen: Any) -> None:

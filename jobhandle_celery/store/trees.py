@@ -16,7 +16,7 @@ from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
-from .insert import MOST_BYTES, MOST_ROWS, need_clock, payload_length, read_clock, schedule
+from .insert import MOST_BYTES, MOST_ROWS, check_task_id, need_clock, payload_length, read_clock, schedule
 from .records import NewJob, NewMember, Submitted
 from .retrying import retry_on_disconnect
 from .sessions import carry_text, connection_of, session_of
@@ -197,6 +197,7 @@ class _Insertion:
     def _find_or_insert(self, number: int, row: dict[str, Any]) -> Submitted:
         while True:
             if found := self._find(job.c.task_id == row["task_id"]):
+                check_task_id(self._members[number].job)
                 return Submitted(found.id, found.status_id)
             if "unique_hash" in row and (found := self._find(job.c.unique_hash == row["unique_hash"])):
                 if self._members[number].parent is not None:

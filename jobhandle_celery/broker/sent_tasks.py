@@ -1,0 +1,81 @@
+"""Translates a call of `Celery.send_task`, to which every ``apply_async`` of Celery leads, into a job."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import validation
+from ..errors import ValidationError
+from ..models import Job
+from . import signatures
+from .dry_run import BY_NAME, CALLED_BY
+from .signatures import Sig
+from .task_signatures import task_job
+
+UNUSED = frozenset(
+    {"producer", "publisher", "retry", "retry_policy", "result_cls", "add_to_parent", "task_type"}
+)
+"""Options of the publishing and of the returned object, not of the message.
+
+The library publishes on connections of its own, and again until the broker has the message.
+"""
+
+PLACED = frozenset({"task_id", "link", "root_id", "parent_id", "route_name", "serializer"})
+"""Options that become something else than an option of the job's message; the serializer is checked."""
+
+
+@dataclass(frozen=True)
+class SentTask:
+    """One task that is published, as a job."""
+
+    job: Job
+    options: Mapping[str, Any]
+    """Further options of its message."""
+    task_id: str | None = None
+    """As the caller gave it; None: a new one."""
+    callbacks: list[Sig] = field(default_factory=list)
+
+
+def sent_task(name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None) -> SentTask:
+    """Return the job of a call of `Celery.send_task`.
+
+    Args:
+        name: Of the task.
+        args: Positional arguments, or None.
+        kwargs: Keyword arguments, or None.
+        options: All other arguments of the call.
+        task: The task whose ``apply_async`` made the call; None: it was called by name.
+
+    Raises:
+        ValidationError: an option cannot be kept; names it.
+    """
+    given = {key: value for key, value in options.items() if value is not None and key not in UNUSED}
+    placed = {key: given.pop(key) for key in PLACED & given.keys()}
+    for key in ("retries", "replaced_task_nesting"):
+        if not given.get(key):  # Celery passes 0
+            given.pop(key, None)
+    for key in ("eta", "expires"):
+        if isinstance(given.get(key), (datetime, str)):
+            given[key] = _aware(given[key])
+    job, further = task_job({"task": name, "args": args, "kwargs": kwargs, "options": given})
+    further |= {key: placed[key] for key in ("root_id", "parent_id", "route_name") if key in placed}
+    if "serializer" in placed:
+        further["serializer"] = _text("serializer", placed["serializer"])
+    further[CALLED_BY] = BY_NAME if task is None else task
+    return SentTask(job, further, validation.task_id(placed.get("task_id")), signatures.links_of(placed))
+
+
+def _aware(moment: datetime | str) -> datetime | str:
+    """Return a moment with a time zone. One without is UTC to Celery, whatever `timezone` says."""
+    try:
+        parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    except ValueError:
+        return moment  # is refused by name
+    return parsed if parsed.utcoffset() is not None else parsed.replace(tzinfo=UTC)
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValidationError(key, value, "text")
+    return value

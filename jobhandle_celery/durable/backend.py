@@ -1,0 +1,130 @@
+"""The result backend ``jobhandle``, which reads the rows of jobs."""
+
+import time
+from typing import Any
+
+from celery import Celery
+from celery.backends.base import BaseBackend
+from celery.exceptions import ImproperlyConfigured, TimeoutError
+from celery.states import PENDING, READY_STATES
+
+from ..runtime import Runtime, runtime_of
+from .meta import meta_of
+
+
+class JobBackend(BaseBackend):
+    """Reads what Celery asks of a result from the row of its job, and stores nothing.
+
+    The worker's own writes are the results. A plain task has no row.
+    """
+
+    app: Celery
+    supports_native_join = False
+    persistent = True
+
+    @property
+    def _runtime(self) -> Runtime:
+        return runtime_of(self.app)
+
+    def job_id_of(self, task_id: str) -> int | None:
+        """Return the id of the job with this task id; None if there is none."""
+        return self._runtime.submitter.flushed_store().queries.id_of_task(task_id)
+
+    def meta_of_job(self, job_id: int | None) -> dict[str, Any]:
+        """Return a job as Celery's result backends describe a task; PENDING if there is no row."""
+        record = None
+        if job_id is not None:
+            record = self._runtime.submitter.flushed_store().queries.job(job_id)
+        return {"status": PENDING, "result": None} if record is None else meta_of(record)
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """Return a task as it is now: a job that has ended may have been resubmitted."""
+        return self._get_task_meta_for(task_id)
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        return self.meta_of_job(self.job_id_of(task_id))
+
+    def meta_from_decoded(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return it as it is: errors are exceptions already."""
+        return meta
+
+    def wait_for_pending(
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+        callback: Any = None,
+        propagate: bool = True,
+    ) -> Any:
+        """Wait until a job has ended, and return its result.
+
+        Raises:
+            ImproperlyConfigured: `on_message` was given.
+            NotImplementedError: no job has the task id of a result that is no `JobResult`.
+            TimeoutError: Celery's.
+        """
+        if on_message is not None:
+            raise ImproperlyConfigured("Backend does not support on_message callback")
+        until = None if timeout is None else time.monotonic() + timeout
+        while result._get_task_meta()["status"] not in READY_STATES:
+            if on_interval:
+                on_interval()
+            left = interval if until is None else min(interval, until - time.monotonic())
+            if left <= 0 and until is not None:
+                raise TimeoutError("The operation timed out.")
+            self._wait(result, left)
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def _wait(self, result: Any, seconds: float) -> None:
+        job_id = getattr(result, "job_id", None) or self.job_id_of(result.id)
+        if job_id is None:
+            raise NotImplementedError(
+                f"No job has the task id {result.id}. A plain task has no row, in which the result backend "
+                "`jobhandle` could find its result: make it durable, or configure another result backend."
+            )
+        began = time.monotonic()
+        deadline = began + seconds
+        self._runtime.completion.wait_until_final(job_id, deadline)
+        if time.monotonic() - began < seconds and not self._has_row(job_id):
+            time.sleep(max(deadline - time.monotonic(), 0.0))  # its transaction has not been committed
+
+    def _has_row(self, job_id: int) -> bool:
+        return self._runtime.store.queries.status(job_id) is not None
+
+    def add_pending_result(self, result: Any, weak: bool = False) -> Any:
+        """Return the result: nothing is subscribed to."""
+        return result
+
+    def remove_pending_result(self, result: Any) -> Any:
+        """Return the result: nothing was subscribed to."""
+        return result
+
+    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        """Store nothing: the worker writes the row of a job, and a plain task has none."""
+        return result
+
+    def forget(self, task_id: str) -> None:
+        """Forget nothing: `Jobs.prune` deletes rows."""
+
+    def ensure_chords_allowed(self) -> None:
+        """Refuse a chord of plain tasks, as Celery without a result backend does."""
+        raise NotImplementedError(
+            "The result backend `jobhandle` stores no results of plain tasks, which their chord needs. "
+            "A chord of durable tasks is a tree of jobs."
+        )
+
+    def as_uri(self, include_password: bool = False) -> str:
+        """Return the backend's name; the database is that of `Jobs`."""
+        return "jobhandle://"
+
+
+def backend_of(app: Celery) -> JobBackend:
+    """Return the one backend of an app that has `Jobs`, whatever its result backend is."""
+    runtime = runtime_of(app)
+    if runtime.result_backend is None:
+        runtime.result_backend = JobBackend(app)
+    backend: JobBackend = runtime.result_backend
+    return backend

@@ -1,0 +1,123 @@
+"""Submits a job where Celery would publish a durable task.
+
+`Task.delay` and `apply_async`, those of signatures and of beat all end in the app's `send_task`. It is
+wrapped, on the app alone: the call of a durable task inserts a row, and every other call goes on as it came.
+A task's own ``apply_async``, and a patch of Celery's, have then run as they do for a plain task.
+"""
+
+import inspect
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import wraps
+from typing import Any
+
+from celery import Celery
+
+from .. import celery_compat
+from ..broker.sent_tasks import sent_task
+from ..errors import ConfigurationError, shown
+from ..runtime import runtime_of
+from .results import JobResult
+from .scope import ScopeVariable
+
+_BUILT_IN = "celery."
+_ATTRIBUTE = "_jobhandle_durable"
+
+
+class DurableTasks:
+    """Which tasks of an app are durable, and how one is submitted."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self.scope = ScopeVariable()
+        self._patterns: tuple[str, ...] | bool | None = None
+        self._answers: dict[str, bool] = {}
+
+    def include(self, name: str, task: Any) -> bool:
+        """Return True if a task is durable; `task` is None if it is not registered here."""
+        answer = self._answers.get(name)
+        if answer is None:
+            answer = self._decide(name, task)
+            if task is not None:
+                self._answers[name] = answer
+        return answer
+
+    def _decide(self, name: str, task: Any) -> bool:
+        if not isinstance(name, str) or name.startswith(_BUILT_IN):
+            return False
+        own: Any = getattr(task, "durable", None)
+        if own is not None:
+            return bool(own)
+        if self._patterns is None:
+            self._patterns = _patterns(self._app.conf.get("jobhandle_durable"))
+        if isinstance(self._patterns, bool):
+            return self._patterns if task is not None else False
+        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
+
+    def submit_eager(self, task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> JobResult | None:
+        """Submit a call of a task's `apply` by its ``apply_async``, with `task_always_eager`, as a job.
+
+        None: it is another call of `apply`, or the task is not durable.
+        """
+        if not (celery_compat.is_eager_publish(options) and self._app.conf.task_always_eager):
+            return None
+        return self.submit(task.name, args, kwargs, options, task) if self.include(task.name, task) else None
+
+    def submit(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> JobResult:
+        """Submit one call of `send_task`, for the user and in the session of `Jobs.submitting`.
+
+        Raises:
+            ApiUsageError, DatabaseUnavailableError: as `JobHandle.submit`.
+        """
+        scope = self.scope.current
+        sent = sent_task(name, args, kwargs, options, task)
+        submitter = runtime_of(self._app).submitter
+        task_id, job_id = submitter.submit_sent(sent, scope.username, scope.groupname, scope.session)
+        result = JobResult(task_id, app=self._app, job_id=job_id)
+        result.ignored = bool(options.get("ignore_result"))
+        if options.get("add_to_parent", True):
+            parent = self._app.current_worker_task
+            if parent:
+                parent.add_trail(result)
+        return result
+
+
+def _patterns(value: Any) -> tuple[str, ...] | bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, (list, tuple, set, frozenset)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    accepted = "True, False, or a list of patterns of task names"
+    raise ConfigurationError(f"jobhandle_durable: {shown(value)}; accepted: {accepted}")
+
+
+def durable_tasks(app: Celery) -> DurableTasks:
+    """Return the durable tasks of an app that has `Jobs`."""
+    durable: DurableTasks = getattr(app, _ATTRIBUTE)
+    return durable
+
+
+def install(app: Celery) -> DurableTasks:
+    """Have the app's `send_task` submit durable tasks."""
+    durable = DurableTasks(app)
+    setattr(app, _ATTRIBUTE, durable)
+    celery_compat.wrap_send_task(app, durable_sender)
+    return durable
+
+
+def durable_sender(app: Celery) -> Callable[..., Any]:
+    """Return the function that takes the place of an app's `send_task`."""
+    durable = durable_tasks(app)
+    positions = [*inspect.signature(type(app).send_task).parameters][4:]
+
+    @wraps(type(app).send_task)
+    def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        called_by = options.get("task_type")
+        task = celery_compat.registered_tasks(app).get(name) if called_by is None else called_by
+        # A plain message that retries stays what it is.
+        if not durable.include(name, task) or options.get("retries"):
+            return celery_compat.plain_send_task(app)(name, args, kwargs, *rest, **options)
+        options |= dict(zip(positions, rest, strict=False))
+        return durable.submit(name, args, kwargs, options, called_by)
+
+    return send_task

@@ -1,0 +1,105 @@
+"""`JobResult`: what Celery's calls of a durable task return."""
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.app import app_or_default
+from celery.result import AsyncResult
+
+from ..errors import ValidationError
+from ..runtime import runtime_of
+from ..status import JobStatus
+from .backend import JobBackend, backend_of
+
+if TYPE_CHECKING:
+    _AnyResult = AsyncResult[Any]
+else:
+    _AnyResult = AsyncResult  # Celery 5.6 cannot be subscripted
+
+_SIGNALS = (None, "TERM", "SIGTERM", 15)
+"""Signals by which a worker ends the process of a body."""
+
+
+class JobResult(_AnyResult):
+    """The result of a durable task: an `AsyncResult` that reads the row of its job.
+
+    It needs no result backend. A failed job's exception is a `JobFailedError`; if its task raised a standard
+    exception of Python, Celery or billiard, it is of that class as well.
+    """
+
+    backend: JobBackend
+    _cache: Any
+    _maybe_set_cache: Any
+
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        task_name: str | None = None,
+        app: Celery | None = None,
+        parent: Any = None,
+        *,
+        job_id: int | None = None,
+    ) -> None:
+        """Called by Celery's calls of a durable task.
+
+        Args:
+            id: Celery's id of the task.
+            backend: Not used.
+            task_name: Not used.
+            app: An app that has `Jobs`; None: the current one.
+            parent: The result of what came before it.
+            job_id: The id of the job; None: found by the task id, at the first use.
+        """
+        app = app_or_default(app)
+        super().__init__(id, backend_of(app), app=app, parent=parent)
+        self._job_id = job_id
+
+    @property
+    def job_id(self) -> int | None:
+        """The id of the job; None while no row has the task id."""
+        if self._job_id is None:
+            self._job_id = self.backend.job_id_of(self.id)
+        return self._job_id
+
+    def _get_task_meta(self) -> Any:
+        if self._cache is None:
+            return self._maybe_set_cache(self.backend.meta_of_job(self.job_id))
+        return self._cache
+
+    def revoke(  # type: ignore[override]  # Celery's returns None
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> JobStatus:
+        """Cancel the job, as `JobHandle.cancel_job` does, and return its status afterwards.
+
+        Args:
+            connection: Not used, for no message is sent.
+            terminate: Also end the process of a running body.
+            signal: ``"TERM"`` or None.
+            wait: Not used: the call returns when the row is written.
+            timeout: Not used.
+
+        Raises:
+            UnknownJobError: there is no such job.
+            ValidationError: another signal.
+        """
+        if signal not in _SIGNALS:
+            raise ValidationError("signal", signal, "'TERM', or None")
+        handle = runtime_of(self.app).handle()
+        handle.attach(self.job_id or 0)
+        return handle.cancel_job(terminate=terminate)
+
+    def __copy__(self) -> "JobResult":
+        return type(self)(self.id, app=self.app, parent=self.parent, job_id=self._job_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self), self.id, self.parent, self._job_id)
+
+
+def _unpickled(kind: type[JobResult], task_id: str, parent: Any, job_id: int | None) -> JobResult:
+    return kind(task_id, parent=parent, job_id=job_id)

@@ -1,0 +1,56 @@
+"""Durable tasks in a real worker, on Redis and PostgreSQL."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobhandle_celery import JobFailedError, JobResult, JobStatus
+from tests.apps import lines_of
+from tests.durable.service import make_service
+from tests.support import eventually
+
+
+@pytest.fixture
+def app(redis_url: str, postgresql_url: str, start_worker: Callable[..., Any]) -> Iterator[Any]:
+    start_worker("tests.durable.service:app", database_url=postgresql_url, broker_url=redis_url)
+    app: Any = make_service(redis_url, postgresql_url)
+    yield app
+    app.jobs.close()
+
+
+def test_calls_of_durable_tasks_run_as_jobs(app: Any, tmp_path: Path) -> None:
+    tasks = app.tasks
+    results = [
+        tasks["shop.add"].delay(1, 2),
+        tasks["shop.add"].apply_async((2, 2)),
+        app.send_task("shop.add", (3, 2)),
+        tasks["shop.add"].s(4, 2).apply_async(),
+        tasks["shop.audited"].delay(5, 2),
+    ]
+    assert [result.get(timeout=30) for result in results] == [3, 4, 5, 6, 7]
+    assert all(isinstance(result, JobResult) for result in results)
+    assert [job.id for job in app.jobs.find()] == [result.job_id for result in reversed(results)]
+
+    failed = tasks["shop.fail"].delay("no good")
+    with pytest.raises(ValueError, match="no good") as raised:
+        failed.get(timeout=30)
+    assert isinstance(raised.value, JobFailedError)
+    assert "ValueError: no good" in failed.traceback
+
+    retried = tasks["shop.retry_once"].delay(str(tmp_path / "retries"))
+    assert retried.get(timeout=30) == 1
+    assert lines_of(tmp_path / "retries") == ["0", "1"]
+
+    inner = tasks["shop.submit_other"].delay(6).get(timeout=30)
+    assert JobResult(inner, app=app).get(timeout=30) == 7
+    assert app.jobs.count_by_status(status="Finished")[JobStatus.FINISHED] == 8
+    assert app.jobs.count_by_status()[JobStatus.ERROR] == 1
+
+
+def test_plain_task_submits_durable_one(app: Any) -> None:
+    app.tasks["shop.plain_submit_other"].delay(6)
+    (job,) = eventually(lambda: app.jobs.find(status="Finished"))
+    assert (job.task, job.result) == ("shop.add", 7)
+    assert app.jobs.find() == [job]
