@@ -118,7 +118,7 @@ class Runtime:
     @cached_property
     def settler(self) -> Settler:
         """Settles the jobs that end in this process."""
-        return self._first("settler", Settler(self.store, self.submitter.send_after_commit))
+        return self._first("settler", Settler(self.store, self.submitter.send_reserved))
 
     def _settle(self, job_ids: Sequence[int]) -> None:
         self.settler.settle(job_ids)  # made at the first use

@@ -10,7 +10,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import internal_errors
 from .errors import DatabaseUnavailableError
-from .store import Store
+from .store import PendingMessage, Store
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ A mass cancel may end more jobs than its caller, or a pass of the sweep, can wai
 class Settler:
     """Called after each commit in which jobs have ended that others depend on."""
 
-    def __init__(self, store: Store, send: Callable[[Sequence[int]], None]) -> None:
-        """Settle in `store`; `send` publishes jobs that may start."""
+    def __init__(self, store: Store, send: Callable[[Sequence[PendingMessage]], None]) -> None:
+        """Settle in `store`; `send` publishes the messages of jobs that may start."""
         self._store = store
         self._send = send
         self._local = threading.local()

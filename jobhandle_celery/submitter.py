@@ -200,10 +200,20 @@ class Submitter:
         else:
             self._send_committed(job_ids)
 
+    def send_reserved(self, messages: Sequence[PendingMessage]) -> None:
+        """Publish the messages of rows that a settle has reserved."""
+        if self._in_event_loop:
+            self._publish_queue.later([message.job_id for message in messages])
+        else:
+            self._without_raising(lambda: self._send(messages), [message.job_id for message in messages])
+
     def send_after_commit(self, job_ids: Sequence[int]) -> None:
         """Publish as `send`; raise no error of a body that runs eagerly."""
+        self._without_raising(lambda: self.send(job_ids), job_ids)
+
+    def _without_raising(self, send: Callable[[], None], job_ids: Sequence[int]) -> None:
         try:
-            self.send(job_ids)
+            send()
         except SoftTimeLimitExceeded:
             raise
         except Exception:

@@ -68,13 +68,14 @@ def _settle(store: Store, publisher: Publisher, since: datetime) -> None:
         try:
             # A caller's transaction may have locked a dependent row: it is not waited for long.
             with limit_retries(LONGEST):
-                ready = [*store.settling.settle(due.ended), *store.settling.arm(due.blocked)]
+                ready = store.settling.settle(due.ended)
+                armed = store.settling.arm(due.blocked)
         except DatabaseUnavailableError as error:
             if error.again != "soon":
                 raise
             logger.info("jobs %s are settled later: %s", [*due.ended, *due.blocked], error)
         else:
-            _publish(store, publisher, store.outbox.reserve(ready))
+            _publish(store, publisher, [*ready, *store.outbox.reserve(armed)])
         if time.monotonic() > deadline:
             break
 

@@ -218,13 +218,15 @@ def test_record_has_the_needs_of_its_job(stage: Stage) -> None:
 
 
 def test_record_of_a_member_makes_a_job_without_its_needs(stage: Stage) -> None:
-    root = stage.jobs.submit(
-        chain_of(stage.app.tasks["tests.add"].s(1, 2), stage.app.tasks["tests.add"].s(3))
-    )
-    first, second = stage.jobs.attach(root).members()
-    assert (second.after, second.blocked) == ((first.id,), True)
-    again = stage.jobs.attach(stage.jobs.submit(second)).get_job()
-    assert (again.after, again.blocked, again.parent_id, again.args) == ((), False, None, [3])
+    add = stage.app.tasks["tests.add"]
+    root = stage.jobs.submit(chain_of(add.s(1, 2), add.s(3), add.si(4, 5)))
+    first, second, third = stage.jobs.attach(root).members()
+    assert (first.after, second.after, third.after) == ((), (first.id,), (second.id,))
+    assert (first.blocked, third.blocked) == (False, True)
+    again = stage.jobs.attach(stage.jobs.submit(third)).get_job()
+    assert (again.after, again.blocked, again.parent_id, again.args) == ((), False, None, [4, 5])
+    with pytest.raises(ValidationError, match="missing 1 required"):  # the result of the first
+        stage.jobs.submit(second)
 
 
 def test_record_of_a_node_is_not_submitted_again(stage: Stage) -> None:

@@ -16,6 +16,7 @@ from . import (
     rows,
     submit,
     submit_many,
+    trees,
     waiting,
     worker,
 )
@@ -33,6 +34,7 @@ ALL: dict[str, Callable[[Stage], Result]] = {
     "idle": idle.run,
     "cancel_many": crowds.run_cancel,
     "due": crowds.run_due,
+    "trees": trees.run,
     "memory": memory.run,
     "growth": growth.run,
     "profile": profile.run,

@@ -71,7 +71,7 @@ class Plan:
 def is_tree(given: object) -> bool:
     """Return True if a thing given is more than one job without needs."""
     if isinstance(given, Job):
-        return bool(given.after)
+        return bool(_after(given))
     if isinstance(given, Mapping) and isinstance(given, CallableSignature):
         return bool(signatures.kind_of(given) or signatures.options_of(given).get("link"))
     return False
@@ -132,7 +132,9 @@ def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> It
 
 
 def _after(thing: object) -> Sequence[Any]:
-    return validation.after(thing.after) if isinstance(thing, Job) else ()
+    if not isinstance(thing, Job) or (isinstance(thing, JobRecord) and thing.parent_id is not None):
+        return ()  # a member's record makes a job outside of its tree, see `models.request_from`
+    return validation.after(thing.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ class _Planner:
     def add_job(self, job: Job, places: Mapping[int, list[int]], roots: Mapping[int, int]) -> int:
         ids: list[int] = []
         needs: list[int] = []
-        for need in validation.after(job.after):
+        for need in _after(job):
             if id(need) in places:
                 needs += [roots[number] for number in places[id(need)]]
             elif isinstance(need, JobRecord):

@@ -26,14 +26,13 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    true,
     update,
 )
 
 from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job, job_need
 from ..status import JobStatus
 from .records import PendingMessage
-from .statements import Guard, event_columns, param, setting, status_literal, with_event
+from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
 from .transitions import HELD, status_allows, unless_expired_before
 
 _COLUMNS = (
@@ -219,7 +218,6 @@ def mark_queued() -> Any:
     )
     sent = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*known)
     sent = sent.render_derived(name="sent", with_types=True)
-    no_wait = select(func.set_config("synchronous_commit", "off", true())).scalar_subquery()
     waiting = (
         status_allows("publish"),
         ~HELD,
@@ -232,6 +230,6 @@ def mark_queued() -> Any:
     due = unless_expired_before(clock(sent.c.republish_after))
     return (
         update(job)
-        .where(*waiting, no_wait.is_not(None), job.c.id.in_(select(free.cte("free").c.id)))
+        .where(*waiting, NO_FLUSH, job.c.id.in_(select(free.cte("free").c.id)))
         .values(**QUEUED, publish_count=sent.c.publish_count, due_at=due)
     )

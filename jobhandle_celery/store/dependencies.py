@@ -6,17 +6,17 @@ statement that changes it, and never counted.
 
 from collections.abc import Collection
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, false, null, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, false, null, or_, select, update
 
 from ..models import Failure
 from ..schema import clock, job, job_event, job_need, statement_clock
 from ..serialization import clip_message
 from ..status import FINAL, UNFINISHED, JobStatus
-from .records import encode_failure
-from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
-from .transitions import HELD, MINE, NO_PROCESS, cancelled, final
+from .records import MESSAGE_CONTENT, encode_failure
+from .statements import NAMESPACE, NO_FLUSH, Guard, Transition, param, setting, status_literal
+from .transitions import HELD, MINE, NO_PROCESS, WAS_SENT, cancelled, final
 
 ACTOR = "service"
 """The actor of what follows from the end of another job."""
@@ -92,6 +92,8 @@ def make_ready(which: Guard) -> Transition:
         },
         reason="what it needs has ended",
         actor=ACTOR,
+        flush=False,
+        also=MESSAGE_CONTENT,
     )
 
 
@@ -241,34 +243,91 @@ def end_by_child(child: Any) -> tuple[Transition, dict[str, Any]]:
 # What a settle reads.
 
 
+_DEPENDENTS = (
+    select(job_need.c.job_id)
+    .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
+    .where(job_need.c.needs_id == job.c.id, DEPENDENT.c.blocked)
+    .correlate(job)
+)
+_UNUSUAL = _DEPENDENTS.where(or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed"))
+_SIBLINGS = (
+    select(CHILD.c.id)
+    .where(CHILD.c.parent_id == job.c.parent_id, in_statuses(CHILD.c.status_id, UNFINISHED))
+    .correlate(job)
+)
+_UNSTARTED_PARENT = (
+    select(PARENT.c.id)
+    .where(PARENT.c.id == job.c.parent_id, in_statuses(PARENT.c.status_id, UNSTARTED_NODE))
+    .correlate(job)
+)
+_IS_LAST = and_(job.c.parent_id.is_not(None), ~exists(_SIBLINGS))
+_IS_UNSETTLED = and_(job.c.namespace == NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
+
+NO_MARK: dict[str, Any] = {
+    "unsettled": false(),
+    "due_at": case(
+        (
+            and_(
+                job.c.status_id == status_literal(JobStatus.CANCELLED),
+                WAS_SENT,
+                job.c.revoke_reported.is_(False),
+            ),
+            clock(setting("republish_after")),
+        ),
+        else_=null(),
+    ),
+}
+"""A row that is settled: the sweep looks at it again only if its cancel is to be reported."""
+
+
+class Ended(NamedTuple):
+    """An unsettled row, and what depends on it."""
+
+    id: int
+    task_id: str
+    attempt: int
+    status: JobStatus
+    parent_id: int | None
+    started: bool
+    has_dependents: bool
+    has_unusual_dependents: bool
+    is_last: bool
+    """No sibling is unfinished."""
+    parent_is_unstarted: bool
+
+
 @cache
 def select_ended(which: Guard) -> Select[Any]:
-    """Return a select of unsettled rows, and of what depends on each."""
-    dependents = (
-        select(job_need.c.job_id)
-        .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
-        .where(job_need.c.needs_id == job.c.id, DEPENDENT.c.blocked)
-        .correlate(job)
-    )
-    unusual = dependents.where(or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed"))
-    sibling = select(CHILD.c.id).where(
-        CHILD.c.parent_id == job.c.parent_id, in_statuses(CHILD.c.status_id, UNFINISHED)
-    )
-    waiting = select(PARENT.c.id).where(
-        PARENT.c.id == job.c.parent_id, in_statuses(PARENT.c.status_id, UNSTARTED_NODE)
-    )
+    """Return a select of unsettled rows, for `Ended`."""
     return select(
         job.c.id,
         job.c.task_id,
         job.c.attempt,
         job.c.status_id,
         job.c.parent_id,
-        job.c.started,
-        exists(dependents).label("has_dependents"),
-        exists(unusual).label("has_unusual_dependents"),
-        and_(job.c.parent_id.is_not(None), ~exists(sibling.correlate(job))).label("is_last"),
-        exists(waiting.correlate(job)).label("parent_is_unstarted"),
-    ).where(which, job.c.namespace == NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
+        job.c.started.is_not(None),
+        exists(_DEPENDENTS),
+        exists(_UNUSUAL),
+        _IS_LAST,
+        exists(_UNSTARTED_PARENT),
+    ).where(which, _IS_UNSETTLED)
+
+
+@cache
+def settle_or_select() -> Select[Any]:
+    """Return the same select of the row `id`, which is settled instead if its end changes no other row.
+
+    Most members of a group end so: the next sibling to end sees that this one has. For PostgreSQL.
+    """
+    nothing_follows = (~exists(_DEPENDENTS), ~_IS_LAST, ~exists(_UNSTARTED_PARENT))
+    settled = (
+        update(job)
+        .where(MINE, _IS_UNSETTLED, *nothing_follows, NO_FLUSH)
+        .values(**NO_MARK)
+        .returning(job.c.id)
+        .cte("settled")
+    )
+    return select_ended(and_(MINE, ~exists(select(settled.c.id))))
 
 
 @cache

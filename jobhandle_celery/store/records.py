@@ -60,12 +60,21 @@ class PendingMessage:
         return self.attempt == 1 and self.publish_count == 0 and self.status is not JobStatus.RESUBMITTED
 
 
+MESSAGE_CONTENT = [
+    job.c[field.name] for field in fields(PendingMessage) if field.name in job.c and field.name != "attempt"
+]
 _OTHERWISE_NAMED = {"job_id": job.c.id, "attempt": job.c.attempt + 1, "status": job.c.status_id}
 MESSAGE_COLUMNS = [
     _OTHERWISE_NAMED[field.name] if field.name in _OTHERWISE_NAMED else job.c[field.name]
     for field in fields(PendingMessage)
 ]
 """The columns of a row for `PendingMessage(*row)`: its message for the attempt after the row's."""
+
+
+def message_of(row: Row[Any]) -> PendingMessage:
+    """Return the message of a row that has at least the columns of `MESSAGE_CONTENT`."""
+    content = {column.name: getattr(row, column.name) for column in MESSAGE_CONTENT}
+    return PendingMessage(job_id=row.id, attempt=row.attempt + 1, status=row.status_id, **content)
 
 
 @dataclass(frozen=True, slots=True)

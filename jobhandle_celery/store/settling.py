@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, case, delete, or_, select, tuple_, update
+from sqlalchemy import Row, delete, or_, select, tuple_, update
 
 from ..schema import clock, job, job_need
 from ..status import FINAL, JobStatus
@@ -21,7 +21,9 @@ from .dependencies import (
     BLOCKED,
     BY_IDS,
     BY_NEED,
+    NO_MARK,
     UNSTARTED_NODE,
+    Ended,
     cancel_dependents,
     end_by_child,
     finish_empty,
@@ -31,13 +33,15 @@ from .dependencies import (
     select_ended,
     select_needs,
     select_parent,
+    settle_or_select,
     start_node,
     why_cancelled,
 )
 from .executors import MOST_PARAMETERS
+from .records import PendingMessage, message_of
 from .retrying import retry_on_disconnect, untraced
 from .statements import Transition, params, setting
-from .transitions import WAS_SENT, due_since, mine
+from .transitions import due_since, mine
 
 logger = logging.getLogger(__name__)
 
@@ -57,31 +61,42 @@ class Settling:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def settle(self, job_ids: Sequence[int]) -> list[int]:
-        """Settle jobs that have ended; return the ids of those that may be published now.
+    def settle(self, job_ids: Sequence[int]) -> list[PendingMessage]:
+        """Settle jobs that have ended; return the messages of those that may start, which are reserved.
 
         What ends thereby is unsettled in turn, see `Database.on_unsettled`. Who may have been there first:
         another settle of the same row, or a resubmit, which has cleared the mark.
         """
-        ready: list[int] = []
+        ready: list[PendingMessage] = []
         for start in range(0, len(job_ids), MOST_PARAMETERS):
-            ended = self._read(select_ended(BY_IDS), ids=job_ids[start : start + MOST_PARAMETERS])
+            ended = self._read_ended(job_ids[start : start + MOST_PARAMETERS])
             for row in ended:
                 if row.has_dependents:
                     ready += self._settle_dependents(row)
-                if row.parent_is_unstarted and row.started is not None:
+                if row.parent_is_unstarted and row.started:
                     self.start_ancestors(row.id, ACTOR)
-            for node_id in dict.fromkeys(row.parent_id for row in ended if row.is_last):
+            last = (row.parent_id for row in ended if row.parent_id is not None and row.is_last)
+            for node_id in dict.fromkeys(last):
                 self._end_node(node_id)
             if ended:
                 self._clear_marks(ended)
         return ready
 
-    def _settle_dependents(self, row: Row[Any]) -> list[int]:
-        ready = _published(self._apply(make_ready(BY_NEED), needs_id=row.id))
-        if row.has_unusual_dependents or row.status_id is not JobStatus.FINISHED:
+    @retry_on_disconnect
+    def _read_ended(self, job_ids: Sequence[int]) -> list[Ended]:
+        """Return what depends on each; a single row on which nothing depends is settled at once."""
+        if len(job_ids) == 1:
+            rows = self._database.execute_directly(settle_or_select(), params(id=job_ids[0]))
+            if rows is not None:
+                return [Ended(*row)._replace(status=JobStatus.from_id(row[3])) for row in rows]
+        with self._database.autocommit() as db:
+            return [Ended(*row) for row in db.execute(select_ended(BY_IDS), params(ids=job_ids))]
+
+    def _settle_dependents(self, row: Ended) -> list[PendingMessage]:
+        ready = _messages(self._apply(make_ready(BY_NEED), needs_id=row.id))
+        if row.has_unusual_dependents or row.status is not JobStatus.FINISHED:
             self._apply(finish_empty(BY_NEED), needs_id=row.id)
-            self._cancel_dependents(row.id, row.status_id)
+            self._cancel_dependents(row.id, row.status)
         return ready
 
     def _cancel_dependents(self, needs_id: int, status: JobStatus | None) -> None:
@@ -98,17 +113,12 @@ class Settling:
         self._apply(transition, id=node_id, **values)
 
     @retry_on_disconnect
-    def _clear_marks(self, ended: Sequence[Row[Any]]) -> None:
+    def _clear_marks(self, ended: Sequence[Ended]) -> None:
         """Clear the marks of rows that still are as they were read: a resubmit begins another round."""
         keys = [(row.id, row.task_id, row.attempt) for row in ended]
-        unreported = (job.c.status_id == JobStatus.CANCELLED) & WAS_SENT & job.c.revoke_reported.is_(False)
         same = tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(keys)
-        cleared = {
-            "unsettled": False,
-            "due_at": case((unreported, clock(setting("republish_after"))), else_=None),
-        }
         with self._database.single_statement() as db:
-            db.execute(update(job).where(same, job.c.unsettled, job.c.status_id.in_(FINAL)).values(**cleared))
+            db.execute(update(job).where(same, job.c.unsettled, job.c.status_id.in_(FINAL)).values(**NO_MARK))
 
     def start_ancestors(self, job_id: int, actor: str) -> None:
         """Note at all nodes above a job that it was started; those that are Running stay.
@@ -144,7 +154,7 @@ class Settling:
         if unmarked:
             self._mark_needed(unmarked)
             needs = self._read(select_needs(), ids=job_ids)
-        ready = _published(self._apply(make_ready(BY_IDS), ids=job_ids))
+        ready = [message.job_id for message in _messages(self._apply(make_ready(BY_IDS), ids=job_ids))]
         if any(row.kind is not None for row in needs):
             self._apply(finish_empty(BY_IDS), ids=job_ids)
         for needs_id, status in dict.fromkeys(
@@ -252,6 +262,6 @@ def _is_unmarked(row: Row[Any]) -> bool:
     return unfinished and not row.needed and not _is_adopting(row)
 
 
-def _published(rows: Sequence[Row[Any]]) -> list[int]:
-    """Return those of the rows that became ready whose time has come."""
-    return [row.id for row in rows if row.status_id is JobStatus.SUBMITTED]
+def _messages(rows: Sequence[Row[Any]]) -> list[PendingMessage]:
+    """Return the messages of those of the rows that became ready whose time has come."""
+    return [message_of(row) for row in rows if row.status_id is JobStatus.SUBMITTED]

@@ -20,6 +20,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
+    true,
     update,
 )
 
@@ -105,6 +106,10 @@ def is_locked_in_order(*guards: Guard) -> Guard:
     return job.c.id.in_(select(select_in_order(*guards).cte("in_order").c.id))
 
 
+NO_FLUSH: Guard = select(func.set_config("synchronous_commit", "off", true())).scalar_subquery().is_not(None)
+"""Always true: the commit of a statement with this condition does not wait for the disk (PostgreSQL)."""
+
+
 class Transition:
     """A change of status: its guards, the new values, and the reason and actor of its event."""
 
@@ -116,6 +121,8 @@ class Transition:
         actor: str | ColumnElement[str],
         skip_locked: bool = False,
         many: bool = False,
+        flush: bool = True,
+        also: Sequence[ColumnElement[Any]] = (),
     ) -> None:
         """Describe the transition.
 
@@ -126,14 +133,18 @@ class Transition:
             actor: Who causes it.
             skip_locked: It leaves locked rows alone.
             many: It may change several rows, and waits for locked ones: it locks them in order.
+            flush: Its commit waits for the disk; without, a crash of the database may undo it (PostgreSQL).
+            also: Further columns of the changed rows that `Executor.apply` returns.
         """
         self.guards = guards
         self.many = many
         self._skip_locked = skip_locked
+        self._flush = flush
         self._to = to
         self.ends = "unsettled" in to
         """Its rows end: the executor collects those that are unsettled."""
-        self._columns = event_columns(reason, actor) + ((job.c.unsettled,) if self.ends else ())
+        columns = event_columns(reason, actor) + ((job.c.unsettled,) if self.ends else ())
+        self._columns = tuple(dict.fromkeys((*columns, *also)))
 
     # For PostgreSQL: one statement, which holds the row's lock for no round trip.
 
@@ -158,6 +169,8 @@ class Transition:
             guards.append(is_unlocked(*guards))
         elif self.many:
             guards.append(is_locked_in_order(*guards))
+        if not self._flush:
+            guards.append(NO_FLUSH)
         return update(job).where(*guards).values(**self._to).returning(*self._columns)
 
     # For MariaDB, which has no UPDATE ... RETURNING, and SQLite 3.40, where a NULL in RETURNING IS NOT NULL:

@@ -119,8 +119,9 @@ def _columns(*in_order: ColumnElement[Any], is_limited: bool) -> list[Any]:
     if not is_limited:
         return [*columns, _RESULT.label("result")]
     size = func.coalesce(func.length(_RESULT), 0)
-    # The database sends no more than the limit, whatever there is.
-    fits = func.sum(size).over(order_by=in_order) <= bindparam("param_limit", type_=BigInteger)
+    # The database sends no more than the limit, whatever there is; where there are few rows, of each.
+    sent = func.sum(size).over(order_by=in_order) if in_order else size
+    fits = sent <= bindparam("param_limit", type_=BigInteger)
     return [*columns, size.label("size"), case((fits, _RESULT)).label("result")]
 
 
@@ -133,7 +134,7 @@ def _by_ids(*, is_limited: bool) -> Any:
 def _needed_by_job(*, is_limited: bool) -> Any:
     position = job_need.c.position
     return (
-        select(job_need.c.needs_id, *_columns(position, is_limited=is_limited))
+        select(job_need.c.needs_id, *_columns(is_limited=is_limited))
         .select_from(job_need)
         .outerjoin(job, job.c.id == job_need.c.needs_id)
         .where(job_need.c.job_id == param(job.c.id), position.is_not(None))

@@ -77,7 +77,7 @@ def settle_all(bench: Bench, *job_ids: int) -> list[int]:
     bench.database.on_unsettled = unsettled.extend
     try:
         while unsettled:
-            ready += bench.store.settling.settle([unsettled.pop(0)])
+            ready += [message.job_id for message in bench.store.settling.settle([unsettled.pop(0)])]
     finally:
         bench.database.on_unsettled = None
     return ready

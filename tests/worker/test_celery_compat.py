@@ -173,7 +173,11 @@ def test_derived_request_overrides_two_methods(app: Any) -> None:
             "on_failure on_timeout cancel terminate info send_event maybe_expire _announce_revoked",
         ),
         (Consumer, "on_unknown_task on_unknown_message on_invalid_task on_decode_error call_soon"),
-        (Task, "start_strategy signature_from_request update_state apply replace bind __trace__ Request"),
+        (
+            Task,
+            "start_strategy signature_from_request update_state apply replace add_to_chord bind "
+            "__trace__ Request",
+        ),
     ],
     ids=["Request", "Consumer", "Task"],
 )

@@ -1,0 +1,51 @@
+"""Canvases with `task_always_eager`: members run where the canvas is submitted, in the order of needs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import chain, chord, group
+
+from jobhandle_celery import JobFailedError, JobStatus
+from tests.apps import make_app
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Any]:
+    app: Any = make_app("memory://", database_url, {"task_always_eager": True})
+
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    app.task(name="tests.total", shared=False)(total)
+    yield app
+    app.jobs.close()
+
+
+def in_a_chain(app: Any) -> Any:
+    add, total = app.tasks["tests.add"], app.tasks["tests.total"]
+    return chain(add.s(1, 2), group(add.s(1), add.s(2)), total.s(), add.s(5))
+
+
+def in_a_group(app: Any) -> Any:
+    add, total = app.tasks["tests.add"], app.tasks["tests.total"]
+    return group(chord([add.s(n, n) for n in range(3)], total.s()), chain(add.s(1, 1), add.s(1)))
+
+
+@pytest.mark.parametrize(("make", "expected"), [(in_a_chain, 14), (in_a_group, [6, 3])])
+def test_eager_canvas_has_its_result_after_the_submit(
+    app: Any, make: Callable[[Any], Any], expected: Any
+) -> None:
+    handle = app.jobs.handle()
+    handle.submit(make(app))
+    assert handle.result(timeout=0) == expected
+    assert [str(event.status) for event in handle.events()] == ["Submitted", "Running", "Finished"]
+    assert {record.status for record in handle.members()} == {JobStatus.FINISHED}
+
+
+def test_eager_failure_cancels_what_needs_it(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(chain(app.tasks["tests.fail"].s("no good"), app.tasks["tests.add"].s(1)))
+    with pytest.raises(JobFailedError, match="no good"):
+        handle.result(timeout=0)
+    assert [record.status for record in handle.members()] == [JobStatus.ERROR, JobStatus.CANCELLED]
