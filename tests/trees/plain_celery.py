@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
+import celery
+import pytest
 from celery import Celery, _state
 from celery.result import allow_join_result
 from celery.worker.request import Request
+
+needs_celery_5_7 = pytest.mark.skipif(
+    celery.VERSION < (5, 7),
+    reason="Celery 5.6 gives some canvases other group ids and options, fails at empty groups, or never ends",
+)
 
 
 @dataclass(frozen=True)

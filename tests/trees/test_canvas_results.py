@@ -13,7 +13,7 @@ from jobhandle_celery.errors import ValidationError
 from tests.trees import canvases
 from tests.trees.canvases import BODIES, Description, descriptions, note
 from tests.trees.evaluate import Evaluation
-from tests.trees.plain_celery import PlainCelery, Sent
+from tests.trees.plain_celery import PlainCelery, Sent, needs_celery_5_7
 
 
 def _map(task: Any, it: Any) -> list[Any]:
@@ -94,6 +94,7 @@ def messages_of_celery(sent: list[Sent]) -> list[str]:
     )
 
 
+@needs_celery_5_7
 @given(descriptions(), st.booleans())
 @settings(
     max_examples=150,

@@ -13,7 +13,7 @@ from jobhandle_celery.broker import signatures
 from jobhandle_celery.broker.canvas import Plan, plan
 from jobhandle_celery.broker.tree_ids import TreeIds
 from tests.trees.canvases import BODIES, serialized
-from tests.trees.plain_celery import PlainCelery
+from tests.trees.plain_celery import PlainCelery, needs_celery_5_7
 
 UNKNOWN: dict[str, Any] = {"colour": "red"}
 QUEUES = ("first", "second")
@@ -161,6 +161,7 @@ def of_plan(planned: Plan) -> dict[Any, Any]:
     return said
 
 
+@needs_celery_5_7
 @pytest.mark.parametrize("make", CANVASES.values(), ids=CANVASES)
 def test_options_and_ids_of_members_are_those_of_celerys_messages(celery: PlainCelery, make: Make) -> None:
     """Queue, priority, times, root, parent, group and index, for members published at once and later."""
