@@ -201,6 +201,30 @@ RULES = [
         "tests/broker/test_handlers.py",
     ),
     Mutant(
+        27,
+        "a settle clears the mark whatever the row is by then",
+        "store.settling:_clear_marks",
+        (Replace(("tuple_",), by="job.c.id.in_([row.id for row in ended])"),),
+        "tests/store/test_trees.py",
+    ),
+    Mutant(
+        28,
+        "the mark is not set by the statement that makes a row final",
+        "store.transitions:final",
+        (Drop(("unsettled",)),),
+        "tests/test_settler.py tests/store/test_trees.py",
+    ),
+    Mutant(
+        29,
+        "a settle clears the mark first",
+        "store.settling:Settling.settle",
+        (
+            DropStatement(("_clear_marks",)),
+            ReplaceStatement(("select_ended",), by="_\nself._clear_marks(ended)"),
+        ),
+        "tests/store/test_trees.py",
+    ),
+    Mutant(
         101,
         "a veto that Celery swallows: the refused body runs",
         "worker:claim",

@@ -1,11 +1,21 @@
 """Trees: what becomes ready, what can no longer start, and how a node ends."""
 
+import contextlib
+import uuid
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
 import pytest
 
-from jobhandle_celery.errors import UnknownJobError
-from jobhandle_celery.store import NewMember
-from tests.store.harness import FAILURE, Bench
+from jobhandle_celery.errors import UnknownJobError, ValidationError
+from jobhandle_celery.status import JobStatus
+from jobhandle_celery.store import NewMember, Selection
+from jobhandle_celery.store.settling import Settling
+from tests.store.cutting import Cut, Cutter, Died
+from tests.store.harness import FAILURE, REPUBLISH_AFTER, Bench, about
 from tests.store.members import Tree, chain, chord, group, node, settle_all, task
+from tests.store.racing import race
 
 SUBMITTED, WAITING, RUNNING = "Submitted", "Waiting", "Running"
 FINISHED, ERROR, CANCELLED = "Finished", "Error", "Cancelled"
@@ -92,6 +102,227 @@ def test_job_that_needs_an_existing_one_starts_or_is_cancelled(bench: Bench, whe
     assert tree.statuses() == [SUBMITTED if met else CANCELLED]
 
 
-def test_job_that_needs_one_of_another_namespace_is_refused(bench: Bench) -> None:
-    with pytest.raises(UnknownJobError, match="no job 999999"):
-        Tree(bench, [task(after=(999999,))])
+def test_two_last_members_that_end_at_once_release_the_body_once(bench: Bench, other: Bench) -> None:
+    """Both ends are committed before either is settled."""
+    tree = Tree(bench, chord(task(), task(), body=task()))
+    for number in (2, 3):
+        assert bench.store.runs.finish(tree.run(number), "1")
+    header = tree.ids[1]
+
+    mine, others = bench.store.settling, other.store.settling
+    race(lambda: mine.settle([tree.ids[2]]), lambda: others.settle([tree.ids[3]]))
+    assert bench.status(header) is JobStatus.FINISHED
+    released = race(lambda: mine.settle([header]), lambda: others.settle([header]))
+
+    assert sorted(released, key=len) == [[], [tree.ids[4]]]
+    assert bench.events(header).count(JobStatus.FINISHED) == 1
+    assert bench.events(tree.ids[4]) == [JobStatus.WAITING, JobStatus.SUBMITTED]
+
+
+def test_times_of_a_member_begin_when_its_needs_are_met(bench: Bench) -> None:
+    tree = Tree(bench, chain(task(countdown=0.5), task(countdown=600.0, expires_in=7200.0), task()))
+    assert bench.due_in(tree.ids[2]) is None
+    assert bench.row(tree.ids[2])["expires"] is None
+    bench.pass_time(minutes=30)
+
+    assert tree.finish(1) == []
+
+    waiting = bench.row(tree.ids[2])
+    assert waiting["status_id"] is JobStatus.WAITING
+    assert not waiting["blocked"]
+    assert about(bench.ahead(waiting["not_before"]), timedelta(minutes=10))
+    assert about(bench.ahead(waiting["due_at"]), timedelta(minutes=10))
+    assert about(bench.ahead(waiting["expires"]), timedelta(hours=2))
+    bench.pass_time(minutes=11)
+    assert tree.finish(2) == [tree.ids[3]]
+
+
+def test_scheduled_member_waits_for_its_time(bench: Bench) -> None:
+    tree = Tree(bench, chain(task(), task(scheduled_for=timedelta(hours=1), expires=timedelta(minutes=30))))
+    assert about(bench.due_in(tree.ids[2]), timedelta(minutes=30))
+
+    assert tree.finish(1) == []
+
+    waiting = bench.row(tree.ids[2])
+    assert about(bench.ahead(waiting["not_before"]), timedelta(hours=1))
+    assert about(bench.due_in(tree.ids[2]), timedelta(minutes=30))
+
+
+def test_blocked_member_that_expires_cancels_what_needs_it(bench: Bench) -> None:
+    tree = Tree(bench, chain(task(), task(expires=timedelta(minutes=5)), task()))
+    bench.pass_time(minutes=6)
+
+    assert bench.store.sweep.expire() == 1
+    settle_all(bench, tree.ids[2])
+
+    assert tree.statuses() == [SUBMITTED, SUBMITTED, CANCELLED, CANCELLED]
+
+
+def test_linked_callback_does_not_count_for_its_node(bench: Bench) -> None:
+    callback = task(parent=0, needs=((1, 0),), when="finished")
+    tree = Tree(bench, [*group(task()), callback])
+
+    tree.finish(1)
+    assert tree.statuses() == [RUNNING, FINISHED, SUBMITTED]
+    bench.store.runs.fail(tree.run(2), FAILURE)
+    settle_all(bench, tree.ids[2])
+
+    assert tree.statuses() == [FINISHED, FINISHED, ERROR]
+
+
+def test_node_names_the_task_that_failed_below_a_nested_node(bench: Bench) -> None:
+    tree = Tree(bench, chord(task(), task(), body=task()))
+
+    bench.store.runs.fail(tree.run(3), FAILURE)
+    settle_all(bench, tree.ids[3])
+    assert tree.statuses()[:2] == [RUNNING, RUNNING]
+    tree.finish(2)
+
+    assert tree.statuses() == [ERROR, ERROR, FINISHED, ERROR, CANCELLED]
+    named = f"job {tree.ids[3]} (shop.thumbnail) ended in Error: ValueError: no good"
+    assert bench.row(tree.ids[0])["message"] == bench.row(tree.ids[1])["message"] == named
+
+
+def test_job_that_needs_several_waits_for_all(bench: Bench) -> None:
+    first, second = bench.submit(), bench.submit()
+    tree = Tree(bench, [task(), task(needs=((0, None),), after=(first, second), when="ended")])
+    bench.store.control.cancel(first, None, terminate=False)
+    settle_all(bench, first)
+    tree.finish(0)
+    assert tree.statuses() == [FINISHED, WAITING]
+
+    bench.store.control.cancel(second, None, terminate=False)
+    assert settle_all(bench, second) == [tree.ids[1]]
+
+
+def test_job_that_needs_a_final_one_is_ready_at_the_submit(bench: Bench) -> None:
+    needed = bench.place(FINISHED).job_id
+
+    tree = Tree(bench, [task(after=(needed,))])
+
+    assert tree.submitted[0].status is JobStatus.SUBMITTED
+    assert tree.statuses() == [SUBMITTED]
+    assert not bench.row(needed)["needed"]
+
+
+@pytest.mark.parametrize("which", ["unknown", "another user's", "another namespace's"])
+def test_need_that_the_submitter_cannot_see_is_refused(bench: Bench, which: str) -> None:
+    match which:
+        case "unknown":
+            needed = 999_999_999
+        case "another user's":
+            needed = bench.submit(username="bob")
+        case _:
+            elsewhere = Bench(bench.url, bench.database, namespace=f"{bench.settings.namespace}-2")
+            needed = elsewhere.submit(username="ann")
+    mine = bench.submit(username="ann")
+
+    with pytest.raises(UnknownJobError, match=f"^no job {needed}$"):
+        Tree(bench, [task(username="ann"), task(username="ann", after=(mine, needed))])
+
+    assert [job.id for job in bench.store.pages.page(Selection(username="ann"), None, 10).jobs] == [mine]
+
+
+def test_resubmitted_need_is_settled_in_its_next_round(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settle of the former round is slow: it clears the mark of its own round alone."""
+    needed = bench.submit()
+    tree = Tree(bench, [task(after=(needed,), when="failed")])
+    clear = Settling._clear_marks
+
+    def late(settling: Settling, ended: Any) -> None:
+        monkeypatch.undo()
+        assert bench.store.control.resubmit(needed, str(uuid.uuid4()), None)
+        bench.store.runs.fail(bench.run(needed), FAILURE)
+        clear(settling, ended)
+
+    bench.store.runs.stop(bench.run(needed), "")
+    bench.write(tree.ids[0], blocked=False)  # what the settle is slow about is not this row
+    monkeypatch.setattr(Settling, "_clear_marks", late)
+    bench.store.settling.settle([needed])
+
+    row = bench.row(needed)
+    assert row["unsettled"]
+    assert row["due_at"] is not None
+
+
+def test_unreported_cancel_of_a_member_is_reported_once_it_is_settled(bench: Bench) -> None:
+    tree = Tree(bench, group(task(), task()))
+    bench.queue(tree.ids[1])
+    bench.store.control.cancel(tree.ids[1], None, terminate=False)
+    bench.pass_time(minutes=2)
+    assert bench.store.sweep.unreported_cancels(10) == []
+
+    settle_all(bench, tree.ids[1])
+
+    assert about(bench.due_in(tree.ids[1]), REPUBLISH_AFTER)
+    bench.pass_time(minutes=20)
+    assert [lost.job_id for lost in bench.store.sweep.unreported_cancels(10)] == [tree.ids[1]]
+    assert bench.due_in(tree.ids[1]) is None
+
+
+# Unique keys.
+
+
+def test_unfinished_job_with_the_key_of_a_member_becomes_that_member(bench: Bench) -> None:
+    existing = bench.run(bench.submit(unique_key="k"))
+
+    tree = Tree(bench, chain(task(), task(unique_key="k"), task()))
+
+    assert tree.ids[2] == existing.job_id
+    assert not tree.submitted[2].fresh
+    adopted = bench.row(existing.job_id)
+    assert (adopted["root_id"], adopted["parent_id"], adopted["position"]) == (tree.ids[0], tree.ids[0], 1)
+    bench.store.runs.finish(existing, "1")
+    assert settle_all(bench, existing.job_id) == [tree.ids[3]]
+    tree.finish(3)
+    tree.finish(1)
+    assert tree.statuses() == [FINISHED] * 4
+
+
+def test_existing_member_that_ends_before_its_node_knows_is_counted(bench: Bench) -> None:
+    existing = bench.run(bench.submit(unique_key="k"))
+    tree = Tree(bench, group(task(unique_key="k"), task()), armed=False)
+    tree.finish(2)
+    bench.store.runs.fail(existing, FAILURE)
+    assert tree.statuses()[0] == WAITING
+
+    bench.pass_time(minutes=2)
+    due = bench.store.settling.reserve_unsettled(10)
+    assert due.blocked == [tree.ids[0]]
+    bench.store.settling.arm(due.blocked)
+
+    assert tree.statuses() == [ERROR, ERROR, FINISHED]
+
+
+def test_key_that_a_job_of_another_tree_holds_is_refused(bench: Bench) -> None:
+    tree = Tree(bench, group(task(unique_key="k")))
+
+    with pytest.raises(ValidationError, match=f"unique_key: .*job {tree.ids[1]} has it"):
+        Tree(bench, group(task(), task(unique_key="k")))
+    with pytest.raises(ValidationError, match="one member"):
+        Tree(bench, group(task(unique_key="l"), task(unique_key="l")))
+
+
+# A process dies.
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_settle_that_dies_at_any_step_is_completed_by_a_sweep(
+    own_bench: Bench, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, cutter = own_bench, Cutter(own_bench.database.engine)
+    for step in count(1):
+        tree = Tree(bench, [*chord(task(), body=task()), task(needs=((2, None),), when="failed")])
+        bench.store.runs.finish(tree.run(2), "1")
+        with contextlib.suppress(Died), cutter.cutting(Cut(step, done, dies=True)):
+            settle_all(bench, tree.ids[2])
+        left = [tree.ids[2]]
+        while left:
+            bench.pass_time(minutes=2)
+            left = bench.store.settling.reserve_unsettled(10).ended
+            bench.store.settling.settle(left)
+
+        assert tree.statuses() == [RUNNING, FINISHED, FINISHED, SUBMITTED, CANCELLED], f"step {step}"
+        if not cutter.has_cut:
+            break
+    assert step > 5
