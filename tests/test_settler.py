@@ -1,8 +1,8 @@
 """The end of a job is settled by the process that wrote it, or by a pass of the sweeper."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import pytest
 
@@ -22,9 +22,10 @@ def bench(database_url: str) -> Iterator[Bench]:
     bench.close()
 
 
-def settle_with(bench: Bench, send: Any) -> None:
-    """Settle what ends on this bench, as a runtime does."""
-    bench.database.on_unsettled = Settler(bench.store, send).settle
+def settle_with(bench: Bench, send: Callable[[list[int]], None]) -> None:
+    """Settle what ends on this bench, as a runtime does; `send` gets the ids of the jobs to publish."""
+    settler = Settler(bench.store, lambda messages: send([message.job_id for message in messages]))
+    bench.database.on_unsettled = settler.settle
 
 
 def published_by_a_pass(bench: Bench) -> list[int]:

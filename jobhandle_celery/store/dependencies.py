@@ -8,7 +8,20 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, false, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from ..models import Failure
 from ..schema import clock, job, job_event, job_need, statement_clock
@@ -320,9 +333,12 @@ def settle_or_select() -> Select[Any]:
     Most members of a group end so: the next sibling to end sees that this one has. For PostgreSQL.
     """
     nothing_follows = (~exists(_DEPENDENTS), ~_IS_LAST, ~exists(_UNSTARTED_PARENT))
+    # As this statement has seen it: while it waits for the row, another round of the job may have ended.
+    seen = select(job.c.id, job.c.task_id, job.c.attempt).where(MINE, _IS_UNSETTLED).subquery("seen")
+    is_seen = tuple_(job.c.id, job.c.task_id, job.c.attempt) == tuple_(*seen.c)
     settled = (
         update(job)
-        .where(MINE, _IS_UNSETTLED, *nothing_follows, NO_FLUSH)
+        .where(is_seen, MINE, _IS_UNSETTLED, *nothing_follows, NO_FLUSH)
         .values(**NO_MARK)
         .returning(job.c.id)
         .cte("settled")

@@ -148,6 +148,8 @@ class _Prepared:
         compiled = statement.compile(dialect=dialect, **schemas_shown)
         if compiled.insert_prefetch or compiled.update_prefetch:
             raise TypeError("the statement has column defaults, which only SQLAlchemy's execution fills in")
+        if compiled.post_compile_params:
+            raise TypeError("the statement has a list of values, which only SQLAlchemy's execution renders")
         self.text: str = compiled.string
         self._constants: dict[str, Any] = compiled.params
         processors = {

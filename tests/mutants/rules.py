@@ -220,7 +220,7 @@ RULES = [
         "store.settling:Settling.settle",
         (
             DropStatement(("_clear_marks",)),
-            ReplaceStatement(("select_ended",), by="_\nself._clear_marks(ended)"),
+            ReplaceStatement(("_read_ended",), by="_\nself._clear_marks(ended)"),
         ),
         "tests/store/test_trees.py",
     ),

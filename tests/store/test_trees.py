@@ -2,20 +2,24 @@
 
 import contextlib
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from jobhandle_celery.errors import UnknownJobError, ValidationError
+from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import NewMember, Selection
 from jobhandle_celery.store.settling import Settling
 from tests.store.cutting import Cut, Cutter, Died
 from tests.store.harness import FAILURE, REPUBLISH_AFTER, Bench, about
 from tests.store.members import Tree, chain, chord, group, node, settle_all, task
-from tests.store.racing import race
+from tests.store.racing import race, waiting
+from tests.support import eventually
 
 SUBMITTED, WAITING, RUNNING = "Submitted", "Waiting", "Running"
 FINISHED, ERROR, CANCELLED = "Finished", "Error", "Cancelled"
@@ -114,7 +118,7 @@ def test_two_last_members_that_end_at_once_release_the_body_once(bench: Bench, o
     assert bench.status(header) is JobStatus.FINISHED
     released = race(lambda: mine.settle([header]), lambda: others.settle([header]))
 
-    assert sorted(released, key=len) == [[], [tree.ids[4]]]
+    assert [message.job_id for messages in released for message in messages] == [tree.ids[4]]
     assert bench.events(header).count(JobStatus.FINISHED) == 1
     assert bench.events(tree.ids[4]) == [JobStatus.WAITING, JobStatus.SUBMITTED]
 
@@ -226,7 +230,7 @@ def test_need_that_the_submitter_cannot_see_is_refused(bench: Bench, which: str)
 def test_resubmitted_need_is_settled_in_its_next_round(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A settle of the former round is slow: it clears the mark of its own round alone."""
     needed = bench.submit()
-    tree = Tree(bench, [task(after=(needed,), when="failed")])
+    Tree(bench, [task(after=(needed, bench.submit()), when="ended")])
     clear = Settling._clear_marks
 
     def late(settling: Settling, ended: Any) -> None:
@@ -236,7 +240,6 @@ def test_resubmitted_need_is_settled_in_its_next_round(bench: Bench, monkeypatch
         clear(settling, ended)
 
     bench.store.runs.stop(bench.run(needed), "")
-    bench.write(tree.ids[0], blocked=False)  # what the settle is slow about is not this row
     monkeypatch.setattr(Settling, "_clear_marks", late)
     bench.store.settling.settle([needed])
 
@@ -326,3 +329,20 @@ def test_settle_that_dies_at_any_step_is_completed_by_a_sweep(
         if not cutter.has_cut:
             break
     assert step > 5
+
+
+def test_settle_that_waits_for_another_round_leaves_its_mark(server_bench: Bench) -> None:
+    """The next round ends while the settle of the former one waits for the row."""
+    bench = server_bench
+    tree = Tree(bench, group(task(), task()))
+    bench.store.runs.finish(tree.run(1), "1")
+    again = update(job).where(job.c.id == tree.ids[1]).values(task_id=str(uuid.uuid4()), attempt=2)
+
+    with ThreadPoolExecutor(1) as pool:
+        with bench.database.transaction() as db:
+            db.execute(again)
+            settled = pool.submit(bench.store.settling.settle, [tree.ids[1]])
+            eventually(lambda: waiting(bench))
+        assert settled.result(timeout=30) == []
+
+    assert bench.row(tree.ids[1])["unsettled"]
