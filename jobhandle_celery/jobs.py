@@ -181,7 +181,7 @@ class Jobs:
         before: int | None = None,
         limit: int = 100,
     ) -> list[JobRecord]:
-        """Return the newest jobs that fit all filters, newest first.
+        """Return the newest jobs that fit all filters, newest first; members of trees are jobs like others.
 
         Args:
             status: One status, or several.
@@ -218,7 +218,7 @@ class Jobs:
     ) -> dict[JobStatus, int]:
         """Return how many of the jobs that fit all filters are in each of the nine statuses.
 
-        The filters are those of `find`.
+        The filters are those of `find`. A chain, group or chord is a job, and so is each of its members.
         """
         return self._store().queries.count_by_status(
             _selection(status, task, username, groupname, ids, since, until, root)

@@ -98,7 +98,8 @@ def _watch(context: CommandContext, ids: tuple[int, ...]) -> None:
 
 def _read(context: CommandContext, ids: tuple[int, ...], previous: Sequence[JobRecord]) -> list[JobRecord]:
     if ids:
-        found = {job.id: job for job in context.store.pages.find(Selection(ids=ids), None, len(ids))}
+        jobs = context.store.pages.find(Selection(ids=ids), None, len(ids), of_ended=True)
+        found = {job.id: job for job in jobs}
         for job_id in ids:
             if job_id not in found:
                 raise UnknownJobError(f"no job {job_id}")

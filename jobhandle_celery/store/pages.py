@@ -50,15 +50,20 @@ class Pages:
         self._database = database
 
     @retry_on_disconnect
-    def find(self, selection: Selection, before: int | None, limit: int) -> list[JobRecord]:
-        """Return the newest jobs of a selection, those with an id below `before` if it is given."""
+    def find(
+        self, selection: Selection, before: int | None, limit: int, *, of_ended: bool = False
+    ) -> list[JobRecord]:
+        """Return the newest jobs of a selection, those with an id below `before` if it is given.
+
+        With `of_ended`, also the progress of nodes that have ended.
+        """
         found: list[Row[Any]] = []
         with self._database.autocommit() as db:
             selection, after, before = _narrow(db, selection, before)
             for part in selection.parts(MOST_PARAMETERS):
                 found += _newest_by_id(db, part, after, before, limit)
             newest = sorted(found, key=lambda row: row.id, reverse=True)[:limit]
-            return to_jobs(db, newest)
+            return to_jobs(db, newest, of_ended=of_ended)
 
     @retry_on_disconnect
     def ids(self, selection: Selection) -> list[int]:

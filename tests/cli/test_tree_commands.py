@@ -127,6 +127,19 @@ def test_list_folds_trees_to_their_roots(stage: Stage) -> None:
     assert listed("--limit", 1, "--before", ended.id) == [alone]
 
 
+def test_watch_of_an_ended_node_has_its_progress(sqlite_stage: Stage) -> None:
+    root = insert(sqlite_stage, group(leaf(1), leaf(2)))
+    (document,) = run_command(sqlite_stage.app, "watch", root.id, "--json").documents
+    assert (document["status"], document["progress"]) == ("Finished", {"current": 2, "total": 2})
+
+
+def test_wait_for_a_node_says_how_it_ended(sqlite_stage: Stage) -> None:
+    failed = {"message": "job 2 (shop.thumbnail) ended in Error: no good"}
+    root = insert(sqlite_stage, group(leaf(status=ERROR), status=ERROR, columns=failed))
+    result = run_command(sqlite_stage.app, "wait", root.id)
+    assert (result.code, result.out) == (1, f"job {root.id} is Error: {failed['message']}\n")
+
+
 # What changes jobs.
 
 
