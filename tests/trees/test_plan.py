@@ -171,6 +171,12 @@ def test_options_and_ids_of_members_are_those_of_celerys_messages(celery: PlainC
         assert of_plan(plan([given])) == of_celery(celery)
 
 
+def test_root_of_canvas_that_a_task_submits_is_that_of_the_task(app: Celery) -> None:
+    ids = TreeIds(plan([chain(note(app, "a"), note(app, "b"), note(app, "c"))]).members, "outer")
+    assert ids.headers(1) is None  # the routing adds those of the task, as to any job
+    assert ids.headers(3) == {"parent_id": ids.tasks[2], "root_id": "outer"}
+
+
 def test_callback_of_single_task_depends_on_it_without_a_tree(app: Celery) -> None:
     task, callback = plan([linked(note(app, "a"), note(app, "b"))]).members
     assert (task.parent, task.needs, callback.parent, callback.position) == (None, (), None, None)
