@@ -4,15 +4,30 @@ from datetime import timedelta
 from functools import partial
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Selection
+from jobhandle_celery.store import Selection, Store
 from tests.faults.store_scenes import Scene, lapsed, late, of_job, of_run, scene
-from tests.store.harness import HELD
+from tests.store.harness import HELD, Bench
+from tests.store.members import Tree, chain, task
 
 _queued, _failed = partial(of_job, JobStatus.QUEUED), partial(of_job, JobStatus.ERROR)
+
+
+def _tree(bench: Bench) -> int:
+    return Tree(bench, chain(task(), task())).ids[0]
+
+
+def _size(store: Store, root_id: int) -> int:
+    root = store.queries.job(root_id)
+    return 0 if root is None else len(store.diagnostics.tree(root))
+
 
 READS: dict[str, Scene] = {
     "check": of_run(lambda store, run: store.runs.check(run)),
     "job": _queued(lambda store, job_id: getattr(store.queries.job(job_id), "status", None)),
+    "stored_job": _queued(lambda store, job_id: getattr(store.queries.stored_job(job_id), "status", None)),
+    "id_of_task": of_run(lambda store, run: store.queries.id_of_task(run.task_id) == run.job_id),
+    "members": scene(_tree, lambda store, root: len(store.queries.members(root) or ())),
+    "tree": scene(_tree, _size),
     "status": _queued(lambda store, job_id: store.queries.status(job_id)),
     "unfinished": _queued(lambda store, job_id: len(store.queries.unfinished([job_id]))),
     "find": _queued(lambda store, _: len(store.pages.find(Selection(), None, 10))),
