@@ -1,5 +1,5 @@
-"""How fast durable jobs are, measured beside what people use today: ``python -m benchmarks``.
+"""Benchmarks of durable jobs beside the systems in use today: ``python -m benchmarks``.
 
-Uses the library through its public face alone (where a benchmark cannot, it says so), so that it measures
-one version of it as well as another. Real servers, every contestant in one run, round by round in turn.
+They use the public interface of the library, except where a benchmark says otherwise, so that they measure
+another version as well. They run on real servers; each round measures all systems, in a shuffled order.
 """

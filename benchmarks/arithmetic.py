@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios for the tables. Does not import the library."""
+"""Medians, quartiles, ratios and percentiles for the tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said of several measurements of one thing."""
+    """Median and quartiles of several measurements of one quantity."""
 
     median: float
     low: float
-    """The lower quartile; the smallest of fewer than four."""
+    """The lower quartile; with fewer than four values, the smallest."""
     high: float
-    """The upper quartile; the largest of fewer than four."""
+    """The upper quartile; with fewer than four values, the largest."""
 
     @property
     def spread(self) -> float:
-        """Half of the distance between the quartiles, as a part of the median."""
+        """Half of the interquartile range, as a fraction of the median."""
         return (self.high - self.low) / 2 / abs(self.median) if self.median else 0.0
 
 
@@ -30,17 +30,17 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
-    """Return the ratio of each round: both were measured within it, so what disturbed it disturbed both."""
+    """Return the ratio within each round: a disturbance of the machine affects both of its values."""
     return [value / other for value, other in zip(of, to, strict=True)]
 
 
 def differences(of: Sequence[float], to: Sequence[float]) -> list[float]:
-    """Return the difference of each round."""
+    """Return the difference within each round."""
     return [value - other for value, other in zip(of, to, strict=True)]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that at least so many percent of the values do not exceed."""
+    """Return the smallest value that is not exceeded by at least `percent` percent of the values."""
     ordered = sorted(values)
     rank = -(-len(ordered) * percent // 100)  # rounded up
     return ordered[max(int(rank), 1) - 1]

@@ -1,4 +1,4 @@
-"""The least that a durable submit does: one row, one commit, one message."""
+"""A lower bound of a durable submit: one row, one commit, one message."""
 
 import uuid
 from typing import Any
@@ -9,39 +9,39 @@ from sqlalchemy import Engine, create_engine, func, insert, select
 from jobhandle_celery import schema
 from jobhandle_celery.status import JobStatus
 
-from .peers import Place
+from .peers import Sandbox
 from .peers.celery_app import TASK
 
 FLOOR, INSERT, PUBLISH = "the floor: INSERT + COMMIT, publish", "INSERT + COMMIT alone", "publish alone"
 FLOORS = {FLOOR: "both", INSERT: "insert", PUBLISH: "publish"}
-"""What is measured, and the method that does it."""
+"""The label of each measurement, and the method of `Floor`."""
 
 
 class Floor:
-    """The least that a durable submit does."""
+    """Inserts a row and publishes a message, with SQLAlchemy Core and Celery's producer."""
 
-    def __init__(self, place: Place) -> None:
-        engine: Engine = create_engine(place.database_url)
+    def __init__(self, sandbox: Sandbox) -> None:
+        engine: Engine = create_engine(sandbox.database_url)
         with engine.begin() as connection:
-            connection.execute(select(func.pg_advisory_xact_lock(1)))  # other floors begin, too
+            connection.execute(select(func.pg_advisory_xact_lock(1)))  # other processes create them, too
             schema.metadata.create_all(connection)
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._app = Celery("floor", broker=place.broker_url, set_as_current=False)
+        self._app = Celery("floor", broker=sandbox.broker_url, set_as_current=False)
         self._broker = self._app.connection_for_write()
         self._producer: Any = self._app.amqp.Producer(self._broker, auto_declare=False)
         self._statement = insert(schema.job).values(
             submitted=schema.clock(), due_at=schema.clock(), kwargs="{}", routing="{}", message=""
         )
         self._ids = 0
-        self._ours = uuid.uuid4().hex[:8]  # other processes insert into this table, too
+        self._prefix = uuid.uuid4().hex[:8]  # other processes insert into this table, too
 
     def insert(self, number: int) -> None:
-        """Insert a row, and commit."""
+        """Insert a row and commit."""
         self._ids += 1
         row = {
             "namespace": "floor",
             "task": TASK,
-            "task_id": f"{self._ours}-0000-4000-8000-{self._ids:012d}",
+            "task_id": f"{self._prefix}-0000-4000-8000-{self._ids:012d}",
             "args": f"[{number}]",
             "queue": "celery",
             "max_attempts": 1,
@@ -56,6 +56,6 @@ class Floor:
         self._app.amqp.send_task_message(self._producer, TASK, message, queue=self._app.amqp.queues["celery"])
 
     def both(self, number: int) -> None:
-        """Do both."""
+        """Insert a row, commit, then publish a message."""
         self.insert(number)
         self.publish(number)

@@ -1,8 +1,8 @@
-"""The begin and end of bodies, recorded by the bodies themselves with one write of 24 bytes.
+"""Start and end of each body, which the body itself appends to a file.
 
-Every contestant's body is the same: it reads the clock that all processes of a machine share twice, and
-appends one mark to a file by one `write`, which does not mix the marks of several processes. That takes about
-two microseconds. This module does not import the library, since workers of every contestant import it.
+The body is the same in every system. It reads the clock that all processes of a machine share twice, and
+appends 24 bytes by one `write`, so that marks of several processes do not mix. That takes about two
+microseconds. This module does not import the library, because the workers of every system import it.
 """
 
 import os
@@ -17,45 +17,45 @@ _descriptors: dict[tuple[int, str], int] = {}
 
 
 def clock() -> float:
-    """Return seconds by the clock that all processes of this machine share."""
+    """Return seconds of the monotonic clock, which all processes of this machine share."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def body(number: int, seconds: float = 0.0) -> int:
-    """Do what every contestant's job does: next to nothing, or sleep so long; return the number."""
-    begun = clock()
+    """Run as the body of a job of any system: sleep for `seconds`, append a mark, return the number."""
+    started = clock()
     if seconds:
         time.sleep(seconds)
     key = os.getpid(), os.environ[VARIABLE]
     if key not in _descriptors:
         _descriptors[key] = os.open(key[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.write(_descriptors[key], _FORM.pack(number, begun, clock()))
+    os.write(_descriptors[key], _FORM.pack(number, started, clock()))
     return number
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One body: which, and when."""
+    """Start and end of one body."""
 
     number: int
-    begun: float
+    started: float
     ended: float
 
 
 class Marks:
-    """The file of the marks of one contestant."""
+    """The file of marks of one system."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.clear()
 
     def clear(self) -> None:
-        """Delete all marks. The file itself stays, because workers hold it open."""
+        """Delete all marks. The file stays, because workers have it open."""
         with self.path.open("wb"):
             pass
 
     def count(self) -> int:
-        """Return how many bodies have ended."""
+        """Return the number of bodies that have ended."""
         return self.path.stat().st_size // _FORM.size
 
     def all(self) -> list[Mark]:
@@ -63,10 +63,10 @@ class Marks:
         return [Mark(*fields) for fields in _FORM.iter_unpack(self.path.read_bytes())]
 
     def wait_for(self, count: int, timeout: float = 300, pause: float = 0.005) -> list[Mark]:
-        """Wait until so many bodies have ended; return their marks.
+        """Wait until `count` bodies have ended; return their marks.
 
         Raises:
-            TimeoutError: with the number that had.
+            TimeoutError: Fewer have ended; the message has their number.
         """
         deadline = clock() + timeout
         while self.count() < count:

@@ -1,4 +1,4 @@
-"""Plots, small SVG files beside the report. Matplotlib is optional; without it there are none."""
+"""Plots as SVG files beside the report. Without Matplotlib, which is optional, none are drawn."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from .result import Curve, Result
 
 
 def name_of(result: Result, curve: Curve) -> str:
-    """Return the name of a curve's file."""
+    """Return the path of a curve's file, relative to the report."""
     letters = "".join(letter if letter.isalnum() else "-" for letter in curve.title.lower())
     return f"plots/{result.name}-{letters.strip('-')[:40]}.svg"
 
@@ -20,7 +20,7 @@ def draw(result: Result, folder: Path) -> None:
     except ImportError:
         return
     mpl.use("svg")
-    # The same picture is the same file: no date in it, and no ids made at random.
+    # The same picture is the same file: it has no date and no random ids.
     mpl.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.size": 9})
     (folder / "plots").mkdir(exist_ok=True)
     for curve in result.curves:

@@ -1,4 +1,4 @@
-"""Workers of any kind, as processes in a group of their own that does not outlive the run."""
+"""Processes, each in a group of its own, which end with the run."""
 
 import contextlib
 import os
@@ -17,18 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Process:
-    """One command, its output in a file."""
+    """A command, with its output in a file."""
 
     def __init__(
         self, words: Sequence[str], log: Path, reaper: Reaper, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            words: What comes after ``python -m``.
-            log: Where its output goes.
-            reaper: What ends it should this process be killed.
-            environment: Variables beside those of this process.
+            words: The arguments of ``python -m``.
+            log: The file of its output.
+            reaper: Ends the process if this one is killed.
+            environment: Variables in addition to those of this process.
         """
         self._log = log
         self._reaper = reaper
@@ -46,53 +46,53 @@ class Process:
 
     @property
     def output(self) -> str:
-        """All that it has said so far."""
+        """The output so far."""
         return self._log.read_text(errors="replace")
 
-    def wait_for(self, words: str, timeout: float = 60) -> None:
-        """Wait until it has said this.
+    def wait_for(self, text: str, timeout: float = 60) -> None:
+        """Wait until the output contains a text.
 
         Raises:
-            RuntimeError: it ended, or did not say it in time; with the last lines of its output.
+            RuntimeError: The process has ended, or the time is over; the message has the end of its output.
         """
         deadline = time.monotonic() + timeout
-        while words not in self.output:
+        while text not in self.output:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._log.name} has not said {words!r}:\n{self.output[-2000:]}")
+                raise RuntimeError(f"{self._log.name} does not contain {text!r}:\n{self.output[-2000:]}")
             time.sleep(0.02)
 
     def wait(self, timeout: float) -> None:
-        """Wait for its end.
+        """Wait until the process ends.
 
         Raises:
-            RuntimeError: it ended badly; with the last lines of its output.
+            RuntimeError: Its exit code is not 0; the message has the end of its output.
         """
         if self.process.wait(timeout):
             raise RuntimeError(f"{self._log.name} ended with an error:\n{self.output[-2000:]}")
 
     def family(self) -> list[psutil.Process]:
-        """Return it and all that it has started."""
+        """Return the process and its descendants."""
         leader = psutil.Process(self.process.pid)
         return [leader, *leader.children(recursive=True)]
 
     def pause(self) -> None:
-        """Stop it, and all that is in its group, until `resume()`."""
+        """Suspend all processes of the group, until `resume()`."""
         os.killpg(self.process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume all processes of the group."""
         os.killpg(self.process.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill it, and all that it has started."""
+        """Kill the process and its descendants."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             if self.process.poll() is None:
                 family = self.family()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for one in family:
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
         self.process.wait(timeout=10)
         self._reaper.forget(self.process.pid)

@@ -1,4 +1,4 @@
-"""One producer among several: ``python -m benchmarks.producer SECONDS FILE`` submits from FILE's birth on."""
+"""One of several producers: ``python -m benchmarks.producer SECONDS FILE`` submits once FILE exists."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from .peers.celery_app import TASK, app_from_environment
 
 
 def main(seconds: float, go: Path) -> None:
-    """Submit one job after the other, and print how many a second that were."""
+    """Submit jobs one after the other for some seconds; print the jobs per second."""
     app = app_from_environment()
     task = app.tasks[TASK]
     jobs = getattr(app, "jobs", None)
@@ -26,11 +26,11 @@ def main(seconds: float, go: Path) -> None:
     print("ready", flush=True)
     while not go.exists():
         time.sleep(0.001)
-    begun, done = clock(), 0
-    while clock() < begun + seconds:
+    started, done = clock(), 0
+    while clock() < started + seconds:
         submit(done)
         done += 1
-    print(done / (clock() - begun))
+    print(done / (clock() - started))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a run says on standard error: on a terminal one line that changes, else line by line."""
+"""Progress on standard error: one line that is overwritten on a terminal, else a line per step."""
 
 import sys
 import time
 
 
 class Progress:
-    """The display of a run."""
+    """Shows which benchmark runs, and which step of it."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
@@ -14,17 +14,17 @@ class Progress:
         self._shown = 0
 
     def begin(self, name: str) -> None:
-        """Say that a benchmark begins."""
+        """Show that a benchmark starts."""
         self._name = name
-        self.say("begins")
+        self.show("starts")
 
-    def say(self, words: str) -> None:
-        """Say what is being done."""
+    def show(self, step: str) -> None:
+        """Show the current step."""
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        place = f"{self._names.index(self._name) + 1}/{len(self._names)}" if self._name else "-"
-        self._show(f"[{minutes:02d}:{seconds:02d}] {place} {self._name}: {words}")
+        position = f"{self._names.index(self._name) + 1}/{len(self._names)}" if self._name else "-"
+        self._print(f"[{minutes:02d}:{seconds:02d}] {position} {self._name}: {step}")
 
-    def _show(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if sys.stderr.isatty():
             print("\r" + line[:110].ljust(self._shown), end="", file=sys.stderr, flush=True)
             self._shown = len(line[:110])

@@ -1,4 +1,4 @@
-"""What a benchmark found: kept as JSON, so that the report can be written again without measuring again."""
+"""The results of a benchmark, kept as JSON, from which the report is written."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parent / "results"
 
 @dataclass
 class Series:
-    """Measurements of one thing, one a round."""
+    """Measurements of one quantity, one per round."""
 
     what: str
     values: list[float]
@@ -24,59 +24,59 @@ class Series:
 
 @dataclass
 class Goal:
-    """Something to reach: a bound for the median of what the rounds gave."""
+    """A bound for the median of the rounds."""
 
     what: str
     values: list[float]
     bound: float
     unit: str = ""
     at_least: bool = True
-    """False: the bound is the most that it may be."""
+    """False: the bound is an upper one."""
 
 
 @dataclass
 class Curve:
-    """How something grows: lines of points over one axis."""
+    """Lines of points over one axis, for a plot."""
 
     title: str
     x: str
     y: str
     lines: dict[str, list[tuple[float, float]]]
     logarithmic: bool = False
-    """Of the x axis."""
+    """Whether the x axis is logarithmic."""
 
 
 @dataclass
 class Result:
-    """One benchmark's findings."""
+    """The results of one benchmark."""
 
     name: str
     title: str
     method: str
-    """How it was measured, for the reader of the report."""
+    """How it was measured, for the report."""
     goals: list[Goal] = field(default_factory=list)
     series: list[Series] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
-    """By title, each with a row of headings first."""
+    """By title; the first row of each has the headings."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Contestants that could not run, and why."""
+    """What could not be measured, with the reason."""
     quick: bool = False
     seconds: float = 0.0
     load: float = 0.0
-    """Of the machine when it began: processes that ran or wanted to, as a mean of the minute before."""
+    """The machine's load average over the minute before the start."""
     when: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     surroundings: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path = FOLDER) -> None:
-        """Write it to its file."""
+        """Write the result to its file."""
         folder.mkdir(exist_ok=True)
         text = json.dumps(dataclasses.asdict(_rounded(self)), indent=1, ensure_ascii=False)
         (folder / f"{self.name}.json").write_text(text + "\n")
 
 
 def load(name: str, folder: Path = FOLDER) -> Result | None:
-    """Return what a benchmark found when it ran last; None if it never did."""
+    """Return the result of a benchmark's last run; None if it has not run."""
     path = folder / f"{name}.json"
     if not path.exists():
         return None
@@ -96,7 +96,7 @@ PACKAGES = (
 
 
 def surroundings() -> dict[str, str]:
-    """Say where this process runs and with what."""
+    """Return the machine, Python and versions of packages of this process."""
     found = {"cores": str(os.cpu_count()), "machine": platform.machine(), "Python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -107,22 +107,24 @@ def surroundings() -> dict[str, str]:
 
 
 def _rounded(result: Result) -> Result:
-    """Return it with numbers of six digits: more are noise, and make the files long."""
+    """Return a copy with numbers of six digits: more are noise."""
     return dataclasses.replace(
         result,
         seconds=round(result.seconds, 1),
         load=round(result.load, 2),
-        goals=[dataclasses.replace(goal, values=list(map(_six, goal.values))) for goal in result.goals],
-        series=[dataclasses.replace(item, values=list(map(_six, item.values))) for item in result.series],
+        goals=[dataclasses.replace(goal, values=list(map(_round, goal.values))) for goal in result.goals],
+        series=[dataclasses.replace(item, values=list(map(_round, item.values))) for item in result.series],
         curves=[
             dataclasses.replace(
                 item,
-                lines={line: [(_six(x), _six(y)) for x, y in points] for line, points in item.lines.items()},
+                lines={
+                    line: [(_round(x), _round(y)) for x, y in points] for line, points in item.lines.items()
+                },
             )
             for item in result.curves
         ],
     )
 
 
-def _six(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""The servers of a run: a Redis, a PostgreSQL that keeps its promises to the disk, a RabbitMQ."""
+"""The servers of a run: Redis, a PostgreSQL that syncs its commits to a disk, RabbitMQ."""
 
 import subprocess
 import tempfile
@@ -19,23 +19,23 @@ from tests.servers.postgresql import postgresql_places
 from tests.servers.server import start_first
 
 VERSION = 16
-"""Of PostgreSQL, if one of that version is there."""
+"""The preferred major version of PostgreSQL."""
 
 
 class DurablePostgresql(PostgresqlServer):
-    """As one that holds valuable data: on a disk, and every commit waits for that disk."""
+    """As in production: the data is on a disk, and each commit waits for a sync."""
 
     statements = False
-    """True: it counts and times every statement, which costs some of the speed."""
+    """True: the server counts and times each statement, which slows it down."""
 
     @staticmethod
     def place() -> str | None:
-        """On a disk. Not on a tmpfs, where a sync costs nothing."""
-        return None if _kind_of_disk(tempfile.gettempdir()) != "tmpfs" else "/var/tmp"
+        """Return a folder on a disk: on a tmpfs a sync costs nothing. None: the default."""
+        return None if _filesystem(tempfile.gettempdir()) != "tmpfs" else "/var/tmp"
 
     @property
     def options(self) -> dict[str, object]:
-        """A small server's: what PostgreSQL's documentation says of memory, all else by default."""
+        """Those of a small server: memory as PostgreSQL's documentation recommends, else the defaults."""
         options: dict[str, object] = {
             "max_connections": 300,
             "fsync": "on",
@@ -44,7 +44,7 @@ class DurablePostgresql(PostgresqlServer):
             # https://www.postgresql.org/docs/16/runtime-config-resource.html: a quarter of the memory is
             # a reasonable start; workers and Redis are on this machine too.
             "shared_buffers": "1GB",
-            # Checkpoints by time and not by the amount of a benchmark's writes.
+            # Checkpoints are made by time, not by the amount that a benchmark writes.
             "max_wal_size": "8GB",
             "maintenance_work_mem": "512MB",
         }
@@ -55,32 +55,32 @@ class DurablePostgresql(PostgresqlServer):
 
 
 class CountingPostgresql(DurablePostgresql):
-    """One with `pg_stat_statements`, which not every installation has."""
+    """Has `pg_stat_statements`, which is not part of every installation."""
 
     statements = True
 
 
-def _kind_of_disk(folder: str) -> str:
-    asked = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True)
-    return asked.stdout.strip()
+def _filesystem(folder: str) -> str:
+    found = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
 
 
 def _version(programs: Path) -> int:
-    """Return the major version of these programs; 0 if they do not say."""
-    asked = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=False)
-    digits = "".join(letter if letter.isdigit() else " " for letter in asked.stdout).split()
+    """Return the major version of these programs; 0 if it is unknown."""
+    found = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=False)
+    digits = "".join(letter if letter.isdigit() else " " for letter in found.stdout).split()
     return int(digits[0]) if digits else 0
 
 
 def _counts_statements(programs: Path) -> bool:
-    asked = subprocess.run(
+    found = subprocess.run(
         [programs / "pg_config", "--pkglibdir"], capture_output=True, text=True, check=False
     )
-    return (Path(asked.stdout.strip()) / "pg_stat_statements.so").exists()
+    return (Path(found.stdout.strip()) / "pg_stat_statements.so").exists()
 
 
 class Servers:
-    """Those that the benchmarks of a run have asked for so far; each is started when first needed."""
+    """Starts each server at its first use."""
 
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
@@ -91,14 +91,14 @@ class Servers:
 
     @property
     def redis(self) -> RedisServer:
-        """A Redis without persistence, as a broker mostly is."""
+        """Redis without persistence, as brokers usually run."""
         if self._redis is None:
             self._redis = own_redis(self._reaper)
         return self._redis
 
     @property
     def postgresql(self) -> DurablePostgresql:
-        """A PostgreSQL, of the version that is to be measured if there is one."""
+        """PostgreSQL, of the installed version that is nearest to `VERSION`."""
         if self._postgresql is None:
             places = sorted(postgresql_places(), key=lambda place: abs(_version(place) - VERSION))
             self._postgresql = start_first(DurablePostgresql, self._reaper, places)
@@ -106,10 +106,10 @@ class Servers:
 
     @property
     def counting(self) -> CountingPostgresql:
-        """A PostgreSQL with `pg_stat_statements`, of another version perhaps.
+        """PostgreSQL with `pg_stat_statements`, of any version.
 
         Raises:
-            ServerMissing: no installation has it.
+            ServerMissing: No installation has it.
         """
         if self._counting is None:
             places = list(filter(_counts_statements, postgresql_places()))
@@ -118,37 +118,37 @@ class Servers:
 
     @property
     def rabbitmq(self) -> RabbitmqServer:
-        """A RabbitMQ.
+        """RabbitMQ.
 
         Raises:
-            ServerMissing: it is not installed.
+            ServerMissing: It is not installed.
         """
         if self._rabbitmq is None:
             self._rabbitmq = own_rabbitmq(self._reaper)
         return self._rabbitmq
 
     def versions(self) -> dict[str, str]:
-        """Say of each server that runs which it is, and of PostgreSQL how it treats a commit."""
-        said: dict[str, str] = {}
+        """Return the versions of the servers that run, and PostgreSQL's settings for commits."""
+        versions: dict[str, str] = {}
         for name, server in (
             ("PostgreSQL", self._postgresql),
             ("PostgreSQL with `pg_stat_statements`", self._counting),
         ):
             if server is not None:
                 settings = ("server_version", "fsync", "synchronous_commit", "shared_buffers")
-                values = [execute(server.url, f"SHOW {one}")[0][0] for one in settings]
-                said[name] = f"{values[0].split()[0]}, " + ", ".join(
-                    f"{name} {value}" for name, value in zip(settings[1:], values[1:], strict=True)
+                values = [execute(server.url, f"SHOW {setting}")[0][0] for setting in settings]
+                versions[name] = f"{values[0].split()[0]}, " + ", ".join(
+                    f"{setting} {value}" for setting, value in zip(settings[1:], values[1:], strict=True)
                 )
         if self._redis is not None:
             with redis.Redis.from_url(self._redis.url) as client:
-                said["Redis"] = str(client.info("server")["redis_version"])
+                versions["Redis"] = str(client.info("server")["redis_version"])
         if self._rabbitmq is not None:
-            said["RabbitMQ"] = str(self._rabbitmq.management.ask("GET", "overview")["rabbitmq_version"])
-        return said
+            versions["RabbitMQ"] = str(self._rabbitmq.management.ask("GET", "overview")["rabbitmq_version"])
+        return versions
 
     def close(self) -> None:
-        """End them all and remove their data."""
+        """Stop all servers and remove their data."""
         for server in (self._redis, self._rabbitmq, self._postgresql, self._counting):
             if server is not None:
                 server.discard()

@@ -1,4 +1,4 @@
-"""Where a process spends its time, by py-spy (optional), summed up by whose code it is."""
+"""Profiles a process by py-spy, which is optional, and sums up its samples by package and function."""
 
 import os
 import re
@@ -10,42 +10,51 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OWNERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("PostgreSQL: driver, and the wait for the server", ("psycopg/", "psycopg_pool/")),
+    ("PostgreSQL: driver, and waits for the server", ("psycopg/", "psycopg_pool/")),
     ("SQLAlchemy", ("sqlalchemy/",)),
     ("this library's own code", ("jobhandle_celery/",)),
-    ("broker: kombu and its drivers, and the wait for it", ("kombu/", "redis/", "amqp/", "vine/")),
+    ("broker: kombu and its drivers, and waits for the broker", ("kombu/", "redis/", "amqp/", "vine/")),
     ("Celery", ("celery/",)),
     ("Celery's process pool", ("billiard/",)),
     ("the benchmark itself", ("benchmarks/",)),
 )
-"""By the path of the innermost frame that is one of theirs: the standard library's are their callers'."""
+"""Owners of samples, by the start of a path. The innermost frame that has an owner decides."""
 
-PLUMBING = ("store/moves.py", "store/once.py", "store/door.py", "store/forks.py", "schema.py")
-"""Files of this library through which every verb goes: their time is the verb's that calls them."""
+COMMON_FILES = (
+    "schema.py",
+    "store/database.py",
+    "store/direct_psycopg.py",
+    "store/executors.py",
+    "store/fork_guard.py",
+    "store/retrying.py",
+    "store/statements.py",
+    "store/transitions.py",
+)
+"""Files of this library that all operations call: their samples count for the calling function."""
 
 _FRAME = re.compile(r"^(?P<function>.+) \((?P<path>[^()]*?)(?::\d+)?\)$")
 
 
 @dataclass(frozen=True)
 class Stacks:
-    """Samples of one thread."""
+    """The number of samples of the main thread."""
 
     owners: Counter[str]
-    verbs: Counter[str]
-    """Of the samples in or below this library, by its innermost function that is not plumbing."""
+    functions: Counter[str]
+    """By the innermost function of this library that is not in `COMMON_FILES`, with all that it calls."""
 
     @property
     def total(self) -> int:
-        """How many samples there are."""
+        """The number of all samples."""
         return self.owners.total()
 
 
 def record(pid: int, seconds: float, file: Path) -> Stacks:
-    """Look at a process 200 times a second, waits included, for so many seconds.
+    """Sample a process 200 times per second for some seconds, waits included.
 
     Raises:
         ImportError: py-spy is not installed.
-        RuntimeError: it could not; with its words.
+        RuntimeError: py-spy has failed; the message has the end of its output.
     """
     program = shutil.which("py-spy", path=os.pathsep.join((str(Path(sys.executable).parent), os.defpath)))
     if program is None:
@@ -55,13 +64,13 @@ def record(pid: int, seconds: float, file: Path) -> Stacks:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"py-spy: {done.stderr.strip()[-500:]}")
-    return summed(file.read_text())
+    return sum_up(file.read_text())
 
 
-def summed(raw: str) -> Stacks:
-    """Sum up what py-spy writes: a line a stack, its frames from the outermost on, then how often."""
+def sum_up(raw: str) -> Stacks:
+    """Sum up the output of py-spy: a line per stack, its frames from the outermost on, then its count."""
     owners: Counter[str] = Counter()
-    verbs: Counter[str] = Counter()
+    functions: Counter[str] = Counter()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [found.groupdict() for frame in stack.split(";") if (found := _FRAME.match(frame))]
@@ -69,12 +78,11 @@ def summed(raw: str) -> Stacks:
             continue
         owners[_owner([frame["path"] for frame in frames])] += int(count)
         ours = [frame for frame in frames if frame["path"].startswith("jobhandle_celery/")]
-        ours = [frame for frame in ours if not frame["path"].endswith(PLUMBING)] or ours
+        ours = [frame for frame in ours if not frame["path"].endswith(COMMON_FILES)] or ours
         if ours:
-            verbs[f"`{ours[-1]['function']}` ({ours[-1]['path'].removeprefix('jobhandle_celery/')})"] += int(
-                count
-            )
-    return Stacks(owners, verbs)
+            path = ours[-1]["path"].removeprefix("jobhandle_celery/")
+            functions[f"`{ours[-1]['function']}` ({path})"] += int(count)
+    return Stacks(owners, functions)
 
 
 def _owner(paths: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The statistics of the benchmarks, the order of contestants, and the report."""
+"""The statistics of the benchmarks, the order of measurements, the profile, and the report."""
 
 import random
 from collections import Counter
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+import jobhandle_celery
+from benchmarks import __main__, cases, report
 from benchmarks.arithmetic import differences, percentile, ratios, summary
-from benchmarks.contest import contest
+from benchmarks.interleaved import measure_interleaved
 from benchmarks.marks import VARIABLE, Marks, body
 from benchmarks.progress import Progress
 from benchmarks.result import Curve, Goal, Result, Series, load
-from benchmarks.stacks import summed
+from benchmarks.stacks import COMMON_FILES, sum_up
 
 
 def test_median_and_quartiles_are_those_of_the_sorted_values() -> None:
@@ -25,7 +26,7 @@ def test_median_and_quartiles_are_those_of_the_sorted_values() -> None:
     assert result.spread == pytest.approx(0.4)
 
 
-def test_of_fewer_than_four_values_the_spread_is_all_of_them() -> None:
+def test_quartiles_of_fewer_than_four_values_are_minimum_and_maximum() -> None:
     result = summary([3.0, 1.0, 2.0])
 
     assert (result.median, result.low, result.high) == (2, 1, 3)
@@ -48,24 +49,24 @@ def test_percentile_is_one_of_the_values(percent: float, expected: float) -> Non
     assert percentile([4.0], percent) == 4
 
 
-def test_contestants_take_turns_in_another_order_each_round() -> None:
-    gone: list[str] = []
+def test_each_round_runs_all_measurements_in_a_shuffled_order() -> None:
+    runs: list[str] = []
 
-    def contestant(name: str) -> int:
-        gone.append(name)
-        return len(gone)
+    def measure(name: str) -> int:
+        runs.append(name)
+        return len(runs)
 
-    contestants = {name: lambda name=name: contestant(name) for name in "abc"}
-    measured = contest(contestants, 30, Progress([]), warm_up=True)
+    measurements = {name: lambda name=name: measure(name) for name in "abc"}
+    measured = measure_interleaved(measurements, 30, Progress([]), warm_up=True)
 
-    rounds = ["".join(gone[start : start + 3]) for start in range(0, len(gone), 3)]
+    rounds = ["".join(runs[start : start + 3]) for start in range(0, len(runs), 3)]
     assert len(rounds) == 31
     assert {"".join(sorted(order)) for order in rounds} == {"abc"}
     assert len(set(rounds)) == 6
-    assert measured["a"] == [number + 1 for number, name in enumerate(gone) if name == "a"][1:]
+    assert measured["a"] == [number + 1 for number, name in enumerate(runs) if name == "a"][1:]
 
 
-def test_bodies_leave_marks_that_others_can_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_body_appends_a_mark_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marks = Marks(tmp_path / "marks")
     monkeypatch.setenv(VARIABLE, str(marks.path))
 
@@ -73,10 +74,10 @@ def test_bodies_leave_marks_that_others_can_count(tmp_path: Path, monkeypatch: p
 
     first, second = marks.wait_for(2)
     assert (first.number, second.number) == (3, 1)
-    assert first.begun <= first.ended <= second.begun <= second.ended
+    assert first.started <= first.ended <= second.started <= second.ended
     marks.clear()
     assert marks.count() == 0
-    body(4)  # the worker still has the same file
+    body(4)  # workers keep the file open
     assert [mark.number for mark in marks.all()] == [4]
     with pytest.raises(TimeoutError, match="1 of 2"):
         marks.wait_for(2, timeout=0)
@@ -109,7 +110,7 @@ def test_table_has_the_ratio_to_the_first_of_the_same_unit() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"), [(0, "0"), (1234.5, "1,234"), (99.96, "100"), (0.01234, "0.0123"), (-7.5, "-7.5")]
 )
-def test_numbers_have_the_digits_that_mean_something(value: float, expected: str) -> None:
+def test_number_has_three_significant_digits(value: float, expected: str) -> None:
     assert report.number(value) == expected
 
 
@@ -121,12 +122,12 @@ def _result() -> Result:
         goals=[Goal("rate against bare", [0.6, 0.7], 0.5, "×")],
         series=[Series("ours", [1234.5678, 1300.0], "jobs/s")],
         curves=[Curve("Growth of it", "producers", "jobs/s", {"ours": [(1, 10.0), (2, 20.0)]})],
-        tables={"Settings": [["who", "what"], ["a|b", "c"]]},
+        tables={"Settings": [["system", "settings"], ["a|b", "c"]]},
         missing={"RQ": "not installed"},
     )
 
 
-def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_saved_result_is_loaded_again(tmp_path: Path) -> None:
     result = _result()
 
     result.save(tmp_path)
@@ -138,11 +139,11 @@ def test_what_was_found_comes_back_from_its_file(tmp_path: Path) -> None:
     assert load("never run", tmp_path) is None
 
 
-def test_report_has_the_findings_and_keeps_the_prose(tmp_path: Path) -> None:
+def test_report_has_results_and_prose_and_keeps_both(tmp_path: Path) -> None:
     results, prose = tmp_path / "results", tmp_path / "prose"
     prose.mkdir()
     (prose / "introduction.md").write_text("# Benchmarks\n")
-    (prose / "submit.md").write_text("The disk is what it waits for.\n")
+    (prose / "submit.md").write_text("It waits for the disk.\n")
     _result().save(results)
 
     report.write(["submit", "never run"], tmp_path, results, prose)
@@ -154,14 +155,31 @@ def test_report_has_the_findings_and_keeps_the_prose(tmp_path: Path) -> None:
         "`python -m benchmarks submit`: One producer.",
         "| ours | 1.00 × | 1,267 jobs/s | 1,235 – 1,300 | ± 3% | 2 |",
         "| a\\|b | c |",
-        "Could not run here: RQ (not installed)",
-        "The disk is what it waits for.",
+        "Not measured: RQ (not installed)",
+        "It waits for the disk.",
     ):
         assert expected in written
     assert "never run" not in written
-    assert (prose / "submit.md").read_text() == "The disk is what it waits for.\n"
+    assert (prose / "submit.md").read_text() == "It waits for the disk.\n"
     report.write(["submit"], tmp_path, results, prose)
     assert (tmp_path / "README.md").read_text() == written
+
+
+def test_quick_run_prints_its_results_and_writes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers of a quick run mean nothing: they must not replace measurements."""
+    saved: list[str] = []
+    monkeypatch.setattr(cases, "ALL", {"submit": lambda _: _result()})
+    monkeypatch.setattr(Result, "save", lambda result: saved.append(result.name))
+    monkeypatch.setattr(report, "write", lambda _: saved.append("README.md"))
+
+    __main__.main(["--quick"])
+
+    assert "| ours | 1.00 × | 1,267 jobs/s" in capsys.readouterr().out
+    assert saved == []
+    __main__.main([])
+    assert saved == ["submit", "README.md"]
 
 
 def test_curve_is_drawn_as_the_same_file_each_time(tmp_path: Path) -> None:
@@ -186,18 +204,20 @@ def test_stack_is_attributed_to_its_innermost_package() -> None:
         f"thread (0x1): {thread};{frames} {count}"
         for thread, frames, count in [
             ("MainThread", "run (benchmarks/producer.py:1);submit (jobhandle_celery/handle.py:9)", 3),
-            ("MainThread", f"finish ({STORE}/running.py:1);go (sqlalchemy/a.py:2)", 2),
+            ("MainThread", f"finish ({STORE}/runs.py:1);go (sqlalchemy/a.py:2)", 2),
             ("MainThread", "trace (celery/app/trace.py:1);dumps (json/__init__.py:2)", 4),
-            (
-                "MainThread",
-                "finish (jobhandle_celery/store/running.py:1);x (jobhandle_celery/store/moves.py:1)",
-                1,
-            ),
+            ("MainThread", f"finish ({STORE}/runs.py:1);apply ({STORE}/database.py:1)", 1),
             ("lease", "wait (threading.py:1)", 100),
         ]
     )
 
-    stacks = summed(raw)
+    stacks = sum_up(raw)
 
     assert stacks.owners == Counter({"this library's own code": 4, "SQLAlchemy": 2, "Celery": 4})
-    assert stacks.verbs == Counter({"`submit` (handle.py)": 3, "`finish` (store/running.py)": 3})
+    assert stacks.functions == Counter({"`submit` (handle.py)": 3, "`finish` (store/runs.py)": 3})
+
+
+@pytest.mark.parametrize("name", COMMON_FILES)
+def test_common_file_of_the_profile_exists(name: str) -> None:
+    """Samples in a file that has moved would count for that file instead of the function that calls it."""
+    assert (Path(jobhandle_celery.__file__).parent / name).is_file()

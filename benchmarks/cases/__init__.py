@@ -1,12 +1,12 @@
-"""The benchmarks, one a file, each with a `run` that takes a stage and returns what it found."""
+"""The benchmarks, by file; each has a function that takes a `Harness` and returns a `Result`."""
 
 from collections.abc import Callable
 
+from ..harness import Harness
 from ..result import Result
-from ..stage import Stage
 from . import (
+    bulk,
     connections,
-    crowds,
     event_loop,
     growth,
     idle,
@@ -21,7 +21,7 @@ from . import (
     worker,
 )
 
-ALL: dict[str, Callable[[Stage], Result]] = {
+ALL: dict[str, Callable[[Harness], Result]] = {
     "submit": submit.run,
     "submit_many": submit_many.run_redis,
     "submit_many_rabbitmq": submit_many.run_rabbitmq,
@@ -32,11 +32,11 @@ ALL: dict[str, Callable[[Stage], Result]] = {
     "event_loop": event_loop.run,
     "rows": rows.run,
     "idle": idle.run,
-    "cancel_many": crowds.run_cancel,
-    "due": crowds.run_due,
+    "cancel_many": bulk.run_cancel,
+    "due": bulk.run_due,
     "trees": trees.run,
     "memory": memory.run,
     "growth": growth.run,
     "profile": profile.run,
 }
-"""By name, in the order of the report."""
+"""The benchmarks by name, in the order of the report."""

@@ -1,4 +1,4 @@
-"""How many connections to the broker a process opens and keeps, when each request has a thread of its own."""
+"""Connections to the broker that a process opens and keeps if each request has a thread of its own."""
 
 import json
 import os
@@ -6,54 +6,54 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from ..harness import Harness
 from ..peers import Bare, Ours, Peer
 from ..peers.celery_app import environment
 from ..result import Goal, Result, Series
-from ..stage import Stage
 
-METHOD = """One process, 1,000 threads or gevent greenlets at once, each submits one job, or calls
+METHOD = """One process with 1,000 concurrent threads or gevent greenlets. Each submits one job, or calls
 `apply_async` once, and ends. The process counts the sockets that it opens to the broker, and those that are
-open at the end. Celery's `broker_pool_limit` is its default, 10; kombu has one socket for a connection to
-RabbitMQ, and for one to Redis two."""
+open at the end. Celery's `broker_pool_limit` has its default, 10. kombu opens one socket for a connection
+to RabbitMQ, and two for one to Redis."""
 
-KEPT = 10
+MOST_KEPT = 10
 SOCKETS = {"Redis": 2, "RabbitMQ": 1}
 
 
-def run(stage: Stage) -> Result:
-    """Measure."""
+def run(harness: Harness) -> Result:
+    """Count the connections on both brokers, with threads and with greenlets."""
     result = Result("connections", "Connections of a thousand requests", METHOD)
-    count = stage.amount(1_000, 50)
+    count = harness.amount(1_000, 50)
     for broker, sockets in SOCKETS.items():
-        with stage.peers([Ours, Bare], result.missing, rabbitmq=broker == "RabbitMQ") as peers:
-            contestants = {
-                f"{name}, {way}, {broker}": _crowd(peer, way, count)
-                for way in ("threads", "greenlets")
+        with harness.peers([Ours, Bare], result.missing, rabbitmq=broker == "RabbitMQ") as peers:
+            measurements = {
+                f"{name}, {concurrency}, {broker}": _concurrent_submits(peer, concurrency, count)
+                for concurrency in ("threads", "greenlets")
                 for name, peer in peers.items()
             }
-            measured = stage.contest(contestants, 3, quick_rounds=1, warm_up=False)
+            measured = harness.measure(measurements, 2, quick_rounds=1, warm_up=False)
         for name, rounds in measured.items():
-            left = [each["left"] / sockets for each in rounds]
+            kept = [found["left"] / sockets for found in rounds]
             if name.startswith(Ours.name):
-                way = name.removeprefix(f"{Ours.name}, ")
-                label = f"connections kept after {count:,} requests ({way})"
-                result.goals.append(Goal(label, left, KEPT, at_least=False))
-            result.series.append(Series(f"{name}: opened", [each["opened"] for each in rounds], "sockets"))
-            result.series.append(Series(f"{name}: left open", [each["left"] for each in rounds], "sockets"))
-            if failed := sum(each["failed"] for each in rounds):
+                condition = name.removeprefix(f"{Ours.name}, ")
+                label = f"connections kept after {count:,} requests ({condition})"
+                result.goals.append(Goal(label, kept, MOST_KEPT, at_least=False))
+            result.series.append(Series(f"{name}: opened", [found["opened"] for found in rounds], "sockets"))
+            result.series.append(Series(f"{name}: left open", [found["left"] for found in rounds], "sockets"))
+            if failed := sum(found["failed"] for found in rounds):
                 result.missing[name] = f"{failed:.0f} requests failed"
     return result
 
 
-def _crowd(peer: Peer, way: str, count: int) -> Callable[[], dict[str, float]]:
+def _concurrent_submits(peer: Peer, concurrency: str, count: int) -> Callable[[], dict[str, float]]:
     kind = "ours" if isinstance(peer, Ours) else "bare"
 
-    def crowd() -> dict[str, float]:
-        command = [sys.executable, "-m", "benchmarks.crowd", way, str(count)]
-        variables = {**os.environ, **environment(kind, peer.place)}
+    def measure() -> dict[str, float]:
+        command = [sys.executable, "-m", "benchmarks.concurrent_submits", concurrency, str(count)]
+        variables = {**os.environ, **environment(kind, peer.sandbox)}
         done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True, timeout=600)
         found = json.loads(done.stdout.splitlines()[-1])
         peer.purge()
         return {"opened": found["opened"], "left": found["left"], "failed": len(found["failed"])}
 
-    return crowd
+    return measure

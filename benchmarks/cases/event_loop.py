@@ -1,4 +1,4 @@
-"""How long an event loop stands still while a hundred requests submit through an AsyncSession."""
+"""The longest stall of an event loop while 100 requests submit through an `AsyncSession`."""
 
 import asyncio
 import time
@@ -12,35 +12,38 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from ..arithmetic import differences
-from ..peers.celery_app import TASK, make_app, urls
+from ..harness import Harness
+from ..peers.celery_app import TASK, make_app, urls_of
 from ..result import Goal, Result, Series
-from ..stage import Stage
 
-METHOD = """One process with an event loop, 100 coroutines at once, five requests each: a transaction of an
-AsyncSession that inserts a row of the caller's, and, of those with jobs, `await session.run_sync(submit)`. A
-coroutine beside them looks at the clock each millisecond; the longest stall of a round is how late it was at
-most. What the requests themselves cost the loop is measured with the same requests without jobs, in the same
-rounds; the goal is for the difference. The broker is Redis."""
-
+METHOD = """One process with an event loop and 100 coroutines, each of which handles five requests: a
+transaction of an `AsyncSession` that inserts a row of the caller's and, in the measurement with jobs,
+submits one by `await session.run_sync(submit)`. Another coroutine sleeps for a millisecond repeatedly; the
+longest stall of a round is its longest delay. The same requests without jobs are measured in the same
+rounds, and the goal is for the difference. The broker is Redis."""
 
 INSERT = text("INSERT INTO callers_row (number) VALUES (:number)")
 
 
-def run(stage: Stage) -> Result:
-    """Measure."""
+def run(harness: Harness) -> Result:
+    """Measure the stalls on PostgreSQL and aiosqlite, with and without jobs."""
     result = Result("event_loop", "The longest stall of an event loop", METHOD)
-    requests = stage.amount(100, 20)
+    requests = harness.amount(100, 20)
     for database in ("PostgreSQL", "aiosqlite"):
-        with stage.place("event-loop") as place:
-            url = place.database_url if database == "PostgreSQL" else f"sqlite:///{place.folder}/jobs.sqlite3"
-            app: Any = make_app("ours", {**urls(place), "database": url})
+        with harness.sandbox("event-loop") as sandbox:
+            url = (
+                sandbox.database_url
+                if database == "PostgreSQL"
+                else f"sqlite:///{sandbox.folder}/jobs.sqlite3"
+            )
+            app: Any = make_app("ours", {**urls_of(sandbox), "database": url})
             app.jobs.upgrade_schema()
-            app.jobs.handle().submit(app.tasks[TASK].s(0))  # what is made on first use
-            contestants = {
-                f"with jobs, {database}": _crowd(app, url, requests, submits=True),
-                f"without, {database}": _crowd(app, url, requests, submits=False),
+            app.jobs.handle().submit(app.tasks[TASK].s(0))  # creates what is created at the first use
+            measurements = {
+                f"with jobs, {database}": _requests(app, url, requests, submits=True),
+                f"without, {database}": _requests(app, url, requests, submits=False),
             }
-            measured = stage.contest(contestants, 9)
+            measured = harness.measure(measurements, 5)
             app.jobs.close()
         ours, without = measured.values()
         label = f"longest stall of an event loop, beyond that without jobs, {database}"
@@ -49,17 +52,17 @@ def run(stage: Stage) -> Result:
     return result
 
 
-def _crowd(app: Any, url: str, requests: int, *, submits: bool) -> Callable[[], float]:
+def _requests(app: Any, url: str, requests: int, *, submits: bool) -> Callable[[], float]:
     driver = "sqlite+aiosqlite" if url.startswith("sqlite") else "postgresql+psycopg"
     async_url = sqlalchemy.make_url(url).set(drivername=driver)
 
-    patient = {"timeout": 60} if url.startswith("sqlite") else {}  # its writers go one by one
+    timeout = {"timeout": 60} if url.startswith("sqlite") else {}  # writers wait for each other
 
-    def crowd() -> float:
-        engine = create_async_engine(async_url, connect_args=patient, pool_timeout=120)
+    def measure() -> float:
+        engine = create_async_engine(async_url, connect_args=timeout, pool_timeout=120)
         return asyncio.run(_longest_stall(app, engine, requests, submits=submits))
 
-    return crowd
+    return measure
 
 
 async def _longest_stall(app: Any, engine: AsyncEngine, requests: int, *, submits: bool) -> float:
@@ -78,20 +81,20 @@ async def _longest_stall(app: Any, engine: AsyncEngine, requests: int, *, submit
 
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE IF NOT EXISTS callers_row (number INTEGER)"))
-    # To open the caller's own connections takes the loop longer than all else.
+    # Opening the caller's connections would be the longest stall.
     await asyncio.gather(*(request(number, 1) for number in range(requests)))
     stalls: list[float] = []
-    looking = asyncio.create_task(_look(stalls))
+    watcher = asyncio.create_task(_record_delays(stalls))
     await asyncio.gather(*(request(number) for number in range(requests)))
-    looking.cancel()
+    watcher.cancel()
     with suppress(asyncio.CancelledError):
-        await looking
+        await watcher
     await engine.dispose()
     return max(stalls) * 1000
 
 
-async def _look(stalls: list[float], pause: float = 0.001) -> None:
+async def _record_delays(stalls: list[float], pause: float = 0.001) -> None:
     while True:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         await asyncio.sleep(pause)
-        stalls.append(time.perf_counter() - begun - pause)
+        stalls.append(time.perf_counter() - started - pause)

@@ -1,18 +1,18 @@
-"""What the library adds to a worker's memory, and to the time of an import."""
+"""Memory of a worker's processes, and the time of imports, with and without the library."""
 
 import subprocess
 import sys
 from collections.abc import Callable
 
 from ..arithmetic import differences
+from ..harness import Harness
 from ..peers import Bare, Ours, Peer, SqlalchemyResults
 from ..processes import ROOT
 from ..result import Goal, Result, Series
-from ..stage import Stage
 
-METHOD = """Memory after a thousand jobs and more, in MiB, of the main process and, on average, of its two
-children: PSS, in which a page that several processes share is divided among them; USS, its own pages alone;
-RSS, in which shared pages count in full. Imports: the time of that statement in a new process, by turns."""
+METHOD = """Memory after 800 jobs, in MiB, of the main process and, on average, of its two children: PSS
+divides a page among the processes that share it, USS counts only pages that are not shared, RSS counts
+shared pages in full. Imports: the time of the statement in a new process, interleaved."""
 
 IMPORTS = {
     "`import celery`": "import celery",
@@ -23,34 +23,34 @@ IMPORTS = {
 Sizes = dict[str, float]
 
 
-def run(stage: Stage) -> Result:
-    """Measure."""
+def run(harness: Harness) -> Result:
+    """Measure memory, then imports."""
     result = Result("memory", "Memory and imports", METHOD)
-    jobs = stage.amount(1_500, 200)
-    with stage.peers([Bare, Ours, SqlalchemyResults], result.missing) as peers:
-        sizes = stage.contest(
-            {name: _sizes(peer, jobs) for name, peer in peers.items()}, 3, quick_rounds=1, warm_up=False
+    jobs = harness.amount(800, 200)
+    with harness.peers([Bare, Ours, SqlalchemyResults], result.missing) as peers:
+        sizes = harness.measure(
+            {name: _sizes(peer, jobs) for name, peer in peers.items()}, 2, quick_rounds=1, warm_up=False
         )
-    for who, bound in (("the main process", 25), ("a child", 20)):
+    for process, bound in (("the main process", 25), ("a child", 20)):
         for kind in ("PSS", "RSS"):
-            key = f"{who}, {kind}"
-            ours, bare = ([each[key] for each in sizes[name]] for name in (Ours.name, Bare.name))
-            what = f"memory of {key}, beyond plain Celery"
-            result.goals.append(Goal(what, differences(ours, bare), bound, "MiB", at_least=False))
+            key = f"{process}, {kind}"
+            ours, bare = ([found[key] for found in sizes[name]] for name in (Ours.name, Bare.name))
+            label = f"memory of {key}, beyond plain Celery"
+            result.goals.append(Goal(label, differences(ours, bare), bound, "MiB", at_least=False))
     result.series = [
-        Series(f"{key}: {name}", [each[key] for each in rounds], f"MiB ({key})")
+        Series(f"{key}: {name}", [found[key] for found in rounds], f"MiB ({key})")
         for key in sizes[Bare.name][0]
         for name, rounds in sizes.items()
     ]
-    imports = stage.contest({name: _import(statement) for name, statement in IMPORTS.items()}, 15)
+    imports = harness.measure({name: _import(statement) for name, statement in IMPORTS.items()}, 9)
     beyond = differences(imports["`import jobhandle_celery`"], imports["`import celery`"])
-    what = "time of `import jobhandle_celery` beyond `import celery`"
-    result.goals.append(Goal(what, beyond, 150, "ms", at_least=False))
+    label = "time of `import jobhandle_celery` beyond `import celery`"
+    result.goals.append(Goal(label, beyond, 150, "ms", at_least=False))
     beyond = differences(
         imports["`from jobhandle_celery import Jobs`"], imports["`from celery import Celery`"]
     )
-    what = "time of `from jobhandle_celery import Jobs` beyond `from celery import Celery`"
-    result.goals.append(Goal(what, beyond, 0, "ms"))
+    label = "time of `from jobhandle_celery import Jobs` beyond `from celery import Celery`"
+    result.goals.append(Goal(label, beyond, 0, "ms"))
     result.series += [Series(name, values, "ms") for name, values in imports.items()]
     return result
 
@@ -58,19 +58,19 @@ def run(stage: Stage) -> Result:
 def _sizes(peer: Peer, jobs: int) -> Callable[[], Sizes]:
     def measure() -> Sizes:
         peer.purge()
-        peer.place.marks.clear()
+        peer.sandbox.marks.clear()
         peer.submit_many(range(jobs))
         try:
             peer.start_workers()
-            peer.place.marks.wait_for(jobs)
+            peer.sandbox.marks.wait_for(jobs)
             family = [process.memory_full_info() for process in peer.workers[0].family()]
         finally:
             peer.stop_workers()
         mebi = 2**20
         main, children = family[0], family[1:]
         return {
-            f"{who}, {kind.upper()}": sum(getattr(item, kind) for item in those) / len(those) / mebi
-            for who, those in (("the main process", [main]), ("a child", children))
+            f"{process}, {kind.upper()}": sum(getattr(item, kind) for item in items) / len(items) / mebi
+            for process, items in (("the main process", [main]), ("a child", children))
             for kind in ("pss", "uss", "rss")
         }
 
@@ -81,7 +81,7 @@ def _import(statement: str) -> Callable[[], float]:
     timed = f"import time; t = time.perf_counter(); {statement}; print((time.perf_counter() - t) * 1000)"
 
     def measure() -> float:
-        asked = [sys.executable, "-c", timed]
-        return float(subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+        command = [sys.executable, "-c", timed]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
 
     return measure

@@ -1,4 +1,4 @@
-"""Each operation beside five million finished jobs, against beside a thousand."""
+"""The time of each operation in a database with 5,000,000 finished jobs, relative to one with 1,000."""
 
 import time
 import uuid
@@ -6,60 +6,62 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from celery import chain
 from sqlalchemy import func, text
 
 from jobhandle_celery.store import Run, Worker
 from tests.servers import execute
 
 from ..arithmetic import ratios, summary
+from ..clone_rows import clone
+from ..harness import Harness
 from ..marks import clock
 from ..peers import Ours
 from ..peers.celery_app import TASK
 from ..result import Curve, Goal, Result, Series
-from ..rows import clone
-from ..stage import Stage
 
-METHOD = """One database for each number of finished jobs, with three events each, as copies of a job that was
-submitted, claimed and finished; then vacuumed and analysed. The databases take turns, operation by operation.
-Submit, cancel, find (a page of all jobs, or of a user who has a hundred) and a pass of the sweep (with
-nothing due) are public calls. Claim and finish are the store's verbs, with which a worker moves a row
-(`jobs._runtime.store`): no public call makes them alone."""
+METHOD = """A database for each number of finished jobs, with three events each, copies of a job that was
+submitted, claimed and finished; then vacuumed and analysed. Each operation is measured on all databases,
+interleaved. Submit, cancel, find (a page of all jobs, or of a user who has 100) and a pass of the sweeper
+(with nothing due) are public calls. Claim and finish are the methods of the store by which a worker changes
+a row; settle is the finish of the first of two chained jobs, by which the second becomes ready and its
+message is published. No public call does these alone (`jobs._runtime.store`)."""
 
 FEW = 1_000
-OPERATIONS = ("submit", "claim", "finish", "cancel", "find", "find of a user", "sweep")
+OPERATIONS = ("submit", "claim", "finish", "settle", "cancel", "find", "find of a user", "sweep")
 
 USER = "ann"
-OWN = 100
-"""Jobs of that user, beside those of a thousand others."""
+JOBS_OF_USER = 100
+"""Jobs of that user; the others are those of 1,000 other users."""
 MOST_MILLISECONDS = 10
-"""What a page of a user's jobs may take, beside any number of others'."""
+"""Upper bound for a page of a user's jobs, with any number of jobs of others."""
 
 
-def run(stage: Stage) -> Result:
-    """Measure."""
+def run(harness: Harness) -> Result:
+    """Measure each operation on each database."""
     result = Result("rows", "Millions of finished jobs", METHOD)
-    counts = [FEW, *([20_000] if stage.quick else [100_000, 5_000_000])]
+    counts = [FEW, *([20_000] if harness.quick else [100_000, 5_000_000])]
     with ExitStack() as stack:
         tables = {}
         for count in counts:
-            # A pass less than an interval after the former one does nothing.
+            # A pass within the interval after the one before does nothing.
             settings = {"jobhandle_sweep_interval": 0.0001}
-            peer = Ours(stack.enter_context(stage.place("rows")), settings)
+            peer = Ours(stack.enter_context(harness.sandbox("rows")), settings)
             stack.callback(peer.close)
             peer.prepare()
-            stage.progress.say(f"fills a database with {count:,} finished jobs")
-            begun = clock()
+            harness.progress.show(f"fill a database with {count:,} finished jobs")
+            started = clock()
             tables[f"{count:,}"] = table = Table(peer)
-            clone(peer.place.database_url, table.done(), count, _SPREAD)
-            result.series.append(Series(f"to fill in {count:,} jobs", [clock() - begun], "s"))
+            clone(peer.sandbox.database_url, table.done(), count, _SPREAD)
+            result.series.append(Series(f"insert of {count:,} finished jobs", [clock() - started], "s"))
             if count == counts[-1]:
-                for what, size in _sizes(peer.place.database_url, count).items():
-                    result.series.append(Series(what, [size], "bytes a job"))
+                for what, size in _sizes(peer.sandbox.database_url, count).items():
+                    result.series.append(Series(what, [size], "bytes per job"))
         for operation in OPERATIONS:
-            stage.progress.say(operation)
-            some = stage.amount(40, 10)
-            measured = stage.contest(
-                {name: _each(table, operation, some) for name, table in tables.items()}, 15
+            harness.progress.show(operation)
+            repetitions = harness.amount(30, 10)
+            measured = harness.measure(
+                {name: _each(table, operation, repetitions) for name, table in tables.items()}, 7
             )
             fewest, most = measured[f"{FEW:,}"], measured[f"{counts[-1]:,}"]
             what = f"{operation}, beside {counts[-1]:,} finished jobs against {FEW:,}"
@@ -80,24 +82,24 @@ def run(stage: Stage) -> Result:
 
 
 _SPREAD: dict[str, Any] = {
-    # A second apart, into the past: all that a row of last year's has is its age.
+    # One second apart, into the past.
     name: func.clock_timestamp() - text("number * interval '1 second'")
     for name in ("submitted", "started", "finished")
 } | {"username": func.concat("user ", text("number % 1000"))}
 
 
 def _sizes(url: str, count: int) -> dict[str, float]:
-    """Return how many bytes a finished job takes in its table, in its indexes, and in its events."""
-    asked = (
+    """Return the bytes of a finished job's row, of its indexes, and of its events."""
+    statement = (
         "SELECT pg_table_size('jobhandle_job'), pg_indexes_size('jobhandle_job'), "
         "pg_total_relation_size('jobhandle_job_event')"
     )
     names = ("its row", "its row's indexes", "its three events, and their indexes")
-    return dict(zip(names, (int(size) / count for size in execute(url, asked)[0]), strict=True))
+    return dict(zip(names, (int(size) / count for size in execute(url, statement)[0]), strict=True))
 
 
 class Table:
-    """The operations on one database."""
+    """Measures operations on one database."""
 
     def __init__(self, peer: Ours) -> None:
         self._peer = peer
@@ -105,7 +107,7 @@ class Table:
         self._worker = Worker("bench@localhost", str(uuid.uuid4()), 1)
         self._store.leases.renew(self._worker)
         task = peer.app.tasks[TASK]
-        peer.jobs.submit_many([task.s(number) for number in range(OWN)], username=USER)
+        peer.jobs.submit_many([task.s(number) for number in range(JOBS_OF_USER)], username=USER)
         peer.jobs.cancel_many(username=USER)
 
     def done(self) -> int:
@@ -116,7 +118,7 @@ class Table:
         return run.job_id
 
     def time(self, operation: str, count: int) -> float:
-        """Return how many milliseconds an operation takes, of so many."""
+        """Return the milliseconds of an operation, the mean of `count` repetitions."""
         self._store.leases.renew(self._worker)
         match operation:
             case "submit":
@@ -127,6 +129,11 @@ class Table:
                 self._end(runs)
             case "finish":
                 runs = self._runs(count)
+                for run in runs:
+                    self._claim(run)
+                taken = _timed(self._finish, runs)
+            case "settle":
+                runs = [self._run(self._submit_chain()) for _ in range(count)]
                 for run in runs:
                     self._claim(run)
                 taken = _timed(self._finish, runs)
@@ -148,12 +155,18 @@ class Table:
         return taken
 
     def _runs(self, count: int) -> list[Run]:
-        runs = []
-        for number in range(count):
-            job_id = self._peer.submit(number)
-            task_id = self._peer.handle.get_job().task_id
-            runs.append(Run(job_id, str(task_id), 1, str(uuid.uuid4()), self._worker))
-        return runs
+        return [self._run(self._peer.submit(number)) for number in range(count)]
+
+    def _run(self, job_id: int) -> Run:
+        task_id = self._peer.jobs.attach(job_id).get_job().task_id
+        return Run(job_id, str(task_id), 1, str(uuid.uuid4()), self._worker)
+
+    def _submit_chain(self) -> int:
+        """Submit two chained jobs; return the id of the first."""
+        task = self._peer.app.tasks[TASK]
+        chain_id = self._peer.handle.submit(chain(task.si(1), task.si(2)))
+        (first,) = [job for job in self._peer.jobs.find(root=chain_id) if not job.blocked]
+        return first.id
 
     def _claim(self, run: Run) -> None:
         won = self._store.runs.claim(run, "benchmarks.body")
@@ -174,10 +187,10 @@ class Table:
 
 
 def _timed(operation: Callable[[Any], object], each: list[Any]) -> float:
-    begun = clock()
+    started = clock()
     for value in each:
         operation(value)
-    return (clock() - begun) * 1000 / len(each)
+    return (clock() - started) * 1000 / len(each)
 
 
 def _each(table: Table, operation: str, count: int) -> Callable[[], float]:

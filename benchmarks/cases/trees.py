@@ -1,4 +1,4 @@
-"""Trees of jobs: a chord, a chain, a large group and its cancel, beside Celery's own canvas."""
+"""Trees of jobs: a chord, a chain, a large group and its cancel, beside Celery's canvas."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,67 +6,80 @@ from typing import Any
 from celery import chain, chord, group
 
 from ..arithmetic import differences, ratios
+from ..harness import Harness
 from ..marks import clock
 from ..peers import Bare, Ours, RedisResults
 from ..peers.celery_app import TASK
 from ..peers.celery_peers import CeleryPeer
 from ..result import Goal, Result, Series
-from ..stage import Stage
 
-METHOD = """The same canvas of no-op tasks with immutable signatures, submitted to an idle worker with two
-processes: a chord, from the call to the end of its body; a chain, from the end of its first body to that of
-its last, for each step, against one job submitted after the other has ended. A group is submitted without a
-worker, by one call, and then cancelled. Celery's chord and chain use results in Redis; its group has none."""
+METHOD = """The same canvas of no-op tasks with immutable signatures is submitted to an idle worker with two
+processes. A chord is timed from the call to the end of its body. A chain is timed from the end of its first
+body to that of its last, per step; a job alone is submitted after the one before has ended. A group is
+submitted by one call while no worker runs; another is cancelled. Celery's chord and chain use results in
+Redis; its group has none."""
 
 
-def run(stage: Stage) -> Result:
-    """Measure."""
+def run(harness: Harness) -> Result:
+    """Measure chords, chains, groups and the cancel of a tree."""
     result = Result("trees", "Chains, groups and chords", METHOD)
-    members, steps = stage.amount(1_000, 100), stage.amount(100, 20)
-    with stage.peers([RedisResults, Ours], result.missing) as peers:
+    _run_canvases(harness, result)
+    _submit_groups(harness, result)
+    return result
+
+
+def _run_canvases(harness: Harness, result: Result) -> None:
+    members, steps = harness.amount(1_000, 100), harness.amount(100, 20)
+    with harness.peers([RedisResults, Ours], result.missing) as peers:
         ready = {name: peer for name, peer in peers.items() if isinstance(peer, CeleryPeer)}
         for peer in ready.values():
             peer.start_workers()
-        chords = stage.contest({name: _chord(peer, members) for name, peer in ready.items()}, 8)
-        chains = stage.contest({name: _chain(peer, steps) for name, peer in ready.items()}, 8)
-        singles = stage.contest({Ours.name: _singles(ready[Ours.name], steps)}, 8)
-    with stage.peers([Bare, Ours], result.missing) as peers:
-        large = stage.amount(10_000, 500)
-        ready = {name: peer for name, peer in peers.items() if isinstance(peer, CeleryPeer)}
-        groups = stage.contest({name: _group(peer, large) for name, peer in ready.items()}, 6, quick_rounds=1)
-        ours = peers[Ours.name]
-        assert isinstance(ours, Ours)
-        many = stage.amount(100_000, 2_000)
-        cancels = stage.contest({Ours.name: _cancel(ours, many)}, 3, quick_rounds=1, warm_up=False)
-    result.goals = [
+        chords = harness.measure({name: _chord(peer, members) for name, peer in ready.items()}, 5)
+        alone = f"{Ours.name}: a job alone"
+        chains = harness.measure(
+            {f"{name}: step of a chain": _chain(peer, steps) for name, peer in ready.items()}
+            | {alone: _singles(ready[Ours.name], steps)},
+            5,
+        )
+    result.goals += [
         Goal(
-            f"a chord of {members:,}, from submit to the end of its body: time of Celery's against ours",
+            f"time of a chord of {members:,} from submit to the end of its body: Celery's against ours",
             ratios(chords[RedisResults.name], chords[Ours.name]),
             1,
             "×",
         ),
         Goal(
             f"a step of a chain of {steps}, beyond a job alone",
-            differences(chains[Ours.name], singles[Ours.name]),
+            differences(chains[f"{Ours.name}: step of a chain"], chains[alone]),
             5,
             "ms",
             at_least=False,
         ),
+    ]
+    result.series += [Series(f"{name}: chord of {members:,}", values, "s") for name, values in chords.items()]
+    result.series += [Series(label, values, "ms") for label, values in chains.items()]
+
+
+def _submit_groups(harness: Harness, result: Result) -> None:
+    members, of_tree = harness.amount(10_000, 500), harness.amount(100_000, 2_000)
+    with harness.peers([Bare, Ours], result.missing) as peers:
+        ready = {name: peer for name, peer in peers.items() if isinstance(peer, CeleryPeer)}
+        groups = harness.measure(
+            {name: _group(peer, members) for name, peer in ready.items()}, 3, quick_rounds=1
+        )
+        ours = ready[Ours.name]
+        assert isinstance(ours, Ours)
+        cancels = harness.measure({Ours.name: _cancel(ours, of_tree)}, 2, quick_rounds=1, warm_up=False)
+    result.goals += [
         Goal(
-            f"submit of a group of {large:,}: time of `group.apply_async` against ours",
+            f"time of the submit of a group of {members:,}: `group.apply_async` against ours",
             ratios(groups[Bare.name], groups[Ours.name]),
             3,
             "×",
         ),
-        Goal(f"cancel of a tree of {many:,}", cancels[Ours.name], 5, "s", at_least=False),
+        Goal(f"cancel of a tree of {of_tree:,}", cancels[Ours.name], 5, "s", at_least=False),
     ]
-    result.series = [
-        *(Series(f"{name}: chord of {members:,}", values, "s") for name, values in chords.items()),
-        *(Series(f"{name}: step of a chain", values, "ms") for name, values in chains.items()),
-        Series(f"{Ours.name}: a job alone", singles[Ours.name], "ms"),
-        *(Series(f"{name}: submit of a group", values, "s") for name, values in groups.items()),
-    ]
-    return result
+    result.series += [Series(f"{name}: submit of a group", values, "s") for name, values in groups.items()]
 
 
 def _submit(peer: CeleryPeer, canvas: Any) -> None:
@@ -81,14 +94,14 @@ def _chord(peer: CeleryPeer, members: int) -> Callable[[], float]:
     task = peer.app.tasks[TASK]
 
     def measure() -> float:
-        peer.place.marks.clear()
+        peer.sandbox.marks.clear()
         canvas = chord(group(task.si(number) for number in range(members)), task.si(members))
-        begun = clock()
+        started = clock()
         _submit(peer, canvas)
-        last = peer.place.marks.wait_for(members + 1)[-1]
+        last = peer.sandbox.marks.wait_for(members + 1)[-1]
         if last.number != members:
             raise AssertionError(f"{peer.name}: the body of the chord was not the last")
-        return last.ended - begun
+        return last.ended - started
 
     return measure
 
@@ -98,9 +111,9 @@ def _chain(peer: CeleryPeer, steps: int) -> Callable[[], float]:
     task = peer.app.tasks[TASK]
 
     def measure() -> float:
-        peer.place.marks.clear()
+        peer.sandbox.marks.clear()
         _submit(peer, chain(*(task.si(number) for number in range(steps))))
-        marks = peer.place.marks.wait_for(steps)
+        marks = peer.sandbox.marks.wait_for(steps)
         return (marks[-1].ended - marks[0].ended) * 1000 / (steps - 1)
 
     return measure
@@ -112,10 +125,10 @@ def _singles(peer: CeleryPeer, jobs: int) -> Callable[[], float]:
     def measure() -> float:
         taken = []
         for number in range(jobs):
-            peer.place.marks.clear()
-            begun = clock()
+            peer.sandbox.marks.clear()
+            started = clock()
             peer.submit(number)
-            taken.append(peer.place.marks.wait_for(1, pause=0.001)[0].ended - begun)
+            taken.append(peer.sandbox.marks.wait_for(1, pause=0.001)[0].ended - started)
         return sum(taken) * 1000 / jobs
 
     return measure
@@ -127,9 +140,9 @@ def _group(peer: CeleryPeer, members: int) -> Callable[[], float]:
 
     def measure() -> float:
         canvas = group(task.si(number) for number in range(members))
-        begun = clock()
+        started = clock()
         _submit(peer, canvas)
-        taken = clock() - begun
+        taken = clock() - started
         peer.purge()
         return taken
 
@@ -143,9 +156,9 @@ def _cancel(peer: Ours, members: int) -> Callable[[], float]:
     def measure() -> float:
         with peer.jobs.handle() as handle:
             handle.submit(group(task.si(number) for number in range(members)))
-            begun = clock()
+            started = clock()
             handle.cancel_job()
-            taken = clock() - begun
+            taken = clock() - started
         peer.purge()
         return taken
 

@@ -1,9 +1,9 @@
-"""The contestants, each at its own best documented settings, behind one interface."""
+"""The compared systems behind one interface, each with the settings that its documentation recommends."""
 
 from .celery_peers import Bare, DjangoResults, RedisResults, SqlalchemyResults
 from .dramatiq_peer import Dramatiq
 from .ours import Ours
-from .peer import Peer, Place
+from .peer import Peer, Sandbox
 from .procrastinate_peer import Procrastinate
 from .rq_peer import Rq
 
@@ -25,9 +25,9 @@ __all__ = [
     "Dramatiq",
     "Ours",
     "Peer",
-    "Place",
     "Procrastinate",
     "RedisResults",
     "Rq",
+    "Sandbox",
     "SqlalchemyResults",
 ]

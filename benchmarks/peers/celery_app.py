@@ -1,4 +1,4 @@
-"""The Celery apps of the contest: one broker, one task, and five ways to remember what became of it."""
+"""The compared Celery apps: the same broker and task, with five ways to store results."""
 
 import os
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from celery import Celery
 from jobhandle_celery import Jobs
 
 from .. import marks
-from .peer import Place
+from .peer import Sandbox
 
 TASK = "benchmarks.body"
 READY = "the worker is ready"
-"""What a worker says then, at a level that is shown."""
+"""A log message of a worker that is ready, at a level that is shown."""
 
 COMMON: dict[str, Any] = {
     # https://docs.celeryq.dev/en/stable/userguide/optimizing.html, "Prefetch Limits": with many short tasks
-    # the multiplier should be large, 64 or 128 for example. It serves every app here alike.
+    # the multiplier should be large, 64 or 128 for example. All apps here use it.
     "worker_prefetch_multiplier": 64,
     "broker_connection_retry_on_startup": True,
 }
@@ -29,39 +29,39 @@ KINDS: dict[str, dict[str, Any]] = {
     "django": {"result_backend": "django-db"},
     "ours": {"task_ignore_result": True},
 }
-"""By name, the settings in which they differ."""
+"""The settings in which the apps differ, by kind."""
 
 
-def make_app(kind: str, place: Mapping[str, str], settings: Mapping[str, Any] | None = None) -> Celery:
-    """Make an app of a kind; `place` has the URLs `broker`, `redis` and `database`."""
+def make_app(kind: str, urls: Mapping[str, str], settings: Mapping[str, Any] | None = None) -> Celery:
+    """Create an app of a kind; `urls` has `broker`, `redis` and `database`."""
     if kind == "django":
         from .django_results import set_up  # an optional dependency
 
-        set_up(place["database"])
-    app = Celery("benchmarks", broker=place["broker"], set_as_current=kind == "django")
+        set_up(urls["database"])
+    app = Celery("benchmarks", broker=urls["broker"], set_as_current=kind == "django")
     own = {
-        name: value.format_map(place) if isinstance(value, str) else value
+        name: value.format_map(urls) if isinstance(value, str) else value
         for name, value in KINDS[kind].items()
     }
     app.conf.update({**COMMON, **own, **(settings or {})})
     app.task(name=TASK)(marks.body)
     if kind == "ours":
-        Jobs(app, place["database"])
+        Jobs(app, urls["database"])
     return app
 
 
-def urls(place: Place) -> dict[str, str]:
-    """Return what `make_app` needs of a place."""
-    return {"broker": place.broker_url, "redis": place.redis_url, "database": place.database_url}
+def urls_of(sandbox: Sandbox) -> dict[str, str]:
+    """Return the URLs for `make_app`."""
+    return {"broker": sandbox.broker_url, "redis": sandbox.redis_url, "database": sandbox.database_url}
 
 
-def environment(kind: str, place: Place) -> dict[str, str]:
-    """Return the variables by which a worker process finds the same app: see `worker_app`."""
-    named = {f"BENCHMARK_{name.upper()}": url for name, url in urls(place).items()}
+def environment(kind: str, sandbox: Sandbox) -> dict[str, str]:
+    """Return the environment variables from which `app_from_environment` creates the same app."""
+    named = {f"BENCHMARK_{name.upper()}": url for name, url in urls_of(sandbox).items()}
     return {"BENCHMARK_KIND": kind, **named}
 
 
 def app_from_environment() -> Celery:
-    """Make the app that `environment` describes."""
-    place = {name: os.environ[f"BENCHMARK_{name.upper()}"] for name in ("broker", "redis", "database")}
-    return make_app(os.environ["BENCHMARK_KIND"], place)
+    """Create the app that `environment` describes."""
+    urls = {name: os.environ[f"BENCHMARK_{name.upper()}"] for name in ("broker", "redis", "database")}
+    return make_app(os.environ["BENCHMARK_KIND"], urls)

@@ -1,4 +1,4 @@
-"""Django, as far as django-celery-results needs it. Imports an optional dependency."""
+"""The part of Django that django-celery-results needs. Imports optional dependencies."""
 
 import django
 from django.conf import settings
@@ -8,7 +8,7 @@ from sqlalchemy import make_url
 
 
 def set_up(database_url: str) -> None:
-    """Configure Django for that database, once a process."""
+    """Configure Django for a database; a second call in a process changes the database."""
     url = make_url(database_url)
     database = {
         "ENGINE": "django.db.backends.postgresql",
@@ -35,12 +35,5 @@ def set_up(database_url: str) -> None:
 
 
 def migrate() -> None:
-    """Make the tables."""
+    """Create the tables."""
     call_command("migrate", verbosity=0, interactive=False)
-
-
-def finished() -> int:
-    """Return how many tasks stand as successful."""
-    from django_celery_results.models import TaskResult  # only after `set_up`
-
-    return int(TaskResult.objects.filter(status="SUCCESS").count())

@@ -1,4 +1,4 @@
-"""The broker and the actor of Dramatiq. Imports an optional dependency."""
+"""Broker and actor of Dramatiq. Imports an optional dependency."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ from .. import marks
 
 
 def make_actor(redis_url: str) -> Any:
-    """Make the one actor, on a broker of its own."""
+    """Create the actor, with a broker of its own."""
     broker = RedisBroker(url=redis_url)
     dramatiq.set_broker(broker)
     return dramatiq.actor(marks.body, actor_name="body", broker=broker)

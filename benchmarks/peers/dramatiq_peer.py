@@ -1,4 +1,4 @@
-"""Dramatiq: messages in Redis, acknowledged late; no results."""
+"""Dramatiq, with messages in Redis and without results."""
 
 from typing import Any
 
@@ -8,28 +8,28 @@ from .peer import Peer
 
 
 class Dramatiq(Peer):
-    """Two processes with its default of eight threads each."""
+    """Two processes with eight threads each, the default."""
 
     name = "Dramatiq"
     settings = "`--processes 2`, eight threads each, its default (<https://dramatiq.io/guide.html>)"
 
     def open(self) -> None:
-        """Make the actor."""
+        """Create the actor."""
         from .dramatiq_app import make_actor  # an optional dependency
 
-        self._actor: Any = make_actor(self.place.redis_url)
+        self._actor: Any = make_actor(self.sandbox.redis_url)
 
     def submit(self, number: int) -> object:
         """Send a message."""
         return self._actor.send(number)
 
     def purge(self) -> None:
-        """Forget everything."""
-        with redis.Redis.from_url(self.place.redis_url) as client:
+        """Empty the Redis database."""
+        with redis.Redis.from_url(self.sandbox.redis_url) as client:
             client.flushdb()
 
     def start_workers(self, count: int = 1) -> None:
-        """Start one command for each, which starts two processes."""
+        """Start `count` commands, each of which starts two processes."""
         for _ in range(count):
             words = ["dramatiq", "benchmarks.peers.dramatiq_app", "--processes=2"]
-            self.start(words, "Worker process is ready", BENCHMARK_BROKER=self.place.redis_url)
+            self.start(words, "Worker process is ready", BENCHMARK_BROKER=self.sandbox.redis_url)

@@ -8,7 +8,7 @@ from tests.servers import execute
 
 from .celery_app import TASK
 from .celery_peers import CeleryPeer
-from .peer import Place
+from .peer import Sandbox
 
 
 class Ours(CeleryPeer):
@@ -18,14 +18,14 @@ class Ours(CeleryPeer):
     kind = "ours"
     settings = "its defaults; Celery's as for plain Celery"
 
-    def __init__(self, place: Place, settings: Mapping[str, Any] | None = None) -> None:
-        super().__init__(place, settings)
-        self.jobs: Jobs = self.app.jobs  # type: ignore[attr-defined]  # put there by Jobs
+    def __init__(self, sandbox: Sandbox, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(sandbox, settings)
+        self.jobs: Jobs = self.app.jobs  # type: ignore[attr-defined]  # set by Jobs
         self.handle = self.jobs.handle()
         self._settled = 0
 
     def prepare(self) -> None:
-        """Make the tables."""
+        """Create the tables."""
         self.jobs.upgrade_schema()
 
     def submit(self, number: int) -> int:
@@ -34,23 +34,23 @@ class Ours(CeleryPeer):
         return job_id
 
     def submit_many(self, numbers: Sequence[int]) -> None:
-        """Submit them at once."""
+        """Submit jobs by one call."""
         task = self.app.tasks[TASK]
         self.jobs.submit_many([task.s(number) for number in numbers])
 
     def settled(self, count: int) -> bool:
-        """Count the rows that have become Finished since the last purge."""
+        """Count the rows that became Finished after the last purge."""
         return self.jobs.count_by_status()[JobStatus.FINISHED] - self._settled >= count
 
     def purge(self) -> None:
-        """Cancel what has not run; rows stay."""
+        """Cancel the jobs that have not started; keep the rows."""
         super().purge()
         self.jobs.cancel_many(status=("Submitted", "Waiting", "Queued", "Requeued"))
-        # As if its events had been sent: no later pass of the sweeper has to send them.
-        execute(self.place.database_url, "UPDATE jobhandle_job SET due_at = NULL WHERE due_at IS NOT NULL")
+        # Else a later pass of the sweeper would send the events of the cancelled jobs.
+        execute(self.sandbox.database_url, "UPDATE jobhandle_job SET due_at = NULL WHERE due_at IS NOT NULL")
         self._settled = self.jobs.count_by_status()[JobStatus.FINISHED]
 
     def close(self) -> None:
-        """Close both connections."""
+        """Close the connections of the jobs and of the app."""
         self.jobs.close()
         super().close()

@@ -1,4 +1,4 @@
-"""The one interface of all contestants."""
+"""The interface of all compared systems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,65 +12,65 @@ from ..processes import Process
 
 
 @dataclass(frozen=True)
-class Place:
-    """A fresh database, an empty broker and a folder, for one contestant."""
+class Sandbox:
+    """A fresh database, an empty broker and a folder for one system."""
 
     broker_url: str
     redis_url: str
-    """The broker's, or where the broker is not Redis, one for results."""
+    """The broker's URL; with RabbitMQ, that of a Redis for results."""
     database_url: str
-    """SQLAlchemy's, with the driver's name."""
+    """A URL of SQLAlchemy, with the driver's name."""
     folder: Path
     marks: Marks
     reaper: Reaper
 
     @property
     def dsn(self) -> str:
-        """The database's URL for those who do not use SQLAlchemy."""
+        """The database's URL for libpq."""
         return self.database_url.replace("postgresql+psycopg://", "postgresql://")
 
 
 class Peer:
-    """Something that runs jobs. Its body is `benchmarks.marks.body`, its workers use two cores."""
+    """A system that runs jobs. The body is `benchmarks.marks.body`; a worker has two processes."""
 
     name: ClassVar[str]
     settings: ClassVar[str]
-    """With which settings, and who says that these are its best."""
+    """Its settings, and the documentation that recommends them."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
         self.workers: list[Process] = []
 
     def prepare(self) -> None:
-        """Make tables, and whatever else there is to make once for all processes.
+        """Create tables and whatever else all processes share.
 
         Raises:
-            ImportError: it is not installed.
+            ImportError: The system is not installed.
         """
         self.open()
 
     def open(self) -> None:
-        """Make what this process needs to submit."""
+        """Create what this process needs to submit."""
 
     def submit(self, number: int) -> object:
         """Submit one job."""
         raise NotImplementedError
 
     def submit_many(self, numbers: Sequence[int]) -> None:
-        """Submit many jobs, in the best way that it has for it."""
+        """Submit many jobs, by the system's fastest call."""
         for number in numbers:
             self.submit(number)
 
     def purge(self) -> None:
-        """Forget the jobs that no worker has taken."""
+        """Delete the jobs that no worker has taken."""
         raise NotImplementedError
 
     def start_workers(self, count: int = 1) -> None:
-        """Start workers, each with two processes for bodies; return when they can take jobs."""
+        """Start workers, each with two processes for bodies; wait until they are ready."""
         raise NotImplementedError
 
     def settled(self, count: int) -> bool:
-        """Say whether so many jobs stand as finished where they are kept; True if nothing is kept."""
+        """Return whether `count` jobs are stored as finished; True if the system stores nothing."""
         return True
 
     def stop_workers(self) -> None:
@@ -80,15 +80,15 @@ class Peer:
         self.workers = []
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Kill the workers and close all connections."""
         self.stop_workers()
 
     def start(self, words: Sequence[str], ready: str, **environment: str) -> Process:
-        """Start a process of a worker, and wait until it says that it is ready."""
-        log = self.place.folder / f"worker-{len(self.workers)}.log"
+        """Start a worker process, and wait until its output contains `ready`."""
+        log = self.sandbox.folder / f"worker-{len(self.workers)}.log"
         log.unlink(missing_ok=True)
-        variables = {VARIABLE: str(self.place.marks.path), **environment}
-        process = Process(words, log, self.place.reaper, variables)
+        variables = {VARIABLE: str(self.sandbox.marks.path), **environment}
+        process = Process(words, log, self.sandbox.reaper, variables)
         self.workers.append(process)
         process.wait_for(ready)
         return process

@@ -1,4 +1,4 @@
-"""The app of Procrastinate's workers. Imports an optional dependency."""
+"""The app of Procrastinate. Imports an optional dependency."""
 
 import os
 
@@ -9,7 +9,7 @@ from .. import marks
 
 
 def make_app(connector: BaseConnector) -> App:
-    """Make an app with the one task, asynchronous: no thread has to be asked to run it."""
+    """Create an app with an asynchronous task, which needs no thread."""
     app = App(connector=connector)
 
     async def body(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Procrastinate: jobs in PostgreSQL alone."""
+"""Procrastinate, with jobs in PostgreSQL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +19,17 @@ class Procrastinate(Peer):
     )
 
     def prepare(self) -> None:
-        """Make the tables."""
+        """Create the tables."""
         super().prepare()
         self._app.schema_manager.apply_schema()
 
     def open(self) -> None:
-        """Connect."""
+        """Open the connection pool."""
         from procrastinate import SyncPsycopgConnector  # an optional dependency
 
         from .procrastinate_app import make_app
 
-        self._app = make_app(SyncPsycopgConnector(conninfo=self.place.dsn))
+        self._app = make_app(SyncPsycopgConnector(conninfo=self.sandbox.dsn))
         self._app.open()
         self._task: Any = self._app.tasks["benchmarks.body"]
 
@@ -38,25 +38,25 @@ class Procrastinate(Peer):
         return self._task.defer(number=number)
 
     def submit_many(self, numbers: Sequence[int]) -> None:
-        """Defer them in batches of a thousand."""
+        """Defer jobs in batches of 1,000."""
         for start in range(0, len(numbers), 1000):
             self._task.batch_defer(*({"number": number} for number in numbers[start : start + 1000]))
 
     def purge(self) -> None:
         """Delete all jobs."""
-        execute(self.place.database_url, "TRUNCATE procrastinate_jobs CASCADE")
+        execute(self.sandbox.database_url, "TRUNCATE procrastinate_jobs CASCADE")
 
     def start_workers(self, count: int = 1) -> None:
-        """Start two processes for each."""
-        # Warnings alone: two lines for each job would be measured too.
+        """Start two processes per worker."""
+        # At the level INFO, two log lines per job would be measured.
         app = ["procrastinate", "--app=benchmarks.peers.procrastinate_app.app", "--log-level=warning"]
         for _ in range(2 * count):
-            self.start([*app, "worker", "--concurrency=10"], "", BENCHMARK_DATABASE=self.place.dsn)
+            self.start([*app, "worker", "--concurrency=10"], "", BENCHMARK_DATABASE=self.sandbox.dsn)
 
     def settled(self, count: int) -> bool:
         """Count the rows."""
-        asked = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'"
-        return int(execute(self.place.database_url, asked)[0][0]) >= count
+        statement = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'"
+        return int(execute(self.sandbox.database_url, statement)[0][0]) >= count
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,4 +1,4 @@
-"""RQ: jobs in Redis."""
+"""RQ, with jobs in Redis."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +14,15 @@ class Rq(Peer):
 
     name = "RQ"
     settings = (
-        "two `SimpleWorker`s, six times as fast as its default by its own "
+        "two `SimpleWorker`s, six times as fast as the default by RQ's "
         "<https://github.com/rq/rq/blob/master/docs/benchmark.md>; many by `enqueue_many`"
     )
 
     def open(self) -> None:
-        """Make the queue."""
+        """Create the queue."""
         from rq import Queue  # an optional dependency
 
-        self._client: Any = redis.Redis.from_url(self.place.redis_url)
+        self._client: Any = redis.Redis.from_url(self.sandbox.redis_url)
         self._queue = Queue("benchmarks", connection=self._client)
 
     def submit(self, number: int) -> object:
@@ -30,22 +30,22 @@ class Rq(Peer):
         return self._queue.enqueue(marks.body, number)
 
     def submit_many(self, numbers: Sequence[int]) -> None:
-        """Enqueue them in pipelines of a thousand."""
+        """Enqueue jobs in pipelines of 1,000."""
         from rq import Queue
 
         for start in range(0, len(numbers), 1000):
-            those = numbers[start : start + 1000]
-            self._queue.enqueue_many([Queue.prepare_data(marks.body, (number,)) for number in those])
+            batch = numbers[start : start + 1000]
+            self._queue.enqueue_many([Queue.prepare_data(marks.body, (number,)) for number in batch])
 
     def purge(self) -> None:
-        """Forget everything."""
+        """Empty the Redis database."""
         self._client.flushdb()
 
     def start_workers(self, count: int = 1) -> None:
-        """Start two processes for each."""
+        """Start two processes per worker."""
         for _ in range(2 * count):
-            # Warnings alone: three lines for each job would be measured too.
-            options = ["--url", self.place.redis_url, "--worker-class", "rq.SimpleWorker", "--quiet"]
+            # Without --quiet, three log lines per job would be measured.
+            options = ["--url", self.sandbox.redis_url, "--worker-class", "rq.SimpleWorker", "--quiet"]
             self.start(["rq.cli", "worker", *options, "benchmarks"], "")
 
     def settled(self, count: int) -> bool:

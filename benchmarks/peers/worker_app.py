@@ -10,5 +10,5 @@ app = app_from_environment()
 
 
 @worker_ready.connect
-def _say_so(**_: object) -> None:
+def _log_ready(**_: object) -> None:
     logging.getLogger(__name__).warning(READY)

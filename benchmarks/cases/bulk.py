@@ -1,4 +1,4 @@
-"""A hundred thousand jobs at once: cancelled, and falling due."""
+"""100,000 jobs at once: cancelled by one call, and due at one moment."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,30 +11,30 @@ from sqlalchemy import create_engine, func, text
 from jobhandle_celery import Job, JobStatus
 
 from ..arithmetic import differences
+from ..clone_rows import clone
+from ..harness import Harness
 from ..marks import clock
 from ..peers import Ours
 from ..peers.celery_app import TASK
 from ..result import Goal, Result, Series
-from ..rows import clone
-from ..stage import Stage
 
 LONGEST = 40.0
-"""Seconds after which no more jobs are waited for to be published: the rate is known by then."""
+"""Seconds after which a round ends before all jobs are published: the rate is known by then."""
 
 
-def run_cancel(stage: Stage) -> Result:
-    """Cancel them all by one `cancel_many`."""
+def run_cancel(harness: Harness) -> Result:
+    """Cancel all jobs by one `cancel_many`."""
     result = Result(
         "cancel_many",
         "Cancel many jobs at once",
-        "One `cancel_many(status='Queued')`, beside the least that can be done: one UPDATE of as many such "
-        "rows to Cancelled, with their stamps, that writes an event for each, by hand.",
+        "One `cancel_many(status='Queued')`, beside one hand-written statement, as a lower bound: an UPDATE "
+        "of as many rows to Cancelled, with their times, that inserts an event for each.",
     )
-    jobs = stage.amount(100_000, 5_000)
-    with _ours(stage) as peer:
-        measured = stage.contest(
+    jobs = harness.amount(100_000, 5_000)
+    with _ours(harness) as peer:
+        measured = harness.measure(
             {"`cancel_many`": _cancelled(peer, jobs), "one statement by hand": _by_hand(peer, jobs)},
-            4,
+            3,
             quick_rounds=1,
             warm_up=False,
         )
@@ -47,45 +47,45 @@ def run_cancel(stage: Stage) -> Result:
     return result
 
 
-def run_due(stage: Stage) -> Result:
-    """Publish them all by sweeps."""
+def run_due(harness: Harness) -> Result:
+    """Publish all jobs by passes of the sweeper."""
     result = Result(
         "due",
         "Many jobs falling due at once",
-        "Jobs whose time has come at one moment, no worker that takes them, and one process that makes a "
-        "pass of the sweep whenever one is due, with the default interval of a second. From the first pass "
-        f"to the last message in Redis, or to what is there after {LONGEST:g} s.",
+        "All jobs are due at one moment, no worker takes them, and one process makes the passes of the "
+        "sweeper, at the default interval of a second. The time is from the first pass to the last message "
+        f"in Redis, or {LONGEST:g} s, when the messages until then are counted.",
     )
-    jobs = stage.amount(100_000, 3_000)
-    with _ours(stage) as peer:
-        measured = stage.contest({"sweeps": _published(peer, jobs)}, 3, quick_rounds=1, warm_up=False)
+    jobs = harness.amount(100_000, 3_000)
+    with _ours(harness) as peer:
+        measured = harness.measure({"sweeps": _published(peer, jobs)}, 2, quick_rounds=1, warm_up=False)
     result.goals = [Goal(f"{jobs:,} jobs falling due at once: published", measured["sweeps"], 3000, "jobs/s")]
     result.series = [Series(name, values, "jobs/s") for name, values in measured.items()]
     return result
 
 
 @contextmanager
-def _ours(stage: Stage) -> Iterator[Ours]:
-    with stage.place("crowds") as place:
-        peer = Ours(place)
+def _ours(harness: Harness) -> Iterator[Ours]:
+    with harness.sandbox("bulk") as sandbox:
+        peer = Ours(sandbox)
         peer.prepare()
         yield peer
         peer.close()
 
 
 def _queued(peer: Ours, jobs: int) -> None:
-    # Not by `submit`: so many messages would take longer than what is measured.
+    # Not by `submit`: to publish the messages would take longer than the measurement.
     job_id = peer.submit(0)
-    peer.handle.job_status()  # which has it marked as Queued first
-    clone(peer.place.database_url, job_id, jobs - 1)
+    peer.handle.job_status()  # which first writes the pending mark Queued
+    clone(peer.sandbox.database_url, job_id, jobs - 1)
 
 
 def _cancelled(peer: Ours, jobs: int) -> Callable[[], float]:
     def measure() -> float:
         _queued(peer, jobs)
-        begun = clock()
+        started = clock()
         cancelled = peer.jobs.cancel_many(status="Queued")
-        taken = clock() - begun
+        taken = clock() - started
         if cancelled != jobs:
             raise AssertionError(f"{cancelled} of {jobs} were cancelled")
         _empty(peer)
@@ -110,14 +110,14 @@ SELECT id, clock_timestamp(), attempt, :cancelled, 'cancelled before it was star
 def _by_hand(peer: Ours, jobs: int) -> Callable[[], float]:
     def measure() -> float:
         _queued(peer, jobs)
-        engine = create_engine(peer.place.database_url)
+        engine = create_engine(peer.sandbox.database_url)
         with engine.begin() as connection:
             connection.execute(text("SELECT 1"))
-            words = {"cancelled": JobStatus.CANCELLED.id, "queued": JobStatus.QUEUED.id}
-            begun = clock()
-            connection.execute(text(_BY_HAND), words)
+            values = {"cancelled": JobStatus.CANCELLED.id, "queued": JobStatus.QUEUED.id}
+            started = clock()
+            connection.execute(text(_BY_HAND), values)
             connection.commit()
-            taken = clock() - begun
+            taken = clock() - started
         engine.dispose()
         _empty(peer)
         return taken
@@ -131,13 +131,13 @@ def _published(peer: Ours, jobs: int) -> Callable[[], float]:
         ahead = datetime.now(UTC) + timedelta(hours=1)
         job_id = handle.submit(Job(task=TASK, args=[1], scheduled_for=ahead))
         now = {"due_at": func.clock_timestamp(), "not_before": func.clock_timestamp()}
-        clone(peer.place.database_url, job_id, jobs, now)
-        with redis.Redis.from_url(peer.place.redis_url) as client:
-            begun = clock()
-            while (sent := int(str(client.llen("celery")))) < jobs and clock() < begun + LONGEST:
+        clone(peer.sandbox.database_url, job_id, jobs, now)
+        with redis.Redis.from_url(peer.sandbox.redis_url) as client:
+            started = clock()
+            while (sent := int(str(client.llen("celery")))) < jobs and clock() < started + LONGEST:
                 if not peer.jobs.sweep():
                     time.sleep(0.01)
-            taken = clock() - begun
+            taken = clock() - started
         peer.purge()
         _empty(peer)
         return sent / taken
@@ -146,9 +146,9 @@ def _published(peer: Ours, jobs: int) -> Callable[[], float]:
 
 
 def _empty(peer: Ours) -> None:
-    """Remove all jobs, so that each round finds the same."""
+    """Delete all jobs, so that each round starts with an empty table."""
     peer.purge()
-    engine = create_engine(peer.place.database_url)
+    engine = create_engine(peer.sandbox.database_url)
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE jobhandle_job CASCADE"))
     engine.dispose()

@@ -1,4 +1,7 @@
-"""``python -m benchmarks.crowd WAY COUNT``: a process submits once in each of many threads or greenlets."""
+"""Submits once in each of many threads or greenlets.
+
+``python -m benchmarks.concurrent_submits threads|greenlets COUNT``
+"""
 
 import sys
 
@@ -20,11 +23,11 @@ from .peers.celery_app import TASK, app_from_environment
 
 
 def main(count: int) -> None:
-    """Submit, and print how many connections to the broker that took and left."""
+    """Submit; print how many connections to the broker were opened, and how many are left open."""
     app: Any = app_from_environment()
     task, jobs = app.tasks[TASK], getattr(app, "jobs", None)
     port = urlsplit(app.conf.broker_url).port
-    opened = _counted(port)
+    opened = _record_connects(port)
     failed: list[str] = []
 
     def request(number: int) -> None:
@@ -42,23 +45,23 @@ def main(count: int) -> None:
     for thread in threads:
         thread.join()
     connections = psutil.Process().net_connections("tcp")
-    remote = [each.raddr for each in connections if each.raddr and each.status == "ESTABLISHED"]
+    remote = [item.raddr for item in connections if item.raddr and item.status == "ESTABLISHED"]
     left = sum(address.port == port for address in remote)
     print(json.dumps({"opened": len(opened), "left": left, "failed": failed}), flush=True)
-    os._exit(0)  # what is left is left
+    os._exit(0)  # without waiting for what is left open
 
 
-def _counted(port: int | None) -> list[object]:
-    """Count the connections that this process opens to a port of this machine, from now on."""
+def _record_connects(port: int | None) -> list[object]:
+    """Return a list that grows with each connection that this process opens to a port from now on."""
     opened: list[object] = []
     connect = socket.socket.connect
 
-    def counting(client: socket.socket, address: Any) -> None:
+    def recording(client: socket.socket, address: Any) -> None:
         if isinstance(address, tuple) and address[1] == port:
             opened.append(address)
         connect(client, address)
 
-    socket.socket.connect = counting  # type: ignore[assignment,method-assign]  # counts connects
+    socket.socket.connect = recording  # type: ignore[assignment,method-assign]  # records connects
     return opened
 
 

@@ -1,4 +1,4 @@
-"""Many rows, quickly: copies of one that came about by itself, so that they are what rows really are."""
+"""Fills a database with copies of a job that the library itself has written."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,48 +8,47 @@ from sqlalchemy.schema import AddConstraint, DropConstraint, UniqueConstraint
 
 from jobhandle_celery.schema import job, job_event
 
-AT_A_TIME = 500_000
+BATCH_SIZE = 500_000
 
 
-def clone(url: str, job_id: int, count: int, to: Mapping[str, Any] | None = None) -> None:
-    """Insert copies of a job and of its events, under ids and task ids of their own.
+def clone(url: str, job_id: int, count: int, values: Mapping[str, Any] | None = None) -> None:
+    """Insert copies of a job and of its events, with new ids and task ids.
 
     Args:
-        url: The database's.
+        url: URL of the database.
         job_id: The job to copy.
-        count: How many copies.
-        to: Columns that differ, by name.
+        count: Number of copies.
+        values: Values of columns that differ, by name.
     """
     engine = create_engine(url, poolclass=NullPool)
-    large = count > AT_A_TIME
+    large = count > BATCH_SIZE
     try:
         if large:
             _without_indexes(engine)
-        for start in range(0, count, AT_A_TIME):
+        for start in range(0, count, BATCH_SIZE):
             with engine.begin() as connection:
-                _some(connection, job_id, min(AT_A_TIME, count - start), dict(to or {}))
+                _insert_copies(connection, job_id, min(BATCH_SIZE, count - start), dict(values or {}))
         if large:
             _with_indexes(engine)
-        tidy(engine)
+        vacuum(engine)
     finally:
         engine.dispose()
 
 
-def tidy(engine: Engine) -> None:
-    """Do what autovacuum and the checkpointer would have done by now."""
+def vacuum(engine: Engine) -> None:
+    """Do what autovacuum and the checkpointer do in time."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
         connection.execute(text("CHECKPOINT"))
 
 
-def _some(connection: Connection, job_id: int, count: int, to: dict[str, Any]) -> None:
-    # Foreign keys are right by construction, and to look each of them up takes longer than all the rest;
-    # what is lost by a crash is not missed.
+def _insert_copies(connection: Connection, job_id: int, count: int, values: dict[str, Any]) -> None:
+    # The foreign keys are valid, and checking each takes longer than the inserts. A crash may lose the rows.
     connection.execute(text("SET LOCAL session_replication_role = replica"))
     connection.execute(text("SET LOCAL synchronous_commit = off"))
     last = connection.execute(select(func.max(job.c.id))).scalar_one()
     numbers = func.generate_series(1, count).table_valued("number", name="numbers").render_derived()
-    own = {"task_id": func.cast(func.gen_random_uuid(), job.c.task_id.type), **to}
+    own = {"task_id": func.cast(func.gen_random_uuid(), job.c.task_id.type), **values}
     names = [column.name for column in job.c if column.name != "id"]
     pairs = job.join(numbers, true())
     copies = select(*(_value(own, name) for name in names)).select_from(pairs).where(job.c.id == job_id)

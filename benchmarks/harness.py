@@ -1,4 +1,4 @@
-"""What a benchmark is given: servers, places of its own on them, contestants, and how much to do."""
+"""What a benchmark gets: servers, sandboxes on them, systems to compare, and amounts."""
 
 import itertools
 import os
@@ -15,19 +15,19 @@ import sqlalchemy
 from tests.reaper import Reaper
 from tests.servers import execute, in_virtual_host
 
-from .contest import contest
+from .interleaved import measure_interleaved
 from .marks import Marks
-from .peers.peer import Peer, Place
+from .peers.peer import Peer, Sandbox
 from .progress import Progress
 from .servers import DurablePostgresql, Servers
 
 T = TypeVar("T")
 LOGICAL_DATABASES = 16
-"""Of a Redis, by default."""
+"""Number of them in a Redis, by default."""
 
 
 @dataclass
-class Stage:
+class Harness:
     """One run of the benchmarks."""
 
     servers: Servers
@@ -35,7 +35,7 @@ class Stage:
     progress: Progress
     quick: bool = False
     rounds: int | None = None
-    """None: as each benchmark thinks best."""
+    """None: the number that the benchmark asks for."""
 
     def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="jobhandle-benchmarks-"))
@@ -43,30 +43,30 @@ class Stage:
         self._numbers = itertools.count(1)
 
     def amount(self, full: int, quick: int) -> int:
-        """Return how much of something to do."""
+        """Return the amount for this run: `quick` with ``--quick``, else `full`."""
         return quick if self.quick else full
 
-    def contest(
+    def measure(
         self,
-        contestants: dict[str, Callable[[], T]],
+        measurements: dict[str, Callable[[], T]],
         rounds: int,
         *,
         quick_rounds: int = 2,
         warm_up: bool = True,
     ) -> dict[str, list[T]]:
-        """Let contestants take turns, for so many rounds unless the command line says otherwise."""
+        """Run measurements interleaved, for `rounds` unless the command line sets the number."""
         number = self.rounds or self.amount(rounds, quick_rounds)
-        return contest(contestants, number, self.progress, warm_up=warm_up)
+        return measure_interleaved(measurements, number, self.progress, warm_up=warm_up)
 
     @contextmanager
-    def place(
+    def sandbox(
         self,
-        name: str = "place",
+        name: str = "sandbox",
         *,
         rabbitmq: bool = False,
         server: Callable[[], DurablePostgresql] | None = None,
-    ) -> Iterator[Place]:
-        """Lend a fresh database, an empty broker and a folder; they are removed afterwards."""
+    ) -> Iterator[Sandbox]:
+        """Provide a fresh database, an empty broker and a folder; remove them at the end."""
         number = next(self._numbers)
         postgresql = server() if server else self.servers.postgresql
         database = f"benchmark_{os.getpid()}_{number}"
@@ -80,7 +80,7 @@ class Stage:
         folder = self.folder / f"{number}-{name}"
         folder.mkdir()
         try:
-            yield Place(
+            yield Sandbox(
                 broker_url=broker_url,
                 redis_url=redis_url,
                 database_url=url.render_as_string(hide_password=False),
@@ -99,14 +99,14 @@ class Stage:
     def peers(
         self, kinds: list[type[Peer]], missing: dict[str, str], *, rabbitmq: bool = False
     ) -> Iterator[dict[str, Peer]]:
-        """Lend contestants, each in a place of its own; those that cannot run are told in `missing`."""
+        """Provide systems, each in a sandbox of its own; add those that are not installed to `missing`."""
         with ExitStack() as stack:
             ready: dict[str, Peer] = {}
             for kind in kinds:
-                place = stack.enter_context(self.place(kind.__name__, rabbitmq=rabbitmq))
-                self.progress.say(f"prepares {kind.name}")
+                sandbox = stack.enter_context(self.sandbox(kind.__name__, rabbitmq=rabbitmq))
+                self.progress.show(f"prepare {kind.name}")
                 try:
-                    peer = kind(place)
+                    peer = kind(sandbox)
                     peer.prepare()
                 except ImportError as error:
                     missing[kind.name] = f"not installed: {error}"
