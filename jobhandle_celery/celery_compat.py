@@ -12,7 +12,7 @@ from typing import Any
 import celery.app.task
 from amqp import Channel
 from billiard.einfo import ExceptionInfo
-from celery import Celery, Task, states
+from celery import Celery, Task, canvas, states
 from celery._state import get_current_task
 from celery.app import trace
 from celery.app.registry import TaskRegistry
@@ -148,6 +148,21 @@ def plain_send_task(app: Celery) -> Callable[..., Any]:
 
 
 _PLAIN_SEND_TASK = "jobhandle_plain"
+
+
+def wrap_canvas(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap, once for the process, the `apply_async` of Celery's chains, groups and chords.
+
+    They belong to no app before they are applied, so that no app can have classes of its own.
+    """
+    for kind in (canvas._chain, canvas.group, canvas._chord):  # type: ignore[attr-defined]  # private
+        if not hasattr(kind.apply_async, _WRAPPED):
+            wrapped = wrap(kind.apply_async)
+            setattr(wrapped, _WRAPPED, True)
+            kind.apply_async = wrapped  # type: ignore[method-assign]  # that is what it does
+
+
+_WRAPPED = "jobhandle_wrapped"
 
 
 def task_sender(amqp: Any, layer: Callable[..., Any]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import serialization, validation
 from .background import BackgroundQueue
-from .broker.canvas import Member, Plan, is_tree, located, plan, plan_with_callbacks
+from .broker.canvas import Member, Plan, is_tree, located, plan, plan_canvas, plan_with_callbacks
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
 from .broker.sent_tasks import SentTask
+from .broker.signatures import GROUP
 from .broker.task_signatures import as_job
 from .broker.tree_ids import TreeIds
 from .errors import DatabaseUnavailableError, ValidationError
@@ -57,6 +58,16 @@ class _Prepared:
             if number == len(self._prepared):
                 self._prepared.append(self._prepare(job))
             yield self._prepared[number]
+
+
+@dataclass(frozen=True)
+class SubmittedMember:
+    """A row of a canvas that was submitted."""
+
+    task_id: str
+    job_id: int
+    kind: str | None
+    """As `JobRecord.kind`."""
 
 
 class PublishQueue(BackgroundQueue[int]):
@@ -101,7 +112,9 @@ class Submitter:
             ApiUsageError: nothing was written.
         """
         if any(map(is_tree, given)):
-            return self._submit_trees(plan(given), username, groupname, session, handle)
+            planned = plan(given)
+            _, submitted = self._submit_trees(planned, username, groupname, session, handle)
+            return [submitted[root] for root in planned.roots]
         new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
         if session is not None:
             return self._store.inserter.submit_in_session(session, list(new), self.send_after_commit, handle)
@@ -131,7 +144,7 @@ class Submitter:
         member = Member(sent.job, sent.options, task_id=task_id, task_id_given=sent.task_id is not None)
         planned = plan_with_callbacks(member, sent.callbacks)
         if sent.callbacks:
-            (submitted,) = self._submit_trees(planned, username, groupname, session, None)
+            _, (submitted, *_) = self._submit_trees(planned, username, groupname, session, None)
         else:
             (row,) = (member.job for member in self._new_members(planned.members, username, groupname))
             if session is not None:
@@ -145,6 +158,28 @@ class Submitter:
             task_id = found.task_id
         return task_id, submitted.job_id
 
+    def submit_canvas(
+        self,
+        signature: Mapping[str, Any],
+        username: str | None,
+        groupname: str | None,
+        session: "Session | scoped_session[Any] | None",
+    ) -> list[SubmittedMember]:
+        """Insert a canvas, as `submit`; return its root, and for a group the members of that.
+
+        Raises:
+            ApiUsageError: nothing was written.
+        """
+        planned = plan_canvas(signature)
+        members, submitted = self._submit_trees(planned, username, groupname, session, None)
+        (root,) = planned.roots
+        of_group = members[root].kind == GROUP
+        return [
+            SubmittedMember(member.job.task_id, row.job_id, member.kind)
+            for index, (member, row) in enumerate(zip(members, submitted, strict=True))
+            if index == root or (of_group and member.parent == root and member.position is not None)
+        ]
+
     def _submit_trees(
         self,
         planned: Plan,
@@ -152,7 +187,7 @@ class Submitter:
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
         handle: Attached | None,
-    ) -> list[Submitted]:
+    ) -> tuple[list[NewMember], list[Submitted]]:
         members = self._new_members(planned.members, username, groupname)
         if session is not None:
             submitted = self._store.trees.submit_in_session(session, members, self.send_after_commit, handle)
@@ -165,7 +200,7 @@ class Submitter:
                 for member, stored in zip(members, submitted, strict=True)
                 if stored.fresh and stored.status is JobStatus.SUBMITTED and member.kind is None
             )
-        return [submitted[root] for root in planned.roots]
+        return members, submitted
 
     def _publish_fresh(self, messages: Iterable[PendingMessage]) -> None:
         """Publish jobs that were just inserted, and that may start now, in batches."""

@@ -101,6 +101,13 @@ def plan(given: Sequence[object]) -> Plan:
     return Plan(planner.members, [roots[number] for number in range(len(given))])
 
 
+def plan_canvas(signature: Sig) -> Plan:
+    """Return the rows of one canvas, an object or a dict."""
+    planner = _Planner()
+    root = planner.add_canvas(signature)
+    return Plan(planner.members, [root])
+
+
 def plan_with_callbacks(member: Member, callbacks: Sequence[Sig]) -> Plan:
     """Return the rows of one task and of its callbacks."""
     planner = _Planner()

@@ -82,8 +82,15 @@ def exception_of(job_id: int, failure: Failure) -> JobFailedError:
 
 
 def _both(kind: type[Exception]) -> Any:
-    return type(kind.__name__, (JobFailedError, kind), {"__module__": __name__, "__reduce__": _reduced})
+    return type(kind.__name__, (JobFailedError, kind), _OF_BOTH)
+
+
+def _printed(error: JobFailedError) -> str:
+    return Exception.__str__(error)  # some classes print their arguments otherwise
 
 
 def _reduced(error: Any) -> tuple[Any, ...]:
     return exception_of, (error.job_id, error.failure)
+
+
+_OF_BOTH = {"__module__": __name__, "__reduce__": _reduced, "__str__": _printed}

@@ -8,15 +8,17 @@ A task's own ``apply_async``, and a patch of Celery's, have then run as they do 
 import inspect
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from celery import Celery
 
 from .. import celery_compat
 from ..broker.sent_tasks import sent_task
+from ..broker.signatures import GROUP
 from ..errors import ConfigurationError, shown
 from ..runtime import runtime_of
+from .canvas import JobGroupResult, applied, is_in_flight, task_names, wrap_apply_async
 from .results import JobResult
 from .scope import ScopeVariable
 
@@ -28,10 +30,21 @@ class DurableTasks:
     """Which tasks of an app are durable, and how one is submitted."""
 
     def __init__(self, app: Celery) -> None:
-        self._app = app
+        self._app: Any = app
         self.scope = ScopeVariable()
         self._patterns: tuple[str, ...] | bool | None = None
         self._answers: dict[str, bool] = {}
+
+    def registered(self, name: str) -> Any:
+        """Return the task of a name; None if this app has none.
+
+        Unlike Celery's `send_task`, it evaluates tasks that are still to be registered: they may be durable.
+        """
+        task = celery_compat.registered_tasks(self._app).get(name)
+        if task is None and not self._app.finalized and self._app.autofinalize:
+            self._app.finalize(auto=True)
+            task = celery_compat.registered_tasks(self._app).get(name)
+        return task
 
     def include(self, name: str, task: Any) -> bool:
         """Return True if a task is durable; `task` is None if it is not registered here."""
@@ -54,6 +67,30 @@ class DurableTasks:
             return self._patterns if task is not None else False
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
+    def submit_canvas(self, canvas: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        """Submit a canvas as a tree of jobs; None if no task of it is durable.
+
+        Raises:
+            ApiUsageError, DatabaseUnavailableError: as `JobHandle.submit`.
+        """
+        durable = any(self.include(name, self.registered(name)) for name in task_names(canvas, kwargs))
+        if not durable or is_in_flight(canvas.options | options):
+            return None
+        scope, signature = self.scope.current, applied(canvas, args, kwargs, options)
+        submitter = runtime_of(self._app).submitter
+        root, *members = submitter.submit_canvas(signature, scope.username, scope.groupname, scope.session)
+        result: Any
+        if root.kind == GROUP:
+            result = JobGroupResult(
+                root.task_id,
+                [JobResult(member.task_id, app=self._app, job_id=member.job_id) for member in members],
+            )
+            result.job_id = root.job_id
+        else:
+            result = JobResult(root.task_id, app=self._app, job_id=root.job_id)
+        self._add_to_parent(result, options)
+        return result
+
     def submit_eager(self, task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> JobResult | None:
         """Submit a call of a task's `apply` by its ``apply_async``, with `task_always_eager`, as a job.
 
@@ -75,11 +112,13 @@ class DurableTasks:
         task_id, job_id = submitter.submit_sent(sent, scope.username, scope.groupname, scope.session)
         result = JobResult(task_id, app=self._app, job_id=job_id)
         result.ignored = bool(options.get("ignore_result"))
-        if options.get("add_to_parent", True):
-            parent = self._app.current_worker_task
-            if parent:
-                parent.add_trail(result)
+        self._add_to_parent(result, options)
         return result
+
+    def _add_to_parent(self, result: Any, options: dict[str, Any]) -> None:
+        parent = self._app.current_worker_task
+        if parent and options.get("add_to_parent", True):
+            parent.add_trail(result)
 
 
 def _patterns(value: Any) -> tuple[str, ...] | bool:
@@ -102,7 +141,13 @@ def install(app: Celery) -> DurableTasks:
     durable = DurableTasks(app)
     setattr(app, _ATTRIBUTE, durable)
     celery_compat.wrap_send_task(app, durable_sender)
+    celery_compat.wrap_canvas(partial(wrap_apply_async, submit=_submit_canvas))
     return durable
+
+
+def _submit_canvas(canvas: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+    durable: DurableTasks | None = getattr(canvas.app, _ATTRIBUTE, None)
+    return None if durable is None else durable.submit_canvas(canvas, args, kwargs, options)
 
 
 def durable_sender(app: Celery) -> Callable[..., Any]:
@@ -113,9 +158,8 @@ def durable_sender(app: Celery) -> Callable[..., Any]:
     @wraps(type(app).send_task)
     def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         called_by = options.get("task_type")
-        task = celery_compat.registered_tasks(app).get(name) if called_by is None else called_by
-        # A plain message that retries stays what it is.
-        if not durable.include(name, task) or options.get("retries"):
+        task = durable.registered(name) if called_by is None else called_by
+        if not durable.include(name, task) or is_in_flight(options):
             return celery_compat.plain_send_task(app)(name, args, kwargs, *rest, **options)
         options |= dict(zip(positions, rest, strict=False))
         return durable.submit(name, args, kwargs, options, called_by)

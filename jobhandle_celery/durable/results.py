@@ -62,6 +62,20 @@ class JobResult(_AnyResult):
             self._job_id = self.backend.job_id_of(self.id)
         return self._job_id
 
+    @property
+    def children(self) -> "list[JobResult] | None":
+        """The results of what a chain, group or chord consists of; none of a task, None without a row."""
+        job_id = self.job_id
+        store = runtime_of(self.app).submitter.flushed_store()
+        members = None if job_id is None else store.queries.members(job_id)
+        if members is None:
+            return None
+        return [
+            type(self)(member.task_id, app=self.app, job_id=member.id)
+            for member in members
+            if member.parent_id == job_id
+        ]
+
     def _get_task_meta(self) -> Any:
         if self._cache is None:
             return self._maybe_set_cache(self.backend.meta_of_job(self.job_id))

@@ -1,0 +1,131 @@
+"""Submits a tree of jobs where Celery would publish a canvas that has a durable task.
+
+Celery publishes a canvas as messages of its first tasks, which carry the rest. So the `apply_async` of
+chains, groups and chords is wrapped, once for the process: a canvas without durable tasks goes on as it came.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import Any
+
+from celery.result import GroupResult
+
+from ..broker import signatures
+from ..broker.sent_tasks import UNUSED
+from ..broker.signatures import CHAIN, CHORD, GROUP, Sig
+from ..errors import ApiUsageError
+from ..runtime import runtime_of
+from ..status import JobStatus
+
+IN_FLIGHT = ("chain", "chord", "group_id", "retries", "replaced_task_nesting")
+"""Options that Celery gives to the rest of a canvas, or to a retry, of a plain message: it stays plain."""
+
+_UNUSED = UNUSED | {"root_id", "parent_id"}
+
+
+class JobGroupResult(GroupResult):
+    """The result of a group of durable tasks: a `GroupResult` of `JobResult` objects, with `job_id`.
+
+    `job_id` is the id of the group's own row.
+    """
+
+    job_id: int
+
+    def revoke(self, connection: Any = None, terminate: bool = False, **unused: Any) -> JobStatus:  # type: ignore[override]  # Celery's returns None
+        """Cancel all jobs of the group, and return the status of the group afterwards."""
+        handle = runtime_of(self.app).handle()
+        handle.attach(self.job_id)
+        return handle.cancel_job(terminate=terminate)
+
+
+def is_in_flight(options: Mapping[str, Any]) -> bool:
+    """Return True if options are those of the rest of something that was published without a job."""
+    return any(options.get(name) for name in IN_FLIGHT)
+
+
+def wrap_apply_async(plain: Callable[..., Any], submit: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the `apply_async` of a kind of canvas.
+
+    Args:
+        plain: Celery's.
+        submit: Called with the canvas, its arguments and options; returns None if it is to be published.
+    """
+
+    @wraps(plain)
+    def apply_async(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        result = submit(self, args, kwargs, options)
+        return plain(self, args, kwargs, **options) if result is None else result
+
+    return apply_async
+
+
+def task_names(signature: Sig, kwargs: Any) -> Iterator[str]:
+    """Yield the names of the tasks of a canvas, without those of callbacks.
+
+    Args:
+        signature: The canvas.
+        kwargs: With which it is applied; a chord may get its body there.
+    """
+    waiting: list[Any] = [signature]
+    if signature.get("subtask_type") == CHORD:
+        waiting.append((kwargs or {}).get("body"))
+    while waiting:
+        given = waiting.pop()
+        if not isinstance(given, Mapping):
+            continue
+        match given.get("subtask_type"):
+            case "chain" | "group":
+                waiting.extend(signatures.tasks_of(given))
+            case "chord":
+                waiting.extend(signatures.header_of(given))
+                waiting.append((given.get("kwargs") or {}).get("body"))
+            case "chunks":
+                pass  # its task is Celery's own starmap
+            case _:
+                yield str(given.get("task"))
+
+
+def applied(signature: Sig, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Sig:
+    """Return a canvas with the arguments and options of a call of `apply_async`, as Celery merges them.
+
+    Raises:
+        ApiUsageError: a group has a callback.
+    """
+    given = {name: value for name, value in options.items() if value is not None and name not in _UNUSED}
+    kwargs = dict(kwargs or {})
+    body = kwargs.pop("body", None) if signatures.kind_of(signature) == CHORD else None
+    if body is not None:
+        signature = {**signature, "kwargs": {**signature["kwargs"], "body": body}}
+    if signatures.kind_of(signature) == GROUP and given.keys() & {"link", "link_error"}:
+        raise ApiUsageError("link: a group has no callback; use a chord")
+    signature = _with_arguments(signature, tuple(args or ()), kwargs)
+    if not given:
+        return signature
+    return signatures.with_options(signature, signatures.merged_options(signature, given))
+
+
+def _with_arguments(signature: Sig, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sig:
+    kind, own = signatures.kind_of(signature), signature.get("kwargs") or {}
+    immutable = bool(signature.get("immutable"))
+    if kind == CHAIN:
+        own_args = tuple(signature.get("args") or ())
+        args = (*args, *own_args) if args and not immutable else own_args
+        first, *others = signatures.tasks_of(signature) or [None]
+        if first is None or not (args or kwargs):
+            return signature
+        changed = [_with_arguments(signatures.checked(first), args, kwargs), *others]
+        return {**signature, "args": (), "kwargs": {**own, "tasks": changed}}
+    if not (args or kwargs):
+        return signature
+    if kind == GROUP:
+        tasks = [
+            _with_arguments(signatures.checked(task), args, kwargs) for task in signatures.tasks_of(signature)
+        ]
+        return {**signature, "kwargs": {**own, "tasks": tasks}}
+    if kind == CHORD:
+        given = {**own, "kwargs": {**(own.get("kwargs") or {}), **kwargs}}
+        own_args = tuple(signature.get("args") or ())
+        return {**signature, "args": own_args if immutable else (*args, *own_args), "kwargs": given}
+    if kind is not None or immutable:
+        return signature
+    return {**signature, "args": (*args, *(signature.get("args") or ())), "kwargs": {**own, **kwargs}}

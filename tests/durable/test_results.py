@@ -1,0 +1,212 @@
+"""`JobResult` and the result backend ``jobhandle``: Celery's interface of a result, read from the row."""
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded, WorkerLostError
+from celery import chain, chord, states
+from celery.exceptions import ImproperlyConfigured, Retry, TaskRevokedError, TimeoutError
+from celery.result import AsyncResult, GroupResult, ResultSet, denied_join_result
+
+from jobhandle_celery import (
+    DatabaseUnavailableError,
+    Failure,
+    JobFailedError,
+    JobResult,
+    JobStatus,
+    UnknownJobError,
+    ValidationError,
+)
+from jobhandle_celery.durable.meta import STATES, exception_of
+from tests.durable.service import make_service
+from tests.stage import Stage
+
+
+@pytest.fixture
+def app(sqlite_url: str) -> Iterator[Any]:
+    app: Any = make_service("memory://", sqlite_url, {"result_backend": "jobhandle"})
+    yield app
+    app.jobs.close()
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """That of the stage, too."""
+    return sqlite_url
+
+
+def result_in(status: str, stage: Stage, app: Any) -> Any:
+    """The result of a job in that status."""
+    job = stage.job_in(JobStatus(status)).get_job()
+    return JobResult(job.task_id, app=app, job_id=job.id)
+
+
+@pytest.mark.parametrize("status", sorted(JobStatus))
+def test_state_is_that_of_the_row(status: str, stage: Stage, app: Any) -> None:
+    job_result = result_in(status, stage, app)
+    results: list[Any] = [job_result, AsyncResult(job_result.id, app=app)]
+    for result in results:
+        assert result.state == result.status == STATES[JobStatus(status)]
+        assert result.ready() == JobStatus(status).final
+        assert result.successful() == (status == "Finished")
+        assert result.failed() == (status == "Error")
+        kinds: dict[str, type] = {
+            states.REVOKED: TaskRevokedError,
+            states.FAILURE: JobFailedError,
+            states.RETRY: Retry,
+            states.SUCCESS: int,
+        }
+        assert isinstance(result.info, kinds.get(result.state, type(None)))
+        assert (result.name, result.args, result.kwargs) == ("tests.add", [2, 3], {})
+        assert (result.date_done is None) != result.ready()
+
+
+def test_get_returns_the_result_or_raises_what_the_task_raised(stage: Stage, app: Any) -> None:
+    assert result_in("Finished", stage, app).get() == 5
+    failed = result_in("Error", stage, app)
+    with pytest.raises(ValueError, match="no good") as raised:
+        failed.get()
+    assert isinstance(raised.value, JobFailedError)
+    assert isinstance(failed.get(propagate=False), ValueError)
+    with pytest.raises(TaskRevokedError):
+        result_in("Cancelled", stage, app).get()
+
+
+def test_get_waits_for_the_end(stage: Stage, app: Any) -> None:
+    result = result_in("Running", stage, app)
+    asked: list[str] = []
+
+    def end() -> None:
+        asked.append(result.state)
+        stage.jobs.attach(result.job_id).set_status("Finished")
+
+    assert result.get(timeout=60, interval=0.01, on_interval=end) is None
+    assert asked == ["STARTED"]  # Celery calls it once
+    called: list[Any] = []
+    result.get(callback=lambda *given: called.append(given))
+    assert called == [(result.id, None)]
+
+
+def test_get_ends_with_its_timeout(stage: Stage, app: Any) -> None:
+    for result in (result_in("Running", stage, app), JobResult("unknown", app=app, job_id=12345)):
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.05)
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0)
+
+
+def test_get_waits_for_a_row_that_is_not_committed(sqlite_url: str, app: Any) -> None:
+    result = JobResult("unknown", app=app, job_id=1)
+    assert (result.state, result.children) == ("PENDING", None)
+    assert result.get(timeout=60, interval=0.01, on_interval=lambda: submit_first(app)) is None
+
+
+def submit_first(app: Any) -> None:
+    if not app.jobs.find():
+        handle = app.jobs.attach(app.tasks["shop.add"].delay(1, 2).job_id)
+        handle.set_status("Running")
+        handle.set_status("Finished")
+
+
+def test_get_refuses_what_it_cannot_do(stage: Stage, app: Any) -> None:
+    result = result_in("Running", stage, app)
+    with pytest.raises(ImproperlyConfigured):
+        result.get(on_message=print)
+    with denied_join_result(), pytest.raises(RuntimeError, match="Never call result"):
+        result.get()
+
+
+def test_plain_task_has_no_result(app: Any) -> None:
+    result = app.tasks["shop.plain_add"].delay(1, 2)
+    assert not isinstance(result, JobResult)
+    assert result.state == "PENDING"
+    with pytest.raises(NotImplementedError, match="A plain task has no row"):
+        result.get(timeout=60)
+    canvas: Any = chord([app.tasks["shop.plain_add"].s(1, 2)] * 2)
+    with pytest.raises(NotImplementedError, match="A chord of durable tasks is a tree"):
+        canvas(app.tasks["shop.plain_add"].si(1, 2))
+
+
+def test_revoke_cancels_the_job(stage: Stage, app: Any) -> None:
+    waiting, running = result_in("Queued", stage, app), result_in("Running", stage, app)
+    assert waiting.revoke() == "Cancelled"
+    assert waiting.state == "REVOKED"
+    with pytest.raises(ValidationError, match=r"^signal: "):
+        running.revoke(terminate=True, signal="KILL")
+    assert app.jobs.attach(running.job_id).get_job().cancel_requested is None
+    assert running.revoke(terminate=True, signal="TERM") == "Running"
+    assert app.jobs.attach(running.job_id).get_job().cancel_requested is not None
+    with pytest.raises(UnknownJobError):
+        JobResult("unknown", app=app).revoke()
+
+
+def test_sets_and_groups_of_results_are_celerys(stage: Stage, app: Any) -> None:
+    results = [result_in("Finished", stage, app) for _ in range(2)]
+    for kind in (ResultSet(results), GroupResult("the id", results)):
+        assert kind.get(timeout=60) == kind.join(timeout=60) == [5, 5]
+        assert kind.successful()
+        assert kind.ready()
+        assert kind.completed_count() == 2
+    both = GroupResult("the id", [*results, result_in("Error", stage, app)])
+    assert both.failed()
+    with pytest.raises(ValueError, match="no good"):
+        both.get(timeout=60)
+    done: list[Any] = []
+    results[0].then(done.append)
+    assert results[0].get() == 5
+    assert done == [results[0]]
+
+
+def test_result_is_copied_pickled_and_forgotten(stage: Stage, app: Any) -> None:
+    result = result_in("Finished", stage, app)
+    app.set_current()
+    for other in (copy.copy(result), pickle.loads(pickle.dumps(result))):
+        assert (other, other.job_id, other.get()) == (result, result.job_id, 5)
+    assert result.as_tuple() == ((result.id, None), None)
+    assert result.as_list() == [result.id]
+    assert (result.parent, result.children) == (None, [])
+    result.forget()
+    assert result.get() == 5  # the row stays
+
+
+def test_result_of_a_chain_is_its_last_and_its_children_are_its_members(app: Any) -> None:
+    app.conf.task_always_eager = True
+    canvas: Any = chain(app.tasks["shop.add"].s(1, 2), app.tasks["shop.plain_add"].s(3))
+    result = canvas.delay()
+    assert result.get(timeout=60) == 6
+    assert [child.get(timeout=60) for child in result.children] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("KeyError", KeyError),
+        ("OSError", OSError),
+        ("SoftTimeLimitExceeded", SoftTimeLimitExceeded),
+        ("WorkerLostError", WorkerLostError),
+        ("UnicodeDecodeError", JobFailedError),  # needs more than a message
+        ("SystemExit", JobFailedError),
+        ("PaymentDeclined", JobFailedError),
+        ("print", JobFailedError),
+    ],
+)
+def test_exception_is_of_the_class_of_the_task(name: str, expected: type[Exception]) -> None:
+    failure = Failure("task", name, "why", "Traceback")
+    error = exception_of(7, failure)
+    assert isinstance(error, expected)
+    assert isinstance(error, JobFailedError)
+    assert str(error) == f"job 7 failed: {name}: why"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again).__mro__[1:], again.job_id, again.failure) == (type(error).__mro__[1:], 7, failure)
+
+
+def test_unavailable_database_is_an_error() -> None:
+    app: Any = make_service("memory://", "postgresql+psycopg://127.0.0.1:1/none")
+    result = JobResult("the id", app=app, job_id=1)
+    for read in (result.ready, result.get, result.revoke):
+        with pytest.raises(DatabaseUnavailableError):
+            read()
+    app.jobs.close()
