@@ -63,7 +63,7 @@ class JobResult(_AnyResult):
         return self._job_id
 
     @property
-    def children(self) -> "list[JobResult] | None":
+    def children(self) -> "list[JobResult] | None":  # type: ignore[override]  # Celery's is a list of results
         """The results of what a chain, group or chord consists of; none of a task, None without a row."""
         job_id = self.job_id
         store = runtime_of(self.app).submitter.flushed_store()
