@@ -335,6 +335,7 @@ def test_settle_that_waits_for_another_round_leaves_its_mark(server_bench: Bench
     """The next round ends while the settle of the former one waits for the row."""
     bench = server_bench
     tree = Tree(bench, group(task(), task()))
+    bench.store.settling.start_ancestors(tree.ids[1], "worker w1")  # nothing else follows from its end
     bench.store.runs.finish(tree.run(1), "1")
     again = update(job).where(job.c.id == tree.ids[1]).values(task_id=str(uuid.uuid4()), attempt=2)
 
