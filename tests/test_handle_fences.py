@@ -40,8 +40,11 @@ WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
 }
 """Calls in a superseded body: what each returns, or which error it raises. None changes the row."""
 
-READS = {"events", "get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"}
-"""They read the row."""
+READS = {
+    *("events", "get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"),
+    *("members", "needs"),
+}
+"""They read rows."""
 
 ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
 """They concern the handle itself, or another job."""

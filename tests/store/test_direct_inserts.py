@@ -166,7 +166,7 @@ def test_first_jobs_are_prepared_before_a_connection_is_taken(
 
         monkeypatch.setattr(bench.database, name, noted)
 
-    counted("_ready")
+    counted("ready")
     making = Making(lambda: seen.append(open_now["connections"]), count=3, **given)
     assert len(bench.store.inserter.submit(making)) == 3
     assert set(seen) == {0}
