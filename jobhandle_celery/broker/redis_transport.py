@@ -29,6 +29,7 @@ _PROPERTIES = {
     *("priority", "body_encoding"),
 }
 _to_json = json.JSONEncoder().encode
+_Key = tuple[MessageTemplate, frozenset[str]]
 
 
 class RedisTransport:
@@ -43,7 +44,7 @@ class RedisTransport:
         self._kombu = kombu
         self._recorder: _LpushRecorder | None = None
         self._client = celery_compat.share_redis_client(kombu.producer.channel, self._lend_client)
-        self._templates: dict[MessageTemplate, LpushTemplate | None] = {}
+        self._templates: dict[_Key, LpushTemplate | None] = {}
 
     @contextmanager
     def _lend_client(self, client: Any = None) -> Iterator[Any]:
@@ -84,13 +85,15 @@ class RedisTransport:
         options = message.template.options
         if "serializer" in options:
             return None  # each message is signed
-        if message.template not in self._templates:
+        # A member of a tree has headers of its own that other jobs with the same template lack.
+        key = message.template, frozenset(message.own_headers)
+        if key not in self._templates:
             if not self._kombu.declared.issuperset(queue.name for queue in options["declare"]):
                 return None  # kombu declares a queue with the first message for it
             if len(self._templates) >= TEMPLATE_LIMIT:
                 self._templates.clear()
-            self._templates[message.template] = self._record(message)
-        return self._templates[message.template]
+            self._templates[key] = self._record(message)
+        return self._templates[key]
 
     def _record(self, example: RenderedMessage) -> "LpushTemplate | None":
         """Publish a message like this one by kombu, with placeholders, to a recorder."""

@@ -12,6 +12,7 @@ from kombu.transport import redis as redis_transport
 
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
+from jobhandle_celery.broker.routing import with_tree
 from jobhandle_celery.store import PendingMessage
 from tests.broker.test_messages import OPTIONS, an_app, pending
 
@@ -109,3 +110,28 @@ def test_jobs_of_several_templates_keep_their_order(redis_url: str) -> None:
         assert len(templates(connection)) == 2
     ids = [message["headers"]["id"] for _, message in pushed(redis_url)]
     assert ids == [f"{number:08}" for number in (1, 2, 3)] * 4
+
+
+@pytest.mark.parametrize("first", ["plain", "step", "member"])
+def test_pushed_headers_of_a_canvas_do_not_depend_on_the_first_message(first: str, redis_url: str) -> None:
+    """Jobs inside and outside of canvases have one template of Celery's, but not the same headers."""
+    app = an_app(redis_url)
+    builder = MessageBuilder(app)
+    places: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "step": {"parent_id": "p", "root_id": "r"},
+        "member": {"parent_id": "p", "root_id": "r", "group_id": "g", "group_index": 1},
+    }
+    jobs = {
+        name: replace(job, routing=with_tree(job.routing, place) if place else job.routing)
+        for (name, place), job in zip(places.items(), three(app, {}), strict=True)
+    }
+    messages = [builder.build(job) for job in (jobs.pop(first), *jobs.values())]
+    assert len({id(message.template) for message in messages}) == 1
+    with closing(BrokerConnection(app)) as connection:
+        connection.send(messages[:1])  # kombu declares the queue
+        connection.send(messages)
+        assert len(templates(connection)) == 3
+    assert [message["headers"] for _, message in pushed(redis_url)[1:]] == [
+        message.headers for message in messages
+    ]
