@@ -40,10 +40,10 @@ def _producers(harness: Harness, result: Result, peers: dict[str, CeleryPeer]) -
 
 
 def _workers(harness: Harness, result: Result, peers: dict[str, CeleryPeer]) -> None:
-    jobs = harness.amount(600, 200)
+    jobs = harness.amount(800, 500)
     counts = (1, 2) if harness.quick else (1, 2, 4)
     measurements = {
-        # More jobs for more workers: these start one after the other, and the jobs that all share count.
+        # More jobs for more workers: those that run before all workers are ready do not count.
         (name, count): _rate(throughput(peer, jobs * count, count))
         for name, peer in peers.items()
         for count in counts

@@ -28,14 +28,14 @@ def run(harness: Harness) -> Result:
     with harness.sandbox("idle") as sandbox:
         peer = Ours(sandbox)
         peer.prepare()
-        command = ["celery", "-A", "benchmarks.peers.worker_app", "worker", "--concurrency=1"]
-        for number in range(workers):
-            harness.progress.show(f"start worker {number + 1} of {workers}")
-            peer.start(
-                [*command, f"--hostname=idle-{number}@localhost", "--loglevel=WARNING"],
-                READY,
-                **environment("ours", sandbox),
-            )
+        command = ["celery", "-A", "benchmarks.peers.worker_app", "worker"]
+        options = ["--concurrency=1", "--loglevel=WARNING"]
+        harness.progress.show(f"start {workers} workers")
+        peer.start(
+            [[*command, *options, f"--hostname=idle-{number}@localhost"] for number in range(workers)],
+            READY,
+            **environment("ours", sandbox),
+        )
         time.sleep(12)  # the start of the workers is not measured
         for number in range(harness.rounds or harness.amount(3, 1)):
             harness.progress.show(f"window {number + 1}, {seconds} s")

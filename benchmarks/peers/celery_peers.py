@@ -40,12 +40,11 @@ class CeleryPeer(Peer):
 
     def start_workers(self, count: int = 1) -> None:
         """Start Celery workers, in the prefork pool."""
-        for _ in range(count):
-            name = f"worker-{len(self.workers)}@localhost"
-            # At the level INFO, two log lines per task would be measured. Mingling takes a second.
-            options = ["--pool=prefork", "--concurrency=2", "--loglevel=WARNING", "--without-mingle"]
-            app = ["celery", "-A", "benchmarks.peers.worker_app", "worker"]
-            self.start([*app, *options, f"--hostname={name}"], READY, **environment(self.kind, self.sandbox))
+        # At the level INFO, two log lines per task would be measured. Mingling takes a second.
+        options = ["--pool=prefork", "--concurrency=2", "--loglevel=WARNING", "--without-mingle"]
+        command = ["celery", "-A", "benchmarks.peers.worker_app", "worker", *options]
+        commands = [[*command, f"--hostname=worker-{number}@localhost"] for number in range(count)]
+        self.start(commands, READY, **environment(self.kind, self.sandbox))
 
     def close(self) -> None:
         """Close the connections of the app."""

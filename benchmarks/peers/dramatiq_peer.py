@@ -30,6 +30,5 @@ class Dramatiq(Peer):
 
     def start_workers(self, count: int = 1) -> None:
         """Start `count` commands, each of which starts two processes."""
-        for _ in range(count):
-            words = ["dramatiq", "benchmarks.peers.dramatiq_app", "--processes=2"]
-            self.start(words, "Worker process is ready", BENCHMARK_BROKER=self.sandbox.redis_url)
+        command = ["dramatiq", "benchmarks.peers.dramatiq_app", "--processes=2"]
+        self.start([command] * count, "Worker process is ready", BENCHMARK_BROKER=self.sandbox.redis_url)

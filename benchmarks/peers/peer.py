@@ -1,6 +1,6 @@
 """The interface of all compared systems."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -83,12 +83,12 @@ class Peer:
         """Kill the workers and close all connections."""
         self.stop_workers()
 
-    def start(self, words: Sequence[str], ready: str, **environment: str) -> Process:
-        """Start a worker process, and wait until its output contains `ready`."""
-        log = self.sandbox.folder / f"worker-{len(self.workers)}.log"
-        log.unlink(missing_ok=True)
+    def start(self, commands: Iterable[Sequence[str]], ready: str, **environment: str) -> None:
+        """Start worker processes together, and wait until the output of each contains `ready`."""
         variables = {VARIABLE: str(self.sandbox.marks.path), **environment}
-        process = Process(words, log, self.sandbox.reaper, variables)
-        self.workers.append(process)
-        process.wait_for(ready)
-        return process
+        for words in commands:
+            log = self.sandbox.folder / f"worker-{len(self.workers)}.log"
+            log.unlink(missing_ok=True)
+            self.workers.append(Process(words, log, self.sandbox.reaper, variables))
+        for process in self.workers:
+            process.wait_for(ready, timeout=120)

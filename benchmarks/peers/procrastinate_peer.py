@@ -50,8 +50,8 @@ class Procrastinate(Peer):
         """Start two processes per worker."""
         # At the level INFO, two log lines per job would be measured.
         app = ["procrastinate", "--app=benchmarks.peers.procrastinate_app.app", "--log-level=warning"]
-        for _ in range(2 * count):
-            self.start([*app, "worker", "--concurrency=10"], "", BENCHMARK_DATABASE=self.sandbox.dsn)
+        command = [*app, "worker", "--concurrency=10"]
+        self.start([command] * 2 * count, "", BENCHMARK_DATABASE=self.sandbox.dsn)
 
     def settled(self, count: int) -> bool:
         """Count the rows."""

@@ -43,10 +43,9 @@ class Rq(Peer):
 
     def start_workers(self, count: int = 1) -> None:
         """Start two processes per worker."""
-        for _ in range(2 * count):
-            # Without --quiet, three log lines per job would be measured.
-            options = ["--url", self.sandbox.redis_url, "--worker-class", "rq.SimpleWorker", "--quiet"]
-            self.start(["rq.cli", "worker", *options, "benchmarks"], "")
+        # Without --quiet, three log lines per job would be measured.
+        options = ["--url", self.sandbox.redis_url, "--worker-class", "rq.SimpleWorker", "--quiet"]
+        self.start([["rq.cli", "worker", *options, "benchmarks"]] * 2 * count, "")
 
     def settled(self, count: int) -> bool:
         """Count the finished jobs."""

@@ -343,7 +343,7 @@ class _Planner:
             )
             self._ends[index] = self._ends[member]
         if number < 0 and place.need is not None:
-            # Nobody else waits for what it needs.
+            # No other job waits for what it needs.
             self.members[index] = replace(self.members[index], needs=((place.need, None),), when="finished")
 
     def _add_chord(self, index: int, signature: Sig, place: _Place) -> None:

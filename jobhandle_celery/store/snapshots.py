@@ -98,7 +98,7 @@ def _needs_of(db: Executor, job_ids: Sequence[int]) -> dict[int, tuple[int, ...]
 def _decoded(result: str) -> Any:
     try:
         return serialization.decode(result)
-    except Exception as error:  # one member's is not JSON; whoever reads that member logs it
+    except Exception as error:  # a member's result is not JSON; a read of that member logs it
         return Unreadable(type(error).__name__)
 
 

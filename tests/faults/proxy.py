@@ -136,19 +136,19 @@ def _startup(client: socket.socket) -> bytes:
     return length + _exactly(client, struct.unpack("!I", length)[0] - 4)
 
 
-def _message(speaker: socket.socket) -> bytes:
-    head = _exactly(speaker, 5)
-    return head + _exactly(speaker, struct.unpack("!I", head[1:])[0] - 4)
+def _message(sender: socket.socket) -> bytes:
+    head = _exactly(sender, 5)
+    return head + _exactly(sender, struct.unpack("!I", head[1:])[0] - 4)
 
 
-def _exactly(speaker: socket.socket, size: int) -> bytes:
-    heard = b""
-    while len(heard) < size:
-        more = speaker.recv(size - len(heard))
+def _exactly(sender: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        more = sender.recv(size - len(received))
         if not more:
             raise EOFError
-        heard += more
-    return heard
+        received += more
+    return received
 
 
 def _read_to_the_end(client: socket.socket) -> None:

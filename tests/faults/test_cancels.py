@@ -149,4 +149,4 @@ def test_terminate_is_done_by_the_jobs_own_worker(new_site: NewSite, pool: str) 
         assert rows[job_id].status is (CANCELLED if can else FINISHED)
         says = f"job {job_id}: its body is to be terminated, and the pool"
         assert (says in worker.log) is not can
-    assert not site.app.control.ping(timeout=0.5), "a broadcast would have been heard"
+    assert not site.app.control.ping(timeout=0.5), "the worker answered a broadcast"

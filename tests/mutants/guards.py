@@ -12,7 +12,7 @@ GUARDS = [
     ),
     Mutant(
         105,
-        "a verb that settles a run in its place leaves it its claim",
+        "an operation that settles a run in place of its worker leaves it the claim",
         "store:TAKEN_AWAY",
         (Drop(("claim_id",)),),
         "tests/store/test_fences.py",
@@ -26,7 +26,7 @@ GUARDS = [
     ),
     Mutant(
         107,
-        # Each alone implies the other, in every row that the verbs can make.
+        # Each alone implies the other, in every row that the operations can make.
         "the claim looks neither at the status nor at the stamp of a cancel",
         "store:_claim",
         (Drop(("status_allows", "claim")), Drop(("NO_STOP_REQUESTED",))),
@@ -90,7 +90,7 @@ GUARDS = [
     ),
     Mutant(
         116,
-        "a worker that retires forgets that a row names it",
+        "a shutdown deletes the row of a worker that a job still names",
         "store:_forget",
         (Replace(("named", "None"), by="True"),),
         "tests/store/test_leases.py tests/store/test_races.py",

@@ -152,8 +152,8 @@ def _retry(delay: float) -> Act:
 
 def _settle(verb: str, holder: str) -> Act:
     def expect(cast: Cast, model: Model, _job: ModelJob, _token: str) -> list[JobStatus]:
-        who = getattr(cast, holder)
-        return model.lose(who, "gone") if verb == "lose" else model.give_back(who)
+        lost = getattr(cast, holder)
+        return model.lose(lost, "gone") if verb == "lose" else model.give_back(lost)
 
     return Act(
         verb,

@@ -73,18 +73,18 @@ def test_cancel_of_unknown_job_returns_none(bench: Bench) -> None:
 
 Act = Callable[[Bench, int, str], Any]
 ACTS: dict[str, Act] = {
-    "cancel": lambda bench, job_id, who: bench.store.control.cancel(job_id, who, terminate=False),
-    "status": lambda bench, job_id, who: bench.store.queries.status(job_id, who),
-    "job": lambda bench, job_id, who: bench.store.queries.job(job_id, who),
-    "set_message": lambda bench, job_id, who: bench.store.control.set_message(job_id, "mine", who, None),
-    "set_status": lambda bench, job_id, who: bench.store.control.set_status(job_id, CANCELLED, "t", who, "x")[
-        0
-    ],
-    "release": lambda bench, job_id, who: bench.release(job_id, who) or None,
-    "resubmit": lambda bench, job_id, who: (
-        bench.store.control.resubmit(job_id, str(uuid.uuid4()), who) or None
+    "cancel": lambda bench, job_id, user: bench.store.control.cancel(job_id, user, terminate=False),
+    "status": lambda bench, job_id, user: bench.store.queries.status(job_id, user),
+    "job": lambda bench, job_id, user: bench.store.queries.job(job_id, user),
+    "set_message": lambda bench, job_id, user: bench.store.control.set_message(job_id, "mine", user, None),
+    "set_status": lambda bench, job_id, user: bench.store.control.set_status(
+        job_id, CANCELLED, "t", user, "x"
+    )[0],
+    "release": lambda bench, job_id, user: bench.release(job_id, user) or None,
+    "resubmit": lambda bench, job_id, user: (
+        bench.store.control.resubmit(job_id, str(uuid.uuid4()), user) or None
     ),
-    "events": lambda bench, job_id, who: bench.store.queries.events(job_id, who) or None,
+    "events": lambda bench, job_id, user: bench.store.queries.events(job_id, user) or None,
 }
 
 

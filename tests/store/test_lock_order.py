@@ -121,7 +121,7 @@ def test_rows_are_locked_in_the_order_of_their_ids(
     change = prepare(bench, ids)
     for job_id in reversed(ids):
         bench.write(job_id, priority=1)
-    one = select(job.c.id).with_for_update(skip_locked=True, key_share=True)
+    unlocked = select(job.c.id).with_for_update(skip_locked=True, key_share=True)
     with ThreadPoolExecutor(1) as pool:
         with bench.database.transaction() as db:
             db.execute(select(job.c.id).where(job.c.id == ids[1]).with_for_update())
@@ -129,6 +129,6 @@ def test_rows_are_locked_in_the_order_of_their_ids(
             eventually(lambda: waiting(bench) or changing.done(), 30)
             assert not changing.done()
             with bench.database.transaction() as other:
-                free = [job_id for job_id in ids if other.execute(one.where(job.c.id == job_id)).first()]
+                free = [job_id for job_id in ids if other.execute(unlocked.where(job.c.id == job_id)).first()]
         changing.result(timeout=60)
     assert free == [ids[2]]

@@ -140,10 +140,10 @@ def of_plan(planned: Plan) -> dict[Any, Any]:
     tasks = [number for number, member in enumerate(planned.members) if member.kind is None]
     labels = {ids.tasks[number]: label(planned.members[number].job.args) for number in tasks}
     headers = {number: ids.headers(number) or {} for number in tasks}
-    said = {}
+    found = {}
     for number in tasks:
         job, mine = planned.members[number].job, headers[number]
-        said[label(job.args)] = {
+        found[label(job.args)] = {
             "queue": job.queue or "plain",
             "priority": job.priority,
             "delayed": job.scheduled_for is not None,
@@ -158,7 +158,7 @@ def of_plan(planned: Plan) -> dict[Any, Any]:
             ),
             "index": mine.get("group_index"),
         }
-    return said
+    return found
 
 
 @needs_celery_5_7

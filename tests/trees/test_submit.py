@@ -88,7 +88,7 @@ def test_members_of_group_share_a_template(app: Any, add: Any) -> None:
 
 
 def test_message_of_later_member_has_its_place_in_the_canvas(app: Any, add: Any) -> None:
-    """That of the row, whoever publishes it."""
+    """The place is in the row, so that any process can publish the message."""
     app.jobs.handle().submit(chain(add.s(1, 2), add.s(3)))
     first, second = (record for record in reversed(app.jobs.find()) if record.kind is None)
     routing = app.jobs._runtime.store.diagnostics.details(second.id).internals.routing
