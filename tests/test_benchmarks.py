@@ -9,6 +9,7 @@ import pytest
 import jobhandle_celery
 from benchmarks import __main__, cases, report
 from benchmarks.arithmetic import differences, percentile, ratios, summary
+from benchmarks.compare import to_table
 from benchmarks.interleaved import measure_interleaved
 from benchmarks.marks import VARIABLE, Marks, body
 from benchmarks.progress import Progress
@@ -221,3 +222,16 @@ def test_stack_is_attributed_to_its_innermost_package() -> None:
 def test_common_file_of_the_profile_exists(name: str) -> None:
     """Samples in a file that has moved would count for that file instead of the function that calls it."""
     assert (Path(jobhandle_celery.__file__).parent / name).is_file()
+
+
+def test_comparison_of_checkouts_has_medians_and_ratios_of_each_round() -> None:
+    # The second round was on a machine at half the speed.
+    other = [{"claim": (100.0, 400.0)}, {"claim": (200.0, 800.0)}]
+    this = [{"claim": (110.0, 400.0)}, {"claim": (220.0, 800.0)}]
+
+    lines = to_table(this, other).splitlines()
+
+    assert lines[2:] == [
+        "| claim, processor time | 150 µs per job | 165 µs per job | 1.10 × (1.10 – 1.10) |",
+        "| claim, elapsed | 600 µs per job | 600 µs per job | 1.00 × (1.00 – 1.00) |",
+    ]
