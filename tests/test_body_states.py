@@ -10,7 +10,7 @@ from celery.contrib.abortable import AbortableTask
 from celery.exceptions import Ignore, Reject
 from celery.result import allow_join_result, denied_join_result
 
-from jobhandle_celery import JobStatus, WaitTimeoutError, current_job
+from jobhandle_celery import Job, JobResult, JobStatus, Progress, WaitTimeoutError, current_job
 from jobhandle_celery.serialization import LIMIT
 
 
@@ -118,6 +118,48 @@ def test_state_set_for_another_task_does_not_count(app: Any) -> None:
         raise Ignore
 
     assert submitted(app, body, bind=True).job_status() is JobStatus.FINISHED
+
+
+PROGRESS: dict[str, tuple[Any, Any, Progress | None, str]] = {
+    "all": ("PROGRESS", {"current": 3, "total": 10, "message": "copying"}, Progress(3, 10), "copying"),
+    "status": ("UPLOADING", {"current": 0.5, "status": "hashing"}, Progress(0.5), "hashing"),
+    "no message": ("PROGRESS", {"current": 3, "total": None, "message": 5}, Progress(3), "as submitted"),
+    "no number": ("PROGRESS", {"current": "3", "message": "copying"}, None, "as submitted"),
+    "no mapping": ("PROGRESS", [3, 10], None, "as submitted"),
+    "infinite": ("PROGRESS", {"current": 3, "total": float("inf")}, Progress(3), "as submitted"),
+    "Celery's state": ("STARTED", {"current": 3, "message": "copying"}, None, "as submitted"),
+}
+
+
+@pytest.mark.parametrize("case", PROGRESS)
+def test_progress_that_a_body_sets_as_its_state_is_in_the_row(app: Any, case: str) -> None:
+    state, meta, progress, message = PROGRESS[case]
+    seen = []
+
+    def body(task: Any) -> None:
+        task.update_state(state=state, meta=meta)
+        task.update_state("yet another", "PROGRESS", {"current": 99, "message": "another's"})
+        job = current_job()
+        assert job is not None
+        seen.append(job.get_job())
+
+    app.task(name="tests.progressing", bind=True, shared=False)(body)
+    app.jobs.submit(Job(task="tests.progressing", message="as submitted"))
+    assert [(job.progress, job.message) for job in seen] == [(progress, message)]
+
+
+def test_progress_is_the_state_and_info_of_the_result(app: Any) -> None:
+    seen: list[Any] = []
+
+    def body(task: Any) -> None:
+        seen.append(JobResult(task.request.id, app=app).state)
+        task.update_state(state="PROGRESS", meta={"current": 3, "total": 10, "message": "copying"})
+        result = JobResult(task.request.id, app=app)
+        seen.append((result.state, result.info))
+
+    app.task(name="tests.progressing", bind=True, durable=True, shared=False)(body).delay()
+    info = {"current": 3, "total": 10, "message": "copying"}
+    assert seen == ["STARTED", ("PROGRESS", info)]
 
 
 def test_rejected_message_is_an_error(app: Any) -> None:

@@ -195,7 +195,8 @@ class MessageBuilder:
             kwargsrepr="",
             callbacks=given.get("link"),
             errbacks=given.get("link_error"),
-            **{name: given[name] for name in _BUILT_FROM if name in given},
+            # None, as of Celery's `send_task`: the task of the worker decides.
+            **{"ignore_result": None, **{name: given[name] for name in _BUILT_FROM if name in given}},
             **{name: given.get(name) for name in given.get("stamped_headers") or ()},
         )
         custom = {

@@ -31,6 +31,7 @@ from .claim import claim
 from .current_run import CurrentRun, Unclaimed, current_run, job_is_traced, running
 from .executor import conclude, connect_signals, execute, own_code, run
 from .message_guard import TaskRefused, guard_strategy
+from .progress import keep_progress
 from .request import request_class
 from .result_backend import hide_sensitive
 
@@ -236,11 +237,12 @@ class JobTask:
     def update_state(
         self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
     ) -> None:
-        """Set the state of a task as Celery does, and note that of a running job."""
+        """Set the state of a task as Celery does; note that of a running job, and keep its progress."""
         super().update_state(task_id, state, meta, **kwargs)  # type: ignore[misc]  # a mixin
         current = current_run(self.request)
         if current is not None and task_id in (None, current.run.task_id):
             current.state = str(state), meta
+            keep_progress(runtime_of(self.app).handle(run=current.run), state, meta)
 
     def replace(self: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse, in a job: it is one task, and its row could not follow the replacement."""

@@ -1,0 +1,123 @@
+"""`Jobs.submitting`: for whom, and in whose transaction, Celery's calls submit jobs."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from jobhandle_celery import ValidationError
+from tests.broker.messages import received
+
+
+@pytest.fixture
+def app(database_url: str, make_jobs_app: Callable[..., Any]) -> Any:
+    return make_jobs_app(database_url, jobhandle_durable=True)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sqlalchemy.Engine]:
+    engine = sqlalchemy.create_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def submit(app: Any) -> tuple[str | None, str | None]:
+    """Submit a job, and return the user and the group that it has."""
+    job = app.jobs.attach(app.tasks["tests.add"].delay(1, 2).job_id).get_job()
+    return job.username, job.groupname
+
+
+def test_blocks_are_nested(app: Any) -> None:
+    assert submit(app) == (None, None)
+    with app.jobs.submitting(username="ann", groupname="lab"):
+        assert submit(app) == ("ann", "lab")
+        with app.jobs.submitting(username="bob"):
+            assert submit(app) == ("bob", "lab")
+        with app.jobs.submitting(groupname=None):
+            assert submit(app) == ("ann", None)
+        with pytest.raises(LookupError), app.jobs.submitting(username="eve"):
+            raise LookupError
+        assert submit(app) == ("ann", "lab")
+    assert submit(app) == (None, None)
+
+
+def test_names_are_checked(app: Any) -> None:
+    for names in ({"username": None}, {"username": ""}, {"groupname": 5}):
+        with pytest.raises(ValidationError), app.jobs.submitting(**names):
+            pytest.fail("the block was entered")
+
+
+def test_block_holds_for_its_thread_alone(app: Any) -> None:
+    users = []
+    with app.jobs.submitting(username="ann"):
+        thread = threading.Thread(target=lambda: users.append(submit(app)))
+        thread.start()
+        thread.join()
+    assert users == [(None, None)]
+
+
+def test_block_holds_for_its_coroutine_alone(app: Any) -> None:
+    async def submit_for(username: str, mine: asyncio.Event, others: asyncio.Event) -> Any:
+        with app.jobs.submitting(username=username):
+            mine.set()
+            await others.wait()  # both blocks are entered
+            return await asyncio.to_thread(submit, app)
+
+    async def both() -> Any:
+        ann, bob = asyncio.Event(), asyncio.Event()
+        return await asyncio.gather(submit_for("ann", ann, bob), submit_for("bob", bob, ann))
+
+    assert asyncio.run(both()) == [("ann", None), ("bob", None)]
+
+
+def test_block_of_one_app_does_not_hold_for_another(
+    app: Any, database_url: str, make_jobs_app: Callable[..., Any]
+) -> None:
+    other = make_jobs_app(database_url, jobhandle_durable=True)
+    with app.jobs.submitting(username="ann"):
+        assert submit(other) == (None, None)
+
+
+@pytest.mark.parametrize("scoped", [False, True])
+def test_row_joins_the_transaction_of_the_session(app: Any, engine: sqlalchemy.Engine, scoped: bool) -> None:
+    add = app.tasks["tests.add"]
+    session: Any = scoped_session(sessionmaker(engine)) if scoped else Session(engine)
+    with app.jobs.submitting(username="ann", session=session):
+        result = add.delay(1, 2)
+        assert (result.state, app.jobs.find(), received(app)) == ("PENDING", [], [])
+        session.commit()
+        (job,) = app.jobs.find()
+        assert (job.id, job.username, len(received(app))) == (result.job_id, "ann", 1)
+
+        add.delay(3, 4)
+        session.rollback()
+        kept = add.delay(5, 6)
+        savepoint = session.begin_nested()
+        add.delay(7, 8)
+        savepoint.rollback()
+        session.commit()
+        with app.jobs.submitting(session=None):
+            assert submit(app) == ("ann", None)
+    assert sorted(job.args for job in app.jobs.find()) == [[1, 2], [1, 2], [5, 6]]
+    assert app.jobs.attach(kept.job_id).get_job().args == [5, 6]
+    assert len(received(app)) == 2
+    session.close()
+
+
+def test_canvas_and_callbacks_join_it_too(app: Any, engine: sqlalchemy.Engine) -> None:
+    add = app.tasks["tests.add"]
+    with Session(engine) as session, app.jobs.submitting(username="ann", session=session):
+        (add.s(1, 2) | add.s(3)).delay()
+        add.apply_async((1, 2), link=add.s(3))
+        assert app.jobs.find() == []
+        session.rollback()
+        assert app.jobs.find() == []
+        (add.s(1, 2) | add.s(3)).delay()
+        add.apply_async((1, 2), link=add.s(3))
+        session.commit()
+    assert [job.username for job in app.jobs.find()] == ["ann"] * 5
+    assert len(received(app)) == 2
