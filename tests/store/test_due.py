@@ -57,12 +57,14 @@ def looked_at(plan: dict[str, Any]) -> float:
 
 
 @contextmanager
-def explained(bench: Bench) -> Iterator[list[dict[str, Any]]]:
-    """Yield the plans of the queries of due jobs that are made within the block, with what they have read."""
+def explained(bench: Bench, part: str = "due_at <=") -> Iterator[list[dict[str, Any]]]:
+    """Yield the plans of the queries with this part that are made within the block, with what they have read.
+
+    By default those of due jobs."""
     engine, plans = bench.database.engine, list[dict[str, Any]]()
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if "due_at <=" in statement:
+        if part in statement:
             cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
             plans.append(cursor.fetchone()[0][0]["Plan"])
 
