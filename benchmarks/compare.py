@@ -1,8 +1,9 @@
 """Compares this checkout with another: ``python -m benchmarks.compare FOLDER``.
 
 A process of each checkout, with a database of its own on the same servers, submits, claims and finishes jobs
-that have no needs, interleaved. The table has the processor time of the process and the elapsed time, per
-job. The store of the other checkout needs the same interface.
+that have no needs, interleaved. The table has the processor time of the process and the elapsed time, and the
+processor time of PostgreSQL for all, with the reads between them. The store of the other checkout needs the
+same interface.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from .progress import Progress
 from .servers import Servers
 
 PROGRAM = Path(__file__).with_name("timed_checkout.py")
-Times = dict[str, tuple[float, float]]
-"""By operation: microseconds per job of processor time, and elapsed."""
+Times = dict[str, float]
+"""Microseconds per job, by what they are the time of."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
             for label, folder in (("other", options.folder.resolve()), ("this", ROOT)):
                 sandbox = stack.enter_context(harness.sandbox(label))
                 checkout = stack.enter_context(Checkout(folder, sandbox))
-                measurements[label] = _measurement(checkout, options.jobs)
+                measurements[label] = _measurement(servers, checkout, options.jobs)
             measured = harness.measure(measurements, options.rounds)
     finally:
         progress.close()
@@ -56,8 +57,14 @@ def main(arguments: Sequence[str]) -> None:
     print(to_table(measured["this"], measured["other"]))
 
 
-def _measurement(checkout: "Checkout", jobs: int) -> Callable[[], Times]:
-    return lambda: checkout.time(jobs)
+def _measurement(servers: Servers, checkout: "Checkout", jobs: int) -> Callable[[], Times]:
+    def measure() -> Times:
+        before = servers.postgresql_processor_time()
+        times = checkout.time(jobs)
+        spent = servers.postgresql_processor_time() - before
+        return times | {"PostgreSQL, processor time": spent * 1e6 / jobs}
+
+    return measure
 
 
 class Checkout:
@@ -110,19 +117,17 @@ class Checkout:
 def to_table(this: Sequence[Times], other: Sequence[Times]) -> str:
     """Return a table of the medians of both checkouts, and of the ratios within each round."""
     rows = [["operation", "other checkout", "this checkout", "ratio (median, quartiles)"]]
-    for operation in this[0]:
-        for index, kind in enumerate(("processor time", "elapsed")):
-            ours = [times[operation][index] for times in this]
-            theirs = [times[operation][index] for times in other]
-            ratio = summary(ratios(ours, theirs))
-            rows.append(
-                [
-                    f"{operation}, {kind}",
-                    f"{report.number(summary(theirs).median)} µs per job",
-                    f"{report.number(summary(ours).median)} µs per job",
-                    f"{ratio.median:.2f} × ({ratio.low:.2f} – {ratio.high:.2f})",
-                ]
-            )
+    for label in this[0]:
+        ours, theirs = ([times[label] for times in rounds] for rounds in (this, other))
+        ratio = summary(ratios(ours, theirs))
+        rows.append(
+            [
+                label,
+                f"{report.number(summary(theirs).median)} µs per job",
+                f"{report.number(summary(ours).median)} µs per job",
+                f"{ratio.median:.2f} × ({ratio.low:.2f} – {ratio.high:.2f})",
+            ]
+        )
     return report.table(rows)
 
 

@@ -1,9 +1,11 @@
 """The servers of a run: Redis, a PostgreSQL that syncs its commits to a disk, RabbitMQ."""
 
+import contextlib
 import subprocess
 import tempfile
 from pathlib import Path
 
+import psutil
 import redis
 
 from tests.reaper import Reaper
@@ -103,6 +105,15 @@ class Servers:
             places = sorted(postgresql_places(), key=lambda place: abs(_version(place) - VERSION))
             self._postgresql = start_first(DurablePostgresql, self._reaper, places)
         return self._postgresql
+
+    def postgresql_processor_time(self) -> float:
+        """Return the seconds of processor time of PostgreSQL's present processes."""
+        spent = 0.0
+        for process in self.postgresql.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent += times.user + times.system
+        return spent
 
     @property
     def counting(self) -> CountingPostgresql:

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery
@@ -34,18 +34,17 @@ class Operations:
         self._store: Any = self._jobs._runtime.store
         self._worker = Worker("compare@localhost", str(uuid.uuid4()), 1)
 
-    def time(self, count: int) -> dict[str, tuple[float, float]]:
-        """Return the microseconds per job of each operation: of the process's processor time, and elapsed."""
+    def time(self, count: int) -> dict[str, float]:
+        """Return the microseconds per job of each operation: the process's processor time, and elapsed."""
         self._store.leases.renew(self._worker)
-        times: dict[str, tuple[float, float]] = {}
         ids: list[int] = []
-        times["submit"] = _timed(
-            lambda number: ids.append(self._handle.submit(self._task.s(number))), range(count)
+        submits = _timed(
+            "submit", lambda number: ids.append(self._handle.submit(self._task.s(number))), range(count)
         )
         runs = [self._run(job_id) for job_id in ids]
-        times["claim"] = _timed(lambda run: _check(self._store.runs.claim(run, "compare.body"), Run), runs)
-        times["finish"] = _timed(lambda run: _check(self._store.runs.finish(run, "1"), bool), runs)
-        return times
+        claims = _timed("claim", lambda run: _check(self._store.runs.claim(run, "compare.body"), Run), runs)
+        finishes = _timed("finish", lambda run: _check(self._store.runs.finish(run, "1"), bool), runs)
+        return submits | claims | finishes
 
     def _run(self, job_id: int) -> Run:
         # The read first writes the pending marks Queued, which would be timed with the claims.
@@ -58,13 +57,13 @@ def _check(done: object, kind: type) -> None:
         raise AssertionError(done)
 
 
-def _timed(operation: Callable[[Any], object], items: Iterable[Any]) -> tuple[float, float]:
-    items = list(items)
+def _timed(name: str, operation: Callable[[Any], object], items: Sequence[Any]) -> dict[str, float]:
     started, spent = time.perf_counter(), time.process_time()
     for item in items:
         operation(item)
     spent, elapsed = time.process_time() - spent, time.perf_counter() - started
-    return spent * 1e6 / len(items), elapsed * 1e6 / len(items)
+    microseconds = {"processor time": spent, "elapsed": elapsed}
+    return {f"{name}, {kind}": value * 1e6 / len(items) for kind, value in microseconds.items()}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
 """The load of ten idle workers on the database."""
 
 import time
-from collections.abc import Iterator
-
-import psutil
 
 from tests.servers import execute
 
@@ -63,13 +60,4 @@ def _counted(harness: Harness, peer: Ours) -> tuple[float, float, float]:
         f"SELECT active_time, xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{name}'"
     )
     [(active, transactions)] = execute(harness.servers.postgresql.url, statement)
-    return float(active), sum(_processor(harness)) * 1000, float(transactions)
-
-
-def _processor(harness: Harness) -> Iterator[float]:
-    for process in harness.servers.postgresql.processes():
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        yield times.user + times.system
+    return float(active), harness.servers.postgresql_processor_time() * 1000, float(transactions)
