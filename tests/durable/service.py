@@ -2,10 +2,11 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, group
 
 from jobhandle_celery import Jobs
 from tests.apps import SPEED, append_line
@@ -49,8 +50,14 @@ def report(self: Any, path: str) -> bool:
     """Report progress, as Celery's documentation shows it, until the file exists."""
     self.update_state(state="PROGRESS", meta={"current": 3, "total": 10, "message": "copying"})
     while not os.path.exists(path):
-        pass
+        time.sleep(0.05)
     return True
+
+
+def submit_canvas(self: Any) -> list[int]:
+    """Submit a group of durable tasks from a body, and return their job ids."""
+    tasks: Any = group(self.app.tasks["shop.add"].s(number, 1) for number in range(2))
+    return [result.job_id for result in tasks.delay().results]
 
 
 def make_service(
@@ -63,7 +70,7 @@ def make_service(
     app.task(name="shop.fail", durable=True, shared=False)(fail)
     app.task(name="shop.plain_add", shared=False)(add)
     app.task(name="shop.audited", base=Audited, shared=False)(add)
-    for body in (submit_other, retry_once, report):
+    for body in (submit_other, submit_canvas, retry_once, report):
         app.task(name=f"shop.{body.__name__}", bind=True, durable=True, shared=False)(body)
     app.task(name="shop.plain_submit_other", bind=True, shared=False)(submit_other)
     if database_url is not None:

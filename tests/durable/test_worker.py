@@ -1,21 +1,32 @@
 """Durable tasks in a real worker, on Redis and PostgreSQL."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import group
+from celery.result import AsyncResult
 
 from jobhandle_celery import JobFailedError, JobResult, JobStatus
 from tests.apps import lines_of
 from tests.durable.service import make_service
 from tests.support import eventually
+from tests.workers import ROOT
+
+SETTINGS = {"result_backend": "jobhandle"}
 
 
 @pytest.fixture
 def app(redis_url: str, postgresql_url: str, start_worker: Callable[..., Any]) -> Iterator[Any]:
-    start_worker("tests.durable.service:app", database_url=postgresql_url, broker_url=redis_url)
-    app: Any = make_service(redis_url, postgresql_url)
+    start_worker(
+        "tests.durable.service:app", database_url=postgresql_url, broker_url=redis_url, settings=SETTINGS
+    )
+    app: Any = make_service(redis_url, postgresql_url, SETTINGS)
     yield app
     app.jobs.close()
 
@@ -54,3 +65,55 @@ def test_plain_task_submits_durable_one(app: Any) -> None:
     (job,) = eventually(lambda: app.jobs.find(status="Finished"))
     assert (job.task, job.result) == ("shop.add", 7)
     assert app.jobs.find() == [job]
+
+
+def test_canvas_of_durable_tasks_runs_as_a_tree(app: Any) -> None:
+    add, plain = app.tasks["shop.add"], app.tasks["shop.plain_add"]
+    canvas: Any = add.s(1, 2) | plain.s(3) | add.s(4)
+    assert canvas.delay().get(timeout=30) == 10
+    tasks: Any = group(add.s(number, 1) for number in range(3))
+    assert tasks.delay().get(timeout=30) == [1, 2, 3]
+    ids = app.tasks["shop.submit_canvas"].delay().get(timeout=30)
+    assert [app.jobs.attach(job_id).result(timeout=30) for job_id in ids] == [1, 2]
+
+
+def test_progress_and_result_are_seen_in_any_process(
+    app: Any, redis_url: str, postgresql_url: str, tmp_path: Path
+) -> None:
+    result: Any = AsyncResult(app.tasks["shop.report"].delay(str(tmp_path / "end")).id, app=app)
+    eventually(lambda: result.state == "PROGRESS")
+    assert result.info == {"current": 3, "total": 10, "message": "copying"}
+    (tmp_path / "end").touch()
+    assert result.get(timeout=30) is True
+    shown = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tests.durable.service:app", "result", result.id],
+        env={
+            **os.environ,
+            "JOBHANDLE_TEST_BROKER_URL": redis_url,
+            "JOBHANDLE_TEST_DATABASE_URL": postgresql_url,
+            "JOBHANDLE_TEST_SETTINGS": json.dumps(SETTINGS),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert "True" in shown.stdout
+
+
+def test_beat_in_a_worker_submits_jobs(
+    redis_url: str, postgresql_url: str, start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    entry = {"task": "shop.add", "schedule": 0.2, "args": [1, 2]}
+    start_worker(
+        "tests.durable.service:app",
+        database_url=postgresql_url,
+        broker_url=redis_url,
+        settings={"beat_schedule": {"often": entry}, "beat_max_loop_interval": 0.2},
+        arguments=["-B", "-s", str(tmp_path / "schedule")],
+    )
+    app: Any = make_service(redis_url, postgresql_url)
+    eventually(lambda: len(app.jobs.find(status="Finished")) >= 3)
+    jobs = app.jobs.find(status="Finished")
+    assert {(job.task, job.result) for job in jobs} == {("shop.add", 3)}
+    app.jobs.close()
