@@ -126,3 +126,17 @@ def test_expiry_of_the_task_is_that_of_the_row(make: Make) -> None:
 def test_ignored_result_is_not_waited_for(make: Make) -> None:
     app = make(jobhandle_durable=True)
     assert app.tasks["tests.add"].apply_async((1, 2), ignore_result=True).get() is None
+
+
+def test_calls_that_differ_have_routes_of_their_own(make: Make) -> None:
+    """Routes are cached, and which options a call has depends on how it was made."""
+    app = make(jobhandle_durable=True)
+    task = app.tasks["tests.add"]
+    task.delay(1, 2)
+    app.send_task("tests.add", (1, 2))
+    task.apply_async((1, 2), ignore_result=True)
+    app.jobs.submit(task.s(1, 2))
+    with pytest.raises(ValidationError, match=r"^serializer: "):
+        task.apply_async((1, 2), serializer="pickle")
+    # As plain messages: see `test_message_equals_plain_celerys`.
+    assert [message.headers["ignore_result"] for message in received(app)] == [False, None, True, False]
