@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
+    Update,
     and_,
     bindparam,
     case,
@@ -365,6 +366,13 @@ def settle_or_select() -> Select[Any]:
         .cte("settled")
     )
     return select_ended(and_(MINE, ~exists(select(settled.c.id))))
+
+
+@cache
+def clear_mark() -> Update:
+    """Return the update of a row that is settled, as it was read: a resubmit begins another round."""
+    as_read = (MINE, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
+    return update(job).where(*as_read, _IS_UNSETTLED).values(**NO_MARK)
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, delete, or_, select, tuple_, update
+from sqlalchemy import Row, delete, or_, select, update
 
 from ..schema import clock, job, job_need
 from ..status import FINAL, JobStatus
@@ -21,10 +21,10 @@ from .dependencies import (
     BLOCKED,
     BY_IDS,
     BY_NEED,
-    NO_MARK,
     UNSTARTED_NODE,
     Ended,
     cancel_dependents,
+    clear_mark,
     end_by_child,
     finish_empty,
     is_impossible,
@@ -115,10 +115,9 @@ class Settling:
     @retry_on_disconnect
     def _clear_marks(self, ended: Sequence[Ended]) -> None:
         """Clear the marks of rows that still are as they were read: a resubmit begins another round."""
-        keys = [(row.id, row.task_id, row.attempt) for row in ended]
-        same = tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(keys)
         with self._database.single_statement() as db:
-            db.execute(update(job).where(same, job.c.unsettled, job.c.status_id.in_(FINAL)).values(**NO_MARK))
+            rows = [params(id=row.id, task_id=row.task_id, attempt=row.attempt) for row in sorted(ended)]
+            db.execute(clear_mark(), [db.settings | row for row in rows])
 
     def start_ancestors(self, job_id: int, actor: str) -> None:
         """Note at all nodes above a job that it was started; those that are Running stay.

@@ -203,8 +203,8 @@ RULES = [
     Mutant(
         27,
         "a settle clears the mark whatever the row is by then",
-        "store.settling:_clear_marks",
-        (Replace(("tuple_",), by="job.c.id.in_([row.id for row in ended])"),),
+        "store.dependencies:clear_mark",
+        (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),
     Mutant(
