@@ -6,8 +6,10 @@ import pytest
 
 from tests.conftest import _started
 from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, PrivateRedis
+from tests.faults.tree_process import TreeProcess
 from tests.reaper import Reaper
 from tests.servers import RabbitmqServer, RedisServer, own_rabbitmq
+from tests.store.harness import Bench
 from tests.worker.conftest import module_site, new_site, second_redis_url
 
 __all__ = ["module_site", "new_site", "second_redis_url"]
@@ -33,6 +35,14 @@ def private_rabbitmq(rabbitmq_to_hurt: RabbitmqServer) -> RabbitmqServer:
         rabbitmq_to_hurt.start()
     PrivateRabbitmq(rabbitmq_to_hurt).delete_queues()
     return rabbitmq_to_hurt
+
+
+@pytest.fixture
+def tree_process(database_url: str) -> Iterator[TreeProcess]:
+    """A process that runs members of trees, on each database in turn."""
+    bench = Bench(database_url)
+    yield TreeProcess(bench)
+    bench.close()
 
 
 @pytest.fixture(params=BROKERS)

@@ -21,8 +21,8 @@ _OURS_ON_MARIADB = "SELECT id FROM information_schema.processlist WHERE db = dat
 _WAITS_ON_MARIADB = re.compile(r"^LOCK WAIT .*?thread id (\d+),", re.MULTILINE | re.DOTALL)
 
 
-def race(*contenders: Contender) -> list[Any]:
-    """Start all at once, each in its own thread; return their results."""
+def race(*contenders: Contender, timeout: float = 60) -> list[Any]:
+    """Start all at once, each in its own thread; return their results, each within `timeout` seconds."""
     barrier = Barrier(len(contenders), timeout=30)
 
     def run(contender: Contender) -> Any:
@@ -31,7 +31,8 @@ def race(*contenders: Contender) -> list[Any]:
 
     with ThreadPoolExecutor(len(contenders)) as pool:
         return [
-            future.result(timeout=60) for future in [pool.submit(run, contender) for contender in contenders]
+            future.result(timeout=timeout)
+            for future in [pool.submit(run, contender) for contender in contenders]
         ]
 
 

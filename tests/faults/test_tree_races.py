@@ -1,0 +1,115 @@
+"""Members of a tree that end at the same instant: at every statement of each other, and a thousand times."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from jobhandle_celery.status import JobStatus
+from tests.faults.tree_process import TreeProcess, many
+from tests.rng import scaled, stretched
+from tests.store.members import Tree, chord, task
+from tests.store.racing import in_the_middle, race, steps
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+
+FINISHED, ERROR, CANCELLED, RUNNING = "Finished", "Error", "Cancelled", "Running"
+READY = "what it needs has ended"
+LANES = 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
+def test_two_last_members_that_end_at_once_start_the_body_once(tree_process: TreeProcess) -> None:
+    """Both ends are committed before either is settled, in a thousand chords; MariaDB takes longer."""
+    count = scaled(1000 if tree_process.bench.database.dialect == "postgresql" else 400)
+    rows = tree_process.bench.store.trees.submit(many(chord(task(), task(), body=task()), count))
+    chords = [[row.job_id for row in rows[start : start + 5]] for start in range(0, len(rows), 5)]
+
+    def lane(number: int) -> None:
+        gate = Barrier(2, timeout=60)
+
+        def end(position: int) -> None:
+            for ids in chords[number::LANES]:
+                run = tree_process.claim(ids[position])
+                assert run is not None
+                tree_process.meet_before_settle(gate)
+                tree_process.finish(run)
+
+        race(lambda: end(2), lambda: end(3), timeout=stretched(500))
+
+    race(*[lambda number=number: lane(number) for number in range(LANES)], timeout=stretched(500))
+
+    bodies = [ids[4] for ids in chords]
+    assert sorted(tree_process.ready) == bodies
+    assert tree_process.events(READY) == dict.fromkeys(bodies, 1)
+    with ThreadPoolExecutor(2 * LANES) as pool:
+        for run in pool.map(tree_process.claim, bodies):
+            assert run is not None
+            tree_process.finish(run)
+    assert tree_process.bench.store.queries.count_by_status()[JobStatus.FINISHED] == 5 * count
+    assert tree_process.unsettled() == 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How two members of a header end, and what then becomes of root, header, both and body."""
+
+    first: str
+    second: str
+    statuses: tuple[str, str, str, str, str]
+
+
+PAIRS = [
+    Pair("finish", "finish", (RUNNING, FINISHED, FINISHED, FINISHED, "Submitted")),
+    Pair("finish", "fail", (ERROR, ERROR, FINISHED, ERROR, CANCELLED)),
+    Pair("fail", "fail", (ERROR, ERROR, ERROR, ERROR, CANCELLED)),
+    Pair("fail", "cancel", (ERROR, ERROR, ERROR, CANCELLED, CANCELLED)),
+    Pair("cancel", "finish", (CANCELLED, CANCELLED, CANCELLED, FINISHED, CANCELLED)),
+]
+
+
+def end_member(process: TreeProcess, job_id: int, how: str) -> Callable[[], Any]:
+    """Return what ends a member that runs; a cancel stops it before."""
+    if how == "cancel":
+        return lambda: process.bench.store.control.cancel(job_id, None, terminate=False)
+    run = process.claim(job_id)
+    assert run is not None
+    return lambda: getattr(process, how)(run)
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["whole", "settle"])
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.first}, {pair.second}")
+def test_last_members_meet_at_any_statement(tree_process: TreeProcess, pair: Pair, settled: bool) -> None:
+    """The end of one, its commit and its settle are stopped at each statement.
+
+    Meanwhile the other ends and is settled; or it has ended before, and is settled.
+    """
+
+    def prepared() -> tuple[Tree, Callable[[], Any], Callable[[], Any]]:
+        tree = Tree(tree_process.bench, chord(task(), task(), body=task()))
+        slow, quick = (
+            end_member(tree_process, tree.ids[number], how)
+            for number, how in ((2, pair.first), (3, pair.second))
+        )
+        if settled:
+            return tree, slow, quick
+        with tree_process.settling_nothing():
+            quick()
+        return tree, slow, lambda: tree_process.settle([tree.ids[3]])
+
+    count = steps(tree_process.bench, prepared()[1])
+    assert count >= 3
+    for number in range(1, count + 1):
+        tree_process.ready.clear()
+        tree, slow, quick = prepared()
+        in_the_middle(tree_process.bench, number, slow, quick)
+        statuses = tree.statuses()
+        assert statuses == list(pair.statuses), f"stopped at statement {number} of {count}"
+        assert tree_process.ready == [tree.ids[4]] * (statuses[4] == "Submitted"), f"statement {number}"
+    if not settled:
+        tree_process.settle_what_is_left()  # of the tree whose steps were counted
+    assert tree_process.unsettled() == 0
