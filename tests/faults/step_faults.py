@@ -26,7 +26,7 @@ DIRECT = "a statement by psycopg directly"
 class StepRunner:
     """The test's side: one action, run repeatedly."""
 
-    def __init__(self, site: Site, action: str, **given: Any) -> None:
+    def __init__(self, site: Site, action: str, settings: Mapping[str, Any], **given: Any) -> None:
         self._numbers = itertools.count(1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.step_faults", action],
@@ -38,7 +38,7 @@ class StepRunner:
                 **os.environ,
                 "JOBHANDLE_TEST_DATABASE_URL": site.database_url,
                 "JOBHANDLE_TEST_BROKER_URL": site.broker_url,
-                "JOBHANDLE_TEST_SETTINGS": json.dumps(site.settings),
+                "JOBHANDLE_TEST_SETTINGS": json.dumps({**site.settings, **settings}),
                 "JOBHANDLE_TEST_GIVEN": json.dumps(given),
             },
         )
@@ -76,8 +76,11 @@ class StepRunner:
 
 
 @contextmanager
-def step_runner(site: Site, action: str, **given: Any) -> Iterator[StepRunner]:
-    made = StepRunner(site, action, **given)
+def step_runner(
+    site: Site, action: str, *, settings: Mapping[str, Any] | None = None, **given: Any
+) -> Iterator[StepRunner]:
+    """Run an action of a site's process, which may have settings of its own."""
+    made = StepRunner(site, action, settings or {}, **given)
     try:
         yield made
     finally:

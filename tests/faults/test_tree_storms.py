@@ -1,0 +1,94 @@
+"""Trees of hundreds of members while workers, brokers, databases and sweeps fail: each ends, and right."""
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from jobhandle_celery import JobStatus
+from tests.databases import MariadbDatabases, PostgresqlDatabases
+from tests.faults.brokers import PrivateBroker
+from tests.faults.step_faults import step_runner
+from tests.faults.tree_workload import TREE_BODIES, TreeWorkload
+from tests.faults.worker_faults import all_ready, kill_a_child, send
+from tests.faults.workload import WorkerSupervisor, inject_in_each_way
+from tests.rng import scaled, stretched
+from tests.worker.site import NewSite
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
+
+STRIKES = 12
+CALM = (0.3, 1.5)
+"""Seconds from one strike to the next."""
+OFTEN = 10**6
+
+
+@pytest.mark.parametrize(
+    ("private_broker", "database_url"),
+    [("redis", "postgresql"), ("rabbitmq", "mariadb"), ("redis", "sqlite")],
+    indirect=True,
+)
+def test_trees_end_right_under_repeated_faults(
+    new_site: NewSite,
+    private_broker: PrivateBroker,
+    database_url: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    site = new_site(
+        database_url=database_url,
+        broker_url=private_broker.url,
+        settings={"jobhandle_lease": 6, "jobhandle_republish_after": 2, "worker_prefetch_multiplier": 4},
+    )
+    workload = TreeWorkload(site)
+    size = scaled(120)
+    for canvas in workload.canvases(size, seconds=0.05, max_attempts=OFTEN).values():
+        workload.grow(canvas)
+    for canvas in workload.canvases(size // 4, seconds=0.05).values():
+        workload.grow(canvas)
+    supervisor = WorkerSupervisor(lambda: site.start(TREE_BODIES, ready=False, concurrency=3), 2)
+    rng = workload.work.rng
+
+    def when_ready(inject: Callable[[], object]) -> None:
+        if all_ready(supervisor):
+            inject()
+
+    with step_runner(site, "sweep", settings={"jobhandle_sweep_interval": 0.001}) as sweeps:
+
+        def kill_worker() -> None:
+            when_ready(lambda: send(signal.SIGKILL)(supervisor, rng))
+
+        def kill_child() -> None:
+            when_ready(lambda: kill_a_child(supervisor, rng))
+
+        def kill_sweep() -> None:
+            for _ in range(10):
+                print(sweeps.do(rng.randrange(4, 40), signal.SIGKILL))
+
+        def cut_database() -> None:
+            kind = database_url.split(":", maxsplit=1)[0].split("+", maxsplit=1)[0]
+            if kind != "sqlite":
+                databases: PostgresqlDatabases | MariadbDatabases = request.getfixturevalue(
+                    f"{kind}_databases"
+                )
+                databases.disconnect(database_url)
+
+        ways = [kill_worker, kill_child, kill_child, kill_sweep, cut_database, private_broker.lose_messages]
+        inject_in_each_way(ways, STRIKES, CALM, rng, lambda: None)
+
+    workload.wait_until_final(240)
+    tally = workload.audit(lost_before_body=True)
+    print(dict(tally))
+    often = [tree for tree in workload.trees if tree.handle.members()[-1].max_attempts == OFTEN]
+    assert {tree.root.status for tree in often} == {JobStatus.FINISHED}
+    assert tally["lost"] > 0, "no fault met a body"
+
+
+@pytest.mark.parametrize("private_broker", ["redis"], indirect=True)
+def test_trees_without_faults_run_each_body_once(new_site: NewSite, private_broker: PrivateBroker) -> None:
+    site = new_site(broker_url=private_broker.url)
+    workload = TreeWorkload(site)
+    for canvas in workload.canvases(40).values():
+        workload.grow(canvas)
+    site.start(TREE_BODIES, concurrency=3)
+    workload.wait_until_final()
+    assert set(workload.audit()) == {"ended", "tree in Finished"}
