@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from jobhandle_celery.schema import job, job_event
 from jobhandle_celery.settler import Settler
-from jobhandle_celery.store import ClaimRejected, NewMember, Run, Worker
+from jobhandle_celery.store import ClaimRejected, NewMember, PendingMessage, Run, Worker
 from jobhandle_celery.store.statements import Guard
 from tests.store.harness import FAILURE, TASK, Bench
 
@@ -23,9 +23,12 @@ class TreeProcess:
         self.me: Worker = bench.worker()
         self.ready: list[int] = []
         """Jobs that became ready, in order; a job that becomes ready twice is there twice."""
-        self._settler = Settler(bench.store, self.ready.extend)
+        self._settler = Settler(bench.store, self._note_ready)
         self._local = threading.local()
         bench.database.on_unsettled = self.settle
+
+    def _note_ready(self, messages: Sequence[PendingMessage]) -> None:
+        self.ready += [message.job_id for message in messages]
 
     def meet_before_settle(self, gate: threading.Barrier) -> None:
         """Let this thread wait at the gate between its next commit that ends a job and its settle."""
