@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from jobhandle_celery import DatabaseUnavailableError, Job, Jobs, JobStatus
+from jobhandle_celery import DatabaseUnavailableError, Failure, Job, Jobs, JobStatus
+from jobhandle_celery.store import Run, Worker
 
 MANY = 2
 
@@ -55,6 +56,17 @@ def cancel_all(jobs: Jobs, number: int, given: Given) -> None:
         status = jobs.attach(job_id).cancel_job()
         with open(given["answers"], "a") as answers:
             answers.write(f"{job_id} {status} {time.time()}\n")
+
+
+def end_member(jobs: Jobs, number: int, given: Given) -> None:
+    """End a run, settle what follows, and publish what becomes ready."""
+    job_id, task_id, attempt, claim_id, worker = given["runs"][number]
+    run = Run(job_id, task_id, attempt, claim_id, Worker(*worker))
+    runs = jobs._runtime.store.runs
+    if given["fails"]:
+        runs.fail(run, Failure("task", "ValueError", "raised on request"))
+    else:
+        runs.finish(run, "1")
 
 
 def sweep(jobs: Jobs, number: int, given: Given) -> None:
