@@ -97,7 +97,7 @@ def test_last_members_meet_at_any_statement(tree_process: TreeProcess, pair: Pai
         )
         if settled:
             return tree, slow, quick
-        with tree_process.settling_nothing():
+        with tree_process.dying():
             quick()
         return tree, slow, lambda: tree_process.settle([tree.ids[3]])
 

@@ -36,6 +36,8 @@ class TreeProcess:
 
     def settle(self, job_ids: list[int]) -> None:
         """Settle jobs, and what ends thereby, as after a commit."""
+        if getattr(self._local, "dies", False):
+            return
         gate: threading.Barrier | None = getattr(self._local, "gate", None)
         if gate is not None:
             self._local.gate = None
@@ -43,11 +45,11 @@ class TreeProcess:
         self._settler.settle(job_ids)
 
     @contextmanager
-    def settling_nothing(self) -> Iterator[None]:
-        """Settle nothing within the block, as a process that dies."""
-        self.bench.database.on_unsettled = None
+    def dying(self) -> Iterator[None]:
+        """Let this thread settle nothing within the block, as a process that dies."""
+        self._local.dies = True
         yield
-        self.bench.database.on_unsettled = self.settle
+        self._local.dies = False
 
     def claim(self, job_id: int) -> Run | None:
         """Claim a job with the message that fits its row; None if the claim is refused."""
@@ -64,6 +66,7 @@ class TreeProcess:
         """Settle what a sweep would, after some time."""
         while True:
             self.bench.pass_time(minutes=2)
+            self.bench.store.leases.renew(self.me)
             due = self.bench.store.settling.reserve_unsettled(500)
             if not any(due):
                 return
