@@ -29,7 +29,10 @@ PAGES = {
     for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 }
 FENCE = re.compile(r"^(<!-- not run: .+ -->\n)?( *)```(\w+)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
-IN_A_PROCESS = {"docs/how-to/django.md", "docs/how-to/testing.md", "docs/tutorial/first-job.md"}
+IN_A_PROCESS = {
+    *("docs/how-to/django.md", "docs/how-to/testing.md"),
+    *("docs/tutorial/first-job.md", "docs/tutorial/pipeline.md"),
+}
 """Pages whose blocks make one program of several files."""
 
 
@@ -169,25 +172,42 @@ def test_files_of_pages_have_a_test() -> None:
         ],
         "docs/how-to/testing.md": ["test_shop.py"],
         "docs/tutorial/first-job.md": ["cancel.py", "shop.py", "submit.py"],
+        "docs/tutorial/pipeline.md": ["sheet.py", "studio.py"],
         "docs/tutorial/web-service.md": ["web.py"],
     }
 
 
-def test_first_job_tutorial_runs(
+@pytest.fixture
+def tutorial(
     tmp_path: Path, redis_url: str, start_worker: Callable[..., WorkerProcess]
-) -> None:
-    for name, code in files("docs/tutorial/first-job.md").items():
-        changed = (
-            with_servers(code, f"sqlite:///{tmp_path}/shop.sqlite3", redis_url) if name == "shop.py" else code
-        )
-        (tmp_path / name).write_text(changed)
+) -> Callable[[str, str], WorkerProcess]:
+    """Write the files of a page, create the tables and start the worker: `tutorial(page, app)`."""
+
+    def start(page: str, app: str) -> WorkerProcess:
+        for name, code in files(page).items():
+            database_url = f"sqlite:///{tmp_path}/{app}.sqlite3"
+            (tmp_path / name).write_text(
+                with_servers(code, database_url, redis_url) if name == f"{app}.py" else code
+            )
+        python("-m", "celery", "-A", app, "jobs", "upgrade", folder=tmp_path)
+        return start_worker(app, environment={"PYTHONPATH": str(tmp_path)})
+
+    return start
+
+
+def test_first_job_tutorial_runs(tmp_path: Path, tutorial: Callable[[str, str], WorkerProcess]) -> None:
     submitted, cancelled = (block.code for block in blocks("docs/tutorial/first-job.md", "text"))
-    python("-m", "celery", "-A", "shop", "jobs", "upgrade", folder=tmp_path)
-    worker = start_worker("shop", environment={"PYTHONPATH": str(tmp_path)})
+    worker = tutorial("docs/tutorial/first-job.md", "shop")
     assert python("submit.py", folder=tmp_path) == submitted
     worker.terminate()
     worker.wait()
     assert python("cancel.py", folder=tmp_path) == cancelled
+
+
+def test_pipeline_tutorial_runs(tmp_path: Path, tutorial: Callable[[str, str], WorkerProcess]) -> None:
+    (shown,) = (block.code for block in blocks("docs/tutorial/pipeline.md", "text"))
+    tutorial("docs/tutorial/pipeline.md", "studio")
+    assert python("sheet.py", folder=tmp_path) == shown
 
 
 def test_web_service_tutorial_answers(shop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
