@@ -388,6 +388,7 @@ def select_needs() -> Select[Any]:
             job_need.c.position,
             NEEDED.c.status_id,
             NEEDED.c.needed,
+            NEEDED.c.root_id.label("needs_root_id"),
         )
         .select_from(job)
         .outerjoin(job_need, job_need.c.job_id == job.c.id)

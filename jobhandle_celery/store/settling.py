@@ -6,15 +6,15 @@ both. The row that has ended keeps its mark (`transitions.final`) until the last
 settles what a process that died has left.
 """
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, delete, or_, select, update
+from sqlalchemy import Row, or_, select, update
 
-from ..schema import clock, job, job_need
+from ..schema import clock, job
 from ..status import FINAL, JobStatus
+from .adoption import adopt, is_adopting, unblock
 from .database import Database
 from .dependencies import (
     ACTOR,
@@ -40,10 +40,8 @@ from .dependencies import (
 from .executors import MOST_PARAMETERS
 from .records import PendingMessage, message_of
 from .retrying import retry_on_disconnect, untraced
-from .statements import Transition, params, setting
-from .transitions import due_since, mine
-
-logger = logging.getLogger(__name__)
+from .statements import Transition, params, select_unlocked, setting
+from .transitions import due_since
 
 
 class Due(NamedTuple):
@@ -136,9 +134,10 @@ class Settling:
         """Let blocked rows that are committed be settled from now on; return the ids that may be published.
 
         A job that exists does not know that another one needs it, and ends without a mark. So it is marked as
-        needed first, and then the needs are checked: an end either sees the mark, or is seen. A needed row
-        that is locked is not waited for: a sweep tries again. Who may have been there first: another call for
-        the same rows.
+        needed first, and then the needs are checked: an end either sees the mark, or is seen. A member of
+        another tree is marked again: the cancel of that tree locks its rows, and looks for what needs them.
+        A needed row that is locked is not waited for: a sweep tries again. Who may have been there first:
+        another call for the same rows.
         """
         ready: list[int] = []
         for start in range(0, len(job_ids), MOST_PARAMETERS):
@@ -147,11 +146,11 @@ class Settling:
 
     def _arm(self, job_ids: Sequence[int]) -> list[int]:
         needs = self._read(select_needs(), ids=job_ids)
-        adopting = [row for row in needs if _is_adopting(row)]
+        adopting = [row for row in needs if is_adopting(row)]
         self._adopt(adopting)
         unmarked = sorted({row.needs_id for row in needs if _is_unmarked(row)})
+        marked = self._mark_needed(unmarked) if unmarked else set()
         if unmarked:
-            self._mark_needed(unmarked)
             needs = self._read(select_needs(), ids=job_ids)
         ready = [message.job_id for message in _messages(self._apply(make_ready(BY_IDS), ids=job_ids))]
         if any(row.kind is not None for row in needs):
@@ -162,17 +161,22 @@ class Settling:
             if row.needs_id is not None and is_impossible(row.needs_when, row.status_id)
         ):
             self._cancel_dependents(needs_id, status)
-        later = {row.id for row in needs if _is_unmarked(row)}
+        later = {row.id for row in needs if _is_unmarked(row) and row.needs_id not in marked}
         self._rest([row_id for row_id in dict.fromkeys(row.id for row in needs) if row_id not in later])
         return ready
 
     @retry_on_disconnect
-    def _mark_needed(self, job_ids: Sequence[int]) -> None:
-        with self._database.single_statement() as db:
+    def _mark_needed(self, job_ids: Sequence[int]) -> set[int]:
+        """Mark rows that are not final, and that no transaction has locked; return their ids."""
+        marked: set[int] = set()
+        with self._database.transaction() as db:
             for start in range(0, len(job_ids), MOST_PARAMETERS):
                 these = job.c.id.in_(job_ids[start : start + MOST_PARAMETERS])
-                unfinished = job.c.status_id.not_in(FINAL)
-                db.update_unlocked(these, unfinished, values={"needed": True})
+                unlocked = select_unlocked(these, job.c.status_id.not_in(FINAL))
+                if free := db.execute(unlocked).scalars().all():
+                    db.execute(update(job).where(job.c.id.in_(free)).values(needed=True))
+                    marked.update(free)
+        return marked
 
     @retry_on_disconnect
     def _rest(self, job_ids: Sequence[int]) -> None:
@@ -184,34 +188,20 @@ class Settling:
     def _adopt(self, adopting: Sequence[Row[Any]]) -> None:
         """Make existing jobs the children of nodes, as members whose unique keys they have."""
         for row in adopting:
-            if not self._adopt_one(row):
-                logger.warning(
-                    "job %s is no member of node %s, though it has a member's unique_key: "
-                    "it has become a member of another tree, or was deleted",
-                    row.needs_id,
-                    row.id,
-                )
+            self._adopt_one(row)
         for node_id in dict.fromkeys(row.id for row in adopting):
             self._end_node(node_id)
             self._unblock(node_id)
 
     @retry_on_disconnect
-    def _adopt_one(self, row: Row[Any]) -> bool:
-        root_id = row.root_id or row.id
-        place = {"root_id": root_id, "parent_id": row.id, "position": row.position, "needed": True}
-        free = or_(job.c.root_id.is_(None), job.c.parent_id == row.id)
+    def _adopt_one(self, row: Row[Any]) -> None:
         with self._database.transaction() as db:
-            adopted = db.execute(update(job).where(job.c.id == row.needs_id, free).values(**place)).rowcount
-            if not adopted:
-                refused = (job_need.c.job_id == row.id) & (job_need.c.needs_id == row.needs_id)
-                db.execute(delete(job_need).where(refused))
-            return bool(adopted)
+            adopt(db, row)
 
     @retry_on_disconnect
     def _unblock(self, node_id: int) -> None:
-        values = {"blocked": False, "status_id": JobStatus.SUBMITTED, "due_at": None}
         with self._database.single_statement() as db:
-            db.execute(update(job).where(mine(node_id), BLOCKED).values(**values))
+            unblock(db, node_id)
 
     # The sweep's part.
 
@@ -251,14 +241,10 @@ class Settling:
             return db.apply(transition, **values)
 
 
-def _is_adopting(row: Row[Any]) -> bool:
-    """Return True if the need of a node stands for a member, see `Trees`."""
-    return row.kind is not None and row.needs_when is None and row.needs_id is not None
-
-
 def _is_unmarked(row: Row[Any]) -> bool:
     unfinished = row.status_id is not None and not row.status_id.final
-    return unfinished and not row.needed and not _is_adopting(row)
+    of_another_tree = row.needs_root_id not in (None, row.root_id)
+    return unfinished and (not row.needed or of_another_tree) and not is_adopting(row)
 
 
 def _messages(rows: Sequence[Row[Any]]) -> list[PendingMessage]:

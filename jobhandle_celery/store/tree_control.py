@@ -8,6 +8,7 @@ from sqlalchemy import Row, String, and_, case, cast, exists, func, literal, nul
 from ..errors import InvalidTransitionError
 from ..schema import clock, job, job_need, random_uuid
 from ..status import FINAL, UNFINISHED, JobStatus
+from .adoption import adopt_all
 from .dependencies import (
     CHILD,
     COUNTING_CHILDREN,
@@ -62,10 +63,13 @@ def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) ->
     """Cancel what is below a node, or ask it to stop; return the node's status, Running if it is not final.
 
     Who may have been there first: a claim of a member, which is then asked to stop; a settle, which has made
-    a member ready or ended a node. The tasks are locked until the commit, so that none ends between its
-    cancel and the end of the nodes that have no unfinished child left.
+    a member ready or ended a node. The rows are locked until the commit, so that no task ends between its
+    cancel and the end of the nodes that have no unfinished child left; and before they are changed, so that
+    `_OUTSIDE` sees each job that needs one of them and was armed earlier (`Settling.arm`).
     """
+    adopt_all(db, node.root_id or node.id)
     for below in _below(db, node):
+        db.lock_in_order(below, in_statuses(job.c.status_id, UNFINISHED))
         db.count_applied(
             cancelling(below & ~IS_NODE, terminate=terminate, many=True, **_ENDED_WITH_ITS_TREE), actor=actor
         )
