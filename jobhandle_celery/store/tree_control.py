@@ -76,8 +76,7 @@ def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) ->
         unfinished = in_statuses(job.c.status_id, UNFINISHED)
         asked = update(job).where(below, IS_NODE, unfinished, not_requested(terminate=terminate))
         db.execute(asked.values(**_requested(terminate=terminate)))
-        while sum(db.count_applied(end) for end in _ends(below, actor, **_ENDED_WITH_ITS_TREE)):
-            pass
+        _end_nodes(db, below, actor, **_ENDED_WITH_ITS_TREE)
     itself = job.c.id == node.id
     for end in _ends(itself, actor):
         db.count_applied(end)
@@ -121,10 +120,21 @@ def _children_of(parents: Sequence[int]) -> Iterator[Guard]:
         yield job.c.parent_id.in_(parents[start : start + MOST_PARAMETERS])
 
 
+def _end_nodes(db: Executor, which: Guard, actor: str, **columns: Any) -> None:
+    """End the nodes that have no unfinished child, the inner ones first."""
+    while sum(db.count_applied(end) for end in _ends(which, actor, **columns)):
+        pass
+
+
 def _ends(which: Guard, actor: str, **columns: Any) -> Iterator[Transition]:
-    """Return the transitions of nodes whose children are all final, by what became of these."""
+    """Return the transitions of nodes whose children are all final, by what became of these.
+
+    A node that is blocked has none, and is cancelled before it could end.
+    """
     failed = COUNTING_CHILDREN.where(in_statuses(CHILD.c.status_id, {JobStatus.ERROR}))
-    stopped = exists(COUNTING_CHILDREN.where(in_statuses(CHILD.c.status_id, {JobStatus.CANCELLED})))
+    stopped = or_(
+        exists(COUNTING_CHILDREN.where(in_statuses(CHILD.c.status_id, {JobStatus.CANCELLED}))), job.c.blocked
+    )
     first_failed = failed.with_only_columns(func.min(CHILD.c.id)).scalar_subquery()
     why = literal("job ", String).concat(cast(first_failed, String(20))).concat(" ended in Error")
     failure = literal('{"kind": "system", "type": "MemberFailedError", "message": "', String)
@@ -150,7 +160,8 @@ def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> lis
     """Run again what did not finish in a tree, and return the jobs that may be published now.
 
     The caller has locked the root's row. Who may have been there first: a resubmit of a single member, which
-    then is unfinished and stays as it is.
+    then is unfinished and stays as it is; it is locked, so that it does not end before others wait for it. If
+    it has finished, its node may have no member that runs again, and ends here.
 
     Raises:
         InvalidTransitionError: the node is not a root, is not final or has Finished, or a body may be alive.
@@ -164,7 +175,9 @@ def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> lis
         )
     if root.status_id is JobStatus.FINISHED:
         raise InvalidTransitionError(f"job {root.id} is Finished: none of its members has to run again")
-    again = and_(job.c.root_id == root.id, in_statuses(job.c.status_id, FINAL - {JobStatus.FINISHED}))
+    below = job.c.root_id == root.id
+    db.lock_in_order(below, ~IS_NODE, in_statuses(job.c.status_id, UNFINISHED))
+    again = and_(below, in_statuses(job.c.status_id, FINAL - {JobStatus.FINISHED}))
     alive = and_(job.c.worker_uid.is_not(None), lease_alive(job.c.worker_uid))
     if found := db.execute(select(job.c.id).where(again, alive).limit(1)).scalar():
         raise InvalidTransitionError(
@@ -181,6 +194,8 @@ def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> lis
     itself = {**NEW_ROUND, "task_id": task_id, "due_at": null()}
     for which, to in ((again & ~IS_NODE, tasks), (again & IS_NODE, nodes), (job.c.id == root.id, itself)):
         db.count_applied(Transition(which, to=to, reason="resubmitted", actor=actor))
+    for which in (below, job.c.id == root.id):
+        _end_nodes(db, which & ~job.c.blocked, actor)
     return ready_again(db, root.id)
 
 

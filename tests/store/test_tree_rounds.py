@@ -36,6 +36,90 @@ def fail(bench: Bench, tree: Tree, number: int) -> None:
     settle_all(bench, tree.ids[number])
 
 
+def test_node_whose_members_have_all_finished_ends_at_the_resubmit(bench: Bench) -> None:
+    """The member that had failed was resubmitted by itself, which leaves the nodes above it alone."""
+    tree = Tree(bench, nested())
+    fail(bench, tree, 5)
+    tree.finish(3)
+    tree.finish(4)
+    resubmit(bench, tree.ids[5])
+    tree.finish(5)
+    assert tree.statuses() == [ERROR, ERROR, FINISHED, FINISHED, FINISHED, FINISHED, CANCELLED]
+
+    resubmit(bench, tree.ids[0])
+    sweep(bench)
+
+    assert tree.statuses() == [RESUBMITTED, FINISHED, FINISHED, FINISHED, FINISHED, FINISHED, SUBMITTED]
+    tree.finish(6)
+    assert tree.statuses() == [FINISHED] * 7
+
+
+def test_root_whose_members_have_all_finished_finishes_at_the_resubmit(bench: Bench) -> None:
+    tree = Tree(bench, group(task(), task()))
+    fail(bench, tree, 1)
+    tree.finish(2)
+    resubmit(bench, tree.ids[1])
+    tree.finish(1)
+
+    assert resubmit(bench, tree.ids[0]) == []
+
+    assert tree.statuses() == [FINISHED] * 3
+
+
+def test_member_that_ends_during_the_resubmit_of_its_root_is_waited_for(server_bench: Bench) -> None:
+    """It was resubmitted by itself, and runs."""
+    bench = server_bench
+    tree = Tree(bench, chain(task(), task()))
+    fail(bench, tree, 1)
+    resubmit(bench, tree.ids[1])
+    run = tree.run(1)
+
+    def finish() -> None:
+        bench.store.runs.finish(run, "1")
+        bench.store.settling.settle([tree.ids[1]])
+
+    in_the_middle(bench, 1, lambda: resubmit(bench, tree.ids[0]), finish, of="COMMIT")
+    sweep(bench)
+
+    assert tree.statuses()[1:] == [FINISHED, SUBMITTED]
+    tree.finish(2)
+    assert tree.statuses() == [FINISHED] * 3
+
+
+def test_cancelled_empty_header_runs_again_after_its_need(bench: Bench) -> None:
+    tree = Tree(
+        bench,
+        [
+            node("chain"),
+            task(parent=0, position=0),
+            node("chord", parent=0, position=1),
+            node("group", parent=2, position=0, needs=((1, None),), when="finished"),
+            task(parent=2, position=1, needs=((3, 0),), when="finished"),
+        ],
+    )
+    cancel(bench, tree.ids[0])
+    assert tree.statuses() == [CANCELLED] * 5
+
+    assert resubmit(bench, tree.ids[0]) == [tree.ids[1]]
+
+    assert tree.finish(1) == [tree.ids[4]]
+    tree.finish(4)
+    assert tree.statuses() == [FINISHED] * 5
+
+
+@pytest.mark.parametrize("empty", [[node("group")], chord(body=task())])
+def test_cancelled_empty_group_finishes_at_the_resubmit(bench: Bench, empty: list[NewMember]) -> None:
+    tree = Tree(bench, empty, armed=False)
+    assert cancel(bench, tree.ids[0]) == CANCELLED
+
+    resubmit(bench, tree.ids[0])
+    sweep(bench)
+    for number in range(2, len(tree.ids)):
+        tree.finish(number)
+
+    assert set(tree.statuses()) == {FINISHED}
+
+
 # A member by itself.
 
 
