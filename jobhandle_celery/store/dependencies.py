@@ -42,6 +42,8 @@ CHILD = job.alias("child")
 DEPENDENT = job.alias("dependent")
 PARENT = job.alias("parent")
 
+_SEEN = job.alias("seen")
+
 BLOCKED = and_(job.c.blocked, HELD)
 IS_NODE = job.c.kind.is_not(None)
 UNSTARTED_NODE = (JobStatus.SUBMITTED, JobStatus.RESUBMITTED)
@@ -73,6 +75,15 @@ _ALL_MET = ~exists(
     _NEEDS.where(job_need.c.job_id == job.c.id, case((_IS_MET, 0), else_=1) == 1).correlate(job)
 )
 
+_AS_SEEN = job.c.task_id == (
+    select(_SEEN.c.task_id).where(_SEEN.c.id == job.c.id).correlate(job).scalar_subquery()
+)
+"""The row is of the round that the statement has seen at its start, as the other rows that it reads are.
+
+While it waits for the row, the tree may end and be resubmitted. PostgreSQL then reads the row again, and the
+others as they were.
+"""
+
 BY_NEED = job.c.id.in_(select(job_need.c.job_id).where(job_need.c.needs_id == param(job_need.c.needs_id)))
 """The guard: the rows that need the job `needs_id`."""
 BY_IDS = job.c.id.in_(bindparam("param_ids", expanding=True))
@@ -93,6 +104,7 @@ def make_ready(which: Guard) -> Transition:
         BLOCKED,
         ~IS_NODE,
         _ALL_MET,
+        _AS_SEEN,
         to={
             "blocked": false(),
             "status_id": case(
@@ -118,7 +130,8 @@ def finish_empty(which: Guard) -> Transition:
     """Return the transition of blocked nodes without members whose needs, if any, are all met."""
     no_child = ~exists(select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job))
     to = final(JobStatus.FINISHED)
-    return Transition(which, BLOCKED, IS_NODE, _ALL_MET, no_child, to=to, reason="no members", actor=ACTOR)
+    guards = (which, BLOCKED, IS_NODE, _ALL_MET, no_child, _AS_SEEN)
+    return Transition(*guards, to=to, reason="no members", actor=ACTOR)
 
 
 @cache
@@ -136,6 +149,7 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
         BLOCKED,
         job.c.needs_when.in_(whens),
         ~exists(need) if status is None else exists(need),
+        _AS_SEEN,
         to=cancelled(setting("republish_after"), message=param(job.c.message), **NO_PROCESS),
         reason=param(job.c.message),
         actor=ACTOR,
@@ -244,6 +258,7 @@ def end_node(outcome: JobStatus) -> Transition:
         NO_UNFINISHED_CHILD,
         _ALL_ADOPTED,
         *guards,
+        _AS_SEEN,
         to=final(outcome, **columns),
         reason=param(job.c.message),
         actor=ACTOR,

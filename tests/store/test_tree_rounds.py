@@ -120,6 +120,27 @@ def test_cancelled_empty_group_finishes_at_the_resubmit(bench: Bench, empty: lis
     assert set(tree.statuses()) == {FINISHED}
 
 
+def test_settle_that_waits_for_a_resubmit_does_not_end_the_next_round(server_bench: Bench) -> None:
+    """A settle of the former round waits for the node's row; its members were final when it began."""
+    bench = server_bench
+    tree = Tree(bench, group(task(), task()))
+    tree.finish(1)
+    bench.store.runs.fail(tree.run(2), FAILURE)
+
+    with ThreadPoolExecutor(1) as pool:
+        with bench.database.transaction() as db:
+            (deciding,) = db.execute(select_deciding_child(), params(id=tree.ids[0])).all()
+            end, values = end_by_child(deciding)
+            assert db.count_applied(end, id=tree.ids[0], **values)
+            settled = pool.submit(bench.store.settling.settle, [tree.ids[2]])
+            eventually(lambda: waiting(bench))
+            root = db.execute(job.select().with_only_columns(*NODE).where(job.c.id == tree.ids[0])).one()
+            resubmit_tree(db, root, str(uuid.uuid4()), "service")
+        settled.result(timeout=30)
+
+    assert tree.statuses() == [RESUBMITTED, FINISHED, RESUBMITTED]
+
+
 # A member by itself.
 
 
