@@ -319,11 +319,12 @@ class JobHandle(Generic[R]):
         return needs
 
     def resubmit_job(self) -> None:
-        """Run a final job again, with the same arguments.
+        """Run a final job again, with the same arguments; it waits for unfinished jobs that it needs.
 
         Raises:
             InvalidTransitionError: it is not final, its last body may still be alive, another unfinished job
-                has its unique key, or this is a body whose attempt is superseded.
+                has its unique key, it needs a job that did not end as it must have, or this is a body whose
+                attempt is superseded.
         """
         ready = self._store().control.resubmit(self.job_id, str(uuid.uuid4()), self._username, self._run)
         if ready is None:

@@ -3,18 +3,18 @@
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, and_, select, update
+from sqlalchemy import Row, and_, case, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import InvalidTransitionError
 from ..schema import clock, job
 from ..status import UNFINISHED, JobStatus
 from .database import Database
-from .dependencies import IS_NODE
+from .dependencies import HAS_UNMET_NEED, IS_NODE, select_lost_need, why_cancelled
 from .executors import MOST_PARAMETERS, Executor
 from .records import Run, Selection, unique_hash
 from .retrying import remember, remembered, retry_on_disconnect
-from .statements import Guard, Transition, params, setting
+from .statements import Guard, Transition, params, setting, status_literal
 from .transitions import (
     DUE,
     HELD,
@@ -164,9 +164,12 @@ class Control:
         names a worker with a lease, and two bodies would be alive at once: the resubmit is refused until that
         worker notes that the body has left, or its lease ends. A retry finds our task id in the row.
 
+        A job that needs others waits for those that are unfinished.
+
         Raises:
             InvalidTransitionError: another unfinished job has its unique key now, it is a member of a tree
-                that is not final, the tree cannot be resubmitted, or the run is superseded.
+                that is not final, it needs a job that did not end as it must have, the tree cannot be
+                resubmitted, or the run is superseded.
         """
         with self._database.transaction() as db:
             former = _lock(db, job_id, username, *NODE, job.c.username, job.c.unique_key, *NAMING)
@@ -194,12 +197,22 @@ class Control:
                     f"job {former.id} belongs to job {former.root_id}, which is {root}: "
                     "a member runs again with its tree, once that is final"
                 )
+        if lost := db.execute(select_lost_need(), params(id=former.id)).first():
+            raise InvalidTransitionError(
+                f"job {former.id} {why_cancelled(lost.id, lost.status_id)}: resubmit that one first"
+            )
         resubmit = Transition(
             status_allows("resubmit"),
             mine(former.id),
             job.c.worker_uid.is_(None) | ~lease_alive(job.c.worker_uid),
             to=NEW_ROUND
             | {
+                # Due in either case: the need may have ended since, without a settle to come.
+                "blocked": HAS_UNMET_NEED,
+                "status_id": case(
+                    (HAS_UNMET_NEED, status_literal(JobStatus.WAITING)),
+                    else_=status_literal(JobStatus.RESUBMITTED),
+                ),
                 "task_id": task_id,
                 "unique_hash": unique_hash(
                     self._database.settings.namespace, former.username, former.unique_key

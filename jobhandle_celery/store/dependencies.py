@@ -70,6 +70,12 @@ _IS_MET = or_(
     *(and_(job.c.needs_when == when, in_statuses(NEEDED.c.status_id, ends)) for when, ends in _ENDS.items())
 )
 _NEEDS = select(job_need.c.job_id).outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+_UNMET = _NEEDS.where(
+    job_need.c.job_id == job.c.id, NEEDED.c.id.is_not(None), case((_IS_MET, 0), else_=1) == 1
+).correlate(job)
+HAS_UNMET_NEED = and_(job.c.needs_when.is_not(None), exists(_UNMET))
+"""A need is not met. One that is deleted does not count: it has been met before."""
+
 _ALL_MET = ~exists(
     # A comparison with NULL, of a need that is deleted, does not count as met.
     _NEEDS.where(job_need.c.job_id == job.c.id, case((_IS_MET, 0), else_=1) == 1).correlate(job)
@@ -154,6 +160,17 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
         reason=param(job.c.message),
         actor=ACTOR,
     )
+
+
+@cache
+def select_lost_need() -> Select[Any]:
+    """Return a select of a need of the job `id` that has ended, and not as it must have."""
+    ended = in_statuses(NEEDED.c.status_id, FINAL)
+    lost = (
+        select(NEEDED.c.id, NEEDED.c.status_id).select_from(job).join(job_need, job_need.c.job_id == job.c.id)
+    )
+    lost = lost.join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+    return lost.where(MINE, job.c.needs_when.is_not(None), ended, case((_IS_MET, 0), else_=1) == 1).limit(1)
 
 
 def why_cancelled(needs_id: int, status: JobStatus | None) -> str:

@@ -144,6 +144,43 @@ def test_settle_that_waits_for_a_resubmit_does_not_end_the_next_round(server_ben
 # A member by itself.
 
 
+def test_resubmit_is_refused_while_a_need_has_failed(bench: Bench) -> None:
+    tree = Tree(bench, chain(task(), task()))
+    fail(bench, tree, 1)
+
+    with pytest.raises(InvalidTransitionError, match=f"needs job {tree.ids[1]}, which ended in Error"):
+        resubmit(bench, tree.ids[2])
+
+
+def test_resubmitted_job_waits_for_an_unfinished_need(bench: Bench) -> None:
+    needed = bench.submit()
+    (needing,) = Tree(bench, [task(after=(needed,))]).ids
+    bench.store.control.cancel(needed, None, terminate=False)
+    settle_all(bench, needed)
+    assert bench.status(needing) == CANCELLED
+    resubmit(bench, needed)
+
+    resubmit(bench, needing)
+
+    assert bench.status(needing) == WAITING
+    bench.store.runs.finish(bench.run(needed), "1")
+    assert settle_all(bench, needed) == [needing]
+
+
+def test_resubmit_does_not_wait_for_a_deleted_need(bench: Bench) -> None:
+    needed = bench.submit()
+    (needing,) = Tree(bench, [task(after=(needed,))]).ids
+    bench.store.runs.finish(bench.run(needed), "1")
+    settle_all(bench, needed)
+    bench.pass_time(hours=1)
+    bench.store.runs.finish(bench.run(needing), "1")
+    assert bench.store.sweep.prune(timedelta(minutes=30)) == 1
+
+    assert resubmit(bench, needing) == [needing]
+
+    assert bench.status(needing) == RESUBMITTED
+
+
 # Unique keys.
 
 
