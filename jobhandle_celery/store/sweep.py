@@ -120,9 +120,14 @@ class Sweep:
             )
             ids: list[int] = []
             for row in db.execute(ended).all():
-                ids.append(row.id)
                 if row.kind is not None:
-                    ids += db.execute(select(job.c.id).where(job.c.root_id == row.id)).scalars()
+                    members = select(job.c.id).where(job.c.root_id == row.id).order_by(job.c.id)
+                    locked = db.execute(members.with_for_update()).scalars().all()
+                    still = select(job.c.id).where(job.c.id == row.id, _IS_UNUSED)
+                    if db.execute(still).first() is None:
+                        continue  # a member was resubmitted, or is needed, since the select
+                    ids += locked
+                ids.append(row.id)
                 if len(ids) >= PRUNE_BATCH:
                     break  # the next transaction deletes the others
             for start in range(0, len(ids), MOST_PARAMETERS):
