@@ -32,6 +32,9 @@ from .transitions import (
     not_requested,
 )
 
+MOST_CHANGED = 5_000
+"""Rows that one statement changes: it is given up if it gets no answer for some seconds."""
+
 NODE = (job.c.status_id, job.c.id, job.c.kind, job.c.root_id)
 """The columns of a node that `cancel_tree` and `resubmit_tree` read."""
 
@@ -68,12 +71,12 @@ def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) ->
     `_OUTSIDE` sees each job that needs one of them and was armed earlier (`Settling.arm`).
     """
     adopt_all(db, node.root_id or node.id)
+    unfinished = in_statuses(job.c.status_id, UNFINISHED)
     for below in _below(db, node):
-        db.lock_in_order(below, in_statuses(job.c.status_id, UNFINISHED))
-        db.count_applied(
-            cancelling(below & ~IS_NODE, terminate=terminate, many=True, **_ENDED_WITH_ITS_TREE), actor=actor
-        )
-        unfinished = in_statuses(job.c.status_id, UNFINISHED)
+        db.lock_in_order(below, unfinished)
+        for part in _parts(db, below & ~IS_NODE & unfinished):
+            cancel = cancelling(part, terminate=terminate, many=True, **_ENDED_WITH_ITS_TREE)
+            db.count_applied(cancel, actor=actor)
         asked = update(job).where(below, IS_NODE, unfinished, not_requested(terminate=terminate))
         db.execute(asked.values(**_requested(terminate=terminate)))
         _end_nodes(db, below, actor, **_ENDED_WITH_ITS_TREE)
@@ -82,7 +85,7 @@ def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) ->
         db.count_applied(end)
     asked_to_stop = Transition(
         itself,
-        in_statuses(job.c.status_id, UNFINISHED),
+        unfinished,
         not_requested(terminate=terminate),
         to={
             "status_id": JobStatus.RUNNING,
@@ -118,6 +121,14 @@ def _below(db: Executor, node: Row[Any]) -> Iterator[Guard]:
 def _children_of(parents: Sequence[int]) -> Iterator[Guard]:
     for start in range(0, len(parents), MOST_PARAMETERS):
         yield job.c.parent_id.in_(parents[start : start + MOST_PARAMETERS])
+
+
+def _parts(db: Executor, which: Guard) -> Iterator[Guard]:
+    """Return the guards of some thousand rows each of those that pass a guard."""
+    ids = db.execute(select(job.c.id).where(which).order_by(job.c.id)).scalars().all()
+    for start in range(0, len(ids), MOST_CHANGED):
+        part = ids[start : start + MOST_CHANGED]
+        yield and_(which, job.c.id.between(part[0], part[-1]))
 
 
 def _end_nodes(db: Executor, which: Guard, actor: str, **columns: Any) -> None:
@@ -192,8 +203,10 @@ def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> lis
     nodes = {**_next_round(_HAS_NEEDS), "task_id": random_uuid()}
     nodes["due_at"] = case((_HAS_NEEDS, clock(setting("publish_grace"))), else_=null())
     itself = {**NEW_ROUND, "task_id": task_id, "due_at": null()}
-    for which, to in ((again & ~IS_NODE, tasks), (again & IS_NODE, nodes), (job.c.id == root.id, itself)):
-        db.count_applied(Transition(which, to=to, reason="resubmitted", actor=actor))
+    for which, to in ((again & ~IS_NODE, tasks), (again & IS_NODE, nodes)):
+        for part in _parts(db, which):
+            db.count_applied(Transition(part, to=to, reason="resubmitted", actor=actor))
+    db.count_applied(Transition(job.c.id == root.id, to=itself, reason="resubmitted", actor=actor))
     for which in (below, job.c.id == root.id):
         _end_nodes(db, which & ~job.c.blocked, actor)
     return ready_again(db, root.id)

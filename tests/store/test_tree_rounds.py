@@ -3,13 +3,15 @@
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.schema import job
-from jobhandle_celery.store import NewMember
+from jobhandle_celery.store import NewMember, tree_control
 from jobhandle_celery.store.dependencies import end_by_child, select_deciding_child
+from jobhandle_celery.store.executors import PortableExecutor, PostgresExecutor
 from jobhandle_celery.store.statements import params
 from jobhandle_celery.store.tree_control import NODE, cancel_tree, resubmit_tree
 from tests.store.harness import FAILURE, Bench
@@ -139,6 +141,30 @@ def test_settle_that_waits_for_a_resubmit_does_not_end_the_next_round(server_ben
         settled.result(timeout=30)
 
     assert tree.statuses() == [RESUBMITTED, FINISHED, RESUBMITTED]
+
+
+def test_cancel_and_resubmit_change_a_limited_number_of_rows_at_a_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement of a tree of 100,000 members would get no answer within the deadline of a connection."""
+    monkeypatch.setattr(tree_control, "MOST_CHANGED", 2)
+    counts: list[int] = []
+    for executor in (PostgresExecutor, PortableExecutor):
+        count = executor.count_applied
+
+        def counting(self: Any, *given: Any, count: Any = count, **values: Any) -> int:
+            counts.append(count(self, *given, **values))
+            return counts[-1]
+
+        monkeypatch.setattr(executor, "count_applied", counting)
+    tree = Tree(bench, group(*(task() for _ in range(5))))
+
+    cancel(bench, tree.ids[0])
+    assert tree.statuses() == [CANCELLED] * 6
+    assert resubmit(bench, tree.ids[0]) == tree.ids[1:]
+
+    assert tree.statuses() == [RESUBMITTED] * 6
+    assert max(counts) == 2
 
 
 # A member by itself.
