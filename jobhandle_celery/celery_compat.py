@@ -3,6 +3,7 @@
 `tests/test_celery_compat.py` has a contract test for each, which names what breaks when a release changes it.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -143,7 +144,10 @@ def plain_send_task(app: Celery) -> Callable[..., Any]:
     own = vars(app).get("send_task")
     if hasattr(own, _PLAIN_SEND_TASK):
         own = getattr(own, _PLAIN_SEND_TASK)
-    plain: Callable[..., Any] = type(app).send_task.__get__(app) if own is None else own
+    if own is None:
+        own = inspect.getattr_static(type(app), "send_task")  # a test may have patched in what is no function
+        own = own.__get__(app) if hasattr(type(own), "__get__") else own
+    plain: Callable[..., Any] = own
     return plain
 
 
@@ -217,6 +221,17 @@ def current_task() -> Any:
 def registered_tasks(app: Celery) -> Any:
     """Return an app's registry of tasks; its public `tasks` would finalize the app."""
     return app._tasks  # type: ignore[attr-defined]  # private: not in its stubs
+
+
+def registered_task(app: Celery, name: str) -> Any:
+    """Return the task of a name in an app's registry; None if there is none.
+
+    As Celery's `send_task`, by no more than a mapping has.
+    """
+    try:
+        return registered_tasks(app)[name]
+    except KeyError:
+        return None
 
 
 def on_register(app: Celery, call: Callable[[Any], None]) -> None:

@@ -40,10 +40,10 @@ class DurableTasks:
 
         Unlike Celery's `send_task`, it evaluates tasks that are still to be registered: they may be durable.
         """
-        task = celery_compat.registered_tasks(self._app).get(name)
+        task = celery_compat.registered_task(self._app, name)
         if task is None and not self._app.finalized and self._app.autofinalize:
             self._app.finalize(auto=True)
-            task = celery_compat.registered_tasks(self._app).get(name)
+            task = celery_compat.registered_task(self._app, name)
         return task
 
     def include(self, name: str, task: Any) -> bool:
@@ -153,15 +153,17 @@ def _submit_canvas(canvas: Any, args: Any, kwargs: Any, options: dict[str, Any])
 def durable_sender(app: Celery) -> Callable[..., Any]:
     """Return the function that takes the place of an app's `send_task`."""
     durable = durable_tasks(app)
-    positions = [*inspect.signature(type(app).send_task).parameters][4:]
+    positions = [*inspect.signature(type(app).send_task).parameters][1:]
 
     @wraps(type(app).send_task)
-    def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+    def send_task(*given: Any, **options: Any) -> Any:
+        name: Any = given[0] if given else options.get("name")
         called_by = options.get("task_type")
         task = durable.registered(name) if called_by is None else called_by
         if not durable.include(name, task) or is_in_flight(options):
-            return celery_compat.plain_send_task(app)(name, args, kwargs, *rest, **options)
-        options |= dict(zip(positions, rest, strict=False))
-        return durable.submit(name, args, kwargs, options, called_by)
+            return celery_compat.plain_send_task(app)(*given, **options)
+        call = dict(zip(positions, given, strict=False)) | options
+        args, kwargs = call.pop("args", None), call.pop("kwargs", None)
+        return durable.submit(call.pop("name"), args, kwargs, call, called_by)
 
     return send_task

@@ -24,8 +24,6 @@ def keep_progress(handle: JobHandle, state: Any, meta: Any) -> None:
     """
     if state in states.ALL_STATES or not isinstance(meta, Mapping) or finite(meta.get("current")) is None:
         return
-    total = meta.get("total")
-    handle.set_progress(meta["current"], None if finite(total) is None else total)
     message = next((meta[key] for key in _MESSAGES if isinstance(meta.get(key), str)), None)
     if message is not None:
         try:
@@ -34,3 +32,6 @@ def keep_progress(handle: JobHandle, state: Any, meta: Any) -> None:
             logger.warning(
                 "job %s: a message was not recorded (%s); the body continues", handle.job_id, error
             )
+    total = meta.get("total")
+    # Last, so that who sees the progress sees its message.
+    handle.set_progress(meta["current"], None if finite(total) is None else total)

@@ -1,6 +1,7 @@
 """Contracts with Celery that durable tasks rest on: each test says what breaks when a release changes it."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery, canvas, chain, chord, group
@@ -75,6 +76,10 @@ def test_send_task_of_the_class_is_found_below_the_wrapper(
     monkeypatch.setattr(PlainCelery, "send_task", lambda *_, **__: "patched")
     assert celery_compat.plain_send_task(app)("name") == "patched"
     assert app.send_task("elsewhere.task") == "patched"
+    mock = Mock(return_value="mocked")
+    monkeypatch.setattr(PlainCelery, "send_task", mock)
+    assert app.send_task("elsewhere.task", countdown=1) == "mocked"
+    mock.assert_called_once_with("elsewhere.task", countdown=1)
     assert not celery_compat.is_published_by_celery(app, None)
 
 

@@ -130,6 +130,9 @@ def test_ignored_result_is_not_waited_for(make: Make) -> None:
 
 def test_calls_that_differ_have_routes_of_their_own(make: Make) -> None:
     """Routes are cached, and which options a call has depends on how it was made."""
+    plain = make()
+    plain.send_task("tests.add", (1, 2))
+    (message,) = received(plain)
     app = make(jobhandle_durable=True)
     task = app.tasks["tests.add"]
     task.delay(1, 2)
@@ -138,5 +141,5 @@ def test_calls_that_differ_have_routes_of_their_own(make: Make) -> None:
     app.jobs.submit(task.s(1, 2))
     with pytest.raises(ValidationError, match=r"^serializer: "):
         task.apply_async((1, 2), serializer="pickle")
-    # As plain messages: see `test_message_equals_plain_celerys`.
-    assert [message.headers["ignore_result"] for message in received(app)] == [False, None, True, False]
+    by_name = message.headers["ignore_result"]  # None; of Celery 5.6 False
+    assert [message.headers["ignore_result"] for message in received(app)] == [False, by_name, True, False]

@@ -74,6 +74,8 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
     "delay": lambda app, task: task.delay(1, 2),
     "apply_async": lambda app, task: task.apply_async((1, 2)),
     "send_task": lambda app, task: app.send_task(task.name, (1, 2)),
+    "send_task by keywords": lambda app, task: app.send_task(name=task.name, args=(1, 2)),
+    "send_task by positions": lambda app, task: app.send_task(task.name, (1, 2), {}, None, None),
     "signature": lambda app, task: task.s(1, 2).apply_async(),
     "signature with arguments": lambda app, task: task.s(2).delay(1),
     "signature by name": lambda app, task: app.signature(task.name, (1, 2)).apply_async(),
