@@ -7,12 +7,17 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from celery import chain
+from celery import chord as celery_chord
 
 from jobhandle_celery.status import JobStatus
+from tests.apps import lines_of
 from tests.faults.tree_process import TreeProcess, many
+from tests.faults.tree_workload import TREE_BODIES, TreeWorkload
 from tests.rng import scaled, stretched
 from tests.store.members import Tree, chord, task
 from tests.store.racing import in_the_middle, race, steps
+from tests.worker.site import NewSite
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -113,3 +118,24 @@ def test_last_members_meet_at_any_statement(tree_process: TreeProcess, pair: Pai
     if not settled:
         tree_process.settle_what_is_left()  # of the tree whose steps were counted
     assert tree_process.unsettled() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
+def test_two_last_members_in_a_worker_start_the_body_once(new_site: NewSite, database_url: str) -> None:
+    """Two chains of chords, whose members end in processes that wait for each other before they settle."""
+    site = new_site(database_url=database_url)
+    workload = TreeWorkload(site)
+    signs = [site.new_file() for _ in range(2 * scaled(20))]
+    for half in (signs[::2], signs[1::2]):
+        chords = [
+            celery_chord(
+                [workload.step(n, task="meeting_step", sign=str(sign)) for n in range(2)], workload.step()
+            )
+            for sign in half
+        ]
+        workload.grow(chain(workload.step(0), *chords))
+    site.start(TREE_BODIES, concurrency=4)
+    workload.wait_until_final()
+    assert set(workload.audit()) == {"ended", "tree in Finished"}
+    assert all(sorted(lines_of(sign)) == ["ended", "ended", "met", "met"] for sign in signs)

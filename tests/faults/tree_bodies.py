@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobhandle_celery.runtime import runtime_of
+from tests.apps import append_line, lines_of
 from tests.faults.bodies import TICK, mark
 from tests.worker.base_app import app, task
 
@@ -68,3 +70,23 @@ def killed_step(*args: Any, path: str, sign: str) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     mark(path, "ended")
     return number(*args)
+
+
+@task()
+def meeting_step(*args: Any, path: str, sign: str) -> int:
+    """End together with another one: neither is settled before the ends of both are committed."""
+    database = runtime_of(app).store.database
+    settle = database.on_unsettled
+    assert settle is not None
+
+    def meet(job_ids: list[int]) -> None:
+        database.on_unsettled = settle
+        append_line(sign, "ended")
+        until = time.monotonic() + 60
+        while len(lines_of(Path(sign))) < 2 and time.monotonic() < until:
+            time.sleep(0.001)
+        append_line(sign, "met" if time.monotonic() < until else "alone")
+        settle(job_ids)
+
+    database.on_unsettled = meet
+    return _run(path, 0, *args)

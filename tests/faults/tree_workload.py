@@ -19,7 +19,8 @@ from tests.worker.site import Site
 
 TREE_BODIES = "tests.faults.tree_bodies:app"
 TASKS: dict[str, Callable[..., int]] = {
-    f"worker.{name}": number for name in ("step", "late_step", "held_step", "failing_step", "killed_step")
+    f"worker.{name}": number
+    for name in ("step", "late_step", "held_step", "failing_step", "killed_step", "meeting_step")
 }
 
 FINISHED, ERROR, CANCELLED = JobStatus.FINISHED, JobStatus.ERROR, JobStatus.CANCELLED
