@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run
 from tests.faults.tree_process import TreeProcess, many
+from tests.faults.tree_workload import TREE_BODIES, Grown, TreeWorkload
 from tests.rng import rng, scaled, stretched
 from tests.store.members import Tree, chord, task
 from tests.store.racing import in_the_middle, race, steps
+from tests.worker.site import NewSite
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -167,3 +170,42 @@ def test_no_member_starts_after_a_cancel_that_answered_cancelled(tree_process: T
     answers = Counter(it.answer for it in races)
     print(answers, Counter(len(it.asked) for it in races))
     assert {CANCELLED, RUNNING} <= set(answers), "both sides won at times, or it was no race"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql", "mariadb", "sqlite"], indirect=True)
+def test_cancelled_root_starts_no_member_in_workers(new_site: NewSite, database_url: str) -> None:
+    site = new_site(database_url=database_url)
+    workload = TreeWorkload(site)
+    workers = [site.start(TREE_BODIES, concurrency=2, ready=False) for _ in range(2)]
+    for worker in workers:
+        worker.wait_until_ready(60)
+    for _ in range(scaled(8)):
+        for canvas in workload.canvases(16, seconds=0.05).values():
+            workload.grow(canvas)
+    answered: dict[int, float] = {}
+    looks = {tree.handle.job_id: workload.work.rng.randrange(100) for tree in workload.trees}
+
+    def cancel(tree: Grown) -> JobStatus:
+        for _ in range(looks[tree.handle.job_id]):
+            tree.handle.job_status()
+        status = tree.handle.cancel_job()
+        if status is CANCELLED:
+            answered[tree.handle.job_id] = time.time()
+        return status
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = Counter(pool.map(cancel, workload.work.rng.sample(workload.trees, len(workload.trees))))
+    workload.wait_until_final()
+
+    print(answers, dict(workload.audit()))
+    assert CANCELLED in answers
+    traces = workload.work.body_traces()
+    for tree in workload.trees:
+        moment = answered.get(tree.handle.job_id)
+        if moment is not None:
+            assert tree.root.status is CANCELLED
+            begun = {
+                row.id: [trace.begun for trace in traces.get(row.id, [])] for row in tree.handle.members()
+            }
+            assert all(begin < moment for begins in begun.values() for begin in begins), f"{moment}: {begun}"
