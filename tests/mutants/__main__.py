@@ -70,7 +70,7 @@ def failing(tests: str, mutant: Mutant | None) -> list[str]:
     """
     with tempfile.TemporaryDirectory(prefix="jobhandle-mutant-") as folder:
         copy = Path(folder)
-        for name in ("jobhandle_celery", "tasks", "tests", "pyproject.toml", "README.md"):
+        for name in ("jobhandle_celery", "tasks", "tests", "docs", "pyproject.toml", "README.md"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -302,4 +302,25 @@ GUARDS = [
         (Drop(("IS_TASK",)),),
         "tests/store/test_publishing.py",
     ),
+    Mutant(
+        170,
+        "a job takes the task id, and so the row, of another",
+        "store.insert:check_task_id",
+        (DropStatement(("task_id_given",)),),
+        "tests/durable/test_publishing.py",
+    ),
+    Mutant(
+        171,
+        "a retry, or the rest of a canvas, of a plain message becomes a job",
+        "durable.publishing:durable_sender",
+        (Drop(("is_in_flight",)),),
+        "tests/durable/test_publishing.py",
+    ),
+    Mutant(
+        172,
+        "the cache takes the route of another way to call a task",
+        "broker.routing:_cached_route",
+        (Drop(("_sent_as",)),),
+        "tests/durable/test_options.py",
+    ),
 ]
