@@ -1,4 +1,4 @@
-"""One pass of the sweeper: it settles lost and expired jobs, and publishes the messages that are due."""
+"""One pass of the sweeper: recovers lost jobs, ends expired ones, settles, and publishes what is due."""
 
 import logging
 import time

@@ -10,7 +10,7 @@ from ..status import JobStatus
 from .database import Database
 from .executors import Executor
 from .records import LostJob, RunSnapshot, Worker, to_progress
-from .recovery import settle_lost
+from .recovery import recover_lost
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, ago, setting
 from .transitions import STOP_REQUESTED, status_allows
@@ -68,7 +68,7 @@ class Leases:
 
     @retry_on_disconnect
     def reap(self, worker_uid: str) -> list[LostJob]:
-        """Settle the jobs of a worker whose lease has ended, and delete its row once there are none.
+        """Recover the jobs of a worker whose lease has ended, and delete its row once there are none.
 
         Who may have been there first: the worker itself, with a renewal. Its row is locked and its lease read
         again before any of its jobs is changed: after an earlier renewal no job is lost, and a later renewal
@@ -86,7 +86,7 @@ class Leases:
             if lapsed is None:
                 return []
             running = (job.c.worker_uid == worker_uid) & status_allows("lose")
-            lost = settle_lost(
+            lost = recover_lost(
                 db,
                 running & _unbroken(literal(lapsed.lease, Double())),
                 f"the worker {lapsed.name} was lost",

@@ -74,12 +74,12 @@ class Recovery:
 
     @retry_on_disconnect
     def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[LostJob]:
-        """Settle a job whose body is gone.
+        """Recover a job whose body is gone.
 
         Who may have been there first: the body, with a last write.
         """
         with self._database.transaction() as db:
-            return settle_lost(db, held_by(holder), reason, worker_actor(worker))
+            return recover_lost(db, held_by(holder), reason, worker_actor(worker))
 
     @retry_on_disconnect
     def note_received(self, messages: Sequence[Message], worker: Worker) -> list[LostJob]:
@@ -154,10 +154,10 @@ class Recovery:
             return [*_lost(given), *_lost(ended)]
 
 
-def settle_lost(
+def recover_lost(
     db: Executor, guard: Guard, reason: str, actor: str, *, skip_locked: bool = False
 ) -> list[LostJob]:
-    """Settle running jobs whose body is gone: Cancelled if asked to stop, Requeued, or Error.
+    """Recover running jobs whose body is gone: Cancelled if asked to stop, Requeued, or Error.
 
     The order matters: a stop request may arrive between two of the statements, but never goes away.
     """

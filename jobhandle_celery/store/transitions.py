@@ -223,7 +223,7 @@ REVOKE_REPORTED: dict[str, Any] = {"revoke_reported": True}
 """Set by the process that stops a body, which does Celery's bookkeeping of a revoked task itself."""
 
 TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
-"""Set by a process that settles a run in its place: the run must not take the outcome for its own."""
+"""Set by a process that ends a run in its place: the run must not take the outcome for its own."""
 
 
 def final(status: JobStatus, **columns: Any) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class DeferredWrites:
                 self._pending.append(write)
                 raise
             except Exception as error:
-                internal_errors.report("writing the end of a task", error, "its row is settled as a stray's")
+                internal_errors.report(
+                    "writing the end of a task", error, "its row is recovered as a stray's"
+                )
                 self._pending.remove(write)
 
     def _make(self, write: DeferredWrite) -> None:

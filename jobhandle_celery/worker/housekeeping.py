@@ -1,6 +1,6 @@
 """What a worker's main process does once an interval, besides renewing its lease.
 
-It makes deferred writes, takes redelivered messages, ends the processes of bodies that are to end, settles
+It makes deferred writes, takes redelivered messages, ends the processes of bodies that are to end, recovers
 rows that name this worker and that it does not run, sends events of progress, and sweeps.
 """
 
@@ -60,7 +60,7 @@ class Housekeeping:
         self._end_cancelled(snapshots, requests)
         self._end_superseded(snapshots, requests)
         with _unless_locked():
-            self._settle_strays(snapshots, requests)
+            self._recover_strays(snapshots, requests)
         self._events.send_progress(snapshots, requests)
         sweep(self._runtime.store, self._runtime.publisher, self._events.send_lost)
 
@@ -158,8 +158,8 @@ class Housekeeping:
                 self._ended.add(key)
                 end(request, self._worker.pool)
 
-    def _settle_strays(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
-        """Settle rows that name this worker and that it does not run."""
+    def _recover_strays(self, snapshots: Sequence[RunSnapshot], requests: Sequence[JobRequest]) -> None:
+        """Recover rows that name this worker and that it does not run."""
         if getattr(self._worker.consumer, "connection", None) is None:
             # While it reconnects to its broker, Celery has dropped its requests, and reads no results.
             self._strays.clear()
@@ -173,7 +173,7 @@ class Housekeeping:
         for run in self._lasting(self._strays, strays):
             reason = "its worker does not run it any more"
             try:
-                settled = self._runtime.store.recovery.lose(run, reason, self._me)
+                recovered = self._runtime.store.recovery.lose(run, reason, self._me)
             except DatabaseRefusedError as error:
                 # Do not delay the other rows, or the sweep that follows.
                 logger.error(
@@ -182,7 +182,7 @@ class Housekeeping:
                     error,
                 )
                 continue
-            for lost in settled:
+            for lost in recovered:
                 logger.warning("job %s is %s: %s", lost.job_id, lost.status, reason)
                 self._events.send_lost(lost)
 

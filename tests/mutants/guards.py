@@ -77,7 +77,7 @@ GUARDS = [
     Mutant(
         114,
         "a loss is not counted",
-        "store:settle_lost",
+        "store:recover_lost",
         (Drop(("lost_count", "lost_count")),),
         "tests/store/test_leases.py tests/store/test_transitions.py",
     ),

@@ -34,7 +34,7 @@ RULES = [
     Mutant(
         5,
         "a job whose stop was requested and whose worker is lost becomes Requeued",
-        "store:settle_lost",
+        "store:recover_lost",
         (Drop(("NO_STOP_REQUESTED",), within=("NO_STOP_REQUESTED", "requeued")),),
         "tests/store/test_leases.py",
     ),
