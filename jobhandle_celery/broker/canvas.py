@@ -118,24 +118,23 @@ def plan_with_callbacks(member: Member, callbacks: Sequence[Sig]) -> Plan:
 def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> Iterator[int]:
     """Yield the numbers of what is given, those that others wait for before these."""
     done: set[int] = set()
-    for number in range(len(given)):
-        path = [number]
+    for first in range(len(given)):
+        path = {} if first in done else {first: _numbers_of_needs(given[first], places)}
         while path:
-            waiting = [
-                other
-                for need in _after(given[path[-1]])
-                for other in places.get(id(need), ())
-                if other not in done
-            ]
-            if not waiting:
-                if path[-1] not in done:
-                    done.add(path[-1])
-                    yield path[-1]
-                path.pop()
-            elif waiting[0] in path:
+            number, needs = next(reversed(path.items()))
+            need = next((need for need in needs if need not in done), None)
+            if need is None:
+                del path[number]
+                done.add(number)
+                yield number
+            elif need in path:
                 raise ValidationError("after", "jobs that wait for each other", "jobs that can start one day")
             else:
-                path.append(waiting[0])
+                path[need] = _numbers_of_needs(given[need], places)
+
+
+def _numbers_of_needs(thing: object, places: Mapping[int, list[int]]) -> Iterator[int]:
+    return (number for need in _after(thing) for number in places.get(id(need), ()))
 
 
 def _after(thing: object) -> Sequence[Any]:

@@ -1,13 +1,14 @@
 """What the planner makes of a canvas's options, callbacks and places, and what it refuses."""
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
-from jobhandle_celery import Job, ValidationError
+from jobhandle_celery import Job, ValidationError, validation
 from jobhandle_celery.broker import canvas as planner
 from jobhandle_celery.broker import signatures
 from jobhandle_celery.broker.canvas import Plan, plan
@@ -304,3 +305,15 @@ def test_jobs_that_wait_for_each_other_are_refused() -> None:
     needs.append(Job(task="b", after=[first]))
     with pytest.raises(ValidationError, match="wait for each other"):
         plan([first, needs[0]])
+
+
+def test_needs_of_each_job_are_read_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order and the number of the jobs: a job may need 100,000 others."""
+    needed = [Job(task="tests.add") for _ in range(100)]
+    needing = Job(task="tests.add", after=needed)
+    after, reads = validation.after, count()
+    monkeypatch.setattr(validation, "after", lambda given: (next(reads), after(given))[1])
+
+    assert plan([needing, *needed]).roots == [100, *range(100)]
+
+    assert next(reads) <= 3 * 101
