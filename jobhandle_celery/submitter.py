@@ -236,11 +236,15 @@ class Submitter:
             self._send_committed(job_ids)
 
     def send_reserved(self, messages: Sequence[PendingMessage]) -> None:
-        """Publish the messages of rows that a settle has reserved."""
-        if self._in_event_loop:
-            self._publish_queue.later([message.job_id for message in messages])
+        """Publish the messages of rows that a settle has reserved.
+
+        Of many, the publish grace may have passed by their turn: their rows are reserved anew, in batches.
+        """
+        job_ids = [message.job_id for message in messages]
+        if self._in_event_loop or (len(messages) > BATCH and not self._publisher.eager):
+            self.send(job_ids)
         else:
-            self._without_raising(lambda: self._send(messages), [message.job_id for message in messages])
+            self._without_raising(lambda: self._send(messages), job_ids)
 
     def send_after_commit(self, job_ids: Sequence[int]) -> None:
         """Publish as `send`; raise no error of a body that runs eagerly."""

@@ -1,17 +1,19 @@
 """The end of a job is settled by the process that wrote it, or by a pass of the sweeper."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 
-from jobhandle_celery import DatabaseUnavailableError
-from jobhandle_celery.broker.publisher import Publisher
+from jobhandle_celery import DatabaseUnavailableError, submitter
+from jobhandle_celery.broker.publisher import Published, Publisher
 from jobhandle_celery.settler import Settler
+from jobhandle_celery.store import PendingMessage
+from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.sweeper import sweep
 from tests.store.harness import FAILURE, Bench
-from tests.store.members import Tree, chain, task
+from tests.store.members import Tree, chain, node, task
 from tests.test_sweeper import Recorder
 
 
@@ -132,3 +134,35 @@ def test_finish_succeeds_if_the_settle_fails(
 
     assert "the sweeper settles them" in caplog.text
     assert published_by_a_pass(bench) == [tree.ids[2]]
+
+
+def test_jobs_that_a_pass_publishes_meanwhile_are_not_published_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many become ready at once that the publish grace passes before the turn of the last."""
+    monkeypatch.setattr(submitter, "BATCH", 2)
+
+    class Slow(Recorder):
+        eager = False
+
+        def publish(self, messages: Iterable[PendingMessage]) -> Published:
+            published = Published()
+            for message in messages:
+                published.sent.extend(super().publish([message]).sent)
+                if len(self.published) == 2:
+                    others.extend(published_by_a_pass(bench))
+            return published
+
+    others: list[int] = []
+    slow = Slow()
+    members = [node("chain"), task(parent=0, position=0), node("group", parent=0, position=1)]
+    members += [task(parent=2, position=number, needs=((1, None),), when="finished") for number in range(5)]
+    tree = Tree(bench, members)
+    sender = Submitter(bench.store, cast(Publisher, slow), cast(Any, None))
+    bench.database.on_unsettled = Settler(bench.store, sender.send_reserved).settle
+
+    bench.store.runs.finish(tree.run(1), "1")
+    sender.drain()
+
+    assert sorted({*slow.published, *others}) == tree.ids[3:]
+    assert not set(slow.published[2:]) & set(others)
