@@ -118,7 +118,8 @@ class Runtime:
     @cached_property
     def settler(self) -> Settler:
         """Settles the jobs that end in this process."""
-        return self._first("settler", Settler(self.store, self.submitter.send_reserved))
+        settler = Settler(self.store, self.submitter.send_reserved, lambda: self.publisher.eager)
+        return self._first("settler", settler)
 
     def _settle(self, job_ids: Sequence[int]) -> None:
         self.settler.settle(job_ids)  # made at the first use

@@ -26,10 +26,19 @@ A mass cancel may end more jobs than its caller, or a pass of the sweep, can wai
 class Settler:
     """Called after each commit in which jobs have ended that others depend on."""
 
-    def __init__(self, store: Store, send: Callable[[Sequence[PendingMessage]], None]) -> None:
-        """Settle in `store`; `send` publishes the messages of jobs that may start."""
+    def __init__(
+        self,
+        store: Store,
+        send: Callable[[Sequence[PendingMessage]], None],
+        is_alone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Settle in `store`; `send` publishes the messages of jobs that may start.
+
+        If `is_alone`, nothing is left to a sweeper: jobs run eagerly.
+        """
         self._store = store
         self._send = send
+        self._is_alone = is_alone
         self._local = threading.local()
 
     def settle(self, job_ids: Sequence[int]) -> None:
@@ -51,7 +60,7 @@ class Settler:
         spent = 0.0
         while pending:
             batch = [pending.popleft() for _ in range(min(len(pending), BATCH))]
-            if spent > LONGEST:
+            if spent > LONGEST and not self._is_alone():
                 logger.info("%d jobs that ended are left to the sweeper to settle", len(batch) + len(pending))
                 return
             began = time.monotonic()

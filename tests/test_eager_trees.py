@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 
-from jobhandle_celery import JobFailedError, JobStatus
+from jobhandle_celery import JobFailedError, JobStatus, settler
 from tests.apps import make_app
 
 
@@ -49,3 +49,11 @@ def test_eager_failure_cancels_what_needs_it(app: Any) -> None:
     with pytest.raises(JobFailedError, match="no good"):
         handle.result(timeout=0)
     assert [record.status for record in handle.members()] == [JobStatus.ERROR, JobStatus.CANCELLED]
+
+
+def test_eager_canvas_is_settled_however_long_it_takes(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sweeper would settle the rest."""
+    monkeypatch.setattr(settler, "LONGEST", 0.0)
+    handle = app.jobs.handle()
+    handle.submit(chain(app.tasks["tests.add"].s(1, 1), *(app.tasks["tests.add"].s(1) for _ in range(3))))
+    assert handle.result(timeout=0) == 5
