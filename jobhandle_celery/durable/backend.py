@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery
 from celery.backends.base import BaseBackend
+from celery.contrib.abortable import ABORTED
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.states import PENDING, READY_STATES
 
@@ -103,7 +104,14 @@ class JobBackend(BaseBackend):
         return result
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
-        """Store nothing: the worker writes the row of a job, and a plain task has none."""
+        """Store nothing: the worker writes the row of a job, and a plain task has none.
+
+        ``AbortableAsyncResult.abort()`` stores the state ABORTED: it cancels the job.
+        """
+        if state == ABORTED and (job_id := self.job_id_of(task_id)) is not None:
+            handle = self._runtime.handle()
+            handle.attach(job_id)
+            handle.cancel_job()
         return result
 
     def forget(self, task_id: str) -> None:

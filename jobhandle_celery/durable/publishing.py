@@ -136,6 +136,12 @@ def durable_tasks(app: Celery) -> DurableTasks:
     return durable
 
 
+def submit_eager(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> JobResult | None:
+    """As `DurableTasks.submit_eager`; None also if the app has no `Jobs`: a task may be of two apps."""
+    durable: DurableTasks | None = getattr(task.app, _ATTRIBUTE, None)
+    return None if durable is None else durable.submit_eager(task, args, kwargs, options)
+
+
 def install(app: Celery) -> DurableTasks:
     """Have the app's `send_task` submit durable tasks."""
     durable = DurableTasks(app)

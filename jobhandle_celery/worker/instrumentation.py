@@ -24,7 +24,7 @@ from celery.utils.imports import symbol_by_name
 from .. import celery_compat
 from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
 from ..broker.task_signatures import retry_record
-from ..durable.publishing import durable_tasks
+from ..durable.publishing import submit_eager
 from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from .claim import claim
@@ -192,7 +192,7 @@ class JobTask:
         """Run the task eagerly; a job's task claims first."""
         headers = options.get("headers")
         if not isinstance(headers, dict) or HEADER not in headers:
-            submitted = durable_tasks(self.app).submit_eager(self, args, kwargs, options)
+            submitted = submit_eager(self, args, kwargs, options)
             if submitted is not None:
                 return submitted
             return super().apply(args, kwargs, *rest, **options)  # type: ignore[misc]  # a mixin

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded, WorkerLostError
 from celery import chain, chord, states
+from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import ImproperlyConfigured, Retry, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, denied_join_result
 
@@ -141,6 +142,13 @@ def test_revoke_cancels_the_job(stage: Stage, app: Any) -> None:
     assert app.jobs.attach(running.job_id).get_job().cancel_requested is not None
     with pytest.raises(UnknownJobError):
         JobResult("unknown", app=app).revoke()
+
+
+def test_abort_cancels_the_job(stage: Stage, app: Any) -> None:
+    running = result_in("Running", stage, app)
+    AbortableAsyncResult(running.id, app=app).abort()
+    assert app.jobs.attach(running.job_id).get_job().cancel_requested is not None
+    AbortableAsyncResult("unknown", app=app).abort()  # does nothing, as in Celery
 
 
 def test_sets_and_groups_of_results_are_celerys(stage: Stage, app: Any) -> None:
