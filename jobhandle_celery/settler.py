@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -44,7 +45,8 @@ class Settler:
     def settle(self, job_ids: Sequence[int]) -> None:
         """Settle jobs, and what ends thereby; raise no error but a time limit's: the end is committed.
 
-        What a settle ends, or a body that runs eagerly, comes back here: it joins the list of the outer call.
+        What a settle ends comes back here, and so does the end of a body that it runs eagerly: it joins the
+        list of the outer call.
         """
         pending: deque[int] | None = getattr(self._local, "pending", None)
         if pending is not None:
@@ -55,6 +57,16 @@ class Settler:
             self._settle_all(pending)
         finally:
             self._local.pending = None
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Settle what ends in this block within it: a body that a settle runs eagerly may wait for that."""
+        outer = getattr(self._local, "pending", None)
+        self._local.pending = None
+        try:
+            yield
+        finally:
+            self._local.pending = outer
 
     def _settle_all(self, pending: deque[int]) -> None:
         spent = 0.0

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, group
+from celery.result import allow_join_result
 
 from jobhandle_celery import JobFailedError, JobStatus, settler
 from tests.apps import make_app
@@ -17,9 +18,22 @@ def app(database_url: str) -> Iterator[Any]:
     def total(numbers: list[int]) -> int:
         return sum(numbers)
 
+    def add_in_a_chain(number: int) -> int:
+        handle = app.jobs.handle()
+        handle.submit(in_steps(app, number))
+        with allow_join_result():
+            result: int = handle.result(timeout=0)
+            return result
+
     app.task(name="tests.total", shared=False)(total)
+    app.task(name="tests.add_in_a_chain", shared=False)(add_in_a_chain)
     yield app
     app.jobs.close()
+
+
+def in_steps(app: Any, number: int) -> Any:
+    add = app.tasks["tests.add"]
+    return chain(add.s(number, 1), add.s(1))
 
 
 def in_a_chain(app: Any) -> Any:
@@ -57,3 +71,9 @@ def test_eager_canvas_is_settled_however_long_it_takes(app: Any, monkeypatch: py
     handle = app.jobs.handle()
     handle.submit(chain(app.tasks["tests.add"].s(1, 1), *(app.tasks["tests.add"].s(1) for _ in range(3))))
     assert handle.result(timeout=0) == 5
+
+
+def test_body_that_a_settle_runs_may_wait_for_a_canvas_of_its_own(app: Any) -> None:
+    handle = app.jobs.handle()
+    handle.submit(chain(app.tasks["tests.add"].s(1, 1), app.tasks["tests.add_in_a_chain"].s()))
+    assert handle.result(timeout=0) == 4

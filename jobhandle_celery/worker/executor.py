@@ -140,7 +140,8 @@ def own_code(task: Any, current: CurrentRun) -> Iterator[None]:
     It surrounds the outermost wrapper, so that the body has ended when an outcome is concluded here.
     """
     try:
-        yield
+        with runtime_of(task.app).settler.apart():
+            yield
     except (Exception, StopRequested) as error:
         current.error = error
         stopped = isinstance(error.exc if isinstance(error, Retry) else error, StopRequested)
