@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import signals
+from celery.worker import state
 
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, serialization
 from jobhandle_celery.broker.headers import job_headers
@@ -56,6 +57,7 @@ class Main:
 
 @pytest.fixture
 def main(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> Main:
+    state.reset_state()  # requests of other tests in this process
     return Main(make_jobs_app(sqlite_url, result_backend="cache+memory://"))
 
 
