@@ -108,13 +108,15 @@ class Control:
             count = 0
             for part in selection.parts(MOST_PARAMETERS):
                 which = and_(selected(part), not_requested(terminate=terminate))
-                nodes = (
-                    select(*NODE).where(which, IS_NODE, job.c.status_id.in_(UNFINISHED)).order_by(job.c.id)
-                )
+                unfinished = job.c.status_id.in_(UNFINISHED)
+                # Without a lock: MariaDB would wait for all rows that it reads, also for those of tasks.
+                nodes = select(job.c.id).where(which, IS_NODE, unfinished).order_by(job.c.id)
                 for some in (nodes.where(job.c.root_id.is_(None)), nodes):
-                    for node in db.execute(some.with_for_update(key_share=True)).all():
-                        cancel_tree(db, node, "service", terminate=terminate)
-                        count += 1
+                    for node_id in db.execute(some).scalars().all():
+                        node = _lock(db, node_id, None, *NODE)
+                        if node is not None and not node.status_id.final:
+                            cancel_tree(db, node, "service", terminate=terminate)
+                            count += 1
                 cancel = cancelling(selected(part) & ~IS_NODE, terminate=terminate, many=True)
                 count += db.count_applied(cancel, actor="service")
             return count
