@@ -138,7 +138,7 @@ WRITES: dict[str, Scene] = {
     ),
     "resubmit": scene(
         lambda bench: _with_token(bench, ERROR, unique_key="k"),
-        lambda store, given: store.control.resubmit(*given, None),
+        lambda store, given: store.control.resubmit(*given, None) == [given[0]],
     ),
     **{f"claim from {state}": _claim(state) for state in ("Submitted", "Waiting", "Queued", "Requeued")},
     "claim of an expired one": scene(
