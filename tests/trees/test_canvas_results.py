@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from hypothesis import HealthCheck, assume, example, given, reject, settings
 from hypothesis import strategies as st
 
 from jobhandle_celery.broker.canvas import Plan, plan
@@ -98,6 +99,7 @@ def messages_of_celery(sent: list[Sent]) -> list[str]:
 @given(descriptions(), st.booleans())
 @settings(
     max_examples=150,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -131,6 +133,9 @@ def test_canvas_has_result_and_messages_of_celery(
     planned = plan([given_canvas])
     assume(not hangs_in_celery(planned) and not repeats_in_celery(planned))
     evaluation = Evaluation(planned, {**BODIES, "celery.map": _map})
-    result = celery.run(canvas)
+    try:
+        result = celery.run(canvas)
+    except CeleryTimeoutError:
+        reject()  # Celery hangs with more canvases than `hangs_in_celery` knows
     assert canvases.plain(evaluation.result(planned.roots[0])) == result
     assert messages(planned, evaluation) == messages_of_celery(celery.sent)
