@@ -248,6 +248,46 @@ def test_resubmitted_need_is_settled_in_its_next_round(bench: Bench, monkeypatch
     assert row["due_at"] is not None
 
 
+def test_slow_settle_does_not_cancel_what_needs_a_resubmitted_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The need is resubmitted after the settle has read that it ended in Error."""
+    needed = bench.submit()
+    tree = Tree(bench, [task(after=(needed,), when="finished")])
+    cancel = Settling._cancel_dependents
+
+    def late(settling: Settling, needs_id: int, status: JobStatus | None) -> None:
+        monkeypatch.undo()
+        assert bench.store.control.resubmit(needed, str(uuid.uuid4()), None)
+        cancel(settling, needs_id, status)
+
+    bench.store.runs.fail(bench.run(needed), FAILURE)
+    monkeypatch.setattr(Settling, "_cancel_dependents", late)
+    bench.store.settling.settle([needed])
+
+    assert tree.statuses() == [WAITING]
+
+
+def test_slow_settle_does_not_end_a_resubmitted_tree(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root ends and is resubmitted after the settle has read that no sibling is unfinished."""
+    tree = Tree(bench, group(task(), task()))
+    bench.store.runs.fail(tree.run(1), FAILURE)
+    settle_all(bench, tree.ids[1])
+    end = Settling._end_node
+
+    def late(settling: Settling, node_id: int) -> None:
+        monkeypatch.undo()
+        end(settling, node_id)  # the settle of a sweep
+        assert bench.store.control.resubmit(tree.ids[0], str(uuid.uuid4()), None) == [tree.ids[1]]
+        end(settling, node_id)
+
+    assert bench.store.runs.finish(tree.run(2), "1")
+    monkeypatch.setattr(Settling, "_end_node", late)
+    bench.store.settling.settle([tree.ids[2]])
+
+    assert tree.statuses() == ["Resubmitted", "Resubmitted", FINISHED]
+
+
 def test_unreported_cancel_of_a_member_is_reported_once_it_is_settled(bench: Bench) -> None:
     tree = Tree(bench, group(task(), task()))
     bench.queue(tree.ids[1])
