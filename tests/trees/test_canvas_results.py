@@ -42,11 +42,10 @@ def end_of(planned: Plan, index: int) -> int:
 
 
 def hangs_in_celery(planned: Plan) -> bool:
-    """Return True if a member of a chord's header ends in a group without tasks, for which Celery waits."""
+    """Return True if a member of a group or header ends in a group without tasks, for which Celery waits."""
     for index, member in enumerate(planned.members):
-        if member.kind == "chord":
-            header = children(planned, index)[0]
-            ends = [end_of(planned, number) for number in children(planned, header)]
+        if member.kind == "group":
+            ends = [end_of(planned, number) for number in children(planned, index)]
             if any(planned.members[end].kind == "group" and not children(planned, end) for end in ends):
                 return True
     return False
