@@ -37,6 +37,16 @@ def eventually(condition: Callable[[], T], timeout: float = 20, message: str = "
         pause = min(pause * 1.5, 0.1)
 
 
+def prune_ended(jobs: Any) -> int:
+    """Prune all jobs that have ended, once the database's clock is past their ends.
+
+    SQLite's has milliseconds: a job that has just ended has not ended before the moment of the prune.
+    """
+    ends = [job.finished for job in jobs.find(status=("Finished", "Error", "Cancelled"), limit=1000)]
+    eventually(lambda: all(end < jobs._runtime.store.stats.now() for end in ends))
+    return int(jobs.prune(0))
+
+
 def missing(reason: str) -> NoReturn:
     """Skip a test without a program; with `CI` set, fail it."""
     if os.environ.get("CI"):

@@ -14,7 +14,7 @@ from jobhandle_celery import Job, JobStatus, UnknownJobError, WaitTimeoutError
 from jobhandle_celery.completion import CompletionPoller
 from jobhandle_celery.errors import DatabaseUnavailableError
 from tests.apps import make_app
-from tests.support import eventually
+from tests.support import eventually, prune_ended
 
 HELD = Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING)
 
@@ -124,7 +124,7 @@ def test_wait_sees_every_way_to_end(database_url: str) -> None:
         assert [waiting[0].result(30), waiting[1].result(30)] == ["Finished", "Cancelled"]
         gone.cancel_job()
         assert waiting[2].result(30) == "Cancelled"
-        jobs.prune(0)
+        prune_ended(jobs)
         with pytest.raises(UnknownJobError):
             gone.wait(30)
     with pytest.raises(WaitTimeoutError, match=r"is Waiting after 0\.05 s"):

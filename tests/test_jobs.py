@@ -23,7 +23,7 @@ from jobhandle_celery import (
 from jobhandle_celery import handle as handle_module
 from jobhandle_celery.store import ClaimRejected, RejectionReason
 from tests.stage import ADD, HELD, Stage, age
-from tests.support import eventually
+from tests.support import eventually, prune_ended
 
 HOUR = timedelta(hours=1)
 
@@ -210,7 +210,7 @@ def test_prune_deletes_old_final_jobs_alone(stage: Stage) -> None:
         assert jobs.events(old[0].job_id) == []
     for handle in young:
         assert jobs.events(handle.job_id)
-    assert jobs.prune(0) == 3
+    assert prune_ended(jobs) == 3
     assert {job.status for job in jobs.find()} == set(JobStatus) - {"Finished", "Error", "Cancelled"}
 
 

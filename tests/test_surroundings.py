@@ -26,6 +26,7 @@ from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import make_app
 from tests.shop import Shop
+from tests.support import prune_ended
 
 TEXT = "é😀 \\ \\' ' \" ` || % %s :x {} \n"
 HOUR = timedelta(hours=1)
@@ -286,7 +287,7 @@ def check_own(database: Any) -> None:
     assert len(jobs.find()) == before
     handle.resubmit_job()
     assert handle.cancel_job() is JobStatus.CANCELLED
-    assert jobs.prune(0) == before
+    assert prune_ended(jobs) == before
     jobs.close()
 
 

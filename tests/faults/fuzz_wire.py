@@ -18,7 +18,7 @@ import sqlalchemy
 from hypothesis import strategies as st
 
 from jobhandle_celery import JobHandle
-from tests.support import eventually
+from tests.support import eventually, prune_ended
 from tests.worker.site import DEFAULT_QUEUE, Site
 
 QUIET = {"jobhandle_republish_after": 3600}
@@ -257,7 +257,7 @@ class Wire:
     def _prepare(self) -> None:
         site = self.site
         self._know("pruned", *self._parked(), lambda handle: handle.cancel_job())
-        site.jobs.prune(0)
+        prune_ended(site.jobs)
         self._know("finished", *self._parked("tells"), self._run)
         self._know("failed", *self._parked("tells"), lambda handle: _end_by_hand(handle, "Error"))
         self._know("cancelled", *self._parked(), lambda handle: handle.cancel_job())
