@@ -37,6 +37,19 @@ def eventually(condition: Callable[[], T], timeout: float = 20, message: str = "
         pause = min(pause * 1.5, 0.1)
 
 
+def sweep_until(jobs: Any, condition: Callable[[], T], timeout: float = 20) -> T:
+    """Make passes of the sweeper until the condition is true, as `eventually`.
+
+    A pass within the interval of another one does nothing: beside a worker, all passes may be the worker's.
+    """
+
+    def swept() -> T:
+        jobs.sweep()
+        return condition()
+
+    return eventually(swept, timeout)
+
+
 def prune_ended(jobs: Any) -> int:
     """Prune all jobs that have ended, once the database's clock is past their ends.
 

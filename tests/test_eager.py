@@ -24,7 +24,7 @@ from jobhandle_celery import (
 )
 from tests.apps import lines_of
 from tests.stage import ADD
-from tests.support import eventually
+from tests.support import sweep_until
 
 NO_GOOD = Job(task="tests.fail", args=["no good"])
 
@@ -270,7 +270,7 @@ def test_eager_scheduled_job_runs_at_its_time(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.add"].s(1, 2).set(countdown=0.2))
     assert handle.job_status() is JobStatus.WAITING
-    eventually(lambda: app.jobs.sweep() and handle.job_status() is JobStatus.FINISHED, timeout=5)
+    sweep_until(app.jobs, lambda: handle.job_status() is JobStatus.FINISHED, timeout=5)
 
 
 def test_plain_calls_are_plain_eager_calls(app: Any) -> None:

@@ -23,7 +23,7 @@ from jobhandle_celery import (
 from jobhandle_celery import handle as handle_module
 from jobhandle_celery.store import ClaimRejected, RejectionReason
 from tests.stage import ADD, HELD, Stage, age
-from tests.support import eventually, prune_ended
+from tests.support import eventually, prune_ended, sweep_until
 
 HOUR = timedelta(hours=1)
 
@@ -262,4 +262,4 @@ def test_job_is_published_by_sweep_when_its_time_comes(stage: Stage) -> None:
     handle = jobs.handle()
     handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=timedelta(seconds=0.3)))
     assert handle.job_status() is JobStatus.WAITING
-    eventually(lambda: jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+    sweep_until(jobs, lambda: handle.job_status() is JobStatus.QUEUED)

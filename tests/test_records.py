@@ -12,7 +12,7 @@ from jobhandle_celery import (
     ValidationError,
 )
 from tests.stage import Stage
-from tests.support import eventually
+from tests.support import sweep_until
 
 HOUR = timedelta(hours=1)
 
@@ -54,7 +54,7 @@ def test_submit_of_expired_record_makes_a_live_job(stage: Stage) -> None:
     """The old job's moment is past; the default of the task applies, as to any job without `expires`."""
     handle = stage.offline.handle()
     handle.submit(Job(task="tests.add", args=[1, 2], expires=timedelta(seconds=-1)))
-    eventually(lambda: stage.jobs.sweep() and handle.job_status() is JobStatus.CANCELLED)
+    sweep_until(stage.jobs, lambda: handle.job_status() is JobStatus.CANCELLED)
     again = stage.jobs.handle()
     again.submit(handle.get_job())
     assert again.job_status() is JobStatus.QUEUED

@@ -15,7 +15,7 @@ from jobhandle_celery import JobStatus
 from jobhandle_celery.broker import publisher
 from tests.broker.messages import ADD, REFUSING_BROKERS, Make, received
 from tests.servers import RedisServer
-from tests.support import a_soft_limit, eventually
+from tests.support import a_soft_limit, sweep_until
 
 
 def tries(caplog: pytest.LogCaptureFixture) -> int:
@@ -121,7 +121,7 @@ def test_sweep_publishes_jobs_when_the_broker_is_back(make: Make, private_redis:
     # Another process, which has not found the broker down.
     sweeper = make(private_redis.url, jobhandle_publish_grace=0.1, task_default_queue="another")
     private_redis.start()
-    eventually(lambda: sweeper.jobs.sweep() and app.jobs.count_by_status()[JobStatus.QUEUED] == 3)
+    sweep_until(sweeper.jobs, lambda: app.jobs.count_by_status()[JobStatus.QUEUED] == 3)
     assert sorted(message.headers["jobhandle"]["id"] for message in received(app)) == ids
 
 
@@ -133,9 +133,9 @@ def test_process_tries_again_after_its_pause(
     private_redis.stop()
     handle = app.jobs.handle()
     handle.submit(ADD)
-    eventually(lambda: app.jobs.sweep() and tries(caplog) >= 2)
+    sweep_until(app.jobs, lambda: tries(caplog) >= 2)
     private_redis.start()
-    eventually(lambda: app.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+    sweep_until(app.jobs, lambda: handle.job_status() is JobStatus.QUEUED)
     handle.submit(ADD)
     assert handle.job_status() is JobStatus.QUEUED
 
@@ -172,4 +172,4 @@ def test_submit_with_unusable_broker_url_keeps_the_job(make: Make) -> None:
     handle.submit(ADD)
     assert handle.job_status() is JobStatus.SUBMITTED
     repaired = make(jobhandle_publish_grace=0.1)
-    eventually(lambda: repaired.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+    sweep_until(repaired.jobs, lambda: handle.job_status() is JobStatus.QUEUED)

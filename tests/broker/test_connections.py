@@ -18,7 +18,7 @@ from jobhandle_celery.broker import connection_pool
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.connection_pool import ConnectionPool, PoolExhausted
 from tests.broker.messages import ADD, Make, received
-from tests.support import eventually
+from tests.support import eventually, sweep_until
 
 LIMIT = 3
 
@@ -169,7 +169,7 @@ def test_job_without_free_connection_is_left_to_the_sweep(
         submit(app)
         assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 1
         assert publisher.reachable
-    eventually(lambda: app.jobs.sweep() and app.jobs.count_by_status()[JobStatus.QUEUED] == 1)
+    sweep_until(app.jobs, lambda: app.jobs.count_by_status()[JobStatus.QUEUED] == 1)
 
 
 def test_signal_receiver_may_submit_while_publishing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

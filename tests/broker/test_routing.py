@@ -7,7 +7,7 @@ from kombu import Exchange, Queue
 
 from jobhandle_celery import ConfigurationError, Job, JobStatus, ValidationError
 from tests.broker.messages import REFUSING_BROKERS, Make, received
-from tests.support import eventually
+from tests.support import sweep_until
 
 QUEUES = [
     Queue("default", Exchange(""), routing_key="default"),
@@ -36,7 +36,7 @@ def test_route_is_kept_for_a_publisher_that_lacks_it(make: Make) -> None:
     handle.submit(elsewhere.tasks["tests.add"].s(1, 2).set(priority=5))
     assert handle.job_status() is JobStatus.SUBMITTED
     sweeper = make(jobhandle_publish_grace=0.1)
-    eventually(lambda: sweeper.jobs.sweep() and handle.job_status() is JobStatus.QUEUED)
+    sweep_until(sweeper.jobs, lambda: handle.job_status() is JobStatus.QUEUED)
     (message,) = received(sweeper, "images")
     info = message.delivery_info
     assert (info["exchange"], info["routing_key"]) == ("media", "image.large")

@@ -16,7 +16,7 @@ from jobhandle_celery.status import UNFINISHED
 from tests.faults.brokers import PrivateBroker, depth, lying_in
 from tests.faults.workload import BODIES, Workload
 from tests.rng import SCALE, scaled, stretched
-from tests.support import eventually
+from tests.support import eventually, sweep_until
 from tests.worker.site import NewSite, Site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
@@ -72,7 +72,7 @@ def test_backlog_without_a_worker_is_not_republished(
     with rows(site) as engine:
         lie_in_wait(workload, count)
         # One wait, and two more.
-        eventually(lambda: site.jobs.sweep() and put_off(engine) >= 2, 60 * wait)
+        sweep_until(site.jobs, lambda: put_off(engine) >= 2, 60 * wait)
     lying = lying_in(site.app, STANDS)
     assert set(lying) == set(workload.ids)
     assert len(lying) < 1.5 * count
@@ -121,7 +121,7 @@ def test_batch_slower_than_the_publish_grace_is_sent_once(
         if line._app is site.app and next(sends) == 2:
             # The query flushes the first mark; on a busy machine the mark may come later than the grace.
             site.jobs.count_by_status()
-            eventually(lambda: jobs.sweep() and jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
+            sweep_until(jobs, lambda: jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)
 
     monkeypatch.setattr(BrokerConnection, "send", hold_the_second_part)
@@ -141,8 +141,8 @@ def test_other_tasks_messages_hide_no_lost_job(new_site: NewSite, private_broker
     with rows(site) as engine:
         already = sent(engine)
         assert depth(site.app, STANDS) >= 2 * len(workload.ids)
-        eventually(lambda: site.jobs.sweep() and put_off(engine) > 0, 60)
-        eventually(lambda: site.jobs.sweep() and sent(engine) >= already + len(workload.ids), 120)
+        sweep_until(site.jobs, lambda: put_off(engine) > 0, 60)
+        sweep_until(site.jobs, lambda: sent(engine) >= already + len(workload.ids), 120)
     site.start(BODIES, queues=[STANDS])
     workload.wait_until_final(120)
     workload.audit()

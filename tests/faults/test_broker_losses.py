@@ -9,7 +9,7 @@ from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, depth
 from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
-from tests.support import eventually
+from tests.support import eventually, sweep_until
 from tests.worker.site import DEFAULT_QUEUE, NewSite
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
@@ -70,7 +70,7 @@ def test_broker_that_forgets_repeatedly_loses_no_job(
     workload = Workload(site)
     workload.submit_mixed(scaled(30), queue=ASIDE)
     for _ in range(3):
-        eventually(lambda: site.jobs.sweep() and depth(site.app, ASIDE) >= len(workload.ids), TIMEOUT)
+        sweep_until(site.jobs, lambda: depth(site.app, ASIDE) >= len(workload.ids), TIMEOUT)
         private_broker.lose_messages()
     site.start(BODIES, queues=[ASIDE])
     workload.wait_until_final(TIMEOUT)

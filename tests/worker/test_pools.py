@@ -6,7 +6,7 @@ import pytest
 
 from jobhandle_celery import JobStatus
 from tests.apps import lines_of
-from tests.support import eventually
+from tests.support import eventually, sweep_until
 from tests.worker.site import NewSite, Site, leases_until
 
 LEASE = 2
@@ -66,7 +66,7 @@ def test_lease_is_renewed_during_a_longer_body(site: Site) -> None:
 
     # Another process sweeps, too.
     outlived = f"(SELECT started FROM jobhandle_job WHERE id = {handle.job_id}) + interval '{2 * LEASE} s'"
-    eventually(lambda: site.jobs.sweep() and leases_until(site, outlived), timeout=30)
+    sweep_until(site.jobs, lambda: leases_until(site, outlived), timeout=30)
     sign.touch()
 
     assert handle.result(20) == "seen"

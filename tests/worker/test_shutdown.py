@@ -9,7 +9,7 @@ import pytest
 from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
 from tests.servers import execute
-from tests.support import eventually
+from tests.support import eventually, sweep_until
 from tests.worker.site import NewSite, Site, leases_until, statuses
 
 LEASE = 2
@@ -53,7 +53,7 @@ def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
 
     # The lease is renewed during the shutdown, while another process sweeps.
     renewed = f"'{terminated.isoformat()}'::timestamptz + interval '{1.5 * LEASE} s'"
-    eventually(lambda: site.jobs.sweep() and leases_until(site, renewed), timeout=30)
+    sweep_until(site.jobs, lambda: leases_until(site, renewed), timeout=30)
     sign.touch()
     eventually(lambda: not worker.is_running(), timeout=30)
     for handle, path in jobs:
