@@ -165,7 +165,8 @@ QUIET = {"`Ignore`", "`Reject`" if not NEW else ""}
 
 @pytest.fixture(scope="module")
 def site(module_site: NewSite) -> Site:
-    site = module_site()
+    # A superseded body is not terminated before it has ended by itself.
+    site = module_site(settings={"jobhandle_publish_grace": 60})
     for queue in (JOB, PLAIN):
         options: dict[str, Any] = {} if queue == JOB else {"database_url": None}
         site.start(
