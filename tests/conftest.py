@@ -24,6 +24,7 @@ from kombu.transport import memory
 
 from tests.apps import make_app
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
+from tests.job_factory import JobFactory
 from tests.reaper import Reaper
 from tests.servers import (
     Management,
@@ -42,7 +43,6 @@ from tests.servers import (
 )
 from tests.servers.places import fast_folder
 from tests.shop import Shop
-from tests.stage import Stage
 from tests.workers import WorkerProcess
 
 # With PYTHONDONTWRITEBYTECODE, as in many containers, each of some hundred processes would
@@ -347,10 +347,10 @@ def _by_driver(given: str, driver: str) -> str:
 
 
 @pytest.fixture
-def stage(database_url: str) -> Iterator[Stage]:
-    stage = Stage(database_url)
-    yield stage
-    stage.close()
+def factory(database_url: str) -> Iterator[JobFactory]:
+    factory = JobFactory(database_url)
+    yield factory
+    factory.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from celery import Celery, shared_task
 from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobError, current_job
 from jobhandle_celery.broker.headers import job_headers
 from tests.apps import lines_of
-from tests.stage import ADD, Stage
+from tests.job_factory import ADD, JobFactory
 from tests.test_handle import OPERATIONS
 
 
@@ -110,63 +110,63 @@ def test_second_jobs_for_an_app_is_refused(sqlite_url: str, make_jobs_app: Calla
         Jobs("app", sqlite_url)  # type: ignore[arg-type]  # that is the test
 
 
-def test_use_after_close_opens_new_connections(stage: Stage) -> None:
-    job_id = stage.jobs.handle().submit(ADD)
-    stage.jobs.close()
-    stage.jobs.close()
-    assert stage.jobs.attach(job_id).job_status() is JobStatus.QUEUED
+def test_use_after_close_opens_new_connections(factory: JobFactory) -> None:
+    job_id = factory.jobs.handle().submit(ADD)
+    factory.jobs.close()
+    factory.jobs.close()
+    assert factory.jobs.attach(job_id).job_status() is JobStatus.QUEUED
 
 
 # Users.
 
 
-def test_other_users_job_is_unknown(stage: Stage) -> None:
-    ann = stage.jobs.handle(username="ann")
+def test_other_users_job_is_unknown(factory: JobFactory) -> None:
+    ann = factory.jobs.handle(username="ann")
     job_id = ann.submit(ADD)
-    before = stage.row(job_id)
-    bob = stage.jobs.handle(username="bob")
+    before = factory.row(job_id)
+    bob = factory.jobs.handle(username="bob")
     messages = []
     for missing in (job_id, job_id + 1):
         with pytest.raises(UnknownJobError) as caught:
             bob.attach(missing)
         messages.append(str(caught.value).replace(str(missing), "ID"))
     assert messages[0] == messages[1]
-    assert stage.row(job_id) == before
-    service = stage.jobs.attach(job_id)
+    assert factory.row(job_id) == before
+    service = factory.jobs.attach(job_id)
     assert service.set_message("seen by the service") == "from the importer"
     assert ann.job_message() == "seen by the service"
-    assert stage.jobs.handle(username="ann").attach(job_id) is JobStatus.QUEUED
+    assert factory.jobs.handle(username="ann").attach(job_id) is JobStatus.QUEUED
 
 
-def test_operation_on_a_job_gone_or_not_ones_own_is_unknown(stage: Stage) -> None:
-    handle = stage.jobs.handle(username="ann")
+def test_operation_on_a_job_gone_or_not_ones_own_is_unknown(factory: JobFactory) -> None:
+    handle = factory.jobs.handle(username="ann")
     handle.submit(ADD)
-    with stage.engine.begin() as connection:
+    with factory.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE jobhandle_job SET username = 'bob'")
-    before = stage.row(handle.job_id)
+    before = factory.row(handle.job_id)
     for name, operation in OPERATIONS.items():
         if name not in ("job_id", "set_status, not settable"):
             with pytest.raises(UnknownJobError, match=str(handle.job_id)):
                 operation(handle)
-    assert stage.row(handle.job_id) == before
+    assert factory.row(handle.job_id) == before
 
 
 # Namespaces.
 
 
-def test_job_of_another_namespace_is_unknown(stage: Stage, make_jobs_app: Callable[..., Any]) -> None:
-    job_id = stage.jobs.handle().submit(ADD)
-    other = make_jobs_app(stage.url, jobhandle_namespace="other")
+def test_job_of_another_namespace_is_unknown(factory: JobFactory, make_jobs_app: Callable[..., Any]) -> None:
+    job_id = factory.jobs.handle().submit(ADD)
+    other = make_jobs_app(factory.url, jobhandle_namespace="other")
     with pytest.raises(UnknownJobError):
         other.jobs.attach(job_id)
     assert other.jobs.find() == []
     assert other.jobs.events(job_id) == []
     assert other.jobs.cancel_many(ids=[job_id]) == 0
     assert sum(other.jobs.count_by_status().values()) == 0
-    assert stage.jobs.attach(job_id).job_status() is JobStatus.QUEUED
+    assert factory.jobs.attach(job_id).job_status() is JobStatus.QUEUED
 
 
-def test_unique_key_is_per_namespace(stage: Stage, make_jobs_app: Callable[..., Any]) -> None:
+def test_unique_key_is_per_namespace(factory: JobFactory, make_jobs_app: Callable[..., Any]) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
-    other = make_jobs_app(stage.url, jobhandle_namespace="other")
-    assert stage.jobs.handle().submit(keyed) != other.jobs.handle().submit(keyed)
+    other = make_jobs_app(factory.url, jobhandle_namespace="other")
+    assert factory.jobs.handle().submit(keyed) != other.jobs.handle().submit(keyed)

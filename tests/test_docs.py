@@ -133,7 +133,7 @@ def test_navigation_has_each_page_once() -> None:
 
 
 def test_links_between_pages_of_the_repository_lead_somewhere() -> None:
-    """``mkdocs build --strict`` checks the links of `docs/`; these pages are not of the site."""
+    """``mkdocs build --strict`` checks the links of `docs/`; these pages are not of the cluster."""
     for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"):
         text = (ROOT / name).read_text()
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):

@@ -23,7 +23,7 @@ from jobhandle_celery import (
     current_job,
 )
 from tests.apps import lines_of
-from tests.stage import ADD
+from tests.job_factory import ADD
 from tests.support import sweep_until
 
 NO_GOOD = Job(task="tests.fail", args=["no good"])

@@ -17,14 +17,14 @@ from jobhandle_celery import (
     ValidationError,
 )
 from tests.apps import make_app
-from tests.stage import ADD, HELD, Stage, age
+from tests.job_factory import ADD, HELD, JobFactory, age
 
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def jobs(stage: Stage) -> Any:
-    return stage.jobs
+def jobs(factory: JobFactory) -> Any:
+    return factory.jobs
 
 
 # Lists, counts, mass cancel.
@@ -43,11 +43,11 @@ def test_find_returns_pages_from_the_newest(jobs: Any) -> None:
     assert jobs.find(limit=1)[0] == jobs.attach(ids[0]).get_job()
 
 
-def test_filters_mean_the_same_to_find_count_and_cancel(stage: Stage) -> None:
-    jobs = stage.jobs
+def test_filters_mean_the_same_to_find_count_and_cancel(factory: JobFactory) -> None:
+    jobs = factory.jobs
     old, *ids = jobs.submit_many([Job(task=f"task.{number % 2}") for number in range(4)], username="ann")
     ids += jobs.submit_many([Job(task="task.0", status=JobStatus.WAITING)], username="bob", groupname="lab")
-    age(stage, old, "submitted", 2 * HOUR)
+    age(factory, old, "submitted", 2 * HOUR)
     now = jobs.attach(ids[0]).get_job().submitted
     for filters, expected in (
         ({}, [old, *ids]),
@@ -86,17 +86,17 @@ def test_filters_mean_the_same_to_find_count_and_cancel(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("aged", "filter"), [((1,), "since"), ((0, 2), "until")])
 def test_period_finds_jobs_whose_ids_do_not_rise_with_time(
-    stage: Stage, aged: tuple[int, ...], filter: str
+    factory: JobFactory, aged: tuple[int, ...], filter: str
 ) -> None:
     """A clock that was set, or a long transaction, exchanges the order of neighbours."""
     minute = timedelta(minutes=1)
-    ids = stage.jobs.submit_many([ADD] * 3)
+    ids = factory.jobs.submit_many([ADD] * 3)
     for number in aged:
-        age(stage, ids[number], "submitted", 2 * minute)
+        age(factory, ids[number], "submitted", 2 * minute)
     query: dict[str, Any] = {filter: minute}
-    assert [job.id for job in stage.jobs.find(**query)] == [ids[2], ids[0]]
+    assert [job.id for job in factory.jobs.find(**query)] == [ids[2], ids[0]]
     start, end = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-    assert [job.id for job in stage.jobs.find(since=start, until=end)] == ids[::-1]
+    assert [job.id for job in factory.jobs.find(since=start, until=end)] == ids[::-1]
 
 
 def test_positional_filter_is_a_type_error(jobs: Any) -> None:
@@ -111,17 +111,17 @@ def test_positional_filter_is_a_type_error(jobs: Any) -> None:
                     operation(**{field: bad})
 
 
-def test_counts_have_all_nine_statuses(stage: Stage) -> None:
-    assert stage.jobs.count_by_status() == dict.fromkeys(JobStatus, 0)
+def test_counts_have_all_nine_statuses(factory: JobFactory) -> None:
+    assert factory.jobs.count_by_status() == dict.fromkeys(JobStatus, 0)
     for number, status in enumerate(JobStatus):
         for _ in range(number % 3):
-            stage.job_in(status)
-    assert stage.jobs.count_by_status() == {status: n % 3 for n, status in enumerate(JobStatus)}
+            factory.job_in(status)
+    assert factory.jobs.count_by_status() == {status: n % 3 for n, status in enumerate(JobStatus)}
 
 
-def test_cancel_many_cancels_what_fits_and_counts_it(stage: Stage) -> None:
-    jobs = stage.jobs
-    handles = {status: stage.job_in(status) for status in JobStatus}
+def test_cancel_many_cancels_what_fits_and_counts_it(factory: JobFactory) -> None:
+    jobs = factory.jobs
+    handles = {status: factory.job_in(status) for status in JobStatus}
     with pytest.raises(ApiUsageError, match="needs"):
         jobs.cancel_many()
     assert jobs.cancel_many(ids=[]) == 0

@@ -9,7 +9,7 @@ import pytest
 from jobhandle_celery import JobStatus
 from jobhandle_celery.worker import claim
 from tests.in_process import become_worker, message_of, run
-from tests.stage import ADD
+from tests.job_factory import ADD
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from jobhandle_celery import (
     WaitTimeoutError,
 )
 from jobhandle_celery.store import Run
-from tests.stage import ADD, Stage
+from tests.job_factory import ADD, JobFactory
 
 REFUSED = InvalidTransitionError
 """The call changes nothing, and raises this error, whose text says that the run is superseded."""
@@ -50,14 +50,14 @@ ELSEWHERE = {"close", "detach_from", "job_id", "submit"}
 """They concern the handle itself, or another job."""
 
 
-def superseded(stage: Stage) -> tuple[Run, Run]:
+def superseded(factory: JobFactory) -> tuple[Run, Run]:
     """Return a run that was declared lost, and its successor, which runs now."""
-    handle = stage.jobs.handle()
+    handle = factory.jobs.handle()
     handle.submit(replace(ADD, max_attempts=3))
-    first = stage.claim(handle)
-    stage.store.recovery.lose(first, "gone", first.worker)
-    second = stage.claim(handle)
-    stage.body_of(second).set_message("the second run")
+    first = factory.claim(handle)
+    factory.store.recovery.lose(first, "gone", first.worker)
+    second = factory.claim(handle)
+    factory.body_of(second).set_message("the second run")
     return first, second
 
 
@@ -68,11 +68,11 @@ def test_every_method_of_handle_has_a_fence_decision() -> None:
     assert public == decided
 
 
-def test_methods_in_superseded_body_change_nothing(stage: Stage) -> None:
+def test_methods_in_superseded_body_change_nothing(factory: JobFactory) -> None:
     """Mutant 20: a body that resumes late ends or stops its successor's run (fault 43, promise 6)."""
-    first, _ = superseded(stage)
-    body = stage.body_of(first)
-    row, events = stage.row(first.job_id), stage.jobs.events(first.job_id)
+    first, _ = superseded(factory)
+    body = factory.body_of(first)
+    row, events = factory.row(first.job_id), factory.jobs.events(first.job_id)
     for name, (call, expected) in WRITES.items():
         if isinstance(expected, type):
             with pytest.raises(expected) as raised:
@@ -81,34 +81,34 @@ def test_methods_in_superseded_body_change_nothing(stage: Stage) -> None:
                 assert "superseded" in str(raised.value), name
         else:
             assert call(body) == expected, name
-        assert stage.row(first.job_id) == row, name
-    assert stage.jobs.events(first.job_id) == events
+        assert factory.row(first.job_id) == row, name
+    assert factory.jobs.events(first.job_id) == events
 
 
 @pytest.mark.parametrize("ended_by", ["lost", "by hand"])
-def test_superseded_body_cannot_resubmit_a_final_job(stage: Stage, ended_by: str) -> None:
+def test_superseded_body_cannot_resubmit_a_final_job(factory: JobFactory, ended_by: str) -> None:
     """The job is final, so a service may resubmit it; its superseded body may not (fault 43)."""
-    handle = stage.jobs.handle()
+    handle = factory.jobs.handle()
     handle.submit(ADD)
-    run = stage.claim(handle)
-    body = stage.body_of(run)
+    run = factory.claim(handle)
+    body = factory.body_of(run)
     if ended_by == "lost":
-        stage.store.recovery.lose(run, "gone", run.worker)
+        factory.store.recovery.lose(run, "gone", run.worker)
     else:
         handle.set_status("Error")
-    row = stage.row(run.job_id)
+    row = factory.row(run.job_id)
     with pytest.raises(InvalidTransitionError, match="superseded"):
         body.resubmit_job()
     assert body.cancel_job() is JobStatus.ERROR  # too late, as for any caller
     assert body.set_status("Cancelled") is JobStatus.ERROR
-    assert stage.row(run.job_id) == row
+    assert factory.row(run.job_id) == row
 
 
-def test_body_of_current_attempt_may_use_every_method(stage: Stage) -> None:
+def test_body_of_current_attempt_may_use_every_method(factory: JobFactory) -> None:
     """The fence lets the run itself pass (fault 43)."""
-    handle = stage.jobs.handle()
+    handle = factory.jobs.handle()
     handle.submit(ADD)
-    body = stage.body_of(stage.claim(handle))
+    body = factory.body_of(factory.claim(handle))
     assert body.set_status("Running") is JobStatus.RUNNING
     assert body.cancel_job() is JobStatus.RUNNING
     assert body.cancel_job(terminate=True) is JobStatus.RUNNING
@@ -116,21 +116,21 @@ def test_body_of_current_attempt_may_use_every_method(stage: Stage) -> None:
     assert handle.job_message() == "given up"
 
     handle.submit(Job(task="tests.add", args=[2, 3]))
-    run = stage.claim(handle)
-    body = stage.body_of(run)
+    run = factory.claim(handle)
+    body = factory.body_of(run)
     with pytest.raises(InvalidTransitionError, match="is Running"):
         body.resubmit_job()
     with pytest.raises(InvalidTransitionError, match="is Running"):
         body.release_job()
-    stage.store.runs.finish(run, "5")
+    factory.store.runs.finish(run, "5")
     body.resubmit_job()  # from `on_success`, say
     assert handle.job_status() in (JobStatus.RESUBMITTED, JobStatus.QUEUED)
 
 
-def test_body_cancels_its_own_retry(stage: Stage) -> None:
+def test_body_cancels_its_own_retry(factory: JobFactory) -> None:
     """A row that was requeued by the run itself still names that run (fault 43)."""
-    handle = stage.jobs.handle()
+    handle = factory.jobs.handle()
     handle.submit(ADD)
-    run = stage.claim(handle)
-    stage.store.runs.retry(run, "{}", None, 60.0, "again")
-    assert stage.body_of(run).cancel_job() is JobStatus.CANCELLED
+    run = factory.claim(handle)
+    factory.store.runs.retry(run, "{}", None, 60.0, "again")
+    assert factory.body_of(run).cancel_job() is JobStatus.CANCELLED

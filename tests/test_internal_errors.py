@@ -30,7 +30,7 @@ from jobhandle_celery.worker.lease import Lease
 from jobhandle_celery.worker.outcomes import Finished
 from tests.bugs import bug
 from tests.bugs import logged_bugs as logged
-from tests.stage import ADD
+from tests.job_factory import ADD
 from tests.support import eventually
 
 

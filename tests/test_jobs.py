@@ -22,7 +22,7 @@ from jobhandle_celery import (
 )
 from jobhandle_celery import handle as handle_module
 from jobhandle_celery.store import ClaimRejected, RejectionReason
-from tests.stage import ADD, HELD, Stage, age
+from tests.job_factory import ADD, HELD, JobFactory, age
 from tests.support import eventually, prune_ended, sweep_until
 
 HOUR = timedelta(hours=1)
@@ -31,36 +31,38 @@ HOUR = timedelta(hours=1)
 # Waiting, results, progress.
 
 
-def test_wait_returns_final_status_and_result_the_value(stage: Stage) -> None:
-    handle = stage.jobs.handle()
+def test_wait_returns_final_status_and_result_the_value(factory: JobFactory) -> None:
+    handle = factory.jobs.handle()
     handle.submit(ADD)
-    run = stage.claim(handle)
-    threading.Timer(0.05, stage.store.runs.finish, (run, '{"sum": 5}')).start()
+    run = factory.claim(handle)
+    threading.Timer(0.05, factory.store.runs.finish, (run, '{"sum": 5}')).start()
     assert handle.wait(timeout=20) is JobStatus.FINISHED
     assert handle.wait() is JobStatus.FINISHED
     assert handle.result() == {"sum": 5}
     assert handle.result(timeout=timedelta(0)) == {"sum": 5}
 
 
-def test_wait_and_result_time_out_and_leave_the_job(stage: Stage) -> None:
-    handle = stage.job_in(JobStatus.RUNNING)
-    before = stage.row(handle.job_id)
+def test_wait_and_result_time_out_and_leave_the_job(factory: JobFactory) -> None:
+    handle = factory.job_in(JobStatus.RUNNING)
+    before = factory.row(handle.job_id)
     for timeout in (0, 0.01, -1, timedelta(milliseconds=1)):
         with pytest.raises(WaitTimeoutError, match=f"{handle.job_id} is Running"):
             handle.wait(timeout)
         with pytest.raises(TimeoutError):
             handle.result(timeout)
-    assert stage.row(handle.job_id) == before
+    assert factory.row(handle.job_id) == before
 
 
-def test_result_keeps_one_deadline_across_a_resubmit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = stage.job_in(JobStatus.FINISHED)
+def test_result_keeps_one_deadline_across_a_resubmit(
+    factory: JobFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = factory.job_in(JobStatus.FINISHED)
     clock = iter([0, 10])  # the second reading is after the resubmit
     monkeypatch.setattr(handle_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     read = job.get_job
 
     def resubmitted() -> JobRecord:
-        stage.jobs.attach(job.job_id).resubmit_job()
+        factory.jobs.attach(job.job_id).resubmit_job()
         return read()
 
     monkeypatch.setattr(job, "get_job", resubmitted)
@@ -68,11 +70,11 @@ def test_result_keeps_one_deadline_across_a_resubmit(stage: Stage, monkeypatch: 
         job.result(timeout=10)
 
 
-def test_result_of_failed_job_raises_its_failure(stage: Stage) -> None:
-    handle = stage.jobs.handle()
+def test_result_of_failed_job_raises_its_failure(factory: JobFactory) -> None:
+    handle = factory.jobs.handle()
     handle.submit(ADD)
     failure = Failure("task", "ValueError", "no good", "Traceback …")
-    stage.store.runs.fail(stage.claim(handle), failure)
+    factory.store.runs.fail(factory.claim(handle), failure)
     assert handle.wait() is JobStatus.ERROR
     with pytest.raises(JobFailedError, match="ValueError: no good") as caught:
         handle.result()
@@ -80,21 +82,21 @@ def test_result_of_failed_job_raises_its_failure(stage: Stage) -> None:
     assert caught.value.job_id == handle.job_id
 
 
-def test_result_of_job_set_to_error_raises_failure(stage: Stage) -> None:
-    handle = stage.job_in(JobStatus.RUNNING)
+def test_result_of_job_set_to_error_raises_failure(factory: JobFactory) -> None:
+    handle = factory.job_in(JobStatus.RUNNING)
     handle.set_status_and_message("Error", "the instrument is broken")
     with pytest.raises(JobFailedError, match="the instrument is broken"):
         handle.result()
 
 
-def test_result_of_cancelled_job_raises_job_cancelled(stage: Stage) -> None:
-    handle = stage.job_in(JobStatus.CANCELLED)
+def test_result_of_cancelled_job_raises_job_cancelled(factory: JobFactory) -> None:
+    handle = factory.job_in(JobStatus.CANCELLED)
     with pytest.raises(JobCancelledError, match=f"job {handle.job_id} was cancelled: from the importer"):
         handle.result()
 
 
-def test_progress_is_read_as_it_was_set(stage: Stage) -> None:
-    handle = stage.job_in(JobStatus.RUNNING)
+def test_progress_is_read_as_it_was_set(factory: JobFactory) -> None:
+    handle = factory.job_in(JobStatus.RUNNING)
     assert handle.get_job().progress is None
     for progress in (
         Progress(0),
@@ -107,18 +109,18 @@ def test_progress_is_read_as_it_was_set(stage: Stage) -> None:
         assert handle.get_job().progress == progress
 
 
-def test_progress_of_job_not_running_changes_nothing(stage: Stage) -> None:
+def test_progress_of_job_not_running_changes_nothing(factory: JobFactory) -> None:
     for status in set(JobStatus) - {JobStatus.RUNNING}:
-        handle = stage.job_in(status)
-        before = stage.row(handle.job_id)
+        handle = factory.job_in(status)
+        before = factory.row(handle.job_id)
         handle.set_progress(1, 2)
-        assert stage.row(handle.job_id) == before
+        assert factory.row(handle.job_id) == before
 
 
-def test_stop_request_is_seen_by_all_handles(stage: Stage) -> None:
-    handle = stage.jobs.handle()
+def test_stop_request_is_seen_by_all_handles(factory: JobFactory) -> None:
+    handle = factory.jobs.handle()
     handle.submit(ADD)
-    body = stage.body_of(stage.claim(handle))
+    body = factory.body_of(factory.claim(handle))
     assert not handle.cancel_requested()
     assert not body.cancel_requested()
     body.raise_if_cancelled()
@@ -132,48 +134,50 @@ def test_stop_request_is_seen_by_all_handles(stage: Stage) -> None:
 # Running set from outside, release, resubmit.
 
 
-def test_set_status_running_claims_job_from_workers(stage: Stage) -> None:
+def test_set_status_running_claims_job_from_workers(factory: JobFactory) -> None:
     for status in (JobStatus.WAITING, JobStatus.QUEUED, JobStatus.REQUEUED):
-        handle = stage.job_in(status)
-        run, attempt = stage.run_of(handle), handle.get_job().attempt
+        handle = factory.job_in(status)
+        run, attempt = factory.run_of(handle), handle.get_job().attempt
         assert handle.set_status("Running") is status
-        assert stage.store.runs.claim(run, "tests.add") == ClaimRejected(RejectionReason.SUPERSEDED)
+        assert factory.store.runs.claim(run, "tests.add") == ClaimRejected(RejectionReason.SUPERSEDED)
         job = handle.get_job()
         assert (job.attempt, job.finished) == (attempt + 1, None)
         assert job.started is not None
-        stage.jobs.sweep()
+        factory.jobs.sweep()
         assert handle.set_status_and_message("Finished", "by hand") is JobStatus.RUNNING
         assert handle.job_finished() is not None
         assert handle.result() is None
 
 
-def test_release_accepts_waiting_jobs_only(stage: Stage) -> None:
+def test_release_accepts_waiting_jobs_only(factory: JobFactory) -> None:
     for status in set(JobStatus) - {JobStatus.WAITING}:
-        handle = stage.job_in(status)
-        before = stage.row(handle.job_id)
+        handle = factory.job_in(status)
+        before = factory.row(handle.job_id)
         with pytest.raises(InvalidTransitionError, match=f"is {status}, not Waiting"):
             handle.release_job()
-        assert stage.row(handle.job_id) == before
-    handle = stage.jobs.handle()
+        assert factory.row(handle.job_id) == before
+    handle = factory.jobs.handle()
     for job in (HELD, Job(task="tests.add", args=[1, 2], scheduled_for=HOUR)):
         handle.submit(job)
         handle.release_job()
         assert handle.job_status() is JobStatus.QUEUED
-        assert [event.status for event in stage.jobs.events(handle.job_id)] == ["Waiting", "Submitted"]
-        stage.claim(handle)
+        assert [event.status for event in factory.jobs.events(handle.job_id)] == ["Waiting", "Submitted"]
+        factory.claim(handle)
 
 
-def test_held_job_stays_waiting_after_sweeps(stage: Stage) -> None:
-    handle = stage.job_in(JobStatus.WAITING)
+def test_held_job_stays_waiting_after_sweeps(factory: JobFactory) -> None:
+    handle = factory.job_in(JobStatus.WAITING)
     assert handle.get_job().held
-    eventually(stage.jobs.sweep)
+    eventually(factory.jobs.sweep)
     assert handle.job_status() is JobStatus.WAITING
-    assert stage.store.runs.claim(stage.run_of(handle), "tests.add") == ClaimRejected(RejectionReason.EARLY)
+    assert factory.store.runs.claim(factory.run_of(handle), "tests.add") == ClaimRejected(
+        RejectionReason.EARLY
+    )
 
 
-def test_resubmit_accepts_final_jobs_only_and_resets_them(stage: Stage) -> None:
+def test_resubmit_accepts_final_jobs_only_and_resets_them(factory: JobFactory) -> None:
     for status in JobStatus:
-        handle = stage.job_in(status)
+        handle = factory.job_in(status)
         before = handle.get_job()
         if not status.final:
             with pytest.raises(InvalidTransitionError, match=f"is {status}"):
@@ -189,19 +193,19 @@ def test_resubmit_accepts_final_jobs_only_and_resets_them(stage: Stage) -> None:
             assert getattr(job, field) == getattr(before, field)
         gone = (job.started, job.finished, job.result, job.error, job.progress, job.cancel_requested)
         assert gone == (None,) * 6
-        assert stage.store.runs.finish(stage.claim(handle), "7")
+        assert factory.store.runs.finish(factory.claim(handle), "7")
         assert handle.result() == 7
 
 
 # Prune.
 
 
-def test_prune_deletes_old_final_jobs_alone(stage: Stage) -> None:
-    jobs = stage.jobs
-    old = [stage.job_in(status) for status in JobStatus if status.final]
-    young = [stage.job_in(status) for status in JobStatus]
+def test_prune_deletes_old_final_jobs_alone(factory: JobFactory) -> None:
+    jobs = factory.jobs
+    old = [factory.job_in(status) for status in JobStatus if status.final]
+    young = [factory.job_in(status) for status in JobStatus]
     for handle in old:
-        age(stage, handle.job_id, "finished", 2 * HOUR)
+        age(factory, handle.job_id, "finished", 2 * HOUR)
     assert jobs.prune(3 * HOUR) == 0
     assert jobs.prune(HOUR) == 3
     for handle in old:
@@ -214,9 +218,9 @@ def test_prune_deletes_old_final_jobs_alone(stage: Stage) -> None:
     assert {job.status for job in jobs.find()} == set(JobStatus) - {"Finished", "Error", "Cancelled"}
 
 
-def test_submit_many_is_all_or_none_and_in_order(stage: Stage) -> None:
-    jobs = stage.jobs
-    add = stage.app.tasks["tests.add"]
+def test_submit_many_is_all_or_none_and_in_order(factory: JobFactory) -> None:
+    jobs = factory.jobs
+    add = factory.app.tasks["tests.add"]
     ids = jobs.submit_many((add.s(number, 0) for number in range(5)), username="ann", groupname="lab")
     assert ids == sorted(ids)
     assert [(job.args, job.username, job.groupname) for job in jobs.find()] == [
@@ -231,23 +235,23 @@ def test_submit_many_is_all_or_none_and_in_order(stage: Stage) -> None:
 # Unique keys.
 
 
-def test_unfinished_job_with_unique_key_exists_once(stage: Stage) -> None:
+def test_unfinished_job_with_unique_key_exists_once(factory: JobFactory) -> None:
     keyed = Job(task="tests.add", args=[1, 2], unique_key="scan:1")
-    handle, other = stage.jobs.handle(), stage.jobs.handle()
+    handle, other = factory.jobs.handle(), factory.jobs.handle()
     first = handle.submit(keyed)
-    before = stage.row(first)
+    before = factory.row(first)
     assert other.submit(keyed) == first
     assert other.job_id == first
-    assert stage.jobs.submit_many([keyed, ADD, keyed])[::2] == [first, first]
-    assert stage.row(first) == before
-    assert stage.jobs.handle(username="ann").submit(keyed) != first
-    assert stage.jobs.handle(username="bob").submit(keyed) != first
+    assert factory.jobs.submit_many([keyed, ADD, keyed])[::2] == [first, first]
+    assert factory.row(first) == before
+    assert factory.jobs.handle(username="ann").submit(keyed) != first
+    assert factory.jobs.handle(username="bob").submit(keyed) != first
     handle.cancel_job()
     second = other.submit(keyed)
     assert second != first
     with pytest.raises(InvalidTransitionError, match="unique_key"):
         handle.resubmit_job()
-    assert stage.jobs.attach(first).job_status() is JobStatus.CANCELLED
+    assert factory.jobs.attach(first).job_status() is JobStatus.CANCELLED
     other.set_status("Running")
     other.set_status("Finished")
     handle.resubmit_job()
@@ -257,8 +261,8 @@ def test_unfinished_job_with_unique_key_exists_once(stage: Stage) -> None:
 # Schedules.
 
 
-def test_job_is_published_by_sweep_when_its_time_comes(stage: Stage) -> None:
-    jobs = stage.jobs
+def test_job_is_published_by_sweep_when_its_time_comes(factory: JobFactory) -> None:
+    jobs = factory.jobs
     handle = jobs.handle()
     handle.submit(Job(task="tests.add", args=[1, 2], scheduled_for=timedelta(seconds=0.3)))
     assert handle.job_status() is JobStatus.WAITING

@@ -12,8 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 
 from jobhandle_celery import ApiUsageError, ConfigurationError, Job, JobStatus, NotAttachedError
 from tests.apps import make_app
+from tests.job_factory import ADD
 from tests.shop import Shop
-from tests.stage import ADD
 
 
 class Base(DeclarativeBase):

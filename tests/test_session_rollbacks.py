@@ -8,8 +8,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import Job, JobHandle, JobStatus, NotAttachedError
+from tests.job_factory import ADD
 from tests.shop import Shop
-from tests.stage import ADD
 
 Undo = Callable[[Shop, JobHandle], None]
 

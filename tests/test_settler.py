@@ -12,93 +12,93 @@ from jobhandle_celery.settler import Settler
 from jobhandle_celery.store import PendingMessage
 from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.sweeper import sweep
-from tests.store.harness import FAILURE, Bench
+from tests.store.harness import FAILURE, Harness
 from tests.store.members import Tree, chain, node, task
 from tests.test_sweeper import Recorder
 
 
 @pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
+def harness(database_url: str) -> Iterator[Harness]:
+    harness = Harness(database_url)
+    yield harness
+    harness.close()
 
 
-def settle_with(bench: Bench, send: Callable[[list[int]], None]) -> None:
-    """Settle what ends on this bench, as a runtime does; `send` gets the ids of the jobs to publish."""
-    settler = Settler(bench.store, lambda messages: send([message.job_id for message in messages]))
-    bench.database.on_unsettled = settler.settle
+def settle_with(harness: Harness, send: Callable[[list[int]], None]) -> None:
+    """Settle what ends on this harness, as a runtime does; `send` gets the ids of the jobs to publish."""
+    settler = Settler(harness.store, lambda messages: send([message.job_id for message in messages]))
+    harness.database.on_unsettled = settler.settle
 
 
-def published_by_a_pass(bench: Bench) -> list[int]:
+def published_by_a_pass(harness: Harness) -> list[int]:
     """Make a pass after the publish grace; return what it has published."""
-    bench.pass_time(minutes=2)
+    harness.pass_time(minutes=2)
     recorder = Recorder()
-    assert sweep(bench.store, cast(Publisher, recorder))
+    assert sweep(harness.store, cast(Publisher, recorder))
     return recorder.published
 
 
-def test_finish_publishes_what_becomes_ready(bench: Bench) -> None:
+def test_finish_publishes_what_becomes_ready(harness: Harness) -> None:
     sent: list[int] = []
-    settle_with(bench, sent.extend)
-    tree = Tree(bench, chain(task(), task()))
+    settle_with(harness, sent.extend)
+    tree = Tree(harness, chain(task(), task()))
 
-    bench.store.runs.finish(tree.run(1), "1")
+    harness.store.runs.finish(tree.run(1), "1")
     assert sent == [tree.ids[2]]
-    bench.store.runs.finish(tree.run(2), "1")
+    harness.store.runs.finish(tree.run(2), "1")
 
     assert tree.statuses() == ["Finished"] * 3
 
 
-def test_end_of_a_job_that_nothing_needs_is_not_settled(bench: Bench) -> None:
+def test_end_of_a_job_that_nothing_needs_is_not_settled(harness: Harness) -> None:
     ended: list[int] = []
-    bench.database.on_unsettled = ended.extend
+    harness.database.on_unsettled = ended.extend
 
-    bench.store.runs.finish(bench.run(bench.submit()), "1")
+    harness.store.runs.finish(harness.run(harness.submit()), "1")
 
     assert ended == []
 
 
-def test_pass_settles_what_a_process_left_that_died_after_its_finish(bench: Bench) -> None:
-    tree = Tree(bench, chain(task(), task()))
+def test_pass_settles_what_a_process_left_that_died_after_its_finish(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task()))
 
-    bench.store.runs.finish(tree.run(1), "1")
+    harness.store.runs.finish(tree.run(1), "1")
     assert tree.statuses()[2] == "Waiting"
 
-    assert published_by_a_pass(bench) == [tree.ids[2]]
-    bench.store.runs.finish(tree.run(2), "1")
-    published_by_a_pass(bench)
+    assert published_by_a_pass(harness) == [tree.ids[2]]
+    harness.store.runs.finish(tree.run(2), "1")
+    published_by_a_pass(harness)
     assert tree.statuses() == ["Finished"] * 3
 
 
-def test_pass_settles_what_a_settle_has_cancelled(bench: Bench) -> None:
-    tree = Tree(bench, chain(task(), task(), task()))
+def test_pass_settles_what_a_settle_has_cancelled(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task(), task()))
 
-    bench.store.runs.fail(tree.run(1), FAILURE)
+    harness.store.runs.fail(tree.run(1), FAILURE)
     for _ in range(3):
-        published_by_a_pass(bench)
+        published_by_a_pass(harness)
 
     assert tree.statuses() == ["Error", "Error", "Cancelled", "Cancelled"]
 
 
 def test_pass_arms_a_job_whose_submitter_died_after_the_commit(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unavailable(_: Sequence[int]) -> list[int]:
         raise DatabaseUnavailableError("away")
 
-    needed = bench.submit()
+    needed = harness.submit()
     with monkeypatch.context() as patched:
-        patched.setattr(bench.store.settling, "arm", unavailable)
-        tree = Tree(bench, [task(after=(needed,))])
+        patched.setattr(harness.store.settling, "arm", unavailable)
+        tree = Tree(harness, [task(after=(needed,))])
     assert "wait for the sweeper to check their needs" in caplog.text
-    bench.store.runs.finish(bench.run(needed), "1")
+    harness.store.runs.finish(harness.run(needed), "1")
     assert tree.statuses() == ["Waiting"]
 
-    assert tree.ids[0] in published_by_a_pass(bench)
+    assert tree.ids[0] in published_by_a_pass(harness)
 
 
-def test_chain_whose_tasks_run_at_once_is_settled_without_recursion(bench: Bench) -> None:
+def test_chain_whose_tasks_run_at_once_is_settled_without_recursion(harness: Harness) -> None:
     depths: list[int] = []
     running = 0
 
@@ -107,11 +107,11 @@ def test_chain_whose_tasks_run_at_once_is_settled_without_recursion(bench: Bench
         running += 1
         depths.append(running)
         for job_id in job_ids:
-            bench.store.runs.finish(bench.run(job_id), "1")
+            harness.store.runs.finish(harness.run(job_id), "1")
         running -= 1
 
-    settle_with(bench, run_at_once)
-    tree = Tree(bench, chain(*(task() for _ in range(10))))
+    settle_with(harness, run_at_once)
+    tree = Tree(harness, chain(*(task() for _ in range(10))))
     run_at_once([tree.ids[1]])
 
     assert tree.statuses() == ["Finished"] * 11
@@ -120,24 +120,24 @@ def test_chain_whose_tasks_run_at_once_is_settled_without_recursion(bench: Bench
 
 @pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), ZeroDivisionError("bug")])
 def test_finish_succeeds_if_the_settle_fails(
-    bench: Bench, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: Harness, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(_: Sequence[int]) -> list[int]:
         raise error
 
     caplog.set_level(logging.DEBUG, logger="jobhandle_celery")  # a repeated bug is logged at DEBUG
-    settle_with(bench, lambda _: None)
-    tree = Tree(bench, chain(task(), task()))
+    settle_with(harness, lambda _: None)
+    tree = Tree(harness, chain(task(), task()))
     with monkeypatch.context() as patched:
-        patched.setattr(bench.store.settling, "settle", fails)
-        assert bench.store.runs.finish(tree.run(1), "1")
+        patched.setattr(harness.store.settling, "settle", fails)
+        assert harness.store.runs.finish(tree.run(1), "1")
 
     assert "the sweeper settles them" in caplog.text
-    assert published_by_a_pass(bench) == [tree.ids[2]]
+    assert published_by_a_pass(harness) == [tree.ids[2]]
 
 
 def test_jobs_that_a_pass_publishes_meanwhile_are_not_published_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many become ready at once that the publish grace passes before the turn of the last."""
     monkeypatch.setattr(submitter, "BATCH", 2)
@@ -150,18 +150,18 @@ def test_jobs_that_a_pass_publishes_meanwhile_are_not_published_again(
             for message in messages:
                 published.sent.extend(super().publish([message]).sent)
                 if len(self.published) == 2:
-                    others.extend(published_by_a_pass(bench))
+                    others.extend(published_by_a_pass(harness))
             return published
 
     others: list[int] = []
     slow = Slow()
     members = [node("chain"), task(parent=0, position=0), node("group", parent=0, position=1)]
     members += [task(parent=2, position=number, needs=((1, None),), when="finished") for number in range(5)]
-    tree = Tree(bench, members)
-    sender = Submitter(bench.store, cast(Publisher, slow), cast(Any, None))
-    bench.database.on_unsettled = Settler(bench.store, sender.send_reserved).settle
+    tree = Tree(harness, members)
+    sender = Submitter(harness.store, cast(Publisher, slow), cast(Any, None))
+    harness.database.on_unsettled = Settler(harness.store, sender.send_reserved).settle
 
-    bench.store.runs.finish(tree.run(1), "1")
+    harness.store.runs.finish(tree.run(1), "1")
     sender.drain()
 
     assert sorted({*slow.published, *others}) == tree.ids[3:]

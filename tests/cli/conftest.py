@@ -6,23 +6,23 @@ from typing import Any
 
 import pytest
 
-from tests.stage import Stage
+from tests.job_factory import JobFactory
 
 
 @pytest.fixture
-def sqlite_stage(sqlite_url: str) -> Iterator[Stage]:
-    """A stage for what does not depend on the kind of database."""
-    stage = Stage(sqlite_url)
-    yield stage
-    stage.close()
+def sqlite_factory(sqlite_url: str) -> Iterator[JobFactory]:
+    """A factory for what does not depend on the kind of database."""
+    factory = JobFactory(sqlite_url)
+    yield factory
+    factory.close()
 
 
-def update_column(stage: Stage, column: Any, value: object, *where: Any) -> None:
+def update_column(factory: JobFactory, column: Any, value: object, *where: Any) -> None:
     """Set a column of the rows that match."""
-    with stage.engine.begin() as connection:
+    with factory.engine.begin() as connection:
         connection.execute(column.table.update().where(*where).values({column.name: value}))
 
 
-def set_times(stage: Stage, column: Any, time: datetime, *where: Any) -> None:
+def set_times(factory: JobFactory, column: Any, time: datetime, *where: Any) -> None:
     """Set a column of times, as if the event had happened then."""
-    update_column(stage, column, time, *where)
+    update_column(factory, column, time, *where)

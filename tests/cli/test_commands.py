@@ -9,7 +9,7 @@ from jobhandle_celery import Failure, Job, JobStatus
 from jobhandle_celery.cli import jobs
 from tests.apps import make_app
 from tests.cli.runner import run_command
-from tests.stage import ADD, HELD, Stage, age
+from tests.job_factory import ADD, HELD, JobFactory, age
 
 CHANGED_FROM = {
     "cancel": JobStatus.QUEUED,
@@ -19,35 +19,35 @@ CHANGED_FROM = {
 """The commands that change jobs, with a status that allows it."""
 
 
-def job_ids(stage: Stage) -> list[int]:
-    return [job.id for job in stage.jobs.find()]
+def job_ids(factory: JobFactory) -> list[int]:
+    return [job.id for job in factory.jobs.find()]
 
 
 # submit
 
 
-def test_submit_prints_the_id_and_stores_all_options(sqlite_stage: Stage) -> None:
+def test_submit_prints_the_id_and_stores_all_options(sqlite_factory: JobFactory) -> None:
     options = ["--queue", "slow", "--priority", 3, "--user", "ann", "--group", "lab", "--message", "hello"]
     limits = ["--max-attempts", 2, "--unique-key", "k", "--expires", "+1h"]
     arguments = ["--args", "[1]", "--kwargs", '{"y": 2}']
-    result = run_command(sqlite_stage.app, "submit", "tests.add", *arguments, *options, *limits)
+    result = run_command(sqlite_factory.app, "submit", "tests.add", *arguments, *options, *limits)
     assert result.code == 0
-    job = sqlite_stage.jobs.attach(int(result.out)).get_job()
+    job = sqlite_factory.jobs.attach(int(result.out)).get_job()
     assert (job.task, job.args, job.kwargs) == ("tests.add", [1], {"y": 2})
     assert (job.queue, job.priority, job.username, job.groupname) == ("slow", 3, "ann", "lab")
     assert (job.message, job.max_attempts, job.unique_key) == ("hello", 2, "k")
     assert job.expires is not None
 
 
-def test_submit_with_at_or_hold_is_waiting(sqlite_stage: Stage) -> None:
+def test_submit_with_at_or_hold_is_waiting(sqlite_factory: JobFactory) -> None:
     def submit(*options: object) -> Any:
         arguments = ["submit", "tests.add", "--args", "[1, 2]", *options, "--json"]
-        return run_command(sqlite_stage.app, *arguments).document
+        return run_command(sqlite_factory.app, *arguments).document
 
     scheduled, held = submit("--at", "+1h"), submit("--hold")
     assert scheduled["status"] == held["status"] == "Waiting"
-    assert sqlite_stage.jobs.attach(held["id"]).get_job().held
-    assert not sqlite_stage.jobs.attach(scheduled["id"]).get_job().held
+    assert sqlite_factory.jobs.attach(held["id"]).get_job().held
+    assert not sqlite_factory.jobs.attach(scheduled["id"]).get_job().held
 
 
 @pytest.mark.parametrize(
@@ -62,20 +62,22 @@ def test_submit_with_at_or_hold_is_waiting(sqlite_stage: Stage) -> None:
         ([], "TASK"),
     ],
 )
-def test_invalid_submit_is_refused_in_one_line(sqlite_stage: Stage, arguments: list[str], error: str) -> None:
-    result = run_command(sqlite_stage.app, "submit", *arguments)
+def test_invalid_submit_is_refused_in_one_line(
+    sqlite_factory: JobFactory, arguments: list[str], error: str
+) -> None:
+    result = run_command(sqlite_factory.app, "submit", *arguments)
     assert result.code == 2
     assert error in result.error
-    assert job_ids(sqlite_stage) == []
+    assert job_ids(sqlite_factory) == []
 
 
-def test_submit_unknown_accepts_any_task(sqlite_stage: Stage) -> None:
-    assert run_command(sqlite_stage.app, "submit", "elsewhere.task", "--unknown").code == 0
-    assert sqlite_stage.jobs.find()[0].task == "elsewhere.task"
+def test_submit_unknown_accepts_any_task(sqlite_factory: JobFactory) -> None:
+    assert run_command(sqlite_factory.app, "submit", "elsewhere.task", "--unknown").code == 0
+    assert sqlite_factory.jobs.find()[0].task == "elsewhere.task"
 
 
-def test_submit_and_wait_exits_by_the_final_status(sqlite_stage: Stage) -> None:
-    app = sqlite_stage.app
+def test_submit_and_wait_exits_by_the_final_status(sqlite_factory: JobFactory) -> None:
+    app = sqlite_factory.app
     app.conf.task_always_eager = True
     finished = run_command(app, "submit", "tests.add", "--args", "[1, 2]", "--wait", "--timeout", "1m")
     failed = run_command(app, "submit", "tests.fail", "--args", '["no good"]', "--wait", "--json")
@@ -89,25 +91,25 @@ def test_submit_and_wait_exits_by_the_final_status(sqlite_stage: Stage) -> None:
 # list
 
 
-def test_list_is_newest_first_in_pages(stage: Stage) -> None:
-    stage.jobs.submit_many([ADD] * 5)
-    first = run_command(stage.app, "list", "--limit", 2, "--json")
+def test_list_is_newest_first_in_pages(factory: JobFactory) -> None:
+    factory.jobs.submit_many([ADD] * 5)
+    first = run_command(factory.app, "list", "--limit", 2, "--json")
     assert [job["id"] for job in first.documents] == [5, 4]
     assert first.err == "more jobs: --before 4\n"
-    second = run_command(stage.app, "list", "--limit", 3, "--before", 4, "--ids")
+    second = run_command(factory.app, "list", "--limit", 3, "--before", 4, "--ids")
     assert (second.out, second.err) == ("3\n2\n1\n", "")
-    assert len(run_command(stage.app, "list", "--all", "--limit", 1, "--json").documents) == 5
+    assert len(run_command(factory.app, "list", "--all", "--limit", 1, "--json").documents) == 5
 
 
-def test_list_filters_by_status_task_user_and_age(stage: Stage) -> None:
+def test_list_filters_by_status_task_user_and_age(factory: JobFactory) -> None:
     for status in JobStatus:
-        stage.job_in(status)
-    with stage.jobs.handle(username="ann", groupname="lab") as handle:
+        factory.job_in(status)
+    with factory.jobs.handle(username="ann", groupname="lab") as handle:
         handle.submit(Job(task="tests.big_result", args=[1]))
-    age(stage, 1, "submitted", timedelta(hours=2))
+    age(factory, 1, "submitted", timedelta(hours=2))
 
     def found(*filters: object) -> list[dict[str, Any]]:
-        return run_command(stage.app, "list", "--json", *filters).documents
+        return run_command(factory.app, "list", "--json", *filters).documents
 
     for status in JobStatus:
         assert {job["status"] for job in found("--status", status.lower())} == {status}
@@ -123,11 +125,11 @@ def test_list_filters_by_status_task_user_and_age(stage: Stage) -> None:
     assert found("--task", "tests.unknown") == []
 
 
-def test_list_is_columns_without_control_characters(sqlite_stage: Stage) -> None:
-    handle = sqlite_stage.jobs.handle()
+def test_list_is_columns_without_control_characters(sqlite_factory: JobFactory) -> None:
+    handle = sqlite_factory.jobs.handle()
     handle.submit(ADD)
     handle.set_message("red \x1b[31m alert\nsecond line")
-    header, line = run_command(sqlite_stage.app, "list").out.splitlines()
+    header, line = run_command(sqlite_factory.app, "list").out.splitlines()
     assert header.split() == ["ID", "STATUS", "TASK", "USER", "AGE", "ATTEMPT", "PROGRESS", "MESSAGE"]
     assert line.split()[:4] == ["1", "Queued", "tests.add", "-"]
     assert line.endswith("red \\x1b[31m alert second line")
@@ -136,15 +138,15 @@ def test_list_is_columns_without_control_characters(sqlite_stage: Stage) -> None
 # show
 
 
-def test_show_prints_fields_and_history(stage: Stage) -> None:
-    handle = stage.jobs.handle(username="ann")
+def test_show_prints_fields_and_history(factory: JobFactory) -> None:
+    handle = factory.jobs.handle(username="ann")
     handle.submit(ADD)
-    run = stage.claim(handle)
-    stage.store.runs.fail(run, Failure("task", "ValueError", "no good", "Traceback: line 1"))
-    output = run_command(stage.app, "show", handle.job_id).out
+    run = factory.claim(handle)
+    factory.store.runs.fail(run, Failure("task", "ValueError", "no good", "Traceback: line 1"))
+    output = run_command(factory.app, "show", handle.job_id).out
     for part in ("ann", "[2, 3]", "ValueError: no good (task)", "Traceback: line 1", "worker worker@host"):
         assert part in output
-    document = run_command(stage.app, "show", handle.job_id, "--json").document
+    document = run_command(factory.app, "show", handle.job_id, "--json").document
     assert [event["status"] for event in document["events"]] == ["Submitted", "Running", "Error"]
     assert document["error"]["traceback"] == "Traceback: line 1"
     assert document["why"] == document["events"][-1]["message"]
@@ -162,31 +164,31 @@ def test_show_prints_fields_and_history(stage: Stage) -> None:
         (JobStatus.REQUEUED, "not published yet"),
     ],
 )
-def test_show_explains_the_status(sqlite_stage: Stage, status: JobStatus, explanation: str) -> None:
-    handle = sqlite_stage.job_in(status)
-    assert explanation in run_command(sqlite_stage.app, "show", handle.job_id, "--json").document["why"]
+def test_show_explains_the_status(sqlite_factory: JobFactory, status: JobStatus, explanation: str) -> None:
+    handle = sqlite_factory.job_in(status)
+    assert explanation in run_command(sqlite_factory.app, "show", handle.job_id, "--json").document["why"]
 
 
-def test_show_redacts_hidden_and_sensitive_arguments(sqlite_stage: Stage) -> None:
-    hidden = sqlite_stage.jobs.handle()
-    signature = sqlite_stage.app.tasks["tests.add"].s(123456, 654321)
+def test_show_redacts_hidden_and_sensitive_arguments(sqlite_factory: JobFactory) -> None:
+    hidden = sqlite_factory.jobs.handle()
+    signature = sqlite_factory.app.tasks["tests.add"].s(123456, 654321)
     hidden.submit(signature.set(argsrepr="(***)", kwargsrepr="{}"))
     arguments = ["--args", "[123456]", "--kwargs", '{"y": 654321}', "--sensitive", "0", "--sensitive", "y"]
-    sensitive = run_command(sqlite_stage.app, "submit", "tests.add", *arguments, "--json").document["id"]
+    sensitive = run_command(sqlite_factory.app, "submit", "tests.add", *arguments, "--json").document["id"]
     for job_id in (hidden.job_id, sensitive):
         for options in (["--json"], []):
-            output = run_command(sqlite_stage.app, "show", job_id, *options).out
+            output = run_command(sqlite_factory.app, "show", job_id, *options).out
             assert "***" in output
             assert "123456" not in output
             assert "654321" not in output
-    assert sqlite_stage.jobs.attach(sensitive).get_job().kwargs == {"y": 654321}
+    assert sqlite_factory.jobs.attach(sensitive).get_job().kwargs == {"y": 654321}
 
 
-def test_show_shortens_long_values_without_full(sqlite_stage: Stage) -> None:
-    handle = sqlite_stage.jobs.handle()
+def test_show_shortens_long_values_without_full(sqlite_factory: JobFactory) -> None:
+    handle = sqlite_factory.jobs.handle()
     handle.submit(Job(task="tests.append_line", args=["x" * 5000, "y"]))
-    assert len(run_command(sqlite_stage.app, "show", handle.job_id).out) < 5000
-    assert "x" * 5000 in run_command(sqlite_stage.app, "show", handle.job_id, "--full").out
+    assert len(run_command(sqlite_factory.app, "show", handle.job_id).out) < 5000
+    assert "x" * 5000 in run_command(sqlite_factory.app, "show", handle.job_id, "--full").out
 
 
 # cancel, resubmit, release
@@ -202,72 +204,74 @@ def test_show_shortens_long_values_without_full(sqlite_stage: Stage) -> None:
         (JobStatus.ERROR, 1, "too late"),
     ],
 )
-def test_cancel_reports_the_status(sqlite_stage: Stage, status: JobStatus, code: int, text: str) -> None:
-    handle = sqlite_stage.job_in(status)
-    result = run_command(sqlite_stage.app, "cancel", handle.job_id)
+def test_cancel_reports_the_status(
+    sqlite_factory: JobFactory, status: JobStatus, code: int, text: str
+) -> None:
+    handle = sqlite_factory.job_in(status)
+    result = run_command(sqlite_factory.app, "cancel", handle.job_id)
     assert (result.code, text in result.out) == (code, True)
 
 
-def test_cancel_with_terminate_is_stored(stage: Stage) -> None:
-    first, second = stage.job_in(JobStatus.RUNNING), stage.job_in(JobStatus.RUNNING)
-    assert run_command(stage.app, "cancel", first.job_id, "--terminate").code == 0
-    assert run_command(stage.app, "cancel", "--status", "running", "--terminate", "--yes").code == 0
-    assert stage.row(first.job_id).terminate
-    assert stage.row(second.job_id).terminate
+def test_cancel_with_terminate_is_stored(factory: JobFactory) -> None:
+    first, second = factory.job_in(JobStatus.RUNNING), factory.job_in(JobStatus.RUNNING)
+    assert run_command(factory.app, "cancel", first.job_id, "--terminate").code == 0
+    assert run_command(factory.app, "cancel", "--status", "running", "--terminate", "--yes").code == 0
+    assert factory.row(first.job_id).terminate
+    assert factory.row(second.job_id).terminate
 
 
 @pytest.mark.parametrize("command", CHANGED_FROM)
-def test_existing_ids_are_changed_and_others_reported(sqlite_stage: Stage, command: str) -> None:
-    handles = [sqlite_stage.job_in(CHANGED_FROM[command]) for _ in range(2)]
-    result = run_command(sqlite_stage.app, command, handles[0].job_id, 999, handles[1].job_id, "--json")
+def test_existing_ids_are_changed_and_others_reported(sqlite_factory: JobFactory, command: str) -> None:
+    handles = [sqlite_factory.job_in(CHANGED_FROM[command]) for _ in range(2)]
+    result = run_command(sqlite_factory.app, command, handles[0].job_id, 999, handles[1].job_id, "--json")
     assert result.code == 3
     assert result.err == "Error: no job 999\n"
     assert [document["id"] for document in result.documents] == [handle.job_id for handle in handles]
     assert all(handle.job_status() is not CHANGED_FROM[command] for handle in handles)
 
 
-def test_cancel_by_filters_cancels_the_matches(stage: Stage) -> None:
-    stage.jobs.submit_many([ADD, ADD, HELD])
-    stage.jobs.submit_many([ADD], username="ann")
-    age(stage, 1, "submitted", timedelta(hours=2))
+def test_cancel_by_filters_cancels_the_matches(factory: JobFactory) -> None:
+    factory.jobs.submit_many([ADD, ADD, HELD])
+    factory.jobs.submit_many([ADD], username="ann")
+    age(factory, 1, "submitted", timedelta(hours=2))
 
     def cancelled(*filters: object) -> int:
-        return int(run_command(stage.app, "cancel", *filters, "--yes", "--json").document["cancelled"])
+        return int(run_command(factory.app, "cancel", *filters, "--yes", "--json").document["cancelled"])
 
     assert cancelled("--until", "1h") == 1
-    assert run_command(stage.app, "cancel", "--status", "Waiting", "--yes").out.startswith("1 jobs")
+    assert run_command(factory.app, "cancel", "--status", "Waiting", "--yes").out.startswith("1 jobs")
     assert cancelled("--user", "ann") == 1
-    assert [job.id for job in stage.jobs.find(status="Queued")] == [2]
+    assert [job.id for job in factory.jobs.find(status="Queued")] == [2]
     assert cancelled("--task", "tests.add") == 1
     # Without a match there is nothing to confirm.
-    assert run_command(stage.app, "cancel", "--task", "tests.add", "--json").document == {"cancelled": 0}
+    assert run_command(factory.app, "cancel", "--task", "tests.add", "--json").document == {"cancelled": 0}
 
 
 @pytest.mark.parametrize("command", CHANGED_FROM)
-def test_bulk_change_needs_filters_and_confirmation(sqlite_stage: Stage, command: str) -> None:
-    handle = sqlite_stage.job_in(CHANGED_FROM[command])
+def test_bulk_change_needs_filters_and_confirmation(sqlite_factory: JobFactory, command: str) -> None:
+    handle = sqlite_factory.job_in(CHANGED_FROM[command])
     by_task = ["--task", "tests.add"]
     for arguments in ([], ["--yes"], by_task, [handle.job_id, *by_task, "--yes"]):
-        result = run_command(sqlite_stage.app, command, *arguments)
+        result = run_command(sqlite_factory.app, command, *arguments)
         assert result.code == 2
         assert result.error.startswith("Error: ")
     assert handle.job_status() is CHANGED_FROM[command]
-    assert run_command(sqlite_stage.app, command, *by_task, "--yes").code == 0
+    assert run_command(sqlite_factory.app, command, *by_task, "--yes").code == 0
     assert handle.job_status() is not CHANGED_FROM[command]
 
 
-def test_resubmit_by_filters_selects_jobs_in_error(sqlite_stage: Stage) -> None:
-    error, cancelled = sqlite_stage.job_in(JobStatus.ERROR), sqlite_stage.job_in(JobStatus.CANCELLED)
-    assert run_command(sqlite_stage.app, "resubmit", "--task", "tests.add", "--yes").code == 0
+def test_resubmit_by_filters_selects_jobs_in_error(sqlite_factory: JobFactory) -> None:
+    error, cancelled = sqlite_factory.job_in(JobStatus.ERROR), sqlite_factory.job_in(JobStatus.CANCELLED)
+    assert run_command(sqlite_factory.app, "resubmit", "--task", "tests.add", "--yes").code == 0
     assert [error.job_status(), cancelled.job_status()] == [JobStatus.QUEUED, JobStatus.CANCELLED]
-    assert run_command(sqlite_stage.app, "resubmit", "--status", "cancelled", "--yes").code == 0
+    assert run_command(sqlite_factory.app, "resubmit", "--status", "cancelled", "--yes").code == 0
     assert cancelled.job_status() is JobStatus.QUEUED
 
 
 @pytest.mark.parametrize("command", ["resubmit", "release"])
-def test_forbidden_move_is_reported_in_one_line(sqlite_stage: Stage, command: str) -> None:
-    handle = sqlite_stage.job_in(JobStatus.QUEUED)
-    result = run_command(sqlite_stage.app, command, handle.job_id)
+def test_forbidden_move_is_reported_in_one_line(sqlite_factory: JobFactory, command: str) -> None:
+    handle = sqlite_factory.job_in(JobStatus.QUEUED)
+    result = run_command(sqlite_factory.app, command, handle.job_id)
     assert result.code == 1
     assert f"job {handle.job_id}" in result.error
     assert "Queued" in result.error
@@ -276,10 +280,10 @@ def test_forbidden_move_is_reported_in_one_line(sqlite_stage: Stage, command: st
 # wait, watch
 
 
-def test_wait_exits_by_the_final_statuses(sqlite_stage: Stage) -> None:
-    app = sqlite_stage.app
+def test_wait_exits_by_the_final_statuses(sqlite_factory: JobFactory) -> None:
+    app = sqlite_factory.app
     finished, error, queued = (
-        sqlite_stage.job_in(status).job_id
+        sqlite_factory.job_in(status).job_id
         for status in (JobStatus.FINISHED, JobStatus.ERROR, JobStatus.QUEUED)
     )
     assert run_command(app, "wait", finished).code == 0
@@ -291,9 +295,11 @@ def test_wait_exits_by_the_final_statuses(sqlite_stage: Stage) -> None:
     assert run_command(app, "wait").code == 2
 
 
-def test_watch_ends_when_its_jobs_are_final(sqlite_stage: Stage) -> None:
-    app = sqlite_stage.app
-    finished, error = (sqlite_stage.job_in(status).job_id for status in (JobStatus.FINISHED, JobStatus.ERROR))
+def test_watch_ends_when_its_jobs_are_final(sqlite_factory: JobFactory) -> None:
+    app = sqlite_factory.app
+    finished, error = (
+        sqlite_factory.job_in(status).job_id for status in (JobStatus.FINISHED, JobStatus.ERROR)
+    )
     both = run_command(app, "watch", finished, error)
     assert both.code == 1
     assert both.out.splitlines() == [
@@ -307,23 +313,23 @@ def test_watch_ends_when_its_jobs_are_final(sqlite_stage: Stage) -> None:
 # sweep, prune
 
 
-def test_sweep_is_skipped_within_an_interval(sqlite_stage: Stage) -> None:
+def test_sweep_is_skipped_within_an_interval(sqlite_factory: JobFactory) -> None:
     settings = {"jobhandle_lease": 3600, "jobhandle_sweep_interval": 60}
-    app: Any = make_app("memory://", sqlite_stage.url, settings)
+    app: Any = make_app("memory://", sqlite_factory.url, settings)
     assert run_command(app, "sweep", "--json").document == {"made": True}
     assert run_command(app, "sweep", "--json").document == {"made": False}
     assert run_command(app, "sweep").out.startswith("skipped: ")
     app.jobs.close()
 
 
-def test_prune_deletes_old_final_jobs(sqlite_stage: Stage) -> None:
-    old, new = (sqlite_stage.job_in(JobStatus.FINISHED).job_id for _ in range(2))
-    age(sqlite_stage, old, "finished", timedelta(days=31))
+def test_prune_deletes_old_final_jobs(sqlite_factory: JobFactory) -> None:
+    old, new = (sqlite_factory.job_in(JobStatus.FINISHED).job_id for _ in range(2))
+    age(sqlite_factory, old, "finished", timedelta(days=31))
     prune = ["prune", "--older-than", "30d"]
-    assert run_command(sqlite_stage.app, *prune).code == 2
-    assert run_command(sqlite_stage.app, *prune, "--yes", "--json").document == {"pruned": 1}
-    assert job_ids(sqlite_stage) == [new]
-    assert run_command(sqlite_stage.app, "prune", "--yes").code == 2
+    assert run_command(sqlite_factory.app, *prune).code == 2
+    assert run_command(sqlite_factory.app, *prune, "--yes", "--json").document == {"pruned": 1}
+    assert job_ids(sqlite_factory) == [new]
+    assert run_command(sqlite_factory.app, "prune", "--yes").code == 2
 
 
 # help

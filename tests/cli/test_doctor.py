@@ -19,8 +19,8 @@ from tests.apps import make_app
 from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import Shell, run_command
 from tests.databases import PostgresqlDatabases
+from tests.job_factory import ADD, HELD, NOBODY_LISTENS, JobFactory, age
 from tests.servers import RedisServer
-from tests.stage import ADD, HELD, NOBODY_LISTENS, Stage, age
 from tests.support import eventually
 from tests.workers import WorkerProcess
 
@@ -138,12 +138,12 @@ def test_clock_offset_is_graded(
     assert level(app, "clocks") == word
 
 
-def test_missing_or_late_sweeps_are_bad(stage: Stage) -> None:
-    assert "BAD no sweep has ever run" in line(stage.app, "sweeps")
-    stage.jobs.sweep()
-    assert line(stage.app, "sweeps").startswith("OK sweeps are uninterrupted for")
-    set_times(stage, schema.sweep.c.last_pass_at, stage.store.stats.now() - HOUR)
-    assert "BAD the last sweep was 1h ago" in line(stage.app, "sweeps")
+def test_missing_or_late_sweeps_are_bad(factory: JobFactory) -> None:
+    assert "BAD no sweep has ever run" in line(factory.app, "sweeps")
+    factory.jobs.sweep()
+    assert line(factory.app, "sweeps").startswith("OK sweeps are uninterrupted for")
+    set_times(factory, schema.sweep.c.last_pass_at, factory.store.stats.now() - HOUR)
+    assert "BAD the last sweep was 1h ago" in line(factory.app, "sweeps")
 
 
 @pytest.mark.parametrize(
@@ -246,25 +246,25 @@ def test_disabled_events_are_a_warning(new_app: NewApp) -> None:
 # The workers.
 
 
-def test_missing_and_expired_leases_are_reported(stage: Stage) -> None:
-    assert level(stage.app, "workers") == "WARN"
-    stage.jobs.handle().submit(ADD)
-    assert "1 jobs are to be run" in line(stage.app, "workers")
-    assert level(stage.app, "workers") == "BAD"
-    stage.store.leases.renew(Worker("celery@here", "boot", 1))
-    assert line(stage.app, "workers") == "OK 1 workers have a valid lease: celery@here"
-    assert level(stage.app, "lost workers") == "OK"
-    update_column(stage, schema.worker.c.lease_until, schema.worker.c.started)
-    assert "the lease of celery@here expired" in line(stage.app, "lost workers")
-    assert level(stage.app, "workers") == "BAD"
+def test_missing_and_expired_leases_are_reported(factory: JobFactory) -> None:
+    assert level(factory.app, "workers") == "WARN"
+    factory.jobs.handle().submit(ADD)
+    assert "1 jobs are to be run" in line(factory.app, "workers")
+    assert level(factory.app, "workers") == "BAD"
+    factory.store.leases.renew(Worker("celery@here", "boot", 1))
+    assert line(factory.app, "workers") == "OK 1 workers have a valid lease: celery@here"
+    assert level(factory.app, "lost workers") == "OK"
+    update_column(factory, schema.worker.c.lease_until, schema.worker.c.started)
+    assert "the lease of celery@here expired" in line(factory.app, "lost workers")
+    assert level(factory.app, "workers") == "BAD"
 
 
 @pytest.mark.usefixtures("no_worker")
-def test_checks_of_workers_are_unknown_without_answers(stage: Stage) -> None:
-    assert level(stage.app, "worker step") == "UNKNOWN"
-    assert [level(stage.app, name) for name in ("tasks", "queues")] == ["OK", "OK"]
-    stage.jobs.handle().submit(ADD)
-    assert [level(stage.app, name) for name in ("tasks", "queues")] == ["UNKNOWN", "UNKNOWN"]
+def test_checks_of_workers_are_unknown_without_answers(factory: JobFactory) -> None:
+    assert level(factory.app, "worker step") == "UNKNOWN"
+    assert [level(factory.app, name) for name in ("tasks", "queues")] == ["OK", "OK"]
+    factory.jobs.handle().submit(ADD)
+    assert [level(factory.app, name) for name in ("tasks", "queues")] == ["UNKNOWN", "UNKNOWN"]
 
 
 def test_doctor_reports_foreign_workers_and_unconsumed_queues(
@@ -293,19 +293,21 @@ def test_doctor_reports_foreign_workers_and_unconsumed_queues(
 # The jobs.
 
 
-def test_stuck_jobs_are_reported_with_the_reason(stage: Stage) -> None:
-    assert level(stage.app, "stuck jobs") == "OK"
-    overdue, untaken = stage.job_in(JobStatus.SUBMITTED), stage.job_in(JobStatus.QUEUED)
-    deserted, deaf, forgotten = (stage.job_in(JobStatus.RUNNING) for _ in range(3))
+def test_stuck_jobs_are_reported_with_the_reason(factory: JobFactory) -> None:
+    assert level(factory.app, "stuck jobs") == "OK"
+    overdue, untaken = factory.job_in(JobStatus.SUBMITTED), factory.job_in(JobStatus.QUEUED)
+    deserted, deaf, forgotten = (factory.job_in(JobStatus.RUNNING) for _ in range(3))
     deaf.cancel_job()
-    set_times(stage, schema.job.c.due_at, stage.store.stats.now() - HOUR, schema.job.c.id == overdue.job_id)
-    age(stage, deaf.job_id, "cancel_requested", HOUR)
-    age(stage, forgotten.job_id, "started", HOUR * 48)
-    update_column(stage, schema.job.c.publish_count, 4, schema.job.c.id == untaken.job_id)
-    update_column(stage, schema.job.c.worker_uid, "gone", schema.job.c.id == deserted.job_id)
-    update_column(stage, schema.job.c.worker_uid, "alive", schema.job.c.id == deaf.job_id)
-    stage.store.leases.renew(Worker("celery@here", "alive", 1))
-    reported = dict(stuck_jobs(stage))
+    set_times(
+        factory, schema.job.c.due_at, factory.store.stats.now() - HOUR, schema.job.c.id == overdue.job_id
+    )
+    age(factory, deaf.job_id, "cancel_requested", HOUR)
+    age(factory, forgotten.job_id, "started", HOUR * 48)
+    update_column(factory, schema.job.c.publish_count, 4, schema.job.c.id == untaken.job_id)
+    update_column(factory, schema.job.c.worker_uid, "gone", schema.job.c.id == deserted.job_id)
+    update_column(factory, schema.job.c.worker_uid, "alive", schema.job.c.id == deaf.job_id)
+    factory.store.leases.renew(Worker("celery@here", "alive", 1))
+    reported = dict(stuck_jobs(factory))
     assert reported[overdue.job_id].startswith("BAD 1 jobs: not swept when due")
     assert reported[untaken.job_id].startswith("WARN 1 jobs: published several times")
     assert reported[deserted.job_id].startswith("BAD 1 jobs: Running without a worker lease")
@@ -313,16 +315,16 @@ def test_stuck_jobs_are_reported_with_the_reason(stage: Stage) -> None:
     assert reported[forgotten.job_id].startswith("WARN 1 jobs: set to Running by set_status()")
 
 
-def stuck_jobs(stage: Stage) -> Iterator[tuple[int, str]]:
-    for level, message in findings(stage.app, "stuck jobs"):
+def stuck_jobs(factory: JobFactory) -> Iterator[tuple[int, str]]:
+    for level, message in findings(factory.app, "stuck jobs"):
         _, _, example = message.partition(". job ")
         yield int(example.split()[0]), f"{level} {message}"
 
 
-def test_held_jobs_are_counted(stage: Stage) -> None:
-    assert line(stage.app, "held jobs") == "OK no job is held"
-    stage.jobs.submit_many([HELD, HELD])
-    assert line(stage.app, "held jobs") == "OK 2 jobs are held"
+def test_held_jobs_are_counted(factory: JobFactory) -> None:
+    assert line(factory.app, "held jobs") == "OK no job is held"
+    factory.jobs.submit_many([HELD, HELD])
+    assert line(factory.app, "held jobs") == "OK 2 jobs are held"
 
 
 # The command.

@@ -20,7 +20,7 @@ from jobhandle_celery.migrations import REVISIONS
 from tests.apps import lines_of
 from tests.cli.runner import Shell
 from tests.databases import migrate
-from tests.stage import NOBODY_LISTENS
+from tests.job_factory import NOBODY_LISTENS
 from tests.support import eventually
 from tests.workers import ROOT, WorkerProcess
 

@@ -13,18 +13,18 @@ from jobhandle_celery.runtime import runtime_of
 from tests.apps import make_app
 from tests.cli.conftest import set_times
 from tests.cli.runner import Shell, run_command
-from tests.stage import ADD, NOBODY_LISTENS, Stage
+from tests.job_factory import ADD, NOBODY_LISTENS, JobFactory
 from tests.support import eventually
-from tests.worker.site import Events
+from tests.worker.cluster import Events
 
 
 @pytest.fixture
-def redis_stage(stage: Stage, redis_url: str) -> Stage:
-    """A stage on each kind of database whose broker is a Redis, to which events can be sent."""
-    stage.jobs.close()
-    app: Any = make_app(redis_url, stage.url)
-    stage.app, stage.jobs, stage.store = app, app.jobs, runtime_of(app).store
-    return stage
+def redis_factory(factory: JobFactory, redis_url: str) -> JobFactory:
+    """A factory on each kind of database whose broker is a Redis, to which events can be sent."""
+    factory.jobs.close()
+    app: Any = make_app(redis_url, factory.url)
+    factory.app, factory.jobs, factory.store = app, app.jobs, runtime_of(app).store
+    return factory
 
 
 Received = Callable[[int], Any]
@@ -59,9 +59,9 @@ def replay(app: Any) -> tuple[dict[str, int], Any]:
         return result.document, received(result.document["events"])
 
 
-def test_replay_rebuilds_the_state_of_each_job(redis_stage: Stage) -> None:
-    handles = {status: redis_stage.job_in(status) for status in JobStatus}
-    counts, state = replay(redis_stage.app)
+def test_replay_rebuilds_the_state_of_each_job(redis_factory: JobFactory) -> None:
+    handles = {status: redis_factory.job_in(status) for status in JobStatus}
+    counts, state = replay(redis_factory.app)
     assert counts["jobs"] == len(JobStatus)
     assert all(task.replayed for task in state.tasks.values())  # a counter of events can skip them (fault 20)
     tasks = {status: state.tasks[handle.get_job().task_id] for status, handle in handles.items()}
@@ -81,7 +81,7 @@ def test_replay_rebuilds_the_state_of_each_job(redis_stage: Stage) -> None:
         assert task.args == "(2, 3)"
         assert task.kwargs == f"{{'job_id': {handles[status].job_id}}}"
     finished, error = tasks[JobStatus.FINISHED], tasks[JobStatus.ERROR]
-    submitted, started, ended = redis_stage.jobs.events(handles[JobStatus.FINISHED].job_id)
+    submitted, started, ended = redis_factory.jobs.events(handles[JobStatus.FINISHED].job_id)
     assert finished.result == "5"
     assert finished.worker.hostname == "worker@host"
     assert finished.sent == pytest.approx(submitted.at.timestamp())
@@ -91,36 +91,36 @@ def test_replay_rebuilds_the_state_of_each_job(redis_stage: Stage) -> None:
     assert "no good" in error.exception
 
 
-def test_replay_omits_former_rounds_and_old_jobs(redis_stage: Stage) -> None:
-    handle = redis_stage.job_in(JobStatus.FINISHED)
+def test_replay_omits_former_rounds_and_old_jobs(redis_factory: JobFactory) -> None:
+    handle = redis_factory.job_in(JobStatus.FINISHED)
     handle.resubmit_job()
-    old = redis_stage.jobs.handle().submit(ADD)
+    old = redis_factory.jobs.handle().submit(ADD)
     long_ago = datetime(2001, 1, 1, tzinfo=UTC)
-    set_times(redis_stage, schema.job_event.c.at, long_ago, schema.job_event.c.job_id == old)
-    counts, state = replay(redis_stage.app)
+    set_times(redis_factory, schema.job_event.c.at, long_ago, schema.job_event.c.job_id == old)
+    counts, state = replay(redis_factory.app)
     assert counts == {"jobs": 1, "events": 1}
     assert set(state.tasks) == {handle.get_job().task_id}
 
 
-def test_replay_of_a_retried_job_ends_as_the_job(redis_stage: Stage) -> None:
-    handle = redis_stage.jobs.handle()
+def test_replay_of_a_retried_job_ends_as_the_job(redis_factory: JobFactory) -> None:
+    handle = redis_factory.jobs.handle()
     handle.submit(Job(task="tests.add", args=[2, 3], max_attempts=2))
-    run = redis_stage.claim(handle)
-    redis_stage.store.recovery.give_back(run, "its worker shut down", run.worker)
-    second = redis_stage.claim(handle)
-    redis_stage.store.runs.fail(second, Failure("task", "ValueError", "no good", "Traceback: here"))
-    task = replay(redis_stage.app)[1].tasks[handle.get_job().task_id]
+    run = redis_factory.claim(handle)
+    redis_factory.store.recovery.give_back(run, "its worker shut down", run.worker)
+    second = redis_factory.claim(handle)
+    redis_factory.store.runs.fail(second, Failure("task", "ValueError", "no good", "Traceback: here"))
+    task = replay(redis_factory.app)[1].tasks[handle.get_job().task_id]
     assert task.state == "FAILURE"
     assert task.retries == 1
     assert task.traceback == "Traceback: here"
 
 
-def test_replay_redacts_hidden_and_sensitive_arguments(redis_stage: Stage) -> None:
-    sensitive, hidden = redis_stage.jobs.handle(), redis_stage.jobs.handle()
+def test_replay_redacts_hidden_and_sensitive_arguments(redis_factory: JobFactory) -> None:
+    sensitive, hidden = redis_factory.jobs.handle(), redis_factory.jobs.handle()
     sensitive.submit(Job(task="tests.add", kwargs={"x": 123456, "y": 1}, sensitive=["x"]))
-    signature = redis_stage.app.tasks["tests.add"].s(123456, 2)
+    signature = redis_factory.app.tasks["tests.add"].s(123456, 2)
     hidden.submit(signature.set(argsrepr="(***)", kwargsrepr="***"))
-    tasks = replay(redis_stage.app)[1].tasks
+    tasks = replay(redis_factory.app)[1].tasks
     task = tasks[sensitive.get_job().task_id]
     assert task.kwargs == f"{{'job_id': {sensitive.job_id}, 'x': '***', 'y': 1}}"
     task = tasks[hidden.get_job().task_id]

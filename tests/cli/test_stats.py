@@ -12,14 +12,14 @@ from jobhandle_celery.status import UNFINISHED
 from jobhandle_celery.store import Selection, Worker, pages
 from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import run_command
-from tests.stage import ADD, Stage, age
+from tests.job_factory import ADD, JobFactory, age
 
 
-def test_stats_count_unfinished_and_recently_ended_jobs(stage: Stage) -> None:
-    handles = {status: stage.job_in(status) for status in JobStatus}
-    stage.jobs.handle().submit(Job(task="tests.big_result", args=[1]))
-    age(stage, handles[JobStatus.SUBMITTED].job_id, "submitted", timedelta(hours=2))
-    document = run_command(stage.app, "stats", "--json").document
+def test_stats_count_unfinished_and_recently_ended_jobs(factory: JobFactory) -> None:
+    handles = {status: factory.job_in(status) for status in JobStatus}
+    factory.jobs.handle().submit(Job(task="tests.big_result", args=[1]))
+    age(factory, handles[JobStatus.SUBMITTED].job_id, "submitted", timedelta(hours=2))
+    document = run_command(factory.app, "stats", "--json").document
     assert document["unfinished"] == len(UNFINISHED) + 1
     add, big = (task for task in document["tasks"] if task["task"] in ("tests.add", "tests.big_result"))
     assert {count["status"]: count["count"] for count in add["unfinished"]} == dict.fromkeys(UNFINISHED, 1)
@@ -28,48 +28,48 @@ def test_stats_count_unfinished_and_recently_ended_jobs(stage: Stage) -> None:
     assert add["ended_per_minute"] == round(4 / 60, 3)
     assert add["submitted"] == 8
     assert [count["count"] for count in big["unfinished"]] == [1]
-    everything = run_command(stage.app, "stats", "--all", "--json").document
+    everything = run_command(factory.app, "stats", "--all", "--json").document
     assert everything["tasks"][0]["ended"]["Cancelled"] == 1
 
 
-def test_stats_window_limits_ended_jobs(stage: Stage) -> None:
-    stage.job_in(JobStatus.FINISHED)
-    set_times(stage, schema.job_event.c.at, stage.store.stats.now() - timedelta(hours=2))
-    stage.job_in(JobStatus.ERROR)
-    (task,) = run_command(stage.app, "stats", "--json").document["tasks"]
+def test_stats_window_limits_ended_jobs(factory: JobFactory) -> None:
+    factory.job_in(JobStatus.FINISHED)
+    set_times(factory, schema.job_event.c.at, factory.store.stats.now() - timedelta(hours=2))
+    factory.job_in(JobStatus.ERROR)
+    (task,) = run_command(factory.app, "stats", "--json").document["tasks"]
     assert task["ended"] == {"Error": 1}
-    (task,) = run_command(stage.app, "stats", "--window", "3h", "--json").document["tasks"]
+    (task,) = run_command(factory.app, "stats", "--window", "3h", "--json").document["tasks"]
     assert task["ended"] == {"Finished": 1, "Error": 1}
 
 
-def test_stats_list_workers_and_their_jobs(stage: Stage) -> None:
-    assert "no worker is alive" in run_command(stage.app, "stats").out
-    stage.store.leases.renew(Worker("celery@here", "boot", 7))
-    handle = stage.job_in(JobStatus.RUNNING)
+def test_stats_list_workers_and_their_jobs(factory: JobFactory) -> None:
+    assert "no worker is alive" in run_command(factory.app, "stats").out
+    factory.store.leases.renew(Worker("celery@here", "boot", 7))
+    handle = factory.job_in(JobStatus.RUNNING)
     handle.set_progress(1, 4)
-    update_column(stage, schema.job.c.worker_uid, "boot")
-    (worker,) = run_command(stage.app, "stats", "--json").document["workers"]
+    update_column(factory, schema.job.c.worker_uid, "boot")
+    (worker,) = run_command(factory.app, "stats", "--json").document["workers"]
     assert (worker["name"], worker["alive"]) == ("celery@here", True)
     assert [job["id"] for job in worker["jobs"]] == [handle.job_id]
-    output = run_command(stage.app, "stats").out
+    output = run_command(factory.app, "stats").out
     assert "celery@here" in output
     assert "1/4" in output
 
 
-def test_top_refreshes(sqlite_stage: Stage) -> None:
-    result = run_command(sqlite_stage.app, "top", "--json", "--times", 3, "--interval", "0.2s")
+def test_top_refreshes(sqlite_factory: JobFactory) -> None:
+    result = run_command(sqlite_factory.app, "top", "--json", "--times", 3, "--interval", "0.2s")
     assert [document["unfinished"] for document in result.documents] == [0, 0, 0]
-    assert "0 unfinished" in run_command(sqlite_stage.app, "top", "--times", 1).out
-    assert run_command(sqlite_stage.app, "top", "--window", "0s").code == 2
+    assert "0 unfinished" in run_command(sqlite_factory.app, "top", "--times", 1).out
+    assert run_command(sqlite_factory.app, "top", "--window", "0s").code == 2
 
 
 # Query plans on a large table.
 
 
-def copy_finished_job(stage: Stage, count: int) -> None:
+def copy_finished_job(factory: JobFactory, count: int) -> None:
     """Make `count` copies of a finished job, all but the last 100 of long ago."""
-    stage.job_in(JobStatus.FINISHED)
-    with stage.engine.begin() as connection:
+    factory.job_in(JobStatus.FINISHED)
+    with factory.engine.begin() as connection:
         columns = [column["name"] for column in sqlalchemy.inspect(connection).get_columns("jobhandle_job")]
         rest = ", ".join(name for name in columns if name not in ("id", "task_id"))
         connection.exec_driver_sql(
@@ -83,21 +83,21 @@ def copy_finished_job(stage: Stage, count: int) -> None:
             "FROM jobhandle_job AS job, jobhandle_job_event AS event WHERE job.id > 1"
         )
     old = datetime(2001, 1, 1, tzinfo=UTC)
-    set_times(stage, schema.job_event.c.at, old, schema.job_event.c.job_id < count - 99)
-    set_times(stage, schema.job.c.submitted, old, schema.job.c.id < count - 99)
-    if stage.engine.dialect.name == "postgresql":
+    set_times(factory, schema.job_event.c.at, old, schema.job_event.c.job_id < count - 99)
+    set_times(factory, schema.job.c.submitted, old, schema.job.c.id < count - 99)
+    if factory.engine.dialect.name == "postgresql":
         # SQLite keeps only averages, and would estimate as many Running jobs as Finished ones.
-        with stage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with factory.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def large(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """A stage with 20,000 finished jobs."""
-    stage = Stage(request.getfixturevalue(f"{request.param}_url"))
-    copy_finished_job(stage, 20_000)
-    yield stage
-    stage.close()
+def large(request: pytest.FixtureRequest) -> Iterator[JobFactory]:
+    """A database with 20,000 finished jobs."""
+    factory = JobFactory(request.getfixturevalue(f"{request.param}_url"))
+    copy_finished_job(factory, 20_000)
+    yield factory
+    factory.close()
 
 
 def full_scans(plans: list[str]) -> list[str]:
@@ -111,7 +111,7 @@ def full_scans(plans: list[str]) -> list[str]:
     ]
 
 
-def test_no_command_scans_a_whole_table(large: Stage) -> None:
+def test_no_command_scans_a_whole_table(large: JobFactory) -> None:
     plans: list[str] = []
     engine = large.store.database.engine
     sqlite = engine.dialect.name == "sqlite"
@@ -147,26 +147,26 @@ def test_no_command_scans_a_whole_table(large: Stage) -> None:
 
 
 def test_list_by_task_or_group_searches_a_bounded_number_of_ids(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    factory: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "STRIDE", 10)
     monkeypatch.setattr(pages, "LOOKED_THROUGH", 30)
-    stage.jobs.submit(Job(task="tests.big_result", args=[1]), groupname="lab")
-    stage.jobs.submit_many([ADD] * 100)
+    factory.jobs.submit(Job(task="tests.big_result", args=[1]), groupname="lab")
+    factory.jobs.submit_many([ADD] * 100)
     for filters in (["--task", "tests.big_result"], ["--group", "lab"]):
-        first = run_command(stage.app, "list", *filters, "--ids")
+        first = run_command(factory.app, "list", *filters, "--ids")
         assert (first.out, first.err) == ("", "more jobs: --before 72\n")
-        everything = run_command(stage.app, "list", *filters, "--ids", "--all")
+        everything = run_command(factory.app, "list", *filters, "--ids", "--all")
         assert (everything.out, everything.err) == ("1\n", "")
-    page = stage.store.pages.page(Selection(task="tests.add"), None, 25)
+    page = factory.store.pages.page(Selection(task="tests.add"), None, 25)
     assert [job.id for job in page.jobs] == list(range(101, 76, -1))
     assert page.before == 77
 
 
-def test_list_skips_gaps_in_the_ids(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_skips_gaps_in_the_ids(factory: JobFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "STRIDE", 10)
-    stage.jobs.submit_many([ADD] * 2)
-    update_column(stage, schema.job_event.c.job_id, 1)
-    update_column(stage, schema.job.c.id, 1_000_000_000, schema.job.c.id == 2)
+    factory.jobs.submit_many([ADD] * 2)
+    update_column(factory, schema.job_event.c.job_id, 1)
+    update_column(factory, schema.job.c.id, 1_000_000_000, schema.job.c.id == 2)
     for filters in (["--task", "tests.add"], ["--since", "1h"]):
-        assert run_command(stage.app, "list", *filters, "--ids").out == "1000000000\n1\n"
+        assert run_command(factory.app, "list", *filters, "--ids").out == "1000000000\n1\n"

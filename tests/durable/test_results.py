@@ -23,7 +23,7 @@ from jobhandle_celery import (
 )
 from jobhandle_celery.durable.meta import STATES, exception_of
 from tests.durable.service import make_service
-from tests.stage import Stage
+from tests.job_factory import JobFactory
 
 
 @pytest.fixture
@@ -35,19 +35,19 @@ def app(sqlite_url: str) -> Iterator[Any]:
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """That of the stage, too."""
+    """That of the job factory, too."""
     return sqlite_url
 
 
-def result_in(status: str, stage: Stage, app: Any) -> Any:
+def result_in(status: str, factory: JobFactory, app: Any) -> Any:
     """The result of a job in that status."""
-    job = stage.job_in(JobStatus(status)).get_job()
+    job = factory.job_in(JobStatus(status)).get_job()
     return JobResult(job.task_id, app=app, job_id=job.id)
 
 
 @pytest.mark.parametrize("status", sorted(JobStatus))
-def test_state_is_that_of_the_row(status: str, stage: Stage, app: Any) -> None:
-    job_result = result_in(status, stage, app)
+def test_state_is_that_of_the_row(status: str, factory: JobFactory, app: Any) -> None:
+    job_result = result_in(status, factory, app)
     results: list[Any] = [job_result, AsyncResult(job_result.id, app=app)]
     for result in results:
         assert result.state == result.status == STATES[JobStatus(status)]
@@ -65,24 +65,24 @@ def test_state_is_that_of_the_row(status: str, stage: Stage, app: Any) -> None:
         assert (result.date_done is None) != result.ready()
 
 
-def test_get_returns_the_result_or_raises_what_the_task_raised(stage: Stage, app: Any) -> None:
-    assert result_in("Finished", stage, app).get() == 5
-    failed = result_in("Error", stage, app)
+def test_get_returns_the_result_or_raises_what_the_task_raised(factory: JobFactory, app: Any) -> None:
+    assert result_in("Finished", factory, app).get() == 5
+    failed = result_in("Error", factory, app)
     with pytest.raises(ValueError, match="no good") as raised:
         failed.get()
     assert isinstance(raised.value, JobFailedError)
     assert isinstance(failed.get(propagate=False), ValueError)
     with pytest.raises(TaskRevokedError):
-        result_in("Cancelled", stage, app).get()
+        result_in("Cancelled", factory, app).get()
 
 
-def test_get_waits_for_the_end(stage: Stage, app: Any) -> None:
-    result = result_in("Running", stage, app)
+def test_get_waits_for_the_end(factory: JobFactory, app: Any) -> None:
+    result = result_in("Running", factory, app)
     asked: list[str] = []
 
     def end() -> None:
         asked.append(result.state)
-        stage.jobs.attach(result.job_id).set_status("Finished")
+        factory.jobs.attach(result.job_id).set_status("Finished")
 
     assert result.get(timeout=60, interval=0.01, on_interval=end) is None
     assert asked == ["STARTED"]  # Celery calls it once
@@ -91,8 +91,8 @@ def test_get_waits_for_the_end(stage: Stage, app: Any) -> None:
     assert called == [(result.id, None)]
 
 
-def test_get_ends_with_its_timeout(stage: Stage, app: Any) -> None:
-    for result in (result_in("Running", stage, app), JobResult("unknown", app=app, job_id=12345)):
+def test_get_ends_with_its_timeout(factory: JobFactory, app: Any) -> None:
+    for result in (result_in("Running", factory, app), JobResult("unknown", app=app, job_id=12345)):
         with pytest.raises(TimeoutError):
             result.get(timeout=0.05)
         with pytest.raises(TimeoutError):
@@ -112,8 +112,8 @@ def submit_first(app: Any) -> None:
         handle.set_status("Finished")
 
 
-def test_get_refuses_what_it_cannot_do(stage: Stage, app: Any) -> None:
-    result = result_in("Running", stage, app)
+def test_get_refuses_what_it_cannot_do(factory: JobFactory, app: Any) -> None:
+    result = result_in("Running", factory, app)
     with pytest.raises(ImproperlyConfigured):
         result.get(on_message=print)
     with denied_join_result(), pytest.raises(RuntimeError, match="Never call result"):
@@ -131,8 +131,8 @@ def test_plain_task_has_no_result(app: Any) -> None:
         canvas(app.tasks["shop.plain_add"].si(1, 2))
 
 
-def test_revoke_cancels_the_job(stage: Stage, app: Any) -> None:
-    waiting, running = result_in("Queued", stage, app), result_in("Running", stage, app)
+def test_revoke_cancels_the_job(factory: JobFactory, app: Any) -> None:
+    waiting, running = result_in("Queued", factory, app), result_in("Running", factory, app)
     assert waiting.revoke() == "Cancelled"
     assert waiting.state == "REVOKED"
     with pytest.raises(ValidationError, match=r"^signal: "):
@@ -144,21 +144,21 @@ def test_revoke_cancels_the_job(stage: Stage, app: Any) -> None:
         JobResult("unknown", app=app).revoke()
 
 
-def test_abort_cancels_the_job(stage: Stage, app: Any) -> None:
-    running = result_in("Running", stage, app)
+def test_abort_cancels_the_job(factory: JobFactory, app: Any) -> None:
+    running = result_in("Running", factory, app)
     AbortableAsyncResult(running.id, app=app).abort()
     assert app.jobs.attach(running.job_id).get_job().cancel_requested is not None
     AbortableAsyncResult("unknown", app=app).abort()  # does nothing, as in Celery
 
 
-def test_sets_and_groups_of_results_are_celerys(stage: Stage, app: Any) -> None:
-    results = [result_in("Finished", stage, app) for _ in range(2)]
+def test_sets_and_groups_of_results_are_celerys(factory: JobFactory, app: Any) -> None:
+    results = [result_in("Finished", factory, app) for _ in range(2)]
     for kind in (ResultSet(results), GroupResult("the id", results)):
         assert kind.get(timeout=60) == kind.join(timeout=60) == [5, 5]
         assert kind.successful()
         assert kind.ready()
         assert kind.completed_count() == 2
-    both = GroupResult("the id", [*results, result_in("Error", stage, app)])
+    both = GroupResult("the id", [*results, result_in("Error", factory, app)])
     assert both.failed()
     with pytest.raises(ValueError, match="no good"):
         both.get(timeout=60)
@@ -168,8 +168,8 @@ def test_sets_and_groups_of_results_are_celerys(stage: Stage, app: Any) -> None:
     assert done == [results[0]]
 
 
-def test_result_is_copied_pickled_and_forgotten(stage: Stage, app: Any) -> None:
-    result = result_in("Finished", stage, app)
+def test_result_is_copied_pickled_and_forgotten(factory: JobFactory, app: Any) -> None:
+    result = result_in("Finished", factory, app)
     app.set_current()
     for other in (copy.copy(result), pickle.loads(pickle.dumps(result))):
         assert (other, other.job_id, other.get()) == (result, result.job_id, 5)

@@ -1,4 +1,4 @@
-"""Sites of the fault tests, as those of `tests/worker`; and brokers that a test may break."""
+"""Clusters of the fault tests, as those of `tests/worker`; and brokers that a test may break."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, PrivateRedis
 from tests.faults.tree_process import TreeProcess
 from tests.reaper import Reaper
 from tests.servers import RabbitmqServer, RedisServer, own_rabbitmq
-from tests.store.harness import Bench
-from tests.worker.conftest import module_site, new_site, second_redis_url
+from tests.store.harness import Harness
+from tests.worker.conftest import module_cluster, new_cluster, second_redis_url
 
-__all__ = ["module_site", "new_site", "second_redis_url"]
+__all__ = ["module_cluster", "new_cluster", "second_redis_url"]
 
 BROKERS = ["redis", "rabbitmq"]
 
@@ -40,9 +40,9 @@ def private_rabbitmq(rabbitmq_to_hurt: RabbitmqServer) -> RabbitmqServer:
 @pytest.fixture
 def tree_process(database_url: str) -> Iterator[TreeProcess]:
     """A process that runs members of trees, on each database in turn."""
-    bench = Bench(database_url)
-    yield TreeProcess(bench)
-    bench.close()
+    harness = Harness(database_url)
+    yield TreeProcess(harness)
+    harness.close()
 
 
 @pytest.fixture(params=BROKERS)

@@ -1,4 +1,4 @@
-"""Messages that no client of this library sends, and a site whose worker receives them.
+"""Messages that no client of this library sends, and a cluster whose worker receives them.
 
 A `Forgery` is plain data that Hypothesis draws; `Wire.forge` makes bytes of it, from the true message of a
 job that waits for it, and puts them into the worker's queue.
@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from jobhandle_celery import JobHandle
 from tests.support import eventually, prune_ended
-from tests.worker.site import DEFAULT_QUEUE, Site
+from tests.worker.cluster import DEFAULT_QUEUE, Cluster
 
 QUIET = {"jobhandle_republish_after": 3600}
-"""Settings of a site where no job is republished after its message was rejected."""
+"""Settings of a cluster where no job is republished after its message was rejected."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ FORGERIES = st.one_of(
 class Passes:
     """The sweep's passes, which a worker makes after it has flushed its events."""
 
-    def __init__(self, site: Site) -> None:
-        database = sqlalchemy.make_url(site.database_url).database
+    def __init__(self, cluster: Cluster) -> None:
+        database = sqlalchemy.make_url(cluster.database_url).database
         assert database is not None
         self.rows = sqlite3.connect(database, timeout=10, isolation_level=None)
 
@@ -184,14 +184,14 @@ class Passes:
 class Wire:
     """One job in each state, and the worker that receives forged messages for them."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.lines = site.new_file()
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.lines = cluster.new_file()
         self.sent = 0
         self._ids: dict[str, int] = {}
         self._attempts: dict[str, int] = {}
         self._templates: dict[str, dict[str, Any]] = {}
-        self._passes = Passes(site)
+        self._passes = Passes(cluster)
         self._rows = self._passes.rows
         self._prepare()
 
@@ -207,7 +207,7 @@ class Wire:
 
     def wait_until_final(self) -> None:
         """Return when the worker has processed the messages and written their events."""
-        self.site.fence()
+        self.cluster.fence()
         self._passes.wait()
 
     def forge(self, forgery: Forgery) -> None:
@@ -225,7 +225,7 @@ class Wire:
         message.update(forgery.content)
         message["properties"]["delivery_tag"] = str(uuid.uuid4())
         message["properties"]["delivery_info"]["routing_key"] = DEFAULT_QUEUE
-        self.site.redis.lpush(DEFAULT_QUEUE, json.dumps(message))
+        self.cluster.redis.lpush(DEFAULT_QUEUE, json.dumps(message))
         self.sent += 1
 
     def _is_true(self, header: Any, forgery: Forgery) -> bool:
@@ -255,9 +255,9 @@ class Wire:
         return given
 
     def _prepare(self) -> None:
-        site = self.site
+        cluster = self.cluster
         self._know("pruned", *self._parked(), lambda handle: handle.cancel_job())
-        prune_ended(site.jobs)
+        prune_ended(cluster.jobs)
         self._know("finished", *self._parked("tells"), self._run)
         self._know("failed", *self._parked("tells"), lambda handle: _end_by_hand(handle, "Error"))
         self._know("cancelled", *self._parked(), lambda handle: handle.cancel_job())
@@ -269,7 +269,7 @@ class Wire:
             "later": {"scheduled_for": timedelta(hours=9)},
         }
         for target, fields in waiting.items():
-            handle = site.submit("append", str(self.lines), target, **fields)
+            handle = cluster.submit("append", str(self.lines), target, **fields)
             job = handle.get_job()
             headers = {**template["headers"], "id": job.task_id}
             self._ids[target], self._attempts[target] = handle.job_id, 1
@@ -278,7 +278,7 @@ class Wire:
         self.wait_until_final()
 
     def _parked(self, text: str = "body") -> tuple[JobHandle, bytes]:
-        return self.site.submit_parked("append", str(self.lines), text)
+        return self.cluster.submit_parked("append", str(self.lines), text)
 
     def _know(self, target: str, handle: JobHandle, message: bytes, then: Callable[[JobHandle], Any]) -> None:
         self._templates[target] = json.loads(message)
@@ -286,9 +286,9 @@ class Wire:
         then(handle)
 
     def _run(self, handle: JobHandle) -> None:
-        self.site.deliver(json.dumps(self._templates["finished"]).encode())
+        self.cluster.deliver(json.dumps(self._templates["finished"]).encode())
         handle.wait(20)
-        eventually(lambda: self.site.meta(handle.get_job().task_id), message="its result")
+        eventually(lambda: self.cluster.meta(handle.get_job().task_id), message="its result")
         self.lines.unlink()
 
 

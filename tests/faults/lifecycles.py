@@ -14,7 +14,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import NewJob, Run, Selection, Worker
 from tests.rng import rng, scaled
 from tests.store.assertions import legal
-from tests.store.harness import FAILURE, TASK, Bench, new_job
+from tests.store.harness import FAILURE, TASK, Harness, new_job
 
 T = TypeVar("T")
 
@@ -40,8 +40,8 @@ def retry_until_answered(ask: Callable[[], T]) -> T:
 class Client:
     """Brings jobs to their end over connections that are cut."""
 
-    def __init__(self, bench: Bench, number: int) -> None:
-        self.store = bench.store
+    def __init__(self, harness: Harness, number: int) -> None:
+        self.store = harness.store
         self.rng = rng(number)
         self.me = Worker(f"w{number}", str(uuid.uuid4()), number)
         self.new: list[NewJob] = []
@@ -117,8 +117,8 @@ class Client:
         return answer
 
 
-def audit(bench: Bench, clients: list[Client]) -> None:
-    rows = {row["task_id"]: row for row in rows_of(bench)}
+def audit(harness: Harness, clients: list[Client]) -> None:
+    rows = {row["task_id"]: row for row in rows_of(harness)}
     assert set(rows) == {new.task_id for client in clients for new in client.new}
     for client in clients:
         for task_id, end in client.ends.items():
@@ -126,7 +126,7 @@ def audit(bench: Bench, clients: list[Client]) -> None:
             assert (row["status_id"], row["attempt"]) == (end, runs)
             assert (row["unique_hash"], row["worker_uid"]) == (None, None)
             assert row["due_at"] is None or end is JobStatus.CANCELLED
-            events = bench.events(row["id"])
+            events = harness.events(row["id"])
             asked_to_stop = runs > 0 and end is JobStatus.CANCELLED
             assert all(
                 legal(before, after, asked_to_stop=asked_to_stop) for before, after in pairwise(events)
@@ -137,8 +137,8 @@ def audit(bench: Bench, clients: list[Client]) -> None:
             assert sum(event.final for event in events) == 1, events
 
 
-def rows_of(bench: Bench) -> list[dict[str, Any]]:
-    return [bench.row(job.id) for job in bench.store.pages.find(Selection(), None, 10**6)]
+def rows_of(harness: Harness) -> list[dict[str, Any]]:
+    return [harness.row(job.id) for job in harness.store.pages.find(Selection(), None, 10**6)]
 
 
 @contextmanager
@@ -169,9 +169,9 @@ def cutting_connections(
         cutting.result(timeout=30)
 
 
-def run_jobs_under_cuts(bench: Bench, cut_all: Callable[[], int], beside: Bench) -> None:
-    """Run many jobs over `bench` under cuts, then check all their rows over another connection."""
-    clients = [Client(bench, number) for number in range(THREADS)]
+def run_jobs_under_cuts(harness: Harness, cut_all: Callable[[], int], beside: Harness) -> None:
+    """Run many jobs over `harness` under cuts, then check all their rows over another connection."""
+    clients = [Client(harness, number) for number in range(THREADS)]
 
     def answers() -> int:
         return sum(client.answers for client in clients)

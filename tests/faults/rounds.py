@@ -27,9 +27,9 @@ def account_for_rounds(
     `errors`: by task, the exception that its body may raise.
     """
     body_traces, ways = workload.body_traces(), Counter[str]()
-    ended = {f"worker {worker.nodename}" for worker in workload.site.workers if not worker.is_running()}
+    ended = {f"worker {worker.nodename}" for worker in workload.cluster.workers if not worker.is_running()}
     for job_id, row in rows.items():
-        events = workload.site.jobs.events(job_id)
+        events = workload.cluster.jobs.events(job_id)
         details = f"job {job_id}: {row}; {events}; its bodies: {body_traces.get(job_id)}"
         begun = {trace.attempt: trace for trace in body_traces.get(job_id, [])}
         cut_off = {event.attempt for event in events if event.message == "started" and event.actor in ended}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 from tests.workers import ROOT
 
 SURVIVED = "survived"
@@ -26,7 +26,7 @@ DIRECT = "a statement by psycopg directly"
 class StepRunner:
     """The test's side: one action, run repeatedly."""
 
-    def __init__(self, site: Site, action: str, settings: Mapping[str, Any], **given: Any) -> None:
+    def __init__(self, cluster: Cluster, action: str, settings: Mapping[str, Any], **given: Any) -> None:
         self._numbers = itertools.count(1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.step_faults", action],
@@ -36,9 +36,9 @@ class StepRunner:
             text=True,
             env={
                 **os.environ,
-                "JOBHANDLE_TEST_DATABASE_URL": site.database_url,
-                "JOBHANDLE_TEST_BROKER_URL": site.broker_url,
-                "JOBHANDLE_TEST_SETTINGS": json.dumps({**site.settings, **settings}),
+                "JOBHANDLE_TEST_DATABASE_URL": cluster.database_url,
+                "JOBHANDLE_TEST_BROKER_URL": cluster.broker_url,
+                "JOBHANDLE_TEST_SETTINGS": json.dumps({**cluster.settings, **settings}),
                 "JOBHANDLE_TEST_GIVEN": json.dumps(given),
             },
         )
@@ -77,10 +77,10 @@ class StepRunner:
 
 @contextmanager
 def step_runner(
-    site: Site, action: str, *, settings: Mapping[str, Any] | None = None, **given: Any
+    cluster: Cluster, action: str, *, settings: Mapping[str, Any] | None = None, **given: Any
 ) -> Iterator[StepRunner]:
-    """Run an action of a site's process, which may have settings of its own."""
-    made = StepRunner(site, action, settings or {}, **given)
+    """Run an action of a cluster's process, which may have settings of its own."""
+    made = StepRunner(cluster, action, settings or {}, **given)
     try:
         yield made
     finally:

@@ -22,34 +22,34 @@ from tests.faults.store_scenes import (
     remaining_rows,
     running,
     scene,
-    sibling_bench,
+    sibling_harness,
     unstarted,
 )
 from tests.faults.store_trees import TREES
-from tests.store.harness import FAILURE, HELD, TASK, Bench, new_job
+from tests.store.harness import FAILURE, HELD, TASK, Harness, new_job
 
 QUEUED, RUNNING, ERROR = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.ERROR
 
 
-def run_undisturbed(base: Bench, name: str) -> tuple[str, list[str]]:
+def run_undisturbed(base: Harness, name: str) -> tuple[str, list[str]]:
     """Make a call without faults; return its answer and all rows afterwards."""
-    bench = sibling_bench(base)
-    answer = normalize(STORE_CALLS[name](bench)(bench.store))
-    return answer, remaining_rows(bench)
+    harness = sibling_harness(base)
+    answer = normalize(STORE_CALLS[name](harness)(harness.store))
+    return answer, remaining_rows(harness)
 
 
 def _process(run: Run) -> ProcessRef:
     return ProcessRef(run.job_id, run.task_id, run.attempt, str(run.worker.worker_uid), run.worker.pid)
 
 
-def _with_token(bench: Bench, state: str, **given: Any) -> tuple[int, str]:
-    return bench.place(state, **given).job_id, str(uuid.uuid4())
+def _with_token(harness: Harness, state: str, **given: Any) -> tuple[int, str]:
+    return harness.place(state, **given).job_id, str(uuid.uuid4())
 
 
 def _submit(*keys: str | None, taken: bool = False, **given: Any) -> Scene:
-    def new(bench: Bench) -> list[Any]:
+    def new(harness: Harness) -> list[Any]:
         if taken:
-            bench.submit(unique_key=keys[0])
+            harness.submit(unique_key=keys[0])
         return [new_job(unique_key=key, **given) for key in keys or (None,)]
 
     return scene(new, lambda store, jobs: store.inserter.submit(jobs))
@@ -57,67 +57,67 @@ def _submit(*keys: str | None, taken: bool = False, **given: Any) -> Scene:
 
 def _set(state: str, status: JobStatus) -> Scene:
     return scene(
-        lambda bench: _with_token(bench, state),
+        lambda harness: _with_token(harness, state),
         lambda store, given: store.control.set_status(given[0], status, given[1], None, "by hand"),
     )
 
 
 def _claim(state: str) -> Scene:
     return scene(
-        lambda bench: bench.key(bench.place(state).job_id, bench.worker()),
+        lambda harness: harness.key(harness.place(state).job_id, harness.worker()),
         lambda store, key: store.runs.claim(key, TASK) == key,
     )
 
 
-def _cancelled(bench: Bench, state: str) -> tuple[int, str]:
-    job_id = bench.place(state).job_id
-    bench.store.control.cancel(job_id, None, terminate=False)
-    return job_id, bench.row(job_id)["task_id"]
+def _cancelled(harness: Harness, state: str) -> tuple[int, str]:
+    job_id = harness.place(state).job_id
+    harness.store.control.cancel(job_id, None, terminate=False)
+    return job_id, harness.row(job_id)["task_id"]
 
 
-def _superseded(bench: Bench) -> Run:
-    run = running(bench)
-    bench.store.control.set_status(run.job_id, ERROR, "by hand", None, None)
+def _superseded(harness: Harness) -> Run:
+    run = running(harness)
+    harness.store.control.set_status(run.job_id, ERROR, "by hand", None, None)
     return run
 
 
-def _not_yet_renewed(bench: Bench) -> Worker:
-    me = bench.worker()
-    bench.store.leases.retire(me)
+def _not_yet_renewed(harness: Harness) -> Worker:
+    me = harness.worker()
+    harness.store.leases.retire(me)
     return me
 
 
-def _received(bench: Bench) -> tuple[Message, Worker]:
-    me = bench.worker()
-    return received(bench, me), me
+def _received(harness: Harness) -> tuple[Message, Worker]:
+    me = harness.worker()
+    return received(harness, me), me
 
 
-def _message_and_worker(bench: Bench) -> tuple[Any, Worker]:
-    return bench.message(bench.place(QUEUED).job_id), bench.worker()
+def _message_and_worker(harness: Harness) -> tuple[Any, Worker]:
+    return harness.message(harness.place(QUEUED).job_id), harness.worker()
 
 
 def _unreported_cancels(store: Store, _: None) -> None:
     store.sweep.unreported_cancels(10)  # a lost answer loses one event
 
 
-def _passed(bench: Bench) -> None:
-    bench.store.sweep.begin_pass()
-    bench.pass_time(minutes=1)
+def _passed(harness: Harness) -> None:
+    harness.store.sweep.begin_pass()
+    harness.pass_time(minutes=1)
 
 
-def _old(bench: Bench) -> None:
-    bench.place(JobStatus.FINISHED)
-    bench.pass_time(days=2)
+def _old(harness: Harness) -> None:
+    harness.place(JobStatus.FINISHED)
+    harness.pass_time(days=2)
 
 
-def _cancelled_long_ago(bench: Bench) -> None:
-    _cancelled(bench, QUEUED)
-    bench.pass_time(hours=1)
+def _cancelled_long_ago(harness: Harness) -> None:
+    _cancelled(harness, QUEUED)
+    harness.pass_time(hours=1)
 
 
-def _reserved(bench: Bench) -> Any:
-    late(bench)
-    return bench.store.outbox.reserve_due(1)
+def _reserved(harness: Harness) -> Any:
+    late(harness)
+    return harness.store.outbox.reserve_due(1)
 
 
 WRITES: dict[str, Scene] = {
@@ -134,19 +134,19 @@ WRITES: dict[str, Scene] = {
         _reserved, lambda store, reserved: store.outbox.defer_unsendable(reserved, "refused")
     ),
     "release": scene(
-        lambda bench: _with_token(bench, HELD), lambda store, given: store.control.release(*given, None)
+        lambda harness: _with_token(harness, HELD), lambda store, given: store.control.release(*given, None)
     ),
     "resubmit": scene(
-        lambda bench: _with_token(bench, ERROR, unique_key="k"),
+        lambda harness: _with_token(harness, ERROR, unique_key="k"),
         lambda store, given: store.control.resubmit(*given, None) == [given[0]],
     ),
     **{f"claim from {state}": _claim(state) for state in ("Submitted", "Waiting", "Queued", "Requeued")},
     "claim of an expired one": scene(
-        lambda bench: bench.key(late(bench, expires=timedelta(minutes=1)), bench.worker()),
+        lambda harness: harness.key(late(harness, expires=timedelta(minutes=1)), harness.worker()),
         lambda store, key: store.runs.claim(key, TASK),
     ),
     "mark_revoke_reported": scene(
-        lambda bench: _cancelled(bench, JobStatus.SUBMITTED),
+        lambda harness: _cancelled(harness, JobStatus.SUBMITTED),
         lambda store, given: store.runs.mark_revoke_reported(*given),
     ),
     "finish": of_run(lambda store, run: store.runs.finish(run, "1")),
@@ -208,7 +208,7 @@ WRITES: dict[str, Scene] = {
     "begin_pass for the first time": scene(lambda _: None, lambda store, _: store.sweep.begin_pass()),
     "begin_pass": scene(_passed, lambda store, _: store.sweep.begin_pass()),
     "expire": scene(
-        lambda bench: late(bench, expires=timedelta(seconds=1)), lambda store, _: store.sweep.expire()
+        lambda harness: late(harness, expires=timedelta(seconds=1)), lambda store, _: store.sweep.expire()
     ),
     "unreported_cancels": scene(_cancelled_long_ago, _unreported_cancels),
     "reserve_due": scene(late, lambda store, _: store.outbox.reserve_due(10)),

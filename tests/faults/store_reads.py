@@ -6,14 +6,14 @@ from functools import partial
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection, Store
 from tests.faults.store_scenes import Scene, lapsed, late, of_job, of_run, scene
-from tests.store.harness import HELD, Bench
+from tests.store.harness import HELD, Harness
 from tests.store.members import Tree, chain, task
 
 _queued, _failed = partial(of_job, JobStatus.QUEUED), partial(of_job, JobStatus.ERROR)
 
 
-def _tree(bench: Bench) -> int:
-    return Tree(bench, chain(task(), task())).ids[0]
+def _tree(harness: Harness) -> int:
+    return Tree(harness, chain(task(), task())).ids[0]
 
 
 def _size(store: Store, root_id: int) -> int:

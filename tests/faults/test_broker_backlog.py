@@ -17,7 +17,7 @@ from tests.faults.brokers import PrivateBroker, depth, lying_in
 from tests.faults.workload import BODIES, Workload
 from tests.rng import SCALE, scaled, stretched
 from tests.support import eventually, sweep_until
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -29,8 +29,8 @@ STANDS = "standing"
 
 
 @contextmanager
-def rows(site: Site) -> Iterator[Engine]:
-    engine = create_engine(site.database_url)
+def rows(cluster: Cluster) -> Iterator[Engine]:
+    engine = create_engine(cluster.database_url)
     yield engine
     engine.dispose()
 
@@ -56,10 +56,10 @@ def lie_in_wait(workload: Workload, count: int) -> None:
 
 @pytest.mark.parametrize("broker_url", BACKLOG, indirect=True)
 def test_backlog_without_a_worker_is_not_republished(
-    new_site: NewSite, broker_url: str, request: pytest.FixtureRequest
+    new_cluster: NewCluster, broker_url: str, request: pytest.FixtureRequest
 ) -> None:
     wait = 3 * max(1, SCALE / 4)
-    site = new_site(
+    cluster = new_cluster(
         broker_url=broker_url,
         settings={
             "jobhandle_republish_after": wait,
@@ -67,34 +67,36 @@ def test_backlog_without_a_worker_is_not_republished(
             "worker_prefetch_multiplier": 8,
         },
     )
-    workload = Workload(site)
+    workload = Workload(cluster)
     count = scaled(BACKLOG[request.node.callspec.params["broker_url"]])
-    with rows(site) as engine:
+    with rows(cluster) as engine:
         lie_in_wait(workload, count)
         # One wait, and two more.
-        sweep_until(site.jobs, lambda: put_off(engine) >= 2, 60 * wait)
-    lying = lying_in(site.app, STANDS)
+        sweep_until(cluster.jobs, lambda: put_off(engine) >= 2, 60 * wait)
+    lying = lying_in(cluster.app, STANDS)
     assert set(lying) == set(workload.ids)
     assert len(lying) < 1.5 * count
     # To run all of them takes long; so only some run.
-    site.start(BODIES, queues=[STANDS], concurrency=4)
+    cluster.start(BODIES, queues=[STANDS], concurrency=4)
     eventually(lambda: workload.count_started() >= 100, 120)
-    site.jobs.cancel_many(status=UNFINISHED)
+    cluster.jobs.cancel_many(status=UNFINISHED)
     workload.wait_until_final(120)
     workload.audit(events_of=100)
 
 
-def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(new_site: NewSite, broker_url: str) -> None:
+def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(
+    new_cluster: NewCluster, broker_url: str
+) -> None:
     """Reserved messages are in no queue, so the queue depth is always short by them, and by no more."""
-    site = new_site(
+    cluster = new_cluster(
         broker_url=broker_url, settings={"jobhandle_republish_after": 1.5, "worker_prefetch_multiplier": 4}
     )
-    workload = Workload(site)
+    workload = Workload(cluster)
     slow = workload.submit([workload.job("listen", 600, queue=STANDS) for _ in range(2)])
-    site.start(BODIES, queues=[STANDS], concurrency=2)
+    cluster.start(BODIES, queues=[STANDS], concurrency=2)
     eventually(lambda: workload.count_started() == len(slow), 60)
     count = len(slow) + scaled(80)
-    with rows(site) as engine:
+    with rows(cluster) as engine:
         lie_in_wait(workload, count)
         eventually(lambda: put_off(engine) >= 2, 120)
         assert sent(engine) < 1.5 * count
@@ -105,44 +107,46 @@ def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(new_site: NewSi
 
 
 def test_batch_slower_than_the_publish_grace_is_sent_once(
-    new_site: NewSite, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    new_cluster: NewCluster, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sweep publishes what the submitter has not reached; the submitter notices, batch by batch."""
-    site = new_site(broker_url=broker_url, settings={"jobhandle_publish_grace": 0.1})
+    cluster = new_cluster(broker_url=broker_url, settings={"jobhandle_publish_grace": 0.1})
     sweeper = Celery("sweeper", broker=broker_url, set_as_current=False)
-    sweeper.conf.update(site.settings)
-    jobs = Jobs(sweeper, site.database_url)
-    workload = Workload(site)
+    sweeper.conf.update(cluster.settings)
+    jobs = Jobs(sweeper, cluster.database_url)
+    workload = Workload(cluster)
     count, part = scaled(200), 20
     monkeypatch.setattr(submitter, "BATCH", part)
     send, sends = BrokerConnection.send, itertools.count(1)
 
     def hold_the_second_part(line: BrokerConnection, *given: Any) -> None:
-        if line._app is site.app and next(sends) == 2:
+        if line._app is cluster.app and next(sends) == 2:
             # The query flushes the first mark; on a busy machine the mark may come later than the grace.
-            site.jobs.count_by_status()
+            cluster.jobs.count_by_status()
             sweep_until(jobs, lambda: jobs.count_by_status()[JobStatus.QUEUED] == count, 60)
         send(line, *given)
 
     monkeypatch.setattr(BrokerConnection, "send", hold_the_second_part)
     workload.submit([workload.job("work", 0, queue=STANDS) for _ in range(count)])
-    assert count < depth(site.app, STANDS) <= count + part
+    assert count < depth(cluster.app, STANDS) <= count + part
     jobs.close()
 
 
-def test_other_tasks_messages_hide_no_lost_job(new_site: NewSite, private_broker: PrivateBroker) -> None:
+def test_other_tasks_messages_hide_no_lost_job(
+    new_cluster: NewCluster, private_broker: PrivateBroker
+) -> None:
     """As many plain messages as were lost lie in the queue: the queue depth alone would hide the loss."""
-    site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
-    workload = Workload(site)
+    cluster = new_cluster(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
+    workload = Workload(cluster)
     workload.submit([workload.job("work", 0, queue=STANDS) for _ in range(scaled(20))])
     private_broker.lose_messages()
     for _ in range(2 * len(workload.ids)):
-        site.call("plain", str(workload.path) + "-plain", queue=STANDS)
-    with rows(site) as engine:
+        cluster.call("plain", str(workload.path) + "-plain", queue=STANDS)
+    with rows(cluster) as engine:
         already = sent(engine)
-        assert depth(site.app, STANDS) >= 2 * len(workload.ids)
-        sweep_until(site.jobs, lambda: put_off(engine) > 0, 60)
-        sweep_until(site.jobs, lambda: sent(engine) >= already + len(workload.ids), 120)
-    site.start(BODIES, queues=[STANDS])
+        assert depth(cluster.app, STANDS) >= 2 * len(workload.ids)
+        sweep_until(cluster.jobs, lambda: put_off(engine) > 0, 60)
+        sweep_until(cluster.jobs, lambda: sent(engine) >= already + len(workload.ids), 120)
+    cluster.start(BODIES, queues=[STANDS])
     workload.wait_until_final(120)
     workload.audit()

@@ -10,7 +10,7 @@ from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
 from tests.support import eventually, sweep_until
-from tests.worker.site import DEFAULT_QUEUE, NewSite
+from tests.worker.cluster import DEFAULT_QUEUE, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -31,29 +31,29 @@ def start_with_nothing(broker: PrivateBroker) -> None:
 
 @pytest.mark.parametrize("inject", [lose_messages, start_with_nothing])
 def test_lost_messages_are_sent_again_and_run_once(
-    new_site: NewSite, private_broker: PrivateBroker, inject: Callable[[PrivateBroker], None]
+    new_cluster: NewCluster, private_broker: PrivateBroker, inject: Callable[[PrivateBroker], None]
 ) -> None:
     """Jobs in every stage: running (message acknowledged or not), reserved, Queued."""
-    site = new_site(broker_url=private_broker.url, settings=SETTINGS)
-    workload = Workload(site)
-    site.start(BODIES, concurrency=2)
-    sign = site.new_file()
+    cluster = new_cluster(broker_url=private_broker.url, settings=SETTINGS)
+    workload = Workload(cluster)
+    cluster.start(BODIES, concurrency=2)
+    sign = cluster.new_file()
     running = workload.submit([workload.job(task, str(sign)) for task in ("stay", "stay_late")])
     eventually(lambda: workload.count_started() == len(running), TIMEOUT)
     queued = workload.submit([workload.job("work", 0.02) for _ in range(scaled(20))])
     retrying = workload.submit([workload.job("again", 0, 1, 3, queue=ASIDE) for _ in range(scaled(3))])
     aside = workload.submit([workload.job("work_late", 0, queue=ASIDE) for _ in range(scaled(10))])
     # The worker has reserved its prefetch, and so takes no more.
-    eventually(lambda: 0 < depth(site.app, DEFAULT_QUEUE) < len(queued), TIMEOUT)
+    eventually(lambda: 0 < depth(cluster.app, DEFAULT_QUEUE) < len(queued), TIMEOUT)
     # A plain task's message, which is never republished.
-    forgotten = site.new_file()
-    site.call("plain", str(forgotten), queue=ASIDE)
-    assert depth(site.app, ASIDE) == len(aside) + len(retrying) + 1
+    forgotten = cluster.new_file()
+    cluster.call("plain", str(forgotten), queue=ASIDE)
+    assert depth(cluster.app, ASIDE) == len(aside) + len(retrying) + 1
     assert {workload.handle(job_id).job_status() for job_id in running} == {JobStatus.RUNNING}
     inject(private_broker)
     sign.touch()
     # From both, since a Redis that dies may end Celery's worker, after its bodies.
-    site.start(BODIES, queues=[ASIDE, DEFAULT_QUEUE])
+    cluster.start(BODIES, queues=[ASIDE, DEFAULT_QUEUE])
     workload.wait_until_final(TIMEOUT)
     rows = workload.audit()
     assert not forgotten.exists(), "the broker has forgotten nothing"
@@ -63,37 +63,37 @@ def test_lost_messages_are_sent_again_and_run_once(
 
 
 def test_broker_that_forgets_repeatedly_loses_no_job(
-    new_site: NewSite, private_broker: PrivateBroker
+    new_cluster: NewCluster, private_broker: PrivateBroker
 ) -> None:
     """Each time after all messages have been republished, while no worker runs."""
-    site = new_site(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
-    workload = Workload(site)
+    cluster = new_cluster(broker_url=private_broker.url, settings={"jobhandle_republish_after": 0.5})
+    workload = Workload(cluster)
     workload.submit_mixed(scaled(30), queue=ASIDE)
     for _ in range(3):
-        sweep_until(site.jobs, lambda: depth(site.app, ASIDE) >= len(workload.ids), TIMEOUT)
+        sweep_until(cluster.jobs, lambda: depth(cluster.app, ASIDE) >= len(workload.ids), TIMEOUT)
         private_broker.lose_messages()
-    site.start(BODIES, queues=[ASIDE])
+    cluster.start(BODIES, queues=[ASIDE])
     workload.wait_until_final(TIMEOUT)
     workload.audit()
 
 
 def test_queues_deleted_under_their_worker_lose_no_job(
-    new_site: NewSite, private_rabbitmq: RabbitmqServer
+    new_cluster: NewCluster, private_rabbitmq: RabbitmqServer
 ) -> None:
     """As by an administrator: with their messages, and with the bindings that publishers have cached."""
     broker = PrivateRabbitmq(private_rabbitmq)
-    site = new_site(
+    cluster = new_cluster(
         broker_url=broker.url,
         settings=SETTINGS | {"task_default_exchange": "topics", "task_default_exchange_type": "topic"},
     )
-    workload = Workload(site)
-    site.start(BODIES, concurrency=2)
+    workload = Workload(cluster)
+    cluster.start(BODIES, concurrency=2)
     workload.submit([workload.job("work_late", 2) for _ in range(2)])
     eventually(lambda: workload.count_started() == 2, TIMEOUT)
     workload.submit_mixed(scaled(20))
     workload.submit_mixed(scaled(5), queue=ASIDE)
     broker.delete_queues()
     workload.submit_mixed(scaled(20))
-    site.start(BODIES, queues=[ASIDE])
+    cluster.start(BODIES, queues=[ASIDE])
     workload.wait_until_final(TIMEOUT)
     workload.audit()

@@ -20,7 +20,7 @@ from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -57,9 +57,9 @@ class Submitter:
                 self._ended.put(None)
 
 
-def lapsed(site: Site) -> list[str]:
+def lapsed(cluster: Cluster) -> list[str]:
     """Return the workers whose lease has ended."""
-    engine = create_engine(site.database_url)
+    engine = create_engine(cluster.database_url)
     try:
         with engine.connect() as connection:
             return list(
@@ -75,35 +75,35 @@ def lapsed(site: Site) -> list[str]:
     indirect=["private_broker"],
 )
 def test_jobs_submitted_to_a_dead_broker_run_when_it_is_back(
-    new_site: NewSite, private_broker: PrivateBroker, database: str
+    new_cluster: NewCluster, private_broker: PrivateBroker, database: str
 ) -> None:
-    site = new_site(database=database, broker_url=private_broker.url)
-    workload, submit = Workload(site), Submitter()
-    site.start(BODIES)
+    cluster = new_cluster(database=database, broker_url=private_broker.url)
+    workload, submit = Workload(cluster), Submitter()
+    cluster.start(BODIES)
     submit(lambda: workload.submit_mixed(1))
     with away(private_broker):
         for _ in range(10):
             submit(lambda: workload.submit_mixed(scaled(2)))
         assert {workload.handle(job_id).job_status() for job_id in workload.ids[1:]} == {JobStatus.SUBMITTED}
-        latecomer = site.start(BODIES, ready=False)
+        latecomer = cluster.start(BODIES, ready=False)
         eventually(lambda: "Cannot connect" in latecomer.log, TIMEOUT)
     workload.wait_until_final(TIMEOUT)
     workload.audit()
 
 
 def test_silent_broker_delays_no_submit_body_or_lease(
-    new_site: NewSite, private_broker: PrivateBroker
+    new_cluster: NewCluster, private_broker: PrivateBroker
 ) -> None:
-    site = new_site(
+    cluster = new_cluster(
         broker_url=private_broker.url,
         settings={"jobhandle_republish_after": 2, "broker_heartbeat": 4},
     )
-    workload, submit = Workload(site), Submitter()
-    site.start(BODIES, concurrency=4)
+    workload, submit = Workload(cluster), Submitter()
+    cluster.start(BODIES, concurrency=4)
     # Published by the worker, so that it holds a connection that looks healthy.
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=0.2))])
     workload.wait_until_final(TIMEOUT)
-    lease = site.settings["jobhandle_lease"]
+    lease = cluster.settings["jobhandle_lease"]
     long = [workload.job(task, 2 * lease) for task in ("work", "work_late", "listen")]
     submit(lambda: workload.submit(long))
     running = workload.ids[1:]
@@ -115,10 +115,10 @@ def test_silent_broker_delays_no_submit_body_or_lease(
         assert {statuses[job_id] for job_id in workload.ids[1 + len(running) :]} == {JobStatus.SUBMITTED}
         # They run for longer than a lease, and their rows become final, without the broker.
         eventually(
-            lambda: lapsed(site) or all(workload.handle(job_id).job_status().final for job_id in running),
+            lambda: lapsed(cluster) or all(workload.handle(job_id).job_status().final for job_id in running),
             TIMEOUT,
         )
-        assert lapsed(site) == []
+        assert lapsed(cluster) == []
     finally:
         private_broker.resume()
     workload.wait_until_final(TIMEOUT)
@@ -139,15 +139,15 @@ REDELIVERING: dict[str, Any] = {
 }
 
 
-def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_site: NewSite, broker_url: str) -> None:
+def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_cluster: NewCluster, broker_url: str) -> None:
     with Gate(broker_url) as gate:
-        site = new_site(broker_url=broker_url, settings=REDELIVERING)
-        workload = Workload(site)
-        remote = site.start(BODIES, broker_url=gate.url, concurrency=2)
+        cluster = new_cluster(broker_url=broker_url, settings=REDELIVERING)
+        workload = Workload(cluster)
+        remote = cluster.start(BODIES, broker_url=gate.url, concurrency=2)
         late = workload.submit([workload.job("work_late", 10) for _ in range(2)])
         eventually(lambda: workload.count_started() == len(late), 60)
         with gate.shut():
-            near = site.start(BODIES)
+            near = cluster.start(BODIES)
             workload.submit_mixed(scaled(20))
             tasks = [workload.handle(job_id).get_job().task_id for job_id in late]
             eventually(lambda: all(f"[{task_id}] received" in near.log for task_id in tasks), TIMEOUT)
@@ -165,12 +165,12 @@ def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_site: NewSite, broker
         workload.audit()
 
 
-def test_broker_in_alarm_delays_jobs(new_site: NewSite, private_rabbitmq: RabbitmqServer) -> None:
+def test_broker_in_alarm_delays_jobs(new_cluster: NewCluster, private_rabbitmq: RabbitmqServer) -> None:
     """RabbitMQ stops reading from publishers when its memory or disk is short."""
     broker = PrivateRabbitmq(private_rabbitmq)
-    site = new_site(broker_url=broker.url, settings={"jobhandle_republish_after": 2})
-    workload, submit = Workload(site), Submitter()
-    site.start(BODIES)
+    cluster = new_cluster(broker_url=broker.url, settings={"jobhandle_republish_after": 2})
+    workload, submit = Workload(cluster), Submitter()
+    cluster.start(BODIES)
     submit(lambda: workload.submit_mixed(1))
     private_rabbitmq.control("set_vm_memory_high_watermark", "0.00001")
     try:

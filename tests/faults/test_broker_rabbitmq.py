@@ -16,7 +16,7 @@ from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.servers import VirtualHosts
 from tests.support import eventually
-from tests.worker.site import NewSite, Site, statuses
+from tests.worker.cluster import Cluster, NewCluster, statuses
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -33,16 +33,18 @@ TIMEOUT = 60
 
 
 @pytest.fixture(scope="module", params=QUEUE_TYPES)
-def site(request: pytest.FixtureRequest, module_site: NewSite, virtual_hosts: VirtualHosts) -> Site:
-    """A site with a worker of two processes."""
-    site = module_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES[request.param])
-    site.start(BODIES, arguments=["-E"])
-    return site
+def cluster(
+    request: pytest.FixtureRequest, module_cluster: NewCluster, virtual_hosts: VirtualHosts
+) -> Cluster:
+    """A cluster with a worker of two processes."""
+    cluster = module_cluster(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES[request.param])
+    cluster.start(BODIES, arguments=["-E"])
+    return cluster
 
 
 @pytest.fixture
-def workload(site: Site) -> Workload:
-    return Workload(site)
+def workload(cluster: Cluster) -> Workload:
+    return Workload(cluster)
 
 
 def ends(handle: JobHandle) -> JobStatus:
@@ -94,25 +96,25 @@ def test_cancelled_job_with_a_queued_message_is_not_started(workload: Workload) 
     queue = "cancelled"
     for number in range(20):
         submit(workload, "work", 0, queue=queue)
-        assert depth(workload.site.app, queue) == number + 1
+        assert depth(workload.cluster.app, queue) == number + 1
     for job_id in workload.ids[::2]:
         assert workload.cancel(job_id) is JobStatus.CANCELLED
-    workload.site.app.control.add_consumer(queue, reply=True)
+    workload.cluster.app.control.add_consumer(queue, reply=True)
     workload.wait_until_final()
     workload.audit()
     assert set(workload.body_traces()) == set(workload.ids[1::2])
-    eventually(lambda: depth(workload.site.app, queue) == 0)
+    eventually(lambda: depth(workload.cluster.app, queue) == 0)
 
 
 def test_cancelled_job_is_revoked_for_event_receivers(workload: Workload) -> None:
-    site, queue = workload.site, "watched"
+    cluster, queue = workload.cluster, "watched"
     handle = submit(workload, "work", 0, queue=queue)
     task_id = handle.get_job().task_id
     handle.cancel_job()
-    with site.events() as events:
-        site.app.control.add_consumer(queue, reply=True)
+    with cluster.events() as events:
+        cluster.app.control.add_consumer(queue, reply=True)
         eventually(lambda: "task-revoked" in events.of(task_id), TIMEOUT)
-    assert site.state(task_id) == "REVOKED"
+    assert cluster.state(task_id) == "REVOKED"
 
 
 def test_running_job_receives_a_stop_request(workload: Workload) -> None:
@@ -138,25 +140,25 @@ def test_job_is_resubmitted(workload: Workload) -> None:
 def test_expired_job_is_not_started(workload: Workload) -> None:
     queue = "expired"
     handle = submit(workload, "work", 0, queue=queue, expires=timedelta(seconds=1))
-    assert depth(workload.site.app, queue) == 1
+    assert depth(workload.cluster.app, queue) == 1
     assert ends(handle) is JobStatus.CANCELLED
-    workload.site.app.control.add_consumer(queue, reply=True)
-    eventually(lambda: depth(workload.site.app, queue) == 0)
+    workload.cluster.app.control.add_consumer(queue, reply=True)
+    eventually(lambda: depth(workload.cluster.app, queue) == 0)
     assert workload.body_traces() == {}
 
 
 def test_job_of_unknown_task_waits_for_a_worker_that_knows_it(workload: Workload) -> None:
     handle = submit(workload, "nobody_knows_this")
-    eventually(lambda: len(statuses(workload.site, handle)) > 1, TIMEOUT)
+    eventually(lambda: len(statuses(workload.cluster, handle)) > 1, TIMEOUT)
     assert handle.job_status() is JobStatus.SUBMITTED
-    assert "does not know" in workload.site.jobs.events(workload.ids[0])[-1].message
+    assert "does not know" in workload.cluster.jobs.events(workload.ids[0])[-1].message
     handle.cancel_job()
 
 
 def test_message_delivered_twice_starts_nothing(workload: Workload) -> None:
-    site, queue = workload.site, "twice"
+    cluster, queue = workload.cluster, "twice"
     handle = submit(workload, "work", 0.2, queue=queue)
-    with site.app.connection() as connection:
+    with cluster.app.connection() as connection:
         channel: Any = connection.default_channel
         message = channel.basic_get(queue)
         for _ in range(3):
@@ -169,17 +171,17 @@ def test_message_delivered_twice_starts_nothing(workload: Workload) -> None:
             )
             channel.basic_publish(again, exchange="", routing_key=queue)
         # And the first one again, as if it had not been acknowledged.
-    eventually(lambda: depth(site.app, queue) == 4)
-    site.app.control.add_consumer(queue, reply=True)
+    eventually(lambda: depth(cluster.app, queue) == 4)
+    cluster.app.control.add_consumer(queue, reply=True)
     assert ends(handle) is JobStatus.FINISHED
-    eventually(lambda: depth(site.app, queue) == 0)
+    eventually(lambda: depth(cluster.app, queue) == 0)
     workload.audit()
 
 
 def test_unreadable_messages_delay_no_other(workload: Workload) -> None:
-    site, queue = workload.site, "spoilt"
+    cluster, queue = workload.cluster, "spoilt"
     workload.submit_mixed(scaled(30), 0.02, queue=queue)
-    with site.app.connection() as connection:
+    with cluster.app.connection() as connection:
         channel: Any = connection.default_channel
         # Not acknowledged, so that the good ones are given back at the end.
         messages = list(iter(lambda: channel.basic_get(queue), None))
@@ -206,23 +208,23 @@ def test_unreadable_messages_delay_no_other(workload: Workload) -> None:
                     properties["headers"] = dict(properties["headers"])
                     del properties["headers"][workload.rng.choice(["id", "task", "jobhandle"])]
             channel.basic_publish(channel.prepare_message(body, **properties), exchange="", routing_key=queue)
-    eventually(lambda: depth(site.app, queue) == 2 * len(workload.ids))
-    site.app.control.add_consumer(queue, reply=True)
+    eventually(lambda: depth(cluster.app, queue) == 2 * len(workload.ids))
+    cluster.app.control.add_consumer(queue, reply=True)
     workload.wait_until_final()
     account_for_attempts(workload, workload.audit())
-    eventually(lambda: depth(site.app, queue) == 0)
-    assert all(worker.is_running() for worker in site.workers)
+    eventually(lambda: depth(cluster.app, queue) == 0)
+    assert all(worker.is_running() for worker in cluster.workers)
 
 
 # What is set up otherwise.
 
 
-def test_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url: str) -> None:
-    site = new_site(broker_url=rabbitmq_url, settings={"task_queue_max_priority": 9})
-    workload = Workload(site)
+def test_job_with_a_higher_priority_goes_first(new_cluster: NewCluster, rabbitmq_url: str) -> None:
+    cluster = new_cluster(broker_url=rabbitmq_url, settings={"task_queue_max_priority": 9})
+    workload = Workload(cluster)
     priorities = [1, 9, 5, 3, 7]
     workload.submit([workload.job("work", 0, priority=priority) for priority in priorities])
-    site.start(BODIES, concurrency=1)
+    cluster.start(BODIES, concurrency=1)
     workload.wait_until_final()
     workload.audit()
     begun = sorted(workload.body_traces().items(), key=lambda item: item[1][0].begun)
@@ -231,42 +233,42 @@ def test_job_with_a_higher_priority_goes_first(new_site: NewSite, rabbitmq_url: 
 
 @pytest.mark.parametrize("confirm", [True, False, None])
 def test_message_rejected_by_the_broker_is_not_marked_sent(
-    new_site: NewSite, rabbitmq_url: str, confirm: bool | None
+    new_cluster: NewCluster, rabbitmq_url: str, confirm: bool | None
 ) -> None:
     """Whatever `confirm_publish` is set to: without confirms the message would be lost silently."""
     options = {} if confirm is None else {"confirm_publish": confirm}
-    site = new_site(broker_url=rabbitmq_url, settings={"broker_transport_options": options})
+    cluster = new_cluster(broker_url=rabbitmq_url, settings={"broker_transport_options": options})
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
-    site.app.amqp.queues.add(Queue("full", queue_arguments=full))
-    handles = [site.submit("work", queue="full") for _ in range(3)]
+    cluster.app.amqp.queues.add(Queue("full", queue_arguments=full))
+    handles = [cluster.submit("work", queue="full") for _ in range(3)]
     # A classic queue may take one or two more than its length.
     assert handles[0].job_status() is JobStatus.QUEUED
     assert handles[-1].job_status() is JobStatus.SUBMITTED
-    assert depth(site.app, "full") < 3
+    assert depth(cluster.app, "full") < 3
 
 
-def test_results_may_go_back_through_the_broker(new_site: NewSite, rabbitmq_url: str) -> None:
-    site = new_site(broker_url=rabbitmq_url, settings={"result_backend": "rpc://"})
-    workload = Workload(site)
+def test_results_may_go_back_through_the_broker(new_cluster: NewCluster, rabbitmq_url: str) -> None:
+    cluster = new_cluster(broker_url=rabbitmq_url, settings={"result_backend": "rpc://"})
+    workload = Workload(cluster)
     queue = "later"
     cancelled = submit(workload, "work", 0, queue=queue)
     cancelled.cancel_job()
-    site.start(BODIES, queues=["celery", queue])
+    cluster.start(BODIES, queues=["celery", queue])
     assert submit(workload, "work", 0).result(TIMEOUT) == "worked"
     assert ends(submit(workload, "fail", 0)) is JobStatus.ERROR
     assert ends(submit(workload, "again", 0, 1, 0)) is JobStatus.FINISHED
     workload.audit()
 
 
-def test_quorum_queues_carry_celerys_delays(new_site: NewSite, virtual_hosts: VirtualHosts) -> None:
+def test_quorum_queues_carry_celerys_delays(new_cluster: NewCluster, virtual_hosts: VirtualHosts) -> None:
     """Basis of the quorum queue tests above; a plain call beside a job is delayed by Celery."""
-    site = new_site(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES["quorum"])
-    workload = Workload(site)
-    site.start(BODIES)
+    cluster = new_cluster(broker_url=virtual_hosts.create(), settings=QUEUE_TYPES["quorum"])
+    workload = Workload(cluster)
+    cluster.start(BODIES)
     before = time.time()
-    site.app.send_task("worker.plain", [str(workload.path)], countdown=2)
+    cluster.app.send_task("worker.plain", [str(workload.path)], countdown=2)
     handle = submit(workload, "work", 0, scheduled_for=timedelta(seconds=2))
-    host = site.app.connection().virtual_host
+    host = cluster.app.connection().virtual_host
     queues = {
         queue["name"]: queue["type"]
         for queue in virtual_hosts.management.ask("GET", f"queues/{host}?columns=name,type")

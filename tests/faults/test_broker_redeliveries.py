@@ -15,7 +15,7 @@ from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.servers import RabbitmqServer
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 from tests.workers import WorkerProcess
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
@@ -42,11 +42,11 @@ def task_ids(workload: Workload) -> dict[int, str]:
     return {job_id: str(job.task_id) for job_id, job in workload.rows().items()}
 
 
-def test_bodies_beyond_the_visibility_timeout_run_once(new_site: NewSite) -> None:
-    site = new_site(settings=IMPATIENT_REDIS | {"worker_prefetch_multiplier": 4})
-    workload = Workload(site)
+def test_bodies_beyond_the_visibility_timeout_run_once(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings=IMPATIENT_REDIS | {"worker_prefetch_multiplier": 4})
+    workload = Workload(cluster)
     # One after the other, so that reserved messages also wait for longer than the timeout.
-    workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
+    workers = [cluster.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
     long = workload.submit([workload.job("work_late", 10) for _ in range(2)])
@@ -64,12 +64,14 @@ def test_bodies_beyond_the_visibility_timeout_run_once(new_site: NewSite) -> Non
     assert Counter(row.attempt for row in rows.values()) == {1: len(workload.ids) - scaled(3), 2: scaled(3)}
 
 
-def test_bodies_whose_connection_is_cut_run_once(new_site: NewSite, private_rabbitmq: RabbitmqServer) -> None:
+def test_bodies_whose_connection_is_cut_run_once(
+    new_cluster: NewCluster, private_rabbitmq: RabbitmqServer
+) -> None:
     """RabbitMQ requeues what a closed connection held; the same worker may receive it."""
     broker = PrivateRabbitmq(private_rabbitmq)
-    site = new_site(broker_url=broker.url, settings={"worker_prefetch_multiplier": 4})
-    workload = Workload(site)
-    workers = [site.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
+    cluster = new_cluster(broker_url=broker.url, settings={"worker_prefetch_multiplier": 4})
+    workload = Workload(cluster)
+    workers = [cluster.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
     long = workload.submit([workload.job("work_late", 8) for _ in range(3)])
@@ -103,15 +105,15 @@ def _impatience(**settings: int) -> str:
 
 
 def test_acknowledgement_timeout_starts_no_second_body(
-    new_site: NewSite, impatient_rabbitmq: RabbitmqServer
+    new_cluster: NewCluster, impatient_rabbitmq: RabbitmqServer
 ) -> None:
     """RabbitMQ closes the channel; Celery's worker then ends, after its bodies."""
-    site = new_site(broker_url=impatient_rabbitmq.url)
-    workload = Workload(site)
-    first = site.start(BODIES)
+    cluster = new_cluster(broker_url=impatient_rabbitmq.url)
+    workload = Workload(cluster)
+    first = cluster.start(BODIES)
     workload.submit([workload.job("work_late", 8) for _ in range(2)])
     eventually(lambda: workload.count_started() == len(workload.ids), TIMEOUT)
-    second = site.start(BODIES)
+    second = cluster.start(BODIES)
     ids = task_ids(workload).values()
     eventually(lambda: all(received([first, second])[task_id] > 1 for task_id in ids), TIMEOUT)
     workload.wait_until_final(TIMEOUT)

@@ -20,7 +20,7 @@ DEADLINE = stretched(30)
 """Seconds. Unbounded, a call would take longer than any test."""
 
 
-class Site:
+class Cluster:
     """An app whose connections to the broker pass a gate."""
 
     def __init__(self, gate: Gate, sqlite_url: str) -> None:
@@ -46,23 +46,23 @@ class Site:
         self.publisher.close()
 
 
-CALLS: dict[str, Callable[[Site], object]] = {
-    "publish a message": lambda site: site.submit(1),
-    "publish a batch": lambda site: site.submit(3),
-    "declare a queue": lambda site: site.submit(1, f"{site.queue}-new"),
-    "ask for the depth of a queue": Site.depth,
-    "send events": Site.send_events,
-    "close": Site.close,
+CALLS: dict[str, Callable[[Cluster], object]] = {
+    "publish a message": lambda cluster: cluster.submit(1),
+    "publish a batch": lambda cluster: cluster.submit(3),
+    "declare a queue": lambda cluster: cluster.submit(1, f"{cluster.queue}-new"),
+    "ask for the depth of a queue": Cluster.depth,
+    "send events": Cluster.send_events,
+    "close": Cluster.close,
 }
 
 
 @pytest.fixture
-def site(broker_url: str, sqlite_url: str) -> Iterator[Site]:
+def cluster(broker_url: str, sqlite_url: str) -> Iterator[Cluster]:
     with Gate(broker_url) as gate:
-        site = Site(gate, sqlite_url)
-        yield site
+        cluster = Cluster(gate, sqlite_url)
+        yield cluster
         gate.cut_all()
-        site.app.jobs.close()
+        cluster.app.jobs.close()
 
 
 def ends(call: Callable[[], object]) -> bool:
@@ -73,30 +73,30 @@ def ends(call: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_call_on_new_connection_to_silent_broker_ends(call: str, site: Site) -> None:
-    with site.gate.shut():
-        assert ends(lambda: CALLS[call](site))
+def test_call_on_new_connection_to_silent_broker_ends(call: str, cluster: Cluster) -> None:
+    with cluster.gate.shut():
+        assert ends(lambda: CALLS[call](cluster))
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_call_on_used_connection_to_silent_broker_ends(call: str, site: Site, caplog: Any) -> None:
+def test_call_on_used_connection_to_silent_broker_ends(call: str, cluster: Cluster, caplog: Any) -> None:
     for _ in range(2):
-        site.submit(3)
-    site.gate.swallow()
-    assert ends(lambda: CALLS[call](site))
+        cluster.submit(3)
+    cluster.gate.swallow()
+    assert ends(lambda: CALLS[call](cluster))
     assert logged_bugs(caplog) == []
 
 
 def test_close_of_many_silent_connections_waits_for_one_answer(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many connections as there are threads; RabbitMQ alone has a handshake."""
-    pool = site.publisher._pool
+    pool = cluster.publisher._pool
     with ExitStack() as stack:
         connections = [stack.enter_context(pool.acquire()) for _ in range(10)]
         for connection in connections:
-            connection.depth(site.queue)
-    site.gate.swallow()
+            connection.depth(cluster.queue)
+    cluster.gate.swallow()
     handshakes: list[Any] = []
     disconnect = celery_compat.disconnect
 
@@ -105,6 +105,6 @@ def test_close_of_many_silent_connections_waits_for_one_answer(
         disconnect(connection, handshake=handshake)
 
     monkeypatch.setattr(celery_compat, "disconnect", counted)
-    assert ends(site.close)
-    rabbitmq = site.gate.url.startswith("amqp")
+    assert ends(cluster.close)
+    rabbitmq = cluster.gate.url.startswith("amqp")
     assert len(handshakes) == (1 if rabbitmq else len(connections))

@@ -10,7 +10,7 @@ from tests.faults.workload import BODIES, WorkerSupervisor, Workload, hold, inje
 from tests.rng import stretched
 from tests.servers import execute
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
@@ -51,9 +51,9 @@ def strikes_at(broker: PrivateBroker, hold: Callable[[], None]) -> Sequence[Call
     indirect=True,
 )
 def test_repeated_broker_faults_lose_and_repeat_no_job(
-    new_site: NewSite, private_broker: PrivateBroker, database_url: str
+    new_cluster: NewCluster, private_broker: PrivateBroker, database_url: str
 ) -> None:
-    site = new_site(
+    cluster = new_cluster(
         database_url=database_url,
         broker_url=private_broker.url,
         settings={
@@ -67,9 +67,9 @@ def test_repeated_broker_faults_lose_and_repeat_no_job(
             },
         },
     )
-    workload = Workload(site)
+    workload = Workload(cluster)
     workload.submit_in_all_states(0.1)  # so that the first strike has something to take
-    supervisor = WorkerSupervisor(lambda: site.start(BODIES, ready=False), 2)
+    supervisor = WorkerSupervisor(lambda: cluster.start(BODIES, ready=False), 2)
     times = strikes_at(private_broker, lambda: hold(workload.rng.uniform(0.2, 2)))
 
     def meanwhile() -> None:

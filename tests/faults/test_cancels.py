@@ -12,7 +12,7 @@ from tests.faults.worker_faults import account_for_attempts, count_events
 from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
@@ -20,20 +20,20 @@ CANCELLED, FINISHED, RUNNING = JobStatus.CANCELLED, JobStatus.FINISHED, JobStatu
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    """A site whose workers are not killed."""
-    site = module_site(settings={"jobhandle_republish_after": 5})
+def cluster(module_cluster: NewCluster) -> Cluster:
+    """A cluster whose workers are not killed."""
+    cluster = module_cluster(settings={"jobhandle_republish_after": 5})
     for _ in range(2):
-        site.start(BODIES, concurrency=3, ready=False)
-    for worker in site.workers:
+        cluster.start(BODIES, concurrency=3, ready=False)
+    for worker in cluster.workers:
         worker.wait_until_ready(60)
-    return site
+    return cluster
 
 
 def by_processes(workload: Workload, number: int, ids: list[int]) -> None:
     """Cancel the jobs in a separate process, and return the answers."""
     details = workload.path.with_name(f"{workload.path.name}-answers-{number}")
-    with step_runner(workload.site, "cancel_all", ids=ids, answers=str(details)) as canceller:
+    with step_runner(workload.cluster, "cancel_all", ids=ids, answers=str(details)) as canceller:
         assert canceller.do(0, signal.SIGKILL) == SURVIVED
     for job_id, status, moment in map(str.split, details.read_text().splitlines()):
         if status == CANCELLED:
@@ -48,15 +48,15 @@ def by_handles(workload: Workload, number: int, ids: list[int]) -> None:
 def by_the_dozen(workload: Workload, number: int, ids: list[int]) -> None:
     for start in range(0, len(ids), 12):
         dozen = ids[start : start + 12]
-        count = workload.site.jobs.cancel_many(ids=dozen)
+        count = workload.cluster.jobs.cancel_many(ids=dozen)
         moment = time.time()
-        prevented = [job.id for job in workload.site.jobs.find(ids=dozen, status=CANCELLED) if job.id]
+        prevented = [job.id for job in workload.cluster.jobs.find(ids=dozen, status=CANCELLED) if job.id]
         assert len(prevented) <= count <= len(dozen)
         workload.prevented |= dict.fromkeys(prevented, moment)
 
 
-def test_cancels_against_claims_have_one_winner_each(site: Site) -> None:
-    workload = Workload(site)
+def test_cancels_against_claims_have_one_winner_each(cluster: Cluster) -> None:
+    workload = Workload(cluster)
     ids = workload.submit([workload.job("work", 0) for _ in range(scaled(1000))])
     workload.rng.shuffle(ids)
     ways = [by_processes, by_processes, by_handles, by_handles, by_the_dozen]
@@ -74,10 +74,10 @@ def test_cancels_against_claims_have_one_winner_each(site: Site) -> None:
     assert {job_id for job_id, status in statuses.items() if status is CANCELLED} == set(workload.prevented)
 
 
-def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
-    workload = Workload(site)
+def test_cancels_between_attempts_prevent_the_next_one(cluster: Cluster) -> None:
+    workload = Workload(cluster)
     ids = workload.submit([workload.job("again", 0, 4, 0.5) for _ in range(scaled(50))])
-    before = count_events(site, "between two attempts")
+    before = count_events(cluster, "between two attempts")
 
     def cancel(job_id: int) -> None:
         if workload.rng.random() < 0.7:
@@ -89,32 +89,32 @@ def test_cancels_between_attempts_prevent_the_next_one(site: Site) -> None:
 
     workload.wait_until_final()
     account_for_attempts(workload, workload.audit())
-    assert count_events(site, "between two attempts") - before > 1
+    assert count_events(cluster, "between two attempts") - before > 1
 
 
-def test_cancel_outlives_the_workers(new_site: NewSite) -> None:
+def test_cancel_outlives_the_workers(new_cluster: NewCluster) -> None:
     """Without a worker; with messages reserved by a worker that is killed; with redelivered messages."""
-    site = new_site(settings={"worker_prefetch_multiplier": 16, "jobhandle_republish_after": 2})
-    workload = Workload(site)
+    cluster = new_cluster(settings={"worker_prefetch_multiplier": 16, "jobhandle_republish_after": 2})
+    workload = Workload(cluster)
     ids = workload.submit_mixed(scaled(90), 0.1, max_attempts=10**6)
-    messages = site.redis.lrange("celery", 0, -1)
+    messages = cluster.redis.lrange("celery", 0, -1)
     for job_id in ids[::3]:
         assert workload.cancel(job_id) is CANCELLED
 
-    worker = site.start(BODIES, concurrency=2)
+    worker = cluster.start(BODIES, concurrency=2)
     eventually(lambda: workload.count_started() > 10, 60)
     for job_id in ids[1::3]:
         workload.cancel(job_id)
     worker.kill()
     for job_id in ids[1::6]:
         workload.cancel(job_id, terminate=True)
-    site.start(BODIES, concurrency=3)
+    cluster.start(BODIES, concurrency=3)
     workload.wait_until_final()
     for message in messages:
         assert isinstance(message, bytes)
-        site.deliver(message)
-    eventually(lambda: site.redis.llen("celery") == 0, 60)
-    site.start(BODIES, concurrency=1, queues=["last"])
+        cluster.deliver(message)
+    eventually(lambda: cluster.redis.llen("celery") == 0, 60)
+    cluster.start(BODIES, concurrency=1, queues=["last"])
     last = workload.submit([workload.job("work", 0, queue="last")])
 
     workload.wait_until_final()
@@ -125,11 +125,11 @@ def test_cancel_outlives_the_workers(new_site: NewSite) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "threads", "solo"])
-def test_terminate_is_done_by_the_jobs_own_worker(new_site: NewSite, pool: str) -> None:
+def test_terminate_is_done_by_the_jobs_own_worker(new_cluster: NewCluster, pool: str) -> None:
     """Broadcasts are disabled. A pool that cannot end a body reports so, and its jobs end by themselves."""
-    site = new_site(settings={"worker_enable_remote_control": False})
-    workload = Workload(site)
-    worker = site.start(BODIES, pool=pool, concurrency=9)
+    cluster = new_cluster(settings={"worker_enable_remote_control": False})
+    workload = Workload(cluster)
+    worker = cluster.start(BODIES, pool=pool, concurrency=9)
     can = pool in ("prefork", "gevent")
     seconds, count = (600 if can else 3), (1 if pool == "solo" else 3)
     deaf = workload.submit([workload.job("work", seconds) for _ in range(count)])
@@ -149,4 +149,4 @@ def test_terminate_is_done_by_the_jobs_own_worker(new_site: NewSite, pool: str) 
         assert rows[job_id].status is (CANCELLED if can else FINISHED)
         says = f"job {job_id}: its body is to be terminated, and the pool"
         assert (says in worker.log) is not can
-    assert not site.app.control.ping(timeout=0.5), "the worker answered a broadcast"
+    assert not cluster.app.control.ping(timeout=0.5), "the worker answered a broadcast"

@@ -9,23 +9,23 @@ from jobhandle_celery import JobStatus
 from tests.faults.worker_faults import RESULTS
 from tests.faults.workload import BODIES, Workload, repeating_fault
 from tests.rng import scaled, stretched
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
 
-def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
-    site = new_site(settings={"jobhandle_lease": 2, "jobhandle_republish_after": 2})
-    workload = Workload(site)
+def test_revokes_leave_every_job_with_a_true_end(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings={"jobhandle_lease": 2, "jobhandle_republish_after": 2})
+    workload = Workload(cluster)
     ids = workload.submit_mixed(scaled(70), 0.5)
     for _ in range(2):
-        site.start(BODIES, concurrency=3, ready=False)
+        cluster.start(BODIES, concurrency=3, ready=False)
 
     def inject() -> None:
-        running = [job.id for job in site.jobs.find(ids=ids, status=JobStatus.RUNNING) if job.id]
+        running = [job.id for job in cluster.jobs.find(ids=ids, status=JobStatus.RUNNING) if job.id]
         some = [workload.rng.choice(running or ids), workload.rng.choice(ids)]
         options: list[dict[str, Any]] = [{}, {"terminate": True}, {"terminate": True, "signal": "SIGKILL"}]
-        site.app.control.revoke(task_ids(site, some), **workload.rng.choice(options))
+        cluster.app.control.revoke(task_ids(cluster, some), **workload.rng.choice(options))
 
     with repeating_fault(inject, (0.1, 0.5), workload.rng):
         workload.wait_until_final()
@@ -43,7 +43,7 @@ def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
             assert row in by_force or row.cancel_requested is not None
 
     # Final jobs stay final, and workers that received the revoke run other jobs.
-    site.app.control.revoke(task_ids(site, ids), terminate=True)
+    cluster.app.control.revoke(task_ids(cluster, ids), terminate=True)
     others = workload.submit([workload.job("work", 0) for _ in range(20)])
     workload.wait_until_final()
     after = workload.audit(lost_before_body=True)
@@ -51,5 +51,5 @@ def test_revokes_leave_every_job_with_a_true_end(new_site: NewSite) -> None:
     assert {after[job_id].status for job_id in others} == {JobStatus.FINISHED}
 
 
-def task_ids(site: Site, ids: Sequence[int]) -> list[str]:
-    return [str(job.task_id) for job in site.jobs.find(ids=ids, limit=10_000)]
+def task_ids(cluster: Cluster, ids: Sequence[int]) -> list[str]:
+    return [str(job.task_id) for job in cluster.jobs.find(ids=ids, limit=10_000)]

@@ -14,7 +14,7 @@ from jobhandle_celery.broker.headers import CONTENT_TYPE
 from tests.apps import lines_of
 from tests.faults.misconfigured_apps import KINDS, WRONG
 from tests.support import eventually
-from tests.worker.site import DEFAULT_QUEUE, NewSite, Site
+from tests.worker.cluster import DEFAULT_QUEUE, Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -22,21 +22,21 @@ SETTINGS = {"jobhandle_republish_after": 0.3, "jobhandle_publish_grace": 0.5, "j
 APPS = "tests.faults.misconfigured_apps"
 
 
-def submit(site: Site, path: Path, kind: str, text: str) -> JobHandle:
-    handle = site.jobs.handle()
+def submit(cluster: Cluster, path: Path, kind: str, text: str) -> JobHandle:
+    handle = cluster.jobs.handle()
     handle.submit(Job(task=f"wrong.{kind}", args=[str(path), text]))
     return handle
 
 
-def were_sent(site: Site, handles: list[JobHandle], times: int) -> bool:
+def were_sent(cluster: Cluster, handles: list[JobHandle], times: int) -> bool:
     """Sweep; return whether each of these jobs has been published `times` times."""
-    site.jobs.sweep()
-    sights = site.jobs._runtime.store.diagnostics.details_of([handle.job_id for handle in handles])
+    cluster.jobs.sweep()
+    sights = cluster.jobs._runtime.store.diagnostics.details_of([handle.job_id for handle in handles])
     return all(sight.internals.publish_count >= times for sight in sights)
 
 
-def last_event(site: Site, handle: JobHandle) -> str:
-    return site.jobs.events(handle.job_id)[-1].message
+def last_event(cluster: Cluster, handle: JobHandle) -> str:
+    return cluster.jobs.events(handle.job_id)[-1].message
 
 
 def as_plain_task(message: bytes, task_id: str, args: list[Any]) -> bytes:
@@ -49,31 +49,31 @@ def as_plain_task(message: bytes, task_id: str, args: list[Any]) -> bytes:
     return json.dumps(plain).encode()
 
 
-def test_no_worker_without_jobs_runs_a_job(new_site: NewSite) -> None:
+def test_no_worker_without_jobs_runs_a_job(new_cluster: NewCluster) -> None:
     """Workers without `Jobs`, however they take messages, run no job, however often it is sent (fault 4)."""
-    site = new_site(settings=SETTINGS)
-    path = site.new_file()
-    wrong = [site.start(f"{APPS}:{app}", concurrency=1, ready=False) for app in WRONG]
+    cluster = new_cluster(settings=SETTINGS)
+    path = cluster.new_file()
+    wrong = [cluster.start(f"{APPS}:{app}", concurrency=1, ready=False) for app in WRONG]
     for worker in wrong:
         worker.wait_until_ready(60)
-    kept = [submit(site, path, kind, "kept") for kind in KINDS]
-    cancelled = [submit(site, path, kind, "cancelled") for kind in KINDS]
+    kept = [submit(cluster, path, kind, "kept") for kind in KINDS]
+    cancelled = [submit(cluster, path, kind, "cancelled") for kind in KINDS]
     for handle in cancelled:
         assert handle.cancel_job() is JobStatus.CANCELLED
-    eventually(partial(were_sent, site, kept, 2), 60)
-    eventually(lambda: not site.redis.llen(DEFAULT_QUEUE))
+    eventually(partial(were_sent, cluster, kept, 2), 60)
+    eventually(lambda: not cluster.redis.llen(DEFAULT_QUEUE))
     assert lines_of(path) == []
 
     # Otherwise this would prove nothing: a plain task's message runs there.
     for kind in KINDS:
-        _, message = site.submit_parked(f"wrong.{kind}", str(path), "parked")
+        _, message = cluster.submit_parked(f"wrong.{kind}", str(path), "parked")
         for number in range(4):
             task_id = f"{kind}-{number}"
-            site.deliver(as_plain_task(message, task_id, [str(path), "plain"]), id=task_id)
+            cluster.deliver(as_plain_task(message, task_id, [str(path), "plain"]), id=task_id)
     eventually(lambda: {f"{kind} plain unclaimed" for kind in KINDS} <= set(lines_of(path)), 30)
 
     wrong[1].end()
-    rights = [site.start(f"{APPS}:right", concurrency=1, ready=False) for _ in range(2)]
+    rights = [cluster.start(f"{APPS}:right", concurrency=1, ready=False) for _ in range(2)]
     rights[0].wait_until_ready()
     for handle in kept:
         assert handle.wait(90) is JobStatus.FINISHED
@@ -84,29 +84,31 @@ def test_no_worker_without_jobs_runs_a_job(new_site: NewSite) -> None:
     assert all("Refusing to deserialize" in worker.log for worker in wrong)
 
 
-def test_worker_without_jobs_on_rabbitmq_rejects_its_messages(new_site: NewSite, rabbitmq_url: str) -> None:
+def test_worker_without_jobs_on_rabbitmq_rejects_its_messages(
+    new_cluster: NewCluster, rabbitmq_url: str
+) -> None:
     """On RabbitMQ too the message is rejected, not requeued, and the sweep sends another (fault 4)."""
-    site = new_site(settings=SETTINGS, broker_url=rabbitmq_url)
-    path = site.new_file()
-    wrong = site.start(f"{APPS}:plain", concurrency=1)
-    handle = submit(site, path, "ordinary", "kept")
-    eventually(partial(were_sent, site, [handle], 2), 60)
+    cluster = new_cluster(settings=SETTINGS, broker_url=rabbitmq_url)
+    path = cluster.new_file()
+    wrong = cluster.start(f"{APPS}:plain", concurrency=1)
+    handle = submit(cluster, path, "ordinary", "kept")
+    eventually(partial(were_sent, cluster, [handle], 2), 60)
     eventually(lambda: "Refusing to deserialize" in wrong.log)
     assert lines_of(path) == []
     wrong.end()
 
-    site.start(f"{APPS}:right", concurrency=1)
+    cluster.start(f"{APPS}:right", concurrency=1)
 
     assert handle.wait(60) is JobStatus.FINISHED
     assert lines_of(path) == [f"ordinary kept {handle.job_id}"]
 
 
-def test_older_version_runs_jobs_in_its_own_message_form(new_site: NewSite) -> None:
+def test_older_version_runs_jobs_in_its_own_message_form(new_cluster: NewCluster) -> None:
     """A worker of the version before drops what this one sends, and runs what its sweep sends (fault 4)."""
-    site = new_site(settings=SETTINGS)
-    path = site.new_file()
-    older = site.start(f"{APPS}:right", concurrency=1, environment={"WRONG_APPS_OLDER": "1"})
-    handle = submit(site, path, "ordinary", "kept")
+    cluster = new_cluster(settings=SETTINGS)
+    path = cluster.new_file()
+    older = cluster.start(f"{APPS}:right", concurrency=1, environment={"WRONG_APPS_OLDER": "1"})
+    handle = submit(cluster, path, "ordinary", "kept")
 
     assert handle.wait(60) is JobStatus.FINISHED
 
@@ -115,24 +117,24 @@ def test_older_version_runs_jobs_in_its_own_message_form(new_site: NewSite) -> N
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_tasks_that_bypass_the_claim_run_no_job(new_site: NewSite, pool: str) -> None:
+def test_tasks_that_bypass_the_claim_run_no_job(new_cluster: NewCluster, pool: str) -> None:
     """A worker with `Jobs` drops the message of a task with its own strategy or request (fault 5).
 
     A request that runs the body once the pool has accepted it fails there, and the pool runs the job.
     """
-    site = new_site(settings=SETTINGS)
-    path = site.new_file()
-    worker = site.start(f"{APPS}:half_right", concurrency=1, pool=pool)
+    cluster = new_cluster(settings=SETTINGS)
+    path = cluster.new_file()
+    worker = cluster.start(f"{APPS}:half_right", concurrency=1, pool=pool)
     kinds = ["batches", "strategy", "request", "revoked"]
-    handles = [submit(site, path, kind, "kept") for kind in kinds]
-    eventually(partial(were_sent, site, handles, 2), 60)
-    eventually(lambda: all("of its own" in last_event(site, handle) for handle in handles))
+    handles = [submit(cluster, path, kind, "kept") for kind in kinds]
+    eventually(partial(were_sent, cluster, handles, 2), 60)
+    eventually(lambda: all("of its own" in last_event(cluster, handle) for handle in handles))
     for kind, handle in zip(kinds, handles, strict=True):
         assert f"job {handle.job_id}: refused its message (the task wrong.{kind} has a" in worker.log
         assert handle.cancel_job() is JobStatus.CANCELLED
     assert lines_of(path) == []
     for kind in ("accepted", "ordinary"):
-        handle = submit(site, path, kind, "kept")
+        handle = submit(cluster, path, kind, "kept")
         assert handle.wait(30) is JobStatus.FINISHED
         assert lines_of(path)[-1] == f"{kind} kept {handle.job_id}"
     assert len(lines_of(path)) == 2
@@ -141,19 +143,19 @@ def test_tasks_that_bypass_the_claim_run_no_job(new_site: NewSite, pool: str) ->
 PROTOCOLS = ["1", "1 with our header", "1 of our type", "2 without our header"]
 
 
-def test_messages_of_another_protocol_run_no_job(new_site: NewSite) -> None:
+def test_messages_of_another_protocol_run_no_job(new_cluster: NewCluster) -> None:
     """What has a job's content type or header and is not of our form is dropped (fault 4)."""
-    site = new_site(settings={"jobhandle_republish_after": 3600})
-    site.start(concurrency=1)
-    path = site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
+    cluster = new_cluster(settings={"jobhandle_republish_after": 3600})
+    cluster.start(concurrency=1)
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
     for protocol in PROTOCOLS:
-        site.redis.lpush(DEFAULT_QUEUE, forged(message, protocol, [str(path), "forged"]))
-    site.fence()
+        cluster.redis.lpush(DEFAULT_QUEUE, forged(message, protocol, [str(path), "forged"]))
+    cluster.fence()
     assert lines_of(path) == []
     assert handle.get_job().attempt == 0
 
-    site.deliver(message)
+    cluster.deliver(message)
 
     assert handle.wait(20) is JobStatus.FINISHED
     assert lines_of(path) == ["body"]

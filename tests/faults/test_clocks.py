@@ -10,7 +10,7 @@ from tests.faults.worker_faults import account_for_attempts, count_events
 from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
@@ -31,12 +31,14 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
-def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(new_site: NewSite, database_url: str) -> None:
+def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(
+    new_cluster: NewCluster, database_url: str
+) -> None:
     """Not on SQLite: its clock is that of each process, and its processes share one machine."""
-    site = new_site(database_url=database_url, settings=SETTINGS)
-    workload = Workload(site)
+    cluster = new_cluster(database_url=database_url, settings=SETTINGS)
+    workload = Workload(cluster)
     ahead, behind = (
-        site.start(BODIES, concurrency=6, ready=False, environment={"JOBHANDLE_TEST_CLOCK": str(seconds)})
+        cluster.start(BODIES, concurrency=6, ready=False, environment={"JOBHANDLE_TEST_CLOCK": str(seconds)})
         for seconds in (HOUR, -HOUR)
     )
     for worker in (ahead, behind):
@@ -75,21 +77,21 @@ def assert_not_early(workload: Workload, row: JobRecord) -> None:
     if isinstance(row.scheduled_for, datetime):
         assert row.started >= row.scheduled_for
     if row.task == "worker.again" and row.args[2:] == [2, COUNTDOWN]:
-        started = [event.at for event in workload.site.jobs.events(row.id) if event.message == "started"]
+        started = [event.at for event in workload.cluster.jobs.events(row.id) if event.message == "started"]
         between = [after - before for before, after in pairwise(started)]
         assert len(between) == 2
         assert min(between) >= timedelta(seconds=COUNTDOWN), row
 
 
 @pytest.mark.parametrize("lost", [HOUR, -HOUR], ids=["ahead", "behind"])
-def test_lost_worker_is_noticed_with_wrong_clocks(new_site: NewSite, lost: int) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
-    gone = site.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(lost)})
-    sign = site.new_file()
+def test_lost_worker_is_noticed_with_wrong_clocks(new_cluster: NewCluster, lost: int) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
+    gone = cluster.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(lost)})
+    sign = cluster.new_file()
     workload.submit([workload.job("stay", str(sign), max_attempts=2) for _ in range(4)])
     eventually(lambda: workload.count_started() == 4, 60)
-    site.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(-lost)})
+    cluster.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(-lost)})
 
     gone.kill()
 
@@ -98,4 +100,4 @@ def test_lost_worker_is_noticed_with_wrong_clocks(new_site: NewSite, lost: int) 
     workload.wait_until_final()
     rows = workload.audit()
     assert {(row.status, row.attempt) for row in rows.values()} == {(JobStatus.FINISHED, 2)}
-    assert count_events(site, "the worker % was lost") == 4
+    assert count_events(cluster, "the worker % was lost") == 4

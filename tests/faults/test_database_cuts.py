@@ -15,19 +15,19 @@ from tests.databases import PostgresqlDatabases
 from tests.faults.proxy import Cut, PostgresqlProxy
 from tests.faults.store_calls import STORE_CALLS
 from tests.faults.store_reads import READS
-from tests.faults.store_scenes import normalize, remaining_rows, sibling_bench
-from tests.store.harness import Bench
+from tests.faults.store_scenes import normalize, remaining_rows, sibling_harness
+from tests.store.harness import Harness
 from tests.support import eventually
 
 pytestmark = pytest.mark.faults
 
 
-class Stage:
+class JobFactory:
     """A database, reached directly and through a proxy."""
 
     def __init__(self, url: str, proxy: PostgresqlProxy) -> None:
         self.proxy = proxy
-        self.direct, self.through = Bench(url), Bench(proxy.url)
+        self.direct, self.through = Harness(url), Harness(proxy.url)
 
     def close(self) -> None:
         self.through.close()
@@ -35,10 +35,10 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Stage]:
+def base(postgresql_databases: PostgresqlDatabases) -> Iterator[JobFactory]:
     url = postgresql_databases.create()
     with PostgresqlProxy(url) as proxy:
-        base = Stage(url, proxy)
+        base = JobFactory(url, proxy)
         yield base
         base.close()
     postgresql_databases.drop(url)
@@ -47,11 +47,11 @@ def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Stage]:
 class Play:
     """A scene, run through the proxy in its own namespace, with or without a cut."""
 
-    def __init__(self, base: Stage, name: str) -> None:
+    def __init__(self, base: JobFactory, name: str) -> None:
         self._proxy = base.proxy
-        self._direct = sibling_bench(base.direct)
+        self._direct = sibling_harness(base.direct)
         here = self._direct.settings.namespace
-        self._through = Bench(base.through.url, base.through.database, namespace=here)
+        self._through = Harness(base.through.url, base.through.database, namespace=here)
         self._ask = STORE_CALLS[name](self._direct)
 
     def act(self, fault: tuple[int, Cut] | None = None) -> tuple[str, list[str]]:
@@ -104,7 +104,7 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "cut"), cases())
-def test_cut_connection_changes_neither_rows_nor_answer(base: Stage, name: str, cut: Cut) -> None:
+def test_cut_connection_changes_neither_rows_nor_answer(base: JobFactory, name: str, cut: Cut) -> None:
     answer, rows = Play(base, name).act()
     requests = base.proxy.requests
     assert requests
@@ -126,12 +126,12 @@ def test_cut_connection_changes_neither_rows_nor_answer(base: Stage, name: str, 
 
 
 @pytest.fixture(scope="module")
-def silent_stage(base: Stage) -> Iterator[Stage]:
-    """The same stage, with a statement deadline short enough for a test."""
+def silent_factory(base: JobFactory) -> Iterator[JobFactory]:
+    """The same, with a statement deadline short enough for a test."""
     database = Database(engine_maker(base.proxy.url), base.through.settings, deadline=1.0)
-    silent = Stage.__new__(Stage)
+    silent = JobFactory.__new__(JobFactory)
     silent.proxy, silent.direct = base.proxy, base.direct
-    silent.through = Bench(base.proxy.url, database)
+    silent.through = Harness(base.proxy.url, database)
     yield silent
     database.close()
 
@@ -139,11 +139,11 @@ def silent_stage(base: Stage) -> Iterator[Stage]:
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [cut for cut in Cut if cut.silent])
 @pytest.mark.parametrize("name", [name for name in STORE_CALLS if name not in READS])
-def test_silent_connection_is_replaced(silent_stage: Stage, name: str, cut: Cut) -> None:
+def test_silent_connection_is_replaced(silent_factory: JobFactory, name: str, cut: Cut) -> None:
     """Related to mutant 22: the request, or the answer, never arrives, and TCP reports nothing (fault 45)."""
-    answer, rows = Play(silent_stage, name).act()
-    number = 1 if cut is Cut.SILENT_BEFORE else silent_stage.proxy.requests
-    silenced = Play(silent_stage, name)
+    answer, rows = Play(silent_factory, name).act()
+    number = 1 if cut is Cut.SILENT_BEFORE else silent_factory.proxy.requests
+    silenced = Play(silent_factory, name)
     result, found = silenced.act((number, cut))
     assert result in {answer, LATE_ANSWERS.get(name, answer)}
     if name in SKIPPING and found != rows:
@@ -156,7 +156,7 @@ STEP_BY_STEP = {"settle", "arm", "start_ancestors"}
 """Verbs of `Settling` whose steps are repeated each by itself."""
 
 
-def test_every_repeatable_verb_has_a_call(base: Stage) -> None:
+def test_every_repeatable_verb_has_a_call(base: JobFactory) -> None:
     parts = [type(part) for part in vars(base.direct.store).values() if part is not base.direct.database]
     repeated = {
         name.lstrip("_")

@@ -16,33 +16,33 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, Selection, Store
 from tests.databases import PostgresqlDatabases, migrate
 from tests.servers import PostgresqlServer, execute
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 
 pytestmark = pytest.mark.faults
 
 LARGE = '"' + "x" * 100_000 + '"'
 
 
-def fill(bench: Bench) -> int:
+def fill(harness: Harness) -> int:
     """Submit until the disk is full; return how many jobs there are."""
     for count in range(10_000):
         try:
-            bench.submit(args=f"[{LARGE}]")
+            harness.submit(args=f"[{LARGE}]")
         except DatabaseUnavailableError:
             return count
     raise AssertionError("it was never full")
 
 
-def assert_refused_until_there_is_room(bench: Bench, make_room: Callable[[], object]) -> None:
-    count = fill(bench)
+def assert_refused_until_there_is_room(harness: Harness, make_room: Callable[[], object]) -> None:
+    count = fill(harness)
     assert count > 0
-    assert len(bench.store.pages.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
-    for job in bench.store.pages.find(Selection(), None, 10_000):
-        assert [event.status for event in bench.store.queries.events(job.id)] == [JobStatus.SUBMITTED]
+    assert len(harness.store.pages.find(Selection(), None, 10_000)) == count, "a job is there, or it is not"
+    for job in harness.store.pages.find(Selection(), None, 10_000):
+        assert [event.status for event in harness.store.queries.events(job.id)] == [JobStatus.SUBMITTED]
     make_room()
-    run = bench.run(bench.submit(args=f"[{LARGE}]"))
-    assert bench.store.runs.finish(run, LARGE)
-    assert bench.status(run.job_id) is JobStatus.FINISHED
+    run = harness.run(harness.submit(args=f"[{LARGE}]"))
+    assert harness.store.runs.finish(run, LARGE)
+    assert harness.status(run.job_id) is JobStatus.FINISHED
 
 
 def test_full_disk_under_sqlite_is_reported(sqlite_url: str) -> None:
@@ -56,19 +56,19 @@ def test_full_disk_under_sqlite_is_reported(sqlite_url: str) -> None:
     def limit(connection: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")  # type: ignore[attr-defined]  # sqlite3's
 
-    bench = Bench(sqlite_url)
-    bench.database = Database(make_engine, bench.settings)
-    bench.store = Store(bench.database)
+    harness = Harness(sqlite_url)
+    harness.database = Database(make_engine, harness.settings)
+    harness.store = Store(harness.database)
 
     def make_room() -> None:
         nonlocal pages
         pages = 1_000_000
-        bench.database.close()
+        harness.database.close()
 
     try:
-        assert_refused_until_there_is_room(bench, make_room)
+        assert_refused_until_there_is_room(harness, make_room)
     finally:
-        bench.close()
+        harness.close()
 
 
 @contextmanager
@@ -94,10 +94,10 @@ def test_full_disk_under_postgresql_is_reported(private_postgresql: PostgresqlSe
         migrate(url)
         # TOAST would compress equal characters.
         execute(url, "ALTER TABLE jobhandle_job ALTER COLUMN args SET STORAGE EXTERNAL")
-        bench = Bench(url)
+        harness = Harness(url)
         try:
             remount = ["mount", "-o", "remount,size=400m", str(disk)]
-            assert_refused_until_there_is_room(bench, lambda: subprocess.check_call(remount))
+            assert_refused_until_there_is_room(harness, lambda: subprocess.check_call(remount))
         finally:
-            bench.close()
+            harness.close()
             server.stop()

@@ -24,11 +24,11 @@ from tests.databases import MariadbDatabases, PostgresqlDatabases
 from tests.faults.lifecycles import retry_until_answered
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
 from tests.faults.store_reads import READS
-from tests.faults.store_scenes import normalize, remaining_rows, sibling_bench
+from tests.faults.store_scenes import normalize, remaining_rows, sibling_harness
 from tests.rng import stretched
 from tests.servers import MariadbServer, execute
 from tests.store.assertions import legal
-from tests.store.harness import TASK, Bench
+from tests.store.harness import TASK, Harness
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
@@ -36,35 +36,37 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
 
 class Scenes:
-    """The scene of every store call on one stage, called while the database rejects writes and after."""
+    """The scene of every store call on one database, called while the database rejects writes and after."""
 
-    def __init__(self, base: Bench) -> None:
+    def __init__(self, base: Harness) -> None:
         self._url = base.url
-        self._benches = {name: sibling_bench(base) for name in STORE_CALLS}
-        self._asks = {name: STORE_CALLS[name](bench) for name, bench in self._benches.items()}
-        self._before = {name: remaining_rows(bench) for name, bench in self._benches.items()}
+        self._harnesses = {name: sibling_harness(base) for name in STORE_CALLS}
+        self._asks = {name: STORE_CALLS[name](harness) for name, harness in self._harnesses.items()}
+        self._before = {name: remaining_rows(harness) for name, harness in self._harnesses.items()}
 
     def assert_refused(self, reads: Set[str] = READS.keys()) -> None:
         """Call while the database rejects writes: each call that writes raises."""
         for name in reads:
-            self._asks[name](self._benches[name].store)
+            self._asks[name](self._harnesses[name].store)
         for name in self._asks.keys() - reads:
             try:
-                answer = self._asks[name](self._benches[name].store)
+                answer = self._asks[name](self._harnesses[name].store)
             except DatabaseUnavailableError:
                 continue
             pytest.fail(f"{name} was not refused: {answer!r}")
-        looking = Bench(self._url)  # so that the caller's last connection is the rejected one
-        for name, bench in self._benches.items():
-            there = Bench(self._url, looking.database, namespace=bench.settings.namespace)
+        looking = Harness(self._url)  # so that the caller's last connection is the rejected one
+        for name, harness in self._harnesses.items():
+            there = Harness(self._url, looking.database, namespace=harness.settings.namespace)
             assert remaining_rows(there) == self._before[name], name
         looking.close()
 
-    def assert_granted(self, base: Bench) -> None:
-        """Call again: the result is that of a stage without any rejection."""
+    def assert_granted(self, base: Harness) -> None:
+        """Call again: the result is that of a run without any rejection."""
         for name, call in self._asks.items():
-            bench = self._benches[name]
-            assert (normalize(call(bench.store)), remaining_rows(bench)) == run_undisturbed(base, name), name
+            harness = self._harnesses[name]
+            assert (normalize(call(harness.store)), remaining_rows(harness)) == run_undisturbed(base, name), (
+                name
+            )
 
 
 # SQLite, locked by another process for longer than we wait.
@@ -109,7 +111,7 @@ def test_locked_sqlite_file_is_reported_and_changes_nothing(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT", 0.05)
-    base = Bench(sqlite_url)
+    base = Harness(sqlite_url)
     scenes = Scenes(base)
     locker = Locker(str(sqlalchemy.make_url(sqlite_url).database))
     with locker.locked():
@@ -123,9 +125,9 @@ def test_locked_sqlite_file_is_reported_and_changes_nothing(
 
 
 @pytest.fixture(scope="module")
-def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Bench]:
+def base(postgresql_databases: PostgresqlDatabases) -> Iterator[Harness]:
     url = postgresql_databases.create()
-    base = Bench(url)
+    base = Harness(url)
     yield base
     base.close()
     postgresql_databases.drop(url)
@@ -139,7 +141,7 @@ def configure(databases: PostgresqlDatabases, url: str, setting: str) -> None:
 def test_read_only_server_is_reported_and_left(
     postgresql_databases: PostgresqlDatabases, postgresql_url: str
 ) -> None:
-    base = Bench(postgresql_url)
+    base = Harness(postgresql_url)
     scenes = Scenes(base)
     configure(postgresql_databases, postgresql_url, "SET default_transaction_read_only = on")
     postgresql_databases.disconnect(postgresql_url)
@@ -151,82 +153,82 @@ def test_read_only_server_is_reported_and_left(
 
 
 @pytest.fixture(scope="module", params=["serializable", "repeatable read"])
-def strict_stage(
+def strict_factory(
     postgresql_databases: PostgresqlDatabases, request: pytest.FixtureRequest
-) -> Iterator[Bench]:
+) -> Iterator[Harness]:
     """On a database whose default isolation is stricter than needed."""
     url = postgresql_databases.create()
     configure(postgresql_databases, url, f"SET default_transaction_isolation = '{request.param}'")
-    base = Bench(url)
+    base = Harness(url)
     yield base
     base.close()
     postgresql_databases.drop(url)
 
 
 @pytest.mark.parametrize("name", STORE_CALLS)
-def test_stricter_isolation_changes_no_verb(base: Bench, strict_stage: Bench, name: str) -> None:
-    assert run_undisturbed(strict_stage, name) == run_undisturbed(base, name)
+def test_stricter_isolation_changes_no_verb(base: Harness, strict_factory: Harness, name: str) -> None:
+    assert run_undisturbed(strict_factory, name) == run_undisturbed(base, name)
 
 
 CROWD = 6
 JOBS = 12
 
 
-def test_serialization_failures_start_each_job_once(strict_stage: Bench) -> None:
-    bench = sibling_bench(strict_stage)
-    job_ids = [bench.submit(unique_key=str(number)) for number in range(JOBS)]
-    workers = [bench.worker(f"w{number}") for number in range(CROWD)]
+def test_serialization_failures_start_each_job_once(strict_factory: Harness) -> None:
+    harness = sibling_harness(strict_factory)
+    job_ids = [harness.submit(unique_key=str(number)) for number in range(JOBS)]
+    workers = [harness.worker(f"w{number}") for number in range(CROWD)]
 
     def run_body(number: int) -> list[Run]:
         won = []
         for job_id in job_ids:
-            message = bench.message(job_id)
+            message = harness.message(job_id)
             key = Run(job_id, message.task_id, 1, str(uuid.uuid4()), workers[number])
-            claimed = retry_until_answered(lambda key=key: bench.store.runs.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            claimed = retry_until_answered(lambda key=key: harness.store.runs.claim(key, TASK))  # type: ignore[misc]  # mypy infers no lambda's defaults
             if isinstance(claimed, ClaimRejected):
-                cancel = partial(bench.store.control.cancel, job_id, None, terminate=False)
+                cancel = partial(harness.store.control.cancel, job_id, None, terminate=False)
                 retry_until_answered(cancel)
                 continue
             won.append(key)
-            assert retry_until_answered(lambda key=key: bench.store.runs.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
+            assert retry_until_answered(lambda key=key: harness.store.runs.finish(key, "1"))  # type: ignore[misc]  # mypy infers no lambda's defaults
         return won
 
     workload = race(*(lambda number=number: run_body(number) for number in range(CROWD)))
     assert sorted(run.job_id for won in workload for run in won) == job_ids
     for job_id in job_ids:
-        events = bench.events(job_id)
-        assert bench.status(job_id) is JobStatus.FINISHED
+        events = harness.events(job_id)
+        assert harness.status(job_id) is JobStatus.FINISHED
         assert all(legal(before, after) for before, after in pairwise(events)), events
         assert events.count(JobStatus.FINISHED) == 1
 
 
-def test_submits_of_one_key_agree_under_stricter_isolation(strict_stage: Bench) -> None:
-    bench = sibling_bench(strict_stage)
-    ids = race(*[lambda: retry_until_answered(lambda: bench.submit(unique_key="k"))] * CROWD)
+def test_submits_of_one_key_agree_under_stricter_isolation(strict_factory: Harness) -> None:
+    harness = sibling_harness(strict_factory)
+    ids = race(*[lambda: retry_until_answered(lambda: harness.submit(unique_key="k"))] * CROWD)
     assert len(set(ids)) == 1
-    assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 1
+    assert harness.store.queries.count_by_status()[JobStatus.SUBMITTED] == 1
 
 
-def test_deadlock_victim_is_retried(base: Bench) -> None:
-    bench = sibling_bench(base)
-    first, second = bench.submit(), bench.submit()
+def test_deadlock_victim_is_retried(base: Harness) -> None:
+    harness = sibling_harness(base)
+    first, second = harness.submit(), harness.submit()
     lock = select(job.c.id).with_for_update()
     with ThreadPoolExecutor(1) as pool:
-        with bench.database.transaction() as connection:
+        with harness.database.transaction() as connection:
             connection.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # the call is the victim
             connection.execute(lock.where(job.c.id == second))
-            cancelled = pool.submit(bench.store.control.cancel_selected, Selection(ids=(first, second)))
-            eventually(lambda: waiting(bench) == 1)
+            cancelled = pool.submit(harness.store.control.cancel_selected, Selection(ids=(first, second)))
+            eventually(lambda: waiting(harness) == 1)
             connection.execute(lock.where(job.c.id == first))
         assert cancelled.result(timeout=30) == 2
-    assert [bench.events(job_id)[1:] for job_id in (first, second)] == [[JobStatus.CANCELLED]] * 2
+    assert [harness.events(job_id)[1:] for job_id in (first, second)] == [[JobStatus.CANCELLED]] * 2
 
 
 # MariaDB.
 
 
-def connection_of(bench: Bench) -> int:
-    with bench.database.autocommit() as connection:
+def connection_of(harness: Harness) -> int:
+    with harness.database.autocommit() as connection:
         number: int = connection.execute(text("SELECT CONNECTION_ID()")).scalar_one()
         return number
 
@@ -236,7 +238,7 @@ def test_read_only_mariadb_is_reported_and_left(private_mariadb: MariadbServer) 
     # A user whom read-only rejects: administrators may still write.
     execute(private_mariadb.url, f"CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{url.password}'")
     execute(private_mariadb.url, f"GRANT ALL ON `{url.database}`.* TO shop@'127.0.0.1'")
-    base = Bench(url.set(username="shop").render_as_string(hide_password=False))
+    base = Harness(url.set(username="shop").render_as_string(hide_password=False))
     scenes = Scenes(base)
     execute(private_mariadb.url, "SET GLOBAL read_only = ON")
     before = connection_of(base)
@@ -251,13 +253,13 @@ def test_read_only_mariadb_is_reported_and_left(private_mariadb: MariadbServer) 
 
 def test_server_in_read_only_mode_is_left(mariadb_url: str) -> None:
     # The error of a managed cluster's readers; an ordinary server has no such mode.
-    bench = Bench(mariadb_url)
-    before = connection_of(bench)
+    harness = Harness(mariadb_url)
+    before = connection_of(harness)
     signal = "SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1836, MESSAGE_TEXT = 'Running in read-only mode'"
     with (
         pytest.raises(DatabaseUnavailableError, match="read-only"),
-        bench.database.transaction() as connection,
+        harness.database.transaction() as connection,
     ):
         connection.execute(text(signal))
-    assert connection_of(bench) != before
-    bench.close()
+    assert connection_of(harness) != before
+    harness.close()

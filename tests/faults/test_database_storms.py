@@ -19,8 +19,8 @@ from tests.faults.rounds import ALL_WAYS, OWN_ERRORS, account_for_rounds
 from tests.faults.workload import BATCH, BODIES, Workload, hold, inject_in_each_way
 from tests.rng import scaled, stretched
 from tests.servers import MariadbServer, PostgresqlServer
-from tests.store.harness import Bench
-from tests.worker.site import NewSite
+from tests.store.harness import Harness
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
@@ -32,9 +32,9 @@ CALM = (0.5, 2.0)
 
 def test_connections_cut_repeatedly_change_nothing(postgresql_url: str) -> None:
     namespace = str(uuid.uuid4())
-    beside = Bench(postgresql_url, namespace=namespace)
+    beside = Harness(postgresql_url, namespace=namespace)
     with PostgresqlProxy(postgresql_url) as proxy:
-        through = Bench(proxy.url, namespace=namespace)
+        through = Harness(proxy.url, namespace=namespace)
         run_jobs_under_cuts(through, proxy.cut_all, beside)
         through.close()
     beside.close()
@@ -72,22 +72,22 @@ def strikes_at(
     ("kind", "broker_url"), [("postgresql", "redis"), ("mariadb", "rabbitmq")], indirect=["broker_url"]
 )
 def test_repeated_database_faults_lose_and_repeat_no_job(
-    new_site: NewSite, request: pytest.FixtureRequest, kind: str, broker_url: str
+    new_cluster: NewCluster, request: pytest.FixtureRequest, kind: str, broker_url: str
 ) -> None:
     """Some faults outlast a lease: no worker could renew meanwhile, so none is declared lost."""
     server = request.getfixturevalue(f"private_{kind}")
     databases = (PostgresqlDatabases if kind == "postgresql" else MariadbDatabases)(server.url)
     url = databases.create_empty()
     migrate(url)
-    site = new_site(
+    cluster = new_cluster(
         database_url=url,
         broker_url=broker_url,
         settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 5},
     )
-    workload = Workload(site)
+    workload = Workload(cluster)
     for _ in range(scaled(8)):
         workload.submit_in_all_states(0.2)
-    workers = [site.start(BODIES, concurrency=3, ready=False) for _ in range(2)]
+    workers = [cluster.start(BODIES, concurrency=3, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
 

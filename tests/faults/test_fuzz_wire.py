@@ -14,7 +14,7 @@ from jobhandle_celery import JobStatus
 from tests.apps import lines_of
 from tests.faults.fuzz_values import INPUTS
 from tests.faults.fuzz_wire import FORGERIES, QUIET, Forgery, Passes, Wire
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS // 5)]
 
@@ -23,16 +23,16 @@ A_BATCH = 40
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    site = module_site(database="sqlite", settings=QUIET)
-    site.start(concurrency=1)
-    return site
+def cluster(module_cluster: NewCluster) -> Cluster:
+    cluster = module_cluster(database="sqlite", settings=QUIET)
+    cluster.start(concurrency=1)
+    return cluster
 
 
-def test_forged_messages_change_nothing(site: Site) -> None:
-    wire = Wire(site)
+def test_forged_messages_change_nothing(cluster: Cluster) -> None:
+    wire = Wire(cluster)
     already = wire.sent
-    worker = site.workers[0]
+    worker = cluster.workers[0]
     before = wire.rows()
 
     @settings(
@@ -58,7 +58,7 @@ def test_forged_messages_change_nothing(site: Site) -> None:
         wire.close()
     assert wire.sent - already >= INPUTS
     assert worker.log.count("ready.") == 1, "the worker had to begin anew"
-    assert site.submit("add", 2, 3).result(timeout=20) == 5
+    assert cluster.submit("add", 2, 3).result(timeout=20) == 5
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,20 @@ def test_forged_messages_change_nothing(site: Site) -> None:
     ],
     ids=str,
 )
-def test_forged_properties_beside_a_true_header_change_no_job(site: Site, headers: dict[str, Any]) -> None:
-    path = site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
+def test_forged_properties_beside_a_true_header_change_no_job(
+    cluster: Cluster, headers: dict[str, Any]
+) -> None:
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
 
     for _ in range(3):
-        site.deliver(message, **headers)
-    site.fence()
-    Passes(site).wait()
+        cluster.deliver(message, **headers)
+    cluster.fence()
+    Passes(cluster).wait()
     assert handle.job_status() in (JobStatus.QUEUED, JobStatus.FINISHED)
-    site.deliver(message)
+    cluster.deliver(message)
 
     assert handle.wait(20) is JobStatus.FINISHED
-    site.fence()
+    cluster.fence()
     assert lines_of(path) == ["body"]
     assert handle.get_job().attempt == 1

@@ -14,7 +14,7 @@ from tests.faults.worker_faults import all_ready, send
 from tests.faults.workload import BODIES, WorkerSupervisor, Workload, repeating_fault
 from tests.rng import SCALE, scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 from tests.workers import WorkerProcess
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
@@ -58,8 +58,8 @@ class Memory:
 class Tally:
     """The count of final jobs, queried rarely, so that the query is no load."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._lock = threading.Lock()
         self._again_at = 0.0
         self._final = 0
@@ -68,22 +68,22 @@ class Tally:
         with self._lock:
             asked_at = time.monotonic()
             if asked_at >= self._again_at:
-                counts = self._site.jobs.count_by_status()
+                counts = self._cluster.jobs.count_by_status()
                 self._final = sum(counts[status] for status in JobStatus if status.final)
                 answered_at = time.monotonic()
                 self._again_at = answered_at + 10 * (answered_at - asked_at)
             return self._final
 
 
-def test_load_loses_no_job_and_workers_do_not_grow(new_site: NewSite) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
+def test_load_loses_no_job_and_workers_do_not_grow(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
     number = scaled(1000 / PROCESSES) * PROCESSES
-    survivor = site.start(BODIES, concurrency=2)
-    mortal = WorkerSupervisor(lambda: site.start(BODIES, ready=False, concurrency=2), 1)
+    survivor = cluster.start(BODIES, concurrency=2)
+    mortal = WorkerSupervisor(lambda: cluster.start(BODIES, ready=False, concurrency=2), 1)
     pause = min(CALM, number // 2)
     since, kills = 0, list[int]()
-    memory, tally = Memory(survivor), Tally(site)
+    memory, tally = Memory(survivor), Tally(cluster)
     began = time.monotonic()
 
     def kill() -> None:
@@ -103,7 +103,7 @@ def test_load_loses_no_job_and_workers_do_not_grow(new_site: NewSite) -> None:
 
     with (
         step_runner(
-            site, "submit_together", path=str(workload.path), processes=PROCESSES, each=number // PROCESSES
+            cluster, "submit_together", path=str(workload.path), processes=PROCESSES, each=number // PROCESSES
         ) as others,
         ThreadPoolExecutor() as pool,
         repeating_fault(kill, (0.1, 0.2), workload.rng),

@@ -14,7 +14,7 @@ from tests.faults.worker_faults import account_for_attempts
 from tests.faults.workload import BODIES, WorkerSupervisor, Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
@@ -32,13 +32,13 @@ def assert_given_up(workload: Workload, job_id: int, after: int) -> None:
     assert "no attempts are left" in row.message
 
 
-def test_jobs_that_kill_their_child_end_in_error(new_site: NewSite) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
+def test_jobs_that_kill_their_child_end_in_error(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
     healthy = workload.submit_mixed(scaled(40), 0.1)
     poison = workload.submit([workload.job("deadly", max_attempts=3) for _ in range(4)])
     healthy += workload.submit_mixed(scaled(40), 0.1)
-    worker = site.start(BODIES, concurrency=4)
+    worker = cluster.start(BODIES, concurrency=4)
 
     workload.wait_until_final()
 
@@ -50,13 +50,13 @@ def test_jobs_that_kill_their_child_end_in_error(new_site: NewSite) -> None:
     assert worker.is_running()
 
 
-def test_jobs_that_kill_their_worker_end_in_error(new_site: NewSite) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
+def test_jobs_that_kill_their_worker_end_in_error(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
     healthy = workload.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)
     poison = workload.submit([workload.job("kill_worker", max_attempts=2) for _ in range(2)])
     healthy += workload.submit_mixed(scaled(30), 0.1, max_attempts=OFTEN)
-    supervisor = WorkerSupervisor(lambda: site.start(FURTHER_BODIES, ready=False, concurrency=3), 2)
+    supervisor = WorkerSupervisor(lambda: cluster.start(FURTHER_BODIES, ready=False, concurrency=3), 2)
 
     def settled() -> bool:
         for worker in supervisor.workers:
@@ -106,9 +106,9 @@ ODD: list[dict[str, Any]] = [
 BAD_ROWS = UNSENDABLE + UNKNOWN + ODD
 
 
-def test_rows_that_cannot_be_sent_delay_no_other(new_site: NewSite, database_url: str) -> None:
-    site = new_site(database_url=database_url, settings=SETTINGS)
-    spoilt, workload = Workload(site), Workload(site)
+def test_rows_that_cannot_be_sent_delay_no_other(new_cluster: NewCluster, database_url: str) -> None:
+    cluster = new_cluster(database_url=database_url, settings=SETTINGS)
+    spoilt, workload = Workload(cluster), Workload(cluster)
     # The bad ones are due first.
     bad = spoilt.submit([spoilt.job("work", 0, scheduled_for=timedelta(seconds=0.1)) for _ in BAD_ROWS])
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=1)) for _ in range(scaled(50))])
@@ -117,7 +117,7 @@ def test_rows_that_cannot_be_sent_delay_no_other(new_site: NewSite, database_url
         for job_id, columns in zip(bad, BAD_ROWS, strict=True):
             connection.execute(update(job).where(job.c.id == job_id).values(columns))
     engine.dispose()
-    worker = site.start(BODIES, concurrency=3)
+    worker = cluster.start(BODIES, concurrency=3)
 
     workload.wait_until_final()
     workload.submit([workload.job("work", 0, scheduled_for=timedelta(seconds=0.1)) for _ in range(10)])
@@ -126,19 +126,19 @@ def test_rows_that_cannot_be_sent_delay_no_other(new_site: NewSite, database_url
     assert {row.status for row in workload.audit().values()} == {JobStatus.FINISHED}
     assert worker.is_running()
     for job_id, columns in zip(bad, BAD_ROWS, strict=True):
-        words = [event.message for event in site.jobs.events(job_id)]
+        words = [event.message for event in cluster.jobs.events(job_id)]
         if columns in UNSENDABLE:
-            assert site.jobs.attach(job_id).job_status() is JobStatus.WAITING
+            assert cluster.jobs.attach(job_id).job_status() is JobStatus.WAITING
             assert any("no message can be built of it" in word for word in words), (columns, words)
         elif columns in UNKNOWN:
             assert any("does not know the task" in word for word in words), (columns, words)
 
 
-def test_unreadable_messages_delay_no_other(new_site: NewSite) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
+def test_unreadable_messages_delay_no_other(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
     workload.submit_mixed(scaled(50), 0.02)
-    for message in site.redis.lrange("celery", 0, 29):
+    for message in cluster.redis.lrange("celery", 0, 29):
         spoilt = json.loads(message)
         match workload.rng.randrange(5):
             case 0:
@@ -155,8 +155,8 @@ def test_unreadable_messages_delay_no_other(new_site: NewSite) -> None:
                 del spoilt["headers"][workload.rng.choice(["id", "task", "jobhandle"])]
         spoilt["properties"]["delivery_tag"] = f"spoilt-{workload.rng.random()}"
         assert isinstance(message, bytes)
-        site.redis.linsert("celery", "BEFORE", message.decode(), json.dumps(spoilt))
-    worker = site.start(BODIES, concurrency=3)
+        cluster.redis.linsert("celery", "BEFORE", message.decode(), json.dumps(spoilt))
+    worker = cluster.start(BODIES, concurrency=3)
 
     workload.wait_until_final()
 

@@ -15,7 +15,7 @@ from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
 from tests.faults.fuzz_wire import QUIET, Passes
 from tests.support import eventually
-from tests.worker.site import DEFAULT_QUEUE, NewSite, Site
+from tests.worker.cluster import DEFAULT_QUEUE, Cluster, NewCluster
 
 pytestmark = pytest.mark.faults
 
@@ -35,11 +35,11 @@ class Bomb:
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    """A site whose worker accepts pickles and YAML from plain tasks."""
-    site = module_site(database="sqlite", settings=QUIET | {"accept_content": ["json", *TYPES]})
-    site.start(concurrency=1, environment={"C_FORCE_ROOT": "1"})
-    return site
+def cluster(module_cluster: NewCluster) -> Cluster:
+    """A cluster whose worker accepts pickles and YAML from plain tasks."""
+    cluster = module_cluster(database="sqlite", settings=QUIET | {"accept_content": ["json", *TYPES]})
+    cluster.start(concurrency=1, environment={"C_FORCE_ROOT": "1"})
+    return cluster
 
 
 def body_of(kind: str, args: list[Any]) -> bytes:
@@ -51,7 +51,7 @@ def body_of(kind: str, args: list[Any]) -> bytes:
     return text.encode()
 
 
-def send(site: Site, message: bytes, kind: str, body: bytes, headers: dict[str, Any]) -> None:
+def send(cluster: Cluster, message: bytes, kind: str, body: bytes, headers: dict[str, Any]) -> None:
     """Publish the message with `headers` merged in (None removes one) and with that body."""
     copy = json.loads(message)
     changed = {**copy["headers"], **headers}
@@ -64,63 +64,63 @@ def send(site: Site, message: bytes, kind: str, body: bytes, headers: dict[str, 
     }
     copy["properties"]["delivery_tag"] = str(uuid.uuid4())
     copy["properties"]["delivery_info"]["routing_key"] = DEFAULT_QUEUE
-    site.redis.lpush(DEFAULT_QUEUE, json.dumps(copy))
+    cluster.redis.lpush(DEFAULT_QUEUE, json.dumps(copy))
 
 
-def still_waits(site: Site, handle: JobHandle, message: bytes, path: Path) -> None:
+def still_waits(cluster: Cluster, handle: JobHandle, message: bytes, path: Path) -> None:
     """Assert that the forged message had no effect, and that the true message runs the job."""
-    site.fence()
-    Passes(site).wait()
+    cluster.fence()
+    Passes(cluster).wait()
     assert lines_of(path) == []
     assert handle.job_status() is JobStatus.QUEUED
     assert handle.get_job().attempt == 0
-    site.deliver(message)
+    cluster.deliver(message)
     assert handle.wait(20) is JobStatus.FINISHED
     assert lines_of(path) == ["body"]
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_plain_task_may_be_pickled_here(site: Site, kind: str) -> None:
+def test_plain_task_may_be_pickled_here(cluster: Cluster, kind: str) -> None:
     # Otherwise the tests below would prove nothing.
-    path = site.new_file()
-    _, message = site.submit_parked("append", str(path), "body")
-    send(site, message, kind, body_of(kind, [str(path), kind]), {"jobhandle": None})
+    path = cluster.new_file()
+    _, message = cluster.submit_parked("append", str(path), "body")
+    send(cluster, message, kind, body_of(kind, [str(path), kind]), {"jobhandle": None})
     eventually(lambda: lines_of(path) == [kind])
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_jobs_message_that_is_not_json_does_not_run_it(site: Site, kind: str) -> None:
-    path = site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
-    send(site, message, kind, body_of(kind, [str(path), kind]), {})
-    still_waits(site, handle, message, path)
+def test_jobs_message_that_is_not_json_does_not_run_it(cluster: Cluster, kind: str) -> None:
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
+    send(cluster, message, kind, body_of(kind, [str(path), kind]), {})
+    still_waits(cluster, handle, message, path)
 
 
-def test_pickle_with_a_job_header_is_not_unpickled(site: Site) -> None:
-    path, made = site.new_file(), site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
+def test_pickle_with_a_job_header_is_not_unpickled(cluster: Cluster) -> None:
+    path, made = cluster.new_file(), cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
     bomb = pickle.dumps([[Bomb(made), "x"], {}, {}])
-    send(site, message, "pickle", bomb, {})
+    send(cluster, message, "pickle", bomb, {})
     for malformed in ({"id": "x"}, "text", {"id": handle.job_id, "attempt": 9}, [1]):
-        send(site, message, "pickle", bomb, {"jobhandle": malformed})
-    still_waits(site, handle, message, path)
+        send(cluster, message, "pickle", bomb, {"jobhandle": malformed})
+    still_waits(cluster, handle, message, path)
     assert not made.exists()
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
-def test_job_header_in_another_place_makes_no_job(site: Site, kind: str) -> None:
+def test_job_header_in_another_place_makes_no_job(cluster: Cluster, kind: str) -> None:
     # Where eager calls have it. Such a message is a plain task's, and its run is no job's.
-    path, other = site.new_file(), site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
+    path, other = cluster.new_file(), cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
     hidden = {"headers": {"jobhandle": {"id": handle.job_id, "attempt": 1}}, "jobhandle": None}
-    send(site, message, kind, body_of(kind, [str(other), kind]), hidden)
-    still_waits(site, handle, message, path)
+    send(cluster, message, kind, body_of(kind, [str(other), kind]), hidden)
+    still_waits(cluster, handle, message, path)
 
 
 @pytest.mark.parametrize("kind", ["json", *TYPES])
-def test_message_of_the_old_protocol_is_no_jobs(site: Site, kind: str) -> None:
-    path = site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
+def test_message_of_the_old_protocol_is_no_jobs(cluster: Cluster, kind: str) -> None:
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
     copy = json.loads(message)
     header = copy["headers"]["jobhandle"]
     old = {
@@ -143,18 +143,18 @@ def test_message_of_the_old_protocol_is_no_jobs(site: Site, kind: str) -> None:
         copy |= {"headers": headers, "body": base64.b64encode(body).decode(), **content}
         copy["properties"]["delivery_tag"] = str(uuid.uuid4())
         copy["properties"]["delivery_info"]["routing_key"] = DEFAULT_QUEUE
-        site.redis.lpush(DEFAULT_QUEUE, json.dumps(copy))
-    still_waits(site, handle, message, path)
+        cluster.redis.lpush(DEFAULT_QUEUE, json.dumps(copy))
+    still_waits(cluster, handle, message, path)
 
 
 @pytest.mark.parametrize(
     "name", ["os.system", "builtins.eval", "celery.Celery", "tests.apps:append_line", "worker."]
 )
-def test_message_of_an_unknown_task_runs_nothing(site: Site, name: str) -> None:
-    made = site.new_file()
-    handle = site.submit(name, f"touch {made}")
-    site.fence()
-    eventually(lambda: any("does not know" in event.message for event in site.jobs.events(handle.job_id)))
+def test_message_of_an_unknown_task_runs_nothing(cluster: Cluster, name: str) -> None:
+    made = cluster.new_file()
+    handle = cluster.submit(name, f"touch {made}")
+    cluster.fence()
+    eventually(lambda: any("does not know" in event.message for event in cluster.jobs.events(handle.job_id)))
     assert not made.exists()
     assert handle.job_status() is JobStatus.SUBMITTED
     assert handle.cancel_job() is JobStatus.CANCELLED

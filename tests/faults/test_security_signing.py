@@ -20,7 +20,7 @@ from jobhandle_celery.broker.headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE
 from tests.apps import lines_of
 from tests.faults.fuzz_wire import QUIET, Passes
 from tests.support import eventually
-from tests.worker.site import DEFAULT_QUEUE, NewSite, Site
+from tests.worker.cluster import DEFAULT_QUEUE, Cluster, NewCluster
 from tests.workers import ROOT
 
 pytestmark = pytest.mark.faults
@@ -31,9 +31,9 @@ if not os.environ.get("CI"):
 
 @dataclass
 class Signed:
-    """A site that signs all messages, its client's output, and a message taken from the queue."""
+    """A cluster that signs all messages, its client's output, and a message taken from the queue."""
 
-    site: Site
+    cluster: Cluster
     keys: Path
     lines: Path
     details: dict[str, Any]
@@ -43,7 +43,7 @@ class Signed:
         message = json.loads(json.dumps({**self.parked, **changes}))
         message["properties"]["delivery_tag"] = str(uuid.uuid4())
         message["properties"]["delivery_info"]["routing_key"] = DEFAULT_QUEUE
-        self.site.redis.lpush(DEFAULT_QUEUE, json.dumps(message))
+        self.cluster.redis.lpush(DEFAULT_QUEUE, json.dumps(message))
 
 
 def make_keys(folder: Path) -> None:
@@ -86,13 +86,13 @@ def signed_body(content: list[Any], key: Path, certificate: Path) -> str:
     return base64.b64encode(serializer.serialize(content).encode()).decode()
 
 
-def run_client(site: Site, keys: Path, path: Path) -> dict[str, Any]:
+def run_client(cluster: Cluster, keys: Path, path: Path) -> dict[str, Any]:
     environment = {
         **os.environ,
         "SIGNED_KEYS": str(keys),
-        "JOBHANDLE_TEST_BROKER_URL": site.broker_url,
-        "JOBHANDLE_TEST_DATABASE_URL": site.database_url,
-        "JOBHANDLE_TEST_SETTINGS": json.dumps(site.settings),
+        "JOBHANDLE_TEST_BROKER_URL": cluster.broker_url,
+        "JOBHANDLE_TEST_DATABASE_URL": cluster.database_url,
+        "JOBHANDLE_TEST_SETTINGS": json.dumps(cluster.settings),
     }
     command = [sys.executable, "-m", "tests.faults.signed_app", str(path)]
     ran = subprocess.run(
@@ -104,17 +104,17 @@ def run_client(site: Site, keys: Path, path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def signed(module_site: NewSite, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+def signed(module_cluster: NewCluster, tmp_path_factory: pytest.TempPathFactory) -> Signed:
     keys = tmp_path_factory.mktemp("keys")
     make_keys(keys)
     shutil.copy(keys / "certificate.pem", keys / "own.pem.trusted")
-    site = module_site(database="sqlite", settings=QUIET)
-    site.start("tests.faults.signed_app:app", concurrency=1, environment={"SIGNED_KEYS": str(keys)})
-    lines = site.new_file()
-    details = run_client(site, keys, lines)
-    caught = site.redis.lpop("parked")
+    cluster = module_cluster(database="sqlite", settings=QUIET)
+    cluster.start("tests.faults.signed_app:app", concurrency=1, environment={"SIGNED_KEYS": str(keys)})
+    lines = cluster.new_file()
+    details = run_client(cluster, keys, lines)
+    caught = cluster.redis.lpop("parked")
     assert isinstance(caught, bytes)
-    return Signed(site, keys, lines, details, json.loads(caught))
+    return Signed(cluster, keys, lines, details, json.loads(caught))
 
 
 def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
@@ -128,9 +128,9 @@ def test_signed_jobs_run_are_retried_and_finish(signed: Signed) -> None:
 
 
 def test_message_without_our_signature_runs_no_job(signed: Signed, tmp_path: Path) -> None:
-    site, ours, stranger = signed.site, signed.keys, tmp_path
+    cluster, ours, stranger = signed.cluster, signed.keys, tmp_path
     make_keys(stranger)
-    handle = site.jobs.attach(signed.details["parked"])
+    handle = cluster.jobs.attach(signed.details["parked"])
     before = lines_of(signed.lines)
     content = [[str(signed.lines), "forged", 0], {}, {}]
     plain = base64.b64encode(json.dumps(content).encode()).decode()
@@ -147,12 +147,12 @@ def test_message_without_our_signature_runs_no_job(signed: Signed, tmp_path: Pat
         {"body": signed_body(content, stranger, certificate=stranger)},
         {"body": signed_body(content, stranger, certificate=ours)},
     ]
-    worker = site.workers[0]
+    worker = cluster.workers[0]
     for lie in lies:
         refusals = _refusals(worker.log)
         signed.deliver(**lie)
         eventually(lambda refusals=refusals: _refusals(worker.log) > refusals, message=str(lie)[:80])  # type: ignore[misc]  # mypy infers no lambda's defaults
-    Passes(site).wait()
+    Passes(cluster).wait()
 
     assert lines_of(signed.lines) == before
     assert handle.job_status() is JobStatus.QUEUED

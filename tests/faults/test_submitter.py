@@ -11,7 +11,7 @@ from tests.faults.step_faults import DIRECT, step_runner
 from tests.faults.workload import BODIES, Workload
 from tests.rng import stretched
 from tests.servers import execute
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
@@ -19,22 +19,24 @@ ENOUGH = 60
 """More steps than any action has."""
 
 
-def found(site: Site) -> Counter[str]:
+def found(cluster: Cluster) -> Counter[str]:
     """Return how many jobs there are of each submit."""
-    return Counter(str(job.meta) for job in site.jobs.find(task="worker.work", limit=10_000))
+    return Counter(str(job.meta) for job in cluster.jobs.find(task="worker.work", limit=10_000))
 
 
 def prepared(workload: Workload, *, final: bool) -> list[int]:
     """Return held jobs, cancelled if asked for."""
     ids = workload.submit([workload.job("work", 0, status="Waiting") for _ in range(ENOUGH)])
     if final:
-        workload.site.jobs.cancel_many(ids=ids)
+        workload.cluster.jobs.cancel_many(ids=ids)
     return ids
 
 
-def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, database_url: str) -> None:
-    site = new_site(database_url=database_url)
-    workload = Workload(site)
+def test_submitter_killed_at_any_step_submits_all_or_nothing(
+    new_cluster: NewCluster, database_url: str
+) -> None:
+    cluster = new_cluster(database_url=database_url)
+    workload = Workload(cluster)
     path = str(workload.path)
     execute(database_url, "CREATE TABLE orders (number INTEGER)")
     died: dict[str, list[str]] = {}
@@ -47,7 +49,7 @@ def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, 
         "resubmit": {"ids": cancelled},
     }
     for action, given in actions.items():
-        with step_runner(site, action, **given) as stopped:
+        with step_runner(cluster, action, **given) as stopped:
             died[action] = list(stopped.each_step())
         print(action, died[action])
         assert 4 <= len(died[action]) < ENOUGH, "it dies at each step, and at last survives"
@@ -55,7 +57,7 @@ def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, 
     # The statement of production: on PostgreSQL it bypasses SQLAlchemy.
     assert (f"before {DIRECT}" in died["submit"]) == database_url.startswith("postgresql")
 
-    submitted = found(site)
+    submitted = found(cluster)
     for action in ("submit", "submit_many", "submit_in_session"):
         whole = MANY if action == "submit_many" else 1
         came = [submitted[f"{action} {number}"] for number in range(1, len(died[action]) + 2)]
@@ -67,10 +69,10 @@ def test_submitter_killed_at_any_step_submits_all_or_nothing(new_site: NewSite, 
     }
     assert orders == {name for name in submitted if name.startswith("submit_in_session")}
 
-    workload.ids = [job.id for job in site.jobs.find(task="worker.work", limit=10_000) if job.id]
+    workload.ids = [job.id for job in cluster.jobs.find(task="worker.work", limit=10_000) if job.id]
     untouched = set(held[len(died["release"]) + 2 :])
-    went = {job.id for job in site.jobs.find(ids=[*held, *cancelled], limit=10_000) if is_sent(job)}
-    site.start(BODIES)
+    went = {job.id for job in cluster.jobs.find(ids=[*held, *cancelled], limit=10_000) if is_sent(job)}
+    cluster.start(BODIES)
     workload.ids = [job_id for job_id in workload.ids if job_id not in set(held) - went]
     workload.wait_until_final()
     for job_id, row in workload.audit().items():

@@ -14,9 +14,9 @@ from tests.faults.step_actions import sweep_all
 from tests.faults.step_faults import SURVIVED, step_runner
 from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
@@ -24,24 +24,24 @@ SOON = timedelta(milliseconds=20)
 THREADS, PROCESSES = 5, 5
 
 
-def test_ten_sweeps_at_once_send_each_job_about_once(new_site: NewSite, database_url: str) -> None:
+def test_ten_sweeps_at_once_send_each_job_about_once(new_cluster: NewCluster, database_url: str) -> None:
     # So quick that no sweep finds the pass taken by another, and that no reserved row is due again.
-    site = new_site(
+    cluster = new_cluster(
         database_url=database_url,
         settings={"jobhandle_sweep_interval": 0.001, "jobhandle_publish_grace": 120},
     )
-    workload = Workload(site)
+    workload = Workload(cluster)
     workload.submit([workload.job("work", 0, scheduled_for=SOON) for _ in range(scaled(250))])
 
-    with step_runner(site, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
-        beside = [pool.submit(sweep_all, site.jobs) for _ in range(THREADS)]
+    with step_runner(cluster, "sweep_together", processes=PROCESSES) as others, ThreadPoolExecutor() as pool:
+        beside = [pool.submit(sweep_all, cluster.jobs) for _ in range(THREADS)]
         assert others.do(0, signal.SIGKILL) == SURVIVED
         for future in beside:
             future.result()
 
-    messages = site.redis.llen("celery")
+    messages = cluster.redis.llen("celery")
     assert len(workload.ids) <= messages <= 1.05 * len(workload.ids)
-    site.start(BODIES, concurrency=3)
+    cluster.start(BODIES, concurrency=3)
     workload.wait_until_final()
     assert {(row.status, row.attempt) for row in workload.audit().values()} == {(JobStatus.FINISHED, 1)}
 
@@ -50,9 +50,9 @@ class Due:
     """Work for every part of a pass: unpublished jobs, expired jobs, jobs of a lost worker."""
 
     def __init__(self, workload: Workload) -> None:
-        site = workload.site
+        cluster = workload.cluster
         self.workload = workload
-        self.bench = Bench(site.database_url, namespace="default", publish_grace=timedelta(seconds=1))
+        self.harness = Harness(cluster.database_url, namespace="default", publish_grace=timedelta(seconds=1))
         self.to_send: list[int] = []
         self.expired: list[int] = []
         self.lost: list[int] = []
@@ -71,15 +71,15 @@ class Due:
 
     def _lose(self, job_id: int) -> None:
         """Have it run by a worker whose lease has expired, while sweeps never paused."""
-        bench = self.bench
-        gone = bench.worker("gone")
-        bench.release(job_id)
-        claim = bench.key(job_id, gone)
-        assert isinstance(bench.store.runs.claim(claim, "worker.work"), Run)
-        with bench.database.transaction() as connection:
+        harness = self.harness
+        gone = harness.worker("gone")
+        harness.release(job_id)
+        claim = harness.key(job_id, gone)
+        assert isinstance(harness.store.runs.claim(claim, "worker.work"), Run)
+        with harness.database.transaction() as connection:
             ended = update(worker).where(worker.c.worker_uid == gone.worker_uid).values(lease_until=clock(-1))
             connection.execute(ended)
-        bench.trust_leases()
+        harness.trust_leases()
 
     def audit(self) -> None:
         rows = self.workload.audit(lost_before_body=True)
@@ -93,13 +93,13 @@ class Due:
 
 
 @pytest.fixture
-def due(new_site: NewSite, database_url: str) -> Due:
-    return Due(Workload(new_site(database_url=database_url, settings={"jobhandle_sweep_interval": 0.001})))
+def due(new_cluster: NewCluster, database_url: str) -> Due:
+    return Due(Workload(new_cluster(database_url=database_url, settings={"jobhandle_sweep_interval": 0.001})))
 
 
 def test_sweep_killed_at_any_step_loses_no_job(due: Due) -> None:
-    site = due.workload.site
-    with step_runner(site, "sweep") as stopped:
+    cluster = due.workload.cluster
+    with step_runner(cluster, "sweep") as stopped:
         steps = stopped.each_step()
         due.add()
         for _ in steps:
@@ -107,7 +107,7 @@ def test_sweep_killed_at_any_step_loses_no_job(due: Due) -> None:
     print(len(due.to_send) // 2, "steps")
     assert len(due.lost) > 10
 
-    site.start(BODIES, concurrency=3)
+    cluster.start(BODIES, concurrency=3)
     due.workload.wait_until_final()
     due.audit()
 
@@ -118,12 +118,12 @@ def test_sweep_frozen_at_any_step_delays_no_other(due: Due) -> None:
 
     Not on SQLite, where a frozen writer holds the only lock.
     """
-    site = due.workload.site
-    with step_runner(site, "sweep") as counting:
+    cluster = due.workload.cluster
+    with step_runner(cluster, "sweep") as counting:
         due.add()
         steps = len(list(counting.each_step()))
-    site.start(BODIES, concurrency=3)
-    with step_runner(site, "sweep") as frozen:
+    cluster.start(BODIES, concurrency=3)
+    with step_runner(cluster, "sweep") as frozen:
         for step in due.workload.rng.sample(range(1, steps + 1), 4):
             due.add()
             where = frozen.do(step, signal.SIGSTOP)

@@ -17,7 +17,7 @@ from tests.faults.tree_workload import TREE_BODIES, Grown, TreeWorkload
 from tests.rng import rng, scaled, stretched
 from tests.store.members import Tree, chord, task
 from tests.store.racing import in_the_middle, race, steps
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -30,7 +30,7 @@ class Scene:
 
     def __init__(self, process: TreeProcess, act: str) -> None:
         self._process = process
-        self.tree = Tree(process.bench, chord(task(), task(), body=task()))
+        self.tree = Tree(process.harness, chord(task(), task(), body=task()))
         self.root, _, first, self._second, self._body = self.tree.ids
         run = process.claim(first)
         assert run is not None
@@ -65,7 +65,7 @@ class Scene:
             self._runs.append(run)
 
     def cancel(self) -> JobStatus | None:
-        return self._process.bench.store.control.cancel(self.root, None, terminate=False)
+        return self._process.harness.store.control.cancel(self.root, None, terminate=False)
 
     def judge(self, answer: JobStatus | None, details: str) -> None:
         """Check the answer of the cancel; let the bodies that run end."""
@@ -76,7 +76,7 @@ class Scene:
         assert len(runs) <= (answer is RUNNING), details
         for run in runs:
             self._process.finish(run)
-        assert all(self._process.bench.status(job_id).final for job_id in self.tree.ids), details
+        assert all(self._process.harness.status(job_id).final for job_id in self.tree.ids), details
 
 
 @pytest.mark.parametrize("act", ["claim", "finish", "fail"])
@@ -90,12 +90,12 @@ def test_cancel_of_root_meets_a_member_at_any_statement(
         return scene, *(both if slow == "cancel" else both[::-1])
 
     _, alone, _ = prepared()
-    count = steps(tree_process.bench, alone)
+    count = steps(tree_process.harness, alone)
     assert count >= 2
     answers = set()
     for number in range(1, count + 1):
         scene, first, second = prepared()
-        answered = in_the_middle(tree_process.bench, number, first, second)
+        answered = in_the_middle(tree_process.harness, number, first, second)
         answer = answered[0 if slow == "cancel" else 1]
         scene.judge(answer, f"{slow} was stopped at statement {number} of {count}")
         answers.add(answer)
@@ -120,8 +120,8 @@ class Race:
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_no_member_starts_after_a_cancel_that_answered_cancelled(tree_process: TreeProcess) -> None:
     """A thousand chords: one thread runs the members, another one cancels the root; fewer on MariaDB."""
-    process, store = tree_process, tree_process.bench.store
-    count = scaled(1000 if process.bench.database.dialect == "postgresql" else 300)
+    process, store = tree_process, tree_process.harness.store
+    count = scaled(1000 if process.harness.database.dialect == "postgresql" else 300)
     rows = store.trees.submit(many(chord(task(), task(), body=task()), count))
     looks = rng()
     races = [
@@ -157,7 +157,7 @@ def test_no_member_starts_after_a_cancel_that_answered_cancelled(tree_process: T
     assert process.unfinished() == 0
     assert process.unsettled() == 0
     for it in races:
-        root, *members = [process.bench.row(job_id) for job_id in (it.ids[0], *it.ids[2:])]
+        root, *members = [process.harness.row(job_id) for job_id in (it.ids[0], *it.ids[2:])]
         details = f"{it}: {root}, {members}"
         started = [row for row in members if row["attempt"]]
         assert len(started) == len(it.asked), details
@@ -174,10 +174,10 @@ def test_no_member_starts_after_a_cancel_that_answered_cancelled(tree_process: T
 
 @pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb", "sqlite"], indirect=True)
-def test_cancelled_root_starts_no_member_in_workers(new_site: NewSite, database_url: str) -> None:
-    site = new_site(database_url=database_url)
-    workload = TreeWorkload(site)
-    workers = [site.start(TREE_BODIES, concurrency=2, ready=False) for _ in range(2)]
+def test_cancelled_root_starts_no_member_in_workers(new_cluster: NewCluster, database_url: str) -> None:
+    cluster = new_cluster(database_url=database_url)
+    workload = TreeWorkload(cluster)
+    workers = [cluster.start(TREE_BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
         worker.wait_until_ready(60)
     for _ in range(scaled(8)):

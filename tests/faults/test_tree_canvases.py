@@ -16,7 +16,7 @@ from tests.trees.canvases import BODIES, Description, descriptions, note
 from tests.trees.evaluate import Evaluation
 from tests.trees.plain_celery import needs_celery_5_7
 from tests.trees.test_canvas_results import hangs_in_celery, repeats_in_celery
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
@@ -25,20 +25,20 @@ PLAIN = "plain"
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    """A site with a worker of ours, and a plain one for another queue."""
-    site = module_site()
-    site.start(APP, concurrency=3, ready=False)
-    site.start(APP, concurrency=2, ready=False, database_url=None, settings={"task_default_queue": PLAIN})
-    for worker in site.workers:
+def cluster(module_cluster: NewCluster) -> Cluster:
+    """A cluster with a worker of ours, and a plain one for another queue."""
+    cluster = module_cluster()
+    cluster.start(APP, concurrency=3, ready=False)
+    cluster.start(APP, concurrency=2, ready=False, database_url=None, settings={"task_default_queue": PLAIN})
+    for worker in cluster.workers:
         worker.wait_until_ready(60)
-    return site
+    return cluster
 
 
 @pytest.fixture
-def plain(site: Site) -> Iterator[Celery]:
-    app = Celery("plain client", broker=site.broker_url, set_as_current=False)
-    app.conf.update(site.settings, task_default_queue=PLAIN)
+def plain(cluster: Cluster) -> Iterator[Celery]:
+    app = Celery("plain client", broker=cluster.broker_url, set_as_current=False)
+    app.conf.update(cluster.settings, task_default_queue=PLAIN)
     for name, body in BODIES.items():
         app.task(name=name, shared=False)(body)
     yield app
@@ -76,17 +76,17 @@ def expected(canvas: Any) -> Any:
 
 
 @pytest.fixture
-def client(site: Site) -> Celery:
+def client(cluster: Cluster) -> Celery:
     """Our own client's app, which has the tasks."""
     for name, body in BODIES.items():
-        if name not in site.app.tasks:
-            site.app.task(name=name, shared=False)(body)
-    return site.app
+        if name not in cluster.app.tasks:
+            cluster.app.task(name=name, shared=False)(body)
+    return cluster.app
 
 
-def submitted(site: Site, canvas: Any) -> JobHandle | None:
+def submitted(cluster: Cluster, canvas: Any) -> JobHandle | None:
     """Submit a canvas; None if it has no task."""
-    handle = site.jobs.handle()
+    handle = cluster.jobs.handle()
     try:
         handle.submit(canvas)
     except ValidationError as error:
@@ -96,12 +96,12 @@ def submitted(site: Site, canvas: Any) -> JobHandle | None:
     return handle
 
 
-def test_random_canvases_end_with_their_results(site: Site, client: Celery) -> None:
+def test_random_canvases_end_with_their_results(cluster: Cluster, client: Celery) -> None:
     canvas_of = {
         number: canvases.signature(client, description)
         for number, description in enumerate(drawn(scaled(80)))
     }
-    handles = {number: submitted(site, canvas) for number, canvas in canvas_of.items()}
+    handles = {number: submitted(cluster, canvas) for number, canvas in canvas_of.items()}
     for number, handle in handles.items():
         if handle is None:
             continue
@@ -114,11 +114,13 @@ def test_random_canvases_end_with_their_results(site: Site, client: Celery) -> N
 
 
 @needs_celery_5_7
-def test_random_canvases_have_the_results_of_plain_celery(site: Site, client: Celery, plain: Celery) -> None:
+def test_random_canvases_have_the_results_of_plain_celery(
+    cluster: Cluster, client: Celery, plain: Celery
+) -> None:
     compared = 0
     for description in drawn(scaled(50)):
         canvas = canvases.signature(client, description)
-        handle = submitted(site, canvas)
+        handle = submitted(cluster, canvas)
         planned = None if handle is None else plan([canvas])
         if handle is None or planned is None or hangs_in_celery(planned) or repeats_in_celery(planned):
             continue

@@ -12,7 +12,7 @@ from tests.faults.workload import repeating_fault
 from tests.rng import rng, stretched
 from tests.servers import execute
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(300))]
 
@@ -26,15 +26,15 @@ EXPIRED = "expired before it was started"
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    site = module_site()
-    site.start(TREE_BODIES, concurrency=3)
-    return site
+def cluster(module_cluster: NewCluster) -> Cluster:
+    cluster = module_cluster()
+    cluster.start(TREE_BODIES, concurrency=3)
+    return cluster
 
 
 @pytest.fixture
-def workload(site: Site) -> TreeWorkload:
-    return TreeWorkload(site)
+def workload(cluster: Cluster) -> TreeWorkload:
+    return TreeWorkload(cluster)
 
 
 def statuses(tree: Grown) -> list[str]:
@@ -52,7 +52,7 @@ def begun(workload: TreeWorkload) -> dict[int, int]:
 
 
 def test_lost_member_ends_its_tree_and_runs_again_with_it(workload: TreeWorkload) -> None:
-    step, sign = workload.step, str(workload.site.new_file())
+    step, sign = workload.step, str(workload.cluster.new_file())
     lost = step(1, task="killed_step", sign=sign)
     tree = workload.grow(chain(step(1), group(lost, step(2)), step(3), step(4)))
     assert tree.handle.wait(60) is ERROR
@@ -69,7 +69,7 @@ def test_lost_member_ends_its_tree_and_runs_again_with_it(workload: TreeWorkload
 
 
 def test_lost_member_with_attempts_left_goes_on(workload: TreeWorkload) -> None:
-    step, sign = workload.step, str(workload.site.new_file())
+    step, sign = workload.step, str(workload.cluster.new_file())
     lost = step(1, task="killed_step", sign=sign, max_attempts=2)
     tree = workload.grow(chord([lost, step(2)], step(3)))
     assert tree.handle.wait(60) is FINISHED
@@ -80,7 +80,7 @@ def test_lost_member_with_attempts_left_goes_on(workload: TreeWorkload) -> None:
 
 @pytest.mark.parametrize("blocked", [True, False], ids=["blocked", "queued"])
 def test_member_that_expires_ends_its_tree(workload: TreeWorkload, blocked: bool) -> None:
-    step, sign = workload.step, workload.site.new_file()
+    step, sign = workload.step, workload.cluster.new_file()
     soon: Any = datetime.now(UTC) + timedelta(seconds=2) if blocked else 1
     held = step(0, task="held_step", sign=str(sign))
     expiring = step(1, expires=soon, queue="nobody's")
@@ -99,9 +99,9 @@ def test_member_that_expires_ends_its_tree(workload: TreeWorkload, blocked: bool
 
 
 def test_running_job_with_the_key_of_a_member_is_that_member(workload: TreeWorkload) -> None:
-    site, step, sign = workload.site, workload.step, workload.site.new_file()
+    cluster, step, sign = workload.cluster, workload.step, workload.cluster.new_file()
     key = str(sign)
-    [existing] = site.jobs.submit_many(
+    [existing] = cluster.jobs.submit_many(
         [
             Job(
                 task="worker.held_step",
@@ -112,10 +112,10 @@ def test_running_job_with_the_key_of_a_member_is_that_member(workload: TreeWorkl
         ]
     )
     eventually(lambda: begun(workload) == {existing: 1}, 60)
-    handle = site.jobs.handle()
+    handle = cluster.jobs.handle()
     handle.submit(chain(step(1), step(7).set(unique_key=key), step(10)))
     with pytest.raises(ValidationError, match="unique_key"):
-        site.jobs.submit(group(step(1), step(7).set(unique_key=key)))
+        cluster.jobs.submit(group(step(1), step(7).set(unique_key=key)))
     eventually(lambda: [row.id for row in handle.members()].count(existing) == 1, 60)
     assert handle.job_status() is not FINISHED
     sign.touch()
@@ -125,25 +125,25 @@ def test_running_job_with_the_key_of_a_member_is_that_member(workload: TreeWorkl
 
 
 def test_prune_beside_a_tree_deletes_it_once_it_has_ended(workload: TreeWorkload) -> None:
-    site, step, sign = workload.site, workload.step, workload.site.new_file()
+    cluster, step, sign = workload.cluster, workload.step, workload.cluster.new_file()
     old = workload.grow(chord([step(1), step(2)], step(3)))
     tree = workload.grow(
         chain(group(step(n) for n in range(20)), step(1), step(0, task="held_step", sign=str(sign)), step(2))
     )
     assert old.handle.wait(60) is FINISHED
     last = tasks(tree)[-2]
-    with repeating_fault(lambda: print(site.jobs.prune(timedelta(0))), (0, 0.02), rng()):
+    with repeating_fault(lambda: print(cluster.jobs.prune(timedelta(0))), (0, 0.02), rng()):
         eventually(lambda: last in begun(workload), 60)
-        eventually(lambda: site.jobs.find(root=old.handle.job_id) == [], 60)
+        eventually(lambda: cluster.jobs.find(root=old.handle.job_id) == [], 60)
     sign.touch()
     assert tree.handle.wait(60) is FINISHED
     assert tree.handle.result(timeout=60) == tree.expected
     ids = [tree.handle.job_id, *(row.id for row in tree.handle.members())]
-    eventually(lambda: (site.jobs.prune(timedelta(0)), site.jobs.find(ids=ids))[1] == [], 60)
+    eventually(lambda: (cluster.jobs.prune(timedelta(0)), cluster.jobs.find(ids=ids))[1] == [], 60)
     listed = ",".join(map(str, ids))
     for table in ("jobhandle_job_need", "jobhandle_job_event"):
         left = f"SELECT count(*) FROM {table} WHERE job_id IN ({listed})"
-        assert execute(site.database_url, left)[0][0] == 0
+        assert execute(cluster.database_url, left)[0][0] == 0
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_member_that_an_outsider_ends_is_settled(
 
 def test_outsider_ends_a_running_member_and_resubmits_its_tree(workload: TreeWorkload) -> None:
     """Refused while the body may be alive."""
-    step, sign = workload.step, workload.site.new_file()
+    step, sign = workload.step, workload.cluster.new_file()
     tree = workload.grow(chain(step(0, task="held_step", sign=str(sign)), step(2)))
     first, second = tasks(tree)
     eventually(lambda: begun(workload) == {first: 1}, 60)

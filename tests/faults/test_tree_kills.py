@@ -15,9 +15,9 @@ from jobhandle_celery.store import ClaimRejected, Run
 from tests.faults.step_faults import step_runner
 from tests.faults.tree_workload import TREE_BODIES, TreeWorkload
 from tests.rng import stretched
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.store.members import settle_all
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
 
@@ -53,8 +53,8 @@ class Ends:
     """Trees whose next end is to be killed, run by a worker that is lost afterwards."""
 
     def __init__(self, workload: TreeWorkload, shape: Shape) -> None:
-        self._bench = Bench(
-            workload.site.database_url, namespace="default", publish_grace=timedelta(seconds=1)
+        self._bench = Harness(
+            workload.cluster.database_url, namespace="default", publish_grace=timedelta(seconds=1)
         )
         self._me = self._bench.worker("gone")
         self.tasks: list[list[int]] = []
@@ -87,13 +87,13 @@ class Ends:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_end_killed_at_any_step_ends_its_tree(new_site: NewSite, database_url: str, shape: str) -> None:
-    site = new_site(database_url=database_url)
-    workload, kind = TreeWorkload(site), SHAPES[shape]
+def test_end_killed_at_any_step_ends_its_tree(new_cluster: NewCluster, database_url: str, shape: str) -> None:
+    cluster = new_cluster(database_url=database_url)
+    workload, kind = TreeWorkload(cluster), SHAPES[shape]
     ends = Ends(workload, kind)
     fails = kind.status is JobStatus.ERROR
 
-    with step_runner(site, "end_member", runs=ends.runs, fails=fails) as stopped:
+    with step_runner(cluster, "end_member", runs=ends.runs, fails=fails) as stopped:
         steps = list(stopped.each_step())
     print(steps)
     assert 6 < len(steps) < ENOUGH - 1
@@ -101,7 +101,7 @@ def test_end_killed_at_any_step_ends_its_tree(new_site: NewSite, database_url: s
     assert unsettled or fails, "it was killed in the middle of a settle"
     ends.lose_worker()
     ends.close()
-    site.start(TREE_BODIES, concurrency=3)
+    cluster.start(TREE_BODIES, concurrency=3)
     workload.wait_until_final()
 
     traces = workload.work.body_traces()

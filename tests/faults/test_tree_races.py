@@ -17,7 +17,7 @@ from tests.faults.tree_workload import TREE_BODIES, TreeWorkload
 from tests.rng import scaled, stretched
 from tests.store.members import Tree, chord, task
 from tests.store.racing import in_the_middle, race, steps
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
 
@@ -30,8 +30,8 @@ LANES = 2
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_two_last_members_that_end_at_once_start_the_body_once(tree_process: TreeProcess) -> None:
     """Both ends are committed before either is settled, in a thousand chords; MariaDB takes longer."""
-    count = scaled(1000 if tree_process.bench.database.dialect == "postgresql" else 400)
-    rows = tree_process.bench.store.trees.submit(many(chord(task(), task(), body=task()), count))
+    count = scaled(1000 if tree_process.harness.database.dialect == "postgresql" else 400)
+    rows = tree_process.harness.store.trees.submit(many(chord(task(), task(), body=task()), count))
     chords = [[row.job_id for row in rows[start : start + 5]] for start in range(0, len(rows), 5)]
 
     def lane(number: int) -> None:
@@ -55,7 +55,7 @@ def test_two_last_members_that_end_at_once_start_the_body_once(tree_process: Tre
         for run in pool.map(tree_process.claim, bodies):
             assert run is not None
             tree_process.finish(run)
-    assert tree_process.bench.store.queries.count_by_status()[JobStatus.FINISHED] == 5 * count
+    assert tree_process.harness.store.queries.count_by_status()[JobStatus.FINISHED] == 5 * count
     assert tree_process.unsettled() == 0
 
 
@@ -80,7 +80,7 @@ PAIRS = [
 def end_member(process: TreeProcess, job_id: int, how: str) -> Callable[[], Any]:
     """Return what ends a member that runs; a cancel stops it before."""
     if how == "cancel":
-        return lambda: process.bench.store.control.cancel(job_id, None, terminate=False)
+        return lambda: process.harness.store.control.cancel(job_id, None, terminate=False)
     run = process.claim(job_id)
     assert run is not None
     return lambda: getattr(process, how)(run)
@@ -95,7 +95,7 @@ def test_last_members_meet_at_any_statement(tree_process: TreeProcess, pair: Pai
     """
 
     def prepared() -> tuple[Tree, Callable[[], Any], Callable[[], Any]]:
-        tree = Tree(tree_process.bench, chord(task(), task(), body=task()))
+        tree = Tree(tree_process.harness, chord(task(), task(), body=task()))
         slow, quick = (
             end_member(tree_process, tree.ids[number], how)
             for number, how in ((2, pair.first), (3, pair.second))
@@ -106,12 +106,12 @@ def test_last_members_meet_at_any_statement(tree_process: TreeProcess, pair: Pai
             quick()
         return tree, slow, lambda: tree_process.settle([tree.ids[3]])
 
-    count = steps(tree_process.bench, prepared()[1])
+    count = steps(tree_process.harness, prepared()[1])
     assert count >= 3
     for number in range(1, count + 1):
         tree_process.ready.clear()
         tree, slow, quick = prepared()
-        in_the_middle(tree_process.bench, number, slow, quick)
+        in_the_middle(tree_process.harness, number, slow, quick)
         statuses = tree.statuses()
         assert statuses == list(pair.statuses), f"stopped at statement {number} of {count}"
         assert tree_process.ready == [tree.ids[4]] * (statuses[4] == "Submitted"), f"statement {number}"
@@ -122,11 +122,11 @@ def test_last_members_meet_at_any_statement(tree_process: TreeProcess, pair: Pai
 
 @pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
-def test_two_last_members_in_a_worker_start_the_body_once(new_site: NewSite, database_url: str) -> None:
+def test_two_last_members_in_a_worker_start_the_body_once(new_cluster: NewCluster, database_url: str) -> None:
     """Two chains of chords, whose members end in processes that wait for each other before they settle."""
-    site = new_site(database_url=database_url)
-    workload = TreeWorkload(site)
-    signs = [site.new_file() for _ in range(2 * scaled(20))]
+    cluster = new_cluster(database_url=database_url)
+    workload = TreeWorkload(cluster)
+    signs = [cluster.new_file() for _ in range(2 * scaled(20))]
     for half in (signs[::2], signs[1::2]):
         chords = [
             celery_chord(
@@ -135,7 +135,7 @@ def test_two_last_members_in_a_worker_start_the_body_once(new_site: NewSite, dat
             for sign in half
         ]
         workload.grow(chain(workload.step(0), *chords))
-    site.start(TREE_BODIES, concurrency=4)
+    cluster.start(TREE_BODIES, concurrency=4)
     workload.wait_until_final()
     assert set(workload.audit()) == {"ended", "tree in Finished"}
     assert all(sorted(lines_of(sign)) == ["ended", "ended", "met", "met"] for sign in signs)

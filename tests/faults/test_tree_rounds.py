@@ -24,10 +24,10 @@ def run_to_the_end(process: TreeProcess, ids: Sequence[int]) -> None:
     for _ in range(2 * len(ids)):
         process.settle_what_is_left()
         for job_id in ids:
-            row = process.bench.row(job_id)
+            row = process.harness.row(job_id)
             if row["kind"] is None and not row["status_id"].final and (run := process.claim(job_id)):
                 process.finish(run)
-        if all(process.bench.status(job_id).final for job_id in ids):
+        if all(process.harness.status(job_id).final for job_id in ids):
             break
     assert process.unsettled() == 0
 
@@ -58,28 +58,28 @@ def test_submit_meets_the_end_of_a_job_that_it_needs(
 
     def prepared() -> tuple[int, list[int], Callable[[], Any], Callable[[], Any]]:
         key, ids = unique(), list[int]()
-        existing = process.bench.submit(unique_key=key)
+        existing = process.harness.submit(unique_key=key)
         run = process.claim(existing)
         assert run is not None
 
         def submit() -> None:
-            ids.extend(Tree(process.bench, shape(existing, key)).ids)
+            ids.extend(Tree(process.harness, shape(existing, key)).ids)
 
         both = (submit, lambda: getattr(process, how)(run))
         return existing, ids, *(both if slow == "submit" else both[::-1])
 
     *_, alone, _ = prepared()
-    count = steps(process.bench, alone)
+    count = steps(process.harness, alone)
     for number in range(1, count + 1):
         process.ready.clear()
         existing, ids, first, second = prepared()
-        in_the_middle(process.bench, number, first, second)
+        in_the_middle(process.harness, number, first, second)
         run_to_the_end(process, ids)
         details = (
-            f"{slow} was stopped at statement {number} of {count}: {[process.bench.row(i) for i in ids]}"
+            f"{slow} was stopped at statement {number} of {count}: {[process.harness.row(i) for i in ids]}"
         )
-        statuses = [process.bench.status(job_id) for job_id in ids]
-        ran = {job_id: process.bench.row(job_id)["attempt"] for job_id in ids}
+        statuses = [process.harness.status(job_id) for job_id in ids]
+        ran = {job_id: process.harness.row(job_id)["attempt"] for job_id in ids}
         met = (how == "finish") != (shape is with_existing_failure)
         if shape is not with_existing_member:
             assert statuses == [FINISHED if met else CANCELLED], details
@@ -111,10 +111,10 @@ def test_resubmit_meets_a_settle_of_the_former_round(
     process = tree_process
 
     def prepared() -> tuple[Tree, int, Callable[[], Any]]:
-        tree = Tree(process.bench, SHAPES[shape]())
-        first = next(job_id for job_id in tree.ids if process.bench.row(job_id)["kind"] is None)
+        tree = Tree(process.harness, SHAPES[shape]())
+        first = next(job_id for job_id in tree.ids if process.harness.row(job_id)["kind"] is None)
         for job_id in tree.ids:
-            row = process.bench.row(job_id)
+            row = process.harness.row(job_id)
             if job_id != first and row["kind"] is None and not row["blocked"]:
                 run = process.claim(job_id)
                 assert run is not None
@@ -124,14 +124,14 @@ def test_resubmit_meets_a_settle_of_the_former_round(
         return tree, first, lambda: process.fail(run)
 
     *_, alone = prepared()
-    count = steps(process.bench, alone)
+    count = steps(process.harness, alone)
     resubmitted = 0
     for number in range(1, count + 1):
         tree, first, slow = prepared()
 
         def next_round(tree: Tree = tree, first: int = first) -> bool:
             try:
-                process.bench.store.control.resubmit(tree.ids[0], unique(), None)
+                process.harness.store.control.resubmit(tree.ids[0], unique(), None)
             except InvalidTransitionError:
                 return False
             run: Run | None = process.claim(first)
@@ -143,14 +143,14 @@ def test_resubmit_meets_a_settle_of_the_former_round(
                 process.fail(run)
             return True
 
-        _, again = in_the_middle(process.bench, number, slow, next_round)
+        _, again = in_the_middle(process.harness, number, slow, next_round)
         resubmitted += again
         process.settle_what_is_left()
         details = f"stopped at statement {number} of {count}; {again}; {tree.statuses()}"
         assert tree.statuses()[0] == ERROR, details
-        assert all(process.bench.status(job_id).final for job_id in tree.ids), details
+        assert all(process.harness.status(job_id).final for job_id in tree.ids), details
         assert process.unsettled() == 0, details
-        assert process.bench.store.control.resubmit(tree.ids[0], unique(), None), details
+        assert process.harness.store.control.resubmit(tree.ids[0], unique(), None), details
         run_to_the_end(process, tree.ids)
         assert set(tree.statuses()) == {FINISHED}, details
     assert resubmitted

@@ -15,7 +15,7 @@ from tests.faults.worker_faults import all_ready, kill_a_child, send
 from tests.faults.workload import WorkerSupervisor, inject_in_each_way
 from tests.rng import scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
@@ -31,21 +31,21 @@ OFTEN = 10**6
     indirect=True,
 )
 def test_trees_end_right_under_repeated_faults(
-    new_site: NewSite,
+    new_cluster: NewCluster,
     private_broker: PrivateBroker,
     database_url: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    site = new_site(
+    cluster = new_cluster(
         database_url=database_url,
         broker_url=private_broker.url,
         settings={"jobhandle_lease": 6, "jobhandle_republish_after": 2, "worker_prefetch_multiplier": 4},
     )
-    workload = TreeWorkload(site)
-    size, sign = scaled(120), site.new_file()
+    workload = TreeWorkload(cluster)
+    size, sign = scaled(120), cluster.new_file()
     held = [workload.step(n, task="held_step", sign=str(sign), max_attempts=OFTEN) for n in range(2)]
     workload.grow(group(held))
-    supervisor = WorkerSupervisor(lambda: site.start(TREE_BODIES, ready=False, concurrency=3), 2)
+    supervisor = WorkerSupervisor(lambda: cluster.start(TREE_BODIES, ready=False, concurrency=3), 2)
     rng = workload.work.rng
     # At least these bodies are lost.
     eventually(lambda: workload.work.count_started() == len(held), 60)
@@ -62,7 +62,7 @@ def test_trees_end_right_under_repeated_faults(
         if all_ready(supervisor):
             inject()
 
-    with step_runner(site, "sweep", settings={"jobhandle_sweep_interval": 0.001}) as sweeps:
+    with step_runner(cluster, "sweep", settings={"jobhandle_sweep_interval": 0.001}) as sweeps:
 
         def kill_worker() -> None:
             when_ready(lambda: send(signal.SIGKILL)(supervisor, rng))
@@ -94,11 +94,13 @@ def test_trees_end_right_under_repeated_faults(
 
 
 @pytest.mark.parametrize("private_broker", ["redis"], indirect=True)
-def test_trees_without_faults_run_each_body_once(new_site: NewSite, private_broker: PrivateBroker) -> None:
-    site = new_site(broker_url=private_broker.url)
-    workload = TreeWorkload(site)
+def test_trees_without_faults_run_each_body_once(
+    new_cluster: NewCluster, private_broker: PrivateBroker
+) -> None:
+    cluster = new_cluster(broker_url=private_broker.url)
+    workload = TreeWorkload(cluster)
     for canvas in workload.canvases(40).values():
         workload.grow(canvas)
-    site.start(TREE_BODIES, concurrency=3)
+    cluster.start(TREE_BODIES, concurrency=3)
     workload.wait_until_final()
     assert set(workload.audit()) == {"ended", "tree in Finished"}

@@ -14,7 +14,7 @@ from tests.faults.worker_faults import (
 )
 from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
@@ -29,10 +29,10 @@ SETTINGS = {"jobhandle_lease": 6, "jobhandle_republish_after": 2}
     [("postgresql", "redis"), ("sqlite", "redis"), ("mariadb", "rabbitmq")],
     indirect=True,
 )
-def test_killed_processes_lose_no_job(new_site: NewSite, database_url: str, broker_url: str) -> None:
-    site = new_site(database_url=database_url, broker_url=broker_url, settings=SETTINGS)
-    workload = Workload(site)
-    supervisor = supervise(site)
+def test_killed_processes_lose_no_job(new_cluster: NewCluster, database_url: str, broker_url: str) -> None:
+    cluster = new_cluster(database_url=database_url, broker_url=broker_url, settings=SETTINGS)
+    workload = Workload(cluster)
+    supervisor = supervise(cluster)
 
     def submit_more() -> None:
         workload.submit_mixed(15, workload.rng.uniform(0.05, 0.4), max_attempts=OFTEN)

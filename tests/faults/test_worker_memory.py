@@ -12,7 +12,7 @@ from tests.faults.worker_faults import account_for_attempts
 from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 from tests.workers import WorkerProcess
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
@@ -76,11 +76,11 @@ def memory_limit() -> Iterator[MemoryLimit]:
 
 
 def test_process_killed_for_its_memory_loses_no_other_job(
-    memory_limit: MemoryLimit, new_site: NewSite
+    memory_limit: MemoryLimit, new_cluster: NewCluster
 ) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
-    worker = site.start(BODIES, concurrency=3)
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
+    worker = cluster.start(BODIES, concurrency=3)
     memory_limit.limit(worker)
     healthy = workload.submit_mixed(scaled(30), 0.1)
     fat = workload.submit([workload.job("swell", max_attempts=2) for _ in range(3)])
@@ -100,15 +100,15 @@ def test_process_killed_for_its_memory_loses_no_other_job(
     assert worker.is_running()
 
 
-def test_memory_error_ends_its_own_body_alone(new_site: NewSite) -> None:
+def test_memory_error_ends_its_own_body_alone(new_cluster: NewCluster) -> None:
     """Celery ends the worker for it; the test starts another, as a supervisor does."""
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
-    worker = site.start(BODIES, concurrency=3)
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
+    worker = cluster.start(BODIES, concurrency=3)
     workload.submit_mixed(scaled(30), 0.3)
     [fat] = workload.submit([workload.job("hog")])
     eventually(lambda: not worker.is_running(), 60)
-    site.start(BODIES, concurrency=3)
+    cluster.start(BODIES, concurrency=3)
 
     workload.wait_until_final()
 

@@ -14,7 +14,7 @@ from tests.faults.worker_faults import kill_a_child, one_of, run_under_faults, s
 from tests.faults.workload import WorkerSupervisor, Workload
 from tests.rng import scaled, stretched
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 from tests.workers import WorkerProcess
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
@@ -50,21 +50,21 @@ LEASE = 6
 class Scripts:
     """Many jobs that run the program, and their workers."""
 
-    def __init__(self, site: Site, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
         program = folder / "scripts" / "program"
         program.parent.mkdir()
         program.write_text(PROGRAM.format(python=sys.executable))
         program.chmod(0o755)
-        self.workload = Workload(site)
+        self.workload = Workload(cluster)
         self.folder = folder
         self._environment = {
-            "JOBHANDLE_DATABASE_URL": site.database_url,
-            "JOBHANDLE_BROKER_URL": site.broker_url,
+            "JOBHANDLE_DATABASE_URL": cluster.database_url,
+            "JOBHANDLE_BROKER_URL": cluster.broker_url,
             "JOBHANDLE_SCRIPTS": str(program.parent),
         }
 
     def start(self) -> WorkerProcess:
-        return self.workload.site.start(
+        return self.workload.cluster.start(
             "tests.faults.scripts_app:app", ready=False, concurrency=4, environment=self._environment
         )
 
@@ -105,8 +105,8 @@ class Scripts:
 
 
 @pytest.fixture
-def scripts(new_site: NewSite, tmp_path: Path) -> Scripts:
-    return Scripts(new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 2}), tmp_path)
+def scripts(new_cluster: NewCluster, tmp_path: Path) -> Scripts:
+    return Scripts(new_cluster(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 2}), tmp_path)
 
 
 def test_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None:

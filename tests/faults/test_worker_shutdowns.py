@@ -7,7 +7,7 @@ import pytest
 from tests.faults.worker_faults import account_for_attempts, run_under_faults, send, supervise
 from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
 
@@ -15,10 +15,10 @@ SETTINGS = {"jobhandle_lease": 2, "jobhandle_republish_after": 2}
 CALM = (0.1, 0.5)
 
 
-def test_warm_shutdown_interrupts_no_body(new_site: NewSite) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
-    supervisor = supervise(site)
+def test_warm_shutdown_interrupts_no_body(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
+    supervisor = supervise(cluster)
 
     run_under_faults(
         workload,
@@ -31,17 +31,17 @@ def test_warm_shutdown_interrupts_no_body(new_site: NewSite) -> None:
         times=3,
     )
 
-    assert sum("Warm shutdown" in worker.log for worker in site.workers) >= 2
+    assert sum("Warm shutdown" in worker.log for worker in cluster.workers) >= 2
     tally = account_for_attempts(workload, workload.audit())
     print(dict(tally))
     assert set(tally) <= {"ended", "stopped"}, tally
 
 
 @pytest.mark.parametrize("timeout", [0, 0.5], ids=["cold", "soft"])
-def test_cold_or_soft_shutdown_gives_cut_off_jobs_back(new_site: NewSite, timeout: float) -> None:
-    site = new_site(settings=SETTINGS | {"worker_soft_shutdown_timeout": timeout})
-    workload = Workload(site)
-    supervisor = supervise(site)
+def test_cold_or_soft_shutdown_gives_cut_off_jobs_back(new_cluster: NewCluster, timeout: float) -> None:
+    cluster = new_cluster(settings=SETTINGS | {"worker_soft_shutdown_timeout": timeout})
+    workload = Workload(cluster)
+    supervisor = supervise(cluster)
 
     run_under_faults(
         workload,

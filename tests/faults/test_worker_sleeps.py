@@ -10,7 +10,7 @@ from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
 from tests.servers import execute
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 from tests.workers import WorkerProcess
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
@@ -23,23 +23,23 @@ LONG = 600.0
 """Seconds; longer than any test."""
 
 
-def start_three(site: Site, pool: str) -> list[WorkerProcess]:
+def start_three(cluster: Cluster, pool: str) -> list[WorkerProcess]:
     for _ in range(3):
-        site.start(BODIES, pool=pool, concurrency=4, ready=False)
-    for worker in site.workers:
+        cluster.start(BODIES, pool=pool, concurrency=4, ready=False)
+    for worker in cluster.workers:
         worker.wait_until_ready(60)
-    return site.workers
+    return cluster.workers
 
 
-def has_lease(site: Site, worker: WorkerProcess) -> bool:
-    return [worker.pid] in map(list, execute(site.database_url, "SELECT pid FROM jobhandle_worker"))
+def has_lease(cluster: Cluster, worker: WorkerProcess) -> bool:
+    return [worker.pid] in map(list, execute(cluster.database_url, "SELECT pid FROM jobhandle_worker"))
 
 
 @pytest.mark.parametrize("pool", ["prefork", "gevent", "threads"])
-def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_site: NewSite, pool: str) -> None:
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
-    workers = start_three(site, pool)
+def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_cluster: NewCluster, pool: str) -> None:
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
+    workers = start_three(cluster, pool)
     # A body in the threads pool cannot be killed; `raise_if_cancelled` stops it.
     task = "listen_at_first" if pool == "threads" else "long_at_first"
     late = workload.submit([workload.job(task, LONG, max_attempts=OFTEN) for _ in range(4)])
@@ -56,12 +56,12 @@ def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_site: NewSite, poo
         begun = workload.rng.randrange(1, len(short))
         eventually(lambda: len(workload.body_traces().keys() & set(short)) >= begun, 60)  # noqa: B023
         worker.stop_process()
-        eventually(lambda: not has_lease(site, worker), 60)  # noqa: B023
+        eventually(lambda: not has_lease(cluster, worker), 60)  # noqa: B023
         suspended |= dict.fromkeys([worker.pid, *worker.children()], time.time())
         worker.continue_process()
 
     workload.wait_until_final()
-    eventually(lambda: all(has_lease(site, worker) for worker in workers), 60)
+    eventually(lambda: all(has_lease(cluster, worker) for worker in workers), 60)
     eventually(lambda: all(has_left(workload, job_id) for job_id in late), 60, "a body goes on")
     rows = workload.audit(lost_before_body=True, suspended=suspended)
     assert account_for_attempts(workload, rows)["lost"] >= len(late)
@@ -80,11 +80,11 @@ def has_left(workload: Workload, job_id: int) -> bool:
     return time.time() - first.last_seen > 2
 
 
-def test_suspended_machine_loses_no_job(new_site: NewSite) -> None:
+def test_suspended_machine_loses_no_job(new_cluster: NewCluster) -> None:
     """No worker renewed and no sweep ran; so all workers first get the time to renew (mutant 12)."""
-    site = new_site(settings=SETTINGS)
-    workload = Workload(site)
-    workers = start_three(site, "prefork")
+    cluster = new_cluster(settings=SETTINGS)
+    workload = Workload(cluster)
+    workers = start_three(cluster, "prefork")
     for _ in range(2):
         workload.submit_mixed(scaled(12), LEASE)
         begun = workload.count_started()
@@ -92,7 +92,7 @@ def test_suspended_machine_loses_no_job(new_site: NewSite) -> None:
         for worker in workers:
             worker.stop_process()
         lapsed = "SELECT count(*) FROM jobhandle_worker WHERE lease_until < clock_timestamp()"
-        eventually(lambda: execute(site.database_url, lapsed)[0][0] == len(workers), 60)  # noqa: B023
+        eventually(lambda: execute(cluster.database_url, lapsed)[0][0] == len(workers), 60)  # noqa: B023
         for worker in workers:
             worker.continue_process()
     workload.wait_until_final()

@@ -7,17 +7,17 @@ from tests.faults.rounds import account_for_rounds
 from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled
 from tests.servers import execute
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 pytestmark = pytest.mark.faults
 
 
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
-def test_workload_without_faults(new_site: NewSite, database: str) -> None:
-    site = new_site(database=database)
-    workload = Workload(site)
+def test_workload_without_faults(new_cluster: NewCluster, database: str) -> None:
+    cluster = new_cluster(database=database)
+    workload = Workload(cluster)
     workload.submit_mixed(scaled(60), 0.02)
-    site.start(BODIES)
+    cluster.start(BODIES)
     for job_id in workload.rng.sample(workload.ids, len(workload.ids) // 4):
         workload.cancel(job_id)
     workload.wait_until_final()
@@ -25,11 +25,11 @@ def test_workload_without_faults(new_site: NewSite, database: str) -> None:
     assert {row.status for row in rows.values()} == {"Finished", "Error", "Cancelled"}
 
 
-def test_audit_sees_a_body_without_an_attempt(new_site: NewSite) -> None:
-    site = new_site(database="sqlite")
-    workload = Workload(site)
+def test_audit_sees_a_body_without_an_attempt(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(database="sqlite")
+    workload = Workload(cluster)
     [job_id] = workload.submit([workload.job("work", 0)])
-    site.start(BODIES)
+    cluster.start(BODIES)
     workload.wait_until_final()
     assert workload.audit()[job_id].status is JobStatus.FINISHED
     with workload.path.open("a") as lines:
@@ -38,11 +38,11 @@ def test_audit_sees_a_body_without_an_attempt(new_site: NewSite) -> None:
         workload.audit()
 
 
-def test_audit_sees_two_bodies_at_once_and_one_after_a_cancel(new_site: NewSite) -> None:
-    site = new_site(database="sqlite")
-    workload = Workload(site)
+def test_audit_sees_two_bodies_at_once_and_one_after_a_cancel(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(database="sqlite")
+    workload = Workload(cluster)
     [job_id] = workload.submit([workload.job("again", 0.2, 1, 0)])
-    site.start(BODIES)
+    cluster.start(BODIES)
     workload.wait_until_final()
     workload.audit()
     workload.prevented[job_id] = workload.body_traces()[job_id][0].begun
@@ -61,14 +61,14 @@ def test_audit_sees_two_bodies_at_once_and_one_after_a_cancel(new_site: NewSite)
         workload.audit(suspended={first_life.pid: first_life.begun - 0.001})
 
 
-def test_audit_sees_a_job_started_before_its_release(new_site: NewSite) -> None:
-    site = new_site(database="sqlite")
-    workload = Workload(site)
+def test_audit_sees_a_job_started_before_its_release(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(database="sqlite")
+    workload = Workload(cluster)
     held, ended = workload.submit([workload.job("work", 0, status="Waiting"), workload.job("work", 0)])
     workload.cancel(ended)
     workload.release(held)
     workload.resubmit(ended)
-    site.start(BODIES)
+    cluster.start(BODIES)
     workload.wait_until_final()
     workload.audit()
     [trace], [again] = workload.body_traces()[held], workload.body_traces()[ended]
@@ -82,17 +82,17 @@ def test_audit_sees_a_job_started_before_its_release(new_site: NewSite) -> None:
         workload.audit()
 
 
-def test_audit_sees_a_body_that_runs_again_unasked(new_site: NewSite) -> None:
-    site = new_site(database="sqlite")
-    workload = Workload(site)
+def test_audit_sees_a_body_that_runs_again_unasked(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(database="sqlite")
+    workload = Workload(cluster)
     workload.submit([workload.job("again", 0, 1, 0)])
-    site.start(BODIES)
+    cluster.start(BODIES)
     workload.wait_until_final()
     account_for_rounds(workload, workload.audit())
     retry = f"WHERE status_id = {JobStatus.REQUEUED.id}"
-    execute(site.database_url, f"UPDATE jobhandle_job_event SET message = 'its worker shut down' {retry}")
+    execute(cluster.database_url, f"UPDATE jobhandle_job_event SET message = 'its worker shut down' {retry}")
     with pytest.raises(AssertionError, match="taken from a living worker"):
         account_for_rounds(workload, workload.audit())
-    execute(site.database_url, f"DELETE FROM jobhandle_job_event {retry}")
+    execute(cluster.database_url, f"DELETE FROM jobhandle_job_event {retry}")
     with pytest.raises(AssertionError, match="Running"):
         workload.audit()

@@ -12,20 +12,20 @@ from jobhandle_celery.schema import job, job_event
 from jobhandle_celery.settler import Settler
 from jobhandle_celery.store import ClaimRejected, NewMember, PendingMessage, Run, Worker
 from jobhandle_celery.store.statements import Guard
-from tests.store.harness import FAILURE, TASK, Bench
+from tests.store.harness import FAILURE, TASK, Harness
 
 
 class TreeProcess:
-    """Runs members of trees on a bench, from any number of threads."""
+    """Runs members of trees on a harness, from any number of threads."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.me: Worker = bench.worker()
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.me: Worker = harness.worker()
         self.ready: list[int] = []
         """Jobs that became ready, in order; a job that becomes ready twice is there twice."""
-        self._settler = Settler(bench.store, self._note_ready)
+        self._settler = Settler(harness.store, self._note_ready)
         self._local = threading.local()
-        bench.database.on_unsettled = self.settle
+        harness.database.on_unsettled = self.settle
 
     def _note_ready(self, messages: Sequence[PendingMessage]) -> None:
         self.ready += [message.job_id for message in messages]
@@ -53,25 +53,25 @@ class TreeProcess:
 
     def claim(self, job_id: int) -> Run | None:
         """Claim a job with the message that fits its row; None if the claim is refused."""
-        won = self.bench.store.runs.claim(self.bench.key(job_id, self.me), TASK)
+        won = self.harness.store.runs.claim(self.harness.key(job_id, self.me), TASK)
         return None if isinstance(won, ClaimRejected) else won
 
     def finish(self, run: Run) -> None:
-        assert self.bench.store.runs.finish(run, "1")
+        assert self.harness.store.runs.finish(run, "1")
 
     def fail(self, run: Run) -> None:
-        assert self.bench.store.runs.fail(run, FAILURE)
+        assert self.harness.store.runs.fail(run, FAILURE)
 
     def settle_what_is_left(self) -> None:
         """Settle what a sweep would, after some time."""
         for _ in range(50):
-            self.bench.pass_time(minutes=2)
-            self.bench.store.leases.renew(self.me)
-            due = self.bench.store.settling.reserve_unsettled(500)
+            self.harness.pass_time(minutes=2)
+            self.harness.store.leases.renew(self.me)
+            due = self.harness.store.settling.reserve_unsettled(500)
             if not any(due):
                 return
             self._settler.settle(due.ended)
-            self.ready += self.bench.store.settling.arm(due.blocked)
+            self.ready += self.harness.store.settling.arm(due.blocked)
         raise AssertionError(f"they are due again and again: {due}")
 
     # Rows.
@@ -84,8 +84,8 @@ class TreeProcess:
         return self._count(job.c.finished.is_(None))
 
     def _count(self, which: Guard) -> int:
-        here = job.c.namespace == self.bench.settings.namespace
-        with self.bench.database.autocommit() as db:
+        here = job.c.namespace == self.harness.settings.namespace
+        with self.harness.database.autocommit() as db:
             return int(db.execute(select(func.count()).select_from(job).where(here, which)).scalar_one())
 
     def events(self, message: str) -> Counter[int]:
@@ -93,10 +93,10 @@ class TreeProcess:
         counted = (
             select(job_event.c.job_id, func.count().label("times"))
             .join(job, job.c.id == job_event.c.job_id)
-            .where(job.c.namespace == self.bench.settings.namespace, job_event.c.message == message)
+            .where(job.c.namespace == self.harness.settings.namespace, job_event.c.message == message)
             .group_by(job_event.c.job_id)
         )
-        with self.bench.database.autocommit() as db:
+        with self.harness.database.autocommit() as db:
             return Counter({row.job_id: row.times for row in db.execute(counted)})
 
 

@@ -1,4 +1,4 @@
-"""Trees on one site, and the audit of each row at the end: results, order, and how often each body ran."""
+"""Trees on one cluster, and the audit of each row at the end: results, order, and how often each body ran."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from tests.faults.workload import BodyTrace, Workload
 from tests.rng import stretched
 from tests.support import eventually
 from tests.trees.evaluate import Evaluation
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 
 TREE_BODIES = "tests.faults.tree_bodies:app"
 TASKS: dict[str, Callable[..., int]] = {
@@ -39,11 +39,11 @@ class Grown:
 
 
 class TreeWorkload:
-    """The trees that one test submits on one site."""
+    """The trees that one test submits on one cluster."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.work = Workload(site)
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.work = Workload(cluster)
         self.path = str(self.work.path)
         self.trees: list[Grown] = []
 
@@ -53,7 +53,7 @@ class TreeWorkload:
         """Return a signature; what is no option of a message is an argument by name."""
         kwargs: dict[str, Any] = {name: options.pop(name) for name in ("sign", "seconds") if name in options}
         given = {"path": self.path, **kwargs}
-        return self.site.app.signature(f"worker.{task}", args=args, kwargs=given, options=options)
+        return self.cluster.app.signature(f"worker.{task}", args=args, kwargs=given, options=options)
 
     def canvases(self, size: int, **options: Any) -> dict[str, Any]:
         """Return a canvas of each shape, of about `size` members each."""
@@ -78,7 +78,7 @@ class TreeWorkload:
 
     def grow(self, canvas: Any) -> Grown:
         planned = plan([canvas])
-        handle = self.site.jobs.handle()
+        handle = self.cluster.jobs.handle()
         handle.submit(canvas)
         tree = Grown(handle, Evaluation(planned, TASKS).result(planned.roots[0]))
         self.trees.append(tree)
@@ -146,7 +146,7 @@ class TreeWorkload:
 
     def _account(self, row: JobRecord, traces: list[BodyTrace]) -> Counter[str]:
         """Check that each attempt ended by its body or by recovery, and ran to its end once."""
-        events = self.site.jobs.events(row.id)
+        events = self.cluster.jobs.events(row.id)
         details = f"job {row.id}: {row}; {events}; its bodies: {traces}"
         tally = Counter[str]()
         for end in ends_of_attempts(events):

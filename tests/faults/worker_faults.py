@@ -18,7 +18,7 @@ from jobhandle_celery.status import UNFINISHED
 from tests.faults.workload import BODIES, BodyTrace, WorkerSupervisor, Workload, repeating_fault
 from tests.rng import stretched
 from tests.support import eventually
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 
 FEW = 15
 """Below this number of unfinished jobs more are submitted."""
@@ -70,7 +70,7 @@ def account_for_attempts(workload: Workload, rows: Mapping[int, JobRecord]) -> C
     """
     body_traces, tally = workload.body_traces(), Counter[str]()
     for job_id, row in rows.items():
-        events = workload.site.jobs.events(job_id)
+        events = workload.cluster.jobs.events(job_id)
         details = f"job {job_id}: {row}; {events}; its bodies: {body_traces.get(job_id)}"
         ends = ends_of_attempts(events)
         assert len(ends) == row.attempt, details
@@ -118,10 +118,10 @@ Fault = Callable[[WorkerSupervisor, random.Random], bool]
 """Returns whether the fault was injected."""
 
 
-def supervise(site: Site, count: int = 2, **options: Any) -> WorkerSupervisor:
+def supervise(cluster: Cluster, count: int = 2, **options: Any) -> WorkerSupervisor:
     """Start workers that are replaced when they end."""
     options = {"concurrency": 3, **options}
-    return WorkerSupervisor(lambda: site.start(BODIES, ready=False, **options), count)
+    return WorkerSupervisor(lambda: cluster.start(BODIES, ready=False, **options), count)
 
 
 def kill_a_child(supervisor: WorkerSupervisor, rng: random.Random) -> bool:
@@ -192,19 +192,19 @@ def run_under_faults(
                 workload.cancel(job_id, terminate=workload.rng.random() < 0.5)
 
     def is_over() -> bool:
-        if _unfinished(workload.site) < FEW:
+        if _unfinished(workload.cluster) < FEW:
             submit_more()
         enough = len(workload.ids) >= jobs and struck >= times
-        return enough and all(count_events(workload.site, words) >= 2 for words in reasons)
+        return enough and all(count_events(workload.cluster, words) >= 2 for words in reasons)
 
     with repeating_fault(inject_once, pause, workload.rng):
         eventually(is_over, stretched(150), f"no event has the message of {reasons}")
     workload.wait_until_final()
 
 
-def count_events(site: Site, words: str) -> int:
-    """Return how many of this site's events match a message; `%` matches any text."""
-    with _engine(site.database_url).connect() as connection:
+def count_events(cluster: Cluster, words: str) -> int:
+    """Return how many of this cluster's events match a message; `%` matches any text."""
+    with _engine(cluster.database_url).connect() as connection:
         details = job_event.c.message.like(f"%{words}%")
         return connection.execute(select(func.count()).select_from(job_event).where(details)).scalar_one()
 
@@ -214,6 +214,6 @@ def _engine(url: str) -> Engine:
     return create_engine(url, poolclass=NullPool)
 
 
-def _unfinished(site: Site) -> int:
-    counts = site.jobs.count_by_status()
+def _unfinished(cluster: Cluster) -> int:
+    counts = cluster.jobs.count_by_status()
     return sum(counts[status] for status in UNFINISHED)

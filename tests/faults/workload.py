@@ -1,4 +1,4 @@
-"""Some hundred jobs on one site, in all states, and the audit of every row at the end.
+"""Some hundred jobs on one cluster, in all states, and the audit of every row at the end.
 
 The bodies (tests/faults/bodies.py) write marks to a file that the library does not know. The audit compares
 that file with the rows.
@@ -21,7 +21,7 @@ from jobhandle_celery.status import FINAL, UNFINISHED
 from tests.rng import rng, scaled, stretched
 from tests.store.assertions import legal
 from tests.support import eventually
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 from tests.workers import WorkerProcess
 
 BODIES = "tests.faults.bodies:app"
@@ -51,12 +51,12 @@ class BodyTrace:
 
 
 class Workload:
-    """The jobs that one test submits on one site, and the answers that it got."""
+    """The jobs that one test submits on one cluster, and the answers that it got."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         self.rng = rng()
-        self.path = site.new_file()
+        self.path = cluster.new_file()
         self.ids: list[int] = []
         self.prevented: dict[int, float] = {}
         """Jobs whose `cancel_job()` answered Cancelled, and the time of its return."""
@@ -74,7 +74,7 @@ class Workload:
         return Job(task=f"worker.{task}", args=(str(self.path), *args), **fields)
 
     def submit(self, jobs: Sequence[Job]) -> list[int]:
-        submitted = self.site.jobs.submit_many(jobs)
+        submitted = self.cluster.jobs.submit_many(jobs)
         with self._lock:
             self.ids += submitted
         return submitted
@@ -123,19 +123,19 @@ class Workload:
         for job_id in self.held():
             if self.rng.random() < 0.3:
                 self.release(job_id)
-        ended = [job.id for job in self.site.jobs.find(status=FINAL) if job.id]
+        ended = [job.id for job in self.cluster.jobs.find(status=FINAL) if job.id]
         for job_id in self.rng.sample(ended, min(len(ended), 2)):
             self.resubmit(job_id)
 
     def cancel(self, job_id: int, *, terminate: bool = False) -> JobStatus:
-        status = self.site.jobs.attach(job_id).cancel_job(terminate=terminate)
+        status = self.cluster.jobs.attach(job_id).cancel_job(terminate=terminate)
         if status is JobStatus.CANCELLED:
             self.prevented.setdefault(job_id, time.time())
         return status
 
     def held(self) -> list[int]:
         """Return the jobs that wait only for their release."""
-        waiting = self.site.jobs.find(status=JobStatus.WAITING, limit=10_000)
+        waiting = self.cluster.jobs.find(status=JobStatus.WAITING, limit=10_000)
         return [job.id for job in waiting if job.id and job.scheduled_for is None and job.expires is None]
 
     def release(self, job_id: int) -> None:
@@ -152,14 +152,14 @@ class Workload:
             self.handle(job_id).resubmit_job()
 
     def adopt_all_jobs(self) -> None:
-        """Adopt every job of the site, also those of submits whose answer was lost."""
+        """Adopt every job of the cluster, also those of submits whose answer was lost."""
         known, self.ids = self.ids, []
-        while page := self.site.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
+        while page := self.cluster.jobs.find(before=self.ids[-1] if self.ids else None, limit=10_000):
             self.ids += [job.id for job in page]
         assert set(known) <= set(self.ids), "a job is gone whose submit was answered"
 
     def handle(self, job_id: int) -> JobHandle:
-        return self.site.jobs.attach(job_id)
+        return self.cluster.jobs.attach(job_id)
 
     # Waiting.
 
@@ -167,7 +167,7 @@ class Workload:
         """Read these jobs from the database."""
         found: dict[int, JobRecord] = {}
         for page in self._pages():
-            found.update({job.id: job for job in self.site.jobs.find(ids=page, limit=10_000) if job.id})
+            found.update({job.id: job for job in self.cluster.jobs.find(ids=page, limit=10_000) if job.id})
         assert set(found) == set(self.ids)
         return found
 
@@ -180,7 +180,7 @@ class Workload:
         return [
             (job.id, job.status, job.message)
             for page in self._pages()
-            for job in self.site.jobs.find(ids=page, status=UNFINISHED, limit=5)
+            for job in self.cluster.jobs.find(ids=page, status=UNFINISHED, limit=5)
         ]
 
     def wait_until_final(self, timeout: float = 180) -> None:
@@ -233,7 +233,7 @@ class Workload:
         self._audit_cancelled_periods(body_traces)
         looked_at = self.ids if events_of is None else self.rng.sample(self.ids, events_of)
         for job_id in looked_at:
-            self._audit_events(self.site.jobs.events(job_id), rows[job_id])
+            self._audit_events(self.cluster.jobs.events(job_id), rows[job_id])
         return rows
 
     def _audit(

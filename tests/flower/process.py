@@ -16,19 +16,19 @@ from jobhandle_celery import JobHandle
 from tests.reaper import Reaper
 from tests.servers.places import free_port
 from tests.support import eventually
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 from tests.workers import ROOT
 
 
 class Flower:
-    """A Flower on the broker of a site, with a login."""
+    """A Flower on the broker of a cluster, with a login."""
 
-    def __init__(self, site: Site, reaper: Reaper, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, cluster: Cluster, reaper: Reaper, settings: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self.login = ("ann", secrets.token_hex(8))
-        self._site = site
+        self._cluster = cluster
         self._reaper = reaper
-        self._log = site.folder / f"flower-{self.port}.log"
+        self._log = cluster.folder / f"flower-{self.port}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "tests.flower.bodies:app", "flower"],
@@ -46,9 +46,9 @@ class Flower:
             "FLOWER_ADDRESS": "127.0.0.1",
             "FLOWER_PORT": str(self.port),
             "FLOWER_BASIC_AUTH": ":".join(self.login),
-            "JOBHANDLE_TEST_BROKER_URL": self._site.broker_url,
-            "JOBHANDLE_TEST_DATABASE_URL": self._site.database_url,
-            "JOBHANDLE_TEST_SETTINGS": json.dumps(self._site.settings),
+            "JOBHANDLE_TEST_BROKER_URL": self._cluster.broker_url,
+            "JOBHANDLE_TEST_DATABASE_URL": self._cluster.database_url,
+            "JOBHANDLE_TEST_SETTINGS": json.dumps(self._cluster.settings),
         }
 
     @property
@@ -58,7 +58,9 @@ class Flower:
     def wait_until_it_listens(self) -> None:
         """Wait until it receives events of a worker; it misses all events before."""
         eventually(self._answers, 60, "Flower does not answer")
-        eventually(lambda: self.task(str(self._site.call("add", 1, 1).id)), 60, "Flower receives no events")
+        eventually(
+            lambda: self.task(str(self._cluster.call("add", 1, 1).id)), 60, "Flower receives no events"
+        )
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()

@@ -10,7 +10,7 @@ from jobhandle_celery import JobHandle, JobStatus
 from tests.flower import browser
 from tests.flower.process import Flower
 from tests.support import eventually, missing
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 
 pytestmark = pytest.mark.flower
 
@@ -27,8 +27,8 @@ def page(flower: Flower) -> Iterator[Any]:
         yield page
 
 
-def running(site: Site, flower: Flower) -> JobHandle:
-    handle = site.submit("report_progress", str(site.new_file()))
+def running(cluster: Cluster, flower: Flower) -> JobHandle:
+    handle = cluster.submit("report_progress", str(cluster.new_file()))
     flower.wait_for(handle, "PROGRESS")
     return handle
 
@@ -42,8 +42,8 @@ def shown(page: Any, name: str) -> str:
     return str(page.locator(".detail-row", has_text=name).locator("dd").first.inner_text()).strip()
 
 
-def test_search_box_finds_a_job(site: Site, flower: Flower, page: Any) -> None:
-    handles = [site.submit("add", number, 1) for number in range(3)]
+def test_search_box_finds_a_job(cluster: Cluster, flower: Flower, page: Any) -> None:
+    handles = [cluster.submit("add", number, 1) for number in range(3)]
     for handle in handles:
         flower.wait_for(handle, "SUCCESS")
 
@@ -55,8 +55,10 @@ def test_search_box_finds_a_job(site: Site, flower: Flower, page: Any) -> None:
     assert (row["state"], row["result"]) == ("SUCCESS", "2")
 
 
-def test_terminate_button_is_shown_for_a_job_with_progress(site: Site, flower: Flower, page: Any) -> None:
-    handle = running(site, flower)
+def test_terminate_button_is_shown_for_a_job_with_progress(
+    cluster: Cluster, flower: Flower, page: Any
+) -> None:
+    handle = running(cluster, flower)
     open_task(page, flower, handle)
     assert (shown(page, "Status"), shown(page, "Result")) == ("STARTED", "25 %: reading")
 
@@ -69,9 +71,9 @@ def test_terminate_button_is_shown_for_a_job_with_progress(site: Site, flower: F
     assert shown(page, "Status") == "REVOKED"
 
 
-def test_revoke_button_cancels_a_job_before_its_start(site: Site, flower: Flower, page: Any) -> None:
-    body = running(site, flower)
-    handle = site.submit("add", 1, 1)
+def test_revoke_button_cancels_a_job_before_its_start(cluster: Cluster, flower: Flower, page: Any) -> None:
+    body = running(cluster, flower)
+    handle = cluster.submit("add", 1, 1)
     flower.wait_for(handle, "RECEIVED")
     open_task(page, flower, handle)
 
@@ -82,7 +84,7 @@ def test_revoke_button_cancels_a_job_before_its_start(site: Site, flower: Flower
     assert handle.get_job().started is None
 
 
-def test_time_limit_form_ends_a_job(site: Site, flower: Flower, page: Any) -> None:
+def test_time_limit_form_ends_a_job(cluster: Cluster, flower: Flower, page: Any) -> None:
     flower.refresh(WORKER)
     page.goto(f"{flower.url}/worker/{WORKER}")
     page.locator("#worker-tab-limits").click()
@@ -90,7 +92,7 @@ def test_time_limit_form_ends_a_job(site: Site, flower: Flower, page: Any) -> No
     message = browser.press(page, "[id='task-timeout-hard-worker.deaf']")
     assert "time limits set successfully" in message
     try:
-        handle = site.submit("deaf", str(site.new_file()), 120)
+        handle = cluster.submit("deaf", str(cluster.new_file()), 120)
 
         assert handle.wait(60) is JobStatus.ERROR
         assert handle.job_message() == "the time limit of 1 s was exceeded"

@@ -8,33 +8,33 @@ from tests.flower.conftest import start
 from tests.flower.process import Flower
 from tests.reaper import Reaper
 from tests.support import eventually
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 
 pytestmark = pytest.mark.flower
 
 
-def history(site: Site) -> dict[str, JobHandle]:
+def history(cluster: Cluster) -> dict[str, JobHandle]:
     """Submit jobs that end in every way; return them by the state that Flower must show."""
-    good, bad = site.submit("add", 1, 2), site.submit("raise_value_error", "of no value")
-    again = site.submit("retry_times", str(site.new_file()), 1, 600)
+    good, bad = cluster.submit("add", 1, 2), cluster.submit("raise_value_error", "of no value")
+    again = cluster.submit("retry_times", str(cluster.new_file()), 1, 600)
     eventually(lambda: again.job_status() is JobStatus.REQUEUED, 60)
-    never = site.submit("add", 1, 1, queue="unconsumed")
+    never = cluster.submit("add", 1, 1, queue="unconsumed")
     assert never.cancel_job() is JobStatus.CANCELLED
     # On a worker of its own: the other worker sends the event by which Flower is known to listen.
-    start(site, queues=["busy"])
-    running = site.submit("deaf", str(site.new_file()), 600, queue="busy")
+    start(cluster, queues=["busy"])
+    running = cluster.submit("deaf", str(cluster.new_file()), 600, queue="busy")
     eventually(running.job_running, 60)
     return {"SUCCESS": good, "FAILURE": bad, "RETRY": again, "REVOKED": never, "STARTED": running}
 
 
-def test_replay_restores_the_states_of_all_jobs(site: Site, reaper: Reaper) -> None:
-    handles = history(site)
-    flower = Flower(site, reaper)
+def test_replay_restores_the_states_of_all_jobs(cluster: Cluster, reaper: Reaper) -> None:
+    handles = history(cluster)
+    flower = Flower(cluster, reaper)
     try:
         flower.wait_until_it_listens()
         assert {flower.state(handle) for handle in (handles["SUCCESS"], handles["FAILURE"])} == {None}
 
-        assert run_command(site.app, "replay-events", "--since", "1h").code == 0
+        assert run_command(cluster.app, "replay-events", "--since", "1h").code == 0
 
         for state, handle in handles.items():
             flower.wait_for(handle, state)

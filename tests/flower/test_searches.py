@@ -8,7 +8,7 @@ import pytest
 from jobhandle_celery import Job, JobHandle
 from tests.flower.process import Flower
 from tests.support import eventually
-from tests.worker.site import Site
+from tests.worker.cluster import Cluster
 
 pytestmark = pytest.mark.flower
 
@@ -29,17 +29,17 @@ def found(flower: Flower, handle: JobHandle) -> bool:
     ],
     ids=["none", "long", "deep", "no literal", "infinite", "own job_id"],
 )
-def test_job_is_found_by_its_id(site: Site, flower: Flower, kwargs: dict[str, object]) -> None:
-    handle = site.submit("takes_anything", kwargs=kwargs)
+def test_job_is_found_by_its_id(cluster: Cluster, flower: Flower, kwargs: dict[str, object]) -> None:
+    handle = cluster.submit("takes_anything", kwargs=kwargs)
     flower.wait_for(handle, "SUCCESS")
 
     eventually(lambda: found(flower, handle), 10)
 
 
 @pytest.mark.parametrize("shown", ["***", "{}", "{'given': '***'}"])
-def test_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flower, shown: str) -> None:
-    handle = site.jobs.handle()
-    task: Any = site.app.signature("worker.takes_anything", kwargs={"given": "a secret"})
+def test_job_with_hidden_arguments_is_found_by_its_id(cluster: Cluster, flower: Flower, shown: str) -> None:
+    handle = cluster.jobs.handle()
+    task: Any = cluster.app.signature("worker.takes_anything", kwargs={"given": "a secret"})
     handle.submit(task.set(kwargsrepr=shown))
     known = flower.wait_for(handle, "SUCCESS")
 
@@ -50,8 +50,8 @@ def test_job_with_hidden_arguments_is_found_by_its_id(site: Site, flower: Flower
 @pytest.mark.parametrize(
     "given", [{"args": ("hunter2",)}, {"kwargs": {"given": "hunter2"}}], ids=["by position", "by name"]
 )
-def test_sensitive_argument_is_redacted(site: Site, flower: Flower, given: dict[str, Any]) -> None:
-    handle = site.jobs.handle()
+def test_sensitive_argument_is_redacted(cluster: Cluster, flower: Flower, given: dict[str, Any]) -> None:
+    handle = cluster.jobs.handle()
     handle.submit(Job(task="worker.takes_anything", sensitive=["given"], **given))
     known = flower.wait_for(handle, "SUCCESS")
 
@@ -61,8 +61,8 @@ def test_sensitive_argument_is_redacted(site: Site, flower: Flower, given: dict[
     assert flower.search("hunter2") == set()
 
 
-def test_job_is_found_by_an_argument(site: Site, flower: Flower) -> None:
-    handle = site.submit("takes_anything", kwargs={"given": "needle"})
+def test_job_is_found_by_an_argument(cluster: Cluster, flower: Flower) -> None:
+    handle = cluster.submit("takes_anything", kwargs={"given": "needle"})
     flower.wait_for(handle, "SUCCESS")
 
     assert flower.search("kwargs:given=needle") == {handle.get_job().task_id}

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select
 
 from jobhandle_celery.schema import clock, job, job_event, worker
 from jobhandle_celery.status import MOVES, STARTABLE, JobStatus
-from tests.store.harness import Bench, Row
+from tests.store.harness import Harness, Row
 from tests.store.model import Model
 from tests.store.model_job import RUNNING, ModelJob
 
@@ -69,9 +69,9 @@ _EVENTS = (
 _LEASES = select(worker, _NOW).where(worker.c.namespace == bindparam("here"))
 
 
-def look(bench: Bench) -> Found:
-    here = {"here": bench.settings.namespace}
-    with bench.database.autocommit() as connection:
+def look(harness: Harness) -> Found:
+    here = {"here": harness.settings.namespace}
+    with harness.database.autocommit() as connection:
         jobs = {row.task_id: dict(row._mapping) for row in connection.execute(_JOBS, here)}
         events: dict[str, list[JobStatus]] = {task_id: [] for task_id in jobs}
         for task_id, status in connection.execute(_EVENTS, here):

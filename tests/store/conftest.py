@@ -1,4 +1,4 @@
-"""A bench on each database. One database serves all tests of a kind, each in a namespace of its own.
+"""A harness on each database. One database serves all tests of a kind, each in a namespace of its own.
 
 The tests share two engines too: to connect and to compile every statement for each test took most of their
 time. A test that listens to its engine, or limits it, has its own.
@@ -12,7 +12,7 @@ import pytest
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES, fresh_database
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 
 SERVERS = [name for name in DATABASES if name != "sqlite"]
 
@@ -51,22 +51,24 @@ def common_database() -> Iterator[CommonDoor]:
 
 
 @pytest.fixture
-def bench(common_url: str, common_database: CommonDoor, namespace: str) -> Bench:
-    return Bench(common_url, common_database(common_url, "the first"), namespace=namespace)
+def harness(common_url: str, common_database: CommonDoor, namespace: str) -> Harness:
+    return Harness(common_url, common_database(common_url, "the first"), namespace=namespace)
 
 
 @pytest.fixture
-def other(bench: Bench, common_database: CommonDoor) -> Bench:
-    """A second process, as the database sees it: a bench with its own connections."""
-    return Bench(bench.url, common_database(bench.url, "the other"), namespace=bench.settings.namespace)
+def other(harness: Harness, common_database: CommonDoor) -> Harness:
+    """A second process, as the database sees it: a harness with its own connections."""
+    return Harness(
+        harness.url, common_database(harness.url, "the other"), namespace=harness.settings.namespace
+    )
 
 
 @pytest.fixture
-def own_bench(common_url: str, namespace: str) -> Iterator[Bench]:
-    """A bench whose engine no other test uses."""
-    bench = Bench(common_url, namespace=namespace)
-    yield bench
-    bench.close()
+def own_harness(common_url: str, namespace: str) -> Iterator[Harness]:
+    """A harness whose engine no other test uses."""
+    harness = Harness(common_url, namespace=namespace)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture(params=SERVERS)
@@ -77,13 +79,13 @@ def common_server_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def server_bench(common_server_url: str, common_database: CommonDoor, namespace: str) -> Bench:
-    return Bench(common_server_url, common_database(common_server_url, "the first"), namespace=namespace)
+def server_harness(common_server_url: str, common_database: CommonDoor, namespace: str) -> Harness:
+    return Harness(common_server_url, common_database(common_server_url, "the first"), namespace=namespace)
 
 
 @pytest.fixture
-def own_server_bench(common_server_url: str, namespace: str) -> Iterator[Bench]:
-    """A bench on a server whose engine no other test uses."""
-    bench = Bench(common_server_url, namespace=namespace)
-    yield bench
-    bench.close()
+def own_server_harness(common_server_url: str, namespace: str) -> Iterator[Harness]:
+    """A harness on a server whose engine no other test uses."""
+    harness = Harness(common_server_url, namespace=namespace)
+    yield harness
+    harness.close()

@@ -70,7 +70,7 @@ class Placed:
     run: Run | None
 
 
-class Bench:
+class Harness:
     """A store in a namespace, with helpers for tests; a given database is not closed."""
 
     def __init__(self, url: str, database: Database | None = None, **settings: Any) -> None:

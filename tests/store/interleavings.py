@@ -10,7 +10,7 @@ from typing import Any
 
 from jobhandle_celery.store import ClaimRejected, RejectionReason, Run
 from tests.store.assertions import look
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.store.model import LEASE, Model
 from tests.store.operations import ACTS, WAITS
 from tests.store.scenario import DURATIONS, Call, World
@@ -66,9 +66,9 @@ SCENES: dict[str, Scene] = {
 }
 
 
-def staged(bench: Bench, scene: Scene) -> World:
+def staged(harness: Harness, scene: Scene) -> World:
     """Set a scene in its own namespace; store and model must agree at each step."""
-    own = Bench(bench.url, bench.database, namespace=str(uuid.uuid4()), **DURATIONS)
+    own = Harness(harness.url, harness.database, namespace=str(uuid.uuid4()), **DURATIONS)
     world = World(own, scene.given)
     for step in scene.steps:
         if isinstance(step, str):
@@ -84,12 +84,12 @@ class Worlds:
     """The scenes on one database, each set once."""
 
     def __init__(self, url: str) -> None:
-        self.bench = Bench(url)
+        self.harness = Harness(url)
         self._set: dict[str, World] = {}
 
     def __getitem__(self, scene: str) -> World:
         if scene not in self._set:
-            self._set[scene] = staged(self.bench, SCENES[scene])
+            self._set[scene] = staged(self.harness, SCENES[scene])
         return self._set[scene]
 
 
@@ -187,7 +187,7 @@ def in_either_order(world: World, first: Call, second: Call) -> list[Outcome]:
 
 def wrong(world: World, given: list[Any], allowed: list[Outcome]) -> str:
     """Return how an outcome differs from each allowed one; empty if it is allowed."""
-    found = look(world.bench)
+    found = look(world.harness)
     reasons = [f"answers {given}"]
     for answers, model in allowed:
         reason = world.disagreement(model, found) if given == answers else "other answers"

@@ -7,7 +7,7 @@ from typing import Any
 from jobhandle_celery.store import NewMember, Run, Submitted
 from jobhandle_celery.store.settling import Settling
 from jobhandle_celery.store.trees import Trees
-from tests.store.harness import Bench, new_job
+from tests.store.harness import Harness, new_job
 
 
 def task(**given: Any) -> NewMember:
@@ -49,35 +49,35 @@ class _Never(Settling):
 
 
 class Tree:
-    """A tree on a bench, by the positions of its rows in the list."""
+    """A tree on a harness, by the positions of its rows in the list."""
 
-    def __init__(self, bench: Bench, members: Sequence[NewMember], *, armed: bool = True) -> None:
+    def __init__(self, harness: Harness, members: Sequence[NewMember], *, armed: bool = True) -> None:
         """Submit it; without `armed`, as by a process that dies after the commit."""
-        self.bench = bench
-        trees = bench.store.trees if armed else Trees(bench.database, _Never(bench.database))
+        self.harness = harness
+        trees = harness.store.trees if armed else Trees(harness.database, _Never(harness.database))
         self.submitted: list[Submitted] = trees.submit(members)
         self.ids = [row.job_id for row in self.submitted]
 
     def run(self, number: int) -> Run:
         """Claim a row."""
-        return self.bench.run(self.ids[number])
+        return self.harness.run(self.ids[number])
 
     def finish(self, number: int) -> list[int]:
         """Run a row to its end, and settle all that follows; return what became ready."""
-        assert self.bench.store.runs.finish(self.run(number), "1")
-        return settle_all(self.bench, self.ids[number])
+        assert self.harness.store.runs.finish(self.run(number), "1")
+        return settle_all(self.harness, self.ids[number])
 
     def statuses(self) -> list[str]:
-        return [str(self.bench.status(job_id)) for job_id in self.ids]
+        return [str(self.harness.status(job_id)) for job_id in self.ids]
 
 
-def settle_all(bench: Bench, *job_ids: int) -> list[int]:
+def settle_all(harness: Harness, *job_ids: int) -> list[int]:
     """Settle these jobs, and what ends thereby, as the runtime does; return what became ready."""
     unsettled, ready = list(job_ids), list[int]()
-    bench.database.on_unsettled = unsettled.extend
+    harness.database.on_unsettled = unsettled.extend
     try:
         while unsettled:
-            ready += [message.job_id for message in bench.store.settling.settle([unsettled.pop(0)])]
+            ready += [message.job_id for message in harness.store.settling.settle([unsettled.pop(0)])]
     finally:
-        bench.database.on_unsettled = None
+        harness.database.on_unsettled = None
     return ready

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, Table, event
 
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.support import eventually
 
 Contender = Callable[[], Any]
@@ -36,28 +36,30 @@ def race(*contenders: Contender, timeout: float = 60) -> list[Any]:
         ]
 
 
-def in_line(bench: Bench, table: Table, contenders: Sequence[Contender]) -> list[Any]:
+def in_line(harness: Harness, table: Table, contenders: Sequence[Contender]) -> list[Any]:
     """Start each when those before it wait for the lock on a table's rows; then release the lock.
 
     On a server the first in the queue gets the rows first. SQLite has one lock and no queue.
     """
     futures: list[Future[Any]] = []
     with ThreadPoolExecutor(len(contenders)) as pool:
-        with locked(bench, table):
+        with locked(harness, table):
             for contender in contenders:
                 futures.append(pool.submit(contender))
-                if has_lines(bench):
-                    eventually(lambda: waiting(bench) >= sum(not future.done() for future in futures), 60)
+                if has_lines(harness):
+                    eventually(lambda: waiting(harness) >= sum(not future.done() for future in futures), 60)
         return [future.result(timeout=60) for future in futures]
 
 
-def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender, of: str = "") -> list[Any]:
+def in_the_middle(
+    harness: Harness, number: int, slow: Contender, quick: Contender, of: str = ""
+) -> list[Any]:
     """Start `quick` when `slow` is at its n-th statement, or its commit; return both answers.
 
     `slow` goes on when `quick` has returned, or waits for a lock. With `of`, only statements with this text
     count.
     """
-    with Watch(bench.database.engine) as watch, ThreadPoolExecutor(2) as pool:
+    with Watch(harness.database.engine) as watch, ThreadPoolExecutor(2) as pool:
         pause = Pause(number, of)
         first = pool.submit(watch.by, pause.at, slow)
         first.add_done_callback(lambda _: pause.arrived.set())
@@ -65,16 +67,16 @@ def in_the_middle(bench: Bench, number: int, slow: Contender, quick: Contender, 
         assert not first.done(), f"it came to its end before statement {number}: {first.result()}"
         second = pool.submit(watch.by, watch.note, quick)
         try:
-            eventually(lambda: second.done() or is_waiting(bench, watch), 60)
+            eventually(lambda: second.done() or is_waiting(harness, watch), 60)
         finally:
             pause.over.set()
         return [first.result(timeout=60), second.result(timeout=60)]
 
 
-def steps(bench: Bench, contender: Contender) -> int:
+def steps(harness: Harness, contender: Contender) -> int:
     """Return the number of its statements, the commit included."""
     made: list[str] = []
-    with Watch(bench.database.engine) as watch:
+    with Watch(harness.database.engine) as watch:
         watch.by(made.append, contender)
     return len(made)
 
@@ -135,31 +137,31 @@ class Watch:
 
 
 @contextmanager
-def locked(bench: Bench, table: Table) -> Iterator[None]:
+def locked(harness: Harness, table: Table) -> Iterator[None]:
     """Lock the rows of this namespace; on SQLite, the whole database."""
-    with bench.database.transaction() as connection:
+    with harness.database.transaction() as connection:
         connection.execute(
-            table.select().where(table.c.namespace == bench.settings.namespace).with_for_update(),
+            table.select().where(table.c.namespace == harness.settings.namespace).with_for_update(),
         )
         yield
 
 
-def has_lines(bench: Bench) -> bool:
+def has_lines(harness: Harness) -> bool:
     """Return whether its database grants a row lock in the order of waiting."""
-    return bench.database.engine.dialect.name != "sqlite"
+    return harness.database.engine.dialect.name != "sqlite"
 
 
-def waiting(bench: Bench) -> int:
+def waiting(harness: Harness) -> int:
     """Return how many connections to this database wait for a lock."""
-    with bench.database.autocommit() as connection:
-        if bench.database.engine.dialect.name == "postgresql":
+    with harness.database.autocommit() as connection:
+        if harness.database.engine.dialect.name == "postgresql":
             return int(connection.connection.exec_driver_sql(_WAITING_ON_POSTGRESQL).scalar_one())
         return _waiting_on_mariadb(connection.connection)
 
 
-def is_waiting(bench: Bench, watch: Watch) -> bool:
+def is_waiting(harness: Harness, watch: Watch) -> bool:
     """Return whether the watched thread waits for the paused transaction."""
-    return waiting(bench) > 0 if has_lines(bench) else watch.statement == "BEGIN IMMEDIATE"
+    return waiting(harness) > 0 if has_lines(harness) else watch.statement == "BEGIN IMMEDIATE"
 
 
 def _waiting_on_mariadb(connection: Connection) -> int:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Table, delete, insert, select
 from jobhandle_celery.schema import clock, job, job_event, sweep, worker
 from jobhandle_celery.store import Worker
 from tests.store.assertions import Found, agree, look
-from tests.store.harness import Bench, Row, new_job
+from tests.store.harness import Harness, Row, new_job
 from tests.store.model import GRACE, LEASE, REPUBLISH_AFTER, Model
 from tests.store.operations import KEY, Act, Cast, key
 
@@ -33,9 +33,9 @@ Call = tuple[Act, str]
 class World:
     """A namespace with one job."""
 
-    def __init__(self, bench: Bench, given: dict[str, Any]) -> None:
-        self.bench = bench
-        self.store = bench.store
+    def __init__(self, harness: Harness, given: dict[str, Any]) -> None:
+        self.harness = harness
+        self.store = harness.store
         self.model = Model()
         me, other = (Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2"))
         self._renew(me, other)
@@ -48,7 +48,7 @@ class World:
         )
         self.job_id = self.store.inserter.submit([new])[0].job_id
         self.model.submit(self.job_id, new.task_id, KEY, **given)
-        message = bench.message(self.job_id)
+        message = harness.message(self.job_id)
         run = key(message, me)
         self.cast = Cast(self.store, other, message, run, message, key(message, other), key(message, other))
         self._saved: list[tuple[Table, list[Row]]] = []
@@ -62,20 +62,20 @@ class World:
         answer = self.ask(once)
         expected, self.model = self.expected(once)
         assert [answer] == expected
-        agree(look(self.bench), self.model)
-        sent = self.bench.message(self.job_id)
+        agree(look(self.harness), self.model)
+        sent = self.harness.message(self.job_id)
         self.cast = replace(self.cast, sent=sent, next_run=key(sent, self.cast.other))
 
     def pass_time(self, amount: float, *, renewing: bool = True) -> None:
-        self.bench.pass_time(minutes=amount)
+        self.harness.pass_time(minutes=amount)
         self.model.now += amount
         self._renew(*([self.cast.me, self.cast.other] if renewing else [self.cast.other]))
 
     def steady_sweeps(self) -> None:
         """Make leases trusted, and another pass due."""
-        self.bench.trust_leases()
+        self.harness.trust_leases()
         self.model.last_pass, self.model.unbroken_since = self.model.now, self.model.now - 2 * LEASE
-        self.bench.pass_time(minutes=1)
+        self.harness.pass_time(minutes=1)
         self.model.now += 1
 
     def _renew(self, *workers: Worker) -> None:
@@ -85,7 +85,7 @@ class World:
 
     def save(self) -> None:
         """Save all rows of the scene."""
-        with self.bench.database.autocommit() as connection:
+        with self.harness.database.autocommit() as connection:
             self._saved_at = connection.execute(select(clock())).scalar_one()
             for table, which in self._tables():
                 rows = connection.execute(select(table).where(which)).mappings()
@@ -93,7 +93,7 @@ class World:
 
     def restore(self) -> None:
         """Restore the saved rows, with every time relative to now."""
-        with self.bench.database.transaction() as connection:
+        with self.harness.database.transaction() as connection:
             passed = connection.execute(select(clock())).scalar_one() - self._saved_at
             for table, which in reversed(self._tables()):
                 connection.execute(delete(table).where(which))
@@ -101,7 +101,7 @@ class World:
                 connection.execute(insert(table), [_later(row, passed) for row in rows])
 
     def _tables(self) -> list[tuple[Table, ColumnElement[bool]]]:
-        here = self.bench.settings.namespace
+        here = self.harness.settings.namespace
         jobs = select(job.c.id).where(job.c.namespace == here)
         return [
             (worker, worker.c.namespace == here),

@@ -22,7 +22,7 @@ from jobhandle_celery.status import FINAL, SETTABLE, JobStatus
 from jobhandle_celery.store import ClaimRejected, Database, PendingMessage, Run, Worker
 from tests.store.assertions import agree, follows, legal, look
 from tests.store.cutting import Cut, Cutter, Died
-from tests.store.harness import FAILURE, TASK, Bench, Row, new_job
+from tests.store.harness import FAILURE, TASK, Harness, Row, new_job
 from tests.store.model import LEASE, Model
 from tests.store.model_job import RUNNING, ModelJob
 from tests.store.operations import ACTS, Cast, key
@@ -52,8 +52,8 @@ class StoreMachine(RuleBasedStateMachine):
         """Begin in a new namespace; the database and its cutter serve all runs."""
         super().__init__()
         self.now = time.monotonic()
-        self.bench = Bench(url, database, namespace=str(uuid.uuid4()), **DURATIONS)
-        self.store = self.bench.store
+        self.harness = Harness(url, database, namespace=str(uuid.uuid4()), **DURATIONS)
+        self.store = self.harness.store
         self.cutter = cutter
         self.model = Model()
         self.workers = [Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2")]
@@ -69,7 +69,7 @@ class StoreMachine(RuleBasedStateMachine):
     def run_of(self, job_id: int, age: int) -> Run | None:
         """Return a run of a job, claimed now if it has none; None if it cannot be claimed."""
         runs = [run for run in self.won if run.job_id == job_id]
-        return runs[-1 - min(age, len(runs) - 1)] if runs else self.win(self.bench.message(job_id), 0)
+        return runs[-1 - min(age, len(runs) - 1)] if runs else self.win(self.harness.message(job_id), 0)
 
     # Submit and publish.
 
@@ -207,7 +207,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(job_id=jobs, by=either)
     def claim_at_once(self, job_id: int, by: int) -> None:
         """Claim with the message that fits; otherwise most claims would be rejected."""
-        self.win(self.bench.message(job_id), by)
+        self.win(self.harness.message(job_id), by)
 
     @rule(job_id=jobs, age=ages, status=st.sampled_from(sorted(FINAL)), repeated=st.booleans())
     def end(self, job_id: int, age: int, status: JobStatus, repeated: bool) -> None:
@@ -305,7 +305,7 @@ class StoreMachine(RuleBasedStateMachine):
                 answer = self.ask(*asked)
         except Died:
             try:
-                agree(look(self.bench), self.model)
+                agree(look(self.harness), self.model)
             except AssertionError:
                 self.model = before  # and the invariant looks whether that is it
             return asked
@@ -329,15 +329,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     def cast(self, job_id: int, age: int, by: int) -> Cast:
         """Return the cast of an act on a job, with a run that was won, if there is one."""
-        sent = self.bench.message(job_id)
+        sent = self.harness.message(job_id)
         other = self.workers[by]
         run = self.run_of(job_id, age) or key(sent, self.workers[1 - by])
         late = replace(sent, task_id=run.task_id, attempt=run.attempt)
-        sent = self.bench.message(job_id)
+        sent = self.harness.message(job_id)
         return Cast(self.store, other, late, run, sent, key(late, other), key(sent, other))
 
     def sweeps_are_steady(self) -> None:
-        self.bench.trust_leases()
+        self.harness.trust_leases()
         self.model.last_pass, self.model.unbroken_since = self.model.now, self.model.now - 2 * LEASE
 
     # Leases and time.
@@ -355,13 +355,13 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.leases.retire(self.workers[by])
                 self.model.retire(worker_uid)
             case _:
-                assert set(self.bench.lapsed_workers()) == self.model.lapsed()
-                lost = {job.job_id: job.status for job in self.bench.reap(worker_uid)}
+                assert set(self.harness.lapsed_workers()) == self.model.lapsed()
+                lost = {job.job_id: job.status for job in self.harness.reap(worker_uid)}
                 assert lost == self.model.reap(worker_uid, self.workers[by].name)
 
     @rule(amount=st.sampled_from([1, 2, 5, 16, 30]))
     def pass_time(self, amount: int) -> None:
-        self.bench.pass_time(minutes=amount)
+        self.harness.pass_time(minutes=amount)
         self.model.now += amount
         if amount < LEASE:
             self.renew(self.workers[0])  # the second one is negligent
@@ -370,7 +370,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_rows_are_the_models(self) -> None:
-        found = look(self.bench)
+        found = look(self.harness)
         agree(found, self.model)
         rows = {row["id"]: row for row in found.jobs.values()}
         for job_id, row in rows.items():
@@ -385,7 +385,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Move every time on by the duration of the example; a slow machine takes half a minute."""
         passed = time.monotonic() - self.now
         if passed > MOST_REAL_TIME:
-            self.bench.pass_time(seconds=-passed)
+            self.harness.pass_time(seconds=-passed)
             self.now += passed
 
     def teardown(self) -> None:
@@ -399,17 +399,17 @@ class StoreMachine(RuleBasedStateMachine):
         """Let the sweep and a worker run: every job becomes final."""
         me = Worker("the last", str(uuid.uuid4()), 1)
         for _ in range(4):
-            self.bench.pass_time(hours=2)
+            self.harness.pass_time(hours=2)
             self.store.leases.renew(me)
-            for worker_uid in self.bench.lapsed_workers():
-                self.bench.reap(worker_uid)
+            for worker_uid in self.harness.lapsed_workers():
+                self.harness.reap(worker_uid)
             self.store.sweep.expire()
             for message in self.store.outbox.reserve_due(100):
                 run = Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
                 if not isinstance(self.store.runs.claim(run, TASK), ClaimRejected):
                     assert self.store.runs.finish(run, "1")
         for job_id in self.model.jobs:
-            row = self.bench.row(job_id)
+            row = self.harness.row(job_id)
             held = row["status_id"] is JobStatus.WAITING and row["not_before"] is None
             outsiders = row["status_id"] is RUNNING and row["worker_uid"] is None
             assert row["status_id"].final or held or outsiders, row

@@ -10,13 +10,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tests.shop import engine_of
-from tests.store.harness import Bench, new_job
+from tests.store.harness import Harness, new_job
 
 
 @pytest.fixture
-def engine(bench: Bench) -> Iterator[Engine]:
+def engine(harness: Harness) -> Iterator[Engine]:
     """The caller's own engine, not the library's."""
-    engine = engine_of(bench.url)
+    engine = engine_of(harness.url)
     yield engine
     engine.dispose()
 
@@ -24,8 +24,8 @@ def engine(bench: Bench) -> Iterator[Engine]:
 class Caller:
     """A caller's session, and the messages published of the jobs submitted in it."""
 
-    def __init__(self, bench: Bench, session: Session) -> None:
-        self.bench = bench
+    def __init__(self, harness: Harness, session: Session) -> None:
+        self.harness = harness
         self.session = session
         self.calls: list[list[int]] = []
         """The ids of each callback."""
@@ -35,22 +35,22 @@ class Caller:
     def submit(self, count: int = 1, **given: Any) -> list[int]:
         jobs = [new_job(**given) for _ in range(count)]
         return [
-            job.job_id for job in self.bench.store.inserter.submit_in_session(self.session, jobs, self.send)
+            job.job_id for job in self.harness.store.inserter.submit_in_session(self.session, jobs, self.send)
         ]
 
     def send(self, job_ids: list[int]) -> None:
         self.calls.append(list(job_ids))
-        self.sent += [message.job_id for message in self.bench.store.outbox.reserve(job_ids)]
+        self.sent += [message.job_id for message in self.harness.store.outbox.reserve(job_ids)]
 
 
 @pytest.fixture
-def caller(bench: Bench, engine: Engine) -> Iterator[Caller]:
+def caller(harness: Harness, engine: Engine) -> Iterator[Caller]:
     with Session(engine) as session:
-        yield Caller(bench, session)
+        yield Caller(harness, session)
 
 
-def remaining(bench: Bench) -> int:
-    return sum(bench.store.queries.count_by_status().values())
+def remaining(harness: Harness) -> int:
+    return sum(harness.store.queries.count_by_status().values())
 
 
 def test_job_is_published_once_after_the_commit(caller: Caller) -> None:
@@ -67,14 +67,14 @@ def test_rolled_back_job_leaves_nothing(caller: Caller) -> None:
     caller.submit()
     caller.session.rollback()
     assert caller.sent == []
-    assert remaining(caller.bench) == 0
+    assert remaining(caller.harness) == 0
 
 
 def test_closed_session_is_a_rolled_back_one(caller: Caller) -> None:
     caller.submit()
     caller.session.close()
     assert caller.sent == []
-    assert remaining(caller.bench) == 0
+    assert remaining(caller.harness) == 0
 
 
 def test_released_savepoint_sends_nothing_until_its_root_commits(caller: Caller) -> None:
@@ -91,7 +91,7 @@ def test_released_savepoint_is_gone_with_its_root(caller: Caller) -> None:
         caller.submit()
     caller.session.rollback()
     assert caller.sent == []
-    assert remaining(caller.bench) == 0
+    assert remaining(caller.harness) == 0
 
 
 def test_rolled_back_savepoint_takes_its_jobs_and_no_others(caller: Caller) -> None:
@@ -102,7 +102,7 @@ def test_rolled_back_savepoint_takes_its_jobs_and_no_others(caller: Caller) -> N
     [after] = caller.submit()
     caller.session.commit()
     assert caller.sent == [before, after]
-    assert remaining(caller.bench) == 2
+    assert remaining(caller.harness) == 2
 
 
 def test_savepoints_within_savepoints_hand_their_jobs_upwards(caller: Caller) -> None:
@@ -117,7 +117,7 @@ def test_savepoints_within_savepoints_hand_their_jobs_upwards(caller: Caller) ->
     assert caller.calls == []
     caller.session.commit()
     assert sorted(caller.sent) == [outer, inner]
-    assert remaining(caller.bench) == 2
+    assert remaining(caller.harness) == 2
 
 
 def test_rolled_back_outer_savepoint_drops_released_inner_one(caller: Caller) -> None:
@@ -127,7 +127,7 @@ def test_rolled_back_outer_savepoint_drops_released_inner_one(caller: Caller) ->
     outer.rollback()
     caller.session.commit()
     assert caller.sent == []
-    assert remaining(caller.bench) == 0
+    assert remaining(caller.harness) == 0
 
 
 def test_commit_with_a_savepoint_still_open_sends_both(caller: Caller) -> None:
@@ -152,30 +152,30 @@ def test_second_transaction_of_the_same_session_is_its_own(caller: Caller) -> No
     assert caller.sent == [first, third]
 
 
-def test_joined_session_sends_nothing_that_is_rolled_back(bench: Bench, engine: Engine) -> None:
+def test_joined_session_sends_nothing_that_is_rolled_back(harness: Harness, engine: Engine) -> None:
     """As in test suites: the session's commit is not the real one."""
     with engine.connect() as connection:
         outer = connection.begin()
         session = Session(connection)
-        caller = Caller(bench, session)
+        caller = Caller(harness, session)
         caller.submit()
         session.commit()
         assert caller.sent == []
         outer.rollback()
-    assert remaining(bench) == 0
+    assert remaining(harness) == 0
 
 
-def test_joined_session_leaves_its_jobs_to_the_sweep(bench: Bench, engine: Engine) -> None:
+def test_joined_session_leaves_its_jobs_to_the_sweep(harness: Harness, engine: Engine) -> None:
     with engine.connect() as connection:
         outer = connection.begin()
         session = Session(connection, join_transaction_mode="create_savepoint")
-        caller = Caller(bench, session)
+        caller = Caller(harness, session)
         [job_id] = caller.submit()
         session.commit()
         assert caller.sent == []
         outer.commit()
-    bench.pass_time(minutes=5)
-    assert [message.job_id for message in bench.store.outbox.reserve_due(10)] == [job_id]
+    harness.pass_time(minutes=5)
+    assert [message.job_id for message in harness.store.outbox.reserve_due(10)] == [job_id]
 
 
 def test_jobs_submitted_by_a_before_commit_hook_are_published(caller: Caller) -> None:
@@ -207,13 +207,13 @@ def test_failed_statement_in_a_savepoint_takes_only_its_own_jobs(caller: Caller)
     savepoint.rollback()
     caller.session.commit()
     assert caller.sent == [before]
-    assert remaining(caller.bench) == 1
+    assert remaining(caller.harness) == 1
 
 
-def test_commit_of_an_aborted_transaction_sends_nothing(bench: Bench, engine: Engine) -> None:
+def test_commit_of_an_aborted_transaction_sends_nothing(harness: Harness, engine: Engine) -> None:
     """PostgreSQL answers a COMMIT of an aborted transaction with ROLLBACK, and no error."""
     with engine.connect() as connection, Session(connection) as session:
-        caller = Caller(bench, session)
+        caller = Caller(harness, session)
         caller.submit()
         with pytest.raises(DBAPIError):
             connection.exec_driver_sql("SELECT * FROM no_such_table_of_ours")
@@ -223,7 +223,7 @@ def test_commit_of_an_aborted_transaction_sends_nothing(bench: Bench, engine: En
         else:
             session.rollback()
         assert caller.sent == []
-    assert remaining(bench) == 0
+    assert remaining(harness) == 0
 
 
 def test_taken_unique_key_does_not_abort_callers_transaction(caller: Caller) -> None:
@@ -238,10 +238,10 @@ def test_taken_unique_key_does_not_abort_callers_transaction(caller: Caller) -> 
     assert caller.sent == [first], "that one had been sent before"
 
 
-def test_two_sessions_at_once_keep_their_jobs_apart(server_bench: Bench) -> None:
-    engine = server_bench.database.engine
+def test_two_sessions_at_once_keep_their_jobs_apart(server_harness: Harness) -> None:
+    engine = server_harness.database.engine
     with Session(engine) as kept, Session(engine) as undone:
-        first, second = Caller(server_bench, kept), Caller(server_bench, undone)
+        first, second = Caller(server_harness, kept), Caller(server_harness, undone)
         mine, theirs = first.submit(), second.submit()
         undone.rollback()
         kept.commit()
@@ -250,13 +250,13 @@ def test_two_sessions_at_once_keep_their_jobs_apart(server_bench: Bench) -> None
     assert theirs != mine
 
 
-def test_time_limit_during_publish_is_raised(bench: Bench, engine: Engine) -> None:
+def test_time_limit_during_publish_is_raised(harness: Harness, engine: Engine) -> None:
     def send(job_ids: list[int]) -> None:
         raise SoftTimeLimitExceeded(1)
 
     session = Session(engine)
-    [submitted] = bench.store.inserter.submit_in_session(session, [new_job()], send)
+    [submitted] = harness.store.inserter.submit_in_session(session, [new_job()], send)
     with pytest.raises(SoftTimeLimitExceeded):
         session.commit()
     session.close()
-    assert bench.row(submitted.job_id)
+    assert harness.row(submitted.job_id)

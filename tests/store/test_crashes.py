@@ -28,7 +28,7 @@ class Crashes:
 
     def __init__(self, url: str) -> None:
         self.worlds = Worlds(url)
-        self.cutter = Cutter(self.worlds.bench.database.engine)
+        self.cutter = Cutter(self.worlds.harness.database.engine)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def crashes_by_url() -> Iterator[dict[str, Crashes]]:
     crashes: dict[str, Crashes] = {}
     yield crashes
     for crash in crashes.values():
-        crash.worlds.bench.close()
+        crash.worlds.harness.close()
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def _broken(world: World, cutter: Cutter, call: Call, cut: Cut) -> str:
         with cutter.cutting(cut):
             given = [world.ask(call)]
     except Died:
-        found = look(world.bench)
+        found = look(world.harness)
         happened = [
             calls for calls in ([], [call]) if not world.disagreement(world.expected(*calls)[1], found)
         ]

@@ -10,21 +10,21 @@ from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run, Selection
-from tests.store.harness import TASK, Bench, new_job
+from tests.store.harness import TASK, Harness, new_job
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
 ROUNDS = 8
 
 
-def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
+def test_ten_sweeps_reserve_no_row_twice(harness: Harness) -> None:
     jobs = [new_job() for _ in range(100)]
-    submitted = {job.job_id for job in bench.store.inserter.submit(jobs)}
-    bench.pass_time(minutes=5)
+    submitted = {job.job_id for job in harness.store.inserter.submit(jobs)}
+    harness.pass_time(minutes=5)
 
     def sweep() -> list[int]:
         mine: list[int] = []
-        while rows := bench.store.outbox.reserve_due(7):
+        while rows := harness.store.outbox.reserve_due(7):
             mine += [row.job_id for row in rows]
         return mine
 
@@ -34,59 +34,59 @@ def test_ten_sweeps_reserve_no_row_twice(bench: Bench) -> None:
     assert sorted(reserved) == sorted(submitted)
 
 
-def test_cancel_of_more_jobs_than_parameters_cancels_all(own_bench: Bench) -> None:
+def test_cancel_of_more_jobs_than_parameters_cancels_all(own_harness: Harness) -> None:
     """SQLite's default limit is 32,766; here it is set to 1,000, for speed."""
-    bench = own_bench
+    harness = own_harness
 
     def limit(connection: Any, _record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
             connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 1000)
 
-    bench.store.inserter.submit([new_job() for _ in range(1200)])
-    bench.database.close()
-    event.listen(bench.database.engine, "connect", limit)
-    assert bench.store.control.cancel_selected(Selection(task=TASK)) == 1200
-    assert bench.store.queries.count_by_status()[JobStatus.CANCELLED] == 1200
+    harness.store.inserter.submit([new_job() for _ in range(1200)])
+    harness.database.close()
+    event.listen(harness.database.engine, "connect", limit)
+    assert harness.store.control.cancel_selected(Selection(task=TASK)) == 1200
+    assert harness.store.queries.count_by_status()[JobStatus.CANCELLED] == 1200
 
 
-def test_concurrent_passes_run_once(bench: Bench) -> None:
-    assert sorted(race(*[bench.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
-    bench.pass_time(seconds=bench.settings.pass_interval.total_seconds() + 1)
-    assert sorted(race(*[bench.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
+def test_concurrent_passes_run_once(harness: Harness) -> None:
+    assert sorted(race(*[harness.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
+    harness.pass_time(seconds=harness.settings.pass_interval.total_seconds() + 1)
+    assert sorted(race(*[harness.store.sweep.begin_pass] * 6), key=str) == [False] + [None] * 5
 
 
-def test_concurrent_submits_of_one_key_insert_once(bench: Bench) -> None:
+def test_concurrent_submits_of_one_key_insert_once(harness: Harness) -> None:
     for key in range(ROUNDS):
         submitted = race(
-            *[lambda key=key: bench.store.inserter.submit([new_job(unique_key=f"{key}")])[0]] * 5
+            *[lambda key=key: harness.store.inserter.submit([new_job(unique_key=f"{key}")])[0]] * 5
         )
         assert len({job.job_id for job in submitted}) == 1
         assert [job.fresh for job in submitted].count(True) == 1
 
 
 def test_unique_key_of_rolled_back_submit_goes_to_the_next(
-    server_bench: Bench,
+    server_harness: Harness,
 ) -> None:
-    bench = server_bench
-    connection = bench.database.engine.connect()
+    harness = server_harness
+    connection = harness.database.engine.connect()
     transaction = connection.begin()
-    bench.store.inserter.submit_within(connection, [new_job(unique_key="k")])
+    harness.store.inserter.submit_within(connection, [new_job(unique_key="k")])
     with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(bench.store.inserter.submit, [new_job(unique_key="k")])
-        eventually(lambda: waiting(bench) == 1)
+        second = pool.submit(harness.store.inserter.submit, [new_job(unique_key="k")])
+        eventually(lambda: waiting(harness) == 1)
         transaction.rollback()
         connection.close()
         assert second.result(timeout=30)[0].fresh
 
 
-def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> None:
+def test_thousand_cancels_against_claims_have_one_winner_each(harness: Harness) -> None:
     """No claim wins a job whose cancel answered Cancelled; and the loser's answer says so."""
-    me = bench.worker()
+    me = harness.worker()
     lanes = 2
-    jobs = [job.job_id for job in bench.store.inserter.submit([new_job() for _ in range(1000)])]
+    jobs = [job.job_id for job in harness.store.inserter.submit([new_job() for _ in range(1000)])]
     keys = {
         message.job_id: Run(message.job_id, message.task_id, message.attempt, str(uuid.uuid4()), me)
-        for message in bench.store.outbox.reserve(jobs)
+        for message in harness.store.outbox.reserve(jobs)
     }
 
     def lane(number: int) -> list[tuple[int, bool, JobStatus | None]]:
@@ -96,14 +96,14 @@ def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> N
             won = []
             for job_id in mine:
                 meet.wait()
-                won.append(isinstance(bench.store.runs.claim(keys[job_id], TASK), Run))
+                won.append(isinstance(harness.store.runs.claim(keys[job_id], TASK), Run))
             return won
 
         def cancels() -> list[JobStatus | None]:
             statuses = []
             for job_id in mine:
                 meet.wait()
-                statuses.append(bench.store.control.cancel(job_id, None, terminate=False))
+                statuses.append(harness.store.control.cancel(job_id, None, terminate=False))
             return statuses
 
         won, status = race(claims, cancels)
@@ -113,8 +113,8 @@ def test_thousand_cancels_against_claims_have_one_winner_each(bench: Bench) -> N
     assert len(outcomes) == 1000
     for job_id, won, status in outcomes:
         assert status is (JobStatus.RUNNING if won else JobStatus.CANCELLED), job_id
-    running = {standing.job_id for standing in bench.store.leases.runs(str(me.worker_uid))}
+    running = {standing.job_id for standing in harness.store.leases.runs(str(me.worker_uid))}
     assert running == {job_id for job_id, won, _ in outcomes if won}
-    counts = bench.store.queries.count_by_status()
+    counts = harness.store.queries.count_by_status()
     assert counts[JobStatus.CANCELLED] == 1000 - len(running)
     assert 0 < len(running) < 1000, "both sides won at times, or it was no race"

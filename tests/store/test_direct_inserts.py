@@ -18,7 +18,7 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, NewJob, connections, engine_maker
 from jobhandle_celery.store.insert import MOST_ROWS
 from tests.servers import execute
-from tests.store.harness import Bench, new_job
+from tests.store.harness import Harness, new_job
 from tests.store.test_direct_psycopg import through
 from tests.support import a_soft_limit, eventually
 
@@ -30,11 +30,11 @@ ROWS = "SELECT count(*) FROM jobhandle_job"
 
 
 @pytest.fixture
-def own_bench(postgresql_url: str) -> Iterator[Bench]:
-    """A bench on its own database."""
-    bench = Bench(postgresql_url)
-    yield bench
-    bench.close()
+def own_harness(postgresql_url: str) -> Iterator[Harness]:
+    """A harness on its own database."""
+    harness = Harness(postgresql_url)
+    yield harness
+    harness.close()
 
 
 class Making:
@@ -66,28 +66,30 @@ class Making:
     ids=["plain", "unique", "scheduled", "expiring"],
 )
 def test_many_jobs_are_inserted_in_their_order(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], direct: bool
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], direct: bool
 ) -> None:
     """The last job fails, after those before it were sent to the server."""
-    gone = through(bench, monkeypatch, "execute_each_directly")
+    gone = through(harness, monkeypatch, "execute_each_directly")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
-    ids = [job.job_id for job in bench.store.inserter.submit(jobs)]
-    assert gone == [direct and bench.database.engine.dialect.name == "postgresql"]
+    ids = [job.job_id for job in harness.store.inserter.submit(jobs)]
+    assert gone == [direct and harness.database.engine.dialect.name == "postgresql"]
     assert ids == sorted(set(ids))
     for number in (1, MOST_ROWS, MOST_ROWS + 1, MANY):
         job_id = ids[number - 1]
-        assert bench.row(job_id)["args"] == f"[{number}]"
+        assert harness.row(job_id)["args"] == f"[{number}]"
         became = JobStatus.WAITING if number == MANY and "scheduled_for" in given else JobStatus.SUBMITTED
-        assert bench.events(job_id) == [became]
+        assert harness.events(job_id) == [became]
 
 
-def test_existing_job_among_many_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, there = new_job(), bench.submit(task_id="11111111-0000-4000-8000-000000000000")
-    gone = through(bench, monkeypatch, "execute_each_directly")
-    submitted = bench.store.inserter.submit([first, new_job(task_id="11111111-0000-4000-8000-000000000000")])
+def test_existing_job_among_many_is_found(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, there = new_job(), harness.submit(task_id="11111111-0000-4000-8000-000000000000")
+    gone = through(harness, monkeypatch, "execute_each_directly")
+    submitted = harness.store.inserter.submit(
+        [first, new_job(task_id="11111111-0000-4000-8000-000000000000")]
+    )
     assert gone == [False]
     assert submitted[1].job_id == there
-    assert bench.events(submitted[0].job_id) == [JobStatus.SUBMITTED]
+    assert harness.events(submitted[0].job_id) == [JobStatus.SUBMITTED]
 
 
 @contextmanager
@@ -100,60 +102,60 @@ def table_locked(url: str) -> Iterator[None]:
     engine.dispose()
 
 
-def test_error_while_jobs_are_prepared_leaves_no_trace(own_bench: Bench) -> None:
-    bench = own_bench
+def test_error_while_jobs_are_prepared_leaves_no_trace(own_harness: Harness) -> None:
+    harness = own_harness
 
     def refuse() -> None:
         raise ValidationError("args", "the last", "something else")
 
-    bench.submit()
+    harness.submit()
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    url, backends = bench.url, f"SELECT pid {others}"
+    url, backends = harness.url, f"SELECT pid {others}"
     before = execute(url, backends)
     with pytest.raises(ValidationError):
-        bench.store.inserter.submit(Making(refuse))
+        harness.store.inserter.submit(Making(refuse))
     assert execute(url, ROWS) == [(1,)]
     assert execute(url, backends) == before  # its connection is unchanged
 
 
-def test_refused_row_among_many_is_its_own_error(own_bench: Bench) -> None:
+def test_refused_row_among_many_is_its_own_error(own_harness: Harness) -> None:
     """The jobs after it raise nothing."""
     jobs = [new_job(task="x" * 300 if number == 1 else "t") for number in range(MANY)]
     with pytest.raises(DatabaseRefusedError, match="value too long"):
-        own_bench.store.inserter.submit(jobs)
-    assert execute(own_bench.url, ROWS) == [(0,)]
-    assert len(own_bench.store.inserter.submit([new_job(), new_job()])) == 2
+        own_harness.store.inserter.submit(jobs)
+    assert execute(own_harness.url, ROWS) == [(0,)]
+    assert len(own_harness.store.inserter.submit([new_job(), new_job()])) == 2
 
 
-def test_connection_broken_between_statements_costs_a_retry(own_bench: Bench) -> None:
+def test_connection_broken_between_statements_costs_a_retry(own_harness: Harness) -> None:
     broken = Counter[str]()
 
     def cut_once() -> None:
         broken["times"] += 1
         if broken["times"] == 1:
             execute(
-                own_bench.url,
+                own_harness.url,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()",
             )
 
-    own_bench.submit()
-    submitted = own_bench.store.inserter.submit(Making(cut_once))
+    own_harness.submit()
+    submitted = own_harness.store.inserter.submit(Making(cut_once))
     assert broken["times"] == 2
     assert len({job.job_id for job in submitted}) == MANY
-    assert execute(own_bench.url, ROWS) == [(MANY + 1,)]
+    assert execute(own_harness.url, ROWS) == [(MANY + 1,)]
 
 
 @pytest.mark.parametrize("given", [{}, {"unique_key": "k"}], ids=["direct", "by SQLAlchemy"])
 def test_first_jobs_are_prepared_before_a_connection_is_taken(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     """The jobs of the first statement are prepared before a connection is taken; by SQLAlchemy, all."""
     open_now = Counter[str]()
     seen: list[int] = []
 
     def counted(name: str) -> None:
-        opened = getattr(bench.database, name)
+        opened = getattr(harness.database, name)
 
         @contextmanager
         def noted(*args: Any) -> Iterator[Any]:
@@ -164,17 +166,17 @@ def test_first_jobs_are_prepared_before_a_connection_is_taken(
             finally:
                 open_now["connections"] -= 1
 
-        monkeypatch.setattr(bench.database, name, noted)
+        monkeypatch.setattr(harness.database, name, noted)
 
     counted("ready")
     making = Making(lambda: seen.append(open_now["connections"]), count=3, **given)
-    assert len(bench.store.inserter.submit(making)) == 3
+    assert len(harness.store.inserter.submit(making)) == 3
     assert set(seen) == {0}
 
 
-def test_slow_preparation_blocks_no_other_process(own_bench: Bench) -> None:
+def test_slow_preparation_blocks_no_other_process(own_harness: Harness) -> None:
     """In a pipeline the server's limit for idle transactions does not run."""
-    other = Bench(own_bench.url)
+    other = Harness(own_harness.url)
     lived: list[list[JobStatus]] = []
 
     def live() -> None:
@@ -185,23 +187,23 @@ def test_slow_preparation_blocks_no_other_process(own_bench: Bench) -> None:
         other.store.runs.finish(other.run(job_id), "1")
         lived.append(other.events(job_id))
 
-    assert len(own_bench.store.inserter.submit(Making(live))) == MANY
+    assert len(own_harness.store.inserter.submit(Making(live))) == MANY
     assert lived == [[JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]]
     other.close()
 
 
 def test_time_limit_is_raised_while_the_server_blocks(
-    own_bench: Bench, caplog: pytest.LogCaptureFixture
+    own_harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own_bench.submit()
-    with a_soft_limit() as comes_in, table_locked(own_bench.url), pytest.raises(SoftTimeLimitExceeded):
-        own_bench.store.inserter.submit(Making(lambda: comes_in(0.3)))
+    own_harness.submit()
+    with a_soft_limit() as comes_in, table_locked(own_harness.url), pytest.raises(SoftTimeLimitExceeded):
+        own_harness.store.inserter.submit(Making(lambda: comes_in(0.3)))
     # Only psycopg logs: the connection was closed at once, not by the pool at its next use.
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.name == "psycopg"
     assert warning.getMessage().endswith("the connection is closed")
-    assert len(own_bench.store.inserter.submit([new_job(), new_job()])) == 2
-    assert execute(own_bench.url, ROWS) == [(3,)]
+    assert len(own_harness.store.inserter.submit([new_job(), new_job()])) == 2
+    assert execute(own_harness.url, ROWS) == [(3,)]
 
 
 def test_briefly_locked_table_is_inserted_into_directly(
@@ -209,23 +211,25 @@ def test_briefly_locked_table_is_inserted_into_directly(
 ) -> None:
     """The first statement's lock wait times out, and the call is retried on the same connection."""
     monkeypatch.setattr(connections, "LOCK_WAIT", 0.2)
-    bench = Bench(postgresql_url)
-    bench.submit()
+    harness = Harness(postgresql_url)
+    harness.submit()
     asked: list[int] = []
-    straight_each = bench.database.execute_each_directly
+    straight_each = harness.database.execute_each_directly
 
     def counted(*given: Any) -> bool:
         asked.append(len(asked))
         return straight_each(*given)
 
-    monkeypatch.setattr(bench.database, "execute_each_directly", counted)
+    monkeypatch.setattr(harness.database, "execute_each_directly", counted)
     with ThreadPoolExecutor() as pool:
         with table_locked(postgresql_url):
-            submitted = pool.submit(bench.store.inserter.submit, [new_job(kwargs=LONG) for _ in range(MANY)])
+            submitted = pool.submit(
+                harness.store.inserter.submit, [new_job(kwargs=LONG) for _ in range(MANY)]
+            )
             eventually(lambda: len(asked) > 1 or submitted.done(), 60)
         assert len(submitted.result(60)) == MANY
     assert len(asked) > 1
-    bench.close()
+    harness.close()
     assert execute(postgresql_url, ROWS) == [(MANY + 1,)]
 
 
@@ -234,8 +238,8 @@ def test_server_that_reads_nothing_gets_statements_in_turn(postgresql_url: str) 
     database = Database(
         engine_maker(postgresql_url), Settings(), deadline=1.0
     )  # shorter than a wait for a lock
-    bench = Bench(postgresql_url, database)
-    bench.submit()
+    harness = Harness(postgresql_url, database)
+    harness.submit()
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobhandle_job'::regclass"
     waiting = set[int]()
 
@@ -246,7 +250,7 @@ def test_server_that_reads_nothing_gets_statements_in_turn(postgresql_url: str) 
     jobs = [new_job(kwargs=LONG) for _ in range(MANY)]
     with ThreadPoolExecutor() as pool:
         with table_locked(postgresql_url):
-            submitted = pool.submit(bench.store.inserter.submit, jobs)
+            submitted = pool.submit(harness.store.inserter.submit, jobs)
             eventually(lambda: has_come_again() or submitted.done(), 60)
         assert len({job.job_id for job in submitted.result(60)}) == MANY
     assert len(waiting) > 1

@@ -28,7 +28,7 @@ from jobhandle_celery.store import Database, engine_maker
 from jobhandle_celery.store.direct_psycopg import DirectPsycopg
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
-from tests.store.harness import GRACE, Bench, about, alike, new_job
+from tests.store.harness import GRACE, Harness, about, alike, new_job
 from tests.support import eventually
 
 
@@ -49,33 +49,35 @@ def backend(direct: DirectPsycopg) -> int:
     return int(direct.rows(select(func.pg_backend_pid()), {})[0][0])
 
 
-def through(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
+def through(harness: Harness, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
     """Return a list that records, for each later call of that method, whether it used psycopg directly."""
     gone: list[bool] = []
-    plain = getattr(bench.database, way)
+    plain = getattr(harness.database, way)
 
     def noted(*given: Any) -> Any:
         rows = plain(*given)
         gone.append(rows is not None and rows is not False)
         return rows
 
-    monkeypatch.setattr(bench.database, way, noted)
+    monkeypatch.setattr(harness.database, way, noted)
     return gone
 
 
-def a_life(bench: Bench) -> list[JobStatus]:
-    job_id = bench.submit()
-    bench.store.runs.finish(bench.run(job_id), "1")
-    return bench.events(job_id)
+def a_life(harness: Harness) -> list[JobStatus]:
+    job_id = harness.submit()
+    harness.store.runs.finish(harness.run(job_id), "1")
+    return harness.events(job_id)
 
 
 LIFE = [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
 
 
-def test_submit_claim_and_finish_are_executed_directly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = through(bench, monkeypatch)
-    assert a_life(bench) == LIFE
-    assert gone == [bench.database.engine.dialect.name == "postgresql"] * 3
+def test_submit_claim_and_finish_are_executed_directly(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = through(harness, monkeypatch)
+    assert a_life(harness) == LIFE
+    assert gone == [harness.database.engine.dialect.name == "postgresql"] * 3
 
 
 EVERYTHING: dict[str, Any] = {
@@ -95,10 +97,10 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("given", [{}, EVERYTHING, {"held": True}], ids=["little", "everything", "held"])
-def test_single_job_gets_the_same_row_as_one_of_many(bench: Bench, given: dict[str, Any]) -> None:
-    alone = bench.submit(**given)
-    crowd = [job.job_id for job in bench.store.inserter.submit([new_job(**given), new_job(**given)])]
-    rows = [bench.row(job_id) for job_id in (alone, *crowd)]
+def test_single_job_gets_the_same_row_as_one_of_many(harness: Harness, given: dict[str, Any]) -> None:
+    alone = harness.submit(**given)
+    crowd = [job.job_id for job in harness.store.inserter.submit([new_job(**given), new_job(**given)])]
+    rows = [harness.row(job_id) for job_id in (alone, *crowd)]
     waits = [row["due_at"] and row["due_at"] - row["submitted"] for row in rows]
     assert all(wait is None if given.get("held") else about(wait, GRACE) for wait in waits)
     for row in rows:
@@ -107,44 +109,44 @@ def test_single_job_gets_the_same_row_as_one_of_many(bench: Bench, given: dict[s
     assert alike(rows)
     assert rows[0].items() >= {name: value for name, value in given.items() if name != "held"}.items()
     events = [
-        [(event.status, event.message, event.actor) for event in bench.store.queries.events(job_id)]
+        [(event.status, event.message, event.actor) for event in harness.store.queries.events(job_id)]
         for job_id in crowd
     ]
     assert (
-        [(event.status, event.message, event.actor) for event in bench.store.queries.events(alone)]
+        [(event.status, event.message, event.actor) for event in harness.store.queries.events(alone)]
         == events[0]
         == events[1]
     )
 
 
-def test_single_job_with_taken_key_is_found(bench: Bench) -> None:
-    first = bench.submit(unique_key="k")
-    [second] = bench.store.inserter.submit([new_job(unique_key="k")])
+def test_single_job_with_taken_key_is_found(harness: Harness) -> None:
+    first = harness.submit(unique_key="k")
+    [second] = harness.store.inserter.submit([new_job(unique_key="k")])
     assert (second.job_id, second.fresh) == (first, False)
 
 
 def test_engine_with_listeners_is_not_bypassed(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(postgresql_url)
-    gone, heard = through(bench, monkeypatch), list[str]()
-    many = through(bench, monkeypatch, "execute_each_directly")
-    event.listen(bench.database.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
-    assert a_life(bench) == LIFE
+    harness = Harness(postgresql_url)
+    gone, heard = through(harness, monkeypatch), list[str]()
+    many = through(harness, monkeypatch, "execute_each_directly")
+    event.listen(harness.database.engine, "before_cursor_execute", lambda *given: heard.append(given[2]))
+    assert a_life(harness) == LIFE
     assert gone == [False] * 3
     assert sum("UPDATE jobhandle_job " in statement for statement in heard) == 2
     heard.clear()
-    bench.store.inserter.submit([new_job(), new_job()])
+    harness.store.inserter.submit([new_job(), new_job()])
     assert many == [False]
     assert sum("INSERT INTO jobhandle_job " in statement for statement in heard) == 1
-    bench.close()
+    harness.close()
 
 
 def test_callers_engine_is_not_bypassed(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = create_engine(postgresql_url)
-    bench = Bench(postgresql_url, Database(lambda: theirs, Settings()))
-    gone, many = through(bench, monkeypatch), through(bench, monkeypatch, "execute_each_directly")
-    assert a_life(bench) == LIFE
+    harness = Harness(postgresql_url, Database(lambda: theirs, Settings()))
+    gone, many = through(harness, monkeypatch), through(harness, monkeypatch, "execute_each_directly")
+    assert a_life(harness) == LIFE
     assert gone == [False] * 3
-    bench.store.inserter.submit([new_job(), new_job()])
+    harness.store.inserter.submit([new_job(), new_job()])
     assert many == [False]
     theirs.dispose()
 
@@ -199,16 +201,16 @@ def test_connection_that_the_server_has_ended_is_not_used_again(
 
 
 def test_operation_survives_a_pool_of_ended_connections(postgresql_url: str) -> None:
-    bench = Bench(postgresql_url)
-    run = bench.run(bench.submit())
-    engine = bench.database.engine
+    harness = Harness(postgresql_url)
+    run = harness.run(harness.submit())
+    engine = harness.database.engine
     idle = [engine.connect() for _ in range(engine.pool.size())]  # type: ignore[attr-defined]  # a QueuePool
     for connection in idle:
         connection.close()
     mine = "datname = current_database() AND pid <> pg_backend_pid()"
     execute(postgresql_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
-    assert bench.store.runs.finish(run, "1")
-    bench.close()
+    assert harness.store.runs.finish(run, "1")
+    harness.close()
 
 
 def test_unreachable_server_is_sqlalchemys_error() -> None:

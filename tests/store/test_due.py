@@ -13,38 +13,38 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
 from jobhandle_celery.sweeper import sweep
 from tests.servers import execute
-from tests.store.harness import Bench, new_job
+from tests.store.harness import Harness, new_job
 from tests.store.test_locked_rows import Broker
 
-ASKS: dict[str, Callable[[Bench], object]] = {
-    "first_due": lambda bench: bench.store.sweep.first_due(),
-    "expire": lambda bench: bench.store.sweep.expire(),
-    "reserve_due": lambda bench: bench.store.outbox.reserve_due(500),
-    "unreported_cancels": lambda bench: bench.store.sweep.unreported_cancels(500),
-    "settling": lambda bench: bench.store.settling.reserve_unsettled(500),
+ASKS: dict[str, Callable[[Harness], object]] = {
+    "first_due": lambda harness: harness.store.sweep.first_due(),
+    "expire": lambda harness: harness.store.sweep.expire(),
+    "reserve_due": lambda harness: harness.store.outbox.reserve_due(500),
+    "unreported_cancels": lambda harness: harness.store.sweep.unreported_cancels(500),
+    "settling": lambda harness: harness.store.settling.reserve_unsettled(500),
 }
 """A pass's queries of the job table."""
 
 
 @pytest.fixture(scope="module")
-def crowded(postgresql_databases: Any) -> Iterator[Bench]:
-    """A bench with thousands of jobs that are Queued or Waiting, and as many that were cancelled."""
+def crowded(postgresql_databases: Any) -> Iterator[Harness]:
+    """A harness with thousands of jobs that are Queued or Waiting, and as many that were cancelled."""
     url = postgresql_databases.create()
-    bench = Bench(url)
+    harness = Harness(url)
     for ended in (True, False):
-        bench.store.inserter.submit(
+        harness.store.inserter.submit(
             [new_job(scheduled_for=timedelta(days=1 + number)) for number in range(2_000)]
         )
-        sent = bench.store.inserter.submit([new_job() for _ in range(2_000)])
+        sent = harness.store.inserter.submit([new_job() for _ in range(2_000)])
         for start in range(0, len(sent), 500):
-            bench.store.outbox.mark_queued(
-                bench.store.outbox.reserve([message.job_id for message in sent[start : start + 500]])
+            harness.store.outbox.mark_queued(
+                harness.store.outbox.reserve([message.job_id for message in sent[start : start + 500]])
             )
         if ended:
-            bench.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))
+            harness.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))
     execute(url, "ANALYZE")
-    yield bench
-    bench.close()
+    yield harness
+    harness.close()
     postgresql_databases.drop(url)
 
 
@@ -57,11 +57,11 @@ def looked_at(plan: dict[str, Any]) -> float:
 
 
 @contextmanager
-def explained(bench: Bench, part: str = "due_at <=") -> Iterator[list[dict[str, Any]]]:
+def explained(harness: Harness, part: str = "due_at <=") -> Iterator[list[dict[str, Any]]]:
     """Yield the plans of the queries with this part that are made within the block, with what they have read.
 
     By default those of due jobs."""
-    engine, plans = bench.database.engine, list[dict[str, Any]]()
+    engine, plans = harness.database.engine, list[dict[str, Any]]()
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
         if part in statement:
@@ -76,7 +76,7 @@ def explained(bench: Bench, part: str = "due_at <=") -> Iterator[list[dict[str, 
 
 
 @pytest.mark.parametrize("asked", ASKS)
-def test_pass_that_finds_nothing_due_looks_at_no_job(crowded: Bench, asked: str) -> None:
+def test_pass_that_finds_nothing_due_looks_at_no_job(crowded: Harness, asked: str) -> None:
     with explained(crowded) as plans:
         ASKS[asked](crowded)
     assert [looked_at(plan) for plan in plans] == [0]
@@ -90,24 +90,24 @@ def pages_read(plan: dict[str, Any]) -> int:
 def test_pass_reads_ended_jobs_in_the_index_once(postgresql_databases: Any, due: int) -> None:
     """While a transaction is open, the index keeps thousands of jobs that have ended (fault 58)."""
     url = postgresql_databases.create()
-    bench = Bench(url)
-    bench.store.inserter.submit([new_job() for _ in range(6_000)])
-    bench.pass_time(hours=1)
+    harness = Harness(url)
+    harness.store.inserter.submit([new_job() for _ in range(6_000)])
+    harness.pass_time(hours=1)
     reader = sqlalchemy.create_engine(url, isolation_level="REPEATABLE READ")
     with reader.connect() as snapshot:
         snapshot.exec_driver_sql("SELECT 1 FROM jobhandle_job")
-        bench.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))
-        ids = [bench.submit() for _ in range(due)]
-        bench.pass_time(minutes=2)
+        harness.store.control.cancel_selected(Selection(statuses=tuple(JobStatus)))
+        ids = [harness.submit() for _ in range(due)]
+        harness.pass_time(minutes=2)
         execute(url, "ANALYZE")
         broker = Broker()
-        with explained(bench) as plans:
-            assert sweep(bench.store, broker, lambda _: None)  # type: ignore[arg-type]  # a double
+        with explained(harness) as plans:
+            assert sweep(harness.store, broker, lambda _: None)  # type: ignore[arg-type]  # a double
     assert broker.sent == ids
     first, *others = map(pages_read, plans)
     assert first > 100
     assert len(others) == 4 * due
     assert sum(others) < first / 3
     reader.dispose()
-    bench.close()
+    harness.close()
     postgresql_databases.drop(url)

@@ -10,18 +10,18 @@ from sqlalchemy import Connection, select, update
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import clock, job, sweep
 from jobhandle_celery.store.connections import FROZEN
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.support import eventually
 
 T = TypeVar("T")
 
 
-def frozen_after(bench: Bench, statement: Any, meanwhile: Callable[[], T]) -> T:
+def frozen_after(harness: Harness, statement: Any, meanwhile: Callable[[], T]) -> T:
     """Execute a statement in a transaction that then stays idle while another thread calls `meanwhile`."""
     found: list[T] = []
 
     def freeze() -> None:
-        with bench.store.database.transaction() as connection:
+        with harness.store.database.transaction() as connection:
             connection.execute(statement)
             _have_its_limit_come_soon(connection.connection)
             with ThreadPoolExecutor(1) as pool:
@@ -43,22 +43,26 @@ def _have_its_limit_come_soon(connection: Connection) -> None:
         connection.exec_driver_sql("SET idle_transaction_timeout = 1")
 
 
-def test_pass_that_freezes_holds_up_no_other(server_bench: Bench) -> None:
-    bench = server_bench
-    bench.store.sweep.begin_pass()
-    bench.pass_time(hours=1)
-    mine = sweep.c.namespace == bench.settings.namespace
+def test_pass_that_freezes_holds_up_no_other(server_harness: Harness) -> None:
+    harness = server_harness
+    harness.store.sweep.begin_pass()
+    harness.pass_time(hours=1)
+    mine = sweep.c.namespace == harness.settings.namespace
     noted = update(sweep).where(mine).values(last_pass_at=clock(-3600.0))
-    assert frozen_after(bench, noted, bench.store.sweep.begin_pass) is not None, "the other's pass was made"
-    assert bench.store.sweep.begin_pass() is None, "the frozen one's write is undone"
+    assert frozen_after(harness, noted, harness.store.sweep.begin_pass) is not None, (
+        "the other's pass was made"
+    )
+    assert harness.store.sweep.begin_pass() is None, "the frozen one's write is undone"
 
 
-def test_frozen_transaction_does_not_keep_a_lost_worker_alive(server_bench: Bench) -> None:
-    bench = server_bench
-    run = bench.run(bench.submit())
-    bench.pass_time(seconds=2 * bench.settings.lease.total_seconds())
+def test_frozen_transaction_does_not_keep_a_lost_worker_alive(server_harness: Harness) -> None:
+    harness = server_harness
+    run = harness.run(harness.submit())
+    harness.pass_time(seconds=2 * harness.settings.lease.total_seconds())
     spoken = update(job).where(job.c.id == run.job_id).values(message="half written")
     # A pass skips the row, until the server has ended the frozen transaction.
-    [lost] = frozen_after(bench, spoken, lambda: eventually(lambda: bench.reap(str(run.worker.worker_uid))))
+    [lost] = frozen_after(
+        harness, spoken, lambda: eventually(lambda: harness.reap(str(run.worker.worker_uid)))
+    )
     assert lost.job_id == run.job_id
-    assert bench.row(run.job_id)["message"] != "half written"
+    assert harness.row(run.job_id)["message"] != "half written"

@@ -17,7 +17,7 @@ from tests.faults.store_calls import STORE_CALLS
 from tests.faults.store_scenes import remaining_rows
 from tests.faults.store_trees import TREES
 from tests.rng import sample, stretched
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.store.interleavings import (
     NEVER_AT_ONCE,
     ONE_OF_EACH,
@@ -52,7 +52,7 @@ def worlds_by_url() -> Iterator[dict[str, Worlds]]:
     worlds: dict[str, Worlds] = {}
     yield worlds
     for world in worlds.values():
-        world.bench.close()
+        world.harness.close()
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def after(world: World, first: str, second: str) -> str:
 def length(world: World, name: str) -> int:
     """Return how many steps an act has."""
     world.restore()
-    return steps(world.bench, lambda: world.ask(call(ACTS[name])))
+    return steps(world.harness, lambda: world.ask(call(ACTS[name])))
 
 
 def amid(world: World, first: str, second: str, *, all_moments: bool) -> Iterator[tuple[str, str]]:
@@ -84,7 +84,7 @@ def amid(world: World, first: str, second: str, *, all_moments: bool) -> Iterato
     moments = list(range(2, last + 1))
     for moment in moments if all_moments else {*moments[:1], *moments[-1:]}:
         yield f"before step {moment} of {last}", _at_once(world, first, second, moment)
-    if has_lines(world.bench) and (all_moments or not moments):
+    if has_lines(world.harness) and (all_moments or not moments):
         yield "in a line for the row", _at_once(world, first, second, 0)
 
 
@@ -93,9 +93,9 @@ def _at_once(world: World, first: str, second: str, moment: int) -> str:
     quick, slow = (lambda: world.ask(calls[0])), (lambda: world.ask(calls[1]))
     world.restore()
     if moment:
-        seen = in_the_middle(world.bench, moment, slow, quick)[::-1]
+        seen = in_the_middle(world.harness, moment, slow, quick)[::-1]
     else:
-        seen = in_line(world.bench, job, [quick, slow])
+        seen = in_line(world.harness, job, [quick, slow])
     allowed = [([*map(loosely, answers)], model) for answers, model in in_either_order(world, *calls)]
     return wrong(world, [*map(loosely, seen)], allowed)
 
@@ -155,18 +155,18 @@ def test_interleaved_operations_are_serializable_in_all_scenes(worlds: Worlds, s
 # The table is complete.
 
 
-def test_every_method_has_operations_or_a_scene(bench: Bench) -> None:
-    parts = [type(part) for part in vars(bench.store).values() if part is not bench.database]
+def test_every_method_has_operations_or_a_scene(harness: Harness) -> None:
+    parts = [type(part) for part in vars(harness.store).values() if part is not harness.database]
     methods = {name for part in parts for name, _ in getmembers(part, isfunction) if name[0] != "_"}
     assert methods - VERBS - {name.split()[0] for name in STORE_CALLS} == NO_VERBS
 
 
 @pytest.mark.parametrize("name", [name for name in STORE_CALLS if name.split()[0] not in VERBS | UNMODELLED])
-def test_method_without_operation_changes_nothing(bench: Bench, name: str) -> None:
-    ask = STORE_CALLS[name](bench)
-    before = remaining_rows(bench)
-    ask(bench.store)
-    assert remaining_rows(bench) == before
+def test_method_without_operation_changes_nothing(harness: Harness, name: str) -> None:
+    ask = STORE_CALLS[name](harness)
+    before = remaining_rows(harness)
+    ask(harness.store)
+    assert remaining_rows(harness) == before
 
 
 @pytest.mark.parametrize("common_url", ["sqlite"], indirect=True)  # the model decides, on no database

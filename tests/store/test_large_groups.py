@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.servers import execute
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.store.members import Tree, group, task
 from tests.store.test_due import explained, pages_read
 
@@ -20,20 +20,20 @@ def pages_of_children(plan: dict[str, Any]) -> int:
 def test_settle_of_a_member_reads_few_of_its_siblings(postgresql_databases: Any) -> None:
     """PostgreSQL may expect so many unfinished children that it reads the table instead of the index."""
     url = postgresql_databases.create()
-    bench = Bench(url)
-    tree = Tree(bench, group(*(task() for _ in range(MEMBERS))))
+    harness = Harness(url)
+    tree = Tree(harness, group(*(task() for _ in range(MEMBERS))))
     _, second, *_, last = tree.ids
     execute(url, "ANALYZE")  # before most have ended
     ended = "UPDATE jobhandle_job SET status_id = 8, finished = now(), unsettled = id = {0} OR id = {1}"
     execute(url, f"{ended.format(second, last - 1)} WHERE kind IS NULL AND id < {last}")
 
-    bench.store.settling.settle([second, last - 1])  # marks the entries of former versions as dead
+    harness.store.settling.settle([second, last - 1])  # marks the entries of former versions as dead
     execute(url, f"UPDATE jobhandle_job SET unsettled = true WHERE id IN ({second}, {last - 1})")
-    with explained(bench, "AS dependent") as plans:
-        bench.store.settling.settle([second, last - 1])
+    with explained(harness, "AS dependent") as plans:
+        harness.store.settling.settle([second, last - 1])
 
-    assert bench.status(last) == "Submitted"
+    assert harness.status(last) == "Submitted"
     (plan,) = plans
     assert 0 < pages_of_children(plan) < 50
-    bench.close()
+    harness.close()
     postgresql_databases.drop(url)

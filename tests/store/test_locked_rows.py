@@ -18,8 +18,8 @@ from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker
 from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
-from tests.faults.store_scenes import remaining_rows, sibling_bench
-from tests.store.harness import Bench, new_job
+from tests.faults.store_scenes import remaining_rows, sibling_harness
+from tests.store.harness import Harness, new_job
 from tests.store.test_leases import LAPSE, uid_of
 
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
@@ -78,12 +78,12 @@ def locked(caller: sqlalchemy.Engine, lock: Lock, ids: Sequence[int]) -> Iterato
             connection.rollback()
 
 
-def _have_passes_go_on(bench: Bench) -> None:
+def _have_passes_go_on(harness: Harness) -> None:
     """Make leases trusted, and the next pass due."""
-    bench.trust_leases()
-    with bench.database.transaction() as connection:
-        mine = passes.c.namespace == bench.settings.namespace
-        an_interval_ago = clock(-1.1 * bench.settings.pass_interval)
+    harness.trust_leases()
+    with harness.database.transaction() as connection:
+        mine = passes.c.namespace == harness.settings.namespace
+        an_interval_ago = clock(-1.1 * harness.settings.pass_interval)
         connection.execute(update(passes).where(mine).values(last_pass_at=an_interval_ago))
 
 
@@ -102,11 +102,11 @@ def impatient(url: str, settings: Any, seconds: int = 1) -> Store:
     return Store(database)
 
 
-def test_every_session_has_a_bound_for_locks(server_bench: Bench) -> None:
+def test_every_session_has_a_bound_for_locks(server_harness: Harness) -> None:
     """PostgreSQL's own default is none, MariaDB's is 50 s (fault 44)."""
-    for way in (server_bench.database.autocommit, server_bench.database.transaction):
+    for way in (server_harness.database.autocommit, server_harness.database.transaction):
         with way() as connection:
-            if server_bench.database.dialect == "postgresql":
+            if server_harness.database.dialect == "postgresql":
                 assert connection.connection.exec_driver_sql("SHOW lock_timeout").scalar() == f"{LOCK_WAIT}s"
             else:
                 found = connection.connection.exec_driver_sql("SELECT @@innodb_lock_wait_timeout").scalar()
@@ -115,88 +115,88 @@ def test_every_session_has_a_bound_for_locks(server_bench: Bench) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_pass_waits_for_no_row(
-    server_bench: Bench, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
+    server_harness: Harness, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
-    bench, broker = server_bench, Broker()
+    harness, broker = server_harness, Broker()
     reported: list[Any] = []
-    store = impatient(bench.url, bench.settings)
+    store = impatient(harness.url, harness.settings)
 
     def pair(make: Callable[[], int]) -> tuple[int, int]:
         return make(), make()
 
-    lost = bench.worker()
-    due = pair(lambda: bench.submit(unique_key=str(uuid.uuid4())))
-    late = pair(lambda: bench.place(JobStatus.QUEUED, queue="q").job_id)
-    expired = pair(lambda: bench.submit(expires=timedelta(minutes=1)))
-    cancelled = pair(lambda: bench.place(JobStatus.QUEUED).job_id)
+    lost = harness.worker()
+    due = pair(lambda: harness.submit(unique_key=str(uuid.uuid4())))
+    late = pair(lambda: harness.place(JobStatus.QUEUED, queue="q").job_id)
+    expired = pair(lambda: harness.submit(expires=timedelta(minutes=1)))
+    cancelled = pair(lambda: harness.place(JobStatus.QUEUED).job_id)
     for job_id in cancelled:
-        bench.store.control.cancel(job_id, None, terminate=False)
-    running = pair(lambda: bench.run(bench.submit(), lost).job_id)
-    bench.pass_time(seconds=LAPSE + 3600)
-    _have_passes_go_on(bench)
+        harness.store.control.cancel(job_id, None, terminate=False)
+    running = pair(lambda: harness.run(harness.submit(), lost).job_id)
+    harness.pass_time(seconds=LAPSE + 3600)
+    _have_passes_go_on(harness)
     pairs = [due, late, expired, cancelled, running]
 
     with locked(caller, LOCKS[lock], [first for first, _ in pairs]):
         assert sweep(store, broker, reported.append)  # type: ignore[arg-type]  # a double
         # The unlocked rows are processed.
         assert due[1] in broker.sent
-        assert bench.row(late[1])["republish_deferrals"] == 1
-        assert bench.status(expired[1]) is JobStatus.CANCELLED
-        assert bench.status(running[1]) is JobStatus.ERROR
+        assert harness.row(late[1])["republish_deferrals"] == 1
+        assert harness.status(expired[1]) is JobStatus.CANCELLED
+        assert harness.status(running[1]) is JobStatus.ERROR
         assert {cancelled[1], running[1]} <= {job.job_id for job in reported}
-    bench.pass_time(seconds=120)
-    _have_passes_go_on(bench)
+    harness.pass_time(seconds=120)
+    _have_passes_go_on(harness)
     assert sweep(store, broker, reported.append)  # type: ignore[arg-type]
     assert due[0] in broker.sent
-    assert bench.row(late[0])["republish_deferrals"] >= 1
-    assert bench.status(expired[0]) is JobStatus.CANCELLED
-    assert bench.status(running[0]) is JobStatus.ERROR
+    assert harness.row(late[0])["republish_deferrals"] >= 1
+    assert harness.status(expired[0]) is JobStatus.CANCELLED
+    assert harness.status(running[0]) is JobStatus.ERROR
     assert {cancelled[0], running[0]} <= {job.job_id for job in reported}
-    assert bench.store.leases.reap(uid_of(lost)) == []
+    assert harness.store.leases.reap(uid_of(lost)) == []
     store.database.close()
 
 
 def test_marks_and_deferrals_of_a_pass_wait_for_no_row(
-    server_bench: Bench, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
+    server_harness: Harness, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row locked between its reservation and its mark stays due (fault 44)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
-    store = impatient(server_bench.url, server_bench.settings)
-    ids = [server_bench.submit() for _ in range(4)]
-    server_bench.pass_time(minutes=2)
+    store = impatient(server_harness.url, server_harness.settings)
+    ids = [server_harness.submit() for _ in range(4)]
+    server_harness.pass_time(minutes=2)
     messages = {message.job_id: message for message in store.outbox.reserve_due(10)}
     with locked(caller, _for_update, ids[::2]):
         store.outbox.mark_queued([messages[job_id] for job_id in ids[:2]])
         store.outbox.defer_unsendable([messages[job_id] for job_id in ids[2:]], "refused")
-    assert [server_bench.status(job_id) for job_id in ids[:2]] == [JobStatus.SUBMITTED, JobStatus.QUEUED]
-    assert [server_bench.row(job_id)["publish_count"] for job_id in ids[2:]] == [0, 1]
+    assert [server_harness.status(job_id) for job_id in ids[:2]] == [JobStatus.SUBMITTED, JobStatus.QUEUED]
+    assert [server_harness.row(job_id)["publish_count"] for job_id in ids[2:]] == [0, 1]
     store.database.close()
 
 
 def test_foreign_key_in_an_open_transaction_holds_up_no_run(
-    server_bench: Bench, caller: sqlalchemy.Engine
+    server_harness: Harness, caller: sqlalchemy.Engine
 ) -> None:
     """On PostgreSQL; MariaDB's foreign keys take a lock that blocks every update (fault 44)."""
-    if server_bench.database.engine.dialect.name != "postgresql":
+    if server_harness.database.engine.dialect.name != "postgresql":
         pytest.skip("PostgreSQL has a weaker lock for foreign keys")
-    job_id = server_bench.submit()
+    job_id = server_harness.submit()
     with locked(caller, _foreign_key, [job_id]):
-        run = server_bench.run(job_id)
-        assert server_bench.store.control.set_message(job_id, "half way", None, run) == ""
-        assert server_bench.store.runs.finish(run, "1")
+        run = server_harness.run(job_id)
+        assert server_harness.store.control.set_message(job_id, "half way", None, run) == ""
+        assert server_harness.store.runs.finish(run, "1")
 
 
 @pytest.mark.parametrize("name", STORE_CALLS)
 def test_operation_on_locked_rows_is_bounded(
-    server_bench: Bench, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
+    server_harness: Harness, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It skips the row, or raises; once the row is free it does its work (fault 44)."""
-    stage = sibling_bench(server_bench)
-    ask = STORE_CALLS[name](stage)
-    store = impatient(stage.url, stage.settings, 0)
-    here = select(job.c.id).where(job.c.namespace == stage.settings.namespace)
+    factory = sibling_harness(server_harness)
+    ask = STORE_CALLS[name](factory)
+    store = impatient(factory.url, factory.settings, 0)
+    here = select(job.c.id).where(job.c.namespace == factory.settings.namespace)
     with caller.connect() as connection:
         connection.execute(here.with_for_update()).all()
         with monkeypatch.context() as patched:
@@ -210,27 +210,27 @@ def test_operation_on_locked_rows_is_bounded(
         connection.rollback()
     if refused:
         ask(store)
-        assert remaining_rows(stage) == run_undisturbed(server_bench, name)[1]
+        assert remaining_rows(factory) == run_undisturbed(server_harness, name)[1]
     store.database.close()
 
 
 def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
     """An open session on MariaDB kept next-key locks, and all inserts waited (fault 47)."""
-    bench = Bench(mariadb_url)
-    job_id = bench.submit(unique_key="k")
+    harness = Harness(mariadb_url)
+    job_id = harness.submit(unique_key="k")
     engine = sqlalchemy.create_engine(mariadb_url)
-    store = impatient(mariadb_url, bench.settings)
+    store = impatient(mariadb_url, harness.settings)
     with engine.begin() as connection:
         connection.execute(select(job.c.id)).all()  # takes its snapshot
-        [first, second] = bench.store.inserter.submit_within(
+        [first, second] = harness.store.inserter.submit_within(
             connection, [new_job(unique_key="k"), new_job(unique_key="another")]
         )
         assert (first.job_id, first.fresh) == (job_id, False)
         for number in range(20):
             store.inserter.submit([new_job(unique_key=f"{number}"), new_job()])
-        run = bench.run(job_id)
+        run = harness.run(job_id)
         assert store.runs.finish(run, "1")
     assert second.fresh
     engine.dispose()
     store.database.close()
-    bench.close()
+    harness.close()

@@ -13,7 +13,7 @@ from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenB
 from tests.conftest import DATABASES
 from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.servers import execute
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 
 ODD = "café ☕"
 LONG = "x" * 1000
@@ -110,20 +110,20 @@ def test_every_outcome_is_refused_in_some_case() -> None:
 
 @pytest.fixture(params=DATABASES)
 def refusing(request: pytest.FixtureRequest) -> Any:
-    """A bench on its own database, which the test changes."""
+    """A harness on its own database, which the test changes."""
     databases: PostgresqlDatabases | MariadbDatabases | SqliteFiles
     databases = request.getfixturevalue(f"{request.param}_databases")
     url = databases.create()
-    bench = Bench(url)
-    yield bench
-    bench.close()
+    harness = Harness(url)
+    yield harness
+    harness.close()
     if not isinstance(databases, SqliteFiles):
         databases.drop(url)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_outcome_that_the_database_refuses_is_written_plainer(
-    refusing: Bench, name: str, caplog: pytest.LogCaptureFixture
+    refusing: Harness, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The body has run: its row becomes final, with what the database accepts (faults 7, 26)."""
     case = CASES[name]
@@ -140,14 +140,14 @@ def test_outcome_that_the_database_refuses_is_written_plainer(
         assert refusing.message(run.job_id).retry == AGAIN
 
 
-def test_give_back_with_refused_reason_is_written_plainer(refusing: Bench) -> None:
+def test_give_back_with_refused_reason_is_written_plainer(refusing: Harness) -> None:
     refuse(refusing.url, *no("job_event", "message"))
     run = refusing.run(refusing.submit())
     assert GivenBack(run, ODD).write(refusing.store)
     assert refusing.status(run.job_id) is JobStatus.REQUEUED
 
 
-def test_outcome_refused_in_every_form_says_why(refusing: Bench) -> None:
+def test_outcome_refused_in_every_form_says_why(refusing: Harness) -> None:
     refuse(refusing.url, "jobhandle_job", "message", "{} <> ''")
     run = refusing.run(refusing.submit())
     with pytest.raises(Exception, match=r"IntegrityError|CheckViolation|refused"):

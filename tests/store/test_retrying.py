@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.store import retrying
-from tests.store.harness import Bench, new_job
+from tests.store.harness import Harness, new_job
 
 KEYS = ["a", "b", "c"]
 
@@ -64,23 +64,23 @@ def _find_deadlocks_soon(connection: Any, _record: Any) -> None:
 
 
 def test_crowd_that_submits_few_keys_sees_no_error(
-    own_server_bench: Bench, monkeypatch: pytest.MonkeyPatch
+    own_server_harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads submit jobs with the same keys and end them (fault 48)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 60.0)  # a busy machine may need more than ten seconds
-    bench = own_server_bench
-    if bench.database.engine.dialect.name == "postgresql":
-        event.listen(bench.database.engine, "connect", _find_deadlocks_soon)
-    me = bench.worker()
+    harness = own_server_harness
+    if harness.database.engine.dialect.name == "postgresql":
+        event.listen(harness.database.engine, "connect", _find_deadlocks_soon)
+    me = harness.worker()
 
     def submit_and_finish(seed: int) -> int:
         rng, fresh = random.Random(seed), 0
         for _ in range(15):
             keys = rng.sample(KEYS, 2)
-            for submitted in bench.store.inserter.submit([new_job(unique_key=key) for key in keys]):
+            for submitted in harness.store.inserter.submit([new_job(unique_key=key) for key in keys]):
                 if submitted.fresh:
                     fresh += 1
-                    assert bench.store.runs.finish(bench.run(submitted.job_id, me), "1")
+                    assert harness.store.runs.finish(harness.run(submitted.job_id, me), "1")
         return fresh
 
     with ThreadPoolExecutor(8) as pool:

@@ -24,14 +24,14 @@ from jobhandle_celery.errors import DatabaseRefusedError, SchemaError
 from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Database, Run, engine_maker
-from tests.store.harness import TASK, Bench, new_job
+from tests.store.harness import TASK, Harness, new_job
 from tests.test_settings import jobs_of
 
 
 @pytest.fixture
 def engine(empty_database_url: str) -> Iterator[Engine]:
     """An empty database, with an engine like the library's."""
-    database = Database(engine_maker(empty_database_url), Bench(empty_database_url).settings)
+    database = Database(engine_maker(empty_database_url), Harness(empty_database_url).settings)
     yield database.engine
     database.close()
 
@@ -55,18 +55,18 @@ def status_rows(engine: Engine) -> list[dict[str, Any]]:
         return [dict(row) for row in rows]
 
 
-def live(bench: Bench) -> None:
+def live(harness: Harness) -> None:
     """Run a job through a whole life."""
-    job_id = bench.submit(unique_key="k")
-    assert bench.submit(unique_key="k") == job_id
-    run = bench.run(job_id)
-    assert bench.store.runs.finish(run, "1")
-    assert bench.store.sweep.begin_pass() is False
-    bench.pass_time(days=2)
-    for worker_uid in bench.lapsed_workers():
-        bench.reap(worker_uid)
-    assert bench.events(job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
-    assert bench.store.sweep.prune(timedelta(days=1)) == 1
+    job_id = harness.submit(unique_key="k")
+    assert harness.submit(unique_key="k") == job_id
+    run = harness.run(job_id)
+    assert harness.store.runs.finish(run, "1")
+    assert harness.store.sweep.begin_pass() is False
+    harness.pass_time(days=2)
+    for worker_uid in harness.lapsed_workers():
+        harness.reap(worker_uid)
+    assert harness.events(job_id) == [JobStatus.SUBMITTED, JobStatus.RUNNING, JobStatus.FINISHED]
+    assert harness.store.sweep.prune(timedelta(days=1)) == 1
 
 
 def test_migrations_make_what_the_models_say(engine: Engine) -> None:
@@ -113,13 +113,13 @@ def test_tables_created_from_metadata_are_accepted(engine: Engine, empty_databas
     assert status_rows(engine) == STATUS_ROWS
     with engine.connect() as connection:
         migrations.check(connection)
-    bench = Bench(empty_database_url)
-    live(bench)
-    bench.close()
+    harness = Harness(empty_database_url)
+    live(harness)
+    harness.close()
 
 
 def _upgrade_when_all_are_ready(url: str, ready: Barrier) -> None:
-    database = Database(engine_maker(url), Bench(url).settings)
+    database = Database(engine_maker(url), Harness(url).settings)
     with database.engine.connect():
         ready.wait()
     migrations.upgrade(database.engine)
@@ -202,10 +202,10 @@ def test_refused_row_is_not_taken_for_an_existing_one(engine: Engine, empty_data
     migrations.upgrade(engine)
     with engine.begin() as connection:
         connection.execute(job_status.delete())
-    bench = Bench(empty_database_url)
+    harness = Harness(empty_database_url)
     with pytest.raises(DatabaseRefusedError):
-        bench.submit(unique_key="k")
-    bench.close()
+        harness.submit(unique_key="k")
+    harness.close()
 
 
 @pytest.mark.parametrize("found", ["0000", None])
@@ -227,27 +227,27 @@ def test_older_tables_are_refused_with_what_to_run(
 
 
 def test_tables_live_in_a_chosen_schema(empty_postgresql_url: str) -> None:
-    bench = Bench(empty_postgresql_url, schema="Jobs of ours")
-    engine = bench.database.engine
+    harness = Harness(empty_postgresql_url, schema="Jobs of ours")
+    engine = harness.database.engine
     migrations.upgrade(engine, "Jobs of ours")
     migrations.upgrade(engine, "Jobs of ours")
     assert {*metadata.tables, VERSION_TABLE} == set(inspect(engine).get_table_names(schema="Jobs of ours"))
     assert inspect(engine).get_table_names(schema="public") == []
     with engine.connect() as connection:
         migrations.check(connection, "Jobs of ours")
-    live(bench)
-    bench.close()
+    live(harness)
+    harness.close()
 
 
 def test_submit_in_the_callers_session_finds_the_chosen_schema(empty_postgresql_url: str) -> None:
-    bench = Bench(empty_postgresql_url, schema="ours")
-    migrations.upgrade(bench.database.engine, "ours")
+    harness = Harness(empty_postgresql_url, schema="ours")
+    migrations.upgrade(harness.database.engine, "ours")
     plain = engine_maker(empty_postgresql_url)()
     with plain.begin() as connection:
-        [submitted] = bench.store.inserter.submit_within(connection, [new_job(unique_key="k")])
+        [submitted] = harness.store.inserter.submit_within(connection, [new_job(unique_key="k")])
     plain.dispose()
-    assert bench.status(submitted.job_id) is JobStatus.SUBMITTED
-    bench.close()
+    assert harness.status(submitted.job_id) is JobStatus.SUBMITTED
+    harness.close()
 
 
 def test_tables_in_another_schema_are_missing(postgresql_url: str) -> None:
@@ -260,18 +260,18 @@ def test_tables_in_another_schema_are_missing(postgresql_url: str) -> None:
 # Columns.
 
 
-def test_naive_time_is_refused(bench: Bench) -> None:
+def test_naive_time_is_refused(harness: Harness) -> None:
     naive = datetime(2030, 1, 1)  # noqa: DTZ001 - a naive one is what this is about
     with pytest.raises((StatementError, TypeError), match="no time zone"):
-        bench.submit(expires=naive)
-    assert bench.store.queries.count_by_status()[JobStatus.SUBMITTED] == 0
+        harness.submit(expires=naive)
+    assert harness.store.queries.count_by_status()[JobStatus.SUBMITTED] == 0
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 123456, 999999])
-def test_time_comes_back_in_utc_and_to_the_microsecond(bench: Bench, microsecond: int) -> None:
+def test_time_comes_back_in_utc_and_to_the_microsecond(harness: Harness, microsecond: int) -> None:
     east = timezone(timedelta(hours=5, minutes=30))
     given = datetime(2030, 1, 1, 3, 4, 5, microsecond, tzinfo=east)
-    found = bench.row(bench.submit(expires=given))["expires"]
+    found = harness.row(harness.submit(expires=given))["expires"]
     assert found == given
     assert found.tzinfo is UTC
 
@@ -288,30 +288,30 @@ def test_every_moment_is_of_the_type_that_refuses_naive_times() -> None:
     assert all(isinstance(column.type, UtcDateTime) for column in moments)
 
 
-def test_unknown_status_is_refused_by_the_database(bench: Bench) -> None:
-    job_id = bench.submit()
-    with pytest.raises(DatabaseRefusedError), bench.database.transaction() as connection:
+def test_unknown_status_is_refused_by_the_database(harness: Harness) -> None:
+    job_id = harness.submit()
+    with pytest.raises(DatabaseRefusedError), harness.database.transaction() as connection:
         connection.execute(text("UPDATE jobhandle_job SET status_id = 10 WHERE id = :id"), {"id": job_id})
 
 
 def test_id_of_a_deleted_job_is_never_another_jobs(database_url: str) -> None:
-    bench = Bench(database_url)
-    job_id = bench.submit()
-    bench.store.control.cancel(job_id, None, terminate=False)
-    bench.pass_time(days=2)
-    assert bench.store.sweep.prune(timedelta(days=1)) == 1
-    assert bench.store.queries.job(job_id) is None
-    assert bench.store.queries.events(job_id) == []
-    assert bench.submit() > job_id
-    bench.close()
+    harness = Harness(database_url)
+    job_id = harness.submit()
+    harness.store.control.cancel(job_id, None, terminate=False)
+    harness.pass_time(days=2)
+    assert harness.store.sweep.prune(timedelta(days=1)) == 1
+    assert harness.store.queries.job(job_id) is None
+    assert harness.store.queries.events(job_id) == []
+    assert harness.submit() > job_id
+    harness.close()
 
 
 # Namespaces.
 
 
-def test_namespaces_do_not_see_each_other(bench: Bench) -> None:
-    here = bench
-    there = Bench(bench.url, namespace=f"not {bench.settings.namespace}"[:63])
+def test_namespaces_do_not_see_each_other(harness: Harness) -> None:
+    here = harness
+    there = Harness(harness.url, namespace=f"not {harness.settings.namespace}"[:63])
     job_id = here.submit(unique_key="k", expires=timedelta(minutes=5), queue="q")
     assert there.submit(unique_key="k") != job_id
     row = here.row(job_id)

@@ -13,7 +13,7 @@ import pytest
 
 from jobhandle_celery.status import MOVES, JobStatus
 from jobhandle_celery.store import Run, Worker
-from tests.store.harness import FAILURE, GRACE, HELD, REPUBLISH_AFTER, STATES, TASK, Bench, about
+from tests.store.harness import FAILURE, GRACE, HELD, REPUBLISH_AFTER, STATES, TASK, Harness, about
 
 NONE = "none"
 KEPT = "as it was"
@@ -45,63 +45,63 @@ class Verb:
     """A verb of `MOVES`, one way to call it, and the expected row afterwards."""
 
     move: str
-    call: Callable[[Bench, Run], Any]
+    call: Callable[[Harness, Run], Any]
     to: JobStatus
     row: dict[str, Expected]
-    before: Callable[[Bench, int], None] = lambda bench, job_id: None
+    before: Callable[[Harness, int], None] = lambda harness, job_id: None
     silent: bool = False
     """Queued has no event."""
 
 
-def _stamped(bench: Bench, job_id: int) -> None:
-    bench.write(job_id, cancel_requested=bench.row(job_id)["submitted"])
+def _stamped(harness: Harness, job_id: int) -> None:
+    harness.write(job_id, cancel_requested=harness.row(job_id)["submitted"])
 
 
-def _second_chance(bench: Bench, job_id: int) -> None:
-    bench.write(job_id, max_attempts=2)
+def _second_chance(harness: Harness, job_id: int) -> None:
+    harness.write(job_id, max_attempts=2)
 
 
-def _stamped_with_a_second_chance(bench: Bench, job_id: int) -> None:
-    _stamped(bench, job_id)
-    _second_chance(bench, job_id)
+def _stamped_with_a_second_chance(harness: Harness, job_id: int) -> None:
+    _stamped(harness, job_id)
+    _second_chance(harness, job_id)
 
 
-def _expired(bench: Bench, job_id: int) -> None:
-    row = bench.row(job_id)
-    bench.write(job_id, started=None, expires=row["submitted"], due_at=row["submitted"])
+def _expired(harness: Harness, job_id: int) -> None:
+    row = harness.row(job_id)
+    harness.write(job_id, started=None, expires=row["submitted"], due_at=row["submitted"])
 
 
-def _claim(bench: Bench, run: Run) -> Any:
-    return bench.store.runs.claim(bench.key(run.job_id, run.worker), TASK)
+def _claim(harness: Harness, run: Run) -> Any:
+    return harness.store.runs.claim(harness.key(run.job_id, run.worker), TASK)
 
 
-def _set(status: JobStatus) -> Callable[[Bench, Run], Any]:
-    return lambda bench, run: bench.store.control.set_status(
+def _set(status: JobStatus) -> Callable[[Harness, Run], Any]:
+    return lambda harness, run: harness.store.control.set_status(
         run.job_id, status, str(uuid.uuid4()), None, None
     )
 
 
-def _retry(bench: Bench, run: Run, delay: float | None = None) -> Any:
-    return bench.store.runs.retry(run, "{}", None, delay, "again")
+def _retry(harness: Harness, run: Run, delay: float | None = None) -> Any:
+    return harness.store.runs.retry(run, "{}", None, delay, "again")
 
 
-def _give_back(bench: Bench, run: Run) -> Any:
-    return bench.store.recovery.give_back(run, "shut down", run.worker)
+def _give_back(harness: Harness, run: Run) -> Any:
+    return harness.store.recovery.give_back(run, "shut down", run.worker)
 
 
-def _lose(bench: Bench, run: Run) -> Any:
-    return bench.store.recovery.lose(run, "gone", run.worker)
+def _lose(harness: Harness, run: Run) -> Any:
+    return harness.store.recovery.lose(run, "gone", run.worker)
 
 
-def _send_back(bench: Bench, run: Run) -> Any:
-    message = bench.message(run.job_id)
-    return bench.store.runs.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
+def _send_back(harness: Harness, run: Run) -> Any:
+    message = harness.message(run.job_id)
+    return harness.store.runs.send_back(run.job_id, run.task_id, message.attempt, TASK, run.worker)
 
 
-def _give_up(bench: Bench, run: Run) -> None:
+def _give_up(harness: Harness, run: Run) -> None:
     for number in range(4):
-        message = (run.job_id, run.task_id, bench.row(run.job_id)["attempt"] + 1)
-        bench.store.recovery.note_received([message], Worker(f"w{number}", f"boot-{number}", 1))
+        message = (run.job_id, run.task_id, harness.row(run.job_id)["attempt"] + 1)
+        harness.store.recovery.note_received([message], Worker(f"w{number}", f"boot-{number}", 1))
 
 
 VERBS = {
@@ -113,13 +113,13 @@ VERBS = {
     ),
     "release": Verb(
         "release",
-        lambda bench, run: bench.release(run.job_id),
+        lambda harness, run: harness.release(run.job_id),
         JobStatus.SUBMITTED,
         {"due_at": GRACE, "not_before": NONE, "scheduled_for": NONE, "unique_hash": KEPT, "finished": NONE},
     ),
     "publish": Verb(
         "publish",
-        lambda bench, run: bench.queue(run.job_id),
+        lambda harness, run: harness.queue(run.job_id),
         JobStatus.QUEUED,
         {"due_at": REPUBLISH_AFTER, "not_before": KEPT, "unique_hash": KEPT, "finished": NONE},
         silent=True,
@@ -153,14 +153,18 @@ VERBS = {
         },
     ),
     "finish": Verb(
-        "finish", lambda bench, run: bench.store.runs.finish(run, "1"), JobStatus.FINISHED, FINAL_ROW
+        "finish", lambda harness, run: harness.store.runs.finish(run, "1"), JobStatus.FINISHED, FINAL_ROW
     ),
-    "fail": Verb("fail", lambda bench, run: bench.store.runs.fail(run, FAILURE), JobStatus.ERROR, FINAL_ROW),
-    "stop": Verb("stop", lambda bench, run: bench.store.runs.stop(run, ""), JobStatus.CANCELLED, FINAL_ROW),
+    "fail": Verb(
+        "fail", lambda harness, run: harness.store.runs.fail(run, FAILURE), JobStatus.ERROR, FINAL_ROW
+    ),
+    "stop": Verb(
+        "stop", lambda harness, run: harness.store.runs.stop(run, ""), JobStatus.CANCELLED, FINAL_ROW
+    ),
     "retry at once": Verb("retry", _retry, JobStatus.REQUEUED, REQUEUED_ROW | {"due_at": GRACE}),
     "retry later": Verb(
         "retry",
-        lambda bench, run: _retry(bench, run, 3600.0),
+        lambda harness, run: _retry(harness, run, 3600.0),
         JobStatus.REQUEUED,
         REQUEUED_ROW | {"due_at": timedelta(hours=1), "not_before": timedelta(hours=1)},
     ),
@@ -191,13 +195,13 @@ VERBS = {
     ),
     "cancel": Verb(
         "cancel",
-        lambda bench, run: bench.store.control.cancel(run.job_id, None, terminate=False),
+        lambda harness, run: harness.store.control.cancel(run.job_id, None, terminate=False),
         JobStatus.CANCELLED,
         FINAL_ROW | {"cancel_requested": NOW, "due_at": REPORTED_LATER},
     ),
     "expire": Verb(
         "expire",
-        lambda bench, run: bench.store.sweep.expire(),
+        lambda harness, run: harness.store.sweep.expire(),
         JobStatus.CANCELLED,
         FINAL_ROW | {"due_at": REPORTED_LATER},
         before=_expired,
@@ -210,7 +214,7 @@ VERBS = {
     ),
     "resubmit": Verb(
         "resubmit",
-        lambda bench, run: bench.store.control.resubmit(run.job_id, str(uuid.uuid4()), None),
+        lambda harness, run: harness.store.control.resubmit(run.job_id, str(uuid.uuid4()), None),
         JobStatus.RESUBMITTED,
         {"due_at": GRACE, "not_before": NONE, "started": NONE, "finished": NONE, "worker_uid": NONE},
     ),
@@ -226,12 +230,12 @@ def _moves_from(verb: Verb, state: str) -> bool:
     return state in MOVES[verb.move].sources
 
 
-def _key(bench: Bench, job_id: int, run: Run | None) -> Run:
+def _key(harness: Harness, job_id: int, run: Run | None) -> Run:
     # Without a run: the key that its row would match if it were Running.
-    if run is None or bench.row(job_id)["task_id"] != run.task_id:
-        message = bench.message(job_id)
-        run = Run(job_id, message.task_id, message.attempt - 1, str(uuid.uuid4()), bench.worker())
-        bench.write(job_id, claim_id=run.claim_id)
+    if run is None or harness.row(job_id)["task_id"] != run.task_id:
+        message = harness.message(job_id)
+        run = Run(job_id, message.task_id, message.attempt - 1, str(uuid.uuid4()), harness.worker())
+        harness.write(job_id, claim_id=run.claim_id)
     return run
 
 
@@ -249,17 +253,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "state"), CASES)
-def test_move_is_made_from_its_sources_only(bench: Bench, name: str, state: str) -> None:
+def test_move_is_made_from_its_sources_only(harness: Harness, name: str, state: str) -> None:
     verb = VERBS[name]
-    placed = bench.place(state, unique_key="the only one")
+    placed = harness.place(state, unique_key="the only one")
     job_id = placed.job_id
-    verb.before(bench, job_id)
-    run = _key(bench, job_id, placed.run)
-    row, events = bench.row(job_id), bench.events(job_id)
+    verb.before(harness, job_id)
+    run = _key(harness, job_id, placed.run)
+    row, events = harness.row(job_id), harness.events(job_id)
 
-    verb.call(bench, run)
+    verb.call(harness, run)
 
-    after, written = bench.row(job_id), bench.events(job_id)
+    after, written = harness.row(job_id), harness.events(job_id)
     if not _moves_from(verb, state):
         assert after == row
         assert written == events
@@ -268,17 +272,19 @@ def test_move_is_made_from_its_sources_only(bench: Bench, name: str, state: str)
     assert verb.to in MOVES[verb.move].targets
     assert written == events + ([] if verb.silent else [verb.to])
     for column, expected in verb.row.items():
-        assert _fits(bench, row, after, column, expected), (column, row[column], after[column])
+        assert _fits(harness, row, after, column, expected), (column, row[column], after[column])
 
 
-def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str, expected: Expected) -> bool:
+def _fits(
+    harness: Harness, row: dict[str, Any], after: dict[str, Any], column: str, expected: Expected
+) -> bool:
     found = after[column]
     if isinstance(expected, timedelta):
-        return found is not None and about(bench.ahead(found), expected)
+        return found is not None and about(harness.ahead(found), expected)
     if expected == REPORTED_LATER:
         sent = row["publish_count"] or row["attempt"]
         expected = REPUBLISH_AFTER if sent else NONE
-        return _fits(bench, row, after, column, expected)
+        return _fits(harness, row, after, column, expected)
     match expected:
         case "none":
             return found is None
@@ -312,29 +318,29 @@ def _fits(bench: Bench, row: dict[str, Any], after: dict[str, Any], column: str,
     ],
 )
 def test_submitted_job_waits_for_its_time_or_for_its_release(
-    bench: Bench,
+    harness: Harness,
     given: dict[str, Any],
     status: JobStatus,
     due: timedelta | None,
     not_before: timedelta | None,
 ) -> None:
-    job_id = bench.submit(**given)
-    row = bench.row(job_id)
+    job_id = harness.submit(**given)
+    row = harness.row(job_id)
     assert row["status_id"] is status
     for moment, expected in ((row["due_at"], due), (row["not_before"], not_before)):
-        assert moment is None if expected is None else about(bench.ahead(moment), expected)
-    assert bench.events(job_id) == [status]
+        assert moment is None if expected is None else about(harness.ahead(moment), expected)
+    assert harness.events(job_id) == [status]
 
 
-def test_loss_is_counted_and_a_give_back_is_not(bench: Bench) -> None:
-    job_id = bench.submit(max_attempts=2)
-    run = bench.run(job_id)
-    bench.store.recovery.give_back(run, "shut down", run.worker)
-    assert bench.row(job_id)["lost_count"] == 0
-    run = bench.run(job_id)
-    bench.store.recovery.lose(run, "gone", run.worker)
-    assert bench.row(job_id)["lost_count"] == 1
-    run = bench.run(job_id)
-    bench.store.recovery.lose(run, "gone", run.worker)
-    row = bench.row(job_id)
+def test_loss_is_counted_and_a_give_back_is_not(harness: Harness) -> None:
+    job_id = harness.submit(max_attempts=2)
+    run = harness.run(job_id)
+    harness.store.recovery.give_back(run, "shut down", run.worker)
+    assert harness.row(job_id)["lost_count"] == 0
+    run = harness.run(job_id)
+    harness.store.recovery.lose(run, "gone", run.worker)
+    assert harness.row(job_id)["lost_count"] == 1
+    run = harness.run(job_id)
+    harness.store.recovery.lose(run, "gone", run.worker)
+    row = harness.row(job_id)
     assert (row["status_id"], row["lost_count"], row["attempt"]) == (JobStatus.ERROR, 2, 3)

@@ -9,7 +9,7 @@ import pytest
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ClaimRejected, NewMember, Selection
-from tests.store.harness import FAILURE, TASK, Bench
+from tests.store.harness import FAILURE, TASK, Harness
 from tests.store.members import Tree, chain, chord, group, node, settle_all, task
 
 SUBMITTED, WAITING, RUNNING, RESUBMITTED = "Submitted", "Waiting", "Running", "Resubmitted"
@@ -29,12 +29,12 @@ def nested() -> list[NewMember]:
     ]
 
 
-def cancel(bench: Bench, job_id: int, *, terminate: bool = False) -> str | None:
-    return bench.store.control.cancel(job_id, None, terminate=terminate)
+def cancel(harness: Harness, job_id: int, *, terminate: bool = False) -> str | None:
+    return harness.store.control.cancel(job_id, None, terminate=terminate)
 
 
-def resubmit(bench: Bench, job_id: int) -> list[int] | None:
-    return bench.store.control.resubmit(job_id, str(uuid.uuid4()), None)
+def resubmit(harness: Harness, job_id: int) -> list[int] | None:
+    return harness.store.control.resubmit(job_id, str(uuid.uuid4()), None)
 
 
 SHAPES: dict[str, Callable[[], list[NewMember]]] = {
@@ -45,113 +45,113 @@ SHAPES: dict[str, Callable[[], list[NewMember]]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cancel_of_a_root_before_it_started_ends_every_row(bench: Bench, shape: str) -> None:
-    tree = Tree(bench, SHAPES[shape]())
+def test_cancel_of_a_root_before_it_started_ends_every_row(harness: Harness, shape: str) -> None:
+    tree = Tree(harness, SHAPES[shape]())
 
-    assert cancel(bench, tree.ids[0]) == CANCELLED
+    assert cancel(harness, tree.ids[0]) == CANCELLED
 
     assert set(tree.statuses()) == {CANCELLED}
-    assert not any(bench.row(job_id)["unsettled"] for job_id in tree.ids)
-    assert not any(bench.row(job_id)["due_at"] for job_id in tree.ids)
+    assert not any(harness.row(job_id)["unsettled"] for job_id in tree.ids)
+    assert not any(harness.row(job_id)["due_at"] for job_id in tree.ids)
 
 
-def test_cancel_of_a_root_asks_running_members_to_stop(bench: Bench) -> None:
-    tree = Tree(bench, nested())
+def test_cancel_of_a_root_asks_running_members_to_stop(harness: Harness) -> None:
+    tree = Tree(harness, nested())
     run = tree.run(3)
-    bench.store.settling.start_ancestors(tree.ids[3], "worker w1")
+    harness.store.settling.start_ancestors(tree.ids[3], "worker w1")
 
-    assert cancel(bench, tree.ids[0], terminate=True) == RUNNING
+    assert cancel(harness, tree.ids[0], terminate=True) == RUNNING
 
     assert tree.statuses() == [RUNNING, RUNNING, RUNNING, RUNNING, CANCELLED, CANCELLED, CANCELLED]
-    assert bench.row(tree.ids[3])["terminate"]
-    assert bench.row(tree.ids[0])["cancel_requested"]
-    bench.store.runs.stop(run, "")
-    settle_all(bench, tree.ids[3])
+    assert harness.row(tree.ids[3])["terminate"]
+    assert harness.row(tree.ids[0])["cancel_requested"]
+    harness.store.runs.stop(run, "")
+    settle_all(harness, tree.ids[3])
     assert tree.statuses() == [CANCELLED] * 7
 
 
-def test_cancel_keeps_what_has_finished(bench: Bench) -> None:
-    tree = Tree(bench, nested())
+def test_cancel_keeps_what_has_finished(harness: Harness) -> None:
+    tree = Tree(harness, nested())
     tree.finish(3)
     tree.finish(5)
 
-    assert cancel(bench, tree.ids[0]) == CANCELLED
+    assert cancel(harness, tree.ids[0]) == CANCELLED
 
     assert tree.statuses() == [CANCELLED, CANCELLED, CANCELLED, FINISHED, CANCELLED, FINISHED, CANCELLED]
 
 
-def test_cancel_of_a_nested_node_leaves_the_others(bench: Bench) -> None:
-    tree = Tree(bench, nested())
+def test_cancel_of_a_nested_node_leaves_the_others(harness: Harness) -> None:
+    tree = Tree(harness, nested())
 
-    assert cancel(bench, tree.ids[2]) == CANCELLED
-    settle_all(bench, tree.ids[2])
+    assert cancel(harness, tree.ids[2]) == CANCELLED
+    settle_all(harness, tree.ids[2])
 
     assert tree.statuses() == [SUBMITTED, SUBMITTED, CANCELLED, CANCELLED, CANCELLED, SUBMITTED, WAITING]
     tree.finish(5)
     assert tree.statuses() == [CANCELLED] * 5 + [FINISHED, CANCELLED]
 
 
-def test_cancel_of_a_tree_with_a_failed_member_ends_in_error(bench: Bench) -> None:
+def test_cancel_of_a_tree_with_a_failed_member_ends_in_error(harness: Harness) -> None:
     """The record shows what happened: the failure was first."""
-    tree = Tree(bench, group(task(), task(), task()))
-    bench.store.runs.fail(tree.run(1), FAILURE)
-    settle_all(bench, tree.ids[1])
+    tree = Tree(harness, group(task(), task(), task()))
+    harness.store.runs.fail(tree.run(1), FAILURE)
+    settle_all(harness, tree.ids[1])
 
-    assert cancel(bench, tree.ids[0]) == ERROR
+    assert cancel(harness, tree.ids[0]) == ERROR
 
     assert tree.statuses() == [ERROR, ERROR, CANCELLED, CANCELLED]
-    assert bench.row(tree.ids[0])["message"] == f"job {tree.ids[1]} ended in Error"
-    assert f"job {tree.ids[1]} ended in Error" in bench.row(tree.ids[0])["error"]
+    assert harness.row(tree.ids[0])["message"] == f"job {tree.ids[1]} ended in Error"
+    assert f"job {tree.ids[1]} ended in Error" in harness.row(tree.ids[0])["error"]
 
 
-def test_cancel_settles_jobs_outside_that_need_a_member(bench: Bench) -> None:
-    tree = Tree(bench, group(task(), task()))
-    outside = Tree(bench, [task(after=(tree.ids[1],))])
-    after_root = Tree(bench, [task(after=(tree.ids[0],), when="ended")])
+def test_cancel_settles_jobs_outside_that_need_a_member(harness: Harness) -> None:
+    tree = Tree(harness, group(task(), task()))
+    outside = Tree(harness, [task(after=(tree.ids[1],))])
+    after_root = Tree(harness, [task(after=(tree.ids[0],), when="ended")])
 
-    cancel(bench, tree.ids[0])
-    assert bench.row(tree.ids[1])["unsettled"]
-    assert bench.row(tree.ids[0])["unsettled"]
-    settle_all(bench, *tree.ids)
+    cancel(harness, tree.ids[0])
+    assert harness.row(tree.ids[1])["unsettled"]
+    assert harness.row(tree.ids[0])["unsettled"]
+    settle_all(harness, *tree.ids)
 
     assert outside.statuses() == [CANCELLED]
     assert after_root.statuses() == [SUBMITTED]
 
 
-def test_member_does_not_start_after_the_cancel_of_its_root(bench: Bench) -> None:
-    tree = Tree(bench, group(task(), task()))
-    message = bench.key(tree.ids[2], bench.worker())
+def test_member_does_not_start_after_the_cancel_of_its_root(harness: Harness) -> None:
+    tree = Tree(harness, group(task(), task()))
+    message = harness.key(tree.ids[2], harness.worker())
     tree.run(1)
 
-    cancel(bench, tree.ids[0])
+    cancel(harness, tree.ids[0])
 
-    assert isinstance(bench.store.runs.claim(message, TASK), ClaimRejected)
+    assert isinstance(harness.store.runs.claim(message, TASK), ClaimRejected)
 
 
-def test_cancel_of_many_counts_a_tree_once(bench: Bench) -> None:
-    tree = Tree(bench, nested())
-    single = bench.submit()
+def test_cancel_of_many_counts_a_tree_once(harness: Harness) -> None:
+    tree = Tree(harness, nested())
+    single = harness.submit()
 
-    assert bench.store.control.cancel_selected(Selection()) == 2
+    assert harness.store.control.cancel_selected(Selection()) == 2
 
     assert set(tree.statuses()) == {CANCELLED}
-    assert bench.row(single)["status_id"] == CANCELLED
-    assert bench.store.control.cancel_selected(Selection()) == 0
+    assert harness.row(single)["status_id"] == CANCELLED
+    assert harness.store.control.cancel_selected(Selection()) == 0
 
 
-def test_resubmit_of_a_root_runs_what_did_not_finish(bench: Bench) -> None:
-    tree = Tree(bench, nested())
+def test_resubmit_of_a_root_runs_what_did_not_finish(harness: Harness) -> None:
+    tree = Tree(harness, nested())
     tree.finish(3)
-    bench.store.runs.fail(tree.run(4), FAILURE)
-    settle_all(bench, tree.ids[4])
+    harness.store.runs.fail(tree.run(4), FAILURE)
+    settle_all(harness, tree.ids[4])
     tree.finish(5)
     assert tree.statuses() == [ERROR, ERROR, ERROR, FINISHED, ERROR, FINISHED, CANCELLED]
-    before = [bench.row(job_id)["task_id"] for job_id in tree.ids]
+    before = [harness.row(job_id)["task_id"] for job_id in tree.ids]
 
-    assert resubmit(bench, tree.ids[0]) == [tree.ids[4]]
+    assert resubmit(harness, tree.ids[0]) == [tree.ids[4]]
 
     assert tree.statuses() == [RESUBMITTED] * 3 + [FINISHED, RESUBMITTED, FINISHED, WAITING]
-    after = [bench.row(job_id)["task_id"] for job_id in tree.ids]
+    after = [harness.row(job_id)["task_id"] for job_id in tree.ids]
     assert [old == new for old, new in zip(before, after, strict=True)] == [
         status == FINISHED for status in tree.statuses()
     ]
@@ -161,11 +161,11 @@ def test_resubmit_of_a_root_runs_what_did_not_finish(bench: Bench) -> None:
     assert tree.statuses() == [FINISHED] * 7
 
 
-def test_resubmit_after_a_cancel_runs_everything(bench: Bench) -> None:
-    tree = Tree(bench, chord(task(), task(), body=task()))
-    cancel(bench, tree.ids[0])
+def test_resubmit_after_a_cancel_runs_everything(harness: Harness) -> None:
+    tree = Tree(harness, chord(task(), task(), body=task()))
+    cancel(harness, tree.ids[0])
 
-    assert resubmit(bench, tree.ids[0]) == [tree.ids[2], tree.ids[3]]
+    assert resubmit(harness, tree.ids[0]) == [tree.ids[2], tree.ids[3]]
 
     assert tree.statuses() == [RESUBMITTED, RESUBMITTED, RESUBMITTED, RESUBMITTED, WAITING]
     for member in (2, 3, 4):
@@ -173,109 +173,109 @@ def test_resubmit_after_a_cancel_runs_everything(bench: Bench) -> None:
     assert tree.statuses() == [FINISHED] * 5
 
 
-def test_resubmit_finishes_an_empty_group_after_its_need(bench: Bench) -> None:
+def test_resubmit_finishes_an_empty_group_after_its_need(harness: Harness) -> None:
     empty = node("group", parent=0, position=1, needs=((1, 0),), when="finished")
-    tree = Tree(bench, [node("chain"), task(parent=0, position=0), empty])
-    cancel(bench, tree.ids[0])
+    tree = Tree(harness, [node("chain"), task(parent=0, position=0), empty])
+    cancel(harness, tree.ids[0])
 
-    assert resubmit(bench, tree.ids[0]) == [tree.ids[1]]
+    assert resubmit(harness, tree.ids[0]) == [tree.ids[1]]
     tree.finish(1)
 
     assert tree.statuses() == [FINISHED] * 3
 
 
 @pytest.mark.parametrize("state", ["unfinished", "finished", "alive", "nested"])
-def test_resubmit_of_a_root_is_refused(bench: Bench, state: str) -> None:
-    tree = Tree(bench, nested())
+def test_resubmit_of_a_root_is_refused(harness: Harness, state: str) -> None:
+    tree = Tree(harness, nested())
     if state == "finished":
         for member in (3, 4, 5, 6):
             tree.finish(member)
     elif state == "alive":
         tree.run(3)
-        bench.store.control.set_status(tree.ids[3], JobStatus.ERROR, "token", None, None)
-        cancel(bench, tree.ids[0])
-        settle_all(bench, *tree.ids)
+        harness.store.control.set_status(tree.ids[3], JobStatus.ERROR, "token", None, None)
+        cancel(harness, tree.ids[0])
+        settle_all(harness, *tree.ids)
     elif state == "nested":
-        cancel(bench, tree.ids[0])
+        cancel(harness, tree.ids[0])
     statuses = tree.statuses()
 
     with pytest.raises(InvalidTransitionError):
-        resubmit(bench, tree.ids[2 if state == "nested" else 0])
+        resubmit(harness, tree.ids[2 if state == "nested" else 0])
 
     assert tree.statuses() == statuses
 
 
-def test_resubmit_of_a_member_waits_for_its_root(bench: Bench) -> None:
-    tree = Tree(bench, group(task(), task()))
+def test_resubmit_of_a_member_waits_for_its_root(harness: Harness) -> None:
+    tree = Tree(harness, group(task(), task()))
     tree.finish(1)
 
     with pytest.raises(InvalidTransitionError, match=f"belongs to job {tree.ids[0]}"):
-        resubmit(bench, tree.ids[1])
+        resubmit(harness, tree.ids[1])
     tree.finish(2)
 
-    assert resubmit(bench, tree.ids[1]) == [tree.ids[1]]
+    assert resubmit(harness, tree.ids[1]) == [tree.ids[1]]
     tree.finish(1)
     assert tree.statuses() == [FINISHED] * 3
 
 
-def test_resubmit_of_a_root_is_refused_while_a_key_is_taken(bench: Bench) -> None:
+def test_resubmit_of_a_root_is_refused_while_a_key_is_taken(harness: Harness) -> None:
     keyed = task(unique_key="k")
-    tree = Tree(bench, group(keyed, task()))
-    cancel(bench, tree.ids[0])
-    bench.submit(unique_key="k")
+    tree = Tree(harness, group(keyed, task()))
+    cancel(harness, tree.ids[0])
+    harness.submit(unique_key="k")
 
     with pytest.raises(InvalidTransitionError, match="unique_key"):
-        resubmit(bench, tree.ids[0])
+        resubmit(harness, tree.ids[0])
 
     assert set(tree.statuses()) == {CANCELLED}
 
 
 @pytest.mark.parametrize("status", [JobStatus.RUNNING, JobStatus.FINISHED, JobStatus.ERROR])
-def test_status_of_a_node_or_blocked_job_cannot_be_set(bench: Bench, status: JobStatus) -> None:
-    tree = Tree(bench, chain(task(), task()))
+def test_status_of_a_node_or_blocked_job_cannot_be_set(harness: Harness, status: JobStatus) -> None:
+    tree = Tree(harness, chain(task(), task()))
     tree.run(1)
 
     for row in (0, 2):
-        assert not bench.store.control.set_status(tree.ids[row], status, "token", None, None)[1]
-        assert not bench.store.control.release(tree.ids[row], "token", None)
+        assert not harness.store.control.set_status(tree.ids[row], status, "token", None, None)[1]
+        assert not harness.store.control.release(tree.ids[row], "token", None)
 
     assert tree.statuses() == [SUBMITTED, RUNNING, WAITING]
 
 
-def test_setting_a_root_cancelled_cancels_its_tree(bench: Bench) -> None:
-    tree = Tree(bench, chain(task(), task()))
+def test_setting_a_root_cancelled_cancels_its_tree(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task()))
 
-    previous, moved = bench.store.control.set_status(tree.ids[0], JobStatus.CANCELLED, "token", None, None)
+    previous, moved = harness.store.control.set_status(tree.ids[0], JobStatus.CANCELLED, "token", None, None)
 
     assert (previous, moved) == (SUBMITTED, True)
     assert tree.statuses() == [CANCELLED] * 3
 
 
-def test_outsider_ends_a_member(bench: Bench) -> None:
-    tree = Tree(bench, chain(task(), task()))
-    bench.store.control.set_status(tree.ids[1], JobStatus.RUNNING, "token", None, None)
-    bench.store.control.set_status(tree.ids[1], JobStatus.FINISHED, "another", None, None)
+def test_outsider_ends_a_member(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task()))
+    harness.store.control.set_status(tree.ids[1], JobStatus.RUNNING, "token", None, None)
+    harness.store.control.set_status(tree.ids[1], JobStatus.FINISHED, "another", None, None)
 
-    assert settle_all(bench, tree.ids[1]) == [tree.ids[2]]
+    assert settle_all(harness, tree.ids[1]) == [tree.ids[2]]
 
 
-def test_prune_deletes_a_tree_as_a_whole(bench: Bench) -> None:
-    tree = Tree(bench, chain(task(), task()))
+def test_prune_deletes_a_tree_as_a_whole(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task()))
     tree.finish(1)
-    bench.pass_time(minutes=1)
-    assert bench.store.sweep.prune(timedelta(0)) == 0
+    harness.pass_time(minutes=1)
+    assert harness.store.sweep.prune(timedelta(0)) == 0
     tree.finish(2)
-    bench.pass_time(minutes=1)
-    assert bench.store.sweep.prune(timedelta(0)) == 3
+    harness.pass_time(minutes=1)
+    assert harness.store.sweep.prune(timedelta(0)) == 3
 
 
-def test_prune_keeps_a_job_that_an_unfinished_one_needs(bench: Bench) -> None:
-    needed = bench.submit()
-    bench.store.runs.finish(bench.run(needed), "1")
-    tree = Tree(bench, [task(after=(needed,))])
-    bench.pass_time(minutes=1)
+def test_prune_keeps_a_job_that_an_unfinished_one_needs(harness: Harness) -> None:
+    needed = harness.submit()
+    harness.store.runs.finish(harness.run(needed), "1")
+    tree = Tree(harness, [task(after=(needed,))])
+    harness.pass_time(minutes=1)
 
-    assert bench.store.sweep.prune(timedelta(0)) == 0
+    assert harness.store.sweep.prune(timedelta(0)) == 0
     tree.finish(0)
-    bench.pass_time(minutes=1)
-    assert bench.store.sweep.prune(timedelta(0)) == 2
+    harness.pass_time(minutes=1)
+    assert harness.store.sweep.prune(timedelta(0)) == 2

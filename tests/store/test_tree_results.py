@@ -14,33 +14,33 @@ from jobhandle_celery.schema import job_need
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store.executors import MOST_PARAMETERS
 from jobhandle_celery.store.tree_results import ResultsTooLarge, results_needed, results_of
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
 
 
-def insert(bench: Bench, *roots: Node) -> None:
-    with bench.database.transaction() as db:
+def insert(harness: Harness, *roots: Node) -> None:
+    with harness.database.transaction() as db:
         for root in roots:
-            insert_tree(db.connection, root, bench.settings.namespace)
+            insert_tree(db.connection, root, harness.settings.namespace)
 
 
-def read(bench: Bench, *nodes: Node) -> list[Any]:
-    with bench.database.autocommit() as db:
+def read(harness: Harness, *nodes: Node) -> list[Any]:
+    with harness.database.autocommit() as db:
         found = results_of(db, [node.id for node in nodes])
     return [json.loads(found[node.id]) for node in nodes]
 
 
 @contextmanager
-def counted_selects(bench: Bench) -> Iterator[list[str]]:
+def counted_selects(harness: Harness) -> Iterator[list[str]]:
     executed: list[str] = []
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("SELECT"):
             executed.append(statement)
 
-    event.listen(bench.database.engine, "before_cursor_execute", note)
+    event.listen(harness.database.engine, "before_cursor_execute", note)
     yield executed
-    event.remove(bench.database.engine, "before_cursor_execute", note)
+    event.remove(harness.database.engine, "before_cursor_execute", note)
 
 
 SHAPES: dict[str, tuple[Node, Any]] = {
@@ -62,17 +62,17 @@ SHAPES: dict[str, tuple[Node, Any]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_result_of_node_is_as_celery_returns_it(bench: Bench, shape: str) -> None:
+def test_result_of_node_is_as_celery_returns_it(harness: Harness, shape: str) -> None:
     node, expected = SHAPES[shape]
-    insert(bench, node)
-    assert read(bench, node) == [expected]
+    insert(harness, node)
+    assert read(harness, node) == [expected]
 
 
-def test_results_of_several_nodes_and_their_members_are_separate(bench: Bench) -> None:
+def test_results_of_several_nodes_and_their_members_are_separate(harness: Harness) -> None:
     inner = group(leaf(1), chain(leaf(2), leaf(3)))
     outer, other = chain(leaf(0), inner), group(leaf(7))
-    insert(bench, outer, other)
-    assert read(bench, outer, inner, other, inner.children[1], inner.children[0]) == [
+    insert(harness, outer, other)
+    assert read(harness, outer, inner, other, inner.children[1], inner.children[0]) == [
         [1, 3],
         [1, 3],
         [7],
@@ -81,48 +81,48 @@ def test_results_of_several_nodes_and_their_members_are_separate(bench: Bench) -
     ]
 
 
-def test_children_inserted_in_another_order_are_by_position(bench: Bench) -> None:
+def test_children_inserted_in_another_order_are_by_position(harness: Harness) -> None:
     node = group(leaf(1), leaf(2), leaf(3))
-    insert(bench, node)
+    insert(harness, node)
     for child, position in zip(node.children, (2, 0, 1), strict=True):
-        bench.write(child.id, position=position)
-    assert read(bench, node) == [[2, 3, 1]]
+        harness.write(child.id, position=position)
+    assert read(harness, node) == [[2, 3, 1]]
 
 
-def test_unfinished_task_and_missing_row_have_no_result(bench: Bench) -> None:
+def test_unfinished_task_and_missing_row_have_no_result(harness: Harness) -> None:
     node = group(leaf(1), leaf(status=JobStatus.RUNNING), leaf(status=JobStatus.ERROR))
-    insert(bench, node)
-    assert read(bench, node) == [[1, None, None]]
-    with bench.database.autocommit() as db:
+    insert(harness, node)
+    assert read(harness, node) == [[1, None, None]]
+    with harness.database.autocommit() as db:
         assert results_of(db, [2**40]) == {}
 
 
-def test_number_of_statements_is_that_of_levels_not_of_members(bench: Bench) -> None:
+def test_number_of_statements_is_that_of_levels_not_of_members(harness: Harness) -> None:
     """One statement each for the root, the chains below it and the tasks below those."""
     node = group(*(chain(leaf(0), leaf(number)) for number in range(100)))
-    insert(bench, node)
-    with counted_selects(bench) as executed:
-        assert read(bench, node) == [list(range(100))]
+    insert(harness, node)
+    with counted_selects(harness) as executed:
+        assert read(harness, node) == [list(range(100))]
     assert len(executed) == 3
 
 
-def test_more_nodes_than_parameters_are_read_in_parts(bench: Bench) -> None:
+def test_more_nodes_than_parameters_are_read_in_parts(harness: Harness) -> None:
     number = MOST_PARAMETERS + 1
     node = group(*(group(leaf(index)) for index in range(number)))
-    insert(bench, node)
-    with counted_selects(bench) as executed:
-        assert read(bench, node) == [[[index] for index in range(number)]]
+    insert(harness, node)
+    with counted_selects(harness) as executed:
+        assert read(harness, node) == [[[index] for index in range(number)]]
     assert len(executed) == 4
 
 
-def test_database_sends_no_more_results_than_the_limit(bench: Bench) -> None:
+def test_database_sends_no_more_results_than_the_limit(harness: Harness) -> None:
     """A worker's memory does not depend on how much the members of a chord return."""
     node = group(*(leaf("x" * 98) for _ in range(10)))
-    insert(bench, node)
-    job_id = bench.submit(held=True)
-    with bench.database.transaction() as db:
+    insert(harness, node)
+    job_id = harness.submit(held=True)
+    with harness.database.transaction() as db:
         db.connection.execute(insert_row(job_need).values(job_id=job_id, needs_id=node.id, position=0))
-    with bench.database.autocommit() as db:
+    with harness.database.autocommit() as db:
         rows: list[Any] = []
         execute = db.execute
 

@@ -14,7 +14,7 @@ from jobhandle_celery.store.dependencies import end_by_child, select_deciding_ch
 from jobhandle_celery.store.executors import PortableExecutor, PostgresExecutor
 from jobhandle_celery.store.statements import params
 from jobhandle_celery.store.tree_control import NODE, cancel_tree, resubmit_tree
-from tests.store.harness import FAILURE, Bench
+from tests.store.harness import FAILURE, Harness
 from tests.store.members import Tree, chain, chord, group, node, settle_all, task
 from tests.store.racing import in_the_middle, waiting
 from tests.store.test_tree_control import cancel, nested, resubmit
@@ -24,73 +24,73 @@ SUBMITTED, WAITING, RUNNING, RESUBMITTED = "Submitted", "Waiting", "Running", "R
 FINISHED, ERROR, CANCELLED = "Finished", "Error", "Cancelled"
 
 
-def sweep(bench: Bench) -> None:
+def sweep(harness: Harness) -> None:
     """Make the passes that settle and arm what is due."""
     for _ in range(5):
-        bench.pass_time(minutes=2)
-        due = bench.store.settling.reserve_unsettled(50)
-        settle_all(bench, *due.ended)
-        bench.store.settling.arm(due.blocked)
+        harness.pass_time(minutes=2)
+        due = harness.store.settling.reserve_unsettled(50)
+        settle_all(harness, *due.ended)
+        harness.store.settling.arm(due.blocked)
 
 
-def fail(bench: Bench, tree: Tree, number: int) -> None:
-    bench.store.runs.fail(tree.run(number), FAILURE)
-    settle_all(bench, tree.ids[number])
+def fail(harness: Harness, tree: Tree, number: int) -> None:
+    harness.store.runs.fail(tree.run(number), FAILURE)
+    settle_all(harness, tree.ids[number])
 
 
-def test_node_whose_members_have_all_finished_ends_at_the_resubmit(bench: Bench) -> None:
+def test_node_whose_members_have_all_finished_ends_at_the_resubmit(harness: Harness) -> None:
     """The member that had failed was resubmitted by itself, which leaves the nodes above it alone."""
-    tree = Tree(bench, nested())
-    fail(bench, tree, 5)
+    tree = Tree(harness, nested())
+    fail(harness, tree, 5)
     tree.finish(3)
     tree.finish(4)
-    resubmit(bench, tree.ids[5])
+    resubmit(harness, tree.ids[5])
     tree.finish(5)
     assert tree.statuses() == [ERROR, ERROR, FINISHED, FINISHED, FINISHED, FINISHED, CANCELLED]
 
-    resubmit(bench, tree.ids[0])
-    sweep(bench)
+    resubmit(harness, tree.ids[0])
+    sweep(harness)
 
     assert tree.statuses() == [RESUBMITTED, FINISHED, FINISHED, FINISHED, FINISHED, FINISHED, SUBMITTED]
     tree.finish(6)
     assert tree.statuses() == [FINISHED] * 7
 
 
-def test_root_whose_members_have_all_finished_finishes_at_the_resubmit(bench: Bench) -> None:
-    tree = Tree(bench, group(task(), task()))
-    fail(bench, tree, 1)
+def test_root_whose_members_have_all_finished_finishes_at_the_resubmit(harness: Harness) -> None:
+    tree = Tree(harness, group(task(), task()))
+    fail(harness, tree, 1)
     tree.finish(2)
-    resubmit(bench, tree.ids[1])
+    resubmit(harness, tree.ids[1])
     tree.finish(1)
 
-    assert resubmit(bench, tree.ids[0]) == []
+    assert resubmit(harness, tree.ids[0]) == []
 
     assert tree.statuses() == [FINISHED] * 3
 
 
-def test_member_that_ends_during_the_resubmit_of_its_root_is_waited_for(server_bench: Bench) -> None:
+def test_member_that_ends_during_the_resubmit_of_its_root_is_waited_for(server_harness: Harness) -> None:
     """It was resubmitted by itself, and runs."""
-    bench = server_bench
-    tree = Tree(bench, chain(task(), task()))
-    fail(bench, tree, 1)
-    resubmit(bench, tree.ids[1])
+    harness = server_harness
+    tree = Tree(harness, chain(task(), task()))
+    fail(harness, tree, 1)
+    resubmit(harness, tree.ids[1])
     run = tree.run(1)
 
     def finish() -> None:
-        bench.store.runs.finish(run, "1")
-        bench.store.settling.settle([tree.ids[1]])
+        harness.store.runs.finish(run, "1")
+        harness.store.settling.settle([tree.ids[1]])
 
-    in_the_middle(bench, 1, lambda: resubmit(bench, tree.ids[0]), finish, of="COMMIT")
-    sweep(bench)
+    in_the_middle(harness, 1, lambda: resubmit(harness, tree.ids[0]), finish, of="COMMIT")
+    sweep(harness)
 
     assert tree.statuses()[1:] == [FINISHED, SUBMITTED]
     tree.finish(2)
     assert tree.statuses() == [FINISHED] * 3
 
 
-def test_cancelled_empty_header_runs_again_after_its_need(bench: Bench) -> None:
+def test_cancelled_empty_header_runs_again_after_its_need(harness: Harness) -> None:
     tree = Tree(
-        bench,
+        harness,
         [
             node("chain"),
             task(parent=0, position=0),
@@ -99,10 +99,10 @@ def test_cancelled_empty_header_runs_again_after_its_need(bench: Bench) -> None:
             task(parent=2, position=1, needs=((3, 0),), when="finished"),
         ],
     )
-    cancel(bench, tree.ids[0])
+    cancel(harness, tree.ids[0])
     assert tree.statuses() == [CANCELLED] * 5
 
-    assert resubmit(bench, tree.ids[0]) == [tree.ids[1]]
+    assert resubmit(harness, tree.ids[0]) == [tree.ids[1]]
 
     assert tree.finish(1) == [tree.ids[4]]
     tree.finish(4)
@@ -110,32 +110,32 @@ def test_cancelled_empty_header_runs_again_after_its_need(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("empty", [[node("group")], chord(body=task())])
-def test_cancelled_empty_group_finishes_at_the_resubmit(bench: Bench, empty: list[NewMember]) -> None:
-    tree = Tree(bench, empty, armed=False)
-    assert cancel(bench, tree.ids[0]) == CANCELLED
+def test_cancelled_empty_group_finishes_at_the_resubmit(harness: Harness, empty: list[NewMember]) -> None:
+    tree = Tree(harness, empty, armed=False)
+    assert cancel(harness, tree.ids[0]) == CANCELLED
 
-    resubmit(bench, tree.ids[0])
-    sweep(bench)
+    resubmit(harness, tree.ids[0])
+    sweep(harness)
     for number in range(2, len(tree.ids)):
         tree.finish(number)
 
     assert set(tree.statuses()) == {FINISHED}
 
 
-def test_settle_that_waits_for_a_resubmit_does_not_end_the_next_round(server_bench: Bench) -> None:
+def test_settle_that_waits_for_a_resubmit_does_not_end_the_next_round(server_harness: Harness) -> None:
     """A settle of the former round waits for the node's row; its members were final when it began."""
-    bench = server_bench
-    tree = Tree(bench, group(task(), task()))
+    harness = server_harness
+    tree = Tree(harness, group(task(), task()))
     tree.finish(1)
-    bench.store.runs.fail(tree.run(2), FAILURE)
+    harness.store.runs.fail(tree.run(2), FAILURE)
 
     with ThreadPoolExecutor(1) as pool:
-        with bench.database.transaction() as db:
+        with harness.database.transaction() as db:
             (deciding,) = db.execute(select_deciding_child(), params(id=tree.ids[0])).all()
             end, values = end_by_child(deciding)
             assert db.count_applied(end, id=tree.ids[0], **values)
-            settled = pool.submit(bench.store.settling.settle, [tree.ids[2]])
-            eventually(lambda: waiting(bench))
+            settled = pool.submit(harness.store.settling.settle, [tree.ids[2]])
+            eventually(lambda: waiting(harness))
             root = db.execute(job.select().with_only_columns(*NODE).where(job.c.id == tree.ids[0])).one()
             resubmit_tree(db, root, str(uuid.uuid4()), "service")
         settled.result(timeout=30)
@@ -144,7 +144,7 @@ def test_settle_that_waits_for_a_resubmit_does_not_end_the_next_round(server_ben
 
 
 def test_cancel_and_resubmit_change_a_limited_number_of_rows_at_a_time(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A statement of a tree of 100,000 members would get no answer within the deadline of a connection."""
     monkeypatch.setattr(tree_control, "MOST_CHANGED", 2)
@@ -157,11 +157,11 @@ def test_cancel_and_resubmit_change_a_limited_number_of_rows_at_a_time(
             return counts[-1]
 
         monkeypatch.setattr(executor, "count_applied", counting)
-    tree = Tree(bench, group(*(task() for _ in range(5))))
+    tree = Tree(harness, group(*(task() for _ in range(5))))
 
-    cancel(bench, tree.ids[0])
+    cancel(harness, tree.ids[0])
     assert tree.statuses() == [CANCELLED] * 6
-    assert resubmit(bench, tree.ids[0]) == tree.ids[1:]
+    assert resubmit(harness, tree.ids[0]) == tree.ids[1:]
 
     assert tree.statuses() == [RESUBMITTED] * 6
     assert max(counts) == 2
@@ -170,61 +170,61 @@ def test_cancel_and_resubmit_change_a_limited_number_of_rows_at_a_time(
 # A member by itself.
 
 
-def test_resubmit_is_refused_while_a_need_has_failed(bench: Bench) -> None:
-    tree = Tree(bench, chain(task(), task()))
-    fail(bench, tree, 1)
+def test_resubmit_is_refused_while_a_need_has_failed(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task()))
+    fail(harness, tree, 1)
 
     with pytest.raises(InvalidTransitionError, match=f"needs job {tree.ids[1]}, which ended in Error"):
-        resubmit(bench, tree.ids[2])
+        resubmit(harness, tree.ids[2])
 
 
-def test_resubmitted_job_waits_for_an_unfinished_need(bench: Bench) -> None:
-    needed = bench.submit()
-    (needing,) = Tree(bench, [task(after=(needed,))]).ids
-    bench.store.control.cancel(needed, None, terminate=False)
-    settle_all(bench, needed)
-    assert bench.status(needing) == CANCELLED
-    resubmit(bench, needed)
+def test_resubmitted_job_waits_for_an_unfinished_need(harness: Harness) -> None:
+    needed = harness.submit()
+    (needing,) = Tree(harness, [task(after=(needed,))]).ids
+    harness.store.control.cancel(needed, None, terminate=False)
+    settle_all(harness, needed)
+    assert harness.status(needing) == CANCELLED
+    resubmit(harness, needed)
 
-    resubmit(bench, needing)
+    resubmit(harness, needing)
 
-    assert bench.status(needing) == WAITING
-    bench.store.runs.finish(bench.run(needed), "1")
-    assert settle_all(bench, needed) == [needing]
+    assert harness.status(needing) == WAITING
+    harness.store.runs.finish(harness.run(needed), "1")
+    assert settle_all(harness, needed) == [needing]
 
 
-def test_resubmit_does_not_wait_for_a_deleted_need(bench: Bench) -> None:
-    needed = bench.submit()
-    (needing,) = Tree(bench, [task(after=(needed,))]).ids
-    bench.store.runs.finish(bench.run(needed), "1")
-    settle_all(bench, needed)
-    bench.pass_time(hours=1)
-    bench.store.runs.finish(bench.run(needing), "1")
-    assert bench.store.sweep.prune(timedelta(minutes=30)) == 1
+def test_resubmit_does_not_wait_for_a_deleted_need(harness: Harness) -> None:
+    needed = harness.submit()
+    (needing,) = Tree(harness, [task(after=(needed,))]).ids
+    harness.store.runs.finish(harness.run(needed), "1")
+    settle_all(harness, needed)
+    harness.pass_time(hours=1)
+    harness.store.runs.finish(harness.run(needing), "1")
+    assert harness.store.sweep.prune(timedelta(minutes=30)) == 1
 
-    assert resubmit(bench, needing) == [needing]
+    assert resubmit(harness, needing) == [needing]
 
-    assert bench.status(needing) == RESUBMITTED
+    assert harness.status(needing) == RESUBMITTED
 
 
 # Unique keys.
 
 
 @pytest.mark.parametrize("runs", [False, True])
-def test_cancel_of_a_tree_that_is_not_armed_includes_existing_members(bench: Bench, runs: bool) -> None:
-    existing = bench.submit(unique_key="k")
-    tree = Tree(bench, group(task(unique_key="k"), task()), armed=False)
+def test_cancel_of_a_tree_that_is_not_armed_includes_existing_members(harness: Harness, runs: bool) -> None:
+    existing = harness.submit(unique_key="k")
+    tree = Tree(harness, group(task(unique_key="k"), task()), armed=False)
     run = tree.run(2) if runs else None
 
-    assert cancel(bench, tree.ids[0]) == (RUNNING if runs else CANCELLED)
+    assert cancel(harness, tree.ids[0]) == (RUNNING if runs else CANCELLED)
     if run:
-        bench.store.runs.stop(run, "")
-        settle_all(bench, tree.ids[2])
-    sweep(bench)
+        harness.store.runs.stop(run, "")
+        settle_all(harness, tree.ids[2])
+    sweep(harness)
 
-    assert bench.status(existing) == CANCELLED
+    assert harness.status(existing) == CANCELLED
     assert tree.statuses() == [CANCELLED] * 3
-    resubmit(bench, tree.ids[0])
+    resubmit(harness, tree.ids[0])
     tree.finish(1)
     tree.finish(2)
     assert tree.statuses() == [FINISHED] * 3
@@ -234,33 +234,33 @@ def test_cancel_of_a_tree_that_is_not_armed_includes_existing_members(bench: Ben
 
 
 @pytest.mark.parametrize("member", [1, 2])
-def test_job_that_needs_a_member_learns_of_a_cancel_under_way(server_bench: Bench, member: int) -> None:
+def test_job_that_needs_a_member_learns_of_a_cancel_under_way(server_harness: Harness, member: int) -> None:
     """It is submitted after the cancel has read which rows others need, and before that is committed."""
-    bench = server_bench
-    tree = Tree(bench, [node("group"), node("group", parent=0, position=0), task(parent=1, position=0)])
+    harness = server_harness
+    tree = Tree(harness, [node("group"), node("group", parent=0, position=0), task(parent=1, position=0)])
 
-    with bench.database.transaction() as db:
+    with harness.database.transaction() as db:
         root = db.execute(job.select().with_only_columns(*NODE).where(job.c.id == tree.ids[0])).one()
         cancel_tree(db, root, "service", terminate=False)
-        needing = Tree(bench, [task(after=(tree.ids[member],))])
-    sweep(bench)
+        needing = Tree(harness, [task(after=(tree.ids[member],))])
+    sweep(harness)
 
     assert needing.statuses() == [CANCELLED]
 
 
-def test_job_that_needs_a_member_is_seen_by_a_cancel_that_waits(server_bench: Bench) -> None:
+def test_job_that_needs_a_member_is_seen_by_a_cancel_that_waits(server_harness: Harness) -> None:
     """It is submitted while the cancel waits for the first of its rows."""
-    bench = server_bench
-    tree = Tree(bench, group(task(), task()))
+    harness = server_harness
+    tree = Tree(harness, group(task(), task()))
 
     with ThreadPoolExecutor(1) as pool:
-        with bench.database.transaction() as db:
+        with harness.database.transaction() as db:
             db.lock_in_order(job.c.id == tree.ids[1])
-            cancelled = pool.submit(cancel, bench, tree.ids[0])
-            eventually(lambda: waiting(bench))
-            needing = Tree(bench, [task(after=(tree.ids[2],))])
+            cancelled = pool.submit(cancel, harness, tree.ids[0])
+            eventually(lambda: waiting(harness))
+            needing = Tree(harness, [task(after=(tree.ids[2],))])
         assert cancelled.result(timeout=30) == CANCELLED
-    sweep(bench)
+    sweep(harness)
 
     assert needing.statuses() == [CANCELLED]
 
@@ -268,18 +268,18 @@ def test_job_that_needs_a_member_is_seen_by_a_cancel_that_waits(server_bench: Be
 # Prune.
 
 
-def test_prune_keeps_a_tree_whose_member_is_resubmitted_meanwhile(server_bench: Bench) -> None:
-    bench = server_bench
-    tree = Tree(bench, group(task(), task()))
+def test_prune_keeps_a_tree_whose_member_is_resubmitted_meanwhile(server_harness: Harness) -> None:
+    harness = server_harness
+    tree = Tree(harness, group(task(), task()))
     tree.finish(1)
     tree.finish(2)
-    bench.pass_time(hours=1)
+    harness.pass_time(hours=1)
 
     pruned, ready = in_the_middle(
-        bench,
+        harness,
         2,
-        lambda: bench.store.sweep.prune(timedelta(minutes=10)),
-        lambda: resubmit(bench, tree.ids[1]),
+        lambda: harness.store.sweep.prune(timedelta(minutes=10)),
+        lambda: resubmit(harness, tree.ids[1]),
         of="root_id",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from tests.store.harness import Bench
+from tests.store.harness import Harness
 
 
 class Tracing(ModuleType):
@@ -32,17 +32,17 @@ class Tracing(ModuleType):
 
 
 @pytest.fixture
-def tracing(own_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracing]:
+def tracing(own_harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracing]:
     tracing = Tracing()
     monkeypatch.setitem(sys.modules, tracing.__name__, tracing)
-    event.listen(own_bench.database.engine, "before_cursor_execute", tracing.note)
+    event.listen(own_harness.database.engine, "before_cursor_execute", tracing.note)
     yield tracing
-    event.remove(own_bench.database.engine, "before_cursor_execute", tracing.note)
+    event.remove(own_harness.database.engine, "before_cursor_execute", tracing.note)
 
 
-def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None:
-    bench, store = own_bench, own_bench.store
-    me = bench.worker()
+def test_idle_worker_makes_no_traces(own_harness: Harness, tracing: Tracing) -> None:
+    harness, store = own_harness, own_harness.store
+    me = harness.worker()
     store.sweep.begin_pass()
     store.leases.lapsed_workers()
     store.sweep.first_due()
@@ -54,9 +54,9 @@ def test_idle_worker_makes_no_traces(own_bench: Bench, tracing: Tracing) -> None
     assert tracing.spans == []
 
 
-def test_users_operation_is_traced(own_bench: Bench, tracing: Tracing) -> None:
-    job_id = own_bench.submit()
+def test_users_operation_is_traced(own_harness: Harness, tracing: Tracing) -> None:
+    job_id = own_harness.submit()
     submitted = len(tracing.spans)
     assert submitted
-    assert own_bench.store.queries.status(job_id) is not None
+    assert own_harness.store.queries.status(job_id) is not None
     assert len(tracing.spans) == submitted + 1

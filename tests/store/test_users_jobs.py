@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, event, insert, select, text
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
-from tests.store.harness import TASK, Bench
+from tests.store.harness import TASK, Harness
 
 SELECTIONS = [
     Selection(username="ann"),
@@ -21,12 +21,12 @@ OTHERS = 3_000
 
 
 @pytest.fixture
-def crowded(own_bench: Bench) -> Bench:
+def crowded(own_harness: Harness) -> Harness:
     """Three of ann's jobs beside thousands of others', all finished."""
-    bench = own_bench
-    job_id = bench.submit(username="ann")
-    assert bench.store.runs.finish(bench.run(job_id), "1")
-    engine = create_engine(bench.url)  # without the library's limits for locks and idle transactions
+    harness = own_harness
+    job_id = harness.submit(username="ann")
+    assert harness.store.runs.finish(harness.run(job_id), "1")
+    engine = create_engine(harness.url)  # without the library's limits for locks and idle transactions
     with engine.begin() as connection:
         row = dict(connection.execute(select(job).where(job.c.id == job_id)).mappings().one())
     del row["id"]
@@ -40,10 +40,10 @@ def crowded(own_bench: Bench) -> Bench:
         elif connection.dialect.name != "sqlite":
             connection.execute(text("ANALYZE TABLE jobhandle_job"))
     engine.dispose()
-    return bench
+    return harness
 
 
-def test_users_jobs_are_found_by_their_index(crowded: Bench) -> None:
+def test_users_jobs_are_found_by_their_index(crowded: Harness) -> None:
     executed: list[Any] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> None:
@@ -63,7 +63,7 @@ def test_users_jobs_are_found_by_their_index(crowded: Bench) -> None:
             assert "jobhandle_job_user_index" in str(plan), statement
 
 
-def test_users_page_goes_on_where_the_last_one_ended(crowded: Bench) -> None:
+def test_users_page_goes_on_where_the_last_one_ended(crowded: Harness) -> None:
     first = crowded.store.pages.page(SELECTIONS[0], None, 2)
     second = crowded.store.pages.page(SELECTIONS[0], first.before, 2)
     assert len({found.id for found in [*first.jobs, *second.jobs]}) == 3

@@ -1,4 +1,4 @@
-"""Sites for the tests with real workers: one for a module whose workers stay alive, else one for a test."""
+"""Clusters for the tests with real workers: one for a module whose workers stay alive, or one for a test."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,23 +12,23 @@ import sqlalchemy
 from tests.conftest import WORKERS
 from tests.databases import PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 
 @pytest.fixture(scope="module")
-def module_site(
+def module_cluster(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     reaper: Reaper,
     redis_database_url: str,
     workers_temporary_folder: Path,
-) -> Iterator[NewSite]:
-    """Make the sites of a module: `module_site(settings={…}, database="sqlite")`."""
+) -> Iterator[NewCluster]:
+    """Make the clusters of a module: `module_cluster(settings={…}, database="sqlite")`."""
     with ExitStack() as stack:
         yield _maker(
             request,
             stack,
-            tmp_path_factory.mktemp("site"),
+            tmp_path_factory.mktemp("cluster"),
             reaper,
             redis_database_url,
             workers_temporary_folder,
@@ -37,7 +37,7 @@ def module_site(
 
 @pytest.fixture(scope="session")
 def second_redis_url(redis_database_url: str) -> str:
-    """Another logical database, for a site beside that of the module."""
+    """Another logical database, for a cluster beside that of the module."""
     url = sqlalchemy.make_url(redis_database_url)
     other = url.set(database=str(int(url.database or 0) + 1)).render_as_string(hide_password=False)
     with redis.Redis.from_url(other) as client:
@@ -47,14 +47,14 @@ def second_redis_url(redis_database_url: str) -> str:
 
 
 @pytest.fixture
-def new_site(
+def new_cluster(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     reaper: Reaper,
     second_redis_url: str,
     workers_temporary_folder: Path,
-) -> Iterator[NewSite]:
-    """Make the sites of one test."""
+) -> Iterator[NewCluster]:
+    """Make the clusters of one test."""
     with ExitStack() as stack:
         yield _maker(request, stack, tmp_path, reaper, second_redis_url, workers_temporary_folder)
 
@@ -66,14 +66,14 @@ def _maker(
     reaper: Reaper,
     redis_url: str,
     temporary_folder: Path,
-) -> NewSite:
+) -> NewCluster:
     def make(
         *,
         database: str = "postgresql",
         database_url: str | None = None,
         broker_url: str | None = None,
         **options: Any,
-    ) -> Site:
+    ) -> Cluster:
         if database_url is None and database == "postgresql":
             databases: PostgresqlDatabases = request.getfixturevalue("postgresql_databases")
             database_url = databases.create()
@@ -81,7 +81,7 @@ def _maker(
         elif database_url is None:
             files: SqliteFiles = request.getfixturevalue("sqlite_databases")
             database_url = files.create(folder / "jobs.sqlite3")
-        site = Site(
+        cluster = Cluster(
             folder,
             reaper,
             database_url,
@@ -90,9 +90,9 @@ def _maker(
             results_url=redis_url,
             **options,
         )
-        stack.callback(site.close)
-        request.node.stash.setdefault(WORKERS, site.workers)
-        return site
+        stack.callback(cluster.close)
+        request.node.stash.setdefault(WORKERS, cluster.workers)
+        return cluster
 
     return make
 

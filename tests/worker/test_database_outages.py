@@ -10,25 +10,25 @@ from tests.apps import lines_of
 from tests.databases import migrate
 from tests.servers import PostgresqlServer, execute
 from tests.support import eventually
-from tests.worker.site import NewSite
+from tests.worker.cluster import NewCluster
 
 LEASE = 2
 
 
 @pytest.mark.parametrize("how", ["stop", "pause"])
 def test_database_outage_delays_jobs_and_loses_none(
-    new_site: NewSite, private_postgresql: PostgresqlServer, how: str
+    new_cluster: NewCluster, private_postgresql: PostgresqlServer, how: str
 ) -> None:
     migrate(private_postgresql.url)
-    site = new_site(database_url=private_postgresql.url, settings={"jobhandle_lease": LEASE})
-    worker = site.start(concurrency=3, ready=False)
-    site.start(pool="solo", queues=["idle"])  # which would declare the other lost
+    cluster = new_cluster(database_url=private_postgresql.url, settings={"jobhandle_lease": LEASE})
+    worker = cluster.start(concurrency=3, ready=False)
+    cluster.start(pool="solo", queues=["idle"])  # which would declare the other lost
     worker.wait_until_ready()
     children = set(worker.children())
-    paths, sign = [site.new_file() for _ in range(3)], site.new_file()
-    finishing = site.submit("until_there", str(paths[0]), str(sign))
-    beside = site.submit("deaf", str(paths[1]), 3 * LEASE)
-    starting, message = site.submit_parked("append", str(paths[2]), "body")
+    paths, sign = [cluster.new_file() for _ in range(3)], cluster.new_file()
+    finishing = cluster.submit("until_there", str(paths[0]), str(sign))
+    beside = cluster.submit("deaf", str(paths[1]), 3 * LEASE)
+    starting, message = cluster.submit_parked("append", str(paths[2]), "body")
     eventually(lambda: all(lines_of(path) == ["begun"] for path in paths[:2]))
     # Leases are trusted only after a lease without a gap between passes.
     began = time.monotonic()
@@ -37,7 +37,7 @@ def test_database_outage_delays_jobs_and_loses_none(
     getattr(private_postgresql, how)()
     gone = time.monotonic()
     sign.touch()
-    site.deliver(message)
+    cluster.deliver(message)
     eventually(lambda: time.monotonic() - gone > 1.5 * LEASE)
     assert lines_of(paths[0]) == ["begun", "ended"]
     assert lines_of(paths[2]) == []
@@ -45,7 +45,7 @@ def test_database_outage_delays_jobs_and_loses_none(
         private_postgresql.resume()
     else:
         with pytest.raises(DatabaseUnavailableError):
-            site.submit("add", 20, 22, unique_key="k")
+            cluster.submit("add", 20, 22, unique_key="k")
         private_postgresql.start()
 
     assert finishing.result(timeout=20) == "seen"
@@ -57,47 +57,49 @@ def test_database_outage_delays_jobs_and_loses_none(
     assert lines_of(paths[1]) == ["begun", "ended"]
     assert lines_of(paths[2]) == ["body"]
     assert set(worker.children()) == children
-    assert {job.id for job in site.jobs.find()} == {handle.job_id for handle in (finishing, starting, beside)}
-    assert site.submit("add", 20, 22, unique_key="k").result(timeout=20) == 42
+    assert {job.id for job in cluster.jobs.find()} == {
+        handle.job_id for handle in (finishing, starting, beside)
+    }
+    assert cluster.submit("add", 20, 22, unique_key="k").result(timeout=20) == 42
 
 
 def test_unanswered_claim_drops_message_and_another_is_sent(
-    new_site: NewSite, private_postgresql: PostgresqlServer
+    new_cluster: NewCluster, private_postgresql: PostgresqlServer
 ) -> None:
     migrate(private_postgresql.url)
-    site = new_site(database_url=private_postgresql.url)
-    worker = site.start("tests.worker.outages:app", concurrency=1)
-    path = site.new_file()
-    handle, message = site.submit_parked("append", str(path), "body")
+    cluster = new_cluster(database_url=private_postgresql.url)
+    worker = cluster.start("tests.worker.outages:app", concurrency=1)
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked("append", str(path), "body")
     assert handle.job_status() is JobStatus.QUEUED
 
     private_postgresql.stop()
-    site.deliver(message)
+    cluster.deliver(message)
     dropped = f"{json.loads(message)['headers']['id']}] ignored"
     eventually(lambda: dropped in worker.log)
     private_postgresql.start()
 
     assert handle.job_status() is JobStatus.QUEUED
     # As if the republish delay had passed.
-    execute(site.database_url, "UPDATE jobhandle_job SET due_at = clock_timestamp()")
+    execute(cluster.database_url, "UPDATE jobhandle_job SET due_at = clock_timestamp()")
     parked = str(handle.get_job().queue)
-    another = eventually(lambda: site.redis.lpop(parked))
+    another = eventually(lambda: cluster.redis.lpop(parked))
     assert isinstance(another, bytes)
-    site.deliver(another)
+    cluster.deliver(another)
     assert handle.result(timeout=20) == "body"
     assert handle.get_job().attempt == 1
     assert lines_of(path) == ["body"]
 
 
 def test_body_in_outage_goes_on_unless_it_needs_an_answer(
-    new_site: NewSite, private_postgresql: PostgresqlServer
+    new_cluster: NewCluster, private_postgresql: PostgresqlServer
 ) -> None:
     migrate(private_postgresql.url)
-    site = new_site(database_url=private_postgresql.url)
-    site.start("tests.worker.outages:app", concurrency=2)
-    paths, sign = [site.new_file() for _ in range(2)], site.new_file()
-    raising = site.submit("speaking", str(paths[0]), str(sign), False)
-    catching = site.submit("speaking", str(paths[1]), str(sign), True)
+    cluster = new_cluster(database_url=private_postgresql.url)
+    cluster.start("tests.worker.outages:app", concurrency=2)
+    paths, sign = [cluster.new_file() for _ in range(2)], cluster.new_file()
+    raising = cluster.submit("speaking", str(paths[0]), str(sign), False)
+    catching = cluster.submit("speaking", str(paths[1]), str(sign), True)
     eventually(lambda: all(lines_of(path) == ["begun"] for path in paths))
 
     private_postgresql.stop()
@@ -116,15 +118,15 @@ def test_body_in_outage_goes_on_unless_it_needs_an_answer(
 
 
 def test_worker_lost_in_an_outage_is_found_after_it(
-    new_site: NewSite, private_postgresql: PostgresqlServer
+    new_cluster: NewCluster, private_postgresql: PostgresqlServer
 ) -> None:
     migrate(private_postgresql.url)
-    site = new_site(database_url=private_postgresql.url, settings={"jobhandle_lease": LEASE})
-    doomed = site.start(pool="solo", ready=False)
-    site.start(pool="solo", queues=["idle"])
+    cluster = new_cluster(database_url=private_postgresql.url, settings={"jobhandle_lease": LEASE})
+    doomed = cluster.start(pool="solo", ready=False)
+    cluster.start(pool="solo", queues=["idle"])
     doomed.wait_until_ready()
-    path = site.new_file()
-    handle = site.submit("deaf", str(path), 60)
+    path = cluster.new_file()
+    handle = cluster.submit("deaf", str(path), 60)
     eventually(lambda: lines_of(path) == ["begun"])
 
     private_postgresql.stop()

@@ -7,8 +7,8 @@ import pytest
 from jobhandle_celery import JobCancelledError, JobStatus
 from tests.apps import lines_of
 from tests.support import eventually
+from tests.worker.cluster import Cluster, NewCluster, statuses
 from tests.worker.definitions import TASKS
-from tests.worker.site import NewSite, Site, statuses
 
 HOUSE = ["house.after_jobs", "house.before_jobs", "definitions.shared"]
 DEFINITIONS = [(task, "celery") for task in TASKS] + [(task, "house") for task in HOUSE]
@@ -40,15 +40,15 @@ every_definition = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
+def cluster(module_cluster: NewCluster) -> Cluster:
     # One process a worker, so that every message before a fence has been processed.
-    site = module_site()
+    cluster = module_cluster()
     options: dict[str, Any] = {"concurrency": 1, "arguments": ["-E"], "ready": False}
-    site.start("tests.worker.definitions:app", **options)
-    site.start("tests.worker.definitions:house_app", **options)
-    for worker in site.workers:
+    cluster.start("tests.worker.definitions:app", **options)
+    cluster.start("tests.worker.definitions:house_app", **options)
+    for worker in cluster.workers:
         worker.wait_until_ready()
-    return site
+    return cluster
 
 
 def _seen_by_the_body(task: str, queue: str) -> dict[str, Any]:
@@ -58,10 +58,10 @@ def _seen_by_the_body(task: str, queue: str) -> dict[str, Any]:
 
 
 @every_definition
-def test_each_definition_runs_its_job_once(site: Site, task: str, queue: str) -> None:
-    path = site.new_file()
+def test_each_definition_runs_its_job_once(cluster: Cluster, task: str, queue: str) -> None:
+    path = cluster.new_file()
 
-    handle = site.submit(task, str(path), "body", queue=queue)
+    handle = cluster.submit(task, str(path), "body", queue=queue)
 
     returned = handle.result(timeout=20)
     job = handle.get_job()
@@ -72,65 +72,65 @@ def test_each_definition_runs_its_job_once(site: Site, task: str, queue: str) ->
         **_seen_by_the_body(task, queue),
     }
     assert [line for line in lines_of(path) if line == "body"] == ["body"]
-    assert site.state(job.task_id) == "SUCCESS"
+    assert cluster.state(job.task_id) == "SUCCESS"
 
 
 @every_definition
-def test_job_cancelled_after_publish_never_runs(site: Site, task: str, queue: str) -> None:
-    path = site.new_file()
-    handle, message = site.submit_parked(task, str(path), "body")
+def test_job_cancelled_after_publish_never_runs(cluster: Cluster, task: str, queue: str) -> None:
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked(task, str(path), "body")
     assert handle.cancel_job() is JobStatus.CANCELLED
 
-    site.deliver(message, queue)
-    site.fence(queue)
+    cluster.deliver(message, queue)
+    cluster.fence(queue)
 
     job = handle.get_job()
     assert (job.status, job.started, job.attempt) == (JobStatus.CANCELLED, None, 0)
     assert "body" not in lines_of(path)
-    assert site.state(job.task_id) == "REVOKED"
+    assert cluster.state(job.task_id) == "REVOKED"
     with pytest.raises(JobCancelledError):
         handle.result()
 
 
 @every_definition
-def test_duplicate_message_leaves_no_trace(site: Site, task: str, queue: str) -> None:
-    path = site.new_file()
-    handle, message = site.submit_parked(task, str(path), "body")
-    site.deliver(message, queue)
+def test_duplicate_message_leaves_no_trace(cluster: Cluster, task: str, queue: str) -> None:
+    path = cluster.new_file()
+    handle, message = cluster.submit_parked(task, str(path), "body")
+    cluster.deliver(message, queue)
     handle.wait(20)
     task_id = handle.get_job().task_id
-    site.fence(queue)
-    job, stored, events = handle.get_job(), site.meta(task_id), statuses(site, handle)
+    cluster.fence(queue)
+    job, stored, events = handle.get_job(), cluster.meta(task_id), statuses(cluster, handle)
 
-    site.deliver(message, queue)
-    site.fence(queue)
+    cluster.deliver(message, queue)
+    cluster.fence(queue)
 
     assert [line for line in lines_of(path) if line == "body"] == ["body"]
     assert handle.get_job() == job
-    assert site.meta(task_id) == stored
-    assert statuses(site, handle) == events
+    assert cluster.meta(task_id) == stored
+    assert statuses(cluster, handle) == events
 
 
 @every_definition
-def test_malformed_header_never_runs_the_body(site: Site, task: str, queue: str) -> None:
-    path = site.new_file()
-    _, message = site.submit_parked(task, str(path), "body")
+def test_malformed_header_never_runs_the_body(cluster: Cluster, task: str, queue: str) -> None:
+    path = cluster.new_file()
+    _, message = cluster.submit_parked(task, str(path), "body")
 
     for header in (None, {}, {"id": "1", "attempt": 1}, {"id": 1, "attempt": 0}, [1, 1]):
-        site.deliver(message, queue, jobhandle=header)
-    site.fence(queue)
+        cluster.deliver(message, queue, jobhandle=header)
+    cluster.fence(queue)
 
     assert "body" not in lines_of(path)
 
 
 @every_definition
-def test_task_called_without_a_job_is_plain(site: Site, task: str, queue: str) -> None:
-    path = site.new_file()
+def test_task_called_without_a_job_is_plain(cluster: Cluster, task: str, queue: str) -> None:
+    path = cluster.new_file()
 
-    task_id = site.call(task, str(path), "body", queue=queue).id
+    task_id = cluster.call(task, str(path), "body", queue=queue).id
 
-    eventually(lambda: site.state(task_id) == "SUCCESS", message=f"{site.meta(task_id)}")
-    meta = site.meta(task_id)
+    eventually(lambda: cluster.state(task_id) == "SUCCESS", message=f"{cluster.meta(task_id)}")
+    meta = cluster.meta(task_id)
     assert meta is not None
     assert meta["result"] == {
         "text": "body",
@@ -141,9 +141,9 @@ def test_task_called_without_a_job_is_plain(site: Site, task: str, queue: str) -
 
 
 @pytest.mark.parametrize("task", ["definitions.own_request", "definitions.own_request_by_name"])
-def test_own_request_class_is_kept(site: Site, task: str) -> None:
-    path = site.new_file()
+def test_own_request_class_is_kept(cluster: Cluster, task: str) -> None:
+    path = cluster.new_file()
 
-    site.submit(task, str(path), "body").wait(20)
+    cluster.submit(task, str(path), "body").wait(20)
 
     assert sorted(lines_of(path)) == ["body", "own request"]

@@ -8,26 +8,26 @@ from jobhandle_celery import JobStatus
 from tests.apps import lines_of
 from tests.servers import execute
 from tests.support import eventually
-from tests.worker.site import NewSite, Site, statuses
+from tests.worker.cluster import Cluster, NewCluster, statuses
 
 LEASE = 2
 
 
-def quick_site(new_site: NewSite, **settings: Any) -> Site:
+def quick_cluster(new_cluster: NewCluster, **settings: Any) -> Cluster:
     # Redis may deliver a message to a worker just killed; another comes after the republish delay.
-    return new_site(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 3, **settings})
+    return new_cluster(settings={"jobhandle_lease": LEASE, "jobhandle_republish_after": 3, **settings})
 
 
-def test_jobs_of_killed_worker_end_in_error_or_are_requeued(new_site: NewSite) -> None:
-    site = quick_site(new_site)
-    worker = site.start(concurrency=3)
-    paths, sign = [site.new_file() for _ in range(3)], site.new_file()
-    once = site.submit("until_there", str(paths[0]), str(sign))
-    twice = site.submit("until_there", str(paths[1]), str(sign), max_attempts=2)
-    cancelled = site.submit("until_there", str(paths[2]), str(sign), max_attempts=2)
+def test_jobs_of_killed_worker_end_in_error_or_are_requeued(new_cluster: NewCluster) -> None:
+    cluster = quick_cluster(new_cluster)
+    worker = cluster.start(concurrency=3)
+    paths, sign = [cluster.new_file() for _ in range(3)], cluster.new_file()
+    once = cluster.submit("until_there", str(paths[0]), str(sign))
+    twice = cluster.submit("until_there", str(paths[1]), str(sign), max_attempts=2)
+    cancelled = cluster.submit("until_there", str(paths[2]), str(sign), max_attempts=2)
     eventually(lambda: all(lines_of(path) == ["begun"] for path in paths))
     assert cancelled.cancel_job() is JobStatus.RUNNING
-    site.start(concurrency=1)
+    cluster.start(concurrency=1)
 
     worker.kill()
 
@@ -40,19 +40,19 @@ def test_jobs_of_killed_worker_end_in_error_or_are_requeued(new_site: NewSite) -
     sign.touch()
     assert twice.result(timeout=20) == "seen"
     assert twice.get_job().attempt == 2
-    assert statuses(site, twice) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
+    assert statuses(cluster, twice) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
     assert lines_of(paths[0]) == ["begun"]
     assert lines_of(paths[2]) == ["begun"]
 
 
-def test_suspended_worker_changes_no_superseded_job(new_site: NewSite) -> None:
-    site = quick_site(new_site)
+def test_suspended_worker_changes_no_superseded_job(new_cluster: NewCluster) -> None:
+    cluster = quick_cluster(new_cluster)
     # Threads, which nobody can terminate: the body surely gets as far as its writes.
-    sleeper = site.start(pool="threads", concurrency=1)
-    path, sign = site.new_file(), site.new_file()
-    handle = site.submit("attempt_until_there", str(path), str(sign), max_attempts=2)
+    sleeper = cluster.start(pool="threads", concurrency=1)
+    path, sign = cluster.new_file(), cluster.new_file()
+    handle = cluster.submit("attempt_until_there", str(path), str(sign), max_attempts=2)
     eventually(lambda: lines_of(path) == ["begun 1"])
-    other = site.start(concurrency=1)
+    other = cluster.start(concurrency=1)
 
     sleeper.stop_process()
     eventually(lambda: lines_of(path) == ["begun 1", "begun 2"])
@@ -69,19 +69,19 @@ def test_suspended_worker_changes_no_superseded_job(new_site: NewSite) -> None:
     assert handle.result(timeout=20) == "returned by 2"
     assert handle.job_message() == "written by 2"
     other.end()
-    assert site.submit("add", 20, 22).result(timeout=20) == 42
+    assert cluster.submit("add", 20, 22).result(timeout=20) == 42
 
 
-def test_row_that_its_worker_does_not_run_is_settled(new_site: NewSite) -> None:
-    site = quick_site(new_site)
-    site.start(concurrency=1)
-    handle = site.submit("add", 1, 2)
+def test_row_that_its_worker_does_not_run_is_settled(new_cluster: NewCluster) -> None:
+    cluster = quick_cluster(new_cluster)
+    cluster.start(concurrency=1)
+    handle = cluster.submit("add", 1, 2)
     handle.wait(20)
-    [(worker_uid, pid)] = execute(site.database_url, "SELECT worker_uid, pid FROM jobhandle_worker")
+    [(worker_uid, pid)] = execute(cluster.database_url, "SELECT worker_uid, pid FROM jobhandle_worker")
 
     # As if the answer to the body's last write had been lost together with its process.
     execute(
-        site.database_url,
+        cluster.database_url,
         f"UPDATE jobhandle_job SET status_id = {JobStatus.RUNNING.id}, finished = NULL, result = NULL,"
         f" worker_uid = '{worker_uid}', pid = {pid}",
     )
@@ -90,16 +90,16 @@ def test_row_that_its_worker_does_not_run_is_settled(new_site: NewSite) -> None:
     assert "does not run it any more" in handle.job_message()
 
 
-def test_idle_workers_share_one_pass_per_interval(new_site: NewSite) -> None:
-    site = quick_site(new_site, jobhandle_lease=60, jobhandle_sweep_interval=0.5)
-    site.start(pool="solo", ready=False)
-    site.start(pool="solo", ready=False)
-    for worker in site.workers:
+def test_idle_workers_share_one_pass_per_interval(new_cluster: NewCluster) -> None:
+    cluster = quick_cluster(new_cluster, jobhandle_lease=60, jobhandle_sweep_interval=0.5)
+    cluster.start(pool="solo", ready=False)
+    cluster.start(pool="solo", ready=False)
+    for worker in cluster.workers:
         worker.wait_until_ready()
     passes: list[datetime] = []
 
     def five_passes() -> bool:
-        rows = execute(site.database_url, "SELECT last_pass_at FROM jobhandle_sweep")
+        rows = execute(cluster.database_url, "SELECT last_pass_at FROM jobhandle_sweep")
         if rows and rows[0][0] not in passes:
             passes.append(rows[0][0])
         return len(passes) == 5

@@ -11,7 +11,7 @@ from tests.apps import lines_of
 from tests.databases import migrate
 from tests.servers import PostgresqlServer, execute
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = pytest.mark.faults
 
@@ -51,20 +51,20 @@ Away = Callable[[PostgresqlServer], AbstractContextManager[None]]
 
 
 @pytest.fixture
-def site(new_site: NewSite, private_postgresql: PostgresqlServer) -> Site:
+def cluster(new_cluster: NewCluster, private_postgresql: PostgresqlServer) -> Cluster:
     migrate(private_postgresql.url)
     # A long lease: in a pause of the database this worker is not lost.
-    return new_site(database_url=private_postgresql.url, settings={"jobhandle_lease": 60})
+    return new_cluster(database_url=private_postgresql.url, settings={"jobhandle_lease": 60})
 
 
 @pytest.mark.parametrize("away", [stopped, paused, without_tables])
 def test_body_that_returned_in_time_is_finished_after_its_limit(
-    site: Site, private_postgresql: PostgresqlServer, away: Away
+    cluster: Cluster, private_postgresql: PostgresqlServer, away: Away
 ) -> None:
     """The hard limit ends with the body, not with the write of its outcome (fault 49)."""
-    worker = site.start(concurrency=1)
-    path, sign = site.new_file(), site.new_file()
-    handle = site.submit("ends_when_there", str(path), str(sign), "return", time_limit=LIMIT)
+    worker = cluster.start(concurrency=1)
+    path, sign = cluster.new_file(), cluster.new_file()
+    handle = cluster.submit("ends_when_there", str(path), str(sign), "return", time_limit=LIMIT)
     eventually(lambda: lines_of(path) == ["begun"])
     begun = time.monotonic()
     with away(private_postgresql):
@@ -77,34 +77,34 @@ def test_body_that_returned_in_time_is_finished_after_its_limit(
 
 @pytest.mark.parametrize("away", [stopped, without_tables])
 def test_unwritten_outcome_occupies_no_pool_process(
-    site: Site, private_postgresql: PostgresqlServer, away: Away
+    cluster: Cluster, private_postgresql: PostgresqlServer, away: Away
 ) -> None:
     """A pool that waits for the database would run nothing else, for ever on a SchemaError (fault 26)."""
-    site.start(concurrency=len(STATUSES))
-    sign = site.new_file()
+    cluster.start(concurrency=len(STATUSES))
+    sign = cluster.new_file()
     handles: dict[str, JobHandle] = {}
-    paths = {how: site.new_file() for how in STATUSES}
+    paths = {how: cluster.new_file() for how in STATUSES}
     for how, path in paths.items():
-        handles[how] = site.submit("ends_when_there", str(path), str(sign), how)
+        handles[how] = cluster.submit("ends_when_there", str(path), str(sign), how)
     eventually(lambda: all(lines_of(path) == ["begun"] for path in paths.values()))
     with away(private_postgresql):
         sign.touch()
         eventually(lambda: all("ended" in lines_of(path) for path in paths.values()))
         for _ in STATUSES:  # one for each process
-            site.fence()
+            cluster.fence()
     assert {how: handle.wait(30) for how, handle in handles.items()} == STATUSES
     assert [handle.get_job().attempt for handle in handles.values()] == [1, 1, 1, 2]
     assert handles["stop"].job_message() == "enough"
     task_id = handles["stop"].get_job().task_id
-    eventually(lambda: site.state(task_id) == "REVOKED")
+    eventually(lambda: cluster.state(task_id) == "REVOKED")
 
 
 def test_warm_shutdown_waits_for_an_unwritten_outcome(
-    site: Site, private_postgresql: PostgresqlServer
+    cluster: Cluster, private_postgresql: PostgresqlServer
 ) -> None:
-    worker = site.start(concurrency=1)
-    path, sign = site.new_file(), site.new_file()
-    handle = site.submit("ends_when_there", str(path), str(sign), "return")
+    worker = cluster.start(concurrency=1)
+    path, sign = cluster.new_file(), cluster.new_file()
+    handle = cluster.submit("ends_when_there", str(path), str(sign), "return")
     eventually(lambda: lines_of(path) == ["begun"])
     with stopped(private_postgresql):
         sign.touch()

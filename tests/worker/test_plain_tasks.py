@@ -14,27 +14,27 @@ from celery.result import GroupResult
 
 from tests.apps import lines_of
 from tests.support import eventually
-from tests.worker.site import Events, NewSite, Site
+from tests.worker.cluster import Cluster, Events, NewCluster
 
 WITH_JOBS, PLAIN = "celery", "plain"
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    site = module_site(settings={"result_extended": True})
+def cluster(module_cluster: NewCluster) -> Cluster:
+    cluster = module_cluster(settings={"result_extended": True})
     # One process each: with two, Celery's RETRY may overtake the SUCCESS of the next attempt.
     options: dict[str, Any] = {"concurrency": 1, "arguments": ["-E"], "ready": False}
-    site.start(queues=[WITH_JOBS], **options)
+    cluster.start(queues=[WITH_JOBS], **options)
     # Without a database in its environment the app has no jobs.
-    site.start(queues=[PLAIN], database_url=None, **options)
-    for worker in site.workers:
+    cluster.start(queues=[PLAIN], database_url=None, **options)
+    for worker in cluster.workers:
         worker.wait_until_ready()
-    return site
+    return cluster
 
 
 @pytest.fixture
-def events(site: Site) -> Iterator[Events]:
-    with site.events() as events:
+def events(cluster: Cluster) -> Iterator[Events]:
+    with cluster.events() as events:
         yield events
 
 
@@ -64,17 +64,17 @@ SCENARIOS: dict[str, tuple[str, list[Any]]] = {
 }
 
 
-def outcome(site: Site, events: Events, queue: str, name: str, arguments: list[Any]) -> dict[str, Any]:
-    path = site.new_file()
+def outcome(cluster: Cluster, events: Events, queue: str, name: str, arguments: list[Any]) -> dict[str, Any]:
+    path = cluster.new_file()
     given = [str(path) if argument == "{path}" else argument for argument in arguments]
-    task_id = site.call(name, *given, queue=queue).id
+    task_id = cluster.call(name, *given, queue=queue).id
     quiet = name in ("ignore", "before_start_ignores")
     eventually(
         lambda: "task-started" in events.of(task_id) if quiet else FINAL_EVENTS & {*events.of(task_id)}
     )
     if not quiet:
-        eventually(lambda: site.state(task_id) not in (None, "STARTED", "RETRY"))
-    meta = dict(site.meta(task_id) or {})
+        eventually(lambda: cluster.state(task_id) not in (None, "STARTED", "RETRY"))
+    meta = dict(cluster.meta(task_id) or {})
     for varies in ("date_done", "task_id", "worker", "queue", "traceback", "args", "kwargs", "parent_id"):
         meta.pop(varies, None)
     if isinstance(meta.get("result"), dict) and "exc_message" in meta["result"]:
@@ -87,10 +87,12 @@ def _same(text: str, task_id: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_plain_task_ends_as_in_plain_celery(site: Site, events: Events, scenario: str) -> None:
+def test_plain_task_ends_as_in_plain_celery(cluster: Cluster, events: Events, scenario: str) -> None:
     name, arguments = SCENARIOS[scenario]
 
-    assert outcome(site, events, WITH_JOBS, name, arguments) == outcome(site, events, PLAIN, name, arguments)
+    assert outcome(cluster, events, WITH_JOBS, name, arguments) == outcome(
+        cluster, events, PLAIN, name, arguments
+    )
 
 
 def settled(result: Any) -> tuple[Any, Any]:
@@ -122,19 +124,19 @@ CANVASES: dict[str, tuple[Canvas, tuple[list[str], Any]]] = {
 }
 
 
-def signatures(site: Site) -> Callable[..., Any]:
-    return lambda task, *args: site.app.signature(f"worker.{task}", args=args, queue=WITH_JOBS)
+def signatures(cluster: Cluster) -> Callable[..., Any]:
+    return lambda task, *args: cluster.app.signature(f"worker.{task}", args=args, queue=WITH_JOBS)
 
 
 @pytest.mark.parametrize("name", CANVASES)
-def test_canvas_runs_to_its_end(site: Site, name: str) -> None:
+def test_canvas_runs_to_its_end(cluster: Cluster, name: str) -> None:
     make, expected = CANVASES[name]
 
-    assert settled(make(signatures(site), str(site.new_file())).apply_async()) == expected
+    assert settled(make(signatures(cluster), str(cluster.new_file())).apply_async()) == expected
 
 
-def test_chord_calls_its_body(site: Site) -> None:
-    of, path = signatures(site), str(site.new_file())
+def test_chord_calls_its_body(cluster: Cluster) -> None:
+    of, path = signatures(cluster), str(cluster.new_file())
 
     result = chord([of("add", 1, 2), of("retry_times", path, 1)], of("same")).apply_async()
 
@@ -142,8 +144,8 @@ def test_chord_calls_its_body(site: Site) -> None:
     assert sorted(result.get()) == [1, 3]
 
 
-def test_link_and_errback_are_called(site: Site) -> None:
-    of, path = signatures(site), site.new_file()
+def test_link_and_errback_are_called(cluster: Cluster) -> None:
+    of, path = signatures(cluster), cluster.new_file()
 
     of("add", 1, 2).apply_async(link=of("append", str(path), "link").set(immutable=True))
     of("raise_value_error", "x").apply_async(

@@ -10,7 +10,7 @@ from jobhandle_celery import JobHandle, JobStatus
 from tests.apps import lines_of
 from tests.servers import execute
 from tests.support import eventually, sweep_until
-from tests.worker.site import NewSite, Site, leases_until, statuses
+from tests.worker.cluster import Cluster, NewCluster, leases_until, statuses
 
 LEASE = 2
 
@@ -21,39 +21,39 @@ def pids_in(path: Path) -> list[str]:
     return [pid for pid, _ in groupby(line.split()[-2] for line in lines)]
 
 
-def running(site: Site, *tasks: str, given: Sequence[object] = (60,)) -> list[tuple[JobHandle, Path]]:
+def running(cluster: Cluster, *tasks: str, given: Sequence[object] = (60,)) -> list[tuple[JobHandle, Path]]:
     jobs = []
     for task in tasks:
-        path = site.new_file()
-        jobs.append((site.submit(task, str(path), *given), path))
+        path = cluster.new_file()
+        jobs.append((cluster.submit(task, str(path), *given), path))
     for _, path in jobs:
         eventually(path.exists)
     return jobs
 
 
-def assert_given_back_and_finished(site: Site, handle: JobHandle, path: Path) -> None:
+def assert_given_back_and_finished(cluster: Cluster, handle: JobHandle, path: Path) -> None:
     assert handle.result(timeout=30) == "ticked"
     assert handle.get_job().attempt == 2
-    assert statuses(site, handle) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
+    assert statuses(cluster, handle) == ["Submitted", "Running", "Requeued", "Running", "Finished"]
     first, second = pids_in(path)
     assert first != second
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
-    site = new_site(settings={"jobhandle_lease": LEASE})
-    worker = site.start(pool=pool, concurrency=2)
-    sign = site.new_file()
+def test_warm_shutdown_lets_bodies_finish(new_cluster: NewCluster, pool: str) -> None:
+    cluster = new_cluster(settings={"jobhandle_lease": LEASE})
+    worker = cluster.start(pool=pool, concurrency=2)
+    sign = cluster.new_file()
     jobs = running(
-        site, *["until_there", "until_there_late"][: 1 if pool == "solo" else 2], given=[str(sign)]
+        cluster, *["until_there", "until_there_late"][: 1 if pool == "solo" else 2], given=[str(sign)]
     )
-    [(terminated,)] = execute(site.database_url, "SELECT clock_timestamp()")
+    [(terminated,)] = execute(cluster.database_url, "SELECT clock_timestamp()")
 
     worker.terminate()
 
     # The lease is renewed during the shutdown, while another process sweeps.
     renewed = f"'{terminated.isoformat()}'::timestamptz + interval '{1.5 * LEASE} s'"
-    sweep_until(site.jobs, lambda: leases_until(site, renewed), timeout=30)
+    sweep_until(cluster.jobs, lambda: leases_until(cluster, renewed), timeout=30)
     sign.touch()
     eventually(lambda: not worker.is_running(), timeout=30)
     for handle, path in jobs:
@@ -63,24 +63,24 @@ def test_warm_shutdown_lets_bodies_finish(new_site: NewSite, pool: str) -> None:
     assert worker.wait() == 0
 
 
-def test_cold_shutdown_gives_jobs_back(new_site: NewSite) -> None:
-    site = new_site(settings={"jobhandle_lease": LEASE})
-    worker = site.start(concurrency=2)
-    jobs = running(site, "ticking", "ticking_late", given=[60, 1])
-    site.start(concurrency=2)
+def test_cold_shutdown_gives_jobs_back(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings={"jobhandle_lease": LEASE})
+    worker = cluster.start(concurrency=2)
+    jobs = running(cluster, "ticking", "ticking_late", given=[60, 1])
+    cluster.start(concurrency=2)
 
     worker.quit()
 
     for handle, path in jobs:
-        assert_given_back_and_finished(site, handle, path)
+        assert_given_back_and_finished(cluster, handle, path)
     worker.wait()
 
 
-def test_soft_shutdown_waits_and_gives_the_rest_back(new_site: NewSite) -> None:
-    site = new_site(settings={"jobhandle_lease": LEASE, "worker_soft_shutdown_timeout": 2})
-    worker = site.start(concurrency=3)
-    long, long_late = running(site, "ticking", "ticking_late", given=[60, 0.5])
-    [(short, _)] = running(site, "deaf", given=[1])
+def test_soft_shutdown_waits_and_gives_the_rest_back(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings={"jobhandle_lease": LEASE, "worker_soft_shutdown_timeout": 2})
+    worker = cluster.start(concurrency=3)
+    long, long_late = running(cluster, "ticking", "ticking_late", given=[60, 0.5])
+    [(short, _)] = running(cluster, "deaf", given=[1])
 
     worker.quit()
 
@@ -89,17 +89,17 @@ def test_soft_shutdown_waits_and_gives_the_rest_back(new_site: NewSite) -> None:
     assert short.get_job().attempt == 1
     for handle, _ in (long, long_late):
         assert handle.job_status() in (JobStatus.REQUEUED, JobStatus.QUEUED)
-    site.start(concurrency=2)
+    cluster.start(concurrency=2)
     for handle, path in (long, long_late):
-        assert_given_back_and_finished(site, handle, path)
+        assert_given_back_and_finished(cluster, handle, path)
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
-def test_cold_shutdown_of_other_pools_neither_loses_nor_doubles(new_site: NewSite, pool: str) -> None:
-    site = new_site(settings={"jobhandle_lease": LEASE})
-    worker = site.start(pool=pool, concurrency=2)
-    [(handle, path)] = running(site, "ticking", given=[3, 1])
-    site.start(concurrency=1)
+def test_cold_shutdown_of_other_pools_neither_loses_nor_doubles(new_cluster: NewCluster, pool: str) -> None:
+    cluster = new_cluster(settings={"jobhandle_lease": LEASE})
+    worker = cluster.start(pool=pool, concurrency=2)
+    [(handle, path)] = running(cluster, "ticking", given=[3, 1])
+    cluster.start(concurrency=1)
 
     worker.quit()
 
@@ -110,10 +110,10 @@ def test_cold_shutdown_of_other_pools_neither_loses_nor_doubles(new_site: NewSit
     worker.wait()
 
 
-def test_job_with_a_stop_request_is_not_given_back(new_site: NewSite) -> None:
-    site = new_site(settings={"jobhandle_lease": LEASE})
-    worker = site.start(concurrency=1)
-    [(handle, _)] = running(site, "deaf")
+def test_job_with_a_stop_request_is_not_given_back(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(settings={"jobhandle_lease": LEASE})
+    worker = cluster.start(concurrency=1)
+    [(handle, _)] = running(cluster, "deaf")
     assert handle.cancel_job() is JobStatus.RUNNING
 
     worker.quit()
@@ -122,16 +122,16 @@ def test_job_with_a_stop_request_is_not_given_back(new_site: NewSite) -> None:
     assert handle.wait(20) is JobStatus.CANCELLED
 
 
-def test_prefetched_jobs_run_elsewhere_after_a_shutdown(new_site: NewSite) -> None:
-    site = new_site(
+def test_prefetched_jobs_run_elsewhere_after_a_shutdown(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(
         settings={"jobhandle_lease": LEASE, "worker_prefetch_multiplier": 4, "jobhandle_republish_after": 2}
     )
-    worker = site.start(concurrency=1)
-    running(site, "deaf")
-    waiting = [site.submit("add", number, 1) for number in range(3)]
-    eventually(lambda: site.redis.llen("celery") == 0)
+    worker = cluster.start(concurrency=1)
+    running(cluster, "deaf")
+    waiting = [cluster.submit("add", number, 1) for number in range(3)]
+    eventually(lambda: cluster.redis.llen("celery") == 0)
 
     worker.kill()
-    site.start(concurrency=1)
+    cluster.start(concurrency=1)
 
     assert [handle.result(timeout=30) for handle in waiting] == [1, 2, 3]

@@ -22,7 +22,7 @@ from jobhandle_celery import JobStatus
 from tests.apps import lines_of
 from tests.servers import execute
 from tests.support import eventually
-from tests.worker.site import Events, NewSite, Site
+from tests.worker.cluster import Cluster, Events, NewCluster
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +37,7 @@ NEW = celery.VERSION[:2] >= (5, 7)
 class Side:
     """A worker, and the life of a task on it."""
 
-    site: Site
+    cluster: Cluster
     events: Events
     queue: str
     record: Path
@@ -48,8 +48,8 @@ class Side:
         queue = options.pop("queue", self.queue)
         if self.queue == PLAIN:
             options.pop("max_attempts", None)
-            return str(self.site.call(task, *args, queue=queue, **options).id)
-        handle = self.site.submit(task, *args, queue=queue, **options)
+            return str(self.cluster.call(task, *args, queue=queue, **options).id)
+        handle = self.cluster.submit(task, *args, queue=queue, **options)
         task_id = str(handle.get_job().task_id)
         self.jobs[task_id] = handle
         return task_id
@@ -58,19 +58,21 @@ class Side:
         """Take a message from a parked queue."""
         parked = f"parked-{self.queue}"
         task_id = self.send(task, *args, queue=parked, **options)
-        message = self.site.redis.lpop(parked)
+        message = self.cluster.redis.lpop(parked)
         assert isinstance(message, bytes)
         return task_id, message
 
     def begun(self, task: str, *args: Any, **options: Any) -> str:
-        path = self.site.new_file()
+        path = self.cluster.new_file()
         task_id = self.send(task, str(path), *args, **options)
         eventually(lambda: lines_of(path) == ["begun"])
         return task_id
 
     def cancel(self, task_id: str, *, terminate: bool = False) -> None:
         if self.queue == PLAIN:
-            assert self.site.app.control.revoke(task_id, terminate=terminate, reply=True, timeout=10, limit=2)
+            assert self.cluster.app.control.revoke(
+                task_id, terminate=terminate, reply=True, timeout=10, limit=2
+            )
         else:
             self.jobs[task_id].cancel_job(terminate=terminate)
 
@@ -86,14 +88,14 @@ Life = Callable[[Side], str]
 def _cancelled_before(side: Side) -> str:
     task_id, message = side.park("add", 1, 2)
     side.cancel(task_id)
-    side.site.deliver(message, side.queue)
+    side.cluster.deliver(message, side.queue)
     return task_id
 
 
 def _revoked_before(side: Side) -> str:
     task_id, message = side.park("add", 1, 2)
-    side.site.app.control.revoke(task_id, reply=True, timeout=10, limit=2)
-    side.site.deliver(message, side.queue)
+    side.cluster.app.control.revoke(task_id, reply=True, timeout=10, limit=2)
+    side.cluster.deliver(message, side.queue)
     return task_id
 
 
@@ -105,8 +107,8 @@ def _expired(side: Side) -> str:
         eventually(lambda: time.time() > soon)
     else:
         past = "expires = clock_timestamp() - interval '1 hour'"
-        execute(side.site.database_url, f"UPDATE jobhandle_job SET {past} WHERE task_id = '{task_id}'")
-    side.site.deliver(message, side.queue)
+        execute(side.cluster.database_url, f"UPDATE jobhandle_job SET {past} WHERE task_id = '{task_id}'")
+    side.cluster.deliver(message, side.queue)
     return task_id
 
 
@@ -125,7 +127,7 @@ def _stopped(side: Side) -> str:
 
 
 def _superseded(side: Side) -> str:
-    sign = side.site.new_file()
+    sign = side.cluster.new_file()
     task_id = side.begun("until_there", str(sign))
     if side.queue != PLAIN:
         assert side.jobs[task_id].set_status("Error") is JobStatus.RUNNING
@@ -135,16 +137,16 @@ def _superseded(side: Side) -> str:
 
 def _duplicate(side: Side) -> str:
     task_id, message = side.park("add", 1, 2)
-    side.site.deliver(message, side.queue)
+    side.cluster.deliver(message, side.queue)
     eventually(lambda: FINAL & {*side.events.of(task_id)})
-    side.site.deliver(message, side.queue)
+    side.cluster.deliver(message, side.queue)
     return task_id
 
 
 LIVES: dict[str, Life] = {
     "success": lambda side: side.send("add", 1, 2),
     "failure": lambda side: side.send("raise_value_error", "no good"),
-    "retry, then success": lambda side: side.send("retry_times", str(side.site.new_file()), 1),
+    "retry, then success": lambda side: side.send("retry_times", str(side.cluster.new_file()), 1),
     "`Ignore`": lambda side: side.send("ignore"),
     "`Reject`": lambda side: side.send("reject"),
     "soft time limit": lambda side: side.begun("deaf", 30, soft_time_limit=1),
@@ -164,28 +166,28 @@ QUIET = {"`Ignore`", "`Reject`" if not NEW else ""}
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
+def cluster(module_cluster: NewCluster) -> Cluster:
     # A superseded body is not terminated before it has ended by itself.
-    site = module_site(settings={"jobhandle_publish_grace": 60})
+    cluster = module_cluster(settings={"jobhandle_publish_grace": 60})
     for queue in (JOB, PLAIN):
         options: dict[str, Any] = {} if queue == JOB else {"database_url": None}
-        site.start(
+        cluster.start(
             "tests.worker.recorded:app",
             queues=[queue],
             concurrency=1,
             arguments=["-E"],
             ready=False,
-            environment={"JOBHANDLE_TEST_RECORD": str(site.folder / queue)},
+            environment={"JOBHANDLE_TEST_RECORD": str(cluster.folder / queue)},
             **options,
         )
-    for worker in site.workers:
+    for worker in cluster.workers:
         worker.wait_until_ready()
-    return site
+    return cluster
 
 
 @pytest.fixture
-def events(site: Site) -> Iterator[Events]:
-    with site.events() as events:
+def events(cluster: Cluster) -> Iterator[Events]:
+    with cluster.events() as events:
         yield events
 
 
@@ -196,7 +198,7 @@ def lead(side: Side, name: str) -> tuple[list[str], list[str]]:
         side.jobs[task_id].wait(30)
     if name not in QUIET and not (name.startswith("stopped") and side.queue == PLAIN):
         eventually(lambda: FINAL & {*side.events.of(task_id)}, message=f"{name}: no end")
-    side.site.fence(side.queue)
+    side.cluster.fence(side.queue)
     sent = side.signals(task_id)
     in_main = Counter(_short(signal) for where, signal in sent if where == "main")
     main = ", ".join(_times(signal, count) for signal, count in sorted(in_main.items()))
@@ -223,9 +225,9 @@ def row(name: str, plain: tuple[list[str], list[str]], job: tuple[list[str], lis
 
 
 @pytest.mark.parametrize("name", LIVES)
-def test_signals_and_events_match_the_documented_table(site: Site, events: Events, name: str) -> None:
+def test_signals_and_events_match_the_documented_table(cluster: Cluster, events: Events, name: str) -> None:
     """Signal and event receivers see a job as they see a task (faults 17, 20)."""
-    led = [lead(Side(site, events, queue, site.folder / queue), name) for queue in (PLAIN, JOB)]
+    led = [lead(Side(cluster, events, queue, cluster.folder / queue), name) for queue in (PLAIN, JOB)]
     found = row(name, led[0], led[1])
     if os.environ.get("JOBHANDLE_WRITE_DOCS"):
         text = PAGE.read_text()

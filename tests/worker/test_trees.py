@@ -9,22 +9,22 @@ from celery import chain, chord, group
 from jobhandle_celery import JobFailedError, JobHandle, JobStatus
 from tests.apps import lines_of
 from tests.support import eventually
-from tests.worker.site import NewSite, Site
+from tests.worker.cluster import Cluster, NewCluster
 
 
 @pytest.fixture(scope="module")
-def site(module_site: NewSite) -> Site:
-    site = module_site()
-    site.start(concurrency=3)
-    return site
+def cluster(module_cluster: NewCluster) -> Cluster:
+    cluster = module_cluster()
+    cluster.start(concurrency=3)
+    return cluster
 
 
-def s(site: Site, task: str, *args: Any, **options: Any) -> Any:
+def s(cluster: Cluster, task: str, *args: Any, **options: Any) -> Any:
     """Return a signature of `worker.<task>`."""
-    return site.app.signature(f"worker.{task}", args=args, **options)
+    return cluster.app.signature(f"worker.{task}", args=args, **options)
 
 
-CANVASES: dict[str, tuple[Callable[[Site], Any], Any]] = {
+CANVASES: dict[str, tuple[Callable[[Cluster], Any], Any]] = {
     "a chain": (lambda at: chain(s(at, "add", 1, 2), s(at, "add", 3), s(at, "add", 4)), 10),
     "a chain with an immutable task": (
         lambda at: chain(s(at, "add", 1, 2), s(at, "add", 3, 4, immutable=True), s(at, "add", 5)),
@@ -51,22 +51,24 @@ CANVASES: dict[str, tuple[Callable[[Site], Any], Any]] = {
 
 
 @pytest.mark.parametrize("case", CANVASES)
-def test_canvas_has_celerys_result(site: Site, case: str) -> None:
+def test_canvas_has_celerys_result(cluster: Cluster, case: str) -> None:
     make, expected = CANVASES[case]
-    handle = site.jobs.handle()
-    handle.submit(make(site))
+    handle = cluster.jobs.handle()
+    handle.submit(make(cluster))
     assert handle.result(timeout=30) == expected
     members = handle.members()
     assert {record.status for record in members} == {JobStatus.FINISHED}
     # A settle runs after the end that `result` sees.
-    eventually(lambda: all(site.state(record.task_id) == "SUCCESS" for record in members if not record.kind))
-    assert not [key for key in site.redis.keys("*") if b"chord" in key or b"unacked" in key]
+    eventually(
+        lambda: all(cluster.state(record.task_id) == "SUCCESS" for record in members if not record.kind)
+    )
+    assert not [key for key in cluster.redis.keys("*") if b"chord" in key or b"unacked" in key]
 
 
-def test_root_is_running_while_a_member_runs(site: Site) -> None:
-    path, sign = site.new_file(), site.new_file()
-    handle = site.jobs.handle()
-    handle.submit(group(chain(s(site, "until_there", str(path), str(sign)), s(site, "same"))))
+def test_root_is_running_while_a_member_runs(cluster: Cluster) -> None:
+    path, sign = cluster.new_file(), cluster.new_file()
+    handle = cluster.jobs.handle()
+    handle.submit(group(chain(s(cluster, "until_there", str(path), str(sign)), s(cluster, "same"))))
     eventually(lambda: lines_of(path) == ["begun"])
     nodes = [handle.get_job(), *(record for record in handle.members() if record.kind)]
     assert {record.status for record in nodes} == {JobStatus.RUNNING}
@@ -74,10 +76,12 @@ def test_root_is_running_while_a_member_runs(site: Site) -> None:
     assert handle.result(timeout=20) == ["seen"]
 
 
-def test_failed_member_cancels_what_needs_it(site: Site) -> None:
-    path = site.new_file()
-    handle: JobHandle = site.jobs.handle()
-    handle.submit(chain(s(site, "length_of", None), s(site, "append", str(path), "ran", immutable=True)))
+def test_failed_member_cancels_what_needs_it(cluster: Cluster) -> None:
+    path = cluster.new_file()
+    handle: JobHandle = cluster.jobs.handle()
+    handle.submit(
+        chain(s(cluster, "length_of", None), s(cluster, "append", str(path), "ran", immutable=True))
+    )
     with pytest.raises(JobFailedError, match=r"worker\.length_of") as failed:
         handle.result(timeout=20)
     first, second = handle.members()
@@ -86,12 +90,12 @@ def test_failed_member_cancels_what_needs_it(site: Site) -> None:
     assert not path.exists()
 
 
-def test_member_whose_worker_dies_before_the_settle_is_settled(new_site: NewSite) -> None:
+def test_member_whose_worker_dies_before_the_settle_is_settled(new_cluster: NewCluster) -> None:
     """The sweep of another worker does what the process that died would have done."""
-    site = new_site()
-    site.start()
-    path = site.new_file()
-    handle = site.jobs.handle()
-    handle.submit(chain(s(site, "killed_before_settle", str(path)), s(site, "same")))
+    cluster = new_cluster()
+    cluster.start()
+    path = cluster.new_file()
+    handle = cluster.jobs.handle()
+    handle.submit(chain(s(cluster, "killed_before_settle", str(path)), s(cluster, "same")))
     assert handle.result(timeout=30) == "returned"
     assert lines_of(path) == ["begun"]

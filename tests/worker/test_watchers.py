@@ -12,22 +12,22 @@ from jobhandle_celery import JobHandle, JobStatus, Progress
 from jobhandle_celery.store import RunSnapshot
 from jobhandle_celery.worker.events import EventSender
 from tests.support import eventually
-from tests.worker.site import Events, NewSite, Site
+from tests.worker.cluster import Cluster, Events, NewCluster
 
 SETTINGS = {"worker_send_task_events": True}
 
 
 @pytest.fixture
-def site(new_site: NewSite) -> Site:
-    return new_site(settings=SETTINGS)
+def cluster(new_cluster: NewCluster) -> Cluster:
+    return new_cluster(settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def lasting_site(module_site: NewSite) -> Site:
-    """A site for the tests that do not change the worker."""
-    site = module_site(settings=SETTINGS)
-    site.start()
-    return site
+def lasting_cluster(module_cluster: NewCluster) -> Cluster:
+    """A cluster for the tests that do not change the worker."""
+    cluster = module_cluster(settings=SETTINGS)
+    cluster.start()
+    return cluster
 
 
 def state_of(events: Events, task_id: str | None) -> str | None:
@@ -71,11 +71,11 @@ def test_progress_events_can_be_switched_off() -> None:
         assert len(soon) == progress
 
 
-def test_progress_events_come_before_the_end(lasting_site: Site) -> None:
-    site = lasting_site
-    path, sign = site.new_file(), site.new_file()
-    with site.events() as events:
-        handle = site.submit("report_and_wait", str(path), str(sign))
+def test_progress_events_come_before_the_end(lasting_cluster: Cluster) -> None:
+    cluster = lasting_cluster
+    path, sign = cluster.new_file(), cluster.new_file()
+    with cluster.events() as events:
+        handle = cluster.submit("report_and_wait", str(path), str(sign))
         task_id = task_id_of(handle)
         eventually(lambda: "task-progress" in events.of(task_id))
         assert state_of(events, task_id) == "PROGRESS"
@@ -91,11 +91,11 @@ def test_progress_events_come_before_the_end(lasting_site: Site) -> None:
 
 
 @pytest.mark.parametrize("terminate", [False, True])
-def test_job_cancelled_after_progress_is_shown_revoked(lasting_site: Site, terminate: bool) -> None:
-    site = lasting_site
-    path, sign = site.new_file(), site.new_file()
-    with site.events() as events:
-        handle = site.submit("report_and_wait", str(path), str(sign))
+def test_job_cancelled_after_progress_is_shown_revoked(lasting_cluster: Cluster, terminate: bool) -> None:
+    cluster = lasting_cluster
+    path, sign = cluster.new_file(), cluster.new_file()
+    with cluster.events() as events:
+        handle = cluster.submit("report_and_wait", str(path), str(sign))
         task_id = task_id_of(handle)
         eventually(lambda: "task-progress" in events.of(task_id))
         handle.cancel_job(terminate=terminate)
@@ -113,13 +113,13 @@ def test_job_cancelled_after_progress_is_shown_revoked(lasting_site: Site, termi
     [(1, False, "FAILURE"), (2, False, "RETRY"), (2, True, "REVOKED")],
 )
 def test_job_of_a_lost_worker_is_not_shown_started(
-    site: Site, attempts: int, cancelled: bool, left_with: str
+    cluster: Cluster, attempts: int, cancelled: bool, left_with: str
 ) -> None:
-    worker = site.start(queues=["first"])
-    other = site.start(queues=["second"])
-    path = site.new_file()
-    with site.events() as events:
-        handle = site.submit("deaf", str(path), 60, queue="first", max_attempts=attempts)
+    worker = cluster.start(queues=["first"])
+    other = cluster.start(queues=["second"])
+    path = cluster.new_file()
+    with cluster.events() as events:
+        handle = cluster.submit("deaf", str(path), 60, queue="first", max_attempts=attempts)
         task_id = task_id_of(handle)
         eventually(path.exists)
         if cancelled:
@@ -130,12 +130,12 @@ def test_job_of_a_lost_worker_is_not_shown_started(
 
 
 @pytest.mark.parametrize(("attempts", "sent"), [(1, "task-failed"), (2, "task-retried")])
-def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, sent: str) -> None:
+def test_lost_child_sends_one_event(lasting_cluster: Cluster, attempts: int, sent: str) -> None:
     """A counter of failures sees one, and none if the job runs again (fault 20)."""
-    site = lasting_site
-    path = site.new_file()
-    with site.events() as events:
-        handle = site.submit("killed_once", str(path), max_attempts=attempts)
+    cluster = lasting_cluster
+    path = cluster.new_file()
+    with cluster.events() as events:
+        handle = cluster.submit("killed_once", str(path), max_attempts=attempts)
         task_id = task_id_of(handle)
         handle.wait(30)
         ended = ["task-failed"] if attempts == 1 else ["task-retried", "task-succeeded"]
@@ -146,20 +146,20 @@ def test_lost_child_sends_one_event(lasting_site: Site, attempts: int, sent: str
     assert went == ended
 
 
-def test_lost_child_after_its_outcome_sends_that_outcome(lasting_site: Site) -> None:
-    with lasting_site.events() as events:
-        handle = lasting_site.submit("dies_after_its_end")
+def test_lost_child_after_its_outcome_sends_that_outcome(lasting_cluster: Cluster) -> None:
+    with lasting_cluster.events() as events:
+        handle = lasting_cluster.submit("dies_after_its_end")
         task_id = task_id_of(handle)
         assert handle.wait(30) is JobStatus.FINISHED
         eventually(lambda: "task-succeeded" in events.of(task_id))
     assert "task-failed" not in events.of(task_id)
 
 
-def test_job_given_back_is_shown_retried(site: Site) -> None:
-    worker = site.start(settings={"worker_soft_shutdown_timeout": 0.1})
-    path, sign = site.new_file(), site.new_file()
-    with site.events() as events:
-        handle = site.submit("until_there", str(path), str(sign))
+def test_job_given_back_is_shown_retried(cluster: Cluster) -> None:
+    worker = cluster.start(settings={"worker_soft_shutdown_timeout": 0.1})
+    path, sign = cluster.new_file(), cluster.new_file()
+    with cluster.events() as events:
+        handle = cluster.submit("until_there", str(path), str(sign))
         task_id = task_id_of(handle)
         eventually(path.exists)
         os.kill(worker.pid, signal.SIGQUIT)
@@ -167,17 +167,17 @@ def test_job_given_back_is_shown_retried(site: Site) -> None:
         assert not handle.job_running()
         eventually(lambda: state_of(events, task_id) == "RETRY")
         sign.touch()
-        site.start()
+        cluster.start()
         assert handle.wait(30) is JobStatus.FINISHED
         eventually(lambda: state_of(events, task_id) == "SUCCESS")
     assert "task-cancelled" not in events.of(task_id)
 
 
-def test_job_finished_in_soft_shutdown_is_shown_succeeded(site: Site) -> None:
-    worker = site.start(settings={"worker_soft_shutdown_timeout": 3})
-    path, sign = site.new_file(), site.new_file()
-    with site.events() as events:
-        handle = site.submit("until_there", str(path), str(sign))
+def test_job_finished_in_soft_shutdown_is_shown_succeeded(cluster: Cluster) -> None:
+    worker = cluster.start(settings={"worker_soft_shutdown_timeout": 3})
+    path, sign = cluster.new_file(), cluster.new_file()
+    with cluster.events() as events:
+        handle = cluster.submit("until_there", str(path), str(sign))
         task_id = task_id_of(handle)
         eventually(path.exists)
         os.kill(worker.pid, signal.SIGQUIT)

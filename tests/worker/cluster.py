@@ -35,7 +35,7 @@ DEFAULT_QUEUE = "celery"
 _numbers = itertools.count(1)
 
 
-class Site:
+class Cluster:
     """The servers and settings that a group of workers shares; `app` and `jobs` are the test's side."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Site:
         return (self.meta(task_id) or {}).get("status")
 
     def new_file(self) -> Path:
-        """Return a new path in the site's folder."""
+        """Return a new path in the cluster's folder."""
         return self.folder / f"lines-{next(_numbers)}"
 
     @contextmanager
@@ -177,18 +177,18 @@ class Events:
         self._thread.join(10)
 
 
-NewSite = Callable[..., Site]
+NewCluster = Callable[..., Cluster]
 
 
-def leases_until(site: Site, condition: str) -> int:
+def leases_until(cluster: Cluster, condition: str) -> int:
     """Return how many workers have a lease until a moment that the condition names."""
     counted = f"SELECT count(*) FROM jobhandle_worker WHERE lease_until > {condition}"
-    return int(execute(site.database_url, counted)[0][0])
+    return int(execute(cluster.database_url, counted)[0][0])
 
 
-def statuses(site: Site, handle: JobHandle) -> Sequence[str]:
+def statuses(cluster: Cluster, handle: JobHandle) -> Sequence[str]:
     """Return the statuses that a job went through, in order."""
-    return [str(event.status) for event in site.jobs.events(handle.job_id)]
+    return [str(event.status) for event in cluster.jobs.events(handle.job_id)]
 
 
 def _named(task: str) -> str:

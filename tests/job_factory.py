@@ -18,7 +18,7 @@ ADD = Job(task="tests.add", args=[2, 3], message="from the importer")
 HELD = Job(task="tests.add", args=[2, 3], message="from the importer", status=JobStatus.WAITING)
 
 
-class Stage:
+class JobFactory:
     """Jobs in any status, brought there by store calls, with queries for tests."""
 
     def __init__(self, database_url: str) -> None:
@@ -83,12 +83,12 @@ class Stage:
         return handle
 
 
-def age(stage: Stage, job_id: int, column: str, by: timedelta) -> None:
+def age(factory: JobFactory, job_id: int, column: str, by: timedelta) -> None:
     """Move a time of a job back."""
-    job = next(job for job in stage.jobs.find() if job.id == job_id)
+    job = next(job for job in factory.jobs.find() if job.id == job_id)
     moment = (getattr(job, column) - by).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    zone = "+00" if stage.engine.dialect.name == "postgresql" else ""
-    with stage.engine.begin() as connection:
+    zone = "+00" if factory.engine.dialect.name == "postgresql" else ""
+    with factory.engine.begin() as connection:
         connection.exec_driver_sql(
             f"UPDATE jobhandle_job SET {column} = '{moment}{zone}' WHERE id = {job_id}"
         )
