@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     Table,
     Update,
     any_,
@@ -99,6 +100,13 @@ class Executor(ABC):
         if self._read_outside is not None:
             with self._read_outside() as outside:
                 rows += outside.execute(statement)
+        return rows
+
+    def reschedule(self, due: Select[Any], due_at: Any) -> Sequence[Row[Any]]:
+        """Set `due_at` of the rows that a select finds, without those that are locked; return these rows."""
+        rows: Sequence[Row[Any]] = self.execute(due.with_for_update(skip_locked=True, key_share=True)).all()
+        if rows:
+            self.execute(update(job).where(job.c.id.in_([row.id for row in rows])).values(due_at=due_at))
         return rows
 
     @abstractmethod

@@ -21,27 +21,25 @@ from .dependencies import (
     BLOCKED,
     BY_IDS,
     BY_NEED,
-    UNSTARTED_NODE,
-    Ended,
     cancel_dependents,
-    clear_mark,
-    end_by_child,
-    finish_empty,
     is_impossible,
     make_ready,
-    select_deciding_child,
-    select_ended,
-    select_needs,
-    select_parent,
-    settle_or_select,
-    start_node,
     why_cancelled,
 )
 from .executors import MOST_PARAMETERS
+from .nodes import (
+    UNSTARTED_NODE,
+    end_by_child,
+    finish_empty,
+    select_deciding_child,
+    select_parent,
+    start_node,
+)
 from .records import PendingMessage, message_of
 from .retrying import retry_on_disconnect, untraced
 from .statements import Transition, params, select_unlocked, setting
 from .transitions import due_since
+from .unsettled import Ended, clear_mark, select_ended, select_needs, settle_or_select
 
 
 class Due(NamedTuple):
@@ -218,13 +216,9 @@ class Settling:
             .where(due_since(since), or_(job.c.unsettled, BLOCKED))
             .order_by(job.c.due_at)
             .limit(limit)
-            .with_for_update(skip_locked=True, key_share=True)
         )
         with self._database.transaction() as db:
-            rows = db.execute(due).all()
-            if rows:
-                these = job.c.id.in_([row.id for row in rows])
-                db.execute(update(job).where(these).values(due_at=clock(setting("publish_grace"))))
+            rows = db.reschedule(due, clock(setting("publish_grace")))
         return Due([row.id for row in rows if row.unsettled], [row.id for row in rows if not row.unsettled])
 
     # Each committed by itself.

@@ -80,13 +80,9 @@ class Sweep:
             select(job.c.id, job.c.task_id, job.c.task, job.c.message)
             .where(due_since(since), job.c.status_id == JobStatus.CANCELLED, job.c.unsettled.is_(False))
             .limit(limit)
-            .with_for_update(skip_locked=True, key_share=True)
         )
         with self._database.transaction() as db:
-            rows = db.execute(due).all()
-            if rows:
-                these = job.c.id.in_([row.id for row in rows])
-                db.execute(update(job).where(these).values(due_at=None))
+            rows = db.reschedule(due, None)
             return [LostJob(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows]
 
     def prune(self, older_than: timedelta) -> int:

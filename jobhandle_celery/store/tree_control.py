@@ -9,16 +9,9 @@ from ..errors import InvalidTransitionError
 from ..schema import clock, job, job_need, random_uuid
 from ..status import FINAL, UNFINISHED, JobStatus
 from .adoption import adopt_all
-from .dependencies import (
-    CHILD,
-    COUNTING_CHILDREN,
-    DEPENDENT,
-    IS_NODE,
-    NEEDED,
-    NO_UNFINISHED_CHILD,
-    in_statuses,
-)
+from .dependencies import DEPENDENT, IS_NODE, NEEDED, in_statuses
 from .executors import MOST_PARAMETERS, Executor
+from .nodes import CHILD, COUNTING_CHILDREN, NO_UNFINISHED_CHILD
 from .records import unique_hash
 from .statements import Guard, Transition, setting, status_literal
 from .transitions import (

@@ -257,13 +257,13 @@ GUARDS = [
         140,
         "a job is ready without a look at all its needs",
         "store.dependencies:make_ready",
-        (Drop(("_ALL_MET",)),),
+        (Drop(("ALL_MET",)),),
         "tests/store/test_trees.py",
     ),
     Mutant(
         141,
         "a node ends before its last child",
-        "store.dependencies:end_node",
+        "store.nodes:end_node",
         (Drop(("NO_UNFINISHED_CHILD",)),),
         "tests/store/test_trees.py",
     ),
@@ -277,7 +277,7 @@ GUARDS = [
     Mutant(
         143,
         "a node ends before an existing job has become its member",
-        "store.dependencies:end_node",
+        "store.nodes:end_node",
         (Drop(("_ALL_ADOPTED",)),),
         "tests/store/test_trees.py",
     ),
@@ -291,7 +291,7 @@ GUARDS = [
     Mutant(
         145,
         "a settle in one statement clears the mark whatever the row is by then",
-        "store.dependencies:settle_or_select",
+        "store.unsettled:settle_or_select",
         (Drop(("is_seen",), within=("is_seen", "NO_FLUSH")),),
         "tests/store/test_trees.py",
     ),

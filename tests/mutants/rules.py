@@ -203,7 +203,7 @@ RULES = [
     Mutant(
         27,
         "a settle clears the mark whatever the row is by then",
-        "store.dependencies:clear_mark",
+        "store.unsettled:clear_mark",
         (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),

@@ -1,0 +1,127 @@
+"""What a settle reads, in SQL: rows that have ended, and the needs of rows that are blocked."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Select, Update, and_, case, exists, false, null, or_, select, tuple_, update
+
+from ..schema import clock, job, job_need
+from ..status import FINAL, JobStatus
+from .dependencies import BLOCKED, BY_IDS, DEPENDENT, NEEDED, in_statuses
+from .nodes import PARENT, UNSTARTED_NODE, has_unfinished_child
+from .statements import NAMESPACE, NO_FLUSH, Guard, param, setting, status_literal
+from .transitions import MINE, WAS_SENT
+
+_DEPENDENTS = (
+    select(job_need.c.job_id)
+    .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
+    .where(job_need.c.needs_id == job.c.id, DEPENDENT.c.blocked)
+    .correlate(job)
+)
+_UNUSUAL = _DEPENDENTS.where(or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed"))
+_UNSTARTED_PARENT = (
+    select(PARENT.c.id)
+    .where(PARENT.c.id == job.c.parent_id, in_statuses(PARENT.c.status_id, UNSTARTED_NODE))
+    .correlate(job)
+)
+_IS_LAST = and_(job.c.parent_id.is_not(None), ~has_unfinished_child(job.c.parent_id))
+_IS_UNSETTLED = and_(job.c.namespace == NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
+
+NO_MARK: dict[str, Any] = {
+    "unsettled": false(),
+    "due_at": case(
+        (
+            and_(
+                job.c.status_id == status_literal(JobStatus.CANCELLED),
+                WAS_SENT,
+                job.c.revoke_reported.is_(False),
+            ),
+            clock(setting("republish_after")),
+        ),
+        else_=null(),
+    ),
+}
+"""A row that is settled: the sweep looks at it again only if its cancel is to be reported."""
+
+
+class Ended(NamedTuple):
+    """An unsettled row, and what depends on it."""
+
+    id: int
+    task_id: str
+    attempt: int
+    status: JobStatus
+    parent_id: int | None
+    started: bool
+    has_dependents: bool
+    has_unusual_dependents: bool
+    is_last: bool
+    """No sibling is unfinished."""
+    parent_is_unstarted: bool
+
+
+@cache
+def select_ended(which: Guard) -> Select[Any]:
+    """Return a select of unsettled rows, for `Ended`."""
+    return select(
+        job.c.id,
+        job.c.task_id,
+        job.c.attempt,
+        job.c.status_id,
+        job.c.parent_id,
+        job.c.started.is_not(None),
+        exists(_DEPENDENTS),
+        exists(_UNUSUAL),
+        _IS_LAST,
+        exists(_UNSTARTED_PARENT),
+    ).where(which, _IS_UNSETTLED)
+
+
+@cache
+def settle_or_select() -> Select[Any]:
+    """Return the same select of the row `id`, which is settled instead if its end changes no other row.
+
+    Most members of a group end so: the next sibling to end sees that this one has. For PostgreSQL.
+    """
+    nothing_follows = (~exists(_DEPENDENTS), ~_IS_LAST, ~exists(_UNSTARTED_PARENT))
+    # As this statement has seen it: while it waits for the row, another round of the job may have ended.
+    seen = select(job.c.id, job.c.task_id, job.c.attempt).where(MINE, _IS_UNSETTLED).subquery("seen")
+    is_seen = tuple_(job.c.id, job.c.task_id, job.c.attempt) == tuple_(*seen.c)
+    settled = (
+        update(job)
+        .where(is_seen, MINE, _IS_UNSETTLED, *nothing_follows, NO_FLUSH)
+        .values(**NO_MARK)
+        .returning(job.c.id)
+        .cte("settled")
+    )
+    return select_ended(and_(MINE, ~exists(select(settled.c.id))))
+
+
+@cache
+def clear_mark() -> Update:
+    """Return the update of a row that is settled, as it was read: a resubmit begins another round."""
+    as_read = (MINE, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
+    return update(job).where(*as_read, _IS_UNSETTLED).values(**NO_MARK)
+
+
+@cache
+def select_needs() -> Select[Any]:
+    """Return a select of the needs of the blocked rows `ids`; one row without a need if there is none."""
+    return (
+        select(
+            job.c.id,
+            job.c.kind,
+            job.c.root_id,
+            job.c.needs_when,
+            job_need.c.needs_id,
+            job_need.c.position,
+            NEEDED.c.status_id,
+            NEEDED.c.needed,
+            NEEDED.c.root_id.label("needs_root_id"),
+        )
+        .select_from(job)
+        .outerjoin(job_need, job_need.c.job_id == job.c.id)
+        .outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+        .where(BY_IDS, job.c.namespace == NAMESPACE, BLOCKED)
+        .order_by(job.c.id, job_need.c.needs_id)
+    )
