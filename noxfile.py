@@ -37,6 +37,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def ecosystem(session: nox.Session) -> None:
+    """Run jobs beside what people run around Celery."""
+    install(session, "ecosystem")
+    session.run("python", "-m", "pytest", "-m", "ecosystem", *session.posargs)
+
+
+@nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
     """Run Ruff, mypy and import-linter."""
     install(session, "test", "lint")

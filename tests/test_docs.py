@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import tomllib
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_operations_page_has_each_operation_with_its_parameters() -> None:
                 )
                 known = set(inspect.signature(function).parameters) - {"self"}
                 assert named - {"None", "False", "100"} == known, name
+
+
+def test_compatibility_page_has_the_version_of_each_tool_that_is_tested() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    pinned = dict(line.lower().split("==") for line in groups["ecosystem"] if isinstance(line, str))
+    pinned |= dict(re.findall(r"--no-deps ([\w-]+)==([\w.]+)", (ROOT / ".ci" / "run").read_text()))
+    tools = page("reference/compatibility.md").split("## Tools around Celery")[1].split("## ")[0]
+    rows = re.findall(r"^\| ([\w -]+) \| (\d[\w.]*) \|", tools, re.MULTILINE)
+    assert {name.lower(): version for name, version in rows} == pinned
 
 
 def test_errors_page_has_the_tree_of_the_code() -> None:

@@ -1,0 +1,99 @@
+"""Sessions of Flask-SQLAlchemy and SQLModel: the job joins their transaction; its message follows the commit."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlmodel
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from jobhandle_celery import Job, UnknownJobError
+from tests.shop import Shop
+
+pytestmark = pytest.mark.ecosystem
+
+ADD = Job(task="tests.add", args=[1, 2])
+
+
+@pytest.fixture
+def shop(sqlite_url: str) -> Iterator[Shop]:
+    shop = Shop(sqlite_url)
+    yield shop
+    shop.close()
+
+
+@pytest.fixture
+def flask(shop: Shop) -> Any:
+    flask = Flask("shop")
+    flask.config["SQLALCHEMY_DATABASE_URI"] = str(shop.engine.url)
+    return flask
+
+
+@pytest.fixture
+def db(flask: Any) -> Iterator[Any]:
+    """Flask-SQLAlchemy, on the database of the jobs."""
+    db = SQLAlchemy(flask)
+    yield db
+    with flask.app_context():
+        db.engine.dispose()
+
+
+def test_scoped_session_of_flask_sqlalchemy_is_joined(shop: Shop, flask: Any, db: Any) -> None:
+    class Order(db.Model):  # type: ignore[misc]  # as in its documentation
+        __tablename__ = "shop_order"
+        id = db.Column(db.Integer, primary_key=True)
+
+    handle = shop.jobs.handle(username="ann")
+    with flask.app_context():
+        db.session.add(Order(id=1))
+        handle.submit(ADD, session=db.session)
+        db.session.rollback()
+        with pytest.raises(UnknownJobError):
+            handle.attach(1)
+        db.session.add(Order(id=2))
+        job_id = handle.submit(ADD, session=db.session)
+        assert (shop.jobs.find(), shop.sent()) == ([], [])
+        db.session.commit()
+    assert [job.id for job in shop.jobs.find()] == shop.sent() == [job_id]
+    assert shop.orders() == [2]
+
+
+def test_end_of_flask_request_without_commit_submits_nothing(shop: Shop, flask: Any, db: Any) -> None:
+    """The extension removes the session at the end of the request, which rolls it back."""
+
+    @shop.app.task(name="tests.durable_add", durable=True, shared=False)  # type: ignore[untyped-decorator]
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    @flask.route("/<int:commit>")  # type: ignore[untyped-decorator]
+    def view(commit: int) -> str:
+        with shop.jobs.submitting(session=db.session):
+            add.delay(1, 2)
+        if commit:
+            db.session.commit()
+        return "done"
+
+    client = flask.test_client()
+    assert client.get("/0").text == "done"
+    assert (shop.jobs.find(), shop.sent()) == ([], [])
+    assert client.get("/1").text == "done"
+    assert [job.id for job in shop.jobs.find()] == shop.sent() == [1]
+
+
+def test_session_of_sqlmodel_is_joined(shop: Shop) -> None:
+    handle = shop.jobs.handle()
+    with sqlmodel.Session(shop.engine) as session:
+        shop.order(session, 1)
+        handle.submit(ADD, session=session)
+        session.rollback()
+    with sqlmodel.Session(shop.engine) as session:
+        shop.order(session, 2)
+        with session.begin_nested() as savepoint:
+            handle.submit(ADD, session=session)
+            savepoint.rollback()
+        job_id = handle.submit(ADD, session=session)
+        assert shop.sent() == []
+        session.commit()
+    assert [job.id for job in shop.jobs.find()] == shop.sent() == [job_id]
+    assert shop.orders() == [2]
