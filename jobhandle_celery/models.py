@@ -12,7 +12,7 @@ from .status import JobStatus
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job ended in Error: text only, never a pickled exception."""
+    """Why a job ended in Error: text and JSON, never a pickled exception."""
 
     kind: str
     """``"task"`` if the body raised; ``"system"`` if its worker was lost or a time limit ended it."""
@@ -21,6 +21,10 @@ class Failure:
     message: str
     traceback: str = ""
     """As Python prints it; empty when there is none, as for a lost worker."""
+    path: str = ""
+    """Where the exception's class is defined, e.g. ``"shop.models:Order.DoesNotExist"``; empty if unknown."""
+    args: Sequence[Any] | None = field(default=None, hash=False, repr=False)
+    """The exception's arguments; None if they are not JSON, or have more than 10,000 characters of it."""
 
 
 @dataclass(frozen=True)

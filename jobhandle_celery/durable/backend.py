@@ -10,7 +10,8 @@ from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.states import PENDING, READY_STATES
 
 from ..runtime import Runtime, runtime_of
-from .meta import meta_of
+from ..status import JobStatus
+from .meta import failure_of_member, meta_of
 
 
 class JobBackend(BaseBackend):
@@ -33,10 +34,16 @@ class JobBackend(BaseBackend):
 
     def meta_of_job(self, job_id: int | None) -> dict[str, Any]:
         """Return a job as Celery's result backends describe a task; PENDING if there is no row."""
-        record = None
-        if job_id is not None:
-            record = self._runtime.submitter.flushed_store().queries.job(job_id)
-        return {"status": PENDING, "result": None} if record is None else meta_of(record)
+        queries = self._runtime.submitter.flushed_store().queries
+        record = None if job_id is None else queries.job(job_id)
+        if record is None:
+            return {"status": PENDING, "result": None}
+        meta = meta_of(record)
+        if record.kind is not None and record.status is JobStatus.ERROR:
+            member, in_header = queries.failed_member(record)
+            if member is not None:
+                meta |= failure_of_member(record.id, member, in_header=in_header)
+        return meta
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """Return a task as it is now: a job that has ended may have been resubmitted."""

@@ -1,12 +1,14 @@
 """Translates the row of a job into what Celery's result backends say of a task."""
 
 import builtins
+import sys
+from functools import lru_cache
 from typing import Any
 
 from billiard import exceptions as billiard_errors
 from celery import exceptions as celery_errors
 from celery import states
-from celery.exceptions import Retry, TaskRevokedError
+from celery.exceptions import ChordError, Retry, TaskRevokedError
 
 from ..errors import JobFailedError
 from ..models import Failure, JobRecord
@@ -48,8 +50,7 @@ def meta_of(job: JobRecord) -> dict[str, Any]:
         case JobStatus.FINISHED:
             meta["result"] = job.result
         case JobStatus.ERROR:
-            failure = job.error or Failure("task", "Error", job.message)
-            meta |= {"result": exception_of(job.id, failure), "traceback": failure.traceback or None}
+            meta |= _failure_of(job)
         case JobStatus.CANCELLED:
             meta["result"] = TaskRevokedError(job.message or "revoked")
         case JobStatus.REQUEUED:
@@ -64,33 +65,67 @@ def meta_of(job: JobRecord) -> dict[str, Any]:
     return meta
 
 
-def exception_of(job_id: int, failure: Failure) -> JobFailedError:
-    """Return the exception of a failed job: a `JobFailedError`, and of a standard class what that is, too.
+def _failure_of(job: JobRecord) -> dict[str, Any]:
+    failure = job.error or Failure("task", "Error", job.message)
+    return {"result": exception_of(job.id, failure), "traceback": failure.traceback or None}
 
-    A row has the name of an exception's class, not its module; so that of an own class is `JobFailedError`
-    alone.
+
+def failure_of_member(node_id: int, member: JobRecord, *, in_header: bool) -> dict[str, Any]:
+    """Return what the result backends have of a chain or chord whose member failed.
+
+    That is the member's own exception, of a chord whose header failed Celery's `ChordError`.
     """
-    for module in (builtins, celery_errors, billiard_errors):
-        kind = getattr(module, failure.type, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            try:
-                error: JobFailedError = _both(kind)(job_id, failure)
-                return error
-            except TypeError:  # a class whose objects need more than a message
-                break
-    return JobFailedError(job_id, failure)
+    meta = _failure_of(member)
+    if in_header:
+        text = f"Dependency {member.task_id} raised {meta['result']!r}"
+        chord = Failure("system", ChordError.__name__, text, meta["traceback"] or "")
+        meta["result"] = exception_of(node_id, chord)
+    return meta
 
 
+def exception_of(job_id: int, failure: Failure) -> JobFailedError:
+    """Return the exception of a failed job: a `JobFailedError`, and of the class that the body raised, too.
+
+    As Celery's result backends, of a class in a module that this process has imported, and made from the
+    arguments of the raised one. If that is not possible, it is a `JobFailedError` alone.
+    """
+    args = (failure.message,) if failure.args is None else failure.args
+    try:
+        kind = _class_of(failure)
+        error: JobFailedError = _both(kind).__new__(_both(kind), *args)
+        kind.__init__(error, *args)
+        error.job_id, error.failure = job_id, failure
+    except Exception:  # it is the user's code: a class that cannot be derived, or needs other arguments
+        return JobFailedError(job_id, failure)
+    return error
+
+
+def _class_of(failure: Failure) -> Any:
+    """Return the class of an exception.
+
+    Raises:
+        LookupError: it is not imported, or is no exception that a body may raise.
+    """
+    if failure.path:
+        module, _, names = failure.path.partition(":")
+        places = [(sys.modules.get(module), names)]
+    else:
+        places = [(module, failure.type) for module in (builtins, celery_errors, billiard_errors)]
+    for place, names in places:
+        found: Any = place
+        for name in names.split("."):
+            found = getattr(found, name, None)
+        if isinstance(found, type) and issubclass(found, Exception):
+            return found
+    raise LookupError(failure.type)
+
+
+@lru_cache(maxsize=1000)
 def _both(kind: type[Exception]) -> Any:
-    return type(kind.__name__, (JobFailedError, kind), _OF_BOTH)
-
-
-def _printed(error: JobFailedError) -> str:
-    return Exception.__str__(error)  # some classes print their arguments otherwise
+    own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__reduce__": _reduced}
+    metaclass: Any = type(kind)
+    return metaclass(kind.__name__, (JobFailedError, kind), own)
 
 
 def _reduced(error: Any) -> tuple[Any, ...]:
     return exception_of, (error.job_id, error.failure)
-
-
-_OF_BOTH = {"__module__": __name__, "__reduce__": _reduced, "__str__": _printed}

@@ -23,8 +23,8 @@ _SIGNALS = (None, "TERM", "SIGTERM", 15)
 class JobResult(_AnyResult):
     """The result of a durable task: an `AsyncResult` that reads the row of its job.
 
-    It needs no result backend. A failed job's exception is a `JobFailedError`; if its task raised a standard
-    exception of Python, Celery or billiard, it is of that class as well.
+    It needs no result backend. A failed job's exception is a `JobFailedError`, and of the class that its task
+    raised as well, if this process has imported that.
     """
 
     backend: JobBackend

@@ -123,7 +123,7 @@ def end_node(outcome: JobStatus) -> Transition:
 def select_deciding_child() -> Select[Any]:
     """Return a select of the child that decides the outcome of the node `id`; no row: all have finished."""
     return (
-        select(CHILD.c.id, CHILD.c.task, CHILD.c.kind, CHILD.c.status_id, CHILD.c.message)
+        select(CHILD.c.id, CHILD.c.task, CHILD.c.kind, CHILD.c.status_id, CHILD.c.message, CHILD.c.position)
         .where(
             CHILD.c.parent_id == param(job.c.id),
             CHILD.c.position.is_not(None),

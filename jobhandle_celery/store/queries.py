@@ -11,6 +11,7 @@ from ..schema import clock, job, job_event, job_need
 from ..status import FINAL, JobStatus
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
+from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection, to_event, to_job
 from .retrying import retry_on_disconnect, untraced
 from .snapshots import Node, count_members, in_tree_order, to_jobs
@@ -58,6 +59,23 @@ class Queries:
         with self._database.autocommit() as db:
             rows = db.execute(select(job).where(job.c.root_id == root_id)).all()
             return to_jobs(db, in_tree_order(rows, job_id))
+
+    @retry_on_disconnect
+    def failed_member(self, node: JobRecord) -> tuple[JobRecord | None, bool]:
+        """Return the task by which a node ended in Error, and whether it is in the header of a chord.
+
+        None: no member is in Error any more.
+        """
+        job_id, kind, in_header = node.id, node.kind, False
+        while kind is not None:
+            with self._database.autocommit() as db:
+                child = db.execute(select_deciding_child(), params(id=job_id)).first()
+            if child is None or child.status_id is not JobStatus.ERROR:
+                return None, False
+            in_header = in_header or (kind == "chord" and child.position == 0)
+            job_id, kind = child.id, child.kind
+        row = self._row(job, job_id, None)
+        return None if row is None else to_job(row), in_header
 
     @retry_on_disconnect
     def status(self, job_id: int, username: str | None = None) -> JobStatus | None:

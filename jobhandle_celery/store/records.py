@@ -313,7 +313,8 @@ def unique_hash(namespace: str, username: str | None, unique_key: str | None) ->
 
 def encode_failure(failure: Failure) -> str:
     """Return a failure as the text that its column holds."""
-    return json.dumps(vars(failure))
+    args = None if failure.args is None else serialization.encode(failure.args)
+    return json.dumps(vars(failure) | {"args": args})
 
 
 def to_job(row: Row[Any]) -> JobRecord:
@@ -334,7 +335,7 @@ def to_job(row: Row[Any]) -> JobRecord:
         # A position counts the results of what it needs, too, and these are not among its arguments.
         sensitive=tuple(shifted(sensitive)) if row.needs_when else sensitive,
         result=read_column(row, "result", serialization.decode),
-        error=read_column(row, "error", _failure, (Failure, NoneType), _unreadable_failure),
+        error=read_column(row, "error", to_failure, (Failure, NoneType), _unreadable_failure),
         progress=to_progress(row),
         when=row.needs_when or JobRecord.when,
     )
@@ -379,8 +380,12 @@ def _from_routing(routing: str | None) -> tuple[tuple[str | int, ...], dict[str,
     return tuple(decoded.get("sensitive", ())), dict(decoded.get("headers") or {})
 
 
-def _failure(error: str | None) -> Failure | None:
-    return Failure(**json.loads(error)) if error else None
+def to_failure(error: str | None) -> Failure | None:
+    """Return the failure of the text that its column holds."""
+    if not error:
+        return None
+    failure = json.loads(error)
+    return Failure(**failure | {"args": serialization.decode(failure.get("args"))})
 
 
 def _unreadable_failure(unreadable: Unreadable) -> Failure:

@@ -1,5 +1,6 @@
 """Step 3 of running a job: the outcome of a run, from how its body ended and what it requested."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..broker.task_signatures import retry_record
 from ..errors import StopRequested, shown
 from ..models import Failure
 from ..runtime import runtime_of
-from ..serialization import clip_message, clip_traceback, storable
+from ..serialization import MESSAGE_LIMIT, clip_message, clip_traceback, storable
 from ..store import Run
 from .current_run import CurrentRun, ResultError
 from .outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
@@ -113,24 +114,46 @@ def failure_of(error: BaseException, traceback: str = "") -> Failure:
     if isinstance(error, SoftTimeLimitExceeded):
         return time_limit_failure(error, clip_traceback(traceback))
     name, message = type(error).__name__, printed(error)
+    module, place, args = type(error).__module__, type(error).__qualname__, error.args
     if isinstance(error, UnpickleableExceptionWrapper):
         # Celery has replaced the raised error by it.
         name = error.exc_cls_name or name
         message = ", ".join(map(printed, error.exc_args or ()))
-    return Failure("task", storable(name), clip_message(message), clip_traceback(traceback))
+        module, place, args = error.exc_module or "", name, error.exc_args or ()
+    return Failure(
+        "task",
+        storable(name),
+        clip_message(message),
+        clip_traceback(traceback),
+        storable(f"{module}:{place}"),
+        _arguments(args),
+    )
 
 
 def failure_of_state(meta: Any) -> Failure:
     """Return the failure of a body that set its state to FAILURE; `meta` is in Celery's form, or any."""
     if isinstance(meta, BaseException):
         return failure_of(meta)
-    name, message = states.FAILURE, meta
+    name, message, path, args = states.FAILURE, meta, "", None
     if isinstance(meta, dict):
         name, message = meta.get("exc_type") or name, meta.get("exc_message", meta)
-    if isinstance(message, (list, tuple)):  # the arguments of the exception
+        if meta.get("exc_module"):
+            path = storable(f"{printed(meta['exc_module'])}:{printed(name)}")
+    if isinstance(message, (list, tuple)):
+        args = _arguments(message)
         message = ", ".join(map(printed, message))
     words = f"the task set the state {states.FAILURE}" if message is None else printed(message)
-    return Failure("task", storable(printed(name)), clip_message(words))
+    return Failure("task", storable(printed(name)), clip_message(words), path=path, args=args)
+
+
+def _arguments(args: Sequence[Any]) -> list[Any] | None:
+    """Return the arguments of an exception as JSON gives them back; None if they cannot be kept."""
+    try:
+        encoded = serialization.encode(args)
+        kept: list[Any] = serialization.decode(encoded)
+    except serialization.NotStorableError:
+        return None
+    return kept if len(encoded) <= MESSAGE_LIMIT and not serialization.holds_nul(encoded) else None
 
 
 def time_limit_failure(error: SoftTimeLimitExceeded | TimeLimitExceeded, traceback: str = "") -> Failure:

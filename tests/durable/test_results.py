@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from billiard.exceptions import SoftTimeLimitExceeded, WorkerLostError
 from celery import chain, chord, states
 from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import ImproperlyConfigured, Retry, TaskRevokedError, TimeoutError
@@ -14,14 +13,13 @@ from celery.result import AsyncResult, GroupResult, ResultSet, denied_join_resul
 
 from jobhandle_celery import (
     DatabaseUnavailableError,
-    Failure,
     JobFailedError,
     JobResult,
     JobStatus,
     UnknownJobError,
     ValidationError,
 )
-from jobhandle_celery.durable.meta import STATES, exception_of
+from jobhandle_celery.durable.meta import STATES
 from tests.durable.service import make_service
 from tests.job_factory import JobFactory
 
@@ -186,29 +184,6 @@ def test_result_of_a_chain_is_its_last_and_its_children_are_its_members(app: Any
     result = canvas.delay()
     assert result.get(timeout=60) == 6
     assert [child.get(timeout=60) for child in result.children] == [3, 6]
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("KeyError", KeyError),
-        ("OSError", OSError),
-        ("SoftTimeLimitExceeded", SoftTimeLimitExceeded),
-        ("WorkerLostError", WorkerLostError),
-        ("UnicodeDecodeError", JobFailedError),  # needs more than a message
-        ("SystemExit", JobFailedError),
-        ("PaymentDeclined", JobFailedError),
-        ("print", JobFailedError),
-    ],
-)
-def test_exception_is_of_the_class_of_the_task(name: str, expected: type[Exception]) -> None:
-    failure = Failure("task", name, "why", "Traceback")
-    error = exception_of(7, failure)
-    assert isinstance(error, expected)
-    assert isinstance(error, JobFailedError)
-    assert str(error) == f"job 7 failed: {name}: why"
-    again = pickle.loads(pickle.dumps(error))
-    assert (type(again).__mro__[1:], again.job_id, again.failure) == (type(error).__mro__[1:], 7, failure)
 
 
 def test_unavailable_database_is_an_error() -> None:
