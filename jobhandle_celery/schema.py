@@ -1,4 +1,4 @@
-"""The tables and their column types, and the database's clock in SQL.
+"""The tables, and the database's clock in SQL.
 
 The tables share a database with those of an application, so every name has the prefix ``jobhandle_``.
 `metadata` is public: a foreign key may refer to ``jobhandle_job.id`` (with ``ondelete="SET NULL"`` or
@@ -6,7 +6,7 @@ The tables share a database with those of an application, so every name has the 
 target.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -14,8 +14,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    DateTime,
-    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -33,8 +31,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator
 
+from .column_types import MysqlLongText, Name, Status, UtcDateTime
 from .status import JobStatus
 
 VERSION_TABLE = "jobhandle_schema_version"
@@ -42,84 +40,6 @@ VERSION_TABLE = "jobhandle_schema_version"
 
 NAME_LENGTH = 255
 """Characters in the name of a task, a user, a group, a queue, a worker, and in a unique key."""
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC datetimes, to the microsecond, on every database; a naive value is refused.
-
-    SQLite and MariaDB return naive values even for a column with a time zone.
-    """
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Return the column type: MySQL's DATETIME has no fraction unless asked for."""
-        if dialect.name in ("mysql", "mariadb"):
-            return dialect.type_descriptor(_mysql().DATETIME(fsp=6))
-        return dialect.type_descriptor(DateTime(timezone=True))
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse a naive time; store UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise TypeError(f"{value!r} has no time zone")
-        value = value.astimezone(UTC)
-        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Status(TypeDecorator[JobStatus]):
-    """A `JobStatus` by its id in ``jobhandle_job_status``."""
-
-    impl = SmallInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: JobStatus | None, dialect: Dialect) -> int | None:
-        """Store the id."""
-        return None if value is None else JobStatus(value).id
-
-    def process_result_value(self, value: int | None, dialect: Dialect) -> JobStatus | None:
-        """Return the status."""
-        return None if value is None else JobStatus.from_id(value)
-
-
-class Name(TypeDecorator[str]):
-    """Text that is compared exactly: to MariaDB's default collations ANN, änn and "ann " equal ann."""
-
-    impl = String
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Return the column type, on MariaDB with a collation that compares bytes."""
-        length: int = self.impl_instance.length  # type: ignore[attr-defined]  # String's
-        if dialect.name not in ("mysql", "mariadb"):
-            return dialect.type_descriptor(String(length))
-        return dialect.type_descriptor(_mysql().VARCHAR(length, collation="utf8mb4_nopad_bin"))
-
-
-class MysqlLongText(TypeDecorator[str]):
-    """Text of any length and character: MariaDB's TEXT ends at 64 KiB, and may be latin1."""
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Return the column type."""
-        return dialect.type_descriptor(_mysql().LONGTEXT(collation="utf8mb4_nopad_bin"))
-
-
-def _mysql() -> Any:
-    # Imported only where it is used: it imports the dialects of all its drivers.
-    from sqlalchemy.dialects import mysql
-
-    return mysql
 
 
 class clock(FunctionElement[datetime]):
@@ -319,53 +239,23 @@ job = Table(
     sqlite_autoincrement=True,
 )
 
-Index(
-    "jobhandle_job_due_index",
-    job.c.namespace,
-    job.c.due_at,
-    postgresql_where=job.c.due_at.is_not(None),
-    sqlite_where=job.c.due_at.is_not(None),
-)
-Index(
-    "jobhandle_job_worker_uid_index",
-    job.c.worker_uid,
-    postgresql_where=job.c.worker_uid.is_not(None),
-    sqlite_where=job.c.worker_uid.is_not(None),
-)
+
+def _not_null(column: Column[Any]) -> dict[str, Any]:
+    """Return the options of a partial index, of the rows in which a column has a value."""
+    return {f"{dialect}_where": column.is_not(None) for dialect in ("postgresql", "sqlite")}
+
+
+Index("jobhandle_job_due_index", job.c.namespace, job.c.due_at, **_not_null(job.c.due_at))
+Index("jobhandle_job_worker_uid_index", job.c.worker_uid, **_not_null(job.c.worker_uid))
 Index("jobhandle_job_status_index", job.c.namespace, job.c.status_id, job.c.id)
 # Not a constraint, and with a condition: else PostgreSQL counts the column among those that a foreign key may
 # refer to, and the end of a job waits for every transaction that has locked the row by a foreign key.
-Index(
-    "jobhandle_job_unique_hash_key",
-    job.c.unique_hash,
-    unique=True,
-    postgresql_where=job.c.unique_hash.is_not(None),
-    sqlite_where=job.c.unique_hash.is_not(None),
-)
+Index("jobhandle_job_unique_hash_key", job.c.unique_hash, unique=True, **_not_null(job.c.unique_hash))
 # A user's jobs, newest first. None of its columns changes after the insert.
-Index(
-    "jobhandle_job_user_index",
-    job.c.namespace,
-    job.c.username,
-    job.c.id,
-    postgresql_where=job.c.username.is_not(None),
-    sqlite_where=job.c.username.is_not(None),
-)
-
+Index("jobhandle_job_user_index", job.c.namespace, job.c.username, job.c.id, **_not_null(job.c.username))
 # The members of a tree; and of them the unfinished children of a node, however many have finished.
-Index(
-    "jobhandle_job_root_index",
-    job.c.root_id,
-    postgresql_where=job.c.root_id.is_not(None),
-    sqlite_where=job.c.root_id.is_not(None),
-)
-Index(
-    "jobhandle_job_parent_index",
-    job.c.parent_id,
-    job.c.status_id,
-    postgresql_where=job.c.parent_id.is_not(None),
-    sqlite_where=job.c.parent_id.is_not(None),
-)
+Index("jobhandle_job_root_index", job.c.root_id, **_not_null(job.c.root_id))
+Index("jobhandle_job_parent_index", job.c.parent_id, job.c.status_id, **_not_null(job.c.parent_id))
 
 job_need = Table(
     "jobhandle_job_need",

@@ -29,7 +29,8 @@ from sqlalchemy import (
     update,
 )
 
-from ..schema import NAME_LENGTH, Name, UtcDateTime, clock, job, job_need
+from ..column_types import Name, UtcDateTime
+from ..schema import NAME_LENGTH, clock, job, job_need
 from ..status import JobStatus
 from .records import PendingMessage
 from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event

@@ -24,7 +24,8 @@ from sqlalchemy import (
     update,
 )
 
-from ..schema import Status, clock, job, job_event
+from ..column_types import Status
+from ..schema import clock, job, job_event
 from ..settings import Settings
 from ..status import JobStatus
 

@@ -29,8 +29,9 @@ from sqlalchemy import (
     update,
 )
 
+from jobhandle_celery.column_types import UtcDateTime
 from jobhandle_celery.models import Failure
-from jobhandle_celery.schema import UtcDateTime, clock, job, job_event, sweep, worker
+from jobhandle_celery.schema import clock, job, job_event, sweep, worker
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import (

@@ -20,8 +20,9 @@ from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import StatementError
 
 from jobhandle_celery import Job, migrations
+from jobhandle_celery.column_types import UtcDateTime
 from jobhandle_celery.errors import DatabaseRefusedError, SchemaError
-from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, UtcDateTime, job, job_status, metadata
+from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, job, job_status, metadata
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Database, Run, engine_maker
 from tests.store.harness import TASK, Harness, new_job
