@@ -19,7 +19,7 @@ from jobhandle_celery.cli.formatting import format_arguments, to_json
 from jobhandle_celery.models import Unreadable
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job as job_table
-from jobhandle_celery.store import records
+from jobhandle_celery.store import decoding
 from jobhandle_celery.worker.message_guard import DEEPEST, MessageRefused
 from tests.in_process import become_worker, message_of, run
 
@@ -188,7 +188,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
     app: Any, database_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A record marks unreadable values as such, on each page that has it; logged once (fault 41)."""
-    monkeypatch.setattr(records, "_reported", set())
+    monkeypatch.setattr(decoding, "_reported", set())
     ids = app.jobs.submit_many([Job(task="nobody.knows", args=["good"], kwargs={"b": 1}) for _ in range(3)])
     spoilt = ids[1]
     engine = create_engine(database_url)

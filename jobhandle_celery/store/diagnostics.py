@@ -14,9 +14,9 @@ from ..schema import clock, job, job_event, job_need, statement_clock, worker
 from ..status import UNFINISHED, JobStatus
 from .connections import durability
 from .database import Database
+from .decoding import read_column, to_event
 from .executors import Executor
 from .pages import recent
-from .records import read_column, to_event
 from .retrying import retry_on_disconnect
 from .snapshots import TREE_COLUMNS, TreeRow, in_tree_order, to_jobs, to_tree_row
 from .statements import NAMESPACE, Guard

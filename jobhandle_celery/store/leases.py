@@ -8,8 +8,9 @@ from ..schema import clock, job, worker
 from ..schema import sweep as sweep_table
 from ..status import JobStatus
 from .database import Database
+from .decoding import to_progress
 from .executors import Executor
-from .records import LostJob, RunSnapshot, Worker, to_progress
+from .records import LostJob, RunSnapshot, Worker
 from .recovery import recover_lost
 from .retrying import retry_on_disconnect, untraced
 from .statements import NAMESPACE, Guard, ago, setting

@@ -10,9 +10,10 @@ from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, job_need
 from ..status import FINAL, JobStatus
 from .database import Database
+from .decoding import to_event, to_job
 from .executors import MOST_PARAMETERS, Executor
 from .nodes import select_deciding_child
-from .records import EVERYTHING, Selection, to_event, to_job
+from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect, untraced
 from .snapshots import Node, count_members, in_tree_order, to_jobs
 from .statements import param, params, status_literal

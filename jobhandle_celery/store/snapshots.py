@@ -11,8 +11,8 @@ from .. import serialization
 from ..models import JobRecord, Progress, Unreadable
 from ..schema import job, job_need
 from ..status import JobStatus
+from .decoding import to_job, to_progress
 from .executors import MOST_PARAMETERS, Executor
-from .records import to_job, to_progress
 from .statements import status_literal
 from .tree_results import results_of
 

@@ -15,8 +15,8 @@ from ..schema import clock, job, job_event, worker
 from ..schema import sweep as sweep_table
 from ..status import FINAL, STARTABLE, UNFINISHED, JobStatus
 from .database import Database
+from .decoding import to_job
 from .pages import moment, recent
-from .records import to_job
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE
 from .transitions import IS_TASK

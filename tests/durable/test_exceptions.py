@@ -14,7 +14,8 @@ from celery.exceptions import ChordError
 
 from jobhandle_celery import Failure, JobFailedError
 from jobhandle_celery.durable.meta import exception_of
-from jobhandle_celery.store.records import encode_failure, to_failure
+from jobhandle_celery.store.decoding import to_failure
+from jobhandle_celery.store.records import encode_failure
 from jobhandle_celery.worker.decision import failure_of, failure_of_state
 from tests.durable.service import make_service
 
