@@ -1,14 +1,17 @@
-"""Identifies a message as that of a job, by a header and a content type of its own.
+"""The headers of a job's message: the one that identifies it, with a content type, and custom ones.
 
 The content type keeps a worker without `Jobs` from running a job unclaimed: its consumer rejects types that
 ``accept_content`` does not list, and kombu has no decoder for it. A worker with `Jobs` replaces it by the
 type that Celery knows once the message has passed the checks before the claim (see message_guard).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .. import serialization
+from ..errors import ValidationError
 from ..redaction import shifted
+from .dry_run import UnsentMessage
 
 HEADER = "jobhandle"
 """The header that identifies a job: ``{"id": 42, "attempt": 1}``.
@@ -32,6 +35,11 @@ PLAIN_CONTENT_TYPES = {
     "application/data": "application/data",
 }
 """The content types that a job's message may have, and those that Celery decodes once it is checked."""
+
+CELERY_HEADERS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "shadow")
+"""Headers of Celery that a signal handler may change. The row keeps them apart from custom headers."""
+_RESERVED_HEADERS = {"id", "task", "eta", "expires", "retries"}
+"""Headers that name the task of a message, or its times: neither a handler nor a caller may set them."""
 
 
 def job_headers(
@@ -122,3 +130,25 @@ def node_of(context: Any) -> tuple[int, bool] | None:
 def _header_in(headers: Any) -> dict[str, Any]:
     header = headers.get(HEADER) if isinstance(headers, dict) else None
     return header if isinstance(header, dict) else {}
+
+
+# Those of callers and of handlers of publish signals.
+
+
+def custom_headers(message: UnsentMessage) -> dict[str, Any]:
+    """Return the headers of a message that Celery itself does not give it."""
+    changed = message.changed_headers
+    return checked_headers({name: changed[name] for name in changed if name not in CELERY_HEADERS})
+
+
+def checked_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return custom headers without this library's, which a task may have passed on.
+
+    Raises:
+        ValidationError: they are no JSON, or one of them is reserved.
+    """
+    custom = {name: value for name, value in headers.items() if name != HEADER}
+    for name in _RESERVED_HEADERS & custom.keys():
+        raise ValidationError("headers", name, "other names: this one names the task, or its times")
+    serialization.encode_given("headers", custom)
+    return custom

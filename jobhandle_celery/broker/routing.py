@@ -25,7 +25,7 @@ from ..models import CheckedJob
 from ..redaction import HIDDEN, masked, resolved
 from . import publish_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
-from .headers import HEADER
+from .headers import CELERY_HEADERS, checked_headers, custom_headers
 from .publish_options import parse_moment
 from .queue_declarations import described
 
@@ -34,10 +34,6 @@ _ROUTE_OPTIONS = ("queue", "priority", "route_name", *sorted(publish_options.ROU
 _SENT_OPTIONS = ("serializer", "ignore_result")
 """Further options of the route of a call of `Celery.send_task`, in which a task's attributes are options."""
 _DESCRIPTION = ("headers", "ignore_result", "argsrepr", "kwargsrepr", "reply_to")
-_CELERY_HEADERS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "shadow")
-"""Headers of Celery that a signal handler may change. The row keeps them apart from custom headers."""
-_RESERVED_HEADERS = {"id", "task", "eta", "expires", "retries"}
-"""Headers that name the task of a message, or its times: neither a handler nor a caller may set them."""
 
 ROUTE_LIMIT = 1_000
 """Routes that are cached: callers may invent queue names without end."""
@@ -196,7 +192,7 @@ class Routing:
             **{name: sent[name] for name in ("shadow",) if sent.get(name)},
             **({} if tree is not None else placed),
             **{name: given[name] for name in ("argsrepr", "kwargsrepr") if name in given},
-            **{name: changed[name] for name in _CELERY_HEADERS if name in changed},
+            **{name: changed[name] for name in CELERY_HEADERS if name in changed},
             "headers": custom_headers(message),
         }
         if sent.get("reply_to") != self._app.thread_oid:
@@ -366,25 +362,6 @@ def without_tree(options: str) -> tuple[str, Mapping[str, Any]]:
         return options, {}
     tree, end = json.JSONDecoder().raw_decode(options, len(_TREE_FIRST))
     return "{" + options[end:].removeprefix(", "), tree
-
-
-def custom_headers(message: UnsentMessage) -> dict[str, Any]:
-    """Return the headers of a message that Celery itself does not give it."""
-    changed = message.changed_headers
-    return checked_headers({name: changed[name] for name in changed if name not in _CELERY_HEADERS})
-
-
-def checked_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return custom headers without this library's, which a task may have passed on.
-
-    Raises:
-        ValidationError: they are no JSON, or one of them is reserved.
-    """
-    custom = {name: value for name, value in headers.items() if name != HEADER}
-    for name in _RESERVED_HEADERS & custom.keys():
-        raise ValidationError("headers", name, "other names: this one names the task, or its times")
-    serialization.encode_given("headers", custom)
-    return custom
 
 
 def _delivery_mode(given: Any) -> int:

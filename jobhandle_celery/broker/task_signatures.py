@@ -11,8 +11,9 @@ from ..errors import ApiUsageError, shown
 from ..models import Job
 from . import publish_options
 from .dry_run import has_signal_handlers
+from .headers import custom_headers
 from .publish_options import OF_JOB, ROUTE, parse_moment
-from .routing import Routing, custom_headers
+from .routing import Routing
 from .signatures import ROUTE_NAME
 
 _MAPS = ("celery.map", "celery.starmap")
