@@ -17,7 +17,8 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import serialization, validation
 from .background import BackgroundQueue
-from .broker.canvas import Member, Plan, is_tree, located, plan, plan_canvas, plan_with_callbacks
+from .broker.canvas import is_tree, plan, plan_canvas, plan_with_callbacks
+from .broker.plans import Member, Plan, located
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing

@@ -16,56 +16,13 @@ from .. import validation
 from ..errors import ValidationError
 from ..models import Job, JobRecord
 from . import publish_options, signatures
+from .plans import Member, Plan, located
 from .signatures import CHAIN, CHORD, GROUP, Sig
 from .task_signatures import as_job, task_job
 
 MOST_DEPTH = 50
 """Levels of a tree. The end of a member is settled level by level, and results are read as nested lists,
 which Celery and JSON limit to some hundreds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A row to be: a job, or the chain, group or chord that is the parent of others."""
-
-    job: Job
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Further message options of its signature."""
-    kind: str | None = None
-    """``"chain"``, ``"group"`` or ``"chord"``; None: a task."""
-    parent: int | None = None
-    """Index of its parent."""
-    position: int | None = None
-    """Its place among its parent's members; None: a callback, or it has no parent."""
-    depth: int = 0
-    needs: tuple[tuple[int, int | None], ...] = ()
-    """Indexes of what must have ended before it, with the places of their results among its arguments."""
-    after: tuple[int, ...] = ()
-    """Ids of existing jobs that must have ended before it."""
-    when: str | None = None
-    """How they must have ended; None: it has no needs."""
-    relative: bool = False
-    """Its times count from the end of its needs, as Celery's do; those of a `Job` from the submit."""
-    caller: int | None = None
-    """Index of the task in which Celery would publish it; None: the submitter's."""
-    group: int | None = None
-    """Stands for its group id: the index of a group, or of the task whose callbacks form one."""
-    group_index: int | None = None
-    where: str = ""
-    """Its place in the canvas, for errors; empty outside of one."""
-    task_id: str | None = None
-    """Celery's id of the task; None: a new one."""
-    task_id_given: bool = False
-    """The caller has chosen that id."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Rows to be, parents and needs before those that depend on them."""
-
-    members: Sequence[Member]
-    roots: Sequence[int]
-    """For each thing given, the index of its row: of a canvas that of the root."""
 
 
 def is_tree(given: object) -> bool:
@@ -402,12 +359,3 @@ class _Planner:
             parts.append(part)
             parent, position = node.parent, node.position
         return "".join(f"{part}, " for part in reversed(parts))
-
-
-def located(error: ValidationError, where: str) -> ValidationError:
-    """Return an error that names the member of a canvas, once."""
-    if not where or hasattr(error, "where"):
-        return error
-    error.args = (f"{error.args[0]} (in {where})",)
-    vars(error)["where"] = where
-    return error

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from .canvas import Member
+from .plans import Member
 
 
 class TreeIds:

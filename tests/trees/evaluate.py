@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobhandle_celery.broker.canvas import Member, Plan
+from jobhandle_celery.broker.plans import Member, Plan
 
 
 @dataclass

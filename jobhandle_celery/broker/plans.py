@@ -1,0 +1,61 @@
+"""The rows that a canvas becomes, before they have Celery's ids and routes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ValidationError
+from ..models import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A row to be: a job, or the chain, group or chord that is the parent of others."""
+
+    job: Job
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further message options of its signature."""
+    kind: str | None = None
+    """``"chain"``, ``"group"`` or ``"chord"``; None: a task."""
+    parent: int | None = None
+    """Index of its parent."""
+    position: int | None = None
+    """Its place among its parent's members; None: a callback, or it has no parent."""
+    depth: int = 0
+    needs: tuple[tuple[int, int | None], ...] = ()
+    """Indexes of what must have ended before it, with the places of their results among its arguments."""
+    after: tuple[int, ...] = ()
+    """Ids of existing jobs that must have ended before it."""
+    when: str | None = None
+    """How they must have ended; None: it has no needs."""
+    relative: bool = False
+    """Its times count from the end of its needs, as Celery's do; those of a `Job` from the submit."""
+    caller: int | None = None
+    """Index of the task in which Celery would publish it; None: the submitter's."""
+    group: int | None = None
+    """Stands for its group id: the index of a group, or of the task whose callbacks form one."""
+    group_index: int | None = None
+    where: str = ""
+    """Its place in the canvas, for errors; empty outside of one."""
+    task_id: str | None = None
+    """Celery's id of the task; None: a new one."""
+    task_id_given: bool = False
+    """The caller has chosen that id."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows to be, parents and needs before those that depend on them."""
+
+    members: Sequence[Member]
+    roots: Sequence[int]
+    """For each thing given, the index of its row: of a canvas that of the root."""
+
+
+def located(error: ValidationError, where: str) -> ValidationError:
+    """Return an error that names the member of a canvas, once."""
+    if not where or hasattr(error, "where"):
+        return error
+    error.args = (f"{error.args[0]} (in {where})",)
+    vars(error)["where"] = where
+    return error
