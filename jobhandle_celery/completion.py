@@ -1,15 +1,18 @@
-"""One poller per process for all waits: a single query covers every job that is waited for.
+"""One poller per process for all who wait, threads and coroutines; a query covers all jobs together.
 
-The poller has no thread of its own, so nothing has to be forked or stopped: one of the waiting threads polls,
-and hands the turn to another when its own wait ends.
+A thread polls while anyone waits, and ends soon after the last wait.
 """
 
+import copy
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
-from .store import Forkable, Store, gate
+from .status import JobStatus
+from .store import Forkable, JobState, Store, gate
 
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.1
 """Seconds between two polls."""
@@ -17,14 +20,24 @@ SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.1
 INTERVAL_SHARE = 0.02
 """The interval between these two, as a share of the time that the newest wait has lasted."""
 
+IDLE_TIMEOUT = 1.0
+"""Seconds without a wait after which the thread ends."""
 
-class _Waiter:
-    def __init__(self, job_id: int) -> None:
-        self.job_id = job_id
-        self.since = time.monotonic()
-        self.done = False
-        self.wake = threading.Event()
-        """Set when the job is final, and when it is this waiter's turn to poll, or to poll sooner."""
+Wait = Future[JobStatus | None]
+"""What a poll completes: with the final status, or with None if the job has changed or was deleted."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What is waited for: the end of a job, or any change of it."""
+
+    job_id: int
+    deadline: float = math.inf
+    """When the wait ends in any case, by the monotonic clock."""
+    seen: JobState | None = None
+    """Wait until the job is no longer in this state; None: until it is final."""
+    since: float = field(default_factory=time.monotonic)
+    """When the caller has begun to wait, by the monotonic clock."""
 
 
 class CompletionPoller(Forkable):
@@ -38,10 +51,11 @@ class CompletionPoller(Forkable):
         gate.register(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._waiters: set[_Waiter] = set()
-        self._polling: _Waiter | None = None
+        self._changed = threading.Condition()
+        self._waits: dict[Wait, Pause] = {}
+        self._thread: threading.Thread | None = None
         self._polled_at = 0.0
+        self._due = math.inf
 
     def after_fork(self) -> None:
         self._reset()
@@ -60,51 +74,85 @@ class CompletionPoller(Forkable):
                 "Submit it and return, or wait under celery.result.allow_join_result()"
             ) from None
 
-    def wait_until_final(self, job_id: int, deadline: float = math.inf) -> bool:
-        """Wait until a job is final or deleted; False if the deadline, by the monotonic clock, comes first.
+    def wait(self, pause: Pause) -> JobStatus | None:
+        """Wait in this thread; return the final status, if a poll has seen it before the deadline.
 
         Raises:
-            DatabaseUnavailableError: this thread polled, and the database did not answer.
+            DatabaseUnavailableError: the database did not answer.
         """
-        waiter = _Waiter(job_id)
+        wait = self.begin(pause)
         try:
-            with self._lock:
-                self._waiters.add(waiter)
-                if self._polling is None:
-                    self._polling, self._polled_at = waiter, waiter.since
-                self._polling.wake.set()  # a new wait shortens the interval
-            while not waiter.done and (left := deadline - time.monotonic()) > 0:
-                if self._polling is waiter:
-                    self._poll_when_due(waiter, deadline)
-                else:
-                    waiter.wake.wait(min(left, threading.TIMEOUT_MAX))
-            return waiter.done
+            while (left := pause.deadline - time.monotonic()) > 0:
+                try:
+                    return wait.result(min(left, threading.TIMEOUT_MAX))
+                except TimeoutError:
+                    if wait.done():  # SQLite's or the driver's, of the poll
+                        raise
+            return None
         finally:
-            with self._lock:
-                self._waiters.discard(waiter)
-                if self._polling is waiter:
-                    self._polling = next(iter(self._waiters), None)
-                    if self._polling is not None:
-                        self._polling.wake.set()
+            self.end(wait)
 
-    def _poll_when_due(self, waiter: _Waiter, deadline: float) -> None:
-        due = min(self._polled_at + self._interval(), deadline)
-        if (pause := due - time.monotonic()) > 0:
-            waiter.wake.wait(pause)
-            waiter.wake.clear()
-            return
-        with self._lock:
-            job_ids = {waiting.job_id for waiting in self._waiters}
-        final = job_ids - self._store.queries.unfinished(job_ids)
-        with self._lock:
+    def begin(self, pause: Pause) -> Wait:
+        """Begin a wait; its caller ends it, at the deadline or before."""
+        wait: Wait = Future()
+        now = time.monotonic()
+        with self._changed:
+            if not self._waits:
+                self._polled_at = now
+            self._waits[wait] = pause
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="jobhandle-polling", daemon=True)
+                thread.start()
+                self._thread = thread
+            elif self._due > now + SHORTEST_INTERVAL:
+                self._changed.notify_all()  # a new wait shortens the interval
+        return wait
+
+    def end(self, wait: Wait) -> None:
+        """End a wait, whether it was completed or not."""
+        with self._changed:
+            self._waits.pop(wait, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._due = math.inf
+                if not self._changed.wait_for(lambda: self._waits, IDLE_TIMEOUT):
+                    self._thread = None
+                    return
+                self._due = self._polled_at + self._interval()
+                if (left := self._due - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                    continue
+                waits = dict(self._waits)
+            self._poll(waits)
             self._polled_at = time.monotonic()
-            for waiting in self._waiters:
-                if waiting.job_id in final:
-                    waiting.done = True
-                    waiting.wake.set()
 
     def _interval(self) -> float:
-        with self._lock:
-            newest = max(waiting.since for waiting in self._waiters)
+        newest = max(pause.since for pause in self._waits.values())
         age = time.monotonic() - newest
         return min(max(age * INTERVAL_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+
+    def _poll(self, waits: Mapping[Wait, Pause]) -> None:
+        awaited = {pause.job_id for pause in waits.values() if pause.seen is None}
+        watched = {pause.job_id for pause in waits.values() if pause.seen is not None}
+        try:
+            statuses = self._store.queries.statuses(awaited) if awaited else {}
+            states = self._store.queries.states(watched) if watched else {}
+        except Exception as error:
+            for wait in waits:
+                if wait.set_running_or_notify_cancel():
+                    wait.set_exception(copy.copy(error))  # each is raised in another thread
+            completed = list(waits)
+        else:
+            completed = []
+            for wait, pause in waits.items():
+                status = statuses.get(pause.job_id)
+                changed = states.get(pause.job_id) != pause.seen
+                if changed if pause.seen is not None else status is None or status.final:
+                    completed.append(wait)
+                    if wait.set_running_or_notify_cancel():
+                        wait.set_result(status)
+        with self._changed:
+            for wait in completed:
+                self._waits.pop(wait, None)

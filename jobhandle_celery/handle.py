@@ -1,10 +1,8 @@
 """`JobHandle`: the thirteen operations of ``omero::api::JobHandle``, and a few beyond."""
 
 import logging
-import math
-import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self
 
@@ -14,19 +12,16 @@ from .errors import (
     DatabaseUnavailableError,
     HandleClosedError,
     InvalidTransitionError,
-    JobCancelledError,
-    JobFailedError,
-    JobHandleError,
     NotAttachedError,
     StopRequested,
     UnknownJobError,
     ValidationError,
-    WaitTimeoutError,
 )
-from .models import Event, Failure, Job, JobRecord, Unreadable
+from .models import Event, Job, JobRecord
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submitter import Submitter
+from .waits import Timeout, changes, finish, until_final, until_result, watched
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -119,11 +114,7 @@ class JobHandle(Generic[R]):
         return status
 
     def get_job(self) -> JobRecord:
-        """Return the job as it is stored now.
-
-        Of a node, the progress and the result are read from its members: of a large tree this takes longer
-        than the other reads.
-        """
+        """Return the job as it is stored now; of a node, progress and result are read from its members."""
         job = self._store().queries.job(self.job_id, self._username)
         if job is None:
             raise self._unknown()
@@ -197,8 +188,7 @@ class JobHandle(Generic[R]):
     def members(self) -> list[JobRecord]:
         """Return the jobs below a chain, group or chord, in its order; none of a task.
 
-        Each node comes before its children. All are read at once: page with `Jobs.find` and its filter `root`
-        through a tree that is too large for that.
+        Each node comes before its children. Page through a very large tree with `Jobs.find(root=…)`.
         """
         members = self._store().queries.members(self.job_id, self._username)
         if members is None:
@@ -244,7 +234,7 @@ class JobHandle(Generic[R]):
             RuntimeError: called within a task with a timeout other than 0, as by Celery's ``get()``: the job
                 may need the process that waits. ``celery.result.allow_join_result()`` permits it.
         """
-        return self._wait(*self._deadline(timeout))
+        return finish(until_final(self, Timeout(self, timeout, self._poller)), self._poller)
 
     def result(self, timeout: float | timedelta | None = None) -> R:
         """Wait until the job is final and return what its body returned.
@@ -254,18 +244,23 @@ class JobHandle(Generic[R]):
             JobCancelledError: the job was cancelled.
             WaitTimeoutError, RuntimeError: as for `wait`.
         """
-        seconds, deadline = self._deadline(timeout)
-        self._wait(seconds, deadline)
-        while not (job := self.get_job()).status.final:  # resubmitted since the wait
-            self._wait(seconds, deadline)
-        if job.status is JobStatus.CANCELLED:
-            raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
-        if job.status is JobStatus.ERROR:
-            raise JobFailedError(job.id, job.error or Failure("task", "Error", job.message))
-        if isinstance(job.result, Unreadable):
-            raise JobHandleError(f"job {job.id}: its result cannot be read: {job.result.reason}")
-        result: R = job.result
+        steps = until_result(self, Timeout(self, timeout, self._poller))
+        result: R = finish(steps, self._poller).result
         return result
+
+    def watch(self, timeout: float | timedelta | None = None) -> Iterator[JobRecord]:
+        """Yield the job as it is now, and whenever its status, message or progress has changed.
+
+        The iterator ends after the record of the final job. Of changes within a tenth of a second, it may
+        yield the last one alone.
+
+        Args:
+            timeout: Seconds, or a timedelta, for the whole iteration; None: until the job is final.
+
+        Raises:
+            WaitTimeoutError, RuntimeError: as for `wait`.
+        """
+        return watched(changes(self, Timeout(self, timeout, self._poller)), self._poller)
 
     def set_progress(self, current: float, total: float | None = None) -> None:
         """Record how far the job is, in units of its own.
@@ -361,21 +356,6 @@ class JobHandle(Generic[R]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"job {self._job_id}" if self._job_id else "not attached"
         return f"<JobHandle: {state}>"
-
-    def _deadline(self, timeout: float | timedelta | None) -> tuple[float, float]:
-        """Return the timeout in seconds, and when it ends by the monotonic clock."""
-        job_id = self.job_id
-        seconds = math.inf if timeout is None else validation.timeout("timeout", timeout)
-        if seconds > 0:
-            self._poller.assert_may_wait(job_id)
-        return seconds, time.monotonic() + seconds
-
-    def _wait(self, seconds: float, deadline: float) -> JobStatus:
-        while not (status := self.job_status()).final:
-            if time.monotonic() >= deadline:
-                raise WaitTimeoutError(f"job {self.job_id} is {status} after {seconds:g} s")
-            self._poller.wait_until_final(self.job_id, deadline)
-        return status
 
     def _set(self, word: str, message: str | None) -> JobStatus:
         job_id, status, new = self.job_id, validation.status_word(word), validation.message(message)

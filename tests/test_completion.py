@@ -1,5 +1,6 @@
-"""`CompletionPoller`: one waiting thread polls for all waits of the process."""
+"""`CompletionPoller`: one thread polls for all waits of the process."""
 
+import math
 import threading
 import time
 from collections.abc import Collection
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from jobhandle_celery import Job, JobStatus, UnknownJobError, WaitTimeoutError
-from jobhandle_celery.completion import CompletionPoller
+from jobhandle_celery import Job, JobStatus, Progress, UnknownJobError, WaitTimeoutError, completion
+from jobhandle_celery.completion import CompletionPoller, Pause
 from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.store import JobState
 from tests.apps import make_app
 from tests.support import eventually, prune_ended
 
@@ -24,14 +26,23 @@ class Rows:
 
     def __init__(self, unfinished: Collection[int]) -> None:
         self.left = set(unfinished)
+        self.progress: dict[int, Progress] = {}
         self.polls: list[tuple[int, set[int]]] = []
         self.fails = False
 
-    def unfinished(self, job_ids: Collection[int]) -> set[int]:
+    def statuses(self, job_ids: Collection[int]) -> dict[int, JobStatus]:
         self.polls.append((threading.get_ident(), set(job_ids)))
         if self.fails:
             raise DatabaseUnavailableError("away")
-        return self.left & set(job_ids)
+        return {
+            job_id: JobStatus.RUNNING if job_id in self.left else JobStatus.FINISHED for job_id in job_ids
+        }
+
+    def states(self, job_ids: Collection[int]) -> dict[int, JobState]:
+        statuses = self.statuses(job_ids)
+        return {
+            job_id: JobState(status, "", self.progress.get(job_id)) for job_id, status in statuses.items()
+        }
 
 
 def poller_of(rows: Rows) -> CompletionPoller:
@@ -39,73 +50,86 @@ def poller_of(rows: Rows) -> CompletionPoller:
     return CompletionPoller(store)
 
 
+def wait_for(poller: CompletionPoller, job_id: int, deadline: float = math.inf) -> bool:
+    return poller.wait(Pause(job_id, deadline)) is JobStatus.FINISHED
+
+
 def test_one_poll_covers_all_waits_and_ends_each() -> None:
     rows = Rows(range(100))
     poller = poller_of(rows)
-    final: list[int] = []
-
-    def wait(job_id: int) -> None:
-        if poller.wait_until_final(job_id):
-            final.append(job_id)
-
     pool = ThreadPoolExecutor(100)
-    for job_id in range(100):
-        pool.submit(wait, job_id)
-    eventually(lambda: len(poller._waiters) == 100, 20, "all wait")
+    waits = [pool.submit(wait_for, poller, job_id) for job_id in range(100)]
+    eventually(lambda: len(poller._waits) == 100, 20, "all wait")
     for job_id in range(100):
         rows.left.discard(job_id)
     pool.shutdown()
-    assert sorted(final) == list(range(100))
+    assert all(wait.result() for wait in waits)
     together = [ids for _, ids in rows.polls if len(ids) > 1]
     assert together, "each wait polled for itself"
+    assert len({thread for thread, _ in rows.polls}) == 1
     assert len(rows.polls) < 100 * 10
 
 
-def test_poller_hands_its_turn_over_when_its_wait_ends() -> None:
+def test_thread_polls_on_for_the_other_waits_and_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "IDLE_TIMEOUT", 0.1)
     rows = Rows({1, 2})
     poller = poller_of(rows)
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(poller.wait_until_final, 1)
-        eventually(lambda: bool(rows.polls), 10, "the first polls")
-        second = pool.submit(poller.wait_until_final, 2)
+        first = pool.submit(wait_for, poller, 1)
+        eventually(lambda: bool(rows.polls), 10, "it polls for the first")
+        second = pool.submit(wait_for, poller, 2)
         eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], 10, "it polls for both")
         rows.left.discard(1)
         assert first.result(10)
-        before = len(rows.polls)
-        eventually(lambda: len(rows.polls) > before, 10, "the second polls")
+        eventually(lambda: rows.polls[-1][1] == {2}, 10, "it polls for the second")
         rows.left.discard(2)
         assert second.result(10)
-    assert not poller._waiters
-    assert len({thread for thread, _ in rows.polls}) == 2
+    assert not poller._waits
+    eventually(lambda: poller._thread is None, 20, "it ends")
+    assert wait_for(poller, 1), "and another begins"
 
 
-def test_wait_ends_at_its_deadline_in_any_thread() -> None:
+def test_wait_ends_at_its_deadline() -> None:
     rows = Rows({1, 2})
     poller = poller_of(rows)
     with ThreadPoolExecutor() as pool:
-        longer = pool.submit(poller.wait_until_final, 1)
-        eventually(lambda: bool(rows.polls), 10, "the longer wait polls")
-        assert not poller.wait_until_final(2, time.monotonic() + 0.05)
-        assert not poller.wait_until_final(2, time.monotonic() - 1)
+        longer = pool.submit(wait_for, poller, 1)
+        eventually(lambda: bool(rows.polls), 10, "the longer wait is polled for")
+        assert not wait_for(poller, 2, time.monotonic() + 0.05)
+        assert not wait_for(poller, 2, time.monotonic() - 1)
         rows.left.clear()
         assert longer.result(10)
-    assert not poller.wait_until_final(3, time.monotonic() - 1)
+    assert not wait_for(poller, 3, time.monotonic() - 1)
 
 
-def test_outage_ends_the_wait_that_polled_and_the_next_polls() -> None:
+def test_outage_ends_every_wait_and_the_next_is_polled_for() -> None:
     rows = Rows({1, 2})
     poller = poller_of(rows)
     with ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(poller.wait_until_final, 1), pool.submit(poller.wait_until_final, 2)]
-        eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], 10, "one polls for both")
+        waiting = [pool.submit(wait_for, poller, 1), pool.submit(wait_for, poller, 2)]
+        eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], 10, "both are polled for")
         rows.fails = True
-        for wait in waiting:
-            with pytest.raises(DatabaseUnavailableError):
-                wait.result(10)
-    assert not poller._waiters
+        errors = [wait.exception(10) for wait in waiting]
+    assert [type(error) for error in errors] == [DatabaseUnavailableError] * 2
+    assert errors[0] is not errors[1], "each is raised in a thread of its own"
+    assert not poller._waits
     rows.fails = False
     rows.left.clear()
-    assert poller.wait_until_final(1)
+    assert wait_for(poller, 1)
+
+
+def test_pause_of_a_watch_ends_at_any_change() -> None:
+    rows = Rows({1, 2})
+    poller = poller_of(rows)
+    seen = JobState(JobStatus.RUNNING, "", None)
+    with ThreadPoolExecutor() as pool:
+        watch, wait = pool.submit(poller.wait, Pause(1, seen=seen)), pool.submit(wait_for, poller, 1)
+        eventually(lambda: len(rows.polls) > 3, 10, "nothing has changed")
+        rows.progress[1] = Progress(1, 2)
+        watch.result(10)
+        assert not wait.done(), "the job is not final"
+        rows.left.clear()
+        assert wait.result(10)
 
 
 def test_wait_sees_every_way_to_end(database_url: str) -> None:
@@ -117,7 +141,7 @@ def test_wait_sees_every_way_to_end(database_url: str) -> None:
     finished, cancelled, gone = held
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(jobs.attach(handle.job_id).wait, 30) for handle in held]
-        eventually(lambda: len(jobs._runtime.completion._waiters) == 3, 20, "all wait")
+        eventually(lambda: len(jobs._runtime.completion._waits) == 3, 20, "all wait")
         finished.set_status("Running")
         finished.set_status("Finished")
         cancelled.cancel_job()
@@ -138,9 +162,9 @@ def test_wait_with_the_longest_timeout_ends_with_its_job() -> None:
     poller = poller_of(rows)
     with ThreadPoolExecutor(2) as pool:
         waits = [
-            pool.submit(poller.wait_until_final, job_id, time.monotonic() + timedelta.max.total_seconds())
+            pool.submit(wait_for, poller, job_id, time.monotonic() + timedelta.max.total_seconds())
             for job_id in (1, 2)
         ]
-        eventually(lambda: len(poller._waiters) == 2 or any(wait.done() for wait in waits), 20)
+        eventually(lambda: len(poller._waits) == 2 or any(wait.done() for wait in waits), 20)
         rows.left.clear()
         assert [wait.result(20) for wait in waits] == [True, True]

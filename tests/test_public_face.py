@@ -11,12 +11,13 @@ from celery.canvas import Signature
 from sqlalchemy.orm import Session, scoped_session
 
 import jobhandle_celery
-from jobhandle_celery import Job, JobHandle, JobRecord, Jobs, errors
+from jobhandle_celery import AsyncJobHandle, Job, JobHandle, JobRecord, Jobs, errors
 
 FILTERS = "status=None, task=None, username=…, groupname=None, ids=None, since=None, until=None, root=None"
 JOBS = f"""
 __init__(app, database=None) -> None
 handle(*, username=…, groupname=None) -> JobHandle
+async_handle(*, username=…, groupname=None) -> AsyncJobHandle
 attach(job_id, *, username=…) -> JobHandle
 submit(job, *, username=None, groupname=None, session=None) -> int
 submit_many(jobs, *, username=None, groupname=None, session=None) -> list[int]
@@ -47,6 +48,7 @@ close() -> None
 job_id -> int
 wait(timeout=None) -> JobStatus
 result(timeout=None) -> ~R
+watch(timeout=None) -> Iterator[JobRecord]
 set_progress(current, total=None) -> None
 cancel_requested() -> bool
 raise_if_cancelled() -> None
@@ -91,6 +93,19 @@ def test_public_methods_are_those_of_the_design(kind: type, table: str) -> None:
         public.add("__init__")
     assert {written(name, vars(kind)[name]) for name in public} == set(table.strip().splitlines())
     assert {"__enter__", "__exit__"} < vars(kind).keys()
+
+
+def test_async_handle_has_the_operations_of_the_handle() -> None:
+    """A new operation of one of them cannot be forgotten in the other."""
+    operations = {line.partition("(")[0]: line for line in JOB_HANDLE.strip().splitlines()}
+    public = {name for name in vars(AsyncJobHandle) if not name.startswith("_")}
+    assert {written(name, vars(AsyncJobHandle)[name]) for name in public} == {
+        line.replace("-> Iterator", "-> AsyncIterator") for line in operations.values()
+    }
+    coroutines = {name for name in public if inspect.iscoroutinefunction(vars(AsyncJobHandle)[name])}
+    assert public - coroutines == {"job_id", "watch"}
+    assert inspect.isasyncgenfunction(AsyncJobHandle.watch)
+    assert {"__aenter__", "__aexit__"} < vars(AsyncJobHandle).keys()
 
 
 def test_job_has_callers_fields_and_record_system_fields() -> None:

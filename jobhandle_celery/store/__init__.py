@@ -33,8 +33,9 @@ from .records import (
 from .recovery import Recovery
 from .retrying import limit_retries
 from .runs import Runs
+from .sessions import async_session_of
 from .settling import Settling
-from .snapshots import TreeRow
+from .snapshots import JobState, TreeRow
 from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
 from .tree_results import ResultsTooLarge

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     BindParameter,
+    Column,
     ColumnElement,
     Connection,
     Row,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    true,
     update,
 )
 
@@ -60,6 +62,8 @@ from .transitions import HELD, for_these, grouped, status_allows, unless_expired
 
 MOST_PARAMETERS = 500
 """Values in the list of one statement; databases have limits, and SQLite's was once 999."""
+
+_ALL: Guard = true()
 
 
 class Executor(ABC):
@@ -141,8 +145,12 @@ class Executor(ABC):
         """Execute an UPDATE of at most one row, found by `where`; return the column, or None."""
 
     @abstractmethod
+    def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = _ALL) -> list[Row[Any]]:
+        """Return columns of these jobs that pass a guard, which is a constant: the statement is kept."""
+
     def filter_ids(self, ids: Collection[int], guard: Guard) -> set[int]:
-        """Return the ids of these jobs that pass a guard, which is a constant: the statement is kept."""
+        """Return the ids of these jobs that pass a guard, a constant."""
+        return {row.id for row in self.rows_of(ids, job.c.id, where=guard)}
 
     def insert_if_absent(self, table: Table, values: Mapping[str, Any]) -> bool:
         """Insert a row; False if its key exists. No error, which would end a transaction on PostgreSQL."""
@@ -202,8 +210,8 @@ class PostgresExecutor(Executor):
         # A second statement could meet a broken connection after the first one is committed.
         return self.execute(statement.returning(column)).scalar()
 
-    def filter_ids(self, ids: Collection[int], guard: Guard) -> set[int]:
-        return set(self.execute(_select_of_array(guard), {"ids": list(ids)}).scalars())
+    def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = _ALL) -> list[Row[Any]]:
+        return list(self.execute(_select_of_array(columns, where), {"ids": list(ids)}))
 
     def _absent(self, table: Table, values: Mapping[str, Any]) -> Any:
         from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
@@ -285,11 +293,11 @@ class PortableExecutor(Executor):
             return None
         return self.execute(select(column).where(where)).scalar()
 
-    def filter_ids(self, ids: Collection[int], guard: Guard) -> set[int]:
-        asked, found = list(ids), set[int]()
+    def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = _ALL) -> list[Row[Any]]:
+        asked, found = list(ids), list[Row[Any]]()
         for start in range(0, len(asked), MOST_PARAMETERS):
             these = {"these": asked[start : start + MOST_PARAMETERS]}
-            found |= set(self.execute(_select_of_list(guard), these).scalars())
+            found += self.execute(_select_of_list(columns, where), these)
         return found
 
     def _absent(self, table: Table, values: Mapping[str, Any]) -> Any:
@@ -353,15 +361,15 @@ class PortableExecutor(Executor):
 
 
 @cache
-def _select_of_array(guard: Guard) -> Any:
+def _select_of_array(columns: tuple[Column[Any], ...], guard: Guard) -> Any:
     # One parameter: the statement is the same for any number of ids.
     ids: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))
-    return select(job.c.id).where(job.c.id == any_(ids), guard)
+    return select(*columns).where(job.c.id == any_(ids), guard)
 
 
 @cache
-def _select_of_list(guard: Guard) -> Any:
-    return select(job.c.id).where(THESE, guard)
+def _select_of_list(columns: tuple[Column[Any], ...], guard: Guard) -> Any:
+    return select(*columns).where(THESE, guard)
 
 
 @cache

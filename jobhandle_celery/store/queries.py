@@ -8,15 +8,15 @@ from sqlalchemy import Row, func, select
 
 from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, job_need
-from ..status import FINAL, JobStatus
+from ..status import JobStatus
 from .database import Database
-from .decoding import to_event, to_job
+from .decoding import to_event, to_job, to_progress
 from .executors import MOST_PARAMETERS, Executor
 from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect, untraced
-from .snapshots import Node, count_members, in_tree_order, to_jobs
-from .statements import param, params, status_literal
+from .snapshots import JobState, Node, count_members, in_tree_order, to_jobs
+from .statements import param, params
 from .transitions import mine, select_one, selected
 from .tree_results import results_needed
 
@@ -99,10 +99,23 @@ class Queries:
 
     @untraced
     @retry_on_disconnect
-    def unfinished(self, job_ids: Collection[int]) -> set[int]:
-        """Return those of these jobs that are there and not final."""
+    def statuses(self, job_ids: Collection[int]) -> dict[int, JobStatus]:
+        """Return the statuses of those of these jobs that exist."""
         with self._database.autocommit() as db:
-            return db.filter_ids(job_ids, _NOT_FINAL)
+            return {row.id: row.status_id for row in db.rows_of(job_ids, job.c.id, job.c.status_id)}
+
+    @untraced
+    @retry_on_disconnect
+    def states(self, job_ids: Collection[int]) -> dict[int, JobState]:
+        """Return what may change often of those of these jobs that exist, as `job` would return it."""
+        with self._database.autocommit() as db:
+            rows = db.rows_of(job_ids, *_STATE)
+            nodes = [Node(row.id, row.parent_id, row.root_id) for row in rows if row.kind is not None]
+            counted = count_members(db, nodes) if nodes else {}
+        return {
+            row.id: JobState(row.status_id, row.message, counted.get(row.id, to_progress(row)))
+            for row in rows
+        }
 
     @retry_on_disconnect
     def count_by_status(self, selection: Selection = EVERYTHING) -> dict[JobStatus, int]:
@@ -176,4 +189,7 @@ def _needs() -> Any:
     return select(job).join(job_need, job_need.c.needs_id == job.c.id).where(needing).order_by(*in_order)
 
 
-_NOT_FINAL = job.c.status_id.not_in([status_literal(status) for status in sorted(FINAL)])
+_STATE = (
+    *(job.c.id, job.c.status_id, job.c.message, job.c.progress_current, job.c.progress_total),
+    *(job.c.kind, job.c.parent_id, job.c.root_id),
+)

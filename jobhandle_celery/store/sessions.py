@@ -16,6 +16,7 @@ from ..schema import job
 
 if TYPE_CHECKING:
     # Importing the ORM takes longer than importing this library; at run time the caller has imported it.
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
 
@@ -34,8 +35,29 @@ def session_of(value: Any) -> "Session":
     hint = ""
     if type(value).__module__.startswith("sqlalchemy.ext.asyncio"):
         session = "session()" if type(value).__name__ == "async_scoped_session" else "session"
-        hint = f" In a coroutine: await {session}.run_sync(lambda sync: handle.submit(job, session=sync))."
+        hint = (
+            " In a coroutine, use jobs.async_handle(), or "
+            f"await {session}.run_sync(lambda sync: handle.submit(job, session=sync))."
+        )
     raise ApiUsageError(f"session: {type(value).__name__} is not a sqlalchemy.orm.Session.{hint}")
+
+
+def async_session_of(value: Any) -> "AsyncSession":
+    """Return the asynchronous session that can be joined.
+
+    Raises:
+        ApiUsageError: it is not an asynchronous session.
+    """
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+
+    if isinstance(value, async_scoped_session):
+        value = value()
+    if isinstance(value, AsyncSession):
+        return value
+    raise ApiUsageError(
+        f"session: {type(value).__name__} is not a sqlalchemy.ext.asyncio.AsyncSession. "
+        "A Session would block the event loop: join it by JobHandle.submit, in a thread."
+    )
 
 
 def connection_of(session: "Session") -> Connection:

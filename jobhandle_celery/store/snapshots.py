@@ -44,6 +44,18 @@ def to_tree_row(row: Row[Any]) -> TreeRow:
     return TreeRow(*place, row.status_id, to_progress(row))
 
 
+class JobState(NamedTuple):
+    """What may change often of a job."""
+
+    status: JobStatus
+    message: str
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, job: JobRecord) -> "JobState":
+        return cls(job.status, job.message, job.progress)
+
+
 class Node(NamedTuple):
     """A node, and its place in its tree."""
 

@@ -50,7 +50,8 @@ def test_idle_worker_makes_no_traces(own_harness: Harness, tracing: Tracing) -> 
     store.sweep.unreported_cancels(10)
     store.outbox.reserve_due(10)
     store.leases.runs(str(me.worker_uid))
-    store.queries.unfinished([1])
+    store.queries.statuses([1])
+    store.queries.states([1])
     assert tracing.spans == []
 
 

@@ -1,0 +1,128 @@
+"""What `wait`, `result` and `watch` of a handle do, written once for threads and coroutines.
+
+Each is a generator of steps: what it does between two yields is short and blocking, and what it yields is a
+`Pause` that its caller waits for, in a thread or in an event loop. The final status that a poll has seen is
+sent back.
+"""
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, Protocol, TypeVar
+
+from . import validation
+from .completion import CompletionPoller, Pause
+from .errors import JobCancelledError, JobFailedError, JobHandleError, WaitTimeoutError
+from .models import Failure, JobRecord, Unreadable
+from .status import JobStatus
+from .store import JobState
+
+T = TypeVar("T")
+
+Steps = Generator[Pause, JobStatus | None, T]
+
+
+class Attached(Protocol):
+    """A handle."""
+
+    @property
+    def job_id(self) -> int: ...
+
+    def job_status(self) -> JobStatus: ...
+
+    def get_job(self) -> JobRecord: ...
+
+
+class Timeout:
+    """How long a caller waits for the job of a handle."""
+
+    def __init__(self, handle: Attached, given: float | timedelta | None, poller: CompletionPoller) -> None:
+        """Check that the caller may wait; None: for ever."""
+        self.job_id = handle.job_id
+        self.began = time.monotonic()
+        self._seconds = math.inf if given is None else validation.timeout("timeout", given)
+        self.deadline = self.began + self._seconds
+        if self._seconds > 0:
+            poller.assert_may_wait(self.job_id)
+
+    def check(self, status: JobStatus) -> None:
+        """Raise WaitTimeoutError if it has passed."""
+        if time.monotonic() >= self.deadline:
+            raise WaitTimeoutError(f"job {self.job_id} is {status} after {self._seconds:g} s")
+
+
+def until_final(handle: Attached, timeout: Timeout) -> Steps[JobStatus]:
+    """Wait until the job is final; return its status."""
+    while not (status := handle.job_status()).final:
+        timeout.check(status)
+        found = yield Pause(timeout.job_id, timeout.deadline)
+        if found is not None:
+            return found
+    return status
+
+
+def until_result(handle: Attached, timeout: Timeout) -> Steps[JobRecord]:
+    """Wait until the job is final; return its record, of a job that has Finished.
+
+    Raises:
+        JobFailedError, JobCancelledError: it has not.
+    """
+    yield from until_final(handle, timeout)
+    while not (job := handle.get_job()).status.final:  # resubmitted since the wait
+        yield from until_final(handle, timeout)
+    if job.status is JobStatus.CANCELLED:
+        raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
+    if job.status is JobStatus.ERROR:
+        raise JobFailedError(job.id, job.error or Failure("task", "Error", job.message))
+    if isinstance(job.result, Unreadable):
+        raise JobHandleError(f"job {job.id}: its result cannot be read: {job.result.reason}")
+    return job
+
+
+def changes(handle: Attached, timeout: Timeout) -> Iterator[Pause | JobRecord]:
+    """Yield the record now, and at each change of status, message or progress, until it is final."""
+    shown: JobState | None = None
+    while True:
+        job = handle.get_job()
+        state = JobState.of(job)
+        if state != shown:
+            shown = state
+            yield job
+        if job.status.final:
+            return
+        timeout.check(job.status)
+        yield Pause(timeout.job_id, timeout.deadline, state, timeout.began)
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """The end of steps."""
+
+    value: T
+
+
+def advance(steps: Steps[T], found: JobStatus | None = None) -> Pause | Done[T]:
+    """Do what comes before the next pause."""
+    try:
+        return steps.send(found)
+    except StopIteration as done:
+        return Done(done.value)
+
+
+def finish(steps: Steps[T], poller: CompletionPoller) -> T:
+    """Do all steps in this thread."""
+    step = advance(steps)
+    while isinstance(step, Pause):
+        step = advance(steps, poller.wait(step))
+    return step.value
+
+
+def watched(steps: Iterator[Pause | JobRecord], poller: CompletionPoller) -> Iterator[JobRecord]:
+    """Yield the records, and pause between them in this thread."""
+    for step in steps:
+        if isinstance(step, Pause):
+            poller.wait(step)
+        else:
+            yield step
