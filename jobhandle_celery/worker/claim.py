@@ -70,7 +70,7 @@ def claim(task: Any, context: Any) -> CurrentRun:
         raise _unanswered(run) from None
     if rejected is not None:
         _refuse(task, context, run, rejected)
-    current = CurrentRun(run, context, began)
+    current = CurrentRun(run, context, began, task.app)
     _prepare(runtime, current)
     return current
 

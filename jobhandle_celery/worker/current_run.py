@@ -35,6 +35,8 @@ class CurrentRun:
     """The request, as Celery's own Context: `task.request` is gone when the tracer has returned."""
     began: float = field(default_factory=time.monotonic)
     """When its process took the message, by the monotonic clock: its time limits count from there."""
+    app: Any = None
+    """The app of its task."""
     unstartable: ArgumentsError | None = None
     """Why its body cannot start, though the claim has won."""
     entered: bool = False

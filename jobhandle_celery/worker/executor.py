@@ -48,10 +48,20 @@ LONGEST_WRITE = 60.0
 
 
 def current_job() -> JobHandle | None:
-    """Return a handle of the job whose body is running; None in a task that is called without a job."""
+    """Return a handle of the job whose body is running; None in a task that is called without a job.
+
+    It works in the coroutines of an event loop that the body runs, and in threads that have their context:
+    ``asyncio.to_thread`` passes it on, ``threading.Thread`` does not.
+    """
     task: Any = celery_compat.current_task()
-    current = None if task is None else current_run(task.request)
-    return None if current is None else runtime_of(task.app).handle(run=current.run)
+    if task is not None:
+        current = current_run(task.request)
+        return None if current is None else runtime_of(task.app).handle(run=current.run)
+    # Celery's current task is that of a thread.
+    of_context = running.get()
+    if not isinstance(of_context, CurrentRun) or of_context.app is None:
+        return None
+    return runtime_of(of_context.app).handle(run=of_context.run)
 
 
 def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
@@ -141,7 +151,10 @@ def own_code(task: Any, current: CurrentRun) -> Iterator[None]:
     """
     try:
         with runtime_of(task.app).settler.apart():
-            yield
+            try:
+                yield
+            except BaseExceptionGroup as group:
+                raise _only_stop(group) from None
     except (Exception, StopRequested) as error:
         current.error = error
         stopped = isinstance(error.exc if isinstance(error, Retry) else error, StopRequested)
@@ -157,6 +170,15 @@ def own_code(task: Any, current: CurrentRun) -> Iterator[None]:
         # For example sys.exit() or asyncio.CancelledError: a threads pool would never report it.
         current.error = BodyExitedError(f"the body ended itself by {type(error).__name__}: {error}")
         raise current.error from error
+
+
+def _only_stop(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the stop request of a group of nothing else, as a TaskGroup raises it; else the group."""
+    error: BaseException = group
+    if group.split(StopRequested)[1] is None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    return error
 
 
 def _is_from_outside(error: BaseException) -> bool:
