@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .async_handle import AsyncJobHandle
     from .durable.results import JobResult
     from .errors import (
         ApiUsageError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApiUsageError",
+    "AsyncJobHandle",
     "ConfigurationError",
     "DatabaseRefusedError",
     "DatabaseUnavailableError",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncJobHandle": "async_handle",
     "Event": "models",
     "Failure": "models",
     "Job": "models",

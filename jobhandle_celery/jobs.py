@@ -9,6 +9,7 @@ from celery import Celery
 from sqlalchemy import URL, Engine
 
 from . import migrations, validation
+from .async_handle import AsyncJobHandle
 from .durable import publishing
 from .durable.scope import Scope
 from .errors import ApiUsageError, ConfigurationError, ValidationError, shown
@@ -98,6 +99,10 @@ class Jobs:
                 users to a web client that has not logged in.
         """
         return self._runtime.handle(_user(username), groupname)
+
+    def async_handle(self, *, username: str = ALL_USERS, groupname: str | None = None) -> AsyncJobHandle:
+        """Open a handle whose operations are coroutines; the arguments and errors are those of `handle`."""
+        return AsyncJobHandle(self.handle(username=username, groupname=groupname))
 
     def attach(self, job_id: int, *, username: str = ALL_USERS) -> JobHandle:
         """Open a handle, as `handle` does, that is attached to a job.

@@ -1,0 +1,218 @@
+"""`AsyncJobHandle`: the operations of `JobHandle` as coroutines.
+
+An operation is a call of `JobHandle` in one of a few threads. A wait needs no thread: between its steps the
+coroutine waits for the process's poller.
+"""
+
+import asyncio
+import contextvars
+import copy
+import functools
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from .completion import CompletionPoller, Pause
+from .errors import ApiUsageError
+from .handle import JobHandle, R
+from .models import JobRecord
+from .status import JobStatus
+from .store import Forkable, async_session_of, gate
+from .waits import Done, Steps, Timeout, advance, changes, until_final, until_result
+
+if TYPE_CHECKING:
+    from celery.canvas import Signature
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+
+    from .models import Job
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST_THREADS = 8
+"""Threads of a process that call the database for coroutines."""
+
+
+class _Threads(Forkable):
+    """The threads of this process, made when they are needed."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        gate.register(self)
+
+    def after_fork(self) -> None:
+        self._pool = ThreadPoolExecutor(MOST_THREADS, "jobhandle-call")
+
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in a thread, with the context of this coroutine.
+
+        A cancelled coroutine does not wait for the call: it ends in its thread, or it never begins.
+        """
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        return await _loop().run_in_executor(self._pool, call)
+
+
+_threads = _Threads()
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ApiUsageError(
+            "an AsyncJobHandle needs asyncio's event loop, or uvloop's; under trio, use a JobHandle in a "
+            "thread: await trio.to_thread.run_sync(handle.job_status)"
+        ) from None
+
+
+def _coroutine(
+    method: Callable[Concatenate[JobHandle[Any], P], T],
+) -> Callable[Concatenate["AsyncJobHandle[Any]", P], Coroutine[Any, Any, T]]:
+    """Make a coroutine function of a method of `JobHandle`."""
+
+    @functools.wraps(method)
+    async def call(self: "AsyncJobHandle[Any]", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await _threads.call(method, self._copy(), *args, **kwargs)
+
+    call.__qualname__ = f"AsyncJobHandle.{method.__name__}"
+    return call
+
+
+class AsyncJobHandle(Generic[R]):
+    """The operations of a `JobHandle` as coroutines, for services on asyncio.
+
+    They take the same arguments, return the same values, and raise the same errors. Any number of coroutines
+    may use one handle. They call the database in at most eight threads of the process; `wait`, `result` and
+    `watch` hold no thread while they wait.
+
+    A coroutine that is cancelled in an operation leaves the job as if it had been called or not, and the
+    handle where it was. In a task whose body runs an event loop, ``AsyncJobHandle(current_job())`` writes for
+    its attempt, as the `JobHandle` does.
+
+    Raises:
+        ApiUsageError: any call outside of an event loop of asyncio, under trio for example.
+    """
+
+    def __init__(self, handle: JobHandle[R]) -> None:
+        """Make a handle on the job of another one; that of `Jobs.async_handle` is on none."""
+        self._handle = handle
+
+    async def submit(
+        self,
+        job: "Job | Signature[R]",
+        *,
+        session: "AsyncSession | async_scoped_session[Any] | None" = None,
+    ) -> int:
+        """Store a `Job` or a Celery signature, publish its message, and return its id.
+
+        As `JobHandle.submit`, with an `AsyncSession`: the row joins its transaction, and the message is
+        published after its commit; after a rollback there is no job, and the handle is not attached.
+
+        Raises:
+            ApiUsageError, ValidationError, DBAPIError, DatabaseUnavailableError: as for `JobHandle.submit`.
+        """
+        if session is not None:
+            joined = async_session_of(session)
+            return await joined.run_sync(lambda sync: self._handle.submit(job, session=sync))
+        job_id = await _threads.call(JobHandle.submit, self._copy(), job)
+        self._handle._move_to(job_id)
+        return job_id
+
+    async def attach(self, job_id: int) -> JobStatus:
+        """Attach to a job and return its current status.
+
+        Raises:
+            UnknownJobError: there is no job of that id, or it belongs to another user.
+        """
+        status = await _threads.call(JobHandle.attach, self._copy(), job_id)
+        self._handle._move_to(job_id)
+        return status
+
+    get_job = _coroutine(JobHandle.get_job)
+    job_status = _coroutine(JobHandle.job_status)
+    job_finished = _coroutine(JobHandle.job_finished)
+    job_message = _coroutine(JobHandle.job_message)
+    job_running = _coroutine(JobHandle.job_running)
+    job_error = _coroutine(JobHandle.job_error)
+    cancel_job = _coroutine(JobHandle.cancel_job)
+    set_status = _coroutine(JobHandle.set_status)
+    set_message = _coroutine(JobHandle.set_message)
+    set_status_and_message = _coroutine(JobHandle.set_status_and_message)
+    set_progress = _coroutine(JobHandle.set_progress)
+    cancel_requested = _coroutine(JobHandle.cancel_requested)
+    raise_if_cancelled = _coroutine(JobHandle.raise_if_cancelled)
+    resubmit_job = _coroutine(JobHandle.resubmit_job)
+    release_job = _coroutine(JobHandle.release_job)
+    events = _coroutine(JobHandle.events)
+    needs = _coroutine(JobHandle.needs)
+    members = _coroutine(JobHandle.members)
+
+    async def close(self) -> None:
+        """Detach from the job, which does not change it. A second call does nothing."""
+        self._handle.close()
+
+    @property
+    def job_id(self) -> int:
+        """The id of the job that this handle is attached to."""
+        return self._handle.job_id
+
+    async def wait(self, timeout: float | timedelta | None = None) -> JobStatus:
+        """Wait until the job is final and return its status, as `JobHandle.wait` does."""
+        handle, poller = self._copy(), self._handle._poller
+        return await _finish(until_final(handle, Timeout(handle, timeout, poller)), poller)
+
+    async def result(self, timeout: float | timedelta | None = None) -> R:
+        """Wait until the job is final and return what its body returned, as `JobHandle.result` does."""
+        handle, poller = self._copy(), self._handle._poller
+        job = await _finish(until_result(handle, Timeout(handle, timeout, poller)), poller)
+        result: R = job.result
+        return result
+
+    async def watch(self, timeout: float | timedelta | None = None) -> AsyncIterator[JobRecord]:
+        """Yield the job now and at each change, until it is final, as `JobHandle.watch` does."""
+        handle, poller = self._copy(), self._handle._poller
+        steps = changes(handle, Timeout(handle, timeout, poller))
+        while (step := await _threads.call(next, steps, None)) is not None:
+            if isinstance(step, Pause):
+                await _pause(step, poller)
+            else:
+                yield step
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._handle)[1:]}"
+
+    def _copy(self) -> JobHandle[R]:
+        """Return a handle for one thread, on the job that this one is attached to now."""
+        return copy.copy(self._handle)
+
+
+async def _finish(steps: Steps[T], poller: CompletionPoller) -> T:
+    """Do all steps in threads, and pause between them in the event loop."""
+    step: Pause | Done[T] = await _threads.call(advance, steps)
+    while isinstance(step, Pause):
+        step = await _threads.call(advance, steps, await _pause(step, poller))
+    return step.value
+
+
+async def _pause(pause: Pause, poller: CompletionPoller) -> JobStatus | None:
+    """Wait as `CompletionPoller.wait`, without a thread."""
+    wait = poller.begin(pause)
+    left = pause.deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(None if left == math.inf else left) as limit:
+            return await asyncio.wrap_future(wait)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return None
+    finally:
+        poller.end(wait)
