@@ -17,6 +17,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from . import internal_errors
 from .errors import JobHandleError
 from .store import Forkable, gate
+from .tracing import untraced
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ class BackgroundQueue(Forkable, Generic[T]):
                     self._thread = None
                     return
                 self._changed.wait_for(lambda: len(self._pending) >= self._batch, self._delay)
-            self._do_pending()
+            with untraced():
+                self._do_pending()
 
     def _do_pending(self) -> None:
         with self._working:

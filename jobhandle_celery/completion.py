@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .status import JobStatus
 from .store import Forkable, JobState, Store, gate
+from .tracing import untraced
 
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.1
 """Seconds between two polls."""
@@ -125,7 +126,8 @@ class CompletionPoller(Forkable):
                     self._changed.wait(left)
                     continue
                 waits = dict(self._waits)
-            self._poll(waits)
+            with untraced():
+                self._poll(waits)
             self._polled_at = time.monotonic()
 
     def _interval(self) -> float:

@@ -12,7 +12,7 @@ from .decoding import to_progress
 from .executors import Executor
 from .records import LostJob, RunSnapshot, Worker
 from .recovery import recover_lost
-from .retrying import retry_on_disconnect, untraced
+from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard, ago, setting
 from .transitions import STOP_REQUESTED, status_allows
 
@@ -23,7 +23,6 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @untraced
     @retry_on_disconnect
     def renew(self, me: Worker) -> bool:
         """Renew this worker's lease; False if there was none: the worker is new, or was declared lost."""
@@ -57,7 +56,6 @@ class Leases:
             db.update_in_order(*noted, values={"worker_uid": None})
             _forget(db, me.worker_uid)
 
-    @untraced
     @retry_on_disconnect
     def lapsed_workers(self) -> list[str]:
         """Return the uids of the workers whose lease has ended, if leases can be trusted now."""
@@ -97,7 +95,6 @@ class Leases:
             _forget(db, worker_uid)
             return lost
 
-    @untraced
     @retry_on_disconnect
     def runs(self, worker_uid: str) -> list[RunSnapshot]:
         """Return the running jobs whose rows name this worker."""

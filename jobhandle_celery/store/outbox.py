@@ -16,7 +16,7 @@ from ..status import JobStatus
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
-from .retrying import retry_on_disconnect, untraced
+from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard, Transition, setting
 from .transitions import (
     DUE,
@@ -66,7 +66,6 @@ class Outbox:
         position = {job_id: number for number, job_id in enumerate(job_ids)}
         return sorted(reserved, key=lambda message: position[message.job_id])
 
-    @untraced
     @retry_on_disconnect
     def reserve_due(self, limit: int, since: datetime | None = None) -> list[PendingMessage]:
         """Reserve rows that are due, the oldest first: for the publish grace no other sweep takes them.
@@ -120,7 +119,6 @@ class Outbox:
                 )
                 db.count_applied(defer)
 
-    @untraced
     @retry_on_disconnect
     def defer_republish(self, messages: Sequence[PendingMessage]) -> None:
         """Defer the republish of Queued jobs, whose messages seem to be in the queue still.
@@ -140,7 +138,6 @@ class Outbox:
                     values={"republish_deferrals": job.c.republish_deferrals + 1, "due_at": later},
                 )
 
-    @untraced
     @retry_on_disconnect
     def count_queued(self, queues: Sequence[str]) -> dict[str, int]:
         """Return how many rows are Queued for each of these queues."""

@@ -14,7 +14,7 @@ from .decoding import to_event, to_job, to_progress
 from .executors import MOST_PARAMETERS, Executor
 from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection
-from .retrying import retry_on_disconnect, untraced
+from .retrying import retry_on_disconnect
 from .snapshots import JobState, Node, count_members, in_tree_order, to_jobs
 from .statements import param, params
 from .transitions import mine, select_one, selected
@@ -97,14 +97,12 @@ class Queries:
             row: Row[Any] | None = db.execute(statement, params(id=job_id, username=username)).first()
             return row
 
-    @untraced
     @retry_on_disconnect
     def statuses(self, job_ids: Collection[int]) -> dict[int, JobStatus]:
         """Return the statuses of those of these jobs that exist."""
         with self._database.autocommit() as db:
             return {row.id: row.status_id for row in db.rows_of(job_ids, job.c.id, job.c.status_id)}
 
-    @untraced
     @retry_on_disconnect
     def states(self, job_ids: Collection[int]) -> dict[int, JobState]:
         """Return what may change often of those of these jobs that exist, as `job` would return it."""

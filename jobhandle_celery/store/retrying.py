@@ -1,12 +1,10 @@
-"""Decorators of the store's methods: `retry_on_disconnect`, `untraced`.
+"""The decorator of the store's methods that are retried.
 
-A method under `retry_on_disconnect` must recognise its own earlier success, since the answer to a commit may
-have been lost.
+Such a method must recognise its own earlier success, since the answer to a commit may have been lost.
 """
 
 import functools
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,23 +105,3 @@ def retry_on_disconnect(method: Callable[Concatenate[S, P], T]) -> Callable[Conc
             _call.reset(token)
 
     return retried
-
-
-def untraced(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Suppress OpenTelemetry's instrumentation during a method, if the application has loaded it.
-
-    A worker polls its database several times a second, also when it is idle and for no request: each
-    statement would be a trace of its own.
-    """
-
-    @functools.wraps(method)
-    def suppressed(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        # An application that instruments a driver has imported this module.
-        loaded: Any = sys.modules.get("opentelemetry.instrumentation.utils")
-        suppress = getattr(loaded, "suppress_instrumentation", None)
-        if suppress is None:
-            return method(self, *args, **kwargs)
-        with suppress():
-            return method(self, *args, **kwargs)
-
-    return suppressed

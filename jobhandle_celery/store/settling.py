@@ -36,7 +36,7 @@ from .nodes import (
     start_node,
 )
 from .records import PendingMessage, message_of
-from .retrying import retry_on_disconnect, untraced
+from .retrying import retry_on_disconnect
 from .statements import Transition, params, select_unlocked, setting
 from .transitions import due_since
 from .unsettled import Ended, clear_mark, select_ended, select_needs, settle_or_select
@@ -203,7 +203,6 @@ class Settling:
 
     # The sweep's part.
 
-    @untraced
     @retry_on_disconnect
     def reserve_unsettled(self, limit: int, since: datetime | None = None) -> Due:
         """Reserve rows for the publish grace: those to settle, and those to arm.

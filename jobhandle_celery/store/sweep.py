@@ -13,7 +13,7 @@ from .database import Database
 from .dependencies import DEPENDENT, in_statuses
 from .executors import MOST_PARAMETERS
 from .records import LostJob
-from .retrying import retry_on_disconnect, untraced
+from .retrying import retry_on_disconnect
 from .runs import expire
 from .statements import NAMESPACE, Guard, ago, setting
 from .transitions import due_since
@@ -30,7 +30,6 @@ class Sweep:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @untraced
     @retry_on_disconnect
     def begin_pass(self) -> bool | None:
         """Begin a pass; None if one was begun less than an interval ago.
@@ -47,7 +46,6 @@ class Sweep:
             first = {"namespace": namespace, "last_pass_at": clock(), "unbroken_since": clock()}
             return False if db.insert_if_absent(sweep_table, first) else None
 
-    @untraced
     @retry_on_disconnect
     def first_due(self) -> datetime | None:
         """Return the earliest `due_at` that has passed; None if no job is due.
@@ -62,14 +60,12 @@ class Sweep:
             due_at: datetime | None = db.execute(first).scalar()
             return due_at
 
-    @untraced
     @retry_on_disconnect
     def expire(self, since: datetime | None = None) -> int:
         """Cancel the jobs whose `expires` has passed before they were started; return how many."""
         with self._database.transaction() as db:
             return db.count_applied(expire(due_since(since), "sweep", skip_locked=True))
 
-    @untraced
     @retry_on_disconnect
     def unreported_cancels(self, limit: int, since: datetime | None = None) -> list[LostJob]:
         """Return cancelled jobs that Celery's events do not show as revoked yet; each once.

@@ -21,6 +21,7 @@ from .. import internal_errors
 from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
 from ..runtime import runtime_of
 from ..store import Worker
+from ..tracing import untraced
 from .housekeeping import Housekeeping
 from .lease import SOONER, Lease
 
@@ -142,7 +143,8 @@ class PeriodicThread:
         while not self._ended.wait(pause):
             pause, sooner = sooner, min(sooner * 2, max(self._interval, LATER))
             try:
-                self._work()
+                with untraced():
+                    self._work()
                 pause, sooner = self._interval, min(self._interval, SOONER)
             except (DatabaseUnavailableError, SchemaError) as error:
                 logger.warning("%s: %s; next try in %g s", self._thread.name, error, pause)

@@ -15,6 +15,7 @@ sends no signal. The signal of a retry is sent after the body has ended and Cele
 run is concluded once Celery's tracer has returned.
 """
 
+import contextvars
 import functools
 import logging
 import math
@@ -35,6 +36,7 @@ from ..errors import DatabaseUnavailableError, JobHandleError, SchemaError, Stop
 from ..handle import JobHandle
 from ..runtime import runtime_of
 from ..store import Store
+from ..tracing import untraced
 from .claim import claim
 from .current_run import HARD_LIMIT, BodyExitedError, CurrentRun, ResultError, current_run, running
 from .decision import decide
@@ -70,7 +72,8 @@ def execute(task: Any, context: Any, traced: Callable[[], Any]) -> Any:
     A `Report` takes the place of the task's runtime if the main process has to write or report something.
     """
     try:
-        current = claim(task, context)
+        with untraced():  # the task's span begins with Celery's tracer
+            current = claim(task, context)
     except Ignore as refusal:
         refused = celery_compat.ignored_trace(task, context, refusal, getattr(refusal, "report", None))
         _release_traceback(refused.info)
@@ -327,7 +330,9 @@ def _write_in_time(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=write, name="jobhandle-outcome", daemon=True).start()
+    # In a copy of this context, as a part of the task's trace.
+    within: Any = contextvars.copy_context().run
+    threading.Thread(target=within, args=(write,), name="jobhandle-outcome", daemon=True).start()
     until = time.monotonic() + left / 2
     while True:
         try:

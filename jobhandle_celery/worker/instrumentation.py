@@ -27,6 +27,7 @@ from ..broker.task_signatures import retry_record
 from ..durable.publishing import submit_eager
 from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
+from ..tracing import describe_run
 from .claim import claim
 from .current_run import CurrentRun, Unclaimed, current_run, job_is_traced, running
 from .executor import conclude, connect_signals, execute, own_code, run
@@ -138,6 +139,7 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
         if current is None or current.entered:
             return body(*args, **kwargs)
         current.entered = True
+        describe_run(current.run.job_id, current.run.attempt)
         if current.context.is_eager:
             show_headers(task.request)
         with own_code(task, current):

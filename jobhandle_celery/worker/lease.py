@@ -15,6 +15,7 @@ from .. import internal_errors
 from ..errors import DatabaseUnavailableError, SchemaError
 from ..settings import Settings
 from ..store import Store, Worker
+from ..tracing import untraced
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ class _Renewal(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.found = self._store.leases.renew(self._me)
+            with untraced():
+                self.found = self._store.leases.renew(self._me)
         except Exception as error:  # logged by the thread that waits for this one
             self.error = error
         if self.abandoned:
