@@ -16,7 +16,7 @@ from .publish_options import OF_JOB, ROUTE, parse_moment
 from .routing import Routing
 from .signatures import ROUTE_NAME
 
-_MAPS = ("celery.map", "celery.starmap")
+MAPS = ("celery.map", "celery.starmap")
 """Tasks of Celery that apply another one to each element of an iterable, which may be lazy."""
 
 _COPIED = ("queue", "priority", "time_limit", "soft_time_limit", "sensitive", "headers", *OF_JOB)
@@ -54,7 +54,7 @@ def task_job(signature: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
     for name in publish_options.CANVAS & further.keys():
         del further[name]
     kwargs = signature.get("kwargs") or {}
-    if signature["task"] in _MAPS and not isinstance(kwargs.get("it"), (list, tuple)):
+    if signature["task"] in MAPS and not isinstance(kwargs.get("it"), (list, tuple)):
         kwargs = {**kwargs, "it": list(kwargs.get("it") or ())}
     job = Job(
         task=signature["task"],

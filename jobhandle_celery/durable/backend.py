@@ -50,6 +50,10 @@ class JobBackend(BaseBackend):
         """Return a task as it is now: a job that has ended may have been resubmitted."""
         return self._get_task_meta_for(task_id)
 
+    def task_result_exists(self, task_id: str) -> bool:
+        """Return True if a job has this task id, whatever its status is."""
+        return self.job_id_of(task_id) is not None
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         return self.meta_of_job(self.job_id_of(task_id))
 
@@ -124,6 +128,30 @@ class JobBackend(BaseBackend):
 
     def forget(self, task_id: str) -> None:
         """Forget nothing: `Jobs.prune` deletes rows."""
+
+    def save_group(self, group_id: str, result: Any) -> Any:
+        """Save nothing: the rows of a group of durable tasks are there.
+
+        Raises:
+            NotImplementedError: no row has the id of the group.
+        """
+        if self.job_id_of(group_id) is None:
+            raise NotImplementedError(
+                f"The result backend `jobhandle` finds a group by its row, and no job has the id {group_id}. "
+                "Only a group with a durable task has one."
+            )
+        return result
+
+    def restore_group(self, group_id: str, cache: bool = True) -> Any:
+        """Return the result of a group of durable tasks, saved or not; None if no row has its id."""
+        job_id = self.job_id_of(group_id)
+        if job_id is None:
+            return None
+        children = self._runtime.submitter.flushed_store().queries.children(job_id) or []
+        return self.app.GroupResult(group_id, [self.app.AsyncResult(task_id) for _, task_id in children])
+
+    def delete_group(self, group_id: str) -> None:
+        """Delete nothing: `Jobs.prune` deletes rows."""
 
     def ensure_chords_allowed(self) -> None:
         """Refuse a chord of plain tasks, as Celery without a result backend does."""

@@ -8,34 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any
 
-from celery.result import GroupResult
-
 from ..broker import signatures
 from ..broker.sent_tasks import UNUSED
 from ..broker.signatures import CHAIN, CHORD, GROUP, Sig
+from ..broker.task_signatures import MAPS
 from ..errors import ApiUsageError
-from ..runtime import runtime_of
-from ..status import JobStatus
 
 IN_FLIGHT = ("chain", "chord", "group_id", "retries", "replaced_task_nesting")
 """Options that Celery gives to the rest of a canvas, or to a retry, of a plain message: it stays plain."""
 
 _UNUSED = UNUSED | {"root_id", "parent_id"}
-
-
-class JobGroupResult(GroupResult):
-    """The result of a group of durable tasks: a `GroupResult` of `JobResult` objects, with `job_id`.
-
-    `job_id` is the id of the group's own row.
-    """
-
-    job_id: int
-
-    def revoke(self, connection: Any = None, terminate: bool = False, **unused: Any) -> JobStatus:  # type: ignore[override]  # Celery's returns None
-        """Cancel all jobs of the group, and return the status of the group afterwards."""
-        handle = runtime_of(self.app).handle()
-        handle.attach(self.job_id)
-        return handle.cancel_job(terminate=terminate)
 
 
 def is_in_flight(options: Mapping[str, Any]) -> bool:
@@ -59,6 +41,12 @@ def wrap_apply_async(plain: Callable[..., Any], submit: Callable[..., Any]) -> C
     return apply_async
 
 
+def task_of_call(name: Any, kwargs: Any) -> Any:
+    """Return the name of the task that runs: of Celery's map and starmap, the one that they apply."""
+    mapped = kwargs.get("task") if name in MAPS and isinstance(kwargs, Mapping) else None
+    return mapped.get("task") if isinstance(mapped, Mapping) else name
+
+
 def task_names(signature: Sig, kwargs: Any) -> Iterator[str]:
     """Yield the names of the tasks of a canvas, without those of callbacks.
 
@@ -80,9 +68,9 @@ def task_names(signature: Sig, kwargs: Any) -> Iterator[str]:
                 waiting.extend(signatures.header_of(given))
                 waiting.append((given.get("kwargs") or {}).get("body"))
             case "chunks":
-                pass  # its task is Celery's own starmap
+                waiting.append((given.get("kwargs") or {}).get("task"))
             case _:
-                yield str(given.get("task"))
+                yield task_of_call(str(given.get("task")), given.get("kwargs"))
 
 
 def applied(signature: Sig, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Sig:
@@ -96,12 +84,24 @@ def applied(signature: Sig, args: Any, kwargs: Any, options: Mapping[str, Any]) 
     body = kwargs.pop("body", None) if signatures.kind_of(signature) == CHORD else None
     if body is not None:
         signature = {**signature, "kwargs": {**signature["kwargs"], "body": body}}
-    if signatures.kind_of(signature) == GROUP and given.keys() & {"link", "link_error"}:
-        raise ApiUsageError("link: a group has no callback; use a chord")
+    if signatures.kind_of(signature) == GROUP:
+        if given.keys() & {"link", "link_error"}:
+            raise ApiUsageError("link: a group has no callback; use a chord")
+        if "route_name" in given:
+            signature = _routed_by(signature, given.pop("route_name"))
     signature = _with_arguments(signature, tuple(args or ()), kwargs)
     if not given:
         return signature
     return signatures.with_options(signature, signatures.merged_options(signature, given))
+
+
+def _routed_by(group: Sig, name: Any) -> Sig:
+    """Return a group whose tasks are routed by the name of another, as ``chunks`` applies its group."""
+    tasks = [
+        task if signatures.kind_of(task) else {**task, signatures.ROUTE_NAME: name}
+        for task in map(signatures.checked, signatures.tasks_of(group))
+    ]
+    return {**group, "kwargs": {**group["kwargs"], "tasks": tasks}}
 
 
 def _with_arguments(signature: Sig, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sig:

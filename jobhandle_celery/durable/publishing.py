@@ -18,8 +18,8 @@ from ..broker.sent_tasks import sent_task
 from ..broker.signatures import GROUP
 from ..errors import ConfigurationError, shown
 from ..runtime import runtime_of
-from .canvas import JobGroupResult, applied, is_in_flight, task_names, wrap_apply_async
-from .results import JobResult
+from .canvas import applied, is_in_flight, task_names, task_of_call, wrap_apply_async
+from .results import JobGroupResult, JobResult
 from .scope import ScopeVariable
 
 _BUILT_IN = "celery."
@@ -55,6 +55,13 @@ class DurableTasks:
                 self._answers[name] = answer
         return answer
 
+    def include_call(self, name: Any, task: Any, kwargs: Any) -> bool:
+        """Return True if a call runs a durable task; `task` is None if it is called by its name."""
+        runs = task_of_call(name, kwargs)
+        if runs != name or task is None:
+            task = self.registered(runs)
+        return self.include(runs, task)
+
     def _decide(self, name: str, task: Any) -> bool:
         if not isinstance(name, str) or name.startswith(_BUILT_IN):
             return False
@@ -81,11 +88,8 @@ class DurableTasks:
         root, *members = submitter.submit_canvas(signature, scope.username, scope.groupname, scope.session)
         result: Any
         if root.kind == GROUP:
-            result = JobGroupResult(
-                root.task_id,
-                [JobResult(member.task_id, app=self._app, job_id=member.job_id) for member in members],
-            )
-            result.job_id = root.job_id
+            results = [JobResult(member.task_id, app=self._app, job_id=member.job_id) for member in members]
+            result = JobGroupResult(root.task_id, results, app=self._app, job_id=root.job_id)
         else:
             result = JobResult(root.task_id, app=self._app, job_id=root.job_id)
         self._add_to_parent(result, options)
@@ -98,7 +102,8 @@ class DurableTasks:
         """
         if not (celery_compat.is_eager_publish(options) and self._app.conf.task_always_eager):
             return None
-        return self.submit(task.name, args, kwargs, options, task) if self.include(task.name, task) else None
+        durable = self.include_call(task.name, task, kwargs)
+        return self.submit(task.name, args, kwargs, options, task) if durable else None
 
     def submit(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> JobResult:
         """Submit one call of `send_task`, for the user and in the session of `Jobs.submitting`.
@@ -164,12 +169,13 @@ def durable_sender(app: Celery) -> Callable[..., Any]:
     @wraps(type(app).send_task)
     def send_task(*given: Any, **options: Any) -> Any:
         name: Any = given[0] if given else options.get("name")
+        kwargs: Any = given[2] if len(given) > 2 else options.get("kwargs")
         called_by = options.get("task_type")
-        task = durable.registered(name) if called_by is None else called_by
-        if not durable.include(name, task) or is_in_flight(options):
+        if not durable.include_call(name, called_by, kwargs) or is_in_flight(options):
             return celery_compat.plain_send_task(app)(*given, **options)
         call = dict(zip(positions, given, strict=False)) | options
-        args, kwargs = call.pop("args", None), call.pop("kwargs", None)
-        return durable.submit(call.pop("name"), args, kwargs, call, called_by)
+        return durable.submit(
+            call.pop("name"), call.pop("args", None), call.pop("kwargs", None), call, called_by
+        )
 
     return send_task

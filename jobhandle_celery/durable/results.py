@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.app import app_or_default
-from celery.result import AsyncResult
+from celery.result import AsyncResult, GroupResult
 
 from ..errors import ValidationError
 from ..runtime import runtime_of
@@ -64,17 +64,26 @@ class JobResult(_AnyResult):
 
     @property
     def children(self) -> "list[JobResult] | None":  # type: ignore[override]  # Celery's is a list of results
-        """The results of what a chain, group or chord consists of; none of a task, None without a row."""
+        """The results of what a chain, group or chord consists of, or of the callbacks of a task.
+
+        None without a row. What the body of the task has submitted is not among them.
+        """
         job_id = self.job_id
-        store = runtime_of(self.app).submitter.flushed_store()
-        members = None if job_id is None else store.queries.members(job_id)
-        if members is None:
+        queries = runtime_of(self.app).submitter.flushed_store().queries
+        children = None if job_id is None else queries.children(job_id)
+        if children is None:
             return None
-        return [
-            type(self)(member.task_id, app=self.app, job_id=member.id)
-            for member in members
-            if member.parent_id == job_id
-        ]
+        return [type(self)(task_id, app=self.app, job_id=child) for child, task_id in children]
+
+    def abort(self) -> None:
+        """Cancel the job, as `revoke` does: the ``is_aborted()`` of its `AbortableTask` becomes True."""
+        self.revoke()
+
+    def is_aborted(self) -> bool:
+        """Return True if the job is cancelled, or asked to stop."""
+        handle = runtime_of(self.app).handle()
+        handle.attach(self.job_id or 0)
+        return handle.cancel_requested() and not self.successful() and not self.failed()
 
     def _get_task_meta(self) -> Any:
         if self._cache is None:
@@ -117,3 +126,40 @@ class JobResult(_AnyResult):
 
 def _unpickled(kind: type[JobResult], task_id: str, parent: Any, job_id: int | None) -> JobResult:
     return kind(task_id, parent=parent, job_id=job_id)
+
+
+class JobGroupResult(GroupResult):
+    """The result of a group of durable tasks: a `GroupResult` of `JobResult` objects, with `job_id`."""
+
+    job_id: int
+    """The id of the group's own row."""
+
+    def __init__(self, id: str, results: Any, *, job_id: int, **options: Any) -> None:
+        super().__init__(id, results, **options)
+        self.job_id = job_id
+
+    @property
+    def backend(self) -> JobBackend:
+        """That of the jobs, whatever the app's result backend is."""
+        return backend_of(self.app)
+
+    def revoke(self, connection: Any = None, terminate: bool = False, **unused: Any) -> JobStatus:  # type: ignore[override]  # Celery's returns None
+        """Cancel all jobs of the group, and return the status of the group afterwards."""
+        handle = runtime_of(self.app).handle()
+        handle.attach(self.job_id)
+        return handle.cancel_job(terminate=terminate)
+
+    def save(self, backend: Any = None) -> Any:
+        """Save it in a result backend, by default that of the jobs, where nothing is to be done."""
+        return super().save(backend or self.backend)
+
+    def delete(self, backend: Any = None) -> None:
+        """Delete it from a result backend, by default that of the jobs: the rows stay."""
+        super().delete(backend or self.backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _group_unpickled, (type(self), self.id, self.results, self.job_id)
+
+
+def _group_unpickled(kind: type[JobGroupResult], id: str, results: Any, job_id: int) -> JobGroupResult:
+    return kind(id, results, job_id=job_id)

@@ -62,6 +62,24 @@ class Queries:
             return to_jobs(db, in_tree_order(rows, job_id))
 
     @retry_on_disconnect
+    def children(self, job_id: int) -> list[tuple[int, str]] | None:
+        """Return ids and task ids of what Celery calls the children of a task; None if there is no such job.
+
+        Those of a node are the jobs right below it. Those of a job outside of a tree are the jobs that need
+        it, of a tree the root: its callbacks are among them.
+        """
+        with self._database.autocommit() as db:
+            row = db.execute(
+                select_one(job.c.kind, job.c.parent_id, by_user=False), params(id=job_id)
+            ).first()
+            if row is None:
+                return None
+            if row.kind is None and row.parent_id is not None:
+                return []
+            found = db.execute(_below() if row.kind else _needing(), params(id=job_id)).all()
+            return [(child.id, child.task_id) for child in found]
+
+    @retry_on_disconnect
     def failed_member(self, node: JobRecord) -> tuple[JobRecord | None, bool]:
         """Return the task by which a node ended in Error, and whether it is in the header of a chord.
 
@@ -191,3 +209,19 @@ _STATE = (
     *(job.c.id, job.c.status_id, job.c.message, job.c.progress_current, job.c.progress_total),
     *(job.c.kind, job.c.parent_id, job.c.root_id),
 )
+
+
+@cache
+def _below() -> Any:
+    below = select(job.c.id, job.c.task_id).where(job.c.parent_id == param(job.c.id))
+    return below.order_by(job.c.position.is_(None), job.c.position, job.c.id)
+
+
+@cache
+def _needing() -> Any:
+    ids = (
+        select(func.coalesce(job.c.root_id, job.c.id))
+        .join(job_need, job_need.c.job_id == job.c.id)
+        .where(job_need.c.needs_id == param(job.c.id))
+    )
+    return select(job.c.id, job.c.task_id).where(job.c.id.in_(ids)).order_by(job.c.id)

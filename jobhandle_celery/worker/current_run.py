@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery.canvas import Signature
+from celery.result import ResultBase
 
 from .. import celery_compat, serialization
 from ..store import Run
@@ -56,7 +57,7 @@ class CurrentRun:
     revoked: bool = False
     """The outcome left the job Cancelled, and that was reported to the result backend."""
 
-    def keep(self, task: Any, returned: Any) -> None:
+    def keep(self, task: Any, returned: object) -> None:
         """Keep what the body has returned as the result of its job.
 
         Raises:
@@ -64,6 +65,8 @@ class CurrentRun:
         """
         try:
             if not celery_compat.ignores_result(task, self.context):
+                if isinstance(returned, ResultBase):  # as Celery's backends
+                    returned = returned.as_tuple()  # type: ignore[attr-defined]  # all have it
                 self.result = serialization.encode(returned)
         except serialization.NotStorableError as error:
             raise ResultError(f"the result {error}") from None

@@ -273,6 +273,40 @@ def test_canvas_with_a_durable_task_is_a_tree(app: Any) -> None:
     assert [job.kwargs for job in app.jobs.attach(result.job_id).members()][-1] == {"x": 5}
 
 
+def test_map_of_a_durable_task_is_a_job(app: Any) -> None:
+    durable, plain = app.tasks["shop.durable"], app.tasks["shop.plain"]
+    for canvas in (durable.map([1, 2]), durable.starmap([(1, 2), (3, 4)])):
+        result = canvas.delay()
+        (job,) = app.jobs.find(limit=1)
+        assert (result.job_id, job.task, job.kwargs["task"]["task"]) == (job.id, canvas.task, "shop.durable")
+        assert received(app)[-1].headers["id"] == result.id
+    number = len(app.jobs.find())
+    plain.map([1]).delay()
+    plain.starmap([(1, 2)]).delay()
+    plain.chunks([(1, 2), (3, 4)], 1)()
+    app.send_task("celery.map")
+    assert len(received(app)) == 5
+    assert len(app.jobs.find()) == number
+    app.conf.task_always_eager = True
+    assert durable.map([1, 2]).delay().get() == [[1], [2]]
+    assert plain.map([1, 2]).delay().get() == [[1], [2]]
+    assert len(app.jobs.find()) == number + 1
+
+
+def test_chunks_of_a_durable_task_are_a_tree(make: Make) -> None:
+    app = make(task_routes={"shop.durable": "mapped"})
+    chunks = app.tasks["shop.durable"].chunks([(1, 2), (3, 4), (5, 6)], 2)
+    for result, queue in (
+        (chunks.apply_async(priority=3), "mapped"),
+        (chunks(), "mapped"),
+        (chunks.group()(), app.conf.task_default_queue),  # Celery's group has forgotten what it applies
+    ):
+        members = app.jobs.attach(result.job_id).members()
+        assert [member.job_id for member in result.results] == [member.id for member in members]
+        assert [member.kwargs["it"] for member in members] == [[[1, 2], [3, 4]], [[5, 6]]]
+        assert {(member.task, member.queue) for member in members} == {("celery.starmap", queue)}
+
+
 def test_canvas_of_plain_tasks_stays_plain(app: Any) -> None:
     plain = app.tasks["shop.plain"]
     chain(plain.s(2), plain.s()).delay()

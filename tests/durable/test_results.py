@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import chain, chord, states
+from celery import chain, chord, group, states
 from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import ImproperlyConfigured, Retry, TaskRevokedError, TimeoutError
-from celery.result import AsyncResult, GroupResult, ResultSet, denied_join_result
+from celery.result import AsyncResult, GroupResult, ResultSet, denied_join_result, result_from_tuple
 
 from jobhandle_celery import (
     DatabaseUnavailableError,
@@ -184,6 +184,80 @@ def test_result_of_a_chain_is_its_last_and_its_children_are_its_members(app: Any
     result = canvas.delay()
     assert result.get(timeout=60) == 6
     assert [child.get(timeout=60) for child in result.children] == [3, 6]
+
+
+def test_children_of_a_task_are_its_callbacks(app: Any) -> None:
+    app.conf.task_always_eager = True
+    add = app.tasks["shop.add"]
+    first = add.apply_async((1, 2), link=[add.s(3), chain(add.s(4), add.s(5))])
+    step, steps = first.children
+    assert (step.get(), steps.get()) == (6, 12)
+    assert [type(child) for child in (step, steps)] == [JobResult, JobResult]
+    assert step.children == []
+    assert len(steps.children) == 2
+    assert [value for _, value in first.collect()] == [3, 6, 12, 7, 12]
+    of_member: Any = chain(add.si(1, 2), add.s(1)).delay()
+    assert [child.children for child in of_member.children] == [[], []]
+
+
+def test_exists_is_true_of_every_row(factory: JobFactory, app: Any) -> None:
+    if not hasattr(AsyncResult, "exists"):
+        pytest.skip("Celery 5.6 has no exists()")
+    unknown: Any = JobResult("unknown", app=app)
+    assert not unknown.exists()
+    for status in ("Queued", "Finished"):
+        assert result_in(status, factory, app).exists()
+
+
+def test_group_is_restored_from_its_rows(app: Any) -> None:
+    app.conf.task_always_eager = True
+    app.set_current()
+    tasks: Any = group(app.tasks["shop.add"].s(number, 1) for number in range(3))
+    result = tasks.delay()
+    assert result.save() is result
+    for other in (
+        GroupResult.restore(result.id, app=app),
+        result_from_tuple(result.as_tuple(), app),
+        pickle.loads(pickle.dumps(result)),
+    ):
+        assert (other, other.get(timeout=60)) == (result, [1, 2, 3])
+    assert pickle.loads(pickle.dumps(result)).job_id == result.job_id
+    result.delete()
+    assert app.backend.restore_group("unknown") is None
+    with pytest.raises(NotImplementedError, match="finds a group by its row"):
+        GroupResult("unknown", [app.AsyncResult(result.results[0].id)], app=app).save()
+
+
+def test_group_needs_no_result_backend(sqlite_url: str) -> None:
+    app: Any = make_service("memory://", sqlite_url, {"task_always_eager": True})
+    tasks: Any = group(app.tasks["shop.add"].s(number, 1) for number in range(3))
+    result = tasks.delay()
+    assert result.get(timeout=60) == result.join(timeout=60) == [1, 2, 3]
+    assert result.save() is result
+    assert ResultSet(result.results).get(timeout=60) == [1, 2, 3]
+    result.forget()
+    app.jobs.close()
+
+
+def test_result_that_a_body_returns_is_stored_as_in_celery(app: Any) -> None:
+    app.conf.task_always_eager = True
+
+    def submit() -> Any:
+        return app.tasks["shop.add"].delay(1, 2)
+
+    body: Any = app.task(name="shop.returns", durable=True, shared=False)(submit)
+    value = body.delay().get(timeout=60)
+    assert result_from_tuple(value, app).get(timeout=60) == 3
+
+
+def test_abortable_task_is_aborted_by_its_result(factory: JobFactory, app: Any) -> None:
+    for status, aborted in (("Queued", True), ("Running", True), ("Finished", False)):
+        result = result_in(status, factory, app)
+        assert not result.is_aborted()
+        result.abort()
+        assert result.is_aborted() == aborted
+    with pytest.raises(UnknownJobError):
+        JobResult("unknown", app=app).abort()
 
 
 def test_unavailable_database_is_an_error() -> None:
