@@ -18,6 +18,7 @@ from ..broker.sent_tasks import sent_task
 from ..broker.signatures import GROUP
 from ..errors import ConfigurationError, shown
 from ..runtime import runtime_of
+from . import revocation
 from .canvas import applied, is_in_flight, task_names, task_of_call, wrap_apply_async
 from .results import JobGroupResult, JobResult
 from .scope import ScopeVariable
@@ -152,6 +153,7 @@ def install(app: Celery) -> DurableTasks:
     durable = DurableTasks(app)
     setattr(app, _ATTRIBUTE, durable)
     celery_compat.wrap_send_task(app, durable_sender)
+    revocation.install(app)
     celery_compat.wrap_canvas(partial(wrap_apply_async, submit=_submit_canvas))
     return durable
 

@@ -1,14 +1,14 @@
 """Reads of single jobs, lists, counts and histories."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, and_, func, select
 
 from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, job_need
-from ..status import JobStatus
+from ..status import UNFINISHED, JobStatus
 from .database import Database
 from .decoding import to_event, to_job, to_progress
 from .executors import MOST_PARAMETERS, Executor
@@ -16,7 +16,7 @@ from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect
 from .snapshots import JobState, Node, count_members, in_tree_order, to_jobs
-from .statements import param, params
+from .statements import NAMESPACE, param, params
 from .transitions import mine, select_one, selected
 from .tree_results import results_needed
 
@@ -60,6 +60,18 @@ class Queries:
         with self._database.autocommit() as db:
             rows = db.execute(select(job).where(job.c.root_id == root_id)).all()
             return to_jobs(db, in_tree_order(rows, job_id))
+
+    @retry_on_disconnect
+    def ids_of_tasks(self, task_ids: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the ids of the unfinished jobs with these task ids: those of tasks, and those of nodes."""
+        tasks: list[int] = []
+        nodes: list[int] = []
+        with self._database.autocommit() as db:
+            for start in range(0, len(task_ids), MOST_PARAMETERS):
+                named = job.c.task_id.in_(task_ids[start : start + MOST_PARAMETERS])
+                for found in db.execute(select(job.c.id, job.c.kind).where(named, _UNFINISHED)):
+                    (tasks if found.kind is None else nodes).append(found.id)
+        return tasks, nodes
 
     @retry_on_disconnect
     def children(self, job_id: int) -> list[tuple[int, str]] | None:
@@ -225,3 +237,6 @@ def _needing() -> Any:
         .where(job_need.c.needs_id == param(job.c.id))
     )
     return select(job.c.id, job.c.task_id).where(job.c.id.in_(ids)).order_by(job.c.id)
+
+
+_UNFINISHED = and_(job.c.namespace == NAMESPACE, job.c.status_id.in_(UNFINISHED))
