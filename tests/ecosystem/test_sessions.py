@@ -1,4 +1,4 @@
-"""Sessions of Flask-SQLAlchemy and SQLModel: a job joins their transaction; its message follows the commit."""
+"""Sessions of Flask-SQLAlchemy and SQLModel: a job joins the transaction; its message follows the commit."""
 
 from collections.abc import Iterator
 from typing import Any
