@@ -56,7 +56,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports them.
-pytest.register_assert_rewrite("tests.store.assertions", "tests.store.state_machine", "tests.store.scenario")
+for _name in ("assertions", "crash_machine", "scenario", "state_machine"):
+    pytest.register_assert_rewrite(f"tests.store.{_name}")
 
 DATABASES = ["sqlite", "postgresql", "mariadb"]
 S = TypeVar("S", bound=Server)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobhandle_celery.store import ClaimRejected, RejectionReason, Run
+from tests.store.act import WAITS
 from tests.store.assertions import look
 from tests.store.harness import Harness
-from tests.store.model import LEASE, Model
-from tests.store.operations import ACTS, WAITS
+from tests.store.model import Model
+from tests.store.model_leases import LEASE
+from tests.store.operations import ACTS
 from tests.store.scenario import DURATIONS, Call, World
 
 NEVER_AT_ONCE = {("claim", "retry"), ("claim", "retry later")}

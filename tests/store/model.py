@@ -4,7 +4,6 @@ The state machine makes the same calls on the model and the store, and expects t
 the same rows.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jobhandle_celery.status import FINAL, STARTABLE, JobStatus
@@ -21,35 +20,20 @@ from tests.store.model_job import (
     WAITING,
     ModelJob,
 )
+from tests.store.model_leases import ModelLeases
 
-GRACE, REPUBLISH_AFTER, LEASE = 1.5, 15.5, 20.5
-"""Half minutes, while time passes by whole ones: no job becomes due at the time of a check."""
-INTERVAL, UNBROKEN = 0.5, LEASE / 6
+GRACE, REPUBLISH_AFTER = 1.5, 15.5
+"""Half minutes, for the same reason as `LEASE`."""
 FOR_GOOD = "; no attempts are left"
 EXPIRED = "expired before it was started"
 LOST_UNSTARTED = "workers were lost while they took its message, before its body started"
 
 
 @dataclass
-class Model:
+class Model(ModelLeases):
     """All jobs and workers of one namespace."""
 
-    now: float = 0.0
     jobs: dict[int, ModelJob] = field(default_factory=dict)
-    leases: dict[str, float] = field(default_factory=dict)
-    last_pass: float | None = None
-    unbroken_since: float = 0.0
-
-    # Conditions.
-
-    def alive(self, worker_uid: str | None) -> bool:
-        return worker_uid is not None and self.leases.get(worker_uid, 0.0) > self.now
-
-    def is_due(self, job: ModelJob) -> bool:
-        return job.not_before is None or job.not_before <= self.now
-
-    def has_expired(self, job: ModelJob) -> bool:
-        return not job.started and job.expires is not None and job.expires <= self.now
 
     def holder(self, key: str | None) -> ModelJob | None:
         if key is None:
@@ -109,7 +93,7 @@ class Model:
         due = [
             job
             for job in self.jobs.values()
-            if job.status in STARTABLE and not job.held and self.is_due(job)
+            if job.status in STARTABLE and not job.held and job.is_due(self.now)
             if job.due is not None and job.due <= self.now
         ]
         for job in due:
@@ -178,7 +162,7 @@ class Model:
         over = [
             job
             for job in self.jobs.values()
-            if job.status in STARTABLE and self.has_expired(job) and (job.due or 0.0) <= self.now
+            if job.status in STARTABLE and job.has_expired(self.now) and (job.due or 0.0) <= self.now
         ]
         for job in over:
             self._expire(job)
@@ -225,12 +209,12 @@ class Model:
             return ClaimRejected(RejectionReason.CANCELLED)
         if not job.fits(run.task_id, run.attempt):
             return ClaimRejected(RejectionReason.SUPERSEDED)
-        if self.has_expired(job):
+        if job.has_expired(self.now):
             self._expire(job)
             return ClaimRejected(RejectionReason.EXPIRED)
         if not self.alive(run.worker.worker_uid):
             return ClaimRejected(RejectionReason.NO_LEASE)
-        if job.held or not self.is_due(job):
+        if job.held or not job.is_due(self.now):
             return ClaimRejected(RejectionReason.EARLY)
         self._start(job, run.claim_id, run.worker.worker_uid)
         return run
@@ -282,7 +266,7 @@ class Model:
         return [self._cut_off(job)] if job.is_held_by(holder) else []
 
     def give_back_all(self, worker_uid: str) -> list[JobStatus]:
-        return [self._cut_off(job) for job in self._running(self.jobs.values(), worker_uid)]
+        return [self._cut_off(job) for job in self._running(worker_uid)]
 
     def lose(self, holder: Run | ProcessRef, reason: str) -> list[JobStatus]:
         job = self.jobs[holder.job_id]
@@ -304,7 +288,7 @@ class Model:
 
     def note_received(self, message: PendingMessage, worker_uid: str) -> list[JobStatus]:
         job = self.jobs[message.job_id]
-        if not self._is_unstarted(job, message):
+        if not job.is_unstarted(message):
             return []
         lost = job.worker_uid not in (None, worker_uid)
         given_up = self.lose_unstarted(message) if lost else []
@@ -320,16 +304,13 @@ class Model:
 
     def lose_unstarted(self, message: PendingMessage) -> list[JobStatus]:
         job = self.jobs[message.job_id]
-        if not self._is_unstarted(job, message):
+        if not job.is_unstarted(message):
             return []
         job.lost_count += 1
         if job.lost_count < max(MOST_LOST_UNSTARTED, job.max_attempts):
             return []
         self.settle(job, ERROR, None, LOST_UNSTARTED)
         return [ERROR]
-
-    def _is_unstarted(self, job: ModelJob, message: PendingMessage) -> bool:
-        return job.fits(message.task_id, message.attempt) and not job.held
 
     def note_progress(self, job: ModelJob, current: float, run: Run | None = None) -> bool:
         """Write progress; without a run, of whatever runs the job."""
@@ -376,7 +357,9 @@ class Model:
             self.cancel(job, False)
             return True
         if status is RUNNING:
-            free = previous in STARTABLE and not self.has_expired(job) and (job.held or self.is_due(job))
+            free = (
+                previous in STARTABLE and not job.has_expired(self.now) and (job.held or job.is_due(self.now))
+            )
             if free:
                 self._start(job, token, None)
             return free or previous is RUNNING
@@ -394,20 +377,6 @@ class Model:
 
     # Leases.
 
-    def begin_pass(self) -> bool | None:
-        gap = None if self.last_pass is None else self.now - self.last_pass
-        if gap is not None and gap < INTERVAL:
-            return None
-        if gap is None or gap > UNBROKEN:
-            self.unbroken_since = self.now
-        self.last_pass = self.now
-        return self.now - self.unbroken_since >= LEASE
-
-    def renew(self, worker_uid: str) -> bool:
-        known = worker_uid in self.leases
-        self.leases[worker_uid] = self.now + LEASE
-        return known
-
     def retire(self, worker_uid: str) -> None:
         for job in self.jobs.values():
             if job.status in STARTABLE and job.worker_uid == worker_uid:
@@ -415,15 +384,12 @@ class Model:
         if worker_uid not in {job.worker_uid for job in self.jobs.values() if job.status is RUNNING}:
             self.leases.pop(worker_uid, None)
 
-    def lapsed(self) -> set[str]:
-        return {worker_uid for worker_uid, until in self.leases.items() if until <= self.now}
-
     def reap(self, worker_uid: str, name: str) -> dict[int, JobStatus]:
         if worker_uid not in self.lapsed():
             return {}
         del self.leases[worker_uid]
         reason = f"the worker {name} was lost"
-        return {job.job_id: self._lost(job, reason) for job in self._running(self.jobs.values(), worker_uid)}
+        return {job.job_id: self._lost(job, reason) for job in self._running(worker_uid)}
 
-    def _running(self, jobs: Iterable[ModelJob], worker_uid: str) -> list[ModelJob]:
-        return [job for job in jobs if job.status is RUNNING and job.worker_uid == worker_uid]
+    def _running(self, worker_uid: str) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if job.status is RUNNING and job.worker_uid == worker_uid]

@@ -41,6 +41,12 @@ class ModelJob:
     def held(self) -> bool:
         return self.status is WAITING and self.not_before is None
 
+    def is_due(self, now: float) -> bool:
+        return self.not_before is None or self.not_before <= now
+
+    def has_expired(self, now: float) -> bool:
+        return not self.started and self.expires is not None and self.expires <= now
+
     def is_held_by(self, holder: Run | ProcessRef) -> bool:
         """Return whether a run still holds the row; for a process, whether the row names its worker."""
         if isinstance(holder, Run):
@@ -54,6 +60,10 @@ class ModelJob:
     def waits_for(self, message: PendingMessage) -> bool:
         """Return whether a message is the latest and had no effect yet."""
         return self.fits(message.task_id, message.attempt) and self.sent == message.publish_count
+
+    def is_unstarted(self, message: PendingMessage) -> bool:
+        """Return whether a worker that takes a message may start the job."""
+        return self.fits(message.task_id, message.attempt) and not self.held
 
     def fits(self, task_id: str, attempt: int) -> bool:
         """Return whether a message is for the next attempt."""

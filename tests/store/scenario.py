@@ -10,10 +10,11 @@ from sqlalchemy import ColumnElement, Table, delete, insert, select
 
 from jobhandle_celery.schema import clock, job, job_event, sweep, worker
 from jobhandle_celery.store import Worker
+from tests.store.act import KEY, Act, Cast, key
 from tests.store.assertions import Found, agree, look
 from tests.store.harness import Harness, Row, new_job
-from tests.store.model import GRACE, LEASE, REPUBLISH_AFTER, Model
-from tests.store.operations import KEY, Act, Cast, key
+from tests.store.model import GRACE, REPUBLISH_AFTER, Model
+from tests.store.model_leases import LEASE
 
 
 def minutes(amount: float) -> timedelta | None:
@@ -74,7 +75,7 @@ class World:
     def steady_sweeps(self) -> None:
         """Make leases trusted, and another pass due."""
         self.harness.trust_leases()
-        self.model.last_pass, self.model.unbroken_since = self.model.now, self.model.now - 2 * LEASE
+        self.model.trust_leases()
         self.harness.pass_time(minutes=1)
         self.model.now += 1
 

@@ -1,9 +1,7 @@
-"""The store compared with the model: any calls in any order, several jobs, two workers, time, crashes."""
+"""The store compared with the model: any calls in any order, several jobs, two workers, time."""
 
 import time
 import uuid
-from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -21,11 +19,10 @@ from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import FINAL, SETTABLE, JobStatus
 from jobhandle_celery.store import ClaimRejected, Database, PendingMessage, Run, Worker
 from tests.store.assertions import agree, follows, legal, look
-from tests.store.cutting import Cut, Cutter, Died
 from tests.store.harness import FAILURE, TASK, Harness, Row, new_job
-from tests.store.model import LEASE, Model
+from tests.store.model import Model
 from tests.store.model_job import RUNNING, ModelJob
-from tests.store.operations import ACTS, Cast, key
+from tests.store.model_leases import LEASE
 from tests.store.scenario import DURATIONS, minutes
 
 MOST_JOBS = 3
@@ -41,20 +38,17 @@ class StoreMachine(RuleBasedStateMachine):
     messages = Bundle("messages")
     """Published messages; the broker may deliver any of them at any time, and again."""
     unmarked = Bundle("unmarked")
-    unanswered = Bundle("unanswered")
-    """Calls whose answer was lost."""
     ages = st.sampled_from([0, 0, 0, 0, 1, 2])
     """Age of a run in claims of its job: mostly the last one, which may hold the row."""
     either = st.sampled_from([0, 1])
     delays = st.sampled_from([0, 3.5, 40.5])
 
-    def __init__(self, url: str, database: Database, cutter: Cutter) -> None:
-        """Begin in a new namespace; the database and its cutter serve all runs."""
+    def __init__(self, url: str, database: Database) -> None:
+        """Begin in a new namespace; the database serves all runs."""
         super().__init__()
         self.now = time.monotonic()
         self.harness = Harness(url, database, namespace=str(uuid.uuid4()), **DURATIONS)
         self.store = self.harness.store
-        self.cutter = cutter
         self.model = Model()
         self.workers = [Worker(name, str(uuid.uuid4()), 1) for name in ("w1", "w2")]
         self.won: list[Run] = []
@@ -284,61 +278,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert answer == self.model.set_status(self.of(job_id), status, token)
         if again:
             self.resubmit(job_id)
-
-    # Crashes.
-
-    @rule(
-        target=unanswered,
-        job_id=jobs,
-        name=st.sampled_from([name for name in ACTS if name != "submit"]),
-        age=ages,
-        by=either,
-        cut=st.builds(Cut, st.integers(1, 6), st.booleans(), st.booleans()),
-    )
-    def cut_off_in_the_middle(self, job_id: int, name: str, age: int, by: int, cut: Cut) -> Any:
-        asked = (name, self.cast(job_id, age, by), str(uuid.uuid4()))
-        self.sweeps_are_steady()
-        before = deepcopy(self.model)
-        expected = self.expect(*asked)
-        try:
-            with self.cutter.cutting(cut):
-                answer = self.ask(*asked)
-        except Died:
-            try:
-                agree(look(self.harness), self.model)
-            except AssertionError:
-                self.model = before  # and the invariant looks whether that is it
-            return asked
-        assert answer == expected or answer in ACTS[name].repeated
-        return multiple()
-
-    @rule(asked=consumes(unanswered))
-    def repeat_unanswered(self, asked: tuple[str, Cast, str]) -> None:
-        self.sweeps_are_steady()
-        answer = self.ask(*asked)
-        assert answer == self.expect(*asked)
-
-    def ask(self, name: str, cast: Cast, token: str) -> Any:
-        return ACTS[name].ask(cast, token)
-
-    def expect(self, name: str, cast: Cast, token: str) -> Any:
-        expected = ACTS[name].expected(cast, self.model, token)
-        if isinstance(expected, Run) and expected not in self.won:
-            self.won.append(expected)
-        return expected
-
-    def cast(self, job_id: int, age: int, by: int) -> Cast:
-        """Return the cast of an act on a job, with a run that was won, if there is one."""
-        sent = self.harness.message(job_id)
-        other = self.workers[by]
-        run = self.run_of(job_id, age) or key(sent, self.workers[1 - by])
-        late = replace(sent, task_id=run.task_id, attempt=run.attempt)
-        sent = self.harness.message(job_id)
-        return Cast(self.store, other, late, run, sent, key(late, other), key(sent, other))
-
-    def sweeps_are_steady(self) -> None:
-        self.harness.trust_leases()
-        self.model.last_pass, self.model.unbroken_since = self.model.now, self.model.now - 2 * LEASE
 
     # Leases and time.
 

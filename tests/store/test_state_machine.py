@@ -15,8 +15,8 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES
 from tests.store.assertions import legal
+from tests.store.crash_machine import CrashMachine
 from tests.store.cutting import Cutter
-from tests.store.state_machine import StoreMachine
 
 LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
 EXAMPLES = {name: int(LONGER or "15") for name in DATABASES} | {"sqlite": int(LONGER or "30")}
@@ -32,7 +32,7 @@ def test_store_does_what_the_model_does(request: pytest.FixtureRequest, common_u
     database = Database(engine_maker(common_url), Settings())
     cutter = Cutter(database.engine)
     run_machine(
-        lambda: StoreMachine(common_url, database, cutter),  # type: ignore[arg-type]  # any callable will do
+        lambda: CrashMachine(common_url, database, cutter),  # type: ignore[arg-type]  # any callable will do
         settings=settings(
             max_examples=EXAMPLES[name],
             stateful_step_count=STEPS,
