@@ -1,4 +1,4 @@
-"""A state that a body sets in Celery itself becomes the state of the row."""
+"""What a body does by means of Celery: it sets a state, waits, changes its canvas."""
 
 import uuid
 from collections.abc import Callable
@@ -206,3 +206,14 @@ def test_wait_of_no_time_within_a_task_looks_once(app: Any) -> None:
     handle.submit(app.tasks["tests.add"].s(1, 2))
     with denied_join_result(), pytest.raises(WaitTimeoutError):
         handle.result(timeout=0)
+
+
+@pytest.mark.parametrize("method", ["replace", "add_to_chord"])
+def test_change_of_canvas_in_body_is_refused_by_name(app: Any, method: str) -> None:
+    def body(task: Any) -> None:
+        getattr(task, method)(app.signature("tests.add", args=(1, 2)))
+
+    error = submitted(app, body, bind=True).get_job().error
+    assert (error.kind, error.type) == ("task", "ApiUsageError")
+    assert error.message.startswith(f"{method}: ")
+    assert "submit another job" in error.message

@@ -7,23 +7,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import sqlalchemy
 from celery import signals
 from celery.app.trace import trace_task_ret
-from sqlalchemy import insert, update
 
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, current_job
 from jobhandle_celery.broker.headers import HEADER
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
-from jobhandle_celery.schema import job, job_need
 from jobhandle_celery.serialization import LIMIT
 from jobhandle_celery.store import Run
 from jobhandle_celery.worker import needs
 from jobhandle_celery.worker.outcomes import GivenBack, Report
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
-from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
+from tests.tree_rows import Node, chain, chord, group, insert_needs, insert_tree, leaf
 
 Make = Callable[..., Any]
 
@@ -58,27 +55,13 @@ def store_tree(app: Any, root: Node) -> int:
 
 
 def submit(app: Any, asked: Job, *needed: Any, when: str = "finished") -> JobHandle:
-    """Submit a job that needs these: trees, ids of jobs, or pairs of an id and None, for order alone."""
+    """Submit a job that needs these, see `insert_needs`."""
     handle: JobHandle = app.jobs.handle()
     handle.submit(Job(**{**vars(asked), "status": JobStatus.WAITING}))
     with runtime_of(app).store.database.transaction() as db:
-        for position, need in enumerate(needed):
-            match need:
-                case Node():
-                    insert_tree(db.connection, need)
-                    row = {"needs_id": need.id, "position": position}
-                case (needs_id, place):
-                    row = {"needs_id": needs_id, "position": place}
-                case _:
-                    row = {"needs_id": need, "position": position}
-            db.connection.execute(insert(job_need).values(job_id=handle.job_id, **row))
-        change(db.connection, handle.job_id, needs_when=when)
+        insert_needs(db.connection, handle.job_id, *needed, when=when)
     handle.release_job()
     return handle
-
-
-def change(connection: sqlalchemy.Connection, job_id: int, **columns: Any) -> None:
-    connection.execute(update(job).where(job.c.id == job_id).values(**columns))
 
 
 def task(app: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -276,9 +259,7 @@ def test_results_too_large_end_in_error_with_their_size(app: Any) -> None:
 
 
 def test_unreadable_result_ends_in_error_that_names_the_job(app: Any) -> None:
-    handle = submit(app, Job(task=taking(app)), needed := leaf(1))
-    with runtime_of(app).store.database.transaction() as db:
-        change(db.connection, needed.id, result="{secret")
+    handle = submit(app, Job(task=taking(app)), needed := leaf(columns={"result": "{secret"}))
     error = failure_of(app, handle)
     assert error.message == (
         f"the result of job {needed.id}, an argument of this one, cannot be read: JSONDecodeError"
@@ -410,18 +391,3 @@ def test_job_without_needs_has_none(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(Job(task=taking(app)))
     assert handle.needs() == []
-
-
-@pytest.mark.parametrize("method", ["replace", "add_to_chord"])
-def test_change_of_canvas_in_body_is_refused_by_name(app: Any, method: str) -> None:
-    @task(app, name="tests.changing", bind=True)
-    def changing(task: Any) -> None:
-        getattr(task, method)(app.signature("tests.add", args=(1, 2)))
-
-    handle = app.jobs.handle()
-    handle.submit(Job(task="tests.changing"))
-    run(app, message_of(app))
-    error = handle.get_job().error
-    assert (error.kind, error.type) == ("task", "ApiUsageError")
-    assert error.message.startswith(f"{method}: ")
-    assert "submit another job" in error.message

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, update
 
-from jobhandle_celery.schema import clock, job
+from jobhandle_celery.schema import clock, job, job_need
 from jobhandle_celery.status import JobStatus
 
 TASK = "shop.thumbnail"
@@ -69,6 +69,25 @@ def insert_tree(connection: Connection, root: Node, namespace: str = "default", 
             ]
         level = following
     return root.id
+
+
+def insert_needs(
+    connection: Connection,
+    job_id: int,
+    *needed: Any,
+    when: str = "finished",
+    namespace: str = "default",
+    **columns: Any,
+) -> None:
+    """Let a job need trees, which are inserted, or jobs by their ids; `columns` are of its own row.
+
+    Each is given alone, or with the position of its result among the arguments; None: it is no argument.
+    """
+    for number, need in enumerate(needed):
+        found, position = need if isinstance(need, tuple) else (need, number)
+        needs_id = insert_tree(connection, found, namespace) if isinstance(found, Node) else found
+        connection.execute(insert(job_need).values(job_id=job_id, needs_id=needs_id, position=position))
+    connection.execute(update(job).where(job.c.id == job_id).values(needs_when=when, **columns))
 
 
 def _row(node: Node, namespace: str) -> dict[str, Any]:

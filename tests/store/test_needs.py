@@ -1,25 +1,17 @@
 """What a worker reads of a job's needs, on each database."""
 
-from typing import Any
-
 import pytest
-from sqlalchemy import insert
 
-from jobhandle_celery.schema import job_need
 from jobhandle_celery.store import ResultsTooLarge
 from tests.store.harness import Harness
-from tests.tree_rows import Node, chain, group, insert_tree, leaf
+from tests.tree_rows import Node, chain, group, insert_needs, leaf
 
 
-def need(harness: Harness, *needed: tuple[Node, int | None]) -> int:
+def need(harness: Harness, *needed: tuple[Node | int, int | None]) -> int:
     """Return a new job that needs these, inserted in another order than that of their positions."""
     job_id = harness.submit(held=True)
     with harness.database.transaction() as db:
-        for node, position in needed:
-            insert_tree(db.connection, node, harness.settings.namespace)
-            row = {"job_id": job_id, "needs_id": node.id, "position": position}
-            db.connection.execute(insert(job_need).values(row))
-    harness.write(job_id, needs_when="finished")
+        insert_needs(db.connection, job_id, *needed, namespace=harness.settings.namespace)
     return job_id
 
 
@@ -44,10 +36,7 @@ def test_results_over_the_limit_are_refused(harness: Harness, needed: Node) -> N
 
 
 def test_result_of_pruned_need_is_none(harness: Harness) -> None:
-    job_id = harness.submit(held=True)
-    with harness.database.transaction() as db:
-        gone: dict[str, Any] = {"job_id": job_id, "needs_id": 2**31 - 1, "position": 0}
-        db.connection.execute(insert(job_need).values(gone))
+    job_id = need(harness, (2**31 - 1, 0))
     assert harness.store.queries.results_needed(job_id, 100) == {2**31 - 1: None}
 
 

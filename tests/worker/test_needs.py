@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
 
 from jobhandle_celery import Job, JobHandle, JobStatus
 from jobhandle_celery.runtime import runtime_of
-from jobhandle_celery.schema import job, job_need
+from jobhandle_celery.schema import job
 from jobhandle_celery.serialization import LIMIT
 from tests.apps import lines_of
-from tests.tree_rows import Node, group, insert_tree, leaf
+from tests.tree_rows import Node, group, insert_needs, leaf
 from tests.worker.cluster import Cluster, NewCluster
 
 
@@ -29,12 +28,9 @@ def submit(cluster: Cluster, asked: Job, needed: Node, **options: Any) -> JobHan
     handle = cluster.jobs.handle()
     handle.submit(Job(**{**vars(asked), "status": JobStatus.WAITING}))
     with runtime_of(cluster.app).store.database.transaction() as db:
-        insert_tree(db.connection, needed)
-        need = {"job_id": handle.job_id, "needs_id": needed.id, "position": 0}
-        db.connection.execute(insert(job_need).values(need))
         row = db.connection.execute(job.select().where(job.c.id == handle.job_id)).one()
-        columns = {"needs_when": "finished", "routing": json.dumps({**json.loads(row.routing), **options})}
-        db.connection.execute(update(job).where(job.c.id == handle.job_id).values(**columns))
+        routing = json.dumps({**json.loads(row.routing), **options})
+        insert_needs(db.connection, handle.job_id, needed, routing=routing)
     handle.release_job()
     return handle
 
