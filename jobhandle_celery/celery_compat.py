@@ -5,21 +5,24 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import celery.app.task
 from amqp import Channel
 from billiard.einfo import ExceptionInfo
-from celery import Celery, Task, canvas, states
+from celery import Celery, Task, _state, canvas, states
 from celery._state import get_current_task
 from celery.app import trace
 from celery.app.registry import TaskRegistry
-from celery.concurrency.base import BasePool
+from celery.concurrency.base import BasePool, apply_target
 from celery.exceptions import Ignore
 from celery.utils.serialization import get_pickleable_exception
+from celery.worker.request import create_request_cls  # type: ignore[attr-defined]  # not in its stubs
 
 _OWN_STRATEGY_MODULES = (Task.__module__, "jobhandle_celery.worker.instrumentation")
 
@@ -318,3 +321,50 @@ def wrap_derived_request(cls: type, **wrappers: Callable[[Callable[..., Any]], C
     if "execute_using_pool" in vars(cls):
         for name, wrap in wrappers.items():
             setattr(cls, name, wrap(getattr(cls, name)))
+
+
+# For `jobhandle_celery.testing`.
+
+
+def apps_of_process() -> list[Celery]:
+    """Return the apps of this process, with those that the garbage collector has not collected yet."""
+    return list(_state._get_active_apps())  # type: ignore[attr-defined]  # private: not in its stubs
+
+
+@contextmanager
+def without_servers(app: Celery, connect: Callable[..., Any], backend: Any) -> Iterator[None]:
+    """Within the block, an app connects to its broker by `connect`, and stores results in `backend`.
+
+    Afterwards it has the pools and the result backend that it had before. None leaves the result backend.
+    """
+    amqp: Any = app.amqp
+    replaced: dict[str, Any] = {"_connection": connect, "_pool": None}
+    if backend is not None:
+        # A backend is kept for each thread, or one for all: for all threads of the block it is this one.
+        replaced |= {"_backend_cache": backend, "_local": threading.local()}
+    missing = object()
+    former = {name: vars(app).get(name, missing) for name in replaced}
+    producers, amqp._producer_pool = amqp._producer_pool, None
+    vars(app).update(replaced)
+    try:
+        yield
+    finally:
+        amqp._producer_pool = producers
+        for name, value in former.items():
+            if value is missing:
+                del vars(app)[name]
+            else:
+                vars(app)[name] = value
+
+
+def request_run_here(task: Any, message: Any, hostname: str) -> tuple[Any, Any]:
+    """Return the request of a message, of the class that a worker derives, and a pool to execute it with.
+
+    The body runs in the thread that executes it. Unlike in the solo pool, what ends the process, as Ctrl-C
+    does, ends it.
+    """
+    pool = BasePool(limit=1, app=task.app)
+    pool.on_apply = partial(apply_target, propagate=(BaseException,))  # type: ignore[method-assign]
+    traced = partial(trace.trace_task_ret, app=task.app)
+    derived = create_request_cls(task.Request, task, pool, hostname, None, trace=traced, app=task.app)
+    return derived(message, app=task.app, hostname=hostname, task=task), pool

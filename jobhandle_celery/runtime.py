@@ -86,7 +86,11 @@ class Runtime:
         """Nodes that this process has noted as Running, see `worker.nodes`."""
         self.result_backend: Any = None
         """The `JobBackend` of results, made at the first use, see `durable.backend`."""
-        setattr(app, _ATTRIBUTE, self)
+        self.install()
+
+    def install(self) -> None:
+        """Make this the runtime of its app, instead of an earlier one."""
+        setattr(self._app, _ATTRIBUTE, self)
 
     @cached_property
     def settings(self) -> settings.Settings:

@@ -36,6 +36,11 @@ class DurableTasks:
         self._patterns: tuple[str, ...] | bool | None = None
         self._answers: dict[str, bool] = {}
 
+    def forget(self) -> None:
+        """Read ``jobhandle_durable`` again at the next call."""
+        self._patterns = None
+        self._answers.clear()
+
     def registered(self, name: str) -> Any:
         """Return the task of a name; None if this app has none.
 

@@ -166,9 +166,9 @@ class RejectionStep(bootsteps.Step):
 
     def create(self, parent: Any) -> None:
         """Replace the consumer's handlers, for a job's messages alone, before it reads them."""
-        parent.on_unknown_task = _before(parent.on_unknown_task, _unknown_task, parent)
-        parent.on_unknown_message = _before(parent.on_unknown_message, _malformed, parent)
-        parent.on_invalid_task = _before(parent.on_invalid_task, _malformed, parent)
+        parent.on_unknown_task = _before(parent.on_unknown_task, unknown_task, parent)
+        parent.on_unknown_message = _before(parent.on_unknown_message, malformed, parent)
+        parent.on_invalid_task = _before(parent.on_invalid_task, malformed, parent)
         parent.on_decode_error = _on_decode_error(parent, parent.on_decode_error)
 
 
@@ -183,11 +183,11 @@ def _before(plain: Callable[..., None], ours: Callable[..., None], consumer: Any
 
 
 def _on_decode_error(consumer: Any, plain: Callable[[Any, Exception], None]) -> Callable[..., None]:
-    refuse = _before(lambda _, message, error: plain(message, error), _malformed, consumer)
+    refuse = _before(lambda _, message, error: plain(message, error), malformed, consumer)
     return lambda message, error: refuse(None, message, error)
 
 
-def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
+def unknown_task(consumer: Any, message: Any, error: Exception) -> None:
     logger.error(
         "%s: worker %s (namespace %s) does not know its task %s; dropped its message, the sweep sends "
         "another; import the task's module here or, if two services share this queue, give each its own "
@@ -208,7 +208,7 @@ def _unknown_task(consumer: Any, message: Any, error: Exception) -> None:
     )
 
 
-def _malformed(consumer: Any, message: Any, error: Exception | None = None) -> None:
+def malformed(consumer: Any, message: Any, error: Exception | None = None) -> None:
     # By its type only: the text of another library's error may quote the message.
     reason = (
         str(error) if isinstance(error, MessageRefused) else type(error).__name__ if error else "no task's"

@@ -1,0 +1,64 @@
+"""What a test kit does to rows that nothing else does: it makes jobs due, and ends a lease."""
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import and_, literal, or_, select, update
+
+from ..schema import clock, job, sweep, worker
+from ..status import JobStatus
+from ..store import Database
+
+
+class Rows:
+    """The rows of one test."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def make_due(
+        self, job_ids: Collection[int] | None, *, scheduled: bool, until: datetime | None = None
+    ) -> int | None:
+        """Make the job due whose time comes next, and return its id; None if there is none.
+
+        Args:
+            job_ids: Of these jobs alone; None: of all.
+            scheduled: Also of jobs that wait for their time, not of retries alone.
+            until: The latest time of such a job; None: any.
+        """
+        waits = and_(job.c.status_id == JobStatus.WAITING, job.c.blocked.is_(False))
+        if until is not None:
+            waits &= job.c.not_before <= literal(until, job.c.not_before.type)
+        retries = job.c.status_id == JobStatus.REQUEUED
+        which = and_(
+            job.c.namespace == self._database.settings.namespace,
+            job.c.not_before > clock(),
+            or_(retries, waits) if scheduled else retries,
+        )
+        if job_ids is not None:
+            which &= job.c.id.in_(job_ids)
+        first = select(job.c.id).where(which).order_by(job.c.not_before, job.c.id).limit(1)
+        with self._database.transaction() as db:
+            job_id: int | None = db.execute(first).scalar()
+            if job_id is not None:
+                due = {"not_before": clock(), "due_at": clock()}
+                db.execute(update(job).where(job.c.id == job_id).values(due))
+            return job_id
+
+    def worker_of(self, job_id: int) -> str | None:
+        """Return the uid of the worker that runs a job; None if none does."""
+        with self._database.autocommit() as db:
+            found: str | None = db.execute(select(job.c.worker_uid).where(job.c.id == job_id)).scalar()
+            return found
+
+    def end_lease(self, worker_uid: str) -> None:
+        """End the lease of a worker, as if passes of the sweep had found it alive until now."""
+        settings = self._database.settings
+        lapsed = clock(-settings.lease)
+        with self._database.transaction() as db:
+            here = sweep.c.namespace == settings.namespace
+            passes = {"last_pass_at": clock(), "unbroken_since": lapsed}
+            if not db.execute(update(sweep).where(here).values(passes)).rowcount:
+                db.insert_if_absent(sweep, {"namespace": settings.namespace, **passes})
+            mine = worker.c.worker_uid == worker_uid
+            db.execute(update(worker).where(mine).values(lease_until=lapsed))
