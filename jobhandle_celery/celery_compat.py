@@ -21,6 +21,7 @@ from celery.app import trace
 from celery.app.registry import TaskRegistry
 from celery.concurrency.base import BasePool, apply_target
 from celery.exceptions import Ignore
+from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import get_pickleable_exception
 from celery.worker.request import create_request_cls  # type: ignore[attr-defined]  # not in its stubs
 
@@ -366,5 +367,6 @@ def request_run_here(task: Any, message: Any, hostname: str) -> tuple[Any, Any]:
     pool = BasePool(limit=1, app=task.app)
     pool.on_apply = partial(apply_target, propagate=(BaseException,))  # type: ignore[method-assign]
     traced = partial(trace.trace_task_ret, app=task.app)
-    derived = create_request_cls(task.Request, task, pool, hostname, None, trace=traced, app=task.app)
+    kind: Any = symbol_by_name(task.Request)
+    derived = create_request_cls(kind, task, pool, hostname, None, trace=traced, app=task.app)
     return derived(message, app=task.app, hostname=hostname, task=task), pool

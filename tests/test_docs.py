@@ -157,7 +157,7 @@ def test_architecture_names_each_module() -> None:
     package = ROOT / "jobhandle_celery"
     modules = [
         path.relative_to(package).as_posix()
-        for folder in ("", "store", "broker", "worker", "durable")
+        for folder in ("", "store", "broker", "worker", "durable", "testing")
         for path in package.joinpath(folder).glob("*.py")
         if path.name != "__init__.py"
     ]

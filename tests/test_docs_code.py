@@ -170,7 +170,14 @@ def test_files_of_pages_have_a_test() -> None:
             "mysite/settings.py",
             "mysite/tasks.py",
         ],
-        "docs/how-to/testing.md": ["test_shop.py"],
+        "docs/how-to/testing.md": [
+            "test_body.py",
+            "test_faults.py",
+            "test_orders.py",
+            "test_settings.py",
+            "test_shop.py",
+            "test_submitted.py",
+        ],
         "docs/tutorial/first-job.md": ["cancel.py", "shop.py", "submit.py"],
         "docs/tutorial/pipeline.md": ["sheet.py", "studio.py"],
         "docs/tutorial/web-service.md": ["web.py"],
@@ -226,10 +233,17 @@ def test_web_service_tutorial_answers(shop: ModuleType, monkeypatch: pytest.Monk
 
 
 def test_testing_guide_passes_with_the_shop_of_the_readme(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(with_servers(files("README.md")["shop.py"], None, "memory://"))
-    (tmp_path / "test_shop.py").write_text(files("docs/how-to/testing.md")["test_shop.py"])
-    options = ("-q", "-p", "no:xdist", "-c", os.devnull)
-    assert "1 passed" in python("-m", "pytest", *options, "test_shop.py", folder=tmp_path)
+    """Its broker and its database do not exist."""
+    program = with_servers(
+        files("README.md")["shop.py"], "postgresql://127.0.0.1:1/shop", "redis://127.0.0.1:1"
+    )
+    (tmp_path / "shop.py").write_text(program)
+    for name, code in files("docs/how-to/testing.md").items():
+        (tmp_path / name).write_text(code)
+    (configuration,) = blocks("docs/how-to/testing.md", "toml")
+    (tmp_path / "pyproject.toml").write_text(configuration.code)
+    count = sum(code.count("\ndef test_") for code in files("docs/how-to/testing.md").values())
+    assert f"{count} passed" in python("-m", "pytest", "-q", "-p", "no:xdist", folder=tmp_path)
 
 
 def test_django_guide_submits_after_the_commit(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Redirects an app to a test's database and mailbox, and its result backend into memory."""
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]  #
 
 from .. import celery_compat, settings
 from ..broker.queued_marker import QueuedMarker
-from ..completion import CompletionPoller
+from ..completion import CompletionPoller, Pause
 from ..durable.publishing import durable_tasks
 from ..errors import WaitTimeoutError
 from ..jobs import Jobs
 from ..runtime import Runtime
+from ..status import JobStatus
 from ..store import Database, PendingMessage
 from ..submitter import Submitter
 from .database import FreshDatabase
@@ -83,13 +83,13 @@ class _Poller(CompletionPoller):
         super().__init__(runtime.store, assert_will_not_block)
         self._runtime = runtime
 
-    def wait_until_final(self, job_id: int, deadline: float = math.inf) -> bool:
+    def wait(self, pause: Pause) -> JobStatus | None:
         if threading.get_ident() == self._runtime.thread and not self._runtime.runs_elsewhere:
             raise WaitTimeoutError(
-                f"job {job_id} has not ended, and nothing runs it while its test waits: "
+                f"job {pause.job_id} has not ended, and nothing runs it while its test waits: "
                 "call jobs.run_jobs() before"
             )
-        return super().wait_until_final(job_id, deadline)
+        return super().wait(pause)
 
 
 @contextmanager
