@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.app import app_or_default
+from celery.backends.base import DisabledBackend
 from celery.result import AsyncResult, GroupResult
 
 from ..errors import ValidationError
@@ -150,12 +151,15 @@ class JobGroupResult(GroupResult):
         return handle.cancel_job(terminate=terminate)
 
     def save(self, backend: Any = None) -> Any:
-        """Save it in a result backend, by default that of the jobs, where nothing is to be done."""
-        return super().save(backend or self.backend)
+        """Save it in a result backend, by default that of the app; without one nothing is to be done."""
+        backend = backend or self.app.backend
+        return self if isinstance(backend, DisabledBackend) else super().save(backend)
 
     def delete(self, backend: Any = None) -> None:
-        """Delete it from a result backend, by default that of the jobs: the rows stay."""
-        super().delete(backend or self.backend)
+        """Delete what `save` has stored; the rows stay."""
+        backend = backend or self.app.backend
+        if not isinstance(backend, DisabledBackend):
+            super().delete(backend)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _group_unpickled, (type(self), self.id, self.results, self.job_id)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from celery import chain, chord, group, states
+from celery.bin.base import CLIContext
+from celery.bin.result import result as command
 from celery.contrib.abortable import AbortableAsyncResult
 from celery.exceptions import ImproperlyConfigured, Retry, TaskRevokedError, TimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet, denied_join_result, result_from_tuple
+from click.testing import CliRunner
 
 from jobhandle_celery import (
     DatabaseUnavailableError,
@@ -186,6 +189,16 @@ def test_result_of_a_chain_is_its_last_and_its_children_are_its_members(app: Any
     assert [child.get(timeout=60) for child in result.children] == [3, 6]
 
 
+@pytest.mark.parametrize("options", [[], ["--task", "shop.add"]], ids=repr)
+def test_command_result_shows_the_row(options: list[str], factory: JobFactory, app: Any) -> None:
+    """``celery -A app result ID``."""
+    context = CLIContext(app=app, no_color=True, workdir=None)
+    ran = CliRunner().invoke(command, [result_in("Finished", factory, app).id, *options], obj=context)
+    assert (ran.output, ran.exit_code) == ("5\n", 0)
+    ran = CliRunner().invoke(command, [result_in("Error", factory, app).id, *options], obj=context)
+    assert isinstance(ran.exception, ValueError)
+
+
 def test_children_of_a_task_are_its_callbacks(app: Any) -> None:
     app.conf.task_always_eager = True
     add = app.tasks["shop.add"]
@@ -228,12 +241,24 @@ def test_group_is_restored_from_its_rows(app: Any) -> None:
         GroupResult("unknown", [app.AsyncResult(result.results[0].id)], app=app).save()
 
 
+def test_group_is_saved_in_the_result_backend_of_the_app(sqlite_url: str) -> None:
+    app: Any = make_service("memory://", sqlite_url, {"result_backend": "cache+memory://"})
+    tasks: Any = group(app.tasks["shop.add"].s(number, 1) for number in range(3))
+    result = tasks.delay()
+    result.save()
+    assert GroupResult.restore(result.id, app=app) == result
+    result.delete()
+    assert app.backend.restore_group(result.id, cache=False) is None
+    app.jobs.close()
+
+
 def test_group_needs_no_result_backend(sqlite_url: str) -> None:
     app: Any = make_service("memory://", sqlite_url, {"task_always_eager": True})
     tasks: Any = group(app.tasks["shop.add"].s(number, 1) for number in range(3))
     result = tasks.delay()
     assert result.get(timeout=60) == result.join(timeout=60) == [1, 2, 3]
     assert result.save() is result
+    result.delete()
     assert ResultSet(result.results).get(timeout=60) == [1, 2, 3]
     result.forget()
     app.jobs.close()
