@@ -23,7 +23,13 @@ from tests.workers import ROOT
 class Flower:
     """A Flower on the broker of a cluster, with a login."""
 
-    def __init__(self, cluster: Cluster, reaper: Reaper, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        reaper: Reaper,
+        settings: Mapping[str, str] | None = None,
+        app: str = "tests.flower.bodies:app",
+    ) -> None:
         self.port = free_port()
         self.login = ("ann", secrets.token_hex(8))
         self._cluster = cluster
@@ -31,7 +37,7 @@ class Flower:
         self._log = cluster.folder / f"flower-{self.port}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "tests.flower.bodies:app", "flower"],
+                [sys.executable, "-m", "celery", "-A", app, "flower"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -99,6 +105,20 @@ class Flower:
         """Send the POST request of a button; return the message of the response."""
         answer = json.loads(self._ask(f"api/{button}", urlencode(fields).encode()))
         return str(answer["message"])
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Return the answer to a GET request."""
+        answer: dict[str, Any] = json.loads(self._ask(path))
+        return answer
+
+    def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """Return the answer to a POST request with a JSON document."""
+        answer: dict[str, Any] = json.loads(self._ask(path, json.dumps(body).encode()))
+        return answer
+
+    def page(self, path: str) -> str:
+        """Return a page as HTML."""
+        return self._ask(path).decode()
 
     def refresh(self, worker: str) -> None:
         """Make it inspect the workers, as its pages do, until this one has answered."""
