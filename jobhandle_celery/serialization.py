@@ -110,6 +110,8 @@ def decode(encoded: str | None) -> Any:
 
 def storable(text: str) -> str:
     """Remove NUL characters and spell lone surrogates as escapes (``\\udcff``)."""
+    if text.isascii():
+        return text.replace("\0", "")
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -132,7 +134,7 @@ def to_ascii(text: str) -> str:
 
 def holds_nul(json_text: str) -> bool:
     """Return True if a JSON document has a NUL character in one of its strings."""
-    return _ESCAPED_NUL.search(json_text) is not None
+    return "\\u0000" in json_text and _ESCAPED_NUL.search(json_text) is not None
 
 
 def is_nested_deeper(json_text: str, levels: int) -> bool:

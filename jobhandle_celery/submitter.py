@@ -18,7 +18,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from . import serialization, validation
 from .background import BackgroundQueue
 from .broker.canvas import is_tree, plan, plan_canvas, plan_with_callbacks
-from .broker.plans import Member, Plan, located
+from .broker.plans import Member, Plan, located_at
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
@@ -304,7 +304,7 @@ class Submitter:
             try:
                 job = self._new_row(member, ids.tasks[index], ids.headers(index), username, groupname)
             except ValidationError as error:
-                raise located(error, member.where) from None
+                raise located_at(error, members, index) from None
             if member.task_id_given:
                 job = replace(job, task_id_given=True)
             new.append(_new_member(job, member))

@@ -199,9 +199,9 @@ def job(given: Job) -> CheckedJob:
     # The built-in types first, for an abstract class takes longer to answer.
     if isinstance(given.args, (str, bytes)) or not isinstance(given.args, (list, tuple, Sequence)):
         raise ValidationError("args", hidden or given.args, "a list or tuple")
-    if not isinstance(given.kwargs, (dict, Mapping)) or not all(isinstance(key, str) for key in given.kwargs):
+    if not isinstance(given.kwargs, (dict, Mapping)) or not _has_text_keys(given.kwargs):
         raise ValidationError("kwargs", hidden or given.kwargs, "a mapping with text as its keys")
-    if not isinstance(given.headers, Mapping) or not all(isinstance(key, str) for key in given.headers):
+    if not isinstance(given.headers, (dict, Mapping)) or not _has_text_keys(given.headers):
         raise ValidationError("headers", given.headers, "a mapping with text as its keys")
     if not isinstance(given.message, str):
         raise ValidationError("message", given.message, "text")
@@ -212,11 +212,9 @@ def job(given: Job) -> CheckedJob:
         raise ValidationError(
             "status", "Waiting", "no status together with after: such a job waits by itself"
         )
-    for field in ("queue", "unique_key"):
-        name(field, getattr(given, field))
-    times = {field: moment(field, getattr(given, field)) for field in ("scheduled_for", "expires")}
-    limits = {field: _limit(field, getattr(given, field)) for field in ("time_limit", "soft_time_limit")}
-    hard, soft = limits.values()
+    name("queue", given.queue)
+    name("unique_key", given.unique_key)
+    hard, soft = _limit("time_limit", given.time_limit), _limit("soft_time_limit", given.soft_time_limit)
     if hard and soft and soft > hard:
         raise ValidationError("soft_time_limit", soft, f"at most the time_limit of {hard:g} s")
     if given.priority is not None:
@@ -224,8 +222,18 @@ def job(given: Job) -> CheckedJob:
     whole("max_attempts", given.max_attempts, 1, 1_000_000)
     # Without the constructor: it takes as long as all these checks, and knows no field of a subclass.
     checked = object.__new__(CheckedJob)
-    vars(checked).update(vars(given), **times, **limits)
+    vars(checked).update(
+        vars(given),
+        scheduled_for=moment("scheduled_for", given.scheduled_for),
+        expires=moment("expires", given.expires),
+        time_limit=hard,
+        soft_time_limit=soft,
+    )
     return checked
+
+
+def _has_text_keys(mapping: Mapping[Any, Any]) -> bool:
+    return not mapping or all(isinstance(key, str) for key in mapping)
 
 
 def after(value: object) -> Sequence[Any]:

@@ -6,8 +6,8 @@ Others need a canvas by its row; if a canvas needs something, its first tasks do
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from celery.utils.abstract import CallableSignature
@@ -16,7 +16,7 @@ from .. import validation
 from ..errors import ValidationError
 from ..models import Job, JobRecord
 from . import publish_options, signatures
-from .plans import Member, Plan, located
+from .plans import Member, Plan, located, path_to
 from .signatures import CHAIN, CHORD, GROUP, Sig
 from .task_signatures import as_job, task_job
 
@@ -120,6 +120,21 @@ class _Place:
     frozen: bool = True
     """Celery freezes it before it applies it."""
 
+    def of_member(self, position: int, group_index: int) -> "_Place":
+        """Return the place of a member of a group. `replace` takes longer than all else of its plan."""
+        return _Place(
+            self.parent,
+            position,
+            self.depth,
+            self.need,
+            self.options,
+            self.args,
+            self.kwargs,
+            self.group,
+            group_index,
+            self.frozen,
+        )
+
 
 class _Planner:
     def __init__(self) -> None:
@@ -168,7 +183,7 @@ class _Planner:
         place = _Place(frozen=False)
         signature = signatures.grouped(signature)
         if signatures.kind_of(signature) == GROUP:
-            tasks = list(signatures.flattened(signatures.tasks_of(signature), frozen=False))
+            tasks = list(islice(signatures.flattened(signatures.tasks_of(signature), frozen=False), 2))
             if len(tasks) == 1 and signatures.ends_in_group(tasks[0][1]):
                 # As `group.apply_async`, which returns the inner group's result.
                 self._check_options(signature, place)
@@ -177,16 +192,21 @@ class _Planner:
         return self._add(signature, place)
 
     def _add(self, signature: object, place: _Place) -> int:
-        """Add a signature, and what it consists of; return its index."""
-        with self._located(signature, place):
+        """Add a signature, and what it consists of; return its index. An error names the innermost place."""
+        try:
             if place.depth > MOST_DEPTH:
                 raise ValidationError("job", "a canvas", f"a canvas of at most {MOST_DEPTH} levels")
-            signature = signatures.grouped(signatures.checked(signature))
-            kind = signatures.kind_of(signature)
-            if kind is not None:
-                self._check_options(signature, place)
-        if kind is None:
-            return self._add_task(signature, place)
+            checked = signatures.grouped(signatures.checked(signature))
+            kind = signatures.kind_of(checked)
+            if kind is None:
+                return self._add_task(checked, place)
+            self._check_options(checked, place)
+            return self._add_node(kind, checked, place)
+        except ValidationError as error:
+            name = signature.get("task") if isinstance(signature, Mapping) else type(signature).__name__
+            raise located(error, f"{path_to(self.members, place.parent, place.position)}{name}") from None
+
+    def _add_node(self, kind: str, signature: Sig, place: _Place) -> int:
         index = self.add(
             Member(
                 Job(task=f"celery.{kind}"),
@@ -202,34 +222,33 @@ class _Planner:
         return index
 
     def _add_task(self, signature: Sig, place: _Place) -> int:
-        with self._located(signature, place) as where:
-            options = signatures.merged_options(signature, place.options)
-            callbacks = signatures.links_of(options)
-            options.pop("link", None)
-            immutable = bool(signature.get("immutable"))
-            args, kwargs = tuple(signature.get("args") or ()), dict(signature.get("kwargs") or {})
-            if not immutable:
-                args, kwargs = (*place.args, *args), kwargs | dict(place.kwargs)
-            job, further = task_job({**signature, "args": args, "kwargs": kwargs, "options": options})
-            needs = () if place.need is None else ((place.need, None if immutable else 0),)
-            index = self.add(
-                Member(
-                    job,
-                    further,
-                    parent=place.parent,
-                    position=place.position,
-                    depth=place.depth,
-                    needs=needs,
-                    when="finished" if needs else None,
-                    relative=bool(needs),
-                    caller=None if place.need is None else self._ends[place.need],
-                    group=place.group,
-                    group_index=place.group_index,
-                    where=where,
-                )
+        options = signatures.merged_options(signature, place.options)
+        callbacks = signatures.links_of(options)
+        options.pop("link", None)
+        immutable = bool(signature.get("immutable"))
+        args, kwargs = tuple(signature.get("args") or ()), dict(signature.get("kwargs") or {})
+        if not immutable:
+            args, kwargs = (*place.args, *args), kwargs | dict(place.kwargs)
+        job, further = task_job({**signature, "args": args, "kwargs": kwargs, "options": options})
+        needs = () if place.need is None else ((place.need, None if immutable else 0),)
+        index = self.add(
+            Member(
+                job,
+                further,
+                parent=place.parent,
+                position=place.position,
+                depth=place.depth,
+                needs=needs,
+                when="finished" if needs else None,
+                relative=bool(needs),
+                caller=None if place.need is None else self._ends[place.need],
+                group=place.group,
+                group_index=place.group_index,
             )
+        )
         self._ends[index] = index
-        self._add_callbacks(index, callbacks, place)
+        if callbacks:
+            self._add_callbacks(index, callbacks, place)
         return index
 
     def _add_callbacks(self, index: int, callbacks: Sequence[Sig], place: _Place) -> None:
@@ -245,10 +264,9 @@ class _Planner:
             self._add(callback, at)
 
     def _add_steps(self, index: int, signature: Sig, place: _Place) -> None:
-        with self._located(signature, place):
-            steps = signatures.steps_of(signature)
-            if not steps:
-                raise ValidationError("tasks", "no task", "a chain of at least one task")
+        steps = signatures.steps_of(signature)
+        if not steps:
+            raise ValidationError("tasks", "no task", "a chain of at least one task")
         options = dict(place.options)
         steps[-1] = signatures.extended(steps[-1], signatures.links_of(options))
         options.pop("link", None)
@@ -277,42 +295,30 @@ class _Planner:
             at = _Place(parent=index, depth=at.depth, need=before, group=group)
 
     def _add_group(self, index: int, signature: Sig, place: _Place) -> None:
-        with self._located(signature, place):
-            tasks = signatures.flattened(signatures.tasks_of(signature), frozen=place.frozen)
-            self._add_members(index, tasks, place)
+        tasks = signatures.flattened(signatures.tasks_of(signature), frozen=place.frozen)
+        self._add_members(index, tasks, place)
 
     def _add_members(self, index: int, tasks: Iterator[tuple[int, Sig]], place: _Place) -> None:
         group = index if place.group is None else place.group
+        below = replace(place, parent=index, depth=place.depth + 1, group=group, frozen=True)
         number = -1
         for number, (group_index, task) in enumerate(tasks):
-            member = self._add(
-                task,
-                replace(
-                    place,
-                    parent=index,
-                    position=number,
-                    depth=place.depth + 1,
-                    group=group,
-                    group_index=group_index,
-                    frozen=True,
-                ),
-            )
+            member = self._add(task, below.of_member(number, group_index))
             self._ends[index] = self._ends[member]
         if number < 0 and place.need is not None:
             # No other job waits for what it needs.
             self.members[index] = replace(self.members[index], needs=((place.need, None),), when="finished")
 
     def _add_chord(self, index: int, signature: Sig, place: _Place) -> None:
-        with self._located(signature, place):
-            header, body = signatures.header_of(signature), signatures.body_of(signature)
-            options = dict(place.options)
-            for callback in signatures.links_of(options):
-                body = signatures.linked(body, callback)
-            options.pop("link", None)
-            # A delay is the header's; everything else is the body's as well.
-            of_body = {name: value for name, value in options.items() if name not in ("countdown", "eta")}
-            args = tuple(signature.get("args") or ())
-            kwargs = dict((signature.get("kwargs") or {}).get("kwargs") or {}) | dict(place.kwargs)
+        header, body = signatures.header_of(signature), signatures.body_of(signature)
+        options = dict(place.options)
+        for callback in signatures.links_of(options):
+            body = signatures.linked(body, callback)
+        options.pop("link", None)
+        # A delay is the header's; everything else is the body's as well.
+        of_body = {name: value for name, value in options.items() if name not in ("countdown", "eta")}
+        args = tuple(signature.get("args") or ())
+        kwargs = dict((signature.get("kwargs") or {}).get("kwargs") or {}) | dict(place.kwargs)
         immutable = bool(signature.get("immutable"))
         below = _Place(parent=index, depth=place.depth + 1, need=place.need)
         first = self.add(
@@ -334,28 +340,3 @@ class _Planner:
         }
         options.pop("link", None)
         publish_options.check_given(options)
-
-    @contextmanager
-    def _located(self, signature: object, place: _Place) -> Iterator[str]:
-        """Name the place of a signature in an error."""
-        name = signature.get("task") if isinstance(signature, Mapping) else type(signature).__name__
-        where = f"{self._path(place)}{name}"
-        try:
-            yield where
-        except ValidationError as error:
-            raise located(error, where) from None
-
-    def _path(self, place: _Place) -> str:
-        parts: list[str] = []
-        parent, position = place.parent, place.position
-        while parent is not None:
-            node = self.members[parent]
-            if position is None:
-                part = f"{node.kind}'s callback"
-            elif node.kind == CHORD:
-                part = ("header", "body")[position]
-            else:
-                part = f"{node.kind}[{position}]"
-            parts.append(part)
-            parent, position = node.parent, node.position
-        return "".join(f"{part}, " for part in reversed(parts))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import ValidationError
 from ..models import Job
+from .signatures import CHORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,6 @@ class Member:
     group: int | None = None
     """Stands for its group id: the index of a group, or of the task whose callbacks form one."""
     group_index: int | None = None
-    where: str = ""
-    """Its place in the canvas, for errors; empty outside of one."""
     task_id: str | None = None
     """Celery's id of the task; None: a new one."""
     task_id_given: bool = False
@@ -52,10 +51,33 @@ class Plan:
     """For each thing given, the index of its row: of a canvas that of the root."""
 
 
+def path_to(members: Sequence[Member], parent: int | None, position: int | None) -> str:
+    """Return the way from the root of a canvas to one of its members, for errors; empty for the root."""
+    parts: list[str] = []
+    while parent is not None:
+        node = members[parent]
+        if position is None:
+            part = f"{node.kind}'s callback"
+        elif node.kind == CHORD:
+            part = ("header", "body")[position]
+        else:
+            part = f"{node.kind}[{position}]"
+        parts.append(part)
+        parent, position = node.parent, node.position
+    return "".join(f"{part}, " for part in reversed(parts))
+
+
 def located(error: ValidationError, where: str) -> ValidationError:
     """Return an error that names the member of a canvas, once."""
-    if not where or hasattr(error, "where"):
-        return error
-    error.args = (f"{error.args[0]} (in {where})",)
-    vars(error)["where"] = where
+    if not hasattr(error, "where"):
+        error.args = (f"{error.args[0]} (in {where})",)
+        vars(error)["where"] = where
     return error
+
+
+def located_at(error: ValidationError, members: Sequence[Member], index: int) -> ValidationError:
+    """Return an error that names a member of a canvas by its index; as it is if there is no canvas."""
+    member = members[index]
+    if member.parent is None and member.caller is None:
+        return error
+    return located(error, f"{path_to(members, member.parent, member.position)}{member.job.task}")

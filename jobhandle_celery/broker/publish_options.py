@@ -155,13 +155,15 @@ def _unkept(name: str, value: Any) -> ValidationError:
 
 def parse_moment(field: str, value: Any) -> datetime | timedelta | None:
     """Return a moment that an option of Celery gives as seconds, a datetime or ISO text."""
+    if value is None:
+        return None
     accepted = "seconds, or an aware datetime"
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
             raise ValidationError(field, value, accepted) from None
-    if value is None or isinstance(value, datetime):
+    if isinstance(value, datetime):
         return validation.moment(field, value)
     given = validation.duration(value)
     if given is None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import NoneType
 from typing import Any
 
 from celery import Celery
@@ -34,6 +35,9 @@ _ROUTE_OPTIONS = ("queue", "priority", "route_name", *sorted(publish_options.ROU
 _SENT_OPTIONS = ("serializer", "ignore_result")
 """Further options of the route of a call of `Celery.send_task`, in which a task's attributes are options."""
 _DESCRIPTION = ("headers", "ignore_result", "argsrepr", "kwargsrepr", "reply_to")
+
+_PLAIN = frozenset({NoneType, str, int, float})
+"""The types of options by which a route is cached."""
 
 ROUTE_LIMIT = 1_000
 """Routes that are cached: callers may invent queue names without end."""
@@ -117,7 +121,8 @@ class Routing:
             self._app, None if sent else task
         ):
             return self._route_by_dry_run(job, given, task, task_id, sensitive, tree, results)
-        route = self._cached_route(job, given, args, kwargs, task, task_id)
+        parent = self._app.current_worker_task
+        route = self._cached_route(job, given, args, kwargs, task, task_id, parent)
         if sensitive:
             sensitive = resolved(sensitive, getattr(task, "run", None), args)
         further: dict[str, Any] = {name: given[name] for name in _DESCRIPTION if name in given}
@@ -128,7 +133,7 @@ class Routing:
             shadow = task.shadow_name(args, kwargs, dict(given))
         if shadow:
             further["shadow"] = shadow
-        caller = self.caller()
+        caller = _caller(parent)
         caller |= {name: given[name] for name in ("parent_id", "root_id") if name in given}
         if tree is None:
             further |= caller
@@ -147,13 +152,7 @@ class Routing:
 
     def caller(self) -> dict[str, Any]:
         """Return the parent and root of what is submitted here: the task that runs in this thread, if any."""
-        parent = self._app.current_worker_task
-        if not parent or not parent.request.id:
-            return {}
-        return {
-            "parent_id": parent.request.id,
-            "root_id": parent.request.root_id or parent.request.id,
-        }
+        return _caller(self._app.current_worker_task)
 
     def _route_by_dry_run(
         self,
@@ -211,18 +210,25 @@ class Routing:
         )
 
     def _cached_route(
-        self, job: CheckedJob, given: Mapping[str, Any], args: Any, kwargs: Any, task: Any, task_id: str
+        self,
+        job: CheckedJob,
+        given: Mapping[str, Any],
+        args: Any,
+        kwargs: Any,
+        task: Any,
+        task_id: str,
+        parent: Any,
     ) -> Route:
         router: Any = self._amqp.router
         if router is not self._router:
             self._router, self._routes = router, {}
         asked = {**given, **_own_options(job)}
         limits = job.time_limit, job.soft_time_limit
-        options = (asked.get(name) for name in _ROUTE_OPTIONS)
-        key = (job.task, task is None, _sent_as(given), *limits, self._inherited_priority(), *options)
+        options = map(asked.get, _ROUTE_OPTIONS)
+        key = (job.task, task is None, _sent_as(given), *limits, self._inherited_priority(parent), *options)
         # A route that is a function may depend on the arguments.
-        cacheable = all(isinstance(route, MapRoute) for route in router.routes) and all(
-            value is None or type(value) in (str, int, float) for value in key[3:]
+        cacheable = _PLAIN.issuperset(map(type, key[3:])) and all(
+            isinstance(route, MapRoute) for route in router.routes
         )
         route = self._routes.get(key) if cacheable else None
         if route is None:
@@ -233,9 +239,8 @@ class Routing:
                 self._routes[key] = route
         return route
 
-    def _inherited_priority(self) -> Any:
+    def _inherited_priority(self, parent: Any) -> Any:
         """Return the priority inherited from the submitting task, with `task_inherit_parent_priority`."""
-        parent = self._app.current_worker_task
         if not parent or not self._app.conf.task_inherit_parent_priority:
             return None
         return (parent.request.delivery_info or {}).get("priority")
@@ -286,6 +291,12 @@ class Routing:
             options,
             serialization.encode_given("options", options),
         )
+
+
+def _caller(parent: Any) -> dict[str, Any]:
+    if not parent or not parent.request.id:
+        return {}
+    return {"parent_id": parent.request.id, "root_id": parent.request.root_id or parent.request.id}
 
 
 def _checked(
@@ -345,6 +356,7 @@ def _options_json(
 
 
 _TREE_FIRST = '{"tree": '
+_decoder = json.JSONDecoder()
 
 
 def with_tree(options: str, tree: Mapping[str, Any]) -> str:
@@ -360,7 +372,7 @@ def without_tree(options: str) -> tuple[str, Mapping[str, Any]]:
     """
     if not options.startswith(_TREE_FIRST):
         return options, {}
-    tree, end = json.JSONDecoder().raw_decode(options, len(_TREE_FIRST))
+    tree, end = _decoder.raw_decode(options, len(_TREE_FIRST))
     return "{" + options[end:].removeprefix(", "), tree
 
 

@@ -47,28 +47,29 @@ def task_job(signature: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
     Raises:
         ValidationError: it has an option that a job does not keep.
     """
-    further = {
-        name: value for name, value in dict(signature.get("options") or {}).items() if value is not None
-    }
-    publish_options.check_given(further)
-    for name in publish_options.CANVAS & further.keys():
-        del further[name]
+    further = {name: value for name, value in (signature.get("options") or {}).items() if value is not None}
     kwargs = signature.get("kwargs") or {}
     if signature["task"] in MAPS and not isinstance(kwargs.get("it"), (list, tuple)):
         kwargs = {**kwargs, "it": list(kwargs.get("it") or ())}
-    job = Job(
-        task=signature["task"],
-        args=signature.get("args") or (),
-        kwargs=kwargs,
-        scheduled_for=parse_moment("countdown", further.pop("countdown", None))
-        or parse_moment("eta", further.pop("eta", None)),
-        expires=parse_moment("expires", further.pop("expires", None)),
-        **{name: further.pop(name) for name in _COPIED if name in further},
-    )
-    further.pop("eta", None)
+    # Most members of a canvas have no options.
+    fields = _take_fields(further) if further else {}
+    job = Job(task=signature["task"], args=signature.get("args") or (), kwargs=kwargs, **fields)
     if ROUTE_NAME in signature:
         further["route_name"] = signature[ROUTE_NAME]
     return job, further
+
+
+def _take_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove from options what are fields of a `Job`, and return these."""
+    publish_options.check_given(options)
+    for name in publish_options.CANVAS & options.keys():
+        del options[name]
+    countdown = parse_moment("countdown", options.pop("countdown", None))
+    eta = options.pop("eta", None)
+    fields = {name: options.pop(name) for name in _COPIED if name in options}
+    fields["scheduled_for"] = countdown or parse_moment("eta", eta)
+    fields["expires"] = parse_moment("expires", options.pop("expires", None))
+    return fields
 
 
 def retry_record(routing: Routing, signature: Signature[Any], request: Any) -> dict[str, Any]:

@@ -92,7 +92,9 @@ class NewJob:
     task_id_given: bool = False
     """The caller has chosen the task id, which another job may have."""
 
-    def pending_message(self, job_id: int) -> PendingMessage:
+    def pending_message(
+        self, job_id: int, needs_when: str | None = None, parent_id: int | None = None
+    ) -> PendingMessage:
         """Return its first message, without reading the row."""
         return PendingMessage(
             job_id=job_id,
@@ -106,6 +108,8 @@ class NewJob:
             priority=self.priority,
             time_limit=self.time_limit,
             soft_time_limit=self.soft_time_limit,
+            needs_when=needs_when,
+            parent_id=parent_id,
         )
 
     def columns(self, namespace: str) -> dict[str, Any]:
@@ -155,7 +159,7 @@ class NewMember:
     def pending_message(self, job_id: int, parent_id: int | None) -> PendingMessage:
         """Return its first message, without reading the row."""
         needs_when = (self.when or "finished") if self.needs or self.after else None
-        return replace(self.job.pending_message(job_id), needs_when=needs_when, parent_id=parent_id)
+        return self.job.pending_message(job_id, needs_when, parent_id)
 
 
 class NewJobs(Protocol):
