@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from types import FunctionType, SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import celery.app.task
@@ -92,8 +92,9 @@ def publishes_by_kombu(producer: Any) -> bool:
 
 def _module_of(method: Any) -> str:
     """Return the name of the module whose code a method is; empty if it is no plain method."""
-    # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies pretend to be it.
-    function = getattr(method, "__func__", None)
+    # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies of methods and of
+    # functions pretend to be what they wrap, and have its attributes.
+    function = method.__func__ if type(method) is MethodType else None
     return str(function.__globals__.get("__name__")) if type(function) is FunctionType else ""
 
 

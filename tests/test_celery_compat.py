@@ -14,6 +14,33 @@ from jobhandle_celery import celery_compat
 from tests.apps import make_app
 
 
+class Proxy:
+    """A patched method as wrapt makes it, which pretends to be what it wraps."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def __get__(self, owner: Any, kind: Any = None) -> "Proxy":
+        return Proxy(self._wrapped.__get__(owner, kind))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    @property  # type: ignore[misc]  # read-only, as wrapt's
+    def __class__(self) -> Any:
+        return self._wrapped.__class__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapped(*args, **kwargs)
+
+
+def replaced(_: Any) -> Any:
+    return lambda *_, **__: None
+
+
+PATCHES = [replaced, Proxy]
+
+
 @pytest.fixture
 def producer(redis_url: str) -> Any:
     with Connection(redis_url) as connection:
@@ -34,13 +61,17 @@ def test_redis_channel_borrows_its_clients(producer: Any) -> None:
     assert shared.llen("q") == 1
 
 
-def test_message_to_redis_passes_known_methods(producer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("patched", PATCHES)
+def test_message_to_redis_passes_known_methods(
+    producer: Any, monkeypatch: pytest.MonkeyPatch, patched: Any
+) -> None:
     """Otherwise no message to Redis is published by `RedisTransport`, or a tool's patch is bypassed."""
     assert celery_compat.publishes_by_kombu(producer)
     for owner, names in celery_compat._PUBLISHING_METHODS.items():
         for name in names:
             with monkeypatch.context() as patch:
-                patch.setattr({"producer": Producer, "channel": Channel}[owner], name, lambda *_: None)
+                kind: Any = {"producer": Producer, "channel": Channel}[owner]
+                patch.setattr(kind, name, patched(getattr(kind, name)))
                 assert not celery_compat.publishes_by_kombu(producer), name
 
 
@@ -74,14 +105,15 @@ def test_batches_are_used_where_kombu_has_them(producer: Any) -> None:
     assert producer.channel.queue_declare("q", passive=True).message_count == 1
 
 
-def test_publishing_is_celerys_own_until_it_is_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("patched", PATCHES)
+def test_publishing_is_celerys_own_until_it_is_patched(monkeypatch: pytest.MonkeyPatch, patched: Any) -> None:
     """Otherwise every submit is published to a recorder, or a tool's patch has no effect on jobs."""
     app: Any = make_app("memory://", None)
     task = app.tasks["tests.add"]
     assert celery_compat.is_published_by_celery(app, task)
     for owner, name in ((Celery, "send_task"), (Task, "apply_async")):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, lambda *_, **__: None)
+            patch.setattr(owner, name, patched(getattr(owner, name)))
             assert not celery_compat.is_published_by_celery(app, task)
 
 
