@@ -1,10 +1,10 @@
 """A service in this process, which submits jobs and runs them, each in a context of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any
 
-from jobhandle_celery import JobRecord
+from jobhandle_celery import JobRecord, JobStatus
 from tests.in_process import message_of, run
 from tests.servers import execute
 from tests.support import sweep_until
@@ -44,6 +44,16 @@ class Service:
             f"UPDATE jobhandle_job SET due_at = {past} WHERE due_at IS NOT NULL",
         )
         Context().run(sweep_until, self.jobs, self._has_message)
+
+    def finish(self, job_ids: Sequence[int]) -> None:
+        """Run jobs that retry a day later until they are final; the first message of each retry is lost."""
+        self.work()
+        while not all(self.job(job_id).status.final for job_id in job_ids):
+            self.publish_tomorrow()
+            self.lose_messages()
+            self.publish_tomorrow()
+            self.work()
+        assert {self.job(job_id).status for job_id in job_ids} == {JobStatus.FINISHED}
 
     def job(self, job_id: int) -> JobRecord:
         job: JobRecord = self.jobs.attach(job_id).get_job()

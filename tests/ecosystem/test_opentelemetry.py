@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import chain
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
 from opentelemetry.instrumentation.redis import RedisInstrumentor
@@ -12,10 +11,10 @@ from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from sqlalchemy.orm import Session
 
-from jobhandle_celery import Job, JobStatus
+from jobhandle_celery import Job
 from tests.ecosystem.service import Service
+from tests.ecosystem.ways import WAYS, Way, submit
 
 pytestmark = pytest.mark.ecosystem
 
@@ -73,45 +72,14 @@ def id_of(span: Any) -> int:
     return int(span.context.span_id)
 
 
-def submit(service: Service, task: str) -> list[int]:
-    return [service.jobs.submit(Job(task=task))]
-
-
-def submit_many(service: Service, task: str) -> list[int]:
-    return list(service.jobs.submit_many([Job(task=task), Job(task=task)]))
-
-
-def submit_in_session(service: Service, task: str) -> list[int]:
-    engine = service.jobs._runtime.store.database.engine
-    with Session(engine) as session:
-        job_id = service.jobs.submit(Job(task=task), session=session)
-        session.commit()
-    return [job_id]
-
-
-def submit_chain(service: Service, task: str) -> list[int]:
-    root = service.jobs.submit(chain(*[service.app.signature(task, immutable=True) for _ in range(3)]))
-    return [member.id for member in service.jobs.find(root=root) if member.kind is None]
-
-
-def delay(service: Service, task: str) -> list[int]:
-    service.app.tasks[task].durable = True
-    return [service.app.tasks[task].delay().job_id]
-
-
-@pytest.mark.parametrize("how", [submit, submit_many, submit_in_session, submit_chain, delay])
+@pytest.mark.parametrize("how", WAYS)
 def test_every_run_of_a_job_is_in_the_trace_of_its_request(
-    service: Service, instrument: Callable[..., Traces], how: Callable[[Service, str], list[int]]
+    service: Service, instrument: Callable[..., Traces], how: Way
 ) -> None:
     """Each retries a day later, and the message of the retry is lost."""
     traces = instrument()
     job_ids = traces.request(service, lambda: how(service, "retry_tomorrow"))
-    service.work()
-    while {service.job(job_id).status for job_id in job_ids} != {JobStatus.FINISHED}:
-        service.publish_tomorrow()
-        service.lose_messages()
-        service.publish_tomorrow()
-        service.work()
+    service.finish(job_ids)
     (request,) = traces("request")
     producers = {
         span.attributes["messaging.message.id"]: span for span in traces("apply_async/")[: len(job_ids)]
