@@ -6,14 +6,27 @@ from functools import partial
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection, Store
 from tests.faults.store_scenes import Scene, lapsed, late, of_job, of_run, scene
-from tests.store.harness import HELD, Harness
-from tests.store.members import Tree, chain, task
+from tests.store.harness import FAILURE, HELD, Harness
+from tests.store.members import Tree, chain, settle_all, task
 
 _queued, _failed = partial(of_job, JobStatus.QUEUED), partial(of_job, JobStatus.ERROR)
 
 
 def _tree(harness: Harness) -> int:
     return Tree(harness, chain(task(), task())).ids[0]
+
+
+def _failed_tree(harness: Harness) -> int:
+    tree = Tree(harness, chain(task()))
+    harness.store.runs.fail(tree.run(1), FAILURE)
+    settle_all(harness, tree.ids[1])
+    return tree.ids[0]
+
+
+def _failed_member(store: Store, root_id: int) -> bool:
+    root = store.queries.job(root_id)
+    member = None if root is None else store.queries.failed_member(root)[0]
+    return member is not None
 
 
 def _size(store: Store, root_id: int) -> int:
@@ -26,6 +39,10 @@ READS: dict[str, Scene] = {
     "job": _queued(lambda store, job_id: getattr(store.queries.job(job_id), "status", None)),
     "stored_job": _queued(lambda store, job_id: getattr(store.queries.stored_job(job_id), "status", None)),
     "id_of_task": of_run(lambda store, run: store.queries.id_of_task(run.task_id) == run.job_id),
+    "ids_of_tasks": of_run(
+        lambda store, run: store.queries.ids_of_tasks([run.task_id]) == ([run.job_id], [])
+    ),
+    "children": scene(_tree, lambda store, root: len(store.queries.children(root) or ())),
     "members": scene(_tree, lambda store, root: len(store.queries.members(root) or ())),
     "tree": scene(_tree, _size),
     "status": _queued(lambda store, job_id: store.queries.status(job_id)),
@@ -33,6 +50,7 @@ READS: dict[str, Scene] = {
     "states": scene(_tree, lambda store, root: store.queries.states([root])),
     "find": _queued(lambda store, _: len(store.pages.find(Selection(), None, 10))),
     "count_by_status": _queued(lambda store, _: store.queries.count_by_status()),
+    "failed_member": scene(_failed_tree, _failed_member),
     "needs": _queued(lambda store, job_id: store.queries.needs(job_id)),
     "results_needed": _queued(lambda store, job_id: store.queries.results_needed(job_id, 9)),
     "events": _queued(lambda store, job_id: len(store.queries.events(job_id))),
