@@ -30,7 +30,7 @@ PAGES = {
 }
 FENCE = re.compile(r"^(<!-- not run: .+ -->\n)?( *)```(\w+)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
 IN_A_PROCESS = {
-    *("docs/how-to/django.md", "docs/how-to/testing.md"),
+    *("docs/how-to/django.md", "docs/how-to/from-django-celery-results.md", "docs/how-to/testing.md"),
     *("docs/tutorial/first-job.md", "docs/tutorial/pipeline.md"),
 }
 """Pages whose blocks make one program of several files."""
@@ -170,6 +170,12 @@ def test_files_of_pages_have_a_test() -> None:
             "mysite/settings.py",
             "mysite/tasks.py",
         ],
+        "docs/how-to/from-django-celery-results.md": [
+            "mysite/models.py",
+            "mysite/settings.py",
+            "mysite/settings_after.py",
+            "mysite/tasks.py",
+        ],
         "docs/how-to/testing.md": [
             "test_body.py",
             "test_faults.py",
@@ -246,11 +252,17 @@ def test_testing_guide_passes_with_the_shop_of_the_readme(tmp_path: Path) -> Non
     assert f"{count} passed" in python("-m", "pytest", "-q", "-p", "no:xdist", folder=tmp_path)
 
 
+def write_site(folder: Path, *pages: str) -> None:
+    """Write the files of a Django project; those of a later page replace those of an earlier one."""
+    for page in pages:
+        for name, code in files(page).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(code.replace("redis://localhost:6379/0", "memory://"))
+
+
 def test_django_guide_submits_after_the_commit(tmp_path: Path) -> None:
     page = "docs/how-to/django.md"
-    for name, code in files(page).items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(code.replace("redis://localhost:6379/0", "memory://"))
+    write_site(tmp_path, page)
     (view,) = (block.code for block in blocks(page, "python") if not block.file)
     (tmp_path / "view.py").write_text(
         "import mysite, django\n"
@@ -262,6 +274,38 @@ def test_django_guide_submits_after_the_commit(tmp_path: Path) -> None:
         "print(jobs.find(username='ann')[0].result)\n"
     )
     assert python("view.py", folder=tmp_path) == "{'path': 'a.tif', 'size': 96}\n"
+
+
+def test_guide_from_django_celery_results_runs(tmp_path: Path) -> None:
+    page = "docs/how-to/from-django-celery-results.md"
+    write_site(tmp_path, "docs/how-to/django.md", page)
+    views = "\n".join(block.code for block in blocks(page, "python") if not block.file)
+    (tmp_path / "before.py").write_text(
+        "import mysite, django\n"
+        "django.setup()\n"
+        "from django.core.management import call_command\n"
+        "call_command('migrate', verbosity=0)\n"
+        "mysite.celery_app.jobs.upgrade_schema()\n"
+        "mysite.celery_app.conf.update(task_always_eager=True, task_store_eager_result=True)\n"
+        f"{views}\n"
+        "print(result.id)\n"
+        "print(sorted(field.name for field in TaskResult._meta.get_fields()))\n"
+    )
+    task_id, fields = python("before.py", folder=tmp_path).splitlines()
+    table = PAGES[page].split("| of `TaskResult`")[1].split("\n\n")[0]
+    explained = [
+        name for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in row.split(", ")
+    ]
+    assert str(sorted(["id", *(name.strip("`") for name in explained)])) == fields
+    (tmp_path / "after.py").write_text(
+        "import os\n"
+        "os.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings_after'\n"
+        "import mysite, django\n"
+        "django.setup()\n"
+        "from celery.result import AsyncResult\n"
+        f"print(AsyncResult({task_id!r}).get(timeout=60))\n"
+    )
+    assert python("after.py", folder=tmp_path) == "{'path': 'a.tif', 'size': 96}\n"
 
 
 def test_commands_of_all_pages_parse() -> None:
