@@ -146,6 +146,16 @@ class Runtime:
     ) -> JobHandle:
         return JobHandle(self.submitter, self.completion, username, groupname, run=run)
 
+    def attach(self, job_id: int) -> JobHandle:
+        """Return a handle of the service that is attached to a job.
+
+        Raises:
+            UnknownJobError: there is no job of that id.
+        """
+        handle = self.handle()
+        handle.attach(job_id)
+        return handle
+
     def close(self) -> None:
         """Publish what is pending, then close the connections of the parts that were used."""
         with ExitStack() as stack:  # an error of one part leaves no other open

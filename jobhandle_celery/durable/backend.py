@@ -121,9 +121,7 @@ class JobBackend(BaseBackend):
         ``AbortableAsyncResult.abort()`` stores the state ABORTED: it cancels the job.
         """
         if state == ABORTED and (job_id := self.job_id_of(task_id)) is not None:
-            handle = self._runtime.handle()
-            handle.attach(job_id)
-            handle.cancel_job()
+            self._runtime.attach(job_id).cancel_job()
         return result
 
     def forget(self, task_id: str) -> None:

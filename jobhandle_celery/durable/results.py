@@ -82,8 +82,7 @@ class JobResult(_AnyResult):
 
     def is_aborted(self) -> bool:
         """Return True if the job is cancelled, or asked to stop."""
-        handle = runtime_of(self.app).handle()
-        handle.attach(self.job_id or 0)
+        handle = runtime_of(self.app).attach(self.job_id or 0)
         return handle.cancel_requested() and not self.successful() and not self.failed()
 
     def _get_task_meta(self) -> Any:
@@ -114,9 +113,7 @@ class JobResult(_AnyResult):
         """
         if signal not in _SIGNALS:
             raise ValidationError("signal", signal, "'TERM', or None")
-        handle = runtime_of(self.app).handle()
-        handle.attach(self.job_id or 0)
-        return handle.cancel_job(terminate=terminate)
+        return runtime_of(self.app).attach(self.job_id or 0).cancel_job(terminate=terminate)
 
     def __copy__(self) -> "JobResult":
         return type(self)(self.id, app=self.app, parent=self.parent, job_id=self._job_id)
@@ -146,9 +143,7 @@ class JobGroupResult(GroupResult):
 
     def revoke(self, connection: Any = None, terminate: bool = False, **unused: Any) -> JobStatus:  # type: ignore[override]  # Celery's returns None
         """Cancel all jobs of the group, and return the status of the group afterwards."""
-        handle = runtime_of(self.app).handle()
-        handle.attach(self.job_id)
-        return handle.cancel_job(terminate=terminate)
+        return runtime_of(self.app).attach(self.job_id).cancel_job(terminate=terminate)
 
     def save(self, backend: Any = None) -> Any:
         """Save it in a result backend, by default that of the app; without one nothing is to be done."""

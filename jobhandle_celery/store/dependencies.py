@@ -48,17 +48,26 @@ def is_impossible(when: str | None, status: JobStatus | None) -> bool:
 _IS_MET = or_(
     *(and_(job.c.needs_when == when, in_statuses(NEEDED.c.status_id, ends)) for when, ends in _ENDS.items())
 )
-_NEEDS = select(job_need.c.job_id).outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-_UNMET = _NEEDS.where(
-    job_need.c.job_id == job.c.id, NEEDED.c.id.is_not(None), case((_IS_MET, 0), else_=1) == 1
-).correlate(job)
-HAS_UNMET_NEED = and_(job.c.needs_when.is_not(None), exists(_UNMET))
+# A comparison with NULL, of a need that is deleted, does not count as met.
+_IS_UNMET = case((_IS_MET, 0), else_=1) == 1
+
+
+def needs_that(*conditions: Guard) -> Guard:
+    """Return the condition: the row has a need that meets others, of `NEEDED`; NULL there: it is deleted."""
+    needs = select(job_need.c.job_id).outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+    return exists(needs.where(job_need.c.job_id == job.c.id, *conditions).correlate(job))
+
+
+def is_needed_by(*conditions: Guard, row: Any = job) -> Guard:
+    """Return the condition: a job needs the row, and meets others, of `DEPENDENT`."""
+    dependents = select(job_need.c.job_id).join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
+    return exists(dependents.where(job_need.c.needs_id == row.c.id, *conditions).correlate(row))
+
+
+HAS_UNMET_NEED = and_(job.c.needs_when.is_not(None), needs_that(NEEDED.c.id.is_not(None), _IS_UNMET))
 """A need is not met. One that is deleted does not count: it has been met before."""
 
-ALL_MET = ~exists(
-    # A comparison with NULL, of a need that is deleted, does not count as met.
-    _NEEDS.where(job_need.c.job_id == job.c.id, case((_IS_MET, 0), else_=1) == 1).correlate(job)
-)
+ALL_MET = ~needs_that(_IS_UNMET)
 
 AS_SEEN = job.c.task_id == (
     select(_SEEN.c.task_id).where(_SEEN.c.id == job.c.id).correlate(job).scalar_subquery()
@@ -140,7 +149,7 @@ def select_lost_need() -> Select[Any]:
         select(NEEDED.c.id, NEEDED.c.status_id).select_from(job).join(job_need, job_need.c.job_id == job.c.id)
     )
     lost = lost.join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-    return lost.where(MINE, job.c.needs_when.is_not(None), ended, case((_IS_MET, 0), else_=1) == 1).limit(1)
+    return lost.where(MINE, job.c.needs_when.is_not(None), ended, _IS_UNMET).limit(1)
 
 
 def why_cancelled(needs_id: int, status: JobStatus | None) -> str:

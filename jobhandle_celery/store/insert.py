@@ -1,6 +1,7 @@
 """Submitting: jobs and their events are inserted, in a transaction of our own or in the caller's."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -72,18 +73,9 @@ class Inserter:
             ApiUsageError: not a Session or scoped_session, or it cannot be joined.
             DBAPIError: SQLAlchemy's, for a serialization failure or a deadlock, which the caller retries.
         """
-        session = session_of(session)
-        now = None
-        if need_clock(jobs):
-            # On a connection of this library: the caller's may have a date style that the driver cannot read.
-            with self._database.autocommit() as db:
-                now = read_clock(db)
-        with self._database.joining():
-            connection = connection_of(session)
-            carry_text(connection, (new.columns(self._database.settings.namespace) for new in jobs))
-            self._database.executor(connection).begin_writing()
-            submitted = self.submit_within(connection, jobs, now)
-        after_commit(session, connection, [new.job_id for new in submitted if new.fresh], send, handle)
+        with joined(self._database, session, jobs) as (joining, db, now):
+            submitted = self._insert_all(db, jobs, now)
+        after_commit(joining, db.connection, [new.job_id for new in submitted if new.fresh], send, handle)
         return submitted
 
     def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
@@ -157,11 +149,33 @@ class Inserter:
         return new.columns(self._database.settings.namespace) | schedule(new, now)
 
 
+@contextmanager
+def joined(
+    database: Database, given: "Session | scoped_session[Any]", jobs: Sequence[NewJob]
+) -> Iterator[tuple["Session", Executor, datetime | None]]:
+    """Join a caller's session, to insert jobs; the clock is given with it if they need it.
+
+    Raises:
+        ApiUsageError: not a Session or scoped_session, or it cannot be joined.
+    """
+    session, now = session_of(given), None
+    if need_clock(jobs):
+        # On a connection of this library: the caller's may have a date style that the driver cannot read.
+        with database.autocommit() as db:
+            now = read_clock(db)
+    with database.joining():
+        connection = connection_of(session)
+        carry_text(connection, (new.columns(database.settings.namespace) for new in jobs))
+        db = database.executor(connection)
+        db.begin_writing()
+        yield session, db, now
+
+
 def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted:
     while True:
-        found = _find(db, job.c.task_id == new.task_id)
+        found = find_job(db, job.c.task_id == new.task_id)
         if found is None and new.unique_key is not None:
-            found = _find(db, job.c.unique_hash == row["unique_hash"])
+            found = find_job(db, job.c.unique_hash == row["unique_hash"])
         if found is not None:
             if found.task_id == new.task_id:
                 check_task_id(new)
@@ -183,9 +197,10 @@ def check_task_id(new: NewJob) -> None:
         )
 
 
-def _find(db: Executor, which: Guard) -> Row[Any] | None:
-    # Without a lock, which would block others until the caller's commit.
-    found = db.read_current(select(job.c.id, job.c.status_id, job.c.task_id).where(which).limit(1))
+def find_job(db: Executor, which: Guard) -> Row[Any] | None:
+    """Return the row that passes a guard, without a lock: it would block others until a caller's commit."""
+    columns = (job.c.id, job.c.status_id, job.c.task_id, job.c.kind, job.c.root_id)
+    found = db.read_current(select(*columns).where(which).limit(1))
     return found[0] if found else None
 
 

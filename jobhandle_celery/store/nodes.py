@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Select, case, exists, literal_column, or_, select
 
 from ..models import Failure
-from ..schema import clock, job, job_event, job_need
+from ..schema import clock, job, job_event
 from ..serialization import clip_message
 from ..status import UNFINISHED, JobStatus
-from .dependencies import ACTOR, ALL_MET, AS_SEEN, BLOCKED, IS_NODE, NEEDED, in_statuses
+from .dependencies import ACTOR, ALL_MET, AS_SEEN, BLOCKED, IS_NODE, NEEDED, in_statuses, needs_that
 from .records import encode_failure
 from .statements import Guard, Transition, param, status_literal
 from .transitions import MINE, final
@@ -71,14 +71,8 @@ def has_unfinished_child(node_id: ColumnElement[Any]) -> Guard:
 _CHILDREN = select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job)
 COUNTING_CHILDREN = _CHILDREN.where(CHILD.c.position.is_not(None))
 NO_UNFINISHED_CHILD = ~has_unfinished_child(job.c.id)
-_ALL_ADOPTED = ~exists(
-    select(job_need.c.job_id)
-    .join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-    .where(
-        job_need.c.job_id == job.c.id,
-        or_(NEEDED.c.parent_id.is_(None), NEEDED.c.parent_id != job.c.id),
-    )
-    .correlate(job)
+_ALL_ADOPTED = ~needs_that(
+    NEEDED.c.id.is_not(None), or_(NEEDED.c.parent_id.is_(None), NEEDED.c.parent_id != job.c.id)
 )
 """Jobs that become members by their unique keys have become children, see `Settling.arm`."""
 

@@ -10,7 +10,7 @@ from ..schema import clock, job, job_event, job_need
 from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
-from .dependencies import DEPENDENT, in_statuses
+from .dependencies import DEPENDENT, in_statuses, is_needed_by
 from .executors import MOST_PARAMETERS
 from .records import LostJob
 from .retrying import retry_on_disconnect
@@ -135,13 +135,8 @@ _MEMBER = job.alias("member")
 
 def _is_used(row: Any) -> Guard:
     """Return the condition: the row is to be settled, or an unfinished job needs it, and reads its result."""
-    unfinished = (
-        select(job_need.c.job_id)
-        .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
-        .where(job_need.c.needs_id == row.c.id, in_statuses(DEPENDENT.c.status_id, UNFINISHED))
-        .correlate(row)
-    )
-    return or_(row.c.unsettled, in_statuses(row.c.status_id, UNFINISHED), exists(unfinished))
+    needed = is_needed_by(in_statuses(DEPENDENT.c.status_id, UNFINISHED), row=row)
+    return or_(row.c.unsettled, in_statuses(row.c.status_id, UNFINISHED), needed)
 
 
 _IS_UNUSED = and_(

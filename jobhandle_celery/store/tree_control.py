@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Row, String, and_, case, cast, exists, func, literal, null, or_, select, true, update
 
 from ..errors import InvalidTransitionError
-from ..schema import clock, job, job_need, random_uuid
+from ..schema import clock, job, random_uuid
 from ..status import FINAL, UNFINISHED, JobStatus
 from .adoption import adopt_all
-from .dependencies import DEPENDENT, IS_NODE, NEEDED, in_statuses
+from .dependencies import DEPENDENT, IS_NODE, NEEDED, in_statuses, is_needed_by, needs_that
 from .executors import MOST_PARAMETERS, Executor
 from .nodes import CHILD, COUNTING_CHILDREN, NO_UNFINISHED_CHILD
 from .records import unique_hash
@@ -31,15 +31,8 @@ MOST_CHANGED = 5_000
 NODE = (job.c.status_id, job.c.id, job.c.kind, job.c.root_id)
 """The columns of a node that `cancel_tree` and `resubmit_tree` read."""
 
-_OUTSIDE = exists(
-    select(job_need.c.job_id)
-    .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
-    .where(
-        job_need.c.needs_id == job.c.id,
-        DEPENDENT.c.blocked,
-        or_(DEPENDENT.c.root_id.is_(None), DEPENDENT.c.root_id != job.c.root_id),
-    )
-    .correlate(job)
+_OUTSIDE = is_needed_by(
+    DEPENDENT.c.blocked, or_(DEPENDENT.c.root_id.is_(None), DEPENDENT.c.root_id != job.c.root_id)
 )
 """A job outside of the row's tree needs it."""
 
@@ -213,27 +206,18 @@ def ready_again(db: Executor, root_id: int) -> list[int]:
     return list(db.execute(ready.order_by(job.c.id)).scalars())
 
 
-_NEEDS = (
-    select(job_need.c.job_id)
-    .outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-    .where(job_need.c.job_id == job.c.id)
-    .correlate(job)
-)
 _IS_FINISHED = in_statuses(NEEDED.c.status_id, {JobStatus.FINISHED})
 _HAS_NEEDS = job.c.needs_when.is_not(None)
 # What is not Finished runs again, or has not ended: the same before and after its own row is changed.
 _MUST_WAIT = and_(
     _HAS_NEEDS,
-    or_(
-        job.c.needs_when != "finished",
-        exists(_NEEDS.where(or_(NEEDED.c.id.is_(None), ~_IS_FINISHED))),
-    ),
+    or_(job.c.needs_when != "finished", needs_that(or_(NEEDED.c.id.is_(None), ~_IS_FINISHED))),
 )
 _NEEDS_A_SETTLE = and_(
     _HAS_NEEDS,
     or_(
         job.c.needs_when != "finished",
-        exists(_NEEDS.where(or_(NEEDED.c.root_id.is_(None), NEEDED.c.root_id != job.c.root_id))),
+        needs_that(or_(NEEDED.c.root_id.is_(None), NEEDED.c.root_id != job.c.root_id)),
     ),
 )
 """A need may have ended already, without a settle to come."""

@@ -16,12 +16,21 @@ from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
-from .insert import MOST_BYTES, MOST_ROWS, check_task_id, need_clock, payload_length, read_clock, schedule
+from .insert import (
+    MOST_BYTES,
+    MOST_ROWS,
+    check_task_id,
+    find_job,
+    joined,
+    need_clock,
+    payload_length,
+    read_clock,
+    schedule,
+)
 from .records import NewJob, NewMember, Submitted
 from .retrying import retry_on_disconnect
-from .sessions import carry_text, connection_of, session_of
 from .settling import Settling
-from .statements import Guard, setting
+from .statements import setting
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -55,7 +64,7 @@ class Trees:
     @retry_on_disconnect
     def _submit(self, members: Sequence[NewMember]) -> "_Inserted":
         with self._database.transaction() as db:
-            now = read_clock(db) if _need_clock(members) else None
+            now = read_clock(db) if need_clock([_with_times(new) for new in members]) else None
             return _Insertion(db, members, self._database.settings, now).insert()
 
     def submit_in_session(
@@ -71,24 +80,15 @@ class Trees:
             ApiUsageError: as `submit`, or not a session that can be joined.
             DBAPIError: SQLAlchemy's, for a serialization failure or a deadlock, which the caller retries.
         """
-        session = session_of(session)
-        now = None
-        if _need_clock(members):
-            # On a connection of this library: the caller's may have a date style that the driver cannot read.
-            with self._database.autocommit() as db:
-                now = read_clock(db)
-        with self._database.joining():
-            connection = connection_of(session)
-            carry_text(connection, (new.job.columns(self._database.settings.namespace) for new in members))
-            db = self._database.executor(connection)
-            db.begin_writing()
+        jobs = [_with_times(new) for new in members]
+        with joined(self._database, session, jobs) as (joining, db, now):
             inserted = _Insertion(db, members, self._database.settings, now).insert()
 
         def send_ready(_: list[int]) -> None:
             send([*inserted.startable, *self._arm(inserted.to_arm)])
 
         fresh = [row.job_id for row in inserted.submitted if row.fresh]
-        after_commit(session, connection, fresh, send_ready, handle)
+        after_commit(joining, db.connection, fresh, send_ready, handle)
         return inserted.submitted
 
     def _arm(self, job_ids: Sequence[int]) -> list[int]:
@@ -196,10 +196,12 @@ class _Insertion:
 
     def _find_or_insert(self, number: int, row: dict[str, Any]) -> Submitted:
         while True:
-            if found := self._find(job.c.task_id == row["task_id"]):
+            if found := find_job(self._db, job.c.task_id == row["task_id"]):
                 check_task_id(self._members[number].job)
                 return Submitted(found.id, found.status_id)
-            if "unique_hash" in row and (found := self._find(job.c.unique_hash == row["unique_hash"])):
+            if "unique_hash" in row and (
+                found := find_job(self._db, job.c.unique_hash == row["unique_hash"])
+            ):
                 if self._members[number].parent is not None:
                     self._adopt(number, found)
                 return Submitted(found.id, found.status_id, fresh=False)
@@ -207,12 +209,6 @@ class _Insertion:
             for inserted in self._db.insert_jobs([row], of_tree=True):
                 self._written.add(number)
                 return Submitted(inserted.id, inserted.status_id)
-
-    def _find(self, which: Guard) -> Row[Any] | None:
-        # Without a lock, which would block others until the caller's commit.
-        columns = (job.c.id, job.c.status_id, job.c.task_id, job.c.kind, job.c.root_id)
-        found = self._db.read_current(select(*columns).where(which).limit(1))
-        return found[0] if found else None
 
     def _adopt(self, number: int, found: Row[Any]) -> None:
         """Let an unfinished job with the member's unique key be that member.
@@ -320,7 +316,3 @@ def _blocked_schedule(new: NewMember, now: datetime | None) -> dict[str, Any]:
         "expires": expires,
         "due_at": expires,
     }
-
-
-def _need_clock(members: Sequence[NewMember]) -> bool:
-    return any(need_clock([_with_times(new)]) for new in members)

@@ -7,18 +7,15 @@ from sqlalchemy import Select, Update, and_, case, exists, false, null, or_, sel
 
 from ..schema import clock, job, job_need
 from ..status import FINAL, JobStatus
-from .dependencies import BLOCKED, BY_IDS, DEPENDENT, NEEDED, in_statuses
+from .dependencies import BLOCKED, BY_IDS, DEPENDENT, NEEDED, in_statuses, is_needed_by
 from .nodes import PARENT, UNSTARTED_NODE, has_unfinished_child
 from .statements import NAMESPACE, NO_FLUSH, Guard, param, setting, status_literal
 from .transitions import MINE, WAS_SENT
 
-_DEPENDENTS = (
-    select(job_need.c.job_id)
-    .join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
-    .where(job_need.c.needs_id == job.c.id, DEPENDENT.c.blocked)
-    .correlate(job)
+_HAS_DEPENDENTS = is_needed_by(DEPENDENT.c.blocked)
+_HAS_UNUSUAL_DEPENDENTS = is_needed_by(
+    DEPENDENT.c.blocked, or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed")
 )
-_UNUSUAL = _DEPENDENTS.where(or_(DEPENDENT.c.kind.is_not(None), DEPENDENT.c.needs_when == "failed"))
 _UNSTARTED_PARENT = (
     select(PARENT.c.id)
     .where(PARENT.c.id == job.c.parent_id, in_statuses(PARENT.c.status_id, UNSTARTED_NODE))
@@ -70,8 +67,8 @@ def select_ended(which: Guard) -> Select[Any]:
         job.c.status_id,
         job.c.parent_id,
         job.c.started.is_not(None),
-        exists(_DEPENDENTS),
-        exists(_UNUSUAL),
+        _HAS_DEPENDENTS,
+        _HAS_UNUSUAL_DEPENDENTS,
         _IS_LAST,
         exists(_UNSTARTED_PARENT),
     ).where(which, _IS_UNSETTLED)
@@ -83,7 +80,7 @@ def settle_or_select() -> Select[Any]:
 
     Most members of a group end so: the next sibling to end sees that this one has. For PostgreSQL.
     """
-    nothing_follows = (~exists(_DEPENDENTS), ~_IS_LAST, ~exists(_UNSTARTED_PARENT))
+    nothing_follows = (~_HAS_DEPENDENTS, ~_IS_LAST, ~exists(_UNSTARTED_PARENT))
     # As this statement has seen it: while it waits for the row, another round of the job may have ended.
     seen = select(job.c.id, job.c.task_id, job.c.attempt).where(MINE, _IS_UNSETTLED).subquery("seen")
     is_seen = tuple_(job.c.id, job.c.task_id, job.c.attempt) == tuple_(*seen.c)
