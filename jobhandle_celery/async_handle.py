@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from weakref import WeakKeyDictionary
 
-from .completion import CompletionPoller, Pause
+from .completion import CompletionPoller, Found, Pause
 from .errors import ApiUsageError
 from .handle import JobHandle, R
 from .models import JobRecord
 from .status import JobStatus
 from .store import Forkable, async_session_of, gate
-from .waits import Done, Steps, Timeout, advance, changes, until_final, until_result
+from .waits import Steps, Timeout, advance, changes, until_final, until_result
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -32,8 +33,15 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_THREADS = 8
-"""Threads of a process that call the database for coroutines."""
+MOST_THREADS = 4
+"""Threads of a process that call the database for coroutines.
+
+They compete with the event loop for the interpreter: each may keep it for 5 ms (`sys.getswitchinterval`)."""
+
+
+CALLS_BEGUN = 2 * MOST_THREADS
+"""Calls of an event loop that the threads have, or find when they have ended one. Others wait in the loop: it
+could not begin a thousand calls without a stall while threads compete with it."""
 
 
 class _Threads(Forkable):
@@ -45,14 +53,20 @@ class _Threads(Forkable):
 
     def after_fork(self) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, "jobhandle-call")
+        self._begun: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread, with the context of this coroutine.
 
         A cancelled coroutine does not wait for the call: it ends in its thread, or it never begins.
         """
+        loop = _loop()
+        begun = self._begun.get(loop)
+        if begun is None:
+            begun = self._begun[loop] = asyncio.Semaphore(CALLS_BEGUN)
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        return await _loop().run_in_executor(self._pool, call)
+        async with begun:
+            return await loop.run_in_executor(self._pool, call)
 
 
 _threads = _Threads()
@@ -85,7 +99,7 @@ class AsyncJobHandle(Generic[R]):
     """The operations of a `JobHandle` as coroutines, for services on asyncio.
 
     They take the same arguments, return the same values, and raise the same errors. Any number of coroutines
-    may use one handle. They call the database in at most eight threads of the process; `wait`, `result` and
+    may use one handle. They call the database in at most four threads of the process; `wait`, `result` and
     `watch` hold no thread while they wait.
 
     A coroutine that is cancelled in an operation leaves the job as if it had been called or not, and the
@@ -196,20 +210,25 @@ class AsyncJobHandle(Generic[R]):
 
 
 async def _finish(steps: Steps[T], poller: CompletionPoller) -> T:
-    """Do all steps in threads, and pause between them in the event loop."""
-    step: Pause | Done[T] = await _threads.call(advance, steps)
+    """Do the steps: pauses in the event loop, and what reads the database in threads."""
+    step = advance(steps)  # to the first pause, which comes first
     while isinstance(step, Pause):
-        step = await _threads.call(advance, steps, await _pause(step, poller))
+        found = await _pause(step, poller)
+        if found is not None and found.complete:
+            step = advance(steps, found)  # it reads nothing more
+        else:
+            step = await _threads.call(advance, steps, found)
     return step.value
 
 
-async def _pause(pause: Pause, poller: CompletionPoller) -> JobStatus | None:
+async def _pause(pause: Pause, poller: CompletionPoller) -> Found | None:
     """Wait as `CompletionPoller.wait`, without a thread."""
-    wait = poller.begin(pause)
+    loop = _loop()
+    wait = poller.begin(pause, at_once=True)
     left = pause.deadline - time.monotonic()
     try:
         async with asyncio.timeout(None if left == math.inf else left) as limit:
-            return await asyncio.wrap_future(wait)
+            return await asyncio.wrap_future(wait, loop=loop)
     except TimeoutError:
         if not limit.expired():
             raise

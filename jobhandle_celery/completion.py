@@ -7,10 +7,12 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from .models import JobRecord
 from .status import JobStatus
 from .store import Forkable, JobState, Store, gate
 from .tracing import untraced
@@ -24,9 +26,6 @@ INTERVAL_SHARE = 0.02
 IDLE_TIMEOUT = 1.0
 """Seconds without a wait after which the thread ends."""
 
-Wait = Future[JobStatus | None]
-"""What a poll completes: with the final status, or with None if the job has changed or was deleted."""
-
 
 @dataclass(frozen=True)
 class Pause:
@@ -39,6 +38,22 @@ class Pause:
     """Wait until the job is no longer in this state; None: until it is final."""
     since: float = field(default_factory=time.monotonic)
     """When the caller has begun to wait, by the monotonic clock."""
+    wants_record: bool = False
+    """The record of the final job is asked for."""
+
+
+class Found(NamedTuple):
+    """What ends a wait."""
+
+    status: JobStatus | None = None
+    """Final; None: the job was deleted, or the wait was for a change."""
+    record: JobRecord | None = None
+    """Of the final job, if it was asked for; None of a node, whose result its members have."""
+    complete: bool = False
+    """Whether this is all that was asked for."""
+
+
+Wait = Future[Found]
 
 
 class CompletionPoller(Forkable):
@@ -75,12 +90,16 @@ class CompletionPoller(Forkable):
                 "Submit it and return, or wait under celery.result.allow_join_result()"
             ) from None
 
-    def wait(self, pause: Pause) -> JobStatus | None:
-        """Wait in this thread; return the final status, if a poll has seen it before the deadline.
+    def wait(self, pause: Pause) -> Found | None:
+        """Wait in this thread; None if the deadline comes first.
 
         Raises:
             DatabaseUnavailableError: the database did not answer.
         """
+        # Looked at here first: an ended job needs no poller. The caller has just seen what a watch has shown.
+        found = self.look(pause) if pause.seen is None else None
+        if found is not None or time.monotonic() >= pause.deadline:
+            return found
         wait = self.begin(pause)
         try:
             while (left := pause.deadline - time.monotonic()) > 0:
@@ -93,19 +112,27 @@ class CompletionPoller(Forkable):
         finally:
             self.end(wait)
 
-    def begin(self, pause: Pause) -> Wait:
-        """Begin a wait; its caller ends it, at the deadline or before."""
+    def look(self, pause: Pause) -> Found | None:
+        """Return what ends a wait now, if it does; without the poller."""
+        return self._read([pause])(pause)
+
+    def begin(self, pause: Pause, *, at_once: bool = False) -> Wait:
+        """Begin a wait; its caller ends it, at the deadline or before.
+
+        With `at_once` the next poll does not wait; else the caller has just looked at the job.
+        """
         wait: Wait = Future()
         now = time.monotonic()
         with self._changed:
-            if not self._waits:
+            if not (self._waits or at_once):
                 self._polled_at = now
             self._waits[wait] = pause
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="jobhandle-polling", daemon=True)
                 thread.start()
                 self._thread = thread
-            elif self._due > now + SHORTEST_INTERVAL:
+            elif self._due > self._polled_at + SHORTEST_INTERVAL:
+                self._due = now
                 self._changed.notify_all()  # a new wait shortens the interval
         return wait
 
@@ -128,7 +155,6 @@ class CompletionPoller(Forkable):
                 waits = dict(self._waits)
             with untraced():
                 self._poll(waits)
-            self._polled_at = time.monotonic()
 
     def _interval(self) -> float:
         newest = max(pause.since for pause in self._waits.values())
@@ -136,25 +162,46 @@ class CompletionPoller(Forkable):
         return min(max(age * INTERVAL_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
 
     def _poll(self, waits: Mapping[Wait, Pause]) -> None:
-        awaited = {pause.job_id for pause in waits.values() if pause.seen is None}
-        watched = {pause.job_id for pause in waits.values() if pause.seen is not None}
+        completed: list[Wait] = []
         try:
-            statuses = self._store.queries.statuses(awaited) if awaited else {}
-            states = self._store.queries.states(watched) if watched else {}
+            read = self._read(waits.values())
         except Exception as error:
             for wait in waits:
+                completed.append(wait)
                 if wait.set_running_or_notify_cancel():
                     wait.set_exception(copy.copy(error))  # each is raised in another thread
-            completed = list(waits)
         else:
-            completed = []
             for wait, pause in waits.items():
-                status = statuses.get(pause.job_id)
-                changed = states.get(pause.job_id) != pause.seen
-                if changed if pause.seen is not None else status is None or status.final:
+                if (found := read(pause)) is not None:
                     completed.append(wait)
                     if wait.set_running_or_notify_cancel():
-                        wait.set_result(status)
+                        wait.set_result(found)
         with self._changed:
             for wait in completed:
                 self._waits.pop(wait, None)
+            self._polled_at = time.monotonic()
+
+    def _read(self, pauses: Collection[Pause]) -> Callable[[Pause], Found | None]:
+        """Read the jobs of pauses; return what says of each whether its wait ends."""
+        queries = self._store.queries
+        awaited = {pause.job_id for pause in pauses if pause.seen is None}
+        watched = {pause.job_id for pause in pauses if pause.seen is not None}
+        statuses = queries.statuses(awaited) if awaited else {}
+        states = queries.states(watched) if watched else {}
+        final = {job_id for job_id, status in statuses.items() if status.final}
+        wanted = final & {pause.job_id for pause in pauses if pause.wants_record}
+        records = queries.stored_tasks(wanted) if wanted else {}
+
+        def found(pause: Pause) -> Found | None:
+            job_id = pause.job_id
+            if pause.seen is not None:
+                return Found() if states.get(job_id) != pause.seen else None
+            if job_id in statuses and job_id not in final:
+                return None
+            record = records.get(job_id)
+            complete = (
+                job_id in final if not pause.wants_record else record is not None and record.status.final
+            )
+            return Found(statuses.get(job_id), record, complete)
+
+        return found

@@ -1,8 +1,7 @@
 """What `wait`, `result` and `watch` of a handle do, written once for threads and coroutines.
 
 Each is a generator of steps: what it does between two yields is short and blocking, and what it yields is a
-`Pause` that its caller waits for, in a thread or in an event loop. The final status that a poll has seen is
-sent back.
+`Pause` that its caller waits for, in a thread or in an event loop. What has ended that is sent back.
 """
 
 import math
@@ -13,7 +12,7 @@ from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
 
 from . import validation
-from .completion import CompletionPoller, Pause
+from .completion import CompletionPoller, Found, Pause
 from .errors import JobCancelledError, JobFailedError, JobHandleError, WaitTimeoutError
 from .models import Failure, JobRecord, Unreadable
 from .status import JobStatus
@@ -21,7 +20,7 @@ from .store import JobState
 
 T = TypeVar("T")
 
-Steps = Generator[Pause, JobStatus | None, T]
+Steps = Generator[Pause, Found | None, T]
 
 
 class Attached(Protocol):
@@ -55,12 +54,13 @@ class Timeout:
 
 def until_final(handle: Attached, timeout: Timeout) -> Steps[JobStatus]:
     """Wait until the job is final; return its status."""
-    while not (status := handle.job_status()).final:
-        timeout.check(status)
+    while True:
         found = yield Pause(timeout.job_id, timeout.deadline)
-        if found is not None:
-            return found
-    return status
+        if found is not None and found.complete and found.status is not None:
+            return found.status
+        if (status := handle.job_status()).final:
+            return status
+        timeout.check(status)
 
 
 def until_result(handle: Attached, timeout: Timeout) -> Steps[JobRecord]:
@@ -69,9 +69,16 @@ def until_result(handle: Attached, timeout: Timeout) -> Steps[JobRecord]:
     Raises:
         JobFailedError, JobCancelledError: it has not.
     """
-    yield from until_final(handle, timeout)
-    while not (job := handle.get_job()).status.final:  # resubmitted since the wait
-        yield from until_final(handle, timeout)
+    while True:
+        found = yield Pause(timeout.job_id, timeout.deadline, wants_record=True)
+        if found is not None and found.complete and found.record is not None:
+            return _finished(found.record)
+        if (job := handle.get_job()).status.final:
+            return _finished(job)
+        timeout.check(job.status)
+
+
+def _finished(job: JobRecord) -> JobRecord:
     if job.status is JobStatus.CANCELLED:
         raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
     if job.status is JobStatus.ERROR:
@@ -103,7 +110,7 @@ class Done(Generic[T]):
     value: T
 
 
-def advance(steps: Steps[T], found: JobStatus | None = None) -> Pause | Done[T]:
+def advance(steps: Steps[T], found: Found | None = None) -> Pause | Done[T]:
     """Do what comes before the next pause."""
     try:
         return steps.send(found)

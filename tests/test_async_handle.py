@@ -28,7 +28,7 @@ from jobhandle_celery import (
     async_handle,
 )
 from tests.job_factory import ADD, HELD, JobFactory
-from tests.support import eventually
+from tests.support import eventually, prune_ended
 
 LONG = 30
 
@@ -56,11 +56,10 @@ OPERATIONS: dict[str, tuple[str, Operation]] = {
     "events": ("Waiting", lambda handle: handle.events()),
     "needs": ("Waiting", lambda handle: handle.needs()),
     "members": ("Waiting", lambda handle: handle.members()),
-    "wait": ("Cancelled", lambda handle: handle.wait()),
 }
 """By name: the status before, and the call."""
 
-ELSEWHERE = {"result", "watch", "close", "job_id"}
+ELSEWHERE = {"wait", "result", "watch", "close", "job_id"}
 
 
 def prepare(handle: JobHandle, status: str) -> int:
@@ -176,7 +175,7 @@ def call_threads() -> set[threading.Thread]:
 
 
 def test_waiting_coroutines_hold_no_thread(factory: JobFactory) -> None:
-    """Two hundred wait, and others call through eight threads."""
+    """Two hundred wait, and others call through a few threads."""
     ids = factory.jobs.submit_many([HELD] * 200)
 
     async def main() -> None:
@@ -202,6 +201,33 @@ def test_waiting_coroutines_hold_no_thread(factory: JobFactory) -> None:
 
     asyncio.run(main())
     assert waits(factory) == 0
+
+
+def test_wait_for_an_ended_job_returns_how_it_ended(factory: JobFactory) -> None:
+    job_id = prepare(factory.jobs.handle(), "Cancelled")
+
+    async def main() -> None:
+        async with attached(factory, job_id) as handle:
+            assert await handle.wait() is JobStatus.CANCELLED
+            assert await handle.wait(0) is JobStatus.CANCELLED
+            with pytest.raises(JobCancelledError):
+                await handle.result(0)
+            assert [record.status async for record in handle.watch()] == ["Cancelled"]
+
+    asyncio.run(main())
+
+
+def test_wait_for_a_deleted_job_raises(factory: JobFactory) -> None:
+    job_id = prepare(factory.jobs.handle(), "Cancelled")
+
+    async def main() -> None:
+        async with attached(factory, job_id) as handle:
+            await asyncio.to_thread(prune_ended, factory.jobs)
+            for wait in (handle.wait, handle.result):
+                with pytest.raises(UnknownJobError):
+                    await wait(LONG)
+
+    asyncio.run(main())
 
 
 def test_failed_job_raises_its_failure(factory: JobFactory) -> None:
@@ -381,21 +407,24 @@ def test_operation_that_is_cancelled_at_any_statement_is_done_or_not(
 
 def test_operation_that_is_cancelled_before_its_turn_is_not_done(gated: tuple[JobFactory, Gate]) -> None:
     factory, gate = gated
-    ids = [prepare(factory.jobs.handle(), "Waiting") for _ in range(async_handle.MOST_THREADS + 1)]
+    job_id = prepare(factory.jobs.handle(), "Waiting")
     held = threading.Event()
 
     async def main() -> None:
-        async with attached(factory, ids[-1]) as last:
+        async with attached(factory, job_id) as handle:
             busy = [
                 asyncio.ensure_future(async_handle._threads.call(held.wait, LONG))
                 for _ in range(async_handle.MOST_THREADS)
             ]
+            # Some in the queue of the threads, some in the event loop.
+            waiting = [
+                asyncio.ensure_future(handle.cancel_job()) for _ in range(async_handle.CALLS_BEGUN + 1)
+            ]
             await asyncio.sleep(0)
-            waiting = asyncio.ensure_future(last.cancel_job())
-            await asyncio.sleep(0)
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
+            for call in waiting:
+                call.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(call.cancelled() for call in waiting)
             held.set()
             await asyncio.gather(*busy)
             await gate.nothing_left()
@@ -404,7 +433,7 @@ def test_operation_that_is_cancelled_before_its_turn_is_not_done(gated: tuple[Jo
         asyncio.run(main())
     finally:
         held.set()
-    assert factory.jobs.attach(ids[-1]).job_status() is JobStatus.WAITING
+    assert factory.jobs.attach(job_id).job_status() is JobStatus.WAITING
 
 
 @pytest.mark.parametrize("verb", ["wait", "result", "watch"])
@@ -452,10 +481,57 @@ def test_loop_that_is_closed_beside_a_wait_harms_no_other(factory: JobFactory) -
     assert not waiting.is_alive()
 
 
+async def use_everything(factory: JobFactory) -> JobStatus:
+    async with factory.jobs.async_handle() as handle:
+        await handle.submit(HELD)
+        watching = asyncio.ensure_future(anext(handle.watch(timedelta(days=10**6))))
+        waiting = asyncio.ensure_future(handle.wait(timedelta(days=10**6)))
+        await eventually_in_loop(lambda: waits(factory) == 1, "one waits, the other has its first record")
+        assert (await watching).status is JobStatus.WAITING
+        with pytest.raises(WaitTimeoutError):
+            await handle.wait(0.01)
+        await handle.cancel_job()
+        status: JobStatus = await waiting
+        return status
+
+
+def test_uvloop_runs_every_kind_of_wait(factory: JobFactory) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(use_everything(factory)) is JobStatus.CANCELLED
+
+
+def test_anyio_on_asyncio_runs_every_kind_of_wait(factory: JobFactory) -> None:
+    anyio = pytest.importorskip("anyio")
+    assert anyio.run(use_everything, factory, backend="asyncio") is JobStatus.CANCELLED
+
+
+def test_anyios_timeout_cancels_a_wait(factory: JobFactory) -> None:
+    anyio = pytest.importorskip("anyio")
+    job_id = prepare(factory.jobs.handle(), "Waiting")
+
+    async def main() -> None:
+        async with attached(factory, job_id) as handle:
+            with anyio.move_on_after(0.05) as scope:
+                await handle.wait()
+            assert scope.cancelled_caught
+
+    anyio.run(main)
+    assert waits(factory) == 0
+
+
 def test_call_outside_of_an_event_loop_of_asyncio_is_refused(factory: JobFactory) -> None:
     handle = factory.jobs.async_handle()
     with pytest.raises(ApiUsageError, match="needs asyncio's event loop"):
         handle.submit(ADD).send(None)
-    trio = pytest.importorskip("trio")
+    handle = factory.jobs.async_handle()
+    handle._handle.submit(HELD)
+    with pytest.raises(ApiUsageError, match="needs asyncio's event loop"):
+        handle.wait().send(None)
+    with pytest.raises(ApiUsageError, match="needs asyncio's event loop"):
+        anext(handle.watch()).send(None)
+    assert waits(factory) == 0
+    pytest.importorskip("trio")
+    anyio = pytest.importorskip("anyio")
     with pytest.raises(ApiUsageError, match=r"trio\.to_thread\.run_sync"):
-        trio.run(handle.submit, ADD)
+        anyio.run(handle.submit, ADD, backend="trio")

@@ -51,7 +51,8 @@ def poller_of(rows: Rows) -> CompletionPoller:
 
 
 def wait_for(poller: CompletionPoller, job_id: int, deadline: float = math.inf) -> bool:
-    return poller.wait(Pause(job_id, deadline)) is JobStatus.FINISHED
+    found = poller.wait(Pause(job_id, deadline))
+    return found is not None and found.status is JobStatus.FINISHED
 
 
 def test_one_poll_covers_all_waits_and_ends_each() -> None:
@@ -66,7 +67,7 @@ def test_one_poll_covers_all_waits_and_ends_each() -> None:
     assert all(wait.result() for wait in waits)
     together = [ids for _, ids in rows.polls if len(ids) > 1]
     assert together, "each wait polled for itself"
-    assert len({thread for thread, _ in rows.polls}) == 1
+    assert len({thread for thread, ids in rows.polls if len(ids) > 1}) == 1
     assert len(rows.polls) < 100 * 10
 
 
@@ -99,6 +100,7 @@ def test_wait_ends_at_its_deadline() -> None:
         assert not wait_for(poller, 2, time.monotonic() - 1)
         rows.left.clear()
         assert longer.result(10)
+    rows.left.add(3)
     assert not wait_for(poller, 3, time.monotonic() - 1)
 
 
@@ -116,6 +118,13 @@ def test_outage_ends_every_wait_and_the_next_is_polled_for() -> None:
     rows.fails = False
     rows.left.clear()
     assert wait_for(poller, 1)
+
+
+def test_wait_for_an_ended_job_needs_no_thread() -> None:
+    poller = poller_of(Rows({2}))
+    assert wait_for(poller, 1)
+    assert not wait_for(poller, 2, time.monotonic())
+    assert poller._thread is None
 
 
 def test_pause_of_a_watch_ends_at_any_change() -> None:

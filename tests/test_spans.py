@@ -115,7 +115,7 @@ def test_polls_of_a_wait_make_no_spans(app: Any, spans: list[str]) -> None:
     handle.submit(Job(task="tests.add", args=[1, 2]))
     handle.cancel_job()
     spans.clear()
-    assert runtime.completion.wait(Pause(handle.job_id)) is JobStatus.CANCELLED
+    assert runtime.completion.begin(Pause(handle.job_id), at_once=True).result(30).status == "Cancelled"
     assert spans == []
     assert runtime.store.queries.statuses([handle.job_id])
     assert len(spans) == 1

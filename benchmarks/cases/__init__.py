@@ -7,6 +7,7 @@ from ..result import Result
 from . import (
     bulk,
     connections,
+    coroutines,
     event_loop,
     growth,
     idle,
@@ -28,6 +29,7 @@ ALL: dict[str, Callable[[Harness], Result]] = {
     "worker": worker.run,
     "latency": latency.run,
     "waiting": waiting.run,
+    "coroutines": coroutines.run,
     "connections": connections.run,
     "event_loop": event_loop.run,
     "rows": rows.run,

@@ -1,9 +1,7 @@
 """The longest stall of an event loop while 100 requests submit through an `AsyncSession`."""
 
 import asyncio
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import sqlalchemy
@@ -15,12 +13,14 @@ from ..arithmetic import differences
 from ..harness import Harness
 from ..peers.celery_app import TASK, make_app, urls_of
 from ..result import Goal, Result, Series
+from ..stalls import freeze_garbage, recorded_stalls
 
 METHOD = """One process with an event loop and 100 coroutines, each of which handles five requests: a
 transaction of an `AsyncSession` that inserts a row of the caller's and, in the measurement with jobs,
 submits one by `await session.run_sync(submit)`. Another coroutine sleeps for a millisecond repeatedly; the
 longest stall of a round is its longest delay. The same requests without jobs are measured in the same
-rounds, and the goal is for the difference. The broker is Redis."""
+rounds, and the goal is for the difference. The broker is Redis. Objects that exist before a round are left
+out of garbage collections (`gc.freeze()`)."""
 
 INSERT = text("INSERT INTO callers_row (number) VALUES (:number)")
 
@@ -83,18 +83,8 @@ async def _longest_stall(app: Any, engine: AsyncEngine, requests: int, *, submit
         await connection.execute(text("CREATE TABLE IF NOT EXISTS callers_row (number INTEGER)"))
     # Opening the caller's connections would be the longest stall.
     await asyncio.gather(*(request(number, 1) for number in range(requests)))
-    stalls: list[float] = []
-    watcher = asyncio.create_task(_record_delays(stalls))
-    await asyncio.gather(*(request(number) for number in range(requests)))
-    watcher.cancel()
-    with suppress(asyncio.CancelledError):
-        await watcher
+    freeze_garbage()
+    async with recorded_stalls() as stalls:
+        await asyncio.gather(*(request(number) for number in range(requests)))
     await engine.dispose()
     return max(stalls) * 1000
-
-
-async def _record_delays(stalls: list[float], pause: float = 0.001) -> None:
-    while True:
-        started = time.perf_counter()
-        await asyncio.sleep(pause)
-        stalls.append(time.perf_counter() - started - pause)

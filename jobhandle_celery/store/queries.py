@@ -17,8 +17,11 @@ from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect
 from .snapshots import JobState, Node, count_members, in_tree_order, to_jobs
 from .statements import NAMESPACE, param, params
-from .transitions import mine, select_one, selected
+from .transitions import IS_TASK, mine, select_one, selected
 from .tree_results import results_needed
+
+MOST_RECORDS = 100
+"""Whole rows read by a statement: each may be large."""
 
 
 class Queries:
@@ -132,6 +135,17 @@ class Queries:
         """Return the statuses of those of these jobs that exist."""
         with self._database.autocommit() as db:
             return {row.id: row.status_id for row in db.rows_of(job_ids, job.c.id, job.c.status_id)}
+
+    @retry_on_disconnect
+    def stored_tasks(self, job_ids: Collection[int]) -> dict[int, JobRecord]:
+        """Return what their rows say of those of these jobs that exist and are no nodes."""
+        ids = list(job_ids)
+        found: dict[int, JobRecord] = {}
+        for start in range(0, len(ids), MOST_RECORDS):
+            with self._database.autocommit() as db:
+                rows = db.rows_of(ids[start : start + MOST_RECORDS], *job.c, where=IS_TASK)
+            found |= {row.id: to_job(row) for row in rows}
+        return found
 
     @retry_on_disconnect
     def states(self, job_ids: Collection[int]) -> dict[int, JobState]:

@@ -15,12 +15,11 @@ from celery.result import assert_will_not_block  # type: ignore[attr-defined]  #
 
 from .. import celery_compat, settings
 from ..broker.queued_marker import QueuedMarker
-from ..completion import CompletionPoller, Pause
+from ..completion import CompletionPoller, Pause, Wait
 from ..durable.publishing import durable_tasks
 from ..errors import WaitTimeoutError
 from ..jobs import Jobs
 from ..runtime import Runtime
-from ..status import JobStatus
 from ..store import Database, PendingMessage
 from ..submitter import Submitter
 from .database import FreshDatabase
@@ -83,13 +82,18 @@ class _Poller(CompletionPoller):
         super().__init__(runtime.store, assert_will_not_block)
         self._runtime = runtime
 
-    def wait(self, pause: Pause) -> JobStatus | None:
-        if threading.get_ident() == self._runtime.thread and not self._runtime.runs_elsewhere:
+    def begin(self, pause: Pause, *, at_once: bool = False) -> Wait:
+        if threading.get_ident() != self._runtime.thread or self._runtime.runs_elsewhere:
+            return super().begin(pause, at_once=at_once)
+        found = self.look(pause)
+        if found is None:
             raise WaitTimeoutError(
                 f"job {pause.job_id} has not ended, and nothing runs it while its test waits: "
                 "call jobs.run_jobs() before"
             )
-        return super().wait(pause)
+        wait = Wait()
+        wait.set_result(found)
+        return wait
 
 
 @contextmanager

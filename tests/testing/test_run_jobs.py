@@ -158,6 +158,24 @@ def test_wait_that_cannot_end_fails_at_once(jobs: JobsKit, timeout: float | None
         service.durable.delay(1).get(timeout)
 
 
+def test_coroutine_submits_and_waits_as_a_thread_does(jobs: JobsKit) -> None:
+    async def test() -> None:
+        async with service.jobs.async_handle(username="ann") as handle:
+            await handle.submit(report.s("a.tif"))
+            with pytest.raises(WaitTimeoutError, match="job 1 has not ended"):
+                await handle.result()
+            seen = handle.watch()
+            assert (await anext(seen)).status is JobStatus.QUEUED
+            with pytest.raises(WaitTimeoutError, match="job 1 has not ended"):
+                await anext(seen)
+            jobs.run_jobs()
+            assert await handle.result() == "a.tif"
+            assert [record.status async for record in handle.watch()] == ["Finished"]
+
+    asyncio.run(test())
+    assert steps == [("a.tif", "ann")]
+
+
 def test_failed_test_in_a_body_fails_the_test(jobs: JobsKit) -> None:
     functions["fail"] = lambda: pytest.fail("must not be called")
     jobs.submit(service.call.s("fail"))
