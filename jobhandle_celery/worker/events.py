@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from billiard.exceptions import WorkerLostError
 from celery import states
 from celery.utils.saferepr import saferepr
 from celery.worker import state
@@ -110,8 +111,10 @@ def event_of_status(
             return "task-succeeded", {"result": saferepr(job.result) if job else "", "runtime": runtime}
         case JobStatus.ERROR:
             error = job.error if job else None
-            # As Celery shows what a body has raised.
-            raised = f"{error.type}({error.message!r})" if error and error.kind == "task" else reason
+            # As Celery shows what a body has raised: monitors read the class from it.
+            raised = f"{error.type}({error.message!r})" if error else reason
+            if job is None:  # that of a `LostJob`
+                raised = f"{WorkerLostError.__name__}({reason!r})"
             return "task-failed", {"exception": raised, "traceback": error.traceback if error else ""}
         case JobStatus.CANCELLED:
             fields = {"terminated": runtime is not None, "signum": None, "expired": False}

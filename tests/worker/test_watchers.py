@@ -142,6 +142,7 @@ def test_lost_child_sends_one_event(lasting_cluster: Cluster, attempts: int, sen
         eventually(lambda: events.of(task_id)[-1] == ended[-1])
         [event] = [event for event in events.all() if (event["type"], event.get("uuid")) == (sent, task_id)]
     assert "signal 9" in event["exception"]
+    assert event["exception"].startswith("WorkerLostError(") == (attempts == 1)
     went = [kind for kind in events.of(task_id) if kind not in ("task-received", "task-started")]
     assert went == ended
 
