@@ -1,5 +1,8 @@
 """Flower shows a job in the state of its row."""
 
+import re
+from collections import Counter
+
 import pytest
 
 from jobhandle_celery import JobHandle, JobStatus
@@ -159,3 +162,26 @@ def test_job_that_a_worker_gives_back(cluster: Cluster, flower: Flower) -> None:
     flower.wait_for(handle, "STARTED")
     handle.cancel_job()
     flower.wait_for(handle, "REVOKED")
+
+
+def test_metrics_count_jobs_as_plain_tasks(cluster: Cluster, flower: Flower) -> None:
+    """For Prometheus."""
+    path = str(cluster.new_file())
+
+    def counted() -> Counter[str]:
+        lines = re.findall(
+            r'^flower_events_total\{task="worker\.append",type="([\w-]+)",.*\} (\S+)$',
+            flower.page("metrics"),
+            re.MULTILINE,
+        )
+        return Counter({kind: int(float(value)) for kind, value in lines})
+
+    def counted_once(before: Counter[str]) -> bool:
+        return counted() - before == Counter(["task-received", "task-started", "task-succeeded"])
+
+    before = counted()
+    cluster.call("append", path, "a line")
+    eventually(lambda: counted_once(before))
+    before = counted()
+    cluster.submit("append", path, "a line")
+    eventually(lambda: counted_once(before))
