@@ -19,8 +19,8 @@ from jobhandle_celery import (
     UnknownJobError,
     ValidationError,
     WaitTimeoutError,
+    waits,
 )
-from jobhandle_celery import handle as handle_module
 from jobhandle_celery.store import ClaimRejected, RejectionReason
 from tests.job_factory import ADD, HELD, JobFactory, age
 from tests.support import eventually, prune_ended, sweep_until
@@ -58,7 +58,7 @@ def test_result_keeps_one_deadline_across_a_resubmit(
 ) -> None:
     job = factory.job_in(JobStatus.FINISHED)
     clock = iter([0, 10])  # the second reading is after the resubmit
-    monkeypatch.setattr(handle_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(waits, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     read = job.get_job
 
     def resubmitted() -> JobRecord:

@@ -65,7 +65,7 @@ GUARDS = [
         "the user of a job counts for nothing",
         "store:mine",
         (DropStatement(("username", "username", "None")),),
-        "tests/test_handle.py",
+        "tests/test_filters.py",
     ),
     Mutant(
         113,
