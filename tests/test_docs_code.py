@@ -167,6 +167,7 @@ def test_files_of_pages_have_a_test() -> None:
         "docs/how-to/django.md": [
             "mysite/__init__.py",
             "mysite/celery.py",
+            "mysite/nightly.py",
             "mysite/settings.py",
             "mysite/tasks.py",
         ],
@@ -184,6 +185,7 @@ def test_files_of_pages_have_a_test() -> None:
             "test_shop.py",
             "test_submitted.py",
         ],
+        "docs/how-to/testing-with-a-worker.md": ["test_shop_with_worker.py", "test_with_worker.py"],
         "docs/tutorial/first-job.md": ["cancel.py", "shop.py", "submit.py"],
         "docs/tutorial/pipeline.md": ["sheet.py", "studio.py"],
         "docs/tutorial/web-service.md": ["web.py"],
@@ -263,17 +265,21 @@ def write_site(folder: Path, *pages: str) -> None:
 def test_django_guide_submits_after_the_commit(tmp_path: Path) -> None:
     page = "docs/how-to/django.md"
     write_site(tmp_path, page)
-    (view,) = (block.code for block in blocks(page, "python") if not block.file)
+    view = "\n".join(block.code for block in blocks(page, "python") if not block.file)
     (tmp_path / "view.py").write_text(
         "import mysite, django\n"
         "django.setup()\n"
         f"{view}\n"
-        "mysite.celery_app.conf.task_always_eager = True\n"
         "jobs.upgrade_schema()\n"
+        "from mysite.nightly import clean_up\n"
+        "print(clean_up.delay().job_id == clean_up.delay().job_id)\n"
+        "mysite.celery_app.conf.task_always_eager = True\n"
         "place_order('a.tif', 'ann')\n"
-        "print(jobs.find(username='ann')[0].result)\n"
+        "order_again('b.tif', 'ann')\n"
+        "print(*[job.result for job in jobs.find(username='ann')])\n"
     )
-    assert python("view.py", folder=tmp_path) == "{'path': 'a.tif', 'size': 96}\n"
+    results = "{'path': 'b.tif', 'size': 96} {'path': 'a.tif', 'size': 96}"
+    assert python("view.py", folder=tmp_path) == f"True\n{results}\n"
 
 
 def test_guide_from_django_celery_results_runs(tmp_path: Path) -> None:

@@ -153,6 +153,36 @@ def submit_eager(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> 
     return None if durable is None else durable.submit_eager(task, args, kwargs, options)
 
 
+def in_scope_of_call(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a task that calls the task later, for whom it is called now.
+
+    Celery's `DjangoTask` has two, which call it after a commit: the block of `Jobs.submitting` may have
+    ended by then.
+    """
+
+    @wraps(method)
+    def in_scope(self: Any, *args: Any, **kwargs: Any) -> Any:
+        durable: DurableTasks | None = getattr(self.app, _ATTRIBUTE, None)
+        if durable is None:
+            return method(self, *args, **kwargs)
+        variable, scope = durable.scope, durable.scope.current
+
+        def scoped(call: Callable[..., Any]) -> Callable[..., Any]:
+            def later(*args: Any, **kwargs: Any) -> Any:
+                with variable.entered(scope):
+                    return call(*args, **kwargs)
+
+            return later
+
+        # Of the same class, for its `super()`; `copy.copy` would return the registered task.
+        task = object.__new__(type(self))
+        own = {name: scoped(getattr(self, name)) for name in ("delay", "apply_async")}
+        task.__dict__ = {**vars(self), **own}
+        return method(task, *args, **kwargs)
+
+    return in_scope
+
+
 def install(app: Celery) -> DurableTasks:
     """Have the app's `send_task` submit durable tasks."""
     durable = DurableTasks(app)

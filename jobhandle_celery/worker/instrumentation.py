@@ -24,7 +24,7 @@ from celery.utils.imports import symbol_by_name
 from .. import celery_compat
 from ..broker.headers import HEADER, job_headers, sensitive_of, show_headers
 from ..broker.task_signatures import retry_record
-from ..durable.publishing import submit_eager
+from ..durable.publishing import in_scope_of_call, submit_eager
 from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from ..tracing import describe_run
@@ -65,6 +65,9 @@ def instrument_task(task: Any) -> None:
         own["__call__"] = WhileTraced(guarded)
     if plain.before_start is not Task.before_start:
         own["before_start"] = WhileTraced(hooked)
+    for name in ("delay_on_commit", "apply_async_on_commit"):  # of Celery's `DjangoTask`
+        if hasattr(plain, name):
+            own[name] = in_scope_of_call(getattr(plain, name))
     if issubclass(plain, AbortableTask):
         own["is_aborted"] = _own_is_aborted(plain.is_aborted)
     tracer = task.__trace__

@@ -3,14 +3,18 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy
+from celery import Task
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from jobhandle_celery import ValidationError
 from tests.broker.messages import received
+
+BaseTask: Any = Task
 
 
 @pytest.fixture
@@ -23,6 +27,10 @@ def engine(database_url: str) -> Iterator[sqlalchemy.Engine]:
     engine = sqlalchemy.create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+def add(x: int, y: int = 0) -> int:
+    return x + y
 
 
 def submit(app: Any) -> tuple[str | None, str | None]:
@@ -49,6 +57,45 @@ def test_names_are_checked(app: Any) -> None:
     for names in ({"username": None}, {"username": ""}, {"groupname": 5}):
         with pytest.raises(ValidationError), app.jobs.submitting(**names):
             pytest.fail("the block was entered")
+
+
+class OnCommit(BaseTask):  # type: ignore[misc]  # untyped in its stubs
+    """As Celery's `DjangoTask`, with a list in place of Django's transaction."""
+
+    at_commit: ClassVar[list[Callable[[], Any]]] = []
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        self.at_commit.append(partial(self.delay, *args, **kwargs))
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        self.at_commit.append(partial(self.apply_async, *args, **kwargs))
+
+
+class Audited(OnCommit):
+    """With methods of its own."""
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        super().delay_on_commit(*args, y=2, **kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        return super().apply_async(args, kwargs)
+
+
+@pytest.mark.parametrize("base", [OnCommit, Audited])
+def test_call_on_commit_is_in_the_block_of_the_call(app: Any, base: Any) -> None:
+    base.at_commit.clear()
+    task = app.task(name="tests.on_commit", base=base, shared=False)(add)
+    with app.jobs.submitting(username="ann", groupname="lab"):
+        task.delay_on_commit(1)
+    with app.jobs.submitting(username="bob"):
+        task.apply_async_on_commit((1, 2))
+        with app.jobs.submitting(username="eve"):
+            jobs = [app.jobs.attach(call().job_id).get_job() for call in base.at_commit]
+        assert submit(app) == ("bob", None)
+    assert [(job.username, job.groupname) for job in jobs] == [("ann", "lab"), ("bob", None)]
+    task.delay_on_commit(1)
+    base.at_commit[-1]()
+    assert app.jobs.find(limit=1)[0].username is None
 
 
 def test_block_holds_for_its_thread_alone(app: Any) -> None:

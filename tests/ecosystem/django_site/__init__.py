@@ -1,0 +1,1 @@
+"""A Django project with jobs, as docs/how-to/django.md shows one."""

@@ -1,0 +1,30 @@
+"""A worker in this process, as Celery's own test kit starts one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import _state
+from celery.contrib.testing.worker import start_worker
+
+SETTINGS: dict[str, Any] = {
+    "jobhandle_sweep_interval": 0.2,
+    "worker_hijack_root_logger": False,  # pytest's handlers stay
+}
+
+
+@contextmanager
+def embedded_worker(app: Any, pool: str = "solo", **options: Any) -> Iterator[Any]:
+    """Run a worker in a thread until the end of the block; the current app is then what it was before.
+
+    Without the check by a ping, which needs a result backend.
+    """
+    state: Any = _state
+    before = state.default_app, state._get_current_app()
+    app.conf.update(SETTINGS)
+    try:
+        with start_worker(app, pool=pool, perform_ping_check=False, shutdown_timeout=60, **options) as worker:
+            yield worker
+    finally:
+        state.default_app = before[0]
+        state._set_current_app(before[1])
