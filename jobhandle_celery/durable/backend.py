@@ -16,9 +16,9 @@ from .meta import failure_of_member, meta_of
 
 
 class JobBackend(BaseBackend):
-    """Reads what Celery asks of a result from the row of its job, and stores nothing.
+    """Reads the result of a task from the row of its job, and stores nothing.
 
-    The worker's own writes are the results. A plain task has no row.
+    A worker writes the outcome of a job to its row. A plain task has no row.
     """
 
     app: Celery
@@ -47,7 +47,7 @@ class JobBackend(BaseBackend):
         return meta
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
-        """Return a task as it is now: a job that has ended may have been resubmitted."""
+        """Return a task as it is now, never a cached one: a job that has ended may have been resubmitted."""
         return self._get_task_meta_for(task_id)
 
     def task_result_exists(self, task_id: str) -> bool:
@@ -58,7 +58,7 @@ class JobBackend(BaseBackend):
         return self.meta_of_job(self.job_id_of(task_id))
 
     def meta_from_decoded(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Return it as it is: errors are exceptions already."""
+        """Return the metadata unchanged: errors in it are exceptions already."""
         return meta
 
     def wait_for_pending(
@@ -76,8 +76,8 @@ class JobBackend(BaseBackend):
 
         Raises:
             ImproperlyConfigured: `on_message` was given.
-            NotImplementedError: no job has the task id of a result that is no `JobResult`.
-            TimeoutError: Celery's.
+            NotImplementedError: the result is an `AsyncResult` of a task that is no job.
+            TimeoutError: Celery's; the job is not final yet.
         """
         if on_message is not None:
             raise ImproperlyConfigured("Backend does not support on_message callback")
@@ -95,8 +95,8 @@ class JobBackend(BaseBackend):
         job_id = getattr(result, "job_id", None) or self.job_id_of(result.id)
         if job_id is None:
             raise NotImplementedError(
-                f"No job has the task id {result.id}. A plain task has no row, in which the result backend "
-                "`jobhandle` could find its result: make it durable, or configure another result backend."
+                f"No job has the task id {result.id}. The result backend `jobhandle` reads results from rows, "
+                "and a plain task has none: make it durable, or configure another result backend."
             )
         began = time.monotonic()
         deadline = began + seconds
@@ -108,17 +108,17 @@ class JobBackend(BaseBackend):
         return self._runtime.store.queries.status(job_id) is not None
 
     def add_pending_result(self, result: Any, weak: bool = False) -> Any:
-        """Return the result: nothing is subscribed to."""
+        """Return the result. Nothing is subscribed to: a wait polls the row."""
         return result
 
     def remove_pending_result(self, result: Any) -> Any:
-        """Return the result: nothing was subscribed to."""
+        """Return the result. `add_pending_result` has subscribed to nothing."""
         return result
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         """Store nothing: the worker writes the row of a job, and a plain task has none.
 
-        ``AbortableAsyncResult.abort()`` stores the state ABORTED: it cancels the job.
+        The state ABORTED cancels the job: ``AbortableAsyncResult.abort()`` stores it.
         """
         if state == ABORTED and (job_id := self.job_id_of(task_id)) is not None:
             self._runtime.attach(job_id).cancel_job()
@@ -128,10 +128,10 @@ class JobBackend(BaseBackend):
         """Forget nothing: `Jobs.prune` deletes rows."""
 
     def save_group(self, group_id: str, result: Any) -> Any:
-        """Save nothing: the rows of a group of durable tasks are there.
+        """Store nothing: a group of durable tasks has a row.
 
         Raises:
-            NotImplementedError: no row has the id of the group.
+            NotImplementedError: no row has the id of the group: it is a group of plain tasks.
         """
         if self.job_id_of(group_id) is None:
             raise NotImplementedError(
@@ -141,7 +141,7 @@ class JobBackend(BaseBackend):
         return result
 
     def restore_group(self, group_id: str, cache: bool = True) -> Any:
-        """Return the result of a group of durable tasks, saved or not; None if no row has its id."""
+        """Return the result of a group of durable tasks, whether it was saved or not; None without a row."""
         job_id = self.job_id_of(group_id)
         if job_id is None:
             return None
@@ -152,7 +152,7 @@ class JobBackend(BaseBackend):
         """Delete nothing: `Jobs.prune` deletes rows."""
 
     def ensure_chords_allowed(self) -> None:
-        """Refuse a chord of plain tasks, as Celery without a result backend does."""
+        """Refuse a chord of plain tasks, as Celery does without a result backend."""
         raise NotImplementedError(
             "The result backend `jobhandle` stores no results of plain tasks, which their chord needs. "
             "A chord of durable tasks is a tree of jobs."

@@ -1,7 +1,8 @@
 """Submits a tree of jobs where Celery would publish a canvas that has a durable task.
 
-Celery publishes a canvas as messages of its first tasks, which carry the rest. So the `apply_async` of
-chains, groups and chords is wrapped, once for the process: a canvas without durable tasks goes on as it came.
+Celery publishes messages for the first tasks of a canvas, which carry the rest of it: `send_task` sees no
+whole canvas. Therefore the `apply_async` of chains, groups and chords is wrapped, once for the process. A
+canvas without durable tasks is published unchanged.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,22 +16,24 @@ from ..broker.task_signatures import MAPS
 from ..errors import ApiUsageError
 
 IN_FLIGHT = ("chain", "chord", "group_id", "retries", "replaced_task_nesting")
-"""Options that Celery gives to the rest of a canvas, or to a retry, of a plain message: it stays plain."""
+"""Options with which Celery publishes the rest of a plain canvas, and the retry of a plain task.
+
+Such a call publishes a plain message, too."""
 
 _UNUSED = UNUSED | {"root_id", "parent_id"}
 
 
 def is_in_flight(options: Mapping[str, Any]) -> bool:
-    """Return True if options are those of the rest of something that was published without a job."""
+    """Return True if a call continues a canvas, or retries a task, that was published without a job."""
     return any(options.get(name) for name in IN_FLIGHT)
 
 
 def wrap_apply_async(plain: Callable[..., Any], submit: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the `apply_async` of a kind of canvas.
+    """Return the wrapper of the `apply_async` of a class of canvas.
 
     Args:
-        plain: Celery's.
-        submit: Called with the canvas, its arguments and options; returns None if it is to be published.
+        plain: Celery's method.
+        submit: Called with the canvas, its arguments and options; returns None if Celery is to publish it.
     """
 
     @wraps(plain)
@@ -42,7 +45,7 @@ def wrap_apply_async(plain: Callable[..., Any], submit: Callable[..., Any]) -> C
 
 
 def task_of_call(name: Any, kwargs: Any) -> Any:
-    """Return the name of the task that runs: of Celery's map and starmap, the one that they apply."""
+    """Return the name of the task that a call runs; for Celery's map and starmap, that which they apply."""
     mapped = kwargs.get("task") if name in MAPS and isinstance(kwargs, Mapping) else None
     return mapped.get("task") if isinstance(mapped, Mapping) else name
 
@@ -52,7 +55,7 @@ def task_names(signature: Sig, kwargs: Any) -> Iterator[str]:
 
     Args:
         signature: The canvas.
-        kwargs: With which it is applied; a chord may get its body there.
+        kwargs: The keyword arguments of its `apply_async`; the body of a chord may be among them.
     """
     waiting: list[Any] = [signature]
     if signature.get("subtask_type") == CHORD:
@@ -96,7 +99,7 @@ def applied(signature: Sig, args: Any, kwargs: Any, options: Mapping[str, Any]) 
 
 
 def _routed_by(group: Sig, name: Any) -> Sig:
-    """Return a group whose tasks are routed by the name of another, as ``chunks`` applies its group."""
+    """Return a group whose tasks are routed by the name of another task, as ``chunks`` does."""
     tasks = [
         task if signatures.kind_of(task) else {**task, signatures.ROUTE_NAME: name}
         for task in map(signatures.checked, signatures.tasks_of(group))

@@ -1,4 +1,4 @@
-"""Translates the row of a job into what Celery's result backends say of a task."""
+"""Translates the row of a job into the metadata by which Celery's result backends describe a task."""
 
 import builtins
 import sys
@@ -27,7 +27,7 @@ STATES = {
 }
 
 PROGRESS = "PROGRESS"
-"""The custom state by which Celery's documentation shows how far a task is."""
+"""The custom state that Celery's documentation uses for the progress of a task."""
 
 
 def meta_of(job: JobRecord) -> dict[str, Any]:
@@ -71,9 +71,10 @@ def _failure_of(job: JobRecord) -> dict[str, Any]:
 
 
 def failure_of_member(node_id: int, member: JobRecord, *, in_header: bool) -> dict[str, Any]:
-    """Return what the result backends have of a chain or chord whose member failed.
+    """Return the failure of a chain or chord as Celery's result backends describe it.
 
-    That is the member's own exception, of a chord whose header failed Celery's `ChordError`.
+    It is the exception of the member that failed; if that member is in the header of a chord, Celery's
+    `ChordError`.
     """
     meta = _failure_of(member)
     if in_header:
@@ -84,10 +85,11 @@ def failure_of_member(node_id: int, member: JobRecord, *, in_header: bool) -> di
 
 
 def exception_of(job_id: int, failure: Failure) -> JobFailedError:
-    """Return the exception of a failed job: a `JobFailedError`, and of the class that the body raised, too.
+    """Return the exception of a failed job: an instance of `JobFailedError` and of the class that was raised.
 
-    As Celery's result backends, of a class in a module that this process has imported, and made from the
-    arguments of the raised one. If that is not possible, it is a `JobFailedError` alone.
+    As in Celery's result backends, this process must have imported the module of that class, and the class
+    is called with the arguments of the raised exception. If it cannot be made, the exception is a
+    `JobFailedError` alone.
     """
     args = (failure.message,) if failure.args is None else failure.args
     try:
@@ -95,7 +97,7 @@ def exception_of(job_id: int, failure: Failure) -> JobFailedError:
         error: JobFailedError = _both(kind).__new__(_both(kind), *args)
         kind.__init__(error, *args)
         error.job_id, error.failure = job_id, failure
-    except Exception:  # it is the user's code: a class that cannot be derived, or needs other arguments
+    except Exception:  # the class is the user's: it may not be derivable, or need other arguments
         return JobFailedError(job_id, failure)
     return error
 
@@ -104,7 +106,7 @@ def _class_of(failure: Failure) -> Any:
     """Return the class of an exception.
 
     Raises:
-        LookupError: it is not imported, or is no exception that a body may raise.
+        LookupError: it is not imported, or it is not an `Exception`.
     """
     if failure.path:
         module, _, names = failure.path.partition(":")

@@ -1,8 +1,8 @@
 """Submits a job where Celery would publish a durable task.
 
-`Task.delay` and `apply_async`, those of signatures and of beat all end in the app's `send_task`. It is
-wrapped, on the app alone: the call of a durable task inserts a row, and every other call goes on as it came.
-A task's own ``apply_async``, and a patch of Celery's, have then run as they do for a plain task.
+`Task.delay`, `Task.apply_async`, `Signature.apply_async` and beat all call the app's `send_task`, which is
+wrapped, for this app alone. The wrapper submits a job for a call of a durable task, and passes every other
+call on unchanged. A task's own ``apply_async``, or a patched one, has run by then, as for a plain task.
 """
 
 import inspect
@@ -28,7 +28,7 @@ _ATTRIBUTE = "_jobhandle_durable"
 
 
 class DurableTasks:
-    """Which tasks of an app are durable, and how one is submitted."""
+    """Decides which tasks of an app are durable, and submits their calls."""
 
     def __init__(self, app: Celery) -> None:
         self._app: Any = app
@@ -44,7 +44,8 @@ class DurableTasks:
     def registered(self, name: str) -> Any:
         """Return the task of a name; None if this app has none.
 
-        Unlike Celery's `send_task`, it evaluates tasks that are still to be registered: they may be durable.
+        Unlike Celery's `send_task`, it first registers lazy tasks that were not used yet: they may be
+        durable.
         """
         task = celery_compat.registered_task(self._app, name)
         if task is None and not self._app.finalized and self._app.autofinalize:
@@ -102,9 +103,9 @@ class DurableTasks:
         return result
 
     def submit_eager(self, task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> JobResult | None:
-        """Submit a call of a task's `apply` by its ``apply_async``, with `task_always_eager`, as a job.
+        """Submit a call of `apply_async` that Celery makes a call of `apply`, due to `task_always_eager`.
 
-        None: it is another call of `apply`, or the task is not durable.
+        Return None for any other call of `apply`, and for a task that is not durable.
         """
         if not (celery_compat.is_eager_publish(options) and self._app.conf.task_always_eager):
             return None
@@ -112,7 +113,7 @@ class DurableTasks:
         return self.submit(task.name, args, kwargs, options, task) if durable else None
 
     def submit(self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any) -> JobResult:
-        """Submit one call of `send_task`, for the user and in the session of `Jobs.submitting`.
+        """Submit one call of `send_task` as a job, for the user and in the session of `Jobs.submitting`.
 
         Raises:
             ApiUsageError, DatabaseUnavailableError: as `JobHandle.submit`.
@@ -148,7 +149,7 @@ def durable_tasks(app: Celery) -> DurableTasks:
 
 
 def submit_eager(task: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> JobResult | None:
-    """As `DurableTasks.submit_eager`; None also if the app has no `Jobs`: a task may be of two apps."""
+    """As `DurableTasks.submit_eager`; None also if the app has no `Jobs`: a task may belong to two apps."""
     durable: DurableTasks | None = getattr(task.app, _ATTRIBUTE, None)
     return None if durable is None else durable.submit_eager(task, args, kwargs, options)
 
@@ -184,7 +185,7 @@ def in_scope_of_call(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def install(app: Celery) -> DurableTasks:
-    """Have the app's `send_task` submit durable tasks."""
+    """Wrap the app's `send_task` and `control.revoke`, and Celery's canvases, for durable tasks."""
     durable = DurableTasks(app)
     setattr(app, _ATTRIBUTE, durable)
     celery_compat.wrap_send_task(app, durable_sender)
@@ -199,7 +200,7 @@ def _submit_canvas(canvas: Any, args: Any, kwargs: Any, options: dict[str, Any])
 
 
 def durable_sender(app: Celery) -> Callable[..., Any]:
-    """Return the function that takes the place of an app's `send_task`."""
+    """Return the function that replaces an app's `send_task`."""
     durable = durable_tasks(app)
     positions = [*inspect.signature(type(app).send_task).parameters][1:]
 

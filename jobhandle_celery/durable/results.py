@@ -24,8 +24,8 @@ _SIGNALS = (None, "TERM", "SIGTERM", 15)
 class JobResult(_AnyResult):
     """The result of a durable task: an `AsyncResult` that reads the row of its job.
 
-    It needs no result backend. A failed job's exception is a `JobFailedError`, and of the class that its task
-    raised as well, if this process has imported that.
+    It needs no result backend. The exception of a failed job is a `JobFailedError`. It is also an instance of
+    the class that the task raised, if this process has imported that class.
     """
 
     backend: JobBackend
@@ -49,8 +49,8 @@ class JobResult(_AnyResult):
             backend: Not used.
             task_name: Not used.
             app: An app that has `Jobs`; None: the current one.
-            parent: The result of what came before it.
-            job_id: The id of the job; None: found by the task id, at the first use.
+            parent: The result of the task before it in a chain.
+            job_id: The id of the job; None: it is looked up by the task id, at the first use.
         """
         app = app_or_default(app)
         super().__init__(id, backend_of(app), app=app, parent=parent)
@@ -65,9 +65,9 @@ class JobResult(_AnyResult):
 
     @property
     def children(self) -> "list[JobResult] | None":  # type: ignore[override]  # Celery's is a list of results
-        """The results of what a chain, group or chord consists of, or of the callbacks of a task.
+        """The results of the members of a chain, group or chord, or of the callbacks of a task.
 
-        None without a row. What the body of the task has submitted is not among them.
+        None without a row. Jobs that the body of the task has submitted are not among them.
         """
         job_id = self.job_id
         queries = runtime_of(self.app).submitter.flushed_store().queries
@@ -77,7 +77,7 @@ class JobResult(_AnyResult):
         return [type(self)(task_id, app=self.app, job_id=child) for child, task_id in children]
 
     def abort(self) -> None:
-        """Cancel the job, as `revoke` does: the ``is_aborted()`` of its `AbortableTask` becomes True."""
+        """Cancel the job, as `revoke` does. In its body, ``AbortableTask.is_aborted()`` becomes True."""
         self.revoke()
 
     def is_aborted(self) -> bool:
@@ -101,10 +101,10 @@ class JobResult(_AnyResult):
         """Cancel the job, as `JobHandle.cancel_job` does, and return its status afterwards.
 
         Args:
-            connection: Not used, for no message is sent.
+            connection: Not used: no message is sent.
             terminate: Also end the process of a running body.
             signal: ``"TERM"`` or None.
-            wait: Not used: the call returns when the row is written.
+            wait: Not used: the call always returns once the row is written.
             timeout: Not used.
 
         Raises:
@@ -138,7 +138,7 @@ class JobGroupResult(GroupResult):
 
     @property
     def backend(self) -> JobBackend:
-        """That of the jobs, whatever the app's result backend is."""
+        """The backend that reads rows, whatever the result backend of the app is."""
         return backend_of(self.app)
 
     def revoke(self, connection: Any = None, terminate: bool = False, **unused: Any) -> JobStatus:  # type: ignore[override]  # Celery's returns None
@@ -146,12 +146,12 @@ class JobGroupResult(GroupResult):
         return runtime_of(self.app).attach(self.job_id).cancel_job(terminate=terminate)
 
     def save(self, backend: Any = None) -> Any:
-        """Save it in a result backend, by default that of the app; without one nothing is to be done."""
+        """Save it in a result backend, by default the app's; do nothing if the app has none."""
         backend = backend or self.app.backend
         return self if isinstance(backend, DisabledBackend) else super().save(backend)
 
     def delete(self, backend: Any = None) -> None:
-        """Delete what `save` has stored; the rows stay."""
+        """Delete what `save` has stored. The rows stay."""
         backend = backend or self.app.backend
         if not isinstance(backend, DisabledBackend):
             super().delete(backend)

@@ -1,6 +1,6 @@
-"""Has `app.control.revoke` cancel jobs in their rows, beside the broadcast that workers remember for a while.
+"""Makes `app.control.revoke` cancel jobs in their rows, besides the broadcast, which workers forget in time.
 
-Services store the ids of tasks and revoke by them, and so do Flower and Celery's `AsyncResult`.
+Services that store task ids, Flower and Celery's `AsyncResult` revoke tasks by it.
 """
 
 import logging
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 class _Revoking:
-    """Mixed into the class of an app's `control`."""
+    """A mixin for the class of an app's `control`."""
 
     app: Celery
 
     def revoke(self, task_id: Any, destination: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Revoke tasks as Celery does, and cancel those that are jobs and have not started.
+        """Revoke tasks as Celery does, and cancel those of them that are jobs and have not started.
 
-        What runs is left to the broadcast, which ends it with `terminate` alone. One to chosen workers
-        cancels nothing.
+        The broadcast ends a running body, with `terminate` alone. A broadcast to chosen workers cancels no
+        job.
         """
         replies = super().revoke(task_id, destination, *args, **kwargs)  # type: ignore[misc]  # a mixin
         if destination is None:
@@ -36,7 +36,7 @@ class _Revoking:
 
 
 class _ControlMaker:
-    """Takes the place of an app's `control_cls`: Celery makes the control when it is first used."""
+    """Replaces an app's `control_cls`, which Celery calls at the first use of `app.control`."""
 
     def __init__(self, plain: Any) -> None:
         self._plain = plain
@@ -52,7 +52,7 @@ def _revoking(control: Any) -> Any:
 
 
 def install(app: Any) -> None:
-    """Have the app's `control.revoke` cancel jobs, too."""
+    """Make the app's `control.revoke` cancel jobs, too."""
     app.control_cls = _ControlMaker(app.control_cls)
     if "control" in vars(app):
         _revoking(app.control)
@@ -67,5 +67,5 @@ def _cancel(app: Celery, task_ids: Iterable[str]) -> None:
         if jobs:
             store.control.cancel_selected(Selection(ids=tuple(jobs), statuses=tuple(STARTABLE)))
     except JobHandleError as error:
-        # The broadcast was sent, and plain tasks must not need the database of jobs.
+        # No error: the broadcast was sent, and a revoke of plain tasks must not need the database of jobs.
         logger.warning("a revoke was broadcast, but no job was cancelled by it: %s", error)

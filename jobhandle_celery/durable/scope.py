@@ -1,4 +1,4 @@
-"""For whom, and in whose transaction, Celery's own calls submit jobs."""
+"""The user and the session for which Celery's own calls submit jobs: see `Jobs.submitting`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scope:
-    """What `Jobs.submitting` says of the jobs that are submitted within it."""
+    """The user, group and session of jobs that are submitted within a block of `Jobs.submitting`."""
 
     username: str | None = None
     groupname: str | None = None
@@ -20,7 +20,7 @@ _SERVICE = Scope()
 
 
 class ScopeVariable:
-    """The scope of one app's jobs, per context: of a thread, or of a coroutine."""
+    """The current scope of one app's jobs, for each thread and coroutine."""
 
     def __init__(self) -> None:
         self._current: ContextVar[Scope] = ContextVar("jobhandle_scope", default=_SERVICE)
