@@ -1,8 +1,9 @@
-"""Translates what callers submit into rows: a canvas becomes a tree, its order becomes needs.
+"""Plans the rows of what callers submit: a canvas becomes a tree of rows, its order becomes needs.
 
-A chain, group or chord is a row without a task of its own, the parent of its members. "A needs B" stands
-where Celery publishes A at the end of B: B's result comes before A's own arguments unless A is immutable.
-Others need a canvas by its row; if a canvas needs something, its first tasks do.
+A chain, group or chord has a row of its own, without a task, which is the parent of its members. Where Celery
+publishes task A at the end of task B, the row of A needs that of B: the result of B goes before A's own
+arguments, unless A is immutable. A task that needs a canvas needs the row of the canvas; if a canvas needs a
+task, the first tasks of the canvas do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +22,12 @@ from .signatures import CHAIN, CHORD, GROUP, Sig
 from .task_signatures import as_job, task_job
 
 MOST_DEPTH = 50
-"""Levels of a tree. The end of a member is settled level by level, and results are read as nested lists,
-which Celery and JSON limit to some hundreds."""
+"""Levels of a tree. Ends are settled level by level, and results of nested groups are nested lists, for which
+Celery and JSON allow some hundreds of levels."""
 
 
 def is_tree(given: object) -> bool:
-    """Return True if a thing given is more than one job without needs."""
+    """Return True if what is submitted has to be planned: a canvas, callbacks, or a job that needs others."""
     if isinstance(given, Job):
         return bool(_after(given))
     if isinstance(given, Mapping) and isinstance(given, CallableSignature):
@@ -39,7 +40,7 @@ def plan(given: Sequence[object]) -> Plan:
 
     Raises:
         ApiUsageError: something is neither a Job nor a Celery signature.
-        ValidationError: the canvas has something that a job cannot keep, has too many members or levels, or a
+        ValidationError: a canvas has something that a job cannot keep, or too many members or levels; or a
             job waits for one that is not submitted with it.
     """
     places: dict[int, list[int]] = {}
@@ -73,7 +74,7 @@ def plan_with_callbacks(member: Member, callbacks: Sequence[Sig]) -> Plan:
 
 
 def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> Iterator[int]:
-    """Yield the numbers of what is given, those that others wait for before these."""
+    """Yield the indexes of what is submitted, each job after those that it waits for."""
     done: set[int] = set()
     for first in range(len(given)):
         path = {} if first in done else {first: _numbers_of_needs(given[first], places)}
@@ -85,7 +86,9 @@ def _needs_first(given: Sequence[object], places: Mapping[int, list[int]]) -> It
                 done.add(number)
                 yield number
             elif need in path:
-                raise ValidationError("after", "jobs that wait for each other", "jobs that can start one day")
+                raise ValidationError(
+                    "after", "jobs that wait for each other", "jobs whose needs form no cycle"
+                )
             else:
                 path[need] = _numbers_of_needs(given[need], places)
 
@@ -102,26 +105,26 @@ def _after(thing: object) -> Sequence[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a signature stands in its tree, and what Celery applies it with."""
+    """The place of a signature in its tree, and what Celery would apply it with."""
 
     parent: int | None = None
     position: int | None = None
     depth: int = 0
     need: int | None = None
-    """What must have finished before its first tasks, which get its result."""
+    """Index of the row that its first tasks need, and whose result they get."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Given by the canvas around it; they take precedence over its own."""
+    """Options of the canvas around it, which take precedence over its own."""
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Of the chord around it, for the first tasks."""
+    """Arguments of the chord around it, for the first tasks."""
     group: int | None = None
-    """The group to which its last task belongs, and the place in it."""
+    """Index of the group to which its last task belongs, and the place in that."""
     group_index: int | None = None
     frozen: bool = True
-    """Celery freezes it before it applies it."""
+    """Celery would freeze it before it applies it."""
 
     def of_member(self, position: int, group_index: int) -> "_Place":
-        """Return the place of a member of a group. `replace` takes longer than all else of its plan."""
+        """Return the place of a member of a group; `replace` would take most of the time of a plan."""
         return _Place(
             self.parent,
             position,
@@ -140,7 +143,7 @@ class _Planner:
     def __init__(self) -> None:
         self.members: list[Member] = []
         self._ends: dict[int, int | None] = {}
-        """The last task of each row, which Celery's next step has as its parent."""
+        """For each row its last task, which Celery gives to the next step as its parent."""
 
     def add(self, member: Member) -> int:
         if len(self.members) >= signatures.MOST_MEMBERS and (member.parent is not None or member.needs):
@@ -185,8 +188,8 @@ class _Planner:
         if signatures.kind_of(signature) == GROUP:
             tasks = list(islice(signatures.flattened(signatures.tasks_of(signature), frozen=False), 2))
             if len(tasks) == 1 and signatures.ends_in_group(tasks[0][1]):
-                # As `group.apply_async`, which returns the inner group's result.
-                self._check_options(signature, place)
+                # As `group.apply_async` does, which returns the result of the inner group.
+                self._check_options(signature)
                 options = signatures.merged_options(signature, {})
                 return self._add(tasks[0][1], replace(place, options=options, frozen=True))
         return self._add(signature, place)
@@ -200,7 +203,7 @@ class _Planner:
             kind = signatures.kind_of(checked)
             if kind is None:
                 return self._add_task(checked, place)
-            self._check_options(checked, place)
+            self._check_options(checked)
             return self._add_node(kind, checked, place)
         except ValidationError as error:
             name = signature.get("task") if isinstance(signature, Mapping) else type(signature).__name__
@@ -252,7 +255,7 @@ class _Planner:
         return index
 
     def _add_callbacks(self, index: int, callbacks: Sequence[Sig], place: _Place) -> None:
-        # As a worker does: several callbacks are one group, beside those that are groups.
+        # As in a worker: several callbacks form one group; those that are groups are applied by themselves.
         grouped = [sig for sig in callbacks if signatures.kind_of(sig) != GROUP]
         beside = [sig for sig in callbacks if signatures.kind_of(sig) == GROUP]
         at = _Place(parent=place.parent, depth=place.depth + 1, need=index, frozen=False)
@@ -290,7 +293,7 @@ class _Planner:
                 step = signatures.with_options(step, {})  # noqa: PLW2901
             before = self._add(step, at)
             self._ends[index] = self._ends[before]
-            # Celery takes a task after a group for the body of a chord, which belongs to the group.
+            # Celery makes a task after a group the body of a chord, which has the group's id.
             group = before if self.members[before].kind == GROUP else None
             at = _Place(parent=index, depth=at.depth, need=before, group=group)
 
@@ -306,7 +309,7 @@ class _Planner:
             member = self._add(task, below.of_member(number, group_index))
             self._ends[index] = self._ends[member]
         if number < 0 and place.need is not None:
-            # No other job waits for what it needs.
+            # The group has no members that could have this need.
             self.members[index] = replace(self.members[index], needs=((place.need, None),), when="finished")
 
     def _add_chord(self, index: int, signature: Sig, place: _Place) -> None:
@@ -315,7 +318,7 @@ class _Planner:
         for callback in signatures.links_of(options):
             body = signatures.linked(body, callback)
         options.pop("link", None)
-        # A delay is the header's; everything else is the body's as well.
+        # A delay is for the header alone, all other options are for the body, too.
         of_body = {name: value for name, value in options.items() if name not in ("countdown", "eta")}
         args = tuple(signature.get("args") or ())
         kwargs = dict((signature.get("kwargs") or {}).get("kwargs") or {}) | dict(place.kwargs)
@@ -334,7 +337,7 @@ class _Planner:
         at = _Place(index, 1, below.depth, need=first, options=of_body, group=group, group_index=number)
         self._ends[index] = self._ends[self._add(body, at)]
 
-    def _check_options(self, signature: Sig, place: _Place) -> None:
+    def _check_options(self, signature: Sig) -> None:
         options = {
             name: value for name, value in signatures.options_of(signature).items() if value is not None
         }

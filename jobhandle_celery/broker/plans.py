@@ -1,4 +1,4 @@
-"""The rows that a canvas becomes, before they have Celery's ids and routes."""
+"""The planned rows of a canvas, before they have task ids and routes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from .signatures import CHORD
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A row to be: a job, or the chain, group or chord that is the parent of others."""
+    """A planned row: a job, or a chain, group or chord, which is the parent of others."""
 
     job: Job
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -24,17 +24,18 @@ class Member:
     """Its place among its parent's members; None: a callback, or it has no parent."""
     depth: int = 0
     needs: tuple[tuple[int, int | None], ...] = ()
-    """Indexes of what must have ended before it, with the places of their results among its arguments."""
+    """Indexes of the rows that must have ended before it, with the places of their results among its
+    arguments; None: the result is not an argument."""
     after: tuple[int, ...] = ()
     """Ids of existing jobs that must have ended before it."""
     when: str | None = None
     """How they must have ended; None: it has no needs."""
     relative: bool = False
-    """Its times count from the end of its needs, as Celery's do; those of a `Job` from the submit."""
+    """Its times count from the end of its needs, as in a Celery canvas; those of a `Job` from the submit."""
     caller: int | None = None
-    """Index of the task in which Celery would publish it; None: the submitter's."""
+    """Index of the task at whose end Celery would publish it; None: Celery would publish it at the submit."""
     group: int | None = None
-    """Stands for its group id: the index of a group, or of the task whose callbacks form one."""
+    """Index of the group whose id it gets, or of the task whose callbacks form that group."""
     group_index: int | None = None
     task_id: str | None = None
     """Celery's id of the task; None: a new one."""
@@ -44,15 +45,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows to be, parents and needs before those that depend on them."""
+    """Planned rows: parents and needs come before the rows that depend on them."""
 
     members: Sequence[Member]
     roots: Sequence[int]
-    """For each thing given, the index of its row: of a canvas that of the root."""
+    """The index of the row of each thing that was submitted; of a canvas, of its root."""
 
 
 def path_to(members: Sequence[Member], parent: int | None, position: int | None) -> str:
-    """Return the way from the root of a canvas to one of its members, for errors; empty for the root."""
+    """Return the path from the root of a canvas to one of its members, for errors; empty for the root."""
     parts: list[str] = []
     while parent is not None:
         node = members[parent]
@@ -68,7 +69,7 @@ def path_to(members: Sequence[Member], parent: int | None, position: int | None)
 
 
 def located(error: ValidationError, where: str) -> ValidationError:
-    """Return an error that names the member of a canvas, once."""
+    """Return an error that names the place of a member; an error that has one keeps it."""
     if not hasattr(error, "where"):
         error.args = (f"{error.args[0]} (in {where})",)
         vars(error)["where"] = where
@@ -76,7 +77,7 @@ def located(error: ValidationError, where: str) -> ValidationError:
 
 
 def located_at(error: ValidationError, members: Sequence[Member], index: int) -> ValidationError:
-    """Return an error that names a member of a canvas by its index; as it is if there is no canvas."""
+    """Return an error that names the place of a member by its index; unchanged if there is no canvas."""
     member = members[index]
     if member.parent is None and member.caller is None:
         return error

@@ -1,4 +1,4 @@
-"""Translates a call of `Celery.send_task`, to which every ``apply_async`` of Celery leads, into a job."""
+"""Translates a call of `Celery.send_task`, which every ``apply_async`` of Celery makes, into a job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,18 +16,18 @@ from .task_signatures import task_job
 UNUSED = frozenset(
     {"producer", "publisher", "retry", "retry_policy", "result_cls", "add_to_parent", "task_type"}
 )
-"""Options of the publishing and of the returned object, not of the message.
+"""Options of the publish and of the returned result, not of the message.
 
 The library publishes on connections of its own, and again until the broker has the message.
 """
 
 PLACED = frozenset({"task_id", "link", "root_id", "parent_id", "route_name", "serializer"})
-"""Options that become something else than an option of the job's message; the serializer is checked."""
+"""Options that `task_job` does not take: `sent_task` handles them itself."""
 
 
 @dataclass(frozen=True)
 class SentTask:
-    """One task that is published, as a job."""
+    """The job of one call of `send_task`, and its callbacks."""
 
     job: Job
     options: Mapping[str, Any]
@@ -67,11 +67,11 @@ def sent_task(name: str, args: Any, kwargs: Any, options: Mapping[str, Any], tas
 
 
 def _aware(moment: datetime | str) -> datetime | str:
-    """Return a moment with a time zone. One without is UTC to Celery, whatever `timezone` says."""
+    """Return a moment with a time zone. Without one Celery takes it for UTC, whatever `timezone` is."""
     try:
         parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     except ValueError:
-        return moment  # is refused by name
+        return moment  # `task_job` refuses it by name
     return parsed if parsed.utcoffset() is not None else parsed.replace(tzinfo=UTC)
 
 

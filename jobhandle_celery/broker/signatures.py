@@ -1,8 +1,8 @@
-"""Reads Celery's signatures as Celery does when it applies them, without its objects.
+"""Reads signatures by the rules by which Celery applies them, without cloning or freezing them.
 
-A nested signature may be an object, or the dict that it was serialized to. Nothing here changes what it is
-given, and nothing is cloned or frozen, which takes Celery longer than to store a job. The rules are those of
-``celery.canvas`` in 5.7; where 5.6 differs, it has a defect that 5.7 mends.
+A nested signature may be an object, or the dict that it was serialized to. No function changes its arguments.
+Cloning and freezing takes Celery longer than it takes to store a job. The rules are those of
+``celery.canvas`` in 5.7; where 5.6 differs, it has a defect that 5.7 has corrected.
 """
 
 from collections import deque
@@ -23,7 +23,7 @@ ROUTE_NAME = "jobhandle_route_name"
 """Key of a signature: the name of the task that routes it, for ``celery.starmap`` of chunks."""
 
 MOST_MEMBERS = 100_000
-"""Rows of a tree: as many as other calls take ids. One transaction inserts them, and one cancels them."""
+"""Rows of a tree at most, as many as other calls take ids: one transaction inserts or cancels all of them."""
 
 
 def kind_of(signature: Sig) -> str | None:
@@ -42,7 +42,7 @@ def checked(signature: object) -> Sig:
     """Return a nested signature, which may have been serialized.
 
     Raises:
-        ValidationError: it is none.
+        ValidationError: it is not a signature.
     """
     if isinstance(signature, Mapping) and isinstance(signature.get("task"), str):
         return signature
@@ -56,9 +56,9 @@ def options_of(signature: Sig) -> Mapping[str, Any]:
 
 
 def merged_options(signature: Sig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a signature's options with those that it is applied with.
+    """Return a signature's own options, merged with those with which it is applied.
 
-    These take precedence, except over the signature's stamps.
+    The latter take precedence, except over stamps.
     """
     own = dict(options_of(signature))
     if not given:
@@ -87,7 +87,7 @@ def tasks_of(signature: Sig) -> Sequence[Any]:
 
 
 def header_of(signature: Sig) -> Sequence[Any]:
-    """Return the signatures in the header of a chord, as ``_maybe_group`` does."""
+    """Return the signatures in the header of a chord, as Celery's ``_maybe_group`` does."""
     header = (signature.get("kwargs") or {}).get("header")
     if isinstance(header, Mapping):
         return tasks_of(header) if kind_of(header) in (GROUP, CHAIN) else [header]
@@ -120,7 +120,7 @@ def linked(signature: Sig, callback: Sig) -> Sig:
     if kind == GROUP:
         first, *others = tasks_of(signature) or [None]
         if first is None:
-            return signature  # `Signature.link` is never applied then
+            return signature  # as in Celery: there is no task that could be linked
         changed = [linked(checked(first), _immutable(callback)), *others]
         return {**signature, "kwargs": {**kwargs, "tasks": changed}}
     if kind == CHORD:
@@ -132,7 +132,7 @@ def linked(signature: Sig, callback: Sig) -> Sig:
 
 
 def extended(signature: Sig, callbacks: Sequence[Sig]) -> Sig:
-    """Return a copy of a signature with more callbacks in its options, whatever it is."""
+    """Return a copy of a signature of any kind with more callbacks in its options."""
     if not callbacks:
         return signature
     options = options_of(signature)
@@ -151,10 +151,11 @@ def _immutable(signature: Sig) -> Sig:
 
 
 def steps_of(chain: Sig) -> list[Sig]:
-    """Return the steps of a chain: of chains in it their steps, of a group of one task the task.
+    """Return the steps of a chain as Celery applies them.
 
-    Empty groups are left out, but a chain of nothing else is one empty group. The body of a chord that is a
-    chain is cut: its first task is the body, and the others are steps.
+    A nested chain is replaced by its steps, a group of one task by that task. Empty groups are left out; but
+    if there is nothing else, the only step is an empty group. Of a chord whose body is a chain, the body
+    becomes the first task of that chain, and the other tasks become steps.
     """
     waiting = deque(tasks_of(chain))
     steps: list[Sig] = []
@@ -188,7 +189,7 @@ def _unrolled(group: Sig, *, twice: bool) -> Sig:
 
 
 def _cut_body(chord: Sig) -> list[Sig]:
-    """Return a chord whose body is a chain as one with the first task of it, and the others."""
+    """Return a chord with the first task of its body, and the others; nothing if the body is no chain."""
     body = body_of(chord)
     if kind_of(body) != CHAIN:
         return []
@@ -206,7 +207,7 @@ def _cut_body(chord: Sig) -> list[Sig]:
 def flattened(tasks: Sequence[Any], *, frozen: bool) -> Iterator[tuple[int, Sig]]:
     """Yield the members of a group, each with its group index.
 
-    A group in it counts as its own members, an empty chain as nothing.
+    A nested group is replaced by its members, and an empty chain is left out.
 
     Args:
         frozen: Celery freezes a group that it does not apply at once (a step of a chain, the header or body
@@ -225,13 +226,13 @@ def flattened(tasks: Sequence[Any], *, frozen: bool) -> Iterator[tuple[int, Sig]
             inner = enumerate(tasks_of(task))
             waiting.extendleft(inner if frozen else reversed(list(inner)))
         elif kind != CHAIN or tasks_of(task):
-            # One that is not frozen counts within the group that it is written in.
+            # Without a freeze, Celery counts within the group in which the task is written.
             yield found if frozen else place, task
             found += 1
 
 
 def grouped(signature: Sig) -> Sig:
-    """Return chunks as the group that their ``group()`` makes; anything else as it is."""
+    """Return the group that Celery makes of chunks; any other signature unchanged."""
     if kind_of(signature) != "chunks":
         return signature
     kwargs = signature.get("kwargs") or {}

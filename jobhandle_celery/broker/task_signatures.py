@@ -36,7 +36,7 @@ def as_job(given: object) -> tuple[Job, dict[str, Any]]:
         raise ApiUsageError(f"{shown(given)} is neither a Job nor a Celery signature (a task's .s(...))")
     job, further = task_job(given)
     if type(given).__name__ in ("xmap", "xstarmap"):
-        # As its `apply_async`. One in a canvas is cloned, and routed by its own name.
+        # As its `apply_async` does. Celery clones one in a canvas, and routes it by its own name.
         further["route_name"] = given["kwargs"]["task"]["task"]
     return job, further
 

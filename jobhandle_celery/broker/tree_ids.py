@@ -1,4 +1,4 @@
-"""Celery's ids of the members of a canvas, as the messages of a worker that applies it carry them."""
+"""Makes the task ids of the members of a canvas, and the ids by which their messages name each other."""
 
 import uuid
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from .plans import Member
 
 
 class TreeIds:
-    """The ids of the members of one plan: new ones for each submit."""
+    """The ids of the members of one plan, new ones for each submit."""
 
     def __init__(self, members: Sequence[Member], root_id: str | None) -> None:
         """Make the ids.
 
         Args:
-            members: Of a plan.
-            root_id: Of the task that submits them; None outside of a task.
+            members: The members of a plan.
+            root_id: The root id of the task that submits them; None outside of a task.
         """
         self._members = members
         self.tasks = [member.task_id or str(uuid.uuid4()) for member in members]
@@ -27,7 +27,7 @@ class TreeIds:
         self._callback_groups: dict[int, str] = {}
 
     def headers(self, index: int) -> dict[str, Any] | None:
-        """Return the options that say where in its canvas a task is; None if it is not in one."""
+        """Return the options that describe the place of a task in its canvas; None if it is in none."""
         member = self._members[index]
         ids: dict[str, Any] = {}
         if member.caller is not None:

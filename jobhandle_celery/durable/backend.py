@@ -95,8 +95,8 @@ class JobBackend(BaseBackend):
         job_id = getattr(result, "job_id", None) or self.job_id_of(result.id)
         if job_id is None:
             raise NotImplementedError(
-                f"No job has the task id {result.id}. The result backend `jobhandle` reads results from rows, "
-                "and a plain task has none: make it durable, or configure another result backend."
+                f"No job has the task id {result.id}. The result backend `jobhandle` reads rows, and a plain "
+                "task has none: make it durable, or configure another result backend."
             )
         began = time.monotonic()
         deadline = began + seconds
