@@ -1,7 +1,7 @@
-"""Existing jobs that become members of a tree by their unique keys.
+"""Adoption: an existing job becomes a member of a tree, because it has the unique key of that member.
 
-The need of a node that is no task's stands for such a member (`Trees`). The job's row is changed once the
-tree is committed; until then the node is blocked.
+`Trees` inserts the node above such a member blocked, with a need for each job to adopt, and without a
+`needs_when`. Once the tree is committed, the row of the job is changed, and the node is unblocked.
 """
 
 import logging
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def is_adopting(row: Row[Any]) -> bool:
-    """Return True if the need of a row stands for a member."""
+    """Return True if the need of a row stands for a job to adopt."""
     return row.kind is not None and row.needs_when is None and row.needs_id is not None
 
 
 def adopt(db: Executor, row: Row[Any]) -> None:
-    """Make the job `needs_id` the child of a node, or forget that it should be.
+    """Make the job `needs_id` a child of the node; if that is not possible, delete the need.
 
     Who may have been there first: another call for the same row, or another tree.
     """
@@ -42,13 +42,13 @@ def adopt(db: Executor, row: Row[Any]) -> None:
 
 
 def unblock(db: Executor, node_id: int) -> None:
-    """Let a node that has its members wait for their ends."""
+    """Unblock a node that has adopted its members."""
     values = {"blocked": False, "status_id": JobStatus.SUBMITTED, "due_at": None}
     db.execute(update(job).where(job.c.id == node_id, BLOCKED).values(**values))
 
 
 def adopt_all(db: Executor, root_id: int) -> None:
-    """Adopt what is to be a member of this tree, and unblock its nodes."""
+    """Adopt all jobs that are to be members of a tree, and unblock its nodes."""
     of_tree = or_(job.c.id == root_id, job.c.root_id == root_id)
     adopting = and_(of_tree, IS_NODE, BLOCKED, job.c.needs_when.is_(None))
     needs = (job_need.c.needs_id, job_need.c.position)

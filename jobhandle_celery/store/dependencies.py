@@ -1,7 +1,7 @@
 """What a row needs, in SQL: the conditions and the transitions of rows that need others.
 
-A row that needs others is blocked until its needs are met. Whether they are is read from their rows in the
-statement that changes it, and never counted.
+A row is blocked until all its needs are met. The statement that changes it reads the rows of its needs: no
+counter is kept.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from .statements import Guard, Transition, param, setting, status_literal
 from .transitions import HELD, MINE, NO_PROCESS, cancelled
 
 ACTOR = "service"
-"""The actor of what follows from the end of another job."""
+"""The actor of changes that follow from the end of another job."""
 
 NEEDED = job.alias("needed_job")
 DEPENDENT = job.alias("dependent")
@@ -32,7 +32,7 @@ _ENDS = {
     "ended": FINAL,
     "failed": frozenset({JobStatus.ERROR}),
 }
-"""By `needs_when`, the statuses with which a need is met."""
+"""The statuses that meet a need, by `needs_when`."""
 
 
 def in_statuses(column: ColumnElement[Any], statuses: Collection[JobStatus]) -> Guard:
@@ -41,41 +41,41 @@ def in_statuses(column: ColumnElement[Any], statuses: Collection[JobStatus]) -> 
 
 
 def is_impossible(when: str | None, status: JobStatus | None) -> bool:
-    """Return True if a need in that status (None: it is deleted) can no longer be met."""
+    """Return True if a need in that status (None: deleted) can no longer be met."""
     return when is not None and (status is None or (status.final and status not in _ENDS[when]))
 
 
 _IS_MET = or_(
     *(and_(job.c.needs_when == when, in_statuses(NEEDED.c.status_id, ends)) for when, ends in _ENDS.items())
 )
-# A comparison with NULL, of a need that is deleted, does not count as met.
+# A deleted need is unmet, too: the comparison with NULL is not true.
 _IS_UNMET = case((_IS_MET, 0), else_=1) == 1
 
 
 def needs_that(*conditions: Guard) -> Guard:
-    """Return the condition: the row has a need that meets others, of `NEEDED`; NULL there: it is deleted."""
+    """Return the condition: a need of the row passes these conditions on `NEEDED`, NULL if it is deleted."""
     needs = select(job_need.c.job_id).outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
     return exists(needs.where(job_need.c.job_id == job.c.id, *conditions).correlate(job))
 
 
 def is_needed_by(*conditions: Guard, row: Any = job) -> Guard:
-    """Return the condition: a job needs the row, and meets others, of `DEPENDENT`."""
+    """Return the condition: a job that passes these conditions on `DEPENDENT` needs the row."""
     dependents = select(job_need.c.job_id).join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id)
     return exists(dependents.where(job_need.c.needs_id == row.c.id, *conditions).correlate(row))
 
 
 HAS_UNMET_NEED = and_(job.c.needs_when.is_not(None), needs_that(NEEDED.c.id.is_not(None), _IS_UNMET))
-"""A need is not met. One that is deleted does not count: it has been met before."""
+"""A need is not met. A deleted need does not count: it was met before it was deleted."""
 
 ALL_MET = ~needs_that(_IS_UNMET)
 
 AS_SEEN = job.c.task_id == (
     select(_SEEN.c.task_id).where(_SEEN.c.id == job.c.id).correlate(job).scalar_subquery()
 )
-"""The row is of the round that the statement has seen at its start, as the other rows that it reads are.
+"""The row is of the same round as when the statement began.
 
-While it waits for the row, the tree may end and be resubmitted. PostgreSQL then reads the row again, and the
-others as they were.
+While the statement waits for the lock of the row, the tree may end and be resubmitted. PostgreSQL then reads
+this row anew, but the other rows as they were when the statement began.
 """
 
 BY_NEED = job.c.id.in_(select(job_need.c.job_id).where(job_need.c.needs_id == param(job_need.c.needs_id)))
@@ -86,9 +86,9 @@ BY_IDS = job.c.id.in_(bindparam("param_ids", expanding=True))
 
 @cache
 def make_ready(which: Guard) -> Transition:
-    """Return the transition of blocked tasks whose needs are all met: their times begin."""
+    """Return the transition of blocked tasks whose needs are all met: their countdowns begin."""
     has_countdown = job.c.countdown > 0
-    # The clock of the statement: the columns must not disagree about whether the time lies ahead.
+    # The clock at the start of the statement: all columns must agree whether the time lies ahead.
     is_ahead = job.c.scheduled_for > statement_clock()
     start = case((has_countdown, clock(job.c.countdown)), (is_ahead, job.c.scheduled_for), else_=null())
     expires = case((job.c.expires_in.is_not(None), clock(job.c.expires_in)), else_=job.c.expires)
@@ -123,7 +123,8 @@ def make_ready(which: Guard) -> Transition:
 def cancel_dependents(status: JobStatus | None) -> Transition:
     """Return the transition of blocked rows that need the job `needs_id`, which is in that status.
 
-    None: it is deleted. The statement reads the status again: the job may have been resubmitted meanwhile.
+    A status of None: it is deleted. The statement checks the status: the job may have been resubmitted
+    meanwhile.
     """
     whens = [when for when in _ENDS if is_impossible(when, status)]
     need = select(NEEDED.c.id).where(NEEDED.c.id == param(job_need.c.needs_id))
@@ -143,7 +144,7 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
 
 @cache
 def select_lost_need() -> Select[Any]:
-    """Return a select of a need of the job `id` that has ended, and not as it must have."""
+    """Return a select of a need of the job `id` that has ended otherwise than it must."""
     ended = in_statuses(NEEDED.c.status_id, FINAL)
     lost = (
         select(NEEDED.c.id, NEEDED.c.status_id).select_from(job).join(job_need, job_need.c.job_id == job.c.id)
@@ -153,7 +154,7 @@ def select_lost_need() -> Select[Any]:
 
 
 def why_cancelled(needs_id: int, status: JobStatus | None) -> str:
-    """Return the message of a job that is cancelled because of such a need."""
+    """Return the message of a job that is cancelled because of a need in that status (None: deleted)."""
     match status:
         case None:
             return f"needs job {needs_id}, which was deleted"

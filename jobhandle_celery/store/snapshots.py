@@ -1,4 +1,4 @@
-"""Snapshots of jobs: what a row says, and what only other rows say: the progress and result of a node."""
+"""Snapshots of jobs: from their rows, and from the rows below a node its progress and result."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ TREE_COLUMNS = (*_PLACE, job.c.status_id, job.c.progress_current, job.c.progress
 
 @dataclass(frozen=True, slots=True)
 class TreeRow:
-    """A job of a tree, without what may be large."""
+    """A job of a tree, without columns that may be large."""
 
     id: int
     parent_id: int
@@ -35,7 +35,7 @@ class TreeRow:
     task: str
     status: JobStatus
     progress: Progress | None
-    """As the body has set it; None of a node."""
+    """As its body has set it; None for a node."""
 
 
 def to_tree_row(row: Row[Any]) -> TreeRow:
@@ -45,7 +45,7 @@ def to_tree_row(row: Row[Any]) -> TreeRow:
 
 
 class JobState(NamedTuple):
-    """What may change often of a job."""
+    """The fields of a job that may change often."""
 
     status: JobStatus
     message: str
@@ -67,14 +67,14 @@ class Node(NamedTuple):
 def to_jobs(
     db: Executor, rows: Sequence[Row[Any]], *, of_ended: bool = False, with_results: bool = False
 ) -> list[JobRecord]:
-    """Return snapshots of whole rows, in their order; what is missing is read in a few statements for all.
+    """Return snapshots of rows, in their order; what is in other rows is read in a few statements for all.
 
-    A node's progress is counted from its members. Lists leave it out for nodes that have ended: what a list
-    costs must not grow with the number of finished jobs. They leave out results, too, which may be thousands
-    of values for each node.
+    The progress of a node is counted from its members. Lists leave it out for nodes that have ended: the cost
+    of a list must not grow with the number of finished jobs. They leave out the results of nodes, too, which
+    may be thousands of values each.
 
     Args:
-        db: What reads the other rows.
+        db: Reads the other rows.
         rows: Rows of ``jobhandle_job``, with all columns.
         of_ended: Count the members of nodes that have ended, too.
         with_results: Read the results of nodes that have Finished.
@@ -96,7 +96,7 @@ def to_jobs(
 
 
 def _needs_of(db: Executor, job_ids: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """Return what each of these jobs needs, first those whose results are its arguments."""
+    """Return the ids of what each of these jobs needs: first the jobs whose results are its arguments."""
     needs: dict[int, tuple[int, ...]] = {}
     in_order = (job_need.c.job_id, job_need.c.position.is_(None), job_need.c.position, job_need.c.needs_id)
     for part in _parts(job_ids):
@@ -115,9 +115,10 @@ def _decoded(result: str) -> Any:
 
 
 def count_members(db: Executor, nodes: Sequence[Node]) -> dict[int, Progress]:
-    """Return how many tasks below each node have Finished, of how many, by its id; none without tasks.
+    """Return the number of tasks below each node, and of those that have Finished, by the id of the node.
 
-    One statement for all roots, and two for all nested nodes, whose whole trees are read.
+    A node without tasks is left out. It takes one statement for all roots, and two for all nested nodes,
+    which read their whole trees.
     """
     counted: dict[int, tuple[int, int]] = {}
     roots = [node.id for node in nodes if node.parent_id is None]
@@ -132,7 +133,7 @@ def count_members(db: Executor, nodes: Sequence[Node]) -> dict[int, Progress]:
 
 
 def in_tree_order(rows: Iterable[T], top: int) -> list[T]:
-    """Return the rows below a node: each before its children, those by position, callbacks at last."""
+    """Return the rows below a node, each before its children; children by position, callbacks last."""
     children: dict[int, list[T]] = {}
     for row in sorted(rows, key=lambda row: (row.position is None, row.position or 0, row.id)):
         children.setdefault(row.parent_id, []).append(row)
@@ -154,7 +155,7 @@ def _count(by: Any, trees: Collection[int]) -> Any:
 
 
 def _count_below(db: Executor, trees: Collection[int]) -> dict[int, tuple[int, int]]:
-    """Return the counts of all nodes of these trees: those of their own children are added to all above."""
+    """Return the counts of all nodes of these trees: the tasks of a node count for those above it, too."""
     nodes = select(job.c.id, job.c.parent_id).where(job.c.root_id.in_(trees), job.c.kind.is_not(None))
     parents: dict[int, int | None] = {row.id: row.parent_id for row in db.execute(nodes)}
     counted: dict[int, tuple[int, int]] = {}

@@ -1,4 +1,4 @@
-"""Changes of a whole tree: its cancel and its resubmit, each within a transaction of the caller."""
+"""Changes of a whole tree: cancel and resubmit, each in a transaction that the caller has begun."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ from .transitions import (
 )
 
 MOST_CHANGED = 5_000
-"""Rows that one statement changes: it is given up if it gets no answer for some seconds."""
+"""Rows that one statement changes at most: a statement without an answer for some seconds is given up."""
 
 NODE = (job.c.status_id, job.c.id, job.c.kind, job.c.root_id)
 """The columns of a node that `cancel_tree` and `resubmit_tree` read."""
@@ -34,7 +34,7 @@ NODE = (job.c.status_id, job.c.id, job.c.kind, job.c.root_id)
 _OUTSIDE = is_needed_by(
     DEPENDENT.c.blocked, or_(DEPENDENT.c.root_id.is_(None), DEPENDENT.c.root_id != job.c.root_id)
 )
-"""A job outside of the row's tree needs it."""
+"""A job outside of the tree of the row needs the row."""
 
 _ENDED_WITH_ITS_TREE: dict[str, Any] = {
     "unsettled": _OUTSIDE,
@@ -44,17 +44,21 @@ _ENDED_WITH_ITS_TREE: dict[str, Any] = {
         else_=null(),
     ),
 }
-"""A row that a cancel of its tree ends. Those of the tree that depend on it are ended too, or end with a body
-that runs, so that they need no settle."""
+"""The columns of a row that is ended by the cancel of its tree.
+
+It needs no settle, except for jobs outside of the tree: rows of the tree that depend on it are ended by the
+same cancel, or by the end of a body that still runs."""
 
 
 def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) -> JobStatus:
-    """Cancel what is below a node, or ask it to stop; return the node's status, Running if it is not final.
+    """Cancel the jobs below a node, or ask them to stop; return the node's status: Running or a final one.
 
     Who may have been there first: a claim of a member, which is then asked to stop; a settle, which has made
-    a member ready or ended a node. The rows are locked until the commit, so that no task ends between its
-    cancel and the end of the nodes that have no unfinished child left; and before they are changed, so that
-    `_OUTSIDE` sees each job that needs one of them and was armed earlier (`Settling.arm`).
+    a member ready or ended a node.
+
+    All rows are locked before they are changed, and until the commit. So no body ends between the cancel of
+    its row and the end of the nodes that have no unfinished child left; and `_OUTSIDE` sees every job that
+    needs one of the rows and was armed earlier (`Settling.arm`).
     """
     adopt_all(db, node.root_id or node.id)
     unfinished = in_statuses(job.c.status_id, UNFINISHED)
@@ -92,7 +96,7 @@ def _requested(*, terminate: bool) -> dict[str, Any]:
 
 
 def _below(db: Executor, node: Row[Any]) -> Iterator[Guard]:
-    """Return the guards of all rows below a node, in parts, the inner ones first."""
+    """Yield guards of the rows below a node, in parts: the innermost rows first."""
     if node.root_id is None:
         yield job.c.root_id == node.id
         return
@@ -110,7 +114,7 @@ def _children_of(parents: Sequence[int]) -> Iterator[Guard]:
 
 
 def _parts(db: Executor, which: Guard) -> Iterator[Guard]:
-    """Return the guards of some thousand rows each of those that pass a guard."""
+    """Yield guards of `MOST_CHANGED` rows each, together all rows that pass a guard."""
     ids = db.execute(select(job.c.id).where(which).order_by(job.c.id)).scalars().all()
     for start in range(0, len(ids), MOST_CHANGED):
         part = ids[start : start + MOST_CHANGED]
@@ -118,15 +122,15 @@ def _parts(db: Executor, which: Guard) -> Iterator[Guard]:
 
 
 def _end_nodes(db: Executor, which: Guard, actor: str, **columns: Any) -> None:
-    """End the nodes that have no unfinished child, the inner ones first."""
+    """End the nodes that have no unfinished child, until no more node ends: the innermost end first."""
     while sum(db.count_applied(end) for end in _ends(which, actor, **columns)):
         pass
 
 
 def _ends(which: Guard, actor: str, **columns: Any) -> Iterator[Transition]:
-    """Return the transitions of nodes whose children are all final, by what became of these.
+    """Yield the transitions of nodes whose children are all final, one for each outcome of a node.
 
-    A node that is blocked has none, and is cancelled before it could end.
+    A blocked node has no children; it is cancelled.
     """
     failed = COUNTING_CHILDREN.where(in_statuses(CHILD.c.status_id, {JobStatus.ERROR}))
     stopped = or_(
@@ -154,11 +158,11 @@ def _ends(which: Guard, actor: str, **columns: Any) -> Iterator[Transition]:
 
 
 def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> list[int]:
-    """Run again what did not finish in a tree, and return the jobs that may be published now.
+    """Run again the jobs of a tree that did not finish; return the ids of those that may be published now.
 
-    The caller has locked the root's row. Who may have been there first: a resubmit of a single member, which
-    then is unfinished and stays as it is; it is locked, so that it does not end before others wait for it. If
-    it has finished, its node may have no member that runs again, and ends here.
+    The caller has locked the row of the root. Who may have been there first: a resubmit of a single member.
+    If that member is unfinished, it stays as it is; its row is locked, so that it does not end before other
+    rows wait for it. If it has finished, its node may have no member that runs again, and ends here.
 
     Raises:
         InvalidTransitionError: the node is not a root, is not final or has Finished, or a body may be alive.
@@ -185,7 +189,7 @@ def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> lis
         key = unique_hash(row.namespace, row.username, row.unique_key)
         db.execute(update(job).where(job.c.id == row.id).values(unique_hash=key))
     tasks = {**_next_round(_MUST_WAIT), "task_id": random_uuid()}
-    # An empty group that needs a job is looked at by a settle, whatever its need is by then.
+    # A settle looks at an empty group that needs a job: its need may have ended already.
     nodes = {**_next_round(_HAS_NEEDS), "task_id": random_uuid()}
     nodes["due_at"] = case((_HAS_NEEDS, clock(setting("publish_grace"))), else_=null())
     itself = {**NEW_ROUND, "task_id": task_id, "due_at": null()}
@@ -199,7 +203,7 @@ def resubmit_tree(db: Executor, root: Row[Any], task_id: str, actor: str) -> lis
 
 
 def ready_again(db: Executor, root_id: int) -> list[int]:
-    """Return the tasks of a resubmitted tree that wait for nothing but their messages."""
+    """Return the ids of the tasks of a resubmitted tree whose messages may be published."""
     ready = select(job.c.id).where(
         job.c.root_id == root_id, ~IS_NODE, in_statuses(job.c.status_id, {JobStatus.RESUBMITTED})
     )
@@ -208,7 +212,7 @@ def ready_again(db: Executor, root_id: int) -> list[int]:
 
 _IS_FINISHED = in_statuses(NEEDED.c.status_id, {JobStatus.FINISHED})
 _HAS_NEEDS = job.c.needs_when.is_not(None)
-# What is not Finished runs again, or has not ended: the same before and after its own row is changed.
+# A need that is not Finished runs again, or has not ended: true before and after its row is changed.
 _MUST_WAIT = and_(
     _HAS_NEEDS,
     or_(job.c.needs_when != "finished", needs_that(or_(NEEDED.c.id.is_(None), ~_IS_FINISHED))),
@@ -220,11 +224,11 @@ _NEEDS_A_SETTLE = and_(
         needs_that(or_(NEEDED.c.root_id.is_(None), NEEDED.c.root_id != job.c.root_id)),
     ),
 )
-"""A need may have ended already, without a settle to come."""
+"""A need may have ended already, and no settle of it is to come."""
 
 
 def _next_round(must_wait: Guard) -> dict[str, Any]:
-    """Return the columns of a row that runs again, some time: at once, or when its needs are met."""
+    """Return the columns of a row that runs again: at once, or when its needs are met."""
     grace = clock(setting("publish_grace"))
     return {
         **NEW_ROUND,

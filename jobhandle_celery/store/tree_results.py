@@ -1,7 +1,8 @@
-"""The results of nodes of a tree, which no row has: they are read from the rows of the tasks below.
+"""The results of nodes. No row stores them: they are read from the rows of the tasks below.
 
-A result is as Celery's own canvas returns it: of a chain that of its last child, of a chord that of its body,
-which is its last child, of a group the list of its children's. Callbacks have no position and do not count.
+They are those of Celery's canvas: the result of a chain is that of its last child, the result of a chord that
+of its body, which is its last child, and the result of a group is the list of those of its children.
+Callbacks have no position, and their results do not count.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,11 +16,11 @@ from .executors import MOST_PARAMETERS, Executor
 from .statements import param, params
 
 NULL = "null"
-"""The JSON of a result that there is not: the task has not Finished, or its row is gone."""
+"""The JSON in place of a missing result: the task has not Finished, or its row is gone."""
 
 
 class ResultsTooLarge(Exception):
-    """Results are longer than the reader's limit; `size` is the length of those that were seen."""
+    """The results are longer than the limit of the reader; `size` is the length of those that were read."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"at least {size:,} bytes")
@@ -29,8 +30,8 @@ class ResultsTooLarge(Exception):
 def results_of(db: Executor, ids: Iterable[int]) -> dict[int, str]:
     """Return the JSON of the results of tasks and nodes, by id; an id without a row is left out.
 
-    One statement for each level of the trees, and each `MOST_PARAMETERS` ids. The rows of one statement are
-    of one moment, those of several are not: the caller makes sure that the jobs are final and stay.
+    It takes one statement for each level of the trees and each `MOST_PARAMETERS` ids. The statements see the
+    rows at different moments: the caller makes sure that the jobs are final and do not change.
     """
     reader = _Reader(db, None)
     return reader.complete(reader.read(_by_ids, list(set(ids))))
@@ -39,10 +40,10 @@ def results_of(db: Executor, ids: Iterable[int]) -> dict[int, str]:
 def results_needed(db: Executor, job_id: int, limit: int) -> dict[int, str | None]:
     """Return the JSON of the results that go before a job's arguments, in their order, by the jobs' ids.
 
-    None: the row is gone. For results of tasks it is one statement: a chain's steps pay it each.
+    None: the row is gone. The results of tasks take one statement, which each step of a chain executes.
 
     Raises:
-        ResultsTooLarge: they have more than `limit` characters; no more of them were read.
+        ResultsTooLarge: they have more than `limit` characters; the reading stopped there.
     """
     reader = _Reader(db, limit)
     rows = reader.execute(_needed_by_job, id=job_id)
@@ -61,7 +62,7 @@ def _text(row: Row[Any], children: Sequence[str]) -> str:
 
 
 class _Reader:
-    """Reads rows with their results, up to a total length of the results."""
+    """Reads rows with their results, up to a total length of these."""
 
     def __init__(self, db: Executor, limit: int | None) -> None:
         self._db = db
@@ -69,7 +70,7 @@ class _Reader:
         self._size = 0
 
     def complete(self, rows: Sequence[Row[Any]]) -> dict[int, str]:
-        """Return the results of rows, by their ids; those of nodes are read level by level."""
+        """Return the results of rows by id; the results of nodes are read level by level."""
         levels = [rows]
         while nodes := [row for row in levels[-1] if row.kind is not None]:
             groups = [row.id for row in nodes if row.kind == "group"]
@@ -95,7 +96,7 @@ class _Reader:
         """Return the rows of a statement.
 
         Raises:
-            ResultsTooLarge: all results so far are longer than the limit.
+            ResultsTooLarge: the results of all statements so far are longer than the limit.
         """
         is_limited = self._limit is not None
         parameters = params(**values, limit=self._limit) if is_limited else params(**values)
@@ -111,7 +112,7 @@ class _Reader:
 
 _IDS: BindParameter[Any] = bindparam("param_ids", expanding=True)
 _RESULT = case((job.c.kind.is_(None), job.c.result))
-"""A node has none of its own; it is no column of the statements."""
+"""Of a task alone: the column of a node is not read."""
 
 
 def _columns(*in_order: ColumnElement[Any], is_limited: bool) -> list[Any]:
@@ -119,7 +120,7 @@ def _columns(*in_order: ColumnElement[Any], is_limited: bool) -> list[Any]:
     if not is_limited:
         return [*columns, _RESULT.label("result")]
     size = func.coalesce(func.length(_RESULT), 0)
-    # The database sends no more than the limit, whatever there is; where there are few rows, of each.
+    # The database sends no more than the limit, in all or, where there are few rows, of each row.
     sent = func.sum(size).over(order_by=in_order) if in_order else size
     fits = sent <= bindparam("param_limit", type_=BigInteger)
     return [*columns, size.label("size"), case((fits, _RESULT)).label("result")]
@@ -144,7 +145,7 @@ def _needed_by_job(*, is_limited: bool) -> Any:
 
 @cache
 def _of_groups(*, is_limited: bool) -> Any:
-    """Return a select of the children of groups, those of a group by their positions."""
+    """Return a select of the children of groups, in the order of their positions."""
     in_order = job.c.parent_id, job.c.position
     counting = and_(job.c.parent_id.in_(_IDS), job.c.position.is_not(None))
     return select(*_columns(*in_order, is_limited=is_limited)).where(counting).order_by(*in_order)
@@ -161,5 +162,5 @@ def _of_sequences(*, is_limited: bool) -> Any:
         .subquery()
     )
     is_last = and_(job.c.parent_id == last.c.parent_id, job.c.position == last.c.position)
-    # `whose` again: by the estimated number of children, PostgreSQL might read the whole table.
+    # `whose` stands here, too: else PostgreSQL, by its estimate of the children, might read the whole table.
     return select(*_columns(job.c.parent_id, is_limited=is_limited)).join(last, is_last).where(whose)

@@ -1,4 +1,4 @@
-"""Submitting trees of jobs, and jobs that need others: rows, needs and events, in one transaction."""
+"""Submitting trees, and jobs that need others: rows, needs and events are inserted in one transaction."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trees:
-    """Inserts trees."""
+    """Inserts trees, and jobs that need others."""
 
     def __init__(self, database: Database, settling: Settling) -> None:
         self._database = database
@@ -48,7 +48,7 @@ class Trees:
     def submit(self, members: Sequence[NewMember]) -> list[Submitted]:
         """Insert rows with their needs in one transaction of our own; return the id and status of each.
 
-        Those of status Submitted that are tasks and fresh may start now.
+        A task may start now if it is Submitted and `fresh`.
 
         Raises:
             UnknownJobError: a job that is needed does not exist, or is another user's; nothing was written.
@@ -74,7 +74,8 @@ class Trees:
         send: Callback,
         handle: Attached | None = None,
     ) -> list[Submitted]:
-        """Insert them in the caller's transaction; `send` is called after its commit with what may start.
+        """Insert rows in the caller's transaction; after its commit, `send` is called with the ids of tasks
+        that may start.
 
         Raises:
             ApiUsageError: as `submit`, or not a session that can be joined.
@@ -92,7 +93,7 @@ class Trees:
         return inserted.submitted
 
     def _arm(self, job_ids: Sequence[int]) -> list[int]:
-        """Arm rows that are committed: the submit must not fail any more."""
+        """Arm rows that are committed; raise no error: the submit has succeeded."""
         try:
             return self._settling.arm(job_ids)
         except DatabaseUnavailableError as error:
@@ -102,17 +103,17 @@ class Trees:
 
 @dataclass(frozen=True)
 class _Inserted:
-    """What a submit has inserted."""
+    """The result of an insert."""
 
     submitted: list[Submitted]
     startable: list[int]
-    """Tasks that may start."""
+    """Ids of tasks that may start."""
     to_arm: list[int]
-    """Blocked rows, for `Settling.arm` after the commit."""
+    """Ids of blocked rows, for `Settling.arm` after the commit."""
 
 
 class _Insertion:
-    """One insert of a list of rows, in a transaction."""
+    """The insert of one list of rows, in a transaction."""
 
     def __init__(
         self, db: Executor, members: Sequence[NewMember], settings: Settings, now: datetime | None
@@ -126,7 +127,7 @@ class _Insertion:
         """Indexes of the rows that this transaction has inserted."""
         self._to_arm = {number for number, new in enumerate(members) if new.after}
         self._adopted: list[tuple[int, int, int | None]] = []
-        """Index of the parent, id and position of existing jobs that are members by their unique keys."""
+        """The existing jobs that become members by their unique keys: index of the parent, id, position."""
         self._parents = {new.parent for new in members}
         self._needed = {number for new in members for number, _ in new.needs}
         self._roots: list[int] = []
@@ -213,8 +214,8 @@ class _Insertion:
     def _adopt(self, number: int, found: Row[Any]) -> None:
         """Let an unfinished job with the member's unique key be that member.
 
-        Its row is not touched before the commit: a caller's transaction would lock it. The parent is blocked
-        until `Settling.arm` has given the job its place.
+        Its row is not changed before the commit: a caller's transaction would keep it locked. Until
+        `Settling.arm` has changed it, the parent is blocked.
         """
         new = self._members[number]
         if new.parent is None:
@@ -253,7 +254,7 @@ class _Insertion:
         return {"job_id": self._submitted[number].job_id, "needs_id": needs_id, "position": position}
 
     def _block_late(self) -> None:
-        """Block the rows of which only the insert of others has shown that they are to be armed."""
+        """Block rows that are to be armed, which only the insert of later rows has shown."""
         late = [self._submitted[number].job_id for number in sorted(self._to_arm & self._written)]
         for start in range(0, len(late), MOST_PARAMETERS):
             blocked = {
@@ -307,7 +308,7 @@ def _with_times(new: NewMember) -> NewJob:
 
 
 def _blocked_schedule(new: NewMember, now: datetime | None) -> dict[str, Any]:
-    """Return the status and the times of a row that is blocked; the sweep looks when it expires."""
+    """Return the status and the times of a blocked row; the sweep looks at it when it expires."""
     times = {} if now is None else schedule(new.job, now)
     expires = times.get("expires")
     return {
