@@ -1,4 +1,4 @@
-"""Settles what has ended in this process, and publishes what becomes ready."""
+"""Settles the jobs that end in this process, and publishes the jobs that become ready."""
 
 import logging
 import threading
@@ -19,13 +19,13 @@ BATCH = 500
 """Jobs settled at a time."""
 
 LONGEST = 5.0
-"""Seconds of settling in one call, after which the rest is left to the sweeper.
+"""Seconds of settling in one call; the sweeper settles the rest.
 
-A mass cancel may end more jobs than its caller, or a pass of the sweep, can wait for."""
+A mass cancel may end more jobs than its caller, or a pass of the sweeper, can wait for."""
 
 
 class Settler:
-    """Called after each commit in which jobs have ended that others depend on."""
+    """Is called after each commit in which jobs ended that other jobs depend on."""
 
     def __init__(
         self,
@@ -33,9 +33,12 @@ class Settler:
         send: Callable[[Sequence[PendingMessage]], None],
         is_alone: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Settle in `store`; `send` publishes the messages of jobs that may start.
+        """Make the settler of one app.
 
-        If `is_alone`, nothing is left to a sweeper: jobs run eagerly.
+        Args:
+            store: Where the jobs are.
+            send: Publishes the messages of jobs that may start.
+            is_alone: Returns True if there is no sweeper that could do the rest: jobs run eagerly.
         """
         self._store = store
         self._send = send
@@ -43,10 +46,11 @@ class Settler:
         self._local = threading.local()
 
     def settle(self, job_ids: Sequence[int]) -> None:
-        """Settle jobs, and what ends thereby; raise no error but a time limit's: the end is committed.
+        """Settle jobs, and those that end thereby; raise no error except that of a time limit: the end of
+        the jobs is committed.
 
-        What a settle ends comes back here, and so does the end of a body that it runs eagerly: it joins the
-        list of the outer call.
+        If a settle ends other jobs, or runs a body eagerly that ends, this method is called again within the
+        outer call, which then settles those jobs as well.
         """
         pending: deque[int] | None = getattr(self._local, "pending", None)
         if pending is not None:
@@ -60,7 +64,7 @@ class Settler:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Settle what ends in this block within it: a body that a settle runs eagerly may wait for that."""
+        """Settle jobs that end in this block at once: a body that a settle runs eagerly may wait for them."""
         outer = getattr(self._local, "pending", None)
         self._local.pending = None
         try:

@@ -262,7 +262,7 @@ def test_unreadable_result_ends_in_error_that_names_the_job(app: Any) -> None:
     handle = submit(app, Job(task=taking(app)), needed := leaf(columns={"result": "{secret"}))
     error = failure_of(app, handle)
     assert error.message == (
-        f"the result of job {needed.id}, an argument of this one, cannot be read: JSONDecodeError"
+        f"the result of job {needed.id}, an argument of this job, cannot be read: JSONDecodeError"
     )
 
 

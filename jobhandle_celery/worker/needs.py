@@ -1,7 +1,7 @@
-"""What follows the claim of a job with needs: their results go before its arguments.
+"""Reads the results of a job's needs after its claim, and puts them before its arguments.
 
-The message does not carry them: the header of a chord would make a message of any size. They are read here,
-so that the task's hooks, signals and body find the arguments that Celery's canvas would have passed.
+The message does not carry them: the results of a chord's header would make it arbitrarily large. The hooks of
+the task, the signals and the body get the same arguments as from Celery's canvas.
 """
 
 import logging
@@ -19,16 +19,16 @@ from .current_run import ArgumentsError, CurrentRun
 logger = logging.getLogger(__name__)
 
 READ_TIMEOUT = 30.0
-"""Seconds for which the read retries while the database is away; then the job is given back."""
+"""Seconds for which the read is retried while the database is away; then the job is given back."""
 
 SIZES_SHOWN = 5
 
 
 def complete_arguments(store: Store, current: CurrentRun) -> None:
-    """Put the results of what a job needs before its arguments; if they do not fit, it is `unstartable`.
+    """Put the results of a job's needs before its arguments; mark it `unstartable` if that is not possible.
 
     Raises:
-        JobHandleError: they could not be read.
+        JobHandleError: the results could not be read.
     """
     if not lacks_results(current.context):
         return
@@ -44,7 +44,7 @@ def complete_arguments(store: Store, current: CurrentRun) -> None:
 
 def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
     job_id = current.run.job_id
-    # No other process would write that an eager run is given back.
+    # An eager run cannot be given back: there is no main process that would write it.
     deadline = math.inf if current.context.is_eager else time.monotonic() + READ_TIMEOUT
     pause = 0.1
     while True:
@@ -58,7 +58,9 @@ def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
         except DatabaseUnavailableError as error:
             if time.monotonic() >= deadline:
                 raise
-            logger.warning("job %s: the results that it needs wait for the database: %s", job_id, error)
+            logger.warning(
+                "job %s: reading the results that it needs waits for the database: %s", job_id, error
+            )
         time.sleep(pause)
         pause = min(pause * 2, 2.0)
 
@@ -66,18 +68,18 @@ def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
 def _decoded(needed: int, text: str | None) -> Any:
     if text is None:
         raise ArgumentsError(
-            f"the result of job {needed}, an argument of this one, is gone: the job was pruned"
+            f"the result of job {needed}, an argument of this job, is gone: that job was pruned"
         )
     try:
         return serialization.decode(text)
     except Exception as error:
         raise ArgumentsError(
-            f"the result of job {needed}, an argument of this one, cannot be read: {type(error).__name__}"
+            f"the result of job {needed}, an argument of this job, cannot be read: {type(error).__name__}"
         ) from None
 
 
 def _check(args: list[Any], texts: dict[int, str | None]) -> None:
-    """Check that the arguments could be those of a submitted job: a retry of this one stores them."""
+    """Check that the arguments could be stored, as those of a submitted job are: a retry stores them."""
     try:
         serialization.encode(args)
     except NotStorableError as error:

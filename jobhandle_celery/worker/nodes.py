@@ -1,7 +1,7 @@
-"""What follows the claim of a member of a tree: the nodes above it become Running.
+"""Makes the nodes above a member Running, after the claim of the member.
 
-A statement of its own, after the claim: a member of a tree must not wait for the row that all of them share.
-The settle of the member repeats it, so that it may fail here.
+This is not part of the claim, which must not wait for the row of a node, shared by all its members. It may
+fail: the settle of the member repeats it.
 """
 
 import logging
@@ -18,17 +18,17 @@ from .current_run import CurrentRun
 logger = logging.getLogger(__name__)
 
 MOST_REMEMBERED = 10_000
-"""Nodes that a process remembers: the others of a node's members need no statement."""
+"""Nodes that a process remembers as started: further members of these execute no statement."""
 
 RETRY_FOR = 1.0
-"""Seconds for which the statement is retried: the body waits for it."""
+"""Seconds for which the statement is retried; the body waits for it."""
 
 
 def start_nodes(runtime: Runtime, current: CurrentRun) -> None:
-    """Note at the nodes above a member that it was started, unless this process has done so for its node.
+    """Make the nodes above a member Running, unless this process has done so for its node.
 
-    A resubmit of the root begins another round, in which its nodes are not Running. So only a message that
-    may not be of another round relies on what the process remembers.
+    A resubmit of the root begins another round, in which its nodes are not Running. So the process relies on
+    what it remembers only if the message is certainly of the first round.
     """
     place = node_of(current.context)
     if place is None:
@@ -43,7 +43,11 @@ def start_nodes(runtime: Runtime, current: CurrentRun) -> None:
     except SoftTimeLimitExceeded:
         raise
     except JobHandleError as error:
-        logger.warning("job %s: its tree becomes Running when it ends: %s", job_id, error)
+        logger.warning(
+            "job %s: its chain, group or chord is not shown as Running yet: %s",
+            job_id,
+            error,
+        )
     except Exception as error:
         internal_errors.report("starting a tree", error, f"the end of job {job_id} repeats it")
     else:
