@@ -61,9 +61,6 @@ class Faults:
                     raise InvalidTransitionError(
                         f"job {job_id} is {job.status}; no worker can start it: {claimed.reason.value}"
                     )
-                self._kit._mailbox.take({job_id})
-                if job.parent_id is not None:
-                    store.settling.start_ancestors(job_id, f"worker {worker.name}")
             self._kit._rows.end_lease(worker_uid)
             store.leases.reap(worker_uid)
             return handle.job_status()

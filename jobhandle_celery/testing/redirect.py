@@ -1,7 +1,7 @@
 """Redirects an app to a test's database and mailbox, and its result backend into memory."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -14,27 +14,17 @@ from celery.app import backends
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
 
 from .. import celery_compat, settings
-from ..broker.queued_marker import QueuedMarker
 from ..completion import CompletionPoller, Pause, Wait
 from ..durable.publishing import durable_tasks
 from ..errors import WaitTimeoutError
 from ..jobs import Jobs
 from ..runtime import Runtime
-from ..store import Database, PendingMessage
-from ..submitter import Submitter
+from ..store import Database
 from .database import FreshDatabase
 from .mailbox import Mailbox, Transport, connect
 
 _WITHOUT_SERVER = ("disabled", "jobhandle", "cache+memory")
 """Result backends that are left as they are."""
-
-
-class _Marker(QueuedMarker):
-    """Marks jobs as Queued at once, so that a test never sees them before."""
-
-    def later(self, work: Sequence[PendingMessage]) -> None:
-        if work:
-            self._do(work)
 
 
 class TestRuntime(Runtime):
@@ -67,12 +57,6 @@ class TestRuntime(Runtime):
     def settings(self) -> settings.Settings:
         """The settings of the app. SQLite has no schemas, and each sweep of a test is a pass."""
         return replace(settings.read(self._app.conf.get), schema=None, sweep_interval=timedelta(0))
-
-    @cached_property
-    def submitter(self) -> Submitter:
-        submitter: Submitter = super().submitter
-        submitter.queued_marker = _Marker(self.store, self.settings.publish_grace)
-        return submitter
 
 
 class _Poller(CompletionPoller):

@@ -26,7 +26,7 @@ class Rows:
             scheduled: Also of jobs that wait for their time, not of retries alone.
             until: The latest time of such a job; None: any.
         """
-        waits = and_(job.c.status_id == JobStatus.WAITING, job.c.blocked.is_(False))
+        waits = job.c.status_id == JobStatus.WAITING
         if until is not None:
             waits &= job.c.not_before <= literal(until, job.c.not_before.type)
         retries = job.c.status_id == JobStatus.REQUEUED

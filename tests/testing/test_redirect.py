@@ -72,6 +72,11 @@ def test_no_server_is_reached(jobhandle_app: Any, jobs: JobsKit, listening: sock
         listening.accept()
 
 
+@pytest.mark.jobhandle(jobhandle_schema="jobs")
+def test_schema_is_that_of_sqlite(jobs: JobsKit) -> None:
+    assert jobs.perform(note.s(1)) == 1
+
+
 def test_object_of_the_service_is_redirected(jobs: JobsKit) -> None:
     job_id = service.jobs.submit(note.s(1))
     assert [job.id for job in jobs.find()] == [job_id]
@@ -113,19 +118,21 @@ def test_app_is_left_as_it_was(
     runtime, changes = runtime_of(app), dict(app.conf.changes)
     before = dict(vars(app))
     conf = {"jobhandle_lease": 5, "jobhandle_durable": True}
-    with jobhandle_sqlite.opened(), redirected(app.jobs, jobhandle_sqlite, conf) as (inside, _):
+    with jobhandle_sqlite.opened(), redirected(app.jobs, jobhandle_sqlite, conf) as (inside, mailbox):
         assert runtime_of(app) is inside
         assert inside.settings.lease.total_seconds() == 5
         assert app.connection_for_write().transport.driver_type == "memory"
         assert isinstance(app.backend, CacheBackend)
         assert app.tasks["plain"].delay().job_id == 1
         app.conf.task_default_queue = "changed by the test"
+        JobsKit(app.jobs, inside, mailbox, jobhandle_sqlite).perform(Job(task="plain"))
     assert runtime_of(app) is runtime
     assert app.jobs._runtime is runtime
     assert (app.pool, app.producer_pool, app.backend) == (pool, producers, backend)
     assert app.conf.changes == changes
     assert {name: value for name, value in vars(app).items() if name in before} == before
     assert app.connection_for_write().as_uri().startswith("redis://")
+    assert app.tasks["plain"].__trace__ is None  # it would store results where the test did
     assert not app.jobs._durable.include("plain", app.tasks["plain"])
     with pytest.raises(BlockingIOError):
         listening.accept()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from celery import chain, chord, group, signals
+from celery import chain, chord, current_app, group, signals
 
 from jobhandle_celery import (
     Job,
@@ -41,6 +41,14 @@ def test_signals_of_a_worker_are_sent(jobs: JobsKit) -> None:
     jobs.submit(add.s(1, 2))
     jobs.run_jobs()
     assert sent == list(names)
+
+
+def test_app_is_the_current_one_in_a_body(jobs: JobsKit) -> None:
+    before = current_app._get_current_object()  # type: ignore[attr-defined]  # of a proxy
+    functions["current"] = lambda: current_app.main
+    assert before is not service.app
+    assert jobs.perform(service.call.s("current")) == "service"
+    assert current_app._get_current_object() is before  # type: ignore[attr-defined]
 
 
 def test_error_of_a_body_ends_its_job_alone(jobs: JobsKit) -> None:
