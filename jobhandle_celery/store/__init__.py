@@ -5,11 +5,12 @@ been there first. If no row changes, another process was: an ordinary result, no
 is a change of status as data; an `Executor` writes it, with its event, in the way of its database.
 """
 
-from .after_commit import Attached
+from .after_commit import Attached, uncommitted
 from .control import Control
 from .database import Database
 from .diagnostics import Diagnostics, JobDetails, Trouble
 from .engine import engine_maker
+from .executors import Executor
 from .fork_guard import Forkable, gate
 from .insert import Inserter
 from .leases import Leases

@@ -32,6 +32,11 @@ class Attached(Protocol):
         """Detach from the job if it is one of these, which were rolled back."""
 
 
+def uncommitted() -> set[int]:
+    """Return the ids of the jobs that were submitted in transactions of this process that have not ended."""
+    return {job_id for pending in _pending.values() for ids in pending.calls.values() for job_id in ids}
+
+
 class _Pending:
     """The jobs submitted in one transaction or savepoint, their callbacks and handles."""
 

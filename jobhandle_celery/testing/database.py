@@ -1,144 +1,200 @@
-"""The database of tests: a fresh SQLite file for each, whose clock can be moved, and which can be away."""
+"""What the databases of tests have in common, and one on a server that a project has named."""
 
-import itertools
-import shutil
-import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Engine, MetaData, String, Table, create_engine, event
-from sqlalchemy.pool import Pool, QueuePool
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Interval,
+    delete,
+    event,
+    func,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import OperationalError
 
-from .. import migrations, schema
+from .. import migrations
+from ..column_types import UtcDateTime
+from ..errors import ApiUsageError, ConfigurationError, JobHandleError
+from ..schema import job, job_event, job_need, sweep, worker
 from ..settings import Settings
-from ..store import Database
+from ..store import Database, Executor, engine_maker
 
-BUSY_TIMEOUT = 5.0
-"""Seconds for which a write waits for another one. Mostly the test itself holds the lock."""
-
-_OURS = "jobhandle_testing"
-"""In the info of a pool's record: its connection is one to the file of the test."""
+AWAY = "the database is away (database_away)"
 
 
-class Clock:
-    """The clock of the database: Python's, which freezegun and time-machine move, plus an offset."""
+class DatabaseOfTests(ABC):
+    """A database in which each test finds no job of another one.
 
-    def __init__(self) -> None:
-        self.offset = timedelta(0)
-        # Computes what SQLite's own function returns at another moment.
-        self._plain = sqlite3.connect(":memory:", check_same_thread=False)
-        self._lock = threading.Lock()
-
-    def strftime(self, *arguments: Any) -> Any:
-        """Take the place of SQLite's function, which knows the clock of the machine alone."""
-        form, *rest = arguments
-        moment, *modifiers = rest or ["now"]
-        if isinstance(moment, str) and moment.lower() == "now":
-            now = datetime.now(UTC) + self.offset
-            moment = now.strftime("%Y-%m-%d %H:%M:%S.%f")
-        values = [form, moment, *modifiers]
-        with self._lock:
-            marks = ", ".join("?" * len(values))
-            return self._plain.execute(f"SELECT strftime({marks})", values).fetchone()[0]
-
-
-class FreshDatabase:
-    """One file after another, for one test each.
-
-    The engine stays the same, because it keeps what SQLAlchemy has compiled.
+    The engine stays the same for all tests, because it keeps what SQLAlchemy has compiled.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._numbers = itertools.count(1)
-        self.path = self._template = folder / "template.sqlite3"
-        self.clock = Clock()
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.is_away = False
-        self.engine = create_engine("sqlite://", creator=self._connect, poolclass=QueuePool)
         self._prepared: Engine | None = None
-        self._create_tables()
 
     @property
+    @abstractmethod
     def url(self) -> str:
-        """The URL of the test's file."""
-        return f"sqlite:///{self.path}"
+        """The URL for an engine of the service."""
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Use a fresh file within the block."""
-        self.clock.offset, self.is_away = timedelta(0), False
-        self.path = self._folder / f"{next(self._numbers)}.sqlite3"
-        shutil.copyfile(self._template, self.path)
-        # All engines: that of the service, for its sessions, has the same clock, and is away as well.
-        event.listen(Pool, "connect", self._on_connect)
-        event.listen(Pool, "checkout", self._on_checkout)
-        try:
-            yield
-        finally:
-            event.remove(Pool, "connect", self._on_connect)
-            event.remove(Pool, "checkout", self._on_checkout)
-            self.engine.dispose()
-            for file in self._folder.glob(f"{self.path.name}*"):
-                file.unlink(missing_ok=True)
+    @abstractmethod
+    def opened(self) -> AbstractContextManager[None]:
+        """Use it for one test, within the block."""
+
+    @abstractmethod
+    def settings(self, configured: Settings) -> Settings:
+        """Return the settings of a test."""
+
+    @abstractmethod
+    def now(self) -> datetime:
+        """Return the time by its clock, or nearly so."""
+
+    @abstractmethod
+    def advance(self, by: timedelta) -> None:
+        """Let time pass, for the jobs of the test."""
+
+    @abstractmethod
+    def is_of(self, connection: Connection) -> bool:
+        """Return False if a connection of the service is surely one to another database."""
 
     def database(self, settings: Settings) -> Database:
-        """Return the store's access to the test's file."""
+        """Return the store's access to it, with the settings of a test."""
         return _Database(self, settings)
 
-    def prepared(self, prepare: Any) -> Engine:
+    def prepared(self, prepare: Callable[[Engine], Engine]) -> Engine:
         """Return the engine, prepared once."""
         if self._prepared is None:
             self._prepared = prepare(self.engine)
         return self._prepared
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, check_same_thread=False)
-
-    def _create_tables(self) -> None:
-        # Not by the migrations: to import Alembic takes longer than all of this.
-        with self.engine.begin() as connection:
-            # A copy of the file has that mode as well: a change of it waits for the disk.
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            schema.metadata.create_all(connection)
-            number = Column("version_num", String, primary_key=True)
-            versions = Table(schema.VERSION_TABLE, MetaData(), number)
-            versions.create(connection)
-            connection.execute(versions.insert(), {"version_num": migrations.REVISIONS[-1]})
-        self.engine.dispose()
-
-    def _on_connect(self, connection: Any, record: Any) -> None:
-        if "sqlite" not in type(connection).__module__:
-            return
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA database_list")
-        files = [row[2] for row in cursor.fetchall()]
-        cursor.close()
-        if any(file and Path(file).resolve() == self.path.resolve() for file in files):
-            record.info[_OURS] = True
-            connection.create_function("strftime", -1, self.clock.strftime)
-
-    def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
-        if _OURS not in record.info:
-            return
-        if self.is_away:
-            raise sqlite3.OperationalError("the database is away (database_away)")
-        # A test has no use for a commit that survives a crash of the machine.
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA synchronous = OFF")
-        cursor.close()
-
 
 class _Database(Database):
-    """The store's access to the file of one test."""
+    def __init__(self, of_tests: DatabaseOfTests, settings: Settings) -> None:
+        super().__init__(lambda: of_tests.engine, settings)
+        self._of_tests = of_tests
 
-    def __init__(self, fresh: FreshDatabase, settings: Settings) -> None:
-        super().__init__(lambda: fresh.engine, settings)
-        self._fresh = fresh
-        self._checked = True  # its tables were made by this code
+    def executor(self, connection: Connection) -> Executor:
+        if not self._of_tests.is_of(connection):
+            raise ApiUsageError(
+                "session: its database is not that of the test. Make its engine of jobs.database_url, or "
+                "return the URL of its database from a fixture jobhandle_database."
+            )
+        return super().executor(connection)
 
     def _prepare(self, engine: Engine) -> Engine:
-        return self._fresh.prepared(super()._prepare)
+        prepared = self._of_tests.prepared(super()._prepare)
+        return prepared.execution_options(**(self.options or {"schema_translate_map": {}}))
+
+
+class GivenDatabase(DatabaseOfTests):
+    """One on a server, for services whose own tables need it: each test has a namespace of its own.
+
+    Time passes there by making the rows of the test older: the clock is the server's.
+    """
+
+    def __init__(self, given: object) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            given: A URL, or a function that returns an Engine, as for `Jobs`.
+
+        Raises:
+            ConfigurationError: it is none, or of SQLite.
+        """
+        super().__init__(engine_maker(given)())
+        if self.engine.dialect.name == "sqlite":
+            raise ConfigurationError(
+                "jobhandle_database: it is for tests on a server. On SQLite leave it out, and make your own "
+                "engine of jobs.database_url."
+            )
+        event.listen(self.engine, "checkout", self._on_checkout)
+        self._schemas: set[str | None] = set()
+        self._namespace = ""
+        self._database: Database | None = None
+
+    @property
+    def url(self) -> str:
+        return self.engine.url.render_as_string(hide_password=False)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        self.is_away = False
+        self._namespace = f"test-{uuid.uuid4().hex}"
+        try:
+            yield
+        finally:
+            if self._database is not None:
+                # A row that the service's own tables need, or that it has locked, stays: no test sees it.
+                with suppress(JobHandleError):
+                    self._delete(self._database)
+                self._database.close()
+                self._database = None
+
+    def database(self, settings: Settings) -> Database:
+        self._database = super().database(settings)
+        return self._database
+
+    def settings(self, configured: Settings) -> Settings:
+        schema = configured.schema
+        if schema not in self._schemas:
+            with self.engine.connect() as connection:
+                there = inspect(connection).has_table(job.name, schema=schema)
+            if not there:
+                migrations.upgrade(self.engine, schema)
+            self._schemas.add(schema)
+        return replace(configured, namespace=self._namespace, sweep_interval=timedelta(0))
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def advance(self, by: timedelta) -> None:
+        if self._database is None:
+            return  # there is no job yet
+        with self._database.transaction() as db:
+            for table, mine in self._rows():
+                older = {
+                    column.name: self._earlier(column, by)
+                    for column in table.columns
+                    if isinstance(column.type, UtcDateTime)
+                }
+                db.execute(update(table).where(mine).values(older))
+
+    def is_of(self, connection: Connection) -> bool:
+        return connection.dialect.name == self.engine.dialect.name
+
+    def _earlier(self, column: Column[Any], by: timedelta) -> Any:
+        if self.engine.dialect.name == "postgresql":
+            return column - literal(by, Interval())
+        return func.timestampadd(text("MICROSECOND"), -(by // timedelta(microseconds=1)), column)
+
+    def _delete(self, database: Database) -> None:
+        with database.transaction() as db:
+            for table, mine in [(job_need, job_need.c.job_id.in_(self._jobs())), *self._rows()]:
+                db.execute(delete(table).where(mine))
+
+    def _rows(self) -> list[tuple[Any, Any]]:
+        """Return the tables, and which rows of them are the test's; what refers to others comes first."""
+        return [
+            (job_event, job_event.c.job_id.in_(self._jobs())),
+            *((table, table.c.namespace == self._namespace) for table in (job, worker, sweep)),
+        ]
+
+    def _jobs(self) -> Any:
+        return select(job.c.id).where(job.c.namespace == self._namespace)
+
+    def _on_checkout(self, *_: object) -> None:
+        if self.is_away:
+            raise OperationalError(None, None, ConnectionError(AWAY))

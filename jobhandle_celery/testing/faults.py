@@ -32,7 +32,7 @@ class Faults:
         moved = (by if isinstance(by, timedelta) else timedelta(seconds=by)) + timedelta(**units)
         if moved < timedelta(0):
             raise ApiUsageError(f"advance: {moved} is backwards")
-        self._kit._file.clock.offset += moved
+        self._kit._of_tests.advance(moved)
 
     def lose_worker(self, job_id: int) -> JobStatus:
         """Lose the worker of a job, and return the job's status: Error, or Requeued with attempts left.
@@ -82,8 +82,8 @@ class Faults:
     @contextmanager
     def database_away(self) -> Iterator[None]:
         """Make the jobs' database unreachable within the block, also for the service's own engines on it."""
-        self._kit._file.is_away = True
+        self._kit._of_tests.is_away = True
         try:
             yield
         finally:
-            self._kit._file.is_away = False
+            self._kit._of_tests.is_away = False

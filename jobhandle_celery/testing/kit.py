@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,6 +17,7 @@ from ..errors import ApiUsageError, JobFailedError
 from ..jobs import Jobs
 from ..models import Job, JobRecord
 from ..status import JobStatus
+from ..store import uncommitted
 from .matching import Expectation, met, unmet
 from .rows import Rows
 from .worker import InProcessWorker
@@ -24,7 +25,7 @@ from .worker import InProcessWorker
 if TYPE_CHECKING:
     from celery.canvas import Signature
 
-    from .database import FreshDatabase
+    from .database import DatabaseOfTests
     from .mailbox import Mailbox
     from .redirect import TestRuntime
 
@@ -42,7 +43,7 @@ class JobsKit(Jobs):
     """
 
     def __init__(
-        self, jobs: Jobs, runtime: "TestRuntime", mailbox: "Mailbox", database: "FreshDatabase"
+        self, jobs: Jobs, runtime: "TestRuntime", mailbox: "Mailbox", database: "DatabaseOfTests"
     ) -> None:
         """Called by the fixture ``jobs``."""
         # Not `Jobs.__init__`: the app has its `Jobs`.
@@ -50,7 +51,7 @@ class JobsKit(Jobs):
         self._runtime: TestRuntime = runtime
         self._database = jobs._database  # type: ignore[method-assign]  # that of the test
         self._mailbox = mailbox
-        self._file = database
+        self._of_tests = database
         self._worker: InProcessWorker | None = None
         self._errors: dict[str, tuple[BaseException, TracebackType | None]] = {}
 
@@ -60,8 +61,8 @@ class JobsKit(Jobs):
 
     @property
     def database_url(self) -> str:
-        """The URL of the test's SQLite file, for an engine of the service whose sessions jobs join."""
-        return self._file.url
+        """The URL of the test's database, for an engine of the service whose sessions jobs join."""
+        return self._of_tests.url
 
     # What was submitted.
 
@@ -81,7 +82,7 @@ class JobsKit(Jobs):
         for record in records:
             if not expectation.differences(record):
                 return record
-        pytest.fail(unmet(expectation, records))
+        pytest.fail(unmet(expectation, records, len(uncommitted())))
 
     def refute_submitted(self, task: Any, **fields: Any) -> None:
         """Fail if there is a job as `assert_submitted` looks for."""
@@ -120,7 +121,7 @@ class JobsKit(Jobs):
         """
         until = with_scheduled if isinstance(with_scheduled, (datetime, timedelta)) else None
         if isinstance(until, timedelta):
-            until = datetime.now(UTC) + self._file.clock.offset + until
+            until = self._of_tests.now() + until
         if until is not None and until.tzinfo is None:
             raise ApiUsageError(f"with_scheduled: {until} has no time zone")
         scheduled = bool(with_scheduled)

@@ -58,8 +58,11 @@ class Expectation:
         return f"job of {name}" + (f" with {', '.join(others)}" if others else "")
 
 
-def unmet(expectation: Expectation, records: Sequence[JobRecord], hint: str = "") -> str:
-    """Return the message of a failed `assert_submitted`: what was submitted instead, nearest first."""
+def unmet(expectation: Expectation, records: Sequence[JobRecord], uncommitted: int = 0) -> str:
+    """Return the message of a failed `assert_submitted`: what was submitted instead, nearest first.
+
+    `uncommitted` jobs are in sessions whose transactions have not ended.
+    """
     lines = [f"no {expectation} was submitted."]
     if not records:
         lines.append("No job was submitted.")
@@ -72,7 +75,9 @@ def unmet(expectation: Expectation, records: Sequence[JobRecord], hint: str = ""
             lines += [f"    {name}: {difference}" for name, difference in differences.items()]
         if len(near) > MOST_SHOWN:
             lines.append(f"  and {len(near) - MOST_SHOWN} more")
-    return "\n".join([*lines, *([hint] if hint else [])])
+    if uncommitted:
+        lines.append(f"{_count(uncommitted)} submitted in a session that has not committed.")
+    return "\n".join(lines)
 
 
 def met(expectation: Expectation, records: Sequence[JobRecord]) -> str:

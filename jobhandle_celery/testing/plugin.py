@@ -11,9 +11,10 @@ import pytest
 
 if TYPE_CHECKING:
     from ..status import JobStatus
-    from .database import FreshDatabase
+    from .database import GivenDatabase
     from .faults import Faults
     from .kit import JobsKit
+    from .sqlite import SqliteFiles
 
 MARKER = "jobhandle"
 INI = "jobhandle_app"
@@ -32,11 +33,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def jobhandle_sqlite(tmp_path_factory: pytest.TempPathFactory) -> "FreshDatabase":
+def jobhandle_sqlite(tmp_path_factory: pytest.TempPathFactory) -> "SqliteFiles":
     """The SQLite files of the tests, one after another."""
-    from .database import FreshDatabase
+    from .sqlite import SqliteFiles
 
-    return FreshDatabase(tmp_path_factory.mktemp("jobhandle"))
+    return SqliteFiles(tmp_path_factory.mktemp("jobhandle"))
+
+
+@pytest.fixture(scope="session")
+def jobhandle_database(jobhandle_sqlite: "SqliteFiles") -> Any:
+    """The database of the jobs; override it to return the URL of one on a server."""
+    return jobhandle_sqlite
+
+
+@pytest.fixture(scope="session")
+def _jobhandle_given() -> "dict[Any, GivenDatabase]":
+    return {}
 
 
 @pytest.fixture
@@ -53,9 +65,13 @@ def jobhandle_app(pytestconfig: pytest.Config) -> Any:
 
 @pytest.fixture
 def jobhandle_jobs(
-    request: pytest.FixtureRequest, jobhandle_app: Any, jobhandle_sqlite: "FreshDatabase"
+    request: pytest.FixtureRequest,
+    jobhandle_app: Any,
+    jobhandle_database: Any,
+    _jobhandle_given: "dict[Any, GivenDatabase]",
 ) -> "Iterator[JobsKit]":
     """The `Jobs` of the app, a `JobsKit`, with a fresh database; the app reaches no server meanwhile."""
+    from .database import DatabaseOfTests, GivenDatabase
     from .discovery import jobs_of
     from .kit import JobsKit
     from .redirect import redirected
@@ -64,8 +80,13 @@ def jobhandle_jobs(
     conf: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers(MARKER))):  # the closest one last
         conf |= marker.kwargs
-    with jobhandle_sqlite.opened(), redirected(jobs, jobhandle_sqlite, conf) as (runtime, mailbox):
-        yield JobsKit(jobs, runtime, mailbox, jobhandle_sqlite)
+    database = jobhandle_database
+    if not isinstance(database, DatabaseOfTests):
+        if database not in _jobhandle_given:
+            _jobhandle_given[database] = GivenDatabase(database)
+        database = _jobhandle_given[database]
+    with database.opened(), redirected(jobs, database, conf) as (runtime, mailbox):
+        yield JobsKit(jobs, runtime, mailbox, database)
 
 
 @pytest.fixture

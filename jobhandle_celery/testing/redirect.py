@@ -1,10 +1,8 @@
 """Redirects an app to a test's database and mailbox, and its result backend into memory."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 from unittest.mock import patch
@@ -19,8 +17,7 @@ from ..durable.publishing import durable_tasks
 from ..errors import WaitTimeoutError
 from ..jobs import Jobs
 from ..runtime import Runtime
-from ..store import Database
-from .database import FreshDatabase
+from .database import DatabaseOfTests
 from .mailbox import Mailbox, Transport, connect
 
 _WITHOUT_SERVER = ("disabled", "jobhandle", "cache+memory")
@@ -32,8 +29,9 @@ class TestRuntime(Runtime):
 
     __test__ = False
 
-    def __init__(self, app: Celery, make_database: Callable[[settings.Settings], Database]) -> None:
-        super().__init__(app, make_database)
+    def __init__(self, app: Celery, database: DatabaseOfTests) -> None:
+        super().__init__(app, database.database)
+        self._of_tests = database
         self.thread = threading.get_ident()
         """The thread of the test."""
         self.runs_elsewhere = False
@@ -55,8 +53,8 @@ class TestRuntime(Runtime):
 
     @cached_property
     def settings(self) -> settings.Settings:
-        """The settings of the app. SQLite has no schemas, and each sweep of a test is a pass."""
-        return replace(settings.read(self._app.conf.get), schema=None, sweep_interval=timedelta(0))
+        """The settings of the app, as far as a test can have them."""
+        return self._of_tests.settings(settings.read(self._app.conf.get))
 
 
 class _Poller(CompletionPoller):
@@ -82,7 +80,7 @@ class _Poller(CompletionPoller):
 
 @contextmanager
 def redirected(
-    jobs: Jobs, database: FreshDatabase, conf: Mapping[str, Any]
+    jobs: Jobs, database: DatabaseOfTests, conf: Mapping[str, Any]
 ) -> Iterator[tuple[TestRuntime, Mailbox]]:
     """Redirect the app of a `Jobs` within the block, with these settings; afterwards it is as it was.
 
@@ -100,7 +98,7 @@ def redirected(
             patch.object(jobs, "_database", database.database),
             patch.object(Transport, "mailbox", Mailbox()) as mailbox,
         ):
-            jobs._runtime = runtime = TestRuntime(app, jobs._database)
+            jobs._runtime = runtime = TestRuntime(app, database)
             _forget(app)
             try:
                 yield runtime, mailbox

@@ -11,11 +11,11 @@ from celery.backends.cache import CacheBackend
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from jobhandle_celery import Job, Jobs, JobStatus
+from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.testing import JobsKit
-from jobhandle_celery.testing.database import FreshDatabase
 from jobhandle_celery.testing.redirect import redirected
+from jobhandle_celery.testing.sqlite import SqliteFiles
 from tests.testing import service
 from tests.testing.service import note, steps
 
@@ -102,6 +102,8 @@ def test_joined_session_commits_or_rolls_back(jobs: JobsKit) -> None:
         session.execute(text("INSERT INTO orders VALUES ('b.tif')"))
         service.jobs.submit(note.s("committed"), session=session)
         jobs.refute_submitted(note)
+        with pytest.raises(pytest.fail.Exception, match="1 job was submitted in a session that has not"):
+            jobs.assert_submitted(note)
         session.commit()
     engine.dispose()
     jobs.assert_submitted(note.s("committed"))
@@ -109,8 +111,17 @@ def test_joined_session_commits_or_rolls_back(jobs: JobsKit) -> None:
     assert steps == ["committed"]
 
 
+def test_session_of_another_database_is_refused(jobs: JobsKit, sqlite_url: str, postgresql_url: str) -> None:
+    """Nothing would publish the job, though its row is there."""
+    for url in (sqlite_url, postgresql_url):
+        engine = create_engine(url)
+        with Session(engine) as session, pytest.raises(ApiUsageError, match="not that of the test"):
+            jobs.submit(note.s(1), session=session)
+        engine.dispose()
+
+
 def test_app_is_left_as_it_was(
-    make_app: Callable[..., Celery], jobhandle_sqlite: FreshDatabase, listening: socket.socket
+    make_app: Callable[..., Celery], jobhandle_sqlite: SqliteFiles, listening: socket.socket
 ) -> None:
     app: Any = make_app(jobhandle_lease=30)
     app.finalize()
@@ -138,9 +149,7 @@ def test_app_is_left_as_it_was(
         listening.accept()
 
 
-def test_result_backend_of_jobs_stays(
-    make_app: Callable[..., Celery], jobhandle_sqlite: FreshDatabase
-) -> None:
+def test_result_backend_of_jobs_stays(make_app: Callable[..., Celery], jobhandle_sqlite: SqliteFiles) -> None:
     app: Any = make_app(result_backend="jobhandle")
     with jobhandle_sqlite.opened(), redirected(app.jobs, jobhandle_sqlite, {}):
         task_id = app.tasks["durable"].delay().id
