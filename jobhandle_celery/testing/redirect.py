@@ -1,5 +1,6 @@
 """Redirects an app to a test's database and mailbox, and its result backend into memory."""
 
+import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,14 +59,14 @@ class TestRuntime(Runtime):
 
 
 class _Poller(CompletionPoller):
-    """Refuses the waits of the thread that would have to run what it waits for."""
+    """Refuses the waits of the thread, or of the only coroutine, that would have to run what it waits for."""
 
     def __init__(self, runtime: "TestRuntime") -> None:
         super().__init__(runtime.store, assert_will_not_block)
         self._runtime = runtime
 
     def begin(self, pause: Pause, *, at_once: bool = False) -> Wait:
-        if threading.get_ident() != self._runtime.thread or self._runtime.runs_elsewhere:
+        if self._may_end():
             return super().begin(pause, at_once=at_once)
         found = self.look(pause)
         if found is None:
@@ -76,6 +77,14 @@ class _Poller(CompletionPoller):
         wait = Wait()
         wait.set_result(found)
         return wait
+
+    def _may_end(self) -> bool:
+        if threading.get_ident() != self._runtime.thread or self._runtime.runs_elsewhere:
+            return True
+        try:
+            return len(asyncio.all_tasks()) > 1  # another one may run jobs
+        except RuntimeError:
+            return False  # no event loop runs
 
 
 @contextmanager

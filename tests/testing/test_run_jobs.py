@@ -184,6 +184,18 @@ def test_coroutine_submits_and_waits_as_a_thread_does(jobs: JobsKit) -> None:
     assert steps == [("a.tif", "ann")]
 
 
+def test_coroutine_waits_while_another_one_runs_the_jobs(jobs: JobsKit) -> None:
+    async def test() -> None:
+        async with service.jobs.async_handle() as handle:
+            await handle.submit(note.s("waited for"))
+            waiting = asyncio.create_task(handle.result(timeout=60))
+            await asyncio.sleep(0)  # until it waits
+            jobs.run_jobs()
+            assert await waiting == "waited for"
+
+    asyncio.run(test())
+
+
 def test_failed_test_in_a_body_fails_the_test(jobs: JobsKit) -> None:
     functions["fail"] = lambda: pytest.fail("must not be called")
     jobs.submit(service.call.s("fail"))
