@@ -12,6 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from weakref import WeakSet
 
 LONGEST_WAIT = 30.0
@@ -27,6 +28,10 @@ class Forkable(ABC):
     @abstractmethod
     def after_fork(self) -> None:
         """Drop, in the child, what belongs to the parent."""
+
+
+_depth: ContextVar[int] = ContextVar("jobhandle_fork_guard_depth", default=0)
+"""How often a thread or coroutine is inside. A call for a coroutine that is does not wait for a pending fork."""
 
 
 class ForkGuard:
@@ -45,17 +50,17 @@ class ForkGuard:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Delay forks during the block; a thread may be inside more than once."""
-        depth = getattr(self._local, "depth", 0)
+        """Delay forks during the block; a thread or a coroutine may be inside more than once."""
+        depth = _depth.get()
         if depth == 0:
             with self._changed:
                 self._changed.wait_for(lambda: not self._closed)
                 self._inside += 1
-        self._local.depth = depth + 1
+        token = _depth.set(depth + 1)
         try:
             yield
         finally:
-            self._local.depth = depth
+            _depth.reset(token)
             if depth == 0:
                 with self._changed:
                     self._inside -= 1
@@ -74,12 +79,11 @@ class ForkGuard:
         self._changed = threading.Condition()
         self._forking = threading.Lock()
         self._holding = False
-        self._local = threading.local()
         self._inside = 0
         self._closed = False
 
     def _before(self) -> None:
-        own = 1 if getattr(self._local, "depth", 0) else 0  # the forking thread does not wait for itself
+        own = 1 if _depth.get() else 0  # the forking thread does not wait for itself
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: self._inside <= own, timeout=LONGEST_WAIT)
@@ -98,6 +102,7 @@ class ForkGuard:
 
     def _after_in_child(self) -> None:
         self._renew()
+        _depth.set(0)
         for forkable in self._registered():
             forkable.after_fork()
 
