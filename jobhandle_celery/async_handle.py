@@ -5,23 +5,19 @@ coroutine waits for the process's poller.
 """
 
 import asyncio
-import contextvars
 import copy
 import functools
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
-from weakref import WeakKeyDictionary
 
 from .completion import CompletionPoller, Found, Pause
-from .errors import ApiUsageError
 from .handle import JobHandle, R
 from .models import JobRecord
 from .status import JobStatus
-from .store import Forkable, async_session_of, gate
+from .store import async_session_of, running_loop, threads
 from .waits import Steps, Timeout, advance, changes, until_final, until_result
 
 if TYPE_CHECKING:
@@ -33,54 +29,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_THREADS = 4
-"""Threads of a process that call the database for coroutines.
-
-They compete with the event loop for the interpreter: each may keep it for 5 ms (`sys.getswitchinterval`)."""
-
-
-CALLS_BEGUN = 2 * MOST_THREADS
-"""Calls of an event loop that the threads have, or find when they have ended one. Others wait in the loop: it
-could not begin a thousand calls without a stall while threads compete with it."""
-
-
-class _Threads(Forkable):
-    """The threads of this process, made when they are needed."""
-
-    def __init__(self) -> None:
-        self.after_fork()
-        gate.register(self)
-
-    def after_fork(self) -> None:
-        self._pool = ThreadPoolExecutor(MOST_THREADS, "jobhandle-call")
-        self._begun: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-
-    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in a thread, with the context of this coroutine.
-
-        A cancelled coroutine does not wait for the call: it ends in its thread, or it never begins.
-        """
-        loop = _loop()
-        begun = self._begun.get(loop)
-        if begun is None:
-            begun = self._begun[loop] = asyncio.Semaphore(CALLS_BEGUN)
-        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        async with begun:
-            return await loop.run_in_executor(self._pool, call)
-
-
-_threads = _Threads()
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise ApiUsageError(
-            "an AsyncJobHandle needs asyncio's event loop, or uvloop's; under trio, use a JobHandle in a "
-            "thread: await trio.to_thread.run_sync(handle.job_status)"
-        ) from None
-
 
 def _coroutine(
     method: Callable[Concatenate[JobHandle[Any], P], T],
@@ -89,7 +37,7 @@ def _coroutine(
 
     @functools.wraps(method)
     async def call(self: "AsyncJobHandle[Any]", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await _threads.call(method, self._copy(), *args, **kwargs)
+        return await threads.call(method, self._copy(), *args, **kwargs)
 
     call.__qualname__ = f"AsyncJobHandle.{method.__name__}"
     return call
@@ -131,7 +79,7 @@ class AsyncJobHandle(Generic[R]):
         if session is not None:
             joined = async_session_of(session)
             return await joined.run_sync(lambda sync: self._handle.submit(job, session=sync))
-        job_id = await _threads.call(JobHandle.submit, self._copy(), job)
+        job_id = await threads.call(JobHandle.submit, self._copy(), job)
         self._handle._move_to(job_id)
         return job_id
 
@@ -141,7 +89,7 @@ class AsyncJobHandle(Generic[R]):
         Raises:
             UnknownJobError: there is no job of that id, or it belongs to another user.
         """
-        status = await _threads.call(JobHandle.attach, self._copy(), job_id)
+        status = await threads.call(JobHandle.attach, self._copy(), job_id)
         self._handle._move_to(job_id)
         return status
 
@@ -189,7 +137,7 @@ class AsyncJobHandle(Generic[R]):
         """Yield the job now and at each change, until it is final, as `JobHandle.watch` does."""
         handle, poller = self._copy(), self._handle._poller
         steps = changes(handle, Timeout(handle, timeout, poller))
-        while (step := await _threads.call(next, steps, None)) is not None:
+        while (step := await threads.call(next, steps, None)) is not None:
             if isinstance(step, Pause):
                 await _pause(step, poller)
             else:
@@ -217,13 +165,13 @@ async def _finish(steps: Steps[T], poller: CompletionPoller) -> T:
         if found is not None and found.complete:
             step = advance(steps, found)  # it reads nothing more
         else:
-            step = await _threads.call(advance, steps, found)
+            step = await threads.call(advance, steps, found)
     return step.value
 
 
 async def _pause(pause: Pause, poller: CompletionPoller) -> Found | None:
     """Wait as `CompletionPoller.wait`, without a thread."""
-    loop = _loop()
+    loop = running_loop()
     wait = poller.begin(pause, at_once=True)
     left = pause.deadline - time.monotonic()
     try:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import serialization, validation
-from .background import BackgroundQueue
 from .broker.canvas import is_tree, plan, plan_canvas, plan_with_callbacks
 from .broker.plans import Member, Plan, located_at
+from .broker.publish_queue import Committed, PublishQueue
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
@@ -69,20 +69,6 @@ class SubmittedMember:
     job_id: int
     kind: str | None
     """As `JobRecord.kind`."""
-
-
-class PublishQueue(BackgroundQueue[int]):
-    """Publishes in a thread of its own for callers that run an event loop, which must not block."""
-
-    name = "publishing for an event loop"
-    on_failure = "the sweeper publishes the jobs"
-
-    def __init__(self, send: Callable[[Sequence[int]], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    def _do(self, work: Sequence[int]) -> None:
-        self._send(work)
 
 
 class Submitter:
@@ -191,7 +177,9 @@ class Submitter:
     ) -> tuple[list[NewMember], list[Submitted]]:
         members = self._new_members(planned.members, username, groupname)
         if session is not None:
-            submitted = self._store.trees.submit_in_session(session, members, self.send_after_commit, handle)
+            submitted = self._store.trees.submit_in_session(
+                session, members, self.send_after_commit, self.arm_after_commit, handle
+            )
         else:
             submitted = self._store.trees.submit(members)
             self._publish_fresh(
@@ -231,10 +219,7 @@ class Submitter:
 
         In a thread that runs an event loop this returns at once; messages follow in the order of the calls.
         """
-        if self._in_event_loop:
-            self._publish_queue.later(job_ids)
-        else:
-            self._send_committed(job_ids)
+        self._now_or_later([Committed(job_id) for job_id in job_ids])
 
     def send_reserved(self, messages: Sequence[PendingMessage]) -> None:
         """Publish the messages of rows that a settle has reserved.
@@ -250,6 +235,17 @@ class Submitter:
     def send_after_commit(self, job_ids: Sequence[int]) -> None:
         """Publish as `send`; raise no error of a body that runs eagerly."""
         self._without_raising(lambda: self.send(job_ids), job_ids)
+
+    def arm_after_commit(self, job_ids: Sequence[int]) -> None:
+        """Arm jobs that need others, and publish as `send_after_commit` those that need none any more."""
+        blocked = [Committed(job_id, blocked=True) for job_id in job_ids]
+        self._without_raising(lambda: self._now_or_later(blocked), job_ids)
+
+    def _now_or_later(self, jobs: Sequence[Committed]) -> None:
+        if self._in_event_loop:
+            self._publish_queue.later(jobs)
+        else:
+            self._send_committed(jobs)
 
     def _without_raising(self, send: Callable[[], None], job_ids: Sequence[int]) -> None:
         try:
@@ -271,7 +267,10 @@ class Submitter:
             return False
         return not self._publisher.eager
 
-    def _send_committed(self, job_ids: Sequence[int]) -> None:
+    def _send_committed(self, jobs: Sequence[Committed]) -> None:
+        blocked = [job.job_id for job in jobs if job.blocked]
+        job_ids = [job.job_id for job in jobs if not job.blocked]
+        job_ids += self._store.trees.arm(blocked) if blocked else []
         for start in range(0, len(job_ids), BATCH):
             try:
                 outgoing = self._store.outbox.reserve(job_ids[start : start + BATCH])

@@ -25,8 +25,8 @@ from jobhandle_celery import (
     UnknownJobError,
     ValidationError,
     WaitTimeoutError,
-    async_handle,
 )
+from jobhandle_celery.store.call_threads import CALLS_BEGUN, MOST_THREADS, threads
 from tests.job_factory import ADD, HELD, JobFactory
 from tests.support import eventually, prune_ended
 
@@ -185,7 +185,7 @@ def test_waiting_coroutines_hold_no_thread(factory: JobFactory) -> None:
             for job_id in ids[100:]:
                 group.create_task(result_of(job_id))
             await eventually_in_loop(lambda: waits(factory) == 200, "all wait")
-            assert len(call_threads()) <= async_handle.MOST_THREADS
+            assert len(call_threads()) <= MOST_THREADS
             async with attached(factory, ids[0]) as handle:
                 assert await handle.job_status() == "Waiting"
             await asyncio.to_thread(factory.jobs.cancel_many, ids=ids)
@@ -348,8 +348,8 @@ class Gate:
 
     async def nothing_left(self) -> None:
         """Meet in all threads of calls: none is busy; and no connection is used."""
-        meeting = threading.Barrier(async_handle.MOST_THREADS)
-        calls = [async_handle._threads.call(meeting.wait, LONG) for _ in range(meeting.parties)]
+        meeting = threading.Barrier(MOST_THREADS)
+        calls = [threads.call(meeting.wait, LONG) for _ in range(meeting.parties)]
         await asyncio.gather(*calls)
         pool: Any = self._engine.pool
         await eventually_in_loop(lambda: pool.checkedout() == 0, "no connection is left")
@@ -402,7 +402,7 @@ def test_operation_that_is_cancelled_at_any_statement_is_done_or_not(
             assert look(factory, job_id) == expected, f"{name}, statement {number}"
             number += 1
         assert number > 1, name
-    assert len(call_threads()) <= async_handle.MOST_THREADS
+    assert len(call_threads()) <= MOST_THREADS
 
 
 def test_operation_that_is_cancelled_before_its_turn_is_not_done(gated: tuple[JobFactory, Gate]) -> None:
@@ -412,14 +412,9 @@ def test_operation_that_is_cancelled_before_its_turn_is_not_done(gated: tuple[Jo
 
     async def main() -> None:
         async with attached(factory, job_id) as handle:
-            busy = [
-                asyncio.ensure_future(async_handle._threads.call(held.wait, LONG))
-                for _ in range(async_handle.MOST_THREADS)
-            ]
+            busy = [asyncio.ensure_future(threads.call(held.wait, LONG)) for _ in range(MOST_THREADS)]
             # Some in the queue of the threads, some in the event loop.
-            waiting = [
-                asyncio.ensure_future(handle.cancel_job()) for _ in range(async_handle.CALLS_BEGUN + 1)
-            ]
+            waiting = [asyncio.ensure_future(handle.cancel_job()) for _ in range(CALLS_BEGUN + 1)]
             await asyncio.sleep(0)
             for call in waiting:
                 call.cancel()

@@ -184,8 +184,9 @@ def test_every_thread_of_the_library_reports_errors() -> None:
         ("bootstep.py", "self._run"),
         ("lease.py", "self._run"),
         ("lease.py", "log"),
-        # These two raise in the thread that waits for them: a run's, and that of a command's check.
-        ("executor.py", "write"),
+        # These raise in what waits for them: a run's thread, that of a command's check, and every wait.
+        ("executor.py", "within"),
         ("deadline.py", "self._run"),
+        ("completion.py", "self._run"),
     }
     assert found == known, "a new thread: report its bugs by `faults`, and add it here"

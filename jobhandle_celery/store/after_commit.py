@@ -7,7 +7,7 @@ It reads the rows on another connection to see whether they are committed.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -34,7 +34,7 @@ class Attached(Protocol):
 
 def uncommitted() -> set[int]:
     """Return the ids of the jobs that were submitted in transactions of this process that have not ended."""
-    return {job_id for pending in _pending.values() for ids in pending.calls.values() for job_id in ids}
+    return {job_id for pending in _pending.values() for job_id in pending.job_ids}
 
 
 class _Pending:
@@ -42,19 +42,23 @@ class _Pending:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.job_ids: set[int] = set()
         self.calls: dict[Callback, list[int]] = {}
         self.handles: WeakSet[Attached] = WeakSet()
 
     def add(self, other: "_Pending") -> None:
-        for callback, job_ids in other.calls.items():
-            self.calls.setdefault(callback, []).extend(job_ids)
+        self.job_ids |= other.job_ids
+        self.add_calls(other.calls)
         self.handles |= other.handles
+
+    def add_calls(self, calls: Mapping[Callback, Collection[int]]) -> None:
+        for callback, job_ids in calls.items():
+            self.calls.setdefault(callback, []).extend(job_ids)
 
     def roll_back(self) -> None:
         # SQLite reuses the ids of rows that were rolled back.
-        job_ids = {job_id for ids in self.calls.values() for job_id in ids}
         for handle in self.handles:
-            handle.detach_from(job_ids)
+            handle.detach_from(self.job_ids)
 
 
 _pending: "WeakKeyDictionary[SessionTransaction, _Pending]" = WeakKeyDictionary()
@@ -68,18 +72,18 @@ _LISTENING = "jobhandle_listening"
 def after_commit(
     session: "Session",
     connection: Connection,
-    job_ids: list[int],
-    callback: Callback,
+    job_ids: Collection[int],
+    calls: Mapping[Callback, Collection[int]],
     handle: Attached | None = None,
 ) -> None:
-    """Call back with these ids after the session's transaction has committed; else detach the handle.
+    """Call back with ids of jobs after the session's transaction has committed; else detach the handle.
 
     Args:
         session: The session whose transaction inserted the rows.
         connection: The session's connection.
         job_ids: The rows that were inserted now.
-        callback: Called when the root transaction ends. If the root has joined an outer transaction, the rows
-            may not be committed yet: the callback reads them.
+        calls: What is called when the root transaction ends, each with its ids. If the root has joined an
+            outer transaction, the rows may not be committed yet: the callback reads them.
         handle: A handle on a job that was inserted in this transaction, now or before.
     """
     if not session.info.get(_LISTENING):
@@ -91,7 +95,8 @@ def after_commit(
     if current is None:
         raise AssertionError("a session that has executed a statement has a transaction")
     pending = _pending.setdefault(current, _Pending(connection))
-    pending.calls.setdefault(callback, []).extend(job_ids)
+    pending.job_ids.update(job_ids)
+    pending.add_calls(calls)
     if handle is not None:
         while current is not None:
             # The job may have been inserted, with its unique key, before the savepoint.

@@ -234,6 +234,16 @@ class Database(Forkable):
         old = connection.dialect.name != "sqlite" and connection.engine.pool is not self.engine.pool
         return PortableExecutor(connection, self._setting_params, options, self.autocommit if old else None)
 
+    @property
+    def has_home(self) -> bool:
+        """True once `find_home` was called."""
+        return self._home is not None
+
+    def find_home(self) -> None:
+        """Find the schema of our tables, for statements on connections of callers."""
+        with self.ready() as engine, standalone(engine) as connection:
+            self._home = self.settings.schema or home_schema(connection)
+
     @contextmanager
     def joining(self) -> Iterator[None]:
         """Translate the errors of the caller's connection.
@@ -241,9 +251,6 @@ class Database(Forkable):
         A serialization failure or a deadlock stays SQLAlchemy's error: the caller's transaction is rolled
         back, and code of the caller that retries the whole transaction expects that error.
         """
-        if self._home is None:
-            with self.ready() as engine, standalone(engine) as connection:
-                self._home = self.settings.schema or home_schema(connection)
         with gate.inside():
             try:
                 yield

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import (
@@ -47,6 +47,7 @@ from .bulk_statements import (
     to_document,
     to_marks,
 )
+from .call_threads import aside
 from .records import PendingMessage
 from .statements import (
     THESE,
@@ -102,9 +103,14 @@ class Executor(ABC):
         """Return the rows that this transaction sees, then those committed since a caller's snapshot."""
         rows = list(self.execute(statement))
         if self._read_outside is not None:
-            with self._read_outside() as outside:
-                rows += outside.execute(statement)
+            rows += aside(self.connection, partial(self._committed, self._read_outside, statement))
         return rows
+
+    def _committed(
+        self, read_outside: Callable[[], AbstractContextManager["Executor"]], statement: Any
+    ) -> list[Row[Any]]:
+        with read_outside() as outside:
+            return list(outside.execute(statement))
 
     def reschedule(self, due: Select[Any], due_at: Any) -> Sequence[Row[Any]]:
         """Set `due_at` of the rows that a select finds, without those that are locked; return these rows."""

@@ -31,7 +31,7 @@ class Forkable(ABC):
 
 
 _depth: ContextVar[int] = ContextVar("jobhandle_fork_guard_depth", default=0)
-"""How often a thread or coroutine is inside. A call for a coroutine that is does not wait for a pending fork."""
+"""How often a thread or coroutine is inside. A call for a coroutine inside passes a pending fork."""
 
 
 class ForkGuard:

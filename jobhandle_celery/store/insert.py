@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
 from .bulk_statements import NEW_ROW, insert_document, insert_one, to_document
+from .call_threads import aside
 from .database import Database
 from .direct_psycopg import NotDirect
 from .executors import Executor
@@ -75,7 +77,8 @@ class Inserter:
         """
         with joined(self._database, session, jobs) as (joining, db, now):
             submitted = self._insert_all(db, jobs, now)
-        after_commit(joining, db.connection, [new.job_id for new in submitted if new.fresh], send, handle)
+        fresh = [new.job_id for new in submitted if new.fresh]
+        after_commit(joining, db.connection, fresh, {send: fresh}, handle)
         return submitted
 
     def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
@@ -158,17 +161,22 @@ def joined(
     Raises:
         ApiUsageError: not a Session or scoped_session, or it cannot be joined.
     """
-    session, now = session_of(given), None
-    if need_clock(jobs):
-        # On a connection of this library: the caller's may have a date style that the driver cannot read.
-        with database.autocommit() as db:
-            now = read_clock(db)
+    session = session_of(given)
     with database.joining():
         connection = connection_of(session)
+        if not database.has_home:
+            aside(connection, database.find_home)
+        # Not on the caller's connection, which may have a date style that the driver cannot read.
+        now = aside(connection, partial(_clock_of, database)) if need_clock(jobs) else None
         carry_text(connection, (new.columns(database.settings.namespace) for new in jobs))
         db = database.executor(connection)
         db.begin_writing()
         yield session, db, now
+
+
+def _clock_of(database: Database) -> datetime:
+    with database.autocommit() as db:
+        return read_clock(db)
 
 
 def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted:

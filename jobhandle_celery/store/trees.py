@@ -55,7 +55,7 @@ class Trees:
             ValidationError: a member cannot be stored as it is; nothing was written.
         """
         inserted = self._submit(members)
-        ready = set(self._arm(inserted.to_arm))
+        ready = set(self.arm(inserted.to_arm))
         return [
             replace(row, status=JobStatus.SUBMITTED) if row.job_id in ready else row
             for row in inserted.submitted
@@ -72,10 +72,13 @@ class Trees:
         session: "Session | scoped_session[Any]",
         members: Sequence[NewMember],
         send: Callback,
+        arm: Callback,
         handle: Attached | None = None,
     ) -> list[Submitted]:
-        """Insert rows in the caller's transaction; after its commit, `send` is called with the ids of tasks
-        that may start.
+        """Insert rows in the caller's transaction.
+
+        After its commit, `send` is called with the ids of tasks that may start, and `arm` with those of rows
+        for `Trees.arm`.
 
         Raises:
             ApiUsageError: as `submit`, or not a session that can be joined.
@@ -84,15 +87,12 @@ class Trees:
         jobs = [_with_times(new) for new in members]
         with joined(self._database, session, jobs) as (joining, db, now):
             inserted = _Insertion(db, members, self._database.settings, now).insert()
-
-        def send_ready(_: list[int]) -> None:
-            send([*inserted.startable, *self._arm(inserted.to_arm)])
-
         fresh = [row.job_id for row in inserted.submitted if row.fresh]
-        after_commit(joining, db.connection, fresh, send_ready, handle)
+        calls = {send: inserted.startable, arm: inserted.to_arm}
+        after_commit(joining, db.connection, fresh, calls, handle)
         return inserted.submitted
 
-    def _arm(self, job_ids: Sequence[int]) -> list[int]:
+    def arm(self, job_ids: Sequence[int]) -> list[int]:
         """Arm rows that are committed; raise no error: the submit has succeeded."""
         try:
             return self._settling.arm(job_ids)
