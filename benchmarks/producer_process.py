@@ -18,7 +18,7 @@ from tests.reaper import Reaper
 
 from .floor import FLOORS, Floor
 from .marks import Marks, clock
-from .peers import ALL, Sandbox
+from .peers import ALL, OF_CALLS, Sandbox
 from .processes import ROOT
 
 
@@ -93,7 +93,7 @@ def _each(submit: Callable[[int], object]) -> Callable[[range], object]:
 def _ways(name: str, sandbox: Sandbox) -> dict[str, Callable[[range], object]]:
     if name in FLOORS:
         return {"each": _each(getattr(Floor(sandbox), FLOORS[name]))}
-    peer = next(kind for kind in ALL if kind.name == name)(sandbox)
+    peer = next(kind for kind in (*ALL, *OF_CALLS) if kind.name == name)(sandbox)
     peer.open()
     return {"each": _each(peer.submit), "together": peer.submit_many}
 

@@ -128,12 +128,15 @@ class Submitter:
             ApiUsageError: nothing was written.
         """
         task_id = sent.task_id or str(uuid.uuid4())
-        member = Member(sent.job, sent.options, task_id=task_id, task_id_given=sent.task_id is not None)
-        planned = plan_with_callbacks(member, sent.callbacks)
+        given = sent.task_id is not None
         if sent.callbacks:
+            member = Member(sent.job, sent.options, task_id=task_id, task_id_given=given)
+            planned = plan_with_callbacks(member, sent.callbacks)
             _, (submitted, *_) = self._submit_trees(planned, username, groupname, session, None)
         else:
-            (row,) = (member.job for member in self._new_members(planned.members, username, groupname))
+            row = self._new_job(sent.job, sent.options, task_id, username, groupname)
+            if given:
+                row = replace(row, task_id_given=True)
             if session is not None:
                 send = self.send_after_commit
                 (submitted,) = self._store.inserter.submit_in_session(session, [row], send)

@@ -6,6 +6,7 @@ from ..harness import Harness
 from ..result import Result
 from . import (
     bulk,
+    calls,
     connections,
     coroutines,
     event_loop,
@@ -24,6 +25,7 @@ from . import (
 
 ALL: dict[str, Callable[[Harness], Result]] = {
     "submit": submit.run,
+    "calls": calls.run,
     "submit_many": submit_many.run_redis,
     "submit_many_rabbitmq": submit_many.run_rabbitmq,
     "worker": worker.run,

@@ -34,7 +34,7 @@ def run(harness: Harness) -> Result:
             peer = peers.get(name)
             producer = Producer(name, peer.sandbox if peer else sandbox)
             stack.callback(producer.close)
-            measurements[name] = _submits(producer, jobs, peer)
+            measurements[name] = submits(producer, jobs, peer)
         measured = harness.measure(measurements, 11)
     rates = {name: [item.rate for item in rounds] for name, rounds in measured.items()}
     ours, bare = rates[Ours.name], rates[Bare.name]
@@ -50,7 +50,9 @@ def run(harness: Harness) -> Result:
     return result
 
 
-def _submits(producer: Producer, jobs: int, peer: Peer | None) -> Callable[[], ProducerRate]:
+def submits(producer: Producer, jobs: int, peer: Peer | None) -> Callable[[], ProducerRate]:
+    """Return a measurement: a producer submits jobs one after the other; they are deleted afterwards."""
+
     def measure() -> ProducerRate:
         measured = producer.submit_each(jobs)
         if peer is not None:

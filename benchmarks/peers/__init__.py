@@ -1,5 +1,6 @@
 """The compared systems behind one interface, each with the settings that its documentation recommends."""
 
+from .callers import Durable, PlainBeside
 from .celery_peers import Bare, DjangoResults, RedisResults, SqlalchemyResults
 from .dramatiq_peer import Dramatiq
 from .ours import Ours
@@ -18,13 +19,19 @@ ALL: list[type[Peer]] = [
     Dramatiq,
 ]
 
+OF_CALLS: list[type[Peer]] = [PlainBeside, Durable]
+"""Of this library alone, below Celery's own calls."""
+
 __all__ = [
     "ALL",
+    "OF_CALLS",
     "Bare",
     "DjangoResults",
     "Dramatiq",
+    "Durable",
     "Ours",
     "Peer",
+    "PlainBeside",
     "Procrastinate",
     "RedisResults",
     "Rq",

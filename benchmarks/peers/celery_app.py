@@ -1,4 +1,4 @@
-"""The compared Celery apps: the same broker and task, with five ways to store results."""
+"""The compared Celery apps: the same broker and task, by what they do beside."""
 
 import os
 from collections.abc import Mapping
@@ -28,8 +28,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "sqlalchemy": {"result_backend": "db+{database}", "task_track_started": True},
     "django": {"result_backend": "django-db"},
     "ours": {"task_ignore_result": True},
+    "beside": {"task_ignore_result": True},
+    "durable": {"task_ignore_result": True},
 }
 """The settings in which the apps differ, by kind."""
+
+WITH_JOBS = ("ours", "beside", "durable")
 
 
 def make_app(kind: str, urls: Mapping[str, str], settings: Mapping[str, Any] | None = None) -> Celery:
@@ -44,8 +48,8 @@ def make_app(kind: str, urls: Mapping[str, str], settings: Mapping[str, Any] | N
         for name, value in KINDS[kind].items()
     }
     app.conf.update({**COMMON, **own, **(settings or {})})
-    app.task(name=TASK)(marks.body)
-    if kind == "ours":
+    app.task(name=TASK, durable=kind == "durable")(marks.body)
+    if kind in WITH_JOBS:
         Jobs(app, urls["database"])
     return app
 

@@ -46,6 +46,8 @@ SIGNATURE = FIELDS | ROUTE | DESCRIPTION | {"sensitive"}  # an option of this li
 OF_JOB = frozenset({"max_attempts", "unique_key"})
 """Fields of a `Job` that a signature may have as options: the member of a canvas is given no `Job`."""
 
+_KNOWN = SIGNATURE | OF_JOB | CANVAS
+
 _PLACED = {"task_id", "name", "args", "kwargs", "callbacks", "errbacks", "create_sent_event"}
 _EXPECTED = {"declare", "correlation_id", "retry", "retry_policy", "timeout", "confirm_timeout"}
 """Options that Celery itself passes to kombu's producer."""
@@ -70,8 +72,8 @@ def check_given(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in CANVAS and value:
             raise ValidationError(name, value, _INSTEAD[name])
-        if name not in SIGNATURE | OF_JOB | CANVAS and name not in stamps:
-            raise ValidationError(name, value, f"the options {', '.join(sorted(SIGNATURE | OF_JOB))}")
+        if name not in _KNOWN and name not in stamps:
+            raise ValidationError(name, value, f"the options {', '.join(sorted(_KNOWN - CANVAS))}")
         if name in _TYPES and not isinstance(value, _TYPES[name][0]):
             # By its type alone: what is shown in place of arguments may quote sensitive ones.
             raise ValidationError(name, type(value), _TYPES[name][1])
