@@ -115,8 +115,13 @@ def test_asynchronous_sessions_are_refused_with_what_to_call() -> None:
 
     app: Any = make_app("memory://", "sqlite:////nowhere/jobs.db")
     scoped = async_scoped_session(async_sessionmaker(), scopefunc=lambda: 1)
+
+    class OwnSession(AsyncSession):
+        """As SQLModel's."""
+
     for wrong, hint in [
         (AsyncSession(), r"await session\.run_sync"),
+        (OwnSession(), r"await session\.run_sync"),
         (scoped, r"await session\(\)\.run_sync"),
     ]:
         with pytest.raises(ApiUsageError, match=hint):

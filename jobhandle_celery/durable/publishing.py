@@ -7,6 +7,7 @@ call on unchanged. A task's own ``apply_async``, or a patched one, has run by th
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial, wraps
 from typing import Any
@@ -158,7 +159,7 @@ def in_scope_of_call(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method of a task that calls the task later, for whom it is called now.
 
     Celery's `DjangoTask` has two, which call it after a commit: the block of `Jobs.submitting` may have
-    ended by then.
+    ended by then. The session is that of the later moment: nobody may commit that of a block that has ended.
     """
 
     @wraps(method)
@@ -166,11 +167,11 @@ def in_scope_of_call(method: Callable[..., Any]) -> Callable[..., Any]:
         durable: DurableTasks | None = getattr(self.app, _ATTRIBUTE, None)
         if durable is None:
             return method(self, *args, **kwargs)
-        variable, scope = durable.scope, durable.scope.current
+        variable, of_call = durable.scope, durable.scope.current
 
         def scoped(call: Callable[..., Any]) -> Callable[..., Any]:
             def later(*args: Any, **kwargs: Any) -> Any:
-                with variable.entered(scope):
+                with variable.entered(replace(of_call, session=variable.current.session)):
                     return call(*args, **kwargs)
 
             return later

@@ -33,7 +33,7 @@ def session_of(value: Any) -> "Session":
     if isinstance(value, Session):
         return value
     hint = ""
-    if type(value).__module__.startswith("sqlalchemy.ext.asyncio"):
+    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(value).__mro__):
         session = "session()" if type(value).__name__ == "async_scoped_session" else "session"
         hint = (
             " In a coroutine, use jobs.async_handle(), or "

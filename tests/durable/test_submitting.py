@@ -98,6 +98,18 @@ def test_call_on_commit_is_in_the_block_of_the_call(app: Any, base: Any) -> None
     assert app.jobs.find(limit=1)[0].username is None
 
 
+def test_call_on_commit_does_not_join_the_session_of_a_block_that_has_ended(
+    app: Any, engine: sqlalchemy.Engine
+) -> None:
+    """It may never be committed again."""
+    OnCommit.at_commit.clear()
+    task = app.task(name="tests.on_commit", base=OnCommit, shared=False)(add)
+    with Session(engine) as session, app.jobs.submitting(username="ann", session=session):
+        task.delay_on_commit(1)
+    result = OnCommit.at_commit[0]()
+    assert app.jobs.attach(result.job_id).get_job().username == "ann"
+
+
 def test_block_holds_for_its_thread_alone(app: Any) -> None:
     users = []
     with app.jobs.submitting(username="ann"):

@@ -15,6 +15,7 @@ from django.utils import timezone
 from jobhandle_celery import Jobs, JobStatus
 from tests.ecosystem.embedded import embedded_worker
 from tests.support import eventually
+from tests.test_docs_code import files
 
 pytestmark = pytest.mark.ecosystem
 
@@ -163,3 +164,28 @@ def test_entry_of_django_celery_beat_is_one_job(site: Any, order: Any, submitted
     assert job.headers == {"tenant": "acme", "periodic_task_name": "nightly", "celery_beat_task": True}
     assert job.priority == 3
     assert timedelta(minutes=50) < job.expires - job.submitted <= timedelta(hours=1)
+
+
+def test_unique_key_of_an_entry_of_django_celery_beat_is_that_of_the_base_class(
+    site: Any, order: Any, submitted: Any
+) -> None:
+    """Its tables have no field for the option; the base class is that of docs/how-to/django.md."""
+    from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
+
+    names: dict[str, Any] = {"__name__": "mysite.nightly"}
+    exec(files("docs/how-to/django.md")["mysite/nightly.py"], names)
+    beat = DatabaseScheduler(app=site.app)
+
+    def apply_twice(task: str, *args: Any) -> list[Any]:
+        """Apply an entry twice, with an option of jobs, and return the unique keys of the jobs."""
+        options = {"unique_key": "of the entry", "queue": "nobody"}
+        entry = ModelEntry.from_entry(
+            task, app=site.app, task=task, args=args, schedule=timedelta(days=1), options=options
+        )
+        for _ in range(2):
+            beat.apply_async(entry, advance=False)
+        return [job.unique_key for job in submitted() if job.task == task]
+
+    assert apply_twice("site.thumbnail", order.id) == [None, None]
+    assert apply_twice(names["clean_up"].name) == [names["clean_up"].name]
+    site.jobs.cancel_many(status="Queued")

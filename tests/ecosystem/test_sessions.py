@@ -1,5 +1,6 @@
 """Sessions of Flask-SQLAlchemy and SQLModel: a job joins the transaction; its message follows the commit."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 import sqlmodel
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from jobhandle_celery import Job, UnknownJobError
+from jobhandle_celery import ApiUsageError, Job, UnknownJobError
 from tests.shop import Shop
+from tests.support import eventually
 
 pytestmark = pytest.mark.ecosystem
 
@@ -97,3 +101,23 @@ def test_session_of_sqlmodel_is_joined(shop: Shop) -> None:
         session.commit()
     assert [job.id for job in shop.jobs.find()] == shop.sent() == [job_id]
     assert shop.orders() == [2]
+
+
+def test_asynchronous_session_of_sqlmodel_is_joined_by_an_async_handle(shop: Shop) -> None:
+    async def main() -> int:
+        engine = create_async_engine(str(shop.engine.url).replace("sqlite:", "sqlite+aiosqlite:"))
+        handle = shop.jobs.async_handle()
+        async with AsyncSession(engine) as session:
+            with pytest.raises(ApiUsageError, match="run_sync"):
+                shop.jobs.submit(ADD, session=session)
+            await handle.submit(ADD, session=session)
+            await session.rollback()
+            job_id: int = await handle.submit(ADD, session=session)
+            assert shop.sent() == []
+            await session.commit()
+        await engine.dispose()
+        return job_id
+
+    job_id = asyncio.run(main())
+    assert [job.id for job in shop.jobs.find()] == [job_id]
+    assert eventually(shop.sent) == [job_id]  # published by a thread
