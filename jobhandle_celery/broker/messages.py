@@ -5,13 +5,14 @@ ours: the job's id and attempt. It carries neither `expires` nor an ETA: the row
 has discarded a message as expired discards all later messages of that task id.
 
 Celery takes longer to build a message than Redis to take it. But the messages of one task with the same
-routing differ in their ids and arguments alone.
+routing differ in their ids, arguments and custom headers alone.
 """
 
 import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from celery import Celery
@@ -23,10 +24,10 @@ from kombu.utils import json as kombu_json
 from .. import serialization
 from ..redaction import masked, shifted
 from ..store import PendingMessage
+from . import stored_options
 from .headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .publish_options import LEVELS_SHOWN
 from .queue_declarations import declared
-from .routing import without_tree
 
 TEMPLATE_LIMIT = 1_000
 """Templates that are cached: callers may invent queue names without end."""
@@ -118,13 +119,13 @@ class MessageBuilder:
         asked for the retry.
         """
         retry = serialization.decode(job.retry) if job.retry else None
-        routing, tree = without_tree(job.routing)
+        routing, tree, headers = stored_options.split(job.routing)
         if retry is None:
             template = self._template(job, routing)
             args_text, kwargs_text = job.args, job.kwargs
             args, kwargs = _decoded(job.args), _decoded(job.kwargs)
         else:
-            template = self._build_with_celery(job, routing, retry)
+            template, headers = self._build_with_celery(job, routing, retry, headers), {}
             args, kwargs = retry["args"], retry["kwargs"]
             args_text, kwargs_text = kombu_json.dumps(args), kombu_json.dumps(kwargs)
         if not isinstance(args, list) or not isinstance(kwargs, dict):
@@ -135,7 +136,7 @@ class MessageBuilder:
             body,
             template,
             job.task_id,
-            self._headers(job, template, args, kwargs) | _headers_of(tree),
+            {**headers, **self._headers(job, template, args, kwargs), **_headers_of(tree)},
         )
 
     def _headers(
@@ -174,7 +175,11 @@ class MessageBuilder:
         return template
 
     def _build_with_celery(
-        self, job: PendingMessage, routing_json: str, retry: Mapping[str, Any]
+        self,
+        job: PendingMessage,
+        routing_json: str,
+        retry: Mapping[str, Any],
+        own_headers: Mapping[str, Any] = MappingProxyType({}),
     ) -> MessageTemplate:
         routing, options = serialization.decode(routing_json), retry.get("options", {})
         stamps = options.get("stamped_headers") or ()
@@ -202,6 +207,7 @@ class MessageBuilder:
         custom = {
             **retry.get("added_headers", {}),
             **routing.get("headers", {}),
+            **own_headers,
             **(options.get("headers") or {}),
         }
         return MessageTemplate(

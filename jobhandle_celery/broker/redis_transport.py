@@ -20,6 +20,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from kombu.utils import json as kombu_json
+
 from .. import celery_compat
 from .kombu_transport import KombuTransport
 from .messages import TEMPLATE_LIMIT, MessageTemplate, RenderedMessage
@@ -85,7 +87,7 @@ class RedisTransport:
         options = message.template.options
         if "serializer" in options:
             return None  # each message is signed
-        # A member of a tree has headers of its own that other jobs with the same template lack.
+        # A member of a tree, or a job with custom headers, has some that others with the same template lack.
         key = message.template, frozenset(message.own_headers)
         if key not in self._templates:
             if not self._kombu.declared.issuperset(queue.name for queue in options["declare"]):
@@ -97,12 +99,13 @@ class RedisTransport:
 
     def _record(self, example: RenderedMessage) -> "LpushTemplate | None":
         """Publish a message like this one by kombu, with placeholders, to a recorder."""
-        placeholders = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *example.own_headers)}
+        headers = {name: _header(name) for name in example.own_headers}
+        placeholders = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *headers.values())}
         marked = replace(
             example,
             body=placeholders["body"],
             task_id=placeholders["correlation_id"],
-            own_headers={name: placeholders[name] for name in example.own_headers},
+            own_headers={name: placeholders[field] for name, field in headers.items()},
         )
         self._recorder = recorder = _LpushRecorder()
         try:
@@ -159,7 +162,7 @@ class LpushTemplate:
     def render(self, message: RenderedMessage) -> tuple[str, str]:
         """Return the name of the list, and the text of a message."""
         values: Mapping[str, str] = {
-            **{name: _to_json(value) for name, value in message.own_headers.items()},
+            **{_header(name): _header_json(value) for name, value in message.own_headers.items()},
             "correlation_id": _to_json(message.task_id),
             "body": f'"{_base64(message.body)}"',
             "delivery_tag": f'"{os.urandom(16).hex()}"',  # by which a worker acknowledges the message
@@ -169,6 +172,18 @@ class LpushTemplate:
             text.append(values[field])
             text.append(constant)
         return self._key, "".join(text)
+
+
+def _header(name: str) -> str:
+    """Return the field of a header; properties of the message have fields of other names."""
+    return f"headers.{name}"
+
+
+def _header_json(value: Any) -> str:
+    try:
+        return _to_json(value)
+    except TypeError:  # a type of kombu's JSON, in a custom header
+        return str(kombu_json.dumps(value))
 
 
 def _base64(body: str) -> str:

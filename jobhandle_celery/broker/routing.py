@@ -4,7 +4,6 @@ A route is resolved once per task and options (queue, exchange, priority, …) a
 not Celery's own takes part in publishing, there is a dry run for each job.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,7 +23,7 @@ from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
 from ..models import CheckedJob
 from ..redaction import HIDDEN, masked, resolved
-from . import publish_options
+from . import publish_options, stored_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
 from .headers import CELERY_HEADERS, checked_headers, custom_headers
 from .publish_options import parse_moment
@@ -345,35 +344,16 @@ def _stamps(options: Mapping[str, Any]) -> dict[str, Any]:
 def _options_json(
     route: Route, further: dict[str, Any], sensitive: list[str | int], tree: Mapping[str, Any] | None
 ) -> str:
-    options = route.options_json
+    options, headers = route.options_json, None
     if sensitive:
         further["sensitive"] = sensitive
     if further:
         if further.get("headers"):
             further["headers"] = checked_headers(further["headers"])
-        options = serialization.encode_given("options", {**route.options, **further})
-    return with_tree(options, tree) if tree else options
-
-
-_TREE_FIRST = '{"tree": '
-_decoder = json.JSONDecoder()
-
-
-def with_tree(options: str, tree: Mapping[str, Any]) -> str:
-    """Add the place in a canvas to options in JSON, at their beginning."""
-    separator = "" if options == "{}" else ", "
-    return f"{_TREE_FIRST}{serialization.encode_given('options', tree)}{separator}{options.removeprefix('{')}"
-
-
-def without_tree(options: str) -> tuple[str, Mapping[str, Any]]:
-    """Return options in JSON without the place in a canvas, and that place.
-
-    Members of a canvas differ in it alone, so that they have one template.
-    """
-    if not options.startswith(_TREE_FIRST):
-        return options, {}
-    tree, end = _decoder.raw_decode(options, len(_TREE_FIRST))
-    return "{" + options[end:].removeprefix(", "), tree
+        kept = {**route.options, **further}
+        headers = kept.pop("headers", None)
+        options = serialization.encode_given("options", kept)
+    return stored_options.join(options, tree=tree, headers=headers)
 
 
 def _delivery_mode(given: Any) -> int:

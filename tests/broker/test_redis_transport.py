@@ -3,16 +3,18 @@
 import json
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
 from kombu import Exchange, Queue
 from kombu.transport import redis as redis_transport
+from kombu.utils import json as kombu_json
 
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
-from jobhandle_celery.broker.routing import with_tree
+from jobhandle_celery.broker.stored_options import join
 from jobhandle_celery.store import PendingMessage
 from tests.broker.test_messages import OPTIONS, an_app, pending
 
@@ -123,7 +125,7 @@ def test_pushed_headers_of_a_canvas_do_not_depend_on_the_first_message(first: st
         "member": {"parent_id": "p", "root_id": "r", "group_id": "g", "group_index": 1},
     }
     jobs = {
-        name: replace(job, routing=with_tree(job.routing, place) if place else job.routing)
+        name: replace(job, routing=join(job.routing, tree=place) if place else job.routing)
         for (name, place), job in zip(places.items(), three(app, {}), strict=True)
     }
     messages = [builder.build(job) for job in (jobs.pop(first), *jobs.values())]
@@ -135,3 +137,34 @@ def test_pushed_headers_of_a_canvas_do_not_depend_on_the_first_message(first: st
     assert [message["headers"] for _, message in pushed(redis_url)[1:]] == [
         message.headers for message in messages
     ]
+
+
+def test_jobs_with_custom_headers_of_their_own_have_one_template(redis_url: str) -> None:
+    """As each job has that a tracer has seen; some are named as fields of a message."""
+    app = an_app(redis_url)
+    builder = MessageBuilder(app)
+    headers = [
+        {
+            "traceparent": f"00-{day}",
+            "headers": {"sentry-trace": day},
+            "body": day,
+            "correlation_id": str(day),
+        }
+        | {"delivery_tag": None, "at": datetime(2026, 1, day, tzinfo=UTC)}
+        for day in (1, 2, 3)
+    ]
+    jobs = [
+        replace(job, routing=join(job.routing, tree={"root_id": "r"}, headers=own))
+        for job, own in zip(three(app, {}), headers, strict=True)
+    ]
+    messages = [builder.build(job) for job in jobs]
+    assert len({id(message.template) for message in messages}) == 1
+    with closing(BrokerConnection(app)) as connection:
+        connection.send(messages[:1])  # kombu declares the queue
+        connection.send(messages)
+        assert len(templates(connection)) == 1
+    sent = [kombu_json.loads(json.dumps(message)) for _, message in pushed(redis_url)]
+    assert [message["properties"]["correlation_id"] for message in sent[1:]] == [job.task_id for job in jobs]
+    for message, own in zip(sent[1:], headers, strict=True):
+        assert {name: message["headers"][name] for name in own} == own
+        assert message["headers"]["root_id"] == "r"
