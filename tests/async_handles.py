@@ -1,0 +1,35 @@
+"""Handles and waits in an event loop, for tests of `AsyncJobHandle`."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from jobhandle_celery import AsyncJobHandle, JobHandle, JobStatus
+from tests.job_factory import HELD, JobFactory
+from tests.support import eventually
+
+LONG = 30
+"""Seconds; no test waits as long."""
+
+
+def prepare(handle: JobHandle, status: str) -> int:
+    job_id = handle.submit(HELD)
+    if status != JobStatus.WAITING:
+        handle.set_status(status)
+    return job_id
+
+
+@asynccontextmanager
+async def attached(factory: JobFactory, job_id: int) -> AsyncIterator[AsyncJobHandle]:
+    async with factory.jobs.async_handle() as handle:
+        await handle.attach(job_id)
+        yield handle
+
+
+async def eventually_in_loop(condition: Callable[[], object], message: str) -> None:
+    await asyncio.to_thread(eventually, condition, LONG, message)
+
+
+def call_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("jobhandle-call")}
