@@ -27,8 +27,9 @@ from .connections import (
 from .db_errors import RETRYABLE, SERVER_CHANGED, STALE_STATEMENT, has_code, translate, without_secrets
 from .direct_psycopg import DirectPsycopg, NotDirect
 from .engine import accepted_instead
-from .executors import Executor, PortableExecutor, PostgresExecutor
+from .executors import Executor, PostgresExecutor
 from .fork_guard import Forkable, gate
+from .portable_executor import PortableExecutor
 from .retrying import retry_limit
 from .statements import Transition, params, setting_params
 

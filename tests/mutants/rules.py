@@ -140,7 +140,7 @@ RULES = [
     Mutant(
         18,
         "a sweep marks Queued, and nothing looks again",
-        "store.executors:PortableExecutor.mark_queued",
+        "store.portable_executor:PortableExecutor.mark_queued",
         (Replace(("due",), within=("QUEUED", "due_at"), by="None"),),
         "tests/store/test_publishing.py",
     ),

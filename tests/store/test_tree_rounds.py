@@ -10,8 +10,9 @@ import pytest
 from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.schema import job
 from jobhandle_celery.store import NewMember, tree_control
-from jobhandle_celery.store.executors import PortableExecutor, PostgresExecutor
+from jobhandle_celery.store.executors import PostgresExecutor
 from jobhandle_celery.store.nodes import end_by_child, select_deciding_child
+from jobhandle_celery.store.portable_executor import PortableExecutor
 from jobhandle_celery.store.statements import params
 from jobhandle_celery.store.tree_control import NODE, cancel_tree, resubmit_tree
 from tests.store.harness import FAILURE, Harness
