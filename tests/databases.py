@@ -10,9 +10,13 @@ import secrets
 import shutil
 from pathlib import Path
 
+import pytest
 import sqlalchemy
 
 from tests.servers import execute
+
+MARIADB_WITH_FAULTS = ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.faults)]
+"""For many cases that take long on MariaDB, which runs a transition in the steps of SQLite."""
 
 
 def migrate(url: str) -> None:

@@ -10,6 +10,7 @@ from itertools import count, product
 
 import pytest
 
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.rng import sample, stretched
 from tests.store.assertions import look
 from tests.store.cutting import Cut, Cutter, Died
@@ -86,6 +87,7 @@ def scenes_of(crashes: Crashes, name: str) -> list[str]:
     return [scene for scene in SCENES if name in changing(crashes.worlds, scene)]
 
 
+@pytest.mark.parametrize("common_url", MARIADB_WITH_FAULTS, indirect=True)
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH))
 def test_broken_connection_leaves_no_trace(crashes: Crashes, name: str) -> None:
     # After each step; before the next one would be the same to the server.

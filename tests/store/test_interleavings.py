@@ -2,7 +2,7 @@
 
 With faults, every pair of acts is run, and where the order matters, in every scene in which it matters
 differently: all in a long run, otherwise a random sample. By default one act of each call, in one scene; on
-the servers also in the middle of each other, where the order matters. (On SQLite the call in the middle
+PostgreSQL also in the middle of each other, where the order matters. (On SQLite the call in the middle
 waits.)
 """
 
@@ -13,6 +13,7 @@ from inspect import getmembers, isfunction
 import pytest
 
 from jobhandle_celery.schema import job
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.faults.store_calls import STORE_CALLS
 from tests.faults.store_scenes import remaining_rows
 from tests.faults.store_trees import TREES
@@ -129,6 +130,7 @@ def test_operations_in_either_order_match_the_model(worlds: Worlds, second: str)
     assert failures_after(worlds, second, some_encounters(worlds, second)) == []
 
 
+@pytest.mark.parametrize("common_server_url", MARIADB_WITH_FAULTS[1:], indirect=True)
 @pytest.mark.parametrize("second", sorted(ONE_OF_EACH))
 def test_interleaved_operations_are_serializable(worlds_on_a_server: Worlds, second: str) -> None:
     met = some_encounters(worlds_on_a_server, second)

@@ -13,6 +13,7 @@ import pytest
 
 from jobhandle_celery.status import MOVES, JobStatus
 from jobhandle_celery.store import Run, Worker
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.store.harness import FAILURE, GRACE, HELD, REPUBLISH_AFTER, STATES, TASK, Harness, about
 
 NONE = "none"
@@ -252,6 +253,7 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("common_url", MARIADB_WITH_FAULTS, indirect=True)
 @pytest.mark.parametrize(("name", "state"), CASES)
 def test_move_is_made_from_its_sources_only(harness: Harness, name: str, state: str) -> None:
     verb = VERBS[name]
