@@ -38,6 +38,7 @@ READS: dict[str, Scene] = {
     "check": of_run(lambda store, run: store.runs.check(run)),
     "job": _queued(lambda store, job_id: getattr(store.queries.job(job_id), "status", None)),
     "stored_job": _queued(lambda store, job_id: getattr(store.queries.stored_job(job_id), "status", None)),
+    "stored_tasks": _queued(lambda store, job_id: len(store.queries.stored_tasks([job_id]))),
     "id_of_task": of_run(lambda store, run: store.queries.id_of_task(run.task_id) == run.job_id),
     "ids_of_tasks": of_run(
         lambda store, run: store.queries.ids_of_tasks([run.task_id]) == ([run.job_id], [])
@@ -56,15 +57,15 @@ READS: dict[str, Scene] = {
     "events": _queued(lambda store, job_id: len(store.queries.events(job_id))),
     "ids": _queued(lambda store, _: len(store.pages.ids(Selection()))),
     "page": _queued(lambda store, _: len(store.pages.page(Selection(), None, 10).jobs)),
-    "now": lambda _bench: lambda store: store.stats.now() is not None,
+    "now": lambda _harness: lambda store: store.stats.now() is not None,
     "tally": _queued(lambda store, _: [row.count for row in store.stats.tally()]),
     "ended_within": _failed(lambda store, _: len(store.stats.ended_within(timedelta(days=1)))),
     "submitted_within": _failed(lambda store, _: store.stats.submitted_within(timedelta(days=1))),
     "touched_within": _failed(lambda store, _: len(store.diagnostics.touched_within(timedelta(days=1), 10))),
     "workers": of_run(lambda store, _: len(store.stats.workers())),
     "running": of_run(lambda store, _: len(store.stats.running(10))),
-    "passes": lambda _bench: lambda store: store.stats.passes(),
-    "durability": lambda _bench: lambda store: store.diagnostics.durability() is not None,
+    "passes": lambda _harness: lambda store: store.stats.passes(),
+    "durability": lambda _harness: lambda store: store.diagnostics.durability() is not None,
     "count_startable": _queued(lambda store, _: store.stats.count_startable("task")),
     "count_held": of_job(HELD, lambda store, _: store.diagnostics.count_held()),
     "details": of_run(

@@ -53,10 +53,10 @@ class Ends:
     """Trees whose next end is to be killed, run by a worker that is lost afterwards."""
 
     def __init__(self, workload: TreeWorkload, shape: Shape) -> None:
-        self._bench = Harness(
+        self._harness = Harness(
             workload.cluster.database_url, namespace="default", publish_grace=timedelta(seconds=1)
         )
-        self._me = self._bench.worker("gone")
+        self._me = self._harness.worker("gone")
         self.tasks: list[list[int]] = []
         self.runs: list[list[Any]] = []
         for _ in range(ENOUGH):
@@ -64,26 +64,26 @@ class Ends:
             ids = [row.id for row in tree.handle.members() if row.kind is None]
             self.tasks.append(ids)
             for job_id in ids[: shape.before]:
-                assert self._bench.store.runs.finish(self._claim(job_id), "1")
-                settle_all(self._bench, job_id)
+                assert self._harness.store.runs.finish(self._claim(job_id), "1")
+                settle_all(self._harness, job_id)
             run = self._claim(ids[shape.before])
             me = [self._me.name, str(self._me.worker_uid), self._me.pid]
             self.runs.append([run.job_id, run.task_id, run.attempt, run.claim_id, me])
 
     def _claim(self, job_id: int) -> Run:
-        task = self._bench.row(job_id)["task"]
-        won = self._bench.store.runs.claim(self._bench.key(job_id, self._me), task)
+        task = self._harness.row(job_id)["task"]
+        won = self._harness.store.runs.claim(self._harness.key(job_id, self._me), task)
         assert not isinstance(won, ClaimRejected)
         return won
 
     def lose_worker(self) -> None:
         """End the lease."""
-        with self._bench.database.transaction() as db:
+        with self._harness.database.transaction() as db:
             mine = worker.c.worker_uid == self._me.worker_uid
             db.execute(update(worker).where(mine).values(lease_until=clock(-1), lease=1))
 
     def close(self) -> None:
-        self._bench.close()
+        self._harness.close()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
