@@ -33,7 +33,7 @@ def select_parent() -> Select[Any]:
 
 @cache
 def start_node() -> Transition:
-    """Return the transition of the node `id`, of which the first member was started."""
+    """Return the transition of the node `id` to Running, once its first member was started."""
     return Transition(
         MINE,
         IS_NODE,
@@ -74,14 +74,14 @@ NO_UNFINISHED_CHILD = ~has_unfinished_child(job.c.id)
 _ALL_ADOPTED = ~needs_that(
     NEEDED.c.id.is_not(None), or_(NEEDED.c.parent_id.is_(None), NEEDED.c.parent_id != job.c.id)
 )
-"""Jobs that become members by their unique keys have become children, see `Settling.arm`."""
+"""All jobs that are to become members by their unique keys are children already, see `Settling.arm`."""
 
 
 @cache
 def end_node(outcome: JobStatus) -> Transition:
     """Return the transition of a node `id` whose children are all final.
 
-    Error and Cancelled are those of the child `child_id`; the statement reads the children again.
+    Error or Cancelled is the outcome of the child `child_id`; the statement checks the children itself.
     """
     named = COUNTING_CHILDREN.where(CHILD.c.id == param(CHILD.c.id, "child_id"))
     failed, stopped = (
@@ -115,7 +115,7 @@ def end_node(outcome: JobStatus) -> Transition:
 
 @cache
 def select_deciding_child() -> Select[Any]:
-    """Return a select of the child that decides the outcome of the node `id`; no row: all have finished."""
+    """Return a select of the child that decides the outcome of the node `id`; no row if all have finished."""
     return (
         select(CHILD.c.id, CHILD.c.task, CHILD.c.kind, CHILD.c.status_id, CHILD.c.message, CHILD.c.position)
         .where(
@@ -129,7 +129,7 @@ def select_deciding_child() -> Select[Any]:
 
 
 def end_by_child(child: Any) -> tuple[Transition, dict[str, Any]]:
-    """Return the transition of a node, by its deciding child or None, and the values of its parameters."""
+    """Return the transition that ends a node, and its parameters, by the child that decides its outcome."""
     if child is None:
         return end_node(JobStatus.FINISHED), {"message": "all members have finished"}
     # A node's message names the task already.

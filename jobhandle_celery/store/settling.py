@@ -1,9 +1,9 @@
-"""Settling: what follows from the end of a job for the jobs that depend on it, and for its parent.
+"""Settling: how the end of a job changes the jobs that depend on it, and its parent.
 
-Readiness is a query and never a counter. Each statement here is idempotent and committed by itself, after the
-end of the job is committed: of two needs that end at the same instant, the one whose settle comes second sees
-both. The row that has ended keeps its mark (`transitions.final`) until the last statement, so that a sweep
-settles what a process that died has left.
+Whether a job is ready is queried, and never counted. Each statement is idempotent, and committed by itself
+after the commit of the end: if two needs end at the same instant, the second settle sees both ends. The row
+that has ended keeps its mark (`transitions.final`) until the last statement, so that a sweep settles it if
+this process dies.
 """
 
 from collections.abc import Sequence
@@ -116,7 +116,7 @@ class Settling:
             db.execute(clear_mark(), [db.settings | row for row in rows])
 
     def start_ancestors(self, job_id: int, actor: str) -> None:
-        """Note at all nodes above a job that it was started; those that are Running stay.
+        """Make all nodes above a job Running, because it was started; those that are Running already stay.
 
         Who may have been there first: the start of another member.
         """
@@ -126,16 +126,19 @@ class Settling:
                 self._apply(start_node(), id=node.id, actor=actor)
             job_id = node.id
 
-    # Rows that need jobs which are not new, and nodes without members.
+    # Rows that need existing jobs, and nodes without members.
 
     def arm(self, job_ids: Sequence[int]) -> list[int]:
-        """Let blocked rows that are committed be settled from now on; return the ids that may be published.
+        """Arm blocked rows that are committed: from now on, the ends of jobs that they need are settled.
 
-        A job that exists does not know that another one needs it, and ends without a mark. So it is marked as
-        needed first, and then the needs are checked: an end either sees the mark, or is seen. A member of
-        another tree is marked again: the cancel of that tree locks its rows, and looks for what needs them.
-        A needed row that is locked is not waited for: a sweep tries again. Who may have been there first:
-        another call for the same rows.
+        Return the ids of those that may be published. Who may have been there first: another call for the
+        same rows.
+
+        An existing job would end without a mark: its row does not show that another job needs it. So the row
+        is marked as needed first, and then the needs are checked: an end either sees the mark, or is seen by
+        the check. A member of another tree is marked even if it has the mark, for the lock: the cancel of
+        that tree locks its rows before it looks for jobs that need them. A row that is locked is not waited
+        for; a sweep tries again.
         """
         ready: list[int] = []
         for start in range(0, len(job_ids), MOST_PARAMETERS):
@@ -178,13 +181,13 @@ class Settling:
 
     @retry_on_disconnect
     def _rest(self, job_ids: Sequence[int]) -> None:
-        """Let the sweep look at rows that are still blocked when they expire."""
+        """Make rows that are still blocked due when they expire."""
         if job_ids:
             with self._database.single_statement() as db:
                 db.execute(update(job).where(job.c.id.in_(job_ids), BLOCKED).values(due_at=job.c.expires))
 
     def _adopt(self, adopting: Sequence[Row[Any]]) -> None:
-        """Make existing jobs the children of nodes, as members whose unique keys they have."""
+        """Make existing jobs children of nodes, because they have the unique keys of members."""
         for row in adopting:
             self._adopt_one(row)
         for node_id in dict.fromkeys(row.id for row in adopting):
@@ -207,8 +210,8 @@ class Settling:
     def reserve_unsettled(self, limit: int, since: datetime | None = None) -> Due:
         """Reserve rows for the publish grace: those to settle, and those to arm.
 
-        A process died, or was cut off, before it had done so. Who may have been there first: another sweep,
-        whose rows are skipped.
+        The process that ended or inserted them has died, or lost its connection, before it could do so. Who
+        may have been there first: another sweep, whose rows are skipped.
         """
         due = (
             select(job.c.id, job.c.unsettled)
@@ -220,7 +223,7 @@ class Settling:
             rows = db.reschedule(due, clock(setting("publish_grace")))
         return Due([row.id for row in rows if row.unsettled], [row.id for row in rows if not row.unsettled])
 
-    # Each committed by itself.
+    # Statements that are committed by themselves.
 
     @retry_on_disconnect
     def _read(self, /, statement: Any, **values: Any) -> Sequence[Row[Any]]:
@@ -241,5 +244,5 @@ def _is_unmarked(row: Row[Any]) -> bool:
 
 
 def _messages(rows: Sequence[Row[Any]]) -> list[PendingMessage]:
-    """Return the messages of those of the rows that became ready whose time has come."""
+    """Return the messages of rows that became ready, except of those that wait for their time."""
     return [message_of(row) for row in rows if row.status_id is JobStatus.SUBMITTED]
