@@ -19,6 +19,7 @@ REVISIONS = ("0001", "0002")
 """All revisions, oldest first. The last is the one that this code needs."""
 
 _LOCK = 0x6A6F6268  # "jobh"; PostgreSQL's advisory locks are numbers
+_SET_LOCAL = text("SELECT set_config(:name, :value, true)")
 
 
 def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> None:
@@ -56,7 +57,13 @@ def _alone(connection: Connection) -> Iterator[None]:
     """Let one process at a time change the tables; on SQLite a transaction does."""
     match connection.dialect.name:
         case "postgresql":
+            # The limits of other transactions would end an upgrade that waits for another process, or that
+            # prepares its next statement on a busy machine. Its statements wait for locks as long as others.
+            bounded = connection.execute(text("SHOW lock_timeout")).scalar_one()
+            for name in ("idle_in_transaction_session_timeout", "lock_timeout"):
+                connection.execute(_SET_LOCAL, {"name": name, "value": "0"})
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            connection.execute(_SET_LOCAL, {"name": "lock_timeout", "value": bounded})
             yield
         case "mysql" | "mariadb":
             # DDL commits implicitly there, so the lock belongs to the session.
