@@ -20,6 +20,7 @@ import pytest
 import redis
 import sqlalchemy
 from celery import _state
+from hypothesis import HealthCheck, settings
 from kombu.transport import memory
 
 from tests.apps import make_app
@@ -54,6 +55,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # tests must not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # Before anything imports them.
 for _name in ("assertions", "crash_machine", "scenario", "state_machine"):
