@@ -28,7 +28,9 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 }
-FENCE = re.compile(r"^(<!-- not run: .+ -->\n)?( *)```(\w+)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(<!-- not run: [^\n]+ -->\n)?( *)```(\w+)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL
+)
 IN_A_PROCESS = {
     *("docs/how-to/django.md", "docs/how-to/from-django-celery-results.md", "docs/how-to/testing.md"),
     *("docs/tutorial/first-job.md", "docs/tutorial/pipeline.md"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import Job
+from tests.ecosystem.page import run_block
 from tests.ecosystem.service import Service
 from tests.ecosystem.ways import submit_many
 
@@ -14,20 +15,29 @@ pytestmark = pytest.mark.ecosystem
 
 
 class Traces:
-    """The spans that have ended."""
+    """The spans that have ended; none is sent."""
 
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
-        self._spans: list[Any] = []
+        self._traces: list[list[Any]] = []
 
     def process_trace(self, trace: list[Any]) -> None:
-        self._spans += trace
+        self._traces.append(trace)
 
     def __call__(self, name: str, resource: str = "") -> list[Any]:
-        return [span for span in self._spans if span.name == name and span.resource.startswith(resource)]
+        spans = [span for trace in self._traces for span in trace if span.name == name]
+        return [span for span in spans if span.resource.startswith(resource)]
+
+    def roots(self) -> set[str]:
+        """Return the names of the spans that are first in their process."""
+        return {trace[0].name for trace in self._traces}
 
     def clear(self) -> None:
-        self._spans.clear()
+        self._traces.clear()
+
+    def filter(self, other: Any) -> None:
+        """Keep only what another filter does not drop."""
+        self._tracer.configure(trace_processors=[other, self])
 
     def request(self, service: Service, handler: Callable[[], Any]) -> Any:
         """Call a function within a span, as an instrumented web framework does."""
@@ -113,3 +123,21 @@ def test_statements_are_in_the_trace_of_the_request_or_of_the_run(
     runs = {run.span_id for run in traces("celery.run")}
     outcomes = [span for span in traces("postgres.query") if span.parent_id in runs]
     assert len(outcomes) == len(runs) == 3
+
+
+def test_filter_drops_what_a_worker_does_outside_of_bodies(
+    instrument: Callable[..., Traces],
+    make_service: Callable[..., Service],
+    postgresql_url: str,
+    redis_url: str,
+) -> None:
+    traces = instrument("celery", "psycopg", "redis")
+    service = make_service(postgresql_url, redis_url)
+    service.jobs.submit(Job(task="retry_tomorrow"))
+    service.work()
+    assert traces.roots() > {"celery.run"}
+    traces.filter(run_block("TraceFilter")["NoStatementsAlone"]())
+    traces.clear()
+    service.publish_tomorrow()
+    service.work()
+    assert traces.roots() == {"celery.run"}

@@ -9,7 +9,7 @@ import celery.app.trace
 import kombu
 import pytest
 import sentry_sdk
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from celery.beat import Scheduler
 from celery.exceptions import Ignore
 from celery.schedules import crontab
@@ -21,6 +21,7 @@ from sentry_sdk.transport import Transport
 from starlette.testclient import TestClient
 
 from jobhandle_celery import Job, StopRequested
+from tests.ecosystem.page import run_block
 from tests.ecosystem.service import Service
 from tests.ecosystem.ways import WAYS, Way
 
@@ -102,9 +103,12 @@ def test_every_run_of_a_job_is_in_the_trace_of_its_request(service: Service, sen
 
 
 def test_failed_body_is_one_event_in_the_trace_of_its_run(service: Service, sent: Sent) -> None:
+    receiver = run_block("sentry_sdk")["tag_job"]
     job_id = service.request(lambda: service.jobs.submit(Job(task="fail")))
     service.work()
+    signals.task_prerun.disconnect(receiver)
     (event,) = sent("event")
+    assert event["tags"]["job_id"] == job_id
     (run,) = sent.transactions("queue.task.celery")
     assert event["exception"]["values"][-1]["value"] == "no good"
     assert event["tags"]["celery_task_id"] == service.job(job_id).task_id
