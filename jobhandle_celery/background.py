@@ -38,10 +38,17 @@ class BackgroundQueue(Forkable, Generic[T]):
     on_failure: ClassVar[str]
     """What happens to work that failed, for the log."""
 
-    def __init__(self, delay: float = 0.0, batch: int = 1) -> None:
-        """Start nothing yet; the thread gathers work for `delay` seconds, or until it has `batch` items."""
+    def __init__(self, delay: float = 0.0, batch: int = 1, pause: float = 0.0) -> None:
+        """Start nothing yet.
+
+        Args:
+            delay: Seconds for which the thread gathers work.
+            batch: Number of items with which it does not wait any longer.
+            pause: Seconds after its last work for which it gathers more, if that is longer than `delay`.
+        """
         self._delay = delay
         self._batch = batch
+        self._pause = pause
         self._renew()
         gate.register(self)
         call_at_exit(self.flush)
@@ -63,6 +70,7 @@ class BackgroundQueue(Forkable, Generic[T]):
         self._working = threading.Lock()
         self._pending: list[T] = []
         self._thread: threading.Thread | None = None
+        self._ended = 0.0
 
     def later(self, work: Sequence[T]) -> None:
         """Queue work and return at once. If no thread can be started, do it here."""
@@ -109,9 +117,11 @@ class BackgroundQueue(Forkable, Generic[T]):
                 if not self._changed.wait_for(lambda: self._pending, IDLE_TIMEOUT):
                     self._thread = None
                     return
-                self._changed.wait_for(lambda: len(self._pending) >= self._batch, self._delay)
+                paused = self._ended + self._pause - time.monotonic()
+                self._changed.wait_for(lambda: len(self._pending) >= self._batch, max(self._delay, paused))
             with untraced():
                 self._do_pending()
+            self._ended = time.monotonic()
 
     def _do_pending(self) -> None:
         with self._working:

@@ -5,6 +5,13 @@ from typing import NamedTuple
 
 from ..background import BackgroundQueue
 
+PAUSE = 0.02
+"""Seconds between two batches. A thread that ran more often would compete with the event loops for the
+interpreter, which a loop releases at each statement of its own."""
+
+BATCH = 500
+"""Number of jobs that do not wait any longer."""
+
 
 class Committed(NamedTuple):
     """A committed job."""
@@ -21,7 +28,7 @@ class PublishQueue(BackgroundQueue[Committed]):
     on_failure = "the sweeper publishes the jobs"
 
     def __init__(self, send: Callable[[Sequence[Committed]], None]) -> None:
-        super().__init__()
+        super().__init__(batch=BATCH, pause=PAUSE)
         self._send = send
 
     def _do(self, work: Sequence[Committed]) -> None:

@@ -5,10 +5,12 @@ dies before the mark, the row is due again.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, func, select, update
 
 from ..schema import clock, job
 from ..serialization import clip_message
@@ -17,7 +19,7 @@ from .database import Database
 from .executors import MOST_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect
-from .statements import NAMESPACE, Guard, Transition, setting
+from .statements import NAMESPACE, Guard, Transition, is_locked_in_order, setting, status_literal
 from .transitions import (
     DUE,
     HELD,
@@ -34,7 +36,12 @@ MAX_REPUBLISH_DEFERRALS = 3
 
 _UNSENT = and_(
     job.c.namespace == NAMESPACE,
-    job.c.status_id.in_((JobStatus.SUBMITTED, JobStatus.RESUBMITTED, JobStatus.REQUEUED)),
+    job.c.status_id.in_(
+        [
+            status_literal(status)
+            for status in (JobStatus.SUBMITTED, JobStatus.RESUBMITTED, JobStatus.REQUEUED)
+        ]
+    ),
     job.c.not_before.is_(None),
     IS_TASK,
 )
@@ -53,6 +60,10 @@ class Outbox:
         Who may have been there first: a sweep that has sent the job (it is Queued), a cancel, a rollback of
         the caller's transaction. Such a job is not among them.
         """
+        position = {job_id: number for number, job_id in enumerate(job_ids)}
+        rows = self._database.execute_directly(_reserve_unsent(), {"ids": list(position)})
+        if rows is not None:
+            return [_message(*row) for row in sorted(rows, key=lambda row: position[row[0]])]
         reserved: list[PendingMessage] = []
         # Read without a lock first: the caller's transaction may be part of one that is still open.
         with self._database.autocommit() as db:
@@ -63,7 +74,6 @@ class Outbox:
                 if len(these) > 1:
                     db.lock_in_order(job.c.id.in_(these), _UNSENT)
                 reserved += _reserve(db, job.c.id.in_(these) & _UNSENT)
-        position = {job_id: number for number, job_id in enumerate(job_ids)}
         return sorted(reserved, key=lambda message: position[message.job_id])
 
     @retry_on_disconnect
@@ -152,6 +162,25 @@ class Outbox:
         )
         with self._database.autocommit() as db:
             return dict(db.execute(counts).all())
+
+
+@cache
+def _reserve_unsent() -> Any:
+    """Return the same as one statement, for PostgreSQL; its first column is the id."""
+    ids: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))
+    these = job.c.id == any_(ids)
+    return (
+        update(job)
+        .where(these, _UNSENT, is_locked_in_order(these, _UNSENT))
+        .values(due_at=clock(setting("publish_grace")))
+        .returning(*MESSAGE_COLUMNS)
+    )
+
+
+def _message(*row: Any) -> PendingMessage:
+    message = PendingMessage(*row)
+    status_id: Any = message.status  # as the driver returns it
+    return replace(message, status=JobStatus.from_id(status_id))
 
 
 def _reserve(db: Executor, which: Guard) -> list[PendingMessage]:

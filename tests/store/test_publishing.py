@@ -40,6 +40,19 @@ def test_submitter_sends_only_what_waits_to_be_sent(harness: Harness, state: str
     assert ids(harness.store.outbox.reserve([job_id])) == ([job_id] if to_send else [])
 
 
+def test_reserve_returns_the_same_messages_without_direct_psycopg(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = (JobStatus.SUBMITTED, JobStatus.REQUEUED, JobStatus.RESUBMITTED, JobStatus.QUEUED)
+    jobs = [harness.place(state).job_id for state in states]
+    jobs.append(harness.submit(routing='{"x": 1}', time_limit=1.5, max_attempts=2))
+    messages = harness.store.outbox.reserve(jobs[::-1])
+    assert ids(messages) == [jobs[4], *jobs[2::-1]]
+    assert {message.status for message in messages} == set(states[:3])
+    monkeypatch.setattr(harness.database, "execute_directly", lambda *_: None)
+    assert harness.store.outbox.reserve(jobs[::-1]) == messages
+
+
 def test_node_of_a_tree_is_never_sent(harness: Harness) -> None:
     """Its task, celery.group for instance, is one of Celery's own, which a worker would run."""
     job_id = harness.submit()
