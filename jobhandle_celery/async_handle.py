@@ -78,7 +78,8 @@ class AsyncJobHandle(Generic[R]):
         """
         if session is not None:
             joined = async_session_of(session)
-            return await joined.run_sync(lambda sync: self._handle.submit(job, session=sync))
+            prepared = await threads.call(lambda: self._handle._prepare(job).complete())
+            return await joined.run_sync(lambda sync: self._handle._insert(prepared, sync))
         job_id = await threads.call(JobHandle.submit, self._copy(), job)
         self._handle._move_to(job_id)
         return job_id

@@ -18,6 +18,7 @@ from .errors import (
     ValidationError,
 )
 from .models import Event, Job, JobRecord
+from .preparer import Prepared
 from .status import SETTABLE, JobStatus
 from .store import Run, Store
 from .submitter import Submitter
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     R = TypeVar("R", default=Any)
+    T = TypeVar("T")
 else:
     from typing import TypeVar
 
     R = TypeVar("R")
+    T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +88,7 @@ class JobHandle(Generic[R]):
         Once this has returned, the job will start, whatever happens to the broker. With `session`, the row
         joins that SQLAlchemy transaction, and the message is published after its commit; after a rollback
         there is no job, and the handle is not attached. If an unfinished job has the same `unique_key`,
-        nothing is written, and the id of that job is returned. The call waits for the database: in a
-        coroutine, use a thread or ``AsyncSession.run_sync``.
+        nothing is written, and the id of that job is returned.
 
         Raises:
             ApiUsageError: not a Job or signature, an unknown status word, or a session that cannot be joined.
@@ -95,10 +97,7 @@ class JobHandle(Generic[R]):
             DatabaseUnavailableError: whether the job was stored is unknown. A `unique_key` makes a second
                 submit safe while the job is unfinished.
         """
-        self._check_open()
-        submitted = self._submitter.submit([job], self._username, self._groupname, session, self)[0]
-        self._move_to(submitted.job_id)
-        return submitted.job_id
+        return self._insert(self._prepare(job), session)
 
     def attach(self, job_id: int) -> JobStatus:
         """Attach to a job and return its current status.
@@ -115,17 +114,11 @@ class JobHandle(Generic[R]):
 
     def get_job(self) -> JobRecord:
         """Return the job as it is stored now; of a node, progress and result are read from its members."""
-        job = self._store().queries.job(self.job_id, self._username)
-        if job is None:
-            raise self._unknown()
-        return job
+        return self._known(self._store().queries.job(self.job_id, self._username))
 
     def job_status(self) -> JobStatus:
         """Return the current status."""
-        status = self._store().queries.status(self.job_id, self._username)
-        if status is None:
-            raise self._unknown()
-        return status
+        return self._known(self._store().queries.status(self.job_id, self._username))
 
     def job_finished(self) -> datetime | None:
         """Return when the job ended, in UTC; None while it is not final."""
@@ -154,10 +147,7 @@ class JobHandle(Generic[R]):
             InvalidTransitionError: called in a body whose attempt is superseded; nothing was written.
         """
         job_id, end = self.job_id, validation.flag("terminate", terminate)
-        status = self._store().control.cancel(job_id, self._username, terminate=end, run=self._run)
-        if status is None:
-            raise self._unknown()
-        return status
+        return self._known(self._store().control.cancel(job_id, self._username, terminate=end, run=self._run))
 
     def set_status(self, status: str) -> JobStatus:
         """Set the status and return the previous one.
@@ -176,10 +166,7 @@ class JobHandle(Generic[R]):
     def set_message(self, message: str | None) -> str:
         """Replace the message and return the previous one; None changes nothing."""
         job_id, new = self.job_id, validation.message(message)
-        previous = self._store().control.set_message(job_id, new, self._username, self._run)
-        if previous is None:
-            raise self._unknown()
-        return previous
+        return self._known(self._store().control.set_message(job_id, new, self._username, self._run))
 
     def set_status_and_message(self, status: str, message: str | None) -> JobStatus:
         """Set both or neither, and return the previous status. Raises as `set_status` does."""
@@ -190,10 +177,7 @@ class JobHandle(Generic[R]):
 
         Each node comes before its children. Page through a very large tree with `Jobs.find(root=…)`.
         """
-        members = self._store().queries.members(self.job_id, self._username)
-        if members is None:
-            raise self._unknown()
-        return members
+        return self._known(self._store().queries.members(self.job_id, self._username))
 
     def events(self) -> list[Event]:
         """Return the job's moves in their order: why it is in its status.
@@ -201,10 +185,7 @@ class JobHandle(Generic[R]):
         Those of a chain, group or chord that has not ended close with a computed event, which says how many
         of its members have Finished.
         """
-        events = self._store().queries.events(self.job_id, self._username)
-        if not events:
-            raise self._unknown()
-        return events
+        return self._known(self._store().queries.events(self.job_id, self._username) or None)
 
     def close(self) -> None:
         """Detach from the job, which does not change it. A second call does nothing."""
@@ -365,17 +346,13 @@ class JobHandle(Generic[R]):
         previous, moved = self._store().control.set_status(
             job_id, status, token, self._username, new, self._run
         )
-        if previous is None:
-            raise self._unknown()
+        before = self._known(previous)
         if not moved:
-            raise InvalidTransitionError(f"job {job_id} is {previous}; it cannot be set to {status} now")
-        return previous
+            raise InvalidTransitionError(f"job {job_id} is {before}; it cannot be set to {status} now")
+        return before
 
     def _stored_job(self) -> JobRecord:
-        job = self._store().queries.stored_job(self.job_id, self._username)
-        if job is None:
-            raise self._unknown()
-        return job
+        return self._known(self._store().queries.stored_job(self.job_id, self._username))
 
     def _store(self) -> Store:
         return self._submitter.flushed_store()
@@ -384,6 +361,15 @@ class JobHandle(Generic[R]):
         """Detach from any of these jobs; called when a session rolls back."""
         if self._job_id in job_ids:
             self._job_id = self._run = None
+
+    def _prepare(self, job: object) -> Prepared:
+        self._check_open()
+        return self._submitter.preparer.prepare([job], self._username, self._groupname)
+
+    def _insert(self, prepared: Prepared, session: "Session | scoped_session[Any] | None") -> int:
+        job_id = self._submitter.insert(prepared, session, self)[0].job_id
+        self._move_to(job_id)
+        return job_id
 
     def _check_open(self) -> None:
         if self._closed:
@@ -394,5 +380,7 @@ class JobHandle(Generic[R]):
             self._run = None
         self._job_id = job_id
 
-    def _unknown(self) -> UnknownJobError:
-        return UnknownJobError(f"no job {self._job_id}")
+    def _known(self, found: T | None) -> T:
+        if found is None:
+            raise UnknownJobError(f"no job {self._job_id}")
+        return found

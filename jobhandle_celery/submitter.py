@@ -1,35 +1,27 @@
-"""Validates, routes and stores what callers submit, then publishes it.
-
-A job is validated, routed and encoded before anything is committed: invalid input leaves no trace.
-"""
+"""Stores what callers submit, once it is prepared, then publishes it."""
 
 import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from . import serialization, validation
-from .broker.canvas import is_tree, plan, plan_canvas, plan_with_callbacks
-from .broker.plans import Member, Plan, located_at
+from .broker.canvas import plan_canvas, plan_with_callbacks
+from .broker.plans import Member, Plan
 from .broker.publish_queue import Committed, PublishQueue
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
 from .broker.sent_tasks import SentTask
 from .broker.signatures import GROUP
-from .broker.task_signatures import as_job
-from .broker.tree_ids import TreeIds
-from .errors import DatabaseUnavailableError, ValidationError
-from .models import Job
+from .errors import DatabaseUnavailableError
+from .preparer import Prepared, Preparer
 from .status import JobStatus
-from .store import Attached, NewJob, NewMember, PendingMessage, Store, Submitted
+from .store import Attached, NewMember, PendingMessage, Store, Submitted
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -38,27 +30,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 500
 """Jobs reserved and published at a time: few enough to be published before the sweeper does."""
-
-
-class _Prepared:
-    """Prepares jobs lazily and caches them, so that they can be iterated again.
-
-    While the database inserts the first batch of many, the next one is prepared.
-    """
-
-    def __init__(self, given: Sequence[object], prepare: Callable[[object], NewJob]) -> None:
-        self._given = given
-        self._prepare = prepare
-        self._prepared: list[NewJob] = []
-
-    def __len__(self) -> int:
-        return len(self._given)
-
-    def __iter__(self) -> Iterator[NewJob]:
-        for number, job in enumerate(self._given):
-            if number == len(self._prepared):
-                self._prepared.append(self._prepare(job))
-            yield self._prepared[number]
 
 
 @dataclass(frozen=True)
@@ -76,7 +47,7 @@ class Submitter:
 
     def __init__(self, store: Store, publisher: Publisher, routing: Routing) -> None:
         self._store = store
-        self._routing = routing
+        self.preparer = Preparer(routing)
         self._publisher = publisher
         self.queued_marker = QueuedMarker(store, store.database.settings.publish_grace)
         self._publish_queue = PublishQueue(self._send_committed)
@@ -98,11 +69,19 @@ class Submitter:
         Raises:
             ApiUsageError: nothing was written.
         """
-        if any(map(is_tree, given)):
-            planned = plan(given)
-            _, submitted = self._submit_trees(planned, username, groupname, session, handle)
-            return [submitted[root] for root in planned.roots]
-        new = _Prepared(given, partial(self._new, username=username, groupname=groupname))
+        return self.insert(self.preparer.prepare(given, username, groupname), session, handle)
+
+    def insert(
+        self,
+        prepared: Prepared,
+        session: "Session | scoped_session[Any] | None",
+        handle: Attached | None = None,
+    ) -> list[Submitted]:
+        """Do what follows in `submit`."""
+        if prepared.members:
+            submitted = self._insert_trees(prepared.members, session, handle)
+            return [submitted[root] for root in prepared.roots]
+        new = prepared.jobs
         if session is not None:
             return self._store.inserter.submit_in_session(session, list(new), self.send_after_commit, handle)
         submitted = self._store.inserter.submit(new)
@@ -132,18 +111,12 @@ class Submitter:
         if sent.callbacks:
             member = Member(sent.job, sent.options, task_id=task_id, task_id_given=given)
             planned = plan_with_callbacks(member, sent.callbacks)
-            _, (submitted, *_) = self._submit_trees(planned, username, groupname, session, None)
+            _, (submitted, *_) = self._submit_trees(planned, username, groupname, session)
         else:
-            row = self._new_job(sent.job, sent.options, task_id, username, groupname)
+            row = self.preparer.job(sent.job, sent.options, task_id, username, groupname)
             if given:
                 row = replace(row, task_id_given=True)
-            if session is not None:
-                send = self.send_after_commit
-                (submitted,) = self._store.inserter.submit_in_session(session, [row], send)
-            else:
-                (submitted,) = self._store.inserter.submit([row])
-                if submitted.fresh and submitted.status is JobStatus.SUBMITTED:
-                    self._publish_fresh([row.pending_message(submitted.job_id)])
+            (submitted,) = self.insert(Prepared([row]), session)
         if not submitted.fresh and (found := self._store.queries.stored_job(submitted.job_id)) is not None:
             task_id = found.task_id
         return task_id, submitted.job_id
@@ -161,7 +134,7 @@ class Submitter:
             ApiUsageError: nothing was written.
         """
         planned = plan_canvas(signature)
-        members, submitted = self._submit_trees(planned, username, groupname, session, None)
+        members, submitted = self._submit_trees(planned, username, groupname, session)
         (root,) = planned.roots
         of_group = members[root].kind == GROUP
         return [
@@ -176,23 +149,29 @@ class Submitter:
         username: str | None,
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
-        handle: Attached | None,
     ) -> tuple[list[NewMember], list[Submitted]]:
-        members = self._new_members(planned.members, username, groupname)
+        members = self.preparer.members(planned.members, username, groupname)
+        return members, self._insert_trees(members, session)
+
+    def _insert_trees(
+        self,
+        members: Sequence[NewMember],
+        session: "Session | scoped_session[Any] | None",
+        handle: Attached | None = None,
+    ) -> list[Submitted]:
         if session is not None:
-            submitted = self._store.trees.submit_in_session(
+            return self._store.trees.submit_in_session(
                 session, members, self.send_after_commit, self.arm_after_commit, handle
             )
-        else:
-            submitted = self._store.trees.submit(members)
-            self._publish_fresh(
-                member.pending_message(
-                    stored.job_id, None if member.parent is None else submitted[member.parent].job_id
-                )
-                for member, stored in zip(members, submitted, strict=True)
-                if stored.fresh and stored.status is JobStatus.SUBMITTED and member.kind is None
+        submitted = self._store.trees.submit(members)
+        self._publish_fresh(
+            member.pending_message(
+                stored.job_id, None if member.parent is None else submitted[member.parent].job_id
             )
-        return members, submitted
+            for member, stored in zip(members, submitted, strict=True)
+            if stored.fresh and stored.status is JobStatus.SUBMITTED and member.kind is None
+        )
+        return submitted
 
     def _publish_fresh(self, messages: Iterable[PendingMessage]) -> None:
         """Publish jobs that were just inserted, and that may start now, in batches."""
@@ -293,97 +272,3 @@ class Submitter:
                 self._store.outbox.defer_unsendable(unsendable, reason)
         except DatabaseUnavailableError as error:
             logger.warning("rejected jobs were not deferred (%s); the sweeper publishes them again", error)
-
-    def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
-        return self._new_job(*as_job(given), str(uuid.uuid4()), username, groupname)
-
-    def _new_members(
-        self, members: Sequence[Member], username: str | None, groupname: str | None
-    ) -> list[NewMember]:
-        ids = TreeIds(members, self._routing.caller().get("root_id"))
-        new: list[NewMember] = []
-        for index, member in enumerate(members):
-            try:
-                job = self._new_row(member, ids.tasks[index], ids.headers(index), username, groupname)
-            except ValidationError as error:
-                raise located_at(error, members, index) from None
-            if member.task_id_given:
-                job = replace(job, task_id_given=True)
-            new.append(_new_member(job, member))
-        return new
-
-    def _new_row(
-        self,
-        member: Member,
-        task_id: str,
-        tree: Mapping[str, Any] | None,
-        username: str | None,
-        groupname: str | None,
-    ) -> NewJob:
-        if member.kind is None:
-            results = sum(position is not None for _, position in member.needs)
-            return self._new_job(member.job, member.options, task_id, username, groupname, tree, results)
-        return NewJob(
-            member.job.task, task_id, args="[]", kwargs="{}", username=username, groupname=groupname
-        )
-
-    def _new_job(
-        self,
-        given: Job,
-        options: Mapping[str, Any],
-        task_id: str,
-        username: str | None,
-        groupname: str | None,
-        tree: Mapping[str, Any] | None = None,
-        results: int = 0,
-    ) -> NewJob:
-        job = validation.job(given)
-        if job.headers:
-            options = {**options, "headers": dict(job.headers)}
-        routed = self._routing.route(job, options, task_id, tree, results)
-        hide = bool(routed.sensitive)
-        return NewJob(
-            task=job.task,
-            task_id=task_id,
-            args=serialization.encode_given("args", routed.args, hide=hide),
-            kwargs=serialization.encode_given("kwargs", routed.kwargs, hide=hide),
-            message=serialization.clip_message(job.message),
-            meta=None if job.meta is None else serialization.encode_given("meta", job.meta),
-            username=username,
-            groupname=groupname,
-            unique_key=job.unique_key,
-            queue=routed.queue,
-            routing=routed.options,
-            priority=routed.priority,
-            time_limit=job.time_limit,
-            soft_time_limit=job.soft_time_limit,
-            max_attempts=job.max_attempts,
-            held=validation.submittable(job.status) is JobStatus.WAITING,
-            scheduled_for=routed.scheduled_for,
-            expires=routed.expires,
-        )
-
-
-def _new_member(job: NewJob, member: Member) -> NewMember:
-    countdown = expires_in = None
-    if member.relative:
-        countdown, expires_in = _seconds(job.scheduled_for), _seconds(job.expires)
-        if countdown is not None:
-            job = replace(job, scheduled_for=None)
-        if expires_in is not None:
-            job = replace(job, expires=None)
-    return NewMember(
-        job=job,
-        kind=member.kind,
-        parent=member.parent,
-        position=member.position,
-        needs=member.needs,
-        after=member.after,
-        when=member.when,
-        countdown=countdown,
-        expires_in=expires_in,
-    )
-
-
-def _seconds(time: datetime | timedelta | None) -> float | None:
-    return time.total_seconds() if isinstance(time, timedelta) else None

@@ -4,6 +4,9 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import event
 
 from jobhandle_celery import AsyncJobHandle, JobHandle, JobStatus
 from tests.job_factory import HELD, JobFactory
@@ -29,6 +32,21 @@ async def attached(factory: JobFactory, job_id: int) -> AsyncIterator[AsyncJobHa
 
 async def eventually_in_loop(condition: Callable[[], object], message: str) -> None:
     await asyncio.to_thread(eventually, condition, LONG, message)
+
+
+class StatementsInLoop:
+    """The statements of the library's own engine in threads that run an event loop."""
+
+    def __init__(self, jobs: Any) -> None:
+        self.seen: list[str] = []
+        event.listen(jobs._runtime.store.database.engine, "before_cursor_execute", self._note)
+
+    def _note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self.seen.append(statement)
 
 
 def call_threads() -> set[threading.Thread]:

@@ -23,7 +23,7 @@ from jobhandle_celery import (
     WaitTimeoutError,
 )
 from jobhandle_celery.store.call_threads import CALLS_BEGUN, MOST_THREADS, threads
-from tests.async_handles import LONG, attached, call_threads, eventually_in_loop, prepare
+from tests.async_handles import LONG, StatementsInLoop, attached, call_threads, eventually_in_loop, prepare
 from tests.job_factory import HELD, JobFactory
 
 Operation = Callable[[Any], Any]
@@ -80,6 +80,7 @@ def test_operations_do_what_those_of_the_handle_do(factory: JobFactory) -> None:
         async with attached(factory, job_id) as handle:
             return await operation(handle)
 
+    in_loop = StatementsInLoop(factory.jobs)
     for name, (status, operation) in OPERATIONS.items():
         handle = factory.jobs.handle()
         by_thread, by_coroutine = prepare(handle, status), prepare(handle, status)
@@ -87,6 +88,7 @@ def test_operations_do_what_those_of_the_handle_do(factory: JobFactory) -> None:
         returned = asyncio.run(call(operation, by_coroutine))
         assert anonymous(factory, returned) == anonymous(factory, expected), name
         assert look(factory, by_coroutine) == look(factory, by_thread), name
+        assert in_loop.seen == [], name
 
 
 def test_errors_are_those_of_the_handle(factory: JobFactory) -> None:

@@ -4,11 +4,13 @@ import asyncio
 import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy
+from celery.signals import before_task_publish
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -19,6 +21,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from jobhandle_celery import ApiUsageError, AsyncJobHandle, Job, NotAttachedError
+from tests.async_handles import StatementsInLoop
 from tests.job_factory import ADD, HELD
 from tests.shop import Shop
 from tests.support import eventually
@@ -157,7 +160,7 @@ def test_jobs_of_every_kind_join(shop: AsyncShop) -> None:
         Job(task="tests.add", args=["ä", "漢"], unique_key="once"),
         Job(task="tests.add", args=["ä", "漢"], unique_key="once"),
     ]
-    in_loop = StatementsInLoop(shop)
+    in_loop = StatementsInLoop(shop.jobs)
 
     async def request(engine: AsyncEngine) -> list[int]:
         handle = shop.jobs.async_handle()
@@ -175,21 +178,30 @@ def test_jobs_of_every_kind_join(shop: AsyncShop) -> None:
     assert sorted(set(shop.messages(4))) == sorted({ids[0], ids[1], first, ids[3]})
 
 
-class StatementsInLoop:
-    """The statements of the library's own engine in the thread of the test, in which its loops run."""
+@pytest.mark.parametrize("shop", ["aiosqlite"], indirect=True)
+def test_handlers_of_publish_signals_do_not_hold_up_the_loop(shop: AsyncShop) -> None:
+    """They may read a database, and validation, routing and encoding take a while for large arguments."""
+    threads: list[int] = []
+    var: ContextVar[str] = ContextVar("var")
 
-    def __init__(self, shop: Shop) -> None:
-        self.seen: list[str] = []
-        self._thread = threading.get_ident()
-        engine = shop.jobs._runtime.store.database.engine
-        event.listen(engine, "before_cursor_execute", self._note)
+    def handler(headers: Any = None, **_: Any) -> None:
+        threads.append(threading.get_ident())
+        headers["of-request"] = var.get()
 
-    def _note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self.seen.append(statement)
+    async def request(engine: AsyncEngine) -> Any:
+        var.set("the request's")
+        handle = shop.jobs.async_handle()
+        async with AsyncSession(engine) as session, session.begin():
+            await handle.submit(ADD, session=session)
+        return (await handle.get_job()).headers
+
+    before_task_publish.connect(handler)
+    try:
+        assert shop.run(request)["of-request"] == "the request's"
+    finally:
+        before_task_publish.disconnect(handler)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize("shop", ["aiosqlite", "psycopg"], indirect=True)

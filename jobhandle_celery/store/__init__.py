@@ -22,6 +22,7 @@ from .records import (
     ClaimRejected,
     LostJob,
     NewJob,
+    NewJobs,
     NewMember,
     PendingMessage,
     ProcessRef,

@@ -131,7 +131,9 @@ def test_retry_with_wrong_stamped_headers_fails_its_job(make: Make, wrong: objec
 def stored(app: Any, given: object) -> int:
     """Store a job as if its process had died before publishing it."""
     submitter = app.jobs._runtime.submitter
-    job_id: int = app.jobs._runtime.store.inserter.submit([submitter._new(given, None, None)])[0].job_id
+    job_id: int = app.jobs._runtime.store.inserter.submit([submitter.preparer._new(given, None, None)])[
+        0
+    ].job_id
     return job_id
 
 

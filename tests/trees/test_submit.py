@@ -80,7 +80,7 @@ def test_messages_of_group_share_group_id(app: Any, add: Any) -> None:
 
 def test_members_of_group_share_a_template(app: Any, add: Any) -> None:
     planned = plan([group(add.s(1, 2), add.s(3, 4))])
-    members = app.jobs._runtime.submitter._new_members(planned.members, None, None)
+    members = app.jobs._runtime.submitter.preparer.members(planned.members, None, None)
     builder = MessageBuilder(app)
     first, second = (builder.build(member.pending_message(7, 6)) for member in members[1:])
     assert first.template is second.template
