@@ -42,7 +42,7 @@ WRITES: dict[str, tuple[Callable[[JobHandle], object], Any]] = {
 
 READS = {
     *("events", "get_job", "job_error", "job_finished", "job_message", "job_running", "job_status"),
-    *("members", "needs"),
+    *("members", "needs", "watch"),
 }
 """They read rows."""
 

@@ -12,7 +12,6 @@ from jobhandle_celery import (
     Job,
     JobCancelledError,
     JobFailedError,
-    JobRecord,
     JobStatus,
     Progress,
     StopRequested,
@@ -56,18 +55,15 @@ def test_wait_and_result_time_out_and_leave_the_job(factory: JobFactory) -> None
 def test_result_keeps_one_deadline_across_a_resubmit(
     factory: JobFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A poll has seen the job final; it is resubmitted before its record is read."""
     job = factory.job_in(JobStatus.FINISHED)
     clock = iter([0, 10])  # the second reading is after the resubmit
     monkeypatch.setattr(waits, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    read = job.get_job
-
-    def resubmitted() -> JobRecord:
-        factory.jobs.attach(job.job_id).resubmit_job()
-        return read()
-
-    monkeypatch.setattr(job, "get_job", resubmitted)
+    steps = waits.until_result(job, waits.Timeout(job, 10, job._poller))
+    assert next(steps).deadline == 10
+    job.resubmit_job()
     with pytest.raises(WaitTimeoutError, match="is Queued after 10 s"):
-        job.result(timeout=10)
+        steps.send(None)
 
 
 def test_result_of_failed_job_raises_its_failure(factory: JobFactory) -> None:
