@@ -3,7 +3,7 @@
 import gc
 from typing import Any
 
-from celery import Celery, current_app
+from celery import Celery
 from celery.app.utils import find_app
 
 from .. import celery_compat
@@ -61,8 +61,6 @@ def jobs_of(app: Any) -> Jobs:
     """
     if isinstance(app, Jobs):
         return app
-    if not isinstance(app, Celery) and hasattr(app, "_get_current_object"):
-        app = current_app._get_current_object()  # type: ignore[attr-defined]  # of a proxy
     jobs = getattr(app, "jobs", None)
     if not isinstance(jobs, Jobs):
         raise ConfigurationError(

@@ -124,6 +124,14 @@ def test_wrong_name_of_an_app_is_an_error(project: pytest.Pytester, name: str, m
     result.stdout.fnmatch_lines([f"E *ConfigurationError: jobhandle_app: *{message}*"])
 
 
+def test_task_is_not_taken_for_the_current_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is used, a task is a proxy, as the current app is."""
+    monkeypatch.setattr("celery._state._tls.current_app", service.app)
+    task = Celery("shop", set_as_current=False).task(shared=False)(run)
+    with pytest.raises(ConfigurationError, match="has no Jobs"):
+        discovery.jobs_of(task)
+
+
 def test_the_only_app_with_jobs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     apps: list[Any] = [Celery("without", set_as_current=False), service.app]
     monkeypatch.setattr(celery_compat, "apps_of_process", lambda: apps)
