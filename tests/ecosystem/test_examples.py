@@ -12,7 +12,7 @@ pytestmark = pytest.mark.ecosystem
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
-@pytest.mark.parametrize("name", ["django", "flask"])
+@pytest.mark.parametrize("name", ["django", "fastapi", "flask"])
 def test_tests_of_the_example_pass(name: str) -> None:
     options = ("-q", "-p", "no:xdist", "-p", "no:cacheprovider")
     elsewhere = {"BROKER_URL": "redis://127.0.0.1:1", "DATABASE_URL": "postgresql+psycopg://127.0.0.1:1/none"}

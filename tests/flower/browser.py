@@ -19,18 +19,16 @@ def program() -> str | None:
 
 
 @contextmanager
-def opened(login: tuple[str, str]) -> Iterator[Any]:
-    """Open a page of a browser with the login."""
+def opened(login: tuple[str, str] | None) -> Iterator[Any]:
+    """Open a page of a browser, with the login if there is one."""
     from playwright.sync_api import sync_playwright  # optional: not a dependency of the tests
 
     with sync_playwright() as playwright:
         # The sandbox does not work as root, and only our own Flower is visited.
         chromium = playwright.chromium.launch(executable_path=program(), args=["--no-sandbox"])
         try:
-            yield chromium.new_page(
-                http_credentials={"username": login[0], "password": login[1]},
-                viewport={"width": 1440, "height": 760},
-            )
+            credentials: Any = None if login is None else {"username": login[0], "password": login[1]}
+            yield chromium.new_page(http_credentials=credentials, viewport={"width": 1440, "height": 760})
         finally:
             chromium.close()
 
