@@ -38,6 +38,8 @@ class Pause:
     """Wait until the job is no longer in this state; None: until it is final."""
     since: float = field(default_factory=time.monotonic)
     """When the caller has begun to wait, by the monotonic clock."""
+    username: str | None = None
+    """Whose job it has to be, so that the wait is complete; None: anybody's."""
     wants_record: bool = False
     """The record of the final job is asked for."""
 
@@ -189,7 +191,9 @@ class CompletionPoller(Forkable):
         statuses = queries.statuses(awaited) if awaited else {}
         states = queries.states(watched) if watched else {}
         final = {job_id for job_id, status in statuses.items() if status.final}
-        wanted = final & {pause.job_id for pause in pauses if pause.wants_record}
+        wanted = final & {
+            pause.job_id for pause in pauses if pause.wants_record or pause.username is not None
+        }
         records = queries.stored_tasks(wanted) if wanted else {}
 
         def found(pause: Pause) -> Found | None:
@@ -199,9 +203,11 @@ class CompletionPoller(Forkable):
             if job_id in statuses and job_id not in final:
                 return None
             record = records.get(job_id)
+            if pause.username is None and not pause.wants_record:
+                return Found(statuses.get(job_id), None, job_id in final)
             complete = (
-                job_id in final if not pause.wants_record else record is not None and record.status.final
+                record is not None and record.status.final and pause.username in (None, record.username)
             )
-            return Found(statuses.get(job_id), record, complete)
+            return Found(statuses.get(job_id), record if complete else None, complete)
 
         return found

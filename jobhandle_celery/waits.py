@@ -26,6 +26,8 @@ Steps = Generator[Pause, Found | None, T]
 class Attached(Protocol):
     """A handle."""
 
+    _username: str | None
+
     @property
     def job_id(self) -> int: ...
 
@@ -39,7 +41,7 @@ class Timeout:
 
     def __init__(self, handle: Attached, given: float | timedelta | None, poller: CompletionPoller) -> None:
         """Check that the caller may wait; None: for ever."""
-        self.job_id = handle.job_id
+        self.job_id, self.username = handle.job_id, handle._username
         self.began = time.monotonic()
         self._seconds = math.inf if given is None else validation.timeout("timeout", given)
         self.deadline = self.began + self._seconds
@@ -55,7 +57,7 @@ class Timeout:
 def until_final(handle: Attached, timeout: Timeout) -> Steps[JobStatus]:
     """Wait until the job is final; return its status."""
     while True:
-        found = yield Pause(timeout.job_id, timeout.deadline)
+        found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username)
         if found is not None and found.complete and found.status is not None:
             return found.status
         if (status := handle.job_status()).final:
@@ -70,7 +72,7 @@ def until_result(handle: Attached, timeout: Timeout) -> Steps[JobRecord]:
         JobFailedError, JobCancelledError: it has not.
     """
     while True:
-        found = yield Pause(timeout.job_id, timeout.deadline, wants_record=True)
+        found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username, wants_record=True)
         if found is not None and found.complete and found.record is not None:
             return _finished(found.record)
         if (job := handle.get_job()).status.final:
