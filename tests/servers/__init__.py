@@ -12,10 +12,9 @@ from tests.servers.rabbitmq import Management, RabbitmqServer, VirtualHosts, in_
 from tests.servers.redis import RedisServer, own_redis
 from tests.servers.server import Reached, Server, ServerMissing
 from tests.servers.shared import SharedServers
-from tests.servers.sql import LastingConnection, execute
+from tests.servers.sql import execute
 
 __all__ = [
-    "LastingConnection",
     "Management",
     "MariadbServer",
     "PostgresqlServer",
