@@ -165,8 +165,6 @@ class Runtime:
                 stack.callback(self.store.database.close)
             if "submitter" in self.__dict__:
                 stack.callback(self.submitter.drain)
-            if "settler" in self.__dict__:
-                stack.callback(self.settler.drain)
 
     def me(self) -> Worker:
         """Return the worker that runs bodies in this process."""

@@ -17,14 +17,7 @@ from ..status import MOVES, UNFINISHED, JobStatus
 from .records import PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
 from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
 
-OF_NAMESPACE = job.c.namespace.concat("") == NAMESPACE
-"""A row that is found by its id is of this namespace.
-
-No index can serve this condition: of a new table PostgreSQL has no statistics, and would find the row among
-all jobs of the namespace in the index of the statuses.
-"""
-
-MINE = and_(job.c.id == param(job.c.id), OF_NAMESPACE)
+MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
 """The job of the call, in this namespace."""
 
 NEVER_STARTED = job.c.started.is_(None)
@@ -83,7 +76,7 @@ def due_since(since: datetime | None) -> Guard:
 
 def mine(job_id: int, username: str | None = None) -> Guard:
     """Return the guard: this job, in this namespace, of this user if one is given."""
-    conditions = [job.c.id == job_id, OF_NAMESPACE]
+    conditions = [job.c.id == job_id, job.c.namespace == NAMESPACE]
     if username is not None:
         conditions.append(job.c.username == username)
     return and_(*conditions)

@@ -292,7 +292,7 @@ GUARDS = [
         145,
         "a settle in one statement clears the mark whatever the row is by then",
         "store.unsettled:settle_or_select",
-        (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
+        (Drop(("is_seen",), within=("is_seen", "NO_FLUSH")),),
         "tests/store/test_trees.py",
     ),
     Mutant(
