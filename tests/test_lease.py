@@ -107,9 +107,12 @@ def by_another_thread(hold: Callable[[], AbstractContextManager[Any]]) -> Iterat
 def locks_of_modules() -> Iterator[tuple[str, Any]]:
     """Find the locks that were made at import: the fork guard's, those of logs, …"""
     for found in gc.get_objects():
-        if isinstance(found, functools.cached_property) and hasattr(found, "lock"):  # Python 3.11 has one
+        # Not isinstance: it asks lazy objects for their class, as those of Django. Python 3.11 has the lock.
+        if issubclass(type(found), functools.cached_property) and hasattr(
+            found, "lock"
+        ):  # Python 3.11 has one
             yield f"cached_property {found.attrname}", found.lock
-        elif isinstance(found, logging.Handler) and found.lock is not None:
+        elif issubclass(type(found), logging.Handler) and found.lock is not None:
             yield f"handler {found!r}", found.lock
     yield "logging", logging._lock  # type: ignore[attr-defined]
     yield "the fork guard", gate._changed
