@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import URL, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from jobhandle_celery import AsyncJobHandle, JobHandle, JobStatus
 from tests.job_factory import HELD, JobFactory
@@ -32,6 +33,19 @@ async def attached(factory: JobFactory, job_id: int) -> AsyncIterator[AsyncJobHa
 
 async def eventually_in_loop(condition: Callable[[], object], message: str) -> None:
     await asyncio.to_thread(eventually, condition, LONG, message)
+
+
+def run_with_engine(url: URL, work: Callable[[AsyncEngine], Awaitable[Any]]) -> Any:
+    """Run a coroutine function with an asynchronous engine, and leave no connection behind."""
+
+    async def main() -> Any:
+        engine = create_async_engine(url)
+        try:
+            return await work(engine)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(main())
 
 
 class StatementsInLoop:

@@ -17,11 +17,10 @@ from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
-    create_async_engine,
 )
 
 from jobhandle_celery import ApiUsageError, AsyncJobHandle, Job, NotAttachedError
-from tests.async_handles import StatementsInLoop
+from tests.async_handles import StatementsInLoop, run_with_engine
 from tests.job_factory import ADD, HELD
 from tests.shop import Shop
 from tests.support import eventually
@@ -49,16 +48,7 @@ class AsyncShop(Shop):
         ).difference_update_query(["ssl_disabled"])
 
     def run(self, work: Callable[[AsyncEngine], Awaitable[Any]]) -> Any:
-        """Run a coroutine function with an asynchronous engine."""
-
-        async def main() -> Any:
-            engine = create_async_engine(self.async_url)
-            try:
-                return await work(engine)
-            finally:
-                await engine.dispose()
-
-        return asyncio.run(main())
+        return run_with_engine(self.async_url, work)
 
     def messages(self, count: int) -> list[int]:
         """Take the messages that the thread behind the event loop publishes."""

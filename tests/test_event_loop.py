@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from jobhandle_celery import Job, JobStatus, internal_errors
 from jobhandle_celery.store import PendingMessage
 from tests.apps import make_app
+from tests.async_handles import run_with_engine
 from tests.support import eventually
 
 ADD = Job(task="tests.add", args=[1, 2])
@@ -51,16 +52,7 @@ class Shop:
         self.async_url = parsed.set(drivername=driver)
 
     def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Run a coroutine function with an async engine."""
-
-        async def main() -> Any:
-            engine = create_async_engine(self.async_url)
-            try:
-                return await work(engine)
-            finally:
-                await engine.dispose()
-
-        return asyncio.run(main())
+        return run_with_engine(self.async_url, work)
 
     async def request(self, engine: Any) -> int:
         """Submit a job in a transaction, as a request of a web service does."""

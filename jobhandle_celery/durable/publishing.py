@@ -159,7 +159,8 @@ def in_scope_of_call(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method of a task that calls the task later, for whom it is called now.
 
     Celery's `DjangoTask` has two, which call it after a commit: the block of `Jobs.submitting` may have
-    ended by then. The session is that of the later moment: nobody may commit that of a block that has ended.
+    ended by then. The session is that of the later moment: that of an ended block may never be committed
+    again.
     """
 
     @wraps(method)

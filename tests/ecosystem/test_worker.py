@@ -38,7 +38,7 @@ class Observed:
         return [sent for of, _, sent in map(json.loads, lines) if of == kind]
 
     def errors(self) -> Counter[tuple[Any, ...]]:
-        """Return what kinds of errors Sentry was told of, and by which loggers."""
+        """Return the kinds of errors that Sentry has received, and their loggers."""
         return Counter(
             (event.get("logger"), *[error["type"] for error in event.get("exception", {}).get("values", ())])
             for event in self.sent("sentry event")

@@ -47,7 +47,7 @@ def test_jobs_of_killed_worker_end_in_error_or_are_requeued(new_cluster: NewClus
 
 def test_suspended_worker_changes_no_superseded_job(new_cluster: NewCluster) -> None:
     cluster = quick_cluster(new_cluster)
-    # Threads, which nobody can terminate: the body surely gets as far as its writes.
+    # A worker cannot terminate threads: the body surely gets as far as its writes.
     sleeper = cluster.start(pool="threads", concurrency=1)
     path, sign = cluster.new_file(), cluster.new_file()
     handle = cluster.submit("attempt_until_there", str(path), str(sign), max_attempts=2)
