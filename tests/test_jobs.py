@@ -1,17 +1,21 @@
 """What a handle does beyond OMERO, and `Jobs`: waiting, results, progress, pruning, keys, schedules."""
 
+import asyncio
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from jobhandle_celery import (
+    AsyncJobHandle,
     Failure,
     InvalidTransitionError,
     Job,
     JobCancelledError,
     JobFailedError,
+    JobHandle,
     JobStatus,
     Progress,
     StopRequested,
@@ -64,6 +68,20 @@ def test_result_keeps_one_deadline_across_a_resubmit(
     job.resubmit_job()
     with pytest.raises(WaitTimeoutError, match="is Queued after 10 s"):
         steps.send(None)
+
+
+@pytest.mark.parametrize("wait", [JobHandle.wait, JobHandle.result])
+def test_wait_of_a_users_handle_is_not_ended_by_another_users_job(
+    factory: JobFactory, wait: Callable[[JobHandle], object]
+) -> None:
+    """The job of the handle was pruned, and its id belongs to another user's job now."""
+    job = factory.job_in(JobStatus.FINISHED)
+    handle = factory.jobs.handle(username="bob")
+    handle._job_id = job.job_id
+    with pytest.raises(UnknownJobError):
+        wait(handle)
+    with pytest.raises(UnknownJobError):
+        asyncio.run(getattr(AsyncJobHandle(handle), wait.__name__)())
 
 
 def test_result_of_failed_job_raises_its_failure(factory: JobFactory) -> None:
