@@ -323,4 +323,11 @@ GUARDS = [
         (Drop(("_sent_as",)),),
         "tests/durable/test_options.py",
     ),
+    Mutant(
+        173,
+        "a wait of one user's handle is ended by another user's job",
+        "completion:CompletionPoller._read",
+        (Drop(("pause", "username", "record", "username")),),
+        "tests/test_jobs.py -k another_users",
+    ),
 ]
