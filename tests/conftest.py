@@ -250,8 +250,10 @@ def postgresql_databases(postgresql_server_url: str) -> Iterator[PostgresqlDatab
 
 
 @pytest.fixture(scope="session")
-def mariadb_databases(mariadb_server_url: str) -> MariadbDatabases:
-    return MariadbDatabases(mariadb_server_url)
+def mariadb_databases(mariadb_server_url: str) -> Iterator[MariadbDatabases]:
+    databases = MariadbDatabases(mariadb_server_url)
+    yield databases
+    databases.close()
 
 
 def fresh_database(kind: str, scope: Any = "function", *, empty: bool = False) -> Callable[..., Any]:

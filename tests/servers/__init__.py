@@ -12,9 +12,10 @@ from tests.servers.rabbitmq import Management, RabbitmqServer, VirtualHosts, in_
 from tests.servers.redis import RedisServer, own_redis
 from tests.servers.server import Reached, Server, ServerMissing
 from tests.servers.shared import SharedServers
-from tests.servers.sql import execute
+from tests.servers.sql import LastingConnection, execute
 
 __all__ = [
+    "LastingConnection",
     "Management",
     "MariadbServer",
     "PostgresqlServer",
