@@ -144,12 +144,21 @@ def test_navigation_has_each_page_once() -> None:
 
 def test_links_between_pages_of_the_repository_lead_somewhere() -> None:
     """``mkdocs build --strict`` checks the links of `docs/`; these pages are not of the cluster."""
-    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"):
+    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md", "tests/FAULTS.md"):
         text = (ROOT / name).read_text()
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
             assert (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
         for target in re.findall(r"https://jobhandle-celery\.github\.io/jobhandle-celery/([\w/-]+)", text):
             assert (DOCS / f"{target.strip('/')}.md").is_file(), f"{name}: {target}"
+
+
+def test_each_number_of_a_fault_is_listed() -> None:
+    listed = set(re.findall(r"^\| (\d+) \|", (ROOT / "tests/FAULTS.md").read_text(), re.MULTILINE))
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("*.py")]
+    numbers = re.compile(r"\bfaults? (\d+(?:(?:, | and )\d+)*)")
+    named = {number for text in texts for some in numbers.findall(text) for number in some.split()}
+    assert len(named) > 50
+    assert {number.strip(",") for number in named} - {"and"} <= listed
 
 
 def test_architecture_names_each_module() -> None:
