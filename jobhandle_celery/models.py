@@ -54,7 +54,8 @@ class Event:
     message: str
     """Why, for people."""
     actor: str
-    """``"service"``, ``"user ann"``, ``"worker w1@host"`` or ``"sweep"``."""
+    """``"service"``, ``"user ann"``, ``"worker w1@host"``, ``"sweep"``, or ``"settle"``: it follows from the
+    end of another job."""
     computed: bool = False
     """True: no move and no stored event, but what was counted of a node's members when it was read."""
 

@@ -203,7 +203,9 @@ job = Table(
     Column("terminate", Boolean, nullable=False, default=False),
     # The cancel was reported to Celery's result backend and events.
     Column("revoke_reported", Boolean, nullable=False, default=False),
-    # Who runs it. `worker_uid` stays after an outsider has ended the job, until the body has left.
+    # Who runs it. `claim_id` is also the token of a release and of `set_status`; `worker` may be a user, who
+    # has set the job Running. `worker_uid` of a row that is not started is the note of
+    # `Recovery.note_received`; of a final row, of a worker whose body has not left yet.
     Column("attempt", Integer, nullable=False, default=0),
     Column("lost_count", Integer, nullable=False, default=0),
     Column("max_attempts", Integer, nullable=False, default=1),

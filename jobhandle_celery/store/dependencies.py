@@ -16,7 +16,7 @@ from .records import MESSAGE_CONTENT
 from .statements import Guard, Transition, param, setting, status_literal
 from .transitions import HELD, MINE, NO_PROCESS, cancelled
 
-ACTOR = "service"
+ACTOR = "settle"
 """The actor of changes that follow from the end of another job."""
 
 NEEDED = job.alias("needed_job")

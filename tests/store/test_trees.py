@@ -61,6 +61,8 @@ def test_failure_cancels_what_needs_it_and_ends_the_node(harness: Harness) -> No
     assert harness.row(tree.ids[3])["message"] == f"needs job {tree.ids[2]}, which ended in Cancelled"
     root = harness.row(tree.ids[0])
     assert root["message"] == f"job {tree.ids[1]} (shop.thumbnail) ended in Error: ValueError: no good"
+    assert harness.store.queries.events(tree.ids[2])[-1].actor == "settle"
+    assert harness.store.queries.events(tree.ids[0])[-1].actor == "settle"
 
 
 def test_cancelled_member_cancels_the_node(harness: Harness) -> None:
