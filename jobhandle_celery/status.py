@@ -1,7 +1,8 @@
 """The nine statuses of a job and the moves between them, as data.
 
 The words are OMERO's (``omero::model::JobStatus``). The guards in the store's SQL, the rows of
-``jobhandle_job_status``, the diagram in the documentation and the tests are derived from `MOVES`::
+``jobhandle_job_status``, the diagram in the documentation and the tests are derived from `MOVES`. The moves
+of jobs outside of trees::
 
                         submit                                submit, with a time ahead or held
                           │                                     │
@@ -38,7 +39,8 @@ class JobStatus(StrEnum):
     ERROR = "Error"
     """Final: the task failed, or the system failed it; the failure says which."""
     WAITING = "Waiting"
-    """Not to be published yet: its time lies ahead, or it is held until ``release_job``."""
+    """Not to be published yet: its time lies ahead, it is held until ``release_job``, or it is blocked by
+    jobs that it needs."""
     FINISHED = "Finished"
     """Final: the body returned and its result is stored."""
     CANCELLED = "Cancelled"
@@ -120,4 +122,8 @@ MOVES = {
         _move("resubmit", FINAL, "anyone", JobStatus.RESUBMITTED),
     )
 }
-"""All moves. A verb changes no row that is in another status."""
+"""All moves of jobs outside of trees. A verb changes no row that is in another status.
+
+The rows of a tree have further ones: a blocked row becomes ready, or ends with its needs (`dependencies`); a
+node starts and ends with its children (`nodes`, `tree_control`); and a resubmitted row waits for its needs
+again (`control`, `tree_control`)."""
