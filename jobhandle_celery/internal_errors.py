@@ -12,7 +12,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-COMMAND = "jobhandle_faults"
+COMMAND = "jobhandle_internal_errors"
 """The remote control command that returns a worker's count."""
 
 _HEAD = struct.Struct("<QH")

@@ -68,4 +68,4 @@ def _cancel(app: Celery, task_ids: Iterable[str]) -> None:
             store.control.cancel_selected(Selection(ids=tuple(jobs), statuses=tuple(STARTABLE)))
     except JobHandleError as error:
         # No error: the broadcast was sent, and a revoke of plain tasks must not need the database of jobs.
-        logger.warning("a revoke was broadcast, but no job was cancelled by it: %s", error)
+        logger.warning("a revoke was broadcast, but not every job was cancelled by it: %s", error)

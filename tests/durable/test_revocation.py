@@ -104,7 +104,7 @@ def test_revoke_is_broadcast_without_the_database(
     with caplog.at_level(logging.WARNING):
         assert app.control.revoke("the id") == "replies"
     assert broadcasts == ["the id"]
-    assert "no job was cancelled by it" in caplog.text
+    assert "not every job was cancelled by it" in caplog.text
     app.jobs.close()
 
 
