@@ -37,7 +37,7 @@ class DeferredWrite:
 
     task_id: str
     write: Callable[[], object]
-    """Writes it. A list of `LostJob` that it returns, or a `JobRecord`, is sent as events."""
+    """Writes it. A list of `ChangedJob` that it returns, or a `JobRecord`, is sent as events."""
     pid: int | None = None
     """The process that must be gone first; None: none."""
     since: float = field(default_factory=time.monotonic)

@@ -9,7 +9,7 @@ from datetime import datetime
 from .broker.publisher import Publisher
 from .errors import DatabaseUnavailableError
 from .status import JobStatus
-from .store import MAX_REPUBLISH_DEFERRALS, LostJob, PendingMessage, Store, limit_retries
+from .store import MAX_REPUBLISH_DEFERRALS, ChangedJob, PendingMessage, Store, limit_retries
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +23,13 @@ LONGEST = 2.0
 """Seconds after which a pass reserves no more rows: lost workers are looked for once per pass."""
 
 
-def sweep(store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None] | None = None) -> bool:
+def sweep(store: Store, publisher: Publisher, on_changed: Callable[[ChangedJob], None] | None = None) -> bool:
     """Make a pass and return True; return False if another process made one within the interval.
 
     Args:
         store: Where the jobs are.
         publisher: Publishes what is due.
-        on_lost: Called for each job whose worker was lost, and for each job that was cancelled without any
+        on_changed: Called for each job whose worker was lost, and for each job that was cancelled without any
             worker having received its message.
     """
     unbroken = store.sweep.begin_pass()
@@ -39,21 +39,21 @@ def sweep(store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None]
         for worker_uid in store.leases.lapsed_workers():
             for lost in store.leases.reap(worker_uid):
                 logger.warning("job %s is %s: its worker was lost", lost.job_id, lost.status)
-                if on_lost is not None:
-                    on_lost(lost)
+                if on_changed is not None:
+                    on_changed(lost)
     since = store.sweep.first_due()
     if since is not None:
-        _handle_due(store, publisher, on_lost, since)
+        _handle_due(store, publisher, on_changed, since)
     return True
 
 
 def _handle_due(
-    store: Store, publisher: Publisher, on_lost: Callable[[LostJob], None] | None, since: datetime
+    store: Store, publisher: Publisher, on_changed: Callable[[ChangedJob], None] | None, since: datetime
 ) -> None:
     store.sweep.expire(since)
-    if on_lost is not None:
+    if on_changed is not None:
         for cancelled in store.sweep.unreported_cancels(BATCH, since):
-            on_lost(cancelled)
+            on_changed(cancelled)
     deadline = time.monotonic() + LONGEST
     while publisher.reachable and (due := store.outbox.reserve_due(BATCH, since)):
         if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
@@ -85,7 +85,8 @@ def _publish(store: Store, publisher: Publisher, due: list[PendingMessage]) -> b
     queued = [job for job in due if job.status is JobStatus.QUEUED]
     deferred = _backlog(store, publisher, queued) if queued else []
     store.outbox.defer_republish(deferred)
-    jobs = [job for job in due if job not in deferred]
+    deferred_ids = {job.job_id for job in deferred}
+    jobs = [job for job in due if job.job_id not in deferred_ids]
     published = publisher.publish(jobs)
     store.outbox.mark_queued(published.sent)
     for reason, unsendable in published.unsendable.items():

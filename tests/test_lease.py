@@ -108,9 +108,7 @@ def locks_of_modules() -> Iterator[tuple[str, Any]]:
     """Find the locks that were made at import: the fork guard's, those of logs, …"""
     for found in gc.get_objects():
         # Not isinstance: it asks lazy objects for their class, as those of Django. Python 3.11 has the lock.
-        if issubclass(type(found), functools.cached_property) and hasattr(
-            found, "lock"
-        ):  # Python 3.11 has one
+        if issubclass(type(found), functools.cached_property) and hasattr(found, "lock"):
             yield f"cached_property {found.attrname}", found.lock
         elif issubclass(type(found), logging.Handler) and found.lock is not None:
             yield f"handler {found!r}", found.lock
@@ -170,7 +168,7 @@ def test_renewal_does_not_wait_for_a_blocked_log(held: Held) -> None:
     logger.addHandler(handler)
     try:
         held.lease._store.leases.retire(held.me)
-        assert held.lease.renew(), "it logs that the worker was taken for lost"
+        assert held.lease.renew(), "it logs that the worker was declared lost"
         assert logged.wait(30)
         assert held.renews()
     finally:

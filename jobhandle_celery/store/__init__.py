@@ -19,8 +19,8 @@ from .outbox import MAX_REPUBLISH_DEFERRALS, Outbox
 from .pages import Page, Pages
 from .queries import Queries
 from .records import (
+    ChangedJob,
     ClaimRejected,
-    LostJob,
     NewJob,
     NewJobs,
     NewMember,

@@ -10,7 +10,7 @@ from ..status import JobStatus
 from .database import Database
 from .decoding import to_progress
 from .executors import Executor
-from .records import LostJob, RunSnapshot, Worker
+from .records import ChangedJob, RunSnapshot, Worker
 from .recovery import recover_lost
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard, ago, setting
@@ -66,7 +66,7 @@ class Leases:
             return list(db.execute(lapsed).scalars())
 
     @retry_on_disconnect
-    def reap(self, worker_uid: str) -> list[LostJob]:
+    def reap(self, worker_uid: str) -> list[ChangedJob]:
         """Recover the jobs of a worker whose lease has ended, and delete its row once there are none.
 
         Who may have been there first: the worker itself, with a renewal. Its row is locked and its lease read

@@ -249,8 +249,11 @@ class RunSnapshot:
 
 
 @dataclass(frozen=True)
-class LostJob:
-    """A job that was settled because its worker is gone, and its status after that."""
+class ChangedJob:
+    """A job that another process than its body's has changed, and its status after that.
+
+    It was recovered, given up, given back or cancelled; Celery has sent no event of it.
+    """
 
     job_id: int
     task_id: str

@@ -14,7 +14,7 @@ from ..schema import job
 from ..status import JobStatus
 from .database import Database
 from .executors import Executor
-from .records import LostJob, ProcessRef, Run, Worker
+from .records import ChangedJob, ProcessRef, Run, Worker
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
@@ -73,7 +73,7 @@ class Recovery:
             return bool(db.count_applied(end))
 
     @retry_on_disconnect
-    def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[LostJob]:
+    def lose(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[ChangedJob]:
         """Recover a job whose body is gone.
 
         Who may have been there first: the body, with a last write.
@@ -82,7 +82,7 @@ class Recovery:
             return recover_lost(db, held_by(holder), reason, worker_actor(worker))
 
     @retry_on_disconnect
-    def note_received(self, messages: Sequence[Message], worker: Worker) -> list[LostJob]:
+    def note_received(self, messages: Sequence[Message], worker: Worker) -> list[ChangedJob]:
         """Note in its row that this worker is about to run a message; return the jobs that are given up.
 
         If the worker dies before `clear_received`, the note stays, and the next worker that receives a
@@ -112,7 +112,7 @@ class Recovery:
             db.update_in_order(noted, job.c.status_id != JobStatus.RUNNING, values={"worker_uid": None})
 
     @retry_on_disconnect
-    def lose_unstarted(self, message: Message, worker: Worker) -> list[LostJob]:
+    def lose_unstarted(self, message: Message, worker: Worker) -> list[ChangedJob]:
         """Count a child that was lost with a message before its claim; return the job if it is given up.
 
         Who may have been there first: this very call, if the answer to its commit was lost; then the count is
@@ -126,7 +126,7 @@ class Recovery:
             return _count_unstarted(db, _unstarted([message]), worker, lost_count)
 
     @retry_on_disconnect
-    def give_back(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[LostJob]:
+    def give_back(self, holder: ProcessRef | Run, reason: str, worker: Worker) -> list[ChangedJob]:
         """Requeue a job that was cut off, without counting a loss; if it was asked to stop, it is Cancelled.
 
         The caller has made sure that the body has ended. Who may have been there first: a body that finished
@@ -135,12 +135,14 @@ class Recovery:
         return self._give_back(held_by(holder), reason, worker)
 
     @retry_on_disconnect
-    def give_back_all(self, worker: Worker, reason: str) -> list[LostJob]:
+    def give_back_all(self, worker: Worker, reason: str) -> list[ChangedJob]:
         """Give back all jobs that still run at a worker, as `give_back` does: no body of it is left."""
         mine = and_(job.c.worker_uid == worker.worker_uid, status_allows("give_back"))
         return self._give_back(mine, reason, worker, many=True)
 
-    def _give_back(self, guard: Guard, reason: str, worker: Worker, *, many: bool = False) -> list[LostJob]:
+    def _give_back(
+        self, guard: Guard, reason: str, worker: Worker, *, many: bool = False
+    ) -> list[ChangedJob]:
         actor = worker_actor(worker)
         to, stop_reason = stopped("")
         again = Transition(guard, NO_STOP_REQUESTED, to=requeued(), reason=reason, actor=actor, many=many)
@@ -156,7 +158,7 @@ class Recovery:
 
 def recover_lost(
     db: Executor, guard: Guard, reason: str, actor: str, *, skip_locked: bool = False
-) -> list[LostJob]:
+) -> list[ChangedJob]:
     """Recover running jobs whose body is gone: Cancelled if asked to stop, Requeued, or Error.
 
     The order matters: a stop request may arrive between two of the statements, but never goes away.
@@ -169,7 +171,7 @@ def recover_lost(
         ((guard, NO_STOP_REQUESTED, ~attempts_left), error | TAKEN_AWAY | counted, error_reason),
         ((guard, STOP_REQUESTED), stopped("")[0] | TAKEN_AWAY, f"{reason}; it had been asked to stop"),
     )
-    lost: list[LostJob] = []
+    lost: list[ChangedJob] = []
     for guards, to, why in transitions:
         lost += _lost(db.apply(Transition(*guards, to=to, reason=why, actor=actor, skip_locked=skip_locked)))
     return lost
@@ -177,7 +179,7 @@ def recover_lost(
 
 def _count_unstarted(
     db: Executor, guard: Guard, worker: Worker, lost_count: int | None = None
-) -> list[LostJob]:
+) -> list[ChangedJob]:
     uncounted = guard if lost_count is None else guard & (job.c.lost_count == lost_count)
     db.execute(update(job).where(uncounted).values(lost_count=job.c.lost_count + 1))
     reason = "workers were lost while they took its message, before its body started"
@@ -193,5 +195,5 @@ def _unstarted(messages: Sequence[Message]) -> Guard:
     return and_(for_messages(messages), status_allows("give_up"), ~HELD)
 
 
-def _lost(rows: Sequence[Row[Any]]) -> list[LostJob]:
-    return [LostJob(row.id, row.task_id, row.task, row.status_id, row.reason) for row in rows]
+def _lost(rows: Sequence[Row[Any]]) -> list[ChangedJob]:
+    return [ChangedJob(row.id, row.task_id, row.task, row.status_id, row.reason) for row in rows]

@@ -43,7 +43,7 @@ class WorkerSeen:
     started: datetime
     lease_until: datetime
     alive: bool
-    """False: its lease has ended, and the next pass of the sweep settles its jobs."""
+    """False: its lease has ended, and the next pass of the sweeper recovers its jobs."""
     jobs: list[JobRecord] = field(default_factory=list)
 
 

@@ -12,7 +12,7 @@ from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
 from .dependencies import DEPENDENT, in_statuses, is_needed_by
 from .executors import MOST_PARAMETERS
-from .records import LostJob
+from .records import ChangedJob
 from .retrying import retry_on_disconnect
 from .runs import expire
 from .statements import NAMESPACE, Guard, ago, setting
@@ -67,7 +67,7 @@ class Sweep:
             return db.count_applied(expire(due_since(since), "sweep", skip_locked=True))
 
     @retry_on_disconnect
-    def unreported_cancels(self, limit: int, since: datetime | None = None) -> list[LostJob]:
+    def unreported_cancels(self, limit: int, since: datetime | None = None) -> list[ChangedJob]:
         """Return cancelled jobs that Celery's events do not show as revoked yet; each once.
 
         Who may have been there first: a worker that met the message and has reported them; a resubmit.
@@ -79,7 +79,9 @@ class Sweep:
         )
         with self._database.transaction() as db:
             rows = db.reschedule(due, None)
-            return [LostJob(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows]
+            return [
+                ChangedJob(row.id, row.task_id, row.task, JobStatus.CANCELLED, row.message) for row in rows
+            ]
 
     def prune(self, older_than: timedelta) -> int:
         """Delete the jobs that ended longer ago than that, with their events; return how many.

@@ -67,8 +67,8 @@ class DeferredWrites:
                 write.refused(error)
             return
         self._pending.remove(write)
-        for lost in written if isinstance(written, list) else ():
-            self._events.send_lost(lost)
+        for changed in written if isinstance(written, list) else ():
+            self._events.send_changed(changed)
         if not isinstance(written, JobRecord) or written.status is JobStatus.RUNNING:
             return
         if written.task_id == write.task_id:

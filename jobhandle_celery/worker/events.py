@@ -18,7 +18,7 @@ from .. import internal_errors
 from ..broker.connection import BrokerConnection
 from ..models import JobRecord
 from ..status import JobStatus
-from ..store import LostJob, RunSnapshot
+from ..store import ChangedJob, RunSnapshot
 from .request import JobRequest
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ class EventSender:
         self._progress = progress
         self._last_progress: dict[tuple[int, str, int], object] = {}
 
-    def send_lost(self, lost: LostJob) -> None:
-        """Send an event with the status of a job whose body is gone."""
-        self._soon(self._send, *_event(lost, *event_of_status(lost.status, lost.reason)))
+    def send_changed(self, job: ChangedJob) -> None:
+        """Send an event with the status of a job that its body's process has not changed itself."""
+        self._soon(self._send, *_event(job, *event_of_status(job.status, job.reason)))
 
     def send_status(self, job: JobRecord) -> None:
         """Send the status of a job whose process was lost after it had written its outcome."""
@@ -113,7 +113,7 @@ def event_of_status(
             error = job.error if job else None
             # As Celery shows what a body has raised: monitors read the class from it.
             raised = f"{error.type}({error.message!r})" if error else reason
-            if job is None:  # that of a `LostJob`
+            if job is None:  # that of a `ChangedJob`
                 raised = f"{WorkerLostError.__name__}({reason!r})"
             return "task-failed", {"exception": raised, "traceback": error.traceback if error else ""}
         case JobStatus.CANCELLED:
@@ -124,7 +124,7 @@ def event_of_status(
             return "task-retried", {"exception": reason, "traceback": ""}
 
 
-def _event(job: LostJob | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _event(job: ChangedJob | JobRecord, kind: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind, {"uuid": job.task_id, "name": job.task, **fields}
 
 

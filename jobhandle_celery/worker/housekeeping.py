@@ -62,7 +62,7 @@ class Housekeeping:
         with _unless_locked():
             self._recover_strays(snapshots, requests)
         self._events.send_progress(snapshots, requests)
-        sweep(self._runtime.store, self._runtime.publisher, self._events.send_lost)
+        sweep(self._runtime.store, self._runtime.publisher, self._events.send_changed)
 
     def _take_redelivered(self) -> None:
         """Accept messages that were sent before, once their rows have the note."""
@@ -84,7 +84,7 @@ class Housekeeping:
                 lost.job_id,
                 lost.status,
             )
-            self._events.send_lost(lost)
+            self._events.send_changed(lost)
         ended = {lost.job_id for lost in given_up}
         for message in self._redelivered:
             message.drop() if message.key[0] in ended else message.take()
@@ -184,7 +184,7 @@ class Housekeeping:
                 continue
             for lost in recovered:
                 logger.warning("job %s is %s: %s", lost.job_id, lost.status, reason)
-                self._events.send_lost(lost)
+                self._events.send_changed(lost)
 
     def _lasting(self, seen: dict[K, float], now_seen: Iterable[K]) -> list[K]:
         """Return what has been seen for longer than the publish grace.

@@ -23,7 +23,7 @@ from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
-from ..store import LostJob, ProcessRef, Store, Worker
+from ..store import ChangedJob, ProcessRef, Store, Worker
 from .current_run import HARD_LIMIT, unclaimed
 from .decision import lost_process, time_limit_failure
 from .message_guard import TaskRefused, refuse_request
@@ -145,7 +145,7 @@ class JobRequest:
         if is_cancelled(outcome, written):
             mark_revoked(self.task, self._context, "revoked")
             self._signal_revoked("revoked")
-            return [LostJob(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
+            return [ChangedJob(run.job_id, run.task_id, self.name, JobStatus.CANCELLED, "stopped on request")]
         if isinstance(outcome, Retried) and outcome.is_due(written):
             runtime_of(self.app).submitter.send([run.job_id])
         return written

@@ -35,9 +35,9 @@ from jobhandle_celery.schema import clock, job, job_event, sweep, worker
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import (
+    ChangedJob,
     ClaimRejected,
     Database,
-    LostJob,
     NewJob,
     PendingMessage,
     Run,
@@ -213,7 +213,7 @@ class Harness:
         self.trust_leases()
         return self.store.leases.lapsed_workers()
 
-    def reap(self, worker_uid: str) -> list[LostJob]:
+    def reap(self, worker_uid: str) -> list[ChangedJob]:
         self.trust_leases()
         return self.store.leases.reap(worker_uid)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jobhandle_celery import JobStatus
-from jobhandle_celery.store import LostJob, Worker
+from jobhandle_celery.store import ChangedJob, Worker
 from tests.store.harness import TASK, Harness
 from tests.store.racing import in_the_middle
 
@@ -14,7 +14,7 @@ def worker(number: int) -> Worker:
     return Worker(f"w{number}", f"boot-{number}", 100)
 
 
-def note_received(harness: Harness, job_id: int, number: int) -> list[LostJob]:
+def note_received(harness: Harness, job_id: int, number: int) -> list[ChangedJob]:
     """Record that a worker received the message of a job's next attempt."""
     message = harness.message(job_id)
     return harness.store.recovery.note_received([(job_id, message.task_id, message.attempt)], worker(number))
@@ -112,7 +112,7 @@ def test_children_lost_at_once_are_both_counted(own_server_harness: Harness) -> 
     message = harness.message(job_id)
     key = (job_id, message.task_id, message.attempt)
 
-    def lose() -> list[LostJob]:
+    def lose() -> list[ChangedJob]:
         return harness.store.recovery.lose_unstarted(key, worker(1))
 
     assert in_the_middle(harness, 2, lose, lose) == [[], []]

@@ -72,7 +72,7 @@ def test_suspended_worker_changes_no_superseded_job(new_cluster: NewCluster) -> 
     assert cluster.submit("add", 20, 22).result(timeout=20) == 42
 
 
-def test_row_that_its_worker_does_not_run_is_settled(new_cluster: NewCluster) -> None:
+def test_row_that_its_worker_does_not_run_is_recovered(new_cluster: NewCluster) -> None:
     cluster = quick_cluster(new_cluster)
     cluster.start(concurrency=1)
     handle = cluster.submit("add", 1, 2)
