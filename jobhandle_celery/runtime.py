@@ -33,8 +33,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DeferredWrite:
-    """A write of a worker's main process about a child, made once the child is gone."""
+    """A write of a worker's main process, made outside of its event loop: about a child, once the child is
+    gone, or about a message that was not run.
+    """
 
+    job_id: int
     task_id: str
     write: Callable[[], object]
     """Writes it. A list of `ChangedJob` that it returns, or a `JobRecord`, is sent as events."""

@@ -91,7 +91,7 @@ def receiver(app: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 def end_of_a_task(app: Any, _: pytest.MonkeyPatch) -> None:
-    app.jobs._runtime.deferred_writes.put(DeferredWrite("a task", bug))
+    app.jobs._runtime.deferred_writes.put(DeferredWrite(1, "a task", bug))
     Housekeeping(app.jobs._runtime, SimpleNamespace(app=app)).writes.make()
 
 

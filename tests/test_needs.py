@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals
 from celery.app.trace import trace_task_ret
 
@@ -291,6 +292,21 @@ def test_database_outage_after_claim_gives_the_job_back(app: Any, monkeypatch: p
     runtime_of(app).submitter.send([handle.job_id])
     run(app, message_of(app))
     assert handle.result(timeout=0) == [[1, "own"], {}]
+
+
+def test_soft_limit_before_the_body_gives_the_job_back(
+    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = submit(app, Job(task=taking(app)))
+
+    def limited(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr("jobhandle_celery.worker.claim.start_nodes", limited)
+    unwritten = traced(app, message_of(app)).unwritten
+    assert isinstance(unwritten, GivenBack)
+    assert unwritten.reason == "its soft time limit has passed before its body began"
+    assert f"job {handle.job_id} was not started: {unwritten.reason}" in caplog.text
 
 
 def test_short_database_outage_after_claim_delays_the_body(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,15 @@ def driver_of(app: Celery) -> str:
         raise UnusableBrokerUrl(f"broker_url: {error}") from error
 
 
+def broker_name(app: Celery) -> str:
+    """Return the type and host of the broker for a log message: no password can be in it."""
+    connection: Any = app.connection_for_write()
+    host, port = connection.hostname, connection.port
+    if not host or "/" in host:  # a path, or the URL of a database
+        return str(connection.transport_cls)
+    return f"{connection.transport_cls} at {host}:{port}" if port else f"{connection.transport_cls} at {host}"
+
+
 def bounded(app: Celery) -> tuple[Any, dict[str, Any]]:
     """Return a kombu connection whose every wait is bounded, not opened yet, and the policy to open it with.
 

@@ -22,6 +22,7 @@ from .connection import (
     ConnectFailed,
     RejectedByBroker,
     UnusableBrokerUrl,
+    broker_name,
 )
 from .connection_pool import ConnectionPool, PoolExhausted
 from .messages import MessageBuilder, RenderedMessage
@@ -172,8 +173,12 @@ class Publisher:
         pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
         self._retry_at = time.monotonic() + pause
-        state = "then the sweeper publishes the jobs"
-        logger.warning("broker not reached (%s); no further try for %g s, %s", error, pause, state)
+        logger.warning(
+            "broker not reached (%s); this process does not try again for %g s, then the sweeper "
+            "publishes the jobs",
+            error if isinstance(error, UnusableBrokerUrl) else f"{broker_name(self._app)}: {error}",
+            pause,
+        )
 
     def depth(self, queue: str) -> int | None:
         """Return how many messages a queue holds that no worker has taken; None if the broker cannot say."""

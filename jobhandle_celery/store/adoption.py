@@ -34,9 +34,10 @@ def adopt(db: Executor, row: Row[Any]) -> None:
         refused = (job_need.c.job_id == row.id) & (job_need.c.needs_id == row.needs_id)
         db.execute(delete(job_need).where(refused))
         logger.warning(
-            "job %s is no member of node %s, though it has a member's unique_key: "
-            "it has become a member of another tree, or was deleted",
+            "job %s has the unique_key of a member of job %s, and is not made that member: "
+            "it belongs to another tree, or was deleted; job %s ends without it",
             row.needs_id,
+            row.id,
             row.id,
         )
 

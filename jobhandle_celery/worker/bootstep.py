@@ -73,7 +73,11 @@ class JobsStep(bootsteps.StartStopStep):
         lease.start()
         housekeeping = Housekeeping(self._runtime, parent)
         interval = settings.pass_interval.total_seconds()
-        self._parts = lease, housekeeping, PeriodicThread("jobhandle-housekeeping", interval, housekeeping)
+        self._parts = (
+            lease,
+            housekeeping,
+            PeriodicThread(f"housekeeping of worker {self._me.name}", interval, housekeeping),
+        )
 
     def shutdown(self, parent: Any) -> None:
         """Flush the deferred writes, give back the jobs that were cut off, and end the lease."""
@@ -147,7 +151,7 @@ class PeriodicThread:
                     self._work()
                 pause, sooner = self._interval, min(self._interval, SOONER)
             except (DatabaseUnavailableError, SchemaError) as error:
-                logger.warning("%s: %s; next try in %g s", self._thread.name, error, pause)
+                logger.warning("%s is interrupted: %s; next try in %g s", self._thread.name, error, pause)
             except Exception as error:
                 internal_errors.report(self._thread.name, error, "it goes on")
 

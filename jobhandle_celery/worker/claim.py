@@ -22,7 +22,7 @@ from .result_backend import mark_revoked
 logger = logging.getLogger(__name__)
 
 CLAIM_TIMEOUT = 30.0
-"""Seconds for which a claim retries while the database is away; then the sweep sends another message."""
+"""Seconds for which a claim retries while the database is away; then the sweeper sends another message."""
 
 FOREIGN_EVERY = 60.0
 """Seconds between two log messages that a task's jobs are another service's."""
@@ -77,48 +77,65 @@ def claim(task: Any, context: Any) -> CurrentRun:
 
 def _prepare(runtime: Runtime, current: CurrentRun) -> None:
     """Do what a member of a tree needs before its body, or give the job back: it has not begun."""
-    job_id = current.run.job_id
+    job_id, reason = current.run.job_id, "the results that it needs were not read"
     try:
         complete_arguments(runtime.store, current)
         start_nodes(runtime, current)
         return
-    except (JobHandleError, SoftTimeLimitExceeded) as error:
+    except SoftTimeLimitExceeded:
+        reason = "its soft time limit has passed before its body began"
+        logger.warning(
+            "job %s was not started: its soft time limit has passed before its body began; it is given back",
+            job_id,
+        )
+    except JobHandleError as error:
         logger.warning("job %s was not started: the results that it needs were not read: %s", job_id, error)
     except Exception as error:
         internal_errors.report("reading results that a job needs", error, f"job {job_id} is given back")
-    given_back = GivenBack(current.run, "the results that it needs were not read")
-    raise ClaimRefused(given_back.reason, Report(None, given_back))
+    raise ClaimRefused(reason, Report(None, GivenBack(current.run, reason)))
 
 
 def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
     deadline, pause = time.monotonic() + CLAIM_TIMEOUT, 0.1
-    unanswered = False
+    unanswered = without_lease = False
     while True:
         try:
             claimed: Run | ClaimRejected = store.runs.claim(run, task)
         except DatabaseUnavailableError as error:
+            if not unanswered:
+                logger.warning("job %s: its claim waits for the database: %s", run.job_id, error)
             unanswered = True
-            logger.warning("job %s: its claim waits for the database: %s", run.job_id, error)
         except JobHandleError as error:
-            logger.error("job %s was not started: %s; the sweep sends it again", run.job_id, error)
+            logger.error("job %s was not started: %s; the sweeper sends it again", run.job_id, error)
             raise _unanswered(run) from None
         except Exception as error:
-            internal_errors.report("claiming a job", error, f"the sweep sends job {run.job_id} again")
+            internal_errors.report("claiming a job", error, f"the sweeper sends job {run.job_id} again")
             raise _unanswered(run) from None
         else:
             if isinstance(claimed, Run):
                 return None
             if claimed.reason is not RejectionReason.NO_LEASE:
                 return claimed
+            if not without_lease:
+                logger.warning(
+                    "job %s: its claim waits until worker %s has a lease", run.job_id, run.worker.name
+                )
+            without_lease = True
         if time.monotonic() >= deadline:
             if unanswered:
                 logger.warning(
                     "job %s was not started: the database did not answer its claim within %g s; "
-                    "the sweep sends it again",
+                    "the sweeper sends it again",
                     run.job_id,
                     CLAIM_TIMEOUT,
                 )
                 raise _unanswered(run)
+            logger.warning(
+                "job %s was not started: worker %s had no lease for %g s; the sweeper sends it again",
+                run.job_id,
+                run.worker.name,
+                CLAIM_TIMEOUT,
+            )
             return ClaimRejected(RejectionReason.NO_LEASE)
         time.sleep(pause)
         pause = min(pause * 2, 2.0)

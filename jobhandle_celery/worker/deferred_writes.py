@@ -1,4 +1,4 @@
-"""Writes about children of a worker's main process, made once the child is gone."""
+"""Writes of a worker's main process: about children that are gone, and messages that were not run."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ KILL_AFTER = 30.0
 
 
 class DeferredWrites:
-    """The writes that would block the main process's event loop."""
+    """Makes the deferred writes in the thread of the housekeeping: in the event loop they would block it."""
 
     def __init__(self, runtime: Runtime, events: EventSender) -> None:
         self._runtime = runtime
@@ -52,7 +52,9 @@ class DeferredWrites:
                 raise
             except Exception as error:
                 internal_errors.report(
-                    "writing the end of a task", error, "its row is recovered as a stray's"
+                    "a deferred write",
+                    error,
+                    f"it is dropped; if job {write.job_id} has no body, it is recovered as a stray",
                 )
                 self._pending.remove(write)
 
@@ -62,7 +64,9 @@ class DeferredWrites:
         except DatabaseUnavailableError as error:
             # If the database answers this, only that write is blocked: by a lock, or a full disk.
             self._runtime.store.leases.renew(self._me)
-            logger.warning("task %s: its end is to be written later: %s", write.task_id, error)
+            logger.warning(
+                "job %s: a write of the worker's main process is repeated later: %s", write.job_id, error
+            )
             if write.refused is not None:
                 write.refused(error)
             return

@@ -303,7 +303,7 @@ def write(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
     if not written:
         logger.warning(
             "job %s: outcome %s of attempt %s is dropped: another attempt, or a status set by hand, has "
-            "superseded it",
+            "superseded it; if no one has set it, look in this worker's log for a lease that expired",
             job_id,
             kind,
             current.run.attempt,

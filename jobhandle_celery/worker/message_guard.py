@@ -112,7 +112,7 @@ def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Ca
         finally:
             me = runtime.me()
             runtime.deferred_writes.put(
-                DeferredWrite(key[1], lambda: runtime.store.recovery.clear_received([key], me))
+                DeferredWrite(*key[:2], lambda: runtime.store.recovery.clear_received([key], me))
             )
 
     drop = partial(message.reject_log_error, logger, consumer.connection_errors)
@@ -189,9 +189,9 @@ def _on_decode_error(consumer: Any, plain: Callable[[Any, Exception], None]) -> 
 
 def unknown_task(consumer: Any, message: Any, error: Exception) -> None:
     logger.error(
-        "%s: worker %s (namespace %s) does not know its task %s; dropped its message, the sweep sends "
-        "another; import the task's module here or, if two services share this queue, give each its own "
-        "(task_default_queue)",
+        "%s: worker %s (namespace %s) does not know its task %s; dropped its message, the sweeper "
+        "sends another; import the task's module here or, if two services share this queue, give each its "
+        "own (task_default_queue)",
         _name_of(message),
         consumer.hostname,
         runtime_of(consumer.app).settings.namespace,
@@ -229,7 +229,7 @@ def refuse_request(request: Any, error: TaskRefused) -> None:
 
 
 def _log_refused(message: Any, reason: str) -> None:
-    logger.error("%s: refused its message (%s); the sweep sends another", _name_of(message), reason)
+    logger.error("%s: refused its message (%s); the sweeper sends another", _name_of(message), reason)
 
 
 def _send_back(app: Celery, message: Any, reason: str | None = None) -> None:
@@ -237,7 +237,7 @@ def _send_back(app: Celery, message: Any, reason: str | None = None) -> None:
     if job is not None:
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
         write = partial(runtime.store.runs.send_back, job[0], task_id, job[1], task, runtime.me(), reason)
-        runtime.deferred_writes.put(DeferredWrite(task_id, write))
+        runtime.deferred_writes.put(DeferredWrite(job[0], task_id, write))
 
 
 def _name_of(message: Any) -> str:

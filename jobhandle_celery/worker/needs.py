@@ -46,7 +46,7 @@ def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
     job_id = current.run.job_id
     # An eager run cannot be given back: there is no main process that would write it.
     deadline = math.inf if current.context.is_eager else time.monotonic() + READ_TIMEOUT
-    pause = 0.1
+    pause, logged = 0.1, False
     while True:
         try:
             return store.queries.results_needed(job_id, LIMIT)
@@ -58,9 +58,11 @@ def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
         except DatabaseUnavailableError as error:
             if time.monotonic() >= deadline:
                 raise
-            logger.warning(
-                "job %s: reading the results that it needs waits for the database: %s", job_id, error
-            )
+            if not logged:
+                logger.warning(
+                    "job %s: reading the results that it needs waits for the database: %s", job_id, error
+                )
+            logged = True
         time.sleep(pause)
         pause = min(pause * 2, 2.0)
 

@@ -295,7 +295,7 @@ class JobRequest:
 
     def _later(self, write: Callable[[], object], **options: Any) -> None:
         """Let housekeeping make a write; see `DeferredWrite` for the options."""
-        runtime_of(self.app).deferred_writes.put(DeferredWrite(self.id, write, **options))
+        runtime_of(self.app).deferred_writes.put(DeferredWrite(self.key[0], self.id, write, **options))
 
     def _write_once_gone(self, write: Callable[[Store, ProcessRef, Worker], object]) -> bool:
         """Let housekeeping write how this job's run ended, once its process is gone; False if it has none."""

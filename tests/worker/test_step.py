@@ -83,7 +83,7 @@ def test_shutdown_waits_for_pending_writes(
 
     monkeypatch.setattr("jobhandle_celery.worker.bootstep.time.sleep", lambda seconds: None)
     step.start(controlled)
-    runtime_of(controlled.app).deferred_writes.put(DeferredWrite("1", write))
+    runtime_of(controlled.app).deferred_writes.put(DeferredWrite(1, "1", write))
     step.shutdown(controlled)
 
     assert len(tries) == 3
