@@ -130,8 +130,7 @@ class AsyncJobHandle(Generic[R]):
     async def result(self, timeout: float | timedelta | None = None) -> R:
         """Wait until the job is final and return what its body returned, as `JobHandle.result` does."""
         handle, poller = self._copy(), self._handle._poller
-        job = await _finish(until_result(handle, Timeout(handle, timeout, poller)), poller)
-        result: R = job.result
+        result: R = await _finish(until_result(handle, Timeout(handle, timeout, poller)), poller)
         return result
 
     async def watch(self, timeout: float | timedelta | None = None) -> AsyncIterator[JobRecord]:
@@ -163,7 +162,7 @@ async def _finish(steps: Steps[T], poller: CompletionPoller) -> T:
     step = advance(steps)  # to the first pause, which comes first
     while isinstance(step, Pause):
         found = await _pause(step, poller)
-        if found is not None and found.complete:
+        if found is not None and found.status is not None:
             step = advance(steps, found)  # it reads nothing more
         else:
             step = await threads.call(advance, steps, found)

@@ -7,21 +7,28 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from .models import JobRecord
 from .status import JobStatus
-from .store import Forkable, JobState, Store, gate
+from .store import Forkable, JobOutcome, JobState, Store, gate
 from .tracing import untraced
 
-SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.1
+K = TypeVar("K")
+
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.05
 """Seconds between two polls."""
 
 INTERVAL_SHARE = 0.02
 """The interval between these two, as a share of the time that the newest wait has lasted."""
+
+POLLS_APART = 4
+"""The shortest interval, as a multiple of the time that the last poll took: many waits make polls long."""
+
+MOST_OUTCOMES = 100
+"""Outcomes read together: each may be large, and their waits end before the next are read."""
 
 IDLE_TIMEOUT = 1.0
 """Seconds without a wait after which the thread ends."""
@@ -40,19 +47,22 @@ class Pause:
     """When the caller has begun to wait, by the monotonic clock."""
     username: str | None = None
     """Whose job it has to be, so that the wait is complete; None: anybody's."""
-    wants_record: bool = False
-    """The record of the final job is asked for."""
+    wants_outcome: bool = False
+    """The outcome of the final job is asked for."""
+
+    def accepts(self, username: str | None) -> bool:
+        """Whether the job of this user may end the wait."""
+        return self.username in (None, username)
 
 
 class Found(NamedTuple):
     """What ends a wait."""
 
     status: JobStatus | None = None
-    """Final; None: the job was deleted, or the wait was for a change."""
-    record: JobRecord | None = None
-    """Of the final job, if it was asked for; None of a node, whose result its members have."""
-    complete: bool = False
-    """Whether this is all that was asked for."""
+    """Final. None: the caller has to read the job. The wait was for a change, or for the outcome of a node;
+    or the job was deleted or resubmitted, or is another user's."""
+    outcome: JobOutcome | None = None
+    """Of the final job, if it was asked for."""
 
 
 Wait = Future[Found]
@@ -72,7 +82,8 @@ class CompletionPoller(Forkable):
         self._changed = threading.Condition()
         self._waits: dict[Wait, Pause] = {}
         self._thread: threading.Thread | None = None
-        self._polled_at = 0.0
+        self._polled_at = self._newest = 0.0
+        self._shortest = SHORTEST_INTERVAL
         self._due = math.inf
 
     def after_fork(self) -> None:
@@ -116,7 +127,7 @@ class CompletionPoller(Forkable):
 
     def look(self, pause: Pause) -> Found | None:
         """Return what ends a wait now, if it does; without the poller."""
-        return self._read([pause])(pause)
+        return next((found for _, found in self._found({pause.job_id: pause})), None)
 
     def begin(self, pause: Pause, *, at_once: bool = False) -> Wait:
         """Begin a wait; its caller ends it, at the deadline or before.
@@ -129,11 +140,12 @@ class CompletionPoller(Forkable):
             if not (self._waits or at_once):
                 self._polled_at = now
             self._waits[wait] = pause
+            self._newest = max(self._newest, pause.since)
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="jobhandle-polling", daemon=True)
                 thread.start()
                 self._thread = thread
-            elif self._due > self._polled_at + SHORTEST_INTERVAL:
+            elif self._due > self._polled_at + self._shortest:
                 self._due = now
                 self._changed.notify_all()  # a new wait shortens the interval
         return wait
@@ -159,55 +171,56 @@ class CompletionPoller(Forkable):
                 self._poll(waits)
 
     def _interval(self) -> float:
-        newest = max(pause.since for pause in self._waits.values())
-        age = time.monotonic() - newest
-        return min(max(age * INTERVAL_SHARE, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+        age = time.monotonic() - self._newest
+        return min(max(age * INTERVAL_SHARE, self._shortest), LONGEST_INTERVAL)
 
     def _poll(self, waits: Mapping[Wait, Pause]) -> None:
+        began = time.monotonic()
         completed: list[Wait] = []
         try:
-            read = self._read(waits.values())
+            for wait, found in self._found(waits):
+                completed.append(wait)
+                if wait.set_running_or_notify_cancel():
+                    wait.set_result(found)
         except Exception as error:
-            for wait in waits:
+            left = waits.keys() - completed
+            for wait in left:
                 completed.append(wait)
                 if wait.set_running_or_notify_cancel():
                     wait.set_exception(copy.copy(error))  # each is raised in another thread
-        else:
-            for wait, pause in waits.items():
-                if (found := read(pause)) is not None:
-                    completed.append(wait)
-                    if wait.set_running_or_notify_cancel():
-                        wait.set_result(found)
         with self._changed:
             for wait in completed:
                 self._waits.pop(wait, None)
             self._polled_at = time.monotonic()
+            took = self._polled_at - began
+            self._shortest = min(max(took * POLLS_APART, SHORTEST_INTERVAL), LONGEST_INTERVAL)
 
-    def _read(self, pauses: Collection[Pause]) -> Callable[[Pause], Found | None]:
-        """Read the jobs of pauses; return what says of each whether its wait ends."""
+    def _found(self, pauses: Mapping[K, Pause]) -> Iterator[tuple[K, Found]]:
+        """Read the jobs of pauses; yield what ends each that ends, first those without an outcome."""
         queries = self._store.queries
-        awaited = {pause.job_id for pause in pauses if pause.seen is None}
-        watched = {pause.job_id for pause in pauses if pause.seen is not None}
-        statuses = queries.statuses(awaited) if awaited else {}
+        awaited = {pause.job_id for pause in pauses.values() if pause.seen is None}
+        watched = {pause.job_id for pause in pauses.values() if pause.seen is not None}
+        final = queries.final(awaited) if awaited else {}
         states = queries.states(watched) if watched else {}
-        final = {job_id for job_id, status in statuses.items() if status.final}
-        wanted = final & {
-            pause.job_id for pause in pauses if pause.wants_record or pause.username is not None
-        }
-        records = queries.stored_tasks(wanted) if wanted else {}
-
-        def found(pause: Pause) -> Found | None:
-            job_id = pause.job_id
+        wanted: list[tuple[K, Pause]] = []
+        for key, pause in pauses.items():
             if pause.seen is not None:
-                return Found() if states.get(job_id) != pause.seen else None
-            if job_id in statuses and job_id not in final:
-                return None
-            record = records.get(job_id)
-            if pause.username is None and not pause.wants_record:
-                return Found(statuses.get(job_id), None, job_id in final)
-            complete = (
-                record is not None and record.status.final and pause.username in (None, record.username)
-            )
-            return Found(statuses.get(job_id), record if complete else None, complete)
-
-        return found
+                if states.get(pause.job_id) != pause.seen:
+                    yield key, Found()
+            elif pause.job_id in final:
+                job = final[pause.job_id]
+                if job is None or not pause.accepts(job.username):
+                    yield key, Found()
+                elif pause.wants_outcome:
+                    wanted.append((key, pause))
+                else:
+                    yield key, Found(job.status)
+        for start in range(0, len(wanted), MOST_OUTCOMES):
+            batch = wanted[start : start + MOST_OUTCOMES]
+            outcomes = queries.outcomes({pause.job_id for _, pause in batch})
+            for key, pause in batch:
+                outcome = outcomes.get(pause.job_id)
+                if outcome is None or not pause.accepts(outcome.username):
+                    yield key, Found()
+                else:
+                    yield key, Found(outcome.status, outcome)

@@ -226,7 +226,7 @@ class JobHandle(Generic[R]):
             WaitTimeoutError, RuntimeError: as for `wait`.
         """
         steps = until_result(self, Timeout(self, timeout, self._poller))
-        result: R = finish(steps, self._poller).result
+        result: R = finish(steps, self._poller)
         return result
 
     def watch(self, timeout: float | timedelta | None = None) -> Iterator[JobRecord]:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from . import validation
 from .completion import CompletionPoller, Found, Pause
 from .errors import JobCancelledError, JobFailedError, JobHandleError, WaitTimeoutError
 from .models import Failure, JobRecord, Unreadable
 from .status import JobStatus
-from .store import JobState
+from .store import JobOutcome, JobState
 
 T = TypeVar("T")
 
@@ -58,36 +58,36 @@ def until_final(handle: Attached, timeout: Timeout) -> Steps[JobStatus]:
     """Wait until the job is final; return its status."""
     while True:
         found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username)
-        if found is not None and found.complete and found.status is not None:
+        if found is not None and found.status is not None:
             return found.status
         if (status := handle.job_status()).final:
             return status
         timeout.check(status)
 
 
-def until_result(handle: Attached, timeout: Timeout) -> Steps[JobRecord]:
-    """Wait until the job is final; return its record, of a job that has Finished.
+def until_result(handle: Attached, timeout: Timeout) -> Steps[Any]:
+    """Wait until the job is final; return the result of a job that has Finished.
 
     Raises:
         JobFailedError, JobCancelledError: it has not.
     """
     while True:
-        found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username, wants_record=True)
-        if found is not None and found.complete and found.record is not None:
-            return _finished(found.record)
+        found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username, wants_outcome=True)
+        if found is not None and found.outcome is not None:
+            return _result(found.outcome)
         if (job := handle.get_job()).status.final:
-            return _finished(job)
+            return _result(JobOutcome.of(job))
         timeout.check(job.status)
 
 
-def _finished(job: JobRecord) -> JobRecord:
+def _result(job: JobOutcome) -> Any:
     if job.status is JobStatus.CANCELLED:
         raise JobCancelledError(f"job {job.id} was cancelled: {job.message}".rstrip(": "))
     if job.status is JobStatus.ERROR:
         raise JobFailedError(job.id, job.error or Failure("task", "Error", job.message))
     if isinstance(job.result, Unreadable):
         raise JobHandleError(f"job {job.id}: its result cannot be read: {job.result.reason}")
-    return job
+    return job.result
 
 
 def changes(handle: Attached, timeout: Timeout) -> Iterator[Pause | JobRecord]:

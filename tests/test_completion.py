@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import Job, JobStatus, Progress, UnknownJobError, WaitTimeoutError, completion
-from jobhandle_celery.completion import CompletionPoller, Pause
+from jobhandle_celery.completion import CompletionPoller, Found, Pause
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.store import JobState
+from jobhandle_celery.store import JobOutcome, JobState
+from jobhandle_celery.store.snapshots import FinalJob
 from tests.apps import make_app
 from tests.support import eventually, prune_ended
 
@@ -28,21 +29,27 @@ class Rows:
         self.left = set(unfinished)
         self.progress: dict[int, Progress] = {}
         self.polls: list[tuple[int, set[int]]] = []
+        self.read: list[int] = []
         self.fails = False
 
-    def statuses(self, job_ids: Collection[int]) -> dict[int, JobStatus]:
+    def final(self, job_ids: Collection[int]) -> dict[int, FinalJob | None]:
         self.polls.append((threading.get_ident(), set(job_ids)))
         if self.fails:
             raise DatabaseUnavailableError("away")
-        return {
-            job_id: JobStatus.RUNNING if job_id in self.left else JobStatus.FINISHED for job_id in job_ids
-        }
+        return {job_id: FinalJob(JobStatus.FINISHED, None) for job_id in set(job_ids) - self.left}
 
     def states(self, job_ids: Collection[int]) -> dict[int, JobState]:
-        statuses = self.statuses(job_ids)
+        ended = self.final(job_ids)
         return {
-            job_id: JobState(status, "", self.progress.get(job_id)) for job_id, status in statuses.items()
+            job_id: JobState(
+                JobStatus.FINISHED if job_id in ended else JobStatus.RUNNING, "", self.progress.get(job_id)
+            )
+            for job_id in job_ids
         }
+
+    def outcomes(self, job_ids: Collection[int]) -> dict[int, JobOutcome]:
+        self.read.append(len(job_ids))
+        return {job_id: JobOutcome(job_id, JobStatus.FINISHED, None, "", job_id, None) for job_id in job_ids}
 
 
 def poller_of(rows: Rows) -> CompletionPoller:
@@ -177,3 +184,57 @@ def test_wait_with_the_longest_timeout_ends_with_its_job() -> None:
         eventually(lambda: len(poller._waits) == 2 or any(wait.done() for wait in waits), 20)
         rows.left.clear()
         assert [wait.result(20) for wait in waits] == [True, True]
+
+
+def test_waits_of_many_ended_jobs_end_before_all_outcomes_are_read() -> None:
+    rows = Rows([])
+    waits = {Future[Found](): Pause(job_id, wants_outcome=True) for job_id in range(250)}
+    done: list[int] = []
+
+    class Counted(Rows):
+        def outcomes(self, job_ids: Collection[int]) -> dict[int, JobOutcome]:
+            done.append(sum(wait.done() for wait in waits))
+            return rows.outcomes(job_ids)
+
+    poller_of(Counted([]))._poll(waits)
+    assert rows.read == [100, 100, 50]
+    assert done == [0, 100, 200]
+    assert [wait.result().outcome.result for wait in waits] == list(range(250))  # type: ignore[union-attr]
+
+
+def test_failed_read_of_outcomes_ends_only_the_waits_that_are_left() -> None:
+    waits = {Future[Found](): Pause(job_id, wants_outcome=True) for job_id in range(200)}
+
+    class Failing(Rows):
+        def outcomes(self, job_ids: Collection[int]) -> dict[int, JobOutcome]:
+            if self.read:
+                raise DatabaseUnavailableError("away")
+            return super().outcomes(job_ids)
+
+    poller = poller_of(Failing([]))
+    poller._waits = dict(waits)
+    poller._poll(waits)
+    first, *_, last = waits
+    assert first.result().status is JobStatus.FINISHED
+    assert isinstance(last.exception(), DatabaseUnavailableError)
+    assert sum(wait.exception() is None for wait in waits) == 100
+    assert not poller._waits
+
+
+@pytest.mark.parametrize(("took", "interval"), [(0.0, 0.01), (0.005, 0.02), (1.0, 0.05)])
+def test_poller_polls_for_a_fifth_of_the_time_at_most(
+    monkeypatch: pytest.MonkeyPatch, took: float, interval: float
+) -> None:
+    """The newest wait has just begun. The longest interval is kept in any case."""
+    now = [100.0]
+    monkeypatch.setattr(completion, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(Rows):
+        def final(self, job_ids: Collection[int]) -> dict[int, FinalJob | None]:
+            now[0] += took
+            return super().final(job_ids)
+
+    poller = poller_of(Slow([1]))
+    poller._poll({Future(): Pause(1, since=now[0])})
+    poller._newest = now[0]
+    assert poller._interval() == pytest.approx(interval)

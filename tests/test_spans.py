@@ -117,7 +117,7 @@ def test_polls_of_a_wait_make_no_spans(app: Any, spans: list[str]) -> None:
     spans.clear()
     assert runtime.completion.begin(Pause(handle.job_id), at_once=True).result(30).status == "Cancelled"
     assert spans == []
-    assert runtime.store.queries.statuses([handle.job_id])
+    assert runtime.store.queries.final([handle.job_id])
     assert len(spans) == 1
 
 

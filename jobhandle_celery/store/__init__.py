@@ -38,7 +38,7 @@ from .retrying import limit_retries
 from .runs import Runs
 from .sessions import async_session_of
 from .settling import Settling
-from .snapshots import JobState, TreeRow
+from .snapshots import JobOutcome, JobState, TreeRow
 from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
 from .tree_results import ResultsTooLarge

@@ -39,11 +39,22 @@ def to_job(row: Row[Any]) -> JobRecord:
         headers=headers,
         # A position counts the results of what it needs, too, and these are not among its arguments.
         sensitive=tuple(shifted(sensitive)) if row.needs_when else sensitive,
-        result=read_column(row, "result", serialization.decode),
-        error=read_column(row, "error", to_failure, (Failure, NoneType), _unreadable_failure),
+        result=read_result(row),
+        error=read_error(row),
         progress=to_progress(row),
         when=row.needs_when or JobRecord.when,
     )
+
+
+def read_result(row: Row[Any]) -> Any:
+    """Return the decoded result of a row."""
+    return read_column(row, "result", serialization.decode)
+
+
+def read_error(row: Row[Any]) -> Failure | None:
+    """Return the decoded failure of a row."""
+    failure: Failure | None = read_column(row, "error", to_failure, (Failure, NoneType), _unreadable_failure)
+    return failure
 
 
 _DECODED = {"args", "kwargs", "meta", "result", "error"}

@@ -23,10 +23,11 @@ from sqlalchemy import (
     Table,
     Update,
     any_,
-    bindparam,
     func,
+    null,
     select,
     true,
+    union_all,
     update,
 )
 
@@ -129,6 +130,12 @@ class Executor(ABC):
     def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = ALL_ROWS) -> list[Row[Any]]:
         """Return columns of these jobs that pass a guard, which is a constant: the statement is kept."""
 
+    @abstractmethod
+    def rows_and_count_of(
+        self, ids: Collection[int], *columns: Column[Any], where: Guard
+    ) -> tuple[list[Row[Any]], int]:
+        """Return the same, of which the first column is the id, and how many of these jobs exist."""
+
     def filter_ids(self, ids: Collection[int], guard: Guard) -> set[int]:
         """Return the ids of these jobs that pass a guard, a constant."""
         return {row.id for row in self.rows_of(ids, job.c.id, where=guard)}
@@ -192,7 +199,13 @@ class PostgresExecutor(Executor):
         return self.execute(statement.returning(column)).scalar()
 
     def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = ALL_ROWS) -> list[Row[Any]]:
-        return list(self.execute(_select_of_array(columns, where), {"ids": list(ids)}))
+        return list(self.execute(select_of(_IDS, columns, where), {"ids": list(ids)}))
+
+    def rows_and_count_of(
+        self, ids: Collection[int], *columns: Column[Any], where: Guard
+    ) -> tuple[list[Row[Any]], int]:
+        *rows, count = self.execute(select_and_count(_IDS, columns, where), {"ids": list(ids)})
+        return rows, count[0]
 
     def _absent(self, table: Table, values: Mapping[str, Any]) -> Any:
         from sqlalchemy.dialects import postgresql  # no other database's dialect is imported
@@ -211,9 +224,19 @@ class PostgresExecutor(Executor):
         self.execute(mark_queued(), to_marks(sent, delay))
 
 
+# One parameter: the statement is the same for any number of ids.
+_IDS: Guard = job.c.id == any_(BindParameter("ids", type_=ARRAY(BigInteger)))
+
+
 # Built once: the guards are constants of their modules.
 @cache
-def _select_of_array(columns: tuple[Column[Any], ...], guard: Guard) -> Any:
-    # One parameter: the statement is the same for any number of ids.
-    ids: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))
-    return select(*columns).where(job.c.id == any_(ids), guard)
+def select_of(these: Guard, columns: tuple[Column[Any], ...], guard: Guard) -> Any:
+    """Return the select of columns of these jobs that pass a guard."""
+    return select(*columns).where(these, guard)
+
+
+@cache
+def select_and_count(these: Guard, columns: tuple[Column[Any], ...], guard: Guard) -> Any:
+    """Return the same, whose last row begins with the number of these jobs."""
+    count = select(func.count(), *[null()] * (len(columns) - 1)).where(these)
+    return union_all(select_of(these, columns, guard), count.select_from(job))

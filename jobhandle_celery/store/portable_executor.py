@@ -1,6 +1,6 @@
 """Executes operations on SQLite and MariaDB."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy import Column, ColumnElement, Row, Table, Update, delete, false,
 
 from ..schema import clock, job, job_event, job_need
 from .bulk_statements import NEW_ROW, NEW_TREE_ROW, QUEUED, by_task_ids, insert_row, select_inserted
-from .executors import ALL_ROWS, MOST_PARAMETERS, Executor
+from .executors import ALL_ROWS, MOST_PARAMETERS, Executor, select_and_count, select_of
 from .records import PendingMessage
 from .statements import THESE, Guard, Transition, params, select_in_order, select_unlocked
 from .transitions import HELD, for_these, grouped, status_allows, unless_expired_before
@@ -79,11 +79,18 @@ class PortableExecutor(Executor):
         return self.execute(select(column).where(where)).scalar()
 
     def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = ALL_ROWS) -> list[Row[Any]]:
-        asked, found = list(ids), list[Row[Any]]()
-        for start in range(0, len(asked), MOST_PARAMETERS):
-            these = {"these": asked[start : start + MOST_PARAMETERS]}
-            found += self.execute(_select_of_list(columns, where), these)
-        return found
+        statement = select_of(THESE, columns, where)
+        return [row for these in _lists(ids) for row in self.execute(statement, these)]
+
+    def rows_and_count_of(
+        self, ids: Collection[int], *columns: Column[Any], where: Guard
+    ) -> tuple[list[Row[Any]], int]:
+        found, total = list[Row[Any]](), 0
+        for these in _lists(ids):
+            *rows, count = self.execute(select_and_count(THESE, columns, where), these)
+            found += rows
+            total += count[0]
+        return found, total
 
     def _absent(self, table: Table, values: Mapping[str, Any]) -> Any:
         if not self._is_sqlite:
@@ -142,9 +149,10 @@ class PortableExecutor(Executor):
             self.execute(insert(job_event).values(at=clock()), events)
 
 
-@cache
-def _select_of_list(columns: tuple[Column[Any], ...], guard: Guard) -> Any:
-    return select(*columns).where(THESE, guard)
+def _lists(ids: Collection[int]) -> Iterator[dict[str, list[int]]]:
+    every = list(ids)
+    for start in range(0, len(every), MOST_PARAMETERS):
+        yield {"these": every[start : start + MOST_PARAMETERS]}
 
 
 @cache

@@ -8,20 +8,17 @@ from sqlalchemy import Row, and_, func, select
 
 from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, job_need
-from ..status import UNFINISHED, JobStatus
+from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
 from .decoding import to_event, to_job, to_progress
-from .executors import MOST_PARAMETERS, Executor
+from .executors import ALL_ROWS, MOST_PARAMETERS, Executor
 from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect
-from .snapshots import JobState, Node, count_members, in_tree_order, to_jobs
-from .statements import NAMESPACE, param, params
+from .snapshots import FinalJob, JobOutcome, JobState, Node, count_members, in_tree_order, to_jobs
+from .statements import NAMESPACE, param, params, status_literal
 from .transitions import IS_TASK, mine, select_one, selected
 from .tree_results import results_needed
-
-MOST_RECORDS = 100
-"""Whole rows read by a statement: each may be large."""
 
 
 class Queries:
@@ -131,21 +128,27 @@ class Queries:
             return row
 
     @retry_on_disconnect
-    def statuses(self, job_ids: Collection[int]) -> dict[int, JobStatus]:
-        """Return the statuses of those of these jobs that exist."""
+    def final(self, job_ids: Collection[int]) -> dict[int, FinalJob | None]:
+        """Return those of these jobs that are final; with None those that do not exist.
+
+        What a poll reads of a thousand unfinished jobs is one number.
+        """
         with self._database.autocommit() as db:
-            return {row.id: row.status_id for row in db.rows_of(job_ids, job.c.id, job.c.status_id)}
+            rows, count = db.rows_and_count_of(job_ids, *_FINAL_JOB, where=_FINAL)
+            found: dict[int, FinalJob | None] = {
+                row.id: FinalJob(row.status_id, row.username) for row in rows
+            }
+            if count < len(job_ids):
+                unfinished = set(job_ids) - found.keys()
+                found |= dict.fromkeys(unfinished - db.filter_ids(unfinished, ALL_ROWS))
+        return found
 
     @retry_on_disconnect
-    def stored_tasks(self, job_ids: Collection[int]) -> dict[int, JobRecord]:
-        """Return what their rows say of those of these jobs that exist and are no nodes."""
-        ids = list(job_ids)
-        found: dict[int, JobRecord] = {}
-        for start in range(0, len(ids), MOST_RECORDS):
-            with self._database.autocommit() as db:
-                rows = db.rows_of(ids[start : start + MOST_RECORDS], *job.c, where=IS_TASK)
-            found |= {row.id: to_job(row) for row in rows}
-        return found
+    def outcomes(self, job_ids: Collection[int]) -> dict[int, JobOutcome]:
+        """Return how those of these jobs have ended that are final and no nodes."""
+        with self._database.autocommit() as db:
+            rows = db.rows_of(job_ids, *_OUTCOME, where=_FINAL_TASK)
+        return {row.id: JobOutcome.of_row(row) for row in rows}
 
     @retry_on_disconnect
     def states(self, job_ids: Collection[int]) -> dict[int, JobState]:
@@ -252,5 +255,10 @@ def _needing() -> Any:
     )
     return select(job.c.id, job.c.task_id).where(job.c.id.in_(ids)).order_by(job.c.id)
 
+
+_FINAL_JOB = (job.c.id, job.c.status_id, job.c.username)
+_OUTCOME = (*_FINAL_JOB, job.c.message, job.c.result, job.c.error)
+_FINAL = job.c.status_id.in_([status_literal(status) for status in sorted(FINAL)])
+_FINAL_TASK = and_(_FINAL, IS_TASK)
 
 _UNFINISHED = and_(job.c.namespace == NAMESPACE, job.c.status_id.in_(UNFINISHED))

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Row, case, func, select
 
 from .. import serialization
-from ..models import JobRecord, Progress, Unreadable
+from ..models import Failure, JobRecord, Progress, Unreadable
 from ..schema import job, job_need
 from ..status import JobStatus
-from .decoding import to_job, to_progress
+from .decoding import read_error, read_result, to_job, to_progress
 from .executors import MOST_PARAMETERS, Executor
 from .statements import status_literal
 from .tree_results import results_of
@@ -54,6 +54,32 @@ class JobState(NamedTuple):
     @classmethod
     def of(cls, job: JobRecord) -> "JobState":
         return cls(job.status, job.message, job.progress)
+
+
+class FinalJob(NamedTuple):
+    """A job that has ended, without columns that may be large."""
+
+    status: JobStatus
+    username: str | None
+
+
+class JobOutcome(NamedTuple):
+    """How a job has ended."""
+
+    id: int
+    status: JobStatus
+    username: str | None
+    message: str
+    result: Any
+    error: Failure | None
+
+    @classmethod
+    def of(cls, job: JobRecord) -> "JobOutcome":
+        return cls(job.id, job.status, job.username, job.message, job.result, job.error)
+
+    @classmethod
+    def of_row(cls, row: Row[Any]) -> "JobOutcome":
+        return cls(row.id, row.status_id, row.username, row.message, read_result(row), read_error(row))
 
 
 class Node(NamedTuple):
