@@ -93,7 +93,7 @@ def publishes_by_kombu(producer: Any) -> bool:
 def _module_of(method: Any) -> str:
     """Return the name of the module whose code a method is; empty if it is no plain method."""
     # By the function's globals: a wrapper copies its names. By `type`: wrapt's proxies of methods and of
-    # functions pretend to be what they wrap, and have its attributes.
+    # functions pretend to be what they wrap, and forward its attributes.
     function = method.__func__ if type(method) is MethodType else None
     return str(function.__globals__.get("__name__")) if type(function) is FunctionType else ""
 

@@ -53,7 +53,7 @@ class Prepared:
     """Indexes of the members that are roots."""
 
     def complete(self) -> "Prepared":
-        """Validate, route and encode what is not yet."""
+        """Validate, route and encode the remaining jobs."""
         for _ in self.jobs:
             pass
         return self

@@ -64,7 +64,7 @@ class RedeliveredMessage:
 MOST_CUT_OFF = 10_000
 
 _ATTRIBUTE = "_jobhandle_runtime"
-"""On the app, so that both are collected together: no table of apps outlives them."""
+"""On the app: no global registry keeps apps alive."""
 
 
 class Runtime:

@@ -77,7 +77,7 @@ class Submitter:
         session: "Session | scoped_session[Any] | None",
         handle: Attached | None = None,
     ) -> list[Submitted]:
-        """Do what follows in `submit`."""
+        """Insert prepared jobs, and publish those that may start now; see `submit`."""
         if prepared.members:
             submitted = self._insert_trees(prepared.members, session, handle)
             return [submitted[root] for root in prepared.roots]

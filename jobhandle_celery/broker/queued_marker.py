@@ -1,9 +1,9 @@
-"""Records in the background that jobs were published.
+"""Marks published jobs as Queued, in the background.
 
-If a record is lost, its row is due again after publish_grace, and the claim refuses the extra message. So no
-caller waits: a thread writes those of a moment together. Mostly a worker is faster, and there is nothing left
-to write. The thread tries again later if a row is locked: a read of the jobs does not wait for a
-transaction, which its own caller may have open.
+If a mark is lost, its row is due again after publish_grace, and the claim refuses the extra message. So no
+caller waits: a thread writes the marks of a moment together. Mostly a worker has claimed the job by then, and
+there is nothing left to write. The thread tries again later if a row is locked: a read of the jobs does not
+wait for a transaction, which its own caller may have open.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from ..errors import DatabaseUnavailableError
 from ..store import PendingMessage, Store, limit_retries
 
 DELAY = 0.2
-"""Seconds for which records are gathered at most."""
+"""Maximum delay of a mark, in seconds: marks are gathered meanwhile."""
 
 GRACE_SHARE = 0.1
-"""The same, as a part of publish_grace, after which the sweeper would publish again."""
+"""Maximum delay as a fraction of publish_grace, after which the sweeper would publish again."""
 
 BATCH = 500
-"""Number of records that are not held back any longer."""
+"""Number of marks that are written at once."""
 
 LOCK_WAIT = 0.3
 """Seconds that a try waits for a lock, whose transaction may be open in the very thread that waits."""
 
 
 class QueuedMarker(BackgroundQueue[PendingMessage]):
-    """The jobs that this process has published and not yet recorded as Queued."""
+    """The jobs that this process has published and not yet marked as Queued."""
 
     name = "marking jobs as queued"
     on_failure = "their messages are published, and the sweeper publishes harmless second ones"

@@ -63,7 +63,7 @@ class _Pending:
 
 _pending: "WeakKeyDictionary[SessionTransaction, _Pending]" = WeakKeyDictionary()
 _committed: "WeakKeyDictionary[SessionTransaction, _Pending]" = WeakKeyDictionary()
-"""Waits for the end of a root that has committed, by its session's account."""
+"""Waits for the end of a root that has committed, according to the session's ``after_commit`` event."""
 _outer: WeakKeyDictionary[Connection, list[_Pending]] = WeakKeyDictionary()
 """The jobs of sessions that have ended, while the outer transaction that they joined continues."""
 _LISTENING = "jobhandle_listening"

@@ -162,7 +162,7 @@ class Control:
         """Resubmit a final job under a new task id, or what did not finish in a tree, by its root.
 
         Returns the jobs to publish; None if the job is not final, or may still run. Who may have been there
-        first: another resubmit; or an outsider who ended the job while its body still runs. Then the row
+        first: another resubmit; or a `set_status` that ended the job while its body runs. Then the row
         names a worker with a lease, and two bodies would be alive at once: the resubmit is refused until that
         worker notes that the body has left, or its lease ends. A retry finds our task id in the row.
 

@@ -31,7 +31,8 @@ class Forkable(ABC):
 
 
 _depth: ContextVar[int] = ContextVar("jobhandle_fork_guard_depth", default=0)
-"""How often a thread or coroutine is inside. A call for a coroutine inside passes a pending fork."""
+"""How many nested blocks of `ForkGuard.inside` a thread or coroutine is in. A nested call does not wait for a
+pending fork, nor does a call that is made in another thread for that coroutine."""
 
 
 class ForkGuard:

@@ -61,7 +61,7 @@ class Runs:
 
         Who may have been there first: another copy of the message (the attempt no longer fits), a cancel, an
         expiry, a resubmit (the task id no longer fits), a release; and this very claim, if the answer to its
-        commit was lost: then the row has our claim id, and is ours.
+        commit was lost: then the row already has this claim id.
         """
         # A claim under a lease that has ended would be reaped while its body runs.
         leased = run.worker.worker_uid is not None
@@ -106,9 +106,9 @@ class Runs:
     def finish(self, run: Run, result: str) -> bool:
         """End a run with its result (JSON text); False if it is superseded.
 
-        Who may have been there first: the sweep, which took this worker for lost; an outsider, who ended the
-        job; this very call, if the answer to its commit was lost. A stop request does not matter: the body
-        has finished, and the record shows what happened.
+        Who may have been there first: a pass that declared this worker lost; another process, which ended the
+        job by `set_status`; this very call, if the answer to its commit was lost. A stop request does not
+        matter: the body has finished, and the record shows what happened.
         """
         return self._end(run, JobStatus.FINISHED, _finish(), result=result)
 
@@ -187,7 +187,10 @@ class Runs:
 
     @retry_on_disconnect
     def note_progress(self, run: Run, current: float, total: float | None) -> bool:
-        """Write the progress of a run; False, and nothing, if it is superseded. First: as for `finish`."""
+        """Write the progress of a run; return False, and write nothing, if it is superseded.
+
+        Who may have been there first: as for `finish`.
+        """
         with self._database.single_statement() as db:
             progress = params(progress_current=current, progress_total=total, **run_params(run))
             return bool(db.execute(_note_progress(), progress).rowcount)

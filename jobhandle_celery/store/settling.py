@@ -43,7 +43,7 @@ from .unsettled import Ended, clear_mark, select_ended, select_needs, settle_or_
 
 
 class Due(NamedTuple):
-    """Rows that a process has left."""
+    """Rows that a process did not settle or arm, because it died or lost its connection."""
 
     ended: list[int]
     """To settle."""
@@ -60,8 +60,8 @@ class Settling:
     def settle(self, job_ids: Sequence[int]) -> list[PendingMessage]:
         """Settle jobs that have ended; return the messages of those that may start, which are reserved.
 
-        What ends thereby is unsettled in turn, see `Database.on_unsettled`. Who may have been there first:
-        another settle of the same row, or a resubmit, which has cleared the mark.
+        Rows that this ends are settled in a further call, see `Database.on_unsettled`. Who may have been
+        there first: another settle of the same row, or a resubmit, which has cleared the unsettled flag.
         """
         ready: list[PendingMessage] = []
         for start in range(0, len(job_ids), MOST_PARAMETERS):

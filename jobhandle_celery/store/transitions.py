@@ -223,7 +223,7 @@ REVOKE_REPORTED: dict[str, Any] = {"revoke_reported": True}
 """Set by the process that stops a body, which does Celery's bookkeeping of a revoked task itself."""
 
 TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
-"""Set by a process that ends a run in its place: the run must not take the outcome for its own."""
+"""Set by a process that ends a run in its place, so that the run's `_already_by` does not match."""
 
 
 def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
 def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any) -> dict[str, Any]:
     """Return the columns of a job that is cancelled while no worker runs it.
 
-    If a message was ever sent, Celery's events have mentioned the job. Usually a worker meets that message
+    If a message was ever sent, Celery's events have mentioned the job. Usually a worker receives that message
     and reports the task revoked; after `republish_after` the sweep does. Of an unsettled row that time begins
     when it is settled.
     """

@@ -105,7 +105,7 @@ class JobsKit(Jobs):
     ) -> list[JobRecord]:
         """Run the jobs that may start, as a worker does, until there are none; return those that it started.
 
-        A job goes the way that it goes in a worker: message, claim, body with its signals, outcome. So the
+        A job takes the same path as in a worker: message, claim, body with its signals, outcome. So the
         jobs that bodies submit run as well, and members of trees as soon as their needs have ended; retries
         run without their delay. Bodies run in this thread, one after another, without time limits; in a
         coroutine, in another thread meanwhile. A body's error ends its job in Error, and not this call.

@@ -18,8 +18,8 @@ from ..store import Run, Store
 
 logger = logging.getLogger(__name__)
 
-SHORT = 200
-"""Characters of a message that are kept when the database refuses the full text."""
+TRUNCATED_LENGTH = 200
+"""Characters that are kept of a message when the database refuses the full text."""
 
 _ERROR_NOT_STORED = Failure("system", "OutcomeNotStored", "the error could not be stored")
 
@@ -57,7 +57,7 @@ class Outcome:
         """
         # The server's own text: SQLAlchemy's quotes the whole statement.
         cause = getattr(error, "orig", None) or error
-        refusal = to_ascii(f"{type(error).__name__}: {cause}".strip())[:SHORT]
+        refusal = to_ascii(f"{type(error).__name__}: {cause}".strip())[:TRUNCATED_LENGTH]
         for plain, change in self._plainer(refusal):
             if plain != self:
                 logger.warning(
@@ -81,7 +81,7 @@ class Outcome:
         words: str = getattr(self, name)
         plainer: dict[str, dict[str, Any]] = {
             "as ASCII": {name: to_ascii(words)},
-            f"cut at {SHORT} characters": {name: words[:SHORT]},
+            f"cut at {TRUNCATED_LENGTH} characters": {name: words[:TRUNCATED_LENGTH]},
         }
         return [(replace(self, **changed), change) for change, changed in plainer.items()]
 
@@ -114,8 +114,10 @@ class Failed(Outcome):
         kind, *words = self.failure.kind, self.failure.type, self.failure.message, self.failure.traceback
         plainer = {
             "as ASCII": Failure(kind, *map(to_ascii, words)),
-            f"cut at {SHORT} characters, untraced": Failure(kind, words[0][:SHORT], words[1][:SHORT]),
-            "without its words": _ERROR_NOT_STORED,
+            f"cut at {TRUNCATED_LENGTH} characters, without its traceback": Failure(
+                kind, words[0][:TRUNCATED_LENGTH], words[1][:TRUNCATED_LENGTH]
+            ),
+            "without message and traceback": _ERROR_NOT_STORED,
         }
         return [(Failed(self.run, failure), change) for change, failure in plainer.items()]
 
@@ -178,7 +180,10 @@ def is_cancelled(outcome: Outcome, written: object) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What the process of a body reports to its main process, in the place of the task's runtime."""
+    """What the process of a body reports to its main process.
+
+    Celery's pool passes a tuple (failed, retval, runtime) to the main process; the third field is reused.
+    """
 
     runtime: float | None
     unwritten: Outcome | None = None

@@ -33,5 +33,5 @@ def keep_progress(handle: JobHandle, state: Any, meta: Any) -> None:
                 "job %s: a message was not recorded (%s); the body continues", handle.job_id, error
             )
     total = meta.get("total")
-    # Last, so that who sees the progress sees its message.
+    # Written last: a reader of the progress then has the message.
     handle.set_progress(meta["current"], None if finite(total) is None else total)

@@ -1,4 +1,4 @@
-"""A test of the tests: each looser reading of a rule, made in a copy of the code, must make a test fail.
+"""Mutation tests: each weakened guard, made in a copy of the code, must make a test fail.
 
 By hand, not in CI, for it takes a while::
 

@@ -71,7 +71,7 @@ CASES = {
         no("job", "message", "secret"),
         JobStatus.ERROR,
         "the error could not be stored",
-        "without its words",
+        "without message and traceback",
     ),
     "finish": Case(
         Finished,
