@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery, Task, group
 
 from jobhandle_celery import Jobs
-from tests.apps import SPEED, append_line
+from tests.apps import SPEED, WORKERS_LEASE, append_line
 
 BaseTask: Any = Task
 
@@ -81,5 +81,5 @@ def make_service(
 app = make_service(
     os.environ.get("JOBHANDLE_TEST_BROKER_URL", "memory://"),
     os.environ.get("JOBHANDLE_TEST_DATABASE_URL"),
-    json.loads(os.environ.get("JOBHANDLE_TEST_SETTINGS", "{}")),
+    WORKERS_LEASE | json.loads(os.environ.get("JOBHANDLE_TEST_SETTINGS", "{}")),
 )
