@@ -7,7 +7,7 @@ from typing import Any
 from jobhandle_celery import JobRecord, JobStatus
 from tests.in_process import message_of, run
 from tests.servers import execute
-from tests.support import sweep_until
+from tests.support import eventually, sweep_until
 
 
 class Service:
@@ -27,7 +27,13 @@ class Service:
         return Context().run(handler, *args)
 
     def work(self) -> None:
-        """Run all messages that the broker has, as a worker does."""
+        """Run all messages that the broker has, as a worker does.
+
+        Once a thread of the request's process has marked their jobs as Queued: in one process with it, a
+        body that found its connection in use would open another, within its span.
+        """
+        marker = self.jobs._runtime.submitter.queued_marker
+        eventually(lambda: not (marker._pending or marker._working.locked()))
         while message := message_of(self.app):
             Context().run(run, self.app, message)
 
