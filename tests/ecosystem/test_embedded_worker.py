@@ -73,6 +73,7 @@ def test_start_worker_ends_its_lease(app: Any, sqlite_url: str) -> None:
         assert app.jobs.find(limit=1)[0].worker == "second@here"
 
 
+@pytest.mark.timeout(600)  # of two suites with workers, in a process of their own
 def test_testing_guide_passes_with_workers(tmp_path: Path) -> None:
     """`start_worker` and the fixtures of `celery.contrib.pytest`, as the guide shows them."""
     shown = files("docs/how-to/testing-with-a-worker.md")

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.ecosystem
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
+@pytest.mark.timeout(600)  # of a whole suite, in a process of its own
 @pytest.mark.parametrize("name", ["django", "fastapi", "flask"])
 def test_tests_of_the_example_pass(name: str) -> None:
     options = ("-q", "-p", "no:xdist", "-p", "no:cacheprovider")
