@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.worker import state
-from celery.worker.control import inspect_command
+from celery.worker.control import Panel
 
 from .. import internal_errors
 from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
@@ -161,7 +161,8 @@ class PeriodicThread:
         self._thread.join(SHUTDOWN_TIMEOUT)
 
 
-@inspect_command(name=internal_errors.COMMAND)
+# Celery's stubs name no options. Its own type: `Inspect` and `Control` have a method for each command.
+@Panel.register(name=internal_errors.COMMAND, type="jobhandle", visible=False)  # type: ignore[call-arg]
 def _internal_errors(state: Any) -> dict[str, Any]:
     """Return how many internal errors this worker and its children have had, and the last of them."""
     return internal_errors.counted()
