@@ -278,8 +278,10 @@ def check_own(database: Any) -> None:
     store = runtime_of(app).store
 
     def fail_within() -> None:
+        from tests.store.harness import insert_within, new_job
+
         with store.database.transaction() as connection:
-            store.inserter.submit_within(connection.connection, [store_job()])
+            insert_within(store, connection.connection, [new_job()])
             raise RuntimeError
 
     with contextlib.suppress(RuntimeError):
@@ -289,12 +291,6 @@ def check_own(database: Any) -> None:
     assert handle.cancel_job() is JobStatus.CANCELLED
     assert prune_ended(jobs) == before
     jobs.close()
-
-
-def store_job() -> Any:
-    from tests.store.harness import new_job
-
-    return new_job()
 
 
 def test_error_of_the_database_is_never_sqlalchemys(postgresql_url: str) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Row, select
 
 from ..batching import batches
 from ..errors import ValidationError
@@ -40,7 +40,12 @@ class Inserter:
 
     @retry_on_disconnect
     def submit(self, jobs: NewJobs) -> list[Submitted]:
-        """Insert jobs in one transaction of our own; see `submit_within`."""
+        """Insert jobs in one transaction of our own; return them in their order.
+
+        Who may have been there first: the same submit, if the answer to its commit was lost (found by the
+        task id, which the submitter makes; its id is returned), or an unfinished job with the same unique key
+        (its id is returned, and nothing is written).
+        """
         single = len(jobs) == 1
         inserted = self._insert_one_directly(*jobs) if single else self._insert_directly(jobs)
         if inserted is not None:
@@ -48,17 +53,6 @@ class Inserter:
         new = list(jobs)  # before a transaction is open: it may take long
         with self._database.single_statement() if single else self._database.transaction() as db:
             return self._insert_all(db, new, read_clock(db) if need_clock(new) else None)
-
-    def submit_within(
-        self, connection: Connection, jobs: Sequence[NewJob], now: datetime | None = None
-    ) -> list[Submitted]:
-        """Insert jobs in the transaction of a connection; return them in their order.
-
-        Who may have been there first: the same submit, if the answer to its commit was lost (found by the
-        task id, which the submitter makes; its id is returned), or an unfinished job with the same unique key
-        (its id is returned, and nothing is written).
-        """
-        return self._insert_all(self._database.executor(connection), jobs, now)
 
     def submit_in_session(
         self,

@@ -20,11 +20,11 @@ NULL = "null"
 
 
 class ResultsTooLarge(Exception):
-    """The results are longer than the limit of the reader; `size` is the length of those that were read."""
+    """The results are longer than the limit of the reader."""
 
     def __init__(self, size: int) -> None:
+        """Name the length of the results that were read until then."""
         super().__init__(f"at least {size:,} bytes")
-        self.size = size
 
 
 def results_of(db: Executor, ids: Iterable[int]) -> dict[int, str]:

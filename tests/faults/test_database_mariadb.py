@@ -17,7 +17,7 @@ from tests.databases import MariadbDatabases, SqliteFiles
 from tests.faults.lifecycles import run_jobs_under_cuts
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
 from tests.rng import stretched
-from tests.store.harness import Harness, new_job
+from tests.store.harness import Harness, insert_within, new_job
 
 pytestmark = pytest.mark.faults
 
@@ -78,7 +78,7 @@ def test_snapshot_transaction_finds_a_unique_key_taken(
         assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
         job_id = harness.submit(unique_key="k")
         assert connection.execute(sqlalchemy.select(job.c.id)).all() == []
-        [submitted] = harness.store.inserter.submit_within(connection, [new_job(unique_key="k")])
+        [submitted] = insert_within(harness.store, connection, [new_job(unique_key="k")])
     assert (submitted.job_id, submitted.fresh) == (job_id, False)
     engine.dispose()
     harness.close()

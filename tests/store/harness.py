@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     ColumnElement,
+    Connection,
     DateTime,
     Interval,
     Table,
@@ -42,6 +43,7 @@ from jobhandle_celery.store import (
     PendingMessage,
     Run,
     Store,
+    Submitted,
     Worker,
     engine_maker,
     gate,
@@ -240,6 +242,11 @@ def _with_settings(database: Database, settings: Settings) -> Database:
 def new_job(**given: Any) -> NewJob:
     plain: dict[str, Any] = {"task": TASK, "task_id": str(uuid.uuid4()), "args": "[]", "kwargs": "{}"}
     return NewJob(**plain | given)
+
+
+def insert_within(store: Store, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
+    """Insert jobs in the transaction of a connection."""
+    return store.inserter._insert_all(store.database.executor(connection), jobs, None)
 
 
 def about(found: timedelta | None, expected: timedelta) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run, Selection
-from tests.store.harness import TASK, Harness, new_job
+from tests.store.harness import TASK, Harness, insert_within, new_job
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
@@ -70,7 +70,7 @@ def test_unique_key_of_rolled_back_submit_goes_to_the_next(
     harness = server_harness
     connection = harness.database.engine.connect()
     transaction = connection.begin()
-    harness.store.inserter.submit_within(connection, [new_job(unique_key="k")])
+    insert_within(harness.store, connection, [new_job(unique_key="k")])
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(harness.store.inserter.submit, [new_job(unique_key="k")])
         eventually(lambda: waiting(harness) == 1)

@@ -41,7 +41,7 @@ BOTH_EXECUTORS = ["sqlite", "postgresql"]
 """A database that runs a transition in steps, and one that runs it at once; MariaDB has SQLite's steps."""
 DRAWN = 4
 """Sampled encounters of each act; there are about eighty."""
-NO_VERBS = {"submit_within", "submit_in_session"}
+NO_VERBS = {"submit_in_session"}
 """Submits in the caller's transaction: see test_after_commit.py."""
 
 UNMODELLED = {name.split()[0] for name in TREES}

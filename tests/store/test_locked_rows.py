@@ -19,7 +19,7 @@ from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
 from tests.faults.store_scenes import remaining_rows, sibling_harness
-from tests.store.harness import Harness, new_job
+from tests.store.harness import Harness, insert_within, new_job
 from tests.store.test_leases import LAPSE, uid_of
 
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
@@ -222,8 +222,8 @@ def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
     store = impatient(mariadb_url, harness.settings)
     with engine.begin() as connection:
         connection.execute(select(job.c.id)).all()  # takes its snapshot
-        [first, second] = harness.store.inserter.submit_within(
-            connection, [new_job(unique_key="k"), new_job(unique_key="another")]
+        [first, second] = insert_within(
+            harness.store, connection, [new_job(unique_key="k"), new_job(unique_key="another")]
         )
         assert (first.job_id, first.fresh) == (job_id, False)
         for number in range(20):

@@ -26,7 +26,7 @@ from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, job, job_status,
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Database, Run, engine_maker
 from jobhandle_celery.store.connections import LOCK_WAIT
-from tests.store.harness import TASK, Harness, new_job
+from tests.store.harness import TASK, Harness, insert_within, new_job
 from tests.test_settings import jobs_of
 
 
@@ -263,7 +263,7 @@ def test_submit_in_the_callers_session_finds_the_chosen_schema(empty_postgresql_
     migrations.upgrade(harness.database.engine, "ours")
     plain = engine_maker(empty_postgresql_url)()
     with plain.begin() as connection:
-        [submitted] = harness.store.inserter.submit_within(connection, [new_job(unique_key="k")])
+        [submitted] = insert_within(harness.store, connection, [new_job(unique_key="k")])
     plain.dispose()
     assert harness.status(submitted.job_id) is JobStatus.SUBMITTED
     harness.close()
