@@ -195,7 +195,12 @@ class JobHandle(Generic[R]):
 
     @property
     def job_id(self) -> int:
-        """The id of the job that this handle is attached to."""
+        """The id of the job that this handle is attached to.
+
+        Raises:
+            NotAttachedError: it is attached to none.
+            HandleClosedError: it is closed.
+        """
         self._check_open()
         if self._job_id is None:
             raise NotAttachedError("this handle is not attached to a job: call submit or attach first")

@@ -116,10 +116,12 @@ class Runtime:
 
     @cached_property
     def publisher(self) -> Publisher:
+        """Publishes the messages of jobs."""
         return self._first("publisher", Publisher(self._app, fast_publish=self.settings.fast_publish))
 
     @cached_property
     def submitter(self) -> Submitter:
+        """Stores jobs and publishes them."""
         return self._first("submitter", Submitter(self.store, self.publisher, self.routing))
 
     @cached_property
@@ -133,10 +135,12 @@ class Runtime:
 
     @cached_property
     def routing(self) -> Routing:
+        """Resolves where Celery would send a task."""
         return self._first("routing", Routing(self._app))
 
     @cached_property
     def completion(self) -> CompletionPoller:
+        """Polls for all waits of this process."""
         return self._first("completion", CompletionPoller(self.store, assert_will_not_block))
 
     def _first(self, name: str, made: T) -> T:
@@ -147,6 +151,7 @@ class Runtime:
     def handle(
         self, username: str | None = None, groupname: str | None = None, run: Run | None = None
     ) -> JobHandle:
+        """Return a new handle: of a user or, without one, of the service; in a body, of its run."""
         return JobHandle(self.submitter, self.completion, username, groupname, run=run)
 
     def attach(self, job_id: int) -> JobHandle:

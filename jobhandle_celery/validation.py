@@ -1,4 +1,8 @@
-"""Checks what callers give; an error names the field, the value and what is accepted."""
+"""Checks what callers give; an error names the field, the value and what is accepted.
+
+Each function raises `ValidationError` for a value that it does not accept, or `ApiUsageError` for an unknown
+word or an id that is no number. `finite` and `duration` raise nothing.
+"""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence

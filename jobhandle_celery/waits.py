@@ -24,7 +24,7 @@ Steps = Generator[Pause, Found | None, T]
 
 
 class Attached(Protocol):
-    """A handle."""
+    """A handle, as far as a wait uses it."""
 
     _username: str | None
 
@@ -107,7 +107,7 @@ def changes(handle: Attached, timeout: Timeout) -> Iterator[Pause | JobRecord]:
 
 @dataclass(frozen=True)
 class Done(Generic[T]):
-    """The end of steps."""
+    """What `advance` returns when the steps of a wait have ended, with their result."""
 
     value: T
 

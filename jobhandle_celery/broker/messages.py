@@ -117,6 +117,9 @@ class MessageBuilder:
 
         No handler of Celery's publish signals is called: they were called at the submit, or in the task that
         asked for the retry.
+
+        Raises:
+            Exception: the row has a value from which Celery builds no message.
         """
         retry = serialization.decode(job.retry) if job.retry else None
         routing, tree, headers = stored_options.split(job.routing)

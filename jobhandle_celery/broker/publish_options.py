@@ -156,7 +156,11 @@ def _unkept(name: str, value: Any) -> ValidationError:
 
 
 def parse_moment(field: str, value: Any) -> datetime | timedelta | None:
-    """Return a moment that an option of Celery gives as seconds, a datetime or ISO text."""
+    """Return a moment that an option of Celery gives as seconds, a datetime or ISO text.
+
+    Raises:
+        ValidationError: it is none of these.
+    """
     if value is None:
         return None
     accepted = "seconds, or an aware datetime"

@@ -49,6 +49,7 @@ class Published:
     """Jobs that another try at once would not publish either, by the reason."""
 
     def reject(self, job: PendingMessage, reason: str) -> None:
+        """Note that a job cannot be published, and why."""
         self.unsendable.setdefault(reason, []).append(job)
 
     def __len__(self) -> int:

@@ -3,6 +3,9 @@
 A nested signature may be an object, or the dict that it was serialized to. No function changes its arguments.
 Cloning and freezing takes Celery longer than it takes to store a job. The rules are those of
 ``celery.canvas`` in 5.7; where 5.6 differs, it has a defect that 5.7 has corrected.
+
+Each function that reads nested signatures raises `ValidationError` if one of them is none, or has a form that
+Celery does not give it.
 """
 
 from collections import deque

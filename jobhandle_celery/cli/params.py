@@ -83,7 +83,7 @@ class JsonType(ParamType):
         self.name = f"JSON {name}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it."""
+        """Return the value of JSON text, if it is of the accepted type."""
         if isinstance(value, self._accepted):
             return value
         try:

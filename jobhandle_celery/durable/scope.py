@@ -27,10 +27,12 @@ class ScopeVariable:
 
     @property
     def current(self) -> Scope:
+        """The scope of this thread or coroutine; outside of every block that of the service."""
         return self._current.get()
 
     @contextmanager
     def entered(self, scope: Scope) -> Iterator[None]:
+        """Make a scope the current one during the block."""
         token = self._current.set(scope)
         try:
             yield

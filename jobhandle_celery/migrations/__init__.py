@@ -29,6 +29,9 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
         engine: The database.
         schema: The database schema of the tables; created if it does not exist.
         sql: Print the statements instead of executing them.
+
+    Raises:
+        SchemaError: the tables are newer than this code.
     """
     # Imported here: a worker, which only checks the version, does not need it.
     from alembic import command

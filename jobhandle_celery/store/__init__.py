@@ -50,7 +50,6 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        # What changes rows.
         self.inserter = Inserter(database)
         self.settling = Settling(database)
         self.trees = Trees(database, self.settling)
@@ -60,7 +59,6 @@ class Store:
         self.recovery = Recovery(database)
         self.control = Control(database)
         self.sweep = Sweep(database)
-        # What reads.
         self.queries = Queries(database)
         self.pages = Pages(database)
         self.stats = Stats(database)

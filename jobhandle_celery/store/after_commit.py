@@ -26,7 +26,7 @@ Callback = Callable[[list[int]], None]
 
 
 class Attached(Protocol):
-    """A handle."""
+    """A handle, as far as a rollback concerns it."""
 
     def detach_from(self, job_ids: Collection[int]) -> None:
         """Detach from the job if it is one of these, which were rolled back."""

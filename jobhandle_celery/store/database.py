@@ -70,7 +70,11 @@ class Database(Forkable):
 
     @property
     def engine(self) -> Engine:
-        """The engine of this process."""
+        """The engine of this process.
+
+        Raises:
+            ConfigurationError: no engine can be made, or the caller's function returns something else.
+        """
         engine = self._engine
         if engine is None:
             with self._lock:
@@ -251,6 +255,10 @@ class Database(Forkable):
 
         A serialization failure or a deadlock stays SQLAlchemy's error: the caller's transaction is rolled
         back, and code of the caller that retries the whole transaction expects that error.
+
+        Raises:
+            DBAPIError: as said.
+            JobHandleError: any other error of the connection.
         """
         with gate.inside():
             try:

@@ -22,7 +22,7 @@ from .tree_results import results_needed
 
 
 class Queries:
-    """The reads of handles."""
+    """Reads of single jobs, their needs, events and trees, for handles and workers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

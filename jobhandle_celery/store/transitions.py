@@ -206,8 +206,6 @@ def worker_actor(worker: Worker) -> str:
     return f"worker {worker.name}"
 
 
-# Columns.
-
 AT_REST: dict[str, Any] = {"not_before": null(), "unique_hash": null(), "blocked": false()}
 """A final row: its unique key is free."""
 

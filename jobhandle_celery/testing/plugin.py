@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker `jobhandle`, by which a test sets Celery's configuration."""
     config.addinivalue_line(
         "markers", f"{MARKER}(**settings): Celery settings of the app while the fixture jobs is in use"
     )

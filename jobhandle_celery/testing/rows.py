@@ -11,7 +11,7 @@ from ..store import Database
 
 
 class Rows:
-    """The rows of one test."""
+    """Changes rows of a test's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -51,7 +51,7 @@ class Clock:
 
 
 class SqliteFiles(DatabaseOfTests):
-    """One file after another."""
+    """A database of tests in SQLite: each test has a fresh file, a copy of one template."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(create_engine("sqlite://", creator=self._connect, poolclass=QueuePool))

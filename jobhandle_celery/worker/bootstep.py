@@ -169,4 +169,5 @@ def _internal_errors(state: Any) -> dict[str, Any]:
 
 
 def install(app: Celery) -> None:
+    """Add the boot step to the app's workers."""
     app.steps["worker"].add(JobsStep)

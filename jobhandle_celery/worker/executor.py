@@ -226,6 +226,7 @@ def _reporting(receiver: Callable[..., None]) -> Callable[..., None]:
 
 @_reporting
 def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
+    """Conclude a body that has returned."""
     current = current_run(sender.request)
     if current is None:
         return

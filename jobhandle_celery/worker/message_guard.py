@@ -62,6 +62,9 @@ def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None
 
     A message that was sent before, and not claimed, may have ended the worker that took it. In a worker it
     waits until that is noted in its row, so that such losses are counted (see `Housekeeping`).
+
+    The strategy that is returned raises `MessageRefused` for a message that it does not accept, and
+    `TaskRefused` if the task has a strategy of its own.
     """
     own = celery_compat.custom_strategy(task)
 
@@ -188,6 +191,7 @@ def _on_decode_error(consumer: Any, plain: Callable[[Any, Exception], None]) -> 
 
 
 def unknown_task(consumer: Any, message: Any, error: Exception) -> None:
+    """Drop the message of a job whose task is not registered here, and return the job to Submitted."""
     logger.error(
         "%s: worker %s (namespace %s) does not know its task %s; dropped its message, the sweeper "
         "sends another; import the task's module here or, if two services share this queue, give each its "
@@ -209,6 +213,10 @@ def unknown_task(consumer: Any, message: Any, error: Exception) -> None:
 
 
 def malformed(consumer: Any, message: Any, error: Exception | None = None) -> None:
+    """Drop a message that is marked as a job's and cannot be run here.
+
+    If that is due to the task, and not to the message, the job returns to Submitted.
+    """
     # By its type only: the text of another library's error may quote the message.
     reason = (
         str(error) if isinstance(error, MessageRefused) else type(error).__name__ if error else "no task's"
@@ -246,4 +254,5 @@ def _name_of(message: Any) -> str:
 
 
 def install(app: Celery) -> None:
+    """Add the step to the consumers of the app's workers."""
     app.steps["consumer"].add(RejectionStep)
