@@ -11,11 +11,10 @@ from functools import partial
 from typing import Any
 
 from . import serialization, validation
-from .broker.canvas import is_tree, plan
-from .broker.plans import Member, located_at
+from .broker.plan_canvas import is_tree, plan
+from .broker.plans import Member, TreeIds, located_at
 from .broker.routing import Routing
 from .broker.task_signatures import as_job
-from .broker.tree_ids import TreeIds
 from .errors import ValidationError
 from .models import Job
 from .status import JobStatus

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from .broker.canvas import plan_canvas, plan_with_callbacks
+from .broker.plan_canvas import plan_canvas, plan_with_callbacks
 from .broker.plans import Member, Plan
 from .broker.publish_queue import Committed, PublishQueue
 from .broker.publisher import Publisher

@@ -9,7 +9,7 @@ from celery.result import allow_join_result
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from jobhandle_celery import JobHandle, JobStatus, ValidationError
-from jobhandle_celery.broker.canvas import plan
+from jobhandle_celery.broker.plan_canvas import plan
 from tests.rng import SEED, rng, scaled, stretched
 from tests.trees import canvases
 from tests.trees.canvases import BODIES, Description, descriptions, note

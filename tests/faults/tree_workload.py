@@ -8,7 +8,7 @@ from typing import Any
 from celery import chain, chord, group
 
 from jobhandle_celery import JobHandle, JobRecord, JobStatus
-from jobhandle_celery.broker.canvas import plan
+from jobhandle_celery.broker.plan_canvas import plan
 from tests.faults.tree_bodies import number
 from tests.faults.worker_faults import ends_of_attempts, is_given_back, is_loss
 from tests.faults.workload import BodyTrace, Workload

@@ -9,7 +9,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from hypothesis import HealthCheck, assume, example, given, reject, settings
 from hypothesis import strategies as st
 
-from jobhandle_celery.broker.canvas import plan
+from jobhandle_celery.broker.plan_canvas import plan
 from jobhandle_celery.broker.plans import Plan
 from jobhandle_celery.errors import ValidationError
 from tests.trees import canvases

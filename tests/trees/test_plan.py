@@ -9,11 +9,10 @@ from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 
 from jobhandle_celery import Job, ValidationError, validation
-from jobhandle_celery.broker import canvas as planner
+from jobhandle_celery.broker import plan_canvas as planner
 from jobhandle_celery.broker import signatures
-from jobhandle_celery.broker.canvas import plan
-from jobhandle_celery.broker.plans import Plan
-from jobhandle_celery.broker.tree_ids import TreeIds
+from jobhandle_celery.broker.plan_canvas import plan
+from jobhandle_celery.broker.plans import Plan, TreeIds
 from tests.trees.canvases import BODIES, serialized
 from tests.trees.plain_celery import PlainCelery, needs_celery_5_7
 

@@ -9,8 +9,8 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import Job, JobStatus, UnknownJobError, ValidationError
-from jobhandle_celery.broker.canvas import plan
 from jobhandle_celery.broker.messages import MessageBuilder
+from jobhandle_celery.broker.plan_canvas import plan
 from jobhandle_celery.schema import job
 
 
