@@ -27,7 +27,7 @@ from ..store import PendingMessage
 from . import stored_options
 from .headers import CONTENT_TYPE, SIGNED_CONTENT_TYPE, job_headers
 from .publish_options import LEVELS_SHOWN
-from .queue_declarations import declared
+from .stored_options import declared
 
 TEMPLATE_LIMIT = 1_000
 """Templates that are cached: callers may invent queue names without end."""

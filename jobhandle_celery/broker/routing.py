@@ -27,7 +27,7 @@ from . import publish_options, stored_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
 from .headers import CELERY_HEADERS, checked_headers, custom_headers
 from .publish_options import parse_moment
-from .queue_declarations import described
+from .stored_options import described
 
 _LIMITS = ("time_limit", "soft_time_limit")
 _ROUTE_OPTIONS = ("queue", "priority", "route_name", *sorted(publish_options.ROUTE))

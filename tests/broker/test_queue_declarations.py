@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kombu import Exchange, Queue, binding
 
-from jobhandle_celery.broker.queue_declarations import declared, described
+from jobhandle_celery.broker.stored_options import declared, described
 from tests.broker.messages import ADD, Make
 from tests.broker.test_options import stored
 
