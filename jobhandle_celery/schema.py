@@ -34,12 +34,10 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from .column_types import MysqlLongText, Name, Status, UtcDateTime
 from .status import JobStatus
+from .validation import NAME_LENGTH
 
 VERSION_TABLE = "jobhandle_schema_version"
 """Alembic's version table for these tables, separate from the application's."""
-
-NAME_LENGTH = 255
-"""Characters in the name of a task, a user, a group, a queue, a worker, and in a unique key."""
 
 
 class clock(FunctionElement[datetime]):

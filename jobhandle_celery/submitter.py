@@ -1,6 +1,5 @@
 """Stores what callers submit, once it is prepared, then publishes it."""
 
-import asyncio
 import logging
 import time
 import uuid
@@ -21,7 +20,7 @@ from .broker.signatures import GROUP
 from .errors import DatabaseUnavailableError
 from .preparer import Prepared, Preparer
 from .status import JobStatus
-from .store import Attached, NewMember, PendingMessage, Store, Submitted
+from .store import Attached, NewMember, PendingMessage, Store, Submitted, runs_event_loop
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -243,11 +242,7 @@ class Submitter:
     @property
     def _in_event_loop(self) -> bool:
         """True if this thread must not block. Eager jobs run in it nevertheless, as tests expect."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        return not self._publisher.eager
+        return runs_event_loop() and not self._publisher.eager
 
     def _send_committed(self, jobs: Sequence[Committed]) -> None:
         blocked = [job.job_id for job in jobs if job.blocked]

@@ -16,7 +16,7 @@ from .serialization import clip_message, storable
 from .status import SUBMITTABLE, JobStatus
 
 NAME_LENGTH = 255
-"""Characters of the name of a task, user, group or queue, and of a unique key."""
+"""Characters of the name of a task, user, group, queue or worker, and of a unique key."""
 
 TASK_ID_LENGTH = 36
 """Characters of Celery's id of a task, which is a UUID unless the caller gives another one."""

@@ -6,7 +6,7 @@ is a change of status as data; an `Executor` writes it, with its event, in the w
 """
 
 from .after_commit import Attached, uncommitted
-from .call_threads import running_loop, threads
+from .call_threads import running_loop, runs_event_loop, threads
 from .control import Control
 from .database import Database
 from .diagnostics import Diagnostics, JobDetails, Trouble

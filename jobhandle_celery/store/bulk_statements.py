@@ -30,8 +30,9 @@ from sqlalchemy import (
 )
 
 from ..column_types import Name, UtcDateTime
-from ..schema import NAME_LENGTH, clock, job, job_need
+from ..schema import clock, job, job_need
 from ..status import JobStatus
+from ..validation import NAME_LENGTH
 from .records import PendingMessage
 from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
 from .transitions import HELD, status_allows, unless_expired_before

@@ -57,6 +57,15 @@ class CallThreads(Forkable):
 threads = CallThreads()
 
 
+def runs_event_loop() -> bool:
+    """Return True if this thread runs an event loop of asyncio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def running_loop() -> asyncio.AbstractEventLoop:
     """Return the running event loop of asyncio.
 

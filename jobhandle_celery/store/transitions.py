@@ -10,10 +10,11 @@ from sqlalchemy import ColumnElement, Row, and_, case, exists, false, literal, n
 
 from ..errors import InvalidTransitionError
 from ..models import Failure
-from ..schema import NAME_LENGTH, clock, job, job_event, statement_clock
+from ..schema import clock, job, job_event, statement_clock
 from ..schema import worker as worker_table
 from ..serialization import clip_message
 from ..status import MOVES, UNFINISHED, JobStatus
+from ..validation import NAME_LENGTH
 from .records import PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
 from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
 

@@ -1,6 +1,5 @@
 """`JobsKit`: the `Jobs` of a service during one test, and what a test asks of it."""
 
-import asyncio
 import contextvars
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from ..errors import ApiUsageError, JobFailedError
 from ..jobs import Jobs
 from ..models import Job, JobRecord
 from ..status import JobStatus
-from ..store import uncommitted
+from ..store import runs_event_loop, uncommitted
 from .matching import Expectation, met, unmet
 from .rows import Rows
 from .worker import InProcessWorker
@@ -249,15 +248,7 @@ _OUTCOMES = (pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception
 
 def _outside_event_loop(run: Callable[[], T]) -> T:
     """Call a function in this thread, or in another one if this one runs an event loop, as no worker does."""
-    if not _runs_event_loop():
+    if not runs_event_loop():
         return run()
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(contextvars.copy_context().run, run).result()
-
-
-def _runs_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
