@@ -86,7 +86,7 @@ class Runtime:
         self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MOST_CUT_OFF)
         """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
         self.started_nodes: set[int] = set()
-        """Nodes that this process has noted as Running, see `worker.nodes`."""
+        """Nodes that this process has noted as Running, see `worker.tree_member`."""
         self.result_backend: Any = None
         """The `JobBackend` of results, made at the first use, see `durable.backend`."""
         self.install()

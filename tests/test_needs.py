@@ -17,7 +17,7 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.serialization import LIMIT
 from jobhandle_celery.store import Run
-from jobhandle_celery.worker import needs
+from jobhandle_celery.worker import tree_member
 from jobhandle_celery.worker.outcomes import GivenBack, Report
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
@@ -280,7 +280,7 @@ def test_database_outage_after_claim_gives_the_job_back(app: Any, monkeypatch: p
     def away(job_id: int, limit: int) -> Any:
         raise DatabaseUnavailableError("away")
 
-    monkeypatch.setattr(needs, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(tree_member, "READ_TIMEOUT", 0.3)
     monkeypatch.setattr(store.queries, "results_needed", away)
     report = traced(app, message_of(app))
     assert isinstance(report, Report)

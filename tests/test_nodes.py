@@ -11,7 +11,7 @@ from jobhandle_celery import Job, JobHandle, JobStatus, current_job
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job
-from jobhandle_celery.worker import nodes
+from jobhandle_celery.worker import tree_member
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 from tests.tree_rows import Node, chain, group, insert_tree
@@ -95,7 +95,7 @@ def test_process_starts_a_node_once(app: Any, calls: list[int]) -> None:
 def test_forgotten_nodes_are_started_again(
     app: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "MOST_REMEMBERED", 1)
+    monkeypatch.setattr(tree_member, "MOST_REMEMBERED", 1)
     roots = [store_nodes(app, group(status=SUBMITTED)) for _ in range(2)]
     for node in (*roots, roots[0]):
         submit_below(app, node, node)

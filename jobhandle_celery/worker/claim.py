@@ -14,10 +14,9 @@ from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleErro
 from ..runtime import Runtime, runtime_of
 from ..store import ClaimRejected, RejectionReason, Run, Store
 from .current_run import CurrentRun
-from .needs import complete_arguments
-from .nodes import start_nodes
 from .outcomes import GivenBack, Report
 from .result_backend import mark_revoked
+from .tree_member import complete_arguments, start_nodes
 
 logger = logging.getLogger(__name__)
 

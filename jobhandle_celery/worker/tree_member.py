@@ -1,7 +1,11 @@
-"""Reads the results of a job's needs after its claim, and puts them before its arguments.
+"""What a worker does for a member of a tree after its claim and before its body.
 
-The message does not carry them: the results of a chord's header would make it arbitrarily large. The hooks of
-the task, the signals and the body get the same arguments as from Celery's canvas.
+It reads the results of the job's needs and puts them before its arguments. The message does not carry them:
+the results of a chord's header would make it arbitrarily large. The hooks of the task, the signals and the
+body get the same arguments as from Celery's canvas.
+
+It makes the nodes above the member Running. This is not part of the claim, which must not wait for the row of
+a node, shared by all its members. It may fail: the settle of the member repeats it.
 """
 
 import logging
@@ -9,11 +13,14 @@ import math
 import time
 from typing import Any
 
-from .. import serialization
-from ..broker.headers import lacks_results, put_results
-from ..errors import DatabaseUnavailableError
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from .. import internal_errors, serialization
+from ..broker.headers import lacks_results, node_of, put_results
+from ..errors import DatabaseUnavailableError, JobHandleError
+from ..runtime import Runtime
 from ..serialization import LIMIT, NotStorableError
-from ..store import ResultsTooLarge, Store
+from ..store import ResultsTooLarge, Store, limit_retries
 from .current_run import ArgumentsError, CurrentRun
 
 logger = logging.getLogger(__name__)
@@ -22,6 +29,12 @@ READ_TIMEOUT = 30.0
 """Seconds for which the read is retried while the database is away; then the job is given back."""
 
 SIZES_SHOWN = 5
+
+MOST_REMEMBERED = 10_000
+"""Nodes that a process remembers as started: further members of these execute no statement."""
+
+RETRY_FOR = 1.0
+"""Seconds for which the statement is retried; the body waits for it."""
 
 
 def complete_arguments(store: Store, current: CurrentRun) -> None:
@@ -92,3 +105,35 @@ def _check(args: list[Any], texts: dict[int, str | None]) -> None:
             f"its arguments, with the results of what it needs ({', '.join(sizes)}), must be JSON of at most "
             f"{LIMIT:,} bytes; this {error}"
         ) from None
+
+
+def start_nodes(runtime: Runtime, current: CurrentRun) -> None:
+    """Make the nodes above a member Running, unless this process has done so for its node.
+
+    A resubmit of the root begins another round, in which its nodes are not Running. So the process relies on
+    what it remembers only if the message is certainly of the first round.
+    """
+    place = node_of(current.context)
+    if place is None:
+        return
+    node_id, is_first = place
+    if is_first and node_id in runtime.started_nodes:
+        return
+    job_id = current.run.job_id
+    try:
+        with limit_retries(RETRY_FOR):
+            runtime.store.settling.start_ancestors(job_id, f"worker {current.run.worker.name}")
+    except SoftTimeLimitExceeded:
+        raise
+    except JobHandleError as error:
+        logger.warning(
+            "job %s: its chain, group or chord is not shown as Running yet: %s",
+            job_id,
+            error,
+        )
+    except Exception as error:
+        internal_errors.report("starting a tree", error, f"the end of job {job_id} repeats it")
+    else:
+        if len(runtime.started_nodes) >= MOST_REMEMBERED:
+            runtime.started_nodes.clear()
+        runtime.started_nodes.add(node_id)
