@@ -52,7 +52,7 @@ class Jobs:
 
     Creating it wires the app, opens no connection and starts no thread. Every task of the app, registered
     before or after, claims its row before its body runs, if it was submitted as a job; workers of the app
-    renew a lease and sweep. It is also ``app.jobs``.
+    renew a lease and run the sweeper. It is also ``app.jobs``.
 
     Settings are Celery configuration keys, durations in seconds or as `timedelta`, and may be set until first
     use: ``jobhandle_database_url``, ``jobhandle_lease`` (60 s), ``jobhandle_sweep_interval`` (1 s),

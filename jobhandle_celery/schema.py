@@ -87,7 +87,7 @@ class statement_clock(FunctionElement[datetime]):
     """The database's clock at the start of the statement.
 
     For conditions that use an index. `clock` may change from row to row, so PostgreSQL evaluates it for every
-    row, and each pass of a sweep would read all jobs that wait for their time.
+    row, and each pass of the sweeper would read all jobs that wait for their time.
     """
 
     type = UtcDateTime()

@@ -21,11 +21,11 @@ class Settings:
     lease: timedelta = timedelta(seconds=60)
     """A worker that has not renewed its lease for this long is lost."""
     sweep_interval: timedelta = timedelta(seconds=1)
-    """The shortest time between two sweeps, however many workers there are."""
+    """The shortest time between two passes, however many workers there are."""
     republish_after: timedelta = timedelta(seconds=60)
     """A Queued job is published again after this time, which doubles with each publish."""
     publish_grace: timedelta = timedelta(seconds=5)
-    """How long the sweep leaves a job to the process that is publishing it."""
+    """How long the sweeper leaves a job to the process that is publishing it."""
     namespace: str = "default"
     """Services with different brokers need different namespaces in a shared database."""
     schema: str | None = None
@@ -38,12 +38,12 @@ class Settings:
 
     @property
     def unbroken(self) -> timedelta:
-        """The longest gap between two sweeps that does not count as an outage of the database."""
+        """The longest gap between two passes that does not count as an outage of the database."""
         return self.lease / 6
 
     @property
     def pass_interval(self) -> timedelta:
-        """The sweep interval, at most half of `unbroken`: else each sweep would seem to follow an outage."""
+        """The sweep interval, at most half of `unbroken`: else each pass would seem to follow an outage."""
         return min(self.sweep_interval, self.unbroken / 2)
 
     @property

@@ -96,10 +96,10 @@ def _explain_running(details: JobDetails) -> str:
     if inside.worker_uid is None:
         parts.append("set to Running by set_status(), without a lease")
     elif inside.lease_until is None:
-        parts.append("the worker has no row: the sweep will recover the job")
+        parts.append("the worker has no row: the sweeper will recover the job")
     elif inside.lease_until <= inside.now:
         expired = format_duration(inside.now - inside.lease_until)
-        parts.append(f"the worker's lease expired {expired} ago: the sweep will recover the job")
+        parts.append(f"the worker's lease expired {expired} ago: the sweeper will recover the job")
     else:
         parts.append("the worker's lease is valid")
     if job.cancel_requested is not None:
@@ -115,8 +115,8 @@ def _last_event(details: JobDetails) -> datetime:
 def _next_sweep(details: JobDetails) -> str:
     due_at = details.internals.due_at
     if due_at is None:
-        return "the sweep does not look at it again"
+        return "the sweeper does not look at it again"
     late = details.internals.now - due_at
     if late.total_seconds() > 0:
-        return f"the sweep is {format_duration(late)} late"
-    return f"the sweep looks at it in {format_duration(-late)}"
+        return f"the sweeper is {format_duration(late)} late"
+    return f"the sweeper looks at it in {format_duration(-late)}"

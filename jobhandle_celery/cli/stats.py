@@ -197,7 +197,7 @@ def _task_row(stats: Stats, task: str, statuses: list[JobStatus]) -> list[Cell]:
 
 def _worker_table(stats: Stats) -> Table | Line:
     if not stats.workers:
-        return Line("no worker is alive: no job runs, and no worker sweeps")
+        return Line("no worker is alive: no job runs, and no worker runs the sweeper")
     rows: list[list[Cell]] = []
     for worker in stats.workers:
         expired = f"expired {format_duration(stats.at - worker.lease_until)} ago"

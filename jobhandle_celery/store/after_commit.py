@@ -139,8 +139,8 @@ def _on_end(session: "Session", transaction: "SessionTransaction") -> None:
         except SoftTimeLimitExceeded:
             raise  # of the job whose body has committed here
         except Exception as error:
-            # The caller's commit has succeeded and must not fail now; the sweep publishes the jobs.
-            internal_errors.log("sending jobs after a commit", error, f"the sweep sends them: {job_ids}")
+            # The caller's commit has succeeded and must not fail now; the sweeper publishes the jobs.
+            internal_errors.log("sending jobs after a commit", error, f"the sweeper sends them: {job_ids}")
 
 
 def _roll_back(transaction: "SessionTransaction") -> None:

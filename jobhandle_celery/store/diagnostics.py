@@ -41,7 +41,7 @@ class JobInternals:
     routing: Mapping[str, Any]
     not_before: datetime | None
     due_at: datetime | None
-    """When the sweep looks at the row again; None: never, or when its worker's lease ends."""
+    """When the sweeper looks at the row again; None: never, or when its worker's lease ends."""
     publish_count: int
     """Messages published for the next attempt."""
     lost_count: int
@@ -77,12 +77,12 @@ class JobDetails:
 class Trouble(Enum):
     """How a job can be stuck."""
 
-    OVERDUE = "the sweep should have looked at it by now"
+    OVERDUE = "the sweeper should have looked at it by now"
     UNTAKEN = "it was published several times and no worker claimed it"
     DESERTED = "it is Running, and its worker has no lease"
     IGNORES_CANCEL = "it was asked to stop a while ago, and its body goes on"
     FORGOTTEN = "it was set to Running by hand a day ago and has not ended"
-    UNSETTLED = "it has ended, and the sweep should have settled what depends on it by now"
+    UNSETTLED = "it has ended, and the sweeper should have settled what depends on it by now"
     STRANDED = "it waits for jobs that have all ended, or are gone"
     NOT_ENDED = "all members of this node have ended, and it has not"
 
@@ -218,7 +218,7 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
             job.c.status_id == JobStatus.WAITING,
             job.c.blocked,
             ~_needs_unsettled_job(),
-            # Else the sweep is to look at it.
+            # Else the sweeper is to look at it.
             or_(job.c.due_at.is_(None), job.c.due_at < clock(-late), job.c.due_at == job.c.expires),
         ),
         Trouble.NOT_ENDED: and_(

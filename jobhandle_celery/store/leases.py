@@ -18,7 +18,7 @@ from .transitions import STOP_REQUESTED, status_allows
 
 
 class Leases:
-    """One row per worker, with the end of its lease; a sweep reaps workers whose lease has ended."""
+    """One row per worker, with the end of its lease; the sweeper reaps workers whose lease has ended."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -143,7 +143,7 @@ def _unbroken(lease: ColumnElement[float]) -> Guard:
 
 
 def _forget(db: Executor, worker_uid: str | None) -> None:
-    # Not while a job names it: the sweep would never find that job again. The worker's row is locked, so no
+    # Not while a job names it: the sweeper would never find that job again. The worker's row is locked, so no
     # claim names it meanwhile. Not one statement: on MariaDB a DELETE waits for the rows that it reads.
     named = select(job.c.id).where(job.c.worker_uid == worker_uid, status_allows("lose")).limit(1)
     if db.execute(named).first() is None:

@@ -57,7 +57,7 @@ class Outbox:
     def reserve(self, job_ids: Sequence[int]) -> list[PendingMessage]:
         """Reserve those of these jobs that are committed and wait to be sent; return them in the order given.
 
-        Who may have been there first: a sweep that has sent the job (it is Queued), a cancel, a rollback of
+        Who may have been there first: a pass that has sent the job (it is Queued), a cancel, a rollback of
         the caller's transaction. Such a job is not among them.
         """
         position = {job_id: number for number, job_id in enumerate(job_ids)}
@@ -78,9 +78,9 @@ class Outbox:
 
     @retry_on_disconnect
     def reserve_due(self, limit: int, since: datetime | None = None) -> list[PendingMessage]:
-        """Reserve rows that are due, the oldest first: for the publish grace no other sweep takes them.
+        """Reserve rows that are due, the oldest first: for the publish grace no other pass takes them.
 
-        Who may have been there first: another sweep (its rows are skipped, not waited for), a claim or a
+        Who may have been there first: another pass (its rows are skipped, not waited for), a claim or a
         cancel, which leave no row due.
         """
         due = (
@@ -113,7 +113,7 @@ class Outbox:
         """Defer jobs that cannot be sent, as if they had been; the event has the reason.
 
         Nothing is lost: the row or the queue may be corrected, or the sweeping process upgraded. Who may have
-        been there first: a cancel, or a sweep that could send it.
+        been there first: a cancel, or a pass that could send it.
         """
         with self._database.single_statement() as db:
             for publish_count, group in grouped(messages, lambda message: message.publish_count + 1):

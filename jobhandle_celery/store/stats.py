@@ -1,4 +1,4 @@
-"""Counts and rates of tasks, the workers and what they run, the passes of the sweep.
+"""Counts and rates of tasks, the workers and what they run, the passes of the sweeper.
 
 Unfinished jobs are counted by the index. Jobs that have ended are counted by their recent events, whose ids
 rise with their time: the first event of a period is found without reading the others.
@@ -49,7 +49,7 @@ class WorkerSeen:
 
 @dataclass(frozen=True)
 class Passes:
-    """The passes of the sweep; the durations are None if there never was one."""
+    """The passes of the sweeper; the durations are None if there never was one."""
 
     since_last: timedelta | None
     unbroken: timedelta | None
@@ -146,7 +146,7 @@ class Stats:
 
     @retry_on_disconnect
     def passes(self) -> Passes:
-        """Return how long ago the last pass of the sweep began, and how long they are uninterrupted."""
+        """Return how long ago the last pass of the sweeper began, and how long they are uninterrupted."""
         statement = select(sweep_table, clock().label("now")).where(sweep_table.c.namespace == NAMESPACE)
         with self._database.autocommit() as db:
             row = db.execute(statement).first()

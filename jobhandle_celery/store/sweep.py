@@ -1,4 +1,4 @@
-"""The pass of a sweep, and what it does alone: expired jobs, unreported cancels, old jobs."""
+"""The pass of the sweeper, and what it does alone: expired jobs, unreported cancels, old jobs."""
 
 from datetime import datetime, timedelta
 from functools import cache

@@ -308,7 +308,7 @@ def _with_times(new: NewMember) -> NewJob:
 
 
 def _blocked_schedule(new: NewMember, now: datetime | None) -> dict[str, Any]:
-    """Return the status and the times of a blocked row; the sweep looks at it when it expires."""
+    """Return the status and the times of a blocked row; the sweeper looks at it when it expires."""
     times = {} if now is None else schedule(new.job, now)
     expires = times.get("expires")
     return {

@@ -52,7 +52,7 @@ class Rows:
             return found
 
     def end_lease(self, worker_uid: str) -> None:
-        """End the lease of a worker, as if passes of the sweep had found it alive until now."""
+        """End the lease of a worker, as if passes of the sweeper had found it alive until now."""
         settings = self._database.settings
         lapsed = clock(-settings.lease)
         with self._database.transaction() as db:

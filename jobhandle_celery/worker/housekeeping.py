@@ -1,7 +1,7 @@
 """What a worker's main process does once an interval, besides renewing its lease.
 
 It makes deferred writes, takes redelivered messages, ends the processes of bodies that are to end, recovers
-rows that name this worker and that it does not run, sends events of progress, and sweeps.
+rows that name this worker and that it does not run, sends events of progress, and calls the sweeper.
 """
 
 import logging
@@ -175,7 +175,7 @@ class Housekeeping:
             try:
                 recovered = self._runtime.store.recovery.lose(run, reason, self._me)
             except DatabaseRefusedError as error:
-                # Do not delay the other rows, or the sweep that follows.
+                # Do not delay the other rows, or the sweeper that follows.
                 logger.error(
                     "job %s: nothing runs it, but it stays Running: the database refused its outcome: %s",
                     run.job_id,

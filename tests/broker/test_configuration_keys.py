@@ -26,7 +26,7 @@ ELSEWHERE = {
     "accept_content": "a job is refused if its workers would not accept it",
     "task_protocol": "a job is refused with any but 2",
     "task_serializer": "a job's message is JSON, or signed JSON with `auth`, for its row is",
-    "task_publish_retry": "the sweep publishes what the broker did not take",
+    "task_publish_retry": "the sweeper publishes what the broker did not take",
     "task_publish_retry_policy": "as task_publish_retry",
     "task_send_sent_event": "the event follows each message that is sent",
     "task_always_eager": "a job runs where it is submitted",

@@ -308,7 +308,7 @@ def test_stuck_jobs_are_reported_with_the_reason(factory: JobFactory) -> None:
     update_column(factory, schema.job.c.worker_uid, "alive", schema.job.c.id == deaf.job_id)
     factory.store.leases.renew(Worker("celery@here", "alive", 1))
     reported = dict(stuck_jobs(factory))
-    assert reported[overdue.job_id].startswith("BAD 1 jobs: not swept when due")
+    assert reported[overdue.job_id].startswith("BAD 1 jobs: not handled when due")
     assert reported[untaken.job_id].startswith("WARN 1 jobs: published several times")
     assert reported[deserted.job_id].startswith("BAD 1 jobs: Running without a worker lease")
     assert reported[deaf.job_id].startswith("WARN 1 jobs: still running long after a stop")

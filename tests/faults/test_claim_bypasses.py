@@ -87,7 +87,7 @@ def test_no_worker_without_jobs_runs_a_job(new_cluster: NewCluster) -> None:
 def test_worker_without_jobs_on_rabbitmq_rejects_its_messages(
     new_cluster: NewCluster, rabbitmq_url: str
 ) -> None:
-    """On RabbitMQ too the message is rejected, not requeued, and the sweep sends another (fault 4)."""
+    """On RabbitMQ too the message is rejected, not requeued, and the sweeper sends another (fault 4)."""
     cluster = new_cluster(settings=SETTINGS, broker_url=rabbitmq_url)
     path = cluster.new_file()
     wrong = cluster.start(f"{APPS}:plain", concurrency=1)

@@ -156,7 +156,7 @@ GUARDS = [
     ),
     Mutant(
         125,
-        "a pass of the sweep looks at all jobs that wait for their time",
+        "a pass of the sweeper looks at all jobs that wait for their time",
         "schema:_postgresql_statement_clock",
         (Replace(("statement_timestamp()",), by="'clock_timestamp()'"),),
         "tests/store/test_due.py",

@@ -1,7 +1,7 @@
 """Two calls on one row, with real threads and locks: exactly one wins, in either order.
 
 Each pair runs concurrently many times, and, on a server, queued behind a lock in either order. A call of
-the sweep does not queue: it skips a locked row.
+the sweeper does not queue: it skips a locked row.
 """
 
 import uuid

@@ -127,7 +127,7 @@ def acks_late(deployment: Deployment) -> Finding:
     """Check what happens to a message whose worker dies."""
     count = len(deployment.late_ack_tasks)
     if not count:
-        return ok("tasks acknowledge early; a message lost with its worker is published again by the sweep")
+        return ok("tasks acknowledge early; a message lost with its worker is published again by the sweeper")
     message = f"{count} tasks have acks_late; the claim rejects a redelivered message"
     limit = _longest_limit(deployment)
     if deployment.driver == "amqp" and (limit is None or limit > CONSUMER_TIMEOUT):

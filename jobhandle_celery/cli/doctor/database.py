@@ -95,7 +95,7 @@ def clocks(deployment: Deployment) -> Finding:
 
 
 def sweeps(deployment: Deployment) -> Finding:
-    """Check that passes of the sweep follow one another."""
+    """Check that passes of the sweeper follow one another."""
     passes, settings = deployment.store.stats.passes(), deployment.settings
     effect = "jobs with lost messages or lost workers are not recovered"
     next_step = "start a worker, or run `celery -A app jobs sweep --forever` as a process of its own"

@@ -8,17 +8,17 @@ from ..describe import explain_status
 from .findings import Deployment, Finding, Level, ok
 
 LATE = timedelta(seconds=30)
-"""A sweep may be this late before a job counts as stuck; later if its intervals are long."""
+"""A pass may be this late before a job counts as stuck; later if its intervals are long."""
 
 EXAMPLES = 3
 """Jobs shown of one kind."""
 
 _FINDINGS = {
-    Trouble.OVERDUE: (Level.BAD, "not swept when due", "see broker and sweeps"),
+    Trouble.OVERDUE: (Level.BAD, "not handled when due", "see broker and sweeps"),
     Trouble.DESERTED: (
         Level.BAD,
         "Running without a worker lease",
-        "see sweeps; the sweep recovers them after one lease of uninterrupted passes",
+        "see sweeps; the sweeper recovers them after one lease of uninterrupted passes",
     ),
     Trouble.UNTAKEN: (
         Level.WARN,
@@ -38,7 +38,7 @@ _FINDINGS = {
     Trouble.UNSETTLED: (
         Level.BAD,
         "ended, and what depends on them not settled when due",
-        "see sweeps; every pass of the sweep settles them",
+        "see sweeps; every pass of the sweeper settles them",
     ),
     Trouble.STRANDED: (
         Level.BAD,

@@ -29,8 +29,9 @@ def lost(deployment: Deployment) -> Iterator[Finding]:
     for worker in expired:
         assert now is not None
         yield warn(
-            f"the lease of {worker.name} expired {format_duration(now - worker.lease_until)} ago; the sweep "
-            f"recovers its {len(worker.jobs)} running jobs after one lease of uninterrupted passes",
+            f"the lease of {worker.name} expired {format_duration(now - worker.lease_until)} ago; "
+            f"the sweeper recovers its {len(worker.jobs)} running jobs after one lease of uninterrupted "
+            "passes",
             "none; if this finding stays, see sweeps",
         )
     if not expired:
