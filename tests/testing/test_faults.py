@@ -1,5 +1,6 @@
 """The faults: `advance`, `lose_worker`, `deliver_twice`, `database_away`."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import time_machine
 from celery import chain
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import (
@@ -27,6 +29,12 @@ from tests.testing import service
 from tests.testing.service import add, functions, note, steps
 
 Away = Callable[[], AbstractContextManager[None]]
+
+
+def frozen_at(tool: str, moment: datetime) -> Any:
+    if tool == "freezegun":
+        return freezegun.freeze_time(moment)
+    return time_machine.travel(moment, tick=False)
 
 
 def test_scheduled_job_is_due_once_the_clock_has_advanced(
@@ -66,6 +74,37 @@ def test_time_of_a_joined_session_is_the_same(jobs: JobsKit, advance: Callable[.
     assert len(jobs.run_jobs()) == 1
 
 
+@pytest.mark.parametrize("tool", ["time_machine", "freezegun"])
+def test_time_of_a_joined_async_session_is_the_same(
+    jobs: JobsKit, advance: Callable[..., None], database_away: Away, tool: str
+) -> None:
+    """On aiosqlite, whose connections have a thread each; in an event loop under both tools."""
+    then = datetime(2031, 5, 1, 12, tzinfo=UTC)
+
+    async def submit(engine: AsyncEngine, number: int) -> datetime:
+        async with service.jobs.async_handle() as handle, AsyncSession(engine) as session:
+            job = Job(task=note.name, args=[number], scheduled_for=timedelta(hours=1))
+            await handle.submit(job, session=session)
+            await session.commit()
+            return (await handle.get_job()).submitted
+
+    async def main() -> None:
+        engine = create_async_engine(jobs.database_url.replace("sqlite:", "sqlite+aiosqlite:"))
+        with frozen_at(tool, then) as moved:
+            assert await submit(engine, 1) == then
+            advance(hours=1)
+            assert await submit(engine, 2) == then + timedelta(hours=1)
+            assert [job.args for job in jobs.run_jobs()] == [[1]]
+            moved.tick(3600) if tool == "freezegun" else moved.shift(3600)
+            assert [job.args for job in jobs.run_jobs()] == [[2]]
+        with database_away(), pytest.raises(DatabaseUnavailableError, match="away"):
+            await submit(engine, 3)
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert steps == [1, 2]
+
+
 def test_worker_keeps_its_lease_when_the_clock_advances(jobs: JobsKit, advance: Callable[..., None]) -> None:
     jobs.submit_many([note.s(1), note.s(2)])
     functions["advance"] = lambda: advance(days=1)
@@ -87,10 +126,7 @@ def test_frozen_time_is_the_time_of_the_database(
     jobs: JobsKit, advance: Callable[..., None], tool: str
 ) -> None:
     then = datetime(2031, 5, 1, 12, tzinfo=UTC)
-    frozen: Any = (
-        freezegun.freeze_time(then) if tool == "freezegun" else time_machine.travel(then, tick=False)
-    )
-    with frozen as moved:
+    with frozen_at(tool, then) as moved:
         jobs.submit(Job(task=note.name, args=[1], scheduled_for=then + timedelta(hours=2)))
         assert jobs.find()[0].submitted == then
         assert jobs.run_jobs() == []
