@@ -1,7 +1,8 @@
 """Run a job with an installed wheel: `python tests/installed.py`, by the interpreter of an empty environment.
 
 Not a test module: `.ci/run` and `nox -s wheel` build the wheel, install it without extras and run this. The
-app uses SQLite and kombu's filesystem broker; the worker and the command line are the installed ones.
+app uses SQLite and kombu's filesystem broker; the worker and the command line are the installed ones. Then
+pytest is installed there, and runs a test with the fixtures of the wheel's plugin.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ CHECKOUT = Path(__file__).parent.parent
 WHEEL = """
 from celery import Celery
 
-from jobhandle_celery import Jobs, current_job
+from jobhandle_celery import Job, Jobs, current_job
 
 app = Celery("wheel", broker="filesystem://")
 app.conf.broker_transport_options = {
@@ -51,8 +52,23 @@ assert handle.job_status() == "Submitted"
 """
 
 
+TEST = """
+import wheel
+
+
+def test_sum_is_made_in_an_hour(jobs, advance):
+    handle = wheel.jobs.handle(username="ann")
+    handle.submit(wheel.Job(task=wheel.add.name, args=[2, 3], scheduled_for=3600))
+    jobs.assert_submitted(wheel.add, args=[2, 3], username="ann")
+    assert jobs.run_jobs() == []
+    advance(hours=1)
+    jobs.run_jobs()
+    assert handle.result(timeout=0) == 5
+"""
+
+
 def main() -> None:
-    """Run a job and check it with the command line.
+    """Run a job, check it with the command line, and run a test with the plugin.
 
     Raises:
         SystemExit: the checkout was imported, or an extra is installed.
@@ -63,7 +79,7 @@ def main() -> None:
     home = Path(jobhandle_celery.__file__).parent
     if home.parent == CHECKOUT:
         sys.exit(f"{home} is the checkout, not an installed wheel")
-    for name in ("redis", "psycopg", "pymysql", "rich"):
+    for name in ("redis", "psycopg", "pymysql", "rich", "pytest"):
         if importlib.util.find_spec(name):
             sys.exit(f"{name} is installed: the environment does not show that it is optional")
     with tempfile.TemporaryDirectory() as folder:
@@ -79,8 +95,13 @@ def main() -> None:
             finally:
                 worker.terminate()
         subprocess.run([*celery, "jobs", "list"], cwd=folder, check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "pytest"], check=True)
+        Path(folder, "test_wheel.py").write_text(TEST)
+        Path(folder, "pytest.ini").write_text("[pytest]\njobhandle_app = wheel:app\n")
+        subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=folder, check=True)
     print(
-        f"jobhandle-celery {jobhandle_celery.__version__}, {home}, Python {sys.version.split()[0]}: ran a job"
+        f"jobhandle-celery {jobhandle_celery.__version__}, {home}, Python {sys.version.split()[0]}: "
+        "ran a job and a test"
     )
 
 
