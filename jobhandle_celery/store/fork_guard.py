@@ -30,9 +30,16 @@ class Forkable(ABC):
         """Drop, in the child, what belongs to the parent."""
 
 
-_depth: ContextVar[int] = ContextVar("jobhandle_fork_guard_depth", default=0)
-"""How many nested blocks of `ForkGuard.inside` a thread or coroutine is in. A nested call does not wait for a
-pending fork, nor does a call that is made in another thread for that coroutine."""
+class Operation:
+    """One or more nested blocks of `ForkGuard.inside`."""
+
+    blocks = 0
+
+
+_operation: ContextVar[Operation | None] = ContextVar("jobhandle_fork_guard_operation", default=None)
+"""The operation that a thread or coroutine is in, or was. A nested call does not wait for a pending fork, nor
+does a call that is made in another thread for that coroutine. A task that outlives the operation in which it
+was created begins a new one."""
 
 
 class ForkGuard:
@@ -52,19 +59,22 @@ class ForkGuard:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Delay forks during the block; a thread or a coroutine may be inside more than once."""
-        depth = _depth.get()
-        if depth == 0:
-            with self._changed:
+        with self._changed:
+            operation = _operation.get()
+            if operation is None or operation not in self._inside:
                 self._changed.wait_for(lambda: not self._closed)
-                self._inside += 1
-        token = _depth.set(depth + 1)
+                operation = Operation()
+                self._inside.add(operation)
+            operation.blocks += 1
+        token = _operation.set(operation)
         try:
             yield
         finally:
-            _depth.reset(token)
-            if depth == 0:
-                with self._changed:
-                    self._inside -= 1
+            _operation.reset(token)
+            with self._changed:
+                operation.blocks -= 1
+                if operation.blocks == 0:
+                    self._inside.discard(operation)  # in a child that was forked meanwhile it is not there
                     self._changed.notify_all()
 
     @contextmanager
@@ -80,11 +90,11 @@ class ForkGuard:
         self._changed = threading.Condition()
         self._forking = threading.Lock()
         self._holding = False
-        self._inside = 0
+        self._inside: set[Operation] = set()
         self._closed = False
 
     def _before(self) -> None:
-        own = 1 if _depth.get() else 0  # the forking thread does not wait for itself
+        own = {_operation.get()}  # the forking thread does not wait for itself
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: self._inside <= own, timeout=LONGEST_WAIT)
@@ -103,7 +113,7 @@ class ForkGuard:
 
     def _after_in_child(self) -> None:
         self._renew()
-        _depth.set(0)
+        _operation.set(None)
         for forkable in self._registered():
             forkable.after_fork()
 

@@ -8,9 +8,14 @@ from jobhandle_celery.store import gate
 from tests.support import eventually
 
 
+def inside() -> int:
+    """Return how many operations a fork waits for."""
+    return len(gate._inside)
+
+
 def test_coroutines_inside_at_once_each_delay_a_fork() -> None:
     """Each leaves for itself: the second one was inside for ever, and later operations were not counted."""
-    before = gate._inside
+    before = inside()
 
     async def hold(entered: asyncio.Event, leave: asyncio.Event) -> None:
         with gate.inside(), gate.inside():
@@ -23,17 +28,17 @@ def test_coroutines_inside_at_once_each_delay_a_fork() -> None:
         await events[0].wait()
         second = asyncio.create_task(hold(events[2], events[3]))
         await events[2].wait()
-        assert gate._inside == before + 2
+        assert inside() == before + 2
         events[1].set()
         await first
-        assert gate._inside == before + 1
+        assert inside() == before + 1
         events[3].set()
         await second
 
     asyncio.run(main())
-    assert gate._inside == before
+    assert inside() == before
     with gate.inside():
-        assert gate._inside == before + 1
+        assert inside() == before + 1
 
 
 def test_call_for_a_coroutine_inside_passes_a_pending_fork() -> None:
@@ -60,3 +65,56 @@ def test_call_for_a_coroutine_inside_passes_a_pending_fork() -> None:
 
     asyncio.run(main())
     assert passed == [1]
+
+
+def test_task_that_outlives_the_block_it_began_in_delays_a_fork() -> None:
+    """It inherits the context of the block, as does a thread by `asyncio.to_thread`."""
+    before = inside()
+
+    async def operate(ended: asyncio.Event) -> int:
+        await ended.wait()
+        with gate.inside():
+            return inside()
+
+    async def main() -> list[int]:
+        ended = asyncio.Event()
+        with gate.inside():
+            task = asyncio.create_task(operate(ended))
+            await asyncio.sleep(0)
+        ended.set()
+        return [await task, inside()]
+
+    assert asyncio.run(main()) == [before + 1, before]
+
+
+def test_block_within_an_outer_one_that_ends_first_delays_a_fork() -> None:
+    before = inside()
+
+    async def operate(entered: asyncio.Event, leave: asyncio.Event) -> None:
+        with gate.inside():
+            entered.set()
+            await leave.wait()
+
+    async def main() -> None:
+        entered, leave = asyncio.Event(), asyncio.Event()
+        with gate.inside():
+            task = asyncio.create_task(operate(entered, leave))
+            await entered.wait()
+        assert inside() == before + 1
+        leave.set()
+        await task
+        assert inside() == before
+
+    asyncio.run(main())
+
+
+def test_child_that_is_forked_within_a_block_leaves_it() -> None:
+    """Its forks wait for its own operations alone, and for all of these."""
+    with gate.inside():
+        child = os.fork()
+    if child == 0:
+        outside = inside()
+        with gate.inside():
+            os._exit(0 if (outside, inside()) == (0, 1) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
