@@ -63,7 +63,7 @@ __all__ = [
     "current_job",
 ]
 
-_HOMES = {
+_MODULES = {
     "AsyncJobHandle": "async_handle",
     "Event": "models",
     "Failure": "models",
@@ -85,7 +85,7 @@ if not TYPE_CHECKING:  # a type checker would accept any name
         # Imported at first use, as in Celery's own package: importing this one does not import SQLAlchemy.
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+        value = globals()[name] = getattr(import_module(f".{_MODULES.get(name, 'errors')}", __name__), name)
         return value
 
 

@@ -185,7 +185,7 @@ class BrokerConnection:
             except EncodeError:
                 raise
             except Exception as error:
-                surprise, opened = self._is_surprise(error), self.transport is not None
+                surprise, opened = self._is_fast_transport_bug(error), self.transport is not None
                 self.close()
                 if isinstance(error, SoftTimeLimitExceeded):
                     raise
@@ -219,7 +219,7 @@ class BrokerConnection:
                 raise error.__cause__ from None
             raise
 
-    def _is_surprise(self, error: Exception) -> bool:
+    def _is_fast_transport_bug(self, error: Exception) -> bool:
         """Return True if a fast transport has failed, and neither the broker nor a message's values did."""
         if not self._fast or self.transport is None or isinstance(error, self.errors):
             return False

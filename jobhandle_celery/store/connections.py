@@ -23,23 +23,23 @@ needs."""
 CONNECT_TIMEOUT = 5
 """Seconds to reach a PostgreSQL or MariaDB server, and until a silent peer is given up."""
 
-FROZEN = 5
+IDLE_TIMEOUT = 5
 """Seconds for which a transaction may be idle.
 
 A process that is stopped between two statements, or whose machine has vanished, would keep its locks, and
 with them block every sweep, until the server notices."""
 
 
-OURS = "jobhandle_ours"
+OWN_PSYCOPG_ENGINE = "jobhandle_ours"
 """The option of an engine that only this library uses, and whose driver is psycopg."""
 
 _STANDALONE = "jobhandle_standalone"
 """The option of a connection on which each statement is committed by itself."""
 
 
-def is_ours(engine: Engine) -> bool:
+def is_own_psycopg(engine: Engine) -> bool:
     """Return True if only this library uses an engine, and its driver is psycopg."""
-    return OURS in engine.get_execution_options()
+    return OWN_PSYCOPG_ENGINE in engine.get_execution_options()
 
 
 def listen_to_psycopg(engine: Engine, query: Mapping[str, Any]) -> None:
@@ -69,7 +69,9 @@ def transactional(engine: Engine) -> Connection:
     if engine.dialect.name == "postgresql":
         # An engine of our own sets it for each transaction, see `_on_psycopg_begin`.
         return (
-            connection if is_ours(engine) else connection.execution_options(isolation_level="READ COMMITTED")
+            connection
+            if is_own_psycopg(engine)
+            else connection.execution_options(isolation_level="READ COMMITTED")
         )
     if "isolation_level" in engine.get_execution_options():
         level = "SERIALIZABLE" if engine.dialect.name == "sqlite" else "READ COMMITTED"
@@ -108,13 +110,13 @@ def standalone(engine: Engine) -> Connection:
         # Switching to autocommit is a round trip there, whose failure SQLAlchemy does not translate.
         return engine.connect()
     connection = engine.connect()
-    if is_ours(engine):
+    if is_own_psycopg(engine):
         return connection.execution_options(**{_STANDALONE: True})
     return connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 LIMITED = "jobhandle_limited"
-"""In the info of a connection: its session has the limits of `FROZEN` and `LOCK_WAIT`."""
+"""In the info of a connection: its session has the limits of `IDLE_TIMEOUT` and `LOCK_WAIT`."""
 
 _READ_COMMITTED = 2
 """psycopg's and psycopg2's number of that isolation level."""
@@ -136,7 +138,7 @@ def _on_psycopg_connect(query: Mapping[str, Any], connection: Any, record: Any) 
     connection.isolation_level = _READ_COMMITTED
     if number == connection.info.backend_pid:
         connection.execute(
-            f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', false), "
+            f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT}s', false), "
             "set_config('default_transaction_isolation', 'read committed', false), "
             f"set_config('lock_timeout', '{LOCK_WAIT}s', false)"
         )
@@ -177,7 +179,7 @@ def _on_mysql_connect(connection: Any, _record: Any) -> None:
         (version,) = cursor.fetchone()
         if "MariaDB" not in version:
             raise ConfigurationError(f"MySQL ({version}) is not supported; MariaDB 10.6 or newer is.")
-        cursor.execute(f"SET {_MARIADB_SETTINGS}, idle_transaction_timeout = {FROZEN}")
+        cursor.execute(f"SET {_MARIADB_SETTINGS}, idle_transaction_timeout = {IDLE_TIMEOUT}")
     if connection.character_set_name() != "utf8mb4":
         connection.set_character_set("utf8mb4")  # the driver's, which encodes the statements
 

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleErro
 from ..settings import Settings
 from .connections import (
     DEADLINE,
-    FROZEN,
+    IDLE_TIMEOUT,
     LIMITED,
     LOCK_WAIT,
     brief_wait,
@@ -149,7 +149,7 @@ class Database(Forkable):
             if engine.dialect.name == "postgresql" and not connection.info.get(LIMITED):
                 # For this transaction alone: behind PgBouncer others use this connection too.
                 connection.exec_driver_sql(
-                    f"SELECT set_config('idle_in_transaction_session_timeout', '{FROZEN}s', true), "
+                    f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT}s', true), "
                     f"set_config('lock_timeout', '{LOCK_WAIT}s', true)"
                 )
             executor = self.executor(connection)
@@ -228,10 +228,10 @@ class Database(Forkable):
 
     def executor(self, connection: Connection) -> Executor:
         """Return the executor for a connection: this database's or, within `joining`, the caller's."""
-        is_ours = connection.engine is self._engine
+        is_own = connection.engine is self._engine
         # The caller's may have another search path or default database, or a `schema_translate_map`.
         options = (
-            self.options if is_ours or self._home is None else {"schema_translate_map": {None: self._home}}
+            self.options if is_own or self._home is None else {"schema_translate_map": {None: self._home}}
         )
         if connection.dialect.name == "postgresql":
             return PostgresExecutor(connection, self._setting_params, options)
@@ -240,11 +240,11 @@ class Database(Forkable):
         return PortableExecutor(connection, self._setting_params, options, self.autocommit if old else None)
 
     @property
-    def has_home(self) -> bool:
-        """True once `find_home` was called."""
+    def schema_is_known(self) -> bool:
+        """True once `find_schema` was called."""
         return self._home is not None
 
-    def find_home(self) -> None:
+    def find_schema(self) -> None:
         """Find the schema of our tables, for statements on connections of callers."""
         with self.ready() as engine, standalone(engine) as connection:
             self._home = self.settings.schema or home_schema(connection)

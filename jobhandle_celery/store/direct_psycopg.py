@@ -13,7 +13,7 @@ from sqlalchemy import Engine, Executable
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import JobHandleError
-from .connections import is_ours
+from .connections import is_own_psycopg
 
 _WATCHED = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
 """The events that a direct execution does not fire."""
@@ -35,7 +35,7 @@ class DirectPsycopg:
         self._schemas = schemas
         self._prepared: dict[Executable, _Prepared] = {}
         self._driver: Any = engine.dialect.dbapi
-        self._possible = is_ours(engine)
+        self._possible = is_own_psycopg(engine)
 
     @property
     def open(self) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from ..errors import ConfigurationError, shown
-from .connections import CONNECT_TIMEOUT, OURS, listen_to_psycopg
+from .connections import CONNECT_TIMEOUT, OWN_PSYCOPG_ENGINE, listen_to_psycopg
 from .db_errors import without_secrets
 
 BUSY_TIMEOUT = 10.0
@@ -74,7 +74,7 @@ def accepted_instead(value: object) -> str:
 def own_engine(url: URL) -> Engine:
     """Make an engine that only this library uses."""
     psycopg = url.drivername == "postgresql+psycopg"
-    options = {OURS: True} if psycopg else {}
+    options = {OWN_PSYCOPG_ENGINE: True} if psycopg else {}
     engine = create_engine(url, connect_args=_connect_args(url), execution_options=options)
     if psycopg:
         listen_to_psycopg(engine, url.query)

@@ -158,8 +158,8 @@ def joined(
     session = session_of(given)
     with database.joining():
         connection = connection_of(session)
-        if not database.has_home:
-            aside(connection, database.find_home)
+        if not database.schema_is_known:
+            aside(connection, database.find_schema)
         # Not on the caller's connection, which may have a date style that the driver cannot read.
         now = aside(connection, partial(_clock_of, database)) if need_clock(jobs) else None
         carry_text(connection, (new.columns(database.settings.namespace) for new in jobs))

@@ -84,7 +84,7 @@ GUARDS = [
     Mutant(
         115,
         "a process that is frozen in a transaction keeps its locks",
-        "store:FROZEN",
+        "store:IDLE_TIMEOUT",
         (Replace(("5",), by="3600"),),
         "tests/store/test_frozen.py",
     ),

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, update
 
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import clock, job, sweep
-from jobhandle_celery.store.connections import FROZEN
+from jobhandle_celery.store.connections import IDLE_TIMEOUT
 from tests.store.harness import Harness
 from tests.support import eventually
 
@@ -36,10 +36,10 @@ def frozen_after(harness: Harness, statement: Any, meanwhile: Callable[[], T]) -
 def _have_its_limit_come_soon(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         limit = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar()
-        assert limit == f"{FROZEN}s"
+        assert limit == f"{IDLE_TIMEOUT}s"
         connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '50ms'")
     else:
-        assert connection.exec_driver_sql("SELECT @@idle_transaction_timeout").scalar() == FROZEN
+        assert connection.exec_driver_sql("SELECT @@idle_transaction_timeout").scalar() == IDLE_TIMEOUT
         connection.exec_driver_sql("SET idle_transaction_timeout = 1")
 
 
