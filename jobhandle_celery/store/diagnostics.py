@@ -23,7 +23,7 @@ from .statements import NAMESPACE, Guard
 from .transitions import HELD, IS_TASK, STOP_REQUESTED, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
-"""Messages published for one attempt after which the job counts as `UNTAKEN`."""
+"""Messages published for one attempt after which the job counts as `UNCLAIMED`."""
 
 IGNORES_CANCEL_AFTER = timedelta(minutes=5)
 """How long a body may continue after it was asked to stop."""
@@ -78,12 +78,12 @@ class Trouble(Enum):
     """How a job can be stuck."""
 
     OVERDUE = "the sweeper should have looked at it by now"
-    UNTAKEN = "it was published several times and no worker claimed it"
-    DESERTED = "it is Running, and its worker has no lease"
+    UNCLAIMED = "it was published several times and no worker claimed it"
+    NO_LEASE = "it is Running, and its worker has no lease"
     IGNORES_CANCEL = "it was asked to stop a while ago, and its body goes on"
-    FORGOTTEN = "it was set to Running by hand a day ago and has not ended"
+    SET_RUNNING_LONG_AGO = "it was set to Running by hand a day ago and has not ended"
     UNSETTLED = "it has ended, and the sweeper should have settled what depends on it by now"
-    STRANDED = "it waits for jobs that have all ended, or are gone"
+    NEEDS_ENDED = "it waits for jobs that have all ended, or are gone"
     NOT_ENDED = "all members of this node have ended, and it has not"
 
 
@@ -207,14 +207,16 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
     late_for_sweep = (job.c.due_at <= statement_clock()) & (job.c.due_at < clock(-late))
     return {
         Trouble.OVERDUE: late_for_sweep & ~job.c.unsettled,
-        Trouble.UNTAKEN: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
-        Trouble.DESERTED: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
+        Trouble.UNCLAIMED: and_(job.c.status_id == JobStatus.QUEUED, job.c.publish_count >= SENT_TOO_OFTEN),
+        Trouble.NO_LEASE: and_(running, job.c.worker_uid.is_not(None), ~lease_alive(job.c.worker_uid)),
         Trouble.IGNORES_CANCEL: and_(
             running, STOP_REQUESTED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
         ),
-        Trouble.FORGOTTEN: and_(running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)),
+        Trouble.SET_RUNNING_LONG_AGO: and_(
+            running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)
+        ),
         Trouble.UNSETTLED: late_for_sweep & job.c.unsettled,
-        Trouble.STRANDED: and_(
+        Trouble.NEEDS_ENDED: and_(
             job.c.status_id == JobStatus.WAITING,
             job.c.blocked,
             ~_needs_unsettled_job(),

@@ -15,12 +15,12 @@ EXAMPLES = 3
 
 _FINDINGS = {
     Trouble.OVERDUE: (Level.BAD, "not handled when due", "see broker and sweeps"),
-    Trouble.DESERTED: (
+    Trouble.NO_LEASE: (
         Level.BAD,
         "Running without a worker lease",
         "see sweeps; the sweeper recovers them after one lease of uninterrupted passes",
     ),
-    Trouble.UNTAKEN: (
+    Trouble.UNCLAIMED: (
         Level.WARN,
         "published several times, claimed by no worker",
         "see queues and tasks; start more workers if all are busy",
@@ -30,7 +30,7 @@ _FINDINGS = {
         "still running long after a stop was requested",
         "celery -A app jobs cancel ID --terminate; have the task call raise_if_cancelled()",
     ),
-    Trouble.FORGOTTEN: (
+    Trouble.SET_RUNNING_LONG_AGO: (
         Level.WARN,
         "set to Running by set_status() more than a day ago",
         "set_status('Finished') or set_status('Error') by the program that set it; or cancel them",
@@ -40,7 +40,7 @@ _FINDINGS = {
         "ended, and what depends on them not settled when due",
         "see sweeps; every pass of the sweeper settles them",
     ),
-    Trouble.STRANDED: (
+    Trouble.NEEDS_ENDED: (
         Level.BAD,
         "waiting for jobs that have all ended or are gone",
         "report it; cancel the job or the root of its tree, then resubmit it",
