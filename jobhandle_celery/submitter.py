@@ -20,7 +20,7 @@ from .broker.signatures import GROUP
 from .errors import DatabaseUnavailableError
 from .preparer import Prepared, Preparer
 from .status import JobStatus
-from .store import Attached, NewMember, PendingMessage, Store, Submitted, runs_event_loop
+from .store import Attached, NewMember, PendingMessage, Store, SubmitResult, runs_event_loop
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -58,7 +58,7 @@ class Submitter:
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
         handle: Attached | None = None,
-    ) -> list[Submitted]:
+    ) -> list[SubmitResult]:
         """Insert jobs, all or none, and publish those that may start now; return the id and status of each.
 
         Of a canvas, that is the id and status of its root.
@@ -75,7 +75,7 @@ class Submitter:
         prepared: Prepared,
         session: "Session | scoped_session[Any] | None",
         handle: Attached | None = None,
-    ) -> list[Submitted]:
+    ) -> list[SubmitResult]:
         """Insert prepared jobs, and publish those that may start now; see `submit`."""
         if prepared.members:
             submitted = self._insert_trees(prepared.members, session, handle)
@@ -148,7 +148,7 @@ class Submitter:
         username: str | None,
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
-    ) -> tuple[list[NewMember], list[Submitted]]:
+    ) -> tuple[list[NewMember], list[SubmitResult]]:
         members = self.preparer.members(planned.members, username, groupname)
         return members, self._insert_trees(members, session)
 
@@ -157,7 +157,7 @@ class Submitter:
         members: Sequence[NewMember],
         session: "Session | scoped_session[Any] | None",
         handle: Attached | None = None,
-    ) -> list[Submitted]:
+    ) -> list[SubmitResult]:
         if session is not None:
             return self._store.trees.submit_in_session(
                 session, members, self.send_after_commit, self.arm_after_commit, handle

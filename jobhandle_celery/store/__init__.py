@@ -30,7 +30,7 @@ from .records import (
     Run,
     RunSnapshot,
     Selection,
-    Submitted,
+    SubmitResult,
     Worker,
 )
 from .recovery import Recovery

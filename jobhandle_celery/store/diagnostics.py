@@ -28,7 +28,7 @@ SENT_TOO_OFTEN = 3
 IGNORES_CANCEL_AFTER = timedelta(minutes=5)
 """How long a body may continue after it was asked to stop."""
 
-FORGOTTEN_AFTER = timedelta(days=1)
+LONG_AGO = timedelta(days=1)
 """How long a job may be Running that was taken with `set_status`."""
 
 
@@ -213,7 +213,7 @@ def _guards(late: timedelta) -> Mapping[Trouble, ColumnElement[bool]]:
             running, STOP_REQUESTED, job.c.cancel_requested < clock(-IGNORES_CANCEL_AFTER)
         ),
         Trouble.SET_RUNNING_LONG_AGO: and_(
-            running, job.c.worker_uid.is_(None), job.c.started < clock(-FORGOTTEN_AFTER)
+            running, job.c.worker_uid.is_(None), job.c.started < clock(-LONG_AGO)
         ),
         Trouble.UNSETTLED: late_for_sweep & job.c.unsettled,
         Trouble.NEEDS_ENDED: and_(

@@ -19,7 +19,7 @@ from .call_threads import aside
 from .database import Database
 from .direct_psycopg import NotDirect
 from .executors import Executor
-from .records import NewJob, NewJobs, Submitted, unique_hash
+from .records import NewJob, NewJobs, SubmitResult, unique_hash
 from .retrying import is_retry, retry_on_disconnect
 from .sessions import carry_text, connection_of, session_of
 from .statements import Guard, params
@@ -39,7 +39,7 @@ class Inserter:
         self._database = database
 
     @retry_on_disconnect
-    def submit(self, jobs: NewJobs) -> list[Submitted]:
+    def submit(self, jobs: NewJobs) -> list[SubmitResult]:
         """Insert jobs in one transaction of our own; return them in their order.
 
         Who may have been there first: the same submit, if the answer to its commit was lost (found by the
@@ -60,7 +60,7 @@ class Inserter:
         jobs: Sequence[NewJob],
         send: Callback,
         handle: Attached | None = None,
-    ) -> list[Submitted]:
+    ) -> list[SubmitResult]:
         """Insert jobs in the caller's transaction; `send` is called with their ids after its commit.
 
         A rollback, also of a savepoint, leaves nothing of them and detaches the handle.
@@ -75,15 +75,15 @@ class Inserter:
         after_commit(joining, db.connection, fresh, {send: fresh}, handle)
         return submitted
 
-    def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[Submitted]:
-        submitted: dict[str, Submitted] = {}
+    def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[SubmitResult]:
+        submitted: dict[str, SubmitResult] = {}
         for part in batches(self._in_order_of_keys(jobs), MOST_ROWS, payload_length, MOST_BYTES):
             rows = [self._row(new, now) for new in part]
             inserted = {row.task_id: row for row in db.insert_jobs(rows)}
             for new, row in zip(part, rows, strict=True):
                 found = inserted.get(new.task_id)
                 submitted[new.task_id] = (
-                    Submitted(found.id, found.status_id) if found else _find_or_insert(db, new, row)
+                    SubmitResult(found.id, found.status_id) if found else _find_or_insert(db, new, row)
                 )
         return [submitted[new.task_id] for new in jobs]
 
@@ -105,19 +105,19 @@ class Inserter:
             ordered[place] = jobs[number]
         return ordered
 
-    def _insert_one_directly(self, new: NewJob) -> list[Submitted] | None:
+    def _insert_one_directly(self, new: NewJob) -> list[SubmitResult] | None:
         """Insert a job with direct psycopg; None, and nothing is inserted, if that is not possible."""
         if need_clock([new]):
             return None
         rows = self._database.execute_directly(insert_one(), params(**NEW_ROW | self._row(new)))
-        return [Submitted(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
+        return [SubmitResult(rows[0][0], JobStatus.from_id(rows[0][2]))] if rows else None
 
-    def _insert_directly(self, jobs: NewJobs) -> list[Submitted] | None:
+    def _insert_directly(self, jobs: NewJobs) -> list[SubmitResult] | None:
         """Insert jobs with direct psycopg while they are prepared; None, and no row, if not possible."""
         if is_retry():
             return None  # they may have been inserted: only `_insert_all` looks
         task_ids: list[str] = []
-        submitted: list[Submitted] = []
+        submitted: list[SubmitResult] = []
 
         def documents() -> Iterator[dict[str, Any]]:
             for part in batches(jobs, MOST_ROWS, payload_length, MOST_BYTES):
@@ -132,7 +132,7 @@ class Inserter:
                 raise NotDirect
             for task_id in task_ids:
                 job_id, status = rows[task_id]
-                submitted.append(Submitted(job_id, JobStatus.from_id(status)))
+                submitted.append(SubmitResult(job_id, JobStatus.from_id(status)))
 
         following = documents()
         try:
@@ -173,7 +173,7 @@ def _clock_of(database: Database) -> datetime:
         return read_clock(db)
 
 
-def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted:
+def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> SubmitResult:
     while True:
         found = find_job(db, job.c.task_id == new.task_id)
         if found is None and new.unique_key is not None:
@@ -181,10 +181,10 @@ def _find_or_insert(db: Executor, new: NewJob, row: dict[str, Any]) -> Submitted
         if found is not None:
             if found.task_id == new.task_id:
                 check_task_id(new)
-            return Submitted(found.id, found.status_id, fresh=found.task_id == new.task_id)
+            return SubmitResult(found.id, found.status_id, fresh=found.task_id == new.task_id)
         # The job that had the key has just ended: the key is free.
         for inserted in db.insert_jobs([row]):
-            return Submitted(inserted.id, inserted.status_id)
+            return SubmitResult(inserted.id, inserted.status_id)
 
 
 def check_task_id(new: NewJob) -> None:

@@ -170,7 +170,7 @@ class NewJobs(Protocol):
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmitResult:
     """The result of a submit."""
 
     job_id: int

@@ -27,7 +27,7 @@ from .insert import (
     read_clock,
     schedule,
 )
-from .records import NewJob, NewMember, Submitted
+from .records import NewJob, NewMember, SubmitResult
 from .retrying import retry_on_disconnect
 from .settling import Settling
 from .statements import setting
@@ -45,7 +45,7 @@ class Trees:
         self._database = database
         self._settling = settling
 
-    def submit(self, members: Sequence[NewMember]) -> list[Submitted]:
+    def submit(self, members: Sequence[NewMember]) -> list[SubmitResult]:
         """Insert rows with their needs in one transaction of our own; return the id and status of each.
 
         A task may start now if it is Submitted and `fresh`.
@@ -74,7 +74,7 @@ class Trees:
         send: Callback,
         arm: Callback,
         handle: Attached | None = None,
-    ) -> list[Submitted]:
+    ) -> list[SubmitResult]:
         """Insert rows in the caller's transaction.
 
         After its commit, `send` is called with the ids of tasks that may start, and `arm` with those of rows
@@ -105,7 +105,7 @@ class Trees:
 class _Inserted:
     """The result of an insert."""
 
-    submitted: list[Submitted]
+    submitted: list[SubmitResult]
     startable: list[int]
     """Ids of tasks that may start."""
     to_arm: list[int]
@@ -122,7 +122,7 @@ class _Insertion:
         self._members = members
         self._settings = settings
         self._now = now
-        self._submitted: dict[int, Submitted] = {}
+        self._submitted: dict[int, SubmitResult] = {}
         self._written: set[int] = set()
         """Indexes of the rows that this transaction has inserted."""
         self._to_arm = {number for number, new in enumerate(members) if new.after}
@@ -193,23 +193,23 @@ class _Insertion:
                 self._submitted[number] = self._find_or_insert(number, row)
             else:
                 self._written.add(number)
-                self._submitted[number] = Submitted(found.id, found.status_id)
+                self._submitted[number] = SubmitResult(found.id, found.status_id)
 
-    def _find_or_insert(self, number: int, row: dict[str, Any]) -> Submitted:
+    def _find_or_insert(self, number: int, row: dict[str, Any]) -> SubmitResult:
         while True:
             if found := find_job(self._db, job.c.task_id == row["task_id"]):
                 check_task_id(self._members[number].job)
-                return Submitted(found.id, found.status_id)
+                return SubmitResult(found.id, found.status_id)
             if "unique_hash" in row and (
                 found := find_job(self._db, job.c.unique_hash == row["unique_hash"])
             ):
                 if self._members[number].parent is not None:
                     self._adopt(number, found)
-                return Submitted(found.id, found.status_id, fresh=False)
+                return SubmitResult(found.id, found.status_id, fresh=False)
             # The job that had the key has just ended: the key is free.
             for inserted in self._db.insert_jobs([row], of_tree=True):
                 self._written.add(number)
-                return Submitted(inserted.id, inserted.status_id)
+                return SubmitResult(inserted.id, inserted.status_id)
 
     def _adopt(self, number: int, found: Row[Any]) -> None:
         """Let an unfinished job with the member's unique key be that member.

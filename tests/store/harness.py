@@ -43,7 +43,7 @@ from jobhandle_celery.store import (
     PendingMessage,
     Run,
     Store,
-    Submitted,
+    SubmitResult,
     Worker,
     engine_maker,
     gate,
@@ -244,7 +244,7 @@ def new_job(**given: Any) -> NewJob:
     return NewJob(**plain | given)
 
 
-def insert_within(store: Store, connection: Connection, jobs: Sequence[NewJob]) -> list[Submitted]:
+def insert_within(store: Store, connection: Connection, jobs: Sequence[NewJob]) -> list[SubmitResult]:
     """Insert jobs in the transaction of a connection."""
     return store.inserter._insert_all(store.database.executor(connection), jobs, None)
 

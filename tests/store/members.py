@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jobhandle_celery.store import NewMember, Run, Submitted
+from jobhandle_celery.store import NewMember, Run, SubmitResult
 from jobhandle_celery.store.settling import Settling
 from jobhandle_celery.store.trees import Trees
 from tests.store.harness import Harness, new_job
@@ -55,7 +55,7 @@ class Tree:
         """Submit it; without `armed`, as by a process that dies after the commit."""
         self.harness = harness
         trees = harness.store.trees if armed else Trees(harness.database, _Never(harness.database))
-        self.submitted: list[Submitted] = trees.submit(members)
+        self.submitted: list[SubmitResult] = trees.submit(members)
         self.ids = [row.job_id for row in self.submitted]
 
     def run(self, number: int) -> Run:
