@@ -63,7 +63,7 @@ class Settler:
             self._local.pending = None
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def settling_at_once(self) -> Iterator[None]:
         """Settle jobs that end in this block at once: a body that a settle runs eagerly may wait for them."""
         outer = getattr(self._local, "pending", None)
         self._local.pending = None

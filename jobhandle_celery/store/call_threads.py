@@ -81,7 +81,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
-def aside(connection: Connection, function: Callable[[], T]) -> T:
+def call_blocking(connection: Connection, function: Callable[[], T]) -> T:
     """Call a function that blocks, beside a caller's connection.
 
     If the driver of that is asynchronous, this is the thread of an event loop: the call is made in another

@@ -10,7 +10,7 @@ from ..errors import InvalidTransitionError
 from ..schema import clock, job
 from ..status import UNFINISHED, JobStatus
 from .database import Database
-from .dependencies import HAS_UNMET_NEED, IS_NODE, select_lost_need, why_cancelled
+from .dependencies import HAS_UNMET_NEED, IS_NODE, select_failed_need, why_cancelled
 from .executors import MOST_PARAMETERS, Executor
 from .records import Run, Selection, unique_hash
 from .retrying import remember, remembered, retry_on_disconnect
@@ -199,9 +199,9 @@ class Control:
                     f"job {former.id} belongs to job {former.root_id}, which is {root}: "
                     "a member runs again with its tree, once that is final"
                 )
-        if lost := db.execute(select_lost_need(), params(id=former.id)).first():
+        if failed := db.execute(select_failed_need(), params(id=former.id)).first():
             raise InvalidTransitionError(
-                f"job {former.id} {why_cancelled(lost.id, lost.status_id)}: resubmit that one first"
+                f"job {former.id} {why_cancelled(failed.id, failed.status_id)}: resubmit that one first"
             )
         resubmit = Transition(
             status_allows("resubmit"),

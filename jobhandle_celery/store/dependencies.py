@@ -143,14 +143,13 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
 
 
 @cache
-def select_lost_need() -> Select[Any]:
+def select_failed_need() -> Select[Any]:
     """Return a select of a need of the job `id` that has ended otherwise than it must."""
     ended = in_statuses(NEEDED.c.status_id, FINAL)
-    lost = (
-        select(NEEDED.c.id, NEEDED.c.status_id).select_from(job).join(job_need, job_need.c.job_id == job.c.id)
-    )
-    lost = lost.join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-    return lost.where(MINE, job.c.needs_when.is_not(None), ended, _IS_UNMET).limit(1)
+    needs = select(NEEDED.c.id, NEEDED.c.status_id).select_from(job)
+    needs = needs.join(job_need, job_need.c.job_id == job.c.id)
+    needs = needs.join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+    return needs.where(MINE, job.c.needs_when.is_not(None), ended, _IS_UNMET).limit(1)
 
 
 def why_cancelled(needs_id: int, status: JobStatus | None) -> str:

@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from ..schema import job
 from .bulk_statements import insert_document, insert_needs, mark_queued, to_document, to_marks
-from .call_threads import aside
+from .call_threads import call_blocking
 from .records import PendingMessage
 from .statements import Guard, Transition, is_locked_in_order, is_unlocked, params, select_in_order
 
@@ -79,7 +79,7 @@ class Executor(ABC):
         """Return the rows that this transaction sees, then those committed since a caller's snapshot."""
         rows = list(self.execute(statement))
         if self._read_outside is not None:
-            rows += aside(self.connection, partial(self._committed, self._read_outside, statement))
+            rows += call_blocking(self.connection, partial(self._committed, self._read_outside, statement))
         return rows
 
     def _committed(

@@ -15,7 +15,7 @@ from ..schema import clock, job
 from ..status import JobStatus
 from .after_commit import Attached, Callback, after_commit
 from .bulk_statements import NEW_ROW, insert_document, insert_one, to_document
-from .call_threads import aside
+from .call_threads import call_blocking
 from .database import Database
 from .direct_psycopg import NotDirect
 from .executors import Executor
@@ -159,9 +159,9 @@ def joined(
     with database.joining():
         connection = connection_of(session)
         if not database.schema_is_known:
-            aside(connection, database.find_schema)
+            call_blocking(connection, database.find_schema)
         # Not on the caller's connection, which may have a date style that the driver cannot read.
-        now = aside(connection, partial(_clock_of, database)) if need_clock(jobs) else None
+        now = call_blocking(connection, partial(_clock_of, database)) if need_clock(jobs) else None
         carry_text(connection, (new.columns(database.settings.namespace) for new in jobs))
         db = database.executor(connection)
         db.begin_writing()

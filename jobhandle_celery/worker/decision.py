@@ -164,7 +164,7 @@ def time_limit_failure(error: SoftTimeLimitExceeded | TimeLimitExceeded, traceba
     return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
 
 
-def lost_process(error: BaseException) -> str:
+def describe_lost_process(error: BaseException) -> str:
     """Return why a job's process is gone, from the error by which the main process learned it."""
     if isinstance(error, SystemExit):
         return f"the process that ran it was lost: it exited with status {error.code}"

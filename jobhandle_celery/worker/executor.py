@@ -153,7 +153,7 @@ def own_code(task: Any, current: CurrentRun) -> Iterator[None]:
     It surrounds the outermost wrapper, so that the body has ended when an outcome is concluded here.
     """
     try:
-        with runtime_of(task.app).settler.apart():
+        with runtime_of(task.app).settler.settling_at_once():
             try:
                 yield
             except BaseExceptionGroup as group:

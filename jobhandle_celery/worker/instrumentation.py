@@ -62,9 +62,9 @@ def instrument_task(task: Any) -> None:
     }
     # Only if the class defines its own: otherwise Celery calls neither.
     if plain.__call__ is not Task.__call__:
-        own["__call__"] = WhileTraced(guarded)
+        own["__call__"] = WrappedDuringJob(wrap_body)
     if plain.before_start is not Task.before_start:
-        own["before_start"] = WhileTraced(hooked)
+        own["before_start"] = WrappedDuringJob(wrap_before_start)
     for name in ("delay_on_commit", "apply_async_on_commit"):  # of Celery's `DjangoTask`
         if hasattr(plain, name):
             own[name] = in_scope_of_call(getattr(plain, name))
@@ -96,7 +96,7 @@ def _own_is_aborted(plain: Callable[..., Any]) -> Callable[..., Any]:
     return is_aborted
 
 
-class WhileTraced:
+class WrappedDuringJob:
     """An attribute of a task that is wrapped while a job of it is traced, and else what the task's class has.
 
     Celery reads bodies and hooks from the task, so neither a plain message nor code that reads or patches the
@@ -131,7 +131,7 @@ class WhileTraced:
         return of_class
 
 
-def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_body(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
     """Return a body that runs as its task's job while that is traced, and is just called otherwise."""
 
     @functools.wraps(body)
@@ -153,7 +153,7 @@ def guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def hooked(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_before_start(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return a task's own `before_start`, wrapped: like the body, it may end the job."""
 
     def before_start(*args: Any) -> None:
@@ -181,7 +181,7 @@ class JobTask:
     def __trace__(self: Any) -> None:
         del self.__dict__["__trace__"]
 
-    run = WhileTraced(guarded)
+    run = WrappedDuringJob(wrap_body)
 
     @classmethod
     def bind(cls, app: Celery) -> Any:

@@ -25,7 +25,7 @@ from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
 from ..store import ChangedJob, ProcessRef, Store, Worker
 from .current_run import HARD_LIMIT, unclaimed
-from .decision import lost_process, time_limit_failure
+from .decision import describe_lost_process, time_limit_failure
 from .message_guard import TaskRefused, refuse_request
 from .outcomes import Outcome, Report, Retried, is_cancelled
 from .result_backend import hide_sensitive, mark_revoked
@@ -101,14 +101,14 @@ class JobRequest:
         self.request_dict[HARD_LIMIT] = self.time_limits[0]
         runtime, given = runtime_of(self.app), zip(("hard", "soft"), self.time_limits, strict=True)
         ignored = celery_compat.ignored_time_limits({parent.__module__ for parent in type(pool).__mro__})
-        lost = [kind for kind, limit in given if limit and kind in ignored]
-        if lost and not runtime.warned_of_limits:
+        unenforced = [kind for kind, limit in given if limit and kind in ignored]
+        if unenforced and not runtime.warned_of_limits:
             runtime.warned_of_limits = True
             logger.warning(
                 "job %s: its %s time limit is ignored, as are those of later jobs: the pool of this worker "
                 "cannot end a body; use the prefork pool for jobs with time limits",
                 self.key[0],
-                " and ".join(lost),
+                " and ".join(unenforced),
             )
 
     def _announce_dropped(self, reason: str) -> None:
@@ -191,7 +191,7 @@ class JobRequest:
             return super().on_failure(exc_info, *args, **kwargs)  # type: ignore[misc]  # a mixin
         finally:
             if isinstance(self._error, _LOST):
-                reason = lost_process(self._error)
+                reason = describe_lost_process(self._error)
                 # Or the stored record: the child may have written its outcome before it ended.
                 self._write_once_gone(
                     lambda store, ref, me: (
