@@ -59,7 +59,7 @@ def periodic(_: Any, patch: pytest.MonkeyPatch) -> None:
 def lease(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leases, "renew", bug)
     runtime = app.jobs._runtime
-    lease = Lease(lambda: runtime.store, Worker("w1@host", "boot", 1), runtime.settings)
+    lease = Lease(lambda: runtime.store, Worker("w1@host", "uid", 1), runtime.settings)
     assert not lease.renew()
     assert lease._logging is not None
     lease._logging.join()

@@ -28,7 +28,7 @@ LONG = {"jobhandle_lease": 120}
 """Longer than a busy machine delays a renewal."""
 
 
-class Held:
+class LeaseUnderTest:
     """A process with jobs, its lease, and the locks and connections of its other threads."""
 
     def __init__(self, database_url: str) -> None:
@@ -78,10 +78,10 @@ class Held:
 
 
 @pytest.fixture
-def held(database_url: str) -> Iterator[Held]:
-    held = Held(database_url)
-    yield held
-    held.close()
+def under_test(database_url: str) -> Iterator[LeaseUnderTest]:
+    under_test = LeaseUnderTest(database_url)
+    yield under_test
+    under_test.close()
 
 
 @contextmanager
@@ -117,44 +117,46 @@ def locks_of_modules() -> Iterator[tuple[str, Any]]:
     yield "forking", gate._forking
 
 
-def test_renewal_needs_no_lock_of_other_work(held: Held) -> None:
+def test_renewal_needs_no_lock_of_other_work(under_test: LeaseUnderTest) -> None:
     """Every lock of the process is held by another thread, one at a time (faults 45, 46)."""
-    locks = [*held.locks, *locks_of_modules()]
-    assert {"Database.__init__", "BackgroundQueue._renew"} <= {name.split(" ")[0] for name, _ in held.locks}
-    sqlite = held.runtime.store.database.engine.dialect.name == "sqlite"
-    assert held.renews()
+    locks = [*under_test.locks, *locks_of_modules()]
+    assert {"Database.__init__", "BackgroundQueue._renew"} <= {
+        name.split(" ")[0] for name, _ in under_test.locks
+    }
+    sqlite = under_test.runtime.store.database.engine.dialect.name == "sqlite"
+    assert under_test.renews()
     for name, lock in locks:
         if name == "forking" and sqlite:
             continue  # held while the process forks, and no longer
         with by_another_thread(lambda it=lock: it):  # type: ignore[misc]  # bound
-            assert held.renews(), f"a renewal waits for the lock of {name}"
+            assert under_test.renews(), f"a renewal waits for the lock of {name}"
 
 
-def test_renewal_goes_on_while_a_fork_waits(held: Held) -> None:
+def test_renewal_goes_on_while_a_fork_waits(under_test: LeaseUnderTest) -> None:
     """Mutant 23: the fork guard is closed during a store call (fault 46)."""
     fork = threading.Thread(target=gate._before)
     try:
         with by_another_thread(gate.inside):
             fork.start()
             eventually(lambda: gate._closed, message="the fork does not wait")
-            assert held.renews()
-            assert fork.is_alive(), "the fork did not wait for the verb"
+            assert under_test.renews()
+            assert fork.is_alive(), "the fork did not wait for the call"
     finally:
         fork.join(30)
         gate._renew()  # as in a child: the locks belong to a thread that has ended
 
 
-def test_renewal_needs_no_connection_of_other_work(held: Held) -> None:
+def test_renewal_needs_no_connection_of_other_work(under_test: LeaseUnderTest) -> None:
     """Other work holds all connections of its pool (fault 46)."""
-    engine = held.runtime.store.database.engine
+    engine = under_test.runtime.store.database.engine
     with ExitStack() as taken:
         pool: Any = engine.pool
         for _ in range(pool.size() + pool._max_overflow):
             taken.enter_context(engine.connect())
-        assert held.renews()
+        assert under_test.renews()
 
 
-def test_renewal_does_not_wait_for_a_blocked_log(held: Held) -> None:
+def test_renewal_does_not_wait_for_a_blocked_log(under_test: LeaseUnderTest) -> None:
     """A blocked log, as a pipe without a reader, does not delay renewals (fault 46)."""
     stuck, logged = threading.Event(), threading.Event()
 
@@ -167,10 +169,10 @@ def test_renewal_does_not_wait_for_a_blocked_log(held: Held) -> None:
     logger = logging.getLogger("jobhandle_celery.worker.lease")
     logger.addHandler(handler)
     try:
-        held.lease._store.leases.retire(held.me)
-        assert held.lease.renew(), "it logs that the worker was declared lost"
+        under_test.lease._store.leases.retire(under_test.me)
+        assert under_test.lease.renew(), "it logs that the worker was declared lost"
         assert logged.wait(30)
-        assert held.renews()
+        assert under_test.renews()
     finally:
         stuck.set()
         logger.removeHandler(handler)
@@ -189,12 +191,12 @@ class Stopping(Store):
         return self._renew(me)
 
 
-def test_hanging_renewal_is_abandoned(held: Held) -> None:
+def test_hanging_renewal_is_abandoned(under_test: LeaseUnderTest) -> None:
     """Mutant 22: whatever blocks a renewal, the next one has its own store (fault 45)."""
     free = threading.Event()
-    make = held.runtime.stores_of_lease()
+    make = under_test.runtime.stores_of_lease()
     stores: list[Any] = [Stopping(make(), free), Stopping(make(), free), make()]
-    lease = Lease(functools.partial(stores.pop, 0), held.me, Settings())
+    lease = Lease(functools.partial(stores.pop, 0), under_test.me, Settings())
     lease._deadline = 0.05
     try:
         assert not lease.renew()
@@ -207,11 +209,11 @@ def test_hanging_renewal_is_abandoned(held: Held) -> None:
     eventually(lambda: lease.renew() and not lease._abandoned, message="what was given up has not ended")
 
 
-def test_hanging_renewals_are_limited(held: Held) -> None:
+def test_hanging_renewals_are_limited(under_test: LeaseUnderTest) -> None:
     """A long outage does not start a thread each second (fault 45)."""
     free = threading.Event()
-    make = held.runtime.stores_of_lease()
-    lease = Lease(lambda: Stopping(make(), free), held.me, Settings())
+    make = under_test.runtime.stores_of_lease()
+    lease = Lease(lambda: Stopping(make(), free), under_test.me, Settings())
     lease._deadline = 0.001
     try:
         for _ in range(30):
@@ -221,11 +223,15 @@ def test_hanging_renewals_are_limited(held: Held) -> None:
         free.set()
 
 
-def test_lease_is_renewed_until_its_end(held: Held) -> None:
-    lease = Lease(held.runtime.stores_of_lease(), held.me, Settings(lease=held.runtime.settings.lease / 1000))
-    before = held.lease_until()
+def test_lease_is_renewed_until_its_end(under_test: LeaseUnderTest) -> None:
+    lease = Lease(
+        under_test.runtime.stores_of_lease(),
+        under_test.me,
+        Settings(lease=under_test.runtime.settings.lease / 1000),
+    )
+    before = under_test.lease_until()
     lease.start()
-    eventually(lambda: held.lease_until() != before, message="nothing was renewed")
+    eventually(lambda: under_test.lease_until() != before, message="nothing was renewed")
     lease.end(30)
     with contextlib.suppress(RuntimeError):
         assert not lease._thread.is_alive()

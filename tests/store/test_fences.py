@@ -35,9 +35,9 @@ WRITES: dict[str, Write] = {
     "give_back_process": lambda harness, run: harness.store.recovery.give_back(
         process(run), "late", run.worker
     ),
-    "give_back_boot": lambda harness, run: harness.store.recovery.give_back_all(run.worker, "late"),
+    "give_back_all": lambda harness, run: harness.store.recovery.give_back_all(run.worker, "late"),
 }
-LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_boot"}
+LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_all"}
 
 
 def declined(write: str, row: Row) -> Any:
@@ -135,7 +135,7 @@ def test_every_part_of_the_key_is_looked_at(harness: Harness, spoiled: str) -> N
         "task_id": replace(run, task_id="another"),
     }[spoiled]
     for name, write in WRITES.items():
-        if name == "give_back_boot" or ("process" in name and spoiled != "task_id"):
+        if name == "give_back_all" or ("process" in name and spoiled != "task_id"):
             continue  # the next test covers the main process
         write(harness, wrong)
         assert harness.row(run.job_id) == row, name

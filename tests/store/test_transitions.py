@@ -102,7 +102,7 @@ def _send_back(harness: Harness, run: Run) -> Any:
 def _give_up(harness: Harness, run: Run) -> None:
     for number in range(4):
         message = (run.job_id, run.task_id, harness.row(run.job_id)["attempt"] + 1)
-        harness.store.recovery.note_received([message], Worker(f"w{number}", f"boot-{number}", 1))
+        harness.store.recovery.note_received([message], Worker(f"w{number}", f"uid-{number}", 1))
 
 
 VERBS = {

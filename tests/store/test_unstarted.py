@@ -11,7 +11,7 @@ ROUNDS = 10
 
 
 def worker(number: int) -> Worker:
-    return Worker(f"w{number}", f"boot-{number}", 100)
+    return Worker(f"w{number}", f"uid-{number}", 100)
 
 
 def note_received(harness: Harness, job_id: int, number: int) -> list[ChangedJob]:
