@@ -129,8 +129,9 @@ class DatabaseRefusedError(JobHandleError):
 class DatabaseUnavailableError(JobHandleError, ConnectionError):
     """The database is unavailable; whether the last statement took effect is unknown."""
 
-    again: Literal["at once", "soon"] | None = None
-    """When the library retries before it raises this: after a broken connection or a deadlock."""
+    retry: Literal["immediately", "after_pause"] | None = None
+    """How the library retries before it raises this: after a broken connection immediately, after a deadlock
+    or a lock timeout after a pause."""
 
 
 class StopRequested(BaseException):

@@ -71,7 +71,7 @@ def _settle(store: Store, publisher: Publisher, since: datetime) -> None:
                 ready = store.settling.settle(due.ended)
                 armed = store.settling.arm(due.blocked)
         except DatabaseUnavailableError as error:
-            if error.again != "soon":
+            if error.retry != "after_pause":
                 raise
             logger.info("jobs %s are settled later: %s", [*due.ended, *due.blocked], error)
         else:

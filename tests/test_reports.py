@@ -111,13 +111,13 @@ def refuse(main: Main, method: str, error: JobHandleError) -> Callable[[], None]
 
 def unavailable(again: Any) -> DatabaseUnavailableError:
     error = DatabaseUnavailableError("no")
-    error.again = again
+    error.retry = again
     return error
 
 
 def test_outcome_that_breaks_connections_is_written_plainer(main: Main) -> None:
     """A server closes the connection at a too large packet, without an error (fault 26)."""
-    refuse(main, "finish", unavailable("at once"))
+    refuse(main, "finish", unavailable("immediately"))
     main.take(Finished, '"too large"')
     for _ in range(REFUSALS):
         main.housekeeping.writes.make()
@@ -127,7 +127,7 @@ def test_outcome_that_breaks_connections_is_written_plainer(main: Main) -> None:
     assert main.handle.job_message().startswith("the body returned, and its result could not be stored")
 
 
-@pytest.mark.parametrize("again", [None, "soon"])
+@pytest.mark.parametrize("again", [None, "after_pause"])
 def test_waiting_outcome_delays_no_other(main: Main, again: str | None) -> None:
     """On a locked row or a full disk it stays pending, and other outcomes are written."""
     allow = refuse(main, "finish", unavailable(again))

@@ -41,6 +41,6 @@ class QueuedMarker(BackgroundQueue[PendingMessage]):
             with limit_retries(LOCK_WAIT):
                 self._store.outbox.mark_queued(work)
         except DatabaseUnavailableError as error:
-            if error.again != "soon":
+            if error.retry != "after_pause":
                 raise
             self._put_back(work)

@@ -53,9 +53,9 @@ def translate(error: DBAPIError, database: str) -> JobHandleError:
     ):
         unavailable = DatabaseUnavailableError(f"{database} did not answer: {str(error.orig).strip()}")
         if has_code(error, RETRYABLE) or (retry_limit() is not None and has_code(error, _BUSY)):
-            unavailable.again = "soon"
+            unavailable.retry = "after_pause"
         elif stale or error.connection_invalidated:
-            unavailable.again = "at once"
+            unavailable.retry = "immediately"
         return unavailable
     # The first line alone: PostgreSQL shows the refused value in the next.
     first_line = str(error.orig).strip().partition("\n")[0]

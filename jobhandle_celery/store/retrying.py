@@ -91,10 +91,10 @@ def retry_on_disconnect(method: Callable[Concatenate[S, P], T]) -> Callable[Conc
                 try:
                     return method(self, *args, **kwargs)
                 except DatabaseUnavailableError as error:
-                    late = time.monotonic() >= until and (error.again == "soon" or at_once > 0)
-                    if error.again is None or late or at_once + 1 == _RECONNECTS:
+                    late = time.monotonic() >= until and (error.retry == "after_pause" or at_once > 0)
+                    if error.retry is None or late or at_once + 1 == _RECONNECTS:
                         raise
-                    if error.again == "soon":
+                    if error.retry == "after_pause":
                         # The database has rolled back: nothing is written.
                         time.sleep(random.uniform(0.0, 0.02 * 2 ** min(soon, 5)))
                         soon += 1

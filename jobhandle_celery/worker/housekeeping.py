@@ -207,7 +207,7 @@ def _unless_locked() -> Iterator[None]:
     try:
         yield
     except DatabaseUnavailableError as error:
-        if error.again != "soon":
+        if error.retry != "after_pause":
             raise
         logger.warning("a row is locked by another transaction; its write is retried: %s", error)
 

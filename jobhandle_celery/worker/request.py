@@ -133,7 +133,7 @@ class JobRequest:
             # Only this write breaks its connection, repeatedly: a server does so for a packet that is
             # too large.
             nonlocal latest, refusals
-            refusals += error.again == "at once"
+            refusals += error.retry == "immediately"
             if refusals >= REFUSALS:
                 latest = latest.plainer(error)
 

@@ -121,7 +121,7 @@ def test_flush_waits_for_write_in_progress() -> None:
 
 def lock_timeout(again: str) -> DatabaseUnavailableError:
     error = DatabaseUnavailableError("locked")
-    error.again = again  # type: ignore[assignment]
+    error.retry = again  # type: ignore[assignment]
     return error
 
 
@@ -129,7 +129,7 @@ def test_flush_once_leaves_locked_rows_to_the_thread(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("jobhandle_celery.broker.queued_marker.DELAY", 0.01)
     recorder = Recorder()
     marker = marker_of(recorder)
-    recorder.fails = lock_timeout("soon")
+    recorder.fails = lock_timeout("after_pause")
     marker.later([1])
     marker.flush_once()
     marker.later([2])
@@ -141,7 +141,7 @@ def test_flush_at_exit_waits_for_locked_rows_with_a_bound(monkeypatch: pytest.Mo
     monkeypatch.setattr("jobhandle_celery.background.FLUSH_TIMEOUT", 0.1)
     recorder = Recorder()
     marker = marker_of(recorder)
-    recorder.fails = lock_timeout("soon")
+    recorder.fails = lock_timeout("after_pause")
     marker.later([1])
     marker.flush()
     assert recorder.marked == []

@@ -26,7 +26,7 @@ class Asked:
         self.tries += 1
         if self.tries <= self.failures:
             error = DatabaseUnavailableError("a deadlock")
-            error.again = self.again  # type: ignore[assignment]  # a word of its own
+            error.retry = self.again  # type: ignore[assignment]  # a word of its own
             raise error
         return self.tries
 
@@ -39,13 +39,13 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pause")
 def test_deadlock_is_retried_up_to_a_time() -> None:
     """Eight processes with few keys outlived six tries (fault 48)."""
-    assert Asked(50, "soon").verb() == 51
+    assert Asked(50, "after_pause").verb() == 51
 
 
 def test_late_lock_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six tries of fifty seconds each were five minutes (fault 48)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
-    asked = Asked(50, "soon")
+    asked = Asked(50, "after_pause")
     with pytest.raises(DatabaseUnavailableError):
         asked.verb()
     assert asked.tries == 1
@@ -54,9 +54,9 @@ def test_late_lock_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> No
 def test_lost_connection_is_retried_once_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss was noticed at a deadline; the retry recognises an earlier success (fault 45)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
-    assert Asked(1, "at once").verb() == 2
+    assert Asked(1, "immediately").verb() == 2
     with pytest.raises(DatabaseUnavailableError):
-        Asked(2, "at once").verb()
+        Asked(2, "immediately").verb()
 
 
 def _find_deadlocks_soon(connection: Any, _record: Any) -> None:
