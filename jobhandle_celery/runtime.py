@@ -174,13 +174,13 @@ class Runtime:
             if "submitter" in self.__dict__:
                 stack.callback(self.submitter.drain)
 
-    def me(self) -> Worker:
+    def current_worker(self) -> Worker:
         """Return the worker that runs bodies in this process."""
         if self.worker is not None:
             return replace(self.worker, pid=os.getpid())
-        return self.myself_alone()
+        return self.eager_worker()
 
-    def myself_alone(self) -> Worker:
+    def eager_worker(self) -> Worker:
         """Return this process as a worker without a lease, which runs bodies eagerly."""
         return Worker(f"{socket.gethostname()}:{os.getpid()}", None, os.getpid())
 

@@ -52,7 +52,7 @@ def test_claim_without_lease_is_logged_at_its_begin_and_end(
     handle = app.jobs.handle()
     handle.submit(ADD)
     runtime = runtime_of(app)
-    runtime.store.leases.retire(runtime.me())
+    runtime.store.leases.retire(runtime.current_worker())
     run(app, message_of(app))
     assert len(logged(caplog, f"job {handle.job_id}: its claim waits until worker w1 has a lease")) == 1
     assert len(logged(caplog, f"job {handle.job_id} was not started: worker w1 had no lease")) == 1

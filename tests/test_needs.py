@@ -179,7 +179,7 @@ def test_run_that_was_given_back_reads_the_results_again(app: Any) -> None:
     handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
     message = message_of(app)
     store, found = runtime_of(app).store, handle.get_job()
-    claimed = Run(found.id, found.task_id, 1, str(uuid.uuid4()), runtime_of(app).me())
+    claimed = Run(found.id, found.task_id, 1, str(uuid.uuid4()), runtime_of(app).current_worker())
     assert store.runs.claim(claimed, found.task) == claimed
     store.recovery.give_back(claimed, "its worker is gone", claimed.worker)
     runtime_of(app).submitter.send([handle.job_id])

@@ -60,7 +60,7 @@ def claim(task: Any, context: Any) -> CurrentRun:
             job[0],
         )
         raise Ignore("this worker has no lease")
-    me = runtime.myself_alone() if context.is_eager else runtime.me()
+    me = runtime.eager_worker() if context.is_eager else runtime.current_worker()
     run = Run(job[0], str(context.id), job[1], str(uuid.uuid4()), me)
     try:
         rejected = _claim(runtime.store, run, task.name)

@@ -25,7 +25,7 @@ class DeferredWrites:
     def __init__(self, runtime: Runtime, events: EventSender) -> None:
         self._runtime = runtime
         self._events = events
-        self._me = runtime.me()
+        self._me = runtime.current_worker()
         self._pending: list[DeferredWrite] = []
 
     @property

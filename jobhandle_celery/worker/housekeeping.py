@@ -40,7 +40,7 @@ class Housekeeping:
     def __init__(self, runtime: Runtime, worker: Any) -> None:
         self._runtime = runtime
         self._worker = worker
-        self._me = runtime.me()
+        self._me = runtime.current_worker()
         self._events = EventSender(worker, progress=runtime.settings.progress_events)
         self.writes = DeferredWrites(runtime, self._events)
         self._redelivered: list[RedeliveredMessage] = []

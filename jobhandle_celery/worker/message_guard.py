@@ -113,7 +113,7 @@ def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Ca
         except (InvalidTaskError, ContentDisallowed) as error:
             consumer.on_invalid_task(None, message, error)
         finally:
-            me = runtime.me()
+            me = runtime.current_worker()
             runtime.deferred_writes.put(
                 DeferredWrite(*key[:2], lambda: runtime.store.recovery.clear_received([key], me))
             )
@@ -244,7 +244,9 @@ def _send_back(app: Celery, message: Any, reason: str | None = None) -> None:
     runtime, job = runtime_of(app), readable_job_of(message.headers)
     if job is not None:
         task_id, task = str(message.headers.get("id")), str(message.headers.get("task"))
-        write = partial(runtime.store.runs.send_back, job[0], task_id, job[1], task, runtime.me(), reason)
+        write = partial(
+            runtime.store.runs.send_back, job[0], task_id, job[1], task, runtime.current_worker(), reason
+        )
         runtime.deferred_writes.put(DeferredWrite(job[0], task_id, write))
 
 

@@ -300,7 +300,7 @@ class JobRequest:
     def _write_once_gone(self, write: Callable[[Store, ProcessRef, Worker], object]) -> bool:
         """Let housekeeping write how this job's run ended, once its process is gone; False if it has none."""
         runtime, job = runtime_of(self.app), readable_job_of(self.request_dict)
-        me, pid = runtime.me(), self.worker_pid if runtime.prefork else os.getpid()
+        me, pid = runtime.current_worker(), self.worker_pid if runtime.prefork else os.getpid()
         if job is None or pid is None or me.worker_uid is None:
             return False
         ref = ProcessRef(job[0], self.id, job[1], me.worker_uid, pid)

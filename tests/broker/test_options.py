@@ -70,7 +70,7 @@ def retry_job(app: Any, message: Any, **given: Any) -> None:
     task, runtime = app.tasks["tests.add"], app.jobs._runtime
     header = message.headers["jobhandle"]
     run = Run(
-        header["id"], message.headers["id"], header["attempt"], str(uuid.uuid4()), runtime.myself_alone()
+        header["id"], message.headers["id"], header["attempt"], str(uuid.uuid4()), runtime.eager_worker()
     )
     runtime.store.runs.claim(run, task.name)
     with handled(task, message) as request:
