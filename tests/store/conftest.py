@@ -71,6 +71,14 @@ def own_harness(common_url: str, namespace: str) -> Iterator[Harness]:
     harness.close()
 
 
+@pytest.fixture
+def crowded_harness(database_url: str) -> Iterator[Harness]:
+    """A harness on its own database, for thousands of jobs: later tests would read them all."""
+    harness = Harness(database_url)
+    yield harness
+    harness.close()
+
+
 @pytest.fixture(params=SERVERS)
 def common_server_url(request: pytest.FixtureRequest) -> str:
     """The servers only: SQLite has one lock."""

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
+import pytest
 from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run, Selection
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.store.harness import TASK, Harness, insert_within, new_job
 from tests.store.racing import race, waiting
 from tests.support import eventually
@@ -34,9 +36,9 @@ def test_ten_sweeps_reserve_no_row_twice(harness: Harness) -> None:
     assert sorted(reserved) == sorted(submitted)
 
 
-def test_cancel_of_more_jobs_than_parameters_cancels_all(own_harness: Harness) -> None:
+def test_cancel_of_more_jobs_than_parameters_cancels_all(crowded_harness: Harness) -> None:
     """SQLite's default limit is 32,766; here it is set to 1,000, for speed."""
-    harness = own_harness
+    harness = crowded_harness
 
     def limit(connection: Any, _record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
@@ -79,8 +81,10 @@ def test_unique_key_of_rolled_back_submit_goes_to_the_next(
         assert second.result(timeout=30)[0].fresh
 
 
-def test_thousand_cancels_against_claims_have_one_winner_each(harness: Harness) -> None:
+@pytest.mark.parametrize("database_url", MARIADB_WITH_FAULTS, indirect=True)
+def test_thousand_cancels_against_claims_have_one_winner_each(crowded_harness: Harness) -> None:
     """No claim wins a job whose cancel answered Cancelled; and the loser's answer says so."""
+    harness = crowded_harness
     me = harness.worker()
     lanes = 2
     jobs = [job.job_id for job in harness.store.inserter.submit([new_job() for _ in range(1000)])]

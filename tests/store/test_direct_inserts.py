@@ -17,6 +17,7 @@ from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, NewJob, connections, engine_maker
 from jobhandle_celery.store.insert import MOST_ROWS
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.servers import execute
 from tests.store.harness import Harness, new_job
 from tests.store.test_direct_psycopg import through
@@ -65,10 +66,12 @@ class Making:
     ],
     ids=["plain", "unique", "scheduled", "expiring"],
 )
+@pytest.mark.parametrize("database_url", MARIADB_WITH_FAULTS, indirect=True)
 def test_many_jobs_are_inserted_in_their_order(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], direct: bool
+    crowded_harness: Harness, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], direct: bool
 ) -> None:
     """The last job fails, after those before it were sent to the server."""
+    harness = crowded_harness
     gone = through(harness, monkeypatch, "execute_each_directly")
     jobs = [*(new_job(args=f"[{number}]") for number in range(1, MANY)), new_job(args=f"[{MANY}]", **given)]
     ids = [job.job_id for job in harness.store.inserter.submit(jobs)]
