@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from .completion import CompletionPoller, Found, Pause
+from .completion import CompletionPoller, WaitCondition, WaitResult
 from .handle import JobHandle, R
 from .models import JobRecord
 from .status import JobStatus
@@ -138,8 +138,8 @@ class AsyncJobHandle(Generic[R]):
         handle, poller = self._copy(), self._handle._poller
         steps = changes(handle, Timeout(handle, timeout, poller))
         while (step := await threads.call(next, steps, None)) is not None:
-            if isinstance(step, Pause):
-                await _pause(step, poller)
+            if isinstance(step, WaitCondition):
+                await _wait_for(step, poller)
             else:
                 yield step
 
@@ -158,10 +158,10 @@ class AsyncJobHandle(Generic[R]):
 
 
 async def _finish(steps: Steps[T], poller: CompletionPoller) -> T:
-    """Do the steps: pauses in the event loop, and what reads the database in threads."""
-    step = advance(steps)  # to the first pause, which comes first
-    while isinstance(step, Pause):
-        found = await _pause(step, poller)
+    """Do the steps: waits in the event loop, and what reads the database in threads."""
+    step = advance(steps)  # to the first condition
+    while isinstance(step, WaitCondition):
+        found = await _wait_for(step, poller)
         if found is not None and found.status is not None:
             step = advance(steps, found)  # it reads nothing more
         else:
@@ -169,11 +169,11 @@ async def _finish(steps: Steps[T], poller: CompletionPoller) -> T:
     return step.value
 
 
-async def _pause(pause: Pause, poller: CompletionPoller) -> Found | None:
+async def _wait_for(condition: WaitCondition, poller: CompletionPoller) -> WaitResult | None:
     """Wait as `CompletionPoller.wait`, without a thread."""
     loop = running_loop()
-    wait = poller.begin(pause, at_once=True)
-    left = pause.deadline - time.monotonic()
+    wait = poller.begin(condition, at_once=True)
+    left = condition.deadline - time.monotonic()
     try:
         async with asyncio.timeout(None if left == math.inf else left) as limit:
             return await asyncio.wrap_future(wait, loop=loop)

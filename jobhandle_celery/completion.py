@@ -35,7 +35,7 @@ IDLE_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
-class Pause:
+class WaitCondition:
     """What is waited for: the end of a job, or any change of it."""
 
     job_id: int
@@ -55,7 +55,7 @@ class Pause:
         return self.username in (None, username)
 
 
-class Found(NamedTuple):
+class WaitResult(NamedTuple):
     """What ends a wait."""
 
     status: JobStatus | None = None
@@ -65,7 +65,7 @@ class Found(NamedTuple):
     """Of the final job, if it was asked for."""
 
 
-Wait = Future[Found]
+Wait = Future[WaitResult]
 
 
 class CompletionPoller(Forkable):
@@ -80,7 +80,7 @@ class CompletionPoller(Forkable):
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._waits: dict[Wait, Pause] = {}
+        self._waits: dict[Wait, WaitCondition] = {}
         self._thread: threading.Thread | None = None
         self._polled_at = self._newest = 0.0
         self._shortest = SHORTEST_INTERVAL
@@ -103,19 +103,19 @@ class CompletionPoller(Forkable):
                 "Submit it and return, or wait under celery.result.allow_join_result()"
             ) from None
 
-    def wait(self, pause: Pause) -> Found | None:
+    def wait(self, condition: WaitCondition) -> WaitResult | None:
         """Wait in this thread; None if the deadline comes first.
 
         Raises:
             DatabaseUnavailableError: the database did not answer.
         """
-        # Looked at here first: an ended job needs no poller. The caller has just seen what a watch has shown.
-        found = self.look(pause) if pause.seen is None else None
-        if found is not None or time.monotonic() >= pause.deadline:
+        # Read here first: an ended job needs no poller. A watch has just read the row: it is not read again.
+        found = self.look(condition) if condition.seen is None else None
+        if found is not None or time.monotonic() >= condition.deadline:
             return found
-        wait = self.begin(pause)
+        wait = self.begin(condition)
         try:
-            while (left := pause.deadline - time.monotonic()) > 0:
+            while (left := condition.deadline - time.monotonic()) > 0:
                 try:
                     return wait.result(min(left, threading.TIMEOUT_MAX))
                 except TimeoutError:
@@ -125,11 +125,11 @@ class CompletionPoller(Forkable):
         finally:
             self.end(wait)
 
-    def look(self, pause: Pause) -> Found | None:
+    def look(self, condition: WaitCondition) -> WaitResult | None:
         """Return what ends a wait now, if it does; without the poller."""
-        return next((found for _, found in self._found({pause.job_id: pause})), None)
+        return next((found for _, found in self._found({condition.job_id: condition})), None)
 
-    def begin(self, pause: Pause, *, at_once: bool = False) -> Wait:
+    def begin(self, condition: WaitCondition, *, at_once: bool = False) -> Wait:
         """Begin a wait; its caller ends it, at the deadline or before.
 
         With `at_once` the next poll does not wait; else the caller has just looked at the job.
@@ -139,8 +139,8 @@ class CompletionPoller(Forkable):
         with self._changed:
             if not (self._waits or at_once):
                 self._polled_at = now
-            self._waits[wait] = pause
-            self._newest = max(self._newest, pause.since)
+            self._waits[wait] = condition
+            self._newest = max(self._newest, condition.since)
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="jobhandle-polling", daemon=True)
                 thread.start()
@@ -174,7 +174,7 @@ class CompletionPoller(Forkable):
         age = time.monotonic() - self._newest
         return min(max(age * INTERVAL_SHARE, self._shortest), LONGEST_INTERVAL)
 
-    def _poll(self, waits: Mapping[Wait, Pause]) -> None:
+    def _poll(self, waits: Mapping[Wait, WaitCondition]) -> None:
         began = time.monotonic()
         completed: list[Wait] = []
         try:
@@ -195,32 +195,32 @@ class CompletionPoller(Forkable):
             took = self._polled_at - began
             self._shortest = min(max(took * POLLS_APART, SHORTEST_INTERVAL), LONGEST_INTERVAL)
 
-    def _found(self, pauses: Mapping[K, Pause]) -> Iterator[tuple[K, Found]]:
-        """Read the jobs of pauses; yield what ends each that ends, first those without an outcome."""
+    def _found(self, conditions: Mapping[K, WaitCondition]) -> Iterator[tuple[K, WaitResult]]:
+        """Read the jobs of conditions; yield what ends each that ends, first those without an outcome."""
         queries = self._store.queries
-        awaited = {pause.job_id for pause in pauses.values() if pause.seen is None}
-        watched = {pause.job_id for pause in pauses.values() if pause.seen is not None}
+        awaited = {condition.job_id for condition in conditions.values() if condition.seen is None}
+        watched = {condition.job_id for condition in conditions.values() if condition.seen is not None}
         final = queries.final(awaited) if awaited else {}
         states = queries.states(watched) if watched else {}
-        wanted: list[tuple[K, Pause]] = []
-        for key, pause in pauses.items():
-            if pause.seen is not None:
-                if states.get(pause.job_id) != pause.seen:
-                    yield key, Found()
-            elif pause.job_id in final:
-                job = final[pause.job_id]
-                if job is None or not pause.accepts(job.username):
-                    yield key, Found()
-                elif pause.wants_outcome:
-                    wanted.append((key, pause))
+        wanted: list[tuple[K, WaitCondition]] = []
+        for key, condition in conditions.items():
+            if condition.seen is not None:
+                if states.get(condition.job_id) != condition.seen:
+                    yield key, WaitResult()
+            elif condition.job_id in final:
+                job = final[condition.job_id]
+                if job is None or not condition.accepts(job.username):
+                    yield key, WaitResult()
+                elif condition.wants_outcome:
+                    wanted.append((key, condition))
                 else:
-                    yield key, Found(job.status)
+                    yield key, WaitResult(job.status)
         for start in range(0, len(wanted), MOST_OUTCOMES):
             batch = wanted[start : start + MOST_OUTCOMES]
-            outcomes = queries.outcomes({pause.job_id for _, pause in batch})
-            for key, pause in batch:
-                outcome = outcomes.get(pause.job_id)
-                if outcome is None or not pause.accepts(outcome.username):
-                    yield key, Found()
+            outcomes = queries.outcomes({condition.job_id for _, condition in batch})
+            for key, condition in batch:
+                outcome = outcomes.get(condition.job_id)
+                if outcome is None or not condition.accepts(outcome.username):
+                    yield key, WaitResult()
                 else:
-                    yield key, Found(outcome.status, outcome)
+                    yield key, WaitResult(outcome.status, outcome)

@@ -1,7 +1,7 @@
 """What `wait`, `result` and `watch` of a handle do, written once for threads and coroutines.
 
 Each is a generator of steps: what it does between two yields is short and blocking, and what it yields is a
-`Pause` that its caller waits for, in a thread or in an event loop. What has ended that is sent back.
+`WaitCondition` that its caller waits for, in a thread or in an event loop. The `WaitResult` is sent back.
 """
 
 import math
@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from . import validation
-from .completion import CompletionPoller, Found, Pause
+from .completion import CompletionPoller, WaitCondition, WaitResult
 from .errors import JobCancelledError, JobFailedError, JobHandleError, WaitTimeoutError
 from .models import Failure, JobRecord, Unreadable
 from .status import JobStatus
@@ -20,7 +20,7 @@ from .store import JobOutcome, JobState
 
 T = TypeVar("T")
 
-Steps = Generator[Pause, Found | None, T]
+Steps = Generator[WaitCondition, WaitResult | None, T]
 
 
 class Attached(Protocol):
@@ -57,7 +57,7 @@ class Timeout:
 def until_final(handle: Attached, timeout: Timeout) -> Steps[JobStatus]:
     """Wait until the job is final; return its status."""
     while True:
-        found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username)
+        found = yield WaitCondition(timeout.job_id, timeout.deadline, username=timeout.username)
         if found is not None and found.status is not None:
             return found.status
         if (status := handle.job_status()).final:
@@ -72,7 +72,9 @@ def until_result(handle: Attached, timeout: Timeout) -> Steps[Any]:
         JobFailedError, JobCancelledError: it has not.
     """
     while True:
-        found = yield Pause(timeout.job_id, timeout.deadline, username=timeout.username, wants_outcome=True)
+        found = yield WaitCondition(
+            timeout.job_id, timeout.deadline, username=timeout.username, wants_outcome=True
+        )
         if found is not None and found.outcome is not None:
             return _result(found.outcome)
         if (job := handle.get_job()).status.final:
@@ -90,7 +92,7 @@ def _result(job: JobOutcome) -> Any:
     return job.result
 
 
-def changes(handle: Attached, timeout: Timeout) -> Iterator[Pause | JobRecord]:
+def changes(handle: Attached, timeout: Timeout) -> Iterator[WaitCondition | JobRecord]:
     """Yield the record now, and at each change of status, message or progress, until it is final."""
     shown: JobState | None = None
     while True:
@@ -102,7 +104,7 @@ def changes(handle: Attached, timeout: Timeout) -> Iterator[Pause | JobRecord]:
         if job.status.final:
             return
         timeout.check(job.status)
-        yield Pause(timeout.job_id, timeout.deadline, state, timeout.began)
+        yield WaitCondition(timeout.job_id, timeout.deadline, state, timeout.began)
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Done(Generic[T]):
     value: T
 
 
-def advance(steps: Steps[T], found: Found | None = None) -> Pause | Done[T]:
-    """Do what comes before the next pause."""
+def advance(steps: Steps[T], found: WaitResult | None = None) -> WaitCondition | Done[T]:
+    """Do what comes before the next wait."""
     try:
         return steps.send(found)
     except StopIteration as done:
@@ -123,15 +125,15 @@ def advance(steps: Steps[T], found: Found | None = None) -> Pause | Done[T]:
 def finish(steps: Steps[T], poller: CompletionPoller) -> T:
     """Do all steps in this thread."""
     step = advance(steps)
-    while isinstance(step, Pause):
+    while isinstance(step, WaitCondition):
         step = advance(steps, poller.wait(step))
     return step.value
 
 
-def watched(steps: Iterator[Pause | JobRecord], poller: CompletionPoller) -> Iterator[JobRecord]:
-    """Yield the records, and pause between them in this thread."""
+def watched(steps: Iterator[WaitCondition | JobRecord], poller: CompletionPoller) -> Iterator[JobRecord]:
+    """Yield the records, and wait between them in this thread."""
     for step in steps:
-        if isinstance(step, Pause):
+        if isinstance(step, WaitCondition):
             poller.wait(step)
         else:
             yield step

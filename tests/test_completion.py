@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery import Job, JobStatus, Progress, UnknownJobError, WaitTimeoutError, completion
-from jobhandle_celery.completion import CompletionPoller, Found, Pause
+from jobhandle_celery.completion import CompletionPoller, WaitCondition, WaitResult
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.store import JobOutcome, JobState
 from jobhandle_celery.store.snapshots import FinalJob
@@ -58,7 +58,7 @@ def poller_of(rows: Rows) -> CompletionPoller:
 
 
 def wait_for(poller: CompletionPoller, job_id: int, deadline: float = math.inf) -> bool:
-    found = poller.wait(Pause(job_id, deadline))
+    found = poller.wait(WaitCondition(job_id, deadline))
     return found is not None and found.status is JobStatus.FINISHED
 
 
@@ -139,7 +139,7 @@ def test_pause_of_a_watch_ends_at_any_change() -> None:
     poller = poller_of(rows)
     seen = JobState(JobStatus.RUNNING, "", None)
     with ThreadPoolExecutor() as pool:
-        watch, wait = pool.submit(poller.wait, Pause(1, seen=seen)), pool.submit(wait_for, poller, 1)
+        watch, wait = pool.submit(poller.wait, WaitCondition(1, seen=seen)), pool.submit(wait_for, poller, 1)
         eventually(lambda: len(rows.polls) > 3, 10, "nothing has changed")
         rows.progress[1] = Progress(1, 2)
         watch.result(10)
@@ -188,7 +188,7 @@ def test_wait_with_the_longest_timeout_ends_with_its_job() -> None:
 
 def test_waits_of_many_ended_jobs_end_before_all_outcomes_are_read() -> None:
     rows = Rows([])
-    waits = {Future[Found](): Pause(job_id, wants_outcome=True) for job_id in range(250)}
+    waits = {Future[WaitResult](): WaitCondition(job_id, wants_outcome=True) for job_id in range(250)}
     done: list[int] = []
 
     class Counted(Rows):
@@ -203,7 +203,7 @@ def test_waits_of_many_ended_jobs_end_before_all_outcomes_are_read() -> None:
 
 
 def test_failed_read_of_outcomes_ends_only_the_waits_that_are_left() -> None:
-    waits = {Future[Found](): Pause(job_id, wants_outcome=True) for job_id in range(200)}
+    waits = {Future[WaitResult](): WaitCondition(job_id, wants_outcome=True) for job_id in range(200)}
 
     class Failing(Rows):
         def outcomes(self, job_ids: Collection[int]) -> dict[int, JobOutcome]:
@@ -235,6 +235,6 @@ def test_poller_polls_for_a_fifth_of_the_time_at_most(
             return super().final(job_ids)
 
     poller = poller_of(Slow([1]))
-    poller._poll({Future(): Pause(1, since=now[0])})
+    poller._poll({Future(): WaitCondition(1, since=now[0])})
     poller._newest = now[0]
     assert poller._interval() == pytest.approx(interval)

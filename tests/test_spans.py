@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event
 
 from jobhandle_celery import Job, JobStatus
-from jobhandle_celery.completion import Pause
+from jobhandle_celery.completion import WaitCondition
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.worker.bootstep import PeriodicThread
 from jobhandle_celery.worker.lease import Lease
@@ -115,7 +115,9 @@ def test_polls_of_a_wait_make_no_spans(app: Any, spans: list[str]) -> None:
     handle.submit(Job(task="tests.add", args=[1, 2]))
     handle.cancel_job()
     spans.clear()
-    assert runtime.completion.begin(Pause(handle.job_id), at_once=True).result(30).status == "Cancelled"
+    assert (
+        runtime.completion.begin(WaitCondition(handle.job_id), at_once=True).result(30).status == "Cancelled"
+    )
     assert spans == []
     assert runtime.store.queries.final([handle.job_id])
     assert len(spans) == 1

@@ -9,7 +9,7 @@ from celery.contrib.abortable import ABORTED
 from celery.exceptions import ImproperlyConfigured, TimeoutError
 from celery.states import PENDING, READY_STATES
 
-from ..completion import Pause
+from ..completion import WaitCondition
 from ..runtime import Runtime, runtime_of
 from ..status import JobStatus
 from .meta import failure_of_member, meta_of
@@ -100,7 +100,7 @@ class JobBackend(BaseBackend):
             )
         began = time.monotonic()
         deadline = began + seconds
-        self._runtime.completion.wait(Pause(job_id, deadline))
+        self._runtime.completion.wait(WaitCondition(job_id, deadline))
         if time.monotonic() - began < seconds and not self._has_row(job_id):
             time.sleep(max(deadline - time.monotonic(), 0.0))  # its transaction has not been committed
 

@@ -13,7 +13,7 @@ from celery.app import backends
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
 
 from .. import celery_compat, settings
-from ..completion import CompletionPoller, Pause, Wait
+from ..completion import CompletionPoller, Wait, WaitCondition
 from ..durable.publishing import durable_tasks
 from ..errors import WaitTimeoutError
 from ..jobs import Jobs
@@ -65,13 +65,13 @@ class _Poller(CompletionPoller):
         super().__init__(runtime.store, assert_will_not_block)
         self._runtime = runtime
 
-    def begin(self, pause: Pause, *, at_once: bool = False) -> Wait:
+    def begin(self, condition: WaitCondition, *, at_once: bool = False) -> Wait:
         if self._may_end():
-            return super().begin(pause, at_once=at_once)
-        found = self.look(pause)
+            return super().begin(condition, at_once=at_once)
+        found = self.look(condition)
         if found is None:
             raise WaitTimeoutError(
-                f"job {pause.job_id} has not ended, and nothing runs it while its test waits: "
+                f"job {condition.job_id} has not ended, and nothing runs it while its test waits: "
                 "call jobs.run_jobs() before"
             )
         wait = Wait()

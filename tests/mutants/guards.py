@@ -326,7 +326,7 @@ GUARDS = [
     Mutant(
         173,
         "a wait of one user's handle is ended by another user's job",
-        "completion:Pause.accepts",
+        "completion:WaitCondition.accepts",
         (Replace(("username", "username", "None"), by="True"),),
         "tests/test_jobs.py -k another_users",
     ),
