@@ -134,7 +134,7 @@ class Runs:
         with self._database.single_statement() as db:
             if _already_by(db, run, status):
                 return True
-            _leave(db, run)
+            _note_body_exited(db, run)
             return False
 
     @retry_on_disconnect
@@ -170,13 +170,13 @@ class Runs:
         return JobStatus.CANCELLED if self.stop(run, "") else None
 
     @retry_on_disconnect
-    def leave(self, run: Run | ProcessRef) -> None:
+    def note_body_exited(self, run: Run | ProcessRef) -> None:
         """Note that the body of a superseded run has left, so that the job may be resubmitted.
 
         Who may have been there first: a later claim, whose worker's uid stays.
         """
         with self._database.single_statement() as db:
-            _leave(db, run)
+            _note_body_exited(db, run)
 
     @retry_on_disconnect
     def check(self, run: Run) -> tuple[bool, bool]:
@@ -289,7 +289,7 @@ def _already_by(db: Executor, run: Run, status: JobStatus) -> bool:
     return db.execute(written).first() is not None
 
 
-def _leave(db: Executor, run: Run | ProcessRef) -> None:
+def _note_body_exited(db: Executor, run: Run | ProcessRef) -> None:
     db.execute(
         update(job)
         .where(

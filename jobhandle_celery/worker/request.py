@@ -305,13 +305,13 @@ class JobRequest:
             return False
         ref = ProcessRef(job[0], self.id, job[1], me.worker_uid, pid)
 
-        def write_and_leave() -> object:
+        def write_and_note_exit() -> object:
             written = write(runtime.store, ref, me)
             # If another process has ended the row, a resubmit is blocked until the row names no body.
-            runtime.store.runs.leave(ref)
+            runtime.store.runs.note_body_exited(ref)
             return written
 
-        self._later(write_and_leave, pid=pid if runtime.prefork else None)
+        self._later(write_and_note_exit, pid=pid if runtime.prefork else None)
         return True
 
 

@@ -156,7 +156,7 @@ WRITES: dict[str, Scene] = {
     "retry of one asked to stop": of_stopping_run(
         lambda store, run: store.runs.retry(run, "{}", None, None, "again")
     ),
-    "leave": scene(_superseded, lambda store, run: store.runs.leave(run)),
+    "note_body_exited": scene(_superseded, lambda store, run: store.runs.note_body_exited(run)),
     "note_progress": of_run(lambda store, run: store.runs.note_progress(run, 1, 2)),
     "send_back": scene(
         _message_and_worker,

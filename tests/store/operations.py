@@ -186,9 +186,9 @@ ACTS: dict[str, Act] = {
     "stop": _end("stop", CANCELLED, "stopped", "stopped"),
     "retry": _retry(0),
     "retry later": _retry(40.5),
-    "leave": Act(
-        "leave",
-        lambda cast, _: cast.store.runs.leave(cast.run),
+    "note_body_exited": Act(
+        "note_body_exited",
+        lambda cast, _: cast.store.runs.note_body_exited(cast.run),
         lambda cast, model, job, _: model.leave(cast.run),
         gone=None,
     ),

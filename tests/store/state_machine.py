@@ -255,7 +255,7 @@ class StoreMachine(RuleBasedStateMachine):
         holds = self.of(job_id).is_held_by(run)
         match verb:
             case "leave":
-                self.store.runs.leave(run)
+                self.store.runs.note_body_exited(run)
                 self.model.leave(run)
             case "claim":
                 assert self.store.runs.claim(run, TASK) == self.model.claim(run)

@@ -24,7 +24,7 @@ WRITES: dict[str, Write] = {
     "retry": lambda harness, run: harness.store.runs.retry(run, '"late"', "late", 60.0, "late"),
     "give_back": lambda harness, run: harness.store.recovery.give_back(run, "late", run.worker),
     "lose": lambda harness, run: harness.store.recovery.lose(run, "late", run.worker),
-    "leave": lambda harness, run: harness.store.runs.leave(run),
+    "note_body_exited": lambda harness, run: harness.store.runs.note_body_exited(run),
     "fail_process": lambda harness, run: harness.store.recovery.fail_process(
         process(run), FAILURE, run.worker
     ),
@@ -42,7 +42,7 @@ LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_
 
 def declined(write: str, row: Row) -> Any:
     """Return the answer of a write that changes nothing."""
-    says = {"message": row["message"], "leave": None, "retry": None}
+    says = {"message": row["message"], "note_body_exited": None, "retry": None}
     return [] if write in LISTING else says.get(write, False)
 
 
@@ -71,7 +71,7 @@ def _cancelled_in_between(harness: Harness, run: Run) -> None:
 
 def _ended_by_hand(harness: Harness, run: Run) -> None:
     harness.store.control.set_status(run.job_id, JobStatus.ERROR, str(uuid.uuid4()), None, None)
-    harness.store.runs.leave(run)
+    harness.store.runs.note_body_exited(run)
 
 
 def _second_round(harness: Harness, run: Run) -> None:

@@ -152,7 +152,7 @@ def test_resubmit_is_allowed_once_the_former_body_has_left(harness: Harness, lea
     ended_by_hand(harness, run)
     match leaves:
         case "by its report":
-            harness.store.runs.leave(run)
+            harness.store.runs.note_body_exited(run)
         case "by its refused finish":
             assert not harness.store.runs.finish(run, "1")
         case _:
@@ -177,7 +177,7 @@ def test_body_leaves_without_touching_a_later_claim(harness: Harness) -> None:
     harness.pass_time(seconds=harness.settings.lease.total_seconds() + 1)
     assert resubmit(harness, run.job_id)
     later = harness.run(run.job_id)
-    harness.store.runs.leave(run)
+    harness.store.runs.note_body_exited(run)
     assert harness.row(run.job_id)["worker_uid"] == later.worker.worker_uid
 
 
