@@ -100,7 +100,7 @@ MOVES = {
         _move("release", _WAITING, "anyone", JobStatus.SUBMITTED),
         _move("publish", STARTABLE, "the submitter, the sweep, a retry", JobStatus.QUEUED),
         _move("claim", STARTABLE, "a worker", JobStatus.RUNNING),
-        _move("take", STARTABLE, "another process, by set_status", JobStatus.RUNNING),
+        _move("set_running", STARTABLE, "another process, by set_status", JobStatus.RUNNING),
         _move("finish", _RUNNING, "the worker", JobStatus.FINISHED),
         _move("fail", _RUNNING, "the worker", JobStatus.ERROR),
         _move("stop", _RUNNING, "the worker", JobStatus.CANCELLED),

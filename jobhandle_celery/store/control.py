@@ -314,16 +314,16 @@ def _set(db: Executor, row: Row[Any], which: Guard, status: JobStatus, token: st
         case JobStatus.RUNNING if previous is JobStatus.RUNNING:
             return row.kind is None
         case JobStatus.RUNNING:
-            return bool(db.count_applied(_take(which, token, actor)))
+            return bool(db.count_applied(_set_running(which, token, actor)))
         case _:
             return bool(db.count_applied(_end(which, status, token, actor)))
 
 
-def _take(which: Guard, token: str, actor: str) -> Transition:
+def _set_running(which: Guard, token: str, actor: str) -> Transition:
     # The guard of a claim, except that a held job may be taken. The row has no worker and no lease: the
     # caller ends the job, and the sweeper never declares it lost.
     return Transition(
-        status_allows("take"),
+        status_allows("set_running"),
         which,
         NO_STOP_REQUESTED,
         ~IS_NODE,
@@ -340,7 +340,7 @@ def _take(which: Guard, token: str, actor: str) -> Transition:
             "not_before": None,
             **NO_PROCESS,
         },
-        reason="taken by hand",
+        reason="set to Running by hand",
         actor=actor,
     )
 

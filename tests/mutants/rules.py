@@ -109,7 +109,7 @@ RULES = [
     Mutant(
         15,
         "an outsider's Running has a lease",
-        "store:_take",
+        "store:_set_running",
         (Replace(("NO_PROCESS",), by="{'worker_uid': 'outsider', 'pid': 1}"),),
         "tests/store/test_leases.py",
     ),

@@ -64,17 +64,17 @@ def claim_cancel(harness: Harness) -> Pair:
     )
 
 
-def claim_take(harness: Harness) -> Pair:
+def claim_set_running(harness: Harness) -> Pair:
     job_id = harness.submit()
     run = harness.key(job_id, harness.worker())
 
-    def take() -> bool:
+    def set_running() -> bool:
         return harness.store.control.set_status(job_id, JobStatus.RUNNING, str(uuid.uuid4()), None, None) == (
             JobStatus.SUBMITTED,
             True,
         )
 
-    return Pair(lambda: isinstance(harness.store.runs.claim(run, TASK), Run), take, job_id)
+    return Pair(lambda: isinstance(harness.store.runs.claim(run, TASK), Run), set_running, job_id)
 
 
 def finish_reap(harness: Harness) -> Pair:
@@ -153,7 +153,7 @@ def report_report(harness: Harness) -> Pair:
 PAIRS = (
     claim_claim,
     claim_cancel,
-    claim_take,
+    claim_set_running,
     finish_reap,
     finish_end,
     lose_fail,

@@ -139,8 +139,8 @@ VERBS = {
             "finished": NONE,
         },
     ),
-    "take": Verb(
-        "take",
+    "set_running": Verb(
+        "set_running",
         _set(RUNNING),
         RUNNING,
         {
