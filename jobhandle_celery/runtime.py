@@ -50,11 +50,11 @@ class DeferredWrite:
 
 @dataclass(frozen=True)
 class RedeliveredMessage:
-    """A message that was sent before and not claimed: it may have ended the worker that took it."""
+    """A message that was sent before and not claimed: it may have ended the worker that received it."""
 
     key: tuple[int, str, int]
     """Job id, task id and attempt."""
-    take: Callable[[], None]
+    accept: Callable[[], None]
     """Accepts it, in the consumer's own thread."""
     drop: Callable[[], None]
     """Rejects it, in the consumer's own thread."""
@@ -80,7 +80,7 @@ class Runtime:
         self.warned_of_limits = False
         """This worker has logged that its pool keeps no time limits."""
         self.redelivered: queue.SimpleQueue[RedeliveredMessage] = queue.SimpleQueue()
-        """Messages that housekeeping notes in their rows before they are taken."""
+        """Messages that housekeeping notes in their rows before they are accepted."""
         self.deferred_writes: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
         """Writes that would block the main process's event loop; housekeeping makes them."""
         self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MOST_CUT_OFF)

@@ -52,7 +52,7 @@ class Main:
         self.request = task.Request(message, app=app, task=task)
 
     def take(self, outcome: type[Outcome], *arguments: Any) -> None:
-        self.request.take(Report(1.0, outcome(self.run, *arguments)))
+        self.request.apply_report(Report(1.0, outcome(self.run, *arguments)))
 
 
 @pytest.fixture

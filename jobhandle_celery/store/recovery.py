@@ -182,7 +182,7 @@ def _count_unstarted(
 ) -> list[ChangedJob]:
     uncounted = guard if lost_count is None else guard & (job.c.lost_count == lost_count)
     db.execute(update(job).where(uncounted).values(lost_count=job.c.lost_count + 1))
-    reason = "workers were lost while they took its message, before its body started"
+    reason = "workers were lost after they received its message, before its body started"
     error, error_reason = failed(Failure("system", "WorkerLostError", reason))
     too_many = (job.c.lost_count >= MOST_LOST_UNSTARTED) & (job.c.lost_count >= job.c.max_attempts)
     give_up = Transition(

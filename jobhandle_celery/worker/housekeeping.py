@@ -1,6 +1,6 @@
 """What a worker's main process does once an interval, besides renewing its lease.
 
-It makes deferred writes, takes redelivered messages, ends the processes of bodies that are to end, recovers
+It makes deferred writes, accepts redelivered messages, ends the processes of bodies that are to end, recovers
 rows that name this worker and that it does not run, sends events of progress, and calls the sweeper.
 """
 
@@ -53,7 +53,7 @@ class Housekeeping:
         with _unless_locked():
             self.writes.make()
         with _unless_locked():
-            self._take_redelivered()
+            self._accept_redelivered()
         requests = _requests()
         self._ended &= {request.key for request in requests}
         snapshots = self._runtime.store.leases.runs(str(self._me.worker_uid))
@@ -64,7 +64,7 @@ class Housekeeping:
         self._events.send_progress(snapshots, requests)
         sweep(self._runtime.store, self._runtime.publisher, self._events.send_changed)
 
-    def _take_redelivered(self) -> None:
+    def _accept_redelivered(self) -> None:
         """Accept messages that were sent before, once their rows have the note."""
         while not self._runtime.redelivered.empty():
             self._redelivered.append(self._runtime.redelivered.get())
@@ -79,15 +79,15 @@ class Housekeeping:
         )
         for lost in given_up:
             logger.error(
-                "job %s is %s: workers were lost while they took its message; look for what its arguments do "
-                "to a worker before the body starts, then resubmit it",
+                "job %s is %s: workers were lost after they received its message; look for what its "
+                "arguments do to a worker before the body starts, then resubmit it",
                 lost.job_id,
                 lost.status,
             )
             self._events.send_changed(lost)
         ended = {lost.job_id for lost in given_up}
         for message in self._redelivered:
-            message.drop() if message.key[0] in ended else message.take()
+            message.drop() if message.key[0] in ended else message.accept()
         self._redelivered.clear()
 
     def send_cut_off(self) -> None:

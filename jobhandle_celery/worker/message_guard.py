@@ -60,8 +60,8 @@ def is_for_a_job(message: Any, body: Any = None) -> bool:
 def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None) -> Callable[..., Any]:
     """Put the checks of a job's message before the strategy of a task.
 
-    A message that was sent before, and not claimed, may have ended the worker that took it. In a worker it
-    waits until that is noted in its row, so that such losses are counted (see `Housekeeping`).
+    A message that was sent before, and not claimed, may have ended the worker that received it. In a worker
+    it waits until that is noted in its row, so that such losses are counted (see `Housekeeping`).
 
     The strategy that is returned raises `MessageRefused` for a message that it does not accept, and
     `TaskRefused` if the task has a strategy of its own.
@@ -74,11 +74,11 @@ def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None
         if own is not None:
             raise TaskRefused(own)
         if consumer is not None and body is None and (key := _key_if_sent_before(message)) is not None:
-            _take_later(consumer, message, key, partial(take, message, body, *args, **kwargs))
+            _accept_later(consumer, message, key, partial(accept, message, body, *args, **kwargs))
             return None
-        return take(message, body, *args, **kwargs)
+        return accept(message, body, *args, **kwargs)
 
-    def take(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+    def accept(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return strategy(_checked(message, body), body, *args, **kwargs)
         except (InvalidTaskError, ContentDisallowed, DecodeError):
@@ -100,14 +100,14 @@ def _key_if_sent_before(message: Any) -> tuple[int, str, int] | None:
     return job[0], str(message.headers.get("id")), job[1]
 
 
-def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Callable[[], Any]) -> None:
+def _accept_later(consumer: Any, message: Any, key: tuple[int, str, int], accept: Callable[[], Any]) -> None:
     runtime, connection = runtime_of(consumer.app), consumer.connection
 
-    def taken() -> None:
+    def accept_now() -> None:
         if consumer.connection is not connection:
             return  # the broker delivers it again
         try:
-            take()
+            accept()
         except DecodeError as error:
             consumer.on_decode_error(message, error)
         except (InvalidTaskError, ContentDisallowed) as error:
@@ -120,7 +120,7 @@ def _take_later(consumer: Any, message: Any, key: tuple[int, str, int], take: Ca
 
     drop = partial(message.reject_log_error, logger, consumer.connection_errors)
     runtime.redelivered.put(
-        RedeliveredMessage(key, partial(consumer.call_soon, taken), partial(consumer.call_soon, drop))
+        RedeliveredMessage(key, partial(consumer.call_soon, accept_now), partial(consumer.call_soon, drop))
     )
 
 

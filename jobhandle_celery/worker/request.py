@@ -116,14 +116,14 @@ class JobRequest:
         self.send_event("task-revoked", terminated=False, signum=None, expired=reason == "expired")
         self._signal_revoked(reason)
 
-    def take(self, report: Report) -> None:
+    def apply_report(self, report: Report) -> None:
         """Write and report what the body's process could not."""
         if report.unwritten is not None:
-            self._take_over(report.unwritten)
+            self._write_later(report.unwritten)
         if report.revoked is not None:
             self._announce_dropped(report.revoked)
 
-    def _take_over(self, outcome: Outcome) -> None:
+    def _write_later(self, outcome: Outcome) -> None:
         runtime, latest, refusals = runtime_of(self.app), outcome, 0
 
         def write() -> object:
@@ -367,7 +367,7 @@ def _with_its_report(succeed: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return succeed(self, (failed, returned, report.runtime), **kwargs)
         finally:
-            self.take(report)
+            self.apply_report(report)
 
     return on_success
 

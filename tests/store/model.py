@@ -26,7 +26,7 @@ GRACE, REPUBLISH_AFTER = 1.5, 15.5
 """Half minutes, for the same reason as `LEASE`."""
 FOR_GOOD = "; no attempts are left"
 EXPIRED = "expired before it was started"
-LOST_UNSTARTED = "workers were lost while they took its message, before its body started"
+LOST_UNSTARTED = "workers were lost after they received its message, before its body started"
 
 
 @dataclass
