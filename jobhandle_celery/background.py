@@ -16,7 +16,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import internal_errors
 from .errors import JobHandleError
-from .store import Forkable, gate
+from .store import Forkable, forks
 from .tracing import untraced
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class BackgroundQueue(Forkable, Generic[T]):
         self._batch = batch
         self._pause = pause
         self._renew()
-        gate.register(self)
+        forks.register(self)
         call_at_exit(self.flush)
 
     @abstractmethod

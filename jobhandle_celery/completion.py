@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from .status import JobStatus
-from .store import Forkable, JobOutcome, JobState, Store, gate
+from .store import Forkable, JobOutcome, JobState, Store, forks
 from .tracing import untraced
 
 K = TypeVar("K")
@@ -76,7 +76,7 @@ class CompletionPoller(Forkable):
         self._store = store
         self._assert_may_wait = assert_may_wait
         self._reset()
-        gate.register(self)
+        forks.register(self)
 
     def _reset(self) -> None:
         self._changed = threading.Condition()

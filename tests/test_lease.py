@@ -19,7 +19,7 @@ from jobhandle_celery import Job
 from jobhandle_celery.runtime import Runtime, runtime_of
 from jobhandle_celery.schema import worker
 from jobhandle_celery.settings import Settings
-from jobhandle_celery.store import Store, Worker, gate
+from jobhandle_celery.store import Store, Worker, forks
 from jobhandle_celery.worker.lease import Lease
 from tests.apps import make_app
 from tests.support import eventually
@@ -113,8 +113,8 @@ def locks_of_modules() -> Iterator[tuple[str, Any]]:
         elif issubclass(type(found), logging.Handler) and found.lock is not None:
             yield f"handler {found!r}", found.lock
     yield "logging", logging._lock  # type: ignore[attr-defined]
-    yield "the fork guard", gate._changed
-    yield "forking", gate._forking
+    yield "the fork guard", forks._changed
+    yield "forking", forks._forking
 
 
 def test_renewal_needs_no_lock_of_other_work(under_test: LeaseUnderTest) -> None:
@@ -134,16 +134,16 @@ def test_renewal_needs_no_lock_of_other_work(under_test: LeaseUnderTest) -> None
 
 def test_renewal_goes_on_while_a_fork_waits(under_test: LeaseUnderTest) -> None:
     """Mutant 23: the fork guard is closed during a store call (fault 46)."""
-    fork = threading.Thread(target=gate._before)
+    fork = threading.Thread(target=forks._before)
     try:
-        with by_another_thread(gate.inside):
+        with by_another_thread(forks.hold):
             fork.start()
-            eventually(lambda: gate._closed, message="the fork does not wait")
+            eventually(lambda: forks._closed, message="the fork does not wait")
             assert under_test.renews()
             assert fork.is_alive(), "the fork did not wait for the call"
     finally:
         fork.join(30)
-        gate._renew()  # as in a child: the locks belong to a thread that has ended
+        forks._renew()  # as in a child: the locks belong to a thread that has ended
 
 
 def test_renewal_needs_no_connection_of_other_work(under_test: LeaseUnderTest) -> None:

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from celery import Celery
 
 from ..background import call_at_exit
-from ..store import Forkable, gate
+from ..store import Forkable, forks
 from .connection import BOUND, BrokerConnection
 
 
@@ -34,7 +34,7 @@ class ConnectionPool(Forkable):
         self._limit: int = app.conf.broker_pool_limit or 0
         """0: as with Celery, none is kept and any number may be open."""
         self._renew()
-        gate.register(self)
+        forks.register(self)
         call_at_exit(self.close)
 
     def _renew(self) -> None:

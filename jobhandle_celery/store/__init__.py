@@ -12,7 +12,7 @@ from .database import Database
 from .diagnostics import Diagnostics, JobDetails, Trouble
 from .engine import engine_maker
 from .executors import Executor
-from .fork_guard import Forkable, gate
+from .fork_guard import Forkable, forks
 from .insert import Inserter
 from .leases import Leases
 from .outbox import MAX_REPUBLISH_DEFERRALS, Outbox

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection
 
 from ..errors import ApiUsageError
-from .fork_guard import Forkable, gate
+from .fork_guard import Forkable, forks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class CallThreads(Forkable):
 
     def __init__(self) -> None:
         self.after_fork()
-        gate.register(self)
+        forks.register(self)
 
     def after_fork(self) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, "jobhandle-call")

@@ -28,7 +28,7 @@ from .db_errors import RETRYABLE, SERVER_CHANGED, STALE_STATEMENT, has_code, tra
 from .direct_psycopg import DirectPsycopg, NotDirect
 from .engine import accepted_instead
 from .executors import Executor, PostgresExecutor
-from .fork_guard import Forkable, gate
+from .fork_guard import Forkable, forks
 from .portable_executor import PortableExecutor
 from .retrying import retry_limit
 from .statements import Transition, params, setting_params
@@ -66,7 +66,7 @@ class Database(Forkable):
         self._checked = False
         self._home: str | None = None
         """The schema of our tables, once it is known."""
-        gate.register(self)
+        forks.register(self)
 
     @property
     def engine(self) -> Engine:
@@ -260,7 +260,7 @@ class Database(Forkable):
             DBAPIError: as said.
             JobHandleError: any other error of the connection.
         """
-        with gate.inside():
+        with forks.hold():
             try:
                 yield
             except DBAPIError as error:
@@ -277,8 +277,8 @@ class Database(Forkable):
 
     def _guarded(self) -> AbstractContextManager[None]:
         if not self._detached:
-            return gate.inside()
-        return gate.past() if self.dialect == "sqlite" else nullcontext()
+            return forks.hold()
+        return forks.hold_without_waiting() if self.dialect == "sqlite" else nullcontext()
 
     @contextmanager
     def _translating(self) -> Iterator[Engine]:

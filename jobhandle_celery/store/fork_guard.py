@@ -4,7 +4,7 @@ A child must neither use nor close its parent's connections. SQLite keeps the st
 process: a child that is forked while another thread is inside a transaction sees that lock as held for ever.
 A fork therefore waits for the operations under way, and SQLite's files are closed before it.
 
-The renewal of a worker's lease is not delayed by a pending fork: see `ForkGuard.past`.
+The renewal of a worker's lease is not delayed by a pending fork: see `ForkGuard.hold_without_waiting`.
 """
 
 import os
@@ -31,7 +31,7 @@ class Forkable(ABC):
 
 
 class Operation:
-    """One or more nested blocks of `ForkGuard.inside`."""
+    """One or more nested blocks of `ForkGuard.hold`."""
 
     blocks = 0
 
@@ -57,8 +57,8 @@ class ForkGuard:
         self._forkables.add(forkable)
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Delay forks during the block; a thread or a coroutine may be inside more than once."""
+    def hold(self) -> Iterator[None]:
+        """Delay forks during the block; a thread or a coroutine may do so more than once."""
         with self._changed:
             operation = _operation.get()
             if operation is None or operation not in self._inside:
@@ -78,8 +78,8 @@ class ForkGuard:
                     self._changed.notify_all()
 
     @contextmanager
-    def past(self) -> Iterator[None]:
-        """Delay forks during the block. Unlike `inside`, do not wait for a pending fork.
+    def hold_without_waiting(self) -> Iterator[None]:
+        """Delay forks during the block. Unlike `hold`, do not wait for a pending fork.
 
         For lease renewals on SQLite, which must not be late. Other databases do not need it.
         """
@@ -125,4 +125,4 @@ class ForkGuard:
                 continue
 
 
-gate = ForkGuard()
+forks = ForkGuard()

@@ -46,7 +46,7 @@ from jobhandle_celery.store import (
     SubmitResult,
     Worker,
     engine_maker,
-    gate,
+    forks,
 )
 from jobhandle_celery.store.records import MESSAGE_COLUMNS
 
@@ -235,7 +235,7 @@ def _with_settings(database: Database, settings: Settings) -> Database:
     other._engine = database.engine
     other.settings = settings
     vars(other).pop("_setting_params", None)
-    gate.register(other)
+    forks.register(other)
     return other
 
 

@@ -1,16 +1,16 @@
-"""`gate`: a fork waits for the operations under way."""
+"""`forks`: a fork waits for the operations under way."""
 
 import asyncio
 import os
 import threading
 
-from jobhandle_celery.store import gate
+from jobhandle_celery.store import forks
 from tests.support import eventually
 
 
 def inside() -> int:
     """Return how many operations a fork waits for."""
-    return len(gate._inside)
+    return len(forks._inside)
 
 
 def test_coroutines_inside_at_once_each_delay_a_fork() -> None:
@@ -18,7 +18,7 @@ def test_coroutines_inside_at_once_each_delay_a_fork() -> None:
     before = inside()
 
     async def hold(entered: asyncio.Event, leave: asyncio.Event) -> None:
-        with gate.inside(), gate.inside():
+        with forks.hold(), forks.hold():
             entered.set()
             await leave.wait()
 
@@ -37,7 +37,7 @@ def test_coroutines_inside_at_once_each_delay_a_fork() -> None:
 
     asyncio.run(main())
     assert inside() == before
-    with gate.inside():
+    with forks.hold():
         assert inside() == before + 1
 
 
@@ -46,15 +46,15 @@ def test_call_for_a_coroutine_inside_passes_a_pending_fork() -> None:
     passed: list[int] = []
 
     async def main() -> None:
-        with gate.inside():
+        with forks.hold():
             forking = threading.Thread(target=fork)
             forking.start()
-            await asyncio.to_thread(eventually, lambda: gate._closed, 20, "a fork is pending")
+            await asyncio.to_thread(eventually, lambda: forks._closed, 20, "a fork is pending")
             await asyncio.wait_for(asyncio.to_thread(operate), 20)
         await asyncio.to_thread(forking.join, 20)
 
     def operate() -> None:
-        with gate.inside():
+        with forks.hold():
             passed.append(1)
 
     def fork() -> None:
@@ -73,12 +73,12 @@ def test_task_that_outlives_the_block_it_began_in_delays_a_fork() -> None:
 
     async def operate(ended: asyncio.Event) -> int:
         await ended.wait()
-        with gate.inside():
+        with forks.hold():
             return inside()
 
     async def main() -> list[int]:
         ended = asyncio.Event()
-        with gate.inside():
+        with forks.hold():
             task = asyncio.create_task(operate(ended))
             await asyncio.sleep(0)
         ended.set()
@@ -91,13 +91,13 @@ def test_block_within_an_outer_one_that_ends_first_delays_a_fork() -> None:
     before = inside()
 
     async def operate(entered: asyncio.Event, leave: asyncio.Event) -> None:
-        with gate.inside():
+        with forks.hold():
             entered.set()
             await leave.wait()
 
     async def main() -> None:
         entered, leave = asyncio.Event(), asyncio.Event()
-        with gate.inside():
+        with forks.hold():
             task = asyncio.create_task(operate(entered, leave))
             await entered.wait()
         assert inside() == before + 1
@@ -110,11 +110,11 @@ def test_block_within_an_outer_one_that_ends_first_delays_a_fork() -> None:
 
 def test_child_that_is_forked_within_a_block_leaves_it() -> None:
     """Its forks wait for its own operations alone, and for all of these."""
-    with gate.inside():
+    with forks.hold():
         child = os.fork()
     if child == 0:
         outside = inside()
-        with gate.inside():
+        with forks.hold():
             os._exit(0 if (outside, inside()) == (0, 1) else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
