@@ -20,7 +20,7 @@ from .broker.signatures import GROUP
 from .errors import DatabaseUnavailableError
 from .preparer import Prepared, Preparer
 from .status import JobStatus
-from .store import Attached, NewMember, PendingMessage, Store, SubmitResult, runs_event_loop
+from .store import Detachable, NewMember, PendingMessage, Store, SubmitResult, runs_event_loop
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -57,7 +57,7 @@ class Submitter:
         username: str | None,
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
-        handle: Attached | None = None,
+        handle: Detachable | None = None,
     ) -> list[SubmitResult]:
         """Insert jobs, all or none, and publish those that may start now; return the id and status of each.
 
@@ -74,7 +74,7 @@ class Submitter:
         self,
         prepared: Prepared,
         session: "Session | scoped_session[Any] | None",
-        handle: Attached | None = None,
+        handle: Detachable | None = None,
     ) -> list[SubmitResult]:
         """Insert prepared jobs, and publish those that may start now; see `submit`."""
         if prepared.members:
@@ -156,7 +156,7 @@ class Submitter:
         self,
         members: Sequence[NewMember],
         session: "Session | scoped_session[Any] | None",
-        handle: Attached | None = None,
+        handle: Detachable | None = None,
     ) -> list[SubmitResult]:
         if session is not None:
             return self._store.trees.submit_in_session(

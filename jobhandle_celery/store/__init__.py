@@ -5,7 +5,7 @@ been there first. If no row changes, another process was: an ordinary result, no
 is a change of status as data; an `Executor` writes it, with its event, in the way of its database.
 """
 
-from .after_commit import Attached, uncommitted
+from .after_commit import Detachable, uncommitted
 from .call_threads import running_loop, runs_event_loop, threads
 from .control import Control
 from .database import Database

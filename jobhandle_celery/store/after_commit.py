@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Callback = Callable[[list[int]], None]
 
 
-class Attached(Protocol):
+class Detachable(Protocol):
     """A handle, as far as a rollback concerns it."""
 
     def detach_from(self, job_ids: Collection[int]) -> None:
@@ -44,7 +44,7 @@ class _Pending:
         self.connection = connection
         self.job_ids: set[int] = set()
         self.calls: dict[Callback, list[int]] = {}
-        self.handles: WeakSet[Attached] = WeakSet()
+        self.handles: WeakSet[Detachable] = WeakSet()
 
     def add(self, other: "_Pending") -> None:
         self.job_ids |= other.job_ids
@@ -74,7 +74,7 @@ def after_commit(
     connection: Connection,
     job_ids: Collection[int],
     calls: Mapping[Callback, Collection[int]],
-    handle: Attached | None = None,
+    handle: Detachable | None = None,
 ) -> None:
     """Call back with ids of jobs after the session's transaction has committed; else detach the handle.
 

@@ -13,7 +13,7 @@ from ..batching import batches
 from ..errors import ValidationError
 from ..schema import clock, job
 from ..status import JobStatus
-from .after_commit import Attached, Callback, after_commit
+from .after_commit import Callback, Detachable, after_commit
 from .bulk_statements import NEW_ROW, insert_document, insert_one, to_document
 from .call_threads import call_blocking
 from .database import Database
@@ -59,7 +59,7 @@ class Inserter:
         session: "Session | scoped_session[Any]",
         jobs: Sequence[NewJob],
         send: Callback,
-        handle: Attached | None = None,
+        handle: Detachable | None = None,
     ) -> list[SubmitResult]:
         """Insert jobs in the caller's transaction; `send` is called with their ids after its commit.
 

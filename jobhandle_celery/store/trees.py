@@ -13,7 +13,7 @@ from ..errors import DatabaseUnavailableError, UnknownJobError, ValidationError
 from ..schema import clock, job
 from ..settings import Settings
 from ..status import JobStatus
-from .after_commit import Attached, Callback, after_commit
+from .after_commit import Callback, Detachable, after_commit
 from .database import Database
 from .executors import MOST_PARAMETERS, Executor
 from .insert import (
@@ -73,7 +73,7 @@ class Trees:
         members: Sequence[NewMember],
         send: Callback,
         arm: Callback,
-        handle: Attached | None = None,
+        handle: Detachable | None = None,
     ) -> list[SubmitResult]:
         """Insert rows in the caller's transaction.
 
