@@ -27,7 +27,7 @@ INTERVAL_SHARE = 0.02
 POLLS_APART = 4
 """The shortest interval, as a multiple of the time that the last poll took: many waits make polls long."""
 
-MOST_OUTCOMES = 100
+MAX_OUTCOMES = 100
 """Outcomes read together: each may be large, and their waits end before the next are read."""
 
 IDLE_TIMEOUT = 1.0
@@ -215,8 +215,8 @@ class CompletionPoller(Forkable):
                     wanted.append((key, condition))
                 else:
                     yield key, WaitResult(job.status)
-        for start in range(0, len(wanted), MOST_OUTCOMES):
-            batch = wanted[start : start + MOST_OUTCOMES]
+        for start in range(0, len(wanted), MAX_OUTCOMES):
+            batch = wanted[start : start + MAX_OUTCOMES]
             outcomes = queries.outcomes({condition.job_id for _, condition in batch})
             for key, condition in batch:
                 outcome = outcomes.get(condition.job_id)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from sqlalchemy.orm import Session, scoped_session
 
-MOST_FOUND = 10_000
+MAX_FOUND = 10_000
 """The largest `limit` of a `find`; page with `before` for more."""
 
 
@@ -200,11 +200,9 @@ class Jobs:
             before: Only ids below this one; the last id of a page gives the next page.
             limit: How many at most, up to 10,000.
         """
-        validation.whole("limit", limit, 1, MOST_FOUND)
+        validation.whole("limit", limit, 1, MAX_FOUND)
         below = (
-            None
-            if before is None
-            else min(validation.whole("before", before, 0, 2**200), validation.LARGEST_ID)
+            None if before is None else min(validation.whole("before", before, 0, 2**200), validation.MAX_ID)
         )
         selection = _selection(status, task, username, groupname, ids, since, until, root)
         return self._store().pages.find(selection, below, limit)

@@ -61,7 +61,7 @@ class RedeliveredMessage:
     since: float = field(default_factory=time.monotonic)
 
 
-MOST_CUT_OFF = 10_000
+MAX_CUT_OFF = 10_000
 
 _ATTRIBUTE = "_jobhandle_runtime"
 """On the app: no global registry keeps apps alive."""
@@ -83,7 +83,7 @@ class Runtime:
         """Messages that housekeeping notes in their rows before they are accepted."""
         self.deferred_writes: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
         """Writes that would block the main process's event loop; housekeeping makes them."""
-        self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MOST_CUT_OFF)
+        self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MAX_CUT_OFF)
         """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
         self.started_nodes: set[int] = set()
         """Nodes that this process has noted as Running, see `worker.tree_member`."""

@@ -19,7 +19,7 @@ from .redaction import HIDDEN
 LIMIT = 1024 * 1024
 """Bytes of JSON that arguments, and a result, may have."""
 
-DEEPEST = 100
+MAX_DEPTH = 100
 """Levels of lists and objects within each other that a value may have.
 
 Celery pickles the arguments for a child process, and readers traverse values recursively: some 500 levels end
@@ -49,7 +49,7 @@ def encode(value: Any) -> str:
     """Return the JSON of a value, all ASCII.
 
     Raises:
-        NotStorableError: it is not JSON, holds itself, is over `LIMIT` bytes or `DEEPEST` levels, or has an
+        NotStorableError: it is not JSON, holds itself, is over `LIMIT` bytes or `MAX_DEPTH` levels, or has an
             object that kombu would take for a value of another type.
     """
     try:
@@ -62,8 +62,8 @@ def encode(value: Any) -> str:
         raise NotStorableError(f"is not JSON: {error}") from None
     if len(encoded) > LIMIT:
         raise NotStorableError(f"is {len(encoded):,} bytes of JSON, more than {LIMIT:,}")
-    if is_nested_deeper(encoded, DEEPEST):
-        raise NotStorableError(f"is nested deeper than {DEEPEST} levels")
+    if is_nested_deeper(encoded, MAX_DEPTH):
+        raise NotStorableError(f"is nested deeper than {MAX_DEPTH} levels")
     if '"__type__"' in encoded:
         _check_envelopes(value, encoded)
     return encoded

@@ -11,7 +11,7 @@ from .validation import duration
 REPUBLISH_LIMIT = timedelta(minutes=15)
 """At which the doubling of ``jobhandle_republish_after`` stops."""
 
-LONGEST = timedelta(days=366)
+MAX_DURATION = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,6 @@ def read(get: Callable[[str], Any]) -> Settings:
 
 def _duration(key: str, value: Any) -> timedelta:
     given = duration(value)
-    if given is None or not timedelta(0) < given <= LONGEST:
+    if given is None or not timedelta(0) < given <= MAX_DURATION:
         raise ConfigurationError(f"{key}: {shown(value)}; accepted: seconds or a timedelta, up to a year")
     return given

@@ -19,7 +19,7 @@ BATCH = 500
 SETTLED_TOGETHER = 50
 """Rows that a pass settles at a time: the first that is locked puts off the others."""
 
-LONGEST = 2.0
+PASS_TIMEOUT = 2.0
 """Seconds after which a pass reserves no more rows: lost workers are looked for once per pass."""
 
 
@@ -54,7 +54,7 @@ def _handle_due(
     if on_changed is not None:
         for cancelled in store.sweep.unreported_cancels(BATCH, since):
             on_changed(cancelled)
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + PASS_TIMEOUT
     while publisher.reachable and (due := store.outbox.reserve_due(BATCH, since)):
         if not _publish(store, publisher, due) or len(due) < BATCH or time.monotonic() > deadline:
             break
@@ -63,11 +63,11 @@ def _handle_due(
 
 def _settle(store: Store, publisher: Publisher, since: datetime) -> None:
     """Settle jobs that ended in a process that died before it did so, and publish what becomes ready."""
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + PASS_TIMEOUT
     while any(due := store.settling.reserve_unsettled(SETTLED_TOGETHER, since)):
         try:
             # A caller's transaction may have locked a dependent row: it is not waited for long.
-            with limit_retries(LONGEST):
+            with limit_retries(PASS_TIMEOUT):
                 ready = store.settling.settle(due.ended)
                 armed = store.settling.arm(due.blocked)
         except DatabaseUnavailableError as error:

@@ -21,17 +21,17 @@ NAME_LENGTH = 255
 TASK_ID_LENGTH = 36
 """Characters of Celery's id of a task, which is a UUID unless the caller gives another one."""
 
-LARGEST_ID = 2**63 - 1
-MOST_IDS = 100_000
+MAX_ID = 2**63 - 1
+MAX_IDS = 100_000
 """Ids in one call."""
 
 WHEN = ("finished", "ended", "failed")
 """How a job must have ended for another one to start."""
 
-FURTHEST = timedelta(days=365 * 1000)
+MAX_DURATION = timedelta(days=365 * 1000)
 """A calendar ends at the year 9999."""
 
-FURTHEST_SECONDS = timedelta(days=365 * 10)
+MAX_SECONDS = timedelta(days=365 * 10)
 """The longest time to a moment that is given as a number: larger ones are Unix timestamps by mistake."""
 
 _MOMENT = "an aware datetime, or a duration as a timedelta (up to a thousand years) or in seconds (up to ten)"
@@ -105,7 +105,7 @@ def job_id(value: object, field: str = "job_id") -> int:
     """Check a job's id. A number outside the range of ids becomes 0, the id of no job."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ApiUsageError(f"{field}: {shown(value)} is not a whole number")
-    return value if 0 < value <= LARGEST_ID else 0
+    return value if 0 < value <= MAX_ID else 0
 
 
 def job_ids(value: Any) -> tuple[int, ...] | None:
@@ -115,8 +115,8 @@ def job_ids(value: Any) -> tuple[int, ...] | None:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValidationError("ids", value, "whole numbers, in a list or the like")
     ids = tuple(dict.fromkeys(job_id(given) for given in value))
-    if len(ids) > MOST_IDS:
-        raise ValidationError("ids", f"{len(ids)} ids", f"at most {MOST_IDS:,} at once")
+    if len(ids) > MAX_IDS:
+        raise ValidationError("ids", f"{len(ids)} ids", f"at most {MAX_IDS:,} at once")
     return ids
 
 
@@ -152,7 +152,7 @@ def timeout(field: str, value: object) -> float:
 def age(field: str, value: object) -> timedelta:
     """Check a duration that is not negative."""
     given = duration(value)
-    if given is None or not timedelta(0) <= given <= FURTHEST:
+    if given is None or not timedelta(0) <= given <= MAX_DURATION:
         raise ValidationError(field, value, "seconds or a timedelta, from 0 to a thousand years")
     return given
 
@@ -177,7 +177,7 @@ def moment(field: str, value: Any) -> datetime | timedelta | None:
             raise ValidationError(field, value, _MOMENT) from None
         return value
     given = duration(value)
-    if given is None or abs(given) > (FURTHEST if isinstance(value, timedelta) else FURTHEST_SECONDS):
+    if given is None or abs(given) > (MAX_DURATION if isinstance(value, timedelta) else MAX_SECONDS):
         raise ValidationError(field, value, _MOMENT)
     return given
 
@@ -244,8 +244,8 @@ def after(value: object) -> Sequence[Any]:
     """Check that the jobs that another one waits for are a list."""
     if not isinstance(value, (list, tuple)):
         raise ValidationError("after", value, "a list of ids of jobs, or of jobs that are submitted with it")
-    if len(value) > MOST_IDS:
-        raise ValidationError("after", f"{len(value)} jobs", f"at most {MOST_IDS:,}")
+    if len(value) > MAX_IDS:
+        raise ValidationError("after", f"{len(value)} jobs", f"at most {MAX_IDS:,}")
     return value
 
 

@@ -22,7 +22,7 @@ from jobhandle_celery import (
     ValidationError,
     WaitTimeoutError,
 )
-from jobhandle_celery.store.call_threads import CALLS_BEGUN, MOST_THREADS, threads
+from jobhandle_celery.store.call_threads import CALLS_BEGUN, MAX_THREADS, threads
 from tests.async_handles import LONG, StatementsInLoop, attached, call_threads, eventually_in_loop, prepare
 from tests.job_factory import HELD, JobFactory
 
@@ -168,7 +168,7 @@ class Gate:
 
     async def nothing_left(self) -> None:
         """Meet in all threads of calls: none is busy; and no connection is used."""
-        meeting = threading.Barrier(MOST_THREADS)
+        meeting = threading.Barrier(MAX_THREADS)
         calls = [threads.call(meeting.wait, LONG) for _ in range(meeting.parties)]
         await asyncio.gather(*calls)
         pool: Any = self._engine.pool
@@ -222,7 +222,7 @@ def test_operation_that_is_cancelled_at_any_statement_is_done_or_not(
             assert look(factory, job_id) == expected, f"{name}, statement {number}"
             number += 1
         assert number > 1, name
-    assert len(call_threads()) <= MOST_THREADS
+    assert len(call_threads()) <= MAX_THREADS
 
 
 def test_operation_that_is_cancelled_before_its_turn_is_not_done(gated: tuple[JobFactory, Gate]) -> None:
@@ -232,7 +232,7 @@ def test_operation_that_is_cancelled_before_its_turn_is_not_done(gated: tuple[Jo
 
     async def main() -> None:
         async with attached(factory, job_id) as handle:
-            busy = [asyncio.ensure_future(threads.call(held.wait, LONG)) for _ in range(MOST_THREADS)]
+            busy = [asyncio.ensure_future(threads.call(held.wait, LONG)) for _ in range(MAX_THREADS)]
             # Some in the queue of the threads, some in the event loop.
             waiting = [asyncio.ensure_future(handle.cancel_job()) for _ in range(CALLS_BEGUN + 1)]
             await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from jobhandle_celery import (
     UnknownJobError,
     WaitTimeoutError,
 )
-from jobhandle_celery.store.call_threads import MOST_THREADS
+from jobhandle_celery.store.call_threads import MAX_THREADS
 from tests.async_handles import LONG, attached, call_threads, eventually_in_loop, prepare
 from tests.job_factory import ADD, HELD, JobFactory
 from tests.support import prune_ended
@@ -45,7 +45,7 @@ def test_waiting_coroutines_hold_no_thread(factory: JobFactory) -> None:
             for job_id in ids[100:]:
                 group.create_task(result_of(job_id))
             await eventually_in_loop(lambda: waits(factory) == 200, "all wait")
-            assert len(call_threads()) <= MOST_THREADS
+            assert len(call_threads()) <= MAX_THREADS
             async with attached(factory, ids[0]) as handle:
                 assert await handle.job_status() == "Waiting"
             await asyncio.to_thread(factory.jobs.cancel_many, ids=ids)

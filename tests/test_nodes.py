@@ -95,7 +95,7 @@ def test_process_starts_a_node_once(app: Any, calls: list[int]) -> None:
 def test_forgotten_nodes_are_started_again(
     app: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_member, "MOST_REMEMBERED", 1)
+    monkeypatch.setattr(tree_member, "MAX_REMEMBERED", 1)
     roots = [store_nodes(app, group(status=SUBMITTED)) for _ in range(2)]
     for node in (*roots, roots[0]):
         submit_below(app, node, node)

@@ -20,7 +20,7 @@ from jobhandle_celery.models import Unreadable
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job as job_table
 from jobhandle_celery.store import decoding
-from jobhandle_celery.worker.message_guard import DEEPEST, MessageRefused
+from jobhandle_celery.worker.message_guard import MAX_DEPTH, MessageRefused
 from tests.in_process import become_worker, message_of, run
 
 EAST = timezone(timedelta(hours=14))
@@ -241,7 +241,7 @@ def test_message_with_headers_nested_too_deep_is_refused(app: Any, part: str) ->
     app.jobs.submit(Job(task="values.echo", args=["short"], kwargs={"named": "short"}))
     message = message_of(app)
     deep: Any = 0
-    for _ in range(DEEPEST - 1):
+    for _ in range(MAX_DEPTH - 1):
         deep = [deep]
     getattr(message, part)["deep"] = deep
     run(app, message)
@@ -266,4 +266,4 @@ def test_nesting_is_measured_as_json_has_it(value: Any, levels: int) -> None:
 
 @pytest.mark.parametrize("body", ['"' + '\\"' * 300_000 + "[" * 400, "][" * 300_000, '"[{' * 200_000])
 def test_nesting_of_what_is_no_json_is_measured_in_linear_time(body: str) -> None:
-    serialization.is_nested_deeper(body, serialization.DEEPEST)  # pytest-timeout ends the test if it is not
+    serialization.is_nested_deeper(body, serialization.MAX_DEPTH)  # pytest-timeout ends the test if it is not

@@ -21,7 +21,7 @@ from .plans import Member, Plan, located, path_to
 from .signatures import CHAIN, CHORD, GROUP, Sig
 from .task_signatures import as_job, task_job
 
-MOST_DEPTH = 50
+MAX_DEPTH = 50
 """Levels of a tree. Ends are settled level by level, and results of nested groups are nested lists, for which
 Celery and JSON allow some hundreds of levels."""
 
@@ -146,7 +146,7 @@ class _Planner:
         """For each row its last task, which Celery gives to the next step as its parent."""
 
     def add(self, member: Member) -> int:
-        if len(self.members) >= signatures.MOST_MEMBERS and (member.parent is not None or member.needs):
+        if len(self.members) >= signatures.MAX_MEMBERS and (member.parent is not None or member.needs):
             raise signatures.too_large()
         self.members.append(member)
         return len(self.members) - 1
@@ -197,8 +197,8 @@ class _Planner:
     def _add(self, signature: object, place: _Place) -> int:
         """Add a signature, and what it consists of; return its index. An error names the innermost place."""
         try:
-            if place.depth > MOST_DEPTH:
-                raise ValidationError("job", "a canvas", f"a canvas of at most {MOST_DEPTH} levels")
+            if place.depth > MAX_DEPTH:
+                raise ValidationError("job", "a canvas", f"a canvas of at most {MAX_DEPTH} levels")
             checked = signatures.grouped(signatures.checked(signature))
             kind = signatures.kind_of(checked)
             if kind is None:

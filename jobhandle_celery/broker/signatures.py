@@ -25,7 +25,7 @@ _NO_TASKS: Sig = {"task": "celery.group", "kwargs": {"tasks": []}, "options": {}
 ROUTE_NAME = "jobhandle_route_name"
 """Key of a signature: the name of the task that routes it, for ``celery.starmap`` of chunks."""
 
-MOST_MEMBERS = 100_000
+MAX_MEMBERS = 100_000
 """Rows of a tree at most, as many as other calls take ids: one transaction inserts or cancels all of them."""
 
 
@@ -165,7 +165,7 @@ def steps_of(chain: Sig) -> list[Sig]:
     empty, seen = False, 0
     while waiting:
         seen += 1
-        if seen > 2 * MOST_MEMBERS:
+        if seen > 2 * MAX_MEMBERS:
             raise too_large()
         step = grouped(checked(waiting.popleft()))
         kind = kind_of(step)
@@ -220,7 +220,7 @@ def flattened(tasks: Sequence[Any], *, frozen: bool) -> Iterator[tuple[int, Sig]
     seen = found = 0
     while waiting:
         seen += 1
-        if seen > 2 * MOST_MEMBERS:
+        if seen > 2 * MAX_MEMBERS:
             raise too_large()
         place, task = waiting.popleft()
         task = grouped(checked(task))
@@ -274,4 +274,4 @@ def ends_in_group(signature: Sig) -> bool:
 
 def too_large() -> ValidationError:
     """Return the error for a tree of too many members."""
-    return ValidationError("job", shown("a canvas"), f"a canvas of at most {MOST_MEMBERS:,} members")
+    return ValidationError("job", shown("a canvas"), f"a canvas of at most {MAX_MEMBERS:,} members")

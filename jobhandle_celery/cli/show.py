@@ -25,7 +25,7 @@ BATCH_SIZE = 200
 NEEDS_SHOWN = 20
 """Jobs shown of those that a job needs, without ``--full``."""
 
-LONG = 2_000
+MAX_VALUE_LENGTH = 2_000
 """Characters shown of a value without ``--full``."""
 
 
@@ -212,7 +212,7 @@ def _describe_needs(details: JobDetails, full: bool) -> str:
 
 def _shorten(value: str, full: bool) -> str:
     # The end is kept: the last line of a traceback names the error.
-    return value if full or len(value) <= LONG else f"… (--full) {value[-LONG:]}"
+    return value if full or len(value) <= MAX_VALUE_LENGTH else f"… (--full) {value[-MAX_VALUE_LENGTH:]}"
 
 
 def _history(details: JobDetails) -> Table | Line:

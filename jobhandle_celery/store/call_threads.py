@@ -16,12 +16,12 @@ from .fork_guard import Forkable, forks
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_THREADS = 4
+MAX_THREADS = 4
 """Threads of a process that call the database for coroutines.
 
 They compete with the event loop for the interpreter: each may keep it for 5 ms (`sys.getswitchinterval`)."""
 
-CALLS_BEGUN = 2 * MOST_THREADS
+CALLS_BEGUN = 2 * MAX_THREADS
 """Calls of an event loop that the threads have, or find when they have ended one. Others wait in the loop: it
 could not begin a thousand calls without a stall while threads compete with it."""
 
@@ -34,7 +34,7 @@ class CallThreads(Forkable):
         forks.register(self)
 
     def after_fork(self) -> None:
-        self._pool = ThreadPoolExecutor(MOST_THREADS, "jobhandle-call")
+        self._pool = ThreadPoolExecutor(MAX_THREADS, "jobhandle-call")
         self._begun: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -16,7 +16,7 @@ from ..schema import job
 
 logger = logging.getLogger(__name__)
 
-MOST_REPORTED = 10_000
+MAX_REPORTED = 10_000
 """Unreadable columns that are remembered, so that each is logged once."""
 
 _reported: set[tuple[int, str]] = set()
@@ -77,7 +77,7 @@ def read_column(
     except Exception as error:
         reason = type(error).__name__
     if (row.id, column) not in _reported:
-        if len(_reported) >= MOST_REPORTED:
+        if len(_reported) >= MAX_REPORTED:
             _reported.clear()
         _reported.add((row.id, column))
         logger.error(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from weakref import WeakSet
 
-LONGEST_WAIT = 30.0
+WAIT_TIMEOUT = 30.0
 """Seconds that a fork waits for an operation: three times as long as SQLite waits for a lock."""
 
 
@@ -97,8 +97,8 @@ class ForkGuard:
         own = {_operation.get()}  # the forking thread does not wait for itself
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: self._inside <= own, timeout=LONGEST_WAIT)
-        self._holding = self._forking.acquire(timeout=LONGEST_WAIT)
+            self._changed.wait_for(lambda: self._inside <= own, timeout=WAIT_TIMEOUT)
+        self._holding = self._forking.acquire(timeout=WAIT_TIMEOUT)
         for forkable in self._registered():
             forkable.before_fork()
         # Held during the fork, so that no other thread holds it in the child.

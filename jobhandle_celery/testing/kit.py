@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST_RUN = 1_000
+MAX_RUN = 1_000
 """Messages that one call of `JobsKit.run_jobs` delivers."""
 
 
@@ -100,7 +100,7 @@ class JobsKit(Jobs):
     # What runs.
 
     def run_jobs(
-        self, *, with_scheduled: bool | datetime | timedelta = False, most: int = MOST_RUN
+        self, *, with_scheduled: bool | datetime | timedelta = False, most: int = MAX_RUN
     ) -> list[JobRecord]:
         """Run the jobs that may start, as a worker does, until there are none; return those that it started.
 
@@ -157,7 +157,7 @@ class JobsKit(Jobs):
         *,
         scheduled: bool,
         until: datetime | None = None,
-        most: int = MOST_RUN,
+        most: int = MAX_RUN,
     ) -> list[JobRecord]:
         if self._worker is None:
             self._worker = InProcessWorker(self._app, self._runtime)
@@ -180,9 +180,9 @@ class JobsKit(Jobs):
         self._errors |= observed.errors
         records: dict[int, JobRecord] = {}
         started = list(observed.started)
-        for first in range(0, len(started), MOST_RUN):
-            ids = started[first : first + MOST_RUN]
-            records |= {record.id: record for record in self.find(ids=ids, limit=MOST_RUN)}
+        for first in range(0, len(started), MAX_RUN):
+            ids = started[first : first + MAX_RUN]
+            records |= {record.id: record for record in self.find(ids=ids, limit=MAX_RUN)}
         return [records[job_id] for job_id in started if job_id in records]
 
     def _next_message(

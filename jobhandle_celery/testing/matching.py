@@ -11,7 +11,7 @@ from .. import serialization
 from ..errors import ApiUsageError, shown
 from ..models import JobRecord
 
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 """Jobs that a failure message shows."""
 
 _FIELDS = {field.name for field in fields(JobRecord)}
@@ -69,12 +69,12 @@ def unmet(expectation: Expectation, records: Sequence[JobRecord], uncommitted: i
     else:
         near = sorted(records, key=lambda record: _distance(expectation, record))
         lines.append(f"{_count(len(records))} submitted, nearest first:")
-        for record in near[:MOST_SHOWN]:
+        for record in near[:MAX_SHOWN]:
             lines.append(f"  {_Shown(record)}")
             differences = expectation.differences(record)
             lines += [f"    {name}: {difference}" for name, difference in differences.items()]
-        if len(near) > MOST_SHOWN:
-            lines.append(f"  and {len(near) - MOST_SHOWN} more")
+        if len(near) > MAX_SHOWN:
+            lines.append(f"  and {len(near) - MAX_SHOWN} more")
     if uncommitted:
         lines.append(f"{_count(uncommitted)} submitted in a session that has not committed.")
     return "\n".join(lines)
@@ -82,9 +82,9 @@ def unmet(expectation: Expectation, records: Sequence[JobRecord], uncommitted: i
 
 def met(expectation: Expectation, records: Sequence[JobRecord]) -> str:
     """Return the message of a failed `refute_submitted`."""
-    lines = [f"a {expectation} was submitted:", *(f"  {_Shown(record)}" for record in records[:MOST_SHOWN])]
-    if len(records) > MOST_SHOWN:
-        lines.append(f"  and {len(records) - MOST_SHOWN} more")
+    lines = [f"a {expectation} was submitted:", *(f"  {_Shown(record)}" for record in records[:MAX_SHOWN])]
+    if len(records) > MAX_SHOWN:
+        lines.append(f"  and {len(records) - MAX_SHOWN} more")
     return "\n".join(lines)
 
 

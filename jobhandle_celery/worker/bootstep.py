@@ -23,11 +23,11 @@ from ..runtime import runtime_of
 from ..store import Worker
 from ..tracing import untraced
 from .housekeeping import Housekeeping
-from .lease import SOONER, Lease
+from .lease import RETRY_INTERVAL, Lease
 
 logger = logging.getLogger(__name__)
 
-LATER = 5.0
+MAX_RETRY_INTERVAL = 5.0
 """Seconds between retries after several failures, unless the interval is longer."""
 
 SHUTDOWN_TIMEOUT = 10.0
@@ -108,7 +108,7 @@ class JobsStep(bootsteps.StartStopStep):
                     logger.warning("shutdown of %s leaves its lease to expire: %s", self._me.name, error)
                     return
                 logger.warning("shutdown of %s is waiting for the database: %s", self._me.name, error)
-                pause = min(pause * 2, SOONER)
+                pause = min(pause * 2, RETRY_INTERVAL)
             time.sleep(pause)
 
     def _give_back(self) -> None:
@@ -143,13 +143,13 @@ class PeriodicThread:
 
     def _run(self) -> None:
         pause = self._interval
-        sooner = min(self._interval, SOONER)
+        sooner = min(self._interval, RETRY_INTERVAL)
         while not self._ended.wait(pause):
-            pause, sooner = sooner, min(sooner * 2, max(self._interval, LATER))
+            pause, sooner = sooner, min(sooner * 2, max(self._interval, MAX_RETRY_INTERVAL))
             try:
                 with untraced():
                     self._work()
-                pause, sooner = self._interval, min(self._interval, SOONER)
+                pause, sooner = self._interval, min(self._interval, RETRY_INTERVAL)
             except (DatabaseUnavailableError, SchemaError) as error:
                 logger.warning("%s is interrupted: %s; next try in %g s", self._thread.name, error, pause)
             except Exception as error:

@@ -45,7 +45,7 @@ from .result_backend import mark_revoked
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WRITE = 60.0
+WRITE_TIMEOUT = 60.0
 """Seconds after which a database has answered a write, or its connection has failed."""
 
 
@@ -321,7 +321,7 @@ def _write_in_time(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
     store, limit = runtime_of(task.app).store, getattr(current.context, HARD_LIMIT, None)
     eager = bool(current.context.is_eager)
     left = math.inf if limit is None else limit - (time.monotonic() - current.began)
-    if left > LONGEST_WRITE:
+    if left > WRITE_TIMEOUT:
         return _write_or_wait(store, outcome, eager)
     future: Future[Any] = Future()
 

@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 RENEWALS_PER_LEASE = 4
 """Three may fail before the worker is declared lost."""
 
-SOONER = 1.0
+RETRY_INTERVAL = 1.0
 """Seconds after which a renewal that failed is tried again, if that is sooner than the interval."""
 
-LATER = 5.0
+MAX_RETRY_INTERVAL = 5.0
 """Seconds between tries after several failures, if that is sooner than the interval."""
 
-MOST_ABANDONED = 10
+MAX_ABANDONED = 10
 """Abandoned renewals that may hang at a time; no other is started until one of them ends."""
 
 
@@ -59,7 +59,7 @@ class Lease:
     def renew(self) -> bool:
         """Renew the lease; False if that failed, or has not ended within its deadline."""
         self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
-        if len(self._abandoned) >= MOST_ABANDONED:
+        if len(self._abandoned) >= MAX_ABANDONED:
             return False
         renewal = _Renewal(self._store, self._me)
         try:
@@ -86,12 +86,12 @@ class Lease:
         return True
 
     def _run(self) -> None:
-        pause = sooner = min(self._interval, SOONER)
+        pause = sooner = min(self._interval, RETRY_INTERVAL)
         while not self._ended.wait(pause):
             if self.renew():
-                pause, sooner = self._interval, min(self._interval, SOONER)
+                pause, sooner = self._interval, min(self._interval, RETRY_INTERVAL)
             else:
-                pause, sooner = sooner, min(sooner * 2, self._interval, LATER)
+                pause, sooner = sooner, min(sooner * 2, self._interval, MAX_RETRY_INTERVAL)
 
     def _log(self, message: str, *args: object) -> None:
         # Logged by a thread of its own: a log that blocks, such as a full pipe, delays no renewal.

@@ -36,8 +36,8 @@ from ..serialization import is_nested_deeper
 
 logger = logging.getLogger(__name__)
 
-DEEPEST = 300
-"""Levels of nesting that a worker takes: more than a submit (`serialization.DEEPEST`), for older rows.
+MAX_DEPTH = 300
+"""Levels of nesting that a worker takes: more than a submit (`serialization.MAX_DEPTH`), for older rows.
 
 Celery pickles the decoded arguments for the pool's child; from some 500 levels on that is a RecursionError.
 """
@@ -135,11 +135,11 @@ def _checked(message: Any, body: Any) -> Any:
     signed = content_type == PLAIN_CONTENT_TYPES[SIGNED_CONTENT_TYPE]
     # A signed body is checked after its signature is verified, which decodes it.
     json_text = json.dumps(opened.payload, default=str) if signed else _text_of(message.body)
-    if is_nested_deeper(json_text, DEEPEST):
-        raise MessageRefused(f"its arguments are nested deeper than {DEEPEST} levels")
+    if is_nested_deeper(json_text, MAX_DEPTH):
+        raise MessageRefused(f"its arguments are nested deeper than {MAX_DEPTH} levels")
     # If the pool is busy, Celery pickles these in its event loop, where an error is not handled.
-    if _is_nested_deeper([message.headers, message.properties], DEEPEST):
-        raise MessageRefused(f"its headers are nested deeper than {DEEPEST} levels")
+    if _is_nested_deeper([message.headers, message.properties], MAX_DEPTH):
+        raise MessageRefused(f"its headers are nested deeper than {MAX_DEPTH} levels")
     match opened.payload:
         case [[*_], dict(), dict()]:
             return opened

@@ -30,7 +30,7 @@ READ_TIMEOUT = 30.0
 
 SIZES_SHOWN = 5
 
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 """Nodes that a process remembers as started: further members of these execute no statement."""
 
 RETRY_FOR = 1.0
@@ -134,6 +134,6 @@ def start_nodes(runtime: Runtime, current: CurrentRun) -> None:
     except Exception as error:
         internal_errors.report("starting a tree", error, f"the end of job {job_id} repeats it")
     else:
-        if len(runtime.started_nodes) >= MOST_REMEMBERED:
+        if len(runtime.started_nodes) >= MAX_REMEMBERED:
             runtime.started_nodes.clear()
         runtime.started_nodes.add(node_id)

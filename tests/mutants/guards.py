@@ -179,7 +179,7 @@ GUARDS = [
         133,
         "a hard time limit ends the write of an outcome",
         "worker:_write_in_time",
-        (Replace(("left", "LONGEST_WRITE"), by="True"),),
+        (Replace(("left", "WRITE_TIMEOUT"), by="True"),),
         "-m faults tests/worker/test_outcome_outages.py",
     ),
     Mutant(

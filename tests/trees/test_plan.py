@@ -216,22 +216,22 @@ def nested(app: Celery, levels: int) -> Any:
 
 
 def test_depth_of_canvas_is_bounded(app: Celery) -> None:
-    deepest = planner.MOST_DEPTH // 2
-    assert max(member.depth for member in plan([nested(app, deepest)]).members) == planner.MOST_DEPTH
+    deepest = planner.MAX_DEPTH // 2
+    assert max(member.depth for member in plan([nested(app, deepest)]).members) == planner.MAX_DEPTH
     with pytest.raises(ValidationError, match="50 levels"):
         plan([nested(app, deepest + 1)])
 
 
 def test_chain_of_callbacks_is_bounded(app: Celery) -> None:
     made = note(app, "a")
-    for _ in range(planner.MOST_DEPTH + 1):
+    for _ in range(planner.MAX_DEPTH + 1):
         made = linked(note(app, "b"), made)
     with pytest.raises(ValidationError, match="50 levels"):
         plan([made])
 
 
 def test_number_of_members_is_bounded(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "MOST_MEMBERS", 10)
+    monkeypatch.setattr(signatures, "MAX_MEMBERS", 10)
     assert len(plan([group(note(app, "a") for _ in range(9))]).members) == 10
     with pytest.raises(ValidationError, match="10 members"):
         plan([group(note(app, "a") for _ in range(10))])
@@ -241,7 +241,7 @@ def test_number_of_members_is_bounded(app: Celery, monkeypatch: pytest.MonkeyPat
 def test_canvas_that_contains_itself_is_refused(
     app: Celery, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signatures, "MOST_MEMBERS", 10)
+    monkeypatch.setattr(signatures, "MAX_MEMBERS", 10)
     tasks: list[Any] = [note(app, "a")]
     made: Any = {"task": f"celery.{kind}", "kwargs": {"tasks": tasks}, "options": {}, "subtask_type": kind}
     tasks.append(made)
