@@ -142,6 +142,7 @@ def test_failed_submit_or_attach_leaves_handle_in_place(factory: JobFactory) -> 
     assert handle.job_status() is JobStatus.QUEUED
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # store/test_control.py has all
 @pytest.mark.parametrize("prior", JobStatus)
 def test_set_status_from_each_status_returns_it_or_refuses(prior: JobStatus, factory: JobFactory) -> None:
     for status in JobStatus:

@@ -88,7 +88,7 @@ class Harness:
         self.database = (
             Database(engine_maker(url), self.settings)
             if database is None
-            else _with_settings(database, self.settings)
+            else with_settings(database, self.settings)
         )
         self.store = Store(self.database)
         self._owns_database = database is None
@@ -229,7 +229,7 @@ class Harness:
         return believed
 
 
-def _with_settings(database: Database, settings: Settings) -> Database:
+def with_settings(database: Database, settings: Settings) -> Database:
     """Return the same database with other settings: a new engine for each test takes time."""
     other = copy.copy(database)
     other._engine = database.engine

@@ -17,9 +17,10 @@ from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker, retrying
 from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
 from tests.faults.store_scenes import remaining_rows, sibling_harness
-from tests.store.harness import Harness, insert_within, new_job
+from tests.store.harness import Harness, insert_within, new_job, with_settings
 from tests.store.test_leases import LAPSE, uid_of
 
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
@@ -87,19 +88,35 @@ def _have_passes_go_on(harness: Harness) -> None:
         connection.execute(update(passes).where(mine).values(last_pass_at=an_interval_ago))
 
 
-def impatient(url: str, settings: Any, seconds: int = 1) -> Store:
-    """Return a store with a short lock timeout: a wait is an error."""
-    database = Database(engine_maker(url), settings)
+Impatient = Callable[..., Store]
 
-    def at_once(connection: Any, _record: Any) -> None:
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Impatient]:
+    """Give a harness a store with a short lock timeout, where a wait is an error: `impatient(harness)`."""
+    databases: dict[tuple[str, int], Database] = {}
+
+    def store(harness: Harness, seconds: int = 1) -> Store:
+        found = databases.get((harness.url, seconds))
+        if found is None:
+            found = databases[harness.url, seconds] = Database(engine_maker(harness.url), harness.settings)
+            event.listen(found.engine, "connect", at_once(found.dialect, seconds))
+        return Store(with_settings(found, harness.settings))
+
+    yield store
+    for database in databases.values():
+        database.close()
+
+
+def at_once(dialect: str, seconds: int) -> Callable[[Any, Any], None]:
+    def connected(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
-            if database.engine.dialect.name == "postgresql":
+            if dialect == "postgresql":
                 cursor.execute("SET lock_timeout = '20ms'")
             else:
                 cursor.execute(f"SET innodb_lock_wait_timeout = {seconds}")
 
-    event.listen(database.engine, "connect", at_once)
-    return Store(database)
+    return connected
 
 
 def test_every_session_has_a_bound_for_locks(server_harness: Harness) -> None:
@@ -115,13 +132,17 @@ def test_every_session_has_a_bound_for_locks(server_harness: Harness) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_pass_waits_for_no_row(
-    server_harness: Harness, caller: sqlalchemy.Engine, lock: str, monkeypatch: pytest.MonkeyPatch
+    server_harness: Harness,
+    impatient: Impatient,
+    caller: sqlalchemy.Engine,
+    lock: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
     harness, broker = server_harness, Broker()
     reported: list[Any] = []
-    store = impatient(harness.url, harness.settings)
+    store = impatient(harness)
 
     def pair(make: Callable[[], int]) -> tuple[int, int]:
         return make(), make()
@@ -155,15 +176,14 @@ def test_pass_waits_for_no_row(
     assert harness.status(running[0]) is JobStatus.ERROR
     assert {cancelled[0], running[0]} <= {job.job_id for job in reported}
     assert harness.store.leases.reap(uid_of(lost)) == []
-    store.database.close()
 
 
 def test_marks_and_deferrals_of_a_pass_wait_for_no_row(
-    server_harness: Harness, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
+    server_harness: Harness, impatient: Impatient, caller: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row locked between its reservation and its mark stays due (fault 44)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
-    store = impatient(server_harness.url, server_harness.settings)
+    store = impatient(server_harness)
     ids = [server_harness.submit() for _ in range(4)]
     server_harness.pass_time(minutes=2)
     messages = {message.job_id: message for message in store.outbox.reserve_due(10)}
@@ -172,7 +192,6 @@ def test_marks_and_deferrals_of_a_pass_wait_for_no_row(
         store.outbox.defer_unsendable([messages[job_id] for job_id in ids[2:]], "refused")
     assert [server_harness.status(job_id) for job_id in ids[:2]] == [JobStatus.SUBMITTED, JobStatus.QUEUED]
     assert [server_harness.row(job_id)["publish_count"] for job_id in ids[2:]] == [0, 1]
-    store.database.close()
 
 
 def test_foreign_key_in_an_open_transaction_holds_up_no_run(
@@ -188,14 +207,19 @@ def test_foreign_key_in_an_open_transaction_holds_up_no_run(
         assert server_harness.store.runs.finish(run, "1")
 
 
+@pytest.mark.parametrize("common_server_url", MARIADB_WITH_FAULTS[1:], indirect=True)
 @pytest.mark.parametrize("name", STORE_CALLS)
 def test_operation_on_locked_rows_is_bounded(
-    server_harness: Harness, caller: sqlalchemy.Engine, name: str, monkeypatch: pytest.MonkeyPatch
+    server_harness: Harness,
+    impatient: Impatient,
+    caller: sqlalchemy.Engine,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It skips the row, or raises; once the row is free it does its work (fault 44)."""
     factory = sibling_harness(server_harness)
     ask = STORE_CALLS[name](factory)
-    store = impatient(factory.url, factory.settings, 0)
+    store = impatient(factory, 0)
     here = select(job.c.id).where(job.c.namespace == factory.settings.namespace)
     with caller.connect() as connection:
         connection.execute(here.with_for_update()).all()
@@ -211,15 +235,14 @@ def test_operation_on_locked_rows_is_bounded(
     if refused:
         ask(store)
         assert remaining_rows(factory) == run_undisturbed(server_harness, name)[1]
-    store.database.close()
 
 
-def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
+def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str, impatient: Impatient) -> None:
     """An open session on MariaDB kept next-key locks, and all inserts waited (fault 47)."""
     harness = Harness(mariadb_url)
     job_id = harness.submit(unique_key="k")
     engine = sqlalchemy.create_engine(mariadb_url)
-    store = impatient(mariadb_url, harness.settings)
+    store = impatient(harness)
     with engine.begin() as connection:
         connection.execute(select(job.c.id)).all()  # takes its snapshot
         [first, second] = insert_within(
@@ -232,5 +255,4 @@ def test_unique_key_that_is_taken_holds_up_no_submit(mariadb_url: str) -> None:
         assert store.runs.finish(run, "1")
     assert second.fresh
     engine.dispose()
-    store.database.close()
     harness.close()

@@ -14,6 +14,7 @@ from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES
+from tests.databases import MARIADB_WITH_FAULTS
 from tests.store.assertions import legal
 from tests.store.crash_machine import CrashMachine
 from tests.store.cutting import Cutter
@@ -26,7 +27,7 @@ STEPS = 40
 
 
 @pytest.mark.timeout(3600 if LONGER else 600)  # for a hang; a busy machine may take minutes
-@pytest.mark.parametrize("common_url", DATABASES, indirect=True)
+@pytest.mark.parametrize("common_url", MARIADB_WITH_FAULTS, indirect=True)
 def test_store_does_what_the_model_does(request: pytest.FixtureRequest, common_url: str) -> None:
     name = request.node.callspec.params["common_url"]
     database = Database(engine_maker(common_url), Settings())
