@@ -8,6 +8,8 @@ import fcntl
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,8 +32,9 @@ from pytest_docker_tools import container, fxtr, network
 from jobhandle_celery import Jobs
 from tests.databases import PostgresqlDatabases
 from tests.servers.places import free_port
-from tests.smoke import bodies, worker_app
+from tests.smoke import bodies
 from tests.support import eventually, missing
+from tests.test_docs_code import blocks
 from tests.workers import ROOT
 
 SETTINGS = {
@@ -206,11 +209,7 @@ def database_url(databases: PostgresqlDatabases) -> Iterator[str]:
 
 
 class OurWorker(CeleryWorkerContainer):  # type: ignore[misc]  # pytest-celery is untyped
-    """A container of the image with pytest-celery's app."""
-
-    @classmethod
-    def app_module(cls) -> ModuleType:
-        return worker_app
+    """A container of the image with the app of the documentation."""
 
     @classmethod
     def tasks_modules(cls) -> set[ModuleType]:
@@ -231,6 +230,21 @@ default_worker_container = container(
     command=fxtr("default_worker_command"),
     timeout=60,
 )
+
+
+@pytest.fixture
+def default_worker_app_module(tmp_path: Path) -> ModuleType:
+    """The module of the documentation, from a file: pytest-celery reads its source."""
+    page = blocks("docs/how-to/testing-with-a-worker.md", "python")
+    (code,) = (block.code for block in page if block.file == "worker_app.py")
+    path = tmp_path / "worker_app.py"
+    path.write_text(code)
+    spec = spec_from_file_location("worker_app", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
