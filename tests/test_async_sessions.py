@@ -68,9 +68,8 @@ class AsyncShop(Shop):
         """Return how many connections to the database there are, without those that were idle here."""
         self.engine.dispose()
         with self.engine.connect() as connection:
-            count = connection.exec_driver_sql(CONNECTIONS[connection.dialect.name])
-            found: int = count.scalar_one()
-            return found
+            count: int = connection.exec_driver_sql(CONNECTIONS[connection.dialect.name]).scalar_one()
+            return count
 
 
 CONNECTIONS = {
@@ -276,7 +275,7 @@ def test_session_is_joined_in_uvloop(shop: AsyncShop) -> None:
     async def request() -> int:
         engine = create_async_engine(shop.async_url)
         async with shop.jobs.async_handle() as handle, AsyncSession(engine) as session:
-            job_id = await handle.submit(ADD, session=session)
+            job_id: int = await handle.submit(ADD, session=session)
             await session.commit()
         await engine.dispose()
         return job_id

@@ -87,4 +87,4 @@ async def _longest_stall(app: Any, engine: AsyncEngine, requests: int, *, submit
     async with recorded_stalls() as stalls:
         await asyncio.gather(*(request(number) for number in range(requests)))
     await engine.dispose()
-    return max(stalls) * 1000
+    return stalls.elapsed * 1000
