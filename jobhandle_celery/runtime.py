@@ -25,7 +25,7 @@ from .completion import CompletionPoller
 from .errors import ConfigurationError, DatabaseUnavailableError
 from .handle import JobHandle
 from .settler import Settler
-from .store import Database, Run, Store, Worker
+from .store import Database, MessageKey, Run, Store, Worker
 from .submitter import Submitter
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class DeferredWrite:
 class RedeliveredMessage:
     """A message that was sent before and not claimed: it may have ended the worker that received it."""
 
-    key: tuple[int, str, int]
+    key: MessageKey
     """Job id, task id and attempt."""
     accept: Callable[[], None]
     """Accepts it, in the consumer's own thread."""
@@ -83,7 +83,7 @@ class Runtime:
         """Messages that housekeeping notes in their rows before they are accepted."""
         self.deferred_writes: queue.SimpleQueue[DeferredWrite] = queue.SimpleQueue()
         """Writes that would block the main process's event loop; housekeeping makes them."""
-        self.cut_off: deque[tuple[int, str, int]] = deque(maxlen=MAX_CUT_OFF)
+        self.cut_off: deque[MessageKey] = deque(maxlen=MAX_CUT_OFF)
         """Job id, task id and attempt of bodies that were cut off; no event of their end has been sent."""
         self.started_nodes: set[int] = set()
         """Nodes that this process has noted as Running, see `worker.tree_member`."""

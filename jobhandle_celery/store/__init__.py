@@ -21,6 +21,7 @@ from .queries import Queries
 from .records import (
     ChangedJob,
     ClaimRejected,
+    MessageKey,
     NewJob,
     NewJobs,
     NewMember,

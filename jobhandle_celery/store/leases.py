@@ -10,7 +10,7 @@ from ..status import JobStatus
 from .database import Database
 from .decoding import to_progress
 from .executors import Executor
-from .records import ChangedJob, RunSnapshot, Worker
+from .records import ChangedJob, MessageKey, RunSnapshot, Worker
 from .recovery import recover_lost
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard, ago, setting
@@ -103,7 +103,7 @@ class Leases:
             return [RunSnapshot(*(*row[:-2], to_progress(row))) for row in db.execute(runs)]
 
     @retry_on_disconnect
-    def superseded(self, messages: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
+    def superseded(self, messages: Sequence[MessageKey]) -> set[MessageKey]:
         """Return those of the messages (job id, task id, attempt) in progress whose attempt is over.
 
         Another attempt was made, its claim was taken away, or the job was resubmitted or pruned: a worker

@@ -248,6 +248,10 @@ class RunSnapshot:
     progress: Progress | None = None
 
 
+MessageKey = tuple[int, str, int]
+"""Job id, task id and attempt that a message is for."""
+
+
 @dataclass(frozen=True)
 class ChangedJob:
     """A job that another process than its body's has changed, and its status after that.

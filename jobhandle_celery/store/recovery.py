@@ -14,7 +14,7 @@ from ..schema import job
 from ..status import JobStatus
 from .database import Database
 from .executors import Executor
-from .records import ChangedJob, ProcessRef, Run, Worker
+from .records import ChangedJob, MessageKey, ProcessRef, Run, Worker
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
@@ -38,9 +38,6 @@ Error.
 
 Not `max_attempts`: no body has begun, so a job survives a worker that happens to die with its message.
 """
-
-Message = tuple[int, str, int]
-"""Job id, task id and attempt that a message is for."""
 
 
 class Recovery:
@@ -82,7 +79,7 @@ class Recovery:
             return recover_lost(db, held_by(holder), reason, worker_actor(worker))
 
     @retry_on_disconnect
-    def note_received(self, messages: Sequence[Message], worker: Worker) -> list[ChangedJob]:
+    def note_received(self, messages: Sequence[MessageKey], worker: Worker) -> list[ChangedJob]:
         """Note in its row that this worker is about to run a message; return the jobs that are given up.
 
         If the worker dies before `clear_received`, the note stays, and the next worker that receives a
@@ -102,7 +99,7 @@ class Recovery:
             return given_up
 
     @retry_on_disconnect
-    def clear_received(self, messages: Sequence[Message], worker: Worker) -> None:
+    def clear_received(self, messages: Sequence[MessageKey], worker: Worker) -> None:
         """Clear the notes of messages that did not end this worker.
 
         Who may have been there first: a claim; then the row is Running and keeps its worker.
@@ -112,7 +109,7 @@ class Recovery:
             db.update_in_order(noted, job.c.status_id != JobStatus.RUNNING, values={"worker_uid": None})
 
     @retry_on_disconnect
-    def lose_unstarted(self, message: Message, worker: Worker) -> list[ChangedJob]:
+    def lose_unstarted(self, message: MessageKey, worker: Worker) -> list[ChangedJob]:
         """Count a child that was lost with a message before its claim; return the job if it is given up.
 
         Who may have been there first: this very call, if the answer to its commit was lost; then the count is
@@ -191,7 +188,7 @@ def _count_unstarted(
     return _lost(db.apply(give_up))
 
 
-def _unstarted(messages: Sequence[Message]) -> Guard:
+def _unstarted(messages: Sequence[MessageKey]) -> Guard:
     return and_(for_messages(messages), status_allows("give_up"), ~HELD)
 
 

@@ -15,7 +15,7 @@ from ..schema import worker as worker_table
 from ..serialization import clip_message
 from ..status import MOVES, UNFINISHED, JobStatus
 from ..validation import NAME_LENGTH
-from .records import PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
+from .records import MessageKey, PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
 from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
 
 MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
@@ -157,7 +157,7 @@ def check_named(run: Run | None, row: Row[Any]) -> None:
         )
 
 
-def for_messages(keys: Sequence[tuple[int, str, int]]) -> Guard:
+def for_messages(keys: Sequence[MessageKey]) -> Guard:
     """Return the guard: jobs that wait for these messages (job id, task id, attempt)."""
     waiting = [(job_id, task_id, attempt - 1) for job_id, task_id, attempt in keys]
     return and_(tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(waiting), job.c.namespace == NAMESPACE)

@@ -18,7 +18,7 @@ from .. import internal_errors
 from ..broker.connection import BrokerConnection
 from ..models import JobRecord
 from ..status import JobStatus
-from ..store import ChangedJob, RunSnapshot
+from ..store import ChangedJob, MessageKey, RunSnapshot
 from .request import JobRequest
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class EventSender:
         """Send nothing yet; without `progress` no ``task-progress`` is sent, which some exporters reject."""
         self._worker = worker
         self._progress = progress
-        self._last_progress: dict[tuple[int, str, int], object] = {}
+        self._last_progress: dict[MessageKey, object] = {}
 
     def send_changed(self, job: ChangedJob) -> None:
         """Send an event with the status of a job that its body's process has not changed itself."""

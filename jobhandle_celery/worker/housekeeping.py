@@ -18,7 +18,7 @@ from celery.worker import state
 from .. import celery_compat
 from ..errors import DatabaseRefusedError, DatabaseUnavailableError
 from ..runtime import RedeliveredMessage, Runtime
-from ..store import Run, RunSnapshot
+from ..store import MessageKey, Run, RunSnapshot
 from ..sweeper import sweep
 from .deferred_writes import DeferredWrites
 from .events import EventSender
@@ -27,8 +27,6 @@ from .request import JobRequest
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
-Key = tuple[int, str, int]
-"""Job id, task id, attempt."""
 
 DROP_AFTER = 30.0
 """Seconds for which a redelivered message waits for the database; then it is dropped."""
@@ -45,8 +43,8 @@ class Housekeeping:
         self.writes = DeferredWrites(runtime, self._events)
         self._redelivered: list[RedeliveredMessage] = []
         self._strays: dict[Run, float] = {}
-        self._superseded: dict[Key, float] = {}
-        self._ended: set[Key] = set()
+        self._superseded: dict[MessageKey, float] = {}
+        self._ended: set[MessageKey] = set()
         """Runs whose process has been signalled."""
 
     def __call__(self) -> None:
@@ -131,7 +129,7 @@ class Housekeeping:
                 lambda request, pool: request.cancel(pool, "TERM", emit_retry=False),
             )
 
-    def _end_process(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
+    def _end_process(self, key: MessageKey, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
         if key in self._ended:
             return
         if not celery_compat.can_terminate(self._worker.pool):
@@ -151,7 +149,7 @@ class Housekeeping:
         # In the event loop, so that the child cannot start another body between the check and the signal.
         self._worker.consumer.call_soon(self._end_now, key, pid, end)
 
-    def _end_now(self, key: Key, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
+    def _end_now(self, key: MessageKey, pid: int | None, end: Callable[[JobRequest, Any], None]) -> None:
         for request in _requests():
             here = not self._runtime.prefork or request.worker_pid == pid
             if request.key == key and here and request in state.active_requests and key not in self._ended:

@@ -33,6 +33,7 @@ from ..broker.headers import (
 )
 from ..runtime import DeferredWrite, RedeliveredMessage, runtime_of
 from ..serialization import is_nested_deeper
+from ..store import MessageKey
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None
     return handle
 
 
-def _key_if_sent_before(message: Any) -> tuple[int, str, int] | None:
+def _key_if_sent_before(message: Any) -> MessageKey | None:
     """Return job id, task id and attempt of a message that was sent, or delivered, before."""
     job = readable_job_of(message.headers)
     if job is None:
@@ -100,7 +101,7 @@ def _key_if_sent_before(message: Any) -> tuple[int, str, int] | None:
     return job[0], str(message.headers.get("id")), job[1]
 
 
-def _accept_later(consumer: Any, message: Any, key: tuple[int, str, int], accept: Callable[[], Any]) -> None:
+def _accept_later(consumer: Any, message: Any, key: MessageKey, accept: Callable[[], Any]) -> None:
     runtime, connection = runtime_of(consumer.app), consumer.connection
 
     def accept_now() -> None:

@@ -23,7 +23,7 @@ from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
-from ..store import ChangedJob, ProcessRef, Store, Worker
+from ..store import ChangedJob, MessageKey, ProcessRef, Store, Worker
 from .current_run import HARD_LIMIT, unclaimed
 from .decision import describe_lost_process, time_limit_failure
 from .message_guard import TaskRefused, refuse_request
@@ -79,7 +79,7 @@ class JobRequest:
         return readable_job_of(self.request_dict) is not None
 
     @property
-    def key(self) -> tuple[int, str, int]:
+    def key(self) -> MessageKey:
         """Job id, task id and attempt of a job's message."""
         job_id, attempt = readable_job_of(self.request_dict) or (0, 0)
         return job_id, self.id, attempt

@@ -5,8 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import ProcessRef, Run, Selection, Store, Worker
-from jobhandle_celery.store.recovery import Message
+from jobhandle_celery.store import MessageKey, ProcessRef, Run, Selection, Store, Worker
 from tests.faults.store_reads import READS
 from tests.faults.store_scenes import (
     Scene,
@@ -87,7 +86,7 @@ def _not_yet_renewed(harness: Harness) -> Worker:
     return me
 
 
-def _received(harness: Harness) -> tuple[Message, Worker]:
+def _received(harness: Harness) -> tuple[MessageKey, Worker]:
     me = harness.worker()
     return received(harness, me), me
 

@@ -10,8 +10,7 @@ from sqlalchemy import Table, select
 
 from jobhandle_celery.schema import job, job_event, job_need, sweep, worker
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import PendingMessage, Run, Store, Worker
-from jobhandle_celery.store.recovery import Message
+from jobhandle_celery.store import MessageKey, PendingMessage, Run, Store, Worker
 from tests.store.harness import Harness
 
 T = TypeVar("T")
@@ -120,7 +119,7 @@ def lapsed(harness: Harness) -> str:
     return str(run.worker.worker_uid)
 
 
-def received(harness: Harness, by: Worker, **given: Any) -> Message:
+def received(harness: Harness, by: Worker, **given: Any) -> MessageKey:
     """Return a message that this worker has noted as received."""
     job_id = harness.place(JobStatus.QUEUED, **given).job_id
     message = harness.message(job_id)
@@ -129,7 +128,7 @@ def received(harness: Harness, by: Worker, **given: Any) -> Message:
     return key
 
 
-def unstarted(call: Callable[[Store, Message, Worker], Any]) -> Scene:
+def unstarted(call: Callable[[Store, MessageKey, Worker], Any]) -> Scene:
     """Deliver a message that a lost worker had received to the next worker."""
     return scene(
         lambda harness: (received(harness, harness.worker(), max_attempts=3), harness.worker()),
