@@ -61,6 +61,7 @@ class BackgroundQueue(Forkable, Generic[T]):
         """Leave work to the thread; called by `_do`."""
         with self._changed:
             self._pending[:0] = work
+            self._since = time.monotonic()
             if self._thread is None:
                 self._start()
             self._changed.notify_all()
@@ -69,6 +70,8 @@ class BackgroundQueue(Forkable, Generic[T]):
         self._changed = threading.Condition()
         self._working = threading.Lock()
         self._pending: list[T] = []
+        self._since = 0.0
+        """When the first of what is pending came, or was left to the thread again."""
         self._thread: threading.Thread | None = None
         self._ended = 0.0
 
@@ -77,6 +80,8 @@ class BackgroundQueue(Forkable, Generic[T]):
         if not work:
             return
         with self._changed:
+            if not self._pending:
+                self._since = time.monotonic()
             self._pending += work
             if self._thread is not None:
                 if len(self._pending) == len(work) or len(self._pending) >= self._batch:
@@ -103,6 +108,12 @@ class BackgroundQueue(Forkable, Generic[T]):
             if time.monotonic() >= deadline:
                 break
 
+    def take(self) -> list[T]:
+        """Return what is pending, which the caller does instead."""
+        with self._changed:
+            work, self._pending = self._pending, []
+            return work
+
     def flush_once(self) -> None:
         """As `flush`, but leave work that is blocked by a lock to the thread."""
         if self._pending or self._working.locked():
@@ -117,18 +128,24 @@ class BackgroundQueue(Forkable, Generic[T]):
                 if not self._changed.wait_for(lambda: self._pending, IDLE_TIMEOUT):
                     self._thread = None
                     return
-                paused = self._ended + self._pause - time.monotonic()
-                self._changed.wait_for(lambda: len(self._pending) >= self._batch, max(self._delay, paused))
+                while self._pending and not self._is_due():
+                    self._changed.wait(self._due() - time.monotonic())
             with untraced():
                 self._do_pending()
             self._ended = time.monotonic()
 
+    def _is_due(self) -> bool:
+        return len(self._pending) >= self._batch or time.monotonic() >= self._due()
+
+    def _due(self) -> float:
+        return max(self._since + self._delay, self._ended + self._pause)
+
     def _do_pending(self) -> None:
         with self._working:
-            with self._changed:
-                work, self._pending = self._pending, []
+            work = self.take()
             try:
-                self._do(work)
+                if work:
+                    self._do(work)
             except JobHandleError as error:
                 logger.warning("%s failed (%s); %s", self.name, error, self.on_failure)
             except SoftTimeLimitExceeded:

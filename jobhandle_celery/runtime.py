@@ -173,6 +173,8 @@ class Runtime:
                 stack.callback(self.store.database.close)
             if "submitter" in self.__dict__:
                 stack.callback(self.submitter.drain)
+            if "settler" in self.__dict__:
+                stack.callback(self.settler.drain)
 
     def current_worker(self) -> Worker:
         """Return the worker that runs bodies in this process."""

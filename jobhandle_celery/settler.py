@@ -6,10 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from . import internal_errors
+from .background import BackgroundQueue
 from .errors import DatabaseUnavailableError
 from .store import PendingMessage, Store
 
@@ -22,6 +24,26 @@ LONGEST = 5.0
 """Seconds of settling in one call; the sweeper settles the rest.
 
 A mass cancel may end more jobs than its caller, or a pass of the sweeper, can wait for."""
+
+
+LONGEST_WAIT = 0.1
+"""Seconds for which members of a large group wait for the next one that ends in this process."""
+
+_node: ContextVar[int | None] = ContextVar("jobhandle_node", default=None)
+
+
+class _Waiting(BackgroundQueue[int]):
+    """Members of large groups that have ended, if none ends after them in this process."""
+
+    name = "settling the members of a group"
+    on_failure = "the sweeper settles them"
+
+    def __init__(self, settle: Callable[[Sequence[int]], None]) -> None:
+        super().__init__(LONGEST_WAIT, BATCH)
+        self._settle = settle
+
+    def _do(self, work: Sequence[int]) -> None:
+        self._settle(work)
 
 
 class Settler:
@@ -44,6 +66,24 @@ class Settler:
         self._send = send
         self._is_alone = is_alone
         self._local = threading.local()
+        self._waiting = _Waiting(self.settle)
+
+    def drain(self) -> None:
+        """Settle what waits for others."""
+        self._waiting.flush()
+
+    @contextmanager
+    def end_of_member(self, node_id: int | None) -> Iterator[None]:
+        """Say that a child of that node ends in this block; None: another job.
+
+        While many of its siblings are unfinished, it waits for the next one that ends in this process, and is
+        settled by the same statement: it decides nothing.
+        """
+        token = _node.set(node_id)
+        try:
+            yield
+        finally:
+            _node.reset(token)
 
     def settle(self, job_ids: Sequence[int]) -> None:
         """Settle jobs, and those that end thereby; raise no error except that of a time limit: the end of
@@ -56,6 +96,12 @@ class Settler:
         if pending is not None:
             pending.extend(job_ids)
             return
+        node_id = _node.get()
+        if node_id is not None and not self._is_alone():
+            if self._store.settling.is_crowded(node_id):
+                self._waiting.later(job_ids)
+                return
+            job_ids = [*self._waiting.take(), *job_ids]
         self._local.pending = pending = deque(job_ids)
         try:
             self._settle_all(pending)

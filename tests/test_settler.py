@@ -5,15 +5,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import select, update
 
-from jobhandle_celery import DatabaseUnavailableError, submitter
+from jobhandle_celery import DatabaseUnavailableError, JobStatus, submitter
 from jobhandle_celery.broker.publisher import Published, Publisher
+from jobhandle_celery.schema import job
 from jobhandle_celery.settler import Settler
-from jobhandle_celery.store import PendingMessage
+from jobhandle_celery.store import NewMember, PendingMessage, settling
+from jobhandle_celery.store.nodes import CROWD
 from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.sweeper import sweep
 from tests.store.harness import FAILURE, Harness
-from tests.store.members import Tree, chain, node, task
+from tests.store.members import Tree, chain, group, node, task
+from tests.support import eventually
 from tests.test_sweeper import Recorder
 
 
@@ -166,3 +170,95 @@ def test_jobs_that_a_pass_publishes_meanwhile_are_not_published_again(
 
     assert sorted({*slow.published, *others}) == tree.ids[3:]
     assert not set(slow.published[2:]) & set(others)
+
+
+class Crowd:
+    """A group of `CROWD` members and two, which end in one process of a worker."""
+
+    def __init__(self, harness: Harness, *callbacks: NewMember) -> None:
+        self.harness = harness
+        self.settler = Settler(harness.store, lambda messages: None)
+        harness.database.on_unsettled = self.settler.settle
+        self.tree = Tree(harness, [*group(*(task() for _ in range(CROWD + 2))), *callbacks])
+        harness.store.settling.start_ancestors(self.tree.ids[1], "worker")
+        self._worker = harness.worker()
+
+    def end(self, *numbers: int) -> list[int]:
+        """End members, and return which are unsettled then."""
+        for number in numbers:
+            run = self.harness.run(self.tree.ids[number], self._worker)
+            with self.settler.end_of_member(self.tree.ids[0]):
+                assert self.harness.store.runs.finish(run, "1")
+        return self.unsettled()
+
+    def unsettled(self) -> list[int]:
+        with self.harness.database.autocommit() as db:
+            ids = db.execute(select(job.c.id).where(job.c.unsettled).order_by(job.c.id)).scalars()
+            return [self.tree.ids.index(job_id) for job_id in ids]
+
+    @property
+    def is_crowded(self) -> bool:
+        """What a settle has read last."""
+        return self.harness.store.settling.is_crowded(self.tree.ids[0])
+
+
+@pytest.fixture
+def long_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a settle has read holds for the whole test, and no thread settles what waits."""
+    monkeypatch.setattr(settling, "CALM", 3600.0)
+    monkeypatch.setattr("jobhandle_celery.settler.LONGEST_WAIT", 3600.0)
+
+
+@pytest.mark.usefixtures("long_calm")
+def test_members_of_large_group_are_settled_with_a_later_one(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd(harness)
+
+    assert crowd.end(1) == []
+    assert crowd.end(2, 3, 4) == [2, 3, 4]
+    monkeypatch.setattr(harness.store.settling, "is_crowded", lambda node_id: False)
+    assert crowd.end(5) == []
+
+
+@pytest.mark.usefixtures("long_calm")
+def test_group_whose_last_members_end_is_not_large(harness: Harness) -> None:
+    """Each of them is settled at once: it may be the last."""
+    crowd = Crowd(harness)
+
+    with harness.database.transaction() as db:
+        db.execute(update(job).where(job.c.id == crowd.tree.ids[2]).values(status_id=JobStatus.FINISHED))
+    crowd.end(1)
+
+    assert not crowd.is_crowded
+
+
+@pytest.mark.usefixtures("long_calm")
+def test_member_that_another_job_needs_is_settled_at_once(harness: Harness) -> None:
+    crowd = Crowd(harness, task(parent=0, needs=((1, 0),), when="finished"))
+
+    crowd.end(1)
+
+    assert harness.status(crowd.tree.ids[-1]) == "Submitted"
+    assert not crowd.is_crowded
+
+
+@pytest.mark.usefixtures("long_calm")
+def test_drain_settles_members_that_wait(harness: Harness) -> None:
+    crowd = Crowd(harness)
+    assert crowd.end(1, 2, 3) == [2, 3]
+
+    crowd.settler.drain()
+
+    assert crowd.unsettled() == []
+
+
+def test_thread_settles_members_after_which_none_ends(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "CALM", 3600.0)
+    crowd = Crowd(harness)
+    crowd.end(*range(1, CROWD + 3))
+
+    eventually(lambda: harness.status(crowd.tree.ids[0]) is JobStatus.FINISHED)
+    eventually(lambda: crowd.unsettled() == [])

@@ -51,21 +51,40 @@ def has_unfinished_child(node_id: ColumnElement[Any]) -> Guard:
     many rows are children that it reads the table; but it sorts none to find the first.
     """
     ids = sorted(status.id for status in UNFINISHED)
-    firsts = [literal_column(str(number), Integer) for number in ids if number - 1 not in ids]
-    lasts = [literal_column(str(number), Integer) for number in ids if number + 1 not in ids]
-    found = [
+    firsts = (number for number in ids if number - 1 not in ids)
+    lasts = (number for number in ids if number + 1 not in ids)
+    return or_(*(_has_child(node_id, first, last) for first, last in zip(firsts, lasts, strict=True)))
+
+
+CROWD = 50
+"""Children that may run, see `is_crowded`."""
+
+
+def is_crowded(node_id: ColumnElement[Any]) -> Guard:
+    """Return the condition: many children of the node wait for a worker, or run."""
+    ids = sorted(status.id for status in _STARTABLE)
+    return _has_child(node_id, ids[0], ids[-1], after=CROWD)
+
+
+_STARTABLE = UNFINISHED - {JobStatus.WAITING}
+
+
+def _has_child(node_id: ColumnElement[Any], first: int, last: int, *, after: int = 0) -> Guard:
+    """Return the condition: more than `after` children have a status from the first to the last, by id."""
+    found = (
         select(CHILD.c.status_id)
         .where(
             CHILD.c.parent_id == node_id,
-            CHILD.c.status_id.between(first, last),
+            CHILD.c.status_id.between(
+                literal_column(str(first), Integer), literal_column(str(last), Integer)
+            ),
         )
         .order_by(CHILD.c.status_id)
         .limit(1)
-        .correlate(job)
-        .scalar_subquery()
-        for first, last in zip(firsts, lasts, strict=True)
-    ]
-    return or_(*(status.is_not(None) for status in found))
+    )
+    if after:
+        found = found.offset(after)
+    return found.correlate(job).scalar_subquery().is_not(None)
 
 
 _CHILDREN = select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job)

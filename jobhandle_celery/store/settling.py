@@ -6,6 +6,7 @@ that has ended keeps its mark (`transitions.final`) until the last statement, so
 this process dies.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -41,6 +42,12 @@ from .statements import Transition, params, select_unlocked, setting
 from .transitions import due_since
 from .unsettled import Ended, clear_mark, select_ended, select_needs, settle_or_select
 
+CALM = 0.05
+"""Seconds for which a node counts as crowded once it was seen so, see `Settling.is_crowded`."""
+
+MOST_REMEMBERED = 1_000
+"""Nodes of which a process remembers that."""
+
 
 class Due(NamedTuple):
     """Rows that a process did not settle or arm, because it died or lost its connection."""
@@ -56,6 +63,7 @@ class Settling:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._crowded_until: dict[int, float] = {}
 
     def settle(self, job_ids: Sequence[int]) -> list[PendingMessage]:
         """Settle jobs that have ended; return the messages of those that may start, which are reserved.
@@ -66,6 +74,7 @@ class Settling:
         ready: list[PendingMessage] = []
         for start in range(0, len(job_ids), MOST_PARAMETERS):
             ended = self._read_ended(job_ids[start : start + MOST_PARAMETERS])
+            self._note_crowds(ended)
             for row in ended:
                 if row.has_dependents:
                     ready += self._settle_dependents(row)
@@ -74,17 +83,31 @@ class Settling:
             last = (row.parent_id for row in ended if row.parent_id is not None and row.is_last)
             for node_id in dict.fromkeys(last):
                 self._end_node(node_id)
-            if ended:
-                self._clear_marks(ended)
+            if unsettled := [row for row in ended if not row.is_settled]:
+                self._clear_marks(unsettled)
         return ready
+
+    def is_crowded(self, node_id: int) -> bool:
+        """Return True if many children of a node were unfinished a moment ago, by what a settle has read.
+
+        Then that of a child that ends may wait for as long, for that of the next one: it changes no other
+        row, unless so many end in that time.
+        """
+        return self._crowded_until.get(node_id, 0.0) > time.monotonic()
+
+    def _note_crowds(self, ended: Sequence[Ended]) -> None:
+        nodes = {row.parent_id for row in ended if row.parent_is_crowded and row.changes_nothing}
+        if nodes:
+            if len(self._crowded_until) >= MOST_REMEMBERED:
+                self._crowded_until.clear()
+            self._crowded_until |= dict.fromkeys(filter(None, nodes), time.monotonic() + CALM)
 
     @retry_on_disconnect
     def _read_ended(self, job_ids: Sequence[int]) -> list[Ended]:
-        """Return what depends on each; a single row on which nothing depends is settled at once."""
-        if len(job_ids) == 1:
-            rows = self._database.execute_directly(settle_or_select(), params(id=job_ids[0]))
-            if rows is not None:
-                return [Ended(*row)._replace(status=JobStatus.from_id(row[3])) for row in rows]
+        """Return what depends on each; on PostgreSQL, rows on which nothing depends are settled at once."""
+        rows = self._database.execute_directly(settle_or_select(), params(ids=list(job_ids)))
+        if rows is not None:
+            return [Ended(*row)._replace(status=JobStatus.from_id(row[3])) for row in rows]
         with self._database.autocommit() as db:
             return [Ended(*row) for row in db.execute(select_ended(BY_IDS), params(ids=job_ids))]
 

@@ -18,7 +18,14 @@ from ..validation import NAME_LENGTH
 from .records import MessageKey, PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
 from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
 
-MINE = and_(job.c.id == param(job.c.id), job.c.namespace == NAMESPACE)
+OF_NAMESPACE = job.c.namespace.concat("") == NAMESPACE
+"""A row that is found by its id is of this namespace.
+
+No index can serve this condition: of a new table PostgreSQL has no statistics, and would find the row among
+all jobs of the namespace in the index of the statuses.
+"""
+
+MINE = and_(job.c.id == param(job.c.id), OF_NAMESPACE)
 """The job of the call, in this namespace."""
 
 NEVER_STARTED = job.c.started.is_(None)
@@ -77,7 +84,7 @@ def due_since(since: datetime | None) -> Guard:
 
 def mine(job_id: int, username: str | None = None) -> Guard:
     """Return the guard: this job, in this namespace, of this user if one is given."""
-    conditions = [job.c.id == job_id, job.c.namespace == NAMESPACE]
+    conditions = [job.c.id == job_id, OF_NAMESPACE]
     if username is not None:
         conditions.append(job.c.username == username)
     return and_(*conditions)

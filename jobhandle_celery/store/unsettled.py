@@ -3,14 +3,29 @@
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, Update, and_, case, exists, false, null, or_, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Select,
+    Update,
+    and_,
+    any_,
+    bindparam,
+    case,
+    exists,
+    false,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from ..schema import clock, job, job_need
 from ..status import FINAL, JobStatus
 from .dependencies import BLOCKED, BY_IDS, DEPENDENT, NEEDED, in_statuses, is_needed_by
-from .nodes import PARENT, UNSTARTED_NODE, has_unfinished_child
-from .statements import NAMESPACE, NO_FLUSH, Guard, param, setting, status_literal
-from .transitions import MINE, WAS_SENT
+from .nodes import PARENT, UNSTARTED_NODE, has_unfinished_child, is_crowded
+from .statements import NO_FLUSH, Guard, is_locked_in_order, param, setting, status_literal
+from .transitions import MINE, OF_NAMESPACE, WAS_SENT
 
 _HAS_DEPENDENTS = is_needed_by(DEPENDENT.c.blocked)
 _HAS_UNUSUAL_DEPENDENTS = is_needed_by(
@@ -22,7 +37,7 @@ _UNSTARTED_PARENT = (
     .correlate(job)
 )
 _IS_LAST = and_(job.c.parent_id.is_not(None), ~has_unfinished_child(job.c.parent_id))
-_IS_UNSETTLED = and_(job.c.namespace == NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
+_IS_UNSETTLED = and_(OF_NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
 
 NO_MARK: dict[str, Any] = {
     "unsettled": false(),
@@ -55,6 +70,15 @@ class Ended(NamedTuple):
     is_last: bool
     """No sibling is unfinished."""
     parent_is_unstarted: bool
+    parent_is_crowded: bool
+    """Many siblings wait for a worker, or run, see `nodes.is_crowded`."""
+    is_settled: bool = False
+    """The statement that has read it has cleared its mark."""
+
+    @property
+    def changes_nothing(self) -> bool:
+        """True if no other row changes by its end: the next sibling to end sees that this one has."""
+        return not (self.has_dependents or self.is_last or self.parent_is_unstarted)
 
 
 @cache
@@ -66,32 +90,35 @@ def select_ended(which: Guard) -> Select[Any]:
         job.c.attempt,
         job.c.status_id,
         job.c.parent_id,
-        job.c.started.is_not(None),
-        _HAS_DEPENDENTS,
-        _HAS_UNUSUAL_DEPENDENTS,
-        _IS_LAST,
-        exists(_UNSTARTED_PARENT),
+        job.c.started.is_not(None).label("started"),
+        _HAS_DEPENDENTS.label("has_dependents"),
+        _HAS_UNUSUAL_DEPENDENTS.label("has_unusual_dependents"),
+        _IS_LAST.label("is_last"),
+        exists(_UNSTARTED_PARENT).label("parent_is_unstarted"),
+        is_crowded(job.c.parent_id).label("parent_is_crowded"),
     ).where(which, _IS_UNSETTLED)
 
 
 @cache
 def settle_or_select() -> Select[Any]:
-    """Return the same select of the row `id`, which is settled instead if its end changes no other row.
+    """Return the same select of the rows `ids`; it settles those by whose end no other row changes.
 
-    Most members of a group end so: the next sibling to end sees that this one has. For PostgreSQL.
+    Most members of a group end so. For PostgreSQL.
     """
-    nothing_follows = (~_HAS_DEPENDENTS, ~_IS_LAST, ~exists(_UNSTARTED_PARENT))
+    ids = bindparam("param_ids", type_=ARRAY(BigInteger))
+    seen = select_ended(job.c.id == any_(ids)).cte("seen")
     # As this statement has seen it: while it waits for the row, another round of the job may have ended.
-    seen = select(job.c.id, job.c.task_id, job.c.attempt).where(MINE, _IS_UNSETTLED).subquery("seen")
-    is_seen = tuple_(job.c.id, job.c.task_id, job.c.attempt) == tuple_(*seen.c)
+    as_seen = and_(job.c.id == seen.c.id, job.c.task_id == seen.c.task_id, job.c.attempt == seen.c.attempt)
+    changes_nothing = and_(~seen.c.has_dependents, ~seen.c.is_last, ~seen.c.parent_is_unstarted)
+    alone = job.c.id.in_(select(seen.c.id).where(changes_nothing))
     settled = (
         update(job)
-        .where(is_seen, MINE, _IS_UNSETTLED, *nothing_follows, NO_FLUSH)
+        .where(as_seen, changes_nothing, _IS_UNSETTLED, is_locked_in_order(alone), NO_FLUSH)
         .values(**NO_MARK)
         .returning(job.c.id)
         .cte("settled")
     )
-    return select_ended(and_(MINE, ~exists(select(settled.c.id))))
+    return select(seen, seen.c.id.in_(select(settled.c.id)))
 
 
 @cache
@@ -119,6 +146,6 @@ def select_needs() -> Select[Any]:
         .select_from(job)
         .outerjoin(job_need, job_need.c.job_id == job.c.id)
         .outerjoin(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-        .where(BY_IDS, job.c.namespace == NAMESPACE, BLOCKED)
+        .where(BY_IDS, OF_NAMESPACE, BLOCKED)
         .order_by(job.c.id, job_need.c.needs_id)
     )

@@ -32,6 +32,7 @@ from celery import signals, states
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
 
 from .. import celery_compat, internal_errors
+from ..broker.headers import node_of
 from ..errors import DatabaseUnavailableError, JobHandleError, SchemaError, StopRequested
 from ..handle import JobHandle
 from ..runtime import runtime_of
@@ -290,8 +291,10 @@ def write(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
     slot of the pool, and the body's hard time limit would end them.
     """
     job_id, kind = current.run.job_id, type(outcome).__name__
+    place = node_of(current.context)
     try:
-        written = _write_in_time(task, current, outcome)
+        with runtime_of(task.app).settler.end_of_member(None if place is None else place[0]):
+            written = _write_in_time(task, current, outcome)
     except Exception as error:
         if isinstance(error, JobHandleError):
             logger.warning("job %s: outcome %s is to be written later: %s", job_id, kind, error)

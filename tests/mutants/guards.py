@@ -292,7 +292,7 @@ GUARDS = [
         145,
         "a settle in one statement clears the mark whatever the row is by then",
         "store.unsettled:settle_or_select",
-        (Drop(("is_seen",), within=("is_seen", "NO_FLUSH")),),
+        (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),
     Mutant(
