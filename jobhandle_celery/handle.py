@@ -141,7 +141,9 @@ class JobHandle(Generic[R]):
 
         Cancelled: no worker will run it. Running: its body was asked to stop, and the job becomes Cancelled
         once it has. Finished or Error: too late. With `terminate`, the worker also ends the process of the
-        body (prefork and gevent; threads and solo can only ask).
+        body (prefork and gevent; threads and solo can only ask). A chain, group or chord that is final stays
+        so; a member that was resubmitted by itself is cancelled, and the answer is Running while its body
+        runs.
 
         Raises:
             InvalidTransitionError: called in a body whose attempt is superseded; nothing was written.

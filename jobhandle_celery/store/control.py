@@ -82,10 +82,13 @@ class Control:
                     return cancelled_or_running
                 look = select_one(*NODE, *NAMING, by_user=by_user, by_task_id=by_task_id)
                 found = db.execute(look, params(**which)).first()
-                if found is None or found.status_id.final:
-                    return None if found is None else found.status_id
+                if found is None:
+                    return None
                 if found.kind is not None:
-                    break
+                    break  # a member of a final one may have been resubmitted by itself
+                if found.status_id.final:
+                    final_status: JobStatus = found.status_id
+                    return final_status
                 check_named(run, found)
                 if found.status_id is JobStatus.RUNNING:
                     return JobStatus.RUNNING
@@ -305,8 +308,7 @@ def _set(db: Executor, row: Row[Any], which: Guard, status: JobStatus, token: st
     previous: JobStatus = row.status_id
     match status:
         case JobStatus.CANCELLED if row.kind is not None:
-            if not previous.final:
-                cancel_tree(db, row, actor, terminate=False)
+            cancel_tree(db, row, actor, terminate=False)
             return True
         case JobStatus.CANCELLED:
             db.count_applied(cancelling(which, terminate=False), actor=actor)

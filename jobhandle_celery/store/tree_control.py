@@ -13,7 +13,7 @@ from .dependencies import DEPENDENT, IS_NODE, NEEDED, in_statuses, is_needed_by,
 from .executors import MOST_PARAMETERS, Executor
 from .nodes import CHILD, COUNTING_CHILDREN, NO_UNFINISHED_CHILD
 from .records import unique_hash
-from .statements import Guard, Transition, setting, status_literal
+from .statements import NAMESPACE, Guard, Transition, setting, status_literal
 from .transitions import (
     ASKED_TO_STOP,
     NEW_ROUND,
@@ -53,6 +53,9 @@ same cancel, or by the end of a body that still runs."""
 def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) -> JobStatus:
     """Cancel the jobs below a node, or ask them to stop; return the node's status: Running or a final one.
 
+    A node that is final stays so. But a member of its tree may have been resubmitted by itself: the answer is
+    Running as long as a body below the node runs.
+
     Who may have been there first: a claim of a member, which is then asked to stop; a settle, which has made
     a member ready or ended a node.
 
@@ -87,7 +90,14 @@ def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) ->
     )
     db.count_applied(asked_to_stop)
     status: JobStatus = db.execute(select(job.c.status_id).where(itself)).scalar_one()
+    if status.final and any(_runs(db, below) for below in _below(db, node)):
+        return JobStatus.RUNNING
     return status
+
+
+def _runs(db: Executor, which: Guard) -> bool:
+    running = (job.c.namespace == NAMESPACE, in_statuses(job.c.status_id, {JobStatus.RUNNING}))
+    return db.execute(select(job.c.id).where(which, *running).limit(1)).first() is not None
 
 
 def _requested(*, terminate: bool) -> dict[str, Any]:

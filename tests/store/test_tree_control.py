@@ -128,6 +128,38 @@ def test_member_does_not_start_after_the_cancel_of_its_root(harness: Harness) ->
     assert isinstance(harness.store.runs.claim(message, TASK), ClaimRejected)
 
 
+@pytest.mark.parametrize("number", [0, 2], ids=["root", "nested"])
+def test_cancel_of_a_final_node_reaches_a_resubmitted_member(harness: Harness, number: int) -> None:
+    tree = Tree(harness, nested())
+    cancel(harness, tree.ids[0])
+
+    resubmit(harness, tree.ids[3])
+    assert cancel(harness, tree.ids[number]) == CANCELLED
+    assert set(tree.statuses()) == {CANCELLED}
+
+    resubmit(harness, tree.ids[3])
+    run = tree.run(3)
+    assert cancel(harness, tree.ids[number]) == RUNNING
+    assert cancel(harness, tree.ids[number], terminate=True) == RUNNING
+    assert harness.row(tree.ids[3])["terminate"]
+    assert harness.status(tree.ids[number]) == CANCELLED, "a final status stays"
+    harness.store.runs.stop(run, "")
+    settle_all(harness, tree.ids[3])
+    assert cancel(harness, tree.ids[number]) == CANCELLED
+    assert set(tree.statuses()) == {CANCELLED}
+
+
+def test_status_cancelled_of_a_final_root_cancels_a_resubmitted_member(harness: Harness) -> None:
+    tree = Tree(harness, group(task(), task()))
+    tree.finish(1)
+    tree.finish(2)
+    resubmit(harness, tree.ids[1])
+
+    harness.store.control.set_status(tree.ids[0], JobStatus.CANCELLED, "token", None, None)
+
+    assert tree.statuses() == [FINISHED, CANCELLED, FINISHED]
+
+
 def test_cancel_of_many_counts_a_tree_once(harness: Harness) -> None:
     tree = Tree(harness, nested())
     single = harness.submit()
