@@ -8,12 +8,30 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, false, null, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    false,
+    func,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+)
 
 from ..schema import clock, job, job_need, statement_clock
 from ..status import FINAL, JobStatus
 from .records import MESSAGE_CONTENT
-from .statements import Guard, Transition, param, setting, status_literal
+from .statements import MOST_CHANGED, Guard, Transition, param, setting, status_literal
 from .transitions import HELD, MINE, NO_PROCESS, cancelled
 
 ACTOR = "settle"
@@ -78,10 +96,17 @@ While the statement waits for the lock of the row, the tree may end and be resub
 this row anew, but the other rows as they were when the statement began.
 """
 
-BY_NEED = job.c.id.in_(select(job_need.c.job_id).where(job_need.c.needs_id == param(job_need.c.needs_id)))
-"""The guard: the rows that need the job `needs_id`."""
-BY_IDS = job.c.id.in_(bindparam("param_ids", expanding=True))
+BY_NEED = and_(
+    job.c.id.in_(select(job_need.c.job_id).where(job_need.c.needs_id == param(job_need.c.needs_id))),
+    job.c.id > param(job.c.id, "after_id"),
+)
+"""The guard: the rows that need the job `needs_id`, in the order of their ids those after `after_id`."""
+_IDS: BindParameter[Any] = bindparam("param_ids", expanding=True)
+BY_IDS = job.c.id.in_(_IDS)
 """The guard: the rows `ids`."""
+
+MANY: dict[str, Any] = {"many": True, "most": MOST_CHANGED}
+"""Any number of rows may depend on one."""
 
 
 @cache
@@ -116,6 +141,7 @@ def make_ready(which: Guard) -> Transition:
         actor=ACTOR,
         flush=False,
         also=MESSAGE_CONTENT,
+        **MANY,
     )
 
 
@@ -138,6 +164,59 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
         AS_SEEN,
         to=cancelled(setting("republish_after"), message=param(job.c.message), **NO_PROCESS),
         reason=param(job.c.message),
+        actor=ACTOR,
+        **MANY,
+    )
+
+
+MOST_LEVELS = 500
+"""How far `select_doomed` looks. MariaDB reads all of it, whatever the LIMIT is."""
+
+
+@cache
+def select_doomed(limit: int) -> Select[Any]:
+    """Return a select of rows that can no longer start because the rows `ids` are Cancelled.
+
+    Those that need these, those that need them in turn, and so on, each with its need. What is beyond the
+    limits is found when the last of these are settled.
+    """
+    in_turn = and_(
+        DEPENDENT.c.blocked,
+        DEPENDENT.c.status_id == status_literal(JobStatus.WAITING),
+        DEPENDENT.c.needs_when.in_([when for when in _ENDS if is_impossible(when, JobStatus.CANCELLED)]),
+    )
+    pairs = select(job_need.c.job_id, job_need.c.needs_id)
+    pairs = pairs.join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id).where(in_turn)
+    doomed = (
+        pairs.add_columns(literal_column("1", Integer).label("level"))
+        .join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
+        .where(job_need.c.needs_id.in_(_IDS), in_statuses(NEEDED.c.status_id, {JobStatus.CANCELLED}))
+        .cte("doomed", recursive=True)
+    )
+    doomed = doomed.union(
+        pairs.add_columns(doomed.c.level + literal_column("1", Integer))
+        .join(doomed, doomed.c.job_id == job_need.c.needs_id)
+        .where(doomed.c.level < literal_column(str(MOST_LEVELS), Integer))
+    )
+    return select(doomed.c.job_id, doomed.c.needs_id).limit(limit)
+
+
+@cache
+def cancel_doomed() -> Transition:
+    """Return the transition of blocked rows `ids`, each of which needs one of the rows `needs`.
+
+    These are Cancelled, or become so by the same transition.
+    """
+    need = select(func.min(job_need.c.needs_id)).where(
+        job_need.c.job_id == job.c.id, job_need.c.needs_id.in_(bindparam("param_needs", expanding=True))
+    )
+    before, after = why_cancelled(0, JobStatus.CANCELLED).split("0")
+    message = literal(before, String).concat(cast(need.correlate(job).scalar_subquery(), String(20)))
+    return Transition(
+        BY_IDS,
+        BLOCKED,
+        to=cancelled(setting("republish_after"), message=message.concat(after), **NO_PROCESS),
+        reason=job.c.message,
         actor=ACTOR,
     )
 

@@ -13,7 +13,7 @@ from ..models import Failure
 from ..schema import clock, job, job_event
 from ..serialization import clip_message
 from ..status import UNFINISHED, JobStatus
-from .dependencies import ACTOR, ALL_MET, AS_SEEN, BLOCKED, IS_NODE, NEEDED, in_statuses, needs_that
+from .dependencies import ACTOR, ALL_MET, AS_SEEN, BLOCKED, IS_NODE, MANY, NEEDED, in_statuses, needs_that
 from .records import encode_failure
 from .statements import Guard, Transition, param, status_literal
 from .transitions import MINE, final
@@ -168,4 +168,4 @@ def finish_empty(which: Guard) -> Transition:
     no_child = ~exists(select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job))
     to = final(JobStatus.FINISHED)
     guards = (which, BLOCKED, IS_NODE, ALL_MET, no_child, AS_SEEN)
-    return Transition(*guards, to=to, reason="no members", actor=ACTOR)
+    return Transition(*guards, to=to, reason="no members", actor=ACTOR, **MANY)

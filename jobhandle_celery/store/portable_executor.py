@@ -30,7 +30,7 @@ class PortableExecutor(Executor):
     def apply(self, transition: Transition, **values: Any) -> Sequence[Row[Any]]:
         parameters = params(**values)
         if transition.many and not self._is_sqlite:
-            ids = self._lock_in_order(transition.guards, parameters)
+            ids = self._lock_in_order(transition.guards, parameters, transition.most)
         else:
             ids = self.execute(transition.select_ids, parameters).scalars().all()
         rows: list[Row[Any]] = []
@@ -60,13 +60,16 @@ class PortableExecutor(Executor):
             guards = (job.c.id.in_(self._lock_in_order(guards, {})),)
         self.execute(update(job).where(*guards).values(**values))
 
-    def _lock_in_order(self, guards: Sequence[Guard], parameters: Mapping[str, Any]) -> list[int]:
+    def _lock_in_order(
+        self, guards: Sequence[Guard], parameters: Mapping[str, Any], most: int | None = None
+    ) -> list[int]:
         """Lock the rows that pass the guards in the order of their ids; return these ids (MariaDB).
 
         They are found first, without a lock: by any other index than that of the ids, MariaDB would lock the
         rows in the order of that index.
         """
-        found = self.execute(select(job.c.id).where(*guards).order_by(job.c.id), parameters).scalars().all()
+        ids = select(job.c.id).where(*guards).order_by(job.c.id).limit(most)
+        found = self.execute(ids, parameters).scalars().all()
         locked: list[int] = []
         for start in range(0, len(found), MOST_PARAMETERS):
             these = {**parameters, "these": found[start : start + MOST_PARAMETERS]}

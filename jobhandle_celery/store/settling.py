@@ -9,6 +9,7 @@ this process dies.
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, or_, select, update
@@ -23,8 +24,10 @@ from .dependencies import (
     BY_IDS,
     BY_NEED,
     cancel_dependents,
+    cancel_doomed,
     is_impossible,
     make_ready,
+    select_doomed,
     why_cancelled,
 )
 from .executors import MOST_PARAMETERS
@@ -40,7 +43,7 @@ from .records import PendingMessage, message_of
 from .retrying import retry_on_disconnect
 from .statements import Transition, params, select_unlocked, setting
 from .transitions import due_since
-from .unsettled import Ended, clear_mark, select_ended, select_needs, settle_or_select
+from .unsettled import Ended, clear_mark, clear_marks, select_ended, select_needs, settle_or_select
 
 CALM = 0.05
 """Seconds for which a node counts as crowded once it was seen so, see `Settling.is_crowded`."""
@@ -112,15 +115,58 @@ class Settling:
             return [Ended(*row) for row in db.execute(select_ended(BY_IDS), params(ids=job_ids))]
 
     def _settle_dependents(self, row: Ended) -> list[PendingMessage]:
-        ready = _messages(self._apply(make_ready(BY_NEED), needs_id=row.id))
+        ready = _messages(self._apply_to_dependents(make_ready(BY_NEED), row.id))
         if row.has_unusual_dependents or row.status is not JobStatus.FINISHED:
-            self._apply(finish_empty(BY_NEED), needs_id=row.id)
+            self._apply_to_dependents(finish_empty(BY_NEED), row.id)
             self._cancel_dependents(row.id, row.status)
         return ready
 
+    def _apply_to_dependents(
+        self, transition: Transition, needs_id: int, **values: Any
+    ) -> Sequence[Row[Any]]:
+        """Apply a transition of rows by `BY_NEED`, some thousand at a time; return the changed rows."""
+        changed: list[Row[Any]] = []
+        after_id = 0
+        while True:
+            rows = self._apply(transition, needs_id=needs_id, after_id=after_id, **values)
+            changed += sorted(rows, key=attrgetter("id"))
+            if transition.most is None or len(rows) < transition.most:
+                return changed
+            after_id = changed[-1].id
+
     def _cancel_dependents(self, needs_id: int, status: JobStatus | None) -> None:
         message = why_cancelled(needs_id, status)
-        self._apply(cancel_dependents(status), needs_id=needs_id, message=message)
+        changed = self._apply_to_dependents(cancel_dependents(status), needs_id, message=message)
+        if 0 < len(changed) <= MOST_PARAMETERS:
+            # Else each of them is settled by itself: mostly nothing depends on so many.
+            self._cancel_doomed([row.id for row in changed])
+
+    def _cancel_doomed(self, job_ids: Sequence[int]) -> None:
+        """Cancel what needs these cancelled rows, what needs that in turn, and so on, at once.
+
+        Else each step of a long chain would be settled for the next one to be cancelled. Who may have been
+        there first: another settle, a cancel, or a resubmit of one of these rows, also while this waits for
+        locks. So the rows are looked up again once they are locked.
+        """
+        doomed = select_doomed(MOST_PARAMETERS)
+        if not self._read(doomed, ids=job_ids):
+            return
+        self._cancel_doomed_locked(doomed, job_ids)
+
+    @retry_on_disconnect
+    def _cancel_doomed_locked(self, doomed: Any, job_ids: Sequence[int]) -> None:
+        with self._database.transaction() as db:
+            db.begin_writing()
+            found = db.execute(doomed, params(ids=job_ids)).all()
+            locked = sorted({row.job_id for row in found})
+            db.lock_in_order(job.c.id.in_(locked), BLOCKED)
+            needs: dict[int, int] = {}
+            for row in db.execute(doomed, params(ids=job_ids)):
+                # In the order in which they are found: what a row needs comes before it.
+                if row.job_id in locked and (row.needs_id in job_ids or row.needs_id in needs):
+                    needs.setdefault(row.job_id, row.needs_id)
+            if needs:
+                db.apply(cancel_doomed(), ids=sorted(needs), needs=sorted(set(needs.values())))
 
     def _end_node(self, node_id: int) -> None:
         """End a node whose children are all final.
@@ -134,9 +180,13 @@ class Settling:
     @retry_on_disconnect
     def _clear_marks(self, ended: Sequence[Ended]) -> None:
         """Clear the marks of rows that still are as they were read: a resubmit begins another round."""
+        ids, task_ids, attempts = ([getattr(row, name) for row in ended] for name in Ended._fields[:3])
+        rows = params(ids=ids, task_ids=task_ids, attempts=attempts)
+        if self._database.execute_directly(clear_marks(), rows) is not None:
+            return
         with self._database.single_statement() as db:
-            rows = [params(id=row.id, task_id=row.task_id, attempt=row.attempt) for row in sorted(ended)]
-            db.execute(clear_mark(), [db.settings | row for row in rows])
+            each = [params(id=row.id, task_id=row.task_id, attempt=row.attempt) for row in sorted(ended)]
+            db.execute(clear_mark(), [db.settings | row for row in each])
 
     def start_ancestors(self, job_id: int, actor: str) -> None:
         """Make all nodes above a job Running, because it was started; those that are Running already stay.

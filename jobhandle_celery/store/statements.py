@@ -90,21 +90,27 @@ def is_unlocked(*guards: Guard) -> Guard:
     return job.c.id.in_(select(select_unlocked(*guards).cte("free").c.id))
 
 
-def select_in_order(*guards: Guard) -> Any:
+MOST_CHANGED = 5_000
+"""Rows that one statement changes: it is given up if it gets no answer for some seconds."""
+
+
+def select_in_order(*guards: Guard, most: int | None = None) -> Any:
     """Return a select that locks the rows that pass the guards, one after another in the order of their ids.
+
+    With `most`, only so many, those with the lowest ids.
 
     A statement that waits for a lock holds those of the rows before it. If all lock in one order, no two wait
     for each other. An UPDATE locks in the order of its plan, and so does MariaDB whatever its ORDER BY is:
     there the statement has to read the rows by their ids (`THESE`).
     """
     by_id = "FORCE INDEX (PRIMARY)"
-    found = select(job.c.id).where(*guards).order_by(job.c.id).with_for_update(key_share=True)
+    found = select(job.c.id).where(*guards).order_by(job.c.id).limit(most).with_for_update(key_share=True)
     return found.with_hint(job, by_id, "mysql").with_hint(job, by_id, "mariadb")
 
 
-def is_locked_in_order(*guards: Guard) -> Guard:
+def is_locked_in_order(*guards: Guard, most: int | None = None) -> Guard:
     """Return the same as a condition within one statement (PostgreSQL)."""
-    return job.c.id.in_(select(select_in_order(*guards).cte("in_order").c.id))
+    return job.c.id.in_(select(select_in_order(*guards, most=most).cte("in_order").c.id))
 
 
 NO_FLUSH: Guard = select(func.set_config("synchronous_commit", "off", true())).scalar_subquery().is_not(None)
@@ -122,6 +128,7 @@ class Transition:
         actor: str | ColumnElement[str],
         skip_locked: bool = False,
         many: bool = False,
+        most: int | None = None,
         flush: bool = True,
         also: Sequence[ColumnElement[Any]] = (),
     ) -> None:
@@ -134,11 +141,13 @@ class Transition:
             actor: Who causes it.
             skip_locked: It leaves locked rows alone.
             many: It may change several rows, and waits for locked ones: it locks them in order.
+            most: With `many`, the number of rows that it changes, those with the lowest ids; None: all.
             flush: Its commit waits for the disk; without, a crash of the database may undo it (PostgreSQL).
             also: Further columns of the changed rows that `Executor.apply` returns.
         """
         self.guards = guards
         self.many = many
+        self.most = most
         self._skip_locked = skip_locked
         self._flush = flush
         self._to = to
@@ -169,7 +178,8 @@ class Transition:
         if self._skip_locked:
             guards.append(is_unlocked(*guards))
         elif self.many:
-            guards.append(is_locked_in_order(*guards))
+            # A row that has waited for its lock has passed the guards again: no need to repeat them.
+            guards = [is_locked_in_order(*guards, most=self.most)]
         if not self._flush:
             guards.append(NO_FLUSH)
         return update(job).where(*guards).values(**self._to).returning(*self._columns)
@@ -183,7 +193,8 @@ class Transition:
         """Lock the rows that pass the guards; returns their ids."""
         if self._skip_locked:
             return select_unlocked(*self.guards)
-        return select(job.c.id).where(*self.guards).with_for_update()
+        found = select(job.c.id).where(*self.guards)
+        return (found if self.most is None else found.order_by(job.c.id).limit(self.most)).with_for_update()
 
     @cached_property
     def update_rows(self) -> Any:

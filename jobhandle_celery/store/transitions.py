@@ -6,7 +6,22 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, exists, false, literal, null, or_, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    String,
+    and_,
+    case,
+    exists,
+    false,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from ..errors import InvalidTransitionError
 from ..models import Failure
@@ -18,7 +33,7 @@ from ..validation import NAME_LENGTH
 from .records import MessageKey, PendingMessage, ProcessRef, Run, Selection, Worker, encode_failure
 from .statements import NAMESPACE, Guard, Transition, param, setting, status_literal
 
-OF_NAMESPACE = job.c.namespace.concat("") == NAMESPACE
+OF_NAMESPACE = job.c.namespace.concat(literal_column("''", String)) == NAMESPACE
 """A row that is found by its id is of this namespace.
 
 No index can serve this condition: of a new table PostgreSQL has no statistics, and would find the row among

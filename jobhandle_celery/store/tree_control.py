@@ -13,7 +13,7 @@ from .dependencies import DEPENDENT, IS_NODE, NEEDED, in_statuses, is_needed_by,
 from .executors import MOST_PARAMETERS, Executor
 from .nodes import CHILD, COUNTING_CHILDREN, NO_UNFINISHED_CHILD
 from .records import unique_hash
-from .statements import NAMESPACE, Guard, Transition, setting, status_literal
+from .statements import MOST_CHANGED, NAMESPACE, Guard, Transition, setting, status_literal
 from .transitions import (
     ASKED_TO_STOP,
     NEW_ROUND,
@@ -24,9 +24,6 @@ from .transitions import (
     lease_alive,
     not_requested,
 )
-
-MOST_CHANGED = 5_000
-"""Rows that one statement changes at most: a statement without an answer for some seconds is given up."""
 
 NODE = (job.c.status_id, job.c.id, job.c.kind, job.c.root_id)
 """The columns of a node that `cancel_tree` and `resubmit_tree` read."""

@@ -7,6 +7,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Select,
+    Text,
     Update,
     and_,
     any_,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     case,
     exists,
     false,
+    func,
     null,
     or_,
     select,
@@ -126,6 +128,22 @@ def clear_mark() -> Update:
     """Return the update of a row that is settled, as it was read: a resubmit begins another round."""
     as_read = (MINE, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
     return update(job).where(*as_read, _IS_UNSETTLED).values(**NO_MARK)
+
+
+@cache
+def clear_marks() -> Update:
+    """Return the same for rows `ids`, with their `task_ids` and `attempts`. For PostgreSQL.
+
+    The commit does not wait for the disk: a lost one costs another settle.
+    """
+    given = {"ids": job.c.id.type, "task_ids": Text(), "attempts": job.c.attempt.type}
+    lists = [bindparam(f"param_{name}", type_=ARRAY(kind)) for name, kind in given.items()]
+    read = func.unnest(*lists).table_valued("id", "task_id", "attempt").render_derived(name="read")
+    as_read = select(read.c.id).where(
+        job.c.id == read.c.id, job.c.task_id == read.c.task_id, job.c.attempt == read.c.attempt
+    )
+    guards = (exists(as_read.correlate(job)), job.c.id == any_(lists[0]), _IS_UNSETTLED)
+    return update(job).where(is_locked_in_order(*guards), NO_FLUSH).values(**NO_MARK).returning(job.c.id)
 
 
 @cache

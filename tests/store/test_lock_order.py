@@ -109,9 +109,47 @@ def prepare_retire(harness: Harness, ids: list[int]) -> Callable[[], object]:
     return lambda: harness.store.leases.retire(worker)
 
 
+def need(harness: Harness, ids: list[int], when: str) -> int:
+    """Let jobs wait for one that has finished and is not settled; return its id."""
+    needed = harness.submit()
+    harness.store.runs.finish(harness.run(needed), "1")
+    harness.write(needed, needed=True, unsettled=True)
+    for job_id in ids:
+        harness.write(job_id, status_id=JobStatus.WAITING, blocked=True, needs_when=when)
+    with harness.database.transaction() as db:
+        db.insert_needs([{"job_id": job_id, "needs_id": needed, "position": None} for job_id in ids])
+    return needed
+
+
+def prepare_make_ready(harness: Harness, ids: list[int]) -> Callable[[], object]:
+    needed = need(harness, ids, "finished")
+    return lambda: harness.store.settling.settle([needed])
+
+
+def prepare_cancel_dependents(harness: Harness, ids: list[int]) -> Callable[[], object]:
+    needed = need(harness, ids, "failed")
+    return lambda: harness.store.settling.settle([needed])
+
+
+def prepare_settle(harness: Harness, ids: list[int]) -> Callable[[], object]:
+    for job_id in ids:
+        harness.store.runs.finish(harness.run(job_id), "1")
+        harness.write(job_id, needed=True, unsettled=True)
+    return lambda: harness.store.settling.settle(ids[::-1])
+
+
 @pytest.mark.parametrize(
     "prepare",
-    [prepare_cancel, prepare_reserve, prepare_give_back_all, prepare_clear_received, prepare_retire],
+    [
+        prepare_cancel,
+        prepare_reserve,
+        prepare_give_back_all,
+        prepare_clear_received,
+        prepare_retire,
+        prepare_make_ready,
+        prepare_cancel_dependents,
+        prepare_settle,
+    ],
 )
 def test_rows_are_locked_in_the_order_of_their_ids(
     harness: Harness, prepare: Callable[[Harness, list[int]], Callable[[], object]]
