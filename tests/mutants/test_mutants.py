@@ -7,9 +7,10 @@ import pytest
 from tests.mutants.guards import GUARDS
 from tests.mutants.mutant import Drop, Mutant, NotApplicableError, Replace
 from tests.mutants.rules import RULES
+from tests.mutants.trees import TREES
 from tests.workers import ROOT
 
-MUTANTS = [*RULES, *GUARDS]
+MUTANTS = [*RULES, *GUARDS, *TREES]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.number))

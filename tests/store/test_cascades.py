@@ -121,6 +121,31 @@ def test_cascade_meets_a_change_at_any_statement(harness: Harness, other: str) -
             assert set(statuses[1:]) in ({"Waiting"}, {"Cancelled"}), f"statement {number} of {count}"
 
 
+@pytest.mark.usefixtures("ready")
+def test_cascade_changes_no_row_of_the_next_round(harness: Harness) -> None:
+    """Its tree is cancelled and resubmitted at any of its statements."""
+
+    def failing() -> tuple[Tree, Callable[[], object]]:
+        tree = Tree(harness, chain(*(task() for _ in range(4))))
+        run = tree.run(1)
+        return tree, lambda: harness.store.runs.fail(run, FAILURE)
+
+    def begin_next_round(tree: Tree) -> None:
+        if cancel(harness, tree.ids[0]) == "Error":
+            resubmit(harness, tree.ids[0])
+
+    resubmitted = 0
+    count = steps(harness, failing()[1])
+    for number in range(1, count + 1):
+        tree, fail = failing()
+        in_the_middle(harness, number, fail, partial(begin_next_round, tree))
+        first, *others = tree.statuses()[1:]
+        if first == "Resubmitted":
+            assert others == ["Waiting"] * 3, f"stopped at statement {number} of {count}"
+            resubmitted += 1
+    assert resubmitted
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_crowd_of_dependents_is_changed_in_parts(
     harness: Harness, ready: list[int], fails: bool, monkeypatch: pytest.MonkeyPatch
