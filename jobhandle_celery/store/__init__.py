@@ -42,7 +42,7 @@ from .settling import Settling
 from .snapshots import JobOutcome, JobState, TreeRow
 from .stats import Stats, Tally, WorkerSeen
 from .sweep import Sweep
-from .tree_results import ResultsTooLarge
+from .tree_results import NOT_KEPT, ResultNotKept, ResultsTooLarge
 from .trees import Trees
 
 

@@ -47,8 +47,8 @@ def to_job(row: Row[Any]) -> JobRecord:
 
 
 def read_result(row: Row[Any]) -> Any:
-    """Return the decoded result of a row."""
-    return read_column(row, "result", serialization.decode)
+    """Return the decoded result of a row; None for one that was not kept (`tree_results.NOT_KEPT`)."""
+    return read_column(row, "result", lambda text: serialization.decode(text or None))
 
 
 def read_error(row: Row[Any]) -> Failure | None:

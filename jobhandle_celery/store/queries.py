@@ -187,6 +187,7 @@ class Queries:
         None: the row is gone. The jobs are final, and stay so while this one is unfinished.
 
         Raises:
+            ResultNotKept: one of them was ignored, and could not be kept.
             ResultsTooLarge: they have more than `limit` characters.
         """
         with self._database.autocommit() as db:

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import case, literal, null, select, update
+from sqlalchemy import case, literal, null, or_, select, update
 
 from ..models import Failure
 from ..schema import clock, job, job_event
@@ -103,14 +103,17 @@ class Runs:
             return bool(noted.rowcount) or is_retry()
 
     @retry_on_disconnect
-    def finish(self, run: Run, result: str) -> bool:
+    def finish(self, run: Run, result: str, *, ignored: bool = False) -> bool:
         """End a run with its result (JSON text); False if it is superseded.
+
+        An `ignored` result is stored only if another job may get it as an argument: the row is `needed`, or
+        has a unique key, by which a member of a tree may be this job.
 
         Who may have been there first: a pass that declared this worker lost; another process, which ended the
         job by `set_status`; this very call, if the answer to its commit was lost. A stop request does not
         matter: the body has finished, and the record shows what happened.
         """
-        return self._end(run, JobStatus.FINISHED, _finish(), result=result)
+        return self._end(run, JobStatus.FINISHED, _finish(ignored=ignored), result=result)
 
     @retry_on_disconnect
     def fail(self, run: Run, failure: Failure) -> bool:
@@ -339,8 +342,12 @@ def _claim(*, leased: bool) -> Transition:
 
 
 @cache
-def _finish() -> Transition:
-    to = final(JobStatus.FINISHED, result=param(job.c.result), error=null(), **NO_PROCESS)
+def _finish(*, ignored: bool) -> Transition:
+    result: Any = param(job.c.result)
+    if ignored:
+        # Not by `unique_hash`: MariaDB has cleared it by the time it comes to this column.
+        result = case((or_(job.c.needed, job.c.unique_key.is_not(None)), result), else_=null())
+    to = final(JobStatus.FINISHED, result=result, error=null(), **NO_PROCESS)
     return _ending(HELD_BY_RUN, to=to, reason="finished")
 
 

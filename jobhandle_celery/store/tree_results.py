@@ -19,6 +19,18 @@ NULL = "null"
 """The JSON in place of a missing result: the task has not Finished, or its row is gone."""
 
 
+NOT_KEPT = ""
+"""In the column of a result: the task ignores its result, another job may need it, and it is not JSON."""
+
+
+class ResultNotKept(Exception):
+    """A result that is to be an argument was not kept."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"the result of job {job_id}")
+        self.job_id = job_id
+
+
 class ResultsTooLarge(Exception):
     """The results are longer than the limit of the reader."""
 
@@ -43,6 +55,7 @@ def results_needed(db: Executor, job_id: int, limit: int) -> dict[int, str | Non
     None: the row is gone. The results of tasks take one statement, which each step of a chain executes.
 
     Raises:
+        ResultNotKept: one of them is `NOT_KEPT`.
         ResultsTooLarge: they have more than `limit` characters; the reading stopped there.
     """
     reader = _Reader(db, limit)
@@ -96,6 +109,7 @@ class _Reader:
         """Return the rows of a statement.
 
         Raises:
+            ResultNotKept: with a limit, one of the results is `NOT_KEPT`.
             ResultsTooLarge: the results of all statements so far are longer than the limit.
         """
         is_limited = self._limit is not None
@@ -105,6 +119,9 @@ class _Reader:
             self._size += sum(row.size for row in rows)
             if self._size > self._limit:
                 raise ResultsTooLarge(self._size)
+            for row in rows:
+                if row.result == NOT_KEPT:
+                    raise ResultNotKept(row.id)
         return rows
 
 

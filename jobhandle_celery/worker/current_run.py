@@ -11,7 +11,7 @@ from celery.canvas import Signature
 from celery.result import ResultBase
 
 from .. import celery_compat, serialization
-from ..store import Run
+from ..store import NOT_KEPT, Run
 from .outcomes import Outcome
 
 
@@ -47,6 +47,8 @@ class CurrentRun:
     returned: bool = False
     """The body has returned, and its result is kept: a later error is not the body's."""
     result: str = "null"
+    ignored: bool = False
+    """The task ignores its result: the row keeps it only for jobs that get it as an argument."""
     retry: Signature | None = None
     """What the body asked for by ``retry()``; after ``throw=False`` it counts once the body has ended."""
     state: tuple[str, Any] | None = None
@@ -58,18 +60,20 @@ class CurrentRun:
     """The outcome left the job Cancelled, and that was reported to the result backend."""
 
     def keep(self, task: Any, returned: object) -> None:
-        """Keep what the body has returned as the result of its job.
+        """Keep what the body has returned as the result of its job; an ignored result may be anything.
 
         Raises:
             ResultError: it is no JSON.
         """
+        self.ignored = celery_compat.ignores_result(task, self.context)
         try:
-            if not celery_compat.ignores_result(task, self.context):
-                if isinstance(returned, ResultBase):  # as Celery's backends
-                    returned = returned.as_tuple()  # type: ignore[attr-defined]  # all have it
-                self.result = serialization.encode(returned)
+            if isinstance(returned, ResultBase):  # as Celery's backends
+                returned = returned.as_tuple()  # type: ignore[attr-defined]  # all have it
+            self.result = serialization.encode(returned)
         except serialization.NotStorableError as error:
-            raise ResultError(f"the result {error}") from None
+            if not self.ignored:
+                raise ResultError(f"the result {error}") from None
+            self.result = NOT_KEPT
         self.returned = True
 
 

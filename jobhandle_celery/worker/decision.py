@@ -53,7 +53,7 @@ def decide(task: Any, current: CurrentRun, outside: BaseException | None) -> Out
             # task id has a result; that may be the job's former attempt.
             return GivenBack(run, "Celery did not start its body")
         case None:
-            return Finished(run, current.result)
+            return Finished(run, current.result, ignored=current.ignored)
     return Failed(run, failure_of(error, current.traceback))
 
 
@@ -79,7 +79,7 @@ def _ignored(current: CurrentRun) -> Outcome:
                 return Finished(run, serialization.encode(meta))
             except serialization.NotStorableError as error:
                 return Failed(run, Failure("task", ResultError.__name__, f"the result {error}"))
-    return Finished(run, current.result)
+    return Finished(run, current.result, ignored=current.ignored)
 
 
 def _retried(task: Any, current: CurrentRun, signature: Any, reason: str) -> Outcome:

@@ -92,9 +92,11 @@ class Finished(Outcome):
 
     result: str
     """JSON text."""
+    ignored: bool = False
+    """The row keeps the result only if another job may get it."""
 
     def _write(self, store: Store) -> bool:
-        return store.runs.finish(self.run, self.result)
+        return store.runs.finish(self.run, self.result, ignored=self.ignored)
 
     def _plainer(self, refusal: str) -> list[tuple[Outcome, str]]:
         message = f"the body returned, and its result could not be stored: {refusal}"

@@ -20,7 +20,7 @@ from ..broker.headers import lacks_results, node_of, put_results
 from ..errors import DatabaseUnavailableError, JobHandleError
 from ..runtime import Runtime
 from ..serialization import LIMIT, NotStorableError
-from ..store import ResultsTooLarge, Store, limit_retries
+from ..store import ResultNotKept, ResultsTooLarge, Store, limit_retries
 from .current_run import ArgumentsError, CurrentRun
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,11 @@ def _read(store: Store, current: CurrentRun) -> dict[int, str | None]:
     while True:
         try:
             return store.queries.results_needed(job_id, LIMIT)
+        except ResultNotKept as error:
+            raise ArgumentsError(
+                f"the result of job {error.job_id}, an argument of this job, was not kept: its task ignores "
+                "its result (ignore_result), and returned what is not JSON"
+            ) from None
         except ResultsTooLarge as error:
             raise ArgumentsError(
                 f"its arguments must be JSON of at most {LIMIT:,} bytes; "

@@ -96,9 +96,21 @@ def submitted(cluster: Cluster, canvas: Any) -> JobHandle | None:
     return handle
 
 
+def ignoring(value: Any, draw: Any) -> Any:
+    """Return a description in which random tasks ignore their results."""
+    if isinstance(value, list):
+        return [ignoring(part, draw) for part in value]
+    if not isinstance(value, dict):
+        return value
+    own = {"ignored": draw.random() < 0.5} if value.get("kind") == "task" else {}
+    return {name: ignoring(part, draw) for name, part in value.items()} | own
+
+
 def test_random_canvases_end_with_their_results(cluster: Cluster, client: Celery) -> None:
+    """Also where tasks ignore their results: as in Celery, the next ones get them."""
+    draw = rng("ignored")
     canvas_of = {
-        number: canvases.signature(client, description)
+        number: canvases.signature(client, ignoring(description, draw))
         for number, description in enumerate(drawn(scaled(80)))
     }
     handles = {number: submitted(cluster, canvas) for number, canvas in canvas_of.items()}

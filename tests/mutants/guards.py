@@ -264,4 +264,11 @@ GUARDS = [
         (Replace(("username", "username", "None"), by="True"),),
         "tests/test_jobs.py -k another_users",
     ),
+    Mutant(
+        174,
+        "an ignored result is dropped, though another job gets it as an argument",
+        "store.runs:_finish",
+        (Drop(("needed",)),),
+        "tests/store/test_needs.py -k ignored",
+    ),
 ]

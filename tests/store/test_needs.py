@@ -1,9 +1,13 @@
 """What a worker reads of a job's needs, on each database."""
 
+from typing import Any
+
 import pytest
 
-from jobhandle_celery.store import ResultsTooLarge
+from jobhandle_celery.store import NOT_KEPT, ResultNotKept, ResultsTooLarge
 from tests.store.harness import Harness
+from tests.store.members import Tree, task
+from tests.store.members import chain as chain_of
 from tests.tree_rows import Node, chain, group, insert_needs, leaf
 
 
@@ -64,3 +68,26 @@ def test_only_first_messages_of_jobs_with_needs_lack_results(harness: Harness) -
     harness.store.runs.stop(harness.run(needing), "")
     assert harness.store.control.resubmit(needing, "another", None)
     assert harness.message(needing).lacks_results
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, None), ({"unique_key": "k"}, "7")], ids=["no", "a key"])
+def test_ignored_result_is_kept_for_a_tree_that_may_adopt_the_job(
+    harness: Harness, given: dict[str, Any], kept: str | None
+) -> None:
+    job_id = harness.submit(**given)
+    assert harness.store.runs.finish(harness.run(job_id), "7", ignored=True)
+    assert harness.row(job_id)["result"] == kept
+
+
+def test_ignored_result_of_member_is_kept(harness: Harness) -> None:
+    tree = Tree(harness, chain_of(task(), task()))
+    assert harness.store.runs.finish(harness.run(tree.ids[1]), "7", ignored=True)
+    assert harness.store.queries.results_needed(tree.ids[2], 100) == {tree.ids[1]: "7"}
+
+
+def test_result_that_was_not_kept_is_no_argument(harness: Harness) -> None:
+    tree = Tree(harness, chain_of(task(), task()))
+    assert harness.store.runs.finish(harness.run(tree.ids[1]), NOT_KEPT, ignored=True)
+    with pytest.raises(ResultNotKept):
+        harness.store.queries.results_needed(tree.ids[2], 100)
+    assert harness.store.queries.stored_job(tree.ids[1]).result is None  # type: ignore[union-attr]

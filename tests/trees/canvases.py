@@ -97,6 +97,8 @@ def signature(app: Celery, description: Description) -> Any:
             made = group(tasks)
         else:
             made = chord(tasks, signature(app, description["body"]))
+    if description.get("ignored"):
+        made.options["ignore_result"] = True
     if "link" in description:
         made.link(signature(app, description["link"]))
     return made
