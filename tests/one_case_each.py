@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-TESTS = 5
+TESTS = 3
 """Tests of a module, at most."""
 
 
