@@ -58,6 +58,23 @@ def test_app_is_named_in_the_configuration(project: pytest.Pytester) -> None:
     run(project).assert_outcomes(passed=2)
 
 
+def test_processes_of_xdist_share_no_jobs(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\njobhandle_app = shop")
+    project.makepyfile(
+        """
+        import pytest, shop
+
+        @pytest.mark.parametrize("number", range(40))
+        def test_one(jobs, number):
+            shop.jobs.submit(shop.thumbnail.s(number))
+            assert [job.result for job in jobs.run_jobs()] == [number]
+            assert len(shop.jobs.find()) == 1
+        """
+    )
+    ran = project.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
+    ran.assert_outcomes(passed=40)
+
+
 def test_app_is_named_by_a_fixture(project: pytest.Pytester) -> None:
     project.makeconftest(
         """
