@@ -38,7 +38,7 @@ READS: dict[str, Scene] = {
     "check": of_run(lambda store, run: store.runs.check(run)),
     "job": _queued(lambda store, job_id: getattr(store.queries.job(job_id), "status", None)),
     "stored_job": _queued(lambda store, job_id: getattr(store.queries.stored_job(job_id), "status", None)),
-    "outcomes": _failed(lambda store, job_id: store.queries.outcomes([job_id])),
+    "outcomes": _failed(lambda store, job_id: [it.error for it in store.queries.outcomes([job_id]).values()]),
     "id_of_task": of_run(lambda store, run: store.queries.id_of_task(run.task_id) == run.job_id),
     "ids_of_tasks": of_run(
         lambda store, run: store.queries.ids_of_tasks([run.task_id]) == ([run.job_id], [])
@@ -47,7 +47,7 @@ READS: dict[str, Scene] = {
     "members": scene(_tree, lambda store, root: len(store.queries.members(root) or ())),
     "tree": scene(_tree, _size),
     "status": _queued(lambda store, job_id: store.queries.status(job_id)),
-    "final": _failed(lambda store, job_id: store.queries.final([job_id, 0])),
+    "final": _failed(lambda store, job_id: list(store.queries.final([job_id, 0]).values())),
     "states": scene(_tree, lambda store, root: list(store.queries.states([root]).values())),
     "find": _queued(lambda store, _: len(store.pages.find(Selection(), None, 10))),
     "count_by_status": _queued(lambda store, _: store.queries.count_by_status()),
