@@ -10,11 +10,12 @@ CHAIN_OF_THREE = [[], [0], [1]]
 
 TOGETHER = [(1, 0, 1), (1, 1, 0), (0, 1, 1)]
 """They have tens of thousands of states each, and ask the model alone."""
+LONG = [pytest.mark.faults, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     ("crashes", "cancels", "resubmits"),
-    [(1, 0, 0), (0, 1, 0), (0, 0, 1), *(pytest.param(*each, marks=pytest.mark.faults) for each in TOGETHER)],
+    [(1, 0, 0), (0, 1, 0), (0, 0, 1), *(pytest.param(*each, marks=LONG) for each in TOGETHER)],
 )
 def test_rules_hold_in_every_order_of_steps(crashes: int, cancels: int, resubmits: int) -> None:
     rules = Rules(CHAIN_OF_TWO)
