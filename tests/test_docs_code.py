@@ -181,6 +181,7 @@ def test_files_of_pages_have_a_test() -> None:
         ],
         "docs/how-to/testing.md": [
             "test_body.py",
+            "test_canvas.py",
             "test_faults.py",
             "test_orders.py",
             "test_settings.py",

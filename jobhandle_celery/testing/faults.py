@@ -41,11 +41,16 @@ class Faults:
 
         Raises:
             UnknownJobError: there is no such job.
-            InvalidTransitionError: no worker can start the job now, or none runs it.
+            InvalidTransitionError: no worker can start the job now, or none runs it; or it is a chain, group
+                or chord, which runs nothing itself.
         """
         runtime = self._kit._runtime
         with self._kit.attach(job_id) as handle:
             job = handle.get_job()
+            if job.kind is not None:
+                raise InvalidTransitionError(
+                    f"job {job_id} is a {job.kind}, which no worker runs; lose that of a member"
+                )
             store = runtime.submitter.flushed_store()
             if job.status is JobStatus.RUNNING:
                 worker_uid = self._kit._rows.worker_of(job_id)

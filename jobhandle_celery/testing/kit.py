@@ -4,7 +4,7 @@ import contextvars
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -18,6 +18,7 @@ from ..models import Job, JobRecord
 from ..status import JobStatus
 from ..store import runs_event_loop, uncommitted
 from .matching import Expectation, met, unmet
+from .matching_trees import StoredTrees
 from .rows import Rows
 from .worker import InProcessWorker
 
@@ -69,26 +70,34 @@ class JobsKit(Jobs):
         """Return the newest job of a task that has these fields of a `JobRecord`; fail if there is none.
 
         Args:
-            task: A task, its name, or a signature of it: then its arguments are expected, too.
+            task: A task, its name, or a signature of it: then its arguments are expected, too. Or a canvas:
+                then a chain, group or chord of the same tasks is expected, in the same places and with the
+                same arguments, by itself or within another canvas. Options of signatures are not compared.
             fields: For instance ``args``, ``kwargs``, ``username``, ``queue``, ``status``. What is left out
                 may have any value.
 
         Raises:
-            ApiUsageError: a record has no such field.
+            ApiUsageError: a record has no such field, or no job could have what is expected.
         """
         __tracebackhide__ = True
         expectation, records = Expectation.of(task, fields), self._submitted()
+        trees = self._trees_of(records)
         for record in records:
-            if not expectation.differences(record):
+            if not expectation.differences(record, trees):
                 return record
-        pytest.fail(unmet(expectation, records, len(uncommitted())))
+        pytest.fail(unmet(expectation, records, trees, len(uncommitted())))
 
     def refute_submitted(self, task: Any, **fields: Any) -> None:
         """Fail if there is a job as `assert_submitted` looks for."""
         __tracebackhide__ = True
-        expectation = Expectation.of(task, fields)
-        if found := [record for record in self._submitted() if not expectation.differences(record)]:
+        expectation, records = Expectation.of(task, fields), self._submitted()
+        trees = self._trees_of(records)
+        if found := [record for record in records if not expectation.differences(record, trees)]:
             pytest.fail(met(expectation, found))
+
+    def _trees_of(self, records: list[JobRecord]) -> Callable[[], StoredTrees]:
+        """Return what reads the trees of these jobs, once, if they are needed."""
+        return cache(lambda: StoredTrees(records, self._rows.places()))
 
     def _submitted(self) -> list[JobRecord]:
         """Return all jobs, newest first."""

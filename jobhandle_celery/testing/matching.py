@@ -1,18 +1,25 @@
 """Which jobs fit an expectation, and how far the others are from it."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from celery.canvas import Signature
 
 from .. import serialization
+from ..broker.signatures import kind_of
 from ..errors import ApiUsageError, shown
 from ..models import JobRecord
+from .matching_trees import Parts, StoredTrees, planned_parts
 
 MAX_SHOWN = 5
 """Jobs that a failure message shows."""
+
+MAX_PARTS = 10
+"""Jobs of a tree that a failure message shows."""
+
+_NODES = ("celery.chain", "celery.group", "celery.chord", "celery.chunks")
 
 _FIELDS = {field.name for field in fields(JobRecord)}
 
@@ -25,24 +32,38 @@ class Expectation:
 
     @classmethod
     def of(cls, task: Any, given: Mapping[str, Any]) -> "Expectation":
-        """Return the expectation of a task, its name, or a signature of it, and of fields of its record.
+        """Return the expectation of a task, its name, a signature or a canvas, and of fields of its record.
 
         Raises:
-            ApiUsageError: a record has no such field.
+            ApiUsageError: a record has no such field, or no job could fit.
         """
         if unknown := given.keys() - _FIELDS:
             names = " nor ".join(sorted(unknown))
             raise ApiUsageError(f"a job has no {names}; it has {', '.join(sorted(_FIELDS))}")
+        name = task if isinstance(task, str) else getattr(task, "name", None)
+        if isinstance(task, Signature):
+            name = task.task
+        if name in _NODES and (named := sorted(given.keys() & {"args", "kwargs"})):
+            raise ApiUsageError(
+                f"{' and '.join(named)}: {name} has no arguments; its tasks have. Give the canvas itself, "
+                "or look for its tasks"
+            )
+        if isinstance(task, Signature) and kind_of(task) is not None:
+            root, parts = planned_parts(task)
+            return CanvasExpectation({"task": root, **given}, parts)
         if isinstance(task, Signature):
             given = {"args": list(task.args or ()), "kwargs": dict(task.kwargs or {}), **given}
             return cls({"task": task.task, **given})
-        name = task if isinstance(task, str) else getattr(task, "name", None)
+        if name == "celery.chunks":
+            raise ApiUsageError("task: chunks are submitted as 'celery.group', or give the chunks themselves")
         if not isinstance(name, str):
-            raise ApiUsageError(f"task: {shown(task)}; accepted: a task, its name, or a signature of it")
+            raise ApiUsageError(
+                f"task: {shown(task)}; accepted: a task, its name, a signature of it, or a canvas"
+            )
         return cls({"task": name, **given})
 
-    def differences(self, record: JobRecord) -> dict[str, str]:
-        """Return how a job differs, by field; empty if it fits."""
+    def differences(self, record: JobRecord, trees: Callable[[], StoredTrees]) -> dict[str, str]:
+        """Return how a job differs, by field; empty if it fits. `trees` reads those of all jobs."""
         different: dict[str, str] = {}
         for name, expected in self.values.items():
             found = getattr(record, name)
@@ -58,7 +79,40 @@ class Expectation:
         return f"job of {name}" + (f" with {', '.join(others)}" if others else "")
 
 
-def unmet(expectation: Expectation, records: Sequence[JobRecord], uncommitted: int = 0) -> str:
+@dataclass(frozen=True)
+class CanvasExpectation(Expectation):
+    """What a chain, group or chord is expected to have, and the jobs below it."""
+
+    parts: Parts
+
+    def differences(self, record: JobRecord, trees: Callable[[], StoredTrees]) -> dict[str, str]:
+        """Return how a tree differs, by field and by place; of another kind of job, the fields alone."""
+        different = super().differences(record, trees)
+        if "task" in different:
+            return different
+        found = trees().parts(record)
+        for where, part in self.parts.items():
+            if where not in found:
+                different[where] = f"nothing, not {part.shown}"
+            elif difference := part.difference(found[where], _equal):
+                different[where] = difference
+        return different | {
+            where: f"{part.shown}, not nothing" for where, part in found.items() if where not in self.parts
+        }
+
+    def __str__(self) -> str:
+        parts = [f"{where}: {part.shown}" for where, part in self.parts.items()]
+        if more := len(parts) - MAX_PARTS:
+            parts[MAX_PARTS:] = [f"and {more} more"] if more > 0 else []
+        return f"{super().__str__()} [{'; '.join(parts)}]"
+
+
+def unmet(
+    expectation: Expectation,
+    records: Sequence[JobRecord],
+    trees: Callable[[], StoredTrees],
+    uncommitted: int = 0,
+) -> str:
     """Return the message of a failed `assert_submitted`: what was submitted instead, nearest first.
 
     `uncommitted` jobs are in sessions whose transactions have not ended.
@@ -67,12 +121,15 @@ def unmet(expectation: Expectation, records: Sequence[JobRecord], uncommitted: i
     if not records:
         lines.append("No job was submitted.")
     else:
-        near = sorted(records, key=lambda record: _distance(expectation, record))
+        found = {record.id: expectation.differences(record, trees) for record in records}
+        near = sorted(records, key=lambda record: _distance(expectation, record, found[record.id]))
         lines.append(f"{_count(len(records))} submitted, nearest first:")
         for record in near[:MAX_SHOWN]:
             lines.append(f"  {_Shown(record)}")
-            differences = expectation.differences(record)
-            lines += [f"    {name}: {difference}" for name, difference in differences.items()]
+            differences = [f"    {name}: {difference}" for name, difference in found[record.id].items()]
+            lines += differences[:MAX_PARTS]
+            if len(differences) > MAX_PARTS:
+                lines.append(f"    and {len(differences) - MAX_PARTS} more differences")
         if len(near) > MAX_SHOWN:
             lines.append(f"  and {len(near) - MAX_SHOWN} more")
     if uncommitted:
@@ -110,12 +167,13 @@ class _Shown:
         return f"job {record.id}{user}: {record.task}({arguments}), {record.status}"
 
 
-def _distance(expectation: Expectation, record: JobRecord) -> tuple[bool, int, float, int]:
+def _distance(
+    expectation: Expectation, record: JobRecord, differences: Mapping[str, str]
+) -> tuple[bool, int, float, int]:
     """Return how far a job is: by its task, by the number of fields that differ, by how much, by its age."""
-    differences = expectation.differences(record)
     alike = sum(
         difflib.SequenceMatcher(None, repr(expectation.values[name]), repr(getattr(record, name))).ratio()
-        for name in differences
+        for name in differences.keys() & expectation.values.keys()
     )
     return "task" in differences, len(differences), -alike, -record.id
 

@@ -1,17 +1,34 @@
-"""What a test kit does to rows that nothing else does: it makes jobs due, and ends a lease."""
+"""What a test kit does to rows that nothing else does: it makes jobs due, ends a lease, reads all trees."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import and_, literal, or_, select, update
 
-from ..schema import clock, job, sweep, worker
+from ..schema import clock, job, job_need, sweep, worker
 from ..status import JobStatus
 from ..store import Database
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of a job in its tree."""
+
+    parent: int | None
+    position: int | None
+    """None: a callback, or a root."""
+    needs: tuple[tuple[int, int | None], ...]
+    """The jobs that it needs, with the places of their results among its arguments."""
+
+    @property
+    def order(self) -> tuple[bool, int]:
+        """What orders children: by position, callbacks last."""
+        return self.position is None, self.position or 0
+
+
 class Rows:
-    """Changes rows of a test's database."""
+    """Reads and changes rows of a test's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,6 +61,17 @@ class Rows:
                 due = {"not_before": clock(), "due_at": clock()}
                 db.execute(update(job).where(job.c.id == job_id).values(due))
             return job_id
+
+    def places(self) -> dict[int, Place]:
+        """Return the places of all jobs in their trees, by id."""
+        here = job.c.namespace == self._database.settings.namespace
+        needed = select(job_need).join(job, job.c.id == job_need.c.job_id).where(here)
+        needs: dict[int, list[tuple[int, int | None]]] = {}
+        with self._database.transaction() as db:
+            for row in db.execute(needed):
+                needs.setdefault(row.job_id, []).append((row.needs_id, row.position))
+            rows = db.execute(select(job.c.id, job.c.parent_id, job.c.position).where(here)).all()
+        return {row.id: Place(row.parent_id, row.position, tuple(needs.get(row.id, ()))) for row in rows}
 
     def worker_of(self, job_id: int) -> str | None:
         """Return the uid of the worker that runs a job; None if none does."""

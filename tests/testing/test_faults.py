@@ -9,7 +9,7 @@ from typing import Any
 import freezegun
 import pytest
 import time_machine
-from celery import chain
+from celery import chain, group
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -26,7 +26,7 @@ from jobhandle_celery import (
 )
 from jobhandle_celery.testing import JobsKit
 from tests.testing import service
-from tests.testing.service import add, functions, note, steps
+from tests.testing.service import add, functions, note, steps, total
 
 Away = Callable[[], AbstractContextManager[None]]
 
@@ -188,6 +188,34 @@ def test_job_that_no_worker_can_start_cannot_lose_one(
         lose_worker(handle.job_id)
     with pytest.raises(UnknownJobError):
         lose_worker(1000)
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["submitted", "running"])
+@pytest.mark.parametrize("fault", ["lose_worker", "deliver_twice"])
+def test_nodes_of_a_tree_have_no_worker_and_no_message(
+    jobs: JobsKit, fault: str, request: pytest.FixtureRequest, *, has_begun: bool
+) -> None:
+    root = jobs.submit(chain(add.s(1, 2), group(add.s(3), add.s(4)), total.s()))
+    nodes = [job.id for job in jobs.find(root=root) if job.kind is not None]
+    if has_begun:
+        functions["begin"] = lambda: steps.extend(_refused(request.getfixturevalue(fault), [root, *nodes]))
+        root = jobs.submit(chain(service.call.si("begin"), group(add.si(1, 2), add.si(3, 4)), total.s()))
+        nodes = [job.id for job in jobs.find(root=root) if job.kind is not None]
+    else:
+        steps.extend(_refused(request.getfixturevalue(fault), [root, *nodes]))
+    assert len(nodes) == 2  # the group is the header of a chord
+    jobs.run_jobs()
+    assert steps == [True, True, True]
+    assert jobs.attach(root).result(timeout=0) == (10 if has_begun else 13)
+
+
+def _refused(fault: Callable[[int], Any], job_ids: list[int]) -> list[bool]:
+    refused = []
+    for job_id in job_ids:
+        with pytest.raises(InvalidTransitionError, match=f"job {job_id} is "):
+            fault(job_id)
+        refused.append(True)
+    return refused
 
 
 def test_message_that_is_delivered_twice_starts_one_body(

@@ -92,5 +92,7 @@ def test_members_of_trees_are_jobs(jobs: JobsKit) -> None:
 def test_wrong_use_is_an_error_and_no_failure(jobs: JobsKit) -> None:
     with pytest.raises(ApiUsageError, match=r"a job has no user; it has after, args,"):
         jobs.assert_submitted(note, user="ann")
-    with pytest.raises(ApiUsageError, match="task: 7; accepted: a task, its name, or a signature"):
+    with pytest.raises(
+        ApiUsageError, match="task: 7; accepted: a task, its name, a signature of it, or a canvas"
+    ):
         jobs.refute_submitted(7)
