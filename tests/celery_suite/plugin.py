@@ -1,5 +1,6 @@
 """A pytest plugin: every Celery app that is made gets its `Jobs`, as the apps of a user's project have."""
 
+import os
 import tempfile
 from typing import Any
 
@@ -8,12 +9,14 @@ from celery import Celery
 from jobhandle_celery import Jobs
 
 _plain_init = Celery.__init__
-_DATABASE = f"sqlite:///{tempfile.gettempdir()}/never-opened.sqlite3"  # no job is submitted
+DATABASE = "CELERY_SUITE_DATABASE"
+# The unit tests start no worker: nothing opens it.
+_url = os.environ.get(DATABASE, f"sqlite:///{tempfile.gettempdir()}/never-opened.sqlite3")
 
 
 def _init(self: Celery, *args: Any, **kwargs: Any) -> None:
     _plain_init(self, *args, **kwargs)
-    Jobs(self, _DATABASE)
+    Jobs(self, _url)
 
 
 Celery.__init__ = _init  # type: ignore[method-assign,assignment]

@@ -46,6 +46,16 @@ def retry_once(self: Any, path: str) -> int:
     return retries
 
 
+def write_request(self: Any, path: str) -> None:
+    """Write what the body sees of its request, and retry once."""
+    request = self.request
+    names = [name for name in vars(type(request)) if not name.startswith("_")]
+    seen = {name: value for name in names if not callable(value := getattr(request, name))}
+    append_line(path, json.dumps(seen, default=str))
+    if request.retries == 0:
+        raise self.retry(countdown=0)
+
+
 def report(self: Any, path: str) -> bool:
     """Report progress, as Celery's documentation shows it, until the file exists."""
     self.update_state(state="PROGRESS", meta={"current": 3, "total": 10, "message": "copying"})
@@ -73,6 +83,8 @@ def make_service(
     for body in (submit_other, submit_canvas, retry_once, report):
         app.task(name=f"shop.{body.__name__}", bind=True, durable=True, shared=False)(body)
     app.task(name="shop.plain_submit_other", bind=True, shared=False)(submit_other)
+    for name, durable in (("shop.write_request", True), ("shop.plain_write_request", False)):
+        app.task(name=name, bind=True, durable=durable, shared=False)(write_request)
     if database_url is not None:
         Jobs(app, database_url)
     return app

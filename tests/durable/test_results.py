@@ -24,6 +24,7 @@ from jobhandle_celery import (
 )
 from jobhandle_celery.durable.meta import STATES
 from tests.durable.service import make_service
+from tests.in_process import become_worker, message_of, run
 from tests.job_factory import JobFactory
 
 
@@ -211,6 +212,31 @@ def test_children_of_a_task_are_its_callbacks(app: Any) -> None:
     assert [value for _, value in first.collect()] == [3, 6, 12, 7, 12]
     of_member: Any = chain(add.si(1, 2), add.s(1)).delay()
     assert [child.children for child in of_member.children] == [[], []]
+
+
+def test_children_leave_out_what_the_body_has_submitted(sqlite_url: str) -> None:
+    """As in the table of the guide: all else is as in Celery; the job of the body names its parent."""
+    settings = {"result_backend": "cache+memory://", "result_extended": True}
+    app: Any = make_service("memory://", sqlite_url, settings)
+    app.set_current()
+    become_worker(app)
+    callback = app.tasks["shop.plain_add"].si(3, 4)
+    names: dict[str, list[str]] = {}
+    for task in ("shop.plain_submit_other", "shop.submit_other"):
+        result = app.tasks[task].apply_async((1,), link=callback)
+        inner: list[Any] = []
+        while message := message_of(app):
+            inner += [message] if message.headers["task"] == "shop.add" else []
+            run(app, message)
+        (submitted,) = inner
+        assert submitted.headers["parent_id"] == submitted.headers["root_id"] == result.id
+        assert result.successful()
+        names[task] = [child.name for child in result.children]
+    assert names == {
+        "shop.plain_submit_other": ["shop.add", "shop.plain_add"],
+        "shop.submit_other": ["shop.plain_add"],
+    }
+    app.jobs.close()
 
 
 def test_exists_is_true_of_every_row(factory: JobFactory, app: Any) -> None:

@@ -1,5 +1,6 @@
 """Durable tasks in a real worker, on Redis and PostgreSQL."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,25 @@ def test_plain_task_submits_durable_one(app: Any) -> None:
     (job,) = eventually(lambda: app.jobs.find(status="Finished"))
     assert (job.task, job.result) == ("shop.add", 7)
     assert app.jobs.find() == [job]
+
+
+def test_request_in_a_body_is_that_of_a_plain_task(app: Any, tmp_path: Path) -> None:
+    """In each attempt: ids, retries, delivery_info, headers, limits, and all else that Celery's has."""
+    options = {"root_id": "root", "parent_id": "parent", "headers": {"site": "north"}, "time_limit": 60}
+    seen = []
+    for name in ("shop.write_request", "shop.plain_write_request"):
+        path = tmp_path / name
+        app.tasks[name].apply_async((str(path),), task_id=name, priority=3, reply_to="its", **options)
+        eventually(lambda path=path: len(lines_of(path)) == 2)  # type: ignore[misc]
+        requests = [json.loads(line.replace(name, "name")) for line in lines_of(path)]
+        for request in requests:
+            del request["properties"]["delivery_tag"]
+            request["properties"].pop("origin", None)  # a plain retry has it there, too
+            own = [request["headers"].pop(key, None) for key in ("jobhandle", "jobhandle_hard_limit")]
+            assert ("plain" in name) == (own == [None, None])
+        seen.append(requests)
+    assert [request["retries"] for request in seen[0]] == [0, 1]
+    assert seen[0] == seen[1]
 
 
 def test_canvas_of_durable_tasks_runs_as_a_tree(app: Any) -> None:
