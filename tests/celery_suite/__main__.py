@@ -4,11 +4,15 @@ By hand, not in CI, for it takes a quarter of an hour::
 
     python -m tests.celery_suite                # in a temporary folder
     python -m tests.celery_suite --in FOLDER    # kept there, and used again
+    python -m tests.celery_suite --integration 127.0.0.1:6379
 
 Downloads the source distribution of the Celery that is installed here, installs it with what its tests need
 and this library into a virtual environment of its own, runs ``t/unit`` both ways, and compares test by test.
 Differing tests are run again singly, both ways, to leave out those that depend on others or on chance.
 Prints the differences, and exits with 1 if there is one that `KNOWN` has not.
+
+With ``--integration`` it runs instead those tests of ``t/integration`` that need a Redis alone, which has no
+password, in its database 0. A real worker runs their tasks, and the apps of the tests have one database.
 """
 
 import argparse
@@ -19,10 +23,14 @@ import sys
 import tarfile
 import tempfile
 import venv
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.celery_suite.recorder import REPORT
+from celery import Celery
+
+from jobhandle_celery import Jobs
+from tests.celery_suite.recorder import DATABASE, REPORT
 from tests.workers import ROOT
 
 KNOWN: dict[str, str] = {
@@ -44,30 +52,66 @@ LEFT_OUT = ("boto3", "moto", "mypy", "pre-commit", "pytest-celery")
 AS_HERE = ("celery", "kombu", "billiard", "SQLAlchemy", "redis")
 """Installed in the versions of this environment."""
 
+INTEGRATION = [
+    f"t/integration/test_{name}.py"
+    for name in (
+        *("inspect", "tasks", "group_chains", "redis_backend", "loader", "serialization", "security"),
+        *("upgrade", "beat", "canvas"),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is run, both ways."""
+
+    folder: Path
+    python: Path
+    tests: list[str]
+    options: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
 
 def main() -> int:
     """Run Celery's tests both ways; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
     parser.add_argument("--in", dest="folder", type=Path, help="keep what was downloaded and made, there")
-    given = parser.parse_args().folder
+    parser.add_argument("--integration", metavar="HOST:PORT", help="run the integration tests on this Redis")
+    options = parser.parse_args()
+    given = options.folder
     folder = Path(tempfile.mkdtemp(prefix="celery-suite-")) if given is None else given.resolve()
     try:
-        return compare(folder)
+        suite = unit(folder) if options.integration is None else integration(folder, options.integration)
+        return compare(suite)
     finally:
         if given is None:
             shutil.rmtree(folder)
 
 
-def compare(folder: Path) -> int:
+def unit(folder: Path) -> Suite:
+    """Return the unit tests."""
+    return Suite(folder, prepare(folder), ["t/unit"], ["-n", "2", "--dist", "loadfile"])
+
+
+def integration(folder: Path, place: str) -> Suite:
+    """Return the integration tests that need a Redis alone."""
+    python, (host, port) = prepare(folder), place.split(":")
+    broker, database = f"redis://{place}/0", f"sqlite:///{folder}/jobs.sqlite3"
+    with Jobs(Celery("schema", set_as_current=False), database) as jobs:
+        jobs.upgrade_schema()
+    names = {"TEST_BROKER": broker, "TEST_BACKEND": broker, "REDIS_HOST": host, "REDIS_PORT": port}
+    return Suite(
+        folder, python, INTEGRATION, ["-n", "0", "-p", "celery.contrib.pytest"], names | {DATABASE: database}
+    )
+
+
+def compare(suite: Suite) -> int:
     """Print the tests with another outcome with `Jobs`; return the exit status."""
-    python = prepare(folder)
-    plain, jobs = (outcomes(folder, python, with_jobs=with_jobs) for with_jobs in (False, True))
+    plain, jobs = (outcomes(suite, with_jobs=with_jobs) for with_jobs in (False, True))
     print(f"{passed(plain)} tests pass without Jobs, {passed(jobs)} with them", flush=True)
     different = sorted(test for test in plain.keys() | jobs.keys() if plain.get(test) != jobs.get(test))
     if different:
-        plain, jobs = (
-            outcomes(folder, python, *different, with_jobs=with_jobs) for with_jobs in (False, True)
-        )
+        plain, jobs = (outcomes(suite, *different, with_jobs=with_jobs) for with_jobs in (False, True))
     unknown = 0
     for test in different:
         without, with_jobs = plain.get(test, "missing"), jobs.get(test, "missing")
@@ -108,18 +152,18 @@ def prepare(folder: Path) -> Path:
     return python
 
 
-def outcomes(folder: Path, python: Path, *tests: str, with_jobs: bool) -> dict[str, str]:
-    """Run those tests, or all unit tests; return the outcome of each."""
-    report = folder / ("with-jobs.txt" if with_jobs else "without.txt")
+def outcomes(suite: Suite, *tests: str, with_jobs: bool) -> dict[str, str]:
+    """Run those tests, or all of a suite; return the outcome of each."""
+    report = suite.folder / ("with-jobs.txt" if with_jobs else "without.txt")
     report.unlink(missing_ok=True)
     plugins = ["tests.celery_suite.recorder", *(["tests.celery_suite.plugin"] if with_jobs else [])]
     options = ["-q", "-p", "no:cacheprovider", *(part for plugin in plugins for part in ("-p", plugin))]
-    options += ["-n", "0"] if tests else ["-n", "2", "--dist", "loadfile"]
+    options += [*suite.options, *(["-n", "0", "--dist", "no"] if tests else [])]
     with report.with_suffix(".log").open("w") as log:
         subprocess.run(
-            ["nice", "-n", "10", str(python), "-m", "pytest", *options, *(tests or ["t/unit"])],
-            cwd=folder / "tests",
-            env={**os.environ, REPORT: str(report)},
+            ["nice", "-n", "10", str(suite.python), "-m", "pytest", *options, *(tests or suite.tests)],
+            cwd=suite.folder / "tests",
+            env={**os.environ, **suite.environment, REPORT: str(report)},
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,

@@ -7,9 +7,9 @@ from typing import Any
 from celery import Celery
 
 from jobhandle_celery import Jobs
+from tests.celery_suite.recorder import DATABASE
 
 _plain_init = Celery.__init__
-DATABASE = "CELERY_SUITE_DATABASE"
 # The unit tests start no worker: nothing opens it.
 _url = os.environ.get(DATABASE, f"sqlite:///{tempfile.gettempdir()}/never-opened.sqlite3")
 

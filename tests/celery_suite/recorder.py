@@ -6,6 +6,8 @@ from collections import defaultdict
 import pytest
 
 REPORT = "CELERY_SUITE_REPORT"
+DATABASE = "CELERY_SUITE_DATABASE"
+"""The URL of the database of the plugin's `Jobs`."""
 _outcomes: defaultdict[str, set[str]] = defaultdict(set)
 
 
