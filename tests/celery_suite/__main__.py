@@ -100,9 +100,7 @@ def integration(folder: Path, place: str) -> Suite:
     with Jobs(Celery("schema", set_as_current=False), database) as jobs:
         jobs.upgrade_schema()
     names = {"TEST_BROKER": broker, "TEST_BACKEND": broker, "REDIS_HOST": host, "REDIS_PORT": port}
-    return Suite(
-        folder, python, INTEGRATION, ["-n", "0", "-p", "celery.contrib.pytest"], names | {DATABASE: database}
-    )
+    return Suite(folder, python, INTEGRATION, ["-n", "0"], names | {DATABASE: database})
 
 
 def compare(suite: Suite) -> int:
@@ -156,7 +154,9 @@ def outcomes(suite: Suite, *tests: str, with_jobs: bool) -> dict[str, str]:
     """Run those tests, or all of a suite; return the outcome of each."""
     report = suite.folder / ("with-jobs.txt" if with_jobs else "without.txt")
     report.unlink(missing_ok=True)
-    plugins = ["tests.celery_suite.recorder", *(["tests.celery_suite.plugin"] if with_jobs else [])]
+    # Celery's own comes with pytest-celery, which is left out.
+    plugins = ["pytester", "celery.contrib.pytest", "tests.celery_suite.recorder"]
+    plugins += ["tests.celery_suite.plugin"] if with_jobs else []
     options = ["-q", "-p", "no:cacheprovider", *(part for plugin in plugins for part in ("-p", plugin))]
     options += [*suite.options, *(["-n", "0", "--dist", "no"] if tests else [])]
     with report.with_suffix(".log").open("w") as log:
