@@ -82,13 +82,28 @@ class DurableTasks:
             return self._patterns if task is not None else False
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
+    def _have_any(self) -> bool:
+        """Return True if a task may be durable.
+
+        If none is, no canvas is looked through: Celery publishes a generator of tasks while it reads it.
+        """
+        if self._patterns is None:
+            self._patterns = _patterns(self._app.conf.get("jobhandle_durable"))
+        if self._patterns:
+            return True
+        self.registered("")
+        tasks = list(celery_compat.registered_tasks(self._app).values())
+        return any(getattr(task, "durable", None) for task in tasks)
+
     def submit_canvas(self, canvas: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Submit a canvas as a tree of jobs; None if no task of it is durable.
 
         Raises:
             ApiUsageError, DatabaseUnavailableError: as `JobHandle.submit`.
         """
-        durable = any(self.include(name, self.registered(name)) for name in task_names(canvas, kwargs))
+        durable = self._have_any() and any(
+            self.include(name, self.registered(name)) for name in task_names(canvas, kwargs)
+        )
         if not durable or is_in_flight(canvas.options | options):
             return None
         scope, signature = self.scope.current, applied(canvas, args, kwargs, options)

@@ -315,6 +315,33 @@ def test_canvas_of_plain_tasks_stays_plain(app: Any) -> None:
     assert app.jobs.find() == []
 
 
+def test_generator_of_plain_tasks_is_published_while_it_is_read(
+    sqlite_url: str, redis_url: str, make_jobs_app: Callable[..., Any]
+) -> None:
+    """In an app without durable tasks, as Celery does with this result backend."""
+    seen: list[list[str]] = []
+    plain = Celery("plain", broker="memory://", backend=redis_url, set_as_current=False)
+    for app in (plain, make_jobs_app(sqlite_url, result_backend=redis_url)):
+        steps: list[str] = []
+        task = app.task(name="shop.taken", shared=False)(take)
+
+        def header(steps: list[str] = steps, task: Any = task) -> Any:
+            for number in range(5):
+                steps.append(f"made {number}")
+                yield task.s(number)
+
+        def publish(steps: list[str] = steps, **_: Any) -> None:
+            steps.append("published")
+
+        signals.before_task_publish.connect(publish)
+        canvas: Any = chord
+        canvas(header(), app=app)(task.s())
+        signals.before_task_publish.disconnect(publish)
+        seen.append(steps)
+    assert seen[0] == seen[1]
+    assert seen[0].index("published") < seen[0].index("made 4")
+
+
 def test_rest_of_a_plain_canvas_stays_plain(app: Any) -> None:
     """One that was published before its tasks became durable."""
     durable = app.tasks["shop.durable"]
