@@ -103,5 +103,6 @@ def retry_on_disconnect(method: Callable[Concatenate[S, P], T]) -> Callable[Conc
                         at_once += 1
         finally:
             _call.reset(token)
+            call.is_uncertain = False  # for tasks that outlive the call, and inherit its context
 
     return retried

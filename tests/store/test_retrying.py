@@ -3,6 +3,7 @@
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -40,6 +41,24 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_deadlock_is_retried_up_to_a_time() -> None:
     """Eight processes with few keys outlived six tries (fault 48)."""
     assert Asked(50, "after_pause").verb() == 51
+
+
+def test_task_that_outlives_a_retried_call_is_no_retry() -> None:
+    """It inherits the context of the call. A submit in its session would accept another job's task id."""
+    contexts: list[Context] = []
+
+    class Copied(Asked):
+        @retrying.retry_on_disconnect
+        def copy(self) -> bool:
+            if not contexts:
+                contexts.append(copy_context())
+                error = DatabaseUnavailableError("lost")
+                error.retry = "immediately"
+                raise error
+            return retrying.is_retry()
+
+    assert Copied(0, "").copy()
+    assert not contexts[0].run(retrying.is_retry)
 
 
 def test_late_lock_timeout_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
