@@ -35,7 +35,7 @@ from ..status import JobStatus
 from ..validation import NAME_LENGTH
 from .records import PendingMessage
 from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
-from .transitions import HELD, status_allows, unless_expired_before
+from .transitions import WAITING_WITHOUT_TIME, status_allows, unless_expired_before
 
 _COLUMNS = (
     job.c.namespace,
@@ -222,7 +222,7 @@ def mark_queued() -> Any:
     sent = sent.render_derived(name="sent", with_types=True)
     waiting = (
         status_allows("publish"),
-        ~HELD,
+        ~WAITING_WITHOUT_TIME,
         job.c.id == sent.c.id,
         job.c.task_id == sent.c.task_id,
         job.c.attempt == sent.c.attempt,

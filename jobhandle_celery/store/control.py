@@ -17,17 +17,17 @@ from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition, params, setting, status_literal
 from .transitions import (
     DUE,
-    HELD,
     NAMING,
     NEW_ROUND,
     NO_PROCESS,
     NO_STOP_REQUESTED,
     NOT_EXPIRED,
+    WAITING_WITHOUT_TIME,
     actor_of,
     cancelling,
     check_named,
+    claimed_by,
     final,
-    held_by,
     lease_alive,
     mine,
     named_by,
@@ -282,7 +282,7 @@ class Control:
             if before is not None and row.message == message:
                 return before
             if message is not None:
-                which = mine(job_id) if run is None else and_(mine(job_id), held_by(run))
+                which = mine(job_id) if run is None else and_(mine(job_id), claimed_by(run))
                 db.execute(update(job).where(which).values(message=message))
             remember(row.message)
             return str(row.message)
@@ -330,7 +330,7 @@ def _set_running(which: Guard, token: str, actor: str) -> Transition:
         NO_STOP_REQUESTED,
         ~IS_NODE,
         job.c.blocked.is_(False),
-        HELD | DUE,
+        WAITING_WITHOUT_TIME | DUE,
         NOT_EXPIRED,
         to={
             "status_id": JobStatus.RUNNING,

@@ -32,7 +32,7 @@ from ..schema import clock, job, job_need, statement_clock
 from ..status import FINAL, JobStatus
 from .records import MESSAGE_CONTENT
 from .statements import MOST_CHANGED, Guard, Transition, param, setting, status_literal
-from .transitions import HELD, MINE, NO_PROCESS, cancelled
+from .transitions import MINE, NO_PROCESS, WAITING_WITHOUT_TIME, cancelled
 
 ACTOR = "settle"
 """The actor of changes that follow from the end of another job."""
@@ -42,7 +42,7 @@ DEPENDENT = job.alias("dependent")
 
 _SEEN = job.alias("seen")
 
-BLOCKED = and_(job.c.blocked, HELD)
+BLOCKED = and_(job.c.blocked, WAITING_WITHOUT_TIME)
 IS_NODE = job.c.kind.is_not(None)
 
 _ENDS = {

@@ -20,7 +20,7 @@ from .pages import recent
 from .retrying import retry_on_disconnect
 from .snapshots import TREE_COLUMNS, TreeRow, in_tree_order, to_jobs, to_tree_row
 from .statements import NAMESPACE, Guard
-from .transitions import HELD, IS_TASK, STOP_REQUESTED, lease_alive, mine
+from .transitions import IS_TASK, STOP_REQUESTED, WAITING_WITHOUT_TIME, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
 """Messages published for one attempt after which the job counts as `UNCLAIMED`."""
@@ -136,7 +136,9 @@ class Diagnostics:
     def count_held(self) -> int:
         """Return how many jobs wait for `release_job`."""
         statement = (
-            select(func.count()).select_from(job).where(job.c.namespace == NAMESPACE, HELD, ~job.c.blocked)
+            select(func.count())
+            .select_from(job)
+            .where(job.c.namespace == NAMESPACE, WAITING_WITHOUT_TIME, ~job.c.blocked)
         )
         with self._database.autocommit() as db:
             return int(db.execute(statement).scalar_one())

@@ -22,8 +22,8 @@ from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard, Transition, is_locked_in_order, setting, status_literal
 from .transitions import (
     DUE,
-    HELD,
     IS_TASK,
+    WAITING_WITHOUT_TIME,
     due_since,
     for_these,
     grouped,
@@ -85,7 +85,7 @@ class Outbox:
         """
         due = (
             select(job.c.id)
-            .where(due_since(since), status_allows("publish"), DUE, ~HELD)
+            .where(due_since(since), status_allows("publish"), DUE, ~WAITING_WITHOUT_TIME)
             .order_by(job.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True, key_share=True)

@@ -12,7 +12,7 @@ from .bulk_statements import NEW_ROW, NEW_TREE_ROW, QUEUED, by_task_ids, insert_
 from .executors import ALL_ROWS, MOST_PARAMETERS, Executor, select_and_count, select_of
 from .records import PendingMessage
 from .statements import THESE, Guard, Transition, params, select_in_order, select_unlocked
-from .transitions import HELD, for_these, grouped, status_allows, unless_expired_before
+from .transitions import WAITING_WITHOUT_TIME, for_these, grouped, status_allows, unless_expired_before
 
 
 class PortableExecutor(Executor):
@@ -123,7 +123,9 @@ class PortableExecutor(Executor):
         for publish_count, group in grouped(sent, lambda message: message.publish_count + 1):
             due = unless_expired_before(clock(delay(publish_count)))
             values = {**QUEUED, "publish_count": publish_count, "due_at": due}
-            self.update_unlocked(status_allows("publish"), ~HELD, for_these(group), values=values)
+            self.update_unlocked(
+                status_allows("publish"), ~WAITING_WITHOUT_TIME, for_these(group), values=values
+            )
 
     def _taken_keys(self, rows: Sequence[dict[str, Any]]) -> set[str]:
         """Return which of these unique keys belong to unfinished jobs.

@@ -18,14 +18,14 @@ from .records import ChangedJob, MessageKey, ProcessRef, Run, Worker
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
-    HELD,
     NO_STOP_REQUESTED,
     REVOKE_REPORTED,
     STOP_REQUESTED,
     TAKEN_AWAY,
+    WAITING_WITHOUT_TIME,
+    claimed_by,
     failed,
     for_messages,
-    held_by,
     requeued,
     status_allows,
     stopped,
@@ -65,7 +65,9 @@ class Recovery:
         return self._end_process(process, to | REVOKE_REPORTED, reason, worker)
 
     def _end_process(self, process: ProcessRef, to: Mapping[str, Any], reason: str, worker: Worker) -> bool:
-        end = Transition(held_by(process), to={**to, **TAKEN_AWAY}, reason=reason, actor=worker_actor(worker))
+        end = Transition(
+            claimed_by(process), to={**to, **TAKEN_AWAY}, reason=reason, actor=worker_actor(worker)
+        )
         with self._database.single_statement() as db:
             return bool(db.count_applied(end))
 
@@ -76,7 +78,7 @@ class Recovery:
         Who may have been there first: the body, with a last write.
         """
         with self._database.transaction() as db:
-            return recover_lost(db, held_by(holder), reason, worker_actor(worker))
+            return recover_lost(db, claimed_by(holder), reason, worker_actor(worker))
 
     @retry_on_disconnect
     def note_received(self, messages: Sequence[MessageKey], worker: Worker) -> list[ChangedJob]:
@@ -129,7 +131,7 @@ class Recovery:
         The caller has made sure that the body has ended. Who may have been there first: a body that finished
         in its last moment.
         """
-        return self._give_back(held_by(holder), reason, worker)
+        return self._give_back(claimed_by(holder), reason, worker)
 
     @retry_on_disconnect
     def give_back_all(self, worker: Worker, reason: str) -> list[ChangedJob]:
@@ -189,7 +191,7 @@ def _count_unstarted(
 
 
 def _unstarted(messages: Sequence[MessageKey]) -> Guard:
-    return and_(for_messages(messages), status_allows("give_up"), ~HELD)
+    return and_(for_messages(messages), status_allows("give_up"), ~WAITING_WITHOUT_TIME)
 
 
 def _lost(rows: Sequence[Row[Any]]) -> list[ChangedJob]:

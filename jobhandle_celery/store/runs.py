@@ -21,10 +21,9 @@ from .retrying import is_retry, retry_on_disconnect
 from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
     AWAITING_MESSAGE,
+    CLAIMED_BY_RUN,
     DUE,
     EXPIRED,
-    HELD,
-    HELD_BY_RUN,
     MINE,
     NO_PROCESS,
     NO_STOP_REQUESTED,
@@ -32,10 +31,11 @@ from .transitions import (
     REVOKE_REPORTED,
     STOP_REQUESTED,
     STOPPED,
+    WAITING_WITHOUT_TIME,
     cancelled,
+    claimed_by,
     failure_reason,
     final,
-    held_by,
     lease_alive,
     mine,
     named_by,
@@ -164,7 +164,7 @@ class Runs:
         }
         if queue is not None:
             again["queue"] = queue
-        requeue = _ending(held_by(run), NO_STOP_REQUESTED, to=again, reason=reason)
+        requeue = _ending(claimed_by(run), NO_STOP_REQUESTED, to=again, reason=reason)
         with self._database.single_statement() as db:
             if db.count_applied(requeue, actor=worker_actor(run.worker)) or _already_by(
                 db, run, JobStatus.REQUEUED
@@ -211,7 +211,7 @@ class Runs:
         unknown = literal("the worker does not know the task ") + job.c.task
         send_back = _ending(
             status_allows("send_back"),
-            ~HELD,
+            ~WAITING_WITHOUT_TIME,
             mine(job_id),
             job.c.task_id == task_id,
             job.c.task == task,
@@ -321,7 +321,7 @@ def _claim(*, leased: bool) -> Transition:
         job.c.task == param(job.c.task),
         job.c.attempt == param(job.c.attempt, "former"),
         NO_STOP_REQUESTED,
-        ~HELD,
+        ~WAITING_WITHOUT_TIME,
         DUE,
         NOT_EXPIRED,
         *([lease_alive(param(job.c.worker_uid), locked=True)] if leased else []),
@@ -348,13 +348,13 @@ def _finish(*, ignored: bool) -> Transition:
         # Not by `unique_hash`: MariaDB has cleared it by the time it comes to this column.
         result = case((or_(job.c.needed, job.c.unique_key.is_not(None)), result), else_=null())
     to = final(JobStatus.FINISHED, result=result, error=null(), **NO_PROCESS)
-    return _ending(HELD_BY_RUN, to=to, reason="finished")
+    return _ending(CLAIMED_BY_RUN, to=to, reason="finished")
 
 
 @cache
 def _fail() -> Transition:
     to = final(JobStatus.ERROR, error=param(job.c.error), message=param(job.c.message), **NO_PROCESS)
-    return _ending(HELD_BY_RUN, to=to, reason=_REASON)
+    return _ending(CLAIMED_BY_RUN, to=to, reason=_REASON)
 
 
 @cache
@@ -362,12 +362,12 @@ def _stop(*, with_message: bool) -> Transition:
     to = final(JobStatus.CANCELLED, **NO_PROCESS, **REVOKE_REPORTED)
     if with_message:
         to["message"] = param(job.c.message)
-    return _ending(HELD_BY_RUN, to=to, reason=_REASON)
+    return _ending(CLAIMED_BY_RUN, to=to, reason=_REASON)
 
 
 @cache
 def _check() -> Any:
-    return select(STOP_REQUESTED.label("stop_requested")).where(HELD_BY_RUN)
+    return select(STOP_REQUESTED.label("stop_requested")).where(CLAIMED_BY_RUN)
 
 
 @cache
@@ -376,4 +376,4 @@ def _note_progress() -> Any:
         "progress_current": param(job.c.progress_current),
         "progress_total": param(job.c.progress_total),
     }
-    return update(job).where(HELD_BY_RUN).values(**progress)
+    return update(job).where(CLAIMED_BY_RUN).values(**progress)

@@ -47,14 +47,15 @@ NEVER_STARTED = job.c.started.is_(None)
 STOP_REQUESTED = job.c.cancel_requested.is_not(None)
 NO_STOP_REQUESTED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
-HELD = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
+WAITING_WITHOUT_TIME = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
+"""Held, or blocked by needs."""
 IS_TASK = job.c.kind.is_(None)
 """Not a node of a tree, which is never published and runs no body."""
 WAS_SENT = (job.c.publish_count > 0) | (job.c.attempt > 0)
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
 
-HELD_BY_RUN = and_(
+CLAIMED_BY_RUN = and_(
     job.c.id == param(job.c.id),
     job.c.task_id == param(job.c.task_id),
     job.c.attempt == param(job.c.attempt),
@@ -65,7 +66,7 @@ HELD_BY_RUN = and_(
 
 
 def run_params(run: Run) -> dict[str, Any]:
-    """Return the values for `HELD_BY_RUN`."""
+    """Return the values for `CLAIMED_BY_RUN`."""
     return {"id": run.job_id, "task_id": run.task_id, "attempt": run.attempt, "claim_id": run.claim_id}
 
 
@@ -135,7 +136,7 @@ def _moment(time: datetime | timedelta) -> Any:
     return clock(-time) if isinstance(time, timedelta) else time
 
 
-def held_by(holder: Run | ProcessRef) -> Guard:
+def claimed_by(holder: Run | ProcessRef) -> Guard:
     """Return the guard: the row is Running and names this run, or this process."""
     by = (
         job.c.claim_id == holder.claim_id
@@ -154,7 +155,7 @@ def held_by(holder: Run | ProcessRef) -> Guard:
 def named_by(run: Run) -> Guard:
     """Return the guard of a run's own handle: no other run has taken, ended or lost the job since.
 
-    Unlike `held_by` it passes a row that the run itself has ended or requeued.
+    Unlike `claimed_by` it passes a row that the run itself has ended or requeued.
     """
     return and_(job.c.task_id == run.task_id, job.c.attempt == run.attempt, job.c.claim_id == run.claim_id)
 

@@ -126,7 +126,7 @@ GUARDS = [
     Mutant(
         121,
         "what ends a run otherwise than by its result is guarded by status only",
-        "store:held_by",
+        "store:claimed_by",
         (
             Drop(("by",), within=("and_", "by", "job_id")),
             Drop(("attempt", "attempt"), within=("and_", "job_id", "attempt")),

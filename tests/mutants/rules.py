@@ -116,7 +116,7 @@ RULES = [
     Mutant(
         16,
         "a run's writes are guarded by status only",
-        "store:HELD_BY_RUN",
+        "store:CLAIMED_BY_RUN",
         (
             Replace(("attempt", "attempt"), by="_ | (job.c.id != 0)"),
             Replace(("claim_id", "claim_id"), by="_ | (job.c.id != 0)"),
