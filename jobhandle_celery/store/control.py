@@ -16,8 +16,8 @@ from .records import Run, Selection, unique_hash
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition, params, setting, status_literal
 from .transitions import (
+    CLAIM_COLUMNS,
     DUE,
-    NAMING,
     NEW_ROUND,
     NO_PROCESS,
     NO_STOP_REQUESTED,
@@ -25,13 +25,13 @@ from .transitions import (
     WAITING_WITHOUT_TIME,
     actor_of,
     cancelling,
-    check_named,
+    check_same_claim,
     claimed_by,
     final,
     lease_alive,
     mine,
-    named_by,
     not_requested,
+    same_claim,
     select_one,
     selected,
     status_allows,
@@ -73,14 +73,14 @@ class Control:
         if run is None:
             cancel = _cancel_one(by_user=by_user, by_task_id=by_task_id, terminate=terminate)
         else:
-            cancel = cancelling(mine(job_id) & named_by(run), terminate=terminate)
+            cancel = cancelling(mine(job_id) & same_claim(run), terminate=terminate)
         with self._database.single_statement() as db:
             while True:
                 changed = db.apply(cancel, actor=actor_of(username), **which)
                 if changed:
                     cancelled_or_running: JobStatus = changed[0].status_id
                     return cancelled_or_running
-                look = select_one(*NODE, *NAMING, by_user=by_user, by_task_id=by_task_id)
+                look = select_one(*NODE, *CLAIM_COLUMNS, by_user=by_user, by_task_id=by_task_id)
                 found = db.execute(look, params(**which)).first()
                 if found is None:
                     return None
@@ -89,7 +89,7 @@ class Control:
                 if found.status_id.final:
                     final_status: JobStatus = found.status_id
                     return final_status
-                check_named(run, found)
+                check_same_claim(run, found)
                 if found.status_id is JobStatus.RUNNING:
                     return JobStatus.RUNNING
                 # It was final, and was resubmitted between the two statements.
@@ -138,7 +138,7 @@ class Control:
             status_allows("release"),
             mine(job_id, username),
             job.c.blocked.is_(False),
-            *([] if run is None else [named_by(run)]),
+            *([] if run is None else [same_claim(run)]),
             to={
                 "status_id": JobStatus.SUBMITTED,
                 "not_before": None,
@@ -152,10 +152,10 @@ class Control:
         with self._database.transaction() as db:
             if db.count_applied(release):
                 return True
-            found = db.execute(select(*NAMING).where(mine(job_id, username))).first()
+            found = db.execute(select(*CLAIM_COLUMNS).where(mine(job_id, username))).first()
             if found is None or found.claim_id == token:
                 return found is not None
-            check_named(run, found)
+            check_same_claim(run, found)
             return False
 
     @retry_on_disconnect
@@ -177,12 +177,12 @@ class Control:
                 resubmitted, or the run is superseded.
         """
         with self._database.transaction() as db:
-            former = _lock(db, job_id, username, *NODE, job.c.username, job.c.unique_key, *NAMING)
+            former = _lock(db, job_id, username, *NODE, job.c.username, job.c.unique_key, *CLAIM_COLUMNS)
             if former is None:
                 return None
             if former.task_id == task_id:
                 return [job_id] if former.kind is None else ready_again(db, job_id)
-            check_named(run, former)
+            check_same_claim(run, former)
             try:
                 with db.connection.begin_nested():
                     if former.kind is not None:
@@ -249,7 +249,7 @@ class Control:
             InvalidTransitionError: the run is superseded, and the job not final.
         """
         with self._database.transaction() as db:
-            row = _lock(db, job_id, username, *NODE, *NAMING)
+            row = _lock(db, job_id, username, *NODE, *CLAIM_COLUMNS)
             if row is None:
                 return None, False
             previous: JobStatus = row.status_id
@@ -257,7 +257,7 @@ class Control:
             if row.claim_id == token or (before and previous is status is JobStatus.CANCELLED):
                 return before or (JobStatus.RUNNING if status.final else previous), True
             if not previous.final:
-                check_named(run, row)
+                check_same_claim(run, row)
             remember(previous)
             changed = _set(db, row, mine(job_id, username), status, token, actor_of(username))
             if changed and message is not None and (status is not JobStatus.CANCELLED or not previous.final):

@@ -18,10 +18,10 @@ from .records import ChangedJob, MessageKey, ProcessRef, Run, Worker
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition
 from .transitions import (
+    CLAIM_REVOKED,
     NO_STOP_REQUESTED,
     REVOKE_REPORTED,
     STOP_REQUESTED,
-    TAKEN_AWAY,
     WAITING_WITHOUT_TIME,
     claimed_by,
     failed,
@@ -66,7 +66,7 @@ class Recovery:
 
     def _end_process(self, process: ProcessRef, to: Mapping[str, Any], reason: str, worker: Worker) -> bool:
         end = Transition(
-            claimed_by(process), to={**to, **TAKEN_AWAY}, reason=reason, actor=worker_actor(worker)
+            claimed_by(process), to={**to, **CLAIM_REVOKED}, reason=reason, actor=worker_actor(worker)
         )
         with self._database.single_statement() as db:
             return bool(db.count_applied(end))
@@ -146,7 +146,7 @@ class Recovery:
         to, stop_reason = stopped("")
         again = Transition(guard, NO_STOP_REQUESTED, to=requeued(), reason=reason, actor=actor, many=many)
         end = Transition(
-            guard, STOP_REQUESTED, to=to | TAKEN_AWAY, reason=stop_reason, actor=actor, many=many
+            guard, STOP_REQUESTED, to=to | CLAIM_REVOKED, reason=stop_reason, actor=actor, many=many
         )
         with self._database.transaction() as db:
             if many:
@@ -167,8 +167,8 @@ def recover_lost(
     counted = {"lost_count": job.c.lost_count + 1}
     transitions = (
         ((guard, NO_STOP_REQUESTED, attempts_left), requeued() | counted, reason),
-        ((guard, NO_STOP_REQUESTED, ~attempts_left), error | TAKEN_AWAY | counted, error_reason),
-        ((guard, STOP_REQUESTED), stopped("")[0] | TAKEN_AWAY, f"{reason}; it had been asked to stop"),
+        ((guard, NO_STOP_REQUESTED, ~attempts_left), error | CLAIM_REVOKED | counted, error_reason),
+        ((guard, STOP_REQUESTED), stopped("")[0] | CLAIM_REVOKED, f"{reason}; it had been asked to stop"),
     )
     lost: list[ChangedJob] = []
     for guards, to, why in transitions:
@@ -185,7 +185,7 @@ def _count_unstarted(
     error, error_reason = failed(Failure("system", "WorkerLostError", reason))
     too_many = (job.c.lost_count >= MOST_LOST_UNSTARTED) & (job.c.lost_count >= job.c.max_attempts)
     give_up = Transition(
-        guard, too_many, to=error | TAKEN_AWAY, reason=error_reason, actor=worker_actor(worker)
+        guard, too_many, to=error | CLAIM_REVOKED, reason=error_reason, actor=worker_actor(worker)
     )
     return _lost(db.apply(give_up))
 

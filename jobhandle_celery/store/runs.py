@@ -38,8 +38,8 @@ from .transitions import (
     final,
     lease_alive,
     mine,
-    named_by,
     run_params,
+    same_claim,
     status_allows,
     unless_expired_before,
     worker_actor,
@@ -288,7 +288,7 @@ def _elsewhere(db: Executor, run: Run) -> str:
 
 
 def _already_by(db: Executor, run: Run, status: JobStatus) -> bool:
-    written = select(job.c.id).where(job.c.id == run.job_id, named_by(run), job.c.status_id == status)
+    written = select(job.c.id).where(job.c.id == run.job_id, same_claim(run), job.c.status_id == status)
     return db.execute(written).first() is not None
 
 

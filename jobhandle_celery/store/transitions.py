@@ -152,7 +152,7 @@ def claimed_by(holder: Run | ProcessRef) -> Guard:
     )
 
 
-def named_by(run: Run) -> Guard:
+def same_claim(run: Run) -> Guard:
     """Return the guard of a run's own handle: no other run has taken, ended or lost the job since.
 
     Unlike `claimed_by` it passes a row that the run itself has ended or requeued.
@@ -160,12 +160,12 @@ def named_by(run: Run) -> Guard:
     return and_(job.c.task_id == run.task_id, job.c.attempt == run.attempt, job.c.claim_id == run.claim_id)
 
 
-NAMING = (job.c.task_id, job.c.attempt, job.c.claim_id)
-"""The columns that `check_named` reads."""
+CLAIM_COLUMNS = (job.c.task_id, job.c.attempt, job.c.claim_id)
+"""The columns that `check_same_claim` reads."""
 
 
-def check_named(run: Run | None, row: Row[Any]) -> None:
-    """Check in Python what `named_by` checks in SQL; without a run there is nothing to check.
+def check_same_claim(run: Run | None, row: Row[Any]) -> None:
+    """Check in Python what `same_claim` checks in SQL; without a run there is nothing to check.
 
     Raises:
         InvalidTransitionError: the run is superseded.
@@ -244,7 +244,7 @@ AWAITING_MESSAGE: dict[str, Any] = {**NO_PROCESS, "publish_count": 0, "republish
 REVOKE_REPORTED: dict[str, Any] = {"revoke_reported": True}
 """Set by the process that stops a body, which does Celery's bookkeeping of a revoked task itself."""
 
-TAKEN_AWAY: dict[str, Any] = {"claim_id": None}
+CLAIM_REVOKED: dict[str, Any] = {"claim_id": None}
 """Set by a process that ends a run in its place, so that the run's `_already_by` does not match."""
 
 
@@ -282,7 +282,7 @@ def requeued() -> dict[str, Any]:
         "not_before": None,
         "due_at": clock(),
         **AWAITING_MESSAGE,
-        **TAKEN_AWAY,
+        **CLAIM_REVOKED,
     }
 
 

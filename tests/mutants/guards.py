@@ -13,7 +13,7 @@ GUARDS = [
     Mutant(
         105,
         "an operation that settles a run in place of its worker leaves it the claim",
-        "store:TAKEN_AWAY",
+        "store:CLAIM_REVOKED",
         (Drop(("claim_id",)),),
         "tests/store/test_fences.py",
     ),

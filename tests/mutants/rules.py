@@ -154,7 +154,7 @@ RULES = [
     Mutant(
         20,
         "a body's handle calls cancel, set_status, resubmit without its run's fence",
-        "store:check_named",
+        "store:check_same_claim",
         (Replace(("run", "None"), by="run is None"),),
         "tests/test_handle_fences.py",
     ),
