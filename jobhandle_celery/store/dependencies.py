@@ -32,7 +32,7 @@ from ..schema import clock, job, job_need, statement_clock
 from ..status import FINAL, JobStatus
 from .records import MESSAGE_CONTENT
 from .statements import MOST_CHANGED, Guard, Transition, param, setting, status_literal
-from .transitions import MINE, NO_PROCESS, WAITING_WITHOUT_TIME, cancelled
+from .transitions import NO_PROCESS, THIS_JOB, WAITING_WITHOUT_TIME, cancelled
 
 ACTOR = "settle"
 """The actor of changes that follow from the end of another job."""
@@ -87,7 +87,7 @@ HAS_UNMET_NEED = and_(job.c.needs_when.is_not(None), needs_that(NEEDED.c.id.is_n
 
 ALL_MET = ~needs_that(_IS_UNMET)
 
-AS_SEEN = job.c.task_id == (
+SAME_ROUND = job.c.task_id == (
     select(_SEEN.c.task_id).where(_SEEN.c.id == job.c.id).correlate(job).scalar_subquery()
 )
 """The row is of the same round as when the statement began.
@@ -123,7 +123,7 @@ def make_ready(which: Guard) -> Transition:
         BLOCKED,
         ~IS_NODE,
         ALL_MET,
-        AS_SEEN,
+        SAME_ROUND,
         to={
             "blocked": false(),
             "status_id": case(
@@ -161,7 +161,7 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
         BLOCKED,
         job.c.needs_when.in_(whens),
         ~exists(need) if status is None else exists(need),
-        AS_SEEN,
+        SAME_ROUND,
         to=cancelled(setting("republish_after"), message=param(job.c.message), **NO_PROCESS),
         reason=param(job.c.message),
         actor=ACTOR,
@@ -228,7 +228,7 @@ def select_failed_need() -> Select[Any]:
     needs = select(NEEDED.c.id, NEEDED.c.status_id).select_from(job)
     needs = needs.join(job_need, job_need.c.job_id == job.c.id)
     needs = needs.join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
-    return needs.where(MINE, job.c.needs_when.is_not(None), ended, _IS_UNMET).limit(1)
+    return needs.where(THIS_JOB, job.c.needs_when.is_not(None), ended, _IS_UNMET).limit(1)
 
 
 def why_cancelled(needs_id: int, status: JobStatus | None) -> str:

@@ -13,10 +13,10 @@ from ..models import Failure
 from ..schema import clock, job, job_event
 from ..serialization import clip_message
 from ..status import UNFINISHED, JobStatus
-from .dependencies import ACTOR, ALL_MET, AS_SEEN, BLOCKED, IS_NODE, MANY, NEEDED, in_statuses, needs_that
+from .dependencies import ACTOR, ALL_MET, BLOCKED, IS_NODE, MANY, NEEDED, SAME_ROUND, in_statuses, needs_that
 from .records import encode_failure
 from .statements import Guard, Transition, param, status_literal
-from .transitions import MINE, final
+from .transitions import THIS_JOB, final
 
 CHILD = job.alias("child")
 PARENT = job.alias("parent")
@@ -35,7 +35,7 @@ def select_parent() -> Select[Any]:
 def start_node() -> Transition:
     """Return the transition of the node `id` to Running, once its first member was started."""
     return Transition(
-        MINE,
+        THIS_JOB,
         IS_NODE,
         in_statuses(job.c.status_id, UNSTARTED_NODE),
         to={"status_id": status_literal(JobStatus.RUNNING), "started": clock()},
@@ -119,13 +119,13 @@ def end_node(outcome: JobStatus) -> Transition:
         case _:
             guards = [~exists(failed), ~exists(stopped)]
     return Transition(
-        MINE,
+        THIS_JOB,
         IS_NODE,
         in_statuses(job.c.status_id, UNFINISHED),
         NO_UNFINISHED_CHILD,
         _ALL_ADOPTED,
         *guards,
-        AS_SEEN,
+        SAME_ROUND,
         to=final(outcome, **columns),
         reason=param(job.c.message),
         actor=ACTOR,
@@ -167,5 +167,5 @@ def finish_empty(which: Guard) -> Transition:
     """Return the transition of blocked nodes without members whose needs, if any, are all met."""
     no_child = ~exists(select(CHILD.c.id).where(CHILD.c.parent_id == job.c.id).correlate(job))
     to = final(JobStatus.FINISHED)
-    guards = (which, BLOCKED, IS_NODE, ALL_MET, no_child, AS_SEEN)
+    guards = (which, BLOCKED, IS_NODE, ALL_MET, no_child, SAME_ROUND)
     return Transition(*guards, to=to, reason="no members", actor=ACTOR, **MANY)

@@ -24,13 +24,13 @@ from .transitions import (
     CLAIMED_BY_RUN,
     DUE,
     EXPIRED,
-    MINE,
     NO_PROCESS,
     NO_STOP_REQUESTED,
     NOT_EXPIRED,
     REVOKE_REPORTED,
     STOP_REQUESTED,
     STOPPED,
+    THIS_JOB,
     WAITING_WITHOUT_TIME,
     cancelled,
     claimed_by,
@@ -316,7 +316,7 @@ def _ending(*guards: Guard, to: dict[str, Any], reason: Any) -> Transition:
 def _claim(*, leased: bool) -> Transition:
     return Transition(
         status_allows("claim"),
-        MINE,
+        THIS_JOB,
         job.c.task_id == param(job.c.task_id),
         job.c.task == param(job.c.task),
         job.c.attempt == param(job.c.attempt, "former"),

@@ -40,7 +40,7 @@ No index can serve this condition: of a new table PostgreSQL has no statistics, 
 all jobs of the namespace in the index of the statuses.
 """
 
-MINE = and_(job.c.id == param(job.c.id), OF_NAMESPACE)
+THIS_JOB = and_(job.c.id == param(job.c.id), OF_NAMESPACE)
 """The job of the call, in this namespace."""
 
 NEVER_STARTED = job.c.started.is_(None)
@@ -77,8 +77,8 @@ def status_allows(name: str) -> Guard:
 
 
 def this_job(*, by_user: bool, by_task_id: bool = False) -> Guard:
-    """Return the guard `MINE`, also of the user of the call, and of its task id."""
-    conditions: list[Guard] = [MINE]
+    """Return the guard `THIS_JOB`, also of the user of the call, and of its task id."""
+    conditions: list[Guard] = [THIS_JOB]
     if by_user:
         conditions.append(job.c.username == param(job.c.username))
     if by_task_id:
@@ -230,7 +230,7 @@ def worker_actor(worker: Worker) -> str:
     return f"worker {worker.name}"
 
 
-AT_REST: dict[str, Any] = {"not_before": null(), "unique_hash": null(), "blocked": false()}
+FINAL_COLUMNS: dict[str, Any] = {"not_before": null(), "unique_hash": null(), "blocked": false()}
 """A final row: its unique key is free."""
 
 _SETTLE_BY = clock(setting("publish_grace"))
@@ -259,7 +259,7 @@ def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
         "finished": clock(),
         "unsettled": job.c.needed,
         "due_at": case((job.c.needed, _SETTLE_BY), else_=null()),
-        **AT_REST,
+        **FINAL_COLUMNS,
         **columns,
     }
 

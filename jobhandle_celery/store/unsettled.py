@@ -27,7 +27,7 @@ from ..status import FINAL, JobStatus
 from .dependencies import BLOCKED, BY_IDS, DEPENDENT, NEEDED, in_statuses, is_needed_by
 from .nodes import PARENT, UNSTARTED_NODE, has_unfinished_child, is_crowded
 from .statements import NO_FLUSH, Guard, is_locked_in_order, param, setting, status_literal
-from .transitions import MINE, OF_NAMESPACE, WAS_SENT
+from .transitions import OF_NAMESPACE, THIS_JOB, WAS_SENT
 
 _HAS_DEPENDENTS = is_needed_by(DEPENDENT.c.blocked)
 _HAS_UNUSUAL_DEPENDENTS = is_needed_by(
@@ -126,7 +126,7 @@ def settle_or_select() -> Select[Any]:
 @cache
 def clear_mark() -> Update:
     """Return the update of a row that is settled, as it was read: a resubmit begins another round."""
-    as_read = (MINE, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
+    as_read = (THIS_JOB, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
     return update(job).where(*as_read, _IS_UNSETTLED).values(**NO_MARK)
 
 

@@ -107,7 +107,7 @@ TREES = [
     Mutant(
         185,
         "a statement that has waited for a row changes its next round",
-        "store.dependencies:AS_SEEN",
+        "store.dependencies:SAME_ROUND",
         (Replace(("_SEEN", "task_id", "_SEEN", "task_id"), by="job.c.id > 0"),),
         "tests/store/test_tree_rounds.py -k waits_for_a_resubmit",
     ),
