@@ -128,7 +128,7 @@ class Control:
     def release(self, job_id: int, token: str, username: str | None, run: Run | None = None) -> bool:
         """Make a Waiting job due now; False if it is not Waiting.
 
-        Who may have been there first: another release, the sweep if its time came, a cancel; and this very
+        Who may have been there first: another release, the sweeper if its time came, a cancel; and this very
         call, if the answer to its commit was lost: then the row has our token.
 
         Raises:

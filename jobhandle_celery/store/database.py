@@ -57,7 +57,7 @@ class Database(Forkable):
         """Called with the first connection of each process: do the tables fit?"""
         self.on_unsettled: Callable[[list[int]], None] | None = None
         """Called after a commit with the ids of rows that ended, and on which others depend; without it, and
-        for those of a process that dies, a sweep settles them."""
+        for those of a process that dies, the sweeper settles them."""
         self._make_engine = make_engine
         self._detached = False
         self._lock = threading.Lock()

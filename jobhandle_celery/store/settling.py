@@ -2,8 +2,8 @@
 
 Whether a job is ready is queried, and never counted. Each statement is idempotent, and committed by itself
 after the commit of the end: if two needs end at the same instant, the second settle sees both ends. The row
-that has ended keeps its mark (`transitions.final`) until the last statement, so that a sweep settles it if
-this process dies.
+that has ended keeps its unsettled flag (`transitions.final`) until the last statement, so that the sweeper
+settles it if this process dies.
 """
 
 import time
@@ -43,7 +43,7 @@ from .records import PendingMessage, message_of
 from .retrying import retry_on_disconnect
 from .statements import Transition, params, select_unlocked, setting
 from .transitions import due_since
-from .unsettled import Ended, clear_mark, clear_marks, select_ended, select_needs, settle_or_select
+from .unsettled import Ended, clear_flag, clear_flags, select_ended, select_needs, settle_or_select
 
 CALM = 0.05
 """Seconds for which a node counts as crowded once it was seen so, see `Settling.is_crowded`."""
@@ -87,7 +87,7 @@ class Settling:
             for node_id in dict.fromkeys(last):
                 self._end_node(node_id)
             if unsettled := [row for row in ended if not row.is_settled]:
-                self._clear_marks(unsettled)
+                self._clear_flags(unsettled)
         return ready
 
     def is_crowded(self, node_id: int) -> bool:
@@ -178,15 +178,15 @@ class Settling:
         self._apply(transition, id=node_id, **values)
 
     @retry_on_disconnect
-    def _clear_marks(self, ended: Sequence[Ended]) -> None:
-        """Clear the marks of rows that still are as they were read: a resubmit begins another round."""
+    def _clear_flags(self, ended: Sequence[Ended]) -> None:
+        """Clear the unsettled flags of rows that are as they were read: a resubmit begins another round."""
         ids, task_ids, attempts = ([getattr(row, name) for row in ended] for name in Ended._fields[:3])
         rows = params(ids=ids, task_ids=task_ids, attempts=attempts)
-        if self._database.execute_directly(clear_marks(), rows) is not None:
+        if self._database.execute_directly(clear_flags(), rows) is not None:
             return
         with self._database.single_statement() as db:
             each = [params(id=row.id, task_id=row.task_id, attempt=row.attempt) for row in sorted(ended)]
-            db.execute(clear_mark(), [db.settings | row for row in each])
+            db.execute(clear_flag(), [db.settings | row for row in each])
 
     def start_ancestors(self, job_id: int, actor: str) -> None:
         """Make all nodes above a job Running, because it was started; those that are Running already stay.
@@ -207,11 +207,11 @@ class Settling:
         Return the ids of those that may be published. Who may have been there first: another call for the
         same rows.
 
-        An existing job would end without a mark: its row does not show that another job needs it. So the row
-        is marked as needed first, and then the needs are checked: an end either sees the mark, or is seen by
-        the check. A member of another tree is marked even if it has the mark, for the lock: the cancel of
-        that tree locks its rows before it looks for jobs that need them. A row that is locked is not waited
-        for; a sweep tries again.
+        An existing job would end without an unsettled flag: its row does not show that another job needs it.
+        So the needed flag of the row is set first, and then the needs are checked: an end either sees the
+        flag, or is seen by the check. The needed flag of a member of another tree is set even if it is set
+        already, for the lock: the cancel of that tree locks its rows before it looks for jobs that need them.
+        A row that is locked is not waited for; the sweeper tries again.
         """
         ready: list[int] = []
         for start in range(0, len(job_ids), MOST_PARAMETERS):
@@ -222,9 +222,9 @@ class Settling:
         needs = self._read(select_needs(), ids=job_ids)
         adopting = [row for row in needs if is_adopting(row)]
         self._adopt(adopting)
-        unmarked = sorted({row.needs_id for row in needs if _is_unmarked(row)})
-        marked = self._mark_needed(unmarked) if unmarked else set()
-        if unmarked:
+        unflagged = sorted({row.needs_id for row in needs if _lacks_needed_flag(row)})
+        flagged = self._flag_needed(unflagged) if unflagged else set()
+        if unflagged:
             needs = self._read(select_needs(), ids=job_ids)
         ready = [message.job_id for message in _messages(self._apply(make_ready(BY_IDS), ids=job_ids))]
         if any(row.kind is not None for row in needs):
@@ -235,22 +235,22 @@ class Settling:
             if row.needs_id is not None and is_impossible(row.needs_when, row.status_id)
         ):
             self._cancel_dependents(needs_id, status)
-        later = {row.id for row in needs if _is_unmarked(row) and row.needs_id not in marked}
+        later = {row.id for row in needs if _lacks_needed_flag(row) and row.needs_id not in flagged}
         self._rest([row_id for row_id in dict.fromkeys(row.id for row in needs) if row_id not in later])
         return ready
 
     @retry_on_disconnect
-    def _mark_needed(self, job_ids: Sequence[int]) -> set[int]:
-        """Mark rows that are not final, and that no transaction has locked; return their ids."""
-        marked: set[int] = set()
+    def _flag_needed(self, job_ids: Sequence[int]) -> set[int]:
+        """Set the needed flag of rows that are neither final nor locked; return their ids."""
+        flagged: set[int] = set()
         with self._database.transaction() as db:
             for start in range(0, len(job_ids), MOST_PARAMETERS):
                 these = job.c.id.in_(job_ids[start : start + MOST_PARAMETERS])
                 unlocked = select_unlocked(these, job.c.status_id.not_in(FINAL))
                 if free := db.execute(unlocked).scalars().all():
                     db.execute(update(job).where(job.c.id.in_(free)).values(needed=True))
-                    marked.update(free)
-        return marked
+                    flagged.update(free)
+        return flagged
 
     @retry_on_disconnect
     def _rest(self, job_ids: Sequence[int]) -> None:
@@ -284,7 +284,7 @@ class Settling:
         """Reserve rows for the publish grace: those to settle, and those to arm.
 
         The process that ended or inserted them has died, or lost its connection, before it could do so. Who
-        may have been there first: another sweep, whose rows are skipped.
+        may have been there first: another pass, whose rows are skipped.
         """
         due = (
             select(job.c.id, job.c.unsettled)
@@ -310,7 +310,7 @@ class Settling:
             return db.apply(transition, **values)
 
 
-def _is_unmarked(row: Row[Any]) -> bool:
+def _lacks_needed_flag(row: Row[Any]) -> bool:
     unfinished = row.status_id is not None and not row.status_id.final
     of_another_tree = row.needs_root_id not in (None, row.root_id)
     return unfinished and (not row.needed or of_another_tree) and not is_adopting(row)

@@ -251,8 +251,8 @@ CLAIM_REVOKED: dict[str, Any] = {"claim_id": None}
 def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
     """Return the columns of a row that ends.
 
-    If other rows depend on it, the same statement marks it as unsettled: a process may die before it settles
-    them (`Settling.settle`), and the sweep does so after the publish grace.
+    If other rows depend on it, the same statement sets its unsettled flag: a process may die before it
+    settles them (`Settling.settle`), and the sweeper does so after the publish grace.
     """
     return {
         "status_id": status_literal(status),
@@ -268,8 +268,8 @@ def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any)
     """Return the columns of a job that is cancelled while no worker runs it.
 
     If a message was ever sent, Celery's events have mentioned the job. Usually a worker receives that message
-    and reports the task revoked; after `republish_after` the sweep does. Of an unsettled row that time begins
-    when it is settled.
+    and reports the task revoked; after `republish_after` the sweeper does. Of an unsettled row that time
+    begins when it is settled.
     """
     due_at = case((job.c.needed, _SETTLE_BY), (WAS_SENT, clock(republish_after)), else_=null())
     return final(JobStatus.CANCELLED, **{"due_at": due_at, **columns})

@@ -55,7 +55,7 @@ NO_MARK: dict[str, Any] = {
         else_=null(),
     ),
 }
-"""A row that is settled: the sweep looks at it again only if its cancel is to be reported."""
+"""A row that is settled: the sweeper looks at it again only if its cancel is to be reported."""
 
 
 class Ended(NamedTuple):
@@ -75,7 +75,7 @@ class Ended(NamedTuple):
     parent_is_crowded: bool
     """Many siblings wait for a worker, or run, see `nodes.is_crowded`."""
     is_settled: bool = False
-    """The statement that has read it has cleared its mark."""
+    """The statement that has read it has cleared its unsettled flag."""
 
     @property
     def changes_nothing(self) -> bool:
@@ -124,14 +124,14 @@ def settle_or_select() -> Select[Any]:
 
 
 @cache
-def clear_mark() -> Update:
+def clear_flag() -> Update:
     """Return the update of a row that is settled, as it was read: a resubmit begins another round."""
     as_read = (THIS_JOB, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
     return update(job).where(*as_read, _IS_UNSETTLED).values(**NO_MARK)
 
 
 @cache
-def clear_marks() -> Update:
+def clear_flags() -> Update:
     """Return the same for rows `ids`, with their `task_ids` and `attempts`. For PostgreSQL.
 
     The commit does not wait for the disk: a lost one costs another settle.

@@ -370,7 +370,7 @@ def _write_or_wait(store: Store, outcome: Outcome, eager: bool) -> Any:
 def report(task: Any, current: CurrentRun, outcome: Outcome, written: Any) -> None:
     """Report a Cancelled job to Celery, and publish a retry without a delay.
 
-    A retry with a delay is published by the sweep when its time comes, and an eager one by Celery.
+    A retry with a delay is published by the sweeper when its time comes, and an eager one by Celery.
     """
     if is_cancelled(outcome, written):
         # A body that raised Ignore to be Cancelled has set the state itself.

@@ -203,7 +203,7 @@ RULES = [
     Mutant(
         27,
         "a settle clears the mark whatever the row is by then",
-        "store.unsettled:clear_mark",
+        "store.unsettled:clear_flag",
         (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),
@@ -219,8 +219,8 @@ RULES = [
         "a settle clears the mark first",
         "store.settling:Settling.settle",
         (
-            DropStatement(("_clear_marks",)),
-            ReplaceStatement(("_read_ended",), by="_\nself._clear_marks(ended)"),
+            DropStatement(("_clear_flags",)),
+            ReplaceStatement(("_read_ended",), by="_\nself._clear_flags(ended)"),
         ),
         "tests/store/test_trees.py",
     ),

@@ -45,7 +45,7 @@ TREES = [
         142,
         "a job that exists is not marked as needed",
         "store.settling:Settling._arm",
-        (DropStatement(("_mark_needed",)),),
+        (DropStatement(("_flag_needed",)),),
         "tests/store/test_trees.py",
     ),
     Mutant(
@@ -79,14 +79,14 @@ TREES = [
     Mutant(
         181,
         "marks are cleared in the order of the plan",
-        "store.unsettled:clear_marks",
+        "store.unsettled:clear_flags",
         (Replace(("is_locked_in_order",), by="and_(*guards)"),),
-        "tests/store/test_lock_order.py -k clear_marks",
+        "tests/store/test_lock_order.py -k clear_flags",
     ),
     Mutant(
         182,
         "marks are cleared whatever the rows are by then",
-        "store.unsettled:clear_marks",
+        "store.unsettled:clear_flags",
         (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),

@@ -139,7 +139,7 @@ def prepare_settle(harness: Harness, ids: list[int]) -> Callable[[], object]:
     return lambda: harness.store.settling.settle(ids[::-1])
 
 
-def prepare_clear_marks(harness: Harness, ids: list[int]) -> Callable[[], object]:
+def prepare_clear_flags(harness: Harness, ids: list[int]) -> Callable[[], object]:
     settle = prepare_settle(harness, ids)
     dependents = [harness.submit() for _ in ids]
     for job_id in dependents:
@@ -163,7 +163,7 @@ def prepare_clear_marks(harness: Harness, ids: list[int]) -> Callable[[], object
         prepare_make_ready,
         prepare_cancel_dependents,
         prepare_settle,
-        prepare_clear_marks,
+        prepare_clear_flags,
     ],
 )
 def test_rows_are_locked_in_the_order_of_their_ids(

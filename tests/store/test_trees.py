@@ -235,7 +235,7 @@ def test_resubmitted_need_is_settled_in_its_next_round(
     """A settle of the former round is slow: it clears the mark of its own round alone."""
     needed = harness.submit()
     Tree(harness, [task(after=(needed, harness.submit()), when="ended")])
-    clear = Settling._clear_marks
+    clear = Settling._clear_flags
 
     def late(settling: Settling, ended: Any) -> None:
         monkeypatch.undo()
@@ -244,7 +244,7 @@ def test_resubmitted_need_is_settled_in_its_next_round(
         clear(settling, ended)
 
     harness.store.runs.stop(harness.run(needed), "")
-    monkeypatch.setattr(Settling, "_clear_marks", late)
+    monkeypatch.setattr(Settling, "_clear_flags", late)
     harness.store.settling.settle([needed])
 
     row = harness.row(needed)
@@ -377,7 +377,7 @@ def test_settle_that_dies_at_any_step_is_completed_by_a_sweep(
     assert step > 5
 
 
-def test_settle_that_waits_for_another_round_leaves_its_mark(server_harness: Harness) -> None:
+def test_settle_that_waits_for_another_round_leaves_its_flag(server_harness: Harness) -> None:
     """The next round ends while the settle of the former one waits for the row."""
     harness = server_harness
     tree = Tree(harness, group(task(), task()))
