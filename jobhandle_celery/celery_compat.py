@@ -14,7 +14,7 @@ from typing import Any
 import celery.app.task
 from amqp import Channel
 from billiard.einfo import ExceptionInfo
-from celery import Celery, Task, _state, canvas, states
+from celery import Celery, Task, _state, canvas, result, states
 from celery._state import get_current_task
 from celery.app import trace
 from celery.app.registry import TaskRegistry
@@ -169,6 +169,14 @@ def wrap_canvas(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Non
             wrapped = wrap(kind.apply_async)
             setattr(wrapped, _WRAPPED, True)
             kind.apply_async = wrapped  # type: ignore[method-assign]  # that is what it does
+
+
+def wrap_native_joins(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap, once for the process, the `iter_native` of sets of results, which their `join_native` calls."""
+    if not hasattr(result.ResultSet.iter_native, _WRAPPED):
+        wrapped = wrap(result.ResultSet.iter_native)
+        setattr(wrapped, _WRAPPED, True)
+        result.ResultSet.iter_native = wrapped  # type: ignore[method-assign]  # that is what it does
 
 
 _WRAPPED = "jobhandle_wrapped"

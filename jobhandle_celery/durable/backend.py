@@ -1,18 +1,21 @@
 """The result backend ``jobhandle``, which reads the rows of jobs."""
 
 import time
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from celery import Celery
 from celery.backends.base import BaseBackend
 from celery.contrib.abortable import ABORTED
-from celery.exceptions import ImproperlyConfigured, TimeoutError
+from celery.exceptions import TimeoutError
+from celery.result import AsyncResult
 from celery.states import PENDING, READY_STATES
 
 from ..completion import WaitCondition
 from ..runtime import Runtime, runtime_of
 from ..status import JobStatus
 from .meta import failure_of_member, meta_of
+from .polling import StateMessages, ended, interval_of
 
 
 class JobBackend(BaseBackend):
@@ -24,6 +27,7 @@ class JobBackend(BaseBackend):
     app: Celery
     supports_native_join = False
     persistent = True
+    is_async = True  # a group whose results have ended calls what `then` was given
 
     @property
     def _runtime(self) -> Runtime:
@@ -74,38 +78,94 @@ class JobBackend(BaseBackend):
     ) -> Any:
         """Wait until a job has ended, and return its result.
 
+        `on_message` is called with the metadata of each state that is seen, at most one per interval.
+
         Raises:
-            ImproperlyConfigured: `on_message` was given.
             NotImplementedError: the result is an `AsyncResult` of a task that is no job.
             TimeoutError: Celery's; the job is not final yet.
         """
-        if on_message is not None:
-            raise ImproperlyConfigured("Backend does not support on_message callback")
         until = None if timeout is None else time.monotonic() + timeout
-        while result._get_task_meta()["status"] not in READY_STATES:
+        messages = StateMessages(on_message)
+        while True:
+            meta = result._get_task_meta()
+            messages.tell(result.id, meta)
+            if meta["status"] in READY_STATES:
+                break
             if on_interval:
                 on_interval()
-            left = interval if until is None else min(interval, until - time.monotonic())
-            if left <= 0 and until is not None:
+            left = interval_of(interval)
+            if until is not None:
+                left = min(left, until - time.monotonic())
+            if left <= 0:
                 raise TimeoutError("The operation timed out.")
             self._wait(result, left)
         return result.maybe_throw(propagate=propagate, callback=callback)
 
     def _wait(self, result: Any, seconds: float) -> None:
-        job_id = getattr(result, "job_id", None) or self.job_id_of(result.id)
-        if job_id is None:
-            raise NotImplementedError(
-                f"No job has the task id {result.id}. The result backend `jobhandle` reads rows, and a plain "
-                "task has none: make it durable, or configure another result backend."
-            )
+        job_id = self._job_id_of_result(result)
         began = time.monotonic()
         deadline = began + seconds
         self._runtime.completion.wait(WaitCondition(job_id, deadline))
         if time.monotonic() - began < seconds and not self._has_row(job_id):
             time.sleep(max(deadline - time.monotonic(), 0.0))  # its transaction has not been committed
 
+    def _job_id_of_result(self, result: Any) -> int:
+        job_id: int | None = getattr(result, "job_id", None) or self.job_id_of(result.id)
+        if job_id is None:
+            raise NotImplementedError(
+                f"No job has the task id {result.id}. The result backend `jobhandle` reads rows, and a plain "
+                "task has none: make it durable, or configure another result backend."
+            )
+        return job_id
+
     def _has_row(self, job_id: int) -> bool:
         return self._runtime.store.queries.status(job_id) is not None
+
+    def iter_native(  # type: ignore[override]  # its stubs say None
+        self,
+        result: Any,
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the id and the metadata of each task of a set of results, in the order in which they end."""
+        return self._ended(
+            result.results,
+            timeout=timeout,
+            interval=interval,
+            on_message=on_message,
+            on_interval=on_interval,
+        )
+
+    def get_many(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None = None,
+        interval: float | None = 0.5,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+        max_iterations: int | None = None,
+        READY_STATES: Any = None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """As `iter_native`, by the ids of tasks."""
+        return self._ended(
+            [AsyncResult(task_id, backend=self, app=self.app) for task_id in task_ids],
+            timeout=timeout,
+            interval=interval,
+            on_message=on_message,
+            on_interval=on_interval,
+            max_polls=max_iterations,
+        )
+
+    def _ended(self, results: Iterable[Any], **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        def final(job_ids: Collection[int]) -> Collection[int]:
+            found = self._runtime.submitter.flushed_store().queries.final(job_ids)
+            return [job_id for job_id, job in found.items() if job is not None]
+
+        return ended(results, job_id_of=self._job_id_of_result, final=final, **options)
 
     def add_pending_result(self, result: Any, weak: bool = False) -> Any:
         """Return the result. Nothing is subscribed to: a wait polls the row."""

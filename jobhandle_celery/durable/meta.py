@@ -74,13 +74,15 @@ def failure_of_member(node_id: int, member: JobRecord, *, in_header: bool) -> di
     """Return the failure of a chain or chord as Celery's result backends describe it.
 
     It is the exception of the member that failed; if that member is in the header of a chord, Celery's
-    `ChordError`.
+    `ChordError`, with that exception as its cause.
     """
     meta = _failure_of(member)
     if in_header:
+        cause = meta["result"]
         text = f"Dependency {member.task_id} raised {meta['result']!r}"
         chord = Failure("system", ChordError.__name__, text, meta["traceback"] or "")
         meta["result"] = exception_of(node_id, chord)
+        meta["result"].__cause__ = cause
     return meta
 
 

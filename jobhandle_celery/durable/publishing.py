@@ -21,7 +21,7 @@ from ..errors import ConfigurationError, shown
 from ..runtime import runtime_of
 from . import revocation
 from .canvas import applied, is_in_flight, task_names, task_of_call, wrap_apply_async
-from .results import JobGroupResult, JobResult
+from .results import JobGroupResult, JobResult, wrap_iter_native
 from .scope import ScopeVariable
 
 _BUILT_IN = "celery."
@@ -208,6 +208,7 @@ def install(app: Celery) -> DurableTasks:
     celery_compat.wrap_send_task(app, durable_sender)
     revocation.install(app)
     celery_compat.wrap_canvas(partial(wrap_apply_async, submit=_submit_canvas))
+    celery_compat.wrap_native_joins(wrap_iter_native)
     return durable
 
 

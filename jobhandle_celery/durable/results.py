@@ -1,13 +1,17 @@
 """`JobResult`: what Celery's calls of a durable task return."""
 
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.app import app_or_default
 from celery.backends.base import DisabledBackend
+from celery.exceptions import ChordError
 from celery.result import AsyncResult, GroupResult
 
-from ..errors import ValidationError
+from ..errors import ApiUsageError, JobFailedError, UnknownJobError, ValidationError
+from ..handle import JobHandle
 from ..runtime import runtime_of
 from ..status import JobStatus
 from .backend import JobBackend, backend_of
@@ -76,13 +80,29 @@ class JobResult(_AnyResult):
             return None
         return [type(self)(task_id, app=self.app, job_id=child) for child, task_id in children]
 
+    def get(self, *args: Any, **options: Any) -> Any:
+        """Wait for the result, and return it; the arguments are those of Celery's ``AsyncResult.get``.
+
+        If a task in the header of a chord failed, its exception is raised, as Celery raises it from the
+        parent of the body's result. With ``propagate=False``, or ``follow_parents=False``, it is the
+        `ChordError` of the body, as in Celery.
+        """
+        follow_parents = options.get("follow_parents", args[4] if len(args) > 4 else True)
+        try:
+            return super().get(*args, **options)
+        except ChordError as error:
+            cause = error.__cause__
+            if not (follow_parents and isinstance(cause, JobFailedError)):
+                raise
+        raise cause
+
     def abort(self) -> None:
         """Cancel the job, as `revoke` does. In its body, ``AbortableTask.is_aborted()`` becomes True."""
         self.revoke()
 
     def is_aborted(self) -> bool:
         """Return True if the job is cancelled, or asked to stop."""
-        handle = runtime_of(self.app).attach(self.job_id or 0)
+        handle = self._handle()
         return handle.cancel_requested() and not self.successful() and not self.failed()
 
     def _get_task_meta(self) -> Any:
@@ -113,7 +133,13 @@ class JobResult(_AnyResult):
         """
         if signal not in _SIGNALS:
             raise ValidationError("signal", signal, "'TERM', or None")
-        return runtime_of(self.app).attach(self.job_id or 0).cancel_job(terminate=terminate)
+        return self._handle().cancel_job(terminate=terminate)
+
+    def _handle(self) -> JobHandle:
+        job_id = self.job_id
+        if job_id is None:
+            raise UnknownJobError(f"no job with the task id {self.id}")
+        return runtime_of(self.app).attach(job_id)
 
     def __copy__(self) -> "JobResult":
         return type(self)(self.id, app=self.app, parent=self.parent, job_id=self._job_id)
@@ -141,6 +167,12 @@ class JobGroupResult(GroupResult):
         """The backend that reads rows, whatever the result backend of the app is."""
         return backend_of(self.app)
 
+    def join(self, *args: Any, **options: Any) -> Any:
+        """Wait for all results; with `on_message`, by `join_native`, which alone takes it."""
+        if options.get("on_message") is not None:
+            return self.join_native(*args, **options)
+        return super().join(*args, **options)
+
     def revoke(self, connection: Any = None, terminate: bool = False, **unused: Any) -> JobStatus:  # type: ignore[override]  # Celery's returns None
         """Cancel all jobs of the group, and return the status of the group afterwards."""
         return runtime_of(self.app).attach(self.job_id).cancel_job(terminate=terminate)
@@ -162,3 +194,21 @@ class JobGroupResult(GroupResult):
 
 def _group_unpickled(kind: type[JobGroupResult], id: str, results: Any, job_id: int) -> JobGroupResult:
     return kind(id, results, job_id=job_id)
+
+
+def wrap_iter_native(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the wrapper of ``ResultSet.iter_native``, which asks the result backend of the app.
+
+    That would wait for results of durable tasks for ever. Those of a set of them are read from the rows.
+    """
+
+    @wraps(plain)
+    def iter_native(self: Any, *args: Any, **options: Any) -> Iterator[tuple[str, Any]]:
+        if not any(isinstance(result, (JobResult, JobGroupResult)) for result in self.results):
+            return plain(self, *args, **options)  # type: ignore[no-any-return]  # Celery's
+        if not all(isinstance(result, JobResult) for result in self.results):
+            raise ApiUsageError("results: not each is that of one durable task; use join() for such a set")
+        self._on_full.finalize()
+        return backend_of(self.results[0].app).iter_native(self, *args, **options)
+
+    return iter_native

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import pytest
 from celery import Celery, canvas, chain, chord, group
 from celery.app.base import Celery as PlainCelery
+from celery.result import GroupResult, ResultSet
 
 from jobhandle_celery import JobResult, celery_compat
 from tests.durable.service import make_service
@@ -103,3 +104,15 @@ def test_canvas_is_wrapped_once(sqlite_url: str) -> None:
     of_chord: Any = chord([durable.s(1, 2)], durable.s(3))
     assert all(isinstance(result, JobResult) for result in (of_chain(), of_chord.delay()))
     app.jobs.close()
+
+
+def test_native_join_is_wrapped_once(sqlite_url: str) -> None:
+    apps: list[Any] = [make_service("memory://", sqlite_url) for _ in range(2)]
+    assert ResultSet.join_native is GroupResult.join_native  # which calls `iter_native`
+    kinds: list[Any] = [ResultSet, GroupResult]
+    wrapped = kinds[0].iter_native
+    assert wrapped is kinds[1].iter_native
+    plain: Any = wrapped.__wrapped__
+    assert not hasattr(plain, "__wrapped__")
+    for app in apps:
+        app.jobs.close()

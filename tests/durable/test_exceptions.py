@@ -1,6 +1,7 @@
 """Exceptions of failed jobs, as `JobResult.get` raises them: made from the row, as Celery makes them."""
 
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -148,14 +149,51 @@ def test_chain_raises_what_its_member_raised(tasks: Any) -> None:
         group(add.si(1, 2), fail.si("no good")).delay().get()
 
 
-def test_chord_of_which_the_header_failed_raises_a_chord_error(tasks: Any) -> None:
+def failing_chord(tasks: Any, kind: str) -> Any:
     add, fail = tasks["shop.add"], tasks["shop.fail"]
-    canvas: Any = chord([add.si(1, 2), fail.si("no good")], add.si(1, 2))
-    result = canvas.delay()
-    with pytest.raises(ChordError, match=r"^Dependency .+ raised ValueError\('no good'\)$") as raised:
-        result.get()
+    header, body = group(add.si(1, 2), fail.si("no good")), add.si(1, 2)
+    canvases: dict[str, Any] = {
+        "chord": lambda: chord(header, body),
+        "group | body": lambda: header | body,
+        "chain with a chord": lambda: chain(add.si(1, 2), header, body, add.si(3, 4)),
+        "group of chords": lambda: group(chord(header, body), add.si(1, 2)),
+    }
+    return canvases[kind]().delay()
+
+
+@pytest.mark.parametrize("kind", ["chord", "group | body", "chain with a chord", "group of chords"])
+def test_chord_of_which_the_header_failed_raises_what_its_member_raised(tasks: Any, kind: str) -> None:
+    """As Celery does: `get` reads the result's parent, which is that of the header."""
+    result = failing_chord(tasks, kind)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^no good$") as raised:
+            result.get()
     error: Any = raised.value
-    assert error.job_id == result.job_id
+    assert not isinstance(error, ChordError)
+    assert error.failure.type == "ValueError"
+
+
+@pytest.mark.parametrize("kind", ["chord", "group | body", "chain with a chord"])
+def test_result_of_a_chord_of_which_the_header_failed_is_a_chord_error(tasks: Any, kind: str) -> None:
+    """As Celery stores it for the body; with what the member raised as its cause."""
+    result = failing_chord(tasks, kind)
+    text = r"^Dependency .+ raised ValueError\('no good'\)$"
+    errors: list[Any] = [result.get(propagate=False), result.result]
+    for error in errors:
+        assert type(error).__name__ == "ChordError"
+        assert re.match(text, str(error))
+        assert (type(error.__cause__).__name__, str(error.__cause__)) == ("ValueError", "no good")
+        assert error.job_id == result.job_id
+    with pytest.raises(ChordError, match=text):
+        result.get(follow_parents=False)
+    with pytest.raises(ChordError, match=text):
+        result.maybe_throw()
+    assert result.failed()
+    assert "ValueError: no good" in result.traceback
+
+
+def test_chord_of_which_the_body_failed_raises_what_that_raised(tasks: Any) -> None:
+    add, fail = tasks["shop.add"], tasks["shop.fail"]
     of_body: Any = chord([add.si(1, 2)], fail.si("no good"))
     with pytest.raises(ValueError, match=r"^no good$"):
         of_body.delay().get()
