@@ -41,8 +41,8 @@ IN_STEPS_AND_AT_ONCE = ["sqlite", pytest.param("postgresql", marks=[pytest.mark.
 """A database that runs a transition in steps, as MariaDB does, and one that runs it at once."""
 DRAWN = 4
 """Sampled encounters of each act; there are about eighty."""
-NO_VERBS = {"submit_in_session"}
-"""Submits in the caller's transaction: see test_after_commit.py."""
+NO_VERBS = {"submit_in_session", "is_crowded"}
+"""A submit in the caller's transaction, see test_after_commit.py; and what a process remembers of settles."""
 
 UNMODELLED = {name.split()[0] for name in TREES}
 """Calls about trees, which the model does not have; see test_trees.py, and the suites of cuts."""
