@@ -202,9 +202,10 @@ def test_resubmit_accepts_final_jobs_only_and_resets_them(factory: JobFactory) -
         job = handle.get_job()
         assert job.status is JobStatus.QUEUED
         assert job.task_id != before.task_id
-        kept = ("id", "task", "args", "kwargs", "message", "submitted", "attempt", "username", "unique_key")
+        kept = ("id", "task", "args", "kwargs", "submitted", "attempt", "username", "unique_key")
         for field in kept:
             assert getattr(job, field) == getattr(before, field)
+        assert job.message == (before.message if status is JobStatus.FINISHED else "")
         gone = (job.started, job.finished, job.result, job.error, job.progress, job.cancel_requested)
         assert gone == (None,) * 6
         assert factory.store.runs.finish(factory.claim(handle), "7")

@@ -325,6 +325,9 @@ NEW_ROUND: dict[str, Any] = {
             "worker",
         )
     ),
+    # That of an end in Error or Cancelled is the library's. MariaDB assigns in the order of the table's
+    # columns, in which the message comes before the status.
+    "message": case((job.c.status_id == status_literal(JobStatus.FINISHED), job.c.message), else_=""),
     "terminate": False,
     "revoke_reported": False,
     "unsettled": False,

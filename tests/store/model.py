@@ -151,6 +151,8 @@ class Model(ModelLeases):
             return False
         if self.holder(job.key):
             return "key"
+        if job.status is not JobStatus.FINISHED:
+            job.message = ""
         self.become(job, RESUBMITTED)
         job.task_id, job.due = task_id, self.now + GRACE
         job.claim = job.worker_uid = job.expires = job.not_before = None

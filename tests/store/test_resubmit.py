@@ -28,7 +28,6 @@ KEPT = (
     "id",
     "args",
     "kwargs",
-    "message",
     "meta",
     "username",
     "groupname",
@@ -86,11 +85,24 @@ def test_resubmit_resets_the_run_and_keeps_the_request(harness: Harness) -> None
     assert {name: after[name] for name in CLEARED} == dict.fromkeys(CLEARED)
     assert {name: after[name] for name in KEPT} == {name: before[name] for name in KEPT}
     assert after["task_id"] != before["task_id"]
+    assert (before["message"], after["message"]) == ("ValueError: no good", "")
     counts = [
         after[name]
         for name in ("lost_count", "publish_count", "republish_deferrals", "terminate", "revoke_reported")
     ]
     assert counts == [0, 0, 0, False, False]
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(JobStatus.FINISHED, "half done"), (JobStatus.ERROR, ""), (JobStatus.CANCELLED, "")],
+)
+def test_message_of_a_finished_job_alone_outlives_a_resubmit(
+    harness: Harness, status: JobStatus, message: str
+) -> None:
+    job_id = harness.place(status, message="half done").job_id
+    assert resubmit(harness, job_id)
+    assert harness.row(job_id)["message"] == message
 
 
 def test_resubmitted_job_that_was_cancelled_can_be_started(harness: Harness) -> None:

@@ -57,6 +57,15 @@ def test_node_whose_members_have_all_finished_ends_at_the_resubmit(harness: Harn
     assert tree.statuses() == [FINISHED] * 7
 
 
+def test_resubmitted_tree_has_no_messages_of_former_errors(harness: Harness) -> None:
+    tree = Tree(harness, chain(task(), task()))
+    fail(harness, tree, 1)
+    assert tree.statuses() == [ERROR, ERROR, CANCELLED]
+    assert all(harness.row(job_id)["message"] for job_id in tree.ids)
+    resubmit(harness, tree.ids[0])
+    assert [harness.row(job_id)["message"] for job_id in tree.ids] == [""] * 3
+
+
 def test_root_whose_members_have_all_finished_finishes_at_the_resubmit(harness: Harness) -> None:
     tree = Tree(harness, group(task(), task()))
     fail(harness, tree, 1)
