@@ -99,14 +99,16 @@ class Job:
     """After this time a worker kills the body; None: the task's own limit."""
     soft_time_limit: timedelta | float | None = None
     """After this time the body is interrupted by SoftTimeLimitExceeded; None: the task's own limit."""
-    max_attempts: int = 1
+    max_attempts: int | None = None
     """How often the body may be started because a worker was lost; 1: never again.
+
+    None: the number that the task has as an attribute, else 1.
 
     A worker or process that is lost with the job's message before the body starts counts as well, though the
     job goes on until three are lost. Retries, and bodies that a shutdown gave back, do not count; so
     `JobRecord.attempt` may become larger."""
     unique_key: str | None = None
-    """At most one unfinished job per key, user and namespace."""
+    """At most one unfinished job per key, user and namespace; None: the task's own key, if it has one."""
     meta: Any = None
     """Any JSON value, for the caller; the library does not read it."""
     headers: Mapping[str, Any] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class JobRecord(Job):
     """In seconds."""
     soft_time_limit: float | None = None
     """In seconds."""
+    max_attempts: int = 1
     id: int
     """Unique in the database; rises, with gaps."""
     task_id: str
@@ -233,6 +236,6 @@ def request_from(record: JobRecord) -> Job:
     given["expires"] = None
     if record.status in (JobStatus.ERROR, JobStatus.CANCELLED):
         given["message"] = ""
-    if record.parent_id is not None:
+    if record.parent_id is not None or not record.after:  # what it needed may be pruned
         given |= {"after": (), "when": Job.when}
     return Job(**given)

@@ -212,18 +212,21 @@ def job(given: Job) -> CheckedJob:
     status = submittable(given.status)
     if given.when not in WHEN:
         raise ValidationError("when", given.when, f"one of {', '.join(WHEN)}")
+    if given.when != Job.when and not given.after:
+        # A list of jobs that is computed, and empty: none of them has ended that way.
+        raise ValidationError("when", given.when, f"{Job.when!r} for a job whose list after is empty")
     if given.after and status is JobStatus.WAITING and given.scheduled_for is None:
         raise ValidationError(
             "status", "Waiting", "no status together with after: such a job waits by itself"
         )
     name("queue", given.queue)
-    name("unique_key", given.unique_key)
+    unique_key(given.unique_key)
     hard, soft = _limit("time_limit", given.time_limit), _limit("soft_time_limit", given.soft_time_limit)
     if hard and soft and soft > hard:
         raise ValidationError("soft_time_limit", soft, f"at most the time_limit of {hard:g} s")
     if given.priority is not None:
         whole("priority", given.priority, 0, 255)
-    whole("max_attempts", given.max_attempts, 1, 1_000_000)
+    max_attempts(given.max_attempts)
     # Without the constructor: it takes as long as all these checks, and knows no field of a subclass.
     checked = object.__new__(CheckedJob)
     vars(checked).update(
@@ -234,6 +237,16 @@ def job(given: Job) -> CheckedJob:
         soft_time_limit=soft,
     )
     return checked
+
+
+def max_attempts(value: object) -> int | None:
+    """Check how often a body may be started because of lost workers; None for None."""
+    return None if value is None else whole("max_attempts", value, 1, 1_000_000)
+
+
+def unique_key(value: object) -> str | None:
+    """Check a unique key; None for None."""
+    return name("unique_key", value)
 
 
 def _has_text_keys(mapping: Mapping[Any, Any]) -> bool:

@@ -148,8 +148,9 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("max_attempts", 0, "from 1"),
     ("max_attempts", -3, "from 1"),
     ("max_attempts", 2**31, "to 1000000"),
-    ("max_attempts", None, "whole number"),
     ("max_attempts", True, "whole number"),
+    ("when", "failed", "after is empty"),
+    ("when", "ended", "after is empty"),
 ]
 
 

@@ -29,6 +29,10 @@ BY_NAME = "by name"
 """Takes the place of that task if there is none."""
 
 
+OWN_OPTIONS = frozenset({"sensitive", "max_attempts", "unique_key"})
+"""Options of this library, which Celery does not know: no message has them."""
+
+
 @dataclass(frozen=True)
 class UnsentMessage:
     """The message that Celery would have sent."""
@@ -43,6 +47,8 @@ class UnsentMessage:
     body: tuple[Any, Any, Any]
     published: Mapping[str, Any]
     """The arguments of kombu's producer."""
+    own: Mapping[str, Any]
+    """The options of this library with which Celery was called."""
 
     @property
     def changed_headers(self) -> dict[str, Any]:
@@ -118,6 +124,7 @@ class _Recorder:
         self.messages: list[UnsentMessage] = []
         self._amqp: Any = app.amqp
         self._arguments: dict[str, Any] = {}
+        self._own: dict[str, Any] = {}
         kind: Any = type(app)
         stand_in: Any = object.__new__(_stand_in(kind))
         self.connection = connection = celery_compat.offline_connection()
@@ -125,6 +132,7 @@ class _Recorder:
             jobhandle_real=app,
             jobhandle_name=name,
             jobhandle_results=results,
+            jobhandle_own=self._own,
             conf=_Layer(app.conf, task_always_eager=False),
             amqp=_Layer(
                 self._amqp,
@@ -160,7 +168,9 @@ class _Recorder:
         if isinstance(queue, str):
             queue = self._amqp.queues[queue]
         self.messages.append(
-            UnsentMessage(self._arguments, queue, self._options, self._headers, body, published)
+            UnsentMessage(
+                self._arguments, queue, self._options, self._headers, body, published, dict(self._own)
+            )
         )
 
 
@@ -200,6 +210,8 @@ def _stand_in(kind: Any) -> Any:
             if name != self.jobhandle_name:  # another task, which a handler sends
                 return self.jobhandle_real.send_task(name, *args, **kwargs)
             # A job's result is in its row: it needs no result backend, and is no child of the running task.
+            for option in OWN_OPTIONS & kwargs.keys():
+                self.jobhandle_own[option] = kwargs.pop(option)
             result = partial(AsyncResult, backend=self.jobhandle_results, app=self.jobhandle_real)
             return super().send_task(name, *args, **{**kwargs, "result_cls": result, "add_to_parent": False})
 

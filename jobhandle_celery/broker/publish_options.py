@@ -12,7 +12,7 @@ from kombu import Exchange
 
 from .. import validation
 from ..errors import ValidationError
-from .dry_run import UnsentMessage
+from .dry_run import OWN_OPTIONS, UnsentMessage
 
 FIELDS = frozenset({"queue", "priority", "countdown", "eta", "expires", "time_limit", "soft_time_limit"})
 """Kept in columns of the row. The message carries none of the times."""
@@ -41,10 +41,10 @@ TREE = ("parent_id", "root_id", "group_id", "group_index")
 LEVELS_SHOWN = 3
 """How deep arguments are shown: the default of `task_repr_maxlevels`."""
 
-SIGNATURE = FIELDS | ROUTE | DESCRIPTION | {"sensitive"}  # an option of this library
+SIGNATURE = FIELDS | ROUTE | DESCRIPTION
 
-OF_JOB = frozenset({"max_attempts", "unique_key"})
-"""Fields of a `Job` that a signature may have as options: the member of a canvas is given no `Job`."""
+OF_JOB = OWN_OPTIONS
+"""Fields of a `Job` that a signature, a task's own ``apply_async`` and its attributes may give, too."""
 
 _KNOWN = SIGNATURE | OF_JOB | CANVAS
 

@@ -35,6 +35,11 @@ _SENT_OPTIONS = ("serializer", "ignore_result")
 """Further options of the route of a call of `Celery.send_task`, in which a task's attributes are options."""
 _DESCRIPTION = ("headers", "ignore_result", "argsrepr", "kwargsrepr", "reply_to")
 
+_KEY_OF_RESULTS = (
+    "given by .set(unique_key=...), or an immutable signature: results of other jobs come before the task's "
+    "arguments, and its apply_async does not know them yet"
+)
+
 _PLAIN = frozenset({NoneType, str, int, float})
 """The types of options by which a route is cached."""
 
@@ -64,6 +69,8 @@ class RoutedJob:
     priority: int | None
     scheduled_for: datetime | timedelta | None
     expires: datetime | timedelta | None
+    max_attempts: int
+    unique_key: str | None
     options: str
     """What every publisher of the job needs, as JSON."""
 
@@ -146,6 +153,7 @@ class Routing:
             route.priority,
             job.scheduled_for,
             parse_moment("expires", route.expires) if job.expires is None else job.expires,
+            *_of_job(job.max_attempts, job.unique_key, task),
             _options_json(route, {**further, **_stamps(given)}, sensitive, tree),
         )
 
@@ -165,7 +173,7 @@ class Routing:
     ) -> RoutedJob:
         """Route a job by a dry run of its own, which also runs patches and signal handlers."""
         run = getattr(task, "run", None)
-        given_args = [*[None] * results, *job.args]
+        given_args = (*[None] * results, *job.args)  # a tuple, as ``delay`` passes
         times = {"countdown" if isinstance(job.scheduled_for, timedelta) else "eta": job.scheduled_for}
         asked = {
             **given,
@@ -173,6 +181,8 @@ class Routing:
             **{name: _for_celery(value) for name, value in {**times, "expires": job.expires}.items()},
             **(tree or {}),
         }
+        if CALLED_BY not in given:
+            asked |= {"max_attempts": job.max_attempts, "unique_key": job.unique_key}
         if sensitive:
             sensitive = resolved(sensitive, run, given_args)
             hidden = masked(given_args, job.kwargs, sensitive)
@@ -183,7 +193,12 @@ class Routing:
         if any(value is not None for value in args[:results]) or len(args) < results:
             accepted = f"a task whose apply_async leaves the first {results} for results of other jobs"
             raise ValidationError("args", "the arguments", accepted)
-        sent, changed = message.arguments, message.changed_headers
+        sent, changed, own = message.arguments, message.changed_headers, message.own
+        if results and own.get("unique_key") not in (None, job.unique_key):
+            raise ValidationError("unique_key", own["unique_key"], _KEY_OF_RESULTS)
+        if CALLED_BY in given:
+            own = {"max_attempts": job.max_attempts, "unique_key": job.unique_key}
+        sensitive += validation.sensitive(own.get("sensitive") or ())
         route = self.route_of(message)
         placed = {name: sent[name] for name in publish_options.TREE if sent.get(name) is not None}
         further: dict[str, Any] = {
@@ -205,6 +220,7 @@ class Routing:
             route.priority,
             _time_of(job.scheduled_for, asked, sent, "countdown", "eta"),
             _time_of(job.expires, asked, sent, "expires"),
+            *_of_job(own.get("max_attempts"), own.get("unique_key"), task),
             _options_json(route, {**further, **_stamps(sent)}, sensitive, None if tree is None else placed),
         )
 
@@ -321,6 +337,15 @@ def _sent_as(given: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _own_options(job: CheckedJob) -> dict[str, Any]:
     return {name: getattr(job, name) for name in ("queue", "priority", *_LIMITS)}
+
+
+def _of_job(max_attempts: object, unique_key: object, task: Any) -> tuple[int, str | None]:
+    """Return these fields of a job, checked; what the call does not give is that of the task's attribute."""
+    if max_attempts is None:
+        max_attempts = getattr(task, "max_attempts", None)
+    if unique_key is None:
+        unique_key = getattr(task, "unique_key", None)
+    return validation.max_attempts(max_attempts) or 1, validation.unique_key(unique_key)
 
 
 def _for_celery(value: datetime | timedelta | None) -> datetime | float | None:

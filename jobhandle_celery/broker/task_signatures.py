@@ -19,7 +19,7 @@ from .signatures import ROUTE_NAME
 MAPS = ("celery.map", "celery.starmap")
 """Tasks of Celery that apply another one to each element of an iterable, which may be lazy."""
 
-_COPIED = ("queue", "priority", "time_limit", "soft_time_limit", "sensitive", "headers", *OF_JOB)
+_COPIED = ("queue", "priority", "time_limit", "soft_time_limit", "headers", *OF_JOB)
 """Options that are fields of a `Job` of the same name."""
 
 

@@ -187,5 +187,5 @@ def test_unique_key_of_an_entry_of_django_celery_beat_is_that_of_the_base_class(
         return [job.unique_key for job in submitted() if job.task == task]
 
     assert apply_twice("site.thumbnail", order.id) == [None, None]
-    assert apply_twice(names["clean_up"].name) == [names["clean_up"].name]
+    assert apply_twice(names["clean_up"].name) == ["clean_up"]
     site.jobs.cancel_many(status="Queued")
