@@ -99,6 +99,22 @@ def submitted(app: Any, body: Callable[[Any], Any], **options: Any) -> Any:
     return handle
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"expires": 60}, {"serializer": "pickle"}, {"task_id": "another"}],
+    ids=str,
+)
+def test_option_of_retry_that_a_job_cannot_keep_is_named(app: Any, option: dict[str, Any]) -> None:
+    def body(task: Any) -> None:
+        task.retry(countdown=0, **option)
+
+    handle = submitted(app, body)
+    run(app, message_of(app))
+    record = handle.get_job()
+    assert (record.status, record.error.type) == (JobStatus.ERROR, "ValidationError")
+    assert any(record.error.message.startswith(f"{name}: ") for name in option)
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_outcome_is_written_before_postrun(app: Any, end: str, postrun: Any) -> None:
     """A receiver of ``task_postrun`` may hang, until a hard limit ends its process."""

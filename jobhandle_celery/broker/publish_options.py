@@ -148,7 +148,12 @@ def check_retry(given: Mapping[str, Any], request: Any) -> None:
             continue
         if (name == "task_id" and value == task_id) or (name == "serializer" and value in ("json", "auth")):
             continue
-        raise ValidationError(name, value, "not given to retry(): a job does not keep it")
+        accepted = "not given to retry(): a job does not keep it"
+        if name == "expires":
+            accepted = (
+                "not given to retry(): that of a job is for its first start; check the time in the body"
+            )
+        raise ValidationError(name, value, accepted)
 
 
 def _unkept(name: str, value: Any) -> ValidationError:

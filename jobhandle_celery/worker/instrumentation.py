@@ -16,7 +16,7 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.canvas import Signature
 from celery.contrib.abortable import AbortableTask
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.local import maybe_evaluate
 from celery.result import EagerResult
 from celery.utils.imports import symbol_by_name
@@ -233,11 +233,21 @@ class JobTask:
     subtask_from_request = signature_from_request
 
     def retry(self, *args: Any, **options: Any) -> Any:
-        """Retry as Celery does, except after a stop request, which is not an error to retry."""
+        """Retry as Celery does, except after a stop request, which is not an error to retry.
+
+        Raises:
+            ApiUsageError: the job cannot keep an option. Celery's own error would hide that.
+        """
         error = options.get("exc", args[2] if len(args) > 2 else None)
         if isinstance(error, StopRequested):
             raise error  # from autoretry_for=(BaseException,)
-        return super().retry(*args, **options)  # type: ignore[misc]  # a mixin
+        try:
+            return super().retry(*args, **options)  # type: ignore[misc]  # a mixin
+        except Reject as rejection:
+            reason: Any = getattr(rejection, "reason", None)  # not in its stubs
+            if isinstance(reason, ApiUsageError):
+                raise reason from None
+            raise
 
     def update_state(
         self: Any, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
