@@ -190,6 +190,14 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("acks_late", REDIS, LATE, "OK"),
     ("acks_late", RABBIT, LATE, "WARN"),
     ("acks_late", RABBIT, {**LATE, "task_time_limit": 60}, "OK"),
+    ("worker lost", MEMORY, LATE, "OK"),
+    ("worker lost", MEMORY, {**LATE, "task_reject_on_worker_lost": True}, "WARN"),
+    (
+        "worker lost",
+        MEMORY,
+        {"task_reject_on_worker_lost": True, "task_annotations": {"*": {"max_attempts": 2}}},
+        "OK",
+    ),
     ("transport options", REDIS, {}, "OK"),
     (
         "transport options",

@@ -24,6 +24,7 @@ CHECKS = (
     Check("broker", (1,), broker.reachable),
     Check("visibility_timeout", (3,), broker.visibility_timeout),
     Check("acks_late", (1, 3), broker.acks_late),
+    Check("worker lost", (), broker.worker_lost),
     Check("transport options", (1,), broker.transport_options),
     Check("publisher confirms", (1,), broker.publisher_confirms),
     Check("eviction", (1,), broker.eviction, needs=("broker",)),

@@ -137,3 +137,22 @@ def acks_late(deployment: Deployment) -> Finding:
             "set task_acks_late = False, with which no job is lost, or a longer consumer_timeout in RabbitMQ",
         )
     return ok(message)
+
+
+def worker_lost(deployment: Deployment) -> Finding:
+    """Check that no task relies on Celery's options for a lost worker, which have no effect on its jobs."""
+    options = ("reject_on_worker_lost", "retry_on_worker_lost")  # the second from Celery 5.7 on
+    tasks = [
+        task
+        for name, task in sorted(deployment.app.tasks.items())
+        if not name.startswith("celery.") and getattr(task, "max_attempts", None) is None
+    ]
+    used = [option for option in options if any(getattr(task, option, None) for task in tasks)]
+    if not used:
+        return ok("no task has reject_on_worker_lost without max_attempts")
+    names = [task.name for task in tasks if any(getattr(task, option, None) for option in used)]
+    return warn(
+        f"{len(names)} tasks, such as {names[0]}, have {' or '.join(used)} without max_attempts: it has no "
+        "effect on jobs, whose bodies are not started again when their worker is lost",
+        "give tasks that may run twice max_attempts=2, and the others max_attempts=1",
+    )
