@@ -126,13 +126,16 @@ class Submitter:
         username: str | None,
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
+        task_id: str | None = None,
     ) -> list[SubmittedMember]:
         """Insert a canvas, as `submit`; return its root, and for a group the members of that.
+
+        With `task_id`, its root has that task id.
 
         Raises:
             ApiUsageError: nothing was written.
         """
-        planned = plan_canvas(signature)
+        planned = plan_canvas(signature, task_id)
         members, submitted = self._submit_trees(planned, username, groupname, session)
         (root,) = planned.roots
         of_group = members[root].kind == GROUP

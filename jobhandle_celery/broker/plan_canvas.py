@@ -59,10 +59,12 @@ def plan(given: Sequence[object]) -> Plan:
     return Plan(planner.members, [roots[number] for number in range(len(given))])
 
 
-def plan_canvas(signature: Sig) -> Plan:
-    """Return the rows of one canvas, an object or a dict."""
+def plan_canvas(signature: Sig, task_id: str | None = None) -> Plan:
+    """Return the rows of one canvas, an object or a dict; a given task id is that of its root."""
     planner = _Planner()
     root = planner.add_canvas(signature)
+    if task_id is not None:
+        planner.members[root] = replace(planner.members[root], task_id=task_id, task_id_given=True)
     return Plan(planner.members, [root])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery
 
-from .. import celery_compat
+from .. import celery_compat, validation
 from ..broker.sent_tasks import sent_task
 from ..broker.signatures import GROUP
 from ..errors import ConfigurationError, shown
@@ -106,9 +106,13 @@ class DurableTasks:
         )
         if not durable or is_in_flight(canvas.options | options):
             return None
-        scope, signature = self.scope.current, applied(canvas, args, kwargs, options)
+        scope, own = self.scope.current, dict(canvas.options)
+        task_id = validation.task_id(options.get("task_id") or own.pop("task_id", None))
+        signature = applied({**canvas, "options": own}, args, kwargs, {**options, "task_id": None})
         submitter = runtime_of(self._app).submitter
-        root, *members = submitter.submit_canvas(signature, scope.username, scope.groupname, scope.session)
+        root, *members = submitter.submit_canvas(
+            signature, scope.username, scope.groupname, scope.session, task_id
+        )
         result: Any
         if root.kind == GROUP:
             results = [JobResult(member.task_id, app=self._app, job_id=member.job_id) for member in members]

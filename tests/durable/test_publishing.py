@@ -391,6 +391,31 @@ def test_task_id_is_that_of_the_row_and_unique(app: Any) -> None:
     assert len(app.jobs.find()) == 1
 
 
+@pytest.mark.parametrize("kind", ["chain", "group", "chord"])
+@pytest.mark.parametrize("way", ["call", "option"])
+def test_task_id_of_a_canvas_is_that_of_its_root(app: Any, kind: str, way: str) -> None:
+    task = app.tasks["shop.durable"]
+    canvas: Any = {
+        "chain": lambda: chain(task.si(1), task.si(2)),
+        "group": lambda: group(task.si(1), task.si(2)),
+        "chord": lambda: chord([task.si(1)], task.si(2)),
+    }[kind]
+
+    def call(task_id: str) -> Any:
+        if way == "call":
+            return canvas().apply_async(task_id=task_id)
+        return canvas().set(task_id=task_id).delay()
+
+    result = call("mine")
+    root = app.jobs.attach(result.job_id).get_job()
+    assert (result.id, root.task_id, root.kind) == ("mine", "mine", kind)
+    assert "mine" not in {job.task_id for job in app.jobs.find(root=root.id)}
+    for task_id in ("mine", "x" * 37):
+        with pytest.raises(ValidationError, match=r"^task_id: "):
+            call(task_id)
+    assert len(app.jobs.find()) == 1 + len(app.jobs.find(root=root.id))
+
+
 def test_unique_key_returns_the_result_of_the_unfinished_job(app: Any) -> None:
     task = app.tasks["shop.durable"]
     first, second = (task.apply_async(unique_key="key") for _ in range(2))
