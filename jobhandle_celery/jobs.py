@@ -273,20 +273,30 @@ class Jobs:
         """
         return self._store().sweep.prune(validation.age("older_than", older_than))
 
-    def upgrade_schema(self, *, sql: bool = False) -> None:
+    def upgrade_schema(self, *, sql: bool = False, from_revision: str | None = None) -> None:
         """Create the tables, or migrate them to the revision that this version needs; safe to repeat.
 
-        With `sql`, print the statements for an empty database instead.
+        Args:
+            sql: Only print the statements.
+            from_revision: With `sql`, the revision of the tables that they are for, ``"base"`` for an empty
+                database; the database is not asked. None: the revision of the database.
 
         Raises:
             SchemaError: the tables are newer than this version.
+            ValidationError: there is no such revision, or `sql` is not set.
+            DatabaseUnavailableError: the database did not answer.
         """
+        revisions = (migrations.EMPTY, *migrations.REVISIONS)
+        if from_revision is not None and (not sql or from_revision not in revisions):
+            raise ValidationError("from_revision", from_revision, f"with sql, one of {', '.join(revisions)}")
         settings = self._runtime.settings
         database = self._database(settings)
         database.deadline = None
         try:
             with database.ready() as engine:
-                migrations.upgrade(engine, settings.schema, sql=sql)
+                if sql and from_revision is None:
+                    from_revision = migrations.revision_of(engine, settings.schema)
+                migrations.upgrade(engine, settings.schema, print_from=from_revision)
         finally:
             database.close()
 

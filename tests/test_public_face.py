@@ -28,7 +28,7 @@ cancel_many(*, {FILTERS}, terminate=False) -> int
 events(job_id, *, username=…) -> list[Event]
 sweep() -> bool
 prune(older_than) -> int
-upgrade_schema(*, sql=False) -> None
+upgrade_schema(*, sql=False, from_revision=None) -> None
 close() -> None
 """
 JOB_HANDLE = """

@@ -8,7 +8,7 @@ from types import FrameType
 import click
 
 from ..errors import DatabaseUnavailableError, SchemaError
-from ..migrations import REVISIONS
+from ..migrations import EMPTY, REVISIONS
 from . import params
 from .context import CommandContext, command
 from .formatting import format_duration
@@ -20,14 +20,26 @@ RETRY_INTERVAL = 2.0
 
 @command(
     "upgrade",
-    examples={"upgrade": "", "upgrade --sql > tables.sql": "for a database administrator"},
-    exit_codes="0 done, 5 database unavailable.",
+    examples={
+        "upgrade": "",
+        "upgrade --sql > tables.sql": "for a database administrator",
+        "upgrade --sql --from base": "for an empty database, which is not asked",
+    },
+    exit_codes="0 done, 2 wrong usage, 5 database unavailable.",
     json='{"revision"}',
 )
-@click.option("--sql", is_flag=True, help="Only print the statements, starting from an empty database.")
-def upgrade(context: CommandContext, sql: bool) -> None:
+@click.option("--sql", is_flag=True, help="Only print the statements, for the tables that the database has.")
+@click.option(
+    "--from",
+    "from_revision",
+    type=click.Choice((EMPTY, *REVISIONS)),
+    help="With --sql: for tables of this revision; the database is not asked.",
+)
+def upgrade(context: CommandContext, sql: bool, from_revision: str | None) -> None:
     """Create the tables, or migrate them to the revision of this version."""
-    context.jobs.upgrade_schema(sql=sql)
+    if from_revision is not None and not sql:
+        raise click.UsageError("--from needs --sql")
+    context.jobs.upgrade_schema(sql=sql, from_revision=from_revision)
     if not sql:
         revision = REVISIONS[-1]
         context.output.result({"revision": revision}, f"the tables are at revision {revision}")

@@ -18,17 +18,33 @@ from ..schema import STATUS_ROWS, VERSION_TABLE, job, job_status
 REVISIONS = ("0001", "0002")
 """All revisions, oldest first. The last is the one that this code needs."""
 
+EMPTY = "base"
+"""Stands for the revision of a database without tables, as in Alembic."""
+
 _LOCK = 0x6A6F6268  # "jobh"; PostgreSQL's advisory locks are numbers
 _SET_LOCAL = text("SELECT set_config(:name, :value, true)")
 
 
-def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> None:
+def revision_of(engine: Engine, schema: str | None = None) -> str:
+    """Return the revision of a database's tables; `EMPTY` if it has none.
+
+    Raises:
+        SchemaError: the tables are newer than this code.
+    """
+    with engine.connect() as connection:
+        found = _found(connection, schema)
+    if found is not None and found not in REVISIONS:
+        raise _newer(found)
+    return found or EMPTY
+
+
+def upgrade(engine: Engine, schema: str | None = None, *, print_from: str | None = None) -> None:
     """Bring the tables to the newest revision; safe to call from many processes at once.
 
     Args:
         engine: The database.
         schema: The database schema of the tables; created if it does not exist.
-        sql: Print the statements instead of executing them.
+        print_from: Only print the statements, for tables of this revision.
 
     Raises:
         SchemaError: the tables are newer than this code.
@@ -40,9 +56,9 @@ def upgrade(engine: Engine, schema: str | None = None, *, sql: bool = False) -> 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["schema"] = schema
-    if sql:
+    if print_from is not None:
         config.attributes["dialect"] = engine.dialect.name
-        command.upgrade(config, "head", sql=True)
+        command.upgrade(config, f"{print_from}:head", sql=True)
         return
     with engine.connect() as connection, _alone(connection):
         if schema is not None and not inspect(connection).has_schema(schema):

@@ -132,6 +132,44 @@ def test_upgrade_sql_creates_the_tables(empty_postgresql_url: str) -> None:
     assert shell.run("list").code == 0
 
 
+def execute(database_url: str, printed: str) -> None:
+    """Execute printed statements one by one, as the client of a database does."""
+    engine = sqlalchemy.create_engine(database_url)
+    lines = [line for line in printed.splitlines() if not line.startswith("--")]
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in "\n".join(lines).split(";\n"):
+            if statement.strip() not in ("", "BEGIN", "COMMIT"):
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+    engine.dispose()
+
+
+def test_printed_statements_upgrade_the_tables_that_are_there(empty_database_url: str) -> None:
+    shell = Shell(empty_database_url, NOBODY_LISTENS)
+    printed = shell.run("upgrade", "--sql")
+    former, later = printed.out.split("-- Running upgrade 0001 -> 0002")
+    execute(empty_database_url, former + "\n")
+    assert "are at revision 0001" in shell.run("list").error
+    printed = shell.run("upgrade", "--sql")
+    assert (printed.code, printed.out) == (0, shell.run("upgrade", "--sql", "--from", "0001").out)
+    assert printed.out.count("CREATE TABLE") == later.count("CREATE TABLE") == 1
+    execute(empty_database_url, printed.out)
+    assert shell.run("submit", "tests.add", "--args", "[1, 2]").code == 0
+    printed = shell.run("upgrade", "--sql")
+    assert printed.code == 0
+    assert "TABLE" not in printed.out
+    execute(empty_database_url, printed.out)
+    assert shell.run("list").code == 0
+
+
+def test_printed_statements_of_a_revision_need_no_database() -> None:
+    shell = Shell("postgresql+psycopg://nobody@127.0.0.1:1/jobs", NOBODY_LISTENS)
+    assert "Running upgrade  -> 0001" in shell.run("upgrade", "--sql", "--from", "base").out
+    assert "CREATE TABLE jobhandle_job (" not in shell.run("upgrade", "--sql", "--from", "0001").out
+    assert shell.run("upgrade", "--sql").code == 5
+    assert "--from needs --sql" in shell.run("upgrade", "--from", "0001").error
+    assert shell.run("upgrade", "--sql", "--from", "7").code == 2
+
+
 def test_submit_without_a_broker_is_left_to_the_sweep(shell: Shell) -> None:
     result = shell.run("submit", "tests.add", "--args", "[1, 2]")
     assert (result.code, result.out) == (0, "1\n")
