@@ -28,6 +28,30 @@ def shifted(sensitive: Sequence[str | int]) -> Sequence[str | int]:
     return [*sensitive, ALL_POSITIONS] if any(type(name) is int for name in sensitive) else sensitive
 
 
+def unknown(
+    sensitive: Collection[str | int], function: Callable[..., Any]
+) -> tuple[list[str | int], list[str]]:
+    """Return which names and positions are of no parameter of a function, and the names of its parameters."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return [], []
+    kinds = [parameter.kind for parameter in parameters]
+    names = [parameter.name for parameter in parameters]
+    places = sum(kind in _POSITIONAL for kind in kinds)
+    any_name = inspect.Parameter.VAR_KEYWORD in kinds
+    any_place = inspect.Parameter.VAR_POSITIONAL in kinds
+    return [
+        given
+        for given in sensitive
+        if given != ALL_POSITIONS
+        and not (any_name or given in names if isinstance(given, str) else any_place or given < places)
+    ], names
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def resolved(
     sensitive: Collection[str | int], function: Callable[..., Any] | None, args: Sequence[Any]
 ) -> list[str | int]:
@@ -49,6 +73,6 @@ def resolved(
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             found.append(ALL_POSITIONS)
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+        elif parameter.kind in _POSITIONAL:
             found.append(place)
     return found

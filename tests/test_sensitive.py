@@ -169,6 +169,45 @@ def test_malformed_sensitive_list_is_refused(app: Celery, sensitive: Any) -> Non
         handle.submit(Job(task="login", args=["ann", CANARY], sensitive=sensitive))
 
 
+@pytest.mark.parametrize("sensitive", [["pasword"], [2], ["user", "self"], ["password", 7]])
+def test_what_is_no_parameter_of_a_known_task_is_refused(app: Celery, sensitive: Any) -> None:
+    """A misspelled name would hide nothing. Of the call, and of the decorator, whatever submits."""
+
+    def typed(self: Any, user: str, password: str) -> None: ...
+
+    register: Any = app.task
+    register(typed, name="typed", bind=True, shared=False)
+    register(typed, name="attribute", bind=True, shared=False, sensitive=sensitive, durable=True)
+    signature: Any = app.tasks["typed"].s("ann", CANARY)
+    canvas: Any = app.tasks["attribute"].si("ann", CANARY) | app.tasks["attribute"].si("ann", CANARY)
+    calls: list[Callable[[], Any]] = [
+        lambda: app.jobs.submit(Job(task="typed", args=["ann", CANARY], sensitive=sensitive)),  # type: ignore[attr-defined]  # made by Jobs
+        lambda: app.jobs.submit(signature.clone().set(sensitive=sensitive)),  # type: ignore[attr-defined]  # made by Jobs
+        lambda: app.jobs.submit(Job(task="attribute", args=["ann", CANARY])),  # type: ignore[attr-defined]  # made by Jobs
+        lambda: app.tasks["attribute"].delay("ann", password=CANARY),
+        canvas.delay,
+    ]
+    for call in calls:
+        accepted = r"parameters of (typed|attribute) \(user, password\), or their positions"
+        with pytest.raises(ValidationError, match=f"sensitive: .* {accepted}") as refused:
+            call()
+        assert CANARY not in str(refused.value)
+    assert app.jobs.find() == []  # type: ignore[attr-defined]  # made by Jobs
+
+
+def test_any_name_is_accepted_of_a_task_whose_parameters_are_not_known(app: Celery) -> None:
+    def untyped(user: str) -> None: ...
+
+    register: Any = app.task
+    register(untyped, name="untyped", shared=False, typing=False)
+    names: dict[str, list[str | int]] = {"untyped": ["token"], "elsewhere": ["token"], "login": ["token", 7]}
+    for task, sensitive in names.items():
+        handle = app.jobs.handle()  # type: ignore[attr-defined]  # made by Jobs
+        handle.submit(Job(task=task, args=["ann", "b"], kwargs={"token": CANARY}, sensitive=sensitive))
+        assert CANARY not in repr(handle.get_job())
+        assert app.jobs.submit(handle.get_job())  # type: ignore[attr-defined]  # a record may name all positions
+
+
 def test_job_is_shown_before_its_submit_without_any_position() -> None:
     assert CANARY not in repr(Job(task="login", args=["ann", CANARY], sensitive=["password"]))
     assert CANARY in repr(Job(task="login", args=["ann", CANARY]))

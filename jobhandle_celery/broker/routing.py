@@ -22,7 +22,7 @@ from kombu.serialization import prepare_accept_content
 from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
 from ..models import CheckedJob
-from ..redaction import HIDDEN, masked, resolved
+from ..redaction import HIDDEN, masked, resolved, unknown
 from . import publish_options, stored_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
 from .headers import CELERY_HEADERS, checked_headers, custom_headers
@@ -119,7 +119,7 @@ class Routing:
         sensitive = list(job.sensitive)
         if task is not None:
             sensitive += validation.sensitive(getattr(task, "sensitive", ()))
-            args, kwargs = _checked(task, args, kwargs, hide=bool(sensitive))
+            args, kwargs = _checked(task, args, kwargs, sensitive)
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         sent = CALLED_BY in given
@@ -315,15 +315,20 @@ def _caller(parent: Any) -> dict[str, Any]:
 
 
 def _checked(
-    task: Any, args: list[Any], kwargs: dict[str, Any], *, hide: bool
+    task: Any, args: list[Any], kwargs: dict[str, Any], sensitive: list[str | int]
 ) -> tuple[list[Any], dict[str, Any]]:
     args, kwargs = celery_compat.dump_pydantic_arguments(task, args, kwargs)
     if task.typing and hasattr(task, "__header__"):
+        if sensitive:
+            of_none, parameters = unknown(sensitive, task.run)
+            if of_none:
+                accepted = f"parameters of {task.name} ({', '.join(parameters)}), or their positions from 0"
+                raise ValidationError("sensitive", of_none, accepted)
         try:
             task.__header__(*args, **kwargs)
         except TypeError as error:
             raise ValidationError(
-                "args", HIDDEN if hide else (args, kwargs), f"what {task.name} takes ({error})"
+                "args", HIDDEN if sensitive else (args, kwargs), f"what {task.name} takes ({error})"
             ) from None
     return list(args), dict(kwargs)
 
