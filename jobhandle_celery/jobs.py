@@ -201,9 +201,7 @@ class Jobs:
             limit: How many at most, up to 10,000.
         """
         validation.whole("limit", limit, 1, MAX_FOUND)
-        below = (
-            None if before is None else min(validation.whole("before", before, 0, 2**200), validation.MAX_ID)
-        )
+        below = None if before is None else validation.first_beyond(before)
         selection = _selection(status, task, username, groupname, ids, since, until, root)
         return self._store().pages.find(selection, below, limit)
 

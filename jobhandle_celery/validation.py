@@ -120,6 +120,13 @@ def job_ids(value: Any) -> tuple[int, ...] | None:
     return ids
 
 
+def first_beyond(value: object) -> int:
+    """Check the id of a job before which jobs are looked for; any larger number stands for the largest id."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValidationError("before", value, "the id of a job")
+    return min(value, MAX_ID)
+
+
 def whole(field: str, value: object, least: int, most: int) -> int:
     """Check a whole number."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

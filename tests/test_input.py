@@ -187,6 +187,11 @@ def test_arguments_that_do_not_fit_task_are_refused(refuses: Callable[..., str],
     refuses(app.tasks["tests.add"].s(1, 2, 3), "args")
 
 
+def test_result_still_to_come_is_named_among_refused_arguments(refuses: Callable[..., str], app: Any) -> None:
+    add = app.tasks["tests.add"]
+    assert "([<result of another job>, 1, 2], {})" in refuses(chain(add.s(1, 2), add.s(1, 2)), "args")
+
+
 def test_submit_of_neither_job_nor_signature_is_refused(refuses: Callable[..., str], app: Any) -> None:
     add = app.tasks["tests.add"]
     for wrong in (None, 5, "tests.add", add, {"task": "tests.add"}, dict(add.s(1, 2)), [add.s(1, 2)], Job):
@@ -272,7 +277,7 @@ def test_invalid_filters_are_refused_by_name(app: Any) -> None:
     job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
     before = jobs.find()
     for bad_id in ("x", 1.5, True, b"1", [1]):
-        with pytest.raises(ApiUsageError):
+        with pytest.raises(ValidationError, match=r"^before: .*; accepted: the id of a job$"):
             jobs.find(before=bad_id)
         with pytest.raises(ApiUsageError):
             jobs.cancel_many(ids=[job_id, bad_id])

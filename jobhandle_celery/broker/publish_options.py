@@ -157,6 +157,10 @@ def check_retry(given: Mapping[str, Any], request: Any) -> None:
 
 
 def _unkept(name: str, value: Any) -> ValidationError:
+    if name == "serializer":
+        return ValidationError(
+            name, value, "'json', 'auth', or that of the configuration; the message is JSON"
+        )
     return ValidationError(name, value, "not set by the task, its route or a handler: a job does not keep it")
 
 

@@ -119,7 +119,7 @@ class Routing:
         sensitive = list(job.sensitive)
         if task is not None:
             sensitive += validation.sensitive(getattr(task, "sensitive", ()))
-            args, kwargs = _checked(task, args, kwargs, sensitive)
+            args, kwargs = _checked(task, args, kwargs, sensitive, results)
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         sent = CALLED_BY in given
@@ -314,8 +314,17 @@ def _caller(parent: Any) -> dict[str, Any]:
     return {"parent_id": parent.request.id, "root_id": parent.request.root_id or parent.request.id}
 
 
+class _Result:
+    def __repr__(self) -> str:
+        return "<result of another job>"
+
+
+_RESULT = _Result()
+"""Stands for a result still to come, where arguments are shown."""
+
+
 def _checked(
-    task: Any, args: list[Any], kwargs: dict[str, Any], sensitive: list[str | int]
+    task: Any, args: list[Any], kwargs: dict[str, Any], sensitive: list[str | int], results: int
 ) -> tuple[list[Any], dict[str, Any]]:
     args, kwargs = celery_compat.dump_pydantic_arguments(task, args, kwargs)
     if task.typing and hasattr(task, "__header__"):
@@ -327,8 +336,9 @@ def _checked(
         try:
             task.__header__(*args, **kwargs)
         except TypeError as error:
+            given = [*[_RESULT] * results, *args[results:]], kwargs
             raise ValidationError(
-                "args", HIDDEN if sensitive else (args, kwargs), f"what {task.name} takes ({error})"
+                "args", HIDDEN if sensitive else given, f"what {task.name} takes ({error})"
             ) from None
     return list(args), dict(kwargs)
 

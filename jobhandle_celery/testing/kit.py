@@ -12,7 +12,7 @@ import pytest
 from celery import signals
 
 from ..broker.headers import readable_job_of
-from ..errors import ApiUsageError, JobFailedError
+from ..errors import ApiUsageError, JobFailedError, ValidationError
 from ..jobs import Jobs
 from ..models import Job, JobRecord
 from ..status import JobStatus
@@ -124,9 +124,12 @@ class JobsKit(Jobs):
             most: Messages that it delivers at most.
 
         Raises:
+            ApiUsageError: `with_scheduled` is something else, or a moment without a time zone.
             DatabaseUnavailableError: within `database_away`.
             RuntimeError: there are more messages: a job may retry or submit itself without end.
         """
+        if not isinstance(with_scheduled, (bool, datetime, timedelta)):
+            raise ValidationError("with_scheduled", with_scheduled, "True, False, a moment, or a timedelta")
         until = with_scheduled if isinstance(with_scheduled, (datetime, timedelta)) else None
         if isinstance(until, timedelta):
             until = self._of_tests.now() + until

@@ -161,7 +161,8 @@ def time_limit_failure(error: SoftTimeLimitExceeded | TimeLimitExceeded, traceba
     soft = isinstance(error, SoftTimeLimitExceeded)
     seconds = error.args[0] if error.args and isinstance(error.args[0], (int, float)) else None
     limit = f"{'soft ' if soft else ''}time limit" + (f" of {seconds:g} s" if seconds else "")
-    return Failure("system", type(error).__name__, f"the {limit} was exceeded", traceback)
+    message = f"the {limit} was exceeded"
+    return Failure("system", type(error).__name__, message, traceback, args=_arguments(error.args))
 
 
 def describe_lost_process(error: BaseException) -> str:

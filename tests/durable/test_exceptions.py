@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from billiard.exceptions import SoftTimeLimitExceeded, WorkerLostError
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 
@@ -17,7 +17,7 @@ from jobhandle_celery import Failure, JobFailedError
 from jobhandle_celery.durable.meta import exception_of
 from jobhandle_celery.store.decoding import to_failure
 from jobhandle_celery.store.records import encode_failure
-from jobhandle_celery.worker.decision import failure_of, failure_of_state
+from jobhandle_celery.worker.decision import failure_of, failure_of_state, time_limit_failure
 from tests.durable.service import make_service
 
 
@@ -83,6 +83,15 @@ def test_exception_is_that_of_the_task(error: Any) -> None:
             assert getattr(other, name, None) == getattr(error, name, None)
     # Raised by a body that waited for it, it is the same once more.
     assert isinstance(raised(made)[0], type(error))
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), SoftTimeLimitExceeded(5), TimeLimitExceeded(1)])
+def test_exception_of_a_time_limit_has_celerys_arguments(error: Any) -> None:
+    failure = time_limit_failure(error)
+    made = exception_of(7, failure)
+    assert isinstance(made, type(error))
+    assert (made.args, str(made)) == (error.args, str(error))
+    assert failure.message.endswith("was exceeded")
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,12 @@ def test_revoke_cancels_the_job(factory: JobFactory, app: Any) -> None:
         JobResult("unknown", app=app).revoke()
 
 
+def test_result_without_a_job_cannot_be_revoked(app: Any) -> None:
+    for call in (JobResult("nope", app=app).revoke, JobResult("nope", app=app).is_aborted):
+        with pytest.raises(UnknownJobError, match="no job with the task id nope"):
+            call()
+
+
 def test_abort_cancels_the_job(factory: JobFactory, app: Any) -> None:
     running = result_in("Running", factory, app)
     AbortableAsyncResult(running.id, app=app).abort()

@@ -12,6 +12,7 @@ from jobhandle_celery import (
     JobCancelledError,
     JobStatus,
     StopRequested,
+    ValidationError,
     WaitTimeoutError,
     current_job,
 )
@@ -110,6 +111,13 @@ def test_scheduled_jobs_run_only_if_asked_for(jobs: JobsKit) -> None:
     assert steps == [1, 2]
     jobs.run_jobs(with_scheduled=True)
     assert steps == [1, 2, 3]
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, 3600.0, None])
+def test_other_values_of_with_scheduled_are_refused(jobs: JobsKit, wrong: Any) -> None:
+    """A number of seconds would run all of them."""
+    with pytest.raises(ValidationError, match=r"^with_scheduled: "):
+        jobs.run_jobs(with_scheduled=wrong)
 
 
 def test_countdown_within_a_tree_is_a_scheduled_time(jobs: JobsKit) -> None:
