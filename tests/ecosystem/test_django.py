@@ -166,10 +166,10 @@ def test_entry_of_django_celery_beat_is_one_job(site: Any, order: Any, submitted
     assert timedelta(minutes=50) < job.expires - job.submitted <= timedelta(hours=1)
 
 
-def test_unique_key_of_an_entry_of_django_celery_beat_is_that_of_the_base_class(
+def test_unique_key_of_an_entry_of_django_celery_beat_is_that_of_its_task(
     site: Any, order: Any, submitted: Any
 ) -> None:
-    """Its tables have no field for the option; the base class is that of docs/how-to/django.md."""
+    """Its tables have no field for the option; the task of docs/how-to/django.md has it as an attribute."""
     from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
 
     names: dict[str, Any] = {"__name__": "mysite.nightly"}
