@@ -1,7 +1,8 @@
 """The settings, read once from Celery's configuration: ``app.conf.jobhandle_lease = 30``."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
@@ -89,3 +90,23 @@ def _duration(key: str, value: Any) -> timedelta:
     if given is None or not timedelta(0) < given <= MAX_DURATION:
         raise ConfigurationError(f"{key}: {shown(value)}; accepted: seconds or a timedelta, up to a year")
     return given
+
+
+_PREFIX = "jobhandle_"
+NAMES = {"database_url", "durable", *(field.name for field in fields(Settings))}
+"""All settings, without their prefix."""
+
+
+def ignored(given: Iterable[str]) -> dict[str, str | None]:
+    """Return those keys of a configuration that look like settings and are not read, each with the nearest.
+
+    Keys of an application's own may begin in the same way.
+    """
+    found: dict[str, str | None] = {}
+    for key in given:
+        whole = key.lower().removeprefix("celery_") if key.startswith("CELERY_") else key
+        name = whole.removeprefix(_PREFIX)
+        if name != whole and name not in NAMES:
+            nearest = difflib.get_close_matches(name, NAMES, 1)
+            found[key] = f"{_PREFIX}{nearest[0]}" if nearest else None
+    return found

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 from celery import Celery
+from celery.contrib.testing.worker import start_worker
 
 from jobhandle_celery import (
     ConfigurationError,
@@ -23,7 +24,8 @@ from jobhandle_celery import (
     SchemaError,
     UnknownJobError,
 )
-from jobhandle_celery.settings import Settings, read
+from jobhandle_celery.settings import NAMES, Settings, ignored, read
+from jobhandle_celery.worker import bootstep
 from tests.apps import make_app
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
@@ -54,6 +56,31 @@ def shown_text(error: BaseException) -> str:
 
 
 # Settings.
+
+
+def test_keys_that_are_no_settings_are_found_with_the_nearest_one() -> None:
+    class DjangoSettings:
+        CELERY_JOBHANDLE_LEESE = 4
+        CELERY_JOBHANDLE_LEASE = 30
+        JOBHANDLE_OF_THE_SITE = 2
+
+    app = Celery("settings", set_as_current=False)
+    app.config_from_object(DjangoSettings, namespace="CELERY")
+    assert ignored(app.conf) == {"CELERY_JOBHANDLE_LEESE": "jobhandle_lease"}
+    app = make_app("memory://", None, {f"jobhandle_{name}": None for name in NAMES})
+    assert ignored(app.conf) == {}
+    app.conf.update(jobhandle_durabel=True, jobhandle_xyz=1, my_jobhandle_key=1)
+    assert ignored(app.conf) == {"jobhandle_durabel": "jobhandle_durable", "jobhandle_xyz": None}
+
+
+def test_worker_logs_keys_that_are_no_settings(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(bootstep.logger, "warning", lambda text, *args: logged.append(text % args))
+    app = make_app("memory://", sqlite_url, {"jobhandle_leese": 5})
+    with start_worker(app, pool="solo", perform_ping_check=False):
+        pass
+    assert "the configuration has jobhandle_leese, which is no setting of jobhandle-celery" in logged
+    app.jobs.close()  # type: ignore[attr-defined]  # made by Jobs
 
 
 def test_settings_have_the_defaults_of_the_design() -> None:

@@ -20,6 +20,7 @@ from celery.worker.control import Panel
 from .. import internal_errors
 from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
 from ..runtime import runtime_of
+from ..settings import ignored as ignored_settings
 from ..store import Worker
 from ..tracing import untraced
 from .housekeeping import Housekeeping
@@ -63,6 +64,8 @@ class JobsStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Take the lease and start the threads; after the pool has forked, before it gets work."""
         settings = self._runtime.settings
+        for key in ignored_settings(parent.app.conf):
+            logger.warning("the configuration has %s, which is no setting of jobhandle-celery", key)
         lease = Lease(self._runtime.stores_of_lease(), self._me, settings)
         if not lease.renew():
             # The worker continues: it runs plain tasks at once, and jobs once it has its lease.

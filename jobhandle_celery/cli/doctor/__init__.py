@@ -19,6 +19,8 @@ CHECKS = (
     Check("durability", (1, 2), database.durability, needs=("database",)),
     Check("one machine", (3,), database.one_machine, needs=("database",)),
     Check("clocks", (5,), database.clocks, needs=("database",)),
+    Check("settings", (), configuration.settings),
+    Check("durable tasks", (), configuration.durable),
     Check("lease", (3, 4), configuration.lease),
     Check("sweeps", (1, 4), database.sweeps, needs=("database",)),
     Check("broker", (1,), broker.reachable),

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from fnmatch import fnmatchcase
 
 from celery.concurrency import ALIASES  # type: ignore[attr-defined]  # not in its stubs
 from kombu.serialization import prepare_accept_content
 
 from ...celery_compat import ignored_time_limits
+from ...settings import ignored as settings_ignored
 from ..formatting import format_duration
 from .findings import Deployment, Finding, bad, ok, unknown, warn
 
@@ -14,6 +16,43 @@ SHORT_LEASE = timedelta(seconds=10)
 """A machine under load, or one that is migrated, may pause for some seconds."""
 
 JSON, SIGNED, PICKLE = "application/json", "application/data", "application/x-python-serialize"
+
+
+def settings(deployment: Deployment) -> Iterator[Finding]:
+    """Look for settings that are not read: a misspelled one has no effect."""
+    ignored = settings_ignored(deployment.conf)
+    for key, nearest in ignored.items():
+        yield warn(
+            f"the configuration has {key}, which is no setting of jobhandle-celery",
+            f"remove it, or set {nearest}" if nearest else "remove it",
+        )
+    if not ignored:
+        yield ok("each jobhandle_ key of the configuration is a setting")
+
+
+def durable(deployment: Deployment) -> Iterator[Finding]:
+    """Look for patterns of jobhandle_durable that include no task of this app."""
+    patterns = deployment.conf.get("jobhandle_durable")
+    if patterns is None or isinstance(patterns, bool):
+        yield ok(f"jobhandle_durable is {bool(patterns)}")
+        return
+    if not isinstance(patterns, (list, tuple, set, frozenset)):
+        yield bad(
+            f"jobhandle_durable is {patterns!r}", "set True, False, or a list of patterns of task names"
+        )
+        return
+    unmatched = [
+        pattern
+        for pattern in sorted(map(str, patterns))
+        if not any(fnmatchcase(name, pattern) for name in deployment.app.tasks)
+    ]
+    for pattern in unmatched:
+        yield warn(
+            f"jobhandle_durable has {pattern!r}, which is the name of no task of this app",
+            "correct it; for tasks that are registered elsewhere alone it may stay",
+        )
+    if not unmatched:
+        yield ok("each pattern of jobhandle_durable is of a task of this app")
 
 
 def lease(deployment: Deployment) -> Finding:
