@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,16 @@ import psutil
 from tests.reaper import Reaper
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def processor_time(processes: Iterable[psutil.Process]) -> float:
+    """Return the seconds of processor time of those processes that still run."""
+    spent = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
 
 
 class Process:

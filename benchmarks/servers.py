@@ -1,11 +1,9 @@
 """The servers of a run: Redis, a PostgreSQL that syncs its commits to a disk, RabbitMQ."""
 
-import contextlib
 import subprocess
 import tempfile
 from pathlib import Path
 
-import psutil
 import redis
 
 from tests.reaper import Reaper
@@ -19,6 +17,8 @@ from tests.servers import (
 )
 from tests.servers.postgresql import postgresql_places
 from tests.servers.server import start_first
+
+from .processes import processor_time
 
 VERSION = 16
 """The preferred major version of PostgreSQL."""
@@ -108,12 +108,7 @@ class Servers:
 
     def postgresql_processor_time(self) -> float:
         """Return the seconds of processor time of PostgreSQL's present processes."""
-        spent = 0.0
-        for process in self.postgresql.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                spent += times.user + times.system
-        return spent
+        return processor_time(self.postgresql.processes())
 
     @property
     def counting(self) -> CountingPostgresql:

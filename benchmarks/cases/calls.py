@@ -9,7 +9,6 @@ from ..peers import Bare, Durable, Ours, Peer, PlainBeside
 from ..producer_process import Producer
 from ..result import Goal, Result, Series
 from .submit import submits
-from .worker import processor_time
 
 TITLE = "Celery's own calls"
 METHOD = """A plain task of an app with `Jobs` beside the same task of an app without: a producer in a
@@ -70,9 +69,9 @@ def _runs(peer: Peer, tasks: int) -> Callable[[], float]:
 
     def measure() -> float:
         peer.sandbox.marks.clear()
-        spent = processor_time(peer)
+        spent = peer.processor_time()
         peer.submit_many(range(tasks))
         peer.sandbox.marks.wait_for(tasks)
-        return (processor_time(peer) - spent) * 1e6 / tasks
+        return (peer.processor_time() - spent) * 1e6 / tasks
 
     return measure

@@ -44,7 +44,7 @@ def _workers(harness: Harness, result: Result, peers: dict[str, CeleryPeer]) -> 
     counts = (1, 2) if harness.quick else (1, 2, 4)
     measurements = {
         # More jobs for more workers: those that run before all workers are ready do not count.
-        (name, count): _rate(throughput(peer, jobs * count, count))
+        (name, count): _rate(throughput(harness, peer, jobs * count, count))
         for name, peer in peers.items()
         for count in counts
     }

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..arithmetic import ratios
+from ..arithmetic import ratios, summary
 from ..harness import Harness
 from ..marks import clock
 from ..peers import ALL, Bare, DjangoResults, Ours, Peer, RedisResults, Rq, SqlalchemyResults
+from ..processes import processor_time
 from ..result import Goal, Result, Series
 
 TITLE = "Run jobs"
@@ -28,7 +29,7 @@ def run(harness: Harness) -> Result:
     jobs, of_slow = harness.amount(1_200, 300), harness.amount(400, 100)
     with harness.peers(ALL, result.missing) as peers:
         measurements = {
-            name: throughput(peer, of_slow if isinstance(peer, SLOW) else jobs)
+            name: throughput(harness, peer, of_slow if isinstance(peer, SLOW) else jobs)
             for name, peer in peers.items()
         }
         measured = harness.measure(measurements, 4, quick_rounds=1, warm_up=False)
@@ -47,8 +48,23 @@ def run(harness: Harness) -> Result:
         Series(f"{name}: processor", [item.processor for item in rounds], "µs per job")
         for name, rounds in measured.items()
     ]
-    result.tables = {"Settings": [["system", "settings, and the source"], *settings]}
+    result.tables = {
+        "Processor time per job, by process": costs(measured),
+        "Settings": [["system", "settings, and the source"], *settings],
+    }
     return result
+
+
+def costs(measured: dict[str, list["Throughput"]]) -> list[list[str]]:
+    """Return a table of medians: what one job costs each process, and what that allows on more processors."""
+    rows = [["µs per job", "main process", "children", "PostgreSQL", "Redis", "all"]]
+    for name, rounds in measured.items():
+        medians = [
+            summary([getattr(item, part) for item in rounds]).median
+            for part in ("main", "children", "postgresql", "redis")
+        ]
+        rows.append([name, *(f"{value:,.0f}" for value in [*medians, sum(medians)])])
+    return rows
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,20 @@ class Throughput:
 
     rate: float
     """Jobs per second."""
-    processor: float
-    """Microseconds of processor time per job, of all processes of the workers."""
+    main: float
+    """Microseconds of processor time per job, of the first process of each worker."""
+    children: float
+    """Of the processes that it has started."""
+    postgresql: float
+    redis: float
+
+    @property
+    def processor(self) -> float:
+        """Of all processes of the workers."""
+        return self.main + self.children
 
 
-def throughput(peer: Peer, jobs: int, workers: int = 1) -> Callable[[], Throughput]:
+def throughput(harness: Harness, peer: Peer, jobs: int, workers: int = 1) -> Callable[[], Throughput]:
     """Return a measurement: workers run jobs that were submitted before."""
 
     def measure() -> Throughput:
@@ -71,25 +96,31 @@ def throughput(peer: Peer, jobs: int, workers: int = 1) -> Callable[[], Throughp
         try:
             peer.start_workers(workers)
             peer.sandbox.marks.wait_for(jobs // 5)
-            first, spent = peer.sandbox.marks.all()[-1], processor_time(peer)
+            first, before = peer.sandbox.marks.all()[-1], _spent(harness, peer)
             done = peer.sandbox.marks.count()
             marks = peer.sandbox.marks.wait_for(jobs)
             _settle(peer, jobs)
-            spent = processor_time(peer) - spent
+            after = _spent(harness, peer)
         finally:
             peer.stop_workers()
         if marks[-1] == first:
             raise RuntimeError(f"{peer.name}: {jobs} jobs ended before the workers were ready")
         rate = (jobs - marks.index(first) - 1) / (marks[-1].ended - first.ended)
-        return Throughput(rate, spent * 1e6 / (jobs - done))
+        spent = [(new - old) * 1e6 / (jobs - done) for old, new in zip(before, after, strict=True)]
+        return Throughput(rate, *spent)
 
     return measure
 
 
-def processor_time(peer: Peer) -> float:
-    """Return the seconds of processor time of all processes of a system's workers."""
-    times = [process.cpu_times() for worker in peer.workers for process in worker.family()]
-    return float(sum(item.user + item.system for item in times))
+def _spent(harness: Harness, peer: Peer) -> tuple[float, float, float, float]:
+    """Return seconds of processor time: of main processes and children of the workers, and of the servers."""
+    families = [worker.family() for worker in peer.workers]
+    return (
+        processor_time(family[0] for family in families),
+        processor_time(child for family in families for child in family[1:]),
+        harness.servers.postgresql_processor_time(),
+        processor_time(harness.servers.redis.processes()),
+    )
 
 
 def _settle(peer: Peer, jobs: int) -> None:

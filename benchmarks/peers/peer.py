@@ -8,7 +8,7 @@ from typing import ClassVar
 from tests.reaper import Reaper
 
 from ..marks import VARIABLE, Marks
-from ..processes import Process
+from ..processes import Process, processor_time
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class Peer:
     def settled(self, count: int) -> bool:
         """Return whether `count` jobs are stored as finished; True if the system stores nothing."""
         return True
+
+    def processor_time(self) -> float:
+        """Return the seconds of processor time of all processes of the workers."""
+        return processor_time(process for worker in self.workers for process in worker.family())
 
     def stop_workers(self) -> None:
         """Kill all workers."""
