@@ -23,6 +23,7 @@ from .broker.publisher import Publisher
 from .broker.routing import Routing
 from .completion import CompletionPoller
 from .errors import ConfigurationError, DatabaseUnavailableError
+from .finisher import Finisher
 from .handle import JobHandle
 from .settler import Settler
 from .store import Database, MessageKey, Run, Store, Worker
@@ -75,6 +76,8 @@ class Runtime:
         self._make_database = make_database
         self.worker: Worker | None = None
         """Set in a worker's main process before its pool forks; None in any other process."""
+        self.finisher: Finisher | None = None
+        """Of a prefork worker; set before its pool forks."""
         self.prefork = False
         """True if the worker's bodies run in child processes."""
         self.warned_of_limits = False

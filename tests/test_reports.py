@@ -1,7 +1,7 @@
 """A worker's main process writes the outcomes that its pool processes could not write."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +12,22 @@ from celery.worker import state
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, serialization
 from jobhandle_celery.broker.headers import job_headers
 from jobhandle_celery.errors import DatabaseRefusedError, DatabaseUnavailableError, JobHandleError
-from jobhandle_celery.runtime import Runtime, runtime_of
-from jobhandle_celery.store import Run, Worker
+from jobhandle_celery.finisher import TRIES, Finisher
+from jobhandle_celery.runtime import DeferredWrite, Runtime, runtime_of
+from jobhandle_celery.store import ProcessRef, Run, RunResult, Worker
 from jobhandle_celery.worker.housekeeping import Housekeeping
-from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Report, Retried
-from jobhandle_celery.worker.request import REFUSALS
+from jobhandle_celery.worker.outcomes import (
+    REFUSALS,
+    Cancelled,
+    Failed,
+    Finished,
+    GivenBack,
+    Outcome,
+    Report,
+    Retried,
+    log_superseded,
+    take_over,
+)
 from tests.servers import execute
 
 AGAIN = serialization.encode({"args": [1, 2], "kwargs": {}, "options": {}})
@@ -82,6 +93,78 @@ def test_main_process_writes_what_a_child_could_not(
     assert not main.housekeeping.writes.has_outcomes
 
 
+@pytest.fixture
+def finisher(main: Main, monkeypatch: pytest.MonkeyPatch) -> Iterator[Finisher]:
+    """Without its thread: it writes at a flush."""
+    runs = main.runtime.store.runs
+    monkeypatch.setattr(type(runs), "finishes_together", True)
+
+    def finish_many(results: Mapping[Run, RunResult], _: Worker) -> set[int]:
+        return {run.job_id for run, result in results.items() if runs.finish(run, result.text)}
+
+    def taken(run: Run, result: RunResult) -> None:
+        take_over(main.runtime, Finished(run, *result), log_superseded)
+
+    monkeypatch.setattr(runs, "finish_many", finish_many)
+    main.runtime.finisher = Finisher(main.runtime.store, main.run.worker, taken)
+    yield main.runtime.finisher
+    main.runtime.finisher.end()
+
+
+def test_result_that_is_left_and_superseded_is_dropped(
+    main: Main, finisher: Finisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    main.runtime.store.recovery.lose(main.run, "gone", main.run.worker)
+    assert finisher.leave(main.run, RunResult("3"))
+    for _ in range(TRIES):
+        finisher.flush()
+    main.housekeeping.writes.make()
+    assert main.handle.job_status() is JobStatus.ERROR
+    assert f"job {main.run.job_id}: outcome Finished of attempt 1 is dropped" in caplog.text
+    assert not main.housekeeping.writes.has_outcomes
+
+
+def test_result_that_cannot_be_written_with_others_is_written_by_itself(
+    main: Main, finisher: Finisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise DatabaseRefusedError("no")
+
+    monkeypatch.setattr(main.runtime.store.runs, "finish_many", refused)
+    assert finisher.leave(main.run, RunResult("3"))
+    finisher.flush()
+    assert main.handle.job_running()
+    main.housekeeping.writes.make()
+    assert main.handle.result(timeout=0) == 3
+
+
+@pytest.mark.parametrize("end", ["lost", "past its limit", "cut off"])
+def test_result_that_a_child_has_sent_comes_before_its_end(main: Main, finisher: Finisher, end: str) -> None:
+    """The child is gone, and the main process has not written what it sent before."""
+    assert finisher.leave(main.run, RunResult("3"))
+    recovery, me = main.runtime.store.recovery, main.run.worker
+    ref = ProcessRef(main.run.job_id, main.run.task_id, 1, str(me.worker_uid), me.pid)
+    writes: dict[str, Callable[[], object]] = {
+        "lost": lambda: recovery.lose(ref, "gone", me),
+        "past its limit": lambda: recovery.fail_process(ref, Failure("system", "TimeLimitExceeded", ""), me),
+        "cut off": lambda: recovery.give_back(ref, "cut off", me),
+    }
+    main.runtime.deferred_writes.put(DeferredWrite(main.run.job_id, main.run.task_id, writes[end]))
+    main.housekeeping.writes.make()
+    assert main.handle.result(timeout=0) == 3
+
+
+def test_job_whose_result_waits_for_its_commit_is_no_stray(
+    main: Main, finisher: Finisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is gone, and its row still names this worker."""
+    monkeypatch.setattr(main.housekeeping, "_lasting", lambda _, seen: list(seen))
+    monkeypatch.setattr(main.housekeeping._worker.consumer, "connection", object(), raising=False)
+    assert finisher.leave(main.run, RunResult("3"))
+    main.housekeeping()
+    assert main.handle.result(timeout=0) == 3
+
+
 def test_retry_of_a_cancelled_job_is_revoked_by_the_main_process(main: Main) -> None:
     revoked: list[Any] = []
 
@@ -102,7 +185,7 @@ def refuse(main: Main, method: str, error: JobHandleError) -> Callable[[], None]
     store = main.runtime.store
     part = {"finish": store.runs, "lose": store.recovery, "renew": store.leases}[method]
 
-    def refused(*_: Any) -> Any:
+    def refused(*_: Any, **__: Any) -> Any:
         raise error
 
     setattr(part, method, refused)

@@ -29,6 +29,7 @@ from .records import (
     ProcessRef,
     RejectionReason,
     Run,
+    RunResult,
     RunSnapshot,
     Selection,
     SubmitResult,

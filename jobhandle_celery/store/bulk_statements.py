@@ -4,13 +4,14 @@ On PostgreSQL the rows are one JSON document: its driver encodes one text faster
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     ColumnElement,
     Double,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    and_,
     bindparam,
     case,
     cast,
@@ -25,17 +27,26 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
+    null,
+    or_,
     select,
     update,
 )
 
 from ..column_types import Name, UtcDateTime
-from ..schema import clock, job, job_need
+from ..schema import clock, job, job_event, job_need
 from ..status import JobStatus
 from ..validation import NAME_LENGTH
-from .records import PendingMessage
+from .records import PendingMessage, Run, RunResult
 from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
-from .transitions import WAITING_WITHOUT_TIME, status_allows, unless_expired_before
+from .transitions import (
+    NO_PROCESS,
+    WAITING_WITHOUT_TIME,
+    final,
+    run_params,
+    status_allows,
+    unless_expired_before,
+)
 
 _COLUMNS = (
     job.c.namespace,
@@ -235,3 +246,52 @@ def mark_queued() -> Any:
         .where(*waiting, NO_FLUSH, job.c.id.in_(select(free.cte("free").c.id)))
         .values(**QUEUED, publish_count=sent.c.publish_count, due_at=due)
     )
+
+
+def to_finishes(results: Mapping[Run, RunResult]) -> dict[str, Any]:
+    """Return runs and their results (JSON texts) as the parameter of `finish_many`."""
+    document = [
+        {**run_params(run), "result": result.text, "ignored": result.ignored}
+        for run, result in results.items()
+    ]
+    return {"document": json.dumps(document)}
+
+
+@cache
+def finish_many() -> Any:
+    """Return an update that ends the runs of a JSON document, with their events (PostgreSQL).
+
+    Rows that are locked stay. It returns the id of each row that ended, and whether it is unsettled.
+    """
+    known = (
+        column("id", job.c.id.type),
+        column("task_id", Text),
+        column("attempt", Integer),
+        column("claim_id", Text),
+        column("result", Text),
+        column("ignored", Boolean),
+    )
+    given = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*known)
+    given = given.render_derived(name="given", with_types=True)
+
+    def held_by(runs: Any) -> tuple[Guard, ...]:
+        return (
+            job.c.id == runs.c.id,
+            job.c.task_id == runs.c.task_id,
+            job.c.attempt == runs.c.attempt,
+            job.c.status_id == status_literal(JobStatus.RUNNING),
+            job.c.claim_id == runs.c.claim_id,
+        )
+
+    free = (
+        select(*(given.c[place.name] for place in known))
+        .join_from(given, job, and_(*held_by(given)))
+        .with_for_update(skip_locked=True, key_share=True, of=job)
+        .cte("free")
+    )
+    read_by_others = or_(~free.c.ignored, job.c.needed, job.c.unique_key.is_not(None))
+    result: Any = case((read_by_others, free.c.result), else_=null())
+    to = final(JobStatus.FINISHED, result=result, error=null(), **NO_PROCESS)
+    columns = (*event_columns("finished", param(job_event.c.actor)), job.c.unsettled)
+    ended = update(job).where(*held_by(free)).values(**to).returning(*columns)
+    return with_event(ended, lambda moved: [moved.c.id, moved.c.unsettled])

@@ -1,7 +1,7 @@
 """Connections to one database: an engine per process, transactions, translated errors."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -181,6 +181,20 @@ class Database(Forkable):
             return int(changed)
         with self.single_statement() as db:
             return db.count_applied(transition, **values)
+
+    def end_each(self, statement: Executable, parameters: Mapping[str, Any]) -> set[int]:
+        """Execute a statement, built once, that ends rows by one commit; return their ids (PostgreSQL).
+
+        Args:
+            statement: It returns the id of each row that ended, and whether the row is unsettled.
+            parameters: Without the settings.
+        """
+        rows: Sequence[Any] | None = self.execute_directly(statement, parameters)
+        if rows is None:
+            with self.single_statement() as db:
+                rows = db.execute(statement, parameters).all()
+        self._hand_over([job_id for job_id, unsettled in rows if unsettled])
+        return {job_id for job_id, _ in rows}
 
     def _hand_over(self, unsettled: list[int] | None) -> None:
         # After the connection is back in its pool: it is often the only one.

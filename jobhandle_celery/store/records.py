@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Row
 
@@ -198,6 +198,15 @@ class Run:
     attempt: int
     claim_id: str
     worker: Worker
+
+
+class RunResult(NamedTuple):
+    """The result of a run."""
+
+    text: str
+    """JSON text."""
+    ignored: bool = False
+    """It is stored only if another job may get it as an argument."""
 
 
 @dataclass(frozen=True)

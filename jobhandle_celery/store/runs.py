@@ -4,6 +4,7 @@ Every write of a run is guarded, in its own statement, by the attempt and the cl
 another claim is found there, the run is superseded and its writes change nothing.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -14,9 +15,10 @@ from ..models import Failure
 from ..schema import clock, job, job_event
 from ..serialization import clip_message
 from ..status import JobStatus
+from .bulk_statements import finish_many, to_finishes
 from .database import Database
 from .executors import Executor
-from .records import ClaimRejected, ProcessRef, RejectionReason, Run, Worker, encode_failure
+from .records import ClaimRejected, ProcessRef, RejectionReason, Run, RunResult, Worker, encode_failure
 from .retrying import is_retry, retry_on_disconnect
 from .statements import Guard, Transition, param, params, setting, status_literal
 from .transitions import (
@@ -114,6 +116,31 @@ class Runs:
         matter: the body has finished, and the record shows what happened.
         """
         return self._end(run, JobStatus.FINISHED, _finish(ignored=ignored), result=result)
+
+    @property
+    def finishes_together(self) -> bool:
+        """True if `finish_many` is one statement here."""
+        return self._database.dialect == "postgresql"
+
+    @retry_on_disconnect
+    def finish_many(self, results: Mapping[Run, RunResult], worker: Worker) -> set[int]:
+        """End runs of one worker with their results, and return the ids of the jobs that ended.
+
+        On PostgreSQL by one commit, which waits for no row: one that is locked is left alone. Who may have
+        been there first: as for `finish`, which tells about a job that is not among them.
+        """
+        if not self.finishes_together:
+            return {
+                run.job_id
+                for run, result in results.items()
+                if self.finish(run, result.text, ignored=result.ignored)
+            }
+        actor = params(actor=worker_actor(worker))
+        ended = self._database.end_each(finish_many(), to_finishes(results) | actor)
+        if is_retry():
+            with self._database.single_statement() as db:
+                ended |= {run.job_id for run in results if _already_by(db, run, JobStatus.FINISHED)}
+        return ended
 
     @retry_on_disconnect
     def fail(self, run: Run, failure: Failure) -> bool:

@@ -19,12 +19,14 @@ from celery.worker.control import Panel
 
 from .. import internal_errors
 from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
+from ..finisher import Finisher
 from ..runtime import runtime_of
 from ..settings import ignored as ignored_settings
-from ..store import Worker
+from ..store import Run, RunResult, Worker
 from ..tracing import untraced
 from .housekeeping import Housekeeping
 from .lease import RETRY_INTERVAL, Lease
+from .outcomes import Finished, log_superseded, take_over
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class JobsStep(bootsteps.StartStopStep):
         self._me = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
         self._runtime.worker = self._me
         self._runtime.prefork = issubclass(parent.pool_cls, PreforkPool)
+        if self._runtime.prefork:
+            self._runtime.finisher = Finisher(self._runtime.store, self._me, self._take_over)
         self._parts: tuple[Lease, Housekeeping, PeriodicThread] | None = None
 
     def include(self, parent: Any) -> bool:
@@ -75,12 +79,17 @@ class JobsStep(bootsteps.StartStopStep):
             )
         lease.start()
         housekeeping = Housekeeping(self._runtime, parent)
+        if self._runtime.finisher is not None:
+            self._runtime.finisher.start()
         interval = settings.pass_interval.total_seconds()
         self._parts = (
             lease,
             housekeeping,
             PeriodicThread(f"housekeeping of worker {self._me.name}", interval, housekeeping),
         )
+
+    def _take_over(self, run: Run, result: RunResult) -> None:
+        take_over(self._runtime, Finished(run, *result), log_superseded)
 
     def shutdown(self, parent: Any) -> None:
         """Flush the deferred writes, give back the jobs that were cut off, and end the lease."""
@@ -96,6 +105,8 @@ class JobsStep(bootsteps.StartStopStep):
         # Otherwise the bodies of a threads pool run until the process ends; the lease is renewed until then.
 
     def _write_the_rest(self, housekeeping: Housekeeping) -> None:
+        if self._runtime.finisher is not None:
+            self._runtime.finisher.end()  # what it cannot write becomes a deferred write
         writes, until, pause = housekeeping.writes, time.monotonic() + SHUTDOWN_TIMEOUT, 0.2
         # Wait for an outcome that only this process has, except in a cold shutdown.
         while time.monotonic() < until or (writes.has_outcomes and not state.should_terminate):

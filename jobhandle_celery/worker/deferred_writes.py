@@ -42,7 +42,10 @@ class DeferredWrites:
 
     def make(self) -> None:
         """Make the writes whose child is gone; what cannot be written now stays."""
-        for write in [write for write in self.pending if self._is_ready(write)]:
+        ready = [write for write in self.pending if self._is_ready(write)]
+        if ready and self._runtime.finisher is not None:
+            self._runtime.finisher.flush()  # a child that is gone may have sent the result before
+        for write in ready:
             try:
                 self._make(write)
             except (DatabaseUnavailableError, SchemaError):

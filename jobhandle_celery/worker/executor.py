@@ -5,7 +5,8 @@
 2. `run` lets Celery trace the body. The wrappers in `instrumentation` note in `CurrentRun` which error the
    task's own code raises.
 3. `decide` turns that into one frozen `Outcome`.
-4. `write` writes the outcome, or leaves it to the worker's main process.
+4. `write` writes the outcome, or leaves it to the worker's main process. That process writes most results,
+   several by one commit (see `finisher`).
 5. `report` does Celery's bookkeeping of a cancelled job, and publishes a retry that has no delay.
 
 Steps 3 to 5 are `conclude`. It is called as soon as the body has ended, because what comes next, a hook or a
@@ -36,12 +37,12 @@ from ..broker.headers import node_of
 from ..errors import DatabaseUnavailableError, JobHandleError, SchemaError, StopRequested
 from ..handle import JobHandle
 from ..runtime import runtime_of
-from ..store import Store
+from ..store import RunResult, Store
 from ..tracing import untraced
 from .claim import claim
 from .current_run import HARD_LIMIT, BodyExitedError, CurrentRun, ResultError, current_run, running
 from .decision import decide
-from .outcomes import Cancelled, Outcome, Report, Retried, is_cancelled
+from .outcomes import Cancelled, Finished, Outcome, Report, Retried, is_cancelled, log_superseded
 from .result_backend import mark_revoked
 
 logger = logging.getLogger(__name__)
@@ -276,12 +277,30 @@ def conclude(task: Any, current: CurrentRun, outside: BaseException | None = Non
             outside,
             type(current.outcome).__name__,
         )
+    if _is_left_to_main(task, current, current.outcome):
+        current.written = True
+        return
     written = write(task, current, current.outcome)
     if written:
         report(task, current, current.outcome, written)
 
 
 # Step 3, decide, is `decision.decide`. Step 4: write.
+
+
+def _is_left_to_main(task: Any, current: CurrentRun, outcome: Outcome) -> bool:
+    """Send a result to the main process of a prefork worker, which writes it with others; False if not sent.
+
+    Not that of a member of a tree: what follows from its end would keep the other results waiting.
+    """
+    finisher = runtime_of(task.app).finisher
+    return (
+        finisher is not None
+        and isinstance(outcome, Finished)
+        and not current.context.is_eager
+        and node_of(current.context) is None
+        and finisher.leave(outcome.run, RunResult(outcome.result, outcome.ignored))
+    )
 
 
 def write(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
@@ -304,15 +323,7 @@ def write(task: Any, current: CurrentRun, outcome: Outcome) -> Any:
             )
         return None
     current.written = True
-    if not written:
-        logger.warning(
-            "job %s: outcome %s of attempt %s is dropped: another attempt, or a status set by hand, has "
-            "superseded it; if no one has set it, look in this worker's log for a lease that expired",
-            job_id,
-            kind,
-            current.run.attempt,
-        )
-    return written
+    return log_superseded(outcome, written)
 
 
 def _write_in_time(task: Any, current: CurrentRun, outcome: Outcome) -> Any:

@@ -168,7 +168,12 @@ class Housekeeping:
             for run in snapshots
             if run.task_id not in known
         ]
-        for run in self._lasting(self._strays, strays):
+        lasting = self._lasting(self._strays, strays)
+        if lasting and self._runtime.finisher is not None:
+            self._runtime.finisher.flush()  # else a result that waits for its commit is lost
+            pending = {write.task_id for write in self.writes.pending}
+            lasting = [run for run in lasting if run.task_id not in pending]
+        for run in lasting:
             reason = "its worker does not run it any more"
             try:
                 recovered = self._runtime.store.recovery.lose(run, reason, self._me)

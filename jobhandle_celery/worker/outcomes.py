@@ -5,6 +5,7 @@ the row ends with a plainer outcome, whose text names what was left out.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from .. import internal_errors
 from ..errors import DatabaseUnavailableError, SchemaError
 from ..models import Failure
+from ..runtime import DeferredWrite, Runtime
 from ..serialization import to_ascii
 from ..status import JobStatus
 from ..store import Run, Store
@@ -178,6 +180,42 @@ class GivenBack(Outcome):
 def is_cancelled(outcome: Outcome, written: object) -> bool:
     """Return True if, by this answer of the store, the outcome left the job Cancelled."""
     return written is JobStatus.CANCELLED or (bool(written) and isinstance(outcome, Cancelled))
+
+
+REFUSALS = 3
+"""Connections broken by an outcome, while others work, after which it is written in a plainer form."""
+
+
+def take_over(runtime: Runtime, outcome: Outcome, report: Callable[[Outcome, Any], object]) -> None:
+    """Let housekeeping write the outcome of a child, and call `report` with the store's answer."""
+    latest, refusals = outcome, 0
+
+    def write() -> object:
+        return report(latest, latest.write(runtime.store))
+
+    def refused(error: DatabaseUnavailableError) -> None:
+        # Only this write breaks its connection, repeatedly: a server does so for a packet that is too large.
+        nonlocal latest, refusals
+        refusals += error.retry == "immediately"
+        if refusals >= REFUSALS:
+            latest = latest.plainer(error)
+
+    runtime.deferred_writes.put(
+        DeferredWrite(outcome.run.job_id, outcome.run.task_id, write, refused=refused)
+    )
+
+
+def log_superseded(outcome: Outcome, written: object) -> object:
+    """Log that an outcome was not written, if its run does not hold the row any more; return the answer."""
+    if not written:
+        logger.warning(
+            "job %s: outcome %s of attempt %s is dropped: another attempt, or a status set by hand, has "
+            "superseded it; if no one has set it, look in this worker's log for a lease that expired",
+            outcome.run.job_id,
+            type(outcome).__name__,
+            outcome.run.attempt,
+        )
+    return written
 
 
 @dataclass(frozen=True)

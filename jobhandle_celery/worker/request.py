@@ -19,7 +19,6 @@ from celery.worker.state import task_ready
 
 from .. import celery_compat
 from ..broker.headers import HEADER, readable_job_of, sensitive_of
-from ..errors import DatabaseUnavailableError
 from ..redaction import masked
 from ..runtime import DeferredWrite, runtime_of
 from ..status import JobStatus
@@ -27,14 +26,10 @@ from ..store import ChangedJob, MessageKey, ProcessRef, Store, Worker
 from .current_run import HARD_LIMIT, unclaimed
 from .decision import describe_lost_process, time_limit_failure
 from .message_guard import TaskRefused, refuse_request
-from .outcomes import Outcome, Report, Retried, is_cancelled
+from .outcomes import Outcome, Report, Retried, is_cancelled, take_over
 from .result_backend import hide_sensitive, mark_revoked
 
 logger = logging.getLogger(__name__)
-
-REFUSALS = 3
-"""Connections broken by an outcome, while others work, after which it is written in a plainer form."""
-
 
 _LOST = (WorkerLostError, SystemExit, KeyboardInterrupt)
 """Errors by which a main process learns that the process of a body is gone."""
@@ -124,20 +119,7 @@ class JobRequest:
             self._announce_dropped(report.revoked)
 
     def _write_later(self, outcome: Outcome) -> None:
-        runtime, latest, refusals = runtime_of(self.app), outcome, 0
-
-        def write() -> object:
-            return self._report(latest, latest.write(runtime.store))
-
-        def refused(error: DatabaseUnavailableError) -> None:
-            # Only this write breaks its connection, repeatedly: a server does so for a packet that is
-            # too large.
-            nonlocal latest, refusals
-            refusals += error.retry == "immediately"
-            if refusals >= REFUSALS:
-                latest = latest.plainer(error)
-
-        self._later(write, refused=refused)
+        take_over(runtime_of(self.app), outcome, self._report)
 
     def _report(self, outcome: Outcome, written: Any) -> object:
         """Step 5 of the executor, for an outcome that this process has written."""

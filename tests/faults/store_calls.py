@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import MessageKey, ProcessRef, Run, Selection, Store, Worker
+from jobhandle_celery.store import MessageKey, ProcessRef, Run, RunResult, Selection, Store, Worker
 from tests.faults.store_reads import READS
 from tests.faults.store_scenes import (
     Scene,
@@ -149,6 +149,7 @@ WRITES: dict[str, Scene] = {
         lambda store, given: store.runs.mark_revoke_reported(*given),
     ),
     "finish": of_run(lambda store, run: store.runs.finish(run, "1")),
+    "finish_many": of_run(lambda store, run: len(store.runs.finish_many({run: RunResult("1")}, run.worker))),
     "fail": of_run(lambda store, run: store.runs.fail(run, FAILURE)),
     "stop": of_stopping_run(lambda store, run: store.runs.stop(run, "stopped")),
     "retry": of_run(lambda store, run: store.runs.retry(run, "{}", "q", 3.0, "again")),

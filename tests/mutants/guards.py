@@ -271,4 +271,74 @@ GUARDS = [
         (Drop(("needed",)),),
         "tests/store/test_needs.py -k ignored",
     ),
+    Mutant(
+        231,
+        "a result that is written with others ends a run of another claim",
+        "store.bulk_statements:finish_many",
+        (Drop(("claim_id", "claim_id")),),
+        "tests/store/test_fences.py",
+    ),
+    Mutant(
+        225,
+        "results that are written together wait for a locked row",
+        "store.bulk_statements:finish_many",
+        (Drop(("skip_locked",)),),
+        "tests/store/test_finish_many.py",
+    ),
+    Mutant(
+        226,
+        "a shutdown gives back jobs whose results are being written",
+        "worker.bootstep:JobsStep._write_the_rest",
+        (
+            DropStatement(
+                (
+                    "finisher",
+                    "end",
+                )
+            ),
+        ),
+        "tests/worker/test_step.py",
+    ),
+    Mutant(
+        227,
+        "a job whose result waits for its commit is recovered as a stray",
+        "worker.housekeeping:Housekeeping._recover_strays",
+        (
+            DropStatement(
+                (
+                    "finisher",
+                    "flush",
+                )
+            ),
+        ),
+        "tests/test_reports.py",
+    ),
+    Mutant(
+        228,
+        "the end of a child comes before the result that it has sent",
+        "worker.deferred_writes:DeferredWrites.make",
+        (
+            DropStatement(
+                (
+                    "finisher",
+                    "flush",
+                )
+            ),
+        ),
+        "tests/test_reports.py",
+    ),
+    Mutant(
+        229,
+        "a child sends its results to a main process that is gone",
+        "finisher:Finisher.after_fork",
+        (DropStatement(("close",)),),
+        "tests/test_finisher.py",
+    ),
+    Mutant(
+        230,
+        "a result that could not be written with others is dropped",
+        "finisher:Finisher._leave",
+        (DropStatement(("_otherwise",)),),
+        "tests/test_finisher.py",
+    ),
 ]

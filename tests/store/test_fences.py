@@ -9,7 +9,7 @@ import pytest
 
 from jobhandle_celery.models import Failure
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import ProcessRef, Run
+from jobhandle_celery.store import ProcessRef, Run, RunResult
 from tests.store.harness import FAILURE, Harness, Row
 
 Write = Callable[[Harness, Run], Any]
@@ -19,6 +19,9 @@ WRITES: dict[str, Write] = {
     "message": lambda harness, run: harness.store.control.set_message(run.job_id, "late", None, run),
     "progress": lambda harness, run: harness.store.runs.note_progress(run, 7, 8),
     "finish": lambda harness, run: harness.store.runs.finish(run, '"late"'),
+    "finish_many": lambda harness, run: harness.store.runs.finish_many(
+        {run: RunResult('"late"')}, run.worker
+    ),
     "fail": lambda harness, run: harness.store.runs.fail(run, FAILURE),
     "stop": lambda harness, run: harness.store.runs.stop(run, "late"),
     "retry": lambda harness, run: harness.store.runs.retry(run, '"late"', "late", 60.0, "late"),
@@ -42,7 +45,7 @@ LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_
 
 def declined(write: str, row: Row) -> Any:
     """Return the answer of a write that changes nothing."""
-    says = {"message": row["message"], "note_body_exited": None, "retry": None}
+    says = {"message": row["message"], "note_body_exited": None, "retry": None, "finish_many": set()}
     return [] if write in LISTING else says.get(write, False)
 
 

@@ -12,7 +12,9 @@ from celery import Celery, bootsteps
 
 from jobhandle_celery import Jobs
 from jobhandle_celery.errors import DatabaseUnavailableError
+from jobhandle_celery.finisher import Finisher
 from jobhandle_celery.runtime import DeferredWrite, runtime_of
+from jobhandle_celery.store import Run, RunResult
 from jobhandle_celery.worker import bootstep
 
 AWAY = "postgresql+psycopg://127.0.0.1:1/away"
@@ -67,6 +69,35 @@ def test_shutdown_without_a_lease_does_not_wait(
     assert slept == []
     assert [record for record in caplog.records if record.exc_info] == []
     assert "shutdown of w1@here leaves its lease to expire" in caplog.text
+
+
+def test_shutdown_waits_for_results_that_are_being_written(
+    controller: Callable[[str], Any], sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows still name this worker, which gives back what it has not finished."""
+    controlled = controller(sqlite_url)
+    step, runtime, opened = step_of(controlled), runtime_of(controlled.app), threading.Event()
+    order: list[str] = []
+    runtime.finisher = Finisher(runtime.store, runtime.current_worker(), lambda *_: None)
+
+    def finish_many(results: Any, _: Any) -> set[int]:
+        assert opened.wait(30)
+        order.append("finish")
+        return {run.job_id for run in results}
+
+    def give_back_all(*_: Any) -> list[Any]:
+        order.append("give back")
+        return []
+
+    monkeypatch.setattr(type(runtime.store.runs), "finishes_together", True)
+    monkeypatch.setattr(runtime.store.runs, "finish_many", finish_many)
+    monkeypatch.setattr(runtime.store.recovery, "give_back_all", give_back_all)
+    step.start(controlled)
+    assert runtime.finisher.leave(Run(1, "task", 1, "claim", runtime.current_worker()), RunResult("3"))
+    threading.Timer(0.2, opened.set).start()
+    step.shutdown(controlled)
+
+    assert order == ["finish", "give back"]
 
 
 def test_shutdown_waits_for_pending_writes(

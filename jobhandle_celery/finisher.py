@@ -1,0 +1,165 @@
+"""Finishes jobs in batches: one commit for the bodies of a worker that have returned in the same moment.
+
+The process of a body sends its result to the main process by a socket of their own, and takes the next job at
+once. Celery's pipe would not do: its event loop does not read it while it waits for a broker, and drops the
+results of tasks whose acceptance it has not read. Nobody has been told meanwhile that the job is finished. If
+the main process dies before the commit, its worker is lost, and so is the run, as if the body's own process
+had died there.
+"""
+
+import json
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from . import internal_errors
+from .errors import JobHandleError
+from .store import Forkable, Run, RunResult, Store, Worker, forks
+from .tracing import untraced
+
+PAUSE = 0.02
+"""Seconds after a commit for which results are gathered; one after a longer pause is written at once."""
+
+BATCH = 200
+"""Results that are written together at most."""
+
+LARGEST = 16384
+"""Bytes of a result, with the key of its run, that is sent. The socket holds a few hundred small ones; a
+process that cannot send writes the result itself."""
+
+TRIES = 5
+"""Commits that a row may miss because it is locked; then its result is written by itself."""
+
+FLUSHES = 20
+"""Commits that a flush makes at most: results may come without end."""
+
+
+@dataclass
+class Finish:
+    """The end of one run."""
+
+    run: Run
+    result: RunResult
+    tries: int = 0
+
+
+class Finisher(Forkable):
+    """The results of a worker's bodies, on their way from its children to the database."""
+
+    def __init__(self, store: Store, me: Worker, otherwise: Callable[[Run, RunResult], None]) -> None:
+        """Open the socket, in the main process, before it forks.
+
+        Args:
+            store: Where the jobs are.
+            me: The worker.
+            otherwise: Takes, in the main process, a result that was not written with others.
+        """
+        self._store = store
+        self._me = me
+        self._otherwise = otherwise
+        # Packets of several processes do not mix. macOS has no SOCK_SEQPACKET for this.
+        kind = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
+        self._reader, self._writer = socket.socketpair(socket.AF_UNIX, kind)
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._missed: list[Finish] = []
+        """Those whose rows were locked."""
+        self._writing = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="jobhandle-finisher", daemon=True)
+        forks.register(self)
+
+    # In a child.
+
+    def after_fork(self) -> None:
+        """Close the main process's end, so that nothing is sent to a main process that has died."""
+        self._reader.close()
+
+    def leave(self, run: Run, result: RunResult) -> bool:
+        """Send a result to the main process; False if this process must write it."""
+        if not self._store.runs.finishes_together:
+            return False
+        packet = json.dumps([run.job_id, run.task_id, run.attempt, run.claim_id, *result]).encode()
+        if len(packet) > LARGEST:
+            return False
+        try:
+            self._writer.send(packet)
+        except OSError:  # full, or the main process is gone
+            return False
+        return True
+
+    # In the main process.
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Write what has been sent, and end. A child that still runs writes its results itself."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.flush()
+        self._reader.close()
+        self._writer.close()
+
+    def flush(self) -> None:
+        """Write what the children have sent before this call, or pass it to `otherwise`."""
+        for _ in range(FLUSHES):
+            if not self._write():
+                break
+
+    def _run(self) -> None:
+        arrivals = select.poll()
+        arrivals.register(self._reader, select.POLLIN)
+        written_at = 0.0
+        while not self._ended.is_set():
+            if not arrivals.poll(PAUSE * 1000 if self._missed else 500):
+                if not self._missed:
+                    continue
+            elif (early := written_at + PAUSE - time.monotonic()) > 0:
+                self._ended.wait(early)
+            with untraced():
+                self._write()
+            written_at = time.monotonic()
+
+    def _write(self) -> bool:
+        """Write what has come; False if there was nothing."""
+        with self._writing:
+            work = [*self._missed, *self._received(BATCH - len(self._missed))]
+            self._missed = []
+            if not work:
+                return False
+            written: set[int] = set()
+            missed = TRIES
+            try:
+                written = self._store.runs.finish_many({item.run: item.result for item in work}, self._me)
+                missed = 1
+            except JobHandleError:
+                pass  # each is written by itself, and logs its error
+            except Exception as error:
+                internal_errors.report("finishing jobs together", error, "each is written by itself")
+            self._leave([item for item in work if item.run.job_id not in written], missed)
+            return True
+
+    def _received(self, count: int) -> list[Finish]:
+        received: list[Finish] = []
+        if self._reader.fileno() < 0:  # it has ended
+            return received
+        with suppress(BlockingIOError):
+            for _ in range(count):
+                job_id, task_id, attempt, claim_id, *result = json.loads(self._reader.recv(LARGEST))
+                received.append(Finish(Run(job_id, task_id, attempt, claim_id, self._me), RunResult(*result)))
+        return received
+
+    def _leave(self, work: Sequence[Finish], missed: int) -> None:
+        for item in work:
+            item.tries += missed
+            if item.tries < TRIES:
+                self._missed.append(item)
+            else:
+                self._otherwise(item.run, item.result)
