@@ -125,23 +125,17 @@ def test_child_writes_its_results_while_the_main_process_reads_none(finishing: F
 
 
 def test_child_writes_its_results_once_the_main_process_is_gone(finishing: Finishing) -> None:
-    other = Finishing()
+    closed, close = os.pipe()
     pid = os.fork()
     if pid == 0:
-        # The main process has closed its end, and no child has it open.
-        os._exit(0 if not _leave_after_close(other) else 1)
-    other.finisher._reader.close()
+        os.close(close)
+        os.read(closed, 1)
+        os._exit(finishing.finisher.leave(run_of(1), "1"))
+    finishing.finisher._reader.close()
+    os.close(close)
+    os.close(closed)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    other.finisher._writer.close()
-
-
-def _leave_after_close(other: Finishing) -> bool:
-    for _ in range(3000):
-        if not other.finisher.leave(run_of(1), RunResult("1")):
-            return False
-        threading.Event().wait(0.01)
-    return True
 
 
 def test_flush_after_the_end_does_nothing(finishing: Finishing) -> None:
