@@ -39,7 +39,7 @@ def run(harness: Harness) -> Result:
         Goal(
             f"submit → body starts, p{percent} on an idle system, beyond bare Celery",
             differences(values[Ours.name], values[Bare.name]),
-            5 if percent == 50 else 0,
+            2.5 if percent == 50 else 0,
             "ms",
             at_least=False,
         )

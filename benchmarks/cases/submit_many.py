@@ -24,7 +24,7 @@ def run_redis(harness: Harness) -> Result:
     )
     jobs = harness.amount(10_000, 1_000)
     with harness.peers([Bare, Ours, Procrastinate, Rq, Dramatiq], result.missing) as peers:
-        return _measure(harness, result, peers, jobs, 5.0)
+        return _measure(harness, result, peers, jobs, 6.0)
 
 
 def run_rabbitmq(harness: Harness) -> Result:
@@ -37,7 +37,7 @@ def run_rabbitmq(harness: Harness) -> Result:
     )
     jobs = harness.amount(10_000, 1_000)
     with harness.peers([Bare, Ours], result.missing, rabbitmq=True) as peers:
-        return _measure(harness, result, peers, jobs, 5.0)
+        return _measure(harness, result, peers, jobs, 4.0)
 
 
 def _measure(harness: Harness, result: Result, peers: dict[str, Peer], jobs: int, bound: float) -> Result:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..arithmetic import ratios, summary
 from ..harness import Harness
 from ..marks import clock
-from ..peers import ALL, Bare, DjangoResults, Ours, Peer, RedisResults, Rq, SqlalchemyResults
+from ..peers import ALL, Bare, DjangoResults, Ours, Peer, Procrastinate, RedisResults, Rq, SqlalchemyResults
 from ..processes import processor_time
 from ..result import Goal, Result, Series
 
@@ -39,9 +39,11 @@ def run(harness: Harness) -> Result:
         Goal(f"jobs per second against {label}", ratios(rates[Ours.name], rates[name]), bound, "×")
         for label, name, bound in (
             ("Celery with Redis results", RedisResults.name, 1),
+            ("Procrastinate", Procrastinate.name, 1.2),
             ("Celery with SQLAlchemy results and track_started", SqlalchemyResults.name, 3),
             ("Celery without results", Bare.name, 0),
         )
+        if name in rates
     ]
     result.series = [Series(name, values, "jobs/s") for name, values in rates.items()]
     result.series += [
