@@ -130,7 +130,7 @@ def test_child_writes_its_results_once_the_main_process_is_gone(finishing: Finis
     if pid == 0:
         os.close(close)
         os.read(closed, 1)
-        os._exit(finishing.finisher.leave(run_of(1), "1"))
+        os._exit(finishing.finisher.leave(run_of(1), RunResult("1")))
     finishing.finisher._reader.close()
     os.close(close)
     os.close(closed)
