@@ -143,7 +143,7 @@ def test_no_member_starts_after_a_cancel_that_answered_cancelled(tree_process: T
         it.answered = time.monotonic()
 
     def lane(number: int) -> None:
-        meet = Barrier(2, timeout=60)
+        meet = Barrier(2, timeout=stretched(300))
 
         def each(act: Callable[[Race], None]) -> None:
             for it in races[number::LANES]:

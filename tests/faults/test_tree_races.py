@@ -35,7 +35,7 @@ def test_two_last_members_that_end_at_once_start_the_body_once(tree_process: Tre
     chords = [[row.job_id for row in rows[start : start + 5]] for start in range(0, len(rows), 5)]
 
     def lane(number: int) -> None:
-        gate = Barrier(2, timeout=60)
+        gate = Barrier(2, timeout=stretched(300))
 
         def end(position: int) -> None:
             for ids in chords[number::LANES]:

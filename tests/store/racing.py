@@ -23,7 +23,7 @@ _WAITS_ON_MARIADB = re.compile(r"^LOCK WAIT .*?thread id (\d+),", re.MULTILINE |
 
 def race(*contenders: Contender, timeout: float = 60) -> list[Any]:
     """Start all at once, each in its own thread; return their results, each within `timeout` seconds."""
-    barrier = Barrier(len(contenders), timeout=30)
+    barrier = Barrier(len(contenders), timeout=timeout)
 
     def run(contender: Contender) -> Any:
         barrier.wait()

@@ -94,7 +94,7 @@ def test_thousand_cancels_against_claims_have_one_winner_each(crowded_harness: H
     }
 
     def lane(number: int) -> list[tuple[int, bool, JobStatus | None]]:
-        meet, mine = Barrier(2, timeout=60), jobs[number::lanes]
+        meet, mine = Barrier(2, timeout=110), jobs[number::lanes]
 
         def claims() -> list[bool]:
             won = []
