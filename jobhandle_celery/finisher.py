@@ -130,21 +130,28 @@ class Finisher(Forkable):
     def _write(self) -> bool:
         """Write what has come; False if there was nothing."""
         with self._writing:
-            work = [*self._missed, *self._received(BATCH - len(self._missed))]
-            self._missed = []
-            if not work:
-                return False
-            written: set[int] = set()
-            missed = TRIES
             try:
-                written = self._store.runs.finish_many({item.run: item.result for item in work}, self._me)
-                missed = 1
-            except JobHandleError:
-                pass  # each is written by itself, and logs its error
+                return self._write_together()
             except Exception as error:
-                internal_errors.report("finishing jobs together", error, "each is written by itself")
-            self._leave([item for item in work if item.run.job_id not in written], missed)
-            return True
+                internal_errors.report("finishing jobs", error, "their worker finds them running nowhere")
+                return False
+
+    def _write_together(self) -> bool:
+        work = [*self._missed, *self._received(BATCH - len(self._missed))]
+        self._missed = []
+        if not work:
+            return False
+        written: set[int] = set()
+        missed = TRIES
+        try:
+            written = self._store.runs.finish_many({item.run: item.result for item in work}, self._me)
+            missed = 1
+        except JobHandleError:
+            pass  # each is written by itself, and logs its error
+        except Exception as error:
+            internal_errors.report("finishing jobs together", error, "each is written by itself")
+        self._leave([item for item in work if item.run.job_id not in written], missed)
+        return True
 
     def _received(self, count: int) -> list[Finish]:
         received: list[Finish] = []

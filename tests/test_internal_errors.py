@@ -19,6 +19,7 @@ from jobhandle_celery.cli.context import CommandContext
 from jobhandle_celery.cli.doctor.findings import Check, Deployment, Level
 from jobhandle_celery.cli.doctor.workers import check_internal_errors
 from jobhandle_celery.cli.output import Output
+from jobhandle_celery.finisher import Finisher
 from jobhandle_celery.runtime import DeferredWrite
 from jobhandle_celery.store import Worker
 from jobhandle_celery.store.leases import Leases
@@ -98,7 +99,13 @@ def end_of_a_task(app: Any, _: pytest.MonkeyPatch) -> None:
 def outcome(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(executor, "_write_in_time", bug)
     run: Any = SimpleNamespace(job_id=1, attempt=1)
-    executor.write(app.tasks["tests.add"], SimpleNamespace(run=run), Finished(run, "null"))  # type: ignore[arg-type]
+    task = app.tasks["tests.add"]
+    executor.write(task, SimpleNamespace(run=run, context=task.request), Finished(run, "null"))  # type: ignore[arg-type]
+
+
+def finisher(app: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Finisher, "_received", bug)
+    Finisher(app.jobs._runtime.store, Worker("w1@host", "uid", 1), bug).end()
 
 
 def revoked(app: Any, patch: pytest.MonkeyPatch) -> None:
@@ -113,7 +120,8 @@ def check(app: Any, _: pytest.MonkeyPatch) -> None:
 
 
 PLACES: list[Callable[[Any, pytest.MonkeyPatch], None]] = [
-    *(periodic, lease, marks, after_commit, event, receiver, end_of_a_task, outcome, revoked, check)
+    *(periodic, lease, marks, after_commit, event, receiver, end_of_a_task, outcome, revoked, check),
+    finisher,
 ]
 
 
@@ -182,6 +190,7 @@ def test_every_thread_of_the_library_reports_errors() -> None:
     known = {
         ("background.py", "self._run"),
         ("bootstep.py", "self._run"),
+        ("finisher.py", "self._run"),
         ("lease.py", "self._run"),
         ("lease.py", "log"),
         # These raise in what waits for them: a run's thread, that of a command's check, and every wait.
@@ -189,4 +198,4 @@ def test_every_thread_of_the_library_reports_errors() -> None:
         ("deadline.py", "self._run"),
         ("completion.py", "self._run"),
     }
-    assert found == known, "a new thread: report its bugs by `faults`, and add it here"
+    assert found == known, "a new thread: report its bugs by `internal_errors`, and add it here"

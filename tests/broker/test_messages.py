@@ -52,7 +52,7 @@ def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
     app: Any = make_app(
         broker_url, None, {"task_queues": QUEUES, "task_default_queue": "default", **settings}
     )
-    app.task(name="tests.anything")(anything)
+    app.task(name="tests.anything", shared=False)(anything)
     return app
 
 
