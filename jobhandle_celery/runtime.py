@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Celery
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]  # not in its stubs
@@ -23,11 +23,13 @@ from .broker.publisher import Publisher
 from .broker.routing import Routing
 from .completion import CompletionPoller
 from .errors import ConfigurationError, DatabaseUnavailableError
-from .finisher import Finisher
 from .handle import JobHandle
 from .settler import Settler
 from .store import Database, MessageKey, Run, Store, Worker
 from .submitter import Submitter
+
+if TYPE_CHECKING:
+    from .worker.finisher import Finisher
 
 T = TypeVar("T")
 

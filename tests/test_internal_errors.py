@@ -19,13 +19,13 @@ from jobhandle_celery.cli.context import CommandContext
 from jobhandle_celery.cli.doctor.findings import Check, Deployment, Level
 from jobhandle_celery.cli.doctor.workers import check_internal_errors
 from jobhandle_celery.cli.output import Output
-from jobhandle_celery.finisher import Finisher
 from jobhandle_celery.runtime import DeferredWrite
 from jobhandle_celery.store import Worker
 from jobhandle_celery.store.leases import Leases
 from jobhandle_celery.store.outbox import Outbox
 from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.worker import bootstep, events, executor, result_backend
+from jobhandle_celery.worker.finisher import Finisher
 from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.lease import Lease
 from jobhandle_celery.worker.outcomes import Finished

@@ -12,9 +12,9 @@ from celery.worker import state
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, serialization
 from jobhandle_celery.broker.headers import job_headers
 from jobhandle_celery.errors import DatabaseRefusedError, DatabaseUnavailableError, JobHandleError
-from jobhandle_celery.finisher import TRIES, Finisher
 from jobhandle_celery.runtime import DeferredWrite, Runtime, runtime_of
 from jobhandle_celery.store import ProcessRef, Run, RunResult, Worker
+from jobhandle_celery.worker.finisher import MAX_TRIES, Finisher
 from jobhandle_celery.worker.housekeeping import Housekeeping
 from jobhandle_celery.worker.outcomes import (
     REFUSALS,
@@ -115,8 +115,8 @@ def test_result_that_is_left_and_superseded_is_dropped(
     main: Main, finisher: Finisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     main.runtime.store.recovery.lose(main.run, "gone", main.run.worker)
-    assert finisher.leave(main.run, RunResult("3"))
-    for _ in range(TRIES):
+    assert finisher.send(main.run, RunResult("3"))
+    for _ in range(MAX_TRIES):
         finisher.flush()
     main.housekeeping.writes.make()
     assert main.handle.job_status() is JobStatus.ERROR
@@ -131,7 +131,7 @@ def test_result_that_cannot_be_written_with_others_is_written_by_itself(
         raise DatabaseRefusedError("no")
 
     monkeypatch.setattr(main.runtime.store.runs, "finish_many", refused)
-    assert finisher.leave(main.run, RunResult("3"))
+    assert finisher.send(main.run, RunResult("3"))
     finisher.flush()
     assert main.handle.job_running()
     main.housekeeping.writes.make()
@@ -141,7 +141,7 @@ def test_result_that_cannot_be_written_with_others_is_written_by_itself(
 @pytest.mark.parametrize("end", ["lost", "past its limit", "cut off"])
 def test_result_that_a_child_has_sent_comes_before_its_end(main: Main, finisher: Finisher, end: str) -> None:
     """The child is gone, and the main process has not written what it sent before."""
-    assert finisher.leave(main.run, RunResult("3"))
+    assert finisher.send(main.run, RunResult("3"))
     recovery, me = main.runtime.store.recovery, main.run.worker
     ref = ProcessRef(main.run.job_id, main.run.task_id, 1, str(me.worker_uid), me.pid)
     writes: dict[str, Callable[[], object]] = {
@@ -160,7 +160,7 @@ def test_job_whose_result_waits_for_its_commit_is_no_stray(
     """Its request is gone, and its row still names this worker."""
     monkeypatch.setattr(main.housekeeping, "_lasting", lambda _, seen: list(seen))
     monkeypatch.setattr(main.housekeeping._worker.consumer, "connection", object(), raising=False)
-    assert finisher.leave(main.run, RunResult("3"))
+    assert finisher.send(main.run, RunResult("3"))
     main.housekeeping()
     assert main.handle.result(timeout=0) == 3
 

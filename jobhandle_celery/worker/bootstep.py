@@ -19,11 +19,11 @@ from celery.worker.control import Panel
 
 from .. import internal_errors
 from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
-from ..finisher import Finisher
 from ..runtime import runtime_of
 from ..settings import ignored as ignored_settings
 from ..store import Run, RunResult, Worker
 from ..tracing import untraced
+from .finisher import Finisher
 from .housekeeping import Housekeeping
 from .lease import RETRY_INTERVAL, Lease
 from .outcomes import Finished, log_superseded, take_over

@@ -299,7 +299,7 @@ def _is_left_to_main(task: Any, current: CurrentRun, outcome: Outcome) -> bool:
         and isinstance(outcome, Finished)
         and not current.context.is_eager
         and node_of(current.context) is None
-        and finisher.leave(outcome.run, RunResult(outcome.result, outcome.ignored))
+        and finisher.send(outcome.run, RunResult(outcome.result, outcome.ignored))
     )
 
 

@@ -330,15 +330,15 @@ GUARDS = [
     Mutant(
         229,
         "a child sends its results to a main process that is gone",
-        "finisher:Finisher.after_fork",
+        "worker.finisher:Finisher.after_fork",
         (DropStatement(("close",)),),
-        "tests/test_finisher.py",
+        "tests/worker/test_finisher.py",
     ),
     Mutant(
         230,
         "a result that could not be written with others is dropped",
-        "finisher:Finisher._leave",
-        (DropStatement(("_otherwise",)),),
-        "tests/test_finisher.py",
+        "worker.finisher:Finisher._keep_or_pass_on",
+        (DropStatement(("_write_alone",)),),
+        "tests/worker/test_finisher.py",
     ),
 ]

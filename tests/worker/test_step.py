@@ -12,10 +12,10 @@ from celery import Celery, bootsteps
 
 from jobhandle_celery import Jobs
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.finisher import Finisher
 from jobhandle_celery.runtime import DeferredWrite, runtime_of
 from jobhandle_celery.store import Run, RunResult
 from jobhandle_celery.worker import bootstep
+from jobhandle_celery.worker.finisher import Finisher
 
 AWAY = "postgresql+psycopg://127.0.0.1:1/away"
 
@@ -93,7 +93,7 @@ def test_shutdown_waits_for_results_that_are_being_written(
     monkeypatch.setattr(runtime.store.runs, "finish_many", finish_many)
     monkeypatch.setattr(runtime.store.recovery, "give_back_all", give_back_all)
     step.start(controlled)
-    assert runtime.finisher.leave(Run(1, "task", 1, "claim", runtime.current_worker()), RunResult("3"))
+    assert runtime.finisher.send(Run(1, "task", 1, "claim", runtime.current_worker()), RunResult("3"))
     threading.Timer(0.2, opened.set).start()
     step.shutdown(controlled)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from jobhandle_celery.errors import DatabaseUnavailableError
-from jobhandle_celery.finisher import LARGEST, TRIES, Finisher
 from jobhandle_celery.store import Run, RunResult, Worker
+from jobhandle_celery.worker.finisher import MAX_PACKET, MAX_TRIES, Finisher
 from tests.support import eventually
 
 ME = Worker("w1", "uid", 1)
@@ -53,9 +53,9 @@ class Finishing:
         store: Any = SimpleNamespace(runs=self.runs)
         self.finisher = Finisher(store, ME, lambda run, _: self.taken.append(run.job_id))
 
-    def leave(self, *job_ids: int) -> None:
+    def send(self, *job_ids: int) -> None:
         for job_id in job_ids:
-            assert self.finisher.leave(run_of(job_id), RunResult(f'"{job_id} \\u0000 \u00e9"'))
+            assert self.finisher.send(run_of(job_id), RunResult(f'"{job_id} \\u0000 \u00e9"'))
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def finishing() -> Iterator[Finishing]:
 def test_results_that_come_during_a_commit_share_the_next(finishing: Finishing) -> None:
     finishing.runs.open.clear()
     finishing.finisher.start()
-    finishing.leave(1)
+    finishing.send(1)
     assert finishing.runs.entered.wait(30)
-    finishing.leave(2, 3)
+    finishing.send(2, 3)
 
     finishing.runs.open.set()
     eventually(lambda: len(finishing.runs.calls) == 2)
@@ -83,9 +83,9 @@ def test_results_that_come_during_a_commit_share_the_next(finishing: Finishing) 
 def test_flush_writes_what_was_sent_and_waits_for_the_commit_under_way(finishing: Finishing) -> None:
     finishing.runs.open.clear()
     finishing.finisher.start()
-    finishing.leave(1)
+    finishing.send(1)
     assert finishing.runs.entered.wait(30)
-    finishing.leave(2)
+    finishing.send(2)
     threading.Timer(0.05, finishing.runs.open.set).start()
 
     finishing.finisher.flush()
@@ -95,31 +95,31 @@ def test_flush_writes_what_was_sent_and_waits_for_the_commit_under_way(finishing
 
 def test_row_that_is_locked_gets_further_tries_and_is_then_taken_over(finishing: Finishing) -> None:
     finishing.runs.refused = {2}
-    finishing.leave(1, 2)
+    finishing.send(1, 2)
 
     finishing.finisher.start()
     eventually(lambda: finishing.taken == [2])
 
-    assert finishing.runs.calls == [[1, 2], *[[2]] * (TRIES - 1)]
+    assert finishing.runs.calls == [[1, 2], *[[2]] * (MAX_TRIES - 1)]
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), ZeroDivisionError()])
 def test_results_that_are_not_written_are_taken_over_at_once(finishing: Finishing, error: Exception) -> None:
     finishing.runs.error = error
-    finishing.leave(1)
+    finishing.send(1)
     finishing.finisher.flush()
 
     assert (len(finishing.runs.calls), finishing.taken) == (1, [1])
 
 
 def test_child_writes_a_result_that_is_too_large(finishing: Finishing) -> None:
-    assert not finishing.finisher.leave(run_of(1), RunResult("1" * LARGEST))
+    assert not finishing.finisher.send(run_of(1), RunResult("1" * MAX_PACKET))
 
 
 def test_child_writes_its_results_while_the_main_process_reads_none(finishing: Finishing) -> None:
     """The memory of a main process that is stopped, or waits for the database, does not grow."""
     sent = 0
-    while finishing.finisher.leave(run_of(1), RunResult("1" * 1000)):
+    while finishing.finisher.send(run_of(1), RunResult("1" * 1000)):
         sent += 1
         assert sent < 10_000
 
@@ -130,7 +130,7 @@ def test_child_writes_its_results_once_the_main_process_is_gone(finishing: Finis
     if pid == 0:
         os.close(close)
         os.read(closed, 1)
-        os._exit(finishing.finisher.leave(run_of(1), RunResult("1")))
+        os._exit(finishing.finisher.send(run_of(1), RunResult("1")))
     finishing.finisher._reader.close()
     os.close(close)
     os.close(closed)
@@ -140,14 +140,14 @@ def test_child_writes_its_results_once_the_main_process_is_gone(finishing: Finis
 
 def test_flush_after_the_end_does_nothing(finishing: Finishing) -> None:
     finishing.finisher.start()
-    finishing.leave(1)
+    finishing.send(1)
     finishing.finisher.end()
     finishing.finisher.flush()
 
     assert finishing.runs.calls == [[1]]
-    assert not finishing.finisher.leave(run_of(2), RunResult("2"))
+    assert not finishing.finisher.send(run_of(2), RunResult("2"))
 
 
 def test_store_that_cannot_write_them_together_gets_none(finishing: Finishing) -> None:
     finishing.runs.finishes_together = False
-    assert not finishing.finisher.leave(run_of(1), RunResult("1"))
+    assert not finishing.finisher.send(run_of(1), RunResult("1"))

@@ -1,10 +1,9 @@
 """Finishes jobs in batches: one commit for the bodies of a worker that have returned in the same moment.
 
-The process of a body sends its result to the main process by a socket of their own, and takes the next job at
-once. Celery's pipe would not do: its event loop does not read it while it waits for a broker, and drops the
-results of tasks whose acceptance it has not read. Nobody has been told meanwhile that the job is finished. If
-the main process dies before the commit, its worker is lost, and so is the run, as if the body's own process
-had died there.
+A pool process sends the result of a body to the main process through a socket of their own, and starts the
+next job at once. Celery's pipe would not do: its event loop does not read it while it waits for a broker, and
+drops the results of tasks whose acceptance it has not read. The row is Running until the commit. If the main
+process dies before it, the worker is lost, and the run with it, as if the pool process had died in the body.
 """
 
 import json
@@ -17,25 +16,25 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from . import internal_errors
-from .errors import JobHandleError
-from .store import Forkable, Run, RunResult, Store, Worker, forks
-from .tracing import untraced
+from .. import internal_errors
+from ..errors import JobHandleError
+from ..store import Forkable, Run, RunResult, Store, Worker, forks
+from ..tracing import untraced
 
-PAUSE = 0.02
+INTERVAL = 0.02
 """Seconds after a commit for which results are gathered; one after a longer pause is written at once."""
 
-BATCH = 200
+MAX_BATCH = 200
 """Results that are written together at most."""
 
-LARGEST = 16384
+MAX_PACKET = 16384
 """Bytes of a result, with the key of its run, that is sent. The socket holds a few hundred small ones; a
 process that cannot send writes the result itself."""
 
-TRIES = 5
+MAX_TRIES = 5
 """Commits that a row may miss because it is locked; then its result is written by itself."""
 
-FLUSHES = 20
+MAX_FLUSH = 20
 """Commits that a flush makes at most: results may come without end."""
 
 
@@ -51,17 +50,17 @@ class Finish:
 class Finisher(Forkable):
     """The results of a worker's bodies, on their way from its children to the database."""
 
-    def __init__(self, store: Store, me: Worker, otherwise: Callable[[Run, RunResult], None]) -> None:
+    def __init__(self, store: Store, me: Worker, write_alone: Callable[[Run, RunResult], None]) -> None:
         """Open the socket, in the main process, before it forks.
 
         Args:
             store: Where the jobs are.
             me: The worker.
-            otherwise: Takes, in the main process, a result that was not written with others.
+            write_alone: Takes, in the main process, a result that was not written with others.
         """
         self._store = store
         self._me = me
-        self._otherwise = otherwise
+        self._write_alone = write_alone
         # Packets of several processes do not mix. macOS has no SOCK_SEQPACKET for this.
         kind = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
         self._reader, self._writer = socket.socketpair(socket.AF_UNIX, kind)
@@ -80,12 +79,12 @@ class Finisher(Forkable):
         """Close the main process's end, so that nothing is sent to a main process that has died."""
         self._reader.close()
 
-    def leave(self, run: Run, result: RunResult) -> bool:
+    def send(self, run: Run, result: RunResult) -> bool:
         """Send a result to the main process; False if this process must write it."""
         if not self._store.runs.finishes_together:
             return False
         packet = json.dumps([run.job_id, run.task_id, run.attempt, run.claim_id, *result]).encode()
-        if len(packet) > LARGEST:
+        if len(packet) > MAX_PACKET:
             return False
         try:
             self._writer.send(packet)
@@ -108,8 +107,8 @@ class Finisher(Forkable):
         self._writer.close()
 
     def flush(self) -> None:
-        """Write what the children have sent before this call, or pass it to `otherwise`."""
-        for _ in range(FLUSHES):
+        """Write what the children have sent before this call, or pass it to `write_alone`."""
+        for _ in range(MAX_FLUSH):
             if not self._write():
                 break
 
@@ -118,10 +117,10 @@ class Finisher(Forkable):
         arrivals.register(self._reader, select.POLLIN)
         written_at = 0.0
         while not self._ended.is_set():
-            if not arrivals.poll(PAUSE * 1000 if self._missed else 500):
+            if not arrivals.poll(INTERVAL * 1000 if self._missed else 500):
                 if not self._missed:
                     continue
-            elif (early := written_at + PAUSE - time.monotonic()) > 0:
+            elif (early := written_at + INTERVAL - time.monotonic()) > 0:
                 self._ended.wait(early)
             with untraced():
                 self._write()
@@ -137,12 +136,12 @@ class Finisher(Forkable):
                 return False
 
     def _write_together(self) -> bool:
-        work = [*self._missed, *self._received(BATCH - len(self._missed))]
+        work = [*self._missed, *self._received(MAX_BATCH - len(self._missed))]
         self._missed = []
         if not work:
             return False
         written: set[int] = set()
-        missed = TRIES
+        missed = MAX_TRIES
         try:
             written = self._store.runs.finish_many({item.run: item.result for item in work}, self._me)
             missed = 1
@@ -150,7 +149,7 @@ class Finisher(Forkable):
             pass  # each is written by itself, and logs its error
         except Exception as error:
             internal_errors.report("finishing jobs together", error, "each is written by itself")
-        self._leave([item for item in work if item.run.job_id not in written], missed)
+        self._keep_or_pass_on([item for item in work if item.run.job_id not in written], missed)
         return True
 
     def _received(self, count: int) -> list[Finish]:
@@ -159,14 +158,14 @@ class Finisher(Forkable):
             return received
         with suppress(BlockingIOError):
             for _ in range(count):
-                job_id, task_id, attempt, claim_id, *result = json.loads(self._reader.recv(LARGEST))
+                job_id, task_id, attempt, claim_id, *result = json.loads(self._reader.recv(MAX_PACKET))
                 received.append(Finish(Run(job_id, task_id, attempt, claim_id, self._me), RunResult(*result)))
         return received
 
-    def _leave(self, work: Sequence[Finish], missed: int) -> None:
+    def _keep_or_pass_on(self, work: Sequence[Finish], missed: int) -> None:
         for item in work:
             item.tries += missed
-            if item.tries < TRIES:
+            if item.tries < MAX_TRIES:
                 self._missed.append(item)
             else:
-                self._otherwise(item.run, item.result)
+                self._write_alone(item.run, item.result)
