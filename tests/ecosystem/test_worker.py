@@ -87,18 +87,24 @@ def test_errors_of_a_job_are_those_of_a_plain_task(
 
 
 def test_spans_of_a_worker_are_those_of_its_bodies(observed: Observed) -> None:
-    """Its lease, its polls, its claims and the message that its sweeper publishes make none."""
+    """Its lease, its polls, its claims, the message that its sweeper publishes, and results make none.
+
+    The process of a body writes how it failed, while its main process writes results.
+    """
     cluster = observed.cluster
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert cluster.submit("add", 1, 2).wait(30) == "Finished"
     handle = cluster.submit(
-        "add", 1, 2, headers={"traceparent": parent}, scheduled_for=timedelta(milliseconds=10)
+        "unserialisable_result",
+        headers={"traceparent": parent},
+        scheduled_for=timedelta(milliseconds=10),
     )
-    assert handle.wait(30) == "Finished"
+    assert handle.wait(30) == "Error"
     cluster.fence()
     spans = observed.sent("span")
     (run,) = [span for span in spans if span["attributes"].get("jobhandle.job_id") == handle.job_id]
     assert (run["name"], run["trace"], run["parent"]) == (
-        "run/worker.add",
+        "run/worker.unserialisable_result",
         0x0AF7651916CD43DD8448EB211C80319C,
         0xB7AD6B7169203331,
     )
