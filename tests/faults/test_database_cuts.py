@@ -89,7 +89,7 @@ LATE_ANSWERS = {
 }
 """The other answer that the caller may get when the answer to its commit is lost."""
 
-SKIPPING = {"reap", "reserve_due", "reserve_unsettled", "prune", "expire", "unreported_cancels"}
+SKIPPING = {"reap", "reserve_due", "reserve_unsettled", "prune", "expire", "unreported_cancels", "arm"}
 """They skip locked rows, also those still locked by their own broken connection."""
 
 
