@@ -19,7 +19,6 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
-    and_,
     bindparam,
     case,
     cast,
@@ -27,8 +26,6 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
-    null,
-    or_,
     select,
     update,
 )
@@ -40,9 +37,9 @@ from ..validation import NAME_LENGTH
 from .records import PendingMessage, Run, RunResult
 from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
 from .transitions import (
-    NO_PROCESS,
     WAITING_WITHOUT_TIME,
-    final,
+    claimed_as,
+    finished,
     run_params,
     status_allows,
     unless_expired_before,
@@ -109,6 +106,15 @@ def _to_json(moment: datetime) -> str:
     return moment.isoformat()
 
 
+def _document(name: str, *columns: ColumnElement[Any]) -> Any:
+    """Return the rows of the JSON document of a statement as a table (PostgreSQL)."""
+    rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*columns)
+    return rows.render_derived(name=name, with_types=True)
+
+
+_KEY = (column("id", job.c.id.type), column("task_id", Text), column("attempt", Integer))
+
+
 @cache
 def insert_document(*, of_tree: bool = False) -> Any:
     """Return an insert of the rows of a JSON document, in their order, with their events (PostgreSQL)."""
@@ -117,8 +123,7 @@ def insert_document(*, of_tree: bool = False) -> Any:
     number: ColumnElement[int] = column("number", Integer)
     columns = _TREE_COLUMNS if of_tree else _COLUMNS
     shapes = [column(new.name, _json_type(new.type)) for new in columns]
-    rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(number, *shapes)
-    rows = rows.render_derived(name="given", with_types=True)
+    rows = _document("given", number, *shapes)
     values = _values(lambda new: rows.c[new.name], of_tree=of_tree)
     wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
     inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
@@ -222,15 +227,7 @@ def mark_queued() -> Any:
 
     A mark that is lost with the server's machine is harmless, see `Outbox.mark_queued`.
     """
-    known = (
-        column("id", job.c.id.type),
-        column("task_id", Text),
-        column("attempt", Integer),
-        column("publish_count", Integer),
-        column("republish_after", Double),
-    )
-    sent = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*known)
-    sent = sent.render_derived(name="sent", with_types=True)
+    sent = _document("sent", *_KEY, column("publish_count", Integer), column("republish_after", Double))
     waiting = (
         status_allows("publish"),
         ~WAITING_WITHOUT_TIME,
@@ -263,35 +260,16 @@ def finish_many() -> Any:
 
     Rows that are locked stay. It returns the id of each row that ended, and whether it is unsettled.
     """
-    known = (
-        column("id", job.c.id.type),
-        column("task_id", Text),
-        column("attempt", Integer),
-        column("claim_id", Text),
-        column("result", Text),
-        column("ignored", Boolean),
+    given = _document(
+        "given", *_KEY, column("claim_id", Text), column("result", Text), column("ignored", Boolean)
     )
-    given = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*known)
-    given = given.render_derived(name="given", with_types=True)
-
-    def held_by(runs: Any) -> tuple[Guard, ...]:
-        return (
-            job.c.id == runs.c.id,
-            job.c.task_id == runs.c.task_id,
-            job.c.attempt == runs.c.attempt,
-            job.c.status_id == status_literal(JobStatus.RUNNING),
-            job.c.claim_id == runs.c.claim_id,
-        )
-
     free = (
-        select(*(given.c[place.name] for place in known))
-        .join_from(given, job, and_(*held_by(given)))
+        select(*given.c)
+        .join_from(given, job, claimed_as(lambda place: given.c[place.name]))
         .with_for_update(skip_locked=True, key_share=True, of=job)
         .cte("free")
     )
-    read_by_others = or_(~free.c.ignored, job.c.needed, job.c.unique_key.is_not(None))
-    result: Any = case((read_by_others, free.c.result), else_=null())
-    to = final(JobStatus.FINISHED, result=result, error=null(), **NO_PROCESS)
     columns = (*event_columns("finished", param(job_event.c.actor)), job.c.unsettled)
-    ended = update(job).where(*held_by(free)).values(**to).returning(*columns)
+    ended = update(job).where(claimed_as(lambda place: free.c[place.name]))
+    ended = ended.values(**finished(free.c.result, ignored=free.c.ignored)).returning(*columns)
     return with_event(ended, lambda moved: [moved.c.id, moved.c.unsettled])

@@ -182,6 +182,11 @@ class Database(Forkable):
         with self.single_statement() as db:
             return db.count_applied(transition, **values)
 
+    @property
+    def has_documents(self) -> bool:
+        """True if a statement can change the rows of a JSON document here, as `end_each` does."""
+        return self.dialect == "postgresql"
+
     def end_each(self, statement: Executable, parameters: Mapping[str, Any]) -> set[int]:
         """Execute a statement, built once, that ends rows by one commit; return their ids (PostgreSQL).
 

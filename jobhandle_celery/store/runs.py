@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import case, literal, null, or_, select, update
+from sqlalchemy import case, literal, null, select, true, update
 
 from ..models import Failure
 from ..schema import clock, job, job_event
@@ -38,6 +38,7 @@ from .transitions import (
     claimed_by,
     failure_reason,
     final,
+    finished,
     lease_alive,
     mine,
     run_params,
@@ -108,8 +109,7 @@ class Runs:
     def finish(self, run: Run, result: str, *, ignored: bool = False) -> bool:
         """End a run with its result (JSON text); False if it is superseded.
 
-        An `ignored` result is stored only if another job may get it as an argument: the row is `needed`, or
-        has a unique key, by which a member of a tree may be this job.
+        For an `ignored` result see `transitions.finished`.
 
         Who may have been there first: a pass that declared this worker lost; another process, which ended the
         job by `set_status`; this very call, if the answer to its commit was lost. A stop request does not
@@ -120,14 +120,14 @@ class Runs:
     @property
     def finishes_together(self) -> bool:
         """True if `finish_many` is one statement here."""
-        return self._database.dialect == "postgresql"
+        return self._database.has_documents
 
     @retry_on_disconnect
     def finish_many(self, results: Mapping[Run, RunResult], worker: Worker) -> set[int]:
         """End runs of one worker with their results, and return the ids of the jobs that ended.
 
         On PostgreSQL by one commit, which waits for no row: one that is locked is left alone. Who may have
-        been there first: as for `finish`, which tells about a job that is not among them.
+        been there first: as for `finish`, by which a job that is not among them can be looked at.
         """
         if not self.finishes_together:
             return {
@@ -370,11 +370,7 @@ def _claim(*, leased: bool) -> Transition:
 
 @cache
 def _finish(*, ignored: bool) -> Transition:
-    result: Any = param(job.c.result)
-    if ignored:
-        # Not by `unique_hash`: MariaDB has cleared it by the time it comes to this column.
-        result = case((or_(job.c.needed, job.c.unique_key.is_not(None)), result), else_=null())
-    to = final(JobStatus.FINISHED, result=result, error=null(), **NO_PROCESS)
+    to = finished(param(job.c.result), ignored=true() if ignored else None)
     return _ending(CLAIMED_BY_RUN, to=to, reason="finished")
 
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Row,
     String,
@@ -55,13 +56,15 @@ WAS_SENT = (job.c.publish_count > 0) | (job.c.attempt > 0)
 EXPIRED = and_(NEVER_STARTED, job.c.expires <= clock())
 NOT_EXPIRED = or_(job.c.expires.is_(None), ~NEVER_STARTED, job.c.expires > clock())
 
-CLAIMED_BY_RUN = and_(
-    job.c.id == param(job.c.id),
-    job.c.task_id == param(job.c.task_id),
-    job.c.attempt == param(job.c.attempt),
-    job.c.status_id == status_literal(JobStatus.RUNNING),
-    job.c.claim_id == param(job.c.claim_id),
-)
+
+def claimed_as(value_of: Callable[[Column[Any]], Any]) -> Guard:
+    """Return the guard: the row is Running, and the columns that name its claim have these values."""
+    named = (job.c.id, job.c.task_id, job.c.attempt, job.c.claim_id)
+    running = job.c.status_id == status_literal(JobStatus.RUNNING)
+    return and_(*(place == value_of(place) for place in named), running)
+
+
+CLAIMED_BY_RUN = claimed_as(param)
 """The guard of every write of a run: the row is Running and names its claim. For `run_params`."""
 
 
@@ -262,6 +265,19 @@ def final(status: JobStatus, **columns: Any) -> dict[str, Any]:
         **FINAL_COLUMNS,
         **columns,
     }
+
+
+def finished(result: Any, *, ignored: ColumnElement[bool] | None = None) -> dict[str, Any]:
+    """Return the columns of a row whose body has returned a result.
+
+    An ignored one is stored only if another job may get it as an argument: the row is needed, or has a unique
+    key, by which a member of a tree may be this job.
+    """
+    if ignored is not None:
+        # Not by `unique_hash`: MariaDB has cleared it by the time it comes to this column.
+        kept = or_(~ignored, job.c.needed, job.c.unique_key.is_not(None))
+        result = case((kept, result), else_=null())
+    return final(JobStatus.FINISHED, result=result, error=null(), **NO_PROCESS)
 
 
 def cancelled(republish_after: timedelta | ColumnElement[float], **columns: Any) -> dict[str, Any]:

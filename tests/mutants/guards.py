@@ -267,7 +267,7 @@ GUARDS = [
     Mutant(
         174,
         "an ignored result is dropped, though another job gets it as an argument",
-        "store.runs:_finish",
+        "store.transitions:finished",
         (Drop(("needed",)),),
         "tests/store/test_needs.py -k ignored",
     ),
@@ -275,7 +275,10 @@ GUARDS = [
         231,
         "a result that is written with others ends a run of another claim",
         "store.bulk_statements:finish_many",
-        (Drop(("claim_id", "claim_id")),),
+        (
+            Replace(("claimed_as", "given"), by="job.c.id == given.c.id"),
+            Replace(("claimed_as", "free"), by="job.c.id == free.c.id"),
+        ),
         "tests/store/test_fences.py",
     ),
     Mutant(
