@@ -139,9 +139,19 @@ def test_result_that_cannot_be_written_with_others_is_written_by_itself(
 
 
 @pytest.mark.parametrize("end", ["lost", "past its limit", "cut off"])
-def test_result_that_a_child_has_sent_comes_before_its_end(main: Main, finisher: Finisher, end: str) -> None:
+@pytest.mark.parametrize("alone", [False, True], ids=["with others", "by itself"])
+@pytest.mark.parametrize("locked", [False, True], ids=["", "after a lock"])
+def test_result_that_a_child_has_sent_comes_before_its_end(
+    main: Main, finisher: Finisher, end: str, alone: bool, locked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The child is gone, and the main process has not written what it sent before."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise DatabaseUnavailableError("away for a moment")
+
     assert finisher.send(main.run, RunResult("3"))
+    if alone:
+        monkeypatch.setattr(main.runtime.store.runs, "finish_many", refused)
     recovery, me = main.runtime.store.recovery, main.run.worker
     ref = ProcessRef(main.run.job_id, main.run.task_id, 1, str(me.worker_uid), me.pid)
     writes: dict[str, Callable[[], object]] = {
@@ -150,6 +160,12 @@ def test_result_that_a_child_has_sent_comes_before_its_end(main: Main, finisher:
         "cut off": lambda: recovery.give_back(ref, "cut off", me),
     }
     main.runtime.deferred_writes.put(DeferredWrite(main.run.job_id, main.run.task_id, writes[end]))
+    if locked:
+        with monkeypatch.context() as patch:
+            patch.setattr(main.runtime.store.runs, "finish_many", refused)
+            patch.setattr(main.runtime.store.runs, "finish", refused)
+            main.housekeeping.writes.make()
+        assert main.handle.job_running()
     main.housekeeping.writes.make()
     assert main.handle.result(timeout=0) == 3
 

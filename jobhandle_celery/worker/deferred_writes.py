@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 
 from .. import internal_errors
 from ..errors import DatabaseUnavailableError, SchemaError
@@ -41,11 +42,19 @@ class DeferredWrites:
         return any(write.refused is not None for write in self.pending)
 
     def make(self) -> None:
-        """Make the writes whose child is gone; what cannot be written now stays."""
-        ready = [write for write in self.pending if self._is_ready(write)]
-        if ready and self._runtime.finisher is not None:
-            self._runtime.finisher.flush()  # a child that is gone may have sent the result before
-        for write in ready:
+        """Make the writes whose child is gone; what cannot be written now stays.
+
+        A child that is gone may have sent its result before: what else is known of its task comes after that.
+        """
+        if self._runtime.finisher is not None and any(map(self._is_ready, self.pending)):
+            self._runtime.finisher.flush()
+        self._make_all([write for write in self.pending if write.refused is not None])
+        unwritten = {write.task_id for write in self.pending if write.refused is not None}
+        others = [write for write in self.pending if write.refused is None]
+        self._make_all([write for write in others if write.task_id not in unwritten])
+
+    def _make_all(self, writes: Sequence[DeferredWrite]) -> None:
+        for write in filter(self._is_ready, writes):
             try:
                 self._make(write)
             except (DatabaseUnavailableError, SchemaError):

@@ -331,6 +331,13 @@ GUARDS = [
         "tests/test_reports.py",
     ),
     Mutant(
+        232,
+        "a child's end is written while the result that it has sent before waits for a lock",
+        "worker.deferred_writes:DeferredWrites.make",
+        (ReplaceStatement(("unwritten", "pending"), by="unwritten = set()"),),
+        "tests/test_reports.py -k comes_before",
+    ),
+    Mutant(
         229,
         "a child sends its results to a main process that is gone",
         "worker.finisher:Finisher.after_fork",
