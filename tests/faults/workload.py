@@ -4,6 +4,7 @@ The bodies (tests/faults/bodies.py) write marks to a file that the library does 
 that file with the rows.
 """
 
+import math
 import random
 import threading
 import time
@@ -222,19 +223,35 @@ class Workload:
         Args:
             lost_before_body: Attempts may have been claimed whose body wrote nothing: their process was
                 killed in between.
-            asleep: Processes that were stopped for longer than a lease, and the moment before each was
-                woken: bodies that had begun by then may have come back beside their successors.
+            suspended: Processes that were stopped for longer than a lease, and the moment before each was
+                woken: what they had claimed by then may have begun, or gone on, beside its successors.
             events_of: Check the events of this many jobs only; None: of all.
         """
         rows, body_traces = self.rows(), self.body_traces()
         assert set(body_traces) <= set(rows)
         for job_id, row in rows.items():
-            self._audit(row, body_traces.get(job_id, []), lost_before_body, suspended or {})
+            traces = self._without_late(job_id, body_traces.get(job_id, []), suspended or {})
+            self._audit(row, traces, lost_before_body, suspended or {})
         self._audit_cancelled_periods(body_traces)
         looked_at = self.ids if events_of is None else self.rng.sample(self.ids, events_of)
         for job_id in looked_at:
             self._audit_events(self.cluster.jobs.events(job_id), rows[job_id])
         return rows
+
+    def _without_late(
+        self, job_id: int, body_traces: list[BodyTrace], suspended: Mapping[int, float]
+    ) -> list[BodyTrace]:
+        """Leave out bodies that had been claimed before their process was stopped, and began once it woke."""
+        late = [trace for trace in body_traces if trace.begun > suspended.get(trace.pid, math.inf)]
+        if not late:
+            return body_traces
+        claimed = {
+            event.attempt: event.at.timestamp()
+            for event in self.cluster.jobs.events(job_id)
+            if event.status is JobStatus.RUNNING
+        }
+        late = [trace for trace in late if claimed[trace.attempt] <= suspended[trace.pid]]
+        return [trace for trace in body_traces if trace not in late]
 
     def _audit(
         self,
