@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from .batching import slices
 from .status import JobStatus
 from .store import Forkable, JobOutcome, JobState, Store, forks
 from .tracing import untraced
@@ -215,8 +216,7 @@ class CompletionPoller(Forkable):
                     wanted.append((key, condition))
                 else:
                     yield key, WaitResult(job.status)
-        for start in range(0, len(wanted), MAX_OUTCOMES):
-            batch = wanted[start : start + MAX_OUTCOMES]
+        for batch in slices(wanted, MAX_OUTCOMES):
             outcomes = queries.outcomes({condition.job_id for _, condition in batch})
             for key, condition in batch:
                 outcome = outcomes.get(condition.job_id)

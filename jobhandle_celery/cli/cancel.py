@@ -2,6 +2,7 @@
 
 import click
 
+from ..batching import slices
 from ..status import UNFINISHED, JobStatus
 from .context import CommandContext, command
 from .exit_codes import ExitCode
@@ -49,11 +50,9 @@ def cancel(context: CommandContext, selection: JobSelection, terminate: bool) ->
     statuses = selection.statuses or tuple(status for status in JobStatus if status in UNFINISHED)
     ids = selection.find_ids(context, "Cancel", statuses)
     cancelled = 0
-    for start in range(0, len(ids), CHUNK):
+    for part in slices(ids, CHUNK):
         # The statuses are given again: a job that has moved on since was not part of the question.
-        cancelled += context.jobs.cancel_many(
-            status=statuses, ids=ids[start : start + CHUNK], terminate=terminate
-        )
+        cancelled += context.jobs.cancel_many(status=statuses, ids=part, terminate=terminate)
     context.output.result({"cancelled": cancelled}, f"{cancelled:,} jobs were cancelled or asked to stop")
 
 

@@ -13,6 +13,7 @@ import click
 from celery.utils.saferepr import saferepr
 
 from .. import celery_compat
+from ..batching import slices
 from ..broker.connection import bounded
 from ..broker.messages import kwargs_shown
 from ..status import JobStatus
@@ -63,8 +64,8 @@ def replay_events(context: CommandContext, since: timedelta, limit: int) -> None
     jobs = events = 0
     try:
         job_ids = context.store.diagnostics.touched_within(since, limit)
-        for start in range(0, len(job_ids), BATCH_SIZE):
-            for details in context.store.diagnostics.details_of(job_ids[start : start + BATCH_SIZE]):
+        for part in slices(job_ids, BATCH_SIZE):
+            for details in context.store.diagnostics.details_of(part):
                 jobs += 1
                 for event in task_events(context.app, details):
                     dispatcher.hostname = event.hostname

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, func, select, update
 
+from ..batching import slices
 from ..schema import clock, job
 from ..serialization import clip_message
 from ..status import JobStatus
@@ -68,8 +69,7 @@ class Outbox:
         # Read without a lock first: the caller's transaction may be part of one that is still open.
         with self._database.autocommit() as db:
             unsent = sorted(db.filter_ids(job_ids, _UNSENT))
-        for start in range(0, len(unsent), MOST_PARAMETERS):
-            these = unsent[start : start + MOST_PARAMETERS]
+        for these in slices(unsent, MOST_PARAMETERS):
             with self._database.transaction() as db:
                 if len(these) > 1:
                     db.lock_in_order(job.c.id.in_(these), _UNSENT)

@@ -1,12 +1,13 @@
 """Executes operations on SQLite and MariaDB."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Row, Table, Update, delete, false, insert, select, update
 
+from ..batching import slices
 from ..schema import clock, job, job_event, job_need
 from .bulk_statements import NEW_ROW, NEW_TREE_ROW, QUEUED, by_task_ids, insert_row, select_inserted
 from .executors import ALL_ROWS, MOST_PARAMETERS, Executor, select_and_count, select_of
@@ -34,8 +35,8 @@ class PortableExecutor(Executor):
         else:
             ids = self.execute(transition.select_ids, parameters).scalars().all()
         rows: list[Row[Any]] = []
-        for start in range(0, len(ids), MOST_PARAMETERS):
-            these = parameters | {"these": ids[start : start + MOST_PARAMETERS]}
+        for part in slices(ids, MOST_PARAMETERS):
+            these = parameters | {"these": part}
             self.execute(transition.update_rows, these)
             rows += self.execute(transition.select_rows, these)
         self._append_events(rows)
@@ -71,8 +72,8 @@ class PortableExecutor(Executor):
         ids = select(job.c.id).where(*guards).order_by(job.c.id).limit(most)
         found = self.execute(ids, parameters).scalars().all()
         locked: list[int] = []
-        for start in range(0, len(found), MOST_PARAMETERS):
-            these = {**parameters, "these": found[start : start + MOST_PARAMETERS]}
+        for part in slices(found, MOST_PARAMETERS):
+            these = {**parameters, "these": part}
             locked += self.execute(select_in_order(THESE, *guards), these).scalars()
         return locked
 
@@ -83,14 +84,16 @@ class PortableExecutor(Executor):
 
     def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = ALL_ROWS) -> list[Row[Any]]:
         statement = select_of(THESE, columns, where)
-        return [row for these in _lists(ids) for row in self.execute(statement, these)]
+        return [
+            row for part in slices(ids, MOST_PARAMETERS) for row in self.execute(statement, {"these": part})
+        ]
 
     def rows_and_count_of(
         self, ids: Collection[int], *columns: Column[Any], where: Guard
     ) -> tuple[list[Row[Any]], int]:
         found, total = list[Row[Any]](), 0
-        for these in _lists(ids):
-            *rows, count = self.execute(select_and_count(THESE, columns, where), these)
+        for part in slices(ids, MOST_PARAMETERS):
+            *rows, count = self.execute(select_and_count(THESE, columns, where), {"these": part})
             found += rows
             total += count[0]
         return found, total
@@ -152,12 +155,6 @@ class PortableExecutor(Executor):
                 for row in rows
             ]
             self.execute(insert(job_event).values(at=clock()), events)
-
-
-def _lists(ids: Collection[int]) -> Iterator[dict[str, list[int]]]:
-    every = list(ids)
-    for start in range(0, len(every), MOST_PARAMETERS):
-        yield {"these": every[start : start + MOST_PARAMETERS]}
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, func, select
 
+from ..batching import slices
 from ..models import Event, JobRecord
 from ..schema import clock, job, job_event, job_need
 from ..status import FINAL, UNFINISHED, JobStatus
@@ -67,8 +68,8 @@ class Queries:
         tasks: list[int] = []
         nodes: list[int] = []
         with self._database.autocommit() as db:
-            for start in range(0, len(task_ids), MOST_PARAMETERS):
-                named = job.c.task_id.in_(task_ids[start : start + MOST_PARAMETERS])
+            for part in slices(task_ids, MOST_PARAMETERS):
+                named = job.c.task_id.in_(part)
                 for found in db.execute(select(job.c.id, job.c.kind).where(named, _UNFINISHED)):
                     (tasks if found.kind is None else nodes).append(found.id)
         return tasks, nodes

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Row
 
 from .. import serialization
+from ..batching import slices
 from ..models import Failure, Progress
 from ..schema import job
 from ..status import JobStatus
@@ -306,8 +307,8 @@ class Selection:
             yield self
             return
         ids = tuple(sorted(self.ids))
-        for start in range(0, len(ids), size):
-            yield replace(self, ids=ids[start : start + size])
+        for part in slices(ids, size):
+            yield replace(self, ids=tuple(part))
 
 
 EVERYTHING = Selection()

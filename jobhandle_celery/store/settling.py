@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Row, or_, select, update
 
+from ..batching import slices
 from ..schema import clock, job
 from ..status import FINAL, JobStatus
 from .adoption import adopt, is_adopting, unblock
@@ -75,8 +76,8 @@ class Settling:
         there first: another settle of the same row, or a resubmit, which has cleared the unsettled flag.
         """
         ready: list[PendingMessage] = []
-        for start in range(0, len(job_ids), MOST_PARAMETERS):
-            ended = self._read_ended(job_ids[start : start + MOST_PARAMETERS])
+        for part in slices(job_ids, MOST_PARAMETERS):
+            ended = self._read_ended(part)
             self._note_crowds(ended)
             for row in ended:
                 if row.has_dependents:
@@ -214,8 +215,8 @@ class Settling:
         A row that is locked is not waited for; the sweeper tries again.
         """
         ready: list[int] = []
-        for start in range(0, len(job_ids), MOST_PARAMETERS):
-            ready += self._arm(job_ids[start : start + MOST_PARAMETERS])
+        for part in slices(job_ids, MOST_PARAMETERS):
+            ready += self._arm(part)
         return ready
 
     def _arm(self, job_ids: Sequence[int]) -> list[int]:
@@ -244,8 +245,8 @@ class Settling:
         """Set the needed flag of rows that are neither final nor locked; return their ids."""
         flagged: set[int] = set()
         with self._database.transaction() as db:
-            for start in range(0, len(job_ids), MOST_PARAMETERS):
-                these = job.c.id.in_(job_ids[start : start + MOST_PARAMETERS])
+            for part in slices(job_ids, MOST_PARAMETERS):
+                these = job.c.id.in_(part)
                 unlocked = select_unlocked(these, job.c.status_id.not_in(FINAL))
                 if free := db.execute(unlocked).scalars().all():
                     db.execute(update(job).where(job.c.id.in_(free)).values(needed=True))

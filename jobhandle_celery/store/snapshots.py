@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Row, case, func, select
 
 from .. import serialization
+from ..batching import slices
 from ..models import Failure, JobRecord, Progress, Unreadable
 from ..schema import job, job_need
 from ..status import JobStatus
@@ -125,7 +126,7 @@ def _needs_of(db: Executor, job_ids: Sequence[int]) -> dict[int, tuple[int, ...]
     """Return the ids of what each of these jobs needs: first the jobs whose results are its arguments."""
     needs: dict[int, tuple[int, ...]] = {}
     in_order = (job_need.c.job_id, job_need.c.position.is_(None), job_need.c.position, job_need.c.needs_id)
-    for part in _parts(job_ids):
+    for part in slices(job_ids, MOST_PARAMETERS):
         statement = select(job_need.c.job_id, job_need.c.needs_id).where(job_need.c.job_id.in_(part))
         rows = db.execute(statement.order_by(*in_order))
         for job_id, some in groupby(rows, key=lambda row: row.job_id):
@@ -148,11 +149,11 @@ def count_members(db: Executor, nodes: Sequence[Node]) -> dict[int, Progress]:
     """
     counted: dict[int, tuple[int, int]] = {}
     roots = [node.id for node in nodes if node.parent_id is None]
-    for part in _parts(roots):
+    for part in slices(roots, MOST_PARAMETERS):
         for root_id, members, finished in db.execute(_count(job.c.root_id, part)):
             counted[root_id] = int(finished), members
     nested = {node.id: node.root_id for node in nodes if node.parent_id is not None}
-    for part in _parts({root_id for root_id in nested.values() if root_id is not None}):
+    for part in slices({root_id for root_id in nested.values() if root_id is not None}, MOST_PARAMETERS):
         below = _count_below(db, part)
         counted |= {node_id: below[node_id] for node_id in nested.keys() & below.keys()}
     return {node_id: Progress(finished, members) for node_id, (finished, members) in counted.items()}
@@ -192,8 +193,3 @@ def _count_below(db: Executor, trees: Collection[int]) -> dict[int, tuple[int, i
             counted[above] = ended + int(finished), total + members
             above = parents.get(above)
     return counted
-
-
-def _parts(ids: Iterable[int]) -> list[list[int]]:
-    every = list(ids)
-    return [every[start : start + MOST_PARAMETERS] for start in range(0, len(every), MOST_PARAMETERS)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import and_, case, delete, exists, literal, or_, select, update
 
+from ..batching import slices
 from ..schema import clock, job, job_event, job_need
 from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
@@ -124,8 +125,7 @@ class Sweep:
                 ids.append(row.id)
                 if len(ids) >= PRUNE_BATCH:
                     break  # the next transaction deletes the others
-            for start in range(0, len(ids), MOST_PARAMETERS):
-                part = ids[start : start + MOST_PARAMETERS]
+            for part in slices(ids, MOST_PARAMETERS):
                 db.execute(delete(job_need).where(job_need.c.job_id.in_(part)))
                 db.execute(delete(job_event).where(job_event.c.job_id.in_(part)))
                 db.execute(delete(job).where(job.c.id.in_(part)))

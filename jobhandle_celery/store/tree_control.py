@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Row, String, and_, case, cast, exists, func, literal, null, or_, select, true, update
 
+from ..batching import slices
 from ..errors import InvalidTransitionError
 from ..schema import clock, job, random_uuid
 from ..status import FINAL, UNFINISHED, JobStatus
@@ -116,15 +117,14 @@ def _below(db: Executor, node: Row[Any]) -> Iterator[Guard]:
 
 
 def _children_of(parents: Sequence[int]) -> Iterator[Guard]:
-    for start in range(0, len(parents), MOST_PARAMETERS):
-        yield job.c.parent_id.in_(parents[start : start + MOST_PARAMETERS])
+    for part in slices(parents, MOST_PARAMETERS):
+        yield job.c.parent_id.in_(part)
 
 
 def _parts(db: Executor, which: Guard) -> Iterator[Guard]:
     """Yield guards of `MOST_CHANGED` rows each, together all rows that pass a guard."""
     ids = db.execute(select(job.c.id).where(which).order_by(job.c.id)).scalars().all()
-    for start in range(0, len(ids), MOST_CHANGED):
-        part = ids[start : start + MOST_CHANGED]
+    for part in slices(ids, MOST_CHANGED):
         yield and_(which, job.c.id.between(part[0], part[-1]))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, BindParameter, ColumnElement, Row, and_, bindparam, case, func, select
 
+from ..batching import slices
 from ..schema import job, job_need
 from .executors import MOST_PARAMETERS, Executor
 from .statements import param, params
@@ -101,8 +102,8 @@ class _Reader:
     def read(self, statement: Callable[..., Any], ids: Sequence[int]) -> list[Row[Any]]:
         """Return the rows of a statement with the parameter `ids`, in parts."""
         rows: list[Row[Any]] = []
-        for start in range(0, len(ids), MOST_PARAMETERS):
-            rows += self.execute(statement, ids=ids[start : start + MOST_PARAMETERS])
+        for part in slices(ids, MOST_PARAMETERS):
+            rows += self.execute(statement, ids=part)
         return rows
 
     def execute(self, statement: Callable[..., Any], **values: Any) -> Sequence[Row[Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, select, update
 
-from ..batching import batches
+from ..batching import batches, slices
 from ..errors import DatabaseUnavailableError, UnknownJobError, ValidationError
 from ..schema import clock, job
 from ..settings import Settings
@@ -151,8 +151,8 @@ class _Insertion:
             for part in batches(level, MOST_ROWS, self._length, MOST_BYTES):
                 self._insert_part(part)
         needs = list(self._needs())
-        for start in range(0, len(needs), MOST_ROWS):
-            self._db.insert_needs(needs[start : start + MOST_ROWS])
+        for rows in slices(needs, MOST_ROWS):
+            self._db.insert_needs(rows)
         self._block_late()
         return _Inserted(
             [self._submitted[number] for number in range(len(self._members))],
@@ -176,8 +176,8 @@ class _Insertion:
         asked = {(need, new.job.username) for new in self._members for need in new.after}
         ids = sorted({need for need, _ in asked})
         known: dict[int, str | None] = {}
-        for start in range(0, len(ids), MOST_PARAMETERS):
-            these = job.c.id.in_(ids[start : start + MOST_PARAMETERS])
+        for part in slices(ids, MOST_PARAMETERS):
+            these = job.c.id.in_(part)
             here = select(job.c.id, job.c.username).where(these, job.c.namespace == self._settings.namespace)
             known |= {row.id: row.username for row in self._db.read_current(here)}
         for need, username in sorted(asked, key=lambda pair: pair[0]):
@@ -256,13 +256,13 @@ class _Insertion:
     def _block_late(self) -> None:
         """Block rows that are to be armed, which only the insert of later rows has shown."""
         late = [self._submitted[number].job_id for number in sorted(self._to_arm & self._written)]
-        for start in range(0, len(late), MOST_PARAMETERS):
+        for part in slices(late, MOST_PARAMETERS):
             blocked = {
                 "status_id": JobStatus.WAITING,
                 "blocked": True,
                 "due_at": clock(setting("publish_grace")),
             }
-            these = job.c.id.in_(late[start : start + MOST_PARAMETERS])
+            these = job.c.id.in_(part)
             self._db.execute(update(job).where(these).values(**blocked))
         for number in self._to_arm & self._written:
             self._submitted[number] = replace(self._submitted[number], status=JobStatus.WAITING)

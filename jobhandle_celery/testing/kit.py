@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import pytest
 from celery import signals
 
+from ..batching import slices
 from ..broker.headers import readable_job_of
 from ..errors import ApiUsageError, JobFailedError, ValidationError
 from ..jobs import Jobs
@@ -192,8 +193,7 @@ class JobsKit(Jobs):
         self._errors |= observed.errors
         records: dict[int, JobRecord] = {}
         started = list(observed.started)
-        for first in range(0, len(started), MAX_RUN):
-            ids = started[first : first + MAX_RUN]
+        for ids in slices(started, MAX_RUN):
             records |= {record.id: record for record in self.find(ids=ids, limit=MAX_RUN)}
         return [records[job_id] for job_id in started if job_id in records]
 
