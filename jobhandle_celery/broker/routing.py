@@ -22,12 +22,13 @@ from kombu.serialization import prepare_accept_content
 from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
 from ..models import CheckedJob
-from ..redaction import HIDDEN, masked, resolved, unknown
+from ..redaction import masked, resolved
 from . import publish_options, stored_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
 from .headers import CELERY_HEADERS, checked_headers, custom_headers
 from .publish_options import parse_moment
 from .stored_options import described
+from .task_arguments import checked_arguments
 
 _LIMITS = ("time_limit", "soft_time_limit")
 _ROUTE_OPTIONS = ("queue", "priority", "route_name", *sorted(publish_options.ROUTE))
@@ -119,7 +120,7 @@ class Routing:
         sensitive = list(job.sensitive)
         if task is not None:
             sensitive += validation.sensitive(getattr(task, "sensitive", ()))
-            args, kwargs = _checked(task, args, kwargs, sensitive, results)
+            args, kwargs = checked_arguments(task, args, kwargs, sensitive, results)
         elif self._app.conf.task_always_eager:
             raise ValidationError("task", job.task, "a task of this app, where task_always_eager is set")
         sent = CALLED_BY in given
@@ -312,35 +313,6 @@ def _caller(parent: Any) -> dict[str, Any]:
     if not parent or not parent.request.id:
         return {}
     return {"parent_id": parent.request.id, "root_id": parent.request.root_id or parent.request.id}
-
-
-class _Result:
-    def __repr__(self) -> str:
-        return "<result of another job>"
-
-
-_RESULT = _Result()
-"""Stands for a result still to come, where arguments are shown."""
-
-
-def _checked(
-    task: Any, args: list[Any], kwargs: dict[str, Any], sensitive: list[str | int], results: int
-) -> tuple[list[Any], dict[str, Any]]:
-    args, kwargs = celery_compat.dump_pydantic_arguments(task, args, kwargs)
-    if task.typing and hasattr(task, "__header__"):
-        if sensitive:
-            of_none, parameters = unknown(sensitive, task.run)
-            if of_none:
-                accepted = f"parameters of {task.name} ({', '.join(parameters)}), or their positions from 0"
-                raise ValidationError("sensitive", of_none, accepted)
-        try:
-            task.__header__(*args, **kwargs)
-        except TypeError as error:
-            given = [*[_RESULT] * results, *args[results:]], kwargs
-            raise ValidationError(
-                "args", HIDDEN if sensitive else given, f"what {task.name} takes ({error})"
-            ) from None
-    return list(args), dict(kwargs)
 
 
 def _sent_as(given: Mapping[str, Any]) -> tuple[Any, ...]:
