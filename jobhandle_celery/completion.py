@@ -19,7 +19,7 @@ from .tracing import untraced
 
 K = TypeVar("K")
 
-SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.01, 0.05
+MIN_INTERVAL, MAX_INTERVAL = 0.01, 0.05
 """Seconds between two polls."""
 
 INTERVAL_SHARE = 0.02
@@ -84,7 +84,7 @@ class CompletionPoller(Forkable):
         self._waits: dict[Wait, WaitCondition] = {}
         self._thread: threading.Thread | None = None
         self._polled_at = self._newest = 0.0
-        self._shortest = SHORTEST_INTERVAL
+        self._shortest = MIN_INTERVAL
         self._due = math.inf
 
     def after_fork(self) -> None:
@@ -173,7 +173,7 @@ class CompletionPoller(Forkable):
 
     def _interval(self) -> float:
         age = time.monotonic() - self._newest
-        return min(max(age * INTERVAL_SHARE, self._shortest), LONGEST_INTERVAL)
+        return min(max(age * INTERVAL_SHARE, self._shortest), MAX_INTERVAL)
 
     def _poll(self, waits: Mapping[Wait, WaitCondition]) -> None:
         began = time.monotonic()
@@ -194,7 +194,7 @@ class CompletionPoller(Forkable):
                 self._waits.pop(wait, None)
             self._polled_at = time.monotonic()
             took = self._polled_at - began
-            self._shortest = min(max(took * POLLS_APART, SHORTEST_INTERVAL), LONGEST_INTERVAL)
+            self._shortest = min(max(took * POLLS_APART, MIN_INTERVAL), MAX_INTERVAL)
 
     def _found(self, conditions: Mapping[K, WaitCondition]) -> Iterator[tuple[K, WaitResult]]:
         """Read the jobs of conditions; yield what ends each that ends, first those without an outcome."""

@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 """Jobs settled at a time."""
 
-LONGEST = 5.0
+SETTLE_TIMEOUT = 5.0
 """Seconds of settling in one call; the sweeper settles the rest.
 
 A mass cancel may end more jobs than its caller, or a pass of the sweeper, can wait for."""
 
 
-LONGEST_WAIT = 0.1
+MAX_WAIT = 0.1
 """Seconds for which members of a large group wait for the next one that ends in this process."""
 
 _node: ContextVar[int | None] = ContextVar("jobhandle_node", default=None)
@@ -39,7 +39,7 @@ class _Waiting(BackgroundQueue[int]):
     on_failure = "the sweeper settles them"
 
     def __init__(self, settle: Callable[[Sequence[int]], None]) -> None:
-        super().__init__(LONGEST_WAIT, BATCH)
+        super().__init__(MAX_WAIT, BATCH)
         self._settle = settle
 
     def _do(self, work: Sequence[int]) -> None:
@@ -74,10 +74,10 @@ class Settler:
 
     @contextmanager
     def end_of_member(self, node_id: int | None) -> Iterator[None]:
-        """Say that a child of that node ends in this block; None: another job.
+        """Note that a child of that node ends in this block; None: another job.
 
         While many of its siblings are unfinished, it waits for the next one that ends in this process, and is
-        settled by the same statement: it decides nothing.
+        settled by the same statement: nothing else changes by its end.
         """
         token = _node.set(node_id)
         try:
@@ -122,7 +122,7 @@ class Settler:
         spent = 0.0
         while pending:
             batch = [pending.popleft() for _ in range(min(len(pending), BATCH))]
-            if spent > LONGEST and not self._is_alone():
+            if spent > SETTLE_TIMEOUT and not self._is_alone():
                 logger.info("%d jobs that ended are left to the sweeper to settle", len(batch) + len(pending))
                 return
             began = time.monotonic()

@@ -67,7 +67,7 @@ def test_eager_failure_cancels_what_needs_it(app: Any) -> None:
 
 def test_eager_canvas_is_settled_however_long_it_takes(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No sweeper would settle the rest."""
-    monkeypatch.setattr(settler, "LONGEST", 0.0)
+    monkeypatch.setattr(settler, "SETTLE_TIMEOUT", 0.0)
     handle = app.jobs.handle()
     handle.submit(chain(app.tasks["tests.add"].s(1, 1), *(app.tasks["tests.add"].s(1) for _ in range(3))))
     assert handle.result(timeout=0) == 5

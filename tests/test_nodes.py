@@ -159,7 +159,7 @@ def test_job_without_tree_executes_no_statement_more(app: Any, calls: list[int])
 def long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a settle has read holds for the whole test, and no thread settles what waits."""
     monkeypatch.setattr(settling, "CALM", 3600.0)
-    monkeypatch.setattr("jobhandle_celery.settler.LONGEST_WAIT", 3600.0)
+    monkeypatch.setattr("jobhandle_celery.settler.MAX_WAIT", 3600.0)
 
 
 @pytest.mark.usefixtures("long_wait")

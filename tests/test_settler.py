@@ -206,7 +206,7 @@ class Crowd:
 def long_calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a settle has read holds for the whole test, and no thread settles what waits."""
     monkeypatch.setattr(settling, "CALM", 3600.0)
-    monkeypatch.setattr("jobhandle_celery.settler.LONGEST_WAIT", 3600.0)
+    monkeypatch.setattr("jobhandle_celery.settler.MAX_WAIT", 3600.0)
 
 
 @pytest.mark.usefixtures("long_calm")

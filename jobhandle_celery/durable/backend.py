@@ -88,7 +88,7 @@ class JobBackend(BaseBackend):
         messages = StateMessages(on_message)
         while True:
             meta = result._get_task_meta()
-            messages.tell(result.id, meta)
+            messages.pass_on(result.id, meta)
             if meta["status"] in READY_STATES:
                 break
             if on_interval:

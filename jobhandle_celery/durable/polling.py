@@ -23,7 +23,7 @@ class StateMessages:
         self._on_message = on_message
         self._seen: dict[str, Any] = {}
 
-    def tell(self, task_id: str, meta: dict[str, Any]) -> None:
+    def pass_on(self, task_id: str, meta: dict[str, Any]) -> None:
         """Pass on a state that is not the last one of its task; as from a broker, never PENDING."""
         if self._on_message is None or meta["status"] == PENDING:
             return
@@ -67,7 +67,7 @@ def ended(
         for job_id in [*waiting] if on_message else final(waiting.keys()):
             result = waiting[job_id]
             meta = result._get_task_meta()
-            messages.tell(result.id, meta)
+            messages.pass_on(result.id, meta)
             if meta["status"] in READY_STATES:
                 del waiting[job_id]
                 yield result.id, meta

@@ -11,7 +11,7 @@ from ..schema import clock, job
 from ..status import UNFINISHED, JobStatus
 from .database import Database
 from .dependencies import HAS_UNMET_NEED, IS_NODE, select_failed_need, why_cancelled
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .records import Run, Selection, unique_hash
 from .retrying import remember, remembered, retry_on_disconnect
 from .statements import Guard, Transition, params, setting, status_literal
@@ -109,7 +109,7 @@ class Control:
         """
         with self._database.transaction() as db:
             count = 0
-            for part in selection.parts(MOST_PARAMETERS):
+            for part in selection.parts(MAX_PARAMETERS):
                 which = and_(selected(part), not_requested(terminate=terminate))
                 unfinished = job.c.status_id.in_(UNFINISHED)
                 # Without a lock: MariaDB would wait for all rows that it reads, also for those of tasks.

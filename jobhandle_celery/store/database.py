@@ -276,7 +276,7 @@ class Database(Forkable):
         back, and code of the caller that retries the whole transaction expects that error.
 
         Raises:
-            DBAPIError: as said.
+            DBAPIError: a serialization failure or a deadlock.
             JobHandleError: any other error of the connection.
         """
         with forks.hold():

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from ..schema import clock, job, job_need, statement_clock
 from ..status import FINAL, JobStatus
 from .records import MESSAGE_CONTENT
-from .statements import MOST_CHANGED, Guard, Transition, param, setting, status_literal
+from .statements import MAX_CHANGED, Guard, Transition, param, setting, status_literal
 from .transitions import NO_PROCESS, THIS_JOB, WAITING_WITHOUT_TIME, cancelled
 
 ACTOR = "settle"
@@ -105,7 +105,7 @@ _IDS: BindParameter[Any] = bindparam("param_ids", expanding=True)
 BY_IDS = job.c.id.in_(_IDS)
 """The guard: the rows `ids`."""
 
-MANY: dict[str, Any] = {"many": True, "most": MOST_CHANGED}
+MANY: dict[str, Any] = {"many": True, "most": MAX_CHANGED}
 """Any number of rows may depend on one."""
 
 
@@ -169,12 +169,12 @@ def cancel_dependents(status: JobStatus | None) -> Transition:
     )
 
 
-MOST_LEVELS = 500
-"""How far `select_doomed` looks. MariaDB reads all of it, whatever the LIMIT is."""
+MAX_LEVELS = 500
+"""How far `select_unstartable` looks. MariaDB reads all of it, whatever the LIMIT is."""
 
 
 @cache
-def select_doomed(limit: int) -> Select[Any]:
+def select_unstartable(limit: int) -> Select[Any]:
     """Return a select of rows that can no longer start because the rows `ids` are Cancelled.
 
     Those that need these, those that need them in turn, and so on, each with its need. What is beyond the
@@ -187,22 +187,22 @@ def select_doomed(limit: int) -> Select[Any]:
     )
     pairs = select(job_need.c.job_id, job_need.c.needs_id)
     pairs = pairs.join(DEPENDENT, DEPENDENT.c.id == job_need.c.job_id).where(in_turn)
-    doomed = (
+    unstartable = (
         pairs.add_columns(literal_column("1", Integer).label("level"))
         .join(NEEDED, NEEDED.c.id == job_need.c.needs_id)
         .where(job_need.c.needs_id.in_(_IDS), in_statuses(NEEDED.c.status_id, {JobStatus.CANCELLED}))
-        .cte("doomed", recursive=True)
+        .cte("unstartable", recursive=True)
     )
-    doomed = doomed.union(
-        pairs.add_columns(doomed.c.level + literal_column("1", Integer))
-        .join(doomed, doomed.c.job_id == job_need.c.needs_id)
-        .where(doomed.c.level < literal_column(str(MOST_LEVELS), Integer))
+    unstartable = unstartable.union(
+        pairs.add_columns(unstartable.c.level + literal_column("1", Integer))
+        .join(unstartable, unstartable.c.job_id == job_need.c.needs_id)
+        .where(unstartable.c.level < literal_column(str(MAX_LEVELS), Integer))
     )
-    return select(doomed.c.job_id, doomed.c.needs_id).limit(limit)
+    return select(unstartable.c.job_id, unstartable.c.needs_id).limit(limit)
 
 
 @cache
-def cancel_doomed() -> Transition:
+def cancel_unstartable() -> Transition:
     """Return the transition of blocked rows `ids`, each of which needs one of the rows `needs`.
 
     These are Cancelled, or become so by the same transition.

@@ -37,7 +37,7 @@ from .call_threads import call_blocking
 from .records import PendingMessage
 from .statements import Guard, Transition, is_locked_in_order, is_unlocked, params, select_in_order
 
-MOST_PARAMETERS = 500
+MAX_PARAMETERS = 500
 """Values in the list of one statement; databases have limits, and SQLite's was once 999."""
 
 ALL_ROWS: Guard = true()
@@ -134,7 +134,7 @@ class Executor(ABC):
     def rows_and_count_of(
         self, ids: Collection[int], *columns: Column[Any], where: Guard
     ) -> tuple[list[Row[Any]], int]:
-        """Return the same, of which the first column is the id, and how many of these jobs exist."""
+        """Return columns of these jobs that pass a guard, and the number of these jobs that exist."""
 
     def filter_ids(self, ids: Collection[int], guard: Guard) -> set[int]:
         """Return the ids of these jobs that pass a guard, a constant."""
@@ -237,6 +237,6 @@ def select_of(these: Guard, columns: tuple[Column[Any], ...], guard: Guard) -> A
 
 @cache
 def select_and_count(these: Guard, columns: tuple[Column[Any], ...], guard: Guard) -> Any:
-    """Return the same, whose last row begins with the number of these jobs."""
+    """Return the select of columns of these jobs that pass a guard, and, in its last row, of their number."""
     count = select(func.count(), *[null()] * (len(columns) - 1)).where(these)
     return union_all(select_of(these, columns, guard), count.select_from(job))

@@ -27,8 +27,8 @@ from .statements import Guard, params
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
 
-MOST_ROWS = 1_000
-MOST_BYTES = 8 * 2**20
+MAX_ROWS = 1_000
+MAX_BYTES = 8 * 2**20
 """Rows and bytes of one statement: PostgreSQL has a limit of 1 GiB, and this process has limited memory."""
 
 
@@ -77,7 +77,7 @@ class Inserter:
 
     def _insert_all(self, db: Executor, jobs: Sequence[NewJob], now: datetime | None) -> list[SubmitResult]:
         submitted: dict[str, SubmitResult] = {}
-        for part in batches(self._in_order_of_keys(jobs), MOST_ROWS, payload_length, MOST_BYTES):
+        for part in batches(self._in_order_of_keys(jobs), MAX_ROWS, payload_length, MAX_BYTES):
             rows = [self._row(new, now) for new in part]
             inserted = {row.task_id: row for row in db.insert_jobs(rows)}
             for new, row in zip(part, rows, strict=True):
@@ -120,7 +120,7 @@ class Inserter:
         submitted: list[SubmitResult] = []
 
         def documents() -> Iterator[dict[str, Any]]:
-            for part in batches(jobs, MOST_ROWS, payload_length, MOST_BYTES):
+            for part in batches(jobs, MAX_ROWS, payload_length, MAX_BYTES):
                 if any(new.unique_key for new in part) or need_clock(part):
                     raise NotDirect
                 task_ids.extend(new.task_id for new in part)

@@ -17,7 +17,7 @@ from ..schema import clock, job
 from ..serialization import clip_message
 from ..status import JobStatus
 from .database import Database
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect
 from .statements import NAMESPACE, Guard, Transition, is_locked_in_order, setting, status_literal
@@ -69,7 +69,7 @@ class Outbox:
         # Read without a lock first: the caller's transaction may be part of one that is still open.
         with self._database.autocommit() as db:
             unsent = sorted(db.filter_ids(job_ids, _UNSENT))
-        for these in slices(unsent, MOST_PARAMETERS):
+        for these in slices(unsent, MAX_PARAMETERS):
             with self._database.transaction() as db:
                 if len(these) > 1:
                     db.lock_in_order(job.c.id.in_(these), _UNSENT)

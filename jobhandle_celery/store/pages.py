@@ -17,7 +17,7 @@ from ..models import JobRecord
 from ..schema import clock, job
 from ..status import JobStatus
 from .database import Database
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .records import Selection
 from .retrying import retry_on_disconnect
 from .snapshots import to_jobs
@@ -60,7 +60,7 @@ class Pages:
         found: list[Row[Any]] = []
         with self._database.autocommit() as db:
             selection, after, before = _narrow(db, selection, before)
-            for part in selection.parts(MOST_PARAMETERS):
+            for part in selection.parts(MAX_PARAMETERS):
                 found += _newest_by_id(db, part, after, before, limit)
             newest = sorted(found, key=lambda row: row.id, reverse=True)[:limit]
             return to_jobs(db, newest, of_ended=of_ended)

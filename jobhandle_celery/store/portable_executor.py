@@ -10,7 +10,7 @@ from sqlalchemy import Column, ColumnElement, Row, Table, Update, delete, false,
 from ..batching import slices
 from ..schema import clock, job, job_event, job_need
 from .bulk_statements import NEW_ROW, NEW_TREE_ROW, QUEUED, by_task_ids, insert_row, select_inserted
-from .executors import ALL_ROWS, MOST_PARAMETERS, Executor, select_and_count, select_of
+from .executors import ALL_ROWS, MAX_PARAMETERS, Executor, select_and_count, select_of
 from .records import PendingMessage
 from .statements import THESE, Guard, Transition, params, select_in_order, select_unlocked
 from .transitions import WAITING_WITHOUT_TIME, for_these, grouped, status_allows, unless_expired_before
@@ -35,7 +35,7 @@ class PortableExecutor(Executor):
         else:
             ids = self.execute(transition.select_ids, parameters).scalars().all()
         rows: list[Row[Any]] = []
-        for part in slices(ids, MOST_PARAMETERS):
+        for part in slices(ids, MAX_PARAMETERS):
             these = parameters | {"these": part}
             self.execute(transition.update_rows, these)
             rows += self.execute(transition.select_rows, these)
@@ -72,7 +72,7 @@ class PortableExecutor(Executor):
         ids = select(job.c.id).where(*guards).order_by(job.c.id).limit(most)
         found = self.execute(ids, parameters).scalars().all()
         locked: list[int] = []
-        for part in slices(found, MOST_PARAMETERS):
+        for part in slices(found, MAX_PARAMETERS):
             these = {**parameters, "these": part}
             locked += self.execute(select_in_order(THESE, *guards), these).scalars()
         return locked
@@ -85,14 +85,14 @@ class PortableExecutor(Executor):
     def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = ALL_ROWS) -> list[Row[Any]]:
         statement = select_of(THESE, columns, where)
         return [
-            row for part in slices(ids, MOST_PARAMETERS) for row in self.execute(statement, {"these": part})
+            row for part in slices(ids, MAX_PARAMETERS) for row in self.execute(statement, {"these": part})
         ]
 
     def rows_and_count_of(
         self, ids: Collection[int], *columns: Column[Any], where: Guard
     ) -> tuple[list[Row[Any]], int]:
         found, total = list[Row[Any]](), 0
-        for part in slices(ids, MOST_PARAMETERS):
+        for part in slices(ids, MAX_PARAMETERS):
             *rows, count = self.execute(select_and_count(THESE, columns, where), {"these": part})
             found += rows
             total += count[0]

@@ -12,7 +12,7 @@ from ..schema import clock, job, job_event, job_need
 from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
 from .decoding import to_event, to_job, to_progress
-from .executors import ALL_ROWS, MOST_PARAMETERS, Executor
+from .executors import ALL_ROWS, MAX_PARAMETERS, Executor
 from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect
@@ -68,7 +68,7 @@ class Queries:
         tasks: list[int] = []
         nodes: list[int] = []
         with self._database.autocommit() as db:
-            for part in slices(task_ids, MOST_PARAMETERS):
+            for part in slices(task_ids, MAX_PARAMETERS):
                 named = job.c.task_id.in_(part)
                 for found in db.execute(select(job.c.id, job.c.kind).where(named, _UNFINISHED)):
                     (tasks if found.kind is None else nodes).append(found.id)
@@ -168,7 +168,7 @@ class Queries:
         """Return how many jobs of a selection are in each of the nine statuses."""
         counts = dict.fromkeys(JobStatus, 0)
         with self._database.autocommit() as db:
-            for part in selection.parts(MOST_PARAMETERS):
+            for part in selection.parts(MAX_PARAMETERS):
                 counted = select(job.c.status_id, func.count()).where(selected(part))
                 for status, count in db.execute(counted.group_by(job.c.status_id)):
                     counts[status] += count

@@ -32,7 +32,7 @@ from .transitions import (
     worker_actor,
 )
 
-MOST_LOST_UNSTARTED = 3
+MAX_LOST_UNSTARTED = 3
 """Workers or children that may be lost with a job's message before its body starts; then the job ends in
 Error.
 
@@ -183,7 +183,7 @@ def _count_unstarted(
     db.execute(update(job).where(uncounted).values(lost_count=job.c.lost_count + 1))
     reason = "workers were lost after they received its message, before its body started"
     error, error_reason = failed(Failure("system", "WorkerLostError", reason))
-    too_many = (job.c.lost_count >= MOST_LOST_UNSTARTED) & (job.c.lost_count >= job.c.max_attempts)
+    too_many = (job.c.lost_count >= MAX_LOST_UNSTARTED) & (job.c.lost_count >= job.c.max_attempts)
     give_up = Transition(
         guard, too_many, to=error | CLAIM_REVOKED, reason=error_reason, actor=worker_actor(worker)
     )

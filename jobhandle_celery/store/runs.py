@@ -48,7 +48,7 @@ from .transitions import (
     worker_actor,
 )
 
-LONGEST_DELAY = 100 * 365 * 86400.0
+MAX_DELAY = 100 * 365 * 86400.0
 """Seconds of the longest delay of a retry: no database or driver supports a time after the year 9999."""
 
 
@@ -107,9 +107,7 @@ class Runs:
 
     @retry_on_disconnect
     def finish(self, run: Run, result: str, *, ignored: bool = False) -> bool:
-        """End a run with its result (JSON text); False if it is superseded.
-
-        For an `ignored` result see `transitions.finished`.
+        """End a run with its result (JSON text), see `transitions.finished`; False if it is superseded.
 
         Who may have been there first: a pass that declared this worker lost; another process, which ended the
         job by `set_status`; this very call, if the answer to its commit was lost. A stop request does not
@@ -119,7 +117,7 @@ class Runs:
 
     @property
     def finishes_together(self) -> bool:
-        """True if `finish_many` is one statement here."""
+        """True if `finish_many` is one statement, and does not wait for locked rows."""
         return self._database.has_documents
 
     @retry_on_disconnect
@@ -179,7 +177,7 @@ class Runs:
         """
         not_before: Any = None
         if isinstance(delay, (int, float)) and delay > 0:
-            not_before = clock(min(delay, LONGEST_DELAY))
+            not_before = clock(min(delay, MAX_DELAY))
         if isinstance(delay, datetime):
             not_before = literal(delay, job.c.not_before.type)
         again = {

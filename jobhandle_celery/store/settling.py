@@ -25,13 +25,13 @@ from .dependencies import (
     BY_IDS,
     BY_NEED,
     cancel_dependents,
-    cancel_doomed,
+    cancel_unstartable,
     is_impossible,
     make_ready,
-    select_doomed,
+    select_unstartable,
     why_cancelled,
 )
-from .executors import MOST_PARAMETERS
+from .executors import MAX_PARAMETERS
 from .nodes import (
     UNSTARTED_NODE,
     end_by_child,
@@ -49,7 +49,7 @@ from .unsettled import Ended, clear_flag, clear_flags, select_ended, select_need
 CALM = 0.05
 """Seconds for which a node counts as crowded once it was seen so, see `Settling.is_crowded`."""
 
-MOST_REMEMBERED = 1_000
+MAX_REMEMBERED = 1_000
 """Nodes of which a process remembers that."""
 
 
@@ -76,7 +76,7 @@ class Settling:
         there first: another settle of the same row, or a resubmit, which has cleared the unsettled flag.
         """
         ready: list[PendingMessage] = []
-        for part in slices(job_ids, MOST_PARAMETERS):
+        for part in slices(job_ids, MAX_PARAMETERS):
             ended = self._read_ended(part)
             self._note_crowds(ended)
             for row in ended:
@@ -102,7 +102,7 @@ class Settling:
     def _note_crowds(self, ended: Sequence[Ended]) -> None:
         nodes = {row.parent_id for row in ended if row.parent_is_crowded and row.changes_nothing}
         if nodes:
-            if len(self._crowded_until) >= MOST_REMEMBERED:
+            if len(self._crowded_until) >= MAX_REMEMBERED:
                 self._crowded_until.clear()
             self._crowded_until |= dict.fromkeys(filter(None, nodes), time.monotonic() + CALM)
 
@@ -138,36 +138,36 @@ class Settling:
     def _cancel_dependents(self, needs_id: int, status: JobStatus | None) -> None:
         message = why_cancelled(needs_id, status)
         changed = self._apply_to_dependents(cancel_dependents(status), needs_id, message=message)
-        if 0 < len(changed) <= MOST_PARAMETERS:
+        if 0 < len(changed) <= MAX_PARAMETERS:
             # Else each of them is settled by itself: mostly nothing depends on so many.
-            self._cancel_doomed([row.id for row in changed])
+            self._cancel_unstartable([row.id for row in changed])
 
-    def _cancel_doomed(self, job_ids: Sequence[int]) -> None:
+    def _cancel_unstartable(self, job_ids: Sequence[int]) -> None:
         """Cancel what needs these cancelled rows, what needs that in turn, and so on, at once.
 
         Else each step of a long chain would be settled for the next one to be cancelled. Who may have been
         there first: another settle, a cancel, or a resubmit of one of these rows, also while this waits for
         locks. So the rows are looked up again once they are locked.
         """
-        doomed = select_doomed(MOST_PARAMETERS)
-        if not self._read(doomed, ids=job_ids):
+        unstartable = select_unstartable(MAX_PARAMETERS)
+        if not self._read(unstartable, ids=job_ids):
             return
-        self._cancel_doomed_locked(doomed, job_ids)
+        self._cancel_unstartable_locked(unstartable, job_ids)
 
     @retry_on_disconnect
-    def _cancel_doomed_locked(self, doomed: Any, job_ids: Sequence[int]) -> None:
+    def _cancel_unstartable_locked(self, unstartable: Any, job_ids: Sequence[int]) -> None:
         with self._database.transaction() as db:
             db.begin_writing()
-            found = db.execute(doomed, params(ids=job_ids)).all()
+            found = db.execute(unstartable, params(ids=job_ids)).all()
             locked = sorted({row.job_id for row in found})
             db.lock_in_order(job.c.id.in_(locked), BLOCKED)
             needs: dict[int, int] = {}
-            for row in db.execute(doomed, params(ids=job_ids)):
+            for row in db.execute(unstartable, params(ids=job_ids)):
                 # In the order in which they are found: what a row needs comes before it.
                 if row.job_id in locked and (row.needs_id in job_ids or row.needs_id in needs):
                     needs.setdefault(row.job_id, row.needs_id)
             if needs:
-                db.apply(cancel_doomed(), ids=sorted(needs), needs=sorted(set(needs.values())))
+                db.apply(cancel_unstartable(), ids=sorted(needs), needs=sorted(set(needs.values())))
 
     def _end_node(self, node_id: int) -> None:
         """End a node whose children are all final.
@@ -215,7 +215,7 @@ class Settling:
         A row that is locked is not waited for; the sweeper tries again.
         """
         ready: list[int] = []
-        for part in slices(job_ids, MOST_PARAMETERS):
+        for part in slices(job_ids, MAX_PARAMETERS):
             ready += self._arm(part)
         return ready
 
@@ -245,7 +245,7 @@ class Settling:
         """Set the needed flag of rows that are neither final nor locked; return their ids."""
         flagged: set[int] = set()
         with self._database.transaction() as db:
-            for part in slices(job_ids, MOST_PARAMETERS):
+            for part in slices(job_ids, MAX_PARAMETERS):
                 these = job.c.id.in_(part)
                 unlocked = select_unlocked(these, job.c.status_id.not_in(FINAL))
                 if free := db.execute(unlocked).scalars().all():

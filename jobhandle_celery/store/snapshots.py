@@ -13,7 +13,7 @@ from ..models import Failure, JobRecord, Progress, Unreadable
 from ..schema import job, job_need
 from ..status import JobStatus
 from .decoding import read_error, read_result, to_job, to_progress
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .statements import status_literal
 from .tree_results import results_of
 
@@ -126,7 +126,7 @@ def _needs_of(db: Executor, job_ids: Sequence[int]) -> dict[int, tuple[int, ...]
     """Return the ids of what each of these jobs needs: first the jobs whose results are its arguments."""
     needs: dict[int, tuple[int, ...]] = {}
     in_order = (job_need.c.job_id, job_need.c.position.is_(None), job_need.c.position, job_need.c.needs_id)
-    for part in slices(job_ids, MOST_PARAMETERS):
+    for part in slices(job_ids, MAX_PARAMETERS):
         statement = select(job_need.c.job_id, job_need.c.needs_id).where(job_need.c.job_id.in_(part))
         rows = db.execute(statement.order_by(*in_order))
         for job_id, some in groupby(rows, key=lambda row: row.job_id):
@@ -149,11 +149,11 @@ def count_members(db: Executor, nodes: Sequence[Node]) -> dict[int, Progress]:
     """
     counted: dict[int, tuple[int, int]] = {}
     roots = [node.id for node in nodes if node.parent_id is None]
-    for part in slices(roots, MOST_PARAMETERS):
+    for part in slices(roots, MAX_PARAMETERS):
         for root_id, members, finished in db.execute(_count(job.c.root_id, part)):
             counted[root_id] = int(finished), members
     nested = {node.id: node.root_id for node in nodes if node.parent_id is not None}
-    for part in slices({root_id for root_id in nested.values() if root_id is not None}, MOST_PARAMETERS):
+    for part in slices({root_id for root_id in nested.values() if root_id is not None}, MAX_PARAMETERS):
         below = _count_below(db, part)
         counted |= {node_id: below[node_id] for node_id in nested.keys() & below.keys()}
     return {node_id: Progress(finished, members) for node_id, (finished, members) in counted.items()}

@@ -86,11 +86,11 @@ def select_unlocked(*guards: Guard) -> Any:
 
 
 def is_unlocked(*guards: Guard) -> Guard:
-    """Return the same as a condition within one statement (PostgreSQL)."""
+    """Return the condition of a row that `select_in_order` locks, within one statement (PostgreSQL)."""
     return job.c.id.in_(select(select_unlocked(*guards).cte("free").c.id))
 
 
-MOST_CHANGED = 5_000
+MAX_CHANGED = 5_000
 """Rows that one statement changes: it is given up if it gets no answer for some seconds."""
 
 
@@ -109,7 +109,7 @@ def select_in_order(*guards: Guard, most: int | None = None) -> Any:
 
 
 def is_locked_in_order(*guards: Guard, most: int | None = None) -> Guard:
-    """Return the same as a condition within one statement (PostgreSQL)."""
+    """Return the condition of a row that `select_in_order` locks, within one statement (PostgreSQL)."""
     return job.c.id.in_(select(select_in_order(*guards, most=most).cte("in_order").c.id))
 
 

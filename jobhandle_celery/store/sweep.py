@@ -12,7 +12,7 @@ from ..schema import sweep as sweep_table
 from ..status import FINAL, UNFINISHED, JobStatus
 from .database import Database
 from .dependencies import DEPENDENT, in_statuses, is_needed_by
-from .executors import MOST_PARAMETERS
+from .executors import MAX_PARAMETERS
 from .records import ChangedJob
 from .retrying import retry_on_disconnect
 from .runs import expire
@@ -125,7 +125,7 @@ class Sweep:
                 ids.append(row.id)
                 if len(ids) >= PRUNE_BATCH:
                     break  # the next transaction deletes the others
-            for part in slices(ids, MOST_PARAMETERS):
+            for part in slices(ids, MAX_PARAMETERS):
                 db.execute(delete(job_need).where(job_need.c.job_id.in_(part)))
                 db.execute(delete(job_event).where(job_event.c.job_id.in_(part)))
                 db.execute(delete(job).where(job.c.id.in_(part)))

@@ -11,10 +11,10 @@ from ..schema import clock, job, random_uuid
 from ..status import FINAL, UNFINISHED, JobStatus
 from .adoption import adopt_all
 from .dependencies import DEPENDENT, IS_NODE, NEEDED, in_statuses, is_needed_by, needs_that
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .nodes import CHILD, COUNTING_CHILDREN, NO_UNFINISHED_CHILD
 from .records import unique_hash
-from .statements import MOST_CHANGED, NAMESPACE, Guard, Transition, setting, status_literal
+from .statements import MAX_CHANGED, NAMESPACE, Guard, Transition, setting, status_literal
 from .transitions import (
     ASKED_TO_STOP,
     NEW_ROUND,
@@ -117,14 +117,14 @@ def _below(db: Executor, node: Row[Any]) -> Iterator[Guard]:
 
 
 def _children_of(parents: Sequence[int]) -> Iterator[Guard]:
-    for part in slices(parents, MOST_PARAMETERS):
+    for part in slices(parents, MAX_PARAMETERS):
         yield job.c.parent_id.in_(part)
 
 
 def _parts(db: Executor, which: Guard) -> Iterator[Guard]:
-    """Yield guards of `MOST_CHANGED` rows each, together all rows that pass a guard."""
+    """Yield guards of `MAX_CHANGED` rows each, together all rows that pass a guard."""
     ids = db.execute(select(job.c.id).where(which).order_by(job.c.id)).scalars().all()
-    for part in slices(ids, MOST_CHANGED):
+    for part in slices(ids, MAX_CHANGED):
         yield and_(which, job.c.id.between(part[0], part[-1]))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, BindParameter, ColumnElement, Row, and_, bind
 
 from ..batching import slices
 from ..schema import job, job_need
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .statements import param, params
 
 NULL = "null"
@@ -43,7 +43,7 @@ class ResultsTooLarge(Exception):
 def results_of(db: Executor, ids: Iterable[int]) -> dict[int, str]:
     """Return the JSON of the results of tasks and nodes, by id; an id without a row is left out.
 
-    It takes one statement for each level of the trees and each `MOST_PARAMETERS` ids. The statements see the
+    It takes one statement for each level of the trees and each `MAX_PARAMETERS` ids. The statements see the
     rows at different moments: the caller makes sure that the jobs are final and do not change.
     """
     reader = _Reader(db, None)
@@ -102,7 +102,7 @@ class _Reader:
     def read(self, statement: Callable[..., Any], ids: Sequence[int]) -> list[Row[Any]]:
         """Return the rows of a statement with the parameter `ids`, in parts."""
         rows: list[Row[Any]] = []
-        for part in slices(ids, MOST_PARAMETERS):
+        for part in slices(ids, MAX_PARAMETERS):
             rows += self.execute(statement, ids=part)
         return rows
 

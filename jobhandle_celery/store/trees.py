@@ -15,10 +15,10 @@ from ..settings import Settings
 from ..status import JobStatus
 from .after_commit import Callback, Detachable, after_commit
 from .database import Database
-from .executors import MOST_PARAMETERS, Executor
+from .executors import MAX_PARAMETERS, Executor
 from .insert import (
-    MOST_BYTES,
-    MOST_ROWS,
+    MAX_BYTES,
+    MAX_ROWS,
     check_task_id,
     find_job,
     joined,
@@ -148,10 +148,10 @@ class _Insertion:
         """
         self._check()
         for level in self._levels:
-            for part in batches(level, MOST_ROWS, self._length, MOST_BYTES):
+            for part in batches(level, MAX_ROWS, self._length, MAX_BYTES):
                 self._insert_part(part)
         needs = list(self._needs())
-        for rows in slices(needs, MOST_ROWS):
+        for rows in slices(needs, MAX_ROWS):
             self._db.insert_needs(rows)
         self._block_late()
         return _Inserted(
@@ -176,7 +176,7 @@ class _Insertion:
         asked = {(need, new.job.username) for new in self._members for need in new.after}
         ids = sorted({need for need, _ in asked})
         known: dict[int, str | None] = {}
-        for part in slices(ids, MOST_PARAMETERS):
+        for part in slices(ids, MAX_PARAMETERS):
             these = job.c.id.in_(part)
             here = select(job.c.id, job.c.username).where(these, job.c.namespace == self._settings.namespace)
             known |= {row.id: row.username for row in self._db.read_current(here)}
@@ -256,7 +256,7 @@ class _Insertion:
     def _block_late(self) -> None:
         """Block rows that are to be armed, which only the insert of later rows has shown."""
         late = [self._submitted[number].job_id for number in sorted(self._to_arm & self._written)]
-        for part in slices(late, MOST_PARAMETERS):
+        for part in slices(late, MAX_PARAMETERS):
             blocked = {
                 "status_id": JobStatus.WAITING,
                 "blocked": True,

@@ -41,7 +41,7 @@ _UNSTARTED_PARENT = (
 _IS_LAST = and_(job.c.parent_id.is_not(None), ~has_unfinished_child(job.c.parent_id))
 _IS_UNSETTLED = and_(OF_NAMESPACE, job.c.unsettled, in_statuses(job.c.status_id, FINAL))
 
-NO_MARK: dict[str, Any] = {
+SETTLED: dict[str, Any] = {
     "unsettled": false(),
     "due_at": case(
         (
@@ -55,7 +55,7 @@ NO_MARK: dict[str, Any] = {
         else_=null(),
     ),
 }
-"""A row that is settled: the sweeper looks at it again only if its cancel is to be reported."""
+"""The columns of a settled row: the sweeper reads it again only if its cancel is to be reported."""
 
 
 class Ended(NamedTuple):
@@ -103,7 +103,7 @@ def select_ended(which: Guard) -> Select[Any]:
 
 @cache
 def settle_or_select() -> Select[Any]:
-    """Return the same select of the rows `ids`; it settles those by whose end no other row changes.
+    """Return the select of the ended rows `ids`, which settles those by whose end no other row changes.
 
     Most members of a group end so. For PostgreSQL.
     """
@@ -116,7 +116,7 @@ def settle_or_select() -> Select[Any]:
     settled = (
         update(job)
         .where(as_seen, changes_nothing, _IS_UNSETTLED, is_locked_in_order(alone), NO_FLUSH)
-        .values(**NO_MARK)
+        .values(**SETTLED)
         .returning(job.c.id)
         .cte("settled")
     )
@@ -127,12 +127,12 @@ def settle_or_select() -> Select[Any]:
 def clear_flag() -> Update:
     """Return the update of a row that is settled, as it was read: a resubmit begins another round."""
     as_read = (THIS_JOB, job.c.task_id == param(job.c.task_id), job.c.attempt == param(job.c.attempt))
-    return update(job).where(*as_read, _IS_UNSETTLED).values(**NO_MARK)
+    return update(job).where(*as_read, _IS_UNSETTLED).values(**SETTLED)
 
 
 @cache
 def clear_flags() -> Update:
-    """Return the same for rows `ids`, with their `task_ids` and `attempts`. For PostgreSQL.
+    """Return the update of the settled rows `ids`, with their `task_ids` and `attempts`. For PostgreSQL.
 
     The commit does not wait for the disk: a lost one costs another settle.
     """
@@ -143,7 +143,7 @@ def clear_flags() -> Update:
         job.c.id == read.c.id, job.c.task_id == read.c.task_id, job.c.attempt == read.c.attempt
     )
     guards = (exists(as_read.correlate(job)), job.c.id == any_(lists[0]), _IS_UNSETTLED)
-    return update(job).where(is_locked_in_order(*guards), NO_FLUSH).values(**NO_MARK).returning(job.c.id)
+    return update(job).where(is_locked_in_order(*guards), NO_FLUSH).values(**SETTLED).returning(job.c.id)
 
 
 @cache

@@ -22,7 +22,8 @@ from ..store import Forkable, Run, RunResult, Store, Worker, forks
 from ..tracing import untraced
 
 INTERVAL = 0.02
-"""Seconds after a commit for which results are gathered; one after a longer pause is written at once."""
+"""Seconds between two commits: results that come meanwhile are written together. After a longer pause, a
+result is written at once."""
 
 MAX_BATCH = 200
 """Results that are written together at most."""
@@ -132,7 +133,7 @@ class Finisher(Forkable):
             try:
                 return self._write_together()
             except Exception as error:
-                internal_errors.report("finishing jobs", error, "their worker finds them running nowhere")
+                internal_errors.report("finishing jobs", error, "what is not written is recovered as a stray")
                 return False
 
     def _write_together(self) -> bool:

@@ -23,7 +23,7 @@ JOBS = 10
 """Of each thread, at least."""
 CUTS = 20
 """Connections, at least."""
-LONGEST_PAUSE = 0.1
+MAX_PAUSE = 0.1
 """Seconds between two cuts of all connections."""
 
 
@@ -155,7 +155,7 @@ def cutting_connections(
     def cut_repeatedly() -> None:
         nonlocal cut
         answered = 0
-        while not over.wait(pause.uniform(0, LONGEST_PAUSE)):
+        while not over.wait(pause.uniform(0, MAX_PAUSE)):
             if answers() > answered:
                 answered = answers()
                 cut += cut_all()

@@ -100,7 +100,7 @@ TREES = [
     Mutant(
         184,
         "a cascade changes rows that it has not locked",
-        "store.settling:Settling._cancel_doomed_locked",
+        "store.settling:Settling._cancel_unstartable_locked",
         (DropStatement(("lock_in_order",)),),
         "tests/store/test_cascades.py -k next_round",
     ),

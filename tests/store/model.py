@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from jobhandle_celery.status import FINAL, STARTABLE, JobStatus
 from jobhandle_celery.store import ClaimRejected, PendingMessage, ProcessRef, RejectionReason, Run
-from jobhandle_celery.store.recovery import MOST_LOST_UNSTARTED
+from jobhandle_celery.store.recovery import MAX_LOST_UNSTARTED
 from tests.store.model_job import (
     CANCELLED,
     ERROR,
@@ -309,7 +309,7 @@ class Model(ModelLeases):
         if not job.is_unstarted(message):
             return []
         job.lost_count += 1
-        if job.lost_count < max(MOST_LOST_UNSTARTED, job.max_attempts):
+        if job.lost_count < max(MAX_LOST_UNSTARTED, job.max_attempts):
             return []
         self.settle(job, ERROR, None, LOST_UNSTARTED)
         return [ERROR]

@@ -27,9 +27,9 @@ from tests.store.model_job import RUNNING, ModelJob
 from tests.store.model_leases import LEASE
 from tests.store.scenario import DURATIONS, minutes
 
-MOST_JOBS = 3
+MAX_JOBS = 3
 """With more jobs, fewer calls would meet on one row."""
-MOST_REAL_TIME = 0.0
+MAX_REAL_TIME = 0.0
 """Seconds that the database's clock may run ahead of the model's, far less than `assertions.CLOSE`."""
 
 
@@ -69,7 +69,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # Submit and publish.
 
-    @precondition(lambda self: len(self.model.jobs) < MOST_JOBS)
+    @precondition(lambda self: len(self.model.jobs) < MAX_JOBS)
     @rule(
         target=jobs,
         key=st.sampled_from([None, None, "k"]),
@@ -325,7 +325,7 @@ class StoreMachine(RuleBasedStateMachine):
     def take_real_time_back(self) -> None:
         """Move every time on by the duration of the example; a slow machine takes half a minute."""
         passed = time.monotonic() - self.now
-        if passed > MOST_REAL_TIME:
+        if passed > MAX_REAL_TIME:
             self.harness.pass_time(seconds=-passed)
             self.now += passed
             # What became due meanwhile is due.

@@ -16,14 +16,14 @@ from jobhandle_celery import DatabaseRefusedError, ValidationError
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, NewJob, connections, engine_maker
-from jobhandle_celery.store.insert import MOST_ROWS
+from jobhandle_celery.store.insert import MAX_ROWS
 from tests.databases import MARIADB_WITH_FAULTS
 from tests.servers import execute
 from tests.store.harness import Harness, new_job
 from tests.store.test_direct_psycopg import through
 from tests.support import a_soft_limit, eventually
 
-MANY = 2 * MOST_ROWS + 3
+MANY = 2 * MAX_ROWS + 3
 """More jobs than two statements hold."""
 LONG = f'{{"text": "{"x" * 7_000}"}}'
 """Kwargs with which not even two statements fit into the buffers of a connection."""
@@ -77,7 +77,7 @@ def test_many_jobs_are_inserted_in_their_order(
     ids = [job.job_id for job in harness.store.inserter.submit(jobs)]
     assert gone == [direct and harness.database.engine.dialect.name == "postgresql"]
     assert ids == sorted(set(ids))
-    for number in (1, MOST_ROWS, MOST_ROWS + 1, MANY):
+    for number in (1, MAX_ROWS, MAX_ROWS + 1, MANY):
         job_id = ids[number - 1]
         assert harness.row(job_id)["args"] == f"[{number}]"
         became = JobStatus.WAITING if number == MANY and "scheduled_for" in given else JobStatus.SUBMITTED

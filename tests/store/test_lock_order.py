@@ -42,7 +42,7 @@ def _switching_off(name: str) -> Callable[[Any, Any], None]:
 
 def test_inserts_of_the_same_keys_do_not_deadlock(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """One has inserted a key when the other comes with both, in the opposite order."""
-    monkeypatch.setattr(insert, "MOST_ROWS", 1)  # a statement for each row
+    monkeypatch.setattr(insert, "MAX_ROWS", 1)  # a statement for each row
     low, high = sorted("ab", key=lambda key: unique_hash(harness.settings.namespace, None, key) or "")
 
     def submit(*keys: str) -> list[int]:
@@ -64,7 +64,7 @@ def test_keyed_jobs_are_returned_in_the_order_given(harness: Harness) -> None:
 
 def test_cancels_of_the_same_ids_do_not_deadlock(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """One has cancelled a job when the other comes with both, in the opposite order."""
-    monkeypatch.setattr(control, "MOST_PARAMETERS", 1)  # a statement for each id
+    monkeypatch.setattr(control, "MAX_PARAMETERS", 1)  # a statement for each id
     ids = harness.submit(), harness.submit()
 
     def cancel(ids: tuple[int, ...]) -> int:

@@ -12,7 +12,7 @@ from sqlalchemy import insert as insert_row
 
 from jobhandle_celery.schema import job_need
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store.executors import MOST_PARAMETERS
+from jobhandle_celery.store.executors import MAX_PARAMETERS
 from jobhandle_celery.store.tree_results import ResultsTooLarge, results_needed, results_of
 from tests.store.harness import Harness
 from tests.tree_rows import Node, chain, chord, group, insert_tree, leaf
@@ -107,7 +107,7 @@ def test_number_of_statements_is_that_of_levels_not_of_members(harness: Harness)
 
 
 def test_more_nodes_than_parameters_are_read_in_parts(harness: Harness) -> None:
-    number = MOST_PARAMETERS + 1
+    number = MAX_PARAMETERS + 1
     node = group(*(group(leaf(index)) for index in range(number)))
     insert(harness, node)
     with counted_selects(harness) as executed:

@@ -157,7 +157,7 @@ def test_cancel_and_resubmit_change_a_limited_number_of_rows_at_a_time(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A statement of a tree of 100,000 members would get no answer within the deadline of a connection."""
-    monkeypatch.setattr(tree_control, "MOST_CHANGED", 2)
+    monkeypatch.setattr(tree_control, "MAX_CHANGED", 2)
     counts: list[int] = []
     for executor in (PostgresExecutor, PortableExecutor):
         count = executor.count_applied

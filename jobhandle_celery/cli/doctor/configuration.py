@@ -49,7 +49,7 @@ def durable(deployment: Deployment) -> Iterator[Finding]:
     for pattern in unmatched:
         yield warn(
             f"jobhandle_durable has {pattern!r}, which is the name of no task of this app",
-            "correct it; for tasks that are registered elsewhere alone it may stay",
+            "correct it, or leave it if such tasks are registered in other processes alone",
         )
     if not unmatched:
         yield ok("each pattern of jobhandle_durable is of a task of this app")
