@@ -7,6 +7,7 @@ process dies before it, the worker is lost, and the run with it, as if the pool 
 """
 
 import json
+import math
 import select
 import socket
 import sys
@@ -116,7 +117,7 @@ class Finisher(Forkable):
     def _run(self) -> None:
         arrivals = select.poll()
         arrivals.register(self._reader, select.POLLIN)
-        written_at = 0.0
+        written_at = -math.inf
         while not self._ended.is_set():
             if not arrivals.poll(INTERVAL * 1000 if self._missed else 500):
                 if not self._missed:

@@ -338,6 +338,27 @@ GUARDS = [
         "tests/test_reports.py -k comes_before",
     ),
     Mutant(
+        233,
+        "results of members of a tree are written with those of other jobs",
+        "worker.executor:_is_left_to_main",
+        (Drop(("node_of",)),),
+        "tests/worker/test_finisher.py -k members",
+    ),
+    Mutant(
+        234,
+        "the result of an eager job is written as the main process's",
+        "worker.executor:_is_left_to_main",
+        (Drop(("is_eager",)),),
+        "tests/worker/test_finisher.py -k eager",
+    ),
+    Mutant(
+        235,
+        "results whose commit was not answered are written again by themselves",
+        "store.runs:Runs.finish_many",
+        (Replace(("is_retry",), by="False"),),
+        "tests/store/test_finish_many.py -k lost_answer",
+    ),
+    Mutant(
         229,
         "a child sends its results to a main process that is gone",
         "worker.finisher:Finisher.after_fork",

@@ -1,9 +1,12 @@
 """The results of several runs, written together."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy
 from sqlalchemy import select
 
+from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import RunResult
@@ -86,6 +89,30 @@ def test_locked_row_is_left_alone(
     assert harness.store.runs.finish_many({locked: RunResult("1"), run: RunResult("2")}, me) == {
         locked.job_id
     }
+
+
+def test_lost_answer_to_the_commit_is_recognised(
+    common_postgresql_url: str,
+    common_database: CommonDoor,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = Harness(
+        common_postgresql_url, common_database(common_postgresql_url, "the first"), namespace=namespace
+    )
+    run, lost = harness.run(harness.submit()), DatabaseUnavailableError("no answer")
+    lost.retry = "immediately"
+    answers = [lost]
+    plain = harness.database.end_each
+
+    def end_each(*given: Any) -> set[int]:
+        ended = plain(*given)
+        if answers:
+            raise answers.pop()
+        return ended
+
+    monkeypatch.setattr(harness.database, "end_each", end_each)
+    assert harness.store.runs.finish_many({run: RunResult("1")}, run.worker) == {run.job_id}
 
 
 def test_ignored_result_is_stored_only_for_other_jobs(harness: Harness) -> None:

@@ -2,16 +2,22 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import group
 
+from jobhandle_celery import JobStatus
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.store import Run, RunResult, Worker
+from jobhandle_celery.worker import finisher
 from jobhandle_celery.worker.finisher import MAX_PACKET, MAX_TRIES, Finisher
+from tests.job_factory import ADD
+from tests.servers import execute
 from tests.support import eventually
+from tests.worker.cluster import Cluster, NewCluster
 
 ME = Worker("w1", "uid", 1)
 
@@ -25,6 +31,7 @@ class Runs:
         self.calls: list[list[int]] = []
         self.refused: set[int] = set()
         self.error: Exception | None = None
+        self.on_call: Callable[[], object] = lambda: None
         self.open = threading.Event()
         self.entered = threading.Event()
         self.open.set()
@@ -37,6 +44,7 @@ class Runs:
         self.entered.set()
         assert self.open.wait(30)
         self.calls.append([run.job_id for run in results])
+        self.on_call()
         if self.error is not None:
             raise self.error
         return {run.job_id for run in results} - self.refused
@@ -80,17 +88,44 @@ def test_results_that_come_during_a_commit_share_the_next(finishing: Finishing) 
     assert finishing.taken == []
 
 
-def test_flush_writes_what_was_sent_and_waits_for_the_commit_under_way(finishing: Finishing) -> None:
+def test_flush_waits_for_the_commit_under_way(finishing: Finishing) -> None:
     finishing.runs.open.clear()
     finishing.finisher.start()
     finishing.send(1)
     assert finishing.runs.entered.wait(30)
-    finishing.send(2)
     threading.Timer(0.05, finishing.runs.open.set).start()
 
     finishing.finisher.flush()
 
-    assert finishing.runs.calls == [[1], [2]]
+    assert finishing.runs.calls == [[1]]
+
+
+def test_result_soon_after_a_commit_waits_for_others(
+    finishing: Finishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finisher, "INTERVAL", 3600.0)
+    monkeypatch.setattr(finishing.finisher._ended, "wait", lambda seconds: finishing.send(3))
+    finishing.finisher.start()
+    finishing.send(1)
+    eventually(lambda: finishing.runs.calls == [[1]])
+    finishing.send(2)
+    eventually(lambda: len(finishing.runs.calls) == 2)
+
+    assert finishing.runs.calls == [[1], [2, 3]]
+
+
+def test_flush_ends_while_results_come_without_end(
+    finishing: Finishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finisher, "MAX_BATCH", 2)
+    finishing.send(1, 2, 3)
+    finishing.finisher.flush()
+    assert finishing.runs.calls == [[1, 2], [3]]
+
+    finishing.runs.on_call = lambda: finishing.send(4)
+    finishing.send(4)
+    finishing.finisher.flush()
+    assert finishing.runs.calls[2:] == [[4]] * finisher.MAX_FLUSH
 
 
 def test_row_that_is_locked_gets_further_tries_and_is_then_taken_over(finishing: Finishing) -> None:
@@ -151,3 +186,51 @@ def test_flush_after_the_end_does_nothing(finishing: Finishing) -> None:
 def test_store_that_cannot_write_them_together_gets_none(finishing: Finishing) -> None:
     finishing.runs.finishes_together = False
     assert not finishing.finisher.send(run_of(1), RunResult("1"))
+
+
+WRITER = "ALTER TABLE jobhandle_job_event ADD COLUMN writer integer DEFAULT pg_backend_pid()"
+WRITERS = "SELECT status_id, writer FROM jobhandle_job_event WHERE job_id = {} AND attempt = 1 ORDER BY id"
+
+
+@pytest.fixture(scope="module")
+def cluster(module_cluster: NewCluster) -> Cluster:
+    """One pool process; each event names the connection that wrote it."""
+    cluster = module_cluster()
+    execute(cluster.database_url, WRITER)
+    cluster.start(concurrency=1)
+    return cluster
+
+
+def written_by_its_child(cluster: Cluster, job_id: int) -> bool:
+    """Return whether the connection that claimed a job has written its end, too."""
+    [(running, child), (final, writer)] = execute(cluster.database_url, WRITERS.format(job_id))
+    assert running != final
+    return bool(child == writer)
+
+
+def test_main_process_writes_results_and_children_other_outcomes(cluster: Cluster) -> None:
+    result, failure = cluster.submit("add", 1, 2), cluster.submit("unserialisable_result")
+    assert (result.wait(30), failure.wait(30)) == (JobStatus.FINISHED, JobStatus.ERROR)
+    assert not written_by_its_child(cluster, result.job_id)
+    assert written_by_its_child(cluster, failure.job_id)
+
+
+def test_child_writes_the_results_of_members_of_a_tree(cluster: Cluster) -> None:
+    """What follows from their ends would keep the results of other jobs waiting."""
+    handle = cluster.jobs.handle()
+    handle.submit(group(cluster.app.signature("worker.add", args=(n, n)) for n in range(2)))
+    assert handle.wait(30) is JobStatus.FINISHED
+    assert all(written_by_its_child(cluster, member.id) for member in handle.members())
+
+
+def test_eager_job_is_written_by_its_own_process(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> None:
+    """Also in a pool process: the main process does not know the worker of that run."""
+    app = make_jobs_app(sqlite_url, task_always_eager=True)
+    handle = app.jobs.handle()
+
+    def send(run: Run, _: RunResult) -> bool:
+        pytest.fail(f"job {run.job_id} was sent")
+
+    app.jobs._runtime.finisher = SimpleNamespace(send=send)
+    handle.submit(ADD)
+    assert handle.result(timeout=0) == 5
