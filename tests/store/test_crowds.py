@@ -12,6 +12,7 @@ from sqlalchemy import event
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Run, Selection
 from tests.databases import MARIADB_WITH_FAULTS
+from tests.rng import stretched
 from tests.store.harness import TASK, Harness, insert_within, new_job
 from tests.store.racing import race, waiting
 from tests.support import eventually
@@ -81,6 +82,7 @@ def test_unique_key_of_rolled_back_submit_goes_to_the_next(
         assert second.result(timeout=30)[0].fresh
 
 
+@pytest.mark.timeout(stretched(600))
 @pytest.mark.parametrize("database_url", MARIADB_WITH_FAULTS, indirect=True)
 def test_thousand_cancels_against_claims_have_one_winner_each(crowded_harness: Harness) -> None:
     """No claim wins a job whose cancel answered Cancelled; and the loser's answer says so."""
@@ -94,7 +96,7 @@ def test_thousand_cancels_against_claims_have_one_winner_each(crowded_harness: H
     }
 
     def lane(number: int) -> list[tuple[int, bool, JobStatus | None]]:
-        meet, mine = Barrier(2, timeout=110), jobs[number::lanes]
+        meet, mine = Barrier(2, timeout=stretched(300)), jobs[number::lanes]
 
         def claims() -> list[bool]:
             won = []
@@ -110,10 +112,11 @@ def test_thousand_cancels_against_claims_have_one_winner_each(crowded_harness: H
                 statuses.append(harness.store.control.cancel(job_id, None, terminate=False))
             return statuses
 
-        won, status = race(claims, cancels)
+        won, status = race(claims, cancels, timeout=stretched(300))
         return list(zip(mine, won, status, strict=True))
 
-    outcomes = [outcome for raced in race(*[lambda n=n: lane(n) for n in range(lanes)]) for outcome in raced]
+    raced = race(*[lambda n=n: lane(n) for n in range(lanes)], timeout=stretched(300))
+    outcomes = [outcome for each in raced for outcome in each]
     assert len(outcomes) == 1000
     for job_id, won, status in outcomes:
         assert status is (JobStatus.RUNNING if won else JobStatus.CANCELLED), job_id
