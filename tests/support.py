@@ -1,9 +1,10 @@
-"""Waits for a condition, and skips without a program. Imports nothing of the library."""
+"""Waits for a condition, forks, and skips without a program. Imports nothing of the library."""
 
 import gc
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -58,6 +59,20 @@ def prune_ended(jobs: Any) -> int:
     ends = [job.finished for job in jobs.find(status=("Finished", "Error", "Cancelled"), limit=1000)]
     eventually(lambda: all(end < jobs._runtime.store.stats.now() for end in ends))
     return int(jobs.prune(0))
+
+
+def is_true_in_a_child(check: Callable[[], object]) -> bool:
+    """Fork, and return whether the check is true in the child, which ends there even if it raises."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if check() else 1)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
 
 
 def missing(reason: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """Bugs in the library's threads and callbacks: logged once, with traceback, counted, never an outage."""
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ from jobhandle_celery.worker.outcomes import Finished
 from tests.bugs import bug
 from tests.bugs import logged_bugs as logged
 from tests.job_factory import ADD
-from tests.support import eventually
+from tests.support import eventually, is_true_in_a_child
 
 
 @pytest.fixture(autouse=True)
@@ -145,11 +144,12 @@ def test_bug_is_logged_once_with_traceback_and_counted(
 def test_error_in_pool_process_is_counted_by_main_process() -> None:
     """A worker reports the bugs of its pool processes (fault 25)."""
     begun = count()
-    child = os.fork()
-    if child == 0:
+
+    def report() -> bool:
         internal_errors.report("the work of a child", TypeError("a bug"), "nothing")
-        os._exit(0)
-    os.waitpid(child, 0)
+        return True
+
+    assert is_true_in_a_child(report)
     assert bootstep._internal_errors(None) == {"count": begun + 1, "last": "the work of a child: TypeError"}
 
 

@@ -1,7 +1,6 @@
 """How many connections to the broker a process opens and keeps for its threads."""
 
 import gc
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from jobhandle_celery.broker import connection_pool
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.connection_pool import ConnectionPool, PoolExhausted
 from tests.broker.messages import ADD, Make, received
-from tests.support import eventually, sweep_until
+from tests.support import eventually, is_true_in_a_child, sweep_until
 
 LIMIT = 3
 
@@ -227,15 +226,15 @@ def test_lost_connection_frees_its_place(pool: ConnectionPool, monkeypatch: pyte
 
 def test_forked_child_opens_its_own_connections(app: Any, broker: Broker) -> None:
     """It does not close its parent's, also when it ends (fault 21)."""
+
+    def opens_its_own() -> bool:
+        submit(app)
+        return borrow(pool) is not held and held not in pool._idle
+
     submit(app)
     pool = pool_of(app)
     with pool.acquire() as held:
-        child = os.fork()
-        if child == 0:
-            submit(app)
-            os._exit(0 if borrow(pool) is not held and held not in pool._idle else 1)
-        _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+        assert is_true_in_a_child(opens_its_own)
     before = broker.received()
     submit(app)
     assert broker.received() == before

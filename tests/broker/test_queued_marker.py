@@ -19,7 +19,7 @@ from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.broker.queued_marker import QueuedMarker
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
-from tests.support import a_soft_limit_of, eventually
+from tests.support import a_soft_limit_of, eventually, is_true_in_a_child
 
 ADD = Job(task="tests.add", args=[1, 2])
 
@@ -210,15 +210,15 @@ def test_without_a_thread_jobs_are_written_at_once(monkeypatch: pytest.MonkeyPat
 def test_forked_child_leaves_pending_jobs_to_its_parent() -> None:
     recorder, marker = writing()
     marker.later([2])
-    child = os.fork()
-    if child == 0:
+
+    def writes_its_own_alone() -> bool:
         recorder.goes_on.set()
         marker.flush()
         marker.later([3])
         marker.flush()
-        os._exit(0 if [jobs for _, jobs in recorder.marked] == [[3]] else 1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+        return [jobs for _, jobs in recorder.marked] == [[3]]
+
+    assert is_true_in_a_child(writes_its_own_alone)
     recorder.goes_on.set()
     marker.flush()
     assert [jobs for _, jobs in recorder.marked] == [[1], [2]]

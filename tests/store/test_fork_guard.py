@@ -4,41 +4,62 @@ import asyncio
 import os
 import threading
 
-from jobhandle_celery.store import forks
+from jobhandle_celery.store import fork_guard, forks
+from jobhandle_celery.store.fork_guard import Operation
 from tests.support import eventually
 
 
-def inside() -> int:
-    """Return how many operations a fork waits for."""
-    return len(forks._inside)
+def operation() -> Operation | None:
+    """Return the operation that the caller is in, or was."""
+    return fork_guard._operation.get()
+
+
+def delays_a_fork(operation: Operation | None) -> bool:
+    """Return whether a fork waits for it. Threads of earlier tests may have operations of their own."""
+    return operation in forks._inside
+
+
+class Holding:
+    """A task that is inside until it is told to leave."""
+
+    def __init__(self) -> None:
+        self._entered, self._leave = asyncio.Event(), asyncio.Event()
+        self._task = asyncio.create_task(self._hold())
+        self.operation: Operation | None = None
+
+    async def enter(self) -> None:
+        await self._entered.wait()
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self._task
+
+    async def _hold(self) -> None:
+        with forks.hold(), forks.hold():
+            self.operation = operation()
+            self._entered.set()
+            await self._leave.wait()
 
 
 def test_coroutines_inside_at_once_each_delay_a_fork() -> None:
     """Each leaves for itself: the second one was inside for ever, and later operations were not counted."""
-    before = inside()
-
-    async def hold(entered: asyncio.Event, leave: asyncio.Event) -> None:
-        with forks.hold(), forks.hold():
-            entered.set()
-            await leave.wait()
 
     async def main() -> None:
-        events = [asyncio.Event() for _ in range(4)]
-        first = asyncio.create_task(hold(events[0], events[1]))
-        await events[0].wait()
-        second = asyncio.create_task(hold(events[2], events[3]))
-        await events[2].wait()
-        assert inside() == before + 2
-        events[1].set()
-        await first
-        assert inside() == before + 1
-        events[3].set()
-        await second
+        first = Holding()
+        await first.enter()
+        second = Holding()
+        await second.enter()
+        assert first.operation is not second.operation
+        assert delays_a_fork(first.operation)
+        await first.leave()
+        assert not delays_a_fork(first.operation)
+        assert delays_a_fork(second.operation)
+        await second.leave()
+        assert not delays_a_fork(second.operation)
 
     asyncio.run(main())
-    assert inside() == before
     with forks.hold():
-        assert inside() == before + 1
+        assert delays_a_fork(operation())
 
 
 def test_call_for_a_coroutine_inside_passes_a_pending_fork() -> None:
@@ -69,52 +90,49 @@ def test_call_for_a_coroutine_inside_passes_a_pending_fork() -> None:
 
 def test_task_that_outlives_the_block_it_began_in_delays_a_fork() -> None:
     """It inherits the context of the block, as does a thread by `asyncio.to_thread`."""
-    before = inside()
 
-    async def operate(ended: asyncio.Event) -> int:
+    async def operate(ended: asyncio.Event) -> Operation | None:
         await ended.wait()
         with forks.hold():
-            return inside()
+            assert delays_a_fork(operation())
+            return operation()
 
-    async def main() -> list[int]:
+    async def main() -> None:
         ended = asyncio.Event()
         with forks.hold():
             task = asyncio.create_task(operate(ended))
             await asyncio.sleep(0)
         ended.set()
-        return [await task, inside()]
+        assert not delays_a_fork(await task)
 
-    assert asyncio.run(main()) == [before + 1, before]
+    asyncio.run(main())
 
 
 def test_block_within_an_outer_one_that_ends_first_delays_a_fork() -> None:
-    before = inside()
-
-    async def operate(entered: asyncio.Event, leave: asyncio.Event) -> None:
-        with forks.hold():
-            entered.set()
-            await leave.wait()
 
     async def main() -> None:
-        entered, leave = asyncio.Event(), asyncio.Event()
         with forks.hold():
-            task = asyncio.create_task(operate(entered, leave))
-            await entered.wait()
-        assert inside() == before + 1
-        leave.set()
-        await task
-        assert inside() == before
+            inner = Holding()
+            await inner.enter()
+        assert delays_a_fork(inner.operation)
+        await inner.leave()
+        assert not delays_a_fork(inner.operation)
 
     asyncio.run(main())
 
 
 def test_child_that_is_forked_within_a_block_leaves_it() -> None:
     """Its forks wait for its own operations alone, and for all of these."""
-    with forks.hold():
-        child = os.fork()
-    if child == 0:
-        outside = inside()
+    parent = os.getpid()
+    try:
         with forks.hold():
-            os._exit(0 if (outside, inside()) == (0, 1) else 1)
+            child = os.fork()
+        if child == 0:
+            outside = len(forks._inside)
+            with forks.hold():
+                os._exit(0 if (outside, len(forks._inside)) == (0, 1) else 1)
+    finally:
+        if os.getpid() != parent:
+            os._exit(2)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -163,9 +163,12 @@ def test_child_writes_its_results_once_the_main_process_is_gone(finishing: Finis
     closed, close = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(close)
-        os.read(closed, 1)
-        os._exit(finishing.finisher.send(run_of(1), RunResult("1")))
+        try:
+            os.close(close)
+            os.read(closed, 1)
+            os._exit(finishing.finisher.send(run_of(1), RunResult("1")))
+        finally:
+            os._exit(2)
     finishing.finisher._reader.close()
     os.close(close)
     os.close(closed)
