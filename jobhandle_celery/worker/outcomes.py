@@ -210,7 +210,8 @@ def log_superseded(outcome: Outcome, written: object) -> object:
     if not written:
         logger.warning(
             "job %s: outcome %s of attempt %s is dropped: another attempt, or a status set by hand, has "
-            "superseded it; if no one has set it, look in this worker's log for a lease that expired",
+            "superseded it; if its status was not set by hand, look in this worker's log for a lease that "
+            "expired",
             outcome.run.job_id,
             type(outcome).__name__,
             outcome.run.attempt,
