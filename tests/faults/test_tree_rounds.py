@@ -103,7 +103,7 @@ SHAPES: dict[str, Callable[[], list[NewMember]]] = {
 def test_resubmit_meets_a_settle_of_the_former_round(
     tree_process: TreeProcess, shape: str, ends: str
 ) -> None:
-    """Mutant 27: a settle of the former round must not clear the mark of the next one's end.
+    """Mutant 27: a settle of the former round must not clear the flag of the next one's end.
 
     A member fails, the last to end; its settle is stopped at each statement. Meanwhile the root is
     resubmitted, if it has ended by then, and the member ends again, in a process that dies or settles.

@@ -272,16 +272,6 @@ GUARDS = [
         "tests/store/test_needs.py -k ignored",
     ),
     Mutant(
-        231,
-        "a result that is written with others ends a run of another claim",
-        "store.bulk_statements:finish_many",
-        (
-            Replace(("claimed_as", "given"), by="job.c.id == given.c.id"),
-            Replace(("claimed_as", "free"), by="job.c.id == free.c.id"),
-        ),
-        "tests/store/test_fences.py",
-    ),
-    Mutant(
         225,
         "results that are written together wait for a locked row",
         "store.bulk_statements:finish_many",
@@ -292,43 +282,46 @@ GUARDS = [
         226,
         "a shutdown gives back jobs whose results are being written",
         "worker.bootstep:JobsStep._write_the_rest",
-        (
-            DropStatement(
-                (
-                    "finisher",
-                    "end",
-                )
-            ),
-        ),
+        (DropStatement(("finisher", "end")),),
         "tests/worker/test_step.py",
     ),
     Mutant(
         227,
         "a job whose result waits for its commit is recovered as a stray",
         "worker.housekeeping:Housekeeping._recover_strays",
-        (
-            DropStatement(
-                (
-                    "finisher",
-                    "flush",
-                )
-            ),
-        ),
+        (DropStatement(("finisher", "flush")),),
         "tests/test_reports.py",
     ),
     Mutant(
         228,
         "the end of a child comes before the result that it has sent",
         "worker.deferred_writes:DeferredWrites.make",
-        (
-            DropStatement(
-                (
-                    "finisher",
-                    "flush",
-                )
-            ),
-        ),
+        (DropStatement(("finisher", "flush")),),
         "tests/test_reports.py",
+    ),
+    Mutant(
+        229,
+        "a child sends its results to a main process that is gone",
+        "worker.finisher:Finisher.after_fork",
+        (DropStatement(("close",)),),
+        "tests/worker/test_finisher.py",
+    ),
+    Mutant(
+        230,
+        "a result that could not be written with others is dropped",
+        "worker.finisher:Finisher._keep_or_pass_on",
+        (DropStatement(("_write_alone",)),),
+        "tests/worker/test_finisher.py",
+    ),
+    Mutant(
+        231,
+        "a result that is written with others ends a run of another claim",
+        "store.bulk_statements:finish_many",
+        (
+            Replace(("claimed_as", "given"), by="job.c.id == given.c.id"),
+            Replace(("claimed_as", "free"), by="job.c.id == free.c.id"),
+        ),
+        "tests/store/test_fences.py",
     ),
     Mutant(
         232,
@@ -357,19 +350,5 @@ GUARDS = [
         "store.runs:Runs.finish_many",
         (Replace(("is_retry",), by="False"),),
         "tests/store/test_finish_many.py -k lost_answer",
-    ),
-    Mutant(
-        229,
-        "a child sends its results to a main process that is gone",
-        "worker.finisher:Finisher.after_fork",
-        (DropStatement(("close",)),),
-        "tests/worker/test_finisher.py",
-    ),
-    Mutant(
-        230,
-        "a result that could not be written with others is dropped",
-        "worker.finisher:Finisher._keep_or_pass_on",
-        (DropStatement(("_write_alone",)),),
-        "tests/worker/test_finisher.py",
     ),
 ]

@@ -199,21 +199,21 @@ RULES = [
     ),
     Mutant(
         27,
-        "a settle clears the mark whatever the row is by then",
+        "a settle clears the flag whatever the row is by then",
         "store.unsettled:clear_flag",
         (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),
     Mutant(
         28,
-        "the mark is not set by the statement that makes a row final",
+        "the flag is not set by the statement that makes a row final",
         "store.transitions:final",
         (Drop(("unsettled",)),),
         "tests/test_settler.py tests/store/test_trees.py",
     ),
     Mutant(
         29,
-        "a settle clears the mark first",
+        "a settle clears the flag first",
         "store.settling:Settling.settle",
         (
             DropStatement(("_clear_flags",)),

@@ -5,14 +5,14 @@ from tests.mutants.mutant import Drop, DropStatement, Mutant, Replace, ReplaceSt
 TREES = [
     Mutant(
         137,
-        "what a cancel makes final has no time at which the sweep settles it",
+        "a needed job that is cancelled has no time at which the sweeper settles it",
         "store.transitions:cancelled",
         (Drop(("needed",)),),
         "tests/test_settler.py tests/store/test_trees.py",
     ),
     Mutant(
         138,
-        "what a settle cancels is not marked",
+        "what a settle cancels is not unsettled",
         "store.dependencies:cancel_dependents",
         (Replace(("cancelled",), by="{**_, 'unsettled': False, 'due_at': None}"),),
         "tests/test_settler.py tests/store/test_trees.py",
@@ -43,7 +43,7 @@ TREES = [
     ),
     Mutant(
         142,
-        "a job that exists is not marked as needed",
+        "a job that exists is not flagged as needed",
         "store.settling:Settling._arm",
         (DropStatement(("_flag_needed",)),),
         "tests/store/test_trees.py",
@@ -64,7 +64,7 @@ TREES = [
     ),
     Mutant(
         145,
-        "a settle in one statement clears the mark whatever the row is by then",
+        "a settle in one statement clears the flag whatever the row is by then",
         "store.unsettled:settle_or_select",
         (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
@@ -78,21 +78,21 @@ TREES = [
     ),
     Mutant(
         181,
-        "marks are cleared in the order of the plan",
+        "flags are cleared in the order of the plan",
         "store.unsettled:clear_flags",
         (Replace(("is_locked_in_order",), by="and_(*guards)"),),
         "tests/store/test_lock_order.py -k clear_flags",
     ),
     Mutant(
         182,
-        "marks are cleared whatever the rows are by then",
+        "flags are cleared whatever the rows are by then",
         "store.unsettled:clear_flags",
         (Drop(("task_id", "task_id")), Drop(("attempt", "attempt"))),
         "tests/store/test_trees.py",
     ),
     Mutant(
         183,
-        "the settler does not learn of which node a member ends",
+        "a worker does not tell the settler below which node its job is",
         "worker.executor:write",
         (Replace(("place", "place", "None", "0"), by="None"),),
         "tests/test_nodes.py -k large_group",
