@@ -5,13 +5,10 @@ jobs that run where they are submitted. A block that begins with ``# name.py`` i
 The comment ``<!-- not run: reason -->`` before a block excludes it.
 """
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -21,63 +18,14 @@ from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 import jobhandle_celery
 from jobhandle_celery.cli import jobs as jobs_group
+from tests.documentation import PAGES, blocks, files, python, with_servers
 from tests.workers import WorkerProcess
 
-ROOT = Path(__file__).parent.parent
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-}
-FENCE = re.compile(
-    r"^(<!-- not run: [^\n]+ -->\n)?( *)```(\w+)[^\n]*\n(.*?)^\2```$", re.MULTILINE | re.DOTALL
-)
 IN_A_PROCESS = {
     *("docs/how-to/django.md", "docs/how-to/from-django-celery-results.md", "docs/how-to/testing.md"),
     *("docs/tutorial/first-job.md", "docs/tutorial/pipeline.md"),
 }
 """Pages whose blocks make one program of several files."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: str
-    line: int
-    language: str
-    code: str
-    runs: bool
-
-    @property
-    def file(self) -> str | None:
-        """The name in its first line; None for a part of the page's program."""
-        named = re.match(r"# ([\w/]+\.py)\n", self.code)
-        return named[1] if named else None
-
-
-def blocks(page: str, language: str) -> list[Block]:
-    """Return the blocks of a page in a language."""
-    content = PAGES[page]
-    return [
-        Block(page, content.count("\n", 0, found.start(4)) + 1, found[3], found[4], found[1] is None)
-        for found in FENCE.finditer(content)
-        if found[3] == language
-    ]
-
-
-def files(page: str) -> dict[str, str]:
-    """Return the files that a page shows, by name."""
-    return {block.file: block.code for block in blocks(page, "python") if block.file and block.runs}
-
-
-def with_servers(program: str, database: str | None, broker: str) -> str:
-    """Return the program with these URLs; without a database, its URL is left to the configuration."""
-    changed = re.sub(
-        r'Jobs\(app, "[^"]+"\)', f"Jobs(app, {database!r})" if database else "Jobs(app)", program
-    )
-    changed = changed.replace('"redis://localhost:6379/0"', repr(broker))
-    assert changed != program
-    return changed
 
 
 def module(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -86,22 +34,6 @@ def module(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, name, made)
     exec(compile(code, f"{name}.py", "exec"), vars(made))
     return made
-
-
-def python(*arguments: str, folder: Path) -> str:
-    """Run Python in that folder and return what it prints."""
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    ran = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 @pytest.fixture
@@ -153,6 +85,24 @@ def test_python_of_page_runs(page: str, shop: ModuleType, engine: Engine) -> Non
         if block.runs and not block.file:
             # Line numbers of the page in tracebacks.
             exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
+
+
+def test_second_tree_of_the_workflows_page_is_refused(
+    shop: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The jobs of the page's own program have ended at once."""
+    first, *others = blocks("docs/how-to/workflows.md", "python")
+    (night,) = [block for block in others if 'unique_key="nightly"' in block.code]
+    names = dict(vars(shop))
+    exec(first.code, names)
+    shop.app.conf.task_always_eager = False
+    exec(night.code, names)
+    before = shop.jobs.find()
+
+    exec(night.code, names)
+
+    assert "the tree of last night has not ended: unique_key: " in capsys.readouterr().out
+    assert shop.jobs.find() == before
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sql")])

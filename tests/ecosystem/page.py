@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.test_docs_code import blocks
+from tests.documentation import blocks
 
 PAGE = "docs/how-to/tracing.md"
 

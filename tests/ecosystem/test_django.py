@@ -13,9 +13,9 @@ from django.db.backends.signals import connection_created
 from django.utils import timezone
 
 from jobhandle_celery import Jobs, JobStatus
+from tests.documentation import files
 from tests.ecosystem.embedded import embedded_worker
 from tests.support import eventually
-from tests.test_docs_code import files
 
 pytestmark = pytest.mark.ecosystem
 

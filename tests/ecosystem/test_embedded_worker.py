@@ -9,10 +9,10 @@ import pytest
 from celery import chain
 
 from jobhandle_celery import JobStatus, current_job
+from tests.documentation import files, python, with_servers
 from tests.ecosystem.embedded import embedded_worker
 from tests.servers import execute
 from tests.support import eventually
-from tests.test_docs_code import files, python, with_servers
 
 pytestmark = pytest.mark.ecosystem
 

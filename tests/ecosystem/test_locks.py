@@ -12,9 +12,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from jobhandle_celery import JobResult, JobStatus, ValidationError
+from tests.documentation import blocks
 from tests.ecosystem.embedded import embedded_worker
 from tests.support import eventually
-from tests.test_docs_code import blocks
 
 pytestmark = pytest.mark.ecosystem
 

@@ -31,10 +31,10 @@ from pytest_docker_tools import container, fxtr, network
 
 from jobhandle_celery import Jobs
 from tests.databases import PostgresqlDatabases
+from tests.documentation import blocks
 from tests.servers.places import free_port
 from tests.smoke import bodies
 from tests.support import eventually, missing
-from tests.test_docs_code import blocks
 from tests.workers import ROOT
 
 SETTINGS = {
