@@ -3,24 +3,29 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import celery
 import pytest
 from celery import chain, chord, group
 
 from jobhandle_celery import Job, ValidationError
 from tests.apps import make_app
+from tests.documentation import blocks
 
-Task: Any = celery.Task
 
+def base_class(app: Any) -> Any:
+    """Return the class of the documentation, of whose task one unfinished job has the same arguments."""
+    page = blocks("docs/how-to/coming-from-celery.md", "python")
+    (code,) = [block.code for block in page if "class OneAtATime" in block.code]
+    names = {"app": app}
+    exec(code, names)
+    one_at_a_time: Any = names["OneAtATime"]
 
-class Own(Task):  # type: ignore[misc]  # untyped in its stubs
-    """One unfinished job for the same arguments, as in the documentation."""
+    class Own(one_at_a_time):  # type: ignore[misc]  # untyped
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            options.setdefault("max_attempts", 3)
+            options.setdefault("sensitive", ["shelf"])
+            return super().apply_async(args, kwargs, **options)
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        options.setdefault("unique_key", f"{self.name} {args} {kwargs or {}}")
-        options.setdefault("max_attempts", 3)
-        options.setdefault("sensitive", ["shelf"])
-        return super().apply_async(args, kwargs, **options)
+    return Own
 
 
 def recount(shelf: Any, *more: Any) -> None: ...
@@ -29,7 +34,7 @@ def recount(shelf: Any, *more: Any) -> None: ...
 @pytest.fixture
 def app(sqlite_url: str) -> Iterator[Any]:
     app: Any = make_app("memory://", sqlite_url, {"jobhandle_durable": True})
-    app.task(name="own.call", base=Own, shared=False)(recount)
+    app.task(name="own.call", base=base_class(app), shared=False)(recount)
     attributes = {"unique_key": "own", "max_attempts": 3, "sensitive": ["shelf"], "priority": 4}
     app.task(name="own.attributes", shared=False, **attributes)(recount)
     yield app
@@ -53,12 +58,22 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("name", "key"), [("own.call", "own.call ('a',) {}"), ("own.attributes", "own")])
+@pytest.mark.parametrize(("name", "key"), [("own.call", "own.call ['a'] {}"), ("own.attributes", "own")])
 def test_option_of_task_is_that_of_each_of_its_jobs(app: Any, way: str, name: str, key: str) -> None:
     WAYS[way](app, app.tasks[name])
     (job,) = app.jobs.find(task=name)
     assert (job.unique_key, job.max_attempts) == (key, 3)
     assert job.shown_arguments == (("***",), {})
+
+
+def test_second_call_returns_the_unfinished_job(app: Any) -> None:
+    """As the documentation says of its class."""
+    recount = app.tasks["shop.recount"]
+    first = recount.delay("a")
+    assert recount.delay("a").job_id == app.jobs.submit(recount.s("a")) == first.job_id
+    assert recount.delay("b").job_id != first.job_id
+    first.revoke()
+    assert recount.delay("a").job_id != first.job_id
 
 
 @pytest.mark.parametrize("name", ["own.call", "own.attributes"])
