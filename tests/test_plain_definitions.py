@@ -16,7 +16,6 @@ import pytest
 from celery import Celery, Task, signals
 from celery.app import trace
 from celery.app.trace import build_tracer, task_has_custom
-from celery.worker.control import Panel
 from celery.worker.request import Request
 
 from jobhandle_celery import Job, Jobs, JobStatus
@@ -350,15 +349,6 @@ def test_unreadable_message_is_refused_as_in_celery(app: Any, headers: Any) -> N
 
 
 # Memory.
-
-
-@pytest.mark.parametrize("kind", ["inspect", "control"])
-def test_each_command_to_workers_is_a_method_of_celery(app: Any, kind: str) -> None:
-    client = app.control.inspect() if kind == "inspect" else app.control
-    commands: dict[str, Any] = dict(Panel.meta)
-    named = [name for name, command in commands.items() if command.type == kind]
-    assert named
-    assert [name for name in named if not hasattr(client, name)] == []
 
 
 def test_app_with_jobs_is_garbage_collected(sqlite_url: str) -> None:

@@ -26,6 +26,7 @@ from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Run, Worker
 from tests.apps import make_app
 from tests.shop import Shop
+from tests.store.harness import insert_within, new_job
 from tests.support import prune_ended
 
 TEXT = "é😀 \\ \\' ' \" ` || % %s :x {} \n"
@@ -278,8 +279,6 @@ def check_own(database: Any) -> None:
     store = runtime_of(app).store
 
     def fail_within() -> None:
-        from tests.store.harness import insert_within, new_job
-
         with store.database.transaction() as connection:
             insert_within(store, connection.connection, [new_job()])
             raise RuntimeError

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Celery
 from kombu import Connection
 
 from jobhandle_celery import JobStatus
 from jobhandle_celery.broker import publisher
-from jobhandle_celery.broker.connection import broker_name
 from tests.broker.messages import ADD, REFUSING_BROKERS, Make, received
 from tests.servers import RedisServer
 from tests.support import a_soft_limit, sweep_until
@@ -57,19 +55,6 @@ def test_failed_connect_for_a_batch_is_not_repeated(
     app.jobs.submit_many([ADD] * 3)
     assert len(connects) == tries(caplog) == 1
     assert app.jobs.count_by_status()[JobStatus.SUBMITTED] == 3
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://ann:secret@broker:7000/0", "redis at broker:7000"),
-        ("amqp://ann:secret@broker/shop", "amqp at broker"),
-        ("redis+socket://:secret@/run/redis.sock", "redis"),
-        ("memory://", "memory"),
-    ],
-)
-def test_name_of_the_broker_in_the_log_has_no_password(url: str, shown: str) -> None:
-    assert broker_name(Celery(broker=url, set_as_current=False)) == shown
 
 
 class BlackHole:

@@ -1,4 +1,4 @@
-"""How many connections to the broker a process opens and keeps for its threads."""
+"""How many connections to the broker a process opens and keeps for its threads, and its name in the log."""
 
 import gc
 import threading
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import signals
+from celery import Celery, signals
 
 from jobhandle_celery import Job, JobStatus
 from jobhandle_celery.broker import connection_pool
-from jobhandle_celery.broker.connection import BrokerConnection
+from jobhandle_celery.broker.connection import BrokerConnection, broker_name
 from jobhandle_celery.broker.connection_pool import ConnectionPool, PoolExhausted
 from tests.broker.messages import ADD, Make, received
 from tests.support import eventually, is_true_in_a_child, sweep_until
@@ -257,3 +257,16 @@ def test_templates_are_built_once_for_all_threads(app: Any) -> None:
     (connection,) = pool_of(app)._idle
     transport: Any = connection.transport
     assert [template for template, _ in transport._templates] == list(builder._templates.values())
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://ann:secret@broker:7000/0", "redis at broker:7000"),
+        ("amqp://ann:secret@broker/shop", "amqp at broker"),
+        ("redis+socket://:secret@/run/redis.sock", "redis"),
+        ("memory://", "memory"),
+    ],
+)
+def test_name_of_the_broker_in_the_log_has_no_password(url: str, shown: str) -> None:
+    assert broker_name(Celery(broker=url, set_as_current=False)) == shown

@@ -1,4 +1,4 @@
-"""The worker's bootstep in this process: its start, and its end without a database."""
+"""The worker's bootstep in this process: its start, its end without a database, and its command."""
 
 import logging
 import threading
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, bootsteps
+from celery.worker.control import Panel
 
 from jobhandle_celery import Jobs
 from jobhandle_celery.errors import DatabaseUnavailableError
@@ -142,3 +143,14 @@ def test_periodic_thread_backs_off_after_failures(monkeypatch: pytest.MonkeyPatc
     thread._thread.join(10)
 
     assert pauses == [1.0, 1.0, 2.0, 4.0, 5.0, 5.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["inspect", "control"])
+def test_each_command_to_workers_is_a_method_of_celery(kind: str) -> None:
+    """Other tools call the methods by these names; the step's own command has another type."""
+    app: Any = Celery("commanded", broker="memory://", set_as_current=False)
+    client = app.control.inspect() if kind == "inspect" else app.control
+    commands: dict[str, Any] = dict(Panel.meta)
+    named = [name for name, command in commands.items() if command.type == kind]
+    assert named
+    assert [name for name in named if not hasattr(client, name)] == []
