@@ -77,7 +77,7 @@ def test_next_task_gets_an_ignored_result(app: Any, canvas: str) -> None:
     assert kept == [expected]
 
 
-def test_setting_makes_no_canvas_pass_none(app: Any) -> None:
+def test_canvas_passes_results_with_task_ignore_result(app: Any) -> None:
     app.conf.update(task_ignore_result=True, jobhandle_durable=["tests.*"])
     plus = app.tasks["tests.add"]
     plus.ignore_result = True

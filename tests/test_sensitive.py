@@ -170,7 +170,7 @@ def test_malformed_sensitive_list_is_refused(app: Celery, sensitive: Any) -> Non
 
 
 @pytest.mark.parametrize("sensitive", [["pasword"], [2], ["user", "self"], ["password", 7]])
-def test_what_is_no_parameter_of_a_known_task_is_refused(app: Celery, sensitive: Any) -> None:
+def test_sensitive_name_of_no_parameter_is_refused(app: Celery, sensitive: Any) -> None:
     """A misspelled name would hide nothing. Of the call, and of the decorator, whatever submits."""
 
     def typed(self: Any, user: str, password: str) -> None: ...

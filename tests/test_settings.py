@@ -58,7 +58,7 @@ def shown_text(error: BaseException) -> str:
 # Settings.
 
 
-def test_keys_that_are_no_settings_are_found_with_the_nearest_one() -> None:
+def test_unknown_settings_are_found_with_nearest_name() -> None:
     class DjangoSettings:
         CELERY_JOBHANDLE_LEESE = 4
         CELERY_JOBHANDLE_LEASE = 30
@@ -73,7 +73,7 @@ def test_keys_that_are_no_settings_are_found_with_the_nearest_one() -> None:
     assert ignored(app.conf) == {"jobhandle_durabel": "jobhandle_durable", "jobhandle_xyz": None}
 
 
-def test_worker_logs_keys_that_are_no_settings(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_logs_unknown_settings(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     monkeypatch.setattr(bootstep.logger, "warning", lambda text, *args: logged.append(text % args))
     app = make_app("memory://", sqlite_url, {"jobhandle_leese": 5})
@@ -96,7 +96,7 @@ def test_settings_have_the_defaults_of_the_design() -> None:
     )
 
 
-def test_patience_doubles_to_a_quarter_of_an_hour() -> None:
+def test_republish_delay_doubles_to_a_quarter_of_an_hour() -> None:
     delays = [Settings().republish_delay(publish_count).total_seconds() / 60 for publish_count in range(1, 8)]
     assert delays == [1, 2, 4, 8, 15, 15, 15]
     assert Settings().republish_delay(10**9) == timedelta(minutes=15)

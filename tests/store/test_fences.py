@@ -45,8 +45,8 @@ LISTING = {"lose", "give_back", "lose_process", "give_back_process", "give_back_
 
 def declined(write: str, row: Row) -> Any:
     """Return the answer of a write that changes nothing."""
-    says = {"message": row["message"], "note_body_exited": None, "retry": None, "finish_many": set()}
-    return [] if write in LISTING else says.get(write, False)
+    answers = {"message": row["message"], "note_body_exited": None, "retry": None, "finish_many": set()}
+    return [] if write in LISTING else answers.get(write, False)
 
 
 def process(run: Run) -> ProcessRef:
