@@ -20,17 +20,17 @@ from celery import Celery, Task
 from jobhandle_celery import Jobs, current_job
 
 SPEED: dict[str, Any] = {
-    # No worker renews a lease that a test takes in its own process, which a busy machine may hold up.
+    # A test that takes a lease in its own process does not renew it: it must last as long as the test.
     "jobhandle_lease": 3600,
     "jobhandle_sweep_interval": 0.2,
     "jobhandle_republish_after": 3,
     "jobhandle_publish_grace": 1,
-    # A reserved message does not show which worker would have received it.
+    # A worker that reserves more messages than it runs keeps them from the other workers of a test.
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
 }
 WORKERS_LEASE = {"jobhandle_lease": 6}
-"""That of worker processes, which renew it: a test waits for its end when they are killed."""
+"""Worker processes renew theirs. It is short, for a test that kills one waits for its end."""
 
 
 def add(x: int, y: int) -> int:

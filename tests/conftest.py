@@ -57,7 +57,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says how busy the machine is.
+# No deadline: on a busy machine any example may take long.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
@@ -99,9 +99,9 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep what was imported and collected out of later garbage collections, which take 0.3 s else.
+    """Freeze what was imported and collected, which lives until the end.
 
-    pytest itself makes ten at the end of each process.
+    A full garbage collection that visits it takes 0.3 s, and pytest makes ten at the end of each process.
     """
     gc.disable()
     try:

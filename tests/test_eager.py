@@ -270,7 +270,7 @@ def test_eager_scheduled_job_runs_at_its_time(app: Any) -> None:
     handle = app.jobs.handle()
     handle.submit(app.tasks["tests.add"].s(1, 2).set(countdown=0.2))
     assert handle.job_status() is JobStatus.WAITING
-    sweep_until(app.jobs, lambda: handle.job_status() is JobStatus.FINISHED, timeout=5)
+    sweep_until(app.jobs, lambda: handle.job_status() is JobStatus.FINISHED)
 
 
 def test_plain_calls_are_plain_eager_calls(app: Any) -> None:
