@@ -50,9 +50,9 @@ class AsyncJobHandle(Generic[R]):
     may use one handle. They call the database in at most four threads of the process; `wait`, `result` and
     `watch` hold no thread while they wait.
 
-    A coroutine that is cancelled in an operation leaves the job as if it had been called or not, and the
-    handle where it was. In a task whose body runs an event loop, ``AsyncJobHandle(current_job())`` writes for
-    its attempt, as the `JobHandle` does.
+    If a coroutine is cancelled within an operation, this is carried out as a whole or not at all, and the
+    handle stays attached to the job that it had. In a task whose body runs an event loop,
+    ``AsyncJobHandle(current_job())`` writes for its attempt, as the `JobHandle` does.
 
     Raises:
         ApiUsageError: any call outside of an event loop of asyncio, under trio for example.

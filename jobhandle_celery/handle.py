@@ -184,8 +184,8 @@ class JobHandle(Generic[R]):
     def events(self) -> list[Event]:
         """Return the job's moves in their order: why it is in its status.
 
-        Those of a chain, group or chord that has not ended close with a computed event, which says how many
-        of its members have Finished.
+        For a chain, group or chord that has not ended, the last one is computed: it says how many of its
+        members have Finished.
         """
         return self._known(self._store().queries.events(self.job_id, self._username) or None)
 
@@ -211,7 +211,7 @@ class JobHandle(Generic[R]):
     def wait(self, timeout: float | timedelta | None = None) -> JobStatus:
         """Wait until the job is final and return its status.
 
-        All waits of a process share one query, at most 10 to 100 times a second: the longer the wait, the
+        All waits of a process share one query, every 10 to 50 ms: the longer the newest wait has lasted, the
         less often.
 
         Args:
@@ -253,9 +253,9 @@ class JobHandle(Generic[R]):
     def set_progress(self, current: float, total: float | None = None) -> None:
         """Record how far the job is, in units of its own.
 
-        In a body, for its own attempt, and not while the database is unavailable; from outside, for the
-        attempt that runs now. Each call is a statement: call it about once a second, not for each row of a
-        file.
+        A body records it for its own attempt, and skips it while the database is unavailable; from outside it
+        is for the attempt that runs now. Each call is a statement: call it about once a second, not for each
+        row of a file.
         """
         job_id, current = self.job_id, validation.number("current", current)
         total = None if total is None else validation.number("total", total)

@@ -57,7 +57,7 @@ class Event:
     """``"service"``, ``"user ann"``, ``"worker w1@host"``, ``"sweep"``, or ``"settle"``: it follows from the
     end of another job."""
     computed: bool = False
-    """True: no move and no stored event, but what was counted of a node's members when it was read."""
+    """True: it is not a stored move; the members of a node were counted when it was read."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class Job:
 
     None: the number that the task has as an attribute, else 1.
 
-    A worker or process that is lost with the job's message before the body starts counts as well, though the
-    job goes on until three are lost. Retries, and bodies that a shutdown gave back, do not count; so
-    `JobRecord.attempt` may become larger."""
+    A worker or process that is lost with the job's message before the body starts counts as well, but ends
+    the job only once three are lost, or `max_attempts` if that is more. Retries, and
+    bodies that a shutdown gave back, do not count; so `JobRecord.attempt` may become larger."""
     unique_key: str | None = None
     """At most one unfinished job per key, user and namespace; None: the task's own key, if it has one."""
     meta: Any = None
@@ -149,7 +149,7 @@ class JobRecord(Job):
 
     status: JobStatus = field()
     after: Sequence[int] = ()
-    """What it needs, first those whose results are its arguments; see `JobHandle.needs`."""
+    """The ids of what it needs, first those whose results are its arguments; see `JobHandle.needs`."""
     scheduled_for: datetime | None = None
     """In UTC, as are all times of a record."""
     expires: datetime | None = None
