@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -92,3 +92,14 @@ def age(factory: JobFactory, job_id: int, column: str, by: timedelta) -> None:
         connection.exec_driver_sql(
             f"UPDATE jobhandle_job SET {column} = '{moment}{zone}' WHERE id = {job_id}"
         )
+
+
+def update_column(factory: JobFactory, column: Any, value: object, *where: Any) -> None:
+    """Set a column of the rows that match."""
+    with factory.engine.begin() as connection:
+        connection.execute(column.table.update().where(*where).values({column.name: value}))
+
+
+def set_times(factory: JobFactory, column: Any, time: datetime, *where: Any) -> None:
+    """Set a column of times, as if the event had happened then."""
+    update_column(factory, column, time, *where)

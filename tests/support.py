@@ -112,3 +112,10 @@ def a_soft_limit_of(seconds: float) -> Iterator[None]:
     with a_soft_limit() as comes_in:
         comes_in(seconds)
         yield
+
+
+def failure(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+    """Return the message with which a call fails the test."""
+    with pytest.raises(pytest.fail.Exception) as failed:
+        call(*args, **kwargs)
+    return str(failed.value)

@@ -11,8 +11,8 @@ from celery import Celery, shared_task
 from jobhandle_celery import ApiUsageError, Job, Jobs, JobStatus, UnknownJobError, current_job
 from jobhandle_celery.broker.headers import job_headers
 from tests.apps import lines_of
+from tests.handle_operations import OPERATIONS
 from tests.job_factory import ADD, JobFactory
-from tests.test_handle import OPERATIONS
 
 
 @shared_task(name="tests.shared")

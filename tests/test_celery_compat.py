@@ -75,13 +75,12 @@ def test_message_to_redis_passes_known_methods(
                 assert not celery_compat.publishes_by_kombu(producer), name
 
 
-def test_disconnect_keeps_the_default_socket_timeout(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.faults)])
+def test_disconnect_keeps_the_default_socket_timeout(
+    broker: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise closing a connection gives new sockets of all other threads its timeout, for a moment."""
-    check_disconnect(redis_url, monkeypatch)
-
-
-def check_disconnect(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection: Any = Connection(url)
+    connection: Any = Connection(request.getfixturevalue(f"{broker}_url"))
     _ = connection.default_channel
     changes: list[float | None] = []
     monkeypatch.setattr(socket, "setdefaulttimeout", changes.append)

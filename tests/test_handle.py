@@ -1,6 +1,5 @@
 """`JobHandle`: OMERO's thirteen operations, as in its service and its unfinished tests."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from jobhandle_celery import (
     HandleClosedError,
     InvalidTransitionError,
     Job,
-    JobHandle,
     JobStatus,
     NotAttachedError,
     Progress,
@@ -19,32 +17,9 @@ from jobhandle_celery import (
 )
 from jobhandle_celery.status import FINAL, SETTABLE, STARTABLE
 from jobhandle_celery.store import ClaimRejected, RejectionReason
+from tests.handle_operations import OPERATIONS
 from tests.job_factory import ADD, JobFactory
 from tests.support import eventually
-
-OPERATIONS: dict[str, Callable[[JobHandle], object]] = {
-    "get_job": lambda handle: handle.get_job(),
-    "job_status": lambda handle: handle.job_status(),
-    "job_finished": lambda handle: handle.job_finished(),
-    "job_message": lambda handle: handle.job_message(),
-    "job_running": lambda handle: handle.job_running(),
-    "job_error": lambda handle: handle.job_error(),
-    "cancel_job": lambda handle: handle.cancel_job(),
-    "set_status": lambda handle: handle.set_status("Running"),
-    "set_status, not settable": lambda handle: handle.set_status("Queued"),
-    "set_message": lambda handle: handle.set_message("a"),
-    "set_message of none": lambda handle: handle.set_message(None),
-    "set_status_and_message": lambda handle: handle.set_status_and_message("Running", "a"),
-    "job_id": lambda handle: handle.job_id,
-    "events": lambda handle: handle.events(),
-    "wait": lambda handle: handle.wait(0),
-    "result": lambda handle: handle.result(0),
-    "set_progress": lambda handle: handle.set_progress(1, 2),
-    "cancel_requested": lambda handle: handle.cancel_requested(),
-    "raise_if_cancelled": lambda handle: handle.raise_if_cancelled(),
-    "resubmit_job": lambda handle: handle.resubmit_job(),
-    "release_job": lambda handle: handle.release_job(),
-}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

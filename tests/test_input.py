@@ -224,7 +224,7 @@ OPTIONS: list[tuple[tuple[str, ...], tuple[Any, ...], str]] = [
     (("headers",), ([1], "text", {1: 2}), "accepted"),
     (("stamped_headers",), (5, "text", [1], {"a": 1}), "accepted"),
     (("ignore_result",), (1, 0, "yes"), "True or False"),
-    # Else the row keeps it, and no message can be built of it; a secret is not quoted (issue 12).
+    # Else the row keeps it, and no message can be built of it; a secret is not quoted.
     (TEXTS, (5, 0, True, b"secret", ["secret"], {"secret": 1}), "text"),
     (("countdown", "expires"), (float("nan"), float("inf"), 1e300, 10**400, True, "soon"), "accepted"),
     (("countdown", "expires"), (-float("inf"),), "accepted"),

@@ -6,18 +6,18 @@ from typing import Any
 
 import celery
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from jobhandle_celery import Job, JobHandle, JobStatus, current_job
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.schema import job
-from jobhandle_celery.store import settling
 from jobhandle_celery.store.nodes import CROWD
 from jobhandle_celery.worker import tree_member
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
 from tests.tree_rows import Node, chain, group, insert_tree
+from tests.unsettled import leave_unsettled, unsettled
 
 SUBMITTED = JobStatus.SUBMITTED
 
@@ -155,28 +155,18 @@ def test_job_without_tree_executes_no_statement_more(app: Any, calls: list[int])
     assert calls == []
 
 
-@pytest.fixture
-def long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a settle has read holds for the whole test, and no thread settles what waits."""
-    monkeypatch.setattr(settling, "CALM", 3600.0)
-    monkeypatch.setattr("jobhandle_celery.settler.MAX_WAIT", 3600.0)
-
-
-@pytest.mark.usefixtures("long_wait")
-def test_members_of_a_large_group_are_settled_with_a_later_one(app: Any) -> None:
+def test_members_of_a_large_group_are_settled_with_a_later_one(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first one's settle has read how many siblings it has."""
+    leave_unsettled(monkeypatch)
+    runtime = runtime_of(app)
     member = app.signature("tests.seeing", immutable=True)
     with app.jobs.handle() as handle:
         handle.submit(celery.group(member.clone() for _ in range(CROWD + 4)))
 
     for _ in range(3):
         run(app, message_of(app))
-    assert unsettled(app) == 2
-    runtime_of(app).settler.drain()
-    assert unsettled(app) == 0
-
-
-def unsettled(app: Any) -> int:
-    """Return how many jobs have ended and are not settled."""
-    with runtime_of(app).store.database.autocommit() as db:
-        return int(db.execute(select(func.count()).where(job.c.unsettled)).scalar_one())
+    assert len(unsettled(runtime.store.database)) == 2
+    runtime.settler.drain()
+    assert unsettled(runtime.store.database) == []

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from jobhandle_celery import DatabaseUnavailableError, JobStatus, submitter
 from jobhandle_celery.broker.publisher import Published, Publisher
@@ -15,10 +15,11 @@ from jobhandle_celery.store import NewMember, PendingMessage, settling
 from jobhandle_celery.store.nodes import CROWD
 from jobhandle_celery.submitter import Submitter
 from jobhandle_celery.sweeper import sweep
+from tests.publishers import Recorder
 from tests.store.harness import FAILURE, Harness
 from tests.store.members import Tree, chain, group, node, task
 from tests.support import eventually
-from tests.test_sweeper import Recorder
+from tests.unsettled import leave_unsettled, unsettled
 
 
 @pytest.fixture
@@ -192,9 +193,7 @@ class Crowd:
         return self.unsettled()
 
     def unsettled(self) -> list[int]:
-        with self.harness.database.autocommit() as db:
-            ids = db.execute(select(job.c.id).where(job.c.unsettled).order_by(job.c.id)).scalars()
-            return [self.tree.ids.index(job_id) for job_id in ids]
+        return [self.tree.ids.index(job_id) for job_id in unsettled(self.harness.database)]
 
     @property
     def is_crowded(self) -> bool:
@@ -202,17 +201,10 @@ class Crowd:
         return self.harness.store.settling.is_crowded(self.tree.ids[0])
 
 
-@pytest.fixture
-def long_calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a settle has read holds for the whole test, and no thread settles what waits."""
-    monkeypatch.setattr(settling, "CALM", 3600.0)
-    monkeypatch.setattr("jobhandle_celery.settler.MAX_WAIT", 3600.0)
-
-
-@pytest.mark.usefixtures("long_calm")
 def test_members_of_large_group_are_settled_with_a_later_one(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    leave_unsettled(monkeypatch)
     crowd = Crowd(harness)
 
     assert crowd.end(1) == []
@@ -221,9 +213,9 @@ def test_members_of_large_group_are_settled_with_a_later_one(
     assert crowd.end(5) == []
 
 
-@pytest.mark.usefixtures("long_calm")
-def test_group_whose_last_members_end_is_not_large(harness: Harness) -> None:
+def test_group_whose_last_members_end_is_not_large(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them is settled at once: it may be the last."""
+    leave_unsettled(monkeypatch)
     crowd = Crowd(harness)
 
     with harness.database.transaction() as db:
@@ -233,8 +225,10 @@ def test_group_whose_last_members_end_is_not_large(harness: Harness) -> None:
     assert not crowd.is_crowded
 
 
-@pytest.mark.usefixtures("long_calm")
-def test_member_that_another_job_needs_is_settled_at_once(harness: Harness) -> None:
+def test_member_that_another_job_needs_is_settled_at_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_unsettled(monkeypatch)
     crowd = Crowd(harness, task(parent=0, needs=((1, 0),), when="finished"))
 
     crowd.end(1)
@@ -243,8 +237,8 @@ def test_member_that_another_job_needs_is_settled_at_once(harness: Harness) -> N
     assert not crowd.is_crowded
 
 
-@pytest.mark.usefixtures("long_calm")
-def test_drain_settles_members_that_wait(harness: Harness) -> None:
+def test_drain_settles_members_that_wait(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_unsettled(monkeypatch)
     crowd = Crowd(harness)
     assert crowd.end(1, 2, 3) == [2, 3]
 

@@ -1,10 +1,14 @@
 """Every option of a message, by each means that Celery has to set it."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.app import defaults
-from kombu import Exchange, Queue
+from celery.app import task as celerys_task
+from celery.app.amqp import AMQP
+from kombu import Exchange, Producer, Queue
 
 MEDIA, EXACT = Exchange("media", "topic", delivery_mode=1), Exchange("exact", "direct")
 QUEUES = [
@@ -108,3 +112,31 @@ def declare(app: Celery) -> None:
     with app.connection() as connection:
         for queue in QUEUES:
             queue(connection.default_channel).declare()
+
+
+exec_options: Any = celerys_task.extract_exec_options  # type: ignore[attr-defined]  # Celery's
+
+SOURCES: dict[str, Callable[[], set[str]]] = {
+    "Task.apply_async": lambda: parameters(Task.apply_async),
+    "Celery.send_task": lambda: parameters(Celery.send_task) - {"name"},
+    "AMQP.as_task_v2": lambda: parameters(AMQP.as_task_v2) - {"name", "callbacks", "errbacks"},
+    "AMQP.send_task_message": lambda: (
+        parameters(Celery().amqp.send_task_message) - {"name", "message", "event_dispatcher"}
+    ),
+    "Producer.publish": lambda: parameters(Producer.publish) - {"body"},
+    "attributes of a task": lambda: set(exec_options(_Everything())),
+}
+"""The names of all options, by what Celery and kombu read them from."""
+
+
+class _Everything:
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+def parameters(function: Any) -> set[str]:
+    return {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    } - {"self", "args", "kwargs"}

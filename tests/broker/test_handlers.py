@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from jobhandle_celery import Job, JobStatus, ValidationError
 from tests.broker.messages import ADD, Make, received
-from tests.broker.test_options import retry_job
+from tests.broker.retries import retry_job
 
 tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
 

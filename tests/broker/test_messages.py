@@ -7,15 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu import Exchange, Queue
-from kombu.utils import json as kombu_json
 
-from jobhandle_celery import validation
 from jobhandle_celery.broker import messages
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
 from jobhandle_celery.store import PendingMessage
-from tests.apps import make_app
+from tests.broker.pending import OPTIONS, an_app, pending
 
 VALUES = st.recursive(
     st.none()
@@ -27,59 +24,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab'\"é"), inner, max_size=3),
     max_leaves=6,
 )
-QUEUES = [
-    Queue("default", Exchange(""), routing_key="default"),
-    Queue("images", Exchange("media", "topic"), routing_key="image.#"),
-    Queue("urgent", Exchange(""), routing_key="urgent", queue_arguments={"x-max-priority": 9}),
-]
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "an undeclared queue": {"queue": "other"},
-    "a queue with arguments and a priority": {"queue": "urgent", "priority": 7},
-    "an exchange of its own": {"queue": "images", "routing_key": "image.small"},
-    "limits": {"time_limit": 60, "soft_time_limit": 50},
-    "a shadow, and headers": {"shadow": "nice name", "headers": {"trace": "abc"}},
-    "its own argsrepr": {"argsrepr": "(a file)", "kwargsrepr": "{'a': 'file'}"},
-    "no result": {"ignore_result": True},
-    "sensitive arguments": {"sensitive": ["a", 0]},
-}
-
-
-def anything(*args: Any, **kwargs: Any) -> None: ...
-
-
-def an_app(broker_url: str = "memory://", **settings: Any) -> Any:
-    app: Any = make_app(
-        broker_url, None, {"task_queues": QUEUES, "task_default_queue": "default", **settings}
-    )
-    app.task(name="tests.anything", shared=False)(anything)
-    return app
-
-
-def pending(app: Any, options: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> PendingMessage:
-    from jobhandle_celery.broker.routing import Routing
-    from jobhandle_celery.broker.task_signatures import as_job
-
-    given, further = as_job(app.tasks["tests.anything"].s(*args, **kwargs).set(**options))
-    job = validation.job(given)
-    routed = Routing(app).route(job, further, "an id")
-    return PendingMessage(
-        job_id=42,
-        task_id="0e7ba2ae-5ccd-4d2b-a8e5-0a2d8bc0a0b6",
-        task="tests.anything",
-        attempt=3,
-        args=kombu_json.dumps(routed.args),
-        kwargs=kombu_json.dumps(routed.kwargs),
-        queue=routed.queue,
-        routing=routed.options,
-        priority=routed.priority,
-        time_limit=job.time_limit,
-        soft_time_limit=job.soft_time_limit,
-        retry=None,
-        publish_count=0,
-        republish_deferrals=0,
-        status=None,  # type: ignore[arg-type]  # not read
-    )
 
 
 def built(builder: MessageBuilder, job: PendingMessage) -> tuple[str, dict[str, Any]]:

@@ -12,8 +12,7 @@ from kombu.transport.redis import Channel
 from jobhandle_celery import celery_compat
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
-from tests.broker.test_messages import an_app
-from tests.broker.test_redis_transport import pushed, send, templates, three
+from tests.broker.pending import an_app, pushed, send, templates, three
 
 
 def add_request_numbers(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from kombu import Exchange, Queue, binding
 
 from jobhandle_celery.broker.stored_options import declared, described
 from tests.broker.messages import ADD, Make
-from tests.broker.test_options import stored
+from tests.broker.retries import stored
 
 bound_to: Any = [binding(Exchange("e", "topic"), routing_key="k", arguments={"z": None})]
 QUEUES = {

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import redis
 from kombu import Exchange, Queue
 from kombu.transport import redis as redis_transport
 from kombu.utils import json as kombu_json
@@ -15,39 +14,10 @@ from kombu.utils import json as kombu_json
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
 from jobhandle_celery.broker.stored_options import join
-from jobhandle_celery.store import PendingMessage
-from tests.broker.test_messages import OPTIONS, an_app, pending
+from tests.broker.pending import OPTIONS, an_app, pushed, send, templates, three
 
 PUBLISHED_BY_KOMBU = {"an exchange of its own"}
 """kombu asks Redis for the queues of an exchange, which may change."""
-
-
-def pushed(redis_url: str) -> list[tuple[str, Any]]:
-    """Return all messages in push order, each after its list's name."""
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        lists = sorted(key for key in client.scan_iter() if client.type(key) == "list")
-        return [(key, json.loads(text)) for key in lists for text in reversed(client.lrange(key, 0, -1))]
-
-
-def send(connection: BrokerConnection, builder: MessageBuilder, jobs: list[PendingMessage]) -> None:
-    connection.send([builder.build(job) for job in jobs])
-
-
-def templates(connection: BrokerConnection) -> list[Any]:
-    transport: Any = connection.transport
-    return list(transport._templates.values())
-
-
-def three(app: Any, options: dict[str, Any]) -> list[PendingMessage]:
-    given: list[tuple[list[Any], dict[str, Any]]] = [
-        (["a.tif", 96], {"a": 1}),
-        ([], {}),
-        (['it\'s "é"', "\\", "\n%s{0}", 2**70], {"a": [1.5, None]}),
-    ]
-    return [
-        replace(pending(app, options, args, kwargs), job_id=number, task_id=f"{number:08}")
-        for number, (args, kwargs) in enumerate(given, 1)
-    ]
 
 
 @pytest.mark.parametrize("prefix", ["", "ours:"])

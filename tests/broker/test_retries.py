@@ -16,7 +16,7 @@ from jobhandle_celery.broker.task_signatures import retry_record
 from jobhandle_celery.schema import clock, job
 from tests.broker.messages import Make, received
 from tests.broker.options import QUEUES, declare
-from tests.broker.test_options import handled, retry_job, taken
+from tests.broker.retries import handled, retry_job, taken
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
-"""Fixtures and helpers of the command line's tests."""
+"""Fixtures of the command line's tests."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import pytest
 
+from jobhandle_celery.cli.doctor import findings as doctor_findings
+from tests.apps import make_app
+from tests.cli.findings import NewApp
 from tests.job_factory import JobFactory
 
 
@@ -17,12 +19,25 @@ def sqlite_factory(sqlite_url: str) -> Iterator[JobFactory]:
     factory.close()
 
 
-def update_column(factory: JobFactory, column: Any, value: object, *where: Any) -> None:
-    """Set a column of the rows that match."""
-    with factory.engine.begin() as connection:
-        connection.execute(column.table.update().where(*where).values({column.name: value}))
+@pytest.fixture
+def new_app(sqlite_url: str) -> Iterator[NewApp]:
+    """Makes apps that need no broker."""
+    apps: list[Any] = []
+
+    def make(broker: str = "memory://", database: str = sqlite_url, **settings: Any) -> Any:
+        app = make_app(broker, database, settings)
+        # Celery adds the shared tasks of all apps that this process has imported.
+        for name in [name for name in app.tasks if not name.startswith(("tests.", "celery."))]:
+            del app.tasks[name]
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.jobs.close()
 
 
-def set_times(factory: JobFactory, column: Any, time: datetime, *where: Any) -> None:
-    """Set a column of times, as if the event had happened then."""
-    update_column(factory, column, time, *where)
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for workers: there is none."""
+    monkeypatch.setattr(doctor_findings, "INSPECT_TIMEOUT", 0.01)

@@ -1,6 +1,6 @@
-"""doctor: each finding is provoked."""
+"""doctor: each finding about servers, workers and jobs is provoked; and the command itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
@@ -10,76 +10,26 @@ import pytest
 from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.cli.context import CommandContext
 from jobhandle_celery.cli.doctor import CHECKS
-from jobhandle_celery.cli.doctor import findings as doctor_findings
 from jobhandle_celery.cli.doctor.findings import PROMISES, Deployment
 from jobhandle_celery.cli.output import Output
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.store import Worker
 from tests.apps import make_app
-from tests.cli.conftest import set_times, update_column
+from tests.cli.findings import NewApp, findings, level, line, stuck_jobs
 from tests.cli.runner import Shell, run_command
 from tests.databases import PostgresqlDatabases
-from tests.job_factory import ADD, HELD, NOBODY_LISTENS, JobFactory, age
+from tests.job_factory import ADD, HELD, NOBODY_LISTENS, JobFactory, age, set_times, update_column
 from tests.servers import RedisServer
 from tests.support import eventually
 from tests.workers import WorkerProcess
 
-NewApp = Callable[..., Any]
 HOUR = timedelta(hours=1)
-MEMORY, REDIS, RABBIT = "memory://", "redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"
-
-
-@pytest.fixture
-def new_app(sqlite_url: str) -> Iterator[NewApp]:
-    """Makes apps that need no broker."""
-    apps: list[Any] = []
-
-    def make(broker: str = MEMORY, database: str = sqlite_url, **settings: Any) -> Any:
-        app = make_app(broker, database, settings)
-        # Celery adds the shared tasks of all apps that this process has imported.
-        for name in [name for name in app.tasks if not name.startswith(("tests.", "celery."))]:
-            del app.tasks[name]
-        apps.append(app)
-        return app
-
-    yield make
-    for app in apps:
-        app.jobs.close()
-
-
-def findings(app: Any, name: str, **answers: Any) -> list[tuple[str, str]]:
-    """Run one check; `answers` replaces what the deployment would ask its servers."""
-    (check,) = [check for check in CHECKS if check.name == name]
-    deployment = Deployment(CommandContext(app, Output()))
-    vars(deployment).update(answers)
-    with closing(deployment):
-        found = check.run(deployment)
-    for finding in found:
-        assert finding.next_step or str(finding.level) in ("OK", "UNKNOWN")
-    return [(str(finding.level), finding.message) for finding in found]
 
 
 def ask_workers(app: Any) -> Any:
     """Return the workers' answers, for several checks."""
     with closing(Deployment(CommandContext(app, Output()))) as deployment:
         return deployment.answers
-
-
-@pytest.fixture
-def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for workers: there is none."""
-    monkeypatch.setattr(doctor_findings, "INSPECT_TIMEOUT", 0.01)
-
-
-def level(app: Any, name: str, **answers: Any) -> str:
-    ((level, _),) = findings(app, name, **answers)
-    return level
-
-
-def line(app: Any, name: str, **answers: Any) -> str:
-    """Return level and message of a check's only finding."""
-    ((level, message),) = findings(app, name, **answers)
-    return f"{level} {message}"
 
 
 # The database.
@@ -146,19 +96,12 @@ def test_missing_or_late_sweeps_are_bad(factory: JobFactory) -> None:
     assert "BAD the last sweep was 1h ago" in line(factory.app, "sweeps")
 
 
-@pytest.mark.parametrize(
-    ("lease", "answers_in", "word"), [(60, 0.001, "OK"), (5, 0.001, "WARN"), (60, 6.0, "BAD")]
-)
-def test_short_lease_is_a_warning_or_bad(new_app: NewApp, lease: float, answers_in: float, word: str) -> None:
-    assert level(new_app(jobhandle_lease=lease), "lease", database=answers_in) == word
-
-
 # The broker.
 
 
 def test_broker_answers_is_unavailable_or_invalid(new_app: NewApp) -> None:
     assert level(new_app(), "broker") == "OK"
-    for broker in (NOBODY_LISTENS, RABBIT, "nonsense://"):
+    for broker in (NOBODY_LISTENS, "amqp://127.0.0.1:1//", "nonsense://"):
         assert level(new_app(broker), "broker") == "BAD"
     for name in ("worker step", "tasks", "queues", "eviction"):
         assert level(new_app(NOBODY_LISTENS), name) == "UNKNOWN"
@@ -173,94 +116,6 @@ def test_redis_that_evicts_queues_is_a_warning(new_app: NewApp, private_redis: R
         client.config_set("maxmemory-policy", "allkeys-lru")
     assert level(app, "eviction") == "WARN"
     assert level(new_app(), "eviction") == "OK"
-
-
-# The configuration: the check, the broker, the settings, and the beginning of the finding.
-
-LATE = {"task_acks_late": True}
-CASES: list[tuple[str, str, dict[str, Any], str]] = [
-    ("visibility_timeout", REDIS, {}, "OK"),
-    ("visibility_timeout", REDIS, {"broker_transport_options": {"visibility_timeout": 2}}, "WARN"),
-    ("visibility_timeout", REDIS, {"broker_transport_options": {"visibility_timeout": "soon"}}, "BAD"),
-    ("visibility_timeout", REDIS, LATE, "WARN"),
-    ("visibility_timeout", REDIS, {**LATE, "task_time_limit": 7200}, "WARN"),
-    ("visibility_timeout", REDIS, {**LATE, "task_time_limit": 600}, "OK"),
-    ("visibility_timeout", RABBIT, {}, "OK"),
-    ("acks_late", REDIS, {}, "OK tasks acknowledge early"),
-    ("acks_late", REDIS, LATE, "OK"),
-    ("acks_late", RABBIT, LATE, "WARN"),
-    ("acks_late", RABBIT, {**LATE, "task_time_limit": 60}, "OK"),
-    ("worker lost", MEMORY, LATE, "OK"),
-    ("worker lost", MEMORY, {**LATE, "task_reject_on_worker_lost": True}, "WARN"),
-    (
-        "worker lost",
-        MEMORY,
-        {"task_reject_on_worker_lost": True, "task_annotations": {"*": {"max_attempts": 2}}},
-        "OK",
-    ),
-    ("transport options", REDIS, {}, "OK"),
-    (
-        "transport options",
-        REDIS,
-        {"broker_transport_options": {"visibility_timeout": 60, "max_retries": 1}},
-        "OK",
-    ),
-    (
-        "transport options",
-        REDIS,
-        {"broker_transport_options": {"visibility_timout": 60}},
-        "WARN broker_transport_options has visibility_timout",
-    ),
-    ("publisher confirms", REDIS, {}, "OK"),
-    ("publisher confirms", RABBIT, {}, "WARN"),
-    ("publisher confirms", RABBIT, {"broker_transport_options": {"confirm_publish": True}}, "OK"),
-    ("prefetch", MEMORY, {"worker_prefetch_multiplier": 1}, "OK"),
-    ("prefetch", MEMORY, {"worker_prefetch_multiplier": 4}, "OK"),
-    ("prefetch", MEMORY, {"worker_prefetch_multiplier": 0}, "WARN"),
-    ("result backend", MEMORY, {}, "OK no result_backend"),
-    ("result backend", MEMORY, {"result_backend": "cache+memory://"}, "OK the result backend"),
-    ("result backend", MEMORY, {"result_backend": NOBODY_LISTENS}, "WARN"),
-    ("settings", MEMORY, {}, "OK"),
-    ("settings", MEMORY, {"jobhandle_leese": 5}, "WARN the configuration has jobhandle_leese"),
-    ("durable tasks", MEMORY, {}, "OK jobhandle_durable is False"),
-    ("durable tasks", MEMORY, {"jobhandle_durable": True}, "OK jobhandle_durable is True"),
-    ("durable tasks", MEMORY, {"jobhandle_durable": ["tests.*"]}, "OK each pattern"),
-    (
-        "durable tasks",
-        MEMORY,
-        {"jobhandle_durable": ["tests.*", "tset.*"]},
-        "WARN jobhandle_durable has 'tset",
-    ),
-    ("durable tasks", MEMORY, {"jobhandle_durable": "tests.*"}, "BAD jobhandle_durable is 'tests.*'"),
-    ("serializers", MEMORY, {}, "OK"),
-    ("serializers", MEMORY, {"accept_content": ["yaml"]}, "BAD"),
-    ("serializers", MEMORY, {"accept_content": ["json", "pickle"]}, "WARN"),
-    ("serializers", MEMORY, {"task_serializer": "auth"}, "BAD"),
-    ("serializers", MEMORY, {"accept_content": ["no-such"]}, "UNKNOWN"),
-    ("eager", MEMORY, {}, "OK"),
-    ("eager", MEMORY, {"task_always_eager": True}, "BAD"),
-    ("pool", MEMORY, {}, "OK"),
-    ("pool", MEMORY, {"worker_pool_start_method": "spawn"}, "BAD"),
-    # A time limit that the pool does not enforce is reported (fault 30).
-    ("time limits", MEMORY, {"worker_pool": "prefork"}, "OK the prefork pool enforces time limits"),
-    ("time limits", MEMORY, {"worker_pool": "threads"}, "WARN the threads pool enforces no hard and no soft"),
-    ("time limits", MEMORY, {"worker_pool": "solo"}, "WARN the solo pool enforces no hard and no soft"),
-    ("time limits", MEMORY, {"worker_pool": "gevent"}, "WARN the gevent pool enforces no soft"),
-    ("time limits", MEMORY, {"worker_pool": "some.module:Pool"}, "OK"),
-]
-
-
-@pytest.mark.parametrize(("check", "broker", "settings", "finding"), CASES)
-def test_configuration_is_checked(
-    new_app: NewApp, check: str, broker: str, settings: dict[str, Any], finding: str
-) -> None:
-    assert line(new_app(broker, **settings), check).startswith(finding)
-
-
-def test_disabled_events_are_a_warning(new_app: NewApp) -> None:
-    assert [level for level, _ in findings(new_app(), "events")] == ["WARN", "WARN"]
-    on = new_app(worker_send_task_events=True, task_send_sent_event=True)
-    assert [level for level, _ in findings(on, "events")] == ["OK", "OK"]
 
 
 # The workers.
@@ -333,12 +188,6 @@ def test_stuck_jobs_are_reported_with_the_reason(factory: JobFactory) -> None:
     assert reported[deserted.job_id].startswith("BAD 1 jobs: Running without a worker lease")
     assert reported[deaf.job_id].startswith("WARN 1 jobs: still running long after a stop")
     assert reported[forgotten.job_id].startswith("WARN 1 jobs: set to Running by set_status()")
-
-
-def stuck_jobs(factory: JobFactory) -> Iterator[tuple[int, str]]:
-    for level, message in findings(factory.app, "stuck jobs"):
-        _, _, example = message.partition(". job ")
-        yield int(example.split()[0]), f"{level} {message}"
 
 
 def test_held_jobs_are_counted(factory: JobFactory) -> None:

@@ -11,9 +11,8 @@ from celery.events.state import State
 from jobhandle_celery import Failure, Job, JobStatus, schema
 from jobhandle_celery.runtime import runtime_of
 from tests.apps import make_app
-from tests.cli.conftest import set_times
 from tests.cli.runner import Shell, run_command
-from tests.job_factory import ADD, NOBODY_LISTENS, JobFactory
+from tests.job_factory import ADD, NOBODY_LISTENS, JobFactory, set_times
 from tests.support import eventually
 from tests.worker.cluster import Events
 

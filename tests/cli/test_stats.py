@@ -10,9 +10,8 @@ import sqlalchemy
 from jobhandle_celery import Job, JobStatus, schema
 from jobhandle_celery.status import UNFINISHED
 from jobhandle_celery.store import Selection, Worker, pages
-from tests.cli.conftest import set_times, update_column
 from tests.cli.runner import run_command
-from tests.job_factory import ADD, JobFactory, age
+from tests.job_factory import ADD, JobFactory, age, set_times, update_column
 
 
 def test_stats_count_unfinished_and_recently_ended_jobs(factory: JobFactory) -> None:

@@ -8,10 +8,9 @@ import pytest
 from jobhandle_celery import JobHandle, JobStatus, schema
 from jobhandle_celery.cli import tree as cli_tree
 from jobhandle_celery.cli.context import CommandContext
-from tests.cli.conftest import update_column
+from tests.cli.findings import line, stuck_jobs
 from tests.cli.runner import run_command
-from tests.cli.test_doctor import line, stuck_jobs
-from tests.job_factory import ADD, JobFactory
+from tests.job_factory import ADD, JobFactory, update_column
 from tests.tree_rows import TASK, Node, chain, chord, group, insert_tree, leaf
 
 RUNNING, ERROR, WAITING, QUEUED = JobStatus.RUNNING, JobStatus.ERROR, JobStatus.WAITING, JobStatus.QUEUED

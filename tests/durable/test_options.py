@@ -12,9 +12,9 @@ from jobhandle_celery.broker import publish_options, sent_tasks
 from jobhandle_celery.durable.canvas import IN_FLIGHT
 from tests.broker.conftest import make
 from tests.broker.messages import Make, received
-from tests.broker.options import CASES, QUEUES, declare
+from tests.broker.options import CASES, QUEUES, SOURCES, declare
 from tests.broker.plain import comparable
-from tests.broker.test_options import ARGS, SOURCES, taken
+from tests.broker.retries import ARGS, taken
 
 __all__ = ["make"]
 

@@ -5,7 +5,7 @@ import pytest
 from tests.broker.conftest import make
 from tests.broker.messages import Make
 from tests.broker.options import CASES
-from tests.broker.test_options import compare
+from tests.broker.plain import compare
 
 __all__ = ["make"]
 

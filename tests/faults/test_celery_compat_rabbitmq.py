@@ -1,11 +1,10 @@
-"""Contracts with amqp and kombu's RabbitMQ transport, as tests/test_celery_compat.py has them."""
+"""A contract with amqp, as tests/test_celery_compat.py has them of others."""
 
 import amqp
 import pytest
 from kombu import Connection
 
 from jobhandle_celery import celery_compat
-from tests.test_celery_compat import check_disconnect
 
 pytestmark = pytest.mark.faults
 
@@ -24,9 +23,3 @@ def test_amqp_confirms_by_events_and_publishes_by_attribute(rabbitmq_url: str) -
         assert not acknowledged
         connection.drain_events(timeout=10)
     assert acknowledged == [1]
-
-
-def test_rabbitmq_disconnect_keeps_the_default_socket_timeout(
-    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_disconnect(rabbitmq_url, monkeypatch)

@@ -9,8 +9,7 @@ from jobhandle_celery.broker import amqp_transport
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
 from tests.broker.messages import received
-from tests.broker.test_messages import OPTIONS, an_app
-from tests.broker.test_redis_transport import send, three
+from tests.broker.pending import OPTIONS, an_app, send, three
 from tests.bugs import bug
 
 pytestmark = pytest.mark.faults

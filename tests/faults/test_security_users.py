@@ -9,7 +9,7 @@ import sqlalchemy
 
 from jobhandle_celery import Job, JobHandle, JobStatus, UnknownJobError
 from tests.faults.fuzz_values import INJECTIONS
-from tests.test_handle import OPERATIONS
+from tests.handle_operations import OPERATIONS
 
 pytestmark = pytest.mark.faults
 

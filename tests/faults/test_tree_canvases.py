@@ -14,8 +14,7 @@ from tests.rng import SEED, rng, scaled, stretched
 from tests.trees import canvases
 from tests.trees.canvases import BODIES, Description, descriptions, note
 from tests.trees.evaluate import Evaluation
-from tests.trees.plain_celery import needs_celery_5_7
-from tests.trees.test_canvas_results import hangs_in_celery, repeats_in_celery
+from tests.trees.plain_celery import hangs_in_celery, needs_celery_5_7, repeats_in_celery
 from tests.worker.cluster import Cluster, NewCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]

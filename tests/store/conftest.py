@@ -5,14 +5,14 @@ time. A test that listens to its engine, or limits it, has its own.
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.store import Database, engine_maker
 from tests.conftest import DATABASES, fresh_database
-from tests.store.harness import Harness
+from tests.store.harness import CommonDoor, Harness
 
 SERVERS = [name for name in DATABASES if name != "sqlite"]
 
@@ -32,9 +32,6 @@ def common_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def namespace() -> str:
     return str(uuid.uuid4())
-
-
-CommonDoor = Callable[[str, str], Database]
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ database clock that moves on.
 
 import copy
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
+import pytest
 from sqlalchemy import (
     BigInteger,
     BindParameter,
@@ -54,6 +55,8 @@ TASK = "shop.thumbnail"
 GRACE = timedelta(minutes=1)
 REPUBLISH_AFTER = timedelta(minutes=15)
 LEASE = timedelta(minutes=10)
+LAPSE = LEASE.total_seconds() + 1
+"""Seconds after which a lease has ended."""
 SWEEP_INTERVAL = timedelta(seconds=30)
 """Long enough that a machine that pauses for seconds fails no test."""
 
@@ -63,6 +66,9 @@ STATES = (*JobStatus, HELD)
 
 FAILURE = Failure("task", "ValueError", "no good", "Traceback …")
 Row = dict[str, Any]
+
+CommonDoor = Callable[[str, str], Database]
+"""Returns an open database that tests share: `common_database(url, whose)`."""
 
 
 @dataclass(frozen=True)
@@ -294,3 +300,21 @@ def _earlier(dialect: str, column: ColumnElement[Any]) -> ColumnElement[Any]:
     if dialect in ("mysql", "mariadb"):
         return func.timestampadd(text("MICROSECOND"), bindparam("passed", type_=BigInteger), column)
     return type_coerce(column, DateTime(timezone=True)) - bindparam("passed", type_=Interval)
+
+
+def through(harness: Harness, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
+    """Return a list that records, for each later call of that method, whether it used psycopg directly."""
+    gone: list[bool] = []
+    plain = getattr(harness.database, way)
+
+    def noted(*given: Any) -> Any:
+        rows = plain(*given)
+        gone.append(rows is not None and rows is not False)
+        return rows
+
+    monkeypatch.setattr(harness.database, way, noted)
+    return gone
+
+
+def uid_of(me: Worker) -> str:
+    return str(me.worker_uid)

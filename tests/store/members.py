@@ -1,5 +1,6 @@
 """Trees for the tests of the store, as lists of rows: what a canvas becomes."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -81,3 +82,24 @@ def settle_all(harness: Harness, *job_ids: int) -> list[int]:
     finally:
         harness.database.on_unsettled = None
     return ready
+
+
+def nested() -> list[NewMember]:
+    """chain(group(chain(3, 4), 5), 6), by the numbers of the rows."""
+    return [
+        node("chain"),
+        node("group", parent=0, position=0),
+        node("chain", parent=1, position=0),
+        task(parent=2, position=0),
+        task(parent=2, position=1, needs=((3, 0),), when="finished"),
+        task(parent=1, position=1),
+        task(parent=0, position=1, needs=((1, 0),), when="finished"),
+    ]
+
+
+def cancel(harness: Harness, job_id: int, *, terminate: bool = False) -> str | None:
+    return harness.store.control.cancel(job_id, None, terminate=terminate)
+
+
+def resubmit(harness: Harness, job_id: int) -> list[int] | None:
+    return harness.store.control.resubmit(job_id, str(uuid.uuid4()), None)

@@ -12,9 +12,8 @@ from jobhandle_celery.settler import Settler
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import PendingMessage, dependencies, settling
 from tests.store.harness import FAILURE, Harness
-from tests.store.members import Tree, chain, group, task
+from tests.store.members import Tree, cancel, chain, group, resubmit, task
 from tests.store.racing import in_the_middle, steps
-from tests.store.test_tree_control import cancel, resubmit
 
 STEPS = 600
 """More than one cascade takes."""

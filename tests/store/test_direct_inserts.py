@@ -19,8 +19,7 @@ from jobhandle_celery.store import Database, NewJob, connections, engine_maker
 from jobhandle_celery.store.insert import MAX_ROWS
 from tests.databases import MARIADB_WITH_FAULTS
 from tests.servers import execute
-from tests.store.harness import Harness, new_job
-from tests.store.test_direct_psycopg import through
+from tests.store.harness import Harness, new_job, through
 from tests.support import a_soft_limit, eventually
 
 MANY = 2 * MAX_ROWS + 3

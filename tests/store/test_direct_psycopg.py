@@ -28,7 +28,7 @@ from jobhandle_celery.store import Database, engine_maker
 from jobhandle_celery.store.direct_psycopg import DirectPsycopg
 from tests.databases import PostgresqlDatabases
 from tests.servers import execute
-from tests.store.harness import GRACE, Harness, about, alike, new_job
+from tests.store.harness import GRACE, Harness, about, alike, new_job, through
 from tests.support import eventually
 
 
@@ -47,20 +47,6 @@ def direct(database: Database) -> DirectPsycopg:
 
 def backend(direct: DirectPsycopg) -> int:
     return int(direct.rows(select(func.pg_backend_pid()), {})[0][0])
-
-
-def through(harness: Harness, monkeypatch: pytest.MonkeyPatch, way: str = "execute_directly") -> list[bool]:
-    """Return a list that records, for each later call of that method, whether it used psycopg directly."""
-    gone: list[bool] = []
-    plain = getattr(harness.database, way)
-
-    def noted(*given: Any) -> Any:
-        rows = plain(*given)
-        gone.append(rows is not None and rows is not False)
-        return rows
-
-    monkeypatch.setattr(harness.database, way, noted)
-    return gone
 
 
 def a_life(harness: Harness) -> list[JobStatus]:

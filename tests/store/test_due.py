@@ -1,20 +1,19 @@
 """A pass of the sweep reads due rows only, not all waiting or final ones."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import event
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Selection
 from jobhandle_celery.sweeper import sweep
+from tests.publishers import Recorder
 from tests.servers import execute
+from tests.store.explain import explained, looked_at, pages_read
 from tests.store.harness import Harness, new_job
-from tests.store.test_locked_rows import Broker
 
 ASKS: dict[str, Callable[[Harness], object]] = {
     "first_due": lambda harness: harness.store.sweep.first_due(),
@@ -48,42 +47,11 @@ def crowded(postgresql_databases: Any) -> Iterator[Harness]:
     postgresql_databases.drop(url)
 
 
-def looked_at(plan: dict[str, Any]) -> float:
-    """Return how many rows of the job table a plan has read."""
-    rows = 0.0
-    if plan.get("Relation Name") == "jobhandle_job" and "Scan" in plan["Node Type"]:
-        rows = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
-    return rows + sum(map(looked_at, plan.get("Plans", [])))
-
-
-@contextmanager
-def explained(harness: Harness, part: str = "due_at <=") -> Iterator[list[dict[str, Any]]]:
-    """Yield the plans of the queries with this part that are made within the block, with what they have read.
-
-    By default those of due jobs."""
-    engine, plans = harness.database.engine, list[dict[str, Any]]()
-
-    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if part in statement:
-            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
-            plans.append(cursor.fetchone()[0][0]["Plan"])
-
-    event.listen(engine, "before_cursor_execute", explain)
-    try:
-        yield plans
-    finally:
-        event.remove(engine, "before_cursor_execute", explain)
-
-
 @pytest.mark.parametrize("asked", ASKS)
 def test_pass_that_finds_nothing_due_looks_at_no_job(crowded: Harness, asked: str) -> None:
     with explained(crowded) as plans:
         ASKS[asked](crowded)
     assert [looked_at(plan) for plan in plans] == [0]
-
-
-def pages_read(plan: dict[str, Any]) -> int:
-    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 @pytest.mark.parametrize("due", [0, 1])
@@ -100,10 +68,10 @@ def test_pass_reads_ended_jobs_in_the_index_once(postgresql_databases: Any, due:
         ids = [harness.submit() for _ in range(due)]
         harness.pass_time(minutes=2)
         execute(url, "ANALYZE")
-        broker = Broker()
+        recorder = Recorder(depth=1000)
         with explained(harness) as plans:
-            assert sweep(harness.store, broker, lambda _: None)  # type: ignore[arg-type]  # a double
-    assert broker.sent == ids
+            assert sweep(harness.store, recorder, lambda _: None)  # type: ignore[arg-type]  # a double
+    assert recorder.published == ids
     first, *others = map(pages_read, plans)
     assert first > 40
     assert len(others) == 4 * due

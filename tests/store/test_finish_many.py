@@ -10,8 +10,7 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import job
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import RunResult
-from tests.store.conftest import CommonDoor
-from tests.store.harness import Harness
+from tests.store.harness import CommonDoor, Harness
 
 
 def test_runs_end_with_their_own_results_and_events(harness: Harness) -> None:

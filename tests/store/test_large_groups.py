@@ -3,9 +3,9 @@
 from typing import Any
 
 from tests.servers import execute
+from tests.store.explain import explained, pages_read
 from tests.store.harness import Harness
 from tests.store.members import Tree, group, task
-from tests.store.test_due import explained, pages_read
 from tests.support import eventually
 
 MEMBERS = 3_000

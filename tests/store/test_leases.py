@@ -7,14 +7,7 @@ from typing import Any
 import pytest
 
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Worker
-from tests.store.harness import LEASE, Harness
-
-LAPSE = LEASE.total_seconds() + 1
-
-
-def uid_of(me: Worker) -> str:
-    return str(me.worker_uid)
+from tests.store.harness import LAPSE, LEASE, Harness, uid_of
 
 
 def test_renewed_lease_lasts_and_an_unrenewed_one_lapses(harness: Harness) -> None:

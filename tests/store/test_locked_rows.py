@@ -14,34 +14,16 @@ from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.schema import clock, job
 from jobhandle_celery.schema import sweep as passes
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Database, PendingMessage, Store, engine_maker, retrying
+from jobhandle_celery.store import Database, Store, engine_maker, retrying
 from jobhandle_celery.store.connections import LOCK_WAIT
 from jobhandle_celery.sweeper import sweep
 from tests.databases import MARIADB_WITH_FAULTS
 from tests.faults.store_calls import STORE_CALLS, run_undisturbed
 from tests.faults.store_scenes import remaining_rows, sibling_harness
-from tests.store.harness import Harness, insert_within, new_job, with_settings
-from tests.store.test_leases import LAPSE, uid_of
+from tests.publishers import Recorder
+from tests.store.harness import LAPSE, Harness, insert_within, new_job, uid_of, with_settings
 
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
-
-
-class Broker:
-    """Accepts every message and keeps it in its queue."""
-
-    reachable = True
-
-    def __init__(self) -> None:
-        self.sent: list[int] = []
-
-    def publish(self, messages: Sequence[PendingMessage]) -> Any:
-        from jobhandle_celery.broker.publisher import Published
-
-        self.sent += [message.job_id for message in messages]
-        return Published(sent=list(messages))
-
-    def depth(self, _queue: str) -> int:
-        return 1000
 
 
 def _for_update(connection: sqlalchemy.Connection, ids: Sequence[int]) -> None:
@@ -140,7 +122,7 @@ def test_pass_waits_for_no_row(
 ) -> None:
     """Mutant 21: a caller's open transaction stops every worker's sweep (fault 44, promises 1 and 4)."""
     monkeypatch.setattr(retrying, "_RETRIES_FOR", 0.0)
-    harness, broker = server_harness, Broker()
+    harness, recorder = server_harness, Recorder(depth=1000)
     reported: list[Any] = []
     store = impatient(harness)
 
@@ -160,17 +142,17 @@ def test_pass_waits_for_no_row(
     pairs = [due, late, expired, cancelled, running]
 
     with locked(caller, LOCKS[lock], [first for first, _ in pairs]):
-        assert sweep(store, broker, reported.append)  # type: ignore[arg-type]  # a double
+        assert sweep(store, recorder, reported.append)  # type: ignore[arg-type]  # a double
         # The unlocked rows are processed.
-        assert due[1] in broker.sent
+        assert due[1] in recorder.published
         assert harness.row(late[1])["republish_deferrals"] == 1
         assert harness.status(expired[1]) is JobStatus.CANCELLED
         assert harness.status(running[1]) is JobStatus.ERROR
         assert {cancelled[1], running[1]} <= {job.job_id for job in reported}
     harness.pass_time(seconds=120)
     _have_passes_go_on(harness)
-    assert sweep(store, broker, reported.append)  # type: ignore[arg-type]
-    assert due[0] in broker.sent
+    assert sweep(store, recorder, reported.append)  # type: ignore[arg-type]
+    assert due[0] in recorder.published
     assert harness.row(late[0])["republish_deferrals"] >= 1
     assert harness.status(expired[0]) is JobStatus.CANCELLED
     assert harness.status(running[0]) is JobStatus.ERROR

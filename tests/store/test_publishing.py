@@ -8,8 +8,7 @@ import pytest
 
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import MAX_REPUBLISH_DEFERRALS, PendingMessage, Worker
-from tests.store.conftest import CommonDoor
-from tests.store.harness import GRACE, HELD, REPUBLISH_AFTER, TASK, Harness, about
+from tests.store.harness import GRACE, HELD, REPUBLISH_AFTER, TASK, CommonDoor, Harness, about
 
 HOUR = 3600.0
 

@@ -1,6 +1,5 @@
 """What is done to a whole tree: its cancel and its resubmit, and what a member and a node refuse."""
 
-import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -10,31 +9,10 @@ from jobhandle_celery.errors import InvalidTransitionError
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import ClaimRejected, NewMember, Selection
 from tests.store.harness import FAILURE, TASK, Harness
-from tests.store.members import Tree, chain, chord, group, node, settle_all, task
+from tests.store.members import Tree, cancel, chain, chord, group, nested, node, resubmit, settle_all, task
 
 SUBMITTED, WAITING, RUNNING, RESUBMITTED = "Submitted", "Waiting", "Running", "Resubmitted"
 FINISHED, ERROR, CANCELLED = "Finished", "Error", "Cancelled"
-
-
-def nested() -> list[NewMember]:
-    """chain(group(chain(3, 4), 5), 6), by the numbers of the rows."""
-    return [
-        node("chain"),
-        node("group", parent=0, position=0),
-        node("chain", parent=1, position=0),
-        task(parent=2, position=0),
-        task(parent=2, position=1, needs=((3, 0),), when="finished"),
-        task(parent=1, position=1),
-        task(parent=0, position=1, needs=((1, 0),), when="finished"),
-    ]
-
-
-def cancel(harness: Harness, job_id: int, *, terminate: bool = False) -> str | None:
-    return harness.store.control.cancel(job_id, None, terminate=terminate)
-
-
-def resubmit(harness: Harness, job_id: int) -> list[int] | None:
-    return harness.store.control.resubmit(job_id, str(uuid.uuid4()), None)
 
 
 SHAPES: dict[str, Callable[[], list[NewMember]]] = {

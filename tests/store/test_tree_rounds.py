@@ -16,9 +16,8 @@ from jobhandle_celery.store.portable_executor import PortableExecutor
 from jobhandle_celery.store.statements import params
 from jobhandle_celery.store.tree_control import NODE, cancel_tree, resubmit_tree
 from tests.store.harness import FAILURE, Harness
-from tests.store.members import Tree, chain, chord, group, node, settle_all, task
+from tests.store.members import Tree, cancel, chain, chord, group, nested, node, resubmit, settle_all, task
 from tests.store.racing import in_the_middle, waiting
-from tests.store.test_tree_control import cancel, nested, resubmit
 from tests.support import eventually
 
 SUBMITTED, WAITING, RUNNING, RESUBMITTED = "Submitted", "Waiting", "Running", "Resubmitted"

@@ -1,9 +1,7 @@
 """`assert_submitted` and `refute_submitted`, and what they say when they fail."""
 
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 from unittest.mock import ANY
 
 import pytest
@@ -11,14 +9,9 @@ from celery import chain
 
 from jobhandle_celery import ApiUsageError, Job
 from jobhandle_celery.testing import JobsKit
+from tests.support import failure
 from tests.testing import service
 from tests.testing.service import add, note, total
-
-
-def failure(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(pytest.fail.Exception) as failed:
-        call(*args, **kwargs)
-    return str(failed.value)
 
 
 def test_fields_that_are_not_named_may_have_any_value(jobs: JobsKit) -> None:

@@ -9,9 +9,9 @@ from celery import chain, chord, group
 
 from jobhandle_celery import ApiUsageError, Job
 from jobhandle_celery.testing import JobsKit
+from tests.support import failure
 from tests.testing import service
 from tests.testing.service import add, note, total
-from tests.testing.test_submitted import failure
 
 CANVASES: dict[str, Callable[[], Any]] = {
     "chain": lambda: chain(add.s(1, 2), add.s(3)),

@@ -16,6 +16,8 @@ from celery import Celery, _state
 from celery.result import allow_join_result
 from celery.worker.request import Request
 
+from jobhandle_celery.broker.plans import Plan
+
 needs_celery_5_7 = pytest.mark.skipif(
     celery.VERSION < (5, 7),
     reason="Celery 5.6 gives some canvases other group ids and options, fails at empty groups, or never ends",
@@ -115,3 +117,37 @@ def gathered(result: Any) -> Any:
     """Return the value of a result, in lists as its groups are."""
     with allow_join_result():
         return result.get(timeout=1, disable_sync_subtasks=False)
+
+
+def children(planned: Plan, index: int) -> list[int]:
+    return [number for number, member in enumerate(planned.members) if member.parent == index]
+
+
+def end_of(planned: Plan, index: int) -> int:
+    """Return the task or group whose result is that of a row."""
+    while planned.members[index].kind in ("chain", "chord"):
+        index = max(
+            number for number in children(planned, index) if planned.members[number].position is not None
+        )
+    return index
+
+
+def hangs_in_celery(planned: Plan) -> bool:
+    """Return True if a member of a group or header ends in a group without tasks, for which Celery waits."""
+    for index, member in enumerate(planned.members):
+        if member.kind == "group":
+            ends = [end_of(planned, number) for number in children(planned, index)]
+            if any(planned.members[end].kind == "group" and not children(planned, end) for end in ends):
+                return True
+    return False
+
+
+def repeats_in_celery(planned: Plan) -> bool:
+    """Return True if a chord that ends in a group has a next step: Celery runs that once for each member."""
+    for index, member in enumerate(planned.members):
+        if member.kind == "chain":
+            for number in children(planned, index)[:-1]:
+                chord = planned.members[number].kind == "chord"
+                if chord and planned.members[end_of(planned, number)].kind == "group":
+                    return True
+    return False

@@ -15,7 +15,7 @@ from jobhandle_celery.errors import ValidationError
 from tests.trees import canvases
 from tests.trees.canvases import BODIES, Description, descriptions, note
 from tests.trees.evaluate import Evaluation
-from tests.trees.plain_celery import PlainCelery, Sent, needs_celery_5_7
+from tests.trees.plain_celery import PlainCelery, Sent, hangs_in_celery, needs_celery_5_7, repeats_in_celery
 
 
 def _map(task: Any, it: Any) -> list[Any]:
@@ -27,40 +27,6 @@ def celery(redis_url: str) -> Iterator[PlainCelery]:
     plain = PlainCelery(redis_url, BODIES)
     yield plain
     plain.close()
-
-
-def children(planned: Plan, index: int) -> list[int]:
-    return [number for number, member in enumerate(planned.members) if member.parent == index]
-
-
-def end_of(planned: Plan, index: int) -> int:
-    """Return the task or group whose result is that of a row."""
-    while planned.members[index].kind in ("chain", "chord"):
-        index = max(
-            number for number in children(planned, index) if planned.members[number].position is not None
-        )
-    return index
-
-
-def hangs_in_celery(planned: Plan) -> bool:
-    """Return True if a member of a group or header ends in a group without tasks, for which Celery waits."""
-    for index, member in enumerate(planned.members):
-        if member.kind == "group":
-            ends = [end_of(planned, number) for number in children(planned, index)]
-            if any(planned.members[end].kind == "group" and not children(planned, end) for end in ends):
-                return True
-    return False
-
-
-def repeats_in_celery(planned: Plan) -> bool:
-    """Return True if a chord that ends in a group has a next step: Celery runs that once for each member."""
-    for index, member in enumerate(planned.members):
-        if member.kind == "chain":
-            for number in children(planned, index)[:-1]:
-                chord = planned.members[number].kind == "chord"
-                if chord and planned.members[end_of(planned, number)].kind == "group":
-                    return True
-    return False
 
 
 def messages(planned: Plan, evaluation: Evaluation) -> list[str]:
