@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 from jobhandle_celery import DatabaseRefusedError, ValidationError
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
-from jobhandle_celery.store import Database, NewJob, connections, engine_maker
+from jobhandle_celery.store import Database, NewJob, connections, engine_maker, retrying
 from jobhandle_celery.store.insert import MAX_ROWS
 from tests.databases import MARIADB_WITH_FAULTS
 from tests.servers import execute
@@ -235,11 +235,13 @@ def test_briefly_locked_table_is_inserted_into_directly(
     assert execute(postgresql_url, ROWS) == [(MANY + 1,)]
 
 
-def test_server_that_reads_nothing_gets_statements_in_turn(postgresql_url: str) -> None:
+def test_server_that_reads_nothing_gets_statements_in_turn(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client closes a connection that accepts no bytes; the retry sends one statement at a time."""
-    database = Database(
-        engine_maker(postgresql_url), Settings(), deadline=1.0
-    )  # shorter than a wait for a lock
+    monkeypatch.setattr(retrying, "_RETRIES_FOR", 600.0)  # until the test has seen one
+    # The deadline is shorter than a wait for a lock.
+    database = Database(engine_maker(postgresql_url), Settings(), deadline=1.0)
     harness = Harness(postgresql_url, database)
     harness.submit()
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'jobhandle_job'::regclass"
