@@ -143,15 +143,20 @@ def wrap_send_task(app: Celery, wrap: Callable[[Celery], Callable[..., Any]]) ->
     app.send_task = own  # type: ignore[method-assign]  # that is what it does
 
 
-def plain_send_task(app: Celery) -> Callable[..., Any]:
-    """Return an app's `send_task` without the wrapper of `wrap_send_task`, patched or overridden or not."""
-    own = vars(app).get("send_task")
-    if hasattr(own, _PLAIN_SEND_TASK):
-        own = getattr(own, _PLAIN_SEND_TASK)
+def plain_send_task(app: Celery, wrapper: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Return an app's `send_task` without the wrapper of `wrap_send_task`, patched or overridden or not.
+
+    The wrapper passes itself: what has replaced it in the app since may call it.
+    """
+    own: Any = wrapper or vars(app).get("send_task")
+    own = getattr(own, _PLAIN_SEND_TASK, own)
     if own is None:
-        # Without a look-up that binds it: a test may have patched in what is no function.
-        own = next(vars(kind)["send_task"] for kind in type(app).__mro__ if "send_task" in vars(kind))
-        own = own.__get__(app) if hasattr(type(own), "__get__") else own
+        for kind in type(app).__mro__:  # faster than a generator
+            if "send_task" in vars(kind):
+                # Without a look-up that binds it: a test may have patched in what is no function.
+                own = vars(kind)["send_task"]
+                own = own.__get__(app) if hasattr(type(own), "__get__") else own
+                break
     plain: Callable[..., Any] = own
     return plain
 

@@ -17,6 +17,7 @@ from celery import Celery
 from .. import celery_compat, validation
 from ..broker.sent_tasks import sent_task
 from ..broker.signatures import GROUP
+from ..broker.task_signatures import MAPS
 from ..errors import ConfigurationError, shown
 from ..runtime import runtime_of
 from . import revocation
@@ -36,11 +37,14 @@ class DurableTasks:
         self.scope = ScopeVariable()
         self._patterns: tuple[str, ...] | bool | None = None
         self._answers: dict[str, bool] = {}
+        self.plain: set[str] = set()
+        """Names of tasks of which no call is durable; each is registered."""
 
     def forget(self) -> None:
         """Read ``jobhandle_durable`` again at the next call."""
         self._patterns = None
         self._answers.clear()
+        self.plain.clear()
 
     def registered(self, name: str) -> Any:
         """Return the task of a name; None if this app has none.
@@ -61,6 +65,8 @@ class DurableTasks:
             answer = self._decide(name, task)
             if task is not None:
                 self._answers[name] = answer
+                if not answer and name not in MAPS:
+                    self.plain.add(name)
         return answer
 
     def include_call(self, name: Any, task: Any, kwargs: Any) -> bool:
@@ -231,8 +237,12 @@ def durable_sender(app: Celery) -> Callable[..., Any]:
         name: Any = given[0] if given else options.get("name")
         kwargs: Any = given[2] if len(given) > 2 else options.get("kwargs")
         called_by = options.get("task_type")
-        if not durable.include_call(name, called_by, kwargs) or is_in_flight(options):
-            return celery_compat.plain_send_task(app)(*given, **options)
+        if (
+            name in durable.plain
+            or not durable.include_call(name, called_by, kwargs)
+            or is_in_flight(options)
+        ):
+            return celery_compat.plain_send_task(app, send_task)(*given, **options)
         call = dict(zip(positions, given, strict=False)) | options
         return durable.submit(
             call.pop("name"), call.pop("args", None), call.pop("kwargs", None), call, called_by

@@ -92,6 +92,22 @@ def test_own_send_task_of_the_app_is_called() -> None:
     assert celery_compat.plain_send_task(app)("name") == "own"
 
 
+def test_function_that_replaces_send_task_may_call_it(sqlite_url: str) -> None:
+    """As a test's spy does, or a tool that counts calls."""
+    app: Any = make_service("memory://", sqlite_url)
+    wrapped, seen = app.send_task, []
+
+    def send_task(*args: Any, **options: Any) -> Any:
+        seen.append(args[0])
+        return wrapped(*args, **options)
+
+    app.send_task = send_task
+    app.send_task("elsewhere.task")
+    assert isinstance(app.tasks["shop.add"].delay(1, 2), JobResult)
+    assert seen == ["elsewhere.task", "shop.add"]
+    app.jobs.close()
+
+
 def test_canvas_is_wrapped_once(sqlite_url: str) -> None:
     """Otherwise each `Jobs` of a process makes canvases slower, or a canvas is not a tree."""
     app: Any = make_service("memory://", sqlite_url)
