@@ -92,6 +92,7 @@ class Unclaimed:
 
 
 running: ContextVar[CurrentRun | Unclaimed | None] = ContextVar("jobhandle_current_run", default=None)
+"""Not None while Celery traces a job's message in this context, or handles the request of one."""
 
 
 @contextmanager
@@ -102,11 +103,6 @@ def unclaimed(task: Any) -> Iterator[None]:
         yield
     finally:
         running.reset(token)
-
-
-def job_is_traced() -> bool:
-    """Return True while Celery traces a job's message in this context, or handles the request of one."""
-    return running.get() is not None
 
 
 def current_run(request: Any) -> CurrentRun | None:

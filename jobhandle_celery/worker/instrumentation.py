@@ -6,6 +6,7 @@ tracer, and calls nothing of this library; a job's message has another tracer, w
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -29,12 +30,15 @@ from ..errors import ApiUsageError, StopRequested
 from ..runtime import runtime_of
 from ..tracing import describe_run
 from .claim import claim
-from .current_run import CurrentRun, Unclaimed, current_run, job_is_traced, running
+from .current_run import CurrentRun, Unclaimed, current_run, running
 from .executor import conclude, connect_signals, execute, own_code, run
 from .message_guard import TaskRefused, guard_strategy
 from .progress import keep_progress
 from .request import request_class
 from .result_backend import hide_sensitive
+
+_starting = threading.RLock()
+"""Two workers in threads of a process may start strategies of the same task."""
 
 
 def instrument_app(app: Celery) -> None:
@@ -114,7 +118,7 @@ class WrappedDuringJob:
             return self._of_class(owner)
         own = task.__dict__.get(self._name)
         plain = getattr(super(self._owner, task), self._name) if own is None else own
-        return self._wrap(task, plain) if job_is_traced() else plain
+        return plain if running.get() is None else self._wrap(task, plain)
 
     def __set__(self, task: Any, value: Any) -> None:
         task.__dict__[self._name] = value
@@ -168,18 +172,14 @@ def wrap_before_start(task: Any, hook: Callable[..., Any]) -> Callable[..., Any]
 class JobTask:
     """Mixed into every task of the app; for a message that is no job's it changes nothing."""
 
-    @property
-    def __trace__(self: Any) -> Any:
-        """The tracer of this task's messages: Celery's, or for a job's message this library's."""
-        return self.__dict__.get("__trace__")
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a tracer is Celery's, or for a job's message this library's.
 
-    @__trace__.setter
-    def __trace__(self: Any, tracer: Any) -> None:
-        self.__dict__["__trace__"] = None if tracer is None else _tracer(self, tracer)
-
-    @__trace__.deleter
-    def __trace__(self: Any) -> None:
-        del self.__dict__["__trace__"]
+        A property would be called for each message.
+        """
+        if name == "__trace__" and value is not None:
+            value = _tracer(self, value)
+        super().__setattr__(name, value)
 
     run = WrappedDuringJob(wrap_body)
 
@@ -189,9 +189,18 @@ class JobTask:
         return cls.__bases__[-1].bind(app)  # type: ignore[attr-defined]  # a task class
 
     def start_strategy(self, app: Celery, consumer: Any, **kwargs: Any) -> Any:
-        """Check a job's message before Celery reads it."""
-        strategy = super().start_strategy(app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
-        return guard_strategy(strategy, self, consumer)
+        """Check a job's message before Celery reads it; requests of plain messages are no `JobRequest`."""
+        start = functools.partial(super().start_strategy, app, consumer, **kwargs)  # type: ignore[misc]  # a mixin
+        with _starting:
+            strategy = start()
+            if celery_compat.custom_strategy(self) is not None or "Request" in vars(self):
+                return guard_strategy(strategy, self, consumer)
+            # Celery's strategy reads this once.
+            self.Request = type(self).__bases__[-1].Request  # type: ignore[attr-defined]  # a task class
+            try:
+                return guard_strategy(strategy, self, consumer, start())
+            finally:
+                del self.Request
 
     def apply(self: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Run the task eagerly; a job's task claims first."""

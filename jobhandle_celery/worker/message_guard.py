@@ -54,12 +54,18 @@ class TaskRefused(MessageRefused):
 
 def is_for_a_job(message: Any, body: Any = None) -> bool:
     """Return True if a message is marked as a job's, by a header, its content type or its body."""
-    marked = any(isinstance(part, dict) and HEADER in part for part in (message.headers, body))
-    return marked or message.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
+    headers = message.headers
+    return (
+        (isinstance(headers, dict) and HEADER in headers)
+        or message.content_type in (CONTENT_TYPE, SIGNED_CONTENT_TYPE)
+        or (isinstance(body, dict) and HEADER in body)
+    )
 
 
-def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None) -> Callable[..., Any]:
-    """Put the checks of a job's message before the strategy of a task.
+def guard_strategy(
+    strategy: Callable[..., Any], task: Any, consumer: Any = None, plain: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Put the checks of a job's message before the strategy of a task; `plain` is that of other messages.
 
     A message that was sent before, and not claimed, may have ended the worker that received it. In a worker
     it waits until that is noted in its row, so that such losses are counted (see `Housekeeping`).
@@ -68,10 +74,11 @@ def guard_strategy(strategy: Callable[..., Any], task: Any, consumer: Any = None
     `TaskRefused` if the task has a strategy of its own.
     """
     own = celery_compat.custom_strategy(task)
+    plain = plain or strategy
 
     def handle(message: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_for_a_job(message, body):
-            return strategy(message, body, *args, **kwargs)
+            return plain(message, body, *args, **kwargs)
         if own is not None:
             raise TaskRefused(own)
         if consumer is not None and body is None and (key := _key_if_sent_before(message)) is not None:
