@@ -1,4 +1,4 @@
-"""Fixtures for all tests: servers, fresh databases, workers.
+"""Fixtures for all tests: servers, workers, apps; `tests.database_fixtures` has those of databases.
 
 The processes of pytest-xdist share one server of each kind, and each has databases, logical databases and
 virtual hosts of its own there. A server named in the environment (`JOBHANDLE_TEST_REDIS_URL`,
@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import redis
@@ -25,7 +25,6 @@ from hypothesis import HealthCheck, settings
 from kombu.transport import memory
 
 from tests.apps import make_app
-from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.job_factory import JobFactory
 from tests.reaper import Reaper
 from tests.servers import (
@@ -43,9 +42,8 @@ from tests.servers import (
     own_rabbitmq,
     own_redis,
 )
-from tests.servers.places import fast_folder
 from tests.shop import Shop
-from tests.workers import WorkerProcess
+from tests.workers import WORKERS, WorkerProcess
 
 # With PYTHONDONTWRITEBYTECODE, as in many containers, each of some hundred processes would
 # compile the library anew, and each of pytest's rewrite every test: as many CPU seconds as a minute has.
@@ -65,10 +63,8 @@ settings.load_profile("tests")
 for _name in ("assertions", "crash_machine", "scenario", "state_machine"):
     pytest.register_assert_rewrite(f"tests.store.{_name}")
 
-DATABASES = ["sqlite", "postgresql", "mariadb"]
-S = TypeVar("S", bound=Server)
+pytest_plugins = ["tests.database_fixtures"]
 
-WORKERS = pytest.StashKey[list[WorkerProcess]]()
 REAPER = pytest.StashKey[Reaper]()
 SHARED = pytest.StashKey[SharedServers]()
 FOLDER = "jobhandle_servers_folder"
@@ -194,7 +190,7 @@ def rabbitmq_url(virtual_hosts: VirtualHosts) -> str:
 @pytest.fixture
 def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
     """A running Redis for this test alone, which it may stop, kill, pause and restart."""
-    server = _started("redis", own_redis, reaper)
+    server = absent.started("redis", own_redis, reaper)
     yield server
     server.discard()
 
@@ -202,7 +198,7 @@ def private_redis(reaper: Reaper) -> Iterator[RedisServer]:
 @pytest.fixture
 def private_postgresql(reaper: Reaper) -> Iterator[PostgresqlServer]:
     """A running, empty PostgreSQL for this test alone, which it may stop, kill, pause and restart."""
-    server = _started("postgresql", own_postgresql, reaper)
+    server = absent.started("postgresql", own_postgresql, reaper)
     yield server
     server.discard()
 
@@ -210,7 +206,7 @@ def private_postgresql(reaper: Reaper) -> Iterator[PostgresqlServer]:
 @pytest.fixture
 def private_mariadb(reaper: Reaper) -> Iterator[MariadbServer]:
     """A running, empty MariaDB for this test alone, which it may stop, kill, pause and restart."""
-    server = _started("mariadb", own_mariadb, reaper)
+    server = absent.started("mariadb", own_mariadb, reaper)
     yield server
     server.discard()
 
@@ -248,67 +244,6 @@ def empty_memory_broker() -> None:
 @pytest.fixture
 def broker_url(redis_url: str) -> str:
     return redis_url
-
-
-@pytest.fixture(scope="session")
-def sqlite_databases(reaper: Reaper) -> SqliteFiles:
-    folder = Path(tempfile.mkdtemp(prefix="jobhandle-test-sqlite-", dir=fast_folder()))
-    reaper.remove_folder(folder)
-    return SqliteFiles(folder)
-
-
-@pytest.fixture(scope="session")
-def postgresql_databases(postgresql_server_url: str) -> Iterator[PostgresqlDatabases]:
-    databases = PostgresqlDatabases(postgresql_server_url)
-    yield databases
-    databases.close()
-
-
-@pytest.fixture(scope="session")
-def mariadb_databases(mariadb_server_url: str) -> Iterator[MariadbDatabases]:
-    databases = MariadbDatabases(mariadb_server_url)
-    yield databases
-    databases.close()
-
-
-def fresh_database(kind: str, scope: Any = "function", *, empty: bool = False) -> Callable[..., Any]:
-    """Make a fixture that returns the URL of a fresh database of a kind, migrated unless `empty`."""
-
-    @pytest.fixture(scope=scope)
-    def url(request: pytest.FixtureRequest) -> Iterator[str]:
-        databases = request.getfixturevalue(f"{kind}_databases")
-        url = databases.create_empty() if empty else databases.create()
-        yield url
-        databases.drop(url)
-
-    return url
-
-
-sqlite_url = fresh_database("sqlite")
-postgresql_url = fresh_database("postgresql")
-mariadb_url = fresh_database("mariadb")
-empty_postgresql_url = fresh_database("postgresql", empty=True)
-empty_mariadb_url = fresh_database("mariadb", empty=True)
-
-
-@pytest.fixture
-def empty_sqlite_url(tmp_path: Path) -> str:
-    """A SQLite file that does not exist yet."""
-    return f"sqlite:///{tmp_path / 'empty.sqlite3'}"
-
-
-@pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh migrated database, of each kind in turn."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
-@pytest.fixture(params=DATABASES)
-def empty_database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh database without any table, of each kind in turn."""
-    url: str = request.getfixturevalue(f"empty_{request.param}_url")
-    return url
 
 
 @pytest.fixture(scope="session")
@@ -359,12 +294,6 @@ def _shared(config: pytest.Config, name: str, start: Callable[[Reaper], Server])
         return config.stash[SHARED].find(name, start)
 
 
-def _started(name: str, start: Callable[[Reaper], S], reaper: Reaper) -> S:
-    """Start a server for one test."""
-    with absent.skip_or_fail(name):
-        return start(reaper)
-
-
 def _by_driver(given: str, driver: str) -> str:
     return sqlalchemy.make_url(given).set(drivername=driver).render_as_string(hide_password=False)
 
@@ -372,6 +301,14 @@ def _by_driver(given: str, driver: str) -> str:
 @pytest.fixture
 def factory(database_url: str) -> Iterator[JobFactory]:
     factory = JobFactory(database_url)
+    yield factory
+    factory.close()
+
+
+@pytest.fixture
+def sqlite_factory(sqlite_url: str) -> Iterator[JobFactory]:
+    """A factory for what does not depend on the kind of database."""
+    factory = JobFactory(sqlite_url)
     yield factory
     factory.close()
 

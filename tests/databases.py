@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from tests.servers import LastingConnection, execute
+from tests.servers import (
+    LastingConnection,
+    execute,
+)
 
 MARIADB_WITH_FAULTS = ["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.faults)]
 """For many cases that take long on MariaDB, which runs a transition in the steps of SQLite."""
@@ -184,3 +187,6 @@ def _as_statements(url: str) -> list[str]:
         if rows:
             made.append(f"INSERT INTO `{table}` VALUES {', '.join(rows)}")
     return made
+
+
+DATABASES = ["sqlite", "postgresql", "mariadb"]

@@ -1,27 +1,22 @@
 """The results of what a job needs are put before its arguments, after the claim and before its body."""
 
-import json
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from billiard.exceptions import SoftTimeLimitExceeded
 from celery import signals
-from celery.app.trace import trace_task_ret
 
 from jobhandle_celery import Failure, Job, JobHandle, JobStatus, current_job
 from jobhandle_celery.broker.headers import HEADER
-from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.runtime import runtime_of
 from jobhandle_celery.serialization import LIMIT
 from jobhandle_celery.store import Run
-from jobhandle_celery.worker import tree_member
-from jobhandle_celery.worker.outcomes import GivenBack, Report
 from tests.apps import make_app
 from tests.in_process import become_worker, message_of, run
-from tests.tree_rows import Node, chain, chord, group, insert_needs, insert_tree, leaf
+from tests.needing import store_tree, submit, taking, task
+from tests.tree_rows import Node, chain, chord, group, leaf
 
 Make = Callable[..., Any]
 
@@ -48,36 +43,6 @@ def app(make: Make) -> Any:
     app = make()
     become_worker(app)
     return app
-
-
-def store_tree(app: Any, root: Node) -> int:
-    with runtime_of(app).store.database.transaction() as db:
-        return insert_tree(db.connection, root)
-
-
-def submit(app: Any, asked: Job, *needed: Any, when: str = "finished") -> JobHandle:
-    """Submit a job that needs these, see `insert_needs`."""
-    handle: JobHandle = app.jobs.handle()
-    handle.submit(Job(**{**vars(asked), "status": JobStatus.WAITING}))
-    with runtime_of(app).store.database.transaction() as db:
-        insert_needs(db.connection, handle.job_id, *needed, when=when)
-    handle.release_job()
-    return handle
-
-
-def task(app: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    decorate: Callable[[Callable[..., Any]], Any] = app.task(shared=False, **options)
-    return decorate
-
-
-def taking(app: Any) -> str:
-    """Define a task that returns all its arguments."""
-
-    @task(app, name="tests.taking")
-    def take(*args: Any, **kwargs: Any) -> Any:
-        return [list(args), kwargs]
-
-    return "tests.taking"
 
 
 NEEDS: dict[str, tuple[tuple[Node, ...], list[Any]]] = {
@@ -270,67 +235,6 @@ def test_unreadable_result_ends_in_error_that_names_the_job(app: Any) -> None:
 def test_need_that_is_gone_ends_in_error(app: Any) -> None:
     handle = submit(app, Job(task=taking(app)), 2**40)
     assert f"job {2**40}" in failure_of(app, handle).message
-
-
-def test_database_outage_after_claim_gives_the_job_back(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The body never starts with other arguments, and the run counts as no loss."""
-    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
-    store = runtime_of(app).store
-
-    def away(job_id: int, limit: int) -> Any:
-        raise DatabaseUnavailableError("away")
-
-    monkeypatch.setattr(tree_member, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(store.queries, "results_needed", away)
-    report = traced(app, message_of(app))
-    assert isinstance(report, Report)
-    assert isinstance(report.unwritten, GivenBack)
-    assert handle.job_status() is JobStatus.RUNNING
-    report.unwritten.write(store)
-    assert handle.job_status() is JobStatus.REQUEUED
-    monkeypatch.undo()
-    runtime_of(app).submitter.send([handle.job_id])
-    run(app, message_of(app))
-    assert handle.result(timeout=0) == [[1, "own"], {}]
-
-
-def test_soft_limit_before_the_body_gives_the_job_back(
-    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    handle = submit(app, Job(task=taking(app)))
-
-    def limited(*_: object) -> None:
-        raise SoftTimeLimitExceeded
-
-    monkeypatch.setattr("jobhandle_celery.worker.claim.start_nodes", limited)
-    unwritten = traced(app, message_of(app)).unwritten
-    assert isinstance(unwritten, GivenBack)
-    assert unwritten.reason == "its soft time limit has passed before its body began"
-    assert f"job {handle.job_id} was not started: {unwritten.reason}" in caplog.text
-
-
-def test_short_database_outage_after_claim_delays_the_body(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    handle = submit(app, Job(task=taking(app), args=["own"]), leaf(1))
-    queries = runtime_of(app).store.queries
-    read, answers = queries.results_needed, iter([False, False, True])
-
-    def sometimes(job_id: int, limit: int) -> Any:
-        if not next(answers):
-            raise DatabaseUnavailableError("away")
-        return read(job_id, limit)
-
-    monkeypatch.setattr(queries, "results_needed", sometimes)
-    run(app, message_of(app))
-    assert handle.result(timeout=0) == [[1, "own"], {}]
-
-
-def traced(app: Any, message: Any) -> Any:
-    """Return what the process of a body reports to its main process."""
-    task = app.tasks[message.headers["task"]]
-    args, kwargs, _ = json.loads(message.body)
-    request = {**message.headers, "args": args, "kwargs": kwargs}
-    content = "application/json", "utf-8"
-    return trace_task_ret(task.name, request["id"], request, message.body, *content, app=app)[2]
 
 
 def test_position_of_sensitive_argument_counts_the_results(app: Any) -> None:

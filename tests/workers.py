@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.fork_server import UNBUFFERED, fork_server, start_anew
 from tests.reaper import Reaper
@@ -141,3 +142,6 @@ class WorkerProcess:
                 descendant.kill()
         self.process.wait(timeout=10)
         self._reaper.forget(self.pid)
+
+
+WORKERS = pytest.StashKey[list[WorkerProcess]]()

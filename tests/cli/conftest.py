@@ -8,15 +8,6 @@ import pytest
 from jobhandle_celery.cli.doctor import findings as doctor_findings
 from tests.apps import make_app
 from tests.cli.findings import NewApp
-from tests.job_factory import JobFactory
-
-
-@pytest.fixture
-def sqlite_factory(sqlite_url: str) -> Iterator[JobFactory]:
-    """A factory for what does not depend on the kind of database."""
-    factory = JobFactory(sqlite_url)
-    yield factory
-    factory.close()
 
 
 @pytest.fixture

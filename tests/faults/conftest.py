@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import _started
 from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, PrivateRedis
 from tests.faults.tree_process import TreeProcess
 from tests.reaper import Reaper
-from tests.servers import RabbitmqServer, RedisServer, own_rabbitmq
+from tests.servers import RabbitmqServer, RedisServer, absent, own_rabbitmq
 from tests.store.harness import Harness
 from tests.worker.conftest import module_cluster, new_cluster, second_redis_url
 
@@ -20,7 +19,7 @@ BROKERS = ["redis", "rabbitmq"]
 @pytest.fixture(scope="session")
 def rabbitmq_to_hurt(reaper: Reaper) -> Iterator[RabbitmqServer]:
     """One for all tests of this process that break one: its start costs four seconds of CPU."""
-    server = _started("rabbitmq", own_rabbitmq, reaper)
+    server = absent.started("rabbitmq", own_rabbitmq, reaper)
     yield server
     server.discard()
 

@@ -1,4 +1,4 @@
-"""A worker that cannot reach its database logs no password; tests/test_settings.py has errors and reprs."""
+"""A worker that cannot reach its database logs no password; test_database_setting has errors and reprs."""
 
 from collections.abc import Callable
 from typing import Any

@@ -220,7 +220,7 @@ GUARDS = [
         "a job with needs runs without their results if they cannot be read",
         "worker:_prepare",
         (DropStatement(("ClaimRefused",)),),
-        "tests/test_needs.py",
+        "tests/test_needs.py tests/test_needs_outages.py",
     ),
     Mutant(
         153,
@@ -248,7 +248,7 @@ GUARDS = [
         "a retry, or the rest of a canvas, of a plain message becomes a job",
         "durable.publishing:durable_sender",
         (Drop(("is_in_flight",)),),
-        "tests/durable/test_publishing.py",
+        "tests/durable/test_publishing.py tests/durable/test_canvases.py",
     ),
     Mutant(
         172,

@@ -8,12 +8,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 
+from tests.reaper import Reaper
 from tests.servers.places import in_wheel, on_path, program
 from tests.servers.postgresql import postgresql_places
-from tests.servers.server import ServerMissing
+from tests.servers.server import Server, ServerMissing
+
+S = TypeVar("S", bound=Server)
 
 
 @dataclass(frozen=True)
@@ -98,3 +102,9 @@ def skip_or_fail(name: str) -> Iterator[None]:
         if name in REQUIRED:
             pytest.fail(str(missing))
         pytest.skip(str(missing))
+
+
+def started(name: str, start: Callable[[Reaper], S], reaper: Reaper) -> S:
+    """Start a server for the test alone."""
+    with skip_or_fail(name):
+        return start(reaper)

@@ -11,7 +11,8 @@ import pytest
 
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.store import Database, engine_maker
-from tests.conftest import DATABASES, fresh_database
+from tests.database_fixtures import fresh_database
+from tests.databases import DATABASES
 from tests.store.harness import CommonDoor, Harness
 
 SERVERS = [name for name in DATABASES if name != "sqlite"]

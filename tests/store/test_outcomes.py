@@ -10,8 +10,7 @@ from sqlalchemy import make_url
 from jobhandle_celery.models import Failure
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.worker.outcomes import Cancelled, Failed, Finished, GivenBack, Outcome, Retried
-from tests.conftest import DATABASES
-from tests.databases import MariadbDatabases, PostgresqlDatabases, SqliteFiles
+from tests.databases import DATABASES, MariadbDatabases, PostgresqlDatabases, SqliteFiles
 from tests.servers import execute
 from tests.store.harness import Harness
 

@@ -26,8 +26,8 @@ from jobhandle_celery.schema import STATUS_ROWS, VERSION_TABLE, job, job_status,
 from jobhandle_celery.status import FINAL, JobStatus
 from jobhandle_celery.store import Database, Run, engine_maker
 from jobhandle_celery.store.connections import LOCK_WAIT
+from tests.configured import jobs_of
 from tests.store.harness import TASK, Harness, insert_within, new_job
-from tests.test_settings import jobs_of
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from jobhandle_celery.settings import Settings
 from jobhandle_celery.status import JobStatus
 from jobhandle_celery.store import Database, engine_maker
-from tests.conftest import DATABASES
-from tests.databases import MARIADB_WITH_FAULTS
+from tests.databases import DATABASES, MARIADB_WITH_FAULTS
 from tests.store.assertions import legal
 from tests.store.crash_machine import CrashMachine
 from tests.store.cutting import Cutter

@@ -11,13 +11,12 @@ import pytest
 from celery import Celery
 
 from jobhandle_celery import Job, JobHandle, Jobs, JobStatus
-from tests.conftest import WORKERS
 from tests.databases import SqliteFiles
 from tests.reaper import Reaper
 from tests.support import eventually
 from tests.tasks.images import image
 from tests.tasks.programs import BRANCHES, assert_all_gone, program
-from tests.workers import WorkerProcess
+from tests.workers import WORKERS, WorkerProcess
 
 Submit = Callable[..., JobHandle]
 

@@ -14,7 +14,7 @@ from jobhandle_celery import ConfigurationError, DatabaseUnavailableError, Job, 
 from jobhandle_celery.testing import JobsKit
 from jobhandle_celery.testing.database import GivenDatabase
 from jobhandle_celery.testing.redirect import redirected
-from tests.conftest import fresh_database
+from tests.database_fixtures import fresh_database
 from tests.servers import execute
 from tests.testing import service
 from tests.testing.service import add, note, steps

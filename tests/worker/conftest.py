@@ -9,10 +9,10 @@ import pytest
 import redis
 import sqlalchemy
 
-from tests.conftest import WORKERS
 from tests.databases import PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
 from tests.worker.cluster import Cluster, NewCluster
+from tests.workers import WORKERS
 
 
 @pytest.fixture(scope="module")
