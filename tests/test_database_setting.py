@@ -17,6 +17,7 @@ from jobhandle_celery import (
     JobHandleError,
     JobStatus,
     SchemaError,
+    ValidationError,
 )
 from tests.configured import jobs_of
 from tests.databases import PostgresqlDatabases
@@ -245,10 +246,23 @@ def test_missing_tables_raise_with_the_command_that_helps(empty_database_url: st
 def test_newer_tables_raise_with_the_package_to_upgrade(database_url: str) -> None:
     execute(database_url, "UPDATE jobhandle_schema_version SET version_num = '9999'")
     jobs = jobs_of(database_url)
-    for use in [*uses_of(jobs), jobs.upgrade_schema]:
+    for use in [*uses_of(jobs), jobs.upgrade_schema, lambda: jobs.upgrade_schema(sql=True)]:
         with pytest.raises(SchemaError, match=r"9999.*newer.*pip install --upgrade jobhandle-celery"):
             use()
     assert execute(database_url, "SELECT count(*) FROM jobhandle_job") == [(0,)]
+    jobs.close()
+
+
+@pytest.mark.parametrize(
+    "given", [{"from_revision": "0001"}, {"from_revision": "base"}, {"sql": True, "from_revision": "7"}]
+)
+def test_wrong_revision_of_an_upgrade_is_refused(empty_sqlite_url: str, given: dict[str, Any]) -> None:
+    """One that does not exist, or is given without `sql`, by which nothing would be printed."""
+    jobs = jobs_of(empty_sqlite_url)
+    with pytest.raises(ValidationError, match=r"^from_revision: .*with sql, one of base, 0001"):
+        jobs.upgrade_schema(**given)
+    with pytest.raises(SchemaError):
+        jobs.find()
     jobs.close()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery import chain
 from celery.app.trace import trace_task_ret
 
 from jobhandle_celery import Job, JobStatus
@@ -47,19 +48,28 @@ def test_database_outage_after_claim_gives_the_job_back(app: Any, monkeypatch: p
     assert handle.result(timeout=0) == [[1, "own"], {}]
 
 
+@pytest.mark.parametrize("interrupted", ["results_needed", "start_ancestors"])
 def test_soft_limit_before_the_body_gives_the_job_back(
-    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: Any, interrupted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = submit(app, Job(task=taking(app)))
+    """It may interrupt the read of the results, or the statement that makes the nodes above Running."""
+    task, runtime = app.signature(taking(app)), runtime_of(app)
+    handle = app.jobs.handle()
+    handle.submit(chain(task.clone((1,)), task.clone((2,))))
+    run(app, message_of(app))
+    runtime.started_nodes.clear()
+    store: Any = {"results_needed": runtime.store.queries, "start_ancestors": runtime.store.settling}
 
     def limited(*_: object) -> None:
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr("jobhandle_celery.worker.claim.start_nodes", limited)
+    monkeypatch.setattr(store[interrupted], interrupted, limited)
     unwritten = traced(app, message_of(app)).unwritten
     assert isinstance(unwritten, GivenBack)
     assert unwritten.reason == "its soft time limit has passed before its body began"
-    assert f"job {handle.job_id} was not started: {unwritten.reason}" in caplog.text
+    second = handle.members()[1]
+    assert (unwritten.run.job_id, second.status) == (second.id, JobStatus.RUNNING)
+    assert f"job {second.id} was not started: {unwritten.reason}" in caplog.text
 
 
 def test_short_database_outage_after_claim_delays_the_body(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
