@@ -112,6 +112,7 @@ def test_lost_answer_to_the_commit_is_recognised(
 
     monkeypatch.setattr(harness.database, "end_each", end_each)
     assert harness.store.runs.finish_many({run: RunResult("1")}, run.worker) == {run.job_id}
+    assert answers == []
 
 
 def test_ignored_result_is_stored_only_for_other_jobs(harness: Harness) -> None:

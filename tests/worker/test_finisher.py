@@ -157,6 +157,7 @@ def test_child_writes_its_results_while_the_main_process_reads_none(finishing: F
     while finishing.finisher.send(run_of(1), RunResult("1" * 1000)):
         sent += 1
         assert sent < 10_000
+    assert sent
 
 
 def test_child_writes_its_results_once_the_main_process_is_gone(finishing: Finishing) -> None:
