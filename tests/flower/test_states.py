@@ -23,8 +23,8 @@ def running(cluster: Cluster, task: str = "attentive", **fields: object) -> JobH
     return handle
 
 
-def unstartable(cluster: Cluster, queue: str, concurrency: int = 1) -> WorkerProcess:
-    """Start a worker with a queue of its own, to be ended."""
+def start_for_queue(cluster: Cluster, queue: str, concurrency: int = 1) -> WorkerProcess:
+    """Start a worker that consumes from this queue alone, and that the test ends."""
     return start(cluster, concurrency=concurrency, queues=[queue])
 
 
@@ -65,7 +65,7 @@ def test_job_cancelled_between_two_attempts(cluster: Cluster, flower: Flower) ->
 
 
 def test_job_cancelled_after_its_message_was_lost_with_a_worker(cluster: Cluster, flower: Flower) -> None:
-    worker = unstartable(cluster, "grave")
+    worker = start_for_queue(cluster, "grave")
     body = running(cluster, queue="grave")
     behind = cluster.submit("add", 1, 1, queue="grave")
     flower.wait_for(behind, "RECEIVED")
@@ -102,7 +102,7 @@ def test_job_with_progress_that_is_cancelled(cluster: Cluster, flower: Flower, t
 
 
 def test_jobs_whose_worker_is_lost(cluster: Cluster, flower: Flower) -> None:
-    worker = unstartable(cluster, "lost", concurrency=2)
+    worker = start_for_queue(cluster, "lost", concurrency=2)
     once, twice = running(cluster, queue="lost"), running(cluster, queue="lost", max_attempts=2)
     flower.wait_for(twice, "STARTED")
     worker.kill()
@@ -110,7 +110,7 @@ def test_jobs_whose_worker_is_lost(cluster: Cluster, flower: Flower) -> None:
     assert "was lost" in flower.wait_for(once, "FAILURE")["exception"]
     flower.wait_for(twice, "RETRY")
 
-    unstartable(cluster, "lost")
+    start_for_queue(cluster, "lost")
     flower.wait_for(twice, "STARTED")
     twice.cancel_job()
     flower.wait_for(twice, "REVOKED")
@@ -123,7 +123,7 @@ def test_job_whose_process_is_lost(cluster: Cluster, flower: Flower) -> None:
 
 
 def test_job_that_runs_again_after_its_process_was_lost(cluster: Cluster, flower: Flower) -> None:
-    worker = unstartable(cluster, "childless")
+    worker = start_for_queue(cluster, "childless")
     handle = running(cluster, queue="childless", max_attempts=2)
     worker.kill_children()
 
@@ -150,7 +150,7 @@ def test_job_that_finishes_during_a_soft_shutdown(cluster: Cluster, flower: Flow
 
 
 def test_job_that_a_worker_gives_back(cluster: Cluster, flower: Flower) -> None:
-    worker = unstartable(cluster, "given-back")
+    worker = start_for_queue(cluster, "given-back")
     handle = running(cluster, queue="given-back")
     flower.wait_for(handle, "STARTED")
 
@@ -158,7 +158,7 @@ def test_job_that_a_worker_gives_back(cluster: Cluster, flower: Flower) -> None:
     worker.wait(60)
 
     flower.wait_for(handle, "RETRY")
-    unstartable(cluster, "given-back")
+    start_for_queue(cluster, "given-back")
     flower.wait_for(handle, "STARTED")
     handle.cancel_job()
     flower.wait_for(handle, "REVOKED")

@@ -122,15 +122,15 @@ def test_worker_lost_in_an_outage_is_found_after_it(
 ) -> None:
     migrate(private_postgresql.url)
     cluster = new_cluster(database_url=private_postgresql.url, settings={"jobhandle_lease": LEASE})
-    unstartable = cluster.start(pool="solo", ready=False)
+    worker = cluster.start(pool="solo", ready=False)
     cluster.start(pool="solo", queues=["idle"])
-    unstartable.wait_until_ready()
+    worker.wait_until_ready()
     path = cluster.new_file()
     handle = cluster.submit("deaf", str(path), 60)
     eventually(lambda: lines_of(path) == ["begun"])
 
     private_postgresql.stop()
-    unstartable.kill()
+    worker.kill()
     private_postgresql.start()
 
     assert handle.wait(30) is JobStatus.ERROR
