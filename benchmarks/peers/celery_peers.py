@@ -21,14 +21,24 @@ class CeleryPeer(Peer):
     """A system that runs on Celery."""
 
     kind: ClassVar[str]
+    pool = "prefork"
+    """The pool of its workers."""
+    concurrency = 2
+    """The number of their processes, threads or greenlets."""
+    seconds = 0.0
+    """For which each body sleeps."""
 
     def __init__(self, sandbox: Sandbox, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(sandbox)
         self.app: Celery = make_app(self.kind, urls_of(sandbox), settings)
 
+    def arguments(self, number: int) -> tuple[float, ...]:
+        """Return the arguments of the task."""
+        return (number, self.seconds) if self.seconds else (number,)
+
     def submit(self, number: int) -> object:
         """Call the task."""
-        return self.app.tasks[TASK].apply_async((number,))
+        return self.app.tasks[TASK].apply_async(self.arguments(number))
 
     def purge(self) -> None:
         """Empty the queue."""
@@ -39,9 +49,10 @@ class CeleryPeer(Peer):
             self.app.control.purge()
 
     def start_workers(self, count: int = 1) -> None:
-        """Start Celery workers, in the prefork pool."""
+        """Start Celery workers, in their pool."""
         # At the level INFO, two log lines per task would be measured. Mingling takes a second.
-        options = ["--pool=prefork", "--concurrency=2", "--loglevel=WARNING", "--without-mingle"]
+        pool = [f"--pool={self.pool}", f"--concurrency={self.concurrency}"]
+        options = [*pool, "--loglevel=WARNING", "--without-mingle"]
         command = ["celery", "-A", "benchmarks.peers.worker_app", "worker", *options]
         commands = [[*command, f"--hostname=worker-{number}@localhost"] for number in range(count)]
         self.start(commands, READY, **environment(self.kind, self.sandbox))

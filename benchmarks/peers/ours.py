@@ -30,13 +30,13 @@ class Ours(CeleryPeer):
 
     def submit(self, number: int) -> int:
         """Submit a durable job; return its id."""
-        job_id: int = self.handle.submit(self.app.tasks[TASK].s(number))
+        job_id: int = self.handle.submit(self.app.tasks[TASK].s(*self.arguments(number)))
         return job_id
 
     def submit_many(self, numbers: Sequence[int]) -> None:
         """Submit jobs by one call."""
         task = self.app.tasks[TASK]
-        self.jobs.submit_many([task.s(number) for number in numbers])
+        self.jobs.submit_many([task.s(*self.arguments(number)) for number in numbers])
 
     def settled(self, count: int) -> bool:
         """Count the rows that became Finished after the last purge."""
