@@ -29,6 +29,7 @@ from .store import Database, MessageKey, Run, Store, Worker
 from .submitter import Submitter
 
 if TYPE_CHECKING:
+    from .worker.claimer import Claimer
     from .worker.finisher import Finisher
 
 T = TypeVar("T")
@@ -79,7 +80,9 @@ class Runtime:
         self.worker: Worker | None = None
         """Set in a worker's main process before its pool forks; None in any other process."""
         self.finisher: Finisher | None = None
-        """Of a prefork worker; set before its pool forks."""
+        """Of a worker that runs several bodies at a time; set before its pool forks."""
+        self.claimer: Claimer | None = None
+        """Of a worker whose bodies run in threads or greenlets of its own process."""
         self.prefork = False
         """True if the worker's bodies run in child processes."""
         self.warned_of_limits = False

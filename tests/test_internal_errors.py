@@ -190,6 +190,7 @@ def test_every_thread_of_the_library_reports_errors() -> None:
     known = {
         ("background.py", "self._run"),
         ("bootstep.py", "self._run"),
+        ("claimer.py", "self._run"),
         ("finisher.py", "self._run"),
         ("lease.py", "self._run"),
         ("lease.py", "log"),

@@ -106,13 +106,13 @@ def _to_json(moment: datetime) -> str:
     return moment.isoformat()
 
 
-def _document(name: str, *columns: ColumnElement[Any]) -> Any:
+def document(name: str, *columns: ColumnElement[Any]) -> Any:
     """Return the rows of the JSON document of a statement as a table (PostgreSQL)."""
     rows = func.json_to_recordset(cast(bindparam("document", type_=Text), JSON)).table_valued(*columns)
     return rows.render_derived(name=name, with_types=True)
 
 
-_KEY = (column("id", job.c.id.type), column("task_id", Text), column("attempt", Integer))
+KEY = (column("id", job.c.id.type), column("task_id", Text), column("attempt", Integer))
 
 
 @cache
@@ -123,7 +123,7 @@ def insert_document(*, of_tree: bool = False) -> Any:
     number: ColumnElement[int] = column("number", Integer)
     columns = _TREE_COLUMNS if of_tree else _COLUMNS
     shapes = [column(new.name, _json_type(new.type)) for new in columns]
-    rows = _document("given", number, *shapes)
+    rows = document("given", number, *shapes)
     values = _values(lambda new: rows.c[new.name], of_tree=of_tree)
     wanted = select(*(value.label(name) for name, value in values.items())).order_by(rows.c.number)
     inserted = postgresql.insert(job).from_select(list(values), wanted).on_conflict_do_nothing()
@@ -227,7 +227,7 @@ def mark_queued() -> Any:
 
     A mark that is lost with the server's machine is harmless, see `Outbox.mark_queued`.
     """
-    sent = _document("sent", *_KEY, column("publish_count", Integer), column("republish_after", Double))
+    sent = document("sent", *KEY, column("publish_count", Integer), column("republish_after", Double))
     waiting = (
         status_allows("publish"),
         ~WAITING_WITHOUT_TIME,
@@ -260,8 +260,8 @@ def finish_many() -> Any:
 
     Rows that are locked stay. It returns the id of each row that ended, and whether it is unsettled.
     """
-    given = _document(
-        "given", *_KEY, column("claim_id", Text), column("result", Text), column("ignored", Boolean)
+    given = document(
+        "given", *KEY, column("claim_id", Text), column("result", Text), column("ignored", Boolean)
     )
     free = (
         select(*given.c)

@@ -194,12 +194,17 @@ class Database(Forkable):
             statement: It returns the id of each row that ended, and whether the row is unsettled.
             parameters: Without the settings.
         """
+        rows = self.execute_alone(statement, parameters)
+        self._hand_over([job_id for job_id, unsettled in rows if unsettled])
+        return {job_id for job_id, _ in rows}
+
+    def execute_alone(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Execute a statement, built once, as an operation of its own; return its rows."""
         rows: Sequence[Any] | None = self.execute_directly(statement, parameters)
         if rows is None:
             with self.single_statement() as db:
                 rows = db.execute(statement, parameters).all()
-        self._hand_over([job_id for job_id, unsettled in rows if unsettled])
-        return {job_id for job_id, _ in rows}
+        return rows
 
     def _hand_over(self, unsettled: list[int] | None) -> None:
         # After the connection is back in its pool: it is often the only one.

@@ -16,6 +16,7 @@ from ..schema import clock, job, job_event
 from ..serialization import clip_message
 from ..status import JobStatus
 from .bulk_statements import finish_many, to_finishes
+from .claims import claim_many, claim_one, to_claims
 from .database import Database
 from .executors import Executor
 from .records import ClaimRejected, ProcessRef, RejectionReason, Run, RunResult, Worker, encode_failure
@@ -24,15 +25,12 @@ from .statements import Guard, Transition, param, params, setting, status_litera
 from .transitions import (
     AWAITING_MESSAGE,
     CLAIMED_BY_RUN,
-    DUE,
     EXPIRED,
     NO_PROCESS,
     NO_STOP_REQUESTED,
-    NOT_EXPIRED,
     REVOKE_REPORTED,
     STOP_REQUESTED,
     STOPPED,
-    THIS_JOB,
     WAITING_WITHOUT_TIME,
     cancelled,
     claimed_by,
@@ -66,14 +64,12 @@ class Runs:
         expiry, a resubmit (the task id no longer fits), a release; and this very claim, if the answer to its
         commit was lost: then the row already has this claim id.
         """
-        # A claim under a lease that has ended would be reaped while its body runs.
-        leased = run.worker.worker_uid is not None
         won = self._database.apply(
-            _claim(leased=leased),
+            claim_one(leased=run.worker.worker_uid is not None),
             id=run.job_id,
             task_id=run.task_id,
             task=task,
-            former=run.attempt - 1,
+            attempt=run.attempt - 1,
             claim_id=run.claim_id,
             worker=run.worker.name,
             worker_uid=run.worker.worker_uid,
@@ -84,6 +80,30 @@ class Runs:
             return run
         with self._database.single_statement() as db:
             return _rejected(db, run, task)
+
+    @property
+    def claims_together(self) -> bool:
+        """True if `claim_many` can win."""
+        return self._database.has_documents
+
+    @retry_on_disconnect
+    def claim_many(self, claims: Mapping[Run, str], worker: Worker) -> set[str]:
+        """Win the rows of one worker's runs, by one commit; return the claim ids that won.
+
+        It waits for no row, and wins nothing but on PostgreSQL. `claim` tells why another one did not win, or
+        that it did, if the answer to the commit was lost. Who may have been there first: as for `claim`.
+
+        Args:
+            claims: The runs, with the names of their tasks.
+            worker: The worker of all of them.
+        """
+        if not self.claims_together:
+            return set()
+        of_worker = params(
+            worker=worker.name, worker_uid=worker.worker_uid, pid=worker.pid, actor=worker_actor(worker)
+        )
+        rows = self._database.execute_alone(claim_many(), to_claims(claims) | of_worker)
+        return {claim_id for (claim_id,) in rows}
 
     @retry_on_disconnect
     def mark_revoke_reported(self, job_id: int, task_id: str) -> bool:
@@ -335,35 +355,6 @@ _REASON = param(job_event.c.message, "reason")
 
 def _ending(*guards: Guard, to: dict[str, Any], reason: Any) -> Transition:
     return Transition(*guards, to=to, reason=reason, actor=param(job_event.c.actor))
-
-
-@cache
-def _claim(*, leased: bool) -> Transition:
-    return Transition(
-        status_allows("claim"),
-        THIS_JOB,
-        job.c.task_id == param(job.c.task_id),
-        job.c.task == param(job.c.task),
-        job.c.attempt == param(job.c.attempt, "former"),
-        NO_STOP_REQUESTED,
-        ~WAITING_WITHOUT_TIME,
-        DUE,
-        NOT_EXPIRED,
-        *([lease_alive(param(job.c.worker_uid), locked=True)] if leased else []),
-        to={
-            "status_id": status_literal(JobStatus.RUNNING),
-            "attempt": job.c.attempt + 1,
-            "claim_id": param(job.c.claim_id),
-            "worker": param(job.c.worker),
-            "worker_uid": param(job.c.worker_uid),
-            "pid": param(job.c.pid),
-            "started": clock(),
-            "due_at": null(),
-            "not_before": null(),
-        },
-        reason="started",
-        actor=param(job_event.c.actor),
-    )
 
 
 @cache

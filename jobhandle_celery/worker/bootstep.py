@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.concurrency.prefork import TaskPool as PreforkPool
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 from celery.worker.control import Panel
 
@@ -23,6 +24,7 @@ from ..runtime import runtime_of
 from ..settings import ignored as ignored_settings
 from ..store import Run, RunResult, Worker
 from ..tracing import untraced
+from .claimer import Claimer
 from .finisher import Finisher
 from .housekeeping import Housekeeping
 from .lease import RETRY_INTERVAL, Lease
@@ -54,8 +56,10 @@ class JobsStep(bootsteps.StartStopStep):
         self._me = Worker(parent.hostname, str(uuid.uuid4()), os.getpid())
         self._runtime.worker = self._me
         self._runtime.prefork = issubclass(parent.pool_cls, PreforkPool)
-        if self._runtime.prefork:
+        if not issubclass(parent.pool_cls, SoloPool):
             self._runtime.finisher = Finisher(self._runtime.store, self._me, self._take_over)
+            if not self._runtime.prefork:
+                self._runtime.claimer = Claimer(self._runtime.store, self._me, parent.concurrency)
         self._parts: tuple[Lease, Housekeeping, PeriodicThread] | None = None
 
     def include(self, parent: Any) -> bool:
@@ -81,6 +85,8 @@ class JobsStep(bootsteps.StartStopStep):
         housekeeping = Housekeeping(self._runtime, parent)
         if self._runtime.finisher is not None:
             self._runtime.finisher.start()
+        if self._runtime.claimer is not None:
+            self._runtime.claimer.start()
         interval = settings.pass_interval.total_seconds()
         self._parts = (
             lease,
@@ -97,6 +103,8 @@ class JobsStep(bootsteps.StartStopStep):
             return
         lease, housekeeping, thread = self._parts
         thread.end()
+        if self._runtime.finisher is not None:
+            self._runtime.finisher.end()  # what it cannot write becomes a deferred write
         if not housekeeping.bodies_may_live_on:
             try:
                 self._write_the_rest(housekeeping)
@@ -105,8 +113,6 @@ class JobsStep(bootsteps.StartStopStep):
         # Otherwise the bodies of a threads pool run until the process ends; the lease is renewed until then.
 
     def _write_the_rest(self, housekeeping: Housekeeping) -> None:
-        if self._runtime.finisher is not None:
-            self._runtime.finisher.end()  # what it cannot write becomes a deferred write
         writes, until, pause = housekeeping.writes, time.monotonic() + SHUTDOWN_TIMEOUT, 0.2
         # Wait for an outcome that only this process has, except in a cold shutdown.
         while time.monotonic() < until or (writes.has_outcomes and not state.should_terminate):

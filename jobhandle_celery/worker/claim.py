@@ -12,7 +12,9 @@ from .. import internal_errors
 from ..broker.headers import headers_of, job_of
 from ..errors import ConfigurationError, DatabaseUnavailableError, JobHandleError
 from ..runtime import Runtime, runtime_of
-from ..store import ClaimRejected, RejectionReason, Run, Store
+from ..store import ClaimRejected, RejectionReason, Run
+from ..store.runs import Runs
+from .claimer import Claimer
 from .current_run import CurrentRun
 from .outcomes import GivenBack, Report
 from .result_backend import mark_revoked
@@ -61,9 +63,10 @@ def claim(task: Any, context: Any) -> CurrentRun:
         )
         raise Ignore("this worker has no lease")
     me = runtime.eager_worker() if context.is_eager else runtime.current_worker()
+    claimer = None if context.is_eager else runtime.claimer  # which claims for its worker
     run = Run(job[0], str(context.id), job[1], str(uuid.uuid4()), me)
     try:
-        rejected = _claim(runtime.store, run, task.name)
+        rejected = _claim(runtime.store.runs if claimer is None else claimer, run, task.name)
     except SoftTimeLimitExceeded:
         # While it waited for the database: the body has not begun, so this is not its failure.
         raise _unanswered(run) from None
@@ -94,12 +97,12 @@ def _prepare(runtime: Runtime, current: CurrentRun) -> None:
     raise ClaimRefused(reason, Report(None, GivenBack(current.run, reason)))
 
 
-def _claim(store: Store, run: Run, task: str) -> ClaimRejected | None:
+def _claim(runs: Runs | Claimer, run: Run, task: str) -> ClaimRejected | None:
     deadline, pause = time.monotonic() + CLAIM_TIMEOUT, 0.1
     unanswered = without_lease = False
     while True:
         try:
-            claimed: Run | ClaimRejected = store.runs.claim(run, task)
+            claimed: Run | ClaimRejected = runs.claim(run, task)
         except DatabaseUnavailableError as error:
             if not unanswered:
                 logger.warning("job %s: its claim waits for the database: %s", run.job_id, error)

@@ -289,7 +289,7 @@ def conclude(task: Any, current: CurrentRun, outside: BaseException | None = Non
 
 
 def _is_left_to_main(task: Any, current: CurrentRun, outcome: Outcome) -> bool:
-    """Send a result to the main process of a prefork worker, which writes it with others; False if not sent.
+    """Send a result to the worker's main process, which writes it with others; False if not sent.
 
     Not that of a member of a tree: what follows from its end would keep the other results waiting.
     """

@@ -2,8 +2,9 @@
 
 A pool process sends the result of a body to the main process through a socket of their own, and starts the
 next job at once. Celery's pipe would not do: its event loop does not read it while it waits for a broker, and
-drops the results of tasks whose acceptance it has not read. The row is Running until the commit. If the main
-process dies before it, the worker is lost, and the run with it, as if the pool process had died in the body.
+drops the results of tasks whose acceptance it has not read. A thread or greenlet of a pool sends its result
+through the same socket, within the main process. The row is Running until the commit. If the main process
+dies before it, the worker is lost, and the run with it, as if the pool process had died in the body.
 """
 
 import json
@@ -50,7 +51,7 @@ class Finish:
 
 
 class Finisher(Forkable):
-    """The results of a worker's bodies, on their way from its children to the database."""
+    """The results of a worker's bodies, on their way to the database."""
 
     def __init__(self, store: Store, me: Worker, write_alone: Callable[[Run, RunResult], None]) -> None:
         """Open the socket, in the main process, before it forks.
@@ -82,7 +83,7 @@ class Finisher(Forkable):
         self._reader.close()
 
     def send(self, run: Run, result: RunResult) -> bool:
-        """Send a result to the main process; False if this process must write it."""
+        """Send a result to the main process; False if the caller must write it."""
         if not self._store.runs.finishes_together:
             return False
         packet = json.dumps([run.job_id, run.task_id, run.attempt, run.claim_id, *result]).encode()
@@ -100,10 +101,12 @@ class Finisher(Forkable):
         self._thread.start()
 
     def end(self) -> None:
-        """Write what has been sent, and end. A child that still runs writes its results itself."""
+        """Write what has been sent, and end. A body that still runs writes its result itself."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
+        with suppress(OSError):  # it has ended before
+            self._writer.shutdown(socket.SHUT_WR)  # nothing is sent between the flush and the close
         self.flush()
         self._reader.close()
         self._writer.close()
@@ -160,7 +163,9 @@ class Finisher(Forkable):
             return received
         with suppress(BlockingIOError):
             for _ in range(count):
-                job_id, task_id, attempt, claim_id, *result = json.loads(self._reader.recv(MAX_PACKET))
+                if not (packet := self._reader.recv(MAX_PACKET)):
+                    break  # nothing comes any more
+                job_id, task_id, attempt, claim_id, *result = json.loads(packet)
                 received.append(Finish(Run(job_id, task_id, attempt, claim_id, self._me), RunResult(*result)))
         return received
 

@@ -119,6 +119,12 @@ def _reserved(harness: Harness) -> Any:
     return harness.store.outbox.reserve_due(1)
 
 
+def _claim_together(store: Store, run: Run) -> bool:
+    """Claim as `Claimer` does: by itself what was not won with others."""
+    won = store.runs.claim_many({run: TASK}, run.worker)
+    return run.claim_id in won or store.runs.claim(run, TASK) == run
+
+
 WRITES: dict[str, Scene] = {
     "submit": _submit(),
     "submit with a unique key": _submit("k"),
@@ -144,6 +150,7 @@ WRITES: dict[str, Scene] = {
         lambda harness: harness.key(late(harness, expires=timedelta(minutes=1)), harness.worker()),
         lambda store, key: store.runs.claim(key, TASK),
     ),
+    "claim_many": scene(lambda harness: harness.key(harness.submit(), harness.worker()), _claim_together),
     "mark_revoke_reported": scene(
         lambda harness: _cancelled(harness, JobStatus.SUBMITTED),
         lambda store, given: store.runs.mark_revoke_reported(*given),

@@ -95,8 +95,8 @@ RULES = [
     Mutant(
         13,
         "the message carries no attempt",
-        "store:_claim",
-        (Replace(("attempt", "attempt", "former"), by="_ | (job.c.id != 0)"),),
+        "store.claims:_claimable",
+        (Replace(("attempt", "attempt"), by="_ | (job.c.id != 0)"),),
         "tests/store/test_claim.py",
     ),
     Mutant(
@@ -224,7 +224,7 @@ RULES = [
     Mutant(
         101,
         "a veto that Celery swallows: the refused body runs",
-        "worker:claim",
+        "worker.claim:claim",
         (DropStatement(("_refuse", "rejected")),),
         "tests/worker/test_definitions.py",
     ),

@@ -44,9 +44,9 @@ DRAWN = 4
 NO_VERBS = {"submit_in_session", "is_crowded"}
 """A submit in the caller's transaction, see test_after_commit.py; and what a process remembers of settles."""
 
-UNMODELLED = {"finish_many", *(name.split()[0] for name in TREES)}
-"""Calls that the model does not have: see test_finish_many.py (a row that is locked then stays as it is),
-test_trees.py, and the suites of cuts."""
+UNMODELLED = {"claim_many", "finish_many", *(name.split()[0] for name in TREES)}
+"""Calls that the model does not have: see test_claim_many.py and test_finish_many.py (a row that is locked
+then stays as it is), test_trees.py, and the suites of cuts."""
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,24 @@ def test_flush_after_the_end_does_nothing(finishing: Finishing) -> None:
     assert not finishing.finisher.send(run_of(2), RunResult("2"))
 
 
+def test_body_that_ends_during_the_end_writes_its_result(
+    finishing: Finishing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bodies of a threads pool may outlive it. Nothing would read what they send after the last flush."""
+    flush, sent = finishing.finisher.flush, list[bool]()
+
+    def send_after() -> None:
+        flush()
+        sent.append(finishing.finisher.send(run_of(2), RunResult("2")))
+
+    monkeypatch.setattr(finishing.finisher, "flush", send_after)
+    finishing.send(1)
+    finishing.finisher.end()
+
+    assert finishing.runs.calls == [[1]]
+    assert sent == [False]
+
+
 def test_store_that_cannot_write_them_together_gets_none(finishing: Finishing) -> None:
     finishing.runs.finishes_together = False
     assert not finishing.finisher.send(run_of(1), RunResult("1"))

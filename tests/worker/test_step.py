@@ -101,6 +101,33 @@ def test_shutdown_waits_for_results_that_are_being_written(
     assert order == ["finish", "give back"]
 
 
+def test_shutdown_writes_results_while_other_bodies_live_on(
+    controller: Callable[[str], Any], sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may end with the last of these bodies; none of them sends a result any more."""
+    controlled, written = controller(sqlite_url), list[Run]()
+    step, runtime = step_of(controlled), runtime_of(controlled.app)
+    runtime.finisher = Finisher(runtime.store, runtime.current_worker(), lambda *_: None)
+    run = Run(1, "task", 1, "claim", runtime.current_worker())
+
+    def finish_many(results: Any, _: Any) -> set[int]:
+        written.extend(results)
+        return {run.job_id for run in results}
+
+    monkeypatch.setattr(type(runtime.store.runs), "finishes_together", True)
+    monkeypatch.setattr(runtime.store.runs, "finish_many", finish_many)
+    monkeypatch.setattr("jobhandle_celery.worker.bootstep.Housekeeping.bodies_may_live_on", True)
+    monkeypatch.setattr(runtime.finisher, "start", lambda: None)
+    step.start(controlled)
+    assert runtime.finisher.send(run, RunResult("3"))
+    step.shutdown(controlled)
+    assert step._parts is not None
+    step._parts[0].end(30)
+
+    assert written == [run]
+    assert not runtime.finisher.send(run, RunResult("3"))
+
+
 def test_shutdown_waits_for_pending_writes(
     controller: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
