@@ -25,7 +25,7 @@ _UNUSED = UNUSED | {"root_id", "parent_id"}
 
 def is_in_flight(options: Mapping[str, Any]) -> bool:
     """Return True if a call continues a canvas, or retries a task, that was published without a job."""
-    return any(options.get(name) for name in IN_FLIGHT)
+    return any(map(options.get, IN_FLIGHT))
 
 
 def wrap_apply_async(plain: Callable[..., Any], submit: Callable[..., Any]) -> Callable[..., Any]:
