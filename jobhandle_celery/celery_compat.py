@@ -11,8 +11,10 @@ from functools import partial
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
+import amqp.serialization
 import celery.app.task
 from amqp import Channel
+from amqp.exceptions import RecoverableConnectionError
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, _state, canvas, result, states
 from celery._state import get_current_task
@@ -26,11 +28,10 @@ from celery.worker.request import create_request_cls  # type: ignore[attr-define
 
 _OWN_STRATEGY_MODULES = (Task.__module__, "jobhandle_celery.worker.instrumentation")
 
-_PUBLISHING_METHODS = {
-    "producer": ("publish", "_publish", "_prepare", "_delivery_details"),
-    "channel": ("prepare_message", "basic_publish", "_put", "_lookup", "encode_body", "typeof"),
-}
-"""kombu's methods that a message passes on its way to Redis. Only their origin is checked."""
+_PRODUCER_METHODS = ("publish", "_publish", "_prepare", "_delivery_details")
+_REDIS_METHODS = ("prepare_message", "basic_publish", "_put", "_lookup", "encode_body", "typeof")
+_AMQP_METHODS = ("prepare_message", "send_method")
+"""Methods of kombu's producer and channels that a message passes. Only their origin is checked."""
 
 
 def disconnect(connection: Any, *, handshake: bool = False) -> None:
@@ -81,13 +82,15 @@ def share_redis_client(channel: Any, lend: Callable[..., AbstractContextManager[
 
 
 def publishes_by_kombu(producer: Any) -> bool:
-    """Return False if a method that a message to Redis passes is not kombu's, but patched by a tool."""
-    parts = {"producer": producer, "channel": producer.channel}
-    return all(
-        _module_of(getattr(parts[part], name, None)).startswith("kombu.")
-        for part, names in _PUBLISHING_METHODS.items()
-        for name in names
-    )
+    """Return False if a method that a message passes is not of kombu or amqp, but patched by a tool."""
+    channel = producer.channel
+    methods = [getattr(producer, name, None) for name in _PRODUCER_METHODS]
+    if isinstance(channel, Channel):
+        methods += [getattr(channel, name, None) for name in _AMQP_METHODS]
+        methods.append(Channel.basic_publish.__get__(channel))
+    else:
+        methods += [getattr(channel, name, None) for name in _REDIS_METHODS]
+    return all(_module_of(method).startswith(("kombu.", "amqp.")) for method in methods)
 
 
 def _module_of(method: Any) -> str:
@@ -98,24 +101,53 @@ def _module_of(method: Any) -> str:
     return str(function.__globals__.get("__name__")) if type(function) is FunctionType else ""
 
 
-def open_confirm_channel(
-    connection: Any, publish: Callable[..., None], on_ack: Callable[..., None], on_nack: Callable[..., None]
-) -> Any:
-    """Open a channel of an amqp connection in confirm mode, and have messages published by `publish`.
-
-    It replaces amqp's `basic_publish_confirm`, which waits for the confirmation of each message.
-    """
+def open_confirm_channel(connection: Any, on_ack: Callable[..., None], on_nack: Callable[..., None]) -> Any:
+    """Open a channel of an amqp connection in confirm mode, whose publishes do not wait for confirmations."""
     channel: Any = connection.channel()
     channel.confirm_select()
-    channel.basic_publish = publish
+    # Instead of amqp's `basic_publish_confirm`.
+    channel.basic_publish = partial(_publish_unconfirmed, channel)
     channel.events["basic_ack"].add(on_ack)
     channel.events["basic_nack"].add(on_nack)
     return channel
 
 
-def publish_unconfirmed(channel: Any, *args: Any, **kwargs: Any) -> None:
-    """Publish on an amqp channel without waiting for a confirmation."""
+def _publish_unconfirmed(channel: Any, *args: Any, confirm_timeout: Any = None, **kwargs: Any) -> None:
     Channel.basic_publish(channel, *args, **kwargs)
+
+
+def record_frames(channel: Any, publish: Callable[[], None]) -> bytes:
+    """Return the frames that an amqp channel sends during a call; the broker gets none of them."""
+    connection, frames = channel.connection, bytearray()
+    writer = connection.frame_writer
+    connection.frame_writer = connection.frame_writer_cls(connection, SimpleNamespace(write=frames.extend))
+    try:
+        publish()
+    finally:
+        connection.frame_writer = writer
+    return bytes(frames)
+
+
+def write_frames(channel: Any, frames: bytes) -> None:
+    """Send frames that were encoded for an amqp channel.
+
+    Raises:
+        RecoverableConnectionError: the channel is closed.
+    """
+    if channel.connection is None:
+        raise RecoverableConnectionError("connection already closed")
+    channel.connection.transport.write(frames)
+
+
+def max_payload(channel: Any) -> int:
+    """Return how many bytes of a body amqp puts into one frame."""
+    return int(channel.connection.frame_max) - 8
+
+
+def encode_amqp(kind: str, value: Any) -> bytes:
+    """Return a value as amqp encodes it: a table (F), an array (A) or a short text (s)."""
+    encoded: bytes = amqp.serialization.dumps(kind, (value,))
+    return encoded
 
 
 def is_published_by_celery(app: Celery, task: Any) -> bool:

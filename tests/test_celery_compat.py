@@ -12,33 +12,7 @@ from kombu.transport.redis import Channel
 
 from jobhandle_celery import celery_compat
 from tests.apps import make_app
-
-
-class Proxy:
-    """A patched method as wrapt makes it, which pretends to be what it wraps."""
-
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __get__(self, owner: Any, kind: Any = None) -> "Proxy":
-        return Proxy(self._wrapped.__get__(owner, kind))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._wrapped, name)
-
-    @property  # type: ignore[misc]  # read-only, as wrapt's
-    def __class__(self) -> Any:
-        return self._wrapped.__class__
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._wrapped(*args, **kwargs)
-
-
-def replaced(_: Any) -> Any:
-    return lambda *_, **__: None
-
-
-PATCHES = [replaced, Proxy]
+from tests.patches import PATCHES
 
 
 @pytest.fixture
@@ -67,12 +41,12 @@ def test_message_to_redis_passes_known_methods(
 ) -> None:
     """Otherwise no message to Redis is published by `RedisTransport`, or a tool's patch is bypassed."""
     assert celery_compat.publishes_by_kombu(producer)
-    for owner, names in celery_compat._PUBLISHING_METHODS.items():
-        for name in names:
-            with monkeypatch.context() as patch:
-                kind: Any = {"producer": Producer, "channel": Channel}[owner]
-                patch.setattr(kind, name, patched(getattr(kind, name)))
-                assert not celery_compat.publishes_by_kombu(producer), name
+    methods: list[tuple[Any, str]] = [(Producer, name) for name in celery_compat._PRODUCER_METHODS]
+    methods += [(Channel, name) for name in celery_compat._REDIS_METHODS]
+    for kind, name in methods:
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, name, patched(getattr(kind, name)))
+            assert not celery_compat.publishes_by_kombu(producer), name
 
 
 @pytest.mark.parametrize("broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.faults)])

@@ -1,21 +1,17 @@
 """Publishes to Redis by LPUSH, without kombu's work for each message.
 
 On its way to Redis a message passes kombu's producer, exchange and channel, and becomes JSON as a whole. That
-takes more than a third of the time of a job in a batch. So kombu publishes one message of each template to a
-recorder, with placeholders for what differs between messages, and the recorded text is the template of the
-others. kombu itself publishes a message that is not recorded as a single LPUSH with each placeholder in its
-place (another exchange, a compressed body, a queue that expires), and every message while a method on that
-way is not kombu's own.
+takes more than a third of the time of a job in a batch. So the text that kombu pushes is recorded (see
+`PublishTemplates`). kombu itself publishes a message that is not recorded as a single LPUSH with each
+placeholder in its place (another exchange, a compressed body, a queue that expires), and every message while
+a method on that way is not kombu's own.
 """
 
 import json
 import os
-import re
-import uuid
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -24,14 +20,14 @@ from kombu.utils import json as kombu_json
 
 from .. import celery_compat
 from .kombu_transport import KombuTransport
-from .messages import TEMPLATE_LIMIT, MessageTemplate, RenderedMessage
+from .messages import RenderedMessage
+from .publish_templates import Placeholders, PublishTemplates, SplitRecording, header_field
 
 _PROPERTIES = {
     *("correlation_id", "reply_to", "delivery_mode", "delivery_info", "delivery_tag"),
     *("priority", "body_encoding"),
 }
 _to_json = json.JSONEncoder().encode
-_Key = tuple[MessageTemplate, frozenset[str]]
 
 
 class RedisTransport:
@@ -46,7 +42,7 @@ class RedisTransport:
         self._kombu = kombu
         self._recorder: _LpushRecorder | None = None
         self._client = celery_compat.share_redis_client(kombu.producer.channel, self._lend_client)
-        self._templates: dict[_Key, LpushTemplate | None] = {}
+        self._templates = PublishTemplates(kombu, self._record)
 
     @contextmanager
     def _lend_client(self, client: Any = None) -> Iterator[Any]:
@@ -65,7 +61,7 @@ class RedisTransport:
             return None
         entries = []
         for message in messages:
-            template = self._template(message)
+            template = self._templates.get(message)
             if template is None:
                 return None
             entries.append(template.render(message))
@@ -82,31 +78,7 @@ class RedisTransport:
                 pipeline.lpush(key, *texts)
             pipeline.execute()
 
-    def _template(self, message: RenderedMessage) -> "LpushTemplate | None":
-        """Return how messages like this one are pushed; None if kombu has to publish them, now or always."""
-        options = message.template.options
-        if "serializer" in options:
-            return None  # each message is signed
-        # A member of a tree, or a job with custom headers, has some that others with the same template lack.
-        key = message.template, frozenset(message.own_headers)
-        if key not in self._templates:
-            if not self._kombu.declared.issuperset(queue.name for queue in options["declare"]):
-                return None  # kombu declares a queue with the first message for it
-            if len(self._templates) >= TEMPLATE_LIMIT:
-                self._templates.clear()
-            self._templates[key] = self._record(message)
-        return self._templates[key]
-
-    def _record(self, example: RenderedMessage) -> "LpushTemplate | None":
-        """Publish a message like this one by kombu, with placeholders, to a recorder."""
-        headers = {name: _header(name) for name in example.own_headers}
-        placeholders = {name: uuid.uuid4().hex for name in ("body", "correlation_id", *headers.values())}
-        marked = replace(
-            example,
-            body=placeholders["body"],
-            task_id=placeholders["correlation_id"],
-            own_headers={name: placeholders[field] for name, field in headers.items()},
-        )
+    def _record(self, marked: RenderedMessage, placeholders: Placeholders) -> "LpushTemplate | None":
         self._recorder = recorder = _LpushRecorder()
         try:
             self._kombu.publish(marked)
@@ -137,46 +109,35 @@ class _OtherCommand(AttributeError):
 
 
 class LpushTemplate:
-    """The list and the text of the messages of a template, split at the fields that differ."""
+    """The list and the text of the messages of a template."""
 
-    def __init__(self, key: str, constants: list[str], fields: list[str]) -> None:
+    def __init__(self, key: str, text: SplitRecording[str]) -> None:
         self._key = key
-        self._constants = constants
-        self._fields = fields
+        self._text = text
 
     @classmethod
     def of(
-        cls, key: str, text: str, marked: RenderedMessage, placeholders: Mapping[str, str]
+        cls, key: str, text: str, marked: RenderedMessage, placeholders: Placeholders
     ) -> "LpushTemplate | None":
         """Return the template of a recorded text; None if it was changed between kombu and Redis."""
         recorded = json.loads(text)
         if recorded["headers"] != marked.headers or not recorded["properties"].keys() <= _PROPERTIES:
             return None
         tag = recorded["properties"].get("delivery_tag")
-        fields = {f'"{mark}"': name for name, mark in placeholders.items() if name != "body"}
-        fields |= {f'"{_base64(marked.body)}"': "body", f'"{tag}"': "delivery_tag"}
-        parts = re.split(f"({'|'.join(map(re.escape, fields))})", text)
-        found = [fields[part] for part in parts[1::2]]
-        return cls(key, parts[::2], found) if sorted(found) == sorted(fields.values()) else None
+        marks = {f'"{mark}"': field for field, mark in placeholders.items() if field != "body"}
+        marks |= {f'"{_base64(marked.body)}"': "body", f'"{tag}"': "delivery_tag"}
+        split = SplitRecording.at(text, marks)
+        return None if split is None else cls(key, split)
 
     def render(self, message: RenderedMessage) -> tuple[str, str]:
         """Return the name of the list, and the text of a message."""
         values: Mapping[str, str] = {
-            **{_header(name): _header_json(value) for name, value in message.own_headers.items()},
+            **{header_field(name): _header_json(value) for name, value in message.own_headers.items()},
             "correlation_id": _to_json(message.task_id),
             "body": f'"{_base64(message.body)}"',
             "delivery_tag": f'"{os.urandom(16).hex()}"',  # by which a worker acknowledges the message
         }
-        text = [self._constants[0]]
-        for field, constant in zip(self._fields, self._constants[1:], strict=True):
-            text.append(values[field])
-            text.append(constant)
-        return self._key, "".join(text)
-
-
-def _header(name: str) -> str:
-    """Return the field of a header; properties of the message have fields of other names."""
-    return f"headers.{name}"
+        return self._key, self._text.fill(values)
 
 
 def _header_json(value: Any) -> str:

@@ -1,9 +1,11 @@
 """Pending messages of jobs with each kind of options, and what Redis has of them when they are sent."""
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import redis
 from kombu import Exchange, Queue
 from kombu.utils import json as kombu_json
@@ -81,7 +83,7 @@ def send(connection: BrokerConnection, builder: MessageBuilder, jobs: list[Pendi
 
 def templates(connection: BrokerConnection) -> list[Any]:
     transport: Any = connection.transport
-    return list(transport._templates.values())
+    return list(transport._templates._recorded.values())
 
 
 def three(app: Any, options: dict[str, Any]) -> list[PendingMessage]:
@@ -94,3 +96,17 @@ def three(app: Any, options: dict[str, Any]) -> list[PendingMessage]:
         replace(pending(app, options, args, kwargs), job_id=number, task_id=f"{number:08}")
         for number, (args, kwargs) in enumerate(given, 1)
     ]
+
+
+def add_request_numbers(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patch a method so that it adds a header of its own to each message."""
+    numbers, original = itertools.count(), getattr(owner, name)
+
+    def patched(self: Any, *args: Any, **options: Any) -> Any:
+        headers = options.get("headers")
+        if headers is None:
+            headers = next(value for value in args if isinstance(value, dict) and "task" in value)
+        headers["request"] = f"request-{next(numbers)}"
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(owner, name, patched)

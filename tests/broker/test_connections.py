@@ -256,7 +256,7 @@ def test_templates_are_built_once_for_all_threads(app: Any) -> None:
     assert len(builder._templates) == 1
     (connection,) = pool_of(app)._idle
     transport: Any = connection.transport
-    assert [template for template, _ in transport._templates] == list(builder._templates.values())
+    assert [template for template, _ in transport._templates._recorded] == list(builder._templates.values())
 
 
 @pytest.mark.parametrize(

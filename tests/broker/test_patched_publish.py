@@ -1,6 +1,5 @@
 """Headers that a tool adds while kombu publishes a message stay in that message only (fault 11)."""
 
-import itertools
 from contextlib import closing
 from typing import Any
 
@@ -12,21 +11,7 @@ from kombu.transport.redis import Channel
 from jobhandle_celery import celery_compat
 from jobhandle_celery.broker.connection import BrokerConnection
 from jobhandle_celery.broker.messages import MessageBuilder
-from tests.broker.pending import an_app, pushed, send, templates, three
-
-
-def add_request_numbers(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patch a method so that it adds a header of its own to each message."""
-    numbers, original = itertools.count(), getattr(owner, name)
-
-    def patched(self: Any, *args: Any, **options: Any) -> Any:
-        headers = options.get("headers")
-        if headers is None:
-            headers = next(value for value in args if isinstance(value, dict) and "task" in value)
-        headers["request"] = f"request-{next(numbers)}"
-        return original(self, *args, **options)
-
-    monkeypatch.setattr(owner, name, patched)
+from tests.broker.pending import add_request_numbers, an_app, pushed, send, templates, three
 
 
 def requests(redis_url: str) -> set[str]:

@@ -12,7 +12,9 @@ from tests.bugs import blames_the_broker, bug, logged_bugs, submit_three_times
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize("name", ["__init__", "_open_channel", "_publish", "_on_ack", "_wait_for_confirms"])
+@pytest.mark.parametrize(
+    "name", ["__init__", "_open_channel", "_record", "_write", "_on_ack", "_wait_for_confirms"]
+)
 def test_bug_in_amqp_transport_leaves_messages_to_kombu(
     name: str,
     rabbitmq_url: str,
