@@ -157,6 +157,11 @@ def is_published_by_celery(app: Celery, task: Any) -> bool:
     )
 
 
+def has_shadow_name(task: Any) -> bool:
+    """Return True if a task's name in logs depends on its arguments, by a method of its own."""
+    return getattr(task.shadow_name, "__func__", None) is not Task.shadow_name
+
+
 def is_eager_publish(options: Mapping[str, Any]) -> bool:
     """Return True if options are those with which ``apply_async`` calls `apply` with `task_always_eager`.
 

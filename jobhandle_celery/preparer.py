@@ -5,9 +5,10 @@ It happens before anything is committed: invalid input leaves no trace.
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from functools import partial
+from operator import attrgetter
+from types import NoneType
 from typing import Any
 
 from . import serialization, validation
@@ -19,6 +20,9 @@ from .errors import ValidationError
 from .models import Job
 from .status import JobStatus
 from .store import NewJob, NewJobs, NewMember
+
+MAX_ALIKE = 100
+"""How many jobs of one call others are compared with."""
 
 
 class _LazyJobs:
@@ -62,7 +66,7 @@ class Preparer:
     """Makes rows of what callers give."""
 
     def __init__(self, routing: Routing) -> None:
-        self._routing = routing
+        self.routing = routing
 
     def prepare(self, given: Sequence[object], username: str | None, groupname: str | None) -> Prepared:
         """Prepare jobs and signatures: if none is a canvas, each when it is iterated.
@@ -73,16 +77,14 @@ class Preparer:
         if any(map(is_tree, given)):
             planned = plan(given)
             return Prepared([], self.members(planned.members, username, groupname), planned.roots)
-        return Prepared(_LazyJobs(given, partial(self._new, username=username, groupname=groupname)))
-
-    def _new(self, given: object, username: str | None, groupname: str | None) -> NewJob:
-        return self.job(*as_job(given), str(uuid.uuid4()), username, groupname)
+        alike = _AlikeJobs(self, username, groupname)
+        return Prepared(_LazyJobs(given, alike if len(given) > 1 else alike.alone))
 
     def members(
         self, members: Sequence[Member], username: str | None, groupname: str | None
     ) -> list[NewMember]:
         """Prepare the members of a plan, in its order."""
-        ids = TreeIds(members, self._routing.caller().get("root_id"))
+        ids = TreeIds(members, self.routing.caller().get("root_id"))
         new: list[NewMember] = []
         for index, member in enumerate(members):
             try:
@@ -123,7 +125,7 @@ class Preparer:
         job = validation.job(given)
         if job.headers:
             options = {**options, "headers": dict(job.headers)}
-        routed = self._routing.route(job, options, task_id, tree, results)
+        routed = self.routing.route(job, options, task_id, tree, results)
         hide = bool(routed.sensitive)
         return NewJob(
             task=job.task,
@@ -145,6 +147,57 @@ class Preparer:
             scheduled_for=routed.scheduled_for,
             expires=routed.expires,
         )
+
+
+class _AlikeJobs:
+    """Prepares the jobs of one call.
+
+    Of those that differ in their arguments alone only the first is validated and routed as a whole, if no
+    code but Celery's own takes part in its publishing.
+    """
+
+    def __init__(self, preparer: Preparer, username: str | None, groupname: str | None) -> None:
+        self._preparer = preparer
+        self._user = username, groupname
+        self._rows: dict[tuple[Any, ...], NewJob] = {}
+
+    def __call__(self, given: object) -> NewJob:
+        """Prepare a job."""
+        job, options = as_job(given)
+        wishes = _wishes(job, options)
+        like = self._rows.get(wishes)
+        if like is None:
+            row = self._prepare(job, options)
+            if wishes and len(self._rows) < MAX_ALIKE and self._preparer.routing.ignores_arguments(job.task):
+                self._rows[wishes] = row
+            return row
+        args, kwargs = self._preparer.routing.checked_arguments(job)
+        texts = serialization.encode_given("args", args), serialization.encode_given("kwargs", kwargs)
+        return NewJob(job.task, str(uuid.uuid4()), *texts, *_constants(like))
+
+    def alone(self, given: object) -> NewJob:
+        """Prepare a job that is compared with no other."""
+        return self._prepare(*as_job(given))
+
+    def _prepare(self, job: Job, options: Mapping[str, Any]) -> NewJob:
+        return self._preparer.job(job, options, str(uuid.uuid4()), *self._user)
+
+
+_PLAIN = frozenset({NoneType, str, int, float, bool})
+_given = attrgetter(
+    *sorted({field.name for field in fields(Job)} - {"args", "kwargs", "headers", "sensitive", "after"})
+)
+_constants = attrgetter(*(field.name for field in fields(NewJob)[4:]))
+"""The fields of a row after `task`, `task_id`, `args` and `kwargs`."""
+
+
+def _wishes(job: Job, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return all that a job asks for but its arguments; empty if something is no plain value."""
+    if type(job) is not Job or job.headers or job.sensitive or job.after:
+        return ()
+    values = (*_given(job), *options, *options.values())
+    types = tuple(map(type, values))  # 1 equals True
+    return (types, values) if _PLAIN.issuperset(types) else ()
 
 
 def _new_member(job: NewJob, member: Member) -> NewMember:

@@ -206,12 +206,7 @@ def job(given: Job) -> CheckedJob:
     if isinstance(given, JobRecord):
         given = request_from(given)
     _name("task", given.task)
-    hidden = HIDDEN if sensitive(given.sensitive) else None
-    # The built-in types first, for an abstract class takes longer to answer.
-    if isinstance(given.args, (str, bytes)) or not isinstance(given.args, (list, tuple, Sequence)):
-        raise ValidationError("args", hidden or given.args, "a list or tuple")
-    if not isinstance(given.kwargs, (dict, Mapping)) or not _has_text_keys(given.kwargs):
-        raise ValidationError("kwargs", hidden or given.kwargs, "a mapping with text as its keys")
+    arguments(given.args, given.kwargs, hide=bool(sensitive(given.sensitive)))
     if not isinstance(given.headers, (dict, Mapping)) or not _has_text_keys(given.headers):
         raise ValidationError("headers", given.headers, "a mapping with text as its keys")
     if not isinstance(given.message, str):
@@ -244,6 +239,15 @@ def job(given: Job) -> CheckedJob:
         soft_time_limit=soft,
     )
     return checked
+
+
+def arguments(args: object, kwargs: object, *, hide: bool = False) -> None:
+    """Check the types of a job's arguments; with `hide`, an error does not show them."""
+    # The built-in types first, for an abstract class takes longer to answer.
+    if isinstance(args, (str, bytes)) or not isinstance(args, (list, tuple, Sequence)):
+        raise ValidationError("args", HIDDEN if hide else args, "a list or tuple")
+    if not isinstance(kwargs, (dict, Mapping)) or not _has_text_keys(kwargs):
+        raise ValidationError("kwargs", HIDDEN if hide else kwargs, "a mapping with text as its keys")
 
 
 def max_attempts(value: object) -> int | None:

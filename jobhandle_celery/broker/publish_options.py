@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kombu import Exchange
+from kombu.compression import get_encoder
+from kombu.entity import maybe_delivery_mode
 
 from .. import validation
 from ..errors import ValidationError
@@ -184,3 +186,23 @@ def parse_moment(field: str, value: Any) -> datetime | timedelta | None:
     if given is None:
         raise ValidationError(field, value, accepted)
     return validation.moment(field, given)
+
+
+def delivery_mode(given: Any) -> int:
+    """Return a delivery mode as a number; that of persistent messages if none is given."""
+    try:
+        mode: int | None = maybe_delivery_mode(given)
+        return mode or 2
+    except (KeyError, TypeError, ValueError):
+        raise ValidationError("delivery_mode", given, "1, 2, 'transient' or 'persistent'") from None
+
+
+def compression(given: Any) -> str | None:
+    """Check the name of a compression; None for None."""
+    if given is None:
+        return None
+    try:
+        get_encoder(given)
+    except KeyError:
+        raise ValidationError("compression", given, "a compression that kombu has here") from None
+    return str(given)

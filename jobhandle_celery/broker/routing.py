@@ -15,13 +15,11 @@ from celery import Celery
 from celery.app.routes import MapRoute
 from celery.utils.saferepr import saferepr
 from kombu import Exchange
-from kombu.compression import get_encoder
-from kombu.entity import maybe_delivery_mode
 from kombu.serialization import prepare_accept_content
 
 from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
-from ..models import CheckedJob
+from ..models import CheckedJob, Job
 from ..redaction import masked, resolved
 from . import publish_options, stored_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
@@ -158,6 +156,30 @@ class Routing:
             _options_json(route, {**further, **_stamps(given)}, sensitive, tree),
         )
 
+    def ignores_arguments(self, name: str) -> bool:
+        """Return True if all jobs of a task with the same options are routed alike, whatever their arguments.
+
+        They must have no sensitive arguments.
+        """
+        task: Any = self._app.tasks.get(name)
+        return (
+            not has_signal_handlers()
+            and celery_compat.is_published_by_celery(self._app, task)
+            and self._has_plain_routes()
+            and (task is None or not (getattr(task, "sensitive", ()) or celery_compat.has_shadow_name(task)))
+        )
+
+    def checked_arguments(self, job: Job) -> tuple[list[Any], dict[str, Any]]:
+        """Check the arguments of a job that has no sensitive ones, and return them as its task receives them.
+
+        Raises:
+            ValidationError: they do not fit the signature of its task.
+        """
+        validation.arguments(job.args, job.kwargs)
+        task: Any = self._app.tasks.get(job.task)
+        args, kwargs = list(job.args), dict(job.kwargs)
+        return (args, kwargs) if task is None else checked_arguments(task, args, kwargs, [], 0)
+
     def caller(self) -> dict[str, Any]:
         """Return the parent and root of what is submitted here: the task that runs in this thread, if any."""
         return _caller(self._app.current_worker_task)
@@ -242,10 +264,7 @@ class Routing:
         limits = job.time_limit, job.soft_time_limit
         options = map(asked.get, _ROUTE_OPTIONS)
         key = (job.task, task is None, _sent_as(given), *limits, self._inherited_priority(parent), *options)
-        # A route that is a function may depend on the arguments.
-        cacheable = _PLAIN.issuperset(map(type, key[3:])) and all(
-            isinstance(route, MapRoute) for route in router.routes
-        )
+        cacheable = _PLAIN.issuperset(map(type, key[3:])) and self._has_plain_routes()
         route = self._routes.get(key) if cacheable else None
         if route is None:
             names = (*_ROUTE_OPTIONS, *_LIMITS, CALLED_BY, *_SENT_OPTIONS * (CALLED_BY in given))
@@ -254,6 +273,10 @@ class Routing:
             if cacheable and len(self._routes) < ROUTE_LIMIT:
                 self._routes[key] = route
         return route
+
+    def _has_plain_routes(self) -> bool:
+        """Return False if a route is a function, which may depend on the arguments."""
+        return all(isinstance(route, MapRoute) for route in self._amqp.router.routes)
 
     def _inherited_priority(self, parent: Any) -> Any:
         """Return the priority inherited from the submitting task, with `task_inherit_parent_priority`."""
@@ -291,8 +314,8 @@ class Routing:
             "declare": described(queue)
             if queue is not None and queue in (published["declare"] or ())
             else None,
-            "delivery_mode": _delivery_mode(published["delivery_mode"]),
-            "compression": _compression(published["compression"]),
+            "delivery_mode": publish_options.delivery_mode(published["delivery_mode"]),
+            "compression": publish_options.compression(published["compression"]),
             "headers": message.options.get("headers"),
             "levels": self._app.conf.get("task_repr_maxlevels"),  # from 5.7 on
             **{name: sent.get(name) for name in ("ignore_result", *_LIMITS)},
@@ -366,21 +389,3 @@ def _options_json(
         headers = kept.pop("headers", None)
         options = serialization.encode_given("options", kept)
     return stored_options.join(options, tree=tree, headers=headers)
-
-
-def _delivery_mode(given: Any) -> int:
-    try:
-        mode: int | None = maybe_delivery_mode(given)
-        return mode or 2
-    except (KeyError, TypeError, ValueError):
-        raise ValidationError("delivery_mode", given, "1, 2, 'transient' or 'persistent'") from None
-
-
-def _compression(given: Any) -> str | None:
-    if given is None:
-        return None
-    try:
-        get_encoder(given)
-    except KeyError:
-        raise ValidationError("compression", given, "a compression that kombu has here") from None
-    return str(given)

@@ -67,8 +67,8 @@ def retry_plain(app: Any, message: Any, **given: Any) -> None:
 
 def stored(app: Any, given: object) -> int:
     """Store a job as if its process had died before publishing it."""
-    submitter = app.jobs._runtime.submitter
-    job_id: int = app.jobs._runtime.store.inserter.submit([submitter.preparer._new(given, None, None)])[
-        0
-    ].job_id
+    runtime = app.jobs._runtime
+    prepared = runtime.submitter.preparer.prepare([given], None, None)
+    (submitted,) = runtime.store.inserter.submit(prepared.jobs)
+    job_id: int = submitted.job_id
     return job_id
