@@ -13,7 +13,7 @@ from jobhandle_celery import AsyncJobHandle, JobHandle, JobStatus
 from tests.job_factory import HELD, JobFactory
 from tests.support import eventually
 
-LONG = 30
+LONG = 120
 """Seconds; no test waits as long."""
 
 

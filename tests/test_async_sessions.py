@@ -27,7 +27,7 @@ from tests.job_factory import ADD, HELD
 from tests.shop import Shop
 from tests.support import eventually
 
-LONG = 30
+LONG = 120
 
 DRIVERS = {
     "aiosqlite": "sqlite",

@@ -18,7 +18,7 @@ from tests.async_handles import run_with_engine
 from tests.support import eventually
 
 ADD = Job(task="tests.add", args=[1, 2])
-LONG = 30
+LONG = 120
 
 
 class Gate:

@@ -57,7 +57,6 @@ def running(jobs: Jobs) -> JobHandle:
 # With a worker.
 
 
-@pytest.mark.timeout(300)
 def test_jobs_are_submitted_waited_for_and_shown(
     postgresql_url: str, redis_url: str, start_worker: StartWorker
 ) -> None:
@@ -70,7 +69,6 @@ def test_jobs_are_submitted_waited_for_and_shown(
     assert re.search("result +5", shell.run("show", 1).out)
 
 
-@pytest.mark.timeout(300)
 def test_running_job_is_watched_and_cancelled(shell_with_worker: Shell) -> None:
     shell_with_worker.run("submit", "tests.sleep_for", "--args", "[600]")
     with shell_with_worker.start("watch", 1) as watching:
@@ -83,7 +81,6 @@ def test_running_job_is_watched_and_cancelled(shell_with_worker: Shell) -> None:
         assert watching.process.wait(60) == 1
 
 
-@pytest.mark.timeout(300)
 def test_deaf_job_is_terminated_and_resubmitted(shell_with_worker: Shell, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     arguments = f'["{lines}", "a", 600]'

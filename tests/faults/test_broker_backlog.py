@@ -19,7 +19,7 @@ from tests.rng import SCALE, scaled, stretched
 from tests.support import eventually, sweep_until
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 BACKLOG = {"redis": 500, "rabbitmq": 100}
 AT_A_TIME = 100

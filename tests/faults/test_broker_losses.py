@@ -12,7 +12,7 @@ from tests.servers import RabbitmqServer
 from tests.support import eventually, sweep_until
 from tests.worker.cluster import DEFAULT_QUEUE, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 TIMEOUT = 120
 ASIDE = "aside"

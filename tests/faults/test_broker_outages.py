@@ -22,7 +22,7 @@ from tests.servers import RabbitmqServer
 from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 TIMEOUT = 120
 """Seconds; a publisher that did not reach the broker twice pauses for ten."""

@@ -18,7 +18,7 @@ from tests.servers import VirtualHosts
 from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster, statuses
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 QUEUE_TYPES: dict[str, dict[str, Any]] = {
     "classic": {},

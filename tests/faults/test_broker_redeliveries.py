@@ -18,7 +18,7 @@ from tests.support import eventually
 from tests.worker.cluster import NewCluster
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 TIMEOUT = 120
 IMPATIENT_REDIS = {

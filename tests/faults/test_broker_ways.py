@@ -13,7 +13,7 @@ from tests.faults.workload import BODIES, Workload
 from tests.rng import scaled, stretched
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 TIMEOUT = 90
 

@@ -14,7 +14,7 @@ from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 CANCELLED, FINISHED, RUNNING = JobStatus.CANCELLED, JobStatus.FINISHED, JobStatus.RUNNING
 

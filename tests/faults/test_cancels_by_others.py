@@ -11,7 +11,7 @@ from tests.faults.workload import BODIES, Workload, repeating_fault
 from tests.rng import scaled, stretched
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 
 def test_revokes_leave_every_job_with_a_true_end(new_cluster: NewCluster) -> None:

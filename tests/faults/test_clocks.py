@@ -12,7 +12,7 @@ from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 BODIES = "tests.faults.clock_bodies:app"
 HOUR = 3600

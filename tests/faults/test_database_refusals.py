@@ -32,7 +32,7 @@ from tests.store.harness import TASK, Harness
 from tests.store.racing import race, waiting
 from tests.support import eventually
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 
 class Scenes:

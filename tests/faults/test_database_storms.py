@@ -22,7 +22,7 @@ from tests.servers import MariadbServer, PostgresqlServer
 from tests.store.harness import Harness
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 LEASE = 3
 STRIKES = 4

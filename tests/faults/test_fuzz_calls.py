@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.faults.fuzz_calls import CALLS, Call, Caller
 from tests.faults.fuzz_values import INPUTS_OF_A_DATABASE
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS_OF_A_DATABASE // 5)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600 + INPUTS_OF_A_DATABASE // 5)]
 
 A_SEQUENCE = 8
 """Calls on the same handles, one after the other."""

@@ -16,7 +16,7 @@ from tests.faults.fuzz_values import INPUTS
 from tests.faults.fuzz_wire import FORGERIES, QUIET, Forgery, Passes, Wire
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120 + INPUTS // 5)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600 + INPUTS // 5)]
 
 A_BATCH = 40
 """Messages between two checks of the rows."""

@@ -16,7 +16,7 @@ from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 FURTHER_BODIES = "tests.faults.worker_bodies:app"
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_republish_after": 2}

@@ -13,7 +13,7 @@ from tests.rng import stretched
 from tests.servers import execute
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 ENOUGH = 60
 """More steps than any action has."""

@@ -18,7 +18,7 @@ from tests.store.harness import Harness
 from tests.support import eventually
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 SOON = timedelta(milliseconds=20)
 THREADS, PROCESSES = 5, 5

@@ -19,7 +19,7 @@ from tests.store.members import Tree, chord, task
 from tests.store.racing import in_the_middle, race, steps
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 CANCELLED, FINISHED, RUNNING = JobStatus.CANCELLED, JobStatus.FINISHED, JobStatus.RUNNING
 LANES = 2

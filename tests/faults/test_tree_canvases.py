@@ -17,7 +17,7 @@ from tests.trees.evaluate import Evaluation
 from tests.trees.plain_celery import hangs_in_celery, needs_celery_5_7, repeats_in_celery
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 APP = "tests.faults.canvas_app:app"
 PLAIN = "plain"

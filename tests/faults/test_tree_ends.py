@@ -14,7 +14,7 @@ from tests.servers import execute
 from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 CANCELLED, ERROR, FINISHED, RUNNING = (
     JobStatus.CANCELLED,

@@ -19,7 +19,7 @@ from tests.store.harness import Harness
 from tests.store.members import settle_all
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(600))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 ENOUGH = 140
 """More steps than any end has."""

@@ -14,7 +14,7 @@ from tests.rng import stretched
 from tests.store.members import Tree, chain, chord, group, task
 from tests.store.racing import in_the_middle, steps
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 CANCELLED, ERROR, FINISHED = JobStatus.CANCELLED, JobStatus.ERROR, JobStatus.FINISHED
 

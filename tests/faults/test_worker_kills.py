@@ -16,7 +16,7 @@ from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 OFTEN = 10**6
 # No worker is declared lost unless sweeps follow each other within a sixth of a lease for a whole lease:

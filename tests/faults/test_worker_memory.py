@@ -15,7 +15,7 @@ from tests.support import eventually
 from tests.worker.cluster import NewCluster
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 BODIES = "tests.faults.worker_bodies:app"
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_republish_after": 2}

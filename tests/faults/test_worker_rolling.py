@@ -8,7 +8,7 @@ from tests.rng import scaled, stretched
 from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 BODIES = "tests.faults.worker_bodies:app"
 UNKNOWN = "does not know the task worker.known_to_few"

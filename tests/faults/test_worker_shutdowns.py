@@ -9,7 +9,7 @@ from tests.faults.workload import Workload
 from tests.rng import scaled, stretched
 from tests.worker.cluster import NewCluster
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 SETTINGS = {"jobhandle_lease": 2, "jobhandle_republish_after": 2}
 CALM = (0.1, 0.5)

@@ -13,7 +13,7 @@ from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster
 from tests.workers import WorkerProcess
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(300))]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(stretched(900))]
 
 BODIES = "tests.faults.worker_bodies:app"
 LEASE = 2

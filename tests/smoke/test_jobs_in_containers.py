@@ -6,7 +6,7 @@ from pytest_celery import CeleryTestSetup, CeleryTestWorker
 from jobhandle_celery import Job, JobHandle, Jobs, JobStatus
 from tests.support import eventually
 
-pytestmark = [pytest.mark.smoke, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 
 
 def submit(jobs: Jobs, task: str, *args: object, max_attempts: int = 1) -> JobHandle:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, Table, event
 
+from tests.rng import stretched
 from tests.store.harness import Harness
 from tests.support import eventually
 
@@ -21,7 +22,11 @@ _OURS_ON_MARIADB = "SELECT id FROM information_schema.processlist WHERE db = dat
 _WAITS_ON_MARIADB = re.compile(r"^LOCK WAIT .*?thread id (\d+),", re.MULTILINE | re.DOTALL)
 
 
-def race(*contenders: Contender, timeout: float = 60) -> list[Any]:
+LIMIT = stretched(300)
+"""Seconds within which a contender arrives, waits or ends, on the slowest machine."""
+
+
+def race(*contenders: Contender, timeout: float = LIMIT) -> list[Any]:
     """Start all at once, each in its own thread; return their results, each within `timeout` seconds."""
     barrier = Barrier(len(contenders), timeout=timeout)
 
@@ -47,8 +52,10 @@ def in_line(harness: Harness, table: Table, contenders: Sequence[Contender]) -> 
             for contender in contenders:
                 futures.append(pool.submit(contender))
                 if has_lines(harness):
-                    eventually(lambda: waiting(harness) >= sum(not future.done() for future in futures), 60)
-        return [future.result(timeout=60) for future in futures]
+                    eventually(
+                        lambda: waiting(harness) >= sum(not future.done() for future in futures), LIMIT
+                    )
+        return [future.result(timeout=LIMIT) for future in futures]
 
 
 def in_the_middle(
@@ -63,21 +70,21 @@ def in_the_middle(
         pause = Pause(number, of)
         first = pool.submit(watch.by, pause.at, slow)
         first.add_done_callback(lambda _: pause.arrived.set())
-        assert pause.arrived.wait(60)
+        assert pause.arrived.wait(LIMIT)
         assert not first.done(), f"it came to its end before statement {number}: {first.result()}"
         second = pool.submit(watch.by, watch.note, quick)
         try:
-            eventually(lambda: second.done() or is_waiting(harness, watch), 60)
+            eventually(lambda: second.done() or is_waiting(harness, watch), LIMIT)
         finally:
             pause.over.set()
-        return [first.result(timeout=60), second.result(timeout=60)]
+        return [first.result(timeout=LIMIT), second.result(timeout=LIMIT)]
 
 
 def steps(harness: Harness, contender: Contender) -> int:
     """Return the number of its statements, the commit included."""
     made: list[str] = []
     with Watch(harness.database.engine) as watch:
-        watch.by(made.append, contender)
+        watch.by(lambda statement, _: made.append(statement), contender)
     return len(made)
 
 
@@ -88,11 +95,12 @@ class Pause:
         self._left, self._of = number, of
         self.arrived, self.over = Event(), Event()
 
-    def at(self, statement: str) -> None:
+    def at(self, statement: str, connection: Connection) -> None:
         self._left -= self._of in statement
         if self._left == 0 and self._of in statement:
-            self.arrived.set()
-            assert self.over.wait(60)
+            with without_idle_limit(connection):
+                self.arrived.set()
+                assert self.over.wait(LIMIT)
 
 
 class Watch:
@@ -100,31 +108,31 @@ class Watch:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._callbacks: dict[int, Callable[[str], None]] = {}
+        self._callbacks: dict[int, Callable[[str, Connection], None]] = {}
         self.statement = ""
         """The last statement noted."""
 
-    def by(self, callback: Callable[[str], None], contender: Contender) -> Any:
-        """Call `contender` in this thread; `callback` gets each of its statements first."""
+    def by(self, callback: Callable[[str, Connection], None], contender: Contender) -> Any:
+        """Call `contender` in this thread; `callback` first gets each statement and its connection."""
         self._callbacks[get_ident()] = callback
         try:
             return contender()
         finally:
             del self._callbacks[get_ident()]
 
-    def note(self, statement: str) -> None:
+    def note(self, statement: str, _: Connection) -> None:
         self.statement = statement
 
-    def _on_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        self._notify(statement)
+    def _on_statement(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        self._notify(statement, connection)
 
-    def _on_commit(self, _connection: Any) -> None:
-        self._notify("COMMIT")
+    def _on_commit(self, connection: Connection) -> None:
+        self._notify("COMMIT", connection)
 
-    def _notify(self, statement: str) -> None:
+    def _notify(self, statement: str, connection: Connection) -> None:
         callback = self._callbacks.get(get_ident())
         if callback:
-            callback(statement)
+            callback(statement, connection)
 
     def __enter__(self) -> Self:
         event.listen(self._engine, "before_cursor_execute", self._on_statement)
@@ -143,6 +151,32 @@ def locked(harness: Harness, table: Table) -> Iterator[None]:
         connection.execute(
             table.select().where(table.c.namespace == harness.settings.namespace).with_for_update(),
         )
+        with without_idle_limit(connection.connection):
+            yield
+
+
+@contextmanager
+def without_idle_limit(connection: Connection) -> Iterator[None]:
+    """Keep the server from ending a transaction that the test leaves idle, however slow the machine is."""
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "postgresql":
+        if driver.autocommit:
+            yield  # there is no transaction
+            return
+        with driver.cursor() as cursor:
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield
+    elif connection.dialect.name in ("mysql", "mariadb"):
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT @@idle_transaction_timeout")
+            (limit,) = cursor.fetchone()
+            cursor.execute("SET idle_transaction_timeout = 0")
+        try:
+            yield
+        finally:
+            with driver.cursor() as cursor:
+                cursor.execute(f"SET idle_transaction_timeout = {limit}")
+    else:
         yield
 
 
