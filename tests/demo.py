@@ -58,7 +58,9 @@ class Demo:
         return self._output.read_text()
 
     def wait_for(self, pattern: str) -> None:
-        eventually(lambda: re.search(pattern, self.output) or self.process.poll() is not None, 40, pattern)
+        eventually(
+            lambda: re.search(pattern, self.output) or self.process.poll() is not None, message=pattern
+        )
         assert re.search(pattern, self.output), self.output
 
     def worker(self) -> psutil.Process:
@@ -71,7 +73,7 @@ class Demo:
 
     def end(self) -> int:
         """Wait for its end; return its exit code."""
-        eventually(lambda: self.process.poll() is not None, 60, "the end of the run")
+        eventually(lambda: self.process.poll() is not None, message="the end of the run")
         assert "Traceback" not in self.output, self.output
         return self.process.wait(0)
 

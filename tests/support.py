@@ -15,7 +15,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], timeout: float = 60, message: str = "") -> T:
+def eventually(condition: Callable[[], T], timeout: float = 120, message: str = "") -> T:
     """Poll until the condition is true, and return its value; the only sleep in the tests.
 
     It is polled once more after the timeout (in seconds): a machine that paused this process must not
@@ -38,7 +38,7 @@ def eventually(condition: Callable[[], T], timeout: float = 60, message: str = "
         pause = min(pause * 1.5, 0.1)
 
 
-def sweep_until(jobs: Any, condition: Callable[[], T], timeout: float = 60) -> T:
+def sweep_until(jobs: Any, condition: Callable[[], T], timeout: float = 120) -> T:
     """Make passes of the sweeper until the condition is true, as `eventually`.
 
     A pass within the interval of another one does nothing: beside a worker, all passes may be the worker's.

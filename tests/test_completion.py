@@ -67,7 +67,7 @@ def test_one_poll_covers_all_waits_and_ends_each() -> None:
     poller = poller_of(rows)
     pool = ThreadPoolExecutor(100)
     waits = [pool.submit(wait_for, poller, job_id) for job_id in range(100)]
-    eventually(lambda: len(poller._waits) == 100, 20, "all wait")
+    eventually(lambda: len(poller._waits) == 100, message="all wait")
     for job_id in range(100):
         rows.left.discard(job_id)
     pool.shutdown()
@@ -84,16 +84,16 @@ def test_thread_polls_on_for_the_other_waits_and_then_ends(monkeypatch: pytest.M
     poller = poller_of(rows)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(wait_for, poller, 1)
-        eventually(lambda: bool(rows.polls), 10, "it polls for the first")
+        eventually(lambda: bool(rows.polls), message="it polls for the first")
         second = pool.submit(wait_for, poller, 2)
-        eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], 10, "it polls for both")
+        eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], message="it polls for both")
         rows.left.discard(1)
         assert first.result(10)
-        eventually(lambda: rows.polls[-1][1] == {2}, 10, "it polls for the second")
+        eventually(lambda: rows.polls[-1][1] == {2}, message="it polls for the second")
         rows.left.discard(2)
         assert second.result(10)
     assert not poller._waits
-    eventually(lambda: poller._thread is None, 20, "it ends")
+    eventually(lambda: poller._thread is None, message="it ends")
     assert wait_for(poller, 1), "and another begins"
 
 
@@ -102,7 +102,7 @@ def test_wait_ends_at_its_deadline() -> None:
     poller = poller_of(rows)
     with ThreadPoolExecutor() as pool:
         longer = pool.submit(wait_for, poller, 1)
-        eventually(lambda: bool(rows.polls), 10, "the longer wait is polled for")
+        eventually(lambda: bool(rows.polls), message="the longer wait is polled for")
         assert not wait_for(poller, 2, time.monotonic() + 0.05)
         assert not wait_for(poller, 2, time.monotonic() - 1)
         rows.left.clear()
@@ -116,7 +116,7 @@ def test_outage_ends_every_wait_and_the_next_is_polled_for() -> None:
     poller = poller_of(rows)
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(wait_for, poller, 1), pool.submit(wait_for, poller, 2)]
-        eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], 10, "both are polled for")
+        eventually(lambda: {1, 2} in [ids for _, ids in rows.polls], message="both are polled for")
         rows.fails = True
         errors = [wait.exception(10) for wait in waiting]
     assert [type(error) for error in errors] == [DatabaseUnavailableError] * 2
@@ -140,7 +140,7 @@ def test_pause_of_a_watch_ends_at_any_change() -> None:
     seen = JobState(JobStatus.RUNNING, "", None)
     with ThreadPoolExecutor() as pool:
         watch, wait = pool.submit(poller.wait, WaitCondition(1, seen=seen)), pool.submit(wait_for, poller, 1)
-        eventually(lambda: len(rows.polls) > 3, 10, "nothing has changed")
+        eventually(lambda: len(rows.polls) > 3, message="nothing has changed")
         rows.progress[1] = Progress(1, 2)
         watch.result(10)
         assert not wait.done(), "the job is not final"
@@ -157,7 +157,7 @@ def test_wait_sees_every_way_to_end(database_url: str) -> None:
     finished, cancelled, gone = held
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(jobs.attach(handle.job_id).wait, 30) for handle in held]
-        eventually(lambda: len(jobs._runtime.completion._waits) == 3, 20, "all wait")
+        eventually(lambda: len(jobs._runtime.completion._waits) == 3, message="all wait")
         finished.set_status("Running")
         finished.set_status("Finished")
         cancelled.cancel_job()
@@ -181,7 +181,7 @@ def test_wait_with_the_longest_timeout_ends_with_its_job() -> None:
             pool.submit(wait_for, poller, job_id, time.monotonic() + timedelta.max.total_seconds())
             for job_id in (1, 2)
         ]
-        eventually(lambda: len(poller._waits) == 2 or any(wait.done() for wait in waits), 20)
+        eventually(lambda: len(poller._waits) == 2 or any(wait.done() for wait in waits))
         rows.left.clear()
         assert [wait.result(20) for wait in waits] == [True, True]
 

@@ -52,7 +52,7 @@ def periodic(_: Any, patch: pytest.MonkeyPatch) -> None:
     """The housekeeping thread."""
     begun = count()
     thread = bootstep.PeriodicThread("jobhandle-test", 0.01, bug)
-    eventually(lambda: count() >= begun + 2, 30, "it goes on")
+    eventually(lambda: count() >= begun + 2, message="it goes on")
     thread.end()
 
 

@@ -51,7 +51,7 @@ default_pool_size = 2
             folder.chmod(0o755)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: _answers(here), 20, "PgBouncer")
+        eventually(lambda: _answers(here), message="PgBouncer")
         yield here.render_as_string(hide_password=False)
     finally:
         process.terminate()

@@ -79,7 +79,7 @@ class WorkerProcess:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def wait_until_ready(self, timeout: float = 30) -> None:
+    def wait_until_ready(self, timeout: float = 120) -> None:
         ready = re.compile(rf"{re.escape(self.nodename)} ready\.")
         eventually(
             lambda: self.process.poll() is not None or ready.search(self.log),
@@ -93,7 +93,7 @@ class WorkerProcess:
     def is_running(self) -> bool:
         return self.process.poll() is None
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """Wait for the end of the main process; return its exit code (negative: the signal)."""
         eventually(lambda: self.process.poll() is not None, timeout, f"{self.name} has not ended")
         assert self.process.returncode is not None

@@ -77,7 +77,7 @@ def test_threads_share_a_pool_of_connections(app: Any, broker: Broker, at_once: 
     assert 0 < broker.open() <= per_connection * (1 if at_once == 1 else LIMIT)
     assert app.jobs.count_by_status()[JobStatus.QUEUED] == 61 == len(received(app))
     app.jobs.close()
-    eventually(lambda: broker.open() == 0, 10, "close() closes all")
+    eventually(lambda: broker.open() == 0, message="close() closes all")
     submit(app)
     assert broker.open() <= per_connection
 
@@ -152,7 +152,7 @@ def test_released_connection_goes_to_waiting_thread(pool: ConnectionPool) -> Non
     with all_in_use(pool) as held:
         waiting = threading.Thread(target=lambda: held.append(borrow(pool)))
         waiting.start()
-        eventually(lambda: pool._changed._waiters, 10, "it waits")  # type: ignore[attr-defined]
+        eventually(lambda: pool._changed._waiters, message="it waits")  # type: ignore[attr-defined]
     waiting.join()
     assert held[-1] in held[:-1]
 

@@ -43,7 +43,7 @@ def statuses(database_url: str) -> list[str]:
 
 def test_queued_is_recorded_without_a_read(jobs: Any, database_url: str) -> None:
     jobs.submit_many([ADD] * 3)
-    eventually(lambda: statuses(database_url) == ["Queued"] * 3, 10, "the record")
+    eventually(lambda: statuses(database_url) == ["Queued"] * 3, message="the record")
 
 
 def test_read_in_same_process_flushes_the_marker(jobs: Any) -> None:
@@ -94,7 +94,7 @@ def writing() -> tuple[Recorder, Any]:
     marker = marker_of(recorder)
     recorder.goes_on.clear()
     marker.later([1])
-    eventually(lambda: not marker._pending, 10, "the thread takes it")
+    eventually(lambda: not marker._pending, message="the thread takes it")
     return recorder, marker
 
 
@@ -134,7 +134,7 @@ def test_flush_once_leaves_locked_rows_to_the_thread(monkeypatch: pytest.MonkeyP
     marker.flush_once()
     marker.later([2])
     recorder.fails = None
-    eventually(lambda: sorted(job for _, jobs in recorder.marked for job in jobs) == [1, 2], 10)
+    eventually(lambda: sorted(job for _, jobs in recorder.marked for job in jobs) == [1, 2])
 
 
 def test_flush_at_exit_waits_for_locked_rows_with_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_thread_survives_a_failed_write(error: Exception) -> None:
     marker.flush()
     recorder.fails = None
     marker.later([2])
-    eventually(lambda: [jobs for _, jobs in recorder.marked] == [[2]], 10, "the thread goes on")
+    eventually(lambda: [jobs for _, jobs in recorder.marked] == [[2]], message="the thread goes on")
 
 
 def test_time_limit_interrupts_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_without_a_thread_jobs_are_written_at_once(monkeypatch: pytest.MonkeyPat
             marker.later([number])
         assert [jobs for _, jobs in recorder.marked] == [[0], [1], [2]]
     marker.later([3])
-    eventually(lambda: len(recorder.marked) == 4, 10, "a later call starts a thread")
+    eventually(lambda: len(recorder.marked) == 4, message="a later call starts a thread")
 
 
 def test_forked_child_leaves_pending_jobs_to_its_parent() -> None:
@@ -228,6 +228,6 @@ def test_idle_thread_ends(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobhandle_celery.background.IDLE_TIMEOUT", 0.05)
     jobs.handle().submit(ADD)
     marker = runtime_of(jobs._app).submitter.queued_marker
-    eventually(lambda: marker._thread is None, 10, "the thread ends")
+    eventually(lambda: marker._thread is None, message="the thread ends")
     jobs.handle().submit(ADD)
     assert {job.status for job in jobs.find()} == {JobStatus.QUEUED}

@@ -89,7 +89,7 @@ class Shell:
                 process.kill()
                 process.wait(10)
 
-    def run(self, *arguments: object, timeout: float = 90) -> CommandResult:
+    def run(self, *arguments: object, timeout: float = 300) -> CommandResult:
         """Run a command whose output is not a terminal."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = self._fork(arguments, stdout=out, stderr=err)
@@ -100,7 +100,7 @@ class Shell:
             outputs = [os.pread(file.fileno(), 2**24, 0).decode() for file in (out, err)]
         return CommandResult(process.wait(10), *outputs)
 
-    def on_terminal(self, *arguments: object, answer: str = "", timeout: float = 90) -> CommandResult:
+    def on_terminal(self, *arguments: object, answer: str = "", timeout: float = 300) -> CommandResult:
         """Run a command on a terminal and type an answer; `out` has both of its outputs."""
         main, terminal = pty.openpty()
         os.write(main, answer.encode())

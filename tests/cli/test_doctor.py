@@ -159,7 +159,7 @@ def test_doctor_reports_foreign_workers_and_unconsumed_queues(
     app.jobs.cancel_many(status=["Queued", "Submitted"])
     runtime_of(app).store.leases.renew(Worker("celery@deaf", "deaf", 1))
     foreign = start_worker(broker_url=redis_url, pool="solo", queues=["foreign"])
-    answers = eventually(lambda: {} if len((found := ask_workers(app))["tasks"]) < 2 else found, 60)
+    answers = eventually(lambda: {} if len((found := ask_workers(app))["tasks"]) < 2 else found)
     messages = dict(findings(app, "worker step", answers=answers))
     assert messages["BAD"].startswith(f"{foreign.nodename} consumes from this broker and has no lease")
     assert messages["WARN"].startswith("celery@deaf has a valid lease and does not answer")

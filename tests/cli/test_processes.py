@@ -85,11 +85,11 @@ def test_deaf_job_is_terminated_and_resubmitted(shell_with_worker: Shell, tmp_pa
     lines = tmp_path / "lines"
     arguments = f'["{lines}", "a", 600]'
     shell_with_worker.run("submit", "tests.append_then_sleep", "--args", arguments)
-    eventually(lambda: len(lines_of(lines)) == 1, 60)
+    eventually(lambda: len(lines_of(lines)) == 1)
     assert shell_with_worker.run("cancel", 1, "--terminate").code == 0
     assert shell_with_worker.run("wait", 1, "--timeout", "2m").code == 1
     assert shell_with_worker.run("resubmit", 1).code == 0
-    eventually(lambda: len(lines_of(lines)) == 2, 60)
+    eventually(lambda: len(lines_of(lines)) == 2)
 
 
 # Without servers, tables or jobs.
@@ -256,7 +256,7 @@ def test_sweep_forever_sweeps_until_a_signal(shell: Shell, jobs: Jobs, signal_nu
     with shell.start("sweep", "--forever") as sweeping:
         assert sweeping.stdout.readline().startswith("sweeping every")
         handle.submit(Job(task="tests.add", args=[1, 2], status=JobStatus.WAITING, expires=expires))
-        eventually(lambda: handle.job_status() is JobStatus.CANCELLED, 60)
+        eventually(lambda: handle.job_status() is JobStatus.CANCELLED)
         result = sweeping.end(signal_number)
     assert result.code == 0
     assert "Traceback" not in result.err
@@ -270,7 +270,7 @@ def test_sweep_forever_survives_an_outage_of_the_database(private_postgresql: An
         assert "did not answer" in sweeping.stderr.readline()
         private_postgresql.start()
         # First the lines from before the outage, then new ones.
-        eventually(lambda: sweeping.stdout.readline() == '{"made": true}\n', 60)
+        eventually(lambda: sweeping.stdout.readline() == '{"made": true}\n')
         result = sweeping.end(signal.SIGTERM)
     assert (result.code, "Traceback" in result.err) == (0, False)
 

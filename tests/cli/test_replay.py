@@ -38,7 +38,7 @@ def listening(app: Any) -> Iterator[Received]:
         return [event for event in list(events._seen) if event["type"].startswith("task-")]
 
     def state(count: int) -> Any:
-        eventually(lambda: len(task_events()) >= count, 60)
+        eventually(lambda: len(task_events()) >= count)
         state = State()
         for event in task_events():
             state.event(event)

@@ -40,5 +40,5 @@ def test_batches_run_beside_jobs_and_are_refused_as_jobs(
         for number in range(3):
             plain.delay(number)
         assert handle.result(timeout=60) == 3
-        eventually(lambda: batches == [[0, 1, 2]], 60)
+        eventually(lambda: batches == [[0, 1, 2]])
     assert [job.task for job in app.jobs.find()] == ["tests.add"]

@@ -122,7 +122,7 @@ def test_plain_task_beside_jobs_is_as_without(site: Any, order: Any, submitted: 
         order.refresh_from_db()
         return bool(order.thumbnails)
 
-    eventually(done, 60)
+    eventually(done)
     assert submitted() == []
 
 

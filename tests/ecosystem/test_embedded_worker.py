@@ -31,7 +31,7 @@ def retry_once(self: Any) -> int:
 def run_until_cancelled() -> None:
     job: Any = current_job()
     job.set_message("begun")
-    eventually(job.cancel_requested, 60)
+    eventually(job.cancel_requested)
     job.raise_if_cancelled()
 
 
@@ -56,7 +56,7 @@ def test_start_worker_runs_jobs(app: Any, pool: str) -> None:
         canvas: Any = chain(app.tasks["add"].s(1, 1), app.tasks["add"].s(2))
         assert canvas.delay().get(timeout=60) == 4
         handle.submit(app.tasks["run_until_cancelled"].s())
-        eventually(lambda: handle.job_message() == "begun", 60)
+        eventually(lambda: handle.job_message() == "begun")
         assert handle.cancel_job() is JobStatus.RUNNING
         assert handle.wait(60) is JobStatus.CANCELLED
 

@@ -75,7 +75,7 @@ def run_until_cancelled() -> None:
     g.name = "cancelled"
     job: Any = current_job()
     job.set_message("begun")
-    eventually(job.cancel_requested, 60)
+    eventually(job.cancel_requested)
     job.raise_if_cancelled()
 
 
@@ -105,7 +105,7 @@ def test_body_has_the_apps_context(service: Service) -> None:
 
 def test_plain_task_of_the_same_worker_has_it_too(service: Service) -> None:
     greet.delay("bob")
-    eventually(lambda: service.ended == ["bob: None"], 60)
+    eventually(lambda: service.ended == ["bob: None"])
 
 
 def test_each_attempt_of_durable_task_has_a_context(service: Service) -> None:
@@ -124,7 +124,7 @@ def test_context_ends_with_the_error_of_the_body(service: Service) -> None:
 def test_context_ends_when_the_body_stops_on_request(service: Service) -> None:
     handle = service.jobs.handle()
     handle.submit(run_until_cancelled.s())
-    eventually(lambda: handle.job_message() == "begun", 60)
+    eventually(lambda: handle.job_message() == "begun")
     handle.cancel_job()
     assert handle.wait(60) is JobStatus.CANCELLED
     assert [ended.partition(":")[0] for ended in service.ended] == ["cancelled"]

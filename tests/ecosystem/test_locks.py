@@ -61,11 +61,11 @@ def test_second_call_of_a_singleton_is_the_first_ones_result(app: Any, locks: Ca
     assert second.id == first.id
     with embedded_worker(app):
         assert [first.get(timeout=60), second.get(timeout=60)] == [8, 8]
-        eventually(lambda: locks() == 0, 60)
+        eventually(lambda: locks() == 0)
         assert task.delay(4).get(timeout=60) == 8
         with pytest.raises(LookupError):
             app.tasks["singleton.fail"].delay(4).get(timeout=60)
-        eventually(lambda: locks() == 0, 60)
+        eventually(lambda: locks() == 0)
     assert len(app.jobs.find()) == 3
 
 
@@ -78,11 +78,11 @@ def test_second_call_of_a_queued_once_task_is_refused(app: Any, locks: Callable[
     assert task.delay(4).state == REJECTED
     with embedded_worker(app):
         assert first.get(timeout=60) == 8
-        eventually(lambda: locks() == 0, 60)
+        eventually(lambda: locks() == 0)
         assert task.delay(4).get(timeout=60) == 8
         with pytest.raises(LookupError):
             app.tasks["once.fail"].delay(4).get(timeout=60)
-        eventually(lambda: locks() == 0, 60)
+        eventually(lambda: locks() == 0)
     assert len(app.jobs.find()) == 3
 
 

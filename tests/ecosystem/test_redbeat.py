@@ -59,7 +59,7 @@ def times_run(app: Any, name: str) -> int:
 def test_entry_made_at_run_time_is_one_job_each_time(app: Any) -> None:
     RedBeatSchedulerEntry("often", "add", schedule(OFTEN), args=[1, 2], app=app).save()
     with embedded_worker(app), beating(app):
-        eventually(lambda: len(app.jobs.find(status="Finished")) >= 3, 60)
+        eventually(lambda: len(app.jobs.find(status="Finished")) >= 3)
     jobs = app.jobs.find()
     assert len(jobs) == times_run(app, "often")
     assert {(job.task, job.result) for job in jobs if job.status is JobStatus.FINISHED} == {("add", 3)}
@@ -69,7 +69,7 @@ def test_options_of_entry_in_configuration_are_those_of_the_job(app: Any) -> Non
     options = {"unique_key": "nightly", "priority": 3, "headers": {"tenant": "acme"}, "expires": 3600}
     app.conf.beat_schedule = {"often": {"task": "add", "schedule": OFTEN, "args": (1, 2), "options": options}}
     with beating(app):
-        eventually(lambda: times_run(app, "often") >= 3, 60)
+        eventually(lambda: times_run(app, "often") >= 3)
     (job,) = app.jobs.find()  # the others are this one, by its key
     assert (job.unique_key, job.priority) == ("nightly", 3)
     assert job.headers == {"tenant": "acme", "celery_beat_task": True}

@@ -135,13 +135,13 @@ def exporter(observed: Observed, reaper: Reaper) -> Iterator[str]:
         reaper.watch(process.pid)
         try:
             url = f"http://{address}/metrics"
-            eventually(lambda: metrics(url), 60)
+            eventually(lambda: metrics(url))
 
             def counts() -> bool:
                 observed.cluster.fence()
                 return bool(counted(url).get(("worker.add", "SUCCESS")))
 
-            eventually(counts, 60)
+            eventually(counts)
             yield url
         finally:
             process.kill()
@@ -179,9 +179,9 @@ def test_prometheus_exporter_counts_jobs_as_plain_tasks(
     cluster = observed.cluster
     key = (f"worker.{task}", state)
     cluster.call(task, *args)
-    eventually(lambda: counted(exporter).get(key) == 1, 30)
+    eventually(lambda: counted(exporter).get(key) == 1)
     cluster.submit(task, *args)
-    eventually(lambda: counted(exporter).get(key) == 2, 30)
+    eventually(lambda: counted(exporter).get(key) == 2)
     cluster.fence()
     states = {state: count for (name, state), count in counted(exporter).items() if name == key[0]}
     assert states == {state: 2}

@@ -78,9 +78,9 @@ def test_backlog_without_a_worker_is_not_republished(
     assert len(lying) < 1.5 * count
     # To run all of them takes long; so only some run.
     cluster.start(BODIES, queues=[STANDS], concurrency=4)
-    eventually(lambda: workload.count_started() >= 100, 120)
+    eventually(lambda: workload.count_started() >= 100)
     cluster.jobs.cancel_many(status=UNFINISHED)
-    workload.wait_until_final(120)
+    workload.wait_until_final()
     workload.audit(events_of=100)
 
 
@@ -94,15 +94,15 @@ def test_backlog_at_a_slow_worker_costs_under_two_messages_a_job(
     workload = Workload(cluster)
     slow = workload.submit([workload.job("listen", 600, queue=STANDS) for _ in range(2)])
     cluster.start(BODIES, queues=[STANDS], concurrency=2)
-    eventually(lambda: workload.count_started() == len(slow), 60)
+    eventually(lambda: workload.count_started() == len(slow))
     count = len(slow) + scaled(80)
     with rows(cluster) as engine:
         lie_in_wait(workload, count)
-        eventually(lambda: put_off(engine) >= 2, 120)
+        eventually(lambda: put_off(engine) >= 2)
         assert sent(engine) < 1.5 * count
     for job_id in slow:
         workload.cancel(job_id)
-    workload.wait_until_final(120)
+    workload.wait_until_final()
     workload.audit()
 
 
@@ -146,7 +146,7 @@ def test_other_tasks_messages_hide_no_lost_job(
         already = sent(engine)
         assert depth(cluster.app, STANDS) >= 2 * len(workload.ids)
         sweep_until(cluster.jobs, lambda: put_off(engine) > 0, 60)
-        sweep_until(cluster.jobs, lambda: sent(engine) >= already + len(workload.ids), 120)
+        sweep_until(cluster.jobs, lambda: sent(engine) >= already + len(workload.ids))
     cluster.start(BODIES, queues=[STANDS])
-    workload.wait_until_final(120)
+    workload.wait_until_final()
     workload.audit()

@@ -145,7 +145,7 @@ def test_worker_cut_off_from_the_broker_keeps_its_jobs(new_cluster: NewCluster, 
         workload = Workload(cluster)
         remote = cluster.start(BODIES, broker_url=gate.url, concurrency=2)
         late = workload.submit([workload.job("work_late", 10) for _ in range(2)])
-        eventually(lambda: workload.count_started() == len(late), 60)
+        eventually(lambda: workload.count_started() == len(late))
         with gate.shut():
             near = cluster.start(BODIES)
             workload.submit_mixed(scaled(20))

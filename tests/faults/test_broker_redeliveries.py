@@ -48,7 +48,7 @@ def test_bodies_beyond_the_visibility_timeout_run_once(new_cluster: NewCluster) 
     # One after the other, so that reserved messages also wait for longer than the timeout.
     workers = [cluster.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     long = workload.submit([workload.job("work_late", 10) for _ in range(2)])
     workload.submit([workload.job("work", 10) for _ in range(2)])
     workload.submit([workload.job(task, 1) for task in ("work", "work_late") * scaled(3)])
@@ -73,7 +73,7 @@ def test_bodies_whose_connection_is_cut_run_once(
     workload = Workload(cluster)
     workers = [cluster.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     long = workload.submit([workload.job("work_late", 8) for _ in range(3)])
     eventually(lambda: workload.count_started() == len(long), TIMEOUT)
     workload.submit_mixed(scaled(20), 0.2)

@@ -26,7 +26,7 @@ def cluster(module_cluster: NewCluster) -> Cluster:
     for _ in range(2):
         cluster.start(BODIES, concurrency=3, ready=False)
     for worker in cluster.workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     return cluster
 
 
@@ -81,7 +81,7 @@ def test_cancels_between_attempts_prevent_the_next_one(cluster: Cluster) -> None
 
     def cancel(job_id: int) -> None:
         if workload.rng.random() < 0.7:
-            eventually(lambda: workload.handle(job_id).job_status() in (JobStatus.REQUEUED, FINISHED), 60)
+            eventually(lambda: workload.handle(job_id).job_status() in (JobStatus.REQUEUED, FINISHED))
         workload.cancel(job_id)
 
     with ThreadPoolExecutor(6) as pool:
@@ -102,7 +102,7 @@ def test_cancel_outlives_the_workers(new_cluster: NewCluster) -> None:
         assert workload.cancel(job_id) is CANCELLED
 
     worker = cluster.start(BODIES, concurrency=2)
-    eventually(lambda: workload.count_started() > 10, 60)
+    eventually(lambda: workload.count_started() > 10)
     for job_id in ids[1::3]:
         workload.cancel(job_id)
     worker.kill()
@@ -113,7 +113,7 @@ def test_cancel_outlives_the_workers(new_cluster: NewCluster) -> None:
     for message in messages:
         assert isinstance(message, bytes)
         cluster.deliver(message)
-    eventually(lambda: cluster.redis.llen("celery") == 0, 60)
+    eventually(lambda: cluster.redis.llen("celery") == 0)
     cluster.start(BODIES, concurrency=1, queues=["last"])
     last = workload.submit([workload.job("work", 0, queue="last")])
 
@@ -138,7 +138,7 @@ def test_terminate_is_done_by_the_jobs_own_worker(new_cluster: NewCluster, pool:
 
     for job_id in workload.ids:
         handle = workload.handle(job_id)
-        eventually(lambda: handle.job_status() is RUNNING, 60)  # noqa: B023
+        eventually(lambda: handle.job_status() is RUNNING)  # noqa: B023
         assert workload.cancel(job_id, terminate=job_id in deaf) is RUNNING
 
     workload.wait_until_final()

@@ -55,12 +55,12 @@ def test_no_worker_without_jobs_runs_a_job(new_cluster: NewCluster) -> None:
     path = cluster.new_file()
     wrong = [cluster.start(f"{APPS}:{app}", concurrency=1, ready=False) for app in WRONG]
     for worker in wrong:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     kept = [submit(cluster, path, kind, "kept") for kind in KINDS]
     cancelled = [submit(cluster, path, kind, "cancelled") for kind in KINDS]
     for handle in cancelled:
         assert handle.cancel_job() is JobStatus.CANCELLED
-    eventually(partial(were_sent, cluster, kept, 2), 60)
+    eventually(partial(were_sent, cluster, kept, 2))
     eventually(lambda: not cluster.redis.llen(DEFAULT_QUEUE))
     assert lines_of(path) == []
 
@@ -70,7 +70,7 @@ def test_no_worker_without_jobs_runs_a_job(new_cluster: NewCluster) -> None:
         for number in range(4):
             task_id = f"{kind}-{number}"
             cluster.deliver(as_plain_task(message, task_id, [str(path), "plain"]), id=task_id)
-    eventually(lambda: {f"{kind} plain unclaimed" for kind in KINDS} <= set(lines_of(path)), 30)
+    eventually(lambda: {f"{kind} plain unclaimed" for kind in KINDS} <= set(lines_of(path)))
 
     wrong[1].end()
     rights = [cluster.start(f"{APPS}:right", concurrency=1, ready=False) for _ in range(2)]
@@ -92,7 +92,7 @@ def test_worker_without_jobs_on_rabbitmq_rejects_its_messages(
     path = cluster.new_file()
     wrong = cluster.start(f"{APPS}:plain", concurrency=1)
     handle = submit(cluster, path, "ordinary", "kept")
-    eventually(partial(were_sent, cluster, [handle], 2), 60)
+    eventually(partial(were_sent, cluster, [handle], 2))
     eventually(lambda: "Refusing to deserialize" in wrong.log)
     assert lines_of(path) == []
     wrong.end()
@@ -127,7 +127,7 @@ def test_tasks_that_bypass_the_claim_run_no_job(new_cluster: NewCluster, pool: s
     worker = cluster.start(f"{APPS}:half_right", concurrency=1, pool=pool)
     kinds = ["batches", "strategy", "request", "revoked"]
     handles = [submit(cluster, path, kind, "kept") for kind in kinds]
-    eventually(partial(were_sent, cluster, handles, 2), 60)
+    eventually(partial(were_sent, cluster, handles, 2))
     eventually(lambda: all("of its own" in last_event(cluster, handle) for handle in handles))
     for kind, handle in zip(kinds, handles, strict=True):
         assert f"job {handle.job_id}: refused its message (the task wrong.{kind} has a" in worker.log

@@ -42,7 +42,7 @@ def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(
         for seconds in (HOUR, -HOUR)
     )
     for worker in (ahead, behind):
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
 
     workload.submit_mixed(scaled(40), 0.1, expires=timedelta(minutes=30))
     workload.submit([workload.job(task, 3 * LEASE) for task in ("work", "work_late", "work", "work_late")])
@@ -55,7 +55,7 @@ def test_wrong_clocks_start_no_job_early_and_misjudge_no_lease(
     ]
     workload.submit(in_a_while + at_a_moment)
     submitters = workload.submit([workload.job("submit_later", COUNTDOWN) for _ in range(scaled(10))])
-    eventually(lambda: all(workload.handle(job_id).job_status().final for job_id in submitters), 60)
+    eventually(lambda: all(workload.handle(job_id).job_status().final for job_id in submitters))
     for job_id in submitters:
         workload.ids += map(int, workload.handle(job_id).job_message().split())
     workload.wait_until_final()
@@ -90,12 +90,12 @@ def test_lost_worker_is_noticed_with_wrong_clocks(new_cluster: NewCluster, lost:
     gone = cluster.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(lost)})
     sign = cluster.new_file()
     workload.submit([workload.job("stay", str(sign), max_attempts=2) for _ in range(4)])
-    eventually(lambda: workload.count_started() == 4, 60)
+    eventually(lambda: workload.count_started() == 4)
     cluster.start(BODIES, concurrency=4, environment={"JOBHANDLE_TEST_CLOCK": str(-lost)})
 
     gone.kill()
 
-    eventually(lambda: workload.count_started() == 8, 60)
+    eventually(lambda: workload.count_started() == 8)
     sign.touch()
     workload.wait_until_final()
     rows = workload.audit()

@@ -89,7 +89,7 @@ def test_repeated_database_faults_lose_and_repeat_no_job(
         workload.submit_in_all_states(0.2)
     workers = [cluster.start(BODIES, concurrency=3, ready=False) for _ in range(2)]
     for worker in workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
 
     def meanwhile() -> None:
         # A submit that raised "did not answer" may be stored all the same.

@@ -32,7 +32,7 @@ def test_job_that_kills_worker_after_worker_ends_in_error(new_cluster: NewCluste
         cluster.jobs.sweep()
         return poison.job_status().final and healthy.job_status().final
 
-    eventually(ended, 120)
+    eventually(ended)
 
     record = poison.get_job()
     assert (record.status, record.attempt) == (JobStatus.ERROR, 0)

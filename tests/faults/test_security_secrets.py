@@ -28,8 +28,8 @@ def test_worker_without_database_logs_no_password(
     worker = start_worker(
         database_url=NOWHERE, broker_url=redis_url, concurrency=1, arguments=["--loglevel=DEBUG"], ready=False
     )
-    eventually(lambda: "did not answer" in worker.log or not worker.is_running(), 60)
+    eventually(lambda: "did not answer" in worker.log or not worker.is_running())
     with redis.Redis.from_url(redis_url) as broker:
-        eventually(lambda: not worker.is_running() or not broker.llen("celery"), 30)
+        eventually(lambda: not worker.is_running() or not broker.llen("celery"))
     assert "127.0.0.1" in worker.log
     assert SECRET not in worker.log

@@ -128,5 +128,5 @@ def test_sweep_frozen_at_any_step_delays_no_other(due: Due) -> None:
             due.add()
             where = frozen.do(step, signal.SIGSTOP)
             due.add()
-            eventually(lambda: not due.workload.unfinished(), 60, f"a sweep is frozen {where}")
+            eventually(lambda: not due.workload.unfinished(), message=f"a sweep is frozen {where}")
     due.audit()

@@ -179,7 +179,7 @@ def test_cancelled_root_starts_no_member_in_workers(new_cluster: NewCluster, dat
     workload = TreeWorkload(cluster)
     workers = [cluster.start(TREE_BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     for _ in range(scaled(8)):
         for canvas in workload.canvases(16, seconds=0.05).values():
             workload.grow(canvas)

@@ -30,7 +30,7 @@ def cluster(module_cluster: NewCluster) -> Cluster:
     cluster.start(APP, concurrency=3, ready=False)
     cluster.start(APP, concurrency=2, ready=False, database_url=None, settings={"task_default_queue": PLAIN})
     for worker in cluster.workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     return cluster
 
 

@@ -58,7 +58,7 @@ def test_lost_member_ends_its_tree_and_runs_again_with_it(workload: TreeWorkload
     assert tree.handle.wait(60) is ERROR
     first, killed, beside, *later = tasks(tree)
     assert tree.root.message.startswith(f"job {killed} (worker.killed_step) ended in Error")
-    eventually(lambda: statuses(tree) == [FINISHED, ERROR, FINISHED, CANCELLED, CANCELLED], 60)
+    eventually(lambda: statuses(tree) == [FINISHED, ERROR, FINISHED, CANCELLED, CANCELLED])
     assert begun(workload) == {first: 1, killed: 1, beside: 1}
 
     tree.handle.resubmit_job()
@@ -88,7 +88,7 @@ def test_member_that_expires_ends_its_tree(workload: TreeWorkload, blocked: bool
     first, second, _ = tasks(tree)
     if not blocked:
         sign.touch()
-    eventually(lambda: statuses(tree)[1:] == [CANCELLED, CANCELLED], 60)
+    eventually(lambda: statuses(tree)[1:] == [CANCELLED, CANCELLED])
     assert workload.work.handle(second).job_message() == EXPIRED
     if blocked:
         assert tree.root.status is RUNNING
@@ -111,12 +111,12 @@ def test_running_job_with_the_key_of_a_member_is_that_member(workload: TreeWorkl
             )
         ]
     )
-    eventually(lambda: begun(workload) == {existing: 1}, 60)
+    eventually(lambda: begun(workload) == {existing: 1})
     handle = cluster.jobs.handle()
     handle.submit(chain(step(1), step(7).set(unique_key=key), step(10)))
     with pytest.raises(ValidationError, match="unique_key"):
         cluster.jobs.submit(group(step(1), step(7).set(unique_key=key)))
-    eventually(lambda: [row.id for row in handle.members()].count(existing) == 1, 60)
+    eventually(lambda: [row.id for row in handle.members()].count(existing) == 1)
     assert handle.job_status() is not FINISHED
     sign.touch()
     # Its own arguments: 1 + 5; then 1 + 6 + 10.
@@ -133,13 +133,13 @@ def test_prune_beside_a_tree_deletes_it_once_it_has_ended(workload: TreeWorkload
     assert old.handle.wait(60) is FINISHED
     last = tasks(tree)[-2]
     with repeating_fault(lambda: print(cluster.jobs.prune(timedelta(0))), (0, 0.02), rng()):
-        eventually(lambda: last in begun(workload), 60)
-        eventually(lambda: cluster.jobs.find(root=old.handle.job_id) == [], 60)
+        eventually(lambda: last in begun(workload))
+        eventually(lambda: cluster.jobs.find(root=old.handle.job_id) == [])
     sign.touch()
     assert tree.handle.wait(60) is FINISHED
     assert tree.handle.result(timeout=60) == tree.expected
     ids = [tree.handle.job_id, *(row.id for row in tree.handle.members())]
-    eventually(lambda: (cluster.jobs.prune(timedelta(0)), cluster.jobs.find(ids=ids))[1] == [], 60)
+    eventually(lambda: (cluster.jobs.prune(timedelta(0)), cluster.jobs.find(ids=ids))[1] == [])
     listed = ",".join(map(str, ids))
     for table in ("jobhandle_job_need", "jobhandle_job_event"):
         left = f"SELECT count(*) FROM {table} WHERE job_id IN ({listed})"
@@ -179,7 +179,7 @@ def test_outsider_ends_a_running_member_and_resubmits_its_tree(workload: TreeWor
     step, sign = workload.step, workload.cluster.new_file()
     tree = workload.grow(chain(step(0, task="held_step", sign=str(sign)), step(2)))
     first, second = tasks(tree)
-    eventually(lambda: begun(workload) == {first: 1}, 60)
+    eventually(lambda: begun(workload) == {first: 1})
     workload.work.handle(first).set_status(ERROR)
     assert tree.handle.wait(60) is ERROR
     with pytest.raises(InvalidTransitionError, match="may still run"):
@@ -193,7 +193,7 @@ def test_outsider_ends_a_running_member_and_resubmits_its_tree(workload: TreeWor
             return False
         return True
 
-    eventually(resubmitted, 60)
+    eventually(resubmitted)
     assert tree.handle.wait(60) is FINISHED
     assert tree.handle.result(timeout=60) == tree.expected
     assert begun(workload) == {first: 2, second: 1}

@@ -48,7 +48,7 @@ def test_trees_end_right_under_repeated_faults(
     supervisor = WorkerSupervisor(lambda: cluster.start(TREE_BODIES, ready=False, concurrency=3), 2)
     rng = workload.work.rng
     # At least these bodies are lost.
-    eventually(lambda: workload.work.count_started() == len(held), 60)
+    eventually(lambda: workload.work.count_started() == len(held))
     for canvas in workload.canvases(size, seconds=0.05, max_attempts=OFTEN).values():
         workload.grow(canvas)
     for canvas in workload.canvases(size // 4, seconds=0.05).values():
@@ -85,7 +85,7 @@ def test_trees_end_right_under_repeated_faults(
         ways = [kill_worker, kill_child, kill_child, kill_sweep, cut_database, private_broker.lose_messages]
         inject_in_each_way(ways, STRIKES, CALM, rng, lambda: None)
 
-    workload.wait_until_final(240)
+    workload.wait_until_final()
     tally = workload.audit(lost_before_body=True)
     print(dict(tally))
     often = [tree for tree in workload.trees if tree.handle.members()[-1].max_attempts == OFTEN]

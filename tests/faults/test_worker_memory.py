@@ -107,7 +107,7 @@ def test_memory_error_ends_its_own_body_alone(new_cluster: NewCluster) -> None:
     worker = cluster.start(BODIES, concurrency=3)
     workload.submit_mixed(scaled(30), 0.3)
     [fat] = workload.submit([workload.job("hog")])
-    eventually(lambda: not worker.is_running(), 60)
+    eventually(lambda: not worker.is_running())
     cluster.start(BODIES, concurrency=3)
 
     workload.wait_until_final()

@@ -19,12 +19,12 @@ def test_task_unknown_to_old_workers_waits_for_new_ones(new_cluster: NewCluster)
     workload = Workload(cluster)
     old = [cluster.start(BODIES, concurrency=2, ready=False) for _ in range(2)]
     for worker in old:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     kinds = ["known_to_few", "work"]
     jobs = [workload.job(workload.rng.choice(kinds), 0.1, message="the user's") for _ in range(scaled(100))]
     ids = workload.submit(jobs)
     unknown = [job_id for job_id, job in zip(ids, jobs, strict=True) if job.task == "worker.known_to_few"]
-    eventually(lambda: all(was_unknown(cluster, job_id) for job_id in unknown), 90)
+    eventually(lambda: all(was_unknown(cluster, job_id) for job_id in unknown))
 
     for worker in old:
         worker.terminate()

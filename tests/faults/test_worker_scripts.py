@@ -92,12 +92,12 @@ class Scripts:
             assert details.count(f"begun {lock}") <= row.attempt, row
             assert f"ended {lock}" in details or row.status is JobStatus.CANCELLED, row
         locks = list(self.folder.glob("lock-*"))
-        eventually(lambda: all(map(is_free, locks)), 30, "programs still run after their worker")
+        eventually(lambda: all(map(is_free, locks)), message="programs still run after their worker")
 
     def holder(self, job_id: int) -> psutil.Process:
         """Return the pool process that runs this job's program, once the program runs."""
         lock = self.workload.rows()[job_id].args[1][1]
-        eventually(lambda: f"begun {lock}" in lines_of(self.workload.path), 60)
+        eventually(lambda: f"begun {lock}" in lines_of(self.workload.path))
         lines = map(str.split, self.workload.path.read_text().splitlines())
         [pid] = [int(pid) for what, of, pid, _ in lines if (what, of) == ("begun", lock)]
         leash = psutil.Process(pid).parent()
@@ -132,7 +132,7 @@ def test_program_does_not_live_on_beside_its_successor(scripts: Scripts) -> None
 
 def test_stubborn_program_of_a_killed_child_ends_before_the_next(scripts: Scripts) -> None:
     """The worker may notice the dead child at once; and no other message delays the successor."""
-    scripts.start().wait_until_ready(60)
+    scripts.start().wait_until_ready()
     for _ in range(3):
         [job_id] = scripts.submit(1, 4, "deaf")
         holder = scripts.holder(job_id)

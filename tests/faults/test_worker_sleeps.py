@@ -27,7 +27,7 @@ def start_three(cluster: Cluster, pool: str) -> list[WorkerProcess]:
     for _ in range(3):
         cluster.start(BODIES, pool=pool, concurrency=4, ready=False)
     for worker in cluster.workers:
-        worker.wait_until_ready(60)
+        worker.wait_until_ready()
     return cluster.workers
 
 
@@ -43,7 +43,7 @@ def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_cluster: NewCluste
     # A body in the threads pool cannot be killed; `raise_if_cancelled` stops it.
     task = "listen_at_first" if pool == "threads" else "long_at_first"
     late = workload.submit([workload.job(task, LONG, max_attempts=OFTEN) for _ in range(4)])
-    eventually(lambda: workload.count_started() == len(late), 60)
+    eventually(lambda: workload.count_started() == len(late))
     suspended: dict[int, float] = {}
 
     for worker in workload.rng.sample(workers, len(workers)):
@@ -54,15 +54,15 @@ def test_bodies_that_wake_late_overwrite_nothing_and_stop(new_cluster: NewCluste
             ]
         )
         begun = workload.rng.randrange(1, len(short))
-        eventually(lambda: len(workload.body_traces().keys() & set(short)) >= begun, 60)  # noqa: B023
+        eventually(lambda: len(workload.body_traces().keys() & set(short)) >= begun)  # noqa: B023
         worker.stop_process()
-        eventually(lambda: not has_lease(cluster, worker), 60)  # noqa: B023
+        eventually(lambda: not has_lease(cluster, worker))  # noqa: B023
         suspended |= dict.fromkeys([worker.pid, *worker.children()], time.time())
         worker.continue_process()
 
     workload.wait_until_final()
-    eventually(lambda: all(has_lease(cluster, worker) for worker in workers), 60)
-    eventually(lambda: all(has_left(workload, job_id) for job_id in late), 60, "a body goes on")
+    eventually(lambda: all(has_lease(cluster, worker) for worker in workers))
+    eventually(lambda: all(has_left(workload, job_id) for job_id in late), message="a body goes on")
     rows = workload.audit(lost_before_body=True, suspended=suspended)
     assert account_for_attempts(workload, rows)["lost"] >= len(late)
     for row in rows.values():
@@ -88,11 +88,11 @@ def test_suspended_machine_loses_no_job(new_cluster: NewCluster) -> None:
     for _ in range(2):
         workload.submit_mixed(scaled(12), LEASE)
         begun = workload.count_started()
-        eventually(lambda: workload.count_started() > begun + 8, 60)  # noqa: B023
+        eventually(lambda: workload.count_started() > begun + 8)  # noqa: B023
         for worker in workers:
             worker.stop_process()
         lapsed = "SELECT count(*) FROM jobhandle_worker WHERE lease_until < clock_timestamp()"
-        eventually(lambda: execute(cluster.database_url, lapsed)[0][0] == len(workers), 60)  # noqa: B023
+        eventually(lambda: execute(cluster.database_url, lapsed)[0][0] == len(workers))  # noqa: B023
         for worker in workers:
             worker.continue_process()
     workload.wait_until_final()

@@ -86,7 +86,7 @@ class TreeWorkload:
 
     # The end.
 
-    def wait_until_final(self, timeout: float = 180) -> None:
+    def wait_until_final(self, timeout: float = 600) -> None:
         for tree in self.trees:
             eventually(
                 lambda tree=tree: tree.handle.job_status().final,  # type: ignore[misc]  # bound

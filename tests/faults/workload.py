@@ -184,7 +184,7 @@ class Workload:
             for job in self.cluster.jobs.find(ids=page, status=UNFINISHED, limit=5)
         ]
 
-    def wait_until_final(self, timeout: float = 180) -> None:
+    def wait_until_final(self, timeout: float = 600) -> None:
         """Wait until every job is final."""
         try:
             eventually(lambda: not self.unfinished(), stretched(timeout))
@@ -321,7 +321,7 @@ class WorkerSupervisor:
         self._start = start
         self.workers = [start() for _ in range(count)]
         for worker in self.workers:
-            worker.wait_until_ready(60)
+            worker.wait_until_ready()
 
     def replace(self, worker: WorkerProcess) -> None:
         """Start a worker in place of one that has ended."""

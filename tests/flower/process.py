@@ -63,9 +63,9 @@ class Flower:
 
     def wait_until_it_listens(self) -> None:
         """Wait until it receives events of a worker; it misses all events before."""
-        eventually(self._answers, 60, "Flower does not answer")
+        eventually(self._answers, message="Flower does not answer")
         eventually(
-            lambda: self.task(str(self._cluster.call("add", 1, 1).id)), 60, "Flower receives no events"
+            lambda: self.task(str(self._cluster.call("add", 1, 1).id)), message="Flower receives no events"
         )
 
     def _answers(self) -> bool:
@@ -92,7 +92,7 @@ class Flower:
 
     def wait_for(self, handle: JobHandle, state: str) -> dict[str, Any]:
         """Wait until it shows a job in a state; return its information."""
-        eventually(lambda: self.state(handle) == state, 30, f"Flower does not show {state}")
+        eventually(lambda: self.state(handle) == state, message=f"Flower does not show {state}")
         known = self.task(handle.get_job().task_id)
         assert known is not None
         return known
@@ -127,7 +127,7 @@ class Flower:
             self._ask("api/workers?refresh=1")
             return bool(json.loads(self._ask("api/workers")).get(worker, {}).get("registered"))
 
-        eventually(known, 60, f"Flower has no answer of {worker}")
+        eventually(known, message=f"Flower has no answer of {worker}")
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:
         known = {"Authorization": f"Basic {b64encode(':'.join(self.login).encode()).decode()}"}

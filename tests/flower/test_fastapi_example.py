@@ -56,7 +56,7 @@ def service(
     reaper.watch(process.pid)
     start_worker("scans:app", environment=variables)
     url = f"http://127.0.0.1:{port}"
-    eventually(lambda: answers(url), 60, (tmp_path / "service.log").read_text())
+    eventually(lambda: answers(url), message=(tmp_path / "service.log").read_text())
     yield url
     process.terminate()
     process.wait(30)
@@ -111,20 +111,20 @@ def test_page_shows_progress_live_and_cancels(page: Any) -> None:
     picture = os.environ.get("JOBHANDLE_TEST_SCREENSHOT")
     long, short = create(page, "Atlas", 100 if picture else 1000), create(page, "Letter", 3)
     page.evaluate("window.isTheSame = true")
-    eventually(lambda: shown(long, "status") == "Running" and progress(long) > 0, 60, "it runs")
+    eventually(lambda: shown(long, "status") == "Running" and progress(long) > 0, message="it runs")
     seen = progress(long)
-    eventually(lambda: progress(long) > seen, 60, "its progress is shown")
-    eventually(lambda: shown(short, "status") == "Finished", 60)
+    eventually(lambda: progress(long) > seen, message="its progress is shown")
+    eventually(lambda: shown(short, "status") == "Finished")
     assert (progress(short), shown(short, "message")) == (1, "page 3 of 3")
     assert not short.locator(".cancel").is_visible()
     if picture:
-        eventually(lambda: progress(long) > 0.4, 60)
+        eventually(lambda: progress(long) > 0.4)
         page.set_viewport_size({"width": 900, "height": 320})
         page.screenshot(path=picture)
 
     long.locator(".cancel").click()
-    eventually(lambda: shown(long, "status") == "Cancelled", 60)
+    eventually(lambda: shown(long, "status") == "Cancelled")
     assert page.evaluate("window.isTheSame"), "the page was not loaded again"
 
     log_in(page, "bob")
-    eventually(lambda: page.locator("#scans tr").count() == 0, 30, "bob sees no scan of ann's")
+    eventually(lambda: page.locator("#scans tr").count() == 0, message="bob sees no scan of ann's")

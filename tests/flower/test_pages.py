@@ -50,7 +50,7 @@ def test_search_box_finds_a_job(cluster: Cluster, flower: Flower, page: Any) -> 
     browser.search(page, flower.url, f"kwargs:job_id={handles[1].job_id}")
 
     task_id = handles[1].get_job().task_id
-    eventually(lambda: [row.get("uuid") for row in browser.rows(page)] == [task_id], 30)
+    eventually(lambda: [row.get("uuid") for row in browser.rows(page)] == [task_id])
     (row,) = browser.rows(page)
     assert (row["state"], row["result"]) == ("SUCCESS", "2")
 
@@ -96,6 +96,6 @@ def test_time_limit_form_ends_a_job(cluster: Cluster, flower: Flower, page: Any)
 
         assert handle.wait(60) is JobStatus.ERROR
         assert handle.job_message() == "the time limit of 1 s was exceeded"
-        eventually(lambda: flower.state(handle) == "FAILURE", 30)
+        eventually(lambda: flower.state(handle) == "FAILURE")
     finally:
         flower.press("task/timeout/worker.deaf", workername=WORKER)

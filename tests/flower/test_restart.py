@@ -17,13 +17,13 @@ def history(cluster: Cluster) -> dict[str, JobHandle]:
     """Submit jobs that end in every way; return them by the state that Flower must show."""
     good, bad = cluster.submit("add", 1, 2), cluster.submit("raise_value_error", "of no value")
     again = cluster.submit("retry_times", str(cluster.new_file()), 1, 600)
-    eventually(lambda: again.job_status() is JobStatus.REQUEUED, 60)
+    eventually(lambda: again.job_status() is JobStatus.REQUEUED)
     never = cluster.submit("add", 1, 1, queue="unconsumed")
     assert never.cancel_job() is JobStatus.CANCELLED
     # On a worker of its own: the other worker sends the event by which Flower is known to listen.
     start(cluster, queues=["busy"])
     running = cluster.submit("deaf", str(cluster.new_file()), 600, queue="busy")
-    eventually(running.job_running, 60)
+    eventually(running.job_running)
     return {"SUCCESS": good, "FAILURE": bad, "RETRY": again, "REVOKED": never, "STARTED": running}
 
 

@@ -39,7 +39,7 @@ def ended(cluster: Cluster, flower: Flower, task: str, *args: Any) -> JobHandle:
     """A job that has ended, and that Flower knows."""
     handle = cluster.submit(task, *args)
     handle.wait(60)
-    eventually(lambda: flower.state(handle) in ("SUCCESS", "FAILURE"), 30)
+    eventually(lambda: flower.state(handle) in ("SUCCESS", "FAILURE"))
     return handle
 
 
@@ -74,6 +74,6 @@ def test_task_that_is_called_by_flower_is_a_job(cluster: Cluster, flower: Flower
 def test_abort_button_cancels_a_job(cluster: Cluster, flower: Flower) -> None:
     path = cluster.new_file()
     handle = cluster.submit("attentive", str(path), 120)
-    eventually(lambda: "begun" in lines_of(path), 60)
+    eventually(lambda: "begun" in lines_of(path))
     flower.press(f"task/abort/{handle.get_job().task_id}")
     assert handle.wait(60) is JobStatus.CANCELLED

@@ -33,7 +33,7 @@ def test_job_is_found_by_its_id(cluster: Cluster, flower: Flower, kwargs: dict[s
     handle = cluster.submit("takes_anything", kwargs=kwargs)
     flower.wait_for(handle, "SUCCESS")
 
-    eventually(lambda: found(flower, handle), 10)
+    eventually(lambda: found(flower, handle))
 
 
 @pytest.mark.parametrize("shown", ["***", "{}", "{'given': '***'}"])
@@ -43,7 +43,7 @@ def test_job_with_hidden_arguments_is_found_by_its_id(cluster: Cluster, flower: 
     handle.submit(task.set(kwargsrepr=shown))
     known = flower.wait_for(handle, "SUCCESS")
 
-    eventually(lambda: found(flower, handle), 10)
+    eventually(lambda: found(flower, handle))
     assert "a secret" not in str(known["kwargs"])
 
 
@@ -55,7 +55,7 @@ def test_sensitive_argument_is_redacted(cluster: Cluster, flower: Flower, given:
     handle.submit(Job(task="worker.takes_anything", sensitive=["given"], **given))
     known = flower.wait_for(handle, "SUCCESS")
 
-    eventually(lambda: found(flower, handle), 10)
+    eventually(lambda: found(flower, handle))
     assert "'***'" in known["args"] + known["kwargs"]
     assert "hunter2" not in str(known)
     assert flower.search("hunter2") == set()

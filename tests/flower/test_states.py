@@ -19,7 +19,7 @@ pytestmark = pytest.mark.flower
 def running(cluster: Cluster, task: str = "attentive", **fields: object) -> JobHandle:
     path = cluster.new_file()
     handle = cluster.submit(task, str(path), 120, **fields)
-    eventually(lambda: "begun" in lines_of(path), 60, "the job was not started")
+    eventually(lambda: "begun" in lines_of(path), message="the job was not started")
     return handle
 
 
@@ -85,7 +85,7 @@ def test_progress_and_result(cluster: Cluster, flower: Flower) -> None:
     assert flower.wait_for(handle, "PROGRESS")["result"] == "25 %: reading"
 
     handle.set_progress(3, 4)
-    eventually(lambda: flower.wait_for(handle, "PROGRESS")["result"] == "75 %: reading", 30)
+    eventually(lambda: flower.wait_for(handle, "PROGRESS")["result"] == "75 %: reading")
     sign.touch()
     assert flower.wait_for(handle, "SUCCESS")["result"] == "'seen'"
 
@@ -127,7 +127,7 @@ def test_job_that_runs_again_after_its_process_was_lost(cluster: Cluster, flower
     handle = running(cluster, queue="childless", max_attempts=2)
     worker.kill_children()
 
-    eventually(lambda: handle.get_job().attempt == 2 and handle.job_running(), 60)
+    eventually(lambda: handle.get_job().attempt == 2 and handle.job_running())
 
     flower.wait_for(handle, "STARTED")
     handle.cancel_job()
@@ -141,7 +141,7 @@ def test_job_that_finishes_during_a_soft_shutdown(cluster: Cluster, flower: Flow
     flower.wait_for(handle, "STARTED")
 
     worker.quit()
-    eventually(lambda: "Initiating Soft Shutdown" in worker.log, 30)
+    eventually(lambda: "Initiating Soft Shutdown" in worker.log)
     sign.touch()
     worker.wait(60)
 

@@ -185,7 +185,7 @@ postgres = container(
 def databases(postgres: Any) -> PostgresqlDatabases:
     # By TCP: while the cluster is initialised, only the socket answers.
     ready = ["pg_isready", "--host=127.0.0.1"]
-    eventually(lambda: postgres.exec_run(ready).exit_code == 0, 60, "PostgreSQL does not answer")
+    eventually(lambda: postgres.exec_run(ready).exit_code == 0, message="PostgreSQL does not answer")
     url = sqlalchemy.URL.create(
         "postgresql+psycopg",
         "postgres",

@@ -85,7 +85,7 @@ def wait_until_healthy(compose: Compose, service: str) -> None:
 
 
 def wait_until_ready(compose: Compose, workers: int) -> None:
-    eventually(lambda: len(set(re.findall(r"celery@\w+ ready", compose("logs", "worker")))) == workers, 120)
+    eventually(lambda: len(set(re.findall(r"celery@\w+ ready", compose("logs", "worker")))) == workers)
 
 
 def test_demo_writes_its_manifest(up: Compose, data: Path) -> None:
@@ -162,7 +162,7 @@ def test_redis_keeps_its_data_when_it_is_killed(up: Compose) -> None:
     up("kill", "redis")
     up("up", "--detach", "redis")
 
-    eventually(lambda: up("exec", "-T", "redis", "redis-cli", "get", "kept").strip() == "yes", 60)
+    eventually(lambda: up("exec", "-T", "redis", "redis-cli", "get", "kept").strip() == "yes")
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -176,7 +176,7 @@ def test_workers_are_scaled_and_give_jobs_back_when_stopped(up: Compose, data: P
     up("up", "--detach", "--scale", "worker=3")
     wait_until_ready(up, 3)
     short, endless = submit(up, "1.bin"), submit(up, "endless")
-    eventually(lambda: read_job(up, endless)["status"] == "Running", 60)
+    eventually(lambda: read_job(up, endless)["status"] == "Running")
 
     up("stop", "worker")
 
@@ -186,9 +186,9 @@ def test_workers_are_scaled_and_give_jobs_back_when_stopped(up: Compose, data: P
     assert {container["State"]["ExitCode"] for container in up.containers("worker")} == {0}
 
     up("up", "--detach", "--scale", "worker=1")
-    eventually(lambda: read_job(up, endless)["attempt"] == 2, 120)
+    eventually(lambda: read_job(up, endless)["attempt"] == 2)
     assert up.python(f"print(json.dumps(jobs.attach({endless}).cancel_job()))") == "Running"
-    eventually(lambda: read_job(up, endless)["status"] == "Cancelled", 60)
+    eventually(lambda: read_job(up, endless)["status"] == "Cancelled")
 
 
 def submit(up: Compose, name: str) -> int:

@@ -17,7 +17,7 @@ def submit(jobs: Jobs, task: str, *args: object, max_attempts: int = 1) -> JobHa
 
 def running(jobs: Jobs, max_attempts: int = 1) -> JobHandle:
     handle = submit(jobs, "wait_for_go", max_attempts=max_attempts)
-    eventually(handle.job_running, 60, "it was not started")
+    eventually(handle.job_running, message="it was not started")
     return handle
 
 
@@ -36,7 +36,7 @@ def test_job_whose_worker_container_is_killed_is_recovered(celery_setup: CeleryT
 
     assert once.wait(60) is JobStatus.ERROR
     assert "was lost" in once.job_message()
-    eventually(lambda: twice.get_job().attempt == 2 and twice.job_running(), 60)
+    eventually(lambda: twice.get_job().attempt == 2 and twice.job_running())
     twice.set_message("go")
     assert twice.result(60) == "attempt 2"
 

@@ -228,7 +228,7 @@ def test_briefly_locked_table_is_inserted_into_directly(
             submitted = pool.submit(
                 harness.store.inserter.submit, [new_job(kwargs=LONG) for _ in range(MANY)]
             )
-            eventually(lambda: len(asked) > 1 or submitted.done(), 60)
+            eventually(lambda: len(asked) > 1 or submitted.done())
         assert len(submitted.result(60)) == MANY
     assert len(asked) > 1
     harness.close()
@@ -255,7 +255,7 @@ def test_server_that_reads_nothing_gets_statements_in_turn(
     with ThreadPoolExecutor() as pool:
         with table_locked(postgresql_url):
             submitted = pool.submit(harness.store.inserter.submit, jobs)
-            eventually(lambda: has_come_again() or submitted.done(), 60)
+            eventually(lambda: has_come_again() or submitted.done())
         assert len({job.job_id for job in submitted.result(60)}) == MANY
     assert len(waiting) > 1
     database.close()

@@ -179,7 +179,7 @@ def test_rows_are_locked_in_the_order_of_their_ids(
         with harness.database.transaction() as db:
             db.execute(select(job.c.id).where(job.c.id == ids[1]).with_for_update())
             changing = pool.submit(change)
-            eventually(lambda: waiting(harness) or changing.done(), 30)
+            eventually(lambda: waiting(harness) or changing.done())
             assert not changing.done()
             with harness.database.transaction() as other:
                 free = [job_id for job_id in ids if other.execute(unlocked.where(job.c.id == job_id)).first()]

@@ -27,7 +27,7 @@ def _the_worker_lives_on(cluster: Cluster) -> Any:
     assert cluster.submit("add", 20, 22).result(timeout=20) == 42
 
 
-def failure_of(handle: JobHandle, timeout: float = 20) -> Failure:
+def failure_of(handle: JobHandle, timeout: float = 120) -> Failure:
     assert handle.wait(timeout) is JobStatus.ERROR
     error = handle.get_job().error
     assert error is not None

@@ -109,7 +109,7 @@ def test_warm_shutdown_waits_for_an_unwritten_outcome(
     with stopped(private_postgresql):
         sign.touch()
         worker.terminate()
-        eventually(lambda: worker.log.count("is waiting for the database") > 1, 60)
+        eventually(lambda: worker.log.count("is waiting for the database") > 1)
         assert worker.is_running()
     worker.wait(60)
     assert handle.result(timeout=0) == "returned"

@@ -55,7 +55,7 @@ def test_warm_shutdown_lets_bodies_finish(new_cluster: NewCluster, pool: str) ->
     renewed = f"'{terminated.isoformat()}'::timestamptz + interval '{1.5 * LEASE} s'"
     sweep_until(cluster.jobs, lambda: leases_until(cluster, renewed), timeout=30)
     sign.touch()
-    eventually(lambda: not worker.is_running(), timeout=30)
+    eventually(lambda: not worker.is_running())
     for handle, path in jobs:
         assert handle.job_status() is JobStatus.FINISHED
         assert handle.get_job().attempt == 1

@@ -125,7 +125,7 @@ def test_job_of_a_lost_worker_is_not_shown_started(
         if cancelled:
             handle.cancel_job()
         worker.kill()
-        eventually(lambda: state_of(events, task_id) == left_with, timeout=60)
+        eventually(lambda: state_of(events, task_id) == left_with)
     assert other.is_running()
 
 
