@@ -58,6 +58,7 @@ def test_app_is_named_in_the_configuration(project: pytest.Pytester) -> None:
     run(project).assert_outcomes(passed=2)
 
 
+@pytest.mark.timeout(300)  # three processes start one after the other, on a busy machine in minutes
 def test_processes_of_xdist_share_no_jobs(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\njobhandle_app = shop")
     project.makepyfile(
