@@ -6,7 +6,7 @@ By hand, not in CI, for it takes a while::
     python -m tests.mutants 7 19       # these
     python -m tests.mutants 0          # the code as it is: no test may fail
 
-`rules`, `guards` and `trees` list them. Prints which test caught which, and exits with 1 if one survived.
+Other modules of this package list them. Prints which test caught which, and exits with 1 if one survived.
 """
 
 import argparse
@@ -19,15 +19,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.mutants.groups import GROUPS
 from tests.mutants.guards import GUARDS
 from tests.mutants.mutant import Mutant
+from tests.mutants.publishing import PUBLISHING
 from tests.mutants.rules import RULES
 from tests.mutants.trees import TREES
 from tests.workers import ROOT
 
 LONGEST = 1800
 """Seconds for the tests of one mutant."""
-MUTANTS = [*RULES, *GUARDS, *TREES]
+MUTANTS = [*RULES, *GUARDS, *TREES, *GROUPS, *PUBLISHING]
 
 AS_IT_IS = "the code as it is"
 

@@ -4,13 +4,9 @@ import ast
 
 import pytest
 
-from tests.mutants.guards import GUARDS
+from tests.mutants.__main__ import MUTANTS
 from tests.mutants.mutant import Drop, Mutant, NotApplicableError, Replace
-from tests.mutants.rules import RULES
-from tests.mutants.trees import TREES
 from tests.workers import ROOT
-
-MUTANTS = [*RULES, *GUARDS, *TREES]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.number))

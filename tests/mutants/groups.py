@@ -1,0 +1,131 @@
+"""Guards of claims and results that share a commit, whose absence a test must notice, too."""
+
+from tests.mutants.mutant import Drop, DropStatement, Mutant, Replace, ReplaceStatement
+
+GROUPS = [
+    Mutant(
+        226,
+        "a shutdown gives back jobs whose results are being written",
+        "worker.bootstep:JobsStep.shutdown",
+        (DropStatement(("finisher", "end")),),
+        "tests/worker/test_step.py",
+    ),
+    Mutant(
+        227,
+        "a job whose result waits for its commit is recovered as a stray",
+        "worker.housekeeping:Housekeeping._recover_strays",
+        (DropStatement(("finisher", "flush")),),
+        "tests/test_reports.py",
+    ),
+    Mutant(
+        228,
+        "the end of a child comes before the result that it has sent",
+        "worker.deferred_writes:DeferredWrites.make",
+        (DropStatement(("finisher", "flush")),),
+        "tests/test_reports.py",
+    ),
+    Mutant(
+        229,
+        "a child sends its results to a main process that is gone",
+        "worker.finisher:Finisher.after_fork",
+        (DropStatement(("close",)),),
+        "tests/worker/test_finisher.py",
+    ),
+    Mutant(
+        230,
+        "a result that could not be written with others is dropped",
+        "worker.finisher:Finisher._keep_or_pass_on",
+        (DropStatement(("_write_alone",)),),
+        "tests/worker/test_finisher.py",
+    ),
+    Mutant(
+        231,
+        "a result that is written with others ends a run of another claim",
+        "store.bulk_statements:finish_many",
+        (
+            Replace(("claimed_as", "given"), by="job.c.id == given.c.id"),
+            Replace(("claimed_as", "free"), by="job.c.id == free.c.id"),
+        ),
+        "tests/store/test_fences.py",
+    ),
+    Mutant(
+        232,
+        "a child's end is written while the result that it has sent before waits for a lock",
+        "worker.deferred_writes:DeferredWrites.make",
+        (ReplaceStatement(("unwritten", "pending"), by="unwritten = set()"),),
+        "tests/test_reports.py -k comes_before",
+    ),
+    Mutant(
+        233,
+        "results of members of a tree are written with those of other jobs",
+        "worker.executor:_is_left_to_main",
+        (Drop(("node_of",)),),
+        "tests/worker/test_finisher.py -k members",
+    ),
+    Mutant(
+        234,
+        "the result of an eager job is written as the main process's",
+        "worker.executor:_is_left_to_main",
+        (Drop(("is_eager",)),),
+        "tests/worker/test_finisher.py -k eager",
+    ),
+    Mutant(
+        235,
+        "results whose commit was not answered are written again by themselves",
+        "store.runs:Runs.finish_many",
+        (Replace(("is_retry",), by="False"),),
+        "tests/store/test_finish_many.py -k lost_answer",
+    ),
+    Mutant(
+        236,
+        "claims that are made together are under a lease that has ended",
+        "store.claims:claim_many",
+        (Drop(("_lease_alive",)),),
+        "tests/store/test_claim_many.py -k lease",
+    ),
+    Mutant(
+        237,
+        "claims that are made together take any row of that id",
+        "store.claims:claim_many",
+        (
+            Replace(("_claimable", "given"), by="job.c.id == given.c.id"),
+            Replace(("_claimable", "free"), by="job.c.id == free.c.id"),
+        ),
+        "tests/store/test_claim_many.py",
+    ),
+    Mutant(
+        238,
+        "claims that are made together wait for a locked row",
+        "store.claims:claim_many",
+        (Drop(("skip_locked",)),),
+        "tests/store/test_claim_many.py -k locked",
+    ),
+    Mutant(
+        239,
+        "a claim has won because another of its batch has",
+        "worker.claimer:Claimer._make",
+        (Replace(("claim_id", "won"), by="bool(won)"),),
+        "tests/worker/test_claimer.py -k not_won",
+    ),
+    Mutant(
+        240,
+        "a body that was ended while it waited claims its job",
+        "worker.claimer:Claimer._make",
+        (Replace(("withdrawn",), by="True"),),
+        "tests/worker/test_claimer.py -k ended",
+    ),
+    Mutant(
+        241,
+        "a claim that was not made with others is taken for won",
+        "worker.claimer:Claimer.claim",
+        (Replace(("wait",), by="claim.wait() or True"),),
+        "tests/worker/test_claimer.py -k 'not_won or after_an_error'",
+    ),
+    Mutant(
+        242,
+        "a result is sent to a finisher that has flushed for the last time",
+        "worker.finisher:Finisher.end",
+        (DropStatement(("shutdown",)),),
+        "tests/worker/test_finisher.py -k during_the_end",
+    ),
+]
