@@ -8,6 +8,7 @@ and nothing in it is touched but what the tests made. The tests of a server that
 """
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -123,15 +124,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _celery_is_left_as_it_was() -> Iterator[None]:
     """Undo changes of a test to Celery's module state; Celery has no public way to do that.
 
-    Celery gives each app the tasks of all apps before it, unless they are declared `shared=False`. And a pool
-    that a test makes in this process forbids to wait for results in it.
+    Celery gives each app the tasks of all apps before it, unless they are declared `shared=False`. A pool
+    that a test makes in this process forbids to wait for results in it. And a worker sets the level of the
+    root logger, below which later tests would see no message.
     """
     state: Any = _state
+    level = logging.root.level
     finalizers = set(state._on_app_finalizers)
     blocks = state.task_join_will_block()
     yield
     state._on_app_finalizers &= finalizers
     state._set_task_join_will_block(blocks)
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 from celery import Celery
-from celery.contrib.testing.worker import start_worker
 
 from jobhandle_celery import (
     ConfigurationError,
@@ -18,6 +17,7 @@ from jobhandle_celery.settings import NAMES, Settings, ignored, read
 from jobhandle_celery.worker import bootstep
 from tests.apps import make_app
 from tests.configured import jobs_of
+from tests.embedded import embedded_worker
 
 
 def test_unknown_settings_are_found_with_nearest_name() -> None:
@@ -39,7 +39,7 @@ def test_worker_logs_unknown_settings(sqlite_url: str, monkeypatch: pytest.Monke
     logged: list[str] = []
     monkeypatch.setattr(bootstep.logger, "warning", lambda text, *args: logged.append(text % args))
     app = make_app("memory://", sqlite_url, {"jobhandle_leese": 5})
-    with start_worker(app, pool="solo", perform_ping_check=False):
+    with embedded_worker(app):
         pass
     assert "the configuration has jobhandle_leese, which is no setting of jobhandle-celery" in logged
     app.jobs.close()  # type: ignore[attr-defined]  # made by Jobs

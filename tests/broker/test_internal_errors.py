@@ -56,7 +56,6 @@ def test_renamed_kombu_method_leaves_messages_to_kombu(
     [
         (redis_transport.RedisTransport, "__init__"),
         (redis_transport.RedisTransport, "push"),
-        (redis_transport.RedisTransport, "_template"),
         (redis_transport.RedisTransport, "_record"),
         (redis_transport.LpushTemplate, "of"),
         (redis_transport.LpushTemplate, "render"),

@@ -7,7 +7,7 @@ import pytest
 from celery_batches import Batches
 
 from jobhandle_celery import Job, ValidationError
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 from tests.support import eventually
 
 pytestmark = pytest.mark.ecosystem

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from jobhandle_celery import Jobs, JobStatus
 from tests.documentation import files
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 from tests.support import eventually
 
 pytestmark = pytest.mark.ecosystem

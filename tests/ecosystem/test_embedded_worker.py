@@ -10,7 +10,7 @@ from celery import chain
 
 from jobhandle_celery import JobStatus, current_job
 from tests.documentation import files, python, with_servers
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 from tests.servers import execute
 from tests.support import eventually
 

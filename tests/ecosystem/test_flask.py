@@ -9,7 +9,7 @@ from celery import Celery
 from flask import Flask, current_app, g, has_app_context
 
 from jobhandle_celery import Job, JobFailedError, Jobs, JobStatus, current_job
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 from tests.support import eventually
 
 pytestmark = pytest.mark.ecosystem

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from jobhandle_celery import JobResult, JobStatus, ValidationError
 from tests.documentation import blocks
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 from tests.support import eventually
 
 pytestmark = pytest.mark.ecosystem

@@ -13,7 +13,7 @@ from kombu.exceptions import EncodeError
 from pydantic import BaseModel, RootModel, ValidationInfo, field_validator
 
 from jobhandle_celery import Job, Jobs, ValidationError
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 
 pytestmark = pytest.mark.ecosystem
 

@@ -13,7 +13,7 @@ from redbeat import RedBeatScheduler, RedBeatSchedulerEntry
 from redbeat.schedulers import get_redis
 
 from jobhandle_celery import JobStatus
-from tests.ecosystem.embedded import embedded_worker
+from tests.embedded import embedded_worker
 from tests.support import eventually
 
 pytestmark = pytest.mark.ecosystem
