@@ -11,13 +11,6 @@ PUBLISHING = [
         "-m faults tests/faults/test_amqp_transport.py -k patched",
     ),
     Mutant(
-        251,
-        "a message to RabbitMQ whose body kombu has changed makes a template",
-        "broker.amqp_transport:FramesTemplate.of",
-        (Drop(("bodies", "encode")),),
-        "-m faults tests/faults/test_amqp_transport.py -k without_a_template",
-    ),
-    Mutant(
         252,
         "a message of which a placeholder is missing or doubled makes a template",
         "broker.publish_templates:SplitRecording.at",
