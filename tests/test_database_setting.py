@@ -125,7 +125,7 @@ def test_engine_factory_is_called_once_at_first_use(database_url: str) -> None:
 
     jobs = jobs_of(make)
     assert made == []
-    job_id = jobs.handle().submit(Job(task="nobody.knows"))
+    job_id = jobs.handle().submit(Job(task="unregistered"))
     assert jobs.attach(job_id).job_status() is JobStatus.QUEUED
     assert len(made) == 1
     jobs.close()
@@ -167,7 +167,7 @@ def test_wrong_password_is_reported_without_the_password(postgresql_url: str) ->
     assert right.password is not None
     for url, reason in (
         (right.set(password=SECRET), "password"),
-        (right.set(username="nobody_of_that_name"), "nobody_of_that_name"),
+        (right.set(username="unknown_role"), "unknown_role"),
         (right.set(database="nosuch"), "nosuch"),
     ):
         with pytest.raises(DatabaseUnavailableError, match=reason) as caught:

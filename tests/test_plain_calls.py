@@ -113,7 +113,7 @@ class PlainMessage:
         self.requests.append(accept_callback.__self__)
 
     def in_main_process(self) -> None:
-        """Receive it, and hear of its start and of its end."""
+        """Receive it, and handle the messages of the pool about its start and its end."""
         state.successful_requests.clear()  # it refreshes itself now and then
         self._strategy(self._message, None, lambda *_: None, lambda *_: None, [])
         self._accepted(os.getpid(), time.monotonic())

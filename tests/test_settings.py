@@ -110,7 +110,7 @@ def test_settings_from_any_source_count_until_first_use(sqlite_url: str) -> None
     jobs = Jobs(app)
     app.conf.jobhandle_database_url = sqlite_url
     app.conf.jobhandle_namespace = "late"
-    job_id = jobs.handle().submit(Job(task="nobody.knows"))
+    job_id = jobs.handle().submit(Job(task="unregistered"))
     jobs.close()
     settings = SimpleNamespace(
         CELERY_JOBHANDLE_DATABASE_URL=sqlite_url,

@@ -124,7 +124,7 @@ def test_datetimes_uuids_decimals_and_bytes_survive_in_a_row(app: Any) -> None:
         "text": b"text",
     }
     handle = app.jobs.handle()
-    handle.submit(Job(task="nobody.knows", args=[rich], kwargs=rich, meta=rich))
+    handle.submit(Job(task="unregistered", args=[rich], kwargs=rich, meta=rich))
     job = handle.get_job()
     assert (job.args, job.kwargs, job.meta) == ([rich], rich, rich)
 

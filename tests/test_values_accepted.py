@@ -154,7 +154,7 @@ def test_value_that_cannot_be_read_back_is_refused_by_field(app: Any, where: str
     """The error names the field, and what is wrong with its value (faults 28, 41)."""
     wrapped: dict[str, Any] = {"args": [value], "kwargs": {"x": value}, "meta": value}
     with pytest.raises(ValidationError, match=f"^{where}: .*(nested deeper|__type__ and __value__)"):
-        app.jobs.handle().submit(Job(task="nobody.knows", **{where: wrapped[where]}))
+        app.jobs.handle().submit(Job(task="unregistered", **{where: wrapped[where]}))
     assert app.jobs.find() == []
 
 
@@ -189,7 +189,7 @@ def test_unreadable_values_of_a_row_spoil_no_list(
 ) -> None:
     """A record marks unreadable values as such, on each page that has it; logged once (fault 41)."""
     monkeypatch.setattr(decoding, "_reported", set())
-    ids = app.jobs.submit_many([Job(task="nobody.knows", args=["good"], kwargs={"b": 1}) for _ in range(3)])
+    ids = app.jobs.submit_many([Job(task="unregistered", args=["good"], kwargs={"b": 1}) for _ in range(3)])
     spoilt = ids[1]
     engine = create_engine(database_url)
     with engine.begin() as connection:

@@ -28,7 +28,7 @@ from .claimer import Claimer
 from .finisher import Finisher
 from .housekeeping import Housekeeping
 from .lease import RETRY_INTERVAL, Lease
-from .outcomes import Finished, log_superseded, take_over
+from .outcomes import Finished, GivenBack, log_superseded, take_over
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,9 @@ class JobsStep(bootsteps.StartStopStep):
         if not issubclass(parent.pool_cls, SoloPool):
             self._runtime.finisher = Finisher(self._runtime.store, self._me, self._take_over)
             if not self._runtime.prefork:
-                self._runtime.claimer = Claimer(self._runtime.store, self._me, parent.concurrency)
+                self._runtime.claimer = Claimer(
+                    self._runtime.store, self._me, parent.concurrency, self._give_back_unbegun
+                )
         self._parts: tuple[Lease, Housekeeping, PeriodicThread] | None = None
 
     def include(self, parent: Any) -> bool:
@@ -97,12 +99,18 @@ class JobsStep(bootsteps.StartStopStep):
     def _take_over(self, run: Run, result: RunResult) -> None:
         take_over(self._runtime, Finished(run, *result), log_superseded)
 
+    def _give_back_unbegun(self, run: Run) -> None:
+        given_back = GivenBack(run, "its body was ended before it began")
+        take_over(self._runtime, given_back, lambda _, written: written)
+
     def shutdown(self, parent: Any) -> None:
         """Flush the deferred writes, give back the jobs that were cut off, and end the lease."""
         if self._parts is None:
             return
         lease, housekeeping, thread = self._parts
         thread.end()
+        if self._runtime.claimer is not None:
+            self._runtime.claimer.end()
         if self._runtime.finisher is not None:
             self._runtime.finisher.end()  # what it cannot write becomes a deferred write
         if not housekeeping.bodies_may_live_on:

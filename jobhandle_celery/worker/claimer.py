@@ -6,10 +6,11 @@ not win, because another process was first, the row is locked, or the database h
 body's own thread, as in other pools: that claim is refused, waits or fails by itself.
 """
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import internal_errors
 from ..errors import JobHandleError
@@ -56,50 +57,85 @@ class _Claim:
 class Claimer:
     """The claims of a worker whose bodies run in its own process."""
 
-    def __init__(self, store: Store, me: Worker, concurrency: int) -> None:
+    def __init__(self, store: Store, me: Worker, concurrency: int, give_back: Callable[[Run], None]) -> None:
         """Prepare it.
 
         Args:
             store: Where the jobs are.
             me: The worker.
             concurrency: Bodies that the pool runs at a time.
+            give_back: Takes a run that was won for a body that does not begin any more.
         """
         self._store = store
         self._me = me
         self._prompt = concurrency / PROMPT_SHARE
-        self._waiting: queue.SimpleQueue[_Claim] = queue.SimpleQueue()
+        self._give_back = give_back
+        self._waiting: queue.SimpleQueue[_Claim | None] = queue.SimpleQueue()
+        """None is the last."""
+        self._ended = False
+        self._ending = threading.Lock()
+        """Nothing is put after the last."""
         self._thread = threading.Thread(target=self._run, name="jobhandle-claimer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def end(self) -> None:
+        """Make the claims that wait, and end. A body that begins later claims by itself."""
+        with self._ending:
+            self._ended = True
+            self._waiting.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
     def claim(self, run: Run, task: str) -> Run | ClaimRejected:
         """Win the row, or return why not; see `Runs.claim`."""
-        if self._store.runs.claims_together:
-            claim = _Claim(run, task)
-            self._waiting.put(claim)
-            if claim.wait():
-                return run
+        if self._store.runs.claims_together and self._claim_with_others(_Claim(run, task)):
+            return run
         return self._store.runs.claim(run, task)
 
+    def _claim_with_others(self, claim: _Claim) -> bool:
+        with self._ending:
+            if self._ended:
+                return False
+            self._waiting.put(claim)
+        try:
+            return claim.wait()
+        except BaseException:  # the body's greenlet is ended
+            if claim.won:
+                self._give_back(claim.run)
+            raise
+
     def _run(self) -> None:
-        made_at = 0.0
-        while True:
-            claims = self._gathered(made_at + INTERVAL)
+        made_at = -math.inf
+        while claims := self._gathered(made_at + INTERVAL):
             with untraced():
                 self._make(claims)
             made_at = time.monotonic()
 
     def _gathered(self, until: float) -> Sequence[_Claim]:
-        """Wait for claims; return those that have come by that time, or sooner if they are many."""
-        claims = [self._waiting.get()]
+        """Wait for claims; return those that have come by that time, or sooner if they are many.
+
+        None come any more if there are none.
+        """
+        claims: list[_Claim] = []
         while len(claims) < MAX_BATCH:
-            left = until - time.monotonic() if len(claims) < self._prompt else 0.0
             try:
-                claims.append(self._waiting.get(timeout=left) if left > 0 else self._waiting.get_nowait())
+                claim = self._next(until, len(claims))
             except queue.Empty:
                 break
+            if claim is None:
+                if claims:
+                    self._waiting.put(None)  # for the next call
+                break
+            claims.append(claim)
         return claims
+
+    def _next(self, until: float, gathered: int) -> _Claim | None:
+        if not gathered:
+            return self._waiting.get()
+        left = until - time.monotonic() if gathered < self._prompt else 0.0
+        return self._waiting.get(timeout=left) if left > 0 else self._waiting.get_nowait()
 
     def _make(self, claims: Sequence[_Claim]) -> None:
         won: set[str] = set()
@@ -112,3 +148,5 @@ class Claimer:
             internal_errors.report("claiming jobs together", error, "each is claimed by itself")
         for claim in claims:
             claim.answer(won=claim.run.claim_id in won)
+            if claim.won and claim.withdrawn:
+                self._give_back(claim.run)

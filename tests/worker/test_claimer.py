@@ -67,7 +67,8 @@ class Claiming:
         self.runs = Runs()
         self.pool = pool
         store: Any = SimpleNamespace(runs=self.runs)
-        self.claimer = Claimer(store, ME, POOL)
+        self.given_back: list[Run] = []
+        self.claimer = Claimer(store, ME, POOL, self.given_back.append)
 
     def begin(self, *job_ids: int) -> list[Future[Run | ClaimRejected]]:
         """Claim in threads of their own; return once all wait."""
@@ -93,6 +94,7 @@ def claiming() -> Iterator[Claiming]:
         claiming = Claiming(pool)
         yield claiming
         claiming.runs.open.set()
+        claiming.claimer.end()
 
 
 def test_claims_that_come_during_a_commit_share_the_next(claiming: Claiming) -> None:
@@ -158,12 +160,61 @@ def test_body_that_ended_while_it_waited_claims_nothing(
 
     assert claim.result(30) == run_of(3)
     assert claiming.runs.calls == [[3]]
+    assert claiming.given_back == []
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before its answer", "after its answer"])
+def test_job_that_is_won_for_a_body_that_ended_meanwhile_is_given_back(
+    claiming: Claiming, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    """Its worker lives on: nobody else would find out before the worker ends."""
+
+    class Ended(BaseException):
+        pass
+
+    wait = claimer._Claim.wait
+
+    def end(self: claimer._Claim) -> bool:
+        if self.run != run_of(2):
+            return wait(self)
+        if answered:
+            wait(self)
+        else:
+            assert claiming.runs.entered.wait(30)
+            self.withdrawn = True
+        raise Ended
+
+    monkeypatch.setattr(claimer._Claim, "wait", end)
+    if not answered:
+        claiming.runs.open.clear()
+    claiming.claimer.start()
+    with pytest.raises(Ended):
+        claiming.claimer.claim(run_of(2), "task of 2")
+    claiming.runs.open.set()
+
+    assert claiming.claimer.claim(run_of(3), "task of 3") == run_of(3)
+    assert claiming.runs.calls == [[2], [3]]
+    assert claiming.given_back == [run_of(2)]
+
+
+def test_end_answers_what_waits_and_ends_the_thread(claiming: Claiming) -> None:
+    """Bodies of a threads pool may begin until the process ends: they claim by themselves."""
+    claims = claiming.begin_during_a_commit(2, 3)
+    ending = claiming.pool.submit(claiming.claimer.end)
+    claiming.runs.open.set()
+    ending.result(30)
+
+    assert [claim.result(30) for claim in claims] == [run_of(1), run_of(2), run_of(3)]
+    assert not claiming.claimer._thread.is_alive()
+    assert claiming.claimer.claim(run_of(4), "task of 4") == run_of(4)
+    assert [job_id for job_id, _ in claiming.runs.alone] == [4]
 
 
 def test_claim_soon_after_a_commit_waits_until_much_of_the_pool_waits(
     claiming: Claiming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimer, "INTERVAL", 3600.0)
+    """The first claim does not wait, also soon after the machine has started: the clock counts from there."""
+    monkeypatch.setattr(claimer, "INTERVAL", 1e9)
     claiming.claimer.start()
     assert claiming.claimer.claim(run_of(1), "task of 1") == run_of(1)
     claims = [
