@@ -186,6 +186,7 @@ def gated(request: pytest.FixtureRequest) -> Iterator[tuple[JobFactory, Gate]]:
     factory.close()
 
 
+@pytest.mark.faults
 def test_operation_that_is_cancelled_at_any_statement_is_done_or_not(
     gated: tuple[JobFactory, Gate],
 ) -> None:

@@ -210,6 +210,7 @@ def test_handlers_of_publish_signals_do_not_hold_up_the_loop(shop: AsyncShop) ->
     assert threading.get_ident() not in threads
 
 
+@pytest.mark.faults
 def test_submit_that_is_cancelled_at_any_statement_leaves_nothing(shop: AsyncShop) -> None:
     """The caller's transaction is rolled back, its connection is returned, and the handle is on no job.
 

@@ -221,6 +221,7 @@ def test_ctrl_c_keeps_the_jobs_and_the_same_command_resumes(demo: Start, here: P
     assert started([job for job in rows(here) if "endless" not in job.message]) == 50
 
 
+@pytest.mark.faults
 def test_run_fails_when_its_worker_dies_and_the_next_resumes(demo: Start, here: Path, folder: Path) -> None:
     write_many(folder)
     huge = endless(folder)
@@ -261,6 +262,7 @@ def test_worker_that_ignores_a_shutdown_is_killed(tmp_path: Path, monkeypatch: p
     assert not process.is_running()
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
 def test_killed_run_leaves_no_worker_behind(demo: Start, folder: Path) -> None:
     huge = endless(folder)
@@ -272,6 +274,7 @@ def test_killed_run_leaves_no_worker_behind(demo: Start, folder: Path) -> None:
     worker.wait(20)
 
 
+@pytest.mark.faults
 def test_second_ctrl_c_gives_the_running_jobs_back(demo: Start, here: Path, folder: Path) -> None:
     endless(folder)
     run = demo(folder)

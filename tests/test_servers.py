@@ -19,6 +19,7 @@ def test_postgresql_answers_with_a_version_that_we_support(postgresql_server_url
     assert int(version) >= 130000
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("private_redis", "private_postgresql")  # skipped where there are no programs
 def test_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
     """A stand-in for pytest starts both servers and a process that ignores SIGTERM, and is killed."""

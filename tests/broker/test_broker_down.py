@@ -17,6 +17,8 @@ from tests.broker.messages import ADD, REFUSING_BROKERS, Make, received
 from tests.servers import RedisServer
 from tests.support import a_soft_limit, sweep_until
 
+pytestmark = pytest.mark.faults
+
 
 def tries(caplog: pytest.LogCaptureFixture) -> int:
     """Return how often the log has "not reached"."""

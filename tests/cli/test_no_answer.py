@@ -14,6 +14,8 @@ from jobhandle_celery.store.diagnostics import Diagnostics
 from jobhandle_celery.store.stats import Stats
 from tests.cli.runner import run_command
 
+pytestmark = pytest.mark.faults
+
 Block = Callable[..., None]
 """Replaces an attribute of a class or module by a call that does not return before the end of the test."""
 

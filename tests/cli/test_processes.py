@@ -262,6 +262,7 @@ def test_sweep_forever_sweeps_until_a_signal(shell: Shell, jobs: Jobs, signal_nu
     assert "Traceback" not in result.err
 
 
+@pytest.mark.faults
 def test_sweep_forever_survives_an_outage_of_the_database(private_postgresql: Any) -> None:
     migrate(private_postgresql.url)
     with Shell(private_postgresql.url, NOBODY_LISTENS).start("sweep", "--forever", "--json") as sweeping:

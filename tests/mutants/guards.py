@@ -58,7 +58,7 @@ GUARDS = [
         "a database that cannot be asked is taken for a yes",
         "worker:_claim",
         (ReplaceStatement(("unanswered", "True"), by="return None"),),
-        "tests/worker/test_database_outages.py",
+        "-m faults tests/worker/test_database_outages.py",
     ),
     Mutant(
         112,

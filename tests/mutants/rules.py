@@ -48,7 +48,7 @@ RULES = [
                 by="_\nconclude(self.type, self.current)",
             ),
         ),
-        "tests/worker/test_retries.py",
+        "-m 'not slow' tests/worker/test_retries.py",
     ),
     Mutant(
         7,
@@ -160,7 +160,7 @@ RULES = [
         "a pass waits for a row that a caller's open transaction has locked",
         "store:Transition.__init__",
         (Replace(("skip_locked",), by="False"),),
-        "tests/store/test_locked_rows.py",
+        "-m faults tests/store/test_locked_rows.py",
     ),
     Mutant(
         22,

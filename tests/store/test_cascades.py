@@ -88,6 +88,7 @@ def test_cascade_spares_what_may_still_start(harness: Harness, ready: list[int])
     assert named[2] == f"needs job {tree.ids[2]}, which ended in Cancelled"
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("other", ["resubmit", "cancel"])
 def test_cascade_meets_a_change_at_any_statement(harness: Harness, other: str) -> None:

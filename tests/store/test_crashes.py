@@ -87,6 +87,7 @@ def scenes_of(crashes: Crashes, name: str) -> list[str]:
     return [scene for scene in SCENES if name in changing(crashes.worlds, scene)]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("common_url", MARIADB_WITH_FAULTS, indirect=True)
 @pytest.mark.parametrize("name", sorted(ONE_OF_EACH))
 def test_broken_connection_leaves_no_trace(crashes: Crashes, name: str) -> None:

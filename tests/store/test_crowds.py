@@ -82,6 +82,7 @@ def test_unique_key_of_rolled_back_submit_goes_to_the_next(
         assert second.result(timeout=30)[0].fresh
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(stretched(600))
 @pytest.mark.parametrize("database_url", MARIADB_WITH_FAULTS, indirect=True)
 def test_thousand_cancels_against_claims_have_one_winner_each(crowded_harness: Harness) -> None:

@@ -13,6 +13,8 @@ from jobhandle_celery.worker.lease import Lease
 from tests.faults.broker_gate import Gate
 from tests.store.harness import Harness, new_job
 
+pytestmark = pytest.mark.faults
+
 DEADLINE = 1.0
 
 

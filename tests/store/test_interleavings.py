@@ -131,6 +131,7 @@ def test_operations_in_either_order_match_the_model(worlds: Worlds, second: str)
     assert failures_after(worlds, second, some_encounters(worlds, second)) == []
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("common_server_url", MARIADB_WITH_FAULTS[1:], indirect=True)
 @pytest.mark.parametrize("second", sorted(ONE_OF_EACH))
 def test_interleaved_operations_are_serializable(worlds_on_a_server: Worlds, second: str) -> None:

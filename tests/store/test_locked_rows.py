@@ -23,6 +23,8 @@ from tests.faults.store_scenes import remaining_rows, sibling_harness
 from tests.publishers import Recorder
 from tests.store.harness import LAPSE, Harness, insert_within, new_job, uid_of, with_settings
 
+pytestmark = pytest.mark.faults
+
 Lock = Callable[[sqlalchemy.Connection, Sequence[int]], None]
 
 

@@ -25,6 +25,7 @@ PHASES = (Phase.generate, Phase.shrink) if LONGER else (Phase.generate,)
 STEPS = 40
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(3600 if LONGER else 600)  # for a hang; a busy machine may take minutes
 @pytest.mark.parametrize("common_url", MARIADB_WITH_FAULTS, indirect=True)
 def test_store_does_what_the_model_does(request: pytest.FixtureRequest, common_url: str) -> None:

@@ -126,6 +126,7 @@ def kill_the_child(handle: JobHandle, folder: Path) -> None:
     os.kill(child.pid, signal.SIGKILL)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("stop", "options", "status", "message"),
     [

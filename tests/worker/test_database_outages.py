@@ -12,6 +12,8 @@ from tests.servers import PostgresqlServer, execute
 from tests.support import eventually
 from tests.worker.cluster import NewCluster
 
+pytestmark = pytest.mark.faults
+
 LEASE = 2
 
 

@@ -107,6 +107,7 @@ def test_sys_exit_in_body_is_a_failure_of_the_task(cluster: Cluster) -> None:
     assert "sys.exit(code)" in failure.traceback
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("task", ["kill_own_process", "raise_keyboard_interrupt"])
 def test_lost_process_is_a_system_failure(cluster: Cluster, task: str) -> None:
     handle = cluster.submit(task)
@@ -117,6 +118,7 @@ def test_lost_process_is_a_system_failure(cluster: Cluster, task: str) -> None:
     assert handle.get_job().attempt == 1
 
 
+@pytest.mark.faults
 def test_lost_process_is_restarted_up_to_max_attempts(cluster: Cluster) -> None:
     handle = cluster.submit("kill_own_process", max_attempts=2)
 
@@ -126,6 +128,7 @@ def test_lost_process_is_restarted_up_to_max_attempts(cluster: Cluster) -> None:
     assert handle.get_job().attempt == 2
 
 
+@pytest.mark.faults
 def test_redelivery_of_lost_late_ack_task_does_not_restart_it(cluster: Cluster) -> None:
     path = cluster.new_file()
 

@@ -4,11 +4,15 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from jobhandle_celery import JobStatus
 from tests.apps import lines_of
 from tests.servers import execute
 from tests.support import eventually
 from tests.worker.cluster import Cluster, NewCluster, statuses
+
+pytestmark = pytest.mark.faults
 
 LEASE = 2
 

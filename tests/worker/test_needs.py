@@ -73,6 +73,7 @@ def test_member_whose_arguments_are_too_large_fails_in_celerys_terms(cluster: Cl
     assert handle.get_job().attempt == 1
 
 
+@pytest.mark.faults
 def test_lost_worker_with_attempts_left_reads_results_again(new_cluster: NewCluster) -> None:
     cluster = new_cluster()
     cluster.start()

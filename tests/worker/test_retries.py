@@ -27,6 +27,7 @@ def times_of(path: Any) -> list[float]:
     return [float(line.rsplit(maxsplit=1)[1]) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.faults
 def test_many_immediate_retries_on_two_workers_all_end(cluster: Cluster) -> None:
     wanted = {}
     for number in range(200):

@@ -12,6 +12,8 @@ from tests.servers import execute
 from tests.support import eventually, sweep_until
 from tests.worker.cluster import Cluster, NewCluster, leases_until, statuses
 
+pytestmark = pytest.mark.faults
+
 LEASE = 2
 
 

@@ -108,6 +108,7 @@ def test_job_cancelled_after_progress_is_shown_revoked(lasting_cluster: Cluster,
             assert handle.wait(30) is JobStatus.FINISHED
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("attempts", "cancelled", "left_with"),
     [(1, False, "FAILURE"), (2, False, "RETRY"), (2, True, "REVOKED")],
@@ -147,6 +148,7 @@ def test_lost_child_sends_one_event(lasting_cluster: Cluster, attempts: int, sen
     assert went == ended
 
 
+@pytest.mark.faults
 def test_lost_child_after_its_outcome_sends_that_outcome(lasting_cluster: Cluster) -> None:
     with lasting_cluster.events() as events:
         handle = lasting_cluster.submit("dies_after_its_end")
