@@ -32,14 +32,14 @@ MAX_WAIT = 0.1
 _node: ContextVar[int | None] = ContextVar("jobhandle_node", default=None)
 
 
-class _Waiting(BackgroundQueue[int]):
-    """Members of large groups that have ended, if none ends after them in this process."""
+class _Later(BackgroundQueue[int]):
+    """Jobs that have ended, and are settled by a thread."""
 
-    name = "settling the members of a group"
+    name = "settling jobs that ended"
     on_failure = "the sweeper settles them"
 
-    def __init__(self, settle: Callable[[Sequence[int]], None]) -> None:
-        super().__init__(MAX_WAIT, BATCH)
+    def __init__(self, settle: Callable[[Sequence[int]], None], delay: float) -> None:
+        super().__init__(delay, BATCH)
         self._settle = settle
 
     def _do(self, work: Sequence[int]) -> None:
@@ -66,11 +66,23 @@ class Settler:
         self._send = send
         self._is_alone = is_alone
         self._local = threading.local()
-        self._waiting = _Waiting(self.settle)
+        self._waiting = _Later(self.settle, MAX_WAIT)
+        """Members of large groups, if none ends after them in this process."""
+        self._left = _Later(self.settle, 0.0)
 
     def drain(self) -> None:
-        """Settle what waits for others."""
+        """Settle what waits for others, and what is left to the thread."""
         self._waiting.flush()
+        self._left.flush()
+
+    @contextmanager
+    def in_another_thread(self) -> Iterator[None]:
+        """Settle jobs that end in this block in another thread: a silent broker may hold up a settle."""
+        self._local.leaves = True
+        try:
+            yield
+        finally:
+            self._local.leaves = False
 
     @contextmanager
     def end_of_member(self, node_id: int | None) -> Iterator[None]:
@@ -95,6 +107,9 @@ class Settler:
         pending: deque[int] | None = getattr(self._local, "pending", None)
         if pending is not None:
             pending.extend(job_ids)
+            return
+        if getattr(self._local, "leaves", False):
+            self._left.later(job_ids)
             return
         node_id = _node.get()
         if node_id is not None and not self._is_alone():

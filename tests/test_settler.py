@@ -1,6 +1,7 @@
 """The end of a job is settled by the process that wrote it, or by a pass of the sweeper."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -235,6 +236,30 @@ def test_member_that_another_job_needs_is_settled_at_once(
 
     assert harness.status(crowd.tree.ids[-1]) == "Submitted"
     assert not crowd.is_crowded
+
+
+def test_settle_that_is_held_up_holds_up_no_thread_that_leaves_it(harness: Harness) -> None:
+    """A worker's thread that writes the results of all its jobs does not wait for a silent broker."""
+    answers, sent = threading.Event(), list[int]()
+
+    def send(messages: Sequence[PendingMessage]) -> None:
+        assert answers.wait(60)
+        sent.extend(message.job_id for message in messages)
+
+    settler = Settler(harness.store, send)
+    harness.database.on_unsettled = settler.settle
+    tree = Tree(harness, chain(task(), task()))
+
+    with settler.in_another_thread():
+        harness.store.runs.finish(tree.run(1), "1")
+        assert harness.status(tree.ids[1]) == "Finished"
+    assert sent == []
+    answers.set()
+    settler.drain()
+
+    assert sent == [tree.ids[2]]
+    harness.store.runs.finish(tree.run(2), "1")
+    assert harness.status(tree.ids[0]) == "Finished"
 
 
 def test_drain_settles_members_that_wait(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ that has ended keeps its unsettled flag (`transitions.final`) until the last sta
 settles it if this process dies.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -47,7 +48,7 @@ from .transitions import due_since
 from .unsettled import Ended, clear_flag, clear_flags, select_ended, select_needs, settle_or_select
 
 CALM = 0.05
-"""Seconds for which a node counts as crowded once it was seen so, see `Settling.is_crowded`."""
+"""Seconds for which a node counts as crowded once it was seen so, unless a caller asks for another time."""
 
 MAX_REMEMBERED = 1_000
 """Nodes of which a process remembers that."""
@@ -67,7 +68,8 @@ class Settling:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._crowded_until: dict[int, float] = {}
+        self._crowded_at: dict[int, float] = {}
+        """When nodes were seen crowded last, by the monotonic clock."""
 
     def settle(self, job_ids: Sequence[int]) -> list[PendingMessage]:
         """Settle jobs that have ended; return the messages of those that may start, which are reserved.
@@ -91,20 +93,21 @@ class Settling:
                 self._clear_flags(unsettled)
         return ready
 
-    def is_crowded(self, node_id: int) -> bool:
+    def is_crowded(self, node_id: int, within: float | None = None) -> bool:
         """Return True if many children of a node were unfinished a moment ago, by what a settle has read.
 
         Then that of a child that ends may wait for as long, for that of the next one: it changes no other
-        row, unless so many end in that time.
+        row, unless so many end in that time. The moment is of `within` seconds; None: `CALM`.
         """
-        return self._crowded_until.get(node_id, 0.0) > time.monotonic()
+        seen = self._crowded_at.get(node_id, -math.inf)
+        return time.monotonic() - seen < (CALM if within is None else within)
 
     def _note_crowds(self, ended: Sequence[Ended]) -> None:
         nodes = {row.parent_id for row in ended if row.parent_is_crowded and row.changes_nothing}
         if nodes:
-            if len(self._crowded_until) >= MAX_REMEMBERED:
-                self._crowded_until.clear()
-            self._crowded_until |= dict.fromkeys(filter(None, nodes), time.monotonic() + CALM)
+            if len(self._crowded_at) >= MAX_REMEMBERED:
+                self._crowded_at.clear()
+            self._crowded_at |= dict.fromkeys(filter(None, nodes), time.monotonic())
 
     @retry_on_disconnect
     def _read_ended(self, job_ids: Sequence[int]) -> list[Ended]:

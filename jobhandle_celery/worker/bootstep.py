@@ -57,7 +57,8 @@ class JobsStep(bootsteps.StartStopStep):
         self._runtime.worker = self._me
         self._runtime.prefork = issubclass(parent.pool_cls, PreforkPool)
         if not issubclass(parent.pool_cls, SoloPool):
-            self._runtime.finisher = Finisher(self._runtime.store, self._me, self._take_over)
+            settling = self._runtime.settler.in_another_thread
+            self._runtime.finisher = Finisher(self._runtime.store, self._me, self._take_over, settling)
             if not self._runtime.prefork:
                 self._runtime.claimer = Claimer(
                     self._runtime.store, self._me, parent.concurrency, self._give_back_unbegun

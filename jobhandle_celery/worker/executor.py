@@ -50,6 +50,10 @@ logger = logging.getLogger(__name__)
 WRITE_TIMEOUT = 60.0
 """Seconds after which a database has answered a write, or its connection has failed."""
 
+CROWDED_WITHIN = 1.0
+"""Seconds for which the results of a large group's members are left to the main process, once the group was
+seen to be large. Each process of the pool looks again after that."""
+
 
 def current_job() -> JobHandle | None:
     """Return a handle of the job whose body is running; None in a task that is called without a job.
@@ -291,14 +295,15 @@ def conclude(task: Any, current: CurrentRun, outside: BaseException | None = Non
 def _is_left_to_main(task: Any, current: CurrentRun, outcome: Outcome) -> bool:
     """Send a result to the worker's main process, which writes it with others; False if not sent.
 
-    Not that of a member of a tree: what follows from its end would keep the other results waiting.
+    That of a member of a tree only if many of its siblings are unfinished: nothing waits for its end.
     """
-    finisher = runtime_of(task.app).finisher
+    runtime, place = runtime_of(task.app), node_of(current.context)
+    finisher = runtime.finisher
     return (
         finisher is not None
         and isinstance(outcome, Finished)
         and not current.context.is_eager
-        and node_of(current.context) is None
+        and (place is None or runtime.store.settling.is_crowded(place[0], CROWDED_WITHIN))
         and finisher.send(outcome.run, RunResult(outcome.result, outcome.ignored))
     )
 

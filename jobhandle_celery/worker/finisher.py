@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 from .. import internal_errors
@@ -53,17 +53,26 @@ class Finish:
 class Finisher(Forkable):
     """The results of a worker's bodies, on their way to the database."""
 
-    def __init__(self, store: Store, me: Worker, write_alone: Callable[[Run, RunResult], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        me: Worker,
+        write_alone: Callable[[Run, RunResult], None],
+        settling: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Open the socket, in the main process, before it forks.
 
         Args:
             store: Where the jobs are.
             me: The worker.
             write_alone: Takes, in the main process, a result that was not written with others.
+            settling: Makes the context of this thread's commits; jobs that end in it are to be settled
+                elsewhere.
         """
         self._store = store
         self._me = me
         self._write_alone = write_alone
+        self._settling = settling
         # Packets of several processes do not mix. macOS has no SOCK_SEQPACKET for this.
         kind = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
         self._reader, self._writer = socket.socketpair(socket.AF_UNIX, kind)
@@ -127,7 +136,7 @@ class Finisher(Forkable):
                     continue
             elif (early := written_at + INTERVAL - time.monotonic()) > 0:
                 self._ended.wait(early)
-            with untraced():
+            with untraced(), self._settling():
                 self._write()
             written_at = time.monotonic()
 

@@ -57,9 +57,9 @@ GROUPS = [
     ),
     Mutant(
         233,
-        "results of members of a tree are written with those of other jobs",
+        "results of all members of a tree are written with those of other jobs",
         "worker.executor:_is_left_to_main",
-        (Drop(("node_of",)),),
+        (Replace(("is_crowded",), by="True"),),
         "tests/worker/test_finisher.py -k members",
     ),
     Mutant(
@@ -148,5 +148,19 @@ GROUPS = [
         "worker.claimer:Claimer._claim_with_others",
         (Replace(("_ended",), by="False"),),
         "tests/worker/test_claimer.py -k end_answers --timeout 60",
+    ),
+    Mutant(
+        246,
+        "each member of a large group is written by its child",
+        "worker.executor:_is_left_to_main",
+        (Replace(("is_crowded",), by="place is None"),),
+        "tests/worker/test_finisher.py -k large_group",
+    ),
+    Mutant(
+        247,
+        "the thread that writes results settles them, too",
+        "settler:Settler.settle",
+        (DropStatement(("leaves",)),),
+        "tests/test_settler.py -k held_up --timeout 30",
     ),
 ]

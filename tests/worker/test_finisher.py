@@ -12,6 +12,7 @@ from celery import group
 from jobhandle_celery import JobStatus
 from jobhandle_celery.errors import DatabaseUnavailableError
 from jobhandle_celery.store import Run, RunResult, Worker
+from jobhandle_celery.store.nodes import CROWD
 from jobhandle_celery.worker import finisher
 from jobhandle_celery.worker.finisher import MAX_PACKET, MAX_TRIES, Finisher
 from tests.job_factory import ADD
@@ -237,12 +238,23 @@ def test_main_process_writes_results_and_children_other_outcomes(cluster: Cluste
     assert written_by_its_child(cluster, failure.job_id)
 
 
-def test_child_writes_the_results_of_members_of_a_tree(cluster: Cluster) -> None:
-    """What follows from their ends would keep the results of other jobs waiting."""
+def members_written_by_their_child(cluster: Cluster, members: int) -> int:
     handle = cluster.jobs.handle()
-    handle.submit(group(cluster.app.signature("worker.add", args=(n, n)) for n in range(2)))
+    handle.submit(group(cluster.app.signature("worker.add", args=(n, n)) for n in range(members)))
     assert handle.wait(30) is JobStatus.FINISHED
-    assert all(written_by_its_child(cluster, member.id) for member in handle.members())
+    records = handle.members()
+    assert [record.result for record in records] == [2 * n for n in range(members)]
+    return sum(written_by_its_child(cluster, record.id) for record in records)
+
+
+def test_child_writes_the_results_of_members_of_a_tree(cluster: Cluster) -> None:
+    """The next step of a chain, or the end of a group, does not wait for others."""
+    assert members_written_by_their_child(cluster, 2) == 2
+
+
+def test_main_process_writes_those_of_a_large_group(cluster: Cluster) -> None:
+    """But for some, by which the child sees how large it is."""
+    assert members_written_by_their_child(cluster, 4 * CROWD) < 3 * CROWD
 
 
 def test_eager_job_is_written_by_its_own_process(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> None:
