@@ -156,7 +156,7 @@ TREES = [
     Mutant(
         192,
         "what is settled with others is not settled if none ends after it",
-        "settler:_Waiting._do",
+        "settler:_Later._do",
         (DropStatement(("_settle", "work")),),
         "tests/test_settler.py -k thread",
     ),
