@@ -218,10 +218,18 @@ def private_mariadb(reaper: Reaper) -> Iterator[MariadbServer]:
 @pytest.fixture(scope="session")
 def redis_database_url(redis_server_url: str) -> str:
     """A logical database for this process of the test run, found empty."""
-    number = 1 + 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    url = (
-        sqlalchemy.make_url(redis_server_url).set(database=str(number)).render_as_string(hide_password=False)
-    )
+    return _logical_database(redis_server_url, 1)
+
+
+@pytest.fixture(scope="session")
+def second_redis_url(redis_server_url: str) -> str:
+    """Another one, for a cluster beside that of the module."""
+    return _logical_database(redis_server_url, 2)
+
+
+def _logical_database(server_url: str, place: int) -> str:
+    number = place + 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    url = sqlalchemy.make_url(server_url).set(database=str(number)).render_as_string(hide_password=False)
     with redis.Redis.from_url(url) as client:
         if client.dbsize():
             pytest.fail(

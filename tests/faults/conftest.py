@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from tests.faults.brokers import PrivateBroker, PrivateRabbitmq, PrivateRedis
 from tests.faults.tree_process import TreeProcess
 from tests.reaper import Reaper
 from tests.servers import RabbitmqServer, RedisServer, absent, own_rabbitmq
 from tests.store.harness import Harness
-from tests.worker.conftest import module_cluster, new_cluster, second_redis_url
+from tests.worker.conftest import module_cluster, new_cluster
 
-__all__ = ["module_cluster", "new_cluster", "second_redis_url"]
+__all__ = ["module_cluster", "new_cluster"]
 
 BROKERS = ["redis", "rabbitmq"]
 
@@ -45,11 +46,14 @@ def tree_process(database_url: str) -> Iterator[TreeProcess]:
 
 
 @pytest.fixture(params=BROKERS)
-def broker_url(request: pytest.FixtureRequest) -> str:
-    """An empty place on a broker, of each kind in turn."""
+def broker_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty place on a broker, of each kind in turn, emptied after the test."""
     fixture = {"redis": "second_redis_url", "rabbitmq": "rabbitmq_url"}[request.param]
     url: str = request.getfixturevalue(fixture)
-    return url
+    yield url
+    if request.param == "redis":
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
 
 
 @pytest.fixture(params=BROKERS)

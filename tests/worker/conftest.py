@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-import sqlalchemy
 
 from tests.databases import PostgresqlDatabases, SqliteFiles
 from tests.reaper import Reaper
@@ -33,17 +31,6 @@ def module_cluster(
             redis_database_url,
             workers_temporary_folder,
         )
-
-
-@pytest.fixture(scope="session")
-def second_redis_url(redis_database_url: str) -> str:
-    """Another logical database, for a cluster beside that of the module."""
-    url = sqlalchemy.make_url(redis_database_url)
-    other = url.set(database=str(int(url.database or 0) + 1)).render_as_string(hide_password=False)
-    with redis.Redis.from_url(other) as client:
-        if client.dbsize():
-            pytest.fail("the tests would flush a logical database of the given Redis that is not empty")
-    return other
 
 
 @pytest.fixture
