@@ -68,21 +68,22 @@ class Settler:
         self._local = threading.local()
         self._waiting = _Later(self.settle, MAX_WAIT)
         """Members of large groups, if none ends after them in this process."""
-        self._left = _Later(self.settle, 0.0)
+        self._at_once = _Later(self.settle, 0.0)
+        """Jobs that ended in a block of `in_another_thread`."""
 
     def drain(self) -> None:
-        """Settle what waits for others, and what is left to the thread."""
+        """Settle what waits for others or for the thread."""
         self._waiting.flush()
-        self._left.flush()
+        self._at_once.flush()
 
     @contextmanager
     def in_another_thread(self) -> Iterator[None]:
         """Settle jobs that end in this block in another thread: a silent broker may hold up a settle."""
-        self._local.leaves = True
+        self._local.defers = True
         try:
             yield
         finally:
-            self._local.leaves = False
+            self._local.defers = False
 
     @contextmanager
     def end_of_member(self, node_id: int | None) -> Iterator[None]:
@@ -108,8 +109,8 @@ class Settler:
         if pending is not None:
             pending.extend(job_ids)
             return
-        if getattr(self._local, "leaves", False):
-            self._left.later(job_ids)
+        if getattr(self._local, "defers", False):
+            self._at_once.later(job_ids)
             return
         node_id = _node.get()
         if node_id is not None and not self._is_alone():

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,7 +105,7 @@ def outcome(app: Any, patch: pytest.MonkeyPatch) -> None:
 
 def finisher(app: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finisher, "_received", bug)
-    Finisher(app.jobs._runtime.store, Worker("w1@host", "uid", 1), bug).end()
+    Finisher(app.jobs._runtime.store, Worker("w1@host", "uid", 1), bug, nullcontext).end()
 
 
 def revoked(app: Any, patch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,7 +107,7 @@ def finisher(main: Main, monkeypatch: pytest.MonkeyPatch) -> Iterator[Finisher]:
         take_over(main.runtime, Finished(run, *result), log_superseded)
 
     monkeypatch.setattr(runs, "finish_many", finish_many)
-    main.runtime.finisher = Finisher(main.runtime.store, main.run.worker, taken)
+    main.runtime.finisher = Finisher(main.runtime.store, main.run.worker, taken, nullcontext)
     yield main.runtime.finisher
     main.runtime.finisher.end()
 

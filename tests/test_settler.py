@@ -238,7 +238,7 @@ def test_member_that_another_job_needs_is_settled_at_once(
     assert not crowd.is_crowded
 
 
-def test_settle_that_is_held_up_holds_up_no_thread_that_leaves_it(harness: Harness) -> None:
+def test_settle_in_another_thread_holds_up_no_commit(harness: Harness) -> None:
     """A worker's thread that writes the results of all its jobs does not wait for a silent broker."""
     answers, sent = threading.Event(), list[int]()
 

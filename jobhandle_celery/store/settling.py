@@ -97,7 +97,7 @@ class Settling:
         """Return True if many children of a node were unfinished a moment ago, by what a settle has read.
 
         Then that of a child that ends may wait for as long, for that of the next one: it changes no other
-        row, unless so many end in that time. The moment is of `within` seconds; None: `CALM`.
+        row, unless so many end in that time. `within` is the length of the moment in seconds, `CALM` if None.
         """
         seen = self._crowded_at.get(node_id, -math.inf)
         return time.monotonic() - seen < (CALM if within is None else within)

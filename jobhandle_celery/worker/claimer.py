@@ -71,10 +71,10 @@ class Claimer:
         self._prompt = concurrency / PROMPT_SHARE
         self._give_back = give_back
         self._waiting: queue.SimpleQueue[_Claim | None] = queue.SimpleQueue()
-        """None is the last."""
+        """None ends the thread."""
         self._ended = False
         self._ending = threading.Lock()
-        """Nothing is put after the last."""
+        """Held for each put, so that no claim follows the None."""
         self._thread = threading.Thread(target=self._run, name="jobhandle-claimer", daemon=True)
 
     def start(self) -> None:
@@ -116,7 +116,7 @@ class Claimer:
     def _gathered(self, until: float) -> Sequence[_Claim]:
         """Wait for claims; return those that have come by that time, or sooner if they are many.
 
-        None come any more if there are none.
+        Empty once the thread is to end.
         """
         claims: list[_Claim] = []
         while len(claims) < MAX_BATCH:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 from .. import internal_errors
@@ -58,7 +58,7 @@ class Finisher(Forkable):
         store: Store,
         me: Worker,
         write_alone: Callable[[Run, RunResult], None],
-        settling: Callable[[], AbstractContextManager[None]] = nullcontext,
+        settling: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """Open the socket, in the main process, before it forks.
 
@@ -66,8 +66,8 @@ class Finisher(Forkable):
             store: Where the jobs are.
             me: The worker.
             write_alone: Takes, in the main process, a result that was not written with others.
-            settling: Makes the context of this thread's commits; jobs that end in it are to be settled
-                elsewhere.
+            settling: Makes the context of the commits of the finisher's thread. Another thread settles the
+                jobs that end in it: a settle publishes, and a broker may not answer.
         """
         self._store = store
         self._me = me

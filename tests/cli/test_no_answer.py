@@ -14,8 +14,6 @@ from jobhandle_celery.store.diagnostics import Diagnostics
 from jobhandle_celery.store.stats import Stats
 from tests.cli.runner import run_command
 
-pytestmark = pytest.mark.faults
-
 Block = Callable[..., None]
 """Replaces an attribute of a class or module by a call that does not return before the end of the test."""
 
@@ -49,6 +47,7 @@ def doctor(app: Any) -> dict[str, tuple[str, str]]:
     return {document["check"]: (document["level"], document["says"]) for document in documents}
 
 
+@pytest.mark.faults
 def test_doctor_reports_database_without_answer(app: Any, block: Block) -> None:
     """The checks that do not need it are made (fault 24)."""
     block(Stats, "now")
@@ -59,6 +58,7 @@ def test_doctor_reports_database_without_answer(app: Any, block: Block) -> None:
     assert set(found) == {check.name for check in CHECKS}
 
 
+@pytest.mark.faults
 def test_doctor_reports_broker_without_answer(app: Any, block: Block) -> None:
     """The checks that do not need it are made (fault 24)."""
     block(findings, "bounded")
@@ -68,6 +68,7 @@ def test_doctor_reports_broker_without_answer(app: Any, block: Block) -> None:
     assert found["database"][0] == "OK"
 
 
+@pytest.mark.faults
 def test_doctor_reports_result_backend_without_answer(app: Any, block: Block) -> None:
     """Fault 24."""
     app.conf.result_backend = "cache+memory://"
@@ -77,6 +78,7 @@ def test_doctor_reports_result_backend_without_answer(app: Any, block: Block) ->
     assert "no answer within" in text
 
 
+@pytest.mark.faults
 def test_doctor_ends_when_no_check_ends(app: Any, block: Block) -> None:
     """All checks share one deadline (fault 24)."""
     for name in ("passes", "workers", "count_startable"):
@@ -111,6 +113,7 @@ def test_table_of_commands_is_complete() -> None:
     assert set(COMMANDS) == set(jobs.commands) - {"doctor"}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_reports_database_without_answer(command: str, app: Any, block: Block) -> None:
     """Fault 24."""

@@ -167,7 +167,7 @@ def test_body_that_ended_while_it_waited_claims_nothing(
 def test_job_that_is_won_for_a_body_that_ended_meanwhile_is_given_back(
     claiming: Claiming, monkeypatch: pytest.MonkeyPatch, answered: bool
 ) -> None:
-    """Its worker lives on: nobody else would find out before the worker ends."""
+    """No pass recovers it while its worker lives."""
 
     class Ended(BaseException):
         pass

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +61,7 @@ class Finishing:
         self.runs = Runs()
         self.taken: list[int] = []
         store: Any = SimpleNamespace(runs=self.runs)
-        self.finisher = Finisher(store, ME, lambda run, _: self.taken.append(run.job_id))
+        self.finisher = Finisher(store, ME, lambda run, _: self.taken.append(run.job_id), nullcontext)
 
     def send(self, *job_ids: int) -> None:
         for job_id in job_ids:
@@ -241,7 +242,7 @@ def test_main_process_writes_results_and_children_other_outcomes(cluster: Cluste
 def members_written_by_their_child(cluster: Cluster, members: int) -> int:
     handle = cluster.jobs.handle()
     handle.submit(group(cluster.app.signature("worker.add", args=(n, n)) for n in range(members)))
-    assert handle.wait(30) is JobStatus.FINISHED
+    assert handle.wait(120) is JobStatus.FINISHED
     records = handle.members()
     assert [record.result for record in records] == [2 * n for n in range(members)]
     return sum(written_by_its_child(cluster, record.id) for record in records)
@@ -253,8 +254,8 @@ def test_child_writes_the_results_of_members_of_a_tree(cluster: Cluster) -> None
 
 
 def test_main_process_writes_those_of_a_large_group(cluster: Cluster) -> None:
-    """But for some, by which the child sees how large it is."""
-    assert members_written_by_their_child(cluster, 4 * CROWD) < 3 * CROWD
+    """The child writes the first, and the last: by them it sees how many are unfinished."""
+    assert members_written_by_their_child(cluster, 4 * CROWD) < 4 * CROWD
 
 
 def test_eager_job_is_written_by_its_own_process(sqlite_url: str, make_jobs_app: Callable[..., Any]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +18,18 @@ from jobhandle_celery.runtime import DeferredWrite, runtime_of
 from jobhandle_celery.store import Run, RunResult
 from jobhandle_celery.worker import bootstep
 from jobhandle_celery.worker.finisher import Finisher
+from tests.support import eventually
 
 AWAY = "postgresql+psycopg://127.0.0.1:1/away"
 
 
 @pytest.fixture
-def controller(tmp_path: Path) -> Callable[[str], Any]:
-    def make(url: str) -> Any:
+def controller(tmp_path: Path) -> Callable[..., Any]:
+    def make(url: str, pool: str = "solo") -> Any:
         app: Any = Celery("stepped", broker="memory://", set_as_current=False)
         app.conf.update(jobhandle_sweep_interval=0.05, worker_hijack_root_logger=False)
         Jobs(app, url)
-        return app.WorkController(pool="solo", hostname="w1@here")
+        return app.WorkController(pool=pool, hostname="w1@here")
 
     return make
 
@@ -79,7 +81,7 @@ def test_shutdown_waits_for_results_that_are_being_written(
     controlled = controller(sqlite_url)
     step, runtime, opened = step_of(controlled), runtime_of(controlled.app), threading.Event()
     order: list[str] = []
-    runtime.finisher = Finisher(runtime.store, runtime.current_worker(), lambda *_: None)
+    runtime.finisher = Finisher(runtime.store, runtime.current_worker(), lambda *_: None, nullcontext)
 
     def finish_many(results: Any, _: Any) -> set[int]:
         assert opened.wait(30)
@@ -107,7 +109,7 @@ def test_shutdown_writes_results_while_other_bodies_live_on(
     """The process may end with the last of these bodies; none of them sends a result any more."""
     controlled, written = controller(sqlite_url), list[Run]()
     step, runtime = step_of(controlled), runtime_of(controlled.app)
-    runtime.finisher = Finisher(runtime.store, runtime.current_worker(), lambda *_: None)
+    runtime.finisher = Finisher(runtime.store, runtime.current_worker(), lambda *_: None, nullcontext)
     run = Run(1, "task", 1, "claim", runtime.current_worker())
 
     def finish_many(results: Any, _: Any) -> set[int]:
@@ -126,6 +128,67 @@ def test_shutdown_writes_results_while_other_bodies_live_on(
 
     assert written == [run]
     assert not runtime.finisher.send(run, RunResult("3"))
+
+
+def test_results_are_written_while_a_settle_is_held_up(
+    controller: Callable[..., Any], sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A settle may publish, to a broker that does not answer."""
+    controlled, answered = controller(sqlite_url, "threads"), threading.Event()
+    step, runtime = step_of(controlled), runtime_of(controlled.app)
+    finished: list[int] = []
+    settled: list[int] = []
+
+    def finish_many(results: Any, _: Any) -> set[int]:
+        ids = [run.job_id for run in results]
+        finished.extend(ids)
+        assert runtime.store.database.on_unsettled is not None
+        runtime.store.database.on_unsettled(ids)
+        return set(ids)
+
+    def settle(ids: Any) -> list[Any]:
+        assert answered.wait(60)
+        settled.extend(ids)
+        return []
+
+    monkeypatch.setattr(type(runtime.store.runs), "finishes_together", True)
+    monkeypatch.setattr(runtime.store.runs, "finish_many", finish_many)
+    monkeypatch.setattr(runtime.store.settling, "settle", settle)
+    step.start(controlled)
+    assert runtime.finisher is not None
+    first, second = (Run(number, "task", 1, "claim", runtime.current_worker()) for number in (1, 2))
+    assert runtime.finisher.send(first, RunResult("3"))
+    eventually(lambda: finished == [1])
+    assert runtime.finisher.send(second, RunResult("3"))
+    eventually(lambda: finished == [1, 2])
+    assert settled == []
+    answered.set()
+    step.shutdown(controlled)
+    runtime.settler.drain()
+
+    assert settled == [1, 2]
+
+
+def test_job_of_a_body_that_ended_before_it_began_is_given_back(
+    controller: Callable[..., Any], sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claimer's thread ends with the worker."""
+    before = our_threads()
+    controlled, given_back = controller(sqlite_url, "threads"), list[tuple[Run, str]]()
+    step, runtime = step_of(controlled), runtime_of(controlled.app)
+    run = Run(1, "task", 1, "claim", runtime.current_worker())
+
+    def give_back(run: Run, reason: str, _: Any) -> None:
+        given_back.append((run, reason))
+
+    monkeypatch.setattr(runtime.store.recovery, "give_back", give_back)
+    step.start(controlled)
+    assert runtime.claimer is not None
+    runtime.claimer._give_back(run)
+    step.shutdown(controlled)
+
+    assert given_back == [(run, "its body was ended before it began")]
+    eventually(lambda: our_threads() <= before)
 
 
 def test_shutdown_waits_for_pending_writes(
