@@ -7,22 +7,26 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from operator import attrgetter
+from operator import attrgetter, is_
 from types import NoneType
 from typing import Any
 
 from . import serialization, validation
-from .broker.plan_canvas import is_tree, plan
-from .broker.plans import Member, TreeIds, located_at
+from .broker.plan_canvas import is_tree, plan, plan_with_callbacks
+from .broker.plans import Member, Plan, TreeIds, located_at
 from .broker.routing import Routing
-from .broker.task_signatures import as_job
+from .broker.sent_tasks import UNUSED, SentCall, sent_task
+from .broker.task_signatures import MAPS, as_job
 from .errors import ValidationError
 from .models import Job
 from .status import JobStatus
 from .store import NewJob, NewJobs, NewMember
 
-MAX_ALIKE = 100
-"""How many jobs of one call others are compared with."""
+MAX_KEPT = 1_000
+"""How many rows are kept for jobs like theirs: callers may invent unique keys without end."""
+
+MAX_TEXT = 1_000
+"""Characters of text that such a job asks for at most."""
 
 
 class _LazyJobs:
@@ -67,6 +71,7 @@ class Preparer:
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
+        self._like_rows = _LikeRows(routing)
 
     def prepare(self, given: Sequence[object], username: str | None, groupname: str | None) -> Prepared:
         """Prepare jobs and signatures: if none is a canvas, each when it is iterated.
@@ -75,10 +80,42 @@ class Preparer:
             ApiUsageError: one is refused, now or when it is iterated.
         """
         if any(map(is_tree, given)):
-            planned = plan(given)
-            return Prepared([], self.members(planned.members, username, groupname), planned.roots)
-        alike = _AlikeJobs(self, username, groupname)
-        return Prepared(_LazyJobs(given, alike if len(given) > 1 else alike.alone))
+            return self._planned(plan(given), username, groupname)
+        return Prepared(_LazyJobs(given, _Call(self, self._rows_here(), username, groupname)))
+
+    def prepare_sent(
+        self, call: SentCall, username: str | None, groupname: str | None
+    ) -> tuple[str, Prepared]:
+        """Prepare the job of a call of `Celery.send_task`, and its callbacks; return also its task id.
+
+        Raises:
+            ApiUsageError: it is refused.
+        """
+        given = validation.task_id(call.options.get("task_id"))
+        task_id = given or str(uuid.uuid4())
+        rows, wishes = self._rows_here(), _wishes_of_call(call)
+        common = self.routing.common_of(call.name, sent=True) if wishes else None
+        row = None
+        if common is not None:
+            arguments, user = (call.args or (), call.kwargs or {}), (username, groupname)
+            row = rows.row_like(wishes, common, call.name, *arguments, task_id, user)
+        if row is None:
+            sent = sent_task(call)
+            if sent.callbacks:
+                member = Member(sent.job, sent.options, task_id=task_id, task_id_given=given is not None)
+                planned = plan_with_callbacks(member, sent.callbacks)
+                return task_id, self._planned(planned, username, groupname)
+            row = self.job(sent.job, sent.options, task_id, username, groupname)
+            if common is not None:
+                rows.keep(wishes, common, row)
+        return task_id, Prepared([row if given is None else replace(row, task_id_given=True)])
+
+    def _planned(self, planned: Plan, username: str | None, groupname: str | None) -> Prepared:
+        return Prepared([], self.members(planned.members, username, groupname), planned.roots)
+
+    def _rows_here(self) -> "_LikeRows":
+        """Return the rows to compare with: what a running task submits has that as its parent."""
+        return _LikeRows(self.routing) if self.routing.caller() else self._like_rows
 
     def members(
         self, members: Sequence[Member], username: str | None, groupname: str | None
@@ -149,46 +186,95 @@ class Preparer:
         )
 
 
-class _AlikeJobs:
-    """Prepares the jobs of one call.
+class _Call:
+    """Prepares the jobs of one call."""
 
-    Of those that differ in their arguments alone only the first is validated and routed as a whole, if no
-    code but Celery's own takes part in its publishing.
-    """
-
-    def __init__(self, preparer: Preparer, username: str | None, groupname: str | None) -> None:
+    def __init__(
+        self, preparer: Preparer, rows: "_LikeRows", username: str | None, groupname: str | None
+    ) -> None:
         self._preparer = preparer
+        self._rows = rows
         self._user = username, groupname
-        self._rows: dict[tuple[Any, ...], NewJob] = {}
+        self._common: dict[str, tuple[Any, ...] | None] = {}
 
     def __call__(self, given: object) -> NewJob:
         """Prepare a job."""
         job, options = as_job(given)
+        task_id = str(uuid.uuid4())
         wishes = _wishes(job, options)
-        like = self._rows.get(wishes)
-        if like is None:
-            row = self._prepare(job, options)
-            if wishes and len(self._rows) < MAX_ALIKE and self._preparer.routing.ignores_arguments(job.task):
-                self._rows[wishes] = row
-            return row
-        args, kwargs = self._preparer.routing.checked_arguments(job)
-        texts = serialization.encode_given("args", args), serialization.encode_given("kwargs", kwargs)
-        return NewJob(job.task, str(uuid.uuid4()), *texts, *_constants(like))
+        common = self._common_of(job.task) if wishes else None
+        if common is None:
+            return self._preparer.job(job, options, task_id, *self._user)
+        row = self._rows.row_like(wishes, common, job.task, job.args, job.kwargs, task_id, self._user)
+        if row is None:
+            row = self._preparer.job(job, options, task_id, *self._user)
+            self._rows.keep(wishes, common, row)
+        return row
 
-    def alone(self, given: object) -> NewJob:
-        """Prepare a job that is compared with no other."""
-        return self._prepare(*as_job(given))
-
-    def _prepare(self, job: Job, options: Mapping[str, Any]) -> NewJob:
-        return self._preparer.job(job, options, str(uuid.uuid4()), *self._user)
+    def _common_of(self, task: str) -> tuple[Any, ...] | None:
+        if task not in self._common:
+            self._common[task] = self._preparer.routing.common_of(task)
+        return self._common[task]
 
 
+class _LikeRows:
+    """Rows for jobs that differ from the first like them in their arguments and their user alone.
+
+    Only the first is validated and routed as a whole.
+    """
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+        self._kept: dict[tuple[Any, ...], tuple[tuple[Any, ...], ...]] = {}
+
+    def row_like(
+        self,
+        wishes: tuple[Any, ...],
+        common: tuple[Any, ...],
+        task: str,
+        args: Any,
+        kwargs: Any,
+        task_id: str,
+        user: tuple[str | None, ...],
+    ) -> NewJob | None:
+        """Return the row of a job; None if none is kept of a job that asks for the same.
+
+        Args:
+            wishes: All that it asks for but its arguments.
+            common: What `Routing.common_of` returns for its task.
+            task: The name of its task.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            task_id: Celery's id.
+            user: The names of its user and group.
+
+        Raises:
+            ValidationError: its task does not take the arguments.
+        """
+        common_of_kept, texts, rest = self._kept.get(wishes, _NOTHING)
+        # By identity: what was True may have become 1.
+        if not texts or not all(map(is_, common_of_kept, common)):
+            return None
+        args, kwargs = self._routing.checked_arguments(task, args, kwargs)
+        arguments = serialization.encode_given("args", args), serialization.encode_given("kwargs", kwargs)
+        return NewJob(task, task_id, *arguments, *texts, *user, *rest)
+
+    def keep(self, wishes: tuple[Any, ...], common: tuple[Any, ...], row: NewJob) -> None:
+        """Keep what the rows of jobs like this one have in common."""
+        if sum(len(value) for value in wishes[-1] if isinstance(value, str)) > MAX_TEXT:
+            return
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept[wishes] = common, (row.message, row.meta), _rest(row)
+
+
+_NOTHING: tuple[tuple[Any, ...], ...] = ((), (), ())
 _PLAIN = frozenset({NoneType, str, int, float, bool})
 _given = attrgetter(
     *sorted({field.name for field in fields(Job)} - {"args", "kwargs", "headers", "sensitive", "after"})
 )
-_constants = attrgetter(*(field.name for field in fields(NewJob)[4:]))
-"""The fields of a row after `task`, `task_id`, `args` and `kwargs`."""
+_rest = attrgetter(*(field.name for field in fields(NewJob)[8:]))
+"""The fields of a row after `groupname`."""
 
 
 def _wishes(job: Job, options: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -198,6 +284,18 @@ def _wishes(job: Job, options: Mapping[str, Any]) -> tuple[Any, ...]:
     values = (*_given(job), *options, *options.values())
     types = tuple(map(type, values))  # 1 equals True
     return (types, values) if _PLAIN.issuperset(types) else ()
+
+
+def _wishes_of_call(call: SentCall) -> tuple[Any, ...]:
+    """Return all that a call of `Celery.send_task` asks for but its arguments, as `_wishes`."""
+    options = call.options.items()
+    asked = {key: value for key, value in options if value is not None and key not in _NOT_ASKED}
+    values = (call.name, call.task is None, *asked, *asked.values())
+    types = tuple(map(type, values))
+    return ("send_task", types, values) if _PLAIN.issuperset(types) and call.name not in MAPS else ()
+
+
+_NOT_ASKED = UNUSED | {"task_id"}
 
 
 def _new_member(job: NewJob, member: Member) -> NewMember:

@@ -2,20 +2,18 @@
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from .broker.plan_canvas import plan_canvas, plan_with_callbacks
-from .broker.plans import Member, Plan
+from .broker.plan_canvas import plan_canvas
 from .broker.publish_queue import Committed, PublishQueue
 from .broker.publisher import Publisher
 from .broker.queued_marker import QueuedMarker
 from .broker.routing import Routing
-from .broker.sent_tasks import SentTask
+from .broker.sent_tasks import SentCall
 from .broker.signatures import GROUP
 from .errors import DatabaseUnavailableError
 from .preparer import Prepared, Preparer
@@ -93,29 +91,20 @@ class Submitter:
 
     def submit_sent(
         self,
-        sent: SentTask,
+        call: SentCall,
         username: str | None,
         groupname: str | None,
         session: "Session | scoped_session[Any] | None",
     ) -> tuple[str, int]:
-        """Insert the job of one call of Celery's publishing, as `submit`; return its task id and its id.
+        """Insert the job of one call of `Celery.send_task`, as `submit`; return its task id and its id.
 
         Those of an unfinished job with its unique key, if there is one.
 
         Raises:
             ApiUsageError: nothing was written.
         """
-        task_id = sent.task_id or str(uuid.uuid4())
-        given = sent.task_id is not None
-        if sent.callbacks:
-            member = Member(sent.job, sent.options, task_id=task_id, task_id_given=given)
-            planned = plan_with_callbacks(member, sent.callbacks)
-            _, (submitted, *_) = self._submit_trees(planned, username, groupname, session)
-        else:
-            row = self.preparer.job(sent.job, sent.options, task_id, username, groupname)
-            if given:
-                row = replace(row, task_id_given=True)
-            (submitted,) = self.insert(Prepared([row]), session)
+        task_id, prepared = self.preparer.prepare_sent(call, username, groupname)
+        (submitted,) = self.insert(prepared, session)
         if not submitted.fresh and (found := self._store.queries.stored_job(submitted.job_id)) is not None:
             task_id = found.task_id
         return task_id, submitted.job_id
@@ -136,7 +125,8 @@ class Submitter:
             ApiUsageError: nothing was written.
         """
         planned = plan_canvas(signature, task_id)
-        members, submitted = self._submit_trees(planned, username, groupname, session)
+        members = self.preparer.members(planned.members, username, groupname)
+        submitted = self._insert_trees(members, session)
         (root,) = planned.roots
         of_group = members[root].kind == GROUP
         return [
@@ -144,16 +134,6 @@ class Submitter:
             for index, (member, row) in enumerate(zip(members, submitted, strict=True))
             if index == root or (of_group and member.parent == root and member.position is not None)
         ]
-
-    def _submit_trees(
-        self,
-        planned: Plan,
-        username: str | None,
-        groupname: str | None,
-        session: "Session | scoped_session[Any] | None",
-    ) -> tuple[list[NewMember], list[SubmitResult]]:
-        members = self.preparer.members(planned.members, username, groupname)
-        return members, self._insert_trees(members, session)
 
     def _insert_trees(
         self,

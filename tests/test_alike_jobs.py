@@ -1,14 +1,16 @@
-"""Jobs of one call that differ in their arguments alone are prepared as each would be by itself."""
+"""Jobs that differ in their arguments and their user alone are prepared as each would be by itself."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from celery import Celery, Task, signals
+from celery import Celery, Task, _state, signals
 
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.broker.routing import Routing
-from jobhandle_celery.preparer import Preparer
+from jobhandle_celery.broker.sent_tasks import SentCall
+from jobhandle_celery.preparer import MAX_KEPT, MAX_TEXT, Preparer
 from jobhandle_celery.store import NewJob
 
 
@@ -55,6 +57,17 @@ def prepared(preparer: Preparer, *given: object) -> list[NewJob]:
 
 
 def singly(preparer: Preparer, *given: object) -> list[NewJob]:
+    """Each by a preparer that has prepared nothing before."""
+    return [row for job in given for row in prepared(Preparer(preparer.routing), job)]
+
+
+def sent(preparer: Preparer, *calls: SentCall) -> list[NewJob]:
+    found = (preparer.prepare_sent(call, "ann", "lab") for call in calls)
+    return [replace(row, task_id="") for _, prepared in found for row in prepared.jobs]
+
+
+def one_by_one(preparer: Preparer, *given: object) -> list[NewJob]:
+    """Each by a call of its own."""
     return [row for job in given for row in prepared(preparer, job)]
 
 
@@ -77,7 +90,31 @@ def test_signatures_are_prepared_as_each_by_itself(
     wishes: str, task: str, app: Celery, preparer: Preparer
 ) -> None:
     given = [app.signature(task, args=(number,)).set(**WISHES[wishes]) for number in (1, 2, 3)]
-    assert prepared(preparer, *given) == singly(preparer, *given)
+    assert prepared(preparer, *given) == one_by_one(preparer, *given) == singly(preparer, *given)
+
+
+@pytest.mark.parametrize("wishes", WISHES)
+@pytest.mark.parametrize("task", ["plain", "shadowed", "prioritized", "secret", "unknown"])
+def test_sent_calls_are_prepared_as_each_by_itself(
+    wishes: str, task: str, app: Celery, preparer: Preparer
+) -> None:
+    """Also those of a task that were called by its name, with a task id, or with other options."""
+    registered = app.tasks.get(task)
+    calls = [
+        SentCall(task, (number,), None, {"task_id": task_id, **WISHES[wishes], **further}, caller)
+        for caller in (registered, None)
+        for further in ({}, {"time_limit": 9}, {"time_limit": 9.0}, {"ignore_result": False})
+        for number, task_id in ((1, None), (2, "mine"), (3, None))
+    ]
+    assert sent(preparer, *calls) == [row for call in calls for row in sent(Preparer(preparer.routing), call)]
+
+
+def test_map_over_an_iterator_is_prepared_after_one_like_it(app: Celery, preparer: Preparer) -> None:
+    task = app.tasks["plain"]
+    for numbers in ([1], [2]):
+        kwargs = {"task": task.s(), "it": iter(numbers)}
+        (row,) = sent(preparer, SentCall("celery.map", (), kwargs, {}, app.tasks["celery.map"]))
+        assert f'"it": {numbers}' in row.kwargs
 
 
 JOBS = {
@@ -103,11 +140,12 @@ def test_jobs_are_prepared_as_each_by_itself(case: str, preparer: Preparer) -> N
         *(replace(job, meta=value) for value in (1, True, 1.0)),
         *(replace(job, sensitive=[position]) for position in (0, 1)),
     ]
-    assert prepared(preparer, *given) == singly(preparer, *given)
+    assert prepared(preparer, *given) == one_by_one(preparer, *given) == singly(preparer, *given)
 
 
-def test_only_the_first_of_alike_jobs_is_routed(preparer: Preparer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each kind, in any order."""
+@pytest.fixture
+def routed(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The jobs that were routed."""
     routed: list[object] = []
     route = Routing.route
 
@@ -116,9 +154,136 @@ def test_only_the_first_of_alike_jobs_is_routed(preparer: Preparer, monkeypatch:
         return route(self, job, *rest)
 
     monkeypatch.setattr(Routing, "route", counted)
+    return routed
+
+
+@pytest.mark.parametrize("prepare", [prepared, one_by_one])
+def test_only_the_first_of_alike_jobs_is_routed(
+    prepare: Callable[..., list[NewJob]], preparer: Preparer, routed: list[object]
+) -> None:
+    """Of each kind, in any order."""
     plain, urgent = ([Job(task="plain", args=[n], priority=p) for n in (1, 2, 3)] for p in (None, 9))
-    prepared(preparer, *(job for both in zip(plain, urgent, strict=True) for job in both))
+    prepare(preparer, *(job for both in zip(plain, urgent, strict=True) for job in both))
     assert len(routed) == 2
+
+
+def test_only_the_first_of_alike_calls_is_routed(
+    app: Celery, preparer: Preparer, routed: list[object]
+) -> None:
+    options = {"task_id": None, "serializer": "json", "priority": 3}
+    sent(preparer, *(SentCall("plain", (number,), None, options, app.tasks["plain"]) for number in (1, 2, 3)))
+    assert len(routed) == 1
+
+
+def test_alike_jobs_have_users_of_their_own(preparer: Preparer, routed: list[object]) -> None:
+    users = [("ann", "lab"), ("bob", None), (None, None)]
+    rows = [row for user in users for row in preparer.prepare([Job(task="plain", args=[1])], *user).jobs]
+    assert [(row.username, row.groupname) for row in rows] == users
+    assert len(routed) == 1
+
+
+def test_jobs_of_a_running_task_have_it_as_their_parent(app: Celery, preparer: Preparer) -> None:
+    """And other jobs have not, before and afterwards."""
+    job, call = Job(task="plain", args=[1]), SentCall("plain", (1,), None, {}, None)
+
+    def parents() -> list[bool]:
+        rows = [*prepared(preparer, job), *prepared(preparer, job, job), *sent(preparer, call, call)]
+        return ["submitting" in row.routing for row in rows]
+
+    assert not any(parents())
+    task: Any = app.tasks["plain"]
+    stack: Any = vars(_state)["_task_stack"]
+    stack.push(task)
+    task.push_request(id="submitting", called_directly=False)
+    try:
+        assert all(parents())
+    finally:
+        task.pop_request()
+        stack.pop()
+    assert not any(parents())
+
+
+def reregister(app: Celery) -> None:
+    app.tasks.unregister("plain")
+    app.task(name="plain", shared=False)(other_body)
+
+
+def other_body(value: int) -> None: ...
+
+
+def apply_urgently(self: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    return Task.apply_async(self, args, kwargs, **options | {"priority": 9})
+
+
+def route(app: Celery, routes: Any) -> None:
+    app.conf.task_routes = routes
+    app.amqp.flush_routes()
+    amqp: Any = app.amqp
+    amqp.router = amqp.Router()
+
+
+CHANGES: dict[str, Callable[[Celery], Any]] = {
+    "attempts of the task": lambda app: setattr(app.tasks["plain"], "max_attempts", 7),
+    "a key of the task": lambda app: setattr(app.tasks["plain"], "unique_key", "nightly"),
+    "sensitive arguments of the task": lambda app: setattr(app.tasks["plain"], "sensitive", ["number"]),
+    "another task of the name": reregister,
+    "an apply_async of the task's own": lambda app: setattr(
+        type(app.tasks["plain"]), "apply_async", apply_urgently
+    ),
+    "a name in logs of the task's own": lambda app: setattr(
+        type(app.tasks["plain"]), "shadow_name", Shadowed.shadow_name
+    ),
+    "another route": lambda app: route(app, {"plain": {"queue": "elsewhere"}}),
+    "a route that is a function": lambda app: route(app, [lambda *_, **__: {"queue": "elsewhere"}]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_job_after_a_change_is_prepared_anew(change: str, app: Celery, preparer: Preparer) -> None:
+    job = Job(task="plain", args=[1])
+    (before,) = prepared(preparer, job)
+    CHANGES[change](app)
+    (after,) = prepared(preparer, job)
+    assert [after] == singly(preparer, job)
+    assert after != before or change == "another task of the name"
+
+
+def test_error_after_a_change_is_that_of_the_new_task(app: Celery, preparer: Preparer) -> None:
+    prepared(preparer, Job(task="plain", args=[1], kwargs={"further": 2}))
+    reregister(app)
+    with pytest.raises(ValidationError, match="further"):
+        prepared(preparer, Job(task="plain", args=[1], kwargs={"further": 2}))
+
+
+def test_true_after_one_is_refused_as_an_attribute_of_a_task(app: Celery, preparer: Preparer) -> None:
+    """They are equal."""
+    task: Any = app.tasks["plain"]
+    task.max_attempts = 1
+    prepared(preparer, Job(task="plain", args=[1]))
+    task.max_attempts = True
+    with pytest.raises(ValidationError, match="max_attempts"):
+        prepared(preparer, Job(task="plain", args=[1]))
+
+
+def test_unknown_task_is_refused_once_the_app_is_eager(app: Celery, preparer: Preparer) -> None:
+    prepared(preparer, Job(task="unknown"))
+    app.conf.task_always_eager = True
+    with pytest.raises(ValidationError, match="always_eager"):
+        prepared(preparer, Job(task="unknown"))
+
+
+def test_rows_that_are_kept_are_limited(preparer: Preparer) -> None:
+    kept = preparer._like_rows._kept
+    for number in range(MAX_KEPT + 1):
+        one_by_one(preparer, Job(task="plain", args=[1], unique_key=f"key {number}"))
+        assert 0 < len(kept) <= MAX_KEPT
+
+
+def test_long_texts_are_not_kept(preparer: Preparer) -> None:
+    prepared(preparer, Job(task="plain", args=[1], message="x" * (MAX_TEXT + 1)))
+    assert not preparer._like_rows._kept
+    prepared(preparer, Job(task="plain", args=["x" * (MAX_TEXT + 1)]))
+    assert "xx" not in repr(preparer._like_rows._kept)
 
 
 def test_route_that_is_a_function_is_asked_for_each_job(app: Celery, preparer: Preparer) -> None:

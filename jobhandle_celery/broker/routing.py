@@ -19,7 +19,7 @@ from kombu.serialization import prepare_accept_content
 
 from .. import celery_compat, serialization, validation
 from ..errors import ConfigurationError, ValidationError
-from ..models import CheckedJob, Job
+from ..models import CheckedJob
 from ..redaction import masked, resolved
 from . import publish_options, stored_options
 from .dry_run import BY_NAME, CALLED_BY, DryRun, UnsentMessage, has_signal_handlers
@@ -87,6 +87,10 @@ class Routing:
     def _amqp(self) -> Any:
         return self._app.amqp  # takes a lock each time
 
+    @cached_property
+    def _tasks(self) -> Any:
+        return self._app.tasks
+
     def route(
         self,
         job: CheckedJob,
@@ -113,7 +117,7 @@ class Routing:
                 task's own ``apply_async`` sends no message.
             ConfigurationError: workers with this app's configuration accept no jobs.
         """
-        task: Any = self._app.tasks.get(job.task)
+        task: Any = self._tasks.get(job.task)
         args, kwargs = [*[None] * results, *job.args], dict(job.kwargs)
         sensitive = list(job.sensitive)
         if task is not None:
@@ -156,28 +160,39 @@ class Routing:
             _options_json(route, {**further, **_stamps(given)}, sensitive, tree),
         )
 
-    def ignores_arguments(self, name: str) -> bool:
-        """Return True if all jobs of a task with the same options are routed alike, whatever their arguments.
+    def common_of(self, name: str, *, sent: bool = False) -> tuple[Any, ...] | None:
+        """Return what the routes of a task's jobs depend on, beside what each job asks for.
 
-        They must have no sensitive arguments.
+        None if they depend on the arguments, or on code that is not Celery's. While the objects in it are the
+        same ones, jobs that ask for the same, and have no sensitive arguments, are routed alike.
+
+        Args:
+            name: Of the task.
+            sent: For calls of `Celery.send_task`, after the task's own ``apply_async``.
         """
-        task: Any = self._app.tasks.get(name)
-        return (
-            not has_signal_handlers()
-            and celery_compat.is_published_by_celery(self._app, task)
-            and self._has_plain_routes()
-            and (task is None or not (getattr(task, "sensitive", ()) or celery_compat.has_shadow_name(task)))
-        )
+        task: Any = self._tasks.get(name)
+        if (
+            has_signal_handlers()
+            or not celery_compat.is_published_by_celery(self._app, None if sent else task)
+            or not self._has_plain_routes()
+        ):
+            return None
+        if task is None:
+            return None if self._app.conf.task_always_eager else (self._amqp.router, None, None, None)
+        if getattr(task, "sensitive", ()) or (not sent and celery_compat.has_shadow_name(task)):
+            return None
+        own = getattr(task, "max_attempts", None), getattr(task, "unique_key", None)
+        return (self._amqp.router, task, *own)
 
-    def checked_arguments(self, job: Job) -> tuple[list[Any], dict[str, Any]]:
-        """Check the arguments of a job that has no sensitive ones, and return them as its task receives them.
+    def checked_arguments(self, name: str, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
+        """Check arguments none of which is sensitive, and return them as their task receives them.
 
         Raises:
-            ValidationError: they do not fit the signature of its task.
+            ValidationError: they do not fit the signature of the task.
         """
-        validation.arguments(job.args, job.kwargs)
-        task: Any = self._app.tasks.get(job.task)
-        args, kwargs = list(job.args), dict(job.kwargs)
+        validation.arguments(args, kwargs)
+        task: Any = self._tasks.get(name)
+        args, kwargs = list(args), dict(kwargs)
         return (args, kwargs) if task is None else checked_arguments(task, args, kwargs, [], 0)
 
     def caller(self) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from .. import validation
 from ..errors import ValidationError
 from ..models import Job
 from . import signatures
@@ -25,6 +24,21 @@ PLACED = frozenset({"task_id", "link", "root_id", "parent_id", "route_name", "se
 """Options that `task_job` does not take: `sent_task` handles them itself."""
 
 
+class SentCall(NamedTuple):
+    """One call of `Celery.send_task`."""
+
+    name: str
+    """Of the task."""
+    args: Any
+    """Positional arguments, or None."""
+    kwargs: Any
+    """Keyword arguments, or None."""
+    options: Mapping[str, Any]
+    """All other arguments of the call."""
+    task: Any
+    """The task whose ``apply_async`` made the call; None: it was called by name."""
+
+
 @dataclass(frozen=True)
 class SentTask:
     """The job of one call of `send_task`, and its callbacks."""
@@ -32,25 +46,16 @@ class SentTask:
     job: Job
     options: Mapping[str, Any]
     """Further options of its message."""
-    task_id: str | None = None
-    """As the caller gave it; None: a new one."""
     callbacks: list[Sig] = field(default_factory=list)
 
 
-def sent_task(name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None) -> SentTask:
-    """Return the job of a call of `Celery.send_task`.
-
-    Args:
-        name: Of the task.
-        args: Positional arguments, or None.
-        kwargs: Keyword arguments, or None.
-        options: All other arguments of the call.
-        task: The task whose ``apply_async`` made the call; None: it was called by name.
+def sent_task(call: SentCall) -> SentTask:
+    """Return the job of a call of `Celery.send_task`; its task id is not looked at.
 
     Raises:
         ValidationError: an option cannot be kept; names it.
     """
-    given = {key: value for key, value in options.items() if value is not None and key not in UNUSED}
+    given = {key: value for key, value in call.options.items() if value is not None and key not in UNUSED}
     placed = {key: given.pop(key) for key in PLACED & given.keys()}
     for key in ("retries", "replaced_task_nesting"):
         if not given.get(key):  # Celery passes 0
@@ -58,12 +63,12 @@ def sent_task(name: str, args: Any, kwargs: Any, options: Mapping[str, Any], tas
     for key in ("eta", "expires"):
         if isinstance(given.get(key), (datetime, str)):
             given[key] = _aware(given[key])
-    job, further = task_job({"task": name, "args": args, "kwargs": kwargs, "options": given})
+    job, further = task_job({"task": call.name, "args": call.args, "kwargs": call.kwargs, "options": given})
     further |= {key: placed[key] for key in ("root_id", "parent_id", "route_name") if key in placed}
     if "serializer" in placed:
         further["serializer"] = _text("serializer", placed["serializer"])
-    further[CALLED_BY] = BY_NAME if task is None else task
-    return SentTask(job, further, validation.task_id(placed.get("task_id")), signatures.links_of(placed))
+    further[CALLED_BY] = BY_NAME if call.task is None else call.task
+    return SentTask(job, further, signatures.links_of(placed))
 
 
 def _aware(moment: datetime | str) -> datetime | str:

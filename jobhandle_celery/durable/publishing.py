@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery
 
 from .. import celery_compat, validation
-from ..broker.sent_tasks import sent_task
+from ..broker.sent_tasks import SentCall
 from ..broker.signatures import GROUP
 from ..broker.task_signatures import MAPS
 from ..errors import ConfigurationError, shown
@@ -145,9 +145,10 @@ class DurableTasks:
             ApiUsageError, DatabaseUnavailableError: as `JobHandle.submit`.
         """
         scope = self.scope.current
-        sent = sent_task(name, args, kwargs, options, task)
         submitter = runtime_of(self._app).submitter
-        task_id, job_id = submitter.submit_sent(sent, scope.username, scope.groupname, scope.session)
+        task_id, job_id = submitter.submit_sent(
+            SentCall(name, args, kwargs, options, task), scope.username, scope.groupname, scope.session
+        )
         result = JobResult(task_id, app=self._app, job_id=job_id)
         result.ignored = bool(options.get("ignore_result"))
         self._add_to_parent(result, options)
@@ -243,6 +244,8 @@ def durable_sender(app: Celery) -> Callable[..., Any]:
             or is_in_flight(options)
         ):
             return celery_compat.plain_send_task(app, send_task)(*given, **options)
+        if len(given) == 3:  # so does Celery call it
+            return durable.submit(*given, options, called_by)
         call = dict(zip(positions, given, strict=False)) | options
         return durable.submit(
             call.pop("name"), call.pop("args", None), call.pop("kwargs", None), call, called_by
