@@ -1,8 +1,8 @@
 """A producer in a process of its own, as in a service: `Producer`, and the program that it runs.
 
-``python -m benchmarks.producer_process NAME SANDBOX`` reads lines ``each COUNT`` or ``together COUNT`` from
-its standard input, submits as many jobs, and writes the rate. In one process, the systems would share a heap
-and disturb each other by the threads that they leave running.
+``python -m benchmarks.producer_process NAME SANDBOX`` reads lines ``each COUNT``, ``together COUNT`` or
+``handle COUNT`` from its standard input, submits as many jobs, and writes the rate. In one process, the
+systems would share a heap and disturb each other by the threads that they leave running.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.reaper import Reaper
 
 from .floor import FLOORS, Floor
 from .marks import Marks, clock
-from .peers import ALL, OF_CALLS, Sandbox
+from .peers import ALL, OF_CALLS, Durable, Sandbox
 from .processes import ROOT
 
 
@@ -59,6 +59,13 @@ class Producer:
         """Submit jobs by the system's call for many. Raises as `submit_each` does."""
         return self._request("together", jobs)
 
+    def submit_by_handle(self, jobs: int) -> ProducerRate:
+        """Submit jobs of a durable task by `handle.submit`, one after the other.
+
+        Raises as `submit_each` does.
+        """
+        return self._request("handle", jobs)
+
     def _request(self, how: str, jobs: int) -> ProducerRate:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -95,7 +102,8 @@ def _ways(name: str, sandbox: Sandbox) -> dict[str, Callable[[range], object]]:
         return {"each": _each(getattr(Floor(sandbox), FLOORS[name]))}
     peer = next(kind for kind in (*ALL, *OF_CALLS) if kind.name == name)(sandbox)
     peer.open()
-    return {"each": _each(peer.submit), "together": peer.submit_many}
+    ways = {"each": _each(peer.submit), "together": peer.submit_many}
+    return ways | {"handle": _each(peer.submit_by_handle)} if isinstance(peer, Durable) else ways
 
 
 def main(name: str, urls: dict[str, str]) -> None:

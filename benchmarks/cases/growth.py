@@ -40,7 +40,7 @@ def _producers(harness: Harness, result: Result, peers: dict[str, CeleryPeer]) -
 
 
 def _workers(harness: Harness, result: Result, peers: dict[str, CeleryPeer]) -> None:
-    jobs = harness.amount(800, 500)
+    jobs = harness.amount(500, 500)
     counts = (1, 2) if harness.quick else (1, 2, 4)
     measurements = {
         # More jobs for more workers: those that run before all workers are ready do not count.
@@ -61,7 +61,7 @@ def _waiters(harness: Harness, result: Result, peer: CeleryPeer) -> None:
     peer.start_workers()
     counts = (1, 20) if harness.quick else (1, 10, 100, 300, 1_000)
     measured = harness.measure(
-        {str(count): many_waiters(peer, count, 0.001) for count in counts}, 3, quick_rounds=1, warm_up=False
+        {str(count): many_waiters(peer, count, 0.001) for count in counts}, 2, quick_rounds=1, warm_up=False
     )
     peer.stop_workers()
     lines: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}

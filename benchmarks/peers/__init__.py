@@ -2,6 +2,7 @@
 
 from .callers import Durable, PlainBeside
 from .celery_peers import Bare, DjangoResults, RedisResults, SqlalchemyResults
+from .claiming_peer import Claiming
 from .dramatiq_peer import Dramatiq
 from .ours import Ours
 from .peer import Peer, Sandbox
@@ -26,6 +27,7 @@ __all__ = [
     "ALL",
     "OF_CALLS",
     "Bare",
+    "Claiming",
     "DjangoResults",
     "Dramatiq",
     "Durable",

@@ -1,7 +1,7 @@
 """The compared Celery apps: the same broker and task, by what they do beside."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery
@@ -30,6 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "ours": {"task_ignore_result": True},
     "beside": {"task_ignore_result": True},
     "durable": {"task_ignore_result": True},
+    "claiming": {"task_ignore_result": True},
 }
 """The settings in which the apps differ, by kind."""
 
@@ -48,10 +49,18 @@ def make_app(kind: str, urls: Mapping[str, str], settings: Mapping[str, Any] | N
         for name, value in KINDS[kind].items()
     }
     app.conf.update({**COMMON, **own, **(settings or {})})
-    app.task(name=TASK, durable=kind == "durable")(marks.body)
+    app.task(name=TASK, durable=kind == "durable")(_body(kind, urls["database"]))
     if kind in WITH_JOBS:
         Jobs(app, urls["database"])
     return app
+
+
+def _body(kind: str, database_url: str) -> Callable[..., int | None]:
+    if kind != "claiming":
+        return marks.body
+    from .claiming_peer import claiming_body  # which imports this module
+
+    return claiming_body(database_url.replace("postgresql+psycopg://", "postgresql://"))
 
 
 def urls_of(sandbox: Sandbox) -> dict[str, str]:
