@@ -23,10 +23,10 @@ from .status import JobStatus
 from .store import NewJob, NewJobs, NewMember
 
 MAX_KEPT = 1_000
-"""How many rows are kept for jobs like theirs: callers may invent unique keys without end."""
+"""How many rows are kept for jobs like theirs, before all are dropped: callers may invent queues."""
 
 MAX_TEXT = 1_000
-"""Characters of text that such a job asks for at most."""
+"""A job that asks for more characters than this, as in its message, is not kept."""
 
 
 class _LazyJobs:
@@ -107,15 +107,15 @@ class Preparer:
                 return task_id, self._planned(planned, username, groupname)
             row = self.job(sent.job, sent.options, task_id, username, groupname)
             if common is not None:
-                rows.keep(wishes, common, row)
+                rows.keep(wishes, common, self.routing.common_of(call.name, sent=True), row)
         return task_id, Prepared([row if given is None else replace(row, task_id_given=True)])
 
     def _planned(self, planned: Plan, username: str | None, groupname: str | None) -> Prepared:
         return Prepared([], self.members(planned.members, username, groupname), planned.roots)
 
     def _rows_here(self) -> "_LikeRows":
-        """Return the rows to compare with: what a running task submits has that as its parent."""
-        return _LikeRows(self.routing) if self.routing.caller() else self._like_rows
+        """Return the rows to compare with. What a running task submits has a parent, and is like no other."""
+        return _LikeRows(self.routing) if self.routing.in_task else self._like_rows
 
     def members(
         self, members: Sequence[Member], username: str | None, groupname: str | None
@@ -208,7 +208,7 @@ class _Call:
         row = self._rows.row_like(wishes, common, job.task, job.args, job.kwargs, task_id, self._user)
         if row is None:
             row = self._preparer.job(job, options, task_id, *self._user)
-            self._rows.keep(wishes, common, row)
+            self._rows.keep(wishes, common, self._preparer.routing.common_of(job.task), row)
         return row
 
     def _common_of(self, task: str) -> tuple[Any, ...] | None:
@@ -218,9 +218,9 @@ class _Call:
 
 
 class _LikeRows:
-    """Rows for jobs that differ from the first like them in their arguments and their user alone.
+    """Rows of jobs, from which others are made that ask for the same: only the arguments and the user differ.
 
-    Only the first is validated and routed as a whole.
+    Of such jobs only the first is routed and validated; of the others, the arguments are checked.
     """
 
     def __init__(self, routing: Routing) -> None:
@@ -251,16 +251,31 @@ class _LikeRows:
         Raises:
             ValidationError: its task does not take the arguments.
         """
-        common_of_kept, texts, rest = self._kept.get(wishes, _NOTHING)
-        # By identity: what was True may have become 1.
-        if not texts or not all(map(is_, common_of_kept, common)):
+        common_of_kept, message_and_meta, rest = self._kept.get(wishes, _NOTHING)
+        # By identity: True, which is refused as `max_attempts`, equals 1.
+        if not message_and_meta or not all(map(is_, common_of_kept, common)):
             return None
         args, kwargs = self._routing.checked_arguments(task, args, kwargs)
         arguments = serialization.encode_given("args", args), serialization.encode_given("kwargs", kwargs)
-        return NewJob(task, task_id, *arguments, *texts, *user, *rest)
+        return NewJob(task, task_id, *arguments, *message_and_meta, *user, *rest)
 
-    def keep(self, wishes: tuple[Any, ...], common: tuple[Any, ...], row: NewJob) -> None:
-        """Keep what the rows of jobs like this one have in common."""
+    def keep(
+        self,
+        wishes: tuple[Any, ...],
+        before: tuple[Any, ...],
+        common: tuple[Any, ...] | None,
+        row: NewJob,
+    ) -> None:
+        """Keep a row, unless jobs like its own are rare, or something has changed while it was made.
+
+        Args:
+            wishes: As for `row_like`.
+            before: What `Routing.common_of` has returned before the row was made.
+            common: What it returns now.
+            row: The row.
+        """
+        if common is None or not all(map(is_, before, common)) or row.unique_key is not None:
+            return
         if sum(len(value) for value in wishes[-1] if isinstance(value, str)) > MAX_TEXT:
             return
         if len(self._kept) >= MAX_KEPT:
@@ -276,11 +291,22 @@ _given = attrgetter(
 _rest = attrgetter(*(field.name for field in fields(NewJob)[8:]))
 """The fields of a row after `groupname`."""
 
+_OF_ONE = frozenset({"eta", "argsrepr", "kwargsrepr", "root_id", "parent_id"})
+"""Options that two calls rarely have in common."""
+
+_NOT_ASKED = UNUSED | {"task_id"}
+"""Options of a call that its row does not depend on."""
+
 
 def _wishes(job: Job, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return all that a job asks for but its arguments; empty if something is no plain value."""
-    if type(job) is not Job or job.headers or job.sensitive or job.after:
+    """Return all that a job asks for but its arguments; empty if no other one is compared with it.
+
+    That is a job with headers, sensitive arguments or needs, valid or not, or with a value that is not plain.
+    """
+    if type(job) is not Job or job.headers != {} or job.sensitive != () or job.after:
         return ()
+    if type(job.meta) is float or not _OF_ONE.isdisjoint(options):
+        return ()  # 0.0 equals -0.0
     values = (*_given(job), *options, *options.values())
     types = tuple(map(type, values))  # 1 equals True
     return (types, values) if _PLAIN.issuperset(types) else ()
@@ -292,10 +318,8 @@ def _wishes_of_call(call: SentCall) -> tuple[Any, ...]:
     asked = {key: value for key, value in options if value is not None and key not in _NOT_ASKED}
     values = (call.name, call.task is None, *asked, *asked.values())
     types = tuple(map(type, values))
-    return ("send_task", types, values) if _PLAIN.issuperset(types) and call.name not in MAPS else ()
-
-
-_NOT_ASKED = UNUSED | {"task_id"}
+    alike = _PLAIN.issuperset(types) and call.name not in MAPS and _OF_ONE.isdisjoint(asked)
+    return ("send_task", types, values) if alike else ()
 
 
 def _new_member(job: NewJob, member: Member) -> NewMember:

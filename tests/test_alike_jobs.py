@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, Task, _state, signals
+from celery.app.routes import MapRoute
 
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.broker.routing import Routing
@@ -56,9 +57,14 @@ def prepared(preparer: Preparer, *given: object) -> list[NewJob]:
     return [replace(row, task_id="") for row in preparer.prepare(given, "ann", "lab").jobs]
 
 
+def new_preparer(preparer: Preparer) -> Preparer:
+    """A preparer that has prepared nothing before, with a router that has routed nothing."""
+    return Preparer(Routing(preparer.routing._app))
+
+
 def singly(preparer: Preparer, *given: object) -> list[NewJob]:
-    """Each by a preparer that has prepared nothing before."""
-    return [row for job in given for row in prepared(Preparer(preparer.routing), job)]
+    """Each by a preparer of its own."""
+    return [row for job in given for row in prepared(new_preparer(preparer), job)]
 
 
 def sent(preparer: Preparer, *calls: SentCall) -> list[NewJob]:
@@ -106,7 +112,7 @@ def test_sent_calls_are_prepared_as_each_by_itself(
         for further in ({}, {"time_limit": 9}, {"time_limit": 9.0}, {"ignore_result": False})
         for number, task_id in ((1, None), (2, "mine"), (3, None))
     ]
-    assert sent(preparer, *calls) == [row for call in calls for row in sent(Preparer(preparer.routing), call)]
+    assert sent(preparer, *calls) == [row for call in calls for row in sent(new_preparer(preparer), call)]
 
 
 def test_map_over_an_iterator_is_prepared_after_one_like_it(app: Celery, preparer: Preparer) -> None:
@@ -137,7 +143,8 @@ def test_jobs_are_prepared_as_each_by_itself(case: str, preparer: Preparer) -> N
         *(replace(job, priority=priority) for priority in (1, 2, None)),
         *(replace(job, **changed) for changed in ({"queue": "fast"}, {"max_attempts": 2}, {"meta": 1})),
         *(replace(job, headers={"trace": value}) for value in (1, True)),
-        *(replace(job, meta=value) for value in (1, True, 1.0)),
+        *(replace(job, meta=value) for value in (1, True, 1.0, 0.0, -0.0)),
+        *(replace(job, time_limit=value) for value in (1, 1.0)),
         *(replace(job, sensitive=[position]) for position in (0, 1)),
     ]
     assert prepared(preparer, *given) == one_by_one(preparer, *given) == singly(preparer, *given)
@@ -205,7 +212,7 @@ def test_jobs_of_a_running_task_have_it_as_their_parent(app: Celery, preparer: P
 
 def reregister(app: Celery) -> None:
     app.tasks.unregister("plain")
-    app.task(name="plain", shared=False)(other_body)
+    app.task(name="plain", shared=False, priority=5)(other_body)
 
 
 def other_body(value: int) -> None: ...
@@ -245,7 +252,102 @@ def test_job_after_a_change_is_prepared_anew(change: str, app: Celery, preparer:
     CHANGES[change](app)
     (after,) = prepared(preparer, job)
     assert [after] == singly(preparer, job)
-    assert after != before or change == "another task of the name"
+    assert after != before
+
+
+@pytest.mark.parametrize("how", [prepared, sent])
+def test_row_made_while_something_changed_is_not_kept(
+    how: Callable[..., list[NewJob]], app: Celery, preparer: Preparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may change a task once it is routed."""
+    task: Any = app.tasks["plain"]
+    given: Any = Job(task="plain", args=[1])
+    if how is sent:
+        given = SentCall("plain", (1,), None, {}, task)
+    route = Routing.route
+
+    def changing(self: Routing, *args: Any) -> Any:
+        routed = route(self, *args)
+        task.max_attempts = 7
+        return routed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Routing, "route", changing)
+        (before,) = how(preparer, given)
+    (after,) = how(preparer, given)
+    assert (before.max_attempts, after.max_attempts) == (1, 7)
+
+
+@pytest.mark.parametrize("how", [prepared, sent])
+def test_row_made_while_a_handler_was_connected_is_not_kept(
+    how: Callable[..., list[NewJob]], app: Celery, preparer: Preparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread: what it adds to this job's message is not for others."""
+
+    def add(headers: Any, **_: Any) -> None:
+        headers["trace"] = "of one request"
+
+    given: Any = Job(task="plain", args=[1])
+    if how is sent:
+        given = SentCall("plain", (1,), None, {}, app.tasks["plain"])
+    route = Routing.route
+
+    def connecting(self: Routing, *args: Any) -> Any:
+        signals.before_task_publish.connect(add)
+        return route(self, *args)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Routing, "route", connecting)
+            (with_handler,) = how(preparer, given)
+    finally:
+        signals.before_task_publish.disconnect(add)
+    (without,) = how(preparer, given)
+    assert ("trace" in with_handler.routing, "trace" in without.routing) == (True, False)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, False, "", [], {}], ids=repr)
+@pytest.mark.parametrize("field", ["headers", "sensitive"])
+def test_empty_value_is_refused_or_accepted_as_in_the_first_job(
+    field: str, wrong: Any, preparer: Preparer
+) -> None:
+    """0 may be meant as the first position: the argument must not be shown."""
+    outcomes = []
+    for known in (new_preparer(preparer), preparer):
+        if known is preparer:
+            prepared(preparer, Job(task="plain", args=[1]))
+        try:
+            prepared(known, Job(task="plain", args=[1], **{field: wrong}))
+            outcomes.append("accepted")
+        except ValidationError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("wrong", [None, 0, "", []], ids=repr)
+def test_task_whose_sensitive_is_empty_is_checked_again(wrong: Any, app: Celery, preparer: Preparer) -> None:
+    job, task = Job(task="plain", args=[1]), app.tasks["plain"]
+    prepared(preparer, job)
+    task.sensitive = wrong  # type: ignore[attr-defined]
+    outcomes = []
+    for known in (new_preparer(preparer), preparer):
+        try:
+            prepared(known, job)
+            outcomes.append("accepted")
+        except ValidationError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+class ByArguments(MapRoute):
+    def __call__(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        return {"queue": f"queue-{args[0][0]}"} if args and args[0] else None
+
+
+def test_route_of_a_class_of_ones_own_is_asked_for_each_job(app: Celery, preparer: Preparer) -> None:
+    app.conf.task_routes = [ByArguments({})]
+    rows = one_by_one(preparer, *(Job(task="routed", args=[number]) for number in (1, 2)))
+    assert [row.queue for row in rows] == ["queue-1", "queue-2"]
 
 
 def test_error_after_a_change_is_that_of_the_new_task(app: Celery, preparer: Preparer) -> None:
@@ -275,8 +377,19 @@ def test_unknown_task_is_refused_once_the_app_is_eager(app: Celery, preparer: Pr
 def test_rows_that_are_kept_are_limited(preparer: Preparer) -> None:
     kept = preparer._like_rows._kept
     for number in range(MAX_KEPT + 1):
-        one_by_one(preparer, Job(task="plain", args=[1], unique_key=f"key {number}"))
+        one_by_one(preparer, Job(task="plain", args=[1], message=f"message {number}"))
         assert 0 < len(kept) <= MAX_KEPT
+
+
+@pytest.mark.parametrize(
+    "rare", [{"unique_key": "a"}, {"eta": "2100-01-01T00:00:00+00:00"}, {"argsrepr": "(...)"}]
+)
+def test_rows_of_jobs_that_are_rarely_alike_are_not_kept(
+    rare: dict[str, Any], app: Celery, preparer: Preparer
+) -> None:
+    sent(preparer, SentCall("plain", (1,), None, rare, app.tasks["plain"]))
+    prepared(preparer, app.signature("plain", args=(1,)).set(**rare))
+    assert not preparer._like_rows._kept
 
 
 def test_long_texts_are_not_kept(preparer: Preparer) -> None:

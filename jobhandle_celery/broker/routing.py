@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any
 
 from celery import Celery
-from celery.app.routes import MapRoute
+from celery.app.routes import MapRoute, Router
 from celery.utils.saferepr import saferepr
 from kombu import Exchange
 from kombu.serialization import prepare_accept_content
@@ -81,7 +81,7 @@ class Routing:
         self._app = app
         self.dry_run = DryRun(app)
         self._router: Any = None
-        self._routes: dict[tuple[Any, ...], Route] = {}
+        self._routes: dict[tuple[Any, ...], tuple[Any, Route]] = {}
 
     @cached_property
     def _amqp(self) -> Any:
@@ -161,10 +161,12 @@ class Routing:
         )
 
     def common_of(self, name: str, *, sent: bool = False) -> tuple[Any, ...] | None:
-        """Return what the routes of a task's jobs depend on, beside what each job asks for.
+        """Return what must still be the same objects for a job's route to be that of an earlier job like it.
 
-        None if they depend on the arguments, or on code that is not Celery's. While the objects in it are the
-        same ones, jobs that ask for the same, and have no sensitive arguments, are routed alike.
+        These are the router, the task, and its `max_attempts` and `unique_key`; as for any route that is
+        cached, Celery's configuration is not looked at again. None if such a job may be routed differently
+        each time: the arguments matter (a route that is a function, a name in logs, sensitive arguments), or
+        code that is not Celery's takes part; or if it may be refused, as an unknown task by an eager app.
 
         Args:
             name: Of the task.
@@ -179,8 +181,8 @@ class Routing:
             return None
         if task is None:
             return None if self._app.conf.task_always_eager else (self._amqp.router, None, None, None)
-        if getattr(task, "sensitive", ()) or (not sent and celery_compat.has_shadow_name(task)):
-            return None
+        if getattr(task, "sensitive", ()) != () or (not sent and celery_compat.has_shadow_name(task)):
+            return None  # also what is refused: 0, for example
         own = getattr(task, "max_attempts", None), getattr(task, "unique_key", None)
         return (self._amqp.router, task, *own)
 
@@ -194,6 +196,11 @@ class Routing:
         task: Any = self._tasks.get(name)
         args, kwargs = list(args), dict(kwargs)
         return (args, kwargs) if task is None else checked_arguments(task, args, kwargs, [], 0)
+
+    @property
+    def in_task(self) -> bool:
+        """True if a task runs in this thread: what it submits has a parent."""
+        return bool(self._app.current_worker_task)
 
     def caller(self) -> dict[str, Any]:
         """Return the parent and root of what is submitted here: the task that runs in this thread, if any."""
@@ -277,21 +284,24 @@ class Routing:
             self._router, self._routes = router, {}
         asked = {**given, **_own_options(job)}
         limits = job.time_limit, job.soft_time_limit
-        options = map(asked.get, _ROUTE_OPTIONS)
-        key = (job.task, task is None, _sent_as(given), *limits, self._inherited_priority(parent), *options)
-        cacheable = _PLAIN.issuperset(map(type, key[3:])) and self._has_plain_routes()
-        route = self._routes.get(key) if cacheable else None
-        if route is None:
+        values = (*limits, self._inherited_priority(parent), *map(asked.get, _ROUTE_OPTIONS))
+        types = tuple(map(type, values))  # 1 equals 1.0
+        key = (job.task, _sent_as(given), types, values)
+        cacheable = _PLAIN.issuperset(types) and self._has_plain_routes()
+        of_task, route = (cacheable and self._routes.get(key)) or (None, None)
+        if route is None or of_task is not task:
             names = (*_ROUTE_OPTIONS, *_LIMITS, CALLED_BY, *_SENT_OPTIONS * (CALLED_BY in given))
             asked = {name: asked[name] for name in names if asked.get(name) is not None}
             route = self.route_of(self._dry_run_checked(task, job.task, args, kwargs, task_id, asked))
             if cacheable and len(self._routes) < ROUTE_LIMIT:
-                self._routes[key] = route
+                self._routes[key] = task, route
         return route
 
     def _has_plain_routes(self) -> bool:
-        """Return False if a route is a function, which may depend on the arguments."""
-        return all(isinstance(route, MapRoute) for route in self._amqp.router.routes)
+        """Return False if a route is not Celery's own, as a function, which may depend on the arguments."""
+        router: Any = self._amqp.router
+        plain = all(type(route) is MapRoute for route in router.routes)
+        return plain and type(router) is Router
 
     def _inherited_priority(self, parent: Any) -> Any:
         """Return the priority inherited from the submitting task, with `task_inherit_parent_priority`."""

@@ -244,7 +244,7 @@ def durable_sender(app: Celery) -> Callable[..., Any]:
             or is_in_flight(options)
         ):
             return celery_compat.plain_send_task(app, send_task)(*given, **options)
-        if len(given) == 3:  # so does Celery call it
+        if len(given) == 3:  # `Task.apply_async` passes these, and the rest by name
             return durable.submit(*given, options, called_by)
         call = dict(zip(positions, given, strict=False)) | options
         return durable.submit(

@@ -98,7 +98,7 @@ PUBLISHING = [
         266,
         "what a running task submits is prepared as what others submit",
         "preparer:Preparer._rows_here",
-        (Replace(("caller",), by="None"),),
+        (Replace(("in_task",), by="None"),),
         "tests/test_alike_jobs.py",
     ),
     Mutant(
@@ -120,6 +120,20 @@ PUBLISHING = [
         "a map over an iterator is prepared as one before",
         "preparer:_wishes_of_call",
         (Drop(("MAPS",)),),
+        "tests/test_alike_jobs.py",
+    ),
+    Mutant(
+        270,
+        "a row is kept that was made while its task or its routes were others",
+        "preparer:_LikeRows.keep",
+        (Replace(("map", "is_", "before", "common"), by="()"),),
+        "tests/test_alike_jobs.py",
+    ),
+    Mutant(
+        271,
+        "a route of an earlier task of the same name is used",
+        "broker.routing:Routing._cached_route",
+        (Replace(("route", "of_task", "task"), by="route is None"),),
         "tests/test_alike_jobs.py",
     ),
 ]
