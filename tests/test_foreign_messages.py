@@ -54,7 +54,8 @@ def test_foreign_message_is_logged_once(
     assert "is not in namespace default" in line
     assert f"it is {where}" in line
     assert "give each its own (task_default_queue)" in line
-    assert handle.job_status() is JobStatus.QUEUED
+    # MariaDB may have locked the row for the other service's mark; then this one is left out.
+    assert handle.job_status() in (JobStatus.SUBMITTED, JobStatus.QUEUED)
     assert mine.job_status() is JobStatus.FINISHED
 
 
