@@ -23,7 +23,7 @@ from ..errors import JobHandleError
 from ..store import Forkable, Run, RunResult, Store, Worker, forks
 from ..tracing import untraced
 
-INTERVAL = 0.02
+INTERVAL = 0.01
 """Seconds between two commits: results that come meanwhile are written together. After a longer pause, a
 result is written at once."""
 
