@@ -102,7 +102,7 @@ TREES = [
         "a cascade changes rows that it has not locked",
         "store.settling:Settling._cancel_unstartable_locked",
         (DropStatement(("lock_in_order",)),),
-        "tests/store/test_cascades.py -k next_round",
+        "-m faults tests/store/test_cascades.py -k next_round",
     ),
     Mutant(
         185,

@@ -124,6 +124,7 @@ def test_cascade_meets_a_change_at_any_statement(harness: Harness, other: str) -
     assert others == ({"Waiting", "Cancelled"} if other == "resubmit" else set())
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("ready")
 def test_cascade_changes_no_row_of_the_next_round(harness: Harness) -> None:
     """Its tree is cancelled and resubmitted at any of its statements."""

@@ -355,6 +355,7 @@ def test_key_that_a_job_of_another_tree_holds_is_refused(harness: Harness) -> No
 # A process dies.
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("done", [False, True])
 def test_settle_that_dies_at_any_step_is_completed_by_a_sweep(
     own_harness: Harness, done: bool, monkeypatch: pytest.MonkeyPatch
