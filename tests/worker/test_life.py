@@ -44,6 +44,7 @@ def test_running_body_ends_after_a_cancel(cluster: Cluster, task: str, terminate
     assert handle.wait(timeout=20) is JobStatus.CANCELLED
 
 
+@pytest.mark.faults
 def test_job_survives_cold_shutdown_but_not_a_killed_worker(new_cluster: NewCluster) -> None:
     cluster = new_cluster(database="sqlite")
     worker, path = cluster.start(concurrency=1), cluster.new_file()

@@ -86,7 +86,13 @@ def _same(text: str, task_id: str, path: Path) -> str:
     return text.replace(task_id, "ID").replace(str(path), "PATH")
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        pytest.param(scenario, marks=pytest.mark.faults) if scenario == "lost process" else scenario
+        for scenario in SCENARIOS
+    ],
+)
 def test_plain_task_ends_as_in_plain_celery(cluster: Cluster, events: Events, scenario: str) -> None:
     name, arguments = SCENARIOS[scenario]
 

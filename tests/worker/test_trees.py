@@ -90,6 +90,7 @@ def test_failed_member_cancels_what_needs_it(cluster: Cluster) -> None:
     assert not path.exists()
 
 
+@pytest.mark.faults
 def test_member_whose_worker_dies_before_the_settle_is_settled(new_cluster: NewCluster) -> None:
     """The sweep of another worker does what the process that died would have done."""
     cluster = new_cluster()

@@ -130,6 +130,7 @@ def test_job_of_a_lost_worker_is_not_shown_started(
     assert other.is_running()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("attempts", "sent"), [(1, "task-failed"), (2, "task-retried")])
 def test_lost_child_sends_one_event(lasting_cluster: Cluster, attempts: int, sent: str) -> None:
     """A counter of failures sees one, and none if the job runs again (fault 20)."""
