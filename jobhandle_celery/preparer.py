@@ -22,11 +22,11 @@ from .models import Job
 from .status import JobStatus
 from .store import NewJob, NewJobs, NewMember
 
-MAX_KEPT = 1_000
-"""How many rows are kept for jobs like theirs, before all are dropped: callers may invent queues."""
+ROW_LIMIT = 1_000
+"""Rows that are cached; at this number the cache is emptied: callers may invent queue names without end."""
 
-MAX_TEXT = 1_000
-"""A job that asks for more characters than this, as in its message, is not kept."""
+TEXT_LIMIT = 1_000
+"""The row of a job that asks for more characters than this, as in its message, is not cached."""
 
 
 class _LazyJobs:
@@ -71,7 +71,7 @@ class Preparer:
 
     def __init__(self, routing: Routing) -> None:
         self.routing = routing
-        self._like_rows = _LikeRows(routing)
+        self._cache = _RowCache(routing)
 
     def prepare(self, given: Sequence[object], username: str | None, groupname: str | None) -> Prepared:
         """Prepare jobs and signatures: if none is a canvas, each when it is iterated.
@@ -81,7 +81,7 @@ class Preparer:
         """
         if any(map(is_tree, given)):
             return self._planned(plan(given), username, groupname)
-        return Prepared(_LazyJobs(given, _Call(self, self._rows_here(), username, groupname)))
+        return Prepared(_LazyJobs(given, _Call(self, self._cache_here(), username, groupname)))
 
     def prepare_sent(
         self, call: SentCall, username: str | None, groupname: str | None
@@ -93,12 +93,12 @@ class Preparer:
         """
         given = validation.task_id(call.options.get("task_id"))
         task_id = given or str(uuid.uuid4())
-        rows, wishes = self._rows_here(), _wishes_of_call(call)
-        common = self.routing.common_of(call.name, sent=True) if wishes else None
+        cache, key = self._cache_here(), _cache_key_of_call(call)
+        dependencies = self.routing.cache_dependencies(call.name, sent=True) if key else None
         row = None
-        if common is not None:
+        if dependencies is not None:
             arguments, user = (call.args or (), call.kwargs or {}), (username, groupname)
-            row = rows.row_like(wishes, common, call.name, *arguments, task_id, user)
+            row = cache.get(key, dependencies, call.name, *arguments, task_id, user)
         if row is None:
             sent = sent_task(call)
             if sent.callbacks:
@@ -106,16 +106,16 @@ class Preparer:
                 planned = plan_with_callbacks(member, sent.callbacks)
                 return task_id, self._planned(planned, username, groupname)
             row = self.job(sent.job, sent.options, task_id, username, groupname)
-            if common is not None:
-                rows.keep(wishes, common, self.routing.common_of(call.name, sent=True), row)
+            if dependencies is not None:
+                cache.put(key, dependencies, self.routing.cache_dependencies(call.name, sent=True), row)
         return task_id, Prepared([row if given is None else replace(row, task_id_given=True)])
 
     def _planned(self, planned: Plan, username: str | None, groupname: str | None) -> Prepared:
         return Prepared([], self.members(planned.members, username, groupname), planned.roots)
 
-    def _rows_here(self) -> "_LikeRows":
-        """Return the rows to compare with. What a running task submits has a parent, and is like no other."""
-        return _LikeRows(self.routing) if self.routing.in_task else self._like_rows
+    def _cache_here(self) -> "_RowCache":
+        """Return the cache; for what a running task submits, and has it as its parent, a new one."""
+        return _RowCache(self.routing) if self.routing.in_task else self._cache
 
     def members(
         self, members: Sequence[Member], username: str | None, groupname: str | None
@@ -190,58 +190,59 @@ class _Call:
     """Prepares the jobs of one call."""
 
     def __init__(
-        self, preparer: Preparer, rows: "_LikeRows", username: str | None, groupname: str | None
+        self, preparer: Preparer, cache: "_RowCache", username: str | None, groupname: str | None
     ) -> None:
         self._preparer = preparer
-        self._rows = rows
+        self._cache = cache
         self._user = username, groupname
-        self._common: dict[str, tuple[Any, ...] | None] = {}
+        self._dependencies: dict[str, tuple[Any, ...] | None] = {}
 
     def __call__(self, given: object) -> NewJob:
         """Prepare a job."""
         job, options = as_job(given)
         task_id = str(uuid.uuid4())
-        wishes = _wishes(job, options)
-        common = self._common_of(job.task) if wishes else None
-        if common is None:
+        key = _cache_key(job, options)
+        dependencies = self._dependencies_of(job.task) if key else None
+        if dependencies is None:
             return self._preparer.job(job, options, task_id, *self._user)
-        row = self._rows.row_like(wishes, common, job.task, job.args, job.kwargs, task_id, self._user)
+        row = self._cache.get(key, dependencies, job.task, job.args, job.kwargs, task_id, self._user)
         if row is None:
             row = self._preparer.job(job, options, task_id, *self._user)
-            self._rows.keep(wishes, common, self._preparer.routing.common_of(job.task), row)
+            self._cache.put(key, dependencies, self._preparer.routing.cache_dependencies(job.task), row)
         return row
 
-    def _common_of(self, task: str) -> tuple[Any, ...] | None:
-        if task not in self._common:
-            self._common[task] = self._preparer.routing.common_of(task)
-        return self._common[task]
+    def _dependencies_of(self, task: str) -> tuple[Any, ...] | None:
+        if task not in self._dependencies:
+            self._dependencies[task] = self._preparer.routing.cache_dependencies(task)
+        return self._dependencies[task]
 
 
-class _LikeRows:
-    """Rows of jobs, from which others are made that ask for the same: only the arguments and the user differ.
+class _RowCache:
+    """Rows by what their jobs ask for, except the arguments.
 
-    Of such jobs only the first is routed and validated; of the others, the arguments are checked.
+    A row that is found is copied, with the arguments and the user of the new job. Of such jobs only the first
+    is validated and routed; of the others, the arguments are checked.
     """
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._kept: dict[tuple[Any, ...], tuple[tuple[Any, ...], ...]] = {}
+        self._rows: dict[tuple[Any, ...], tuple[tuple[Any, ...], ...]] = {}
 
-    def row_like(
+    def get(
         self,
-        wishes: tuple[Any, ...],
-        common: tuple[Any, ...],
+        key: tuple[Any, ...],
+        dependencies: tuple[Any, ...],
         task: str,
         args: Any,
         kwargs: Any,
         task_id: str,
         user: tuple[str | None, ...],
     ) -> NewJob | None:
-        """Return the row of a job; None if none is kept of a job that asks for the same.
+        """Return the row of a job, made from a cached one; None if there is none for its key.
 
         Args:
-            wishes: All that it asks for but its arguments.
-            common: What `Routing.common_of` returns for its task.
+            key: As `_cache_key` returns it.
+            dependencies: What `Routing.cache_dependencies` returns for its task.
             task: The name of its task.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
@@ -251,39 +252,39 @@ class _LikeRows:
         Raises:
             ValidationError: its task does not take the arguments.
         """
-        common_of_kept, message_and_meta, rest = self._kept.get(wishes, _NOTHING)
+        cached_with, message_and_meta, rest = self._rows.get(key, _MISS)
         # By identity: True, which is refused as `max_attempts`, equals 1.
-        if not message_and_meta or not all(map(is_, common_of_kept, common)):
+        if not message_and_meta or not all(map(is_, cached_with, dependencies)):
             return None
         args, kwargs = self._routing.checked_arguments(task, args, kwargs)
         arguments = serialization.encode_given("args", args), serialization.encode_given("kwargs", kwargs)
         return NewJob(task, task_id, *arguments, *message_and_meta, *user, *rest)
 
-    def keep(
+    def put(
         self,
-        wishes: tuple[Any, ...],
+        key: tuple[Any, ...],
         before: tuple[Any, ...],
-        common: tuple[Any, ...] | None,
+        dependencies: tuple[Any, ...] | None,
         row: NewJob,
     ) -> None:
-        """Keep a row, unless jobs like its own are rare, or something has changed while it was made.
+        """Cache a row, unless its dependencies changed while it was made, or it has a unique key.
 
         Args:
-            wishes: As for `row_like`.
-            before: What `Routing.common_of` has returned before the row was made.
-            common: What it returns now.
+            key: As for `get`.
+            before: The dependencies that were read before the row was made.
+            dependencies: The dependencies now.
             row: The row.
         """
-        if common is None or not all(map(is_, before, common)) or row.unique_key is not None:
+        if dependencies is None or not all(map(is_, before, dependencies)) or row.unique_key is not None:
             return
-        if sum(len(value) for value in wishes[-1] if isinstance(value, str)) > MAX_TEXT:
+        if sum(len(value) for value in key[-1] if isinstance(value, str)) > TEXT_LIMIT:
             return
-        if len(self._kept) >= MAX_KEPT:
-            self._kept.clear()
-        self._kept[wishes] = common, (row.message, row.meta), _rest(row)
+        if len(self._rows) >= ROW_LIMIT:
+            self._rows.clear()
+        self._rows[key] = dependencies, (row.message, row.meta), _rest(row)
 
 
-_NOTHING: tuple[tuple[Any, ...], ...] = ((), (), ())
+_MISS: tuple[tuple[Any, ...], ...] = ((), (), ())
 _PLAIN = frozenset({NoneType, str, int, float, bool})
 _given = attrgetter(
     *sorted({field.name for field in fields(Job)} - {"args", "kwargs", "headers", "sensitive", "after"})
@@ -291,35 +292,35 @@ _given = attrgetter(
 _rest = attrgetter(*(field.name for field in fields(NewJob)[8:]))
 """The fields of a row after `groupname`."""
 
-_OF_ONE = frozenset({"eta", "argsrepr", "kwargsrepr", "root_id", "parent_id"})
-"""Options that two calls rarely have in common."""
+_RARELY_EQUAL = frozenset({"eta", "argsrepr", "kwargsrepr", "root_id", "parent_id"})
+"""Options whose values are rarely equal in two calls: their rows are not cached."""
 
-_NOT_ASKED = UNUSED | {"task_id"}
+_NOT_IN_ROW = UNUSED | {"task_id"}
 """Options of a call that its row does not depend on."""
 
 
-def _wishes(job: Job, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return all that a job asks for but its arguments; empty if no other one is compared with it.
+def _cache_key(job: Job, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of a job and its options, except the arguments; empty if its row is not cached.
 
     That is a job with headers, sensitive arguments or needs, valid or not, or with a value that is not plain.
     """
     if type(job) is not Job or job.headers != {} or job.sensitive != () or job.after:
         return ()
-    if type(job.meta) is float or not _OF_ONE.isdisjoint(options):
+    if type(job.meta) is float or not _RARELY_EQUAL.isdisjoint(options):
         return ()  # 0.0 equals -0.0
     values = (*_given(job), *options, *options.values())
     types = tuple(map(type, values))  # 1 equals True
     return (types, values) if _PLAIN.issuperset(types) else ()
 
 
-def _wishes_of_call(call: SentCall) -> tuple[Any, ...]:
-    """Return all that a call of `Celery.send_task` asks for but its arguments, as `_wishes`."""
+def _cache_key_of_call(call: SentCall) -> tuple[Any, ...]:
+    """Return the values of a call of `Celery.send_task`, as `_cache_key`."""
     options = call.options.items()
-    asked = {key: value for key, value in options if value is not None and key not in _NOT_ASKED}
+    asked = {name: value for name, value in options if value is not None and name not in _NOT_IN_ROW}
     values = (call.name, call.task is None, *asked, *asked.values())
     types = tuple(map(type, values))
-    alike = _PLAIN.issuperset(types) and call.name not in MAPS and _OF_ONE.isdisjoint(asked)
-    return ("send_task", types, values) if alike else ()
+    cached = _PLAIN.issuperset(types) and call.name not in MAPS and _RARELY_EQUAL.isdisjoint(asked)
+    return ("send_task", types, values) if cached else ()
 
 
 def _new_member(job: NewJob, member: Member) -> NewMember:

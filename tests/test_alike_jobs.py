@@ -11,7 +11,7 @@ from celery.app.routes import MapRoute
 from jobhandle_celery import Job, ValidationError
 from jobhandle_celery.broker.routing import Routing
 from jobhandle_celery.broker.sent_tasks import SentCall
-from jobhandle_celery.preparer import MAX_KEPT, MAX_TEXT, Preparer
+from jobhandle_celery.preparer import ROW_LIMIT, TEXT_LIMIT, Preparer
 from jobhandle_celery.store import NewJob
 
 
@@ -256,7 +256,7 @@ def test_job_after_a_change_is_prepared_anew(change: str, app: Celery, preparer:
 
 
 @pytest.mark.parametrize("how", [prepared, sent])
-def test_row_made_while_something_changed_is_not_kept(
+def test_row_made_while_something_changed_is_not_cached(
     how: Callable[..., list[NewJob]], app: Celery, preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread may change a task once it is routed."""
@@ -279,7 +279,7 @@ def test_row_made_while_something_changed_is_not_kept(
 
 
 @pytest.mark.parametrize("how", [prepared, sent])
-def test_row_made_while_a_handler_was_connected_is_not_kept(
+def test_row_made_while_a_handler_was_connected_is_not_cached(
     how: Callable[..., list[NewJob]], app: Celery, preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By another thread: what it adds to this job's message is not for others."""
@@ -374,29 +374,29 @@ def test_unknown_task_is_refused_once_the_app_is_eager(app: Celery, preparer: Pr
         prepared(preparer, Job(task="unknown"))
 
 
-def test_rows_that_are_kept_are_limited(preparer: Preparer) -> None:
-    kept = preparer._like_rows._kept
-    for number in range(MAX_KEPT + 1):
+def test_cached_rows_are_limited(preparer: Preparer) -> None:
+    cached = preparer._cache._rows
+    for number in range(ROW_LIMIT + 1):
         one_by_one(preparer, Job(task="plain", args=[1], message=f"message {number}"))
-        assert 0 < len(kept) <= MAX_KEPT
+        assert 0 < len(cached) <= ROW_LIMIT
 
 
 @pytest.mark.parametrize(
     "rare", [{"unique_key": "a"}, {"eta": "2100-01-01T00:00:00+00:00"}, {"argsrepr": "(...)"}]
 )
-def test_rows_of_jobs_that_are_rarely_alike_are_not_kept(
+def test_rows_of_jobs_that_are_rarely_alike_are_not_cached(
     rare: dict[str, Any], app: Celery, preparer: Preparer
 ) -> None:
     sent(preparer, SentCall("plain", (1,), None, rare, app.tasks["plain"]))
     prepared(preparer, app.signature("plain", args=(1,)).set(**rare))
-    assert not preparer._like_rows._kept
+    assert not preparer._cache._rows
 
 
-def test_long_texts_are_not_kept(preparer: Preparer) -> None:
-    prepared(preparer, Job(task="plain", args=[1], message="x" * (MAX_TEXT + 1)))
-    assert not preparer._like_rows._kept
-    prepared(preparer, Job(task="plain", args=["x" * (MAX_TEXT + 1)]))
-    assert "xx" not in repr(preparer._like_rows._kept)
+def test_long_texts_are_not_cached(preparer: Preparer) -> None:
+    prepared(preparer, Job(task="plain", args=[1], message="x" * (TEXT_LIMIT + 1)))
+    assert not preparer._cache._rows
+    prepared(preparer, Job(task="plain", args=["x" * (TEXT_LIMIT + 1)]))
+    assert "xx" not in repr(preparer._cache._rows)
 
 
 def test_route_that_is_a_function_is_asked_for_each_job(app: Celery, preparer: Preparer) -> None:

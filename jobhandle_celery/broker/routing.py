@@ -160,13 +160,13 @@ class Routing:
             _options_json(route, {**further, **_stamps(given)}, sensitive, tree),
         )
 
-    def common_of(self, name: str, *, sent: bool = False) -> tuple[Any, ...] | None:
-        """Return what must still be the same objects for a job's route to be that of an earlier job like it.
+    def cache_dependencies(self, name: str, *, sent: bool = False) -> tuple[Any, ...] | None:
+        """Return the objects that a cached row of a task's job depends on; None if its rows are not cached.
 
-        These are the router, the task, and its `max_attempts` and `unique_key`; as for any route that is
-        cached, Celery's configuration is not looked at again. None if such a job may be routed differently
-        each time: the arguments matter (a route that is a function, a name in logs, sensitive arguments), or
-        code that is not Celery's takes part; or if it may be refused, as an unknown task by an eager app.
+        They are the router, the task, and its `max_attempts` and `unique_key`. A cached row is valid while
+        they are the same objects; Celery's configuration is not read again, as for a cached route. Rows are
+        not cached if a route may depend on the arguments (a function as a route, `shadow_name`, sensitive
+        arguments), if code that is not Celery's takes part in publishing, or if the app may refuse the job.
 
         Args:
             name: Of the task.

@@ -244,8 +244,6 @@ def durable_sender(app: Celery) -> Callable[..., Any]:
             or is_in_flight(options)
         ):
             return celery_compat.plain_send_task(app, send_task)(*given, **options)
-        if len(given) == 3:  # `Task.apply_async` passes these, and the rest by name
-            return durable.submit(*given, options, called_by)
         call = dict(zip(positions, given, strict=False)) | options
         return durable.submit(
             call.pop("name"), call.pop("args", None), call.pop("kwargs", None), call, called_by
