@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-TESTS = 3
+TESTS = 2
 """Tests of a module, at most."""
 
 
