@@ -59,7 +59,8 @@ def test_app_is_named_in_the_configuration(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.timeout(300)  # three processes start one after the other, on a busy machine in minutes
-def test_processes_of_xdist_share_no_jobs(project: pytest.Pytester) -> None:
+def test_processes_of_xdist_share_no_jobs(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # each process would import all of them
     project.makeini("[pytest]\njobhandle_app = shop")
     project.makepyfile(
         """
@@ -72,7 +73,8 @@ def test_processes_of_xdist_share_no_jobs(project: pytest.Pytester) -> None:
             assert len(shop.jobs.find()) == 1
         """
     )
-    ran = project.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
+    plugins = ("-p", "xdist", "-p", "jobhandle_celery.testing.plugin")
+    ran = project.runpytest_subprocess(*plugins, "-n", "2", "-p", "no:cacheprovider")
     ran.assert_outcomes(passed=40)
 
 
