@@ -35,7 +35,7 @@ from ..schema import clock, job, job_event, job_need
 from ..status import JobStatus
 from ..validation import NAME_LENGTH
 from .records import PendingMessage, Run, RunResult
-from .statements import NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
+from .statements import IN_ARRAY, NO_FLUSH, Guard, event_columns, param, setting, status_literal, with_event
 from .transitions import (
     WAITING_WITHOUT_TIME,
     claimed_as,
@@ -218,7 +218,7 @@ def to_marks(sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) 
         }
         for message in sent
     ]
-    return {"document": json.dumps(marks)}
+    return {"document": json.dumps(marks), "ids": [message.job_id for message in sent]}
 
 
 @cache
@@ -229,6 +229,7 @@ def mark_queued() -> Any:
     """
     sent = document("sent", *KEY, column("publish_count", Integer), column("republish_after", Double))
     waiting = (
+        IN_ARRAY,
         status_allows("publish"),
         ~WAITING_WITHOUT_TIME,
         job.c.id == sent.c.id,
@@ -251,7 +252,7 @@ def to_finishes(results: Mapping[Run, RunResult]) -> dict[str, Any]:
         {**run_params(run), "result": result.text, "ignored": result.ignored}
         for run, result in results.items()
     ]
-    return {"document": json.dumps(document)}
+    return {"document": json.dumps(document), "ids": [run.job_id for run in results]}
 
 
 @cache
@@ -266,6 +267,7 @@ def finish_many() -> Any:
     free = (
         select(*given.c)
         .join_from(given, job, claimed_as(lambda place: given.c[place.name]))
+        .where(IN_ARRAY)
         .with_for_update(skip_locked=True, key_share=True, of=job)
         .cte("free")
     )

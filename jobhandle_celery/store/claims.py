@@ -11,7 +11,7 @@ from ..schema import clock, job, job_event
 from ..status import JobStatus
 from .bulk_statements import KEY, document
 from .records import Run
-from .statements import Guard, Transition, event_columns, param, status_literal, with_event
+from .statements import IN_ARRAY, Guard, Transition, event_columns, param, status_literal, with_event
 from .transitions import (
     DUE,
     NO_STOP_REQUESTED,
@@ -70,7 +70,7 @@ def claim_one(*, leased: bool) -> Transition:
 def to_claims(claims: Mapping[Run, str]) -> dict[str, Any]:
     """Return runs, and the names of their tasks, as the parameter of `claim_many`."""
     rows = [{**run_params(run), "attempt": run.attempt - 1, "task": task} for run, task in claims.items()]
-    return {"document": json.dumps(rows)}
+    return {"document": json.dumps(rows), "ids": [run.job_id for run in claims]}
 
 
 @cache
@@ -84,7 +84,7 @@ def claim_many() -> Any:
     free = (
         select(*given.c)
         .join_from(given, job, _claimable(lambda place: given.c[place.name]))
-        .where(_lease_alive())
+        .where(IN_ARRAY, _lease_alive())
         .with_for_update(skip_locked=True, key_share=True, of=job)
         .cte("free")
     )

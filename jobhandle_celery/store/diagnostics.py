@@ -20,7 +20,7 @@ from .pages import recent
 from .retrying import retry_on_disconnect
 from .snapshots import TREE_COLUMNS, TreeRow, in_tree_order, to_jobs, to_tree_row
 from .statements import NAMESPACE, Guard
-from .transitions import IS_TASK, STOP_REQUESTED, WAITING_WITHOUT_TIME, lease_alive, mine
+from .transitions import IS_TASK, OF_NAMESPACE, STOP_REQUESTED, WAITING_WITHOUT_TIME, lease_alive, mine
 
 SENT_TOO_OFTEN = 3
 """Messages published for one attempt after which the job counts as `UNCLAIMED`."""
@@ -118,7 +118,7 @@ class Diagnostics:
     @retry_on_disconnect
     def details_of(self, job_ids: list[int]) -> list[JobDetails]:
         """Return all that is known of some jobs, by their ids."""
-        return self._details(and_(job.c.id.in_(job_ids), job.c.namespace == NAMESPACE), len(job_ids))
+        return self._details(and_(job.c.id.in_(job_ids), OF_NAMESPACE), len(job_ids))
 
     @retry_on_disconnect
     def stuck(self, late: timedelta, examples: int) -> list[Stuck]:

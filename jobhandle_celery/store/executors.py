@@ -12,9 +12,6 @@ from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    BindParameter,
     Column,
     ColumnElement,
     Connection,
@@ -22,7 +19,6 @@ from sqlalchemy import (
     Select,
     Table,
     Update,
-    any_,
     func,
     null,
     select,
@@ -35,7 +31,7 @@ from ..schema import job
 from .bulk_statements import insert_document, insert_needs, mark_queued, to_document, to_marks
 from .call_threads import call_blocking
 from .records import PendingMessage
-from .statements import Guard, Transition, is_locked_in_order, is_unlocked, params, select_in_order
+from .statements import IN_ARRAY, Guard, Transition, is_locked_in_order, is_unlocked, params, select_in_order
 
 MAX_PARAMETERS = 500
 """Values in the list of one statement; databases have limits, and SQLite's was once 999."""
@@ -199,12 +195,12 @@ class PostgresExecutor(Executor):
         return self.execute(statement.returning(column)).scalar()
 
     def rows_of(self, ids: Collection[int], *columns: Column[Any], where: Guard = ALL_ROWS) -> list[Row[Any]]:
-        return list(self.execute(select_of(_IDS, columns, where), {"ids": list(ids)}))
+        return list(self.execute(select_of(IN_ARRAY, columns, where), {"ids": list(ids)}))
 
     def rows_and_count_of(
         self, ids: Collection[int], *columns: Column[Any], where: Guard
     ) -> tuple[list[Row[Any]], int]:
-        *rows, count = self.execute(select_and_count(_IDS, columns, where), {"ids": list(ids)})
+        *rows, count = self.execute(select_and_count(IN_ARRAY, columns, where), {"ids": list(ids)})
         return rows, count[0]
 
     def _absent(self, table: Table, values: Mapping[str, Any]) -> Any:
@@ -222,10 +218,6 @@ class PostgresExecutor(Executor):
 
     def mark_queued(self, sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) -> None:
         self.execute(mark_queued(), to_marks(sent, delay))
-
-
-# One parameter: the statement is the same for any number of ids.
-_IDS: Guard = job.c.id == any_(BindParameter("ids", type_=ARRAY(BigInteger)))
 
 
 # Built once: the guards are constants of their modules.

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, BindParameter, and_, any_, bindparam, func, select, update
+from sqlalchemy import and_, func, select, update
 
 from ..batching import slices
 from ..schema import clock, job
@@ -20,10 +20,11 @@ from .database import Database
 from .executors import MAX_PARAMETERS, Executor
 from .records import MESSAGE_COLUMNS, PendingMessage
 from .retrying import retry_on_disconnect
-from .statements import NAMESPACE, Guard, Transition, is_locked_in_order, setting, status_literal
+from .statements import IN_ARRAY, NAMESPACE, Guard, Transition, is_locked_in_order, setting, status_literal
 from .transitions import (
     DUE,
     IS_TASK,
+    OF_NAMESPACE,
     WAITING_WITHOUT_TIME,
     due_since,
     for_these,
@@ -36,7 +37,7 @@ MAX_REPUBLISH_DEFERRALS = 3
 """Times in a row that the queue's depth may defer a republish. No promise depends on the depth."""
 
 _UNSENT = and_(
-    job.c.namespace == NAMESPACE,
+    OF_NAMESPACE,
     job.c.status_id.in_(
         [
             status_literal(status)
@@ -167,11 +168,9 @@ class Outbox:
 @cache
 def _reserve_unsent() -> Any:
     """Return the same as one statement, for PostgreSQL; its first column is the id."""
-    ids: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))
-    these = job.c.id == any_(ids)
     return (
         update(job)
-        .where(these, _UNSENT, is_locked_in_order(these, _UNSENT))
+        .where(IN_ARRAY, _UNSENT, is_locked_in_order(IN_ARRAY, _UNSENT))
         .values(due_at=clock(setting("publish_grace")))
         .returning(*MESSAGE_COLUMNS)
     )

@@ -17,8 +17,8 @@ from .nodes import select_deciding_child
 from .records import EVERYTHING, Selection
 from .retrying import retry_on_disconnect
 from .snapshots import FinalJob, JobOutcome, JobState, Node, count_members, in_tree_order, to_jobs
-from .statements import NAMESPACE, param, params, status_literal
-from .transitions import IS_TASK, mine, select_one, selected
+from .statements import param, params, status_literal
+from .transitions import IS_TASK, OF_NAMESPACE, mine, select_one, selected
 from .tree_results import results_needed
 
 
@@ -263,4 +263,4 @@ _OUTCOME = (*_FINAL_JOB, job.c.message, job.c.result, job.c.error)
 _FINAL = job.c.status_id.in_([status_literal(status) for status in sorted(FINAL)])
 _FINAL_TASK = and_(_FINAL, IS_TASK)
 
-_UNFINISHED = and_(job.c.namespace == NAMESPACE, job.c.status_id.in_(UNFINISHED))
+_UNFINISHED = and_(OF_NAMESPACE, job.c.status_id.in_(UNFINISHED))

@@ -10,10 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     BindParameter,
     Column,
     ColumnElement,
     Double,
+    any_,
     bindparam,
     func,
     insert,
@@ -74,6 +77,13 @@ def status_literal(status: JobStatus) -> ColumnElement[JobStatus]:
 
 
 THESE: Guard = job.c.id.in_(bindparam("these", expanding=True))
+
+IN_ARRAY: Guard = job.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+"""The jobs whose ids are in an array (PostgreSQL).
+
+A statement that finds its jobs by a document has this condition, too. PostgreSQL takes a document for a
+hundred rows: it would read a small table as a whole, and keep that plan while the table grows.
+"""
 
 
 def select_unlocked(*guards: Guard) -> Any:

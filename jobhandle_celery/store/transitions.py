@@ -111,7 +111,7 @@ def mine(job_id: int, username: str | None = None) -> Guard:
 
 def selected(selection: Selection) -> Guard:
     """Return the guard: the jobs of a selection, in this namespace."""
-    conditions = [job.c.namespace == NAMESPACE]
+    conditions = [job.c.namespace == NAMESPACE if selection.ids is None else OF_NAMESPACE]
     if selection.statuses is not None:
         conditions.append(job.c.status_id.in_(selection.statuses))
     if selection.task is not None:
@@ -186,7 +186,7 @@ def check_same_claim(run: Run | None, row: Row[Any]) -> None:
 def for_messages(keys: Sequence[MessageKey]) -> Guard:
     """Return the guard: jobs that wait for these messages (job id, task id, attempt)."""
     waiting = [(job_id, task_id, attempt - 1) for job_id, task_id, attempt in keys]
-    return and_(tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(waiting), job.c.namespace == NAMESPACE)
+    return and_(tuple_(job.c.id, job.c.task_id, job.c.attempt).in_(waiting), OF_NAMESPACE)
 
 
 def for_these(messages: Sequence[PendingMessage]) -> Guard:

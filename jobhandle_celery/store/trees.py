@@ -31,6 +31,7 @@ from .records import NewJob, NewMember, SubmitResult
 from .retrying import retry_on_disconnect
 from .settling import Settling
 from .statements import setting
+from .transitions import OF_NAMESPACE
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
@@ -178,7 +179,7 @@ class _Insertion:
         known: dict[int, str | None] = {}
         for part in slices(ids, MAX_PARAMETERS):
             these = job.c.id.in_(part)
-            here = select(job.c.id, job.c.username).where(these, job.c.namespace == self._settings.namespace)
+            here = select(job.c.id, job.c.username).where(these, OF_NAMESPACE)
             known |= {row.id: row.username for row in self._db.read_current(here)}
         for need, username in sorted(asked, key=lambda pair: pair[0]):
             if need not in known or username not in (None, known[need]):
