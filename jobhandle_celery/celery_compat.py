@@ -81,6 +81,31 @@ def share_redis_client(channel: Any, lend: Callable[..., AbstractContextManager[
     return client
 
 
+def keep_redis_client(channel: Any) -> None:
+    """Have a kombu Redis channel make one client for each of its pools of connections, not for each command.
+
+    A worker receives and acknowledges each message by two clients of their own. Other channels stay as they
+    are, as does that of a kombu that makes its clients otherwise.
+    """
+    if not type(channel).__module__.startswith("kombu.transport.redis"):
+        return
+    try:
+        make, pool = channel._create_client, channel.pool
+    except AttributeError:
+        return
+    client = make()
+
+    def create_client(asynchronous: bool = False) -> Any:
+        nonlocal pool, client
+        if asynchronous:  # kombu keeps that one itself
+            return make(asynchronous)
+        if channel.pool is not pool:  # after an error of the connection
+            pool, client = channel.pool, make()
+        return client
+
+    channel._create_client = create_client
+
+
 def publishes_by_kombu(producer: Any) -> bool:
     """Return False if a method that a message passes is not of kombu or amqp, but patched by a tool."""
     channel = producer.channel

@@ -1,4 +1,4 @@
-"""The worker's boot step: it starts the lease and housekeeping, and ends them after the pool.
+"""The worker's boot steps. The first one starts the lease and housekeeping, and ends them after the pool.
 
 The lease has threads and database connections of its own (see `lease`), so that a broker that drops packets
 cannot end it. It ends last: bodies that finish during a warm shutdown do so under their lease.
@@ -18,7 +18,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 from celery.worker.control import Panel
 
-from .. import internal_errors
+from .. import celery_compat, internal_errors
 from ..errors import ConfigurationError, DatabaseUnavailableError, SchemaError
 from ..runtime import runtime_of
 from ..settings import ignored as ignored_settings
@@ -160,6 +160,16 @@ class _LastStop(bootsteps.StartStopStep):
     terminate = stop
 
 
+class ConsumerStep(bootsteps.StartStopStep):
+    """Started after each connection to the broker: what a message costs the main process beside its job."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        if runtime_of(parent.app).settings.fast_publish:
+            celery_compat.keep_redis_client(parent.task_consumer.channel)
+
+
 class PeriodicThread:
     """A thread that calls a function at an interval, whatever it raises; sooner again after a failure."""
 
@@ -198,5 +208,6 @@ def _internal_errors(state: Any) -> dict[str, Any]:
 
 
 def install(app: Celery) -> None:
-    """Add the boot step to the app's workers."""
+    """Add the boot steps to the app's workers."""
     app.steps["worker"].add(JobsStep)
+    app.steps["consumer"].add(ConsumerStep)

@@ -136,4 +136,25 @@ PUBLISHING = [
         (Replace(("route", "of_task", "task"), by="route is None"),),
         "tests/test_alike_jobs.py",
     ),
+    Mutant(
+        272,
+        "jobs that are named are looked for in the index of statuses",
+        "store.outbox:_UNSENT",
+        (Replace(("OF_NAMESPACE",), by="job.c.namespace == NAMESPACE"),),
+        "tests/store/test_named_jobs.py",
+    ),
+    Mutant(
+        273,
+        "a document is taken for a hundred rows, of a small table",
+        "store.bulk_statements:finish_many",
+        (Drop(("IN_ARRAY",)),),
+        "tests/store/test_named_jobs.py",
+    ),
+    Mutant(
+        274,
+        "a worker's channel keeps a client of a pool that it has given up",
+        "celery_compat:keep_redis_client",
+        (Replace(("channel", "pool", "pool"), by="False"),),
+        "tests/test_celery_compat.py",
+    ),
 ]

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from celery import Celery, bootsteps
+from celery.worker.consumer.tasks import Tasks
 from celery.worker.control import Panel
+from kombu import Connection
 
 from jobhandle_celery import Jobs
 from jobhandle_celery.errors import DatabaseUnavailableError
@@ -25,9 +27,9 @@ AWAY = "postgresql+psycopg://127.0.0.1:1/away"
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Callable[..., Any]:
-    def make(url: str, pool: str = "solo") -> Any:
+    def make(url: str, pool: str = "solo", **settings: Any) -> Any:
         app: Any = Celery("stepped", broker="memory://", set_as_current=False)
-        app.conf.update(jobhandle_sweep_interval=0.05, worker_hijack_root_logger=False)
+        app.conf.update(jobhandle_sweep_interval=0.05, worker_hijack_root_logger=False, **settings)
         Jobs(app, url)
         return app.WorkController(pool=pool, hostname="w1@here")
 
@@ -49,6 +51,22 @@ def test_steps_of_the_worker_are_boot_steps(controller: Callable[[str], Any], sq
     assert len(steps) > 2
     assert [step for step in steps if not isinstance(step, bootsteps.StartStopStep)] == []
     assert [step.obj for step in steps[:1]] == [None]
+
+
+@pytest.mark.parametrize("fast_publish", [True, False])
+def test_worker_keeps_its_redis_client(
+    controller: Callable[..., Any], sqlite_url: str, redis_url: str, fast_publish: bool
+) -> None:
+    """From each connection on, unless kombu alone is to be used."""
+    consumer = controller(sqlite_url, jobhandle_fast_publish=fast_publish).consumer
+    kinds = [type(step) for step in consumer.steps]
+    assert kinds.index(Tasks) < kinds.index(bootstep.ConsumerStep)
+    (step,) = [step for step in consumer.steps if isinstance(step, bootstep.ConsumerStep)]
+    for _ in range(2):
+        with Connection(redis_url) as connection:
+            channel: Any = connection.default_channel
+            step.start(SimpleNamespace(app=consumer.app, task_consumer=SimpleNamespace(channel=channel)))
+            assert (channel._create_client() is channel._create_client()) == fast_publish
 
 
 @pytest.mark.parametrize("trouble", ["no tables", "away"])
