@@ -42,7 +42,7 @@ def run(harness: Harness) -> Result:
                 what = f"{kind.name}, + {delay * 1000:g} ms"
                 rates[f"submit, {what}"] = _submits(proxy, peer, submits)
                 rates[f"run, {what}"] = _runs(harness, proxy, peer, jobs)
-        measured = harness.measure(rates, 3, quick_rounds=1, warm_up=False)
+        measured = harness.measure(rates, 2, quick_rounds=1, warm_up=False)
     result.series = [
         Series(name, [rate for rate, _ in rounds], "jobs/s") for name, rounds in measured.items()
     ]

@@ -61,7 +61,7 @@ def run(harness: Harness) -> Result:
             harness.progress.show(operation)
             repetitions = harness.amount(30, 10)
             measured = harness.measure(
-                {name: _each(table, operation, repetitions) for name, table in tables.items()}, 7
+                {name: _each(table, operation, repetitions) for name, table in tables.items()}, 5
             )
             fewest, most = measured[f"{FEW:,}"], measured[f"{counts[-1]:,}"]
             what = f"{operation}, beside {counts[-1]:,} finished jobs against {FEW:,}"
