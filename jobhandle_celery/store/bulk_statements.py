@@ -218,7 +218,7 @@ def to_marks(sent: Sequence[PendingMessage], delay: Callable[[int], timedelta]) 
         }
         for message in sent
     ]
-    return {"document": json.dumps(marks), "ids": [message.job_id for message in sent]}
+    return {"document": json.dumps(marks)}
 
 
 @cache
@@ -229,7 +229,6 @@ def mark_queued() -> Any:
     """
     sent = document("sent", *KEY, column("publish_count", Integer), column("republish_after", Double))
     waiting = (
-        IN_ARRAY,
         status_allows("publish"),
         ~WAITING_WITHOUT_TIME,
         job.c.id == sent.c.id,

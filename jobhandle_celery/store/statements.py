@@ -81,8 +81,9 @@ THESE: Guard = job.c.id.in_(bindparam("these", expanding=True))
 IN_ARRAY: Guard = job.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
 """The jobs whose ids are in an array (PostgreSQL).
 
-A statement that finds its jobs by a document has this condition, too. PostgreSQL takes a document for a
-hundred rows: it would read a small table as a whole, and keep that plan while the table grows.
+A statement that finds a few hundred jobs by a document has this condition, too. PostgreSQL takes a document
+for a hundred rows: it would read a small table as a whole, and keep that plan while the table grows. But it
+takes an array for ten rows, and compares each with each row of the document: not for thousands of them.
 """
 
 

@@ -21,7 +21,6 @@ Ask = Callable[[Harness, list[PendingMessage]], object]
 
 ASKS: dict[str, Ask] = {
     "reserve": lambda harness, named: harness.store.outbox.reserve([job.job_id for job in named]),
-    "mark_queued": lambda harness, named: harness.store.outbox.mark_queued(named),
     "note_received": lambda harness, named: harness.store.recovery.note_received(_keys(named), WORKER),
     "clear_received": lambda harness, named: harness.store.recovery.clear_received(_keys(named), WORKER),
     "superseded": lambda harness, named: harness.store.leases.superseded(_keys(named)),
