@@ -84,8 +84,8 @@ def share_redis_client(channel: Any, lend: Callable[..., AbstractContextManager[
 def keep_redis_client(channel: Any) -> None:
     """Have a kombu Redis channel make one client for each of its pools of connections, not for each command.
 
-    A worker receives and acknowledges each message by two clients of their own. Other channels stay as they
-    are, as does that of a kombu that makes its clients otherwise.
+    kombu makes a client to receive a message, and another one to acknowledge it. The channel of another
+    broker stays as it is, and so does one that makes its clients otherwise.
     """
     if not type(channel).__module__.startswith("kombu.transport.redis"):
         return

@@ -81,9 +81,10 @@ THESE: Guard = job.c.id.in_(bindparam("these", expanding=True))
 IN_ARRAY: Guard = job.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
 """The jobs whose ids are in an array (PostgreSQL).
 
-A statement that finds a few hundred jobs by a document has this condition, too. PostgreSQL takes a document
-for a hundred rows: it would read a small table as a whole, and keep that plan while the table grows. But it
-takes an array for ten rows, and compares each with each row of the document: not for thousands of them.
+A statement that finds up to some hundred jobs by a document has this condition, too. PostgreSQL estimates a
+hundred rows for a document: it would read a small table as a whole, and keep that plan while the table grows.
+For an array it estimates ten, and a plan that it keeps compares each job with each row of the document. A
+statement for thousands of jobs has no array: one for 4,000 took 2.2 s with it, and 0.1 s without.
 """
 
 

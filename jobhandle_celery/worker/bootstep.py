@@ -161,7 +161,7 @@ class _LastStop(bootsteps.StartStopStep):
 
 
 class ConsumerStep(bootsteps.StartStopStep):
-    """Started after each connection to the broker: what a message costs the main process beside its job."""
+    """Has the consumer's channel keep its Redis client; started after each connection to the broker."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
