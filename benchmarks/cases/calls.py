@@ -32,7 +32,7 @@ def run(harness: Harness) -> Result:
                 measurements[name] = submits(producer.submit_each, number, peers[name])
             by_handle = producers[Durable.name].submit_by_handle
             measurements[Ours.name] = submits(by_handle, number, peers[Durable.name])
-            called = harness.measure(measurements, 31)
+            called = harness.measure(measurements, 25)
         plain = [peers[name] for name in (Bare.name, PlainBeside.name)]
         for peer in plain:
             peer.start_workers()

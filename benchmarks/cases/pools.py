@@ -31,7 +31,7 @@ def run(harness: Harness) -> Result:
                 peer.pool, peer.concurrency, peer.seconds = pool, concurrency, SECONDS
                 name = f"{kind.name}, {concurrency} {pool if pool == 'threads' else 'greenlets'}"
                 measurements[name] = throughput(harness, peer, jobs)
-        measured = harness.measure(measurements, 4, quick_rounds=1, warm_up=False)
+        measured = harness.measure(measurements, 3, quick_rounds=1, warm_up=False)
     result.series = [
         Series(name, [item.rate for item in rounds], "jobs/s") for name, rounds in measured.items()
     ]

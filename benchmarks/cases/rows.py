@@ -4,8 +4,10 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from celery import chain
 from sqlalchemy import func, text
 
@@ -25,9 +27,12 @@ submitted, claimed and finished; then vacuumed and analysed. Each operation is m
 interleaved. Submit, cancel, find (a page of all jobs, or of a user who has 100) and a pass of the sweeper
 (with nothing due) are public calls. Claim and finish are the methods of the store by which a worker changes
 a row; settle is the finish of the first of two chained jobs, by which the second becomes ready and its
-message is published. No public call does these alone (`jobs._runtime.store`)."""
+message is published. No public call does these alone (`jobs._runtime.store`). The WAL is all that the server
+wrote to its log meanwhile, whole pages after a checkpoint among it."""
 
 FEW = 1_000
+REPETITIONS = 10
+"""Executions of an operation in a round."""
 OPERATIONS = ("submit", "claim", "finish", "settle", "cancel", "find", "find of a user", "sweep")
 
 USER = "ann"
@@ -52,6 +57,7 @@ def run(harness: Harness) -> Result:
             harness.progress.show(f"fill a database with {count:,} finished jobs")
             started = clock()
             tables[f"{count:,}"] = table = Table(peer)
+            stack.callback(table.close)
             clone(peer.sandbox.database_url, table.done(), count, _SPREAD)
             result.series.append(Series(f"insert of {count:,} finished jobs", [clock() - started], "s"))
             if count == counts[-1]:
@@ -59,10 +65,8 @@ def run(harness: Harness) -> Result:
                     result.series.append(Series(what, [size], "bytes per job"))
         for operation in OPERATIONS:
             harness.progress.show(operation)
-            repetitions = harness.amount(30, 10)
-            measured = harness.measure(
-                {name: _each(table, operation, repetitions) for name, table in tables.items()}, 5
-            )
+            costs = harness.measure({name: _cost(table, operation) for name, table in tables.items()}, 15)
+            measured = {name: [cost.milliseconds for cost in rounds] for name, rounds in costs.items()}
             fewest, most = measured[f"{FEW:,}"], measured[f"{counts[-1]:,}"]
             what = f"{operation}, beside {counts[-1]:,} finished jobs against {FEW:,}"
             result.goals.append(Goal(what, ratios(most, fewest), 1.15, "×", at_least=False))
@@ -72,6 +76,12 @@ def run(harness: Harness) -> Result:
                 )
             for name, values in measured.items():
                 result.series.append(Series(f"{operation}, {name} jobs", values, f"ms ({operation})"))
+            for name, rounds in costs.items():
+                written = [cost.wal for cost in rounds]
+                if any(written):
+                    result.series.append(
+                        Series(f"{operation}, {name} jobs: WAL", written, f"bytes ({operation})")
+                    )
             line = [(float(count), summary(measured[f"{count:,}"]).median) for count in counts]
             if operation == OPERATIONS[0]:
                 result.curves = [
@@ -98,17 +108,30 @@ def _sizes(url: str, count: int) -> dict[str, float]:
     return dict(zip(names, (int(size) / count for size in execute(url, statement)[0]), strict=True))
 
 
+@dataclass(frozen=True)
+class Cost:
+    """The mean of some repetitions of an operation."""
+
+    milliseconds: float
+    wal: float
+    """Bytes of PostgreSQL's write-ahead log."""
+
+
 class Table:
     """Measures operations on one database."""
 
     def __init__(self, peer: Ours) -> None:
         self._peer = peer
+        self._connection = psycopg.connect(peer.sandbox.dsn, autocommit=True)
         self._store = peer.jobs._runtime.store
         self._worker = Worker("bench@localhost", str(uuid.uuid4()), 1)
         self._store.leases.renew(self._worker)
         task = peer.app.tasks[TASK]
         peer.jobs.submit_many([task.s(number) for number in range(JOBS_OF_USER)], username=USER)
         peer.jobs.cancel_many(username=USER)
+
+    def close(self) -> None:
+        self._connection.close()
 
     def done(self) -> int:
         """Submit, claim and finish a job; return its id."""
@@ -117,42 +140,57 @@ class Table:
         self._finish(run)
         return run.job_id
 
-    def time(self, operation: str, count: int) -> float:
-        """Return the milliseconds of an operation, the mean of `count` repetitions."""
+    def cost(self, operation: str, count: int) -> Cost:
+        """Measure an operation; the mean of `count` repetitions."""
         self._store.leases.renew(self._worker)
         match operation:
             case "submit":
-                taken = _timed(self._peer.submit, list(range(count)))
+                cost = self._measured(self._peer.submit, list(range(count)))
             case "claim":
                 runs = self._runs(count)
-                taken = _timed(self._claim, runs)
+                cost = self._measured(self._claim, runs)
                 self._end(runs)
             case "finish":
                 runs = self._runs(count)
                 for run in runs:
                     self._claim(run)
-                taken = _timed(self._finish, runs)
+                cost = self._measured(self._finish, runs)
             case "settle":
                 runs = [self._run(self._submit_chain()) for _ in range(count)]
                 for run in runs:
                     self._claim(run)
-                taken = _timed(self._finish, runs)
+                cost = self._measured(self._finish, runs)
             case "cancel":
                 ids = [run.job_id for run in self._runs(count)]
                 handles = [self._peer.jobs.attach(job_id) for job_id in ids]
-                taken = _timed(lambda handle: handle.cancel_job(), handles)
+                cost = self._measured(lambda handle: handle.cancel_job(), handles)
             case "find of a user":
-                taken = _timed(lambda username: self._peer.jobs.find(username=username), [USER] * count)
+                cost = self._measured(
+                    lambda username: self._peer.jobs.find(username=username), [USER] * count
+                )
             case "find":
-                taken = _timed(
+                cost = self._measured(
                     lambda status: self._peer.jobs.find(status=status), [None, "Finished"] * (count // 2)
                 )
             case _:
                 self._peer.purge()
                 time.sleep(0.01)
-                taken = _timed(self._sweep, list(range(count)))
+                cost = self._measured(self._sweep, list(range(count)))
         self._peer.purge()
-        return taken
+        return cost
+
+    def _measured(self, operation: Callable[[Any], object], each: list[Any]) -> Cost:
+        before = self._wal_position()
+        started = clock()
+        for value in each:
+            operation(value)
+        taken = (clock() - started) * 1000
+        return Cost(taken / len(each), (self._wal_position() - before) / len(each))
+
+    def _wal_position(self) -> float:
+        row = self._connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchone()
+        assert row
+        return float(row[0])
 
     def _runs(self, count: int) -> list[Run]:
         return [self._run(self._peer.submit(number)) for number in range(count)]
@@ -186,12 +224,5 @@ class Table:
             raise AssertionError("a pass was not made")
 
 
-def _timed(operation: Callable[[Any], object], each: list[Any]) -> float:
-    started = clock()
-    for value in each:
-        operation(value)
-    return (clock() - started) * 1000 / len(each)
-
-
-def _each(table: Table, operation: str, count: int) -> Callable[[], float]:
-    return lambda: table.time(operation, count)
+def _cost(table: Table, operation: str) -> Callable[[], Cost]:
+    return lambda: table.cost(operation, REPETITIONS)
