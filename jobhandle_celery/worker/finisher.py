@@ -23,9 +23,12 @@ from ..errors import JobHandleError
 from ..store import Forkable, Run, RunResult, Store, Worker, forks
 from ..tracing import untraced
 
-INTERVAL = 0.01
+MIN_INTERVAL, MAX_INTERVAL = 0.01, 0.03
 """Seconds between two commits: results that come meanwhile are written together. After a longer pause, a
 result is written at once."""
+
+INTERVAL_PER_RESULT = 0.003
+"""The interval between these two, for each result of the last commit: a busy worker makes fewer commits."""
 
 MAX_BATCH = 200
 """Results that are written together at most."""
@@ -129,31 +132,31 @@ class Finisher(Forkable):
     def _run(self) -> None:
         arrivals = select.poll()
         arrivals.register(self._reader, select.POLLIN)
-        written_at = -math.inf
+        due_at = -math.inf
         while not self._ended.is_set():
-            if not arrivals.poll(INTERVAL * 1000 if self._missed else 500):
+            if not arrivals.poll(MIN_INTERVAL * 1000 if self._missed else 500):
                 if not self._missed:
                     continue
-            elif (early := written_at + INTERVAL - time.monotonic()) > 0:
+            elif (early := due_at - time.monotonic()) > 0:
                 self._ended.wait(early)
             with untraced(), self._settling():
-                self._write()
-            written_at = time.monotonic()
+                count = self._write()
+            due_at = time.monotonic() + min(max(MIN_INTERVAL, count * INTERVAL_PER_RESULT), MAX_INTERVAL)
 
-    def _write(self) -> bool:
-        """Write what has come; False if there was nothing."""
+    def _write(self) -> int:
+        """Write what has come; return the number of results."""
         with self._writing:
             try:
                 return self._write_together()
             except Exception as error:
                 internal_errors.report("finishing jobs", error, "what is not written is recovered as a stray")
-                return False
+                return 0
 
-    def _write_together(self) -> bool:
+    def _write_together(self) -> int:
         work = [*self._missed, *self._received(MAX_BATCH - len(self._missed))]
         self._missed = []
         if not work:
-            return False
+            return 0
         written: set[int] = set()
         missed = MAX_TRIES
         try:
@@ -164,7 +167,7 @@ class Finisher(Forkable):
         except Exception as error:
             internal_errors.report("finishing jobs together", error, "each is written by itself")
         self._keep_or_pass_on([item for item in work if item.run.job_id not in written], missed)
-        return True
+        return len(work)
 
     def _received(self, count: int) -> list[Finish]:
         received: list[Finish] = []
