@@ -25,6 +25,8 @@ from celery.exceptions import Ignore
 from celery.utils.imports import symbol_by_name
 from celery.utils.serialization import get_pickleable_exception
 from celery.worker.request import create_request_cls  # type: ignore[attr-defined]  # not in its stubs
+from kombu.transport import virtual
+from kombu.utils.json import dumps
 
 _OWN_STRATEGY_MODULES = (Task.__module__, "jobhandle_celery.worker.instrumentation")
 
@@ -104,6 +106,86 @@ def keep_redis_client(channel: Any) -> None:
         return client
 
     channel._create_client = create_client
+
+
+def intercept_redis_qos(
+    channel: Any,
+    receive: Callable[[str, Any], bool],
+    acknowledge: Callable[[str, Any], bool],
+    flush: Callable[[], None],
+) -> Callable[[Mapping[str, tuple[float, Any]], Collection[str]], None] | None:
+    """Have a kombu Redis channel leave its notes of unacknowledged messages to the caller.
+
+    kombu writes a note of each message that it receives to Redis, and removes it when the message is
+    acknowledged. By these notes it puts messages back into their queues.
+
+    Args:
+        channel: The channel; that of another broker stays as it is, and so does one whose QoS is not kombu's.
+        receive: Gets the delivery tag and the message; returns True if the caller writes the note.
+        acknowledge: Gets the same; returns True if the caller removes the note.
+        flush: Called before the channel reads its notes, and when it is closed.
+
+    Returns:
+        A function that writes the notes of messages, by their tags and with their times of receipt, and
+        removes those of other tags; it raises ConnectionError once the connection is closed. None if the
+        channel stays as it is.
+    """
+    if not type(channel).__module__.startswith("kombu.transport.redis"):
+        return None
+    qos = channel.qos
+    methods: list[Any] = [
+        getattr(qos, name, None) for name in ("append", "ack", "reject", "restore_unacked_once")
+    ]
+    if not all(_module_of(method).startswith("kombu.transport.") for method in methods):
+        return None
+    append, ack, reject, restore_unacked_once = methods
+
+    def intercepted_append(message: Any, tag: str) -> None:
+        if receive(tag, message):
+            virtual.QoS.append(qos, message, tag)
+        else:
+            append(message, tag)
+
+    def intercepted_ack(tag: str) -> None:
+        if acknowledge(tag, qos._delivered.get(tag)):
+            virtual.QoS.ack(qos, tag)
+        else:
+            ack(tag)
+
+    def after_flush(method: Callable[..., None]) -> Callable[..., None]:
+        def flushed(*args: Any, **options: Any) -> None:
+            flush()
+            method(*args, **options)
+
+        return flushed
+
+    def write(received: Mapping[str, tuple[float, Any]], acknowledged: Collection[str]) -> None:
+        try:
+            with qos.pipe_or_acquire() as pipe:
+                if received:
+                    pipe.zadd(qos.unacked_index_key, {tag: at for tag, (at, _) in received.items()})
+                    notes = {tag: _note_of(message) for tag, (_, message) in received.items()}
+                    pipe.hset(qos.unacked_key, mapping=notes)
+                if acknowledged:
+                    pipe.zrem(qos.unacked_index_key, *acknowledged)
+                    pipe.hdel(qos.unacked_key, *acknowledged)
+                pipe.execute()
+        except Exception as error:
+            if channel._closing or getattr(channel.connection, "client", None) is None:
+                # kombu and redis fail anyhow then: None has no such attribute, a file is closed.
+                raise ConnectionError(f"the connection was closed ({error})") from error
+            raise
+
+    qos.append, qos.ack = intercepted_append, intercepted_ack
+    qos.reject, qos.restore_unacked_once = after_flush(reject), after_flush(restore_unacked_once)
+    return write
+
+
+def _note_of(message: Any) -> str:
+    """Return what kombu keeps of an unacknowledged message in Redis."""
+    delivery = message.delivery_info
+    note: str = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])
+    return note
 
 
 def publishes_by_kombu(producer: Any) -> bool:

@@ -9,7 +9,7 @@ import redis
 from celery import Celery, Task
 from kombu import Connection, Producer, Queue
 from kombu.transport import pyamqp, virtual
-from kombu.transport.redis import Channel
+from kombu.transport.redis import Channel, QoS
 
 from jobhandle_celery import celery_compat
 from tests.apps import make_app
@@ -83,6 +83,61 @@ def test_channel_of_another_broker_is_left_alone() -> None:
         before = set(vars(channel))
         celery_compat.keep_redis_client(channel)
         assert set(vars(channel)) == before
+
+
+def refuse(*_: Any) -> bool:
+    return False
+
+
+def nothing() -> None:
+    pass
+
+
+def test_notes_of_unacknowledged_messages_are_those_of_kombu(producer: Any) -> None:
+    """Otherwise kombu cannot put a message back into its queue, or a note stays in Redis."""
+    channel, client = producer.channel, producer.channel._create_client()
+    queue: Any = Queue("q", channel=channel)
+    queue.declare()
+    flushed: list[None] = []
+    write = celery_compat.intercept_redis_qos(channel, refuse, refuse, lambda: flushed.append(None))
+    assert write is not None
+    producer.publish("body", routing_key="q")
+    message = queue.get()
+    tag = message.delivery_tag
+    by_kombu = client.hgetall(channel.unacked_key), client.zrange(channel.unacked_index_key, 0, -1)
+    assert by_kombu[1] == [tag.encode()]
+    write({}, [tag])
+    assert not client.exists(channel.unacked_key, channel.unacked_index_key)
+    write({tag: (5.0, message)}, [])
+    assert by_kombu == (client.hgetall(channel.unacked_key), client.zrange(channel.unacked_index_key, 0, -1))
+    assert client.zscore(channel.unacked_index_key, tag) == 5.0
+    assert flushed == []
+    channel.close()
+    assert len(flushed) == 1
+    assert client.llen("q") == 1
+
+
+@pytest.mark.parametrize("patched", PATCHES)
+@pytest.mark.parametrize("name", ["append", "ack", "reject", "restore_unacked_once"])
+def test_patched_qos_is_left_alone(
+    producer: Any, monkeypatch: pytest.MonkeyPatch, patched: Any, name: str
+) -> None:
+    """A tool that watches deliveries sees each."""
+    monkeypatch.setattr(QoS, name, patched(getattr(QoS, name)))
+    qos = producer.channel.qos
+    before = set(vars(qos))
+    assert celery_compat.intercept_redis_qos(producer.channel, refuse, refuse, nothing) is None
+    assert set(vars(qos)) == before
+
+
+def test_qos_of_another_broker_is_left_alone() -> None:
+    with Connection("memory://") as connection:
+        channel: Any = connection.default_channel
+        qos = channel.qos
+        before = set(vars(qos))
+        found = celery_compat.intercept_redis_qos(channel, refuse, refuse, nothing)
+        assert found is None
+        assert set(vars(qos)) == before
 
 
 @pytest.mark.parametrize("patched", PATCHES)

@@ -29,6 +29,7 @@ from .finisher import Finisher
 from .housekeeping import Housekeeping
 from .lease import RETRY_INTERVAL, Lease
 from .outcomes import Finished, GivenBack, log_superseded, take_over
+from .unacked import UnackedMessages
 
 logger = logging.getLogger(__name__)
 
@@ -161,13 +162,25 @@ class _LastStop(bootsteps.StartStopStep):
 
 
 class ConsumerStep(bootsteps.StartStopStep):
-    """Has the consumer's channel keep its Redis client; started after each connection to the broker."""
+    """Has the consumer's channel spend less on Redis; started after each connection to the broker."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._unacked: UnackedMessages | None = None
+
     def start(self, parent: Any) -> None:
+        """Have the channel keep its client, and leave the notes of unacknowledged jobs to us."""
         if runtime_of(parent.app).settings.fast_publish:
-            celery_compat.keep_redis_client(parent.task_consumer.channel)
+            channel = parent.task_consumer.channel
+            celery_compat.keep_redis_client(channel)
+            self._unacked = UnackedMessages(channel, parent.timer.call_after)
+
+    def stop(self, parent: Any) -> None:
+        """Leave the channel's later acknowledgements to kombu: the event loop has ended."""
+        if self._unacked is not None:
+            self._unacked.end()
 
 
 class PeriodicThread:

@@ -157,4 +157,32 @@ PUBLISHING = [
         (Replace(("channel", "pool", "pool"), by="False"),),
         "tests/test_celery_compat.py",
     ),
+    Mutant(
+        275,
+        "a message that is not noted yet does not return to its queue",
+        "celery_compat:intercept_redis_qos",
+        (DropStatement(("flush",), within=("flush", "method", "args", "options")),),
+        "tests/worker/test_unacked.py",
+    ),
+    Mutant(
+        276,
+        "messages of plain tasks are noted late, too",
+        "worker.unacked:_is_job",
+        (Replace(("HEADER", "headers"), by="True"),),
+        "tests/worker/test_unacked.py",
+    ),
+    Mutant(
+        277,
+        "the note of an acknowledged message stays",
+        "worker.unacked:UnackedMessages._acknowledge",
+        (DropStatement(("_acknowledged", "append")),),
+        "tests/worker/test_unacked.py",
+    ),
+    Mutant(
+        278,
+        "a drain leaves notes of what it acknowledges",
+        "worker.unacked:UnackedMessages.end",
+        (DropStatement(("_ended",)),),
+        "tests/worker/test_unacked.py",
+    ),
 ]

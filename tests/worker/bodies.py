@@ -10,6 +10,7 @@ from typing import Any
 
 from jobhandle_celery import current_job
 from jobhandle_celery.runtime import runtime_of
+from jobhandle_celery.worker import unacked
 from tests.apps import append_line
 from tests.worker import failing, retrying
 from tests.worker.base_app import app, task
@@ -234,3 +235,7 @@ if os.environ.get("KNOWS_MORE"):
     @task()
     def known_to_few() -> str:
         return "known"
+
+
+if os.environ.get("NOTES_LATE"):
+    unacked.INTERVAL = 3600

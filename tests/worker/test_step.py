@@ -54,7 +54,7 @@ def test_steps_of_the_worker_are_boot_steps(controller: Callable[[str], Any], sq
 
 
 @pytest.mark.parametrize("fast_publish", [True, False])
-def test_worker_keeps_its_redis_client(
+def test_worker_spends_less_on_redis(
     controller: Callable[..., Any], sqlite_url: str, redis_url: str, fast_publish: bool
 ) -> None:
     """From each connection on, unless kombu alone is to be used."""
@@ -65,8 +65,13 @@ def test_worker_keeps_its_redis_client(
     for _ in range(2):
         with Connection(redis_url) as connection:
             channel: Any = connection.default_channel
-            step.start(SimpleNamespace(app=consumer.app, task_consumer=SimpleNamespace(channel=channel)))
+            started = SimpleNamespace(
+                app=consumer.app, task_consumer=SimpleNamespace(channel=channel), timer=consumer.timer
+            )
+            step.start(started)
             assert (channel._create_client() is channel._create_client()) == fast_publish
+            assert ("append" in vars(channel.qos)) == fast_publish
+            step.stop(started)
 
 
 @pytest.mark.parametrize("trouble", ["no tables", "away"])
