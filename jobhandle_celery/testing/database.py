@@ -150,10 +150,15 @@ class GivenDatabase(DatabaseOfTests):
     def settings(self, configured: Settings) -> Settings:
         schema = configured.schema
         if schema not in self._schemas:
-            with self.engine.connect() as connection:
-                there = inspect(connection).has_table(job.name, schema=schema)
-            if not there:
-                migrations.upgrade(self.engine, schema)
+            # A database that a test makes unavailable has its tables, also if this is the first use.
+            away, self.is_away = self.is_away, False
+            try:
+                with self.engine.connect() as connection:
+                    there = inspect(connection).has_table(job.name, schema=schema)
+                if not there:
+                    migrations.upgrade(self.engine, schema)
+            finally:
+                self.is_away = away
             self._schemas.add(schema)
         return replace(configured, namespace=self._namespace, sweep_interval=timedelta(0))
 

@@ -88,6 +88,16 @@ def test_faults_are_those_of_the_other_tests(
     assert jobs.attach(job_id).result(timeout=0) == 3
 
 
+def test_first_use_may_be_while_the_database_is_away(jobhandle_database: Any) -> None:
+    database = GivenDatabase(jobhandle_database)
+    with in_a_test(database) as jobs:
+        database.is_away = True
+        with pytest.raises(DatabaseUnavailableError, match="the database is away"):
+            jobs.submit(add.s(1, 2))
+        database.is_away = False
+        jobs.submit(add.s(1, 2))
+
+
 def test_row_that_a_table_of_the_service_needs_stays(jobhandle_database: Any) -> None:
     database = GivenDatabase(jobhandle_database)
     engine = create_engine(jobhandle_database)
