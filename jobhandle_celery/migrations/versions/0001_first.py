@@ -132,9 +132,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobhandle_job.id"], name="jobhandle_job_event_job_id_fkey", ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(
-            ["status_id"], ["jobhandle_job_status.id"], name="jobhandle_job_event_status_id_fkey"
-        ),
         sqlite_autoincrement=True,
     )
     op.create_index("jobhandle_job_event_job_id_index", "jobhandle_job_event", ["job_id"])
