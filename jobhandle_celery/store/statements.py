@@ -141,6 +141,7 @@ class Transition:
         skip_locked: bool = False,
         many: bool = False,
         most: int | None = None,
+        locked: bool = False,
         flush: bool = True,
         also: Sequence[ColumnElement[Any]] = (),
     ) -> None:
@@ -154,6 +155,7 @@ class Transition:
             skip_locked: It leaves locked rows alone.
             many: It may change several rows, and waits for locked ones: it locks them in order.
             most: With `many`, the number of rows that it changes, those with the lowest ids; None: all.
+            locked: With `many`, the transaction has locked the rows (`Executor.lock_in_order`).
             flush: Its commit waits for the disk; without, a crash of the database may undo it (PostgreSQL).
             also: Further columns of the changed rows that `Executor.apply` returns.
         """
@@ -161,6 +163,7 @@ class Transition:
         self.many = many
         self.most = most
         self._skip_locked = skip_locked
+        self._locked = locked
         self._flush = flush
         self._to = to
         self.ends = "unsettled" in to
@@ -189,7 +192,7 @@ class Transition:
         guards = list(self.guards)
         if self._skip_locked:
             guards.append(is_unlocked(*guards))
-        elif self.many:
+        elif self.many and not self._locked:
             # A row that has waited for its lock has passed the guards again: no need to repeat them.
             guards = [is_locked_in_order(*guards, most=self.most)]
         if not self._flush:

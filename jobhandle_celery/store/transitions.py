@@ -363,10 +363,13 @@ def not_requested(*, terminate: bool) -> Guard:
     return NO_STOP_REQUESTED | job.c.terminate.is_(False) if terminate else NO_STOP_REQUESTED
 
 
-def cancelling(which: Guard, *, terminate: bool, many: bool = False, **columns: Any) -> Transition:
+def cancelling(
+    which: Guard, *, terminate: bool, many: bool = False, locked: bool = False, **columns: Any
+) -> Transition:
     """Return the transition of a cancel: jobs that do not run end, with `columns`, bodies are asked to stop.
 
-    One statement for both cases: between two, a job could change from one status to the other.
+    `many` and `locked` are those of a `Transition`. One statement for both cases: between two, a job could
+    change from one status to the other.
     """
     running = job.c.status_id == status_literal(JobStatus.RUNNING)
     stopped = cancelled(setting("republish_after"), claim_id=null(), **columns)
@@ -387,4 +390,5 @@ def cancelling(which: Guard, *, terminate: bool, many: bool = False, **columns: 
         ),
         actor=param(job_event.c.actor),
         many=many,
+        locked=locked,
     )

@@ -66,7 +66,7 @@ def cancel_tree(db: Executor, node: Row[Any], actor: str, *, terminate: bool) ->
     for below in _below(db, node):
         db.lock_in_order(below, unfinished)
         for part in _parts(db, below & ~IS_NODE & unfinished):
-            cancel = cancelling(part, terminate=terminate, many=True, **_ENDED_WITH_ITS_TREE)
+            cancel = cancelling(part, terminate=terminate, many=True, locked=True, **_ENDED_WITH_ITS_TREE)
             db.count_applied(cancel, actor=actor)
         asked = update(job).where(below, IS_NODE, unfinished, not_requested(terminate=terminate))
         db.execute(asked.values(**_requested(terminate=terminate)))

@@ -23,7 +23,7 @@ from ..errors import JobHandleError
 from ..store import Forkable, Run, RunResult, Store, Worker, forks
 from ..tracing import untraced
 
-MIN_INTERVAL, MAX_INTERVAL = 0.01, 0.03
+MIN_INTERVAL, MAX_INTERVAL = 0.01, 0.02
 """Seconds between two commits: results that come meanwhile are written together. After a longer pause, a
 result is written at once."""
 
