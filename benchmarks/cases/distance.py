@@ -25,7 +25,7 @@ DELAYS = (0.0, 0.001, 0.005)
 def run(harness: Harness) -> Result:
     """Measure submits and runs at each distance."""
     result = Result("distance", TITLE, METHOD)
-    submits, jobs = harness.amount(60, 20), harness.amount(300, 60)
+    submits, jobs = harness.amount(60, 20), harness.amount(200, 60)
     rates: dict[str, Callable[[], tuple[float, float]]] = {}
     with ExitStack() as stack:
         for delay in DELAYS:

@@ -12,13 +12,13 @@ from ..result import Goal, Result, Series
 METHOD = """Ten idle workers with default settings: they renew their leases, poll for stop requests, and
 make a pass of the sweeper each second. Database time is `active_time` of `pg_stat_database`, the time that
 PostgreSQL spends on statements, including a commit's wait for the disk. The processor time of its processes
-excludes that wait. Both are read in windows of 12 s."""
+excludes that wait. Both are read in windows of 8 s."""
 
 
 def run(harness: Harness) -> Result:
     """Measure the time and the transactions of the database, in windows of some seconds."""
     result = Result("idle", "Ten idle workers", METHOD)
-    workers, seconds = harness.amount(10, 2), harness.amount(12, 12)
+    workers, seconds = harness.amount(10, 2), harness.amount(8, 8)
     active: list[float] = []
     processor: list[float] = []
     transactions: list[float] = []

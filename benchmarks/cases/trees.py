@@ -65,7 +65,7 @@ def _submit_groups(harness: Harness, result: Result) -> None:
     with harness.peers([Bare, Ours], result.missing) as peers:
         ready = {name: peer for name, peer in peers.items() if isinstance(peer, CeleryPeer)}
         groups = harness.measure(
-            {name: _group(peer, members) for name, peer in ready.items()}, 3, quick_rounds=1
+            {name: _group(peer, members) for name, peer in ready.items()}, 3, quick_rounds=1, warm_up=False
         )
         ours = ready[Ours.name]
         assert isinstance(ours, Ours)

@@ -23,7 +23,7 @@ from ..processes import processor_time
 from ..result import Goal, Result, Series
 
 TITLE = "Run jobs"
-METHOD = """1,200 jobs, 400 for the slowest systems, are submitted before a worker with two processes
+METHOD = """1,600 jobs, 400 for the slowest systems, are submitted before a worker with two processes
 starts. Each body records its end (two microseconds). The rate is that of the last four fifths of the jobs,
 which excludes the start of the worker. Before the worker is killed, a system that stores states must show
 each job as finished. Processor time is that of the worker's processes for the same jobs; it depends less
@@ -39,7 +39,7 @@ SETTLE_TIMEOUT = 60.0
 def run(harness: Harness) -> Result:
     """Measure the rates and the processor time of all systems."""
     result = Result("worker", TITLE, METHOD)
-    jobs, of_slow = harness.amount(1_200, 300), harness.amount(400, 100)
+    jobs, of_slow = harness.amount(1_600, 300), harness.amount(400, 100)
     with harness.peers([*ALL, Claiming], result.missing) as peers:
         measurements = {
             name: throughput(harness, peer, of_slow if isinstance(peer, SLOW) else jobs)
