@@ -35,6 +35,9 @@ _REDIS_METHODS = ("prepare_message", "basic_publish", "_put", "_lookup", "encode
 _AMQP_METHODS = ("prepare_message", "send_method")
 """Methods of kombu's producer and channels that a message passes. Only their origin is checked."""
 
+_QOS_METHODS = ("append", "ack", "reject", "restore_unacked", "restore_unacked_once")
+"""Methods of kombu's QoS that write notes of unacknowledged messages, and those that read them."""
+
 
 def disconnect(connection: Any, *, handshake: bool = False) -> None:
     """Close a kombu connection: by a handshake with the broker, or just its sockets.
@@ -133,12 +136,10 @@ def intercept_redis_qos(
     if not type(channel).__module__.startswith("kombu.transport.redis"):
         return None
     qos = channel.qos
-    methods: list[Any] = [
-        getattr(qos, name, None) for name in ("append", "ack", "reject", "restore_unacked_once")
-    ]
+    methods: list[Any] = [getattr(qos, name, None) for name in _QOS_METHODS]
     if not all(_module_of(method).startswith("kombu.transport.") for method in methods):
         return None
-    append, ack, reject, restore_unacked_once = methods
+    append, ack, *readers = methods
 
     def intercepted_append(message: Any, tag: str) -> None:
         if receive(tag, message):
@@ -177,7 +178,8 @@ def intercept_redis_qos(
             raise
 
     qos.append, qos.ack = intercepted_append, intercepted_ack
-    qos.reject, qos.restore_unacked_once = after_flush(reject), after_flush(restore_unacked_once)
+    for reader in readers:
+        setattr(qos, reader.__name__, after_flush(reader))
     return write
 
 

@@ -113,12 +113,12 @@ def test_notes_of_unacknowledged_messages_are_those_of_kombu(producer: Any) -> N
     assert client.zscore(channel.unacked_index_key, tag) == 5.0
     assert flushed == []
     channel.close()
-    assert len(flushed) == 1
+    assert flushed
     assert client.llen("q") == 1
 
 
 @pytest.mark.parametrize("patched", PATCHES)
-@pytest.mark.parametrize("name", ["append", "ack", "reject", "restore_unacked_once"])
+@pytest.mark.parametrize("name", celery_compat._QOS_METHODS)
 def test_patched_qos_is_left_alone(
     producer: Any, monkeypatch: pytest.MonkeyPatch, patched: Any, name: str
 ) -> None:

@@ -108,10 +108,14 @@ def test_rejected_message_returns_to_its_queue(notes: Notes, noted: bool) -> Non
     assert notes.noted() == set()
 
 
-def test_closed_channel_returns_what_is_not_noted_yet(notes: Notes) -> None:
+@pytest.mark.parametrize("by", ["close", "exit"])
+def test_closed_channel_returns_what_is_not_noted_yet(notes: Notes, by: str) -> None:
     notes.receive().ack()
     notes.receive()
-    notes.channel.close()
+    if by == "close":
+        notes.channel.close()
+    else:
+        notes.channel.qos._on_collect()  # as at the end of a process whose worker has failed
 
     assert notes.waiting() == 1
     assert notes.noted() == set()
