@@ -155,7 +155,7 @@ class Transition:
             skip_locked: It leaves locked rows alone.
             many: It may change several rows, and waits for locked ones: it locks them in order.
             most: With `many`, the number of rows that it changes, those with the lowest ids; None: all.
-            locked: With `many`, the transaction has locked the rows (`Executor.lock_in_order`).
+            locked: With `many`, without `most`: the transaction has locked the rows (`lock_in_order`).
             flush: Its commit waits for the disk; without, a crash of the database may undo it (PostgreSQL).
             also: Further columns of the changed rows that `Executor.apply` returns.
         """

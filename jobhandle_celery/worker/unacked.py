@@ -35,8 +35,9 @@ class UnackedMessages:
         self._received: dict[str, tuple[float, Any]] = {}
         self._acknowledged: list[str] = []
         self._planned = self._ended = False
-        self._changing = threading.Lock()
-        self._writing = threading.Lock()
+        # Reentrant: at a cold shutdown Celery acknowledges and rejects in the handler of a signal.
+        self._changing = threading.RLock()
+        self._writing = threading.RLock()
         """Held while a batch is written: the note of a message is written before it is removed."""
         self._write = celery_compat.intercept_redis_qos(channel, self._receive, self._acknowledge, self.flush)
 

@@ -185,4 +185,11 @@ PUBLISHING = [
         (DropStatement(("_ended",)),),
         "tests/worker/test_unacked.py",
     ),
+    Mutant(
+        279,
+        "a worker that stops goes on writing notes in batches",
+        "worker.bootstep:ConsumerStep.stop",
+        (DropStatement(("end",)),),
+        "tests/worker/test_step.py",
+    ),
 ]

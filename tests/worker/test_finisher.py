@@ -105,7 +105,7 @@ def test_flush_waits_for_the_commit_under_way(finishing: Finishing) -> None:
 def test_result_soon_after_a_commit_waits_for_others(
     finishing: Finishing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finisher, "MIN_INTERVAL", 3600.0)
+    monkeypatch.setattr(finisher, "INTERVAL_PER_RESULT", 3600.0)
     monkeypatch.setattr(finisher, "MAX_INTERVAL", 3600.0)
     monkeypatch.setattr(finishing.finisher._ended, "wait", lambda seconds: finishing.send(3))
     finishing.finisher.start()

@@ -72,6 +72,7 @@ def test_worker_spends_less_on_redis(
             assert (channel._create_client() is channel._create_client()) == fast_publish
             assert ("append" in vars(channel.qos)) == fast_publish
             step.stop(started)
+            assert step._unacked is None or step._unacked._ended
 
 
 @pytest.mark.parametrize("trouble", ["no tables", "away"])
