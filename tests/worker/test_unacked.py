@@ -235,7 +235,7 @@ def test_end_after_the_connection_is_lost_is_no_internal_error(
 
 
 def holding(new_cluster: NewCluster, **settings: Any) -> tuple[Cluster, Any, list[Any]]:
-    """Return a worker that runs one body and has received three jobs more, with no notes but of the first."""
+    """Return a worker that runs one body and has received three jobs more, none of which is noted."""
     cluster = new_cluster(settings={"worker_prefetch_multiplier": 4, **settings})
     worker = cluster.start(concurrency=1, environment={"NOTES_LATE": "1"})
     path, sign = cluster.new_file(), cluster.new_file()
@@ -250,6 +250,8 @@ def holding(new_cluster: NewCluster, **settings: Any) -> tuple[Cluster, Any, lis
 def test_reserved_jobs_return_to_their_queue_when_their_worker_shuts_down(new_cluster: NewCluster) -> None:
     cluster, worker, (handles, _, sign) = holding(new_cluster)
     worker.terminate()
+    # The notes are written once the worker consumes no more: else it may start a reserved job.
+    eventually(lambda: cluster.redis.hlen("unacked") == 3)
     sign.touch()
     worker.wait()
 
