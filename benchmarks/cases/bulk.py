@@ -88,7 +88,7 @@ def _cancelled(peer: Ours, jobs: int) -> Callable[[], float]:
         taken = clock() - started
         if cancelled != jobs:
             raise AssertionError(f"{cancelled} of {jobs} were cancelled")
-        _empty(peer)
+        empty(peer)
         return taken
 
     return measure
@@ -119,7 +119,7 @@ def _by_hand(peer: Ours, jobs: int) -> Callable[[], float]:
             connection.commit()
             taken = clock() - started
         engine.dispose()
-        _empty(peer)
+        empty(peer)
         return taken
 
     return measure
@@ -139,13 +139,13 @@ def _published(peer: Ours, jobs: int) -> Callable[[], float]:
                     time.sleep(0.01)
             taken = clock() - started
         peer.purge()
-        _empty(peer)
+        empty(peer)
         return sent / taken
 
     return measure
 
 
-def _empty(peer: Ours) -> None:
+def empty(peer: Ours) -> None:
     """Delete all jobs, so that each round starts with an empty table."""
     peer.purge()
     engine = create_engine(peer.sandbox.database_url)

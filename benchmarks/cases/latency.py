@@ -27,7 +27,7 @@ def run(harness: Harness) -> Result:
             peer.submit(0)
             peer.sandbox.marks.wait_for(1)
         time.sleep(1)
-        measured = harness.measure({name: _latencies(peer, jobs) for name, peer in peers.items()}, 6)
+        measured = harness.measure({name: _latencies(peer, jobs) for name, peer in peers.items()}, 5)
     by_percentile = {
         percent: {
             name: [percentile(latencies, percent) * 1000 for latencies in rounds]

@@ -42,7 +42,7 @@ def run(harness: Harness) -> Result:
         for key in sizes[Bare.name][0]
         for name, rounds in sizes.items()
     ]
-    imports = harness.measure({name: _import(statement) for name, statement in IMPORTS.items()}, 9)
+    imports = harness.measure({name: _import(statement) for name, statement in IMPORTS.items()}, 5)
     beyond = differences(imports["`import jobhandle_celery`"], imports["`import celery`"])
     label = "time of `import jobhandle_celery` beyond `import celery`"
     result.goals.append(Goal(label, beyond, 150, "ms", at_least=False))

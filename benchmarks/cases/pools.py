@@ -19,7 +19,7 @@ SECONDS = 0.005
 def run(harness: Harness) -> Result:
     """Measure the rates and the processor time in each pool."""
     result = Result("pools", "Run jobs in threads and greenlets", METHOD)
-    jobs = harness.amount(1_000, 300)
+    jobs = harness.amount(700, 300)
     measurements = {}
     with ExitStack() as stack:
         kinds: list[type[CeleryPeer]] = [Ours, RedisResults, Bare]

@@ -5,19 +5,23 @@ from typing import Any
 
 from celery import chain, chord, group
 
+from jobhandle_celery import JobStatus
+
 from ..arithmetic import differences, ratios
+from ..clone_rows import clone
 from ..harness import Harness
 from ..marks import clock
 from ..peers import Bare, Ours, RedisResults
 from ..peers.celery_app import TASK
 from ..peers.celery_peers import CeleryPeer
 from ..result import Goal, Result, Series
+from .bulk import empty
 
 METHOD = """The same canvas of no-op tasks with immutable signatures is submitted to an idle worker with two
 processes. A chord is timed from the call to the end of its body. A chain is timed from the end of its first
 body to that of its last, per step; a job alone is submitted after the one before has ended. A group is
-submitted by one call while no worker runs; another is cancelled. Celery's chord and chain use results in
-Redis; its group has none."""
+submitted by one call while no worker runs. A tree of queued jobs is cancelled by its root; its members are
+copies of one that was submitted. Celery's chord and chain use results in Redis; its group has none."""
 
 
 def run(harness: Harness) -> Result:
@@ -69,7 +73,7 @@ def _submit_groups(harness: Harness, result: Result) -> None:
         )
         ours = ready[Ours.name]
         assert isinstance(ours, Ours)
-        cancels = harness.measure({Ours.name: _cancel(ours, of_tree)}, 2, quick_rounds=1, warm_up=False)
+        cancels = harness.measure({Ours.name: _cancel(ours, of_tree)}, 3, quick_rounds=1, warm_up=False)
     result.goals += [
         Goal(
             f"time of the submit of a group of {members:,}: `group.apply_async` against ours",
@@ -155,11 +159,18 @@ def _cancel(peer: Ours, members: int) -> Callable[[], float]:
 
     def measure() -> float:
         with peer.jobs.handle() as handle:
-            handle.submit(group(task.si(number) for number in range(members - 1)))  # and the root
+            root_id = handle.submit(group(task.si(number) for number in range(2)))
+            handle.job_status()  # which first writes the pending marks Queued
+            # Not by `submit`: to publish so many messages would take longer than the measurement.
+            member_id = peer.jobs.find(root=root_id, limit=1)[0].id
+            clone(peer.sandbox.database_url, member_id, members - 3)
             started = clock()
             handle.cancel_job()
             taken = clock() - started
-        peer.purge()
+        cancelled = peer.jobs.count_by_status()[JobStatus.CANCELLED]
+        if cancelled != members:
+            raise AssertionError(f"{cancelled} of {members} were cancelled")
+        empty(peer)
         return taken
 
     return measure
