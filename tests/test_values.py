@@ -12,6 +12,7 @@ import pytest
 from celery import chain
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kombu.utils.json import loads
 
 import jobhandle_celery
 from jobhandle_celery import (
@@ -88,6 +89,19 @@ def test_what_is_encoded_comes_back_as_what_it_was(value: Any) -> None:
     back = serialization.decode(encoded)
     assert back == value
     assert type(back) is type(value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"__type__": "decimal", "__value__": "1.5"}',
+        r'{"\u005f_type__": "decimal", "__value\u005f_": "1.5"}',
+        r'[{"\u005f\u005ftype\u005f\u005f": "decimal", "__value__": "1.5"}]',
+    ],
+)
+def test_envelope_is_decoded_however_its_keys_are_spelled(written: str) -> None:
+    """A row that another program wrote is decoded as its message is."""
+    assert serialization.decode(written) == loads(written) in (Decimal("1.5"), [Decimal("1.5")])
 
 
 @given(PLAIN)

@@ -24,6 +24,7 @@ _reported: set[tuple[int, str]] = set()
 
 def to_job(row: Row[Any]) -> JobRecord:
     """Return the snapshot of a row."""
+    columns = row._asdict()  # an attribute of a row takes several times as long as an item
     kwargs = read_column(
         row, "kwargs", serialization.decode, dict, lambda unreadable: {"unreadable": unreadable}
     )
@@ -31,7 +32,7 @@ def to_job(row: Row[Any]) -> JobRecord:
         row, "routing", _from_routing, tuple, lambda _: ((ALL_POSITIONS, *kwargs), {})
     )
     return JobRecord(
-        **{name: getattr(row, name) for name in _AS_STORED},
+        **{name: columns[name] for name in _AS_STORED},
         args=read_column(row, "args", serialization.decode, list, lambda unreadable: [unreadable]),
         kwargs=kwargs,
         status=row.status_id,
