@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, settings
 from kombu.transport import memory
 
 from tests.apps import make_app
+from tests.compiled_statements import share_compiled_statements
 from tests.job_factory import JobFactory
 from tests.reaper import Reaper
 from tests.servers import (
@@ -74,6 +75,7 @@ FOLDER = "jobhandle_servers_folder"
 
 def pytest_configure(config: pytest.Config) -> None:
     absent.check()
+    share_compiled_statements()
     reaper = config.stash[REAPER] = Reaper()
     given = getattr(config, "workerinput", {}).get(FOLDER)
     folder = given or tempfile.mkdtemp(prefix="jobhandle-test-servers-")
@@ -110,16 +112,22 @@ def pytest_collection() -> Iterator[None]:
 
 
 def _unshare_tasks() -> None:
-    """Keep the tasks of the modules' apps out of the apps of the tests.
+    """Keep the tasks of the modules' apps, and those that pytest-celery shares, out of the apps of the tests.
 
-    Celery adds them to each app that it finalizes later: a tenth of the processor time of all tests.
+    Celery adds them to each app that it finalizes later: an eighth of the processor time of all tests.
     """
     state: Any = _state
     state._on_app_finalizers = {
         finalizer
         for finalizer in state._on_app_finalizers
-        if not finalizer.__qualname__.startswith("Celery.task.")  # those of Celery itself, and `shared_task`
+        if not finalizer.__qualname__.startswith("Celery.task.") and not _is_of_pytest_celery(finalizer)
     }
+
+
+def _is_of_pytest_celery(finalizer: Callable[..., Any]) -> bool:
+    """Return whether it adds a task to which `shared_task` was applied in pytest-celery's modules."""
+    enclosed = [cell.cell_contents for cell in finalizer.__closure__ or ()]
+    return any(getattr(value, "__module__", "").startswith("pytest_celery.") for value in enclosed)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
