@@ -1,8 +1,6 @@
-"""The modules of this folder are imported only where they are asked for."""
+"""Services whose worker is this process."""
 
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +9,6 @@ from celery import _state
 from jobhandle_celery.runtime import runtime_of
 from tests.ecosystem.service import Service, fail, retry_tomorrow
 from tests.in_process import become_worker
-
-_SELECTED = re.compile(r"(?<!not )\becosystem\b")
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no module unless the marker is selected: other environments lack the tools."""
-    return None if _SELECTED.search(config.option.markexpr) else True
 
 
 @pytest.fixture
