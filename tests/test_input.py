@@ -314,7 +314,22 @@ def test_ids_beyond_database_range_match_nothing(
         assert jobs.cancel_many(ids=[huge]) == 0
     assert [job.id for job in jobs.find(before=2**200)] == [job_id]
     assert jobs.find(before=0) == []
-    assert jobs.cancel_many(ids=[*range(job_id + 1, job_id + 70_000), job_id]) == 1
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        1_500,
+        # More than any database accepts as parameters of a statement.
+        pytest.param(70_000, marks=pytest.mark.faults),
+    ],
+)
+def test_many_ids_are_searched_in_parts(
+    count: int, database_url: str, make_jobs_app: Callable[..., Any]
+) -> None:
+    jobs = make_jobs_app(database_url).jobs
+    job_id = jobs.handle().submit(Job(task="tests.add", args=[1, 2]))
+    assert jobs.cancel_many(ids=[*range(job_id + 1, job_id + count), job_id]) == 1
 
 
 def test_invalid_arguments_of_handle_change_nothing(app: Any) -> None:
