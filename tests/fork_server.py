@@ -6,6 +6,7 @@ time; a fork takes some milliseconds. A forked program has its own session, envi
 not started here. This module imports the standard library alone, since forks start with its imports.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -19,9 +20,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 _ROOT = Path(__file__).resolve().parent.parent
 IMPORTED = (
@@ -30,11 +32,17 @@ IMPORTED = (
     "celery.concurrency.prefork",
     "celery.concurrency.solo",
     "celery.concurrency.thread",
+    "celery.worker.components",
+    "celery.worker.consumer",
+    "celery.worker.loops",
     "kombu.transport.memory",
     "kombu.transport.pyamqp",
     "kombu.transport.redis",
     "celery.backends.redis",
+    "jobhandle_celery.cli",
+    "jobhandle_celery.jobs",
     "jobhandle_celery.migrations",
+    "jobhandle_celery.worker.bootstep",
     "psycopg",
     "pymysql",
     "sqlalchemy.dialects.mysql.pymysql",
@@ -234,7 +242,22 @@ def _main() -> None:
     control.close()
     if arguments is not None:
         sys.argv = arguments
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            _end(end.code)
+        _end(None)
+
+
+def _end(code: int | str | None) -> NoReturn:
+    """End as a program does, but leave its memory to the kernel: to free it would copy all that it shares."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are no daemons
+    atexit._run_exitfuncs()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if isinstance(code, str) else code or 0)
 
 
 if __name__ == "__main__":
