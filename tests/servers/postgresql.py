@@ -15,6 +15,7 @@ from tests.servers.server import DatabaseServer, start_first
 class PostgresqlServer(DatabaseServer):
     name = "PostgreSQL"
     end_signal = signal.SIGINT  # "fast": it rolls transactions back and disconnects everyone
+    last_signal = signal.SIGQUIT  # "immediate": it writes no checkpoint of data that are removed
 
     @property
     def url(self) -> str:
