@@ -173,9 +173,13 @@ class Submitter:
         self.queued_marker.flush_once()
         return self._store
 
+    def publish_pending(self) -> None:
+        """Publish what was committed in an event loop and is left to a thread, in bounded time."""
+        self._publish_queue.flush()
+
     def drain(self) -> None:
         """Publish what is pending, in bounded time, and mark it as Queued."""
-        self._publish_queue.flush()
+        self.publish_pending()
         self.queued_marker.flush()
 
     def send(self, job_ids: Sequence[int]) -> None:

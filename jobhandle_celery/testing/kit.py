@@ -101,7 +101,8 @@ class JobsKit(Jobs):
         return cache(lambda: StoredTrees(records, self._rows.places()))
 
     def _submitted(self) -> list[JobRecord]:
-        """Return all jobs, newest first."""
+        """Return all jobs, newest first, each published if it is to be."""
+        self._runtime.submitter.publish_pending()
         records: list[JobRecord] = []
         while page := self.find(before=records[-1].id if records else None, limit=1_000):
             records += page

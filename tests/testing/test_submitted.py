@@ -1,5 +1,6 @@
 """`assert_submitted` and `refute_submitted`, and what they say when they fail."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from unittest.mock import ANY
@@ -8,6 +9,7 @@ import pytest
 from celery import chain
 
 from jobhandle_celery import ApiUsageError, Job
+from jobhandle_celery.broker.publish_queue import PublishQueue
 from jobhandle_celery.testing import JobsKit
 from tests.support import failure
 from tests.testing import service
@@ -24,6 +26,18 @@ def test_fields_that_are_not_named_may_have_any_value(jobs: JobsKit) -> None:
     jobs.refute_submitted(add, username="bob")
     jobs.refute_submitted(add.s(1, 2))
     jobs.refute_submitted(note)
+
+
+def test_job_of_an_event_loop_is_found_published(jobs: JobsKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that publishes it does not get to it."""
+    monkeypatch.setattr(PublishQueue, "_start", lambda _: True)
+
+    async def request() -> None:
+        service.jobs.submit(note.s("a.tif"))
+
+    asyncio.run(request())
+    assert jobs.find(status="Submitted") != []
+    assert jobs.assert_submitted(note, status="Queued").attempt == 0
 
 
 def test_values_are_compared_as_the_row_keeps_them(jobs: JobsKit) -> None:
