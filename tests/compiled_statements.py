@@ -1,7 +1,7 @@
 """Compiled statements that the engines of a process share.
 
-Each test has engines of its own, and SQLAlchemy compiles each statement once for each engine: a fifth of the
-processor time of all tests.
+Each test has engines of its own, and SQLAlchemy compiles each statement once for each engine: an eighth of
+the processor time of all tests.
 """
 
 from collections.abc import Hashable, Mapping
