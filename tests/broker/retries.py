@@ -15,9 +15,8 @@ ARGS = (["a", {"b": [[1]]}], 2)
 
 def taken(app: Any) -> Any:
     """The only message in the queues, which is taken out."""
-    messages = [message for queue in QUEUES for message in received(app, queue.name)]
-    assert len(messages) == 1
-    return messages[0]
+    (message,) = received(app, *(queue.name for queue in QUEUES))
+    return message
 
 
 @contextmanager
