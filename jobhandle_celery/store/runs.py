@@ -25,6 +25,7 @@ from .statements import Guard, Transition, param, params, setting, status_litera
 from .transitions import (
     AWAITING_MESSAGE,
     CLAIMED_BY_RUN,
+    EARLY,
     EXPIRED,
     NO_PROCESS,
     NO_STOP_REQUESTED,
@@ -301,6 +302,7 @@ def _rejected(db: Executor, run: Run, task: str) -> Run | ClaimRejected:
             job.c.status_id,
             job.c.claim_id,
             EXPIRED.label("expired"),
+            EARLY.label("early"),
             alive.label("alive"),
         ).where(mine(run.job_id)),
     ).first()
@@ -322,7 +324,10 @@ def _rejected(db: Executor, run: Run, task: str) -> Run | ClaimRejected:
     if row.expired:
         db.apply(expire(mine(run.job_id), worker_actor(run.worker)))
         return ClaimRejected(RejectionReason.EXPIRED)
-    return ClaimRejected(RejectionReason.EARLY if row.alive else RejectionReason.NO_LEASE)
+    if row.alive and row.early:
+        return ClaimRejected(RejectionReason.EARLY)
+    # A lease that is alive now was renewed after the claim had been refused for it.
+    return ClaimRejected(RejectionReason.NO_LEASE)
 
 
 def _elsewhere(db: Executor, run: Run) -> str:

@@ -50,6 +50,8 @@ NO_STOP_REQUESTED = job.c.cancel_requested.is_(None)
 DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
 WAITING_WITHOUT_TIME = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
 """Held, or blocked by needs."""
+EARLY = or_(STOP_REQUESTED, WAITING_WITHOUT_TIME, ~DUE)
+"""A stop, a hold, needs or a time to come stand in the way of its start."""
 IS_TASK = job.c.kind.is_(None)
 """Not a node of a tree, which is never published and runs no body."""
 WAS_SENT = (job.c.publish_count > 0) | (job.c.attempt > 0)

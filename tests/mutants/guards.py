@@ -278,4 +278,11 @@ GUARDS = [
         (Drop(("skip_locked",)),),
         "tests/store/test_finish_many.py",
     ),
+    Mutant(
+        280,
+        "a claim that was refused for a lease, renewed since, is told that it is early",
+        "store.runs:_rejected",
+        (Replace(("row", "alive", "row", "early"), by="row.alive"),),
+        "tests/store/test_claim.py -k renewed",
+    ),
 ]

@@ -167,7 +167,8 @@ def some_encounters(worlds: Worlds, second: str) -> list[Encounter]:
 def loosely(answer: Any) -> Any:
     """Return an answer without the reason of a rejection, except whether it is reported to Celery.
 
-    A claim reads the reason after its guard, so a faster call may change it in between.
+    A claim reads the reason after its guard, so a faster call may change it in between. That one which was
+    refused for a lease is made again then is in test_claim.py.
     """
     return ("refused", answer.reason in REPORTED) if isinstance(answer, ClaimRejected) else answer
 

@@ -111,6 +111,25 @@ def test_claim_is_refused_for(harness: Harness, name: str) -> None:
         assert harness.row(job_id) == row
 
 
+def test_lease_renewed_after_the_refusal_makes_it_worth_another_try(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage a worker claims and renews at once: taken for early, the message would be dropped."""
+    run = _lease_ended(harness, harness.key(harness.submit(), harness.worker()))
+    apply = harness.database.apply
+
+    def renewed_after(*args: Any, **params: Any) -> Any:
+        moved = apply(*args, **params)
+        monkeypatch.undo()
+        assert harness.store.leases.renew(run.worker)
+        return moved
+
+    monkeypatch.setattr(harness.database, "apply", renewed_after)
+
+    assert harness.store.runs.claim(run, TASK) == ClaimRejected(RejectionReason.NO_LEASE)
+    assert harness.store.runs.claim(run, TASK) == run
+
+
 def test_claim_by_another_tasks_name_is_refused(harness: Harness) -> None:
     job_id = harness.submit()
     assert harness.store.runs.claim(harness.key(job_id, harness.worker()), "shop.other") == ClaimRejected(
