@@ -25,6 +25,7 @@ from pytest_celery import (
     CeleryTestSetup,
     CeleryWorkerContainer,
     RabbitMQContainer,
+    RabbitMQTestBroker,
     RedisContainer,
 )
 from pytest_docker_tools import container, fxtr, network
@@ -130,24 +131,29 @@ def default_redis_broker_ports() -> dict[str, Any]:
     return _published(6379)
 
 
-@pytest.fixture
-def default_rabbitmq_broker_cls() -> type[RabbitMQContainer]:
-    return RabbitMQ
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def default_rabbitmq_broker_ports() -> dict[str, Any]:
     return _published(5672)
 
 
+# One for all tests: it needs eight seconds of processor time to start.
 default_rabbitmq_broker = container(
-    image="{default_rabbitmq_broker_image}",
+    scope="session",
+    image=RabbitMQ.image(),
     ports=fxtr("default_rabbitmq_broker_ports"),
-    environment=fxtr("default_rabbitmq_broker_env"),
+    environment=RabbitMQ.initial_env(),
     network="{default_pytest_celery_network.name}",
     wrapper_class=RabbitMQ,
     timeout=120,
 )
+
+
+@pytest.fixture
+def celery_rabbitmq_broker(default_rabbitmq_broker: RabbitMQ) -> CeleryTestBroker:
+    """RabbitMQ, without the messages of an earlier test, whose worker has ended."""
+    with default_rabbitmq_broker.client as connection:
+        connection.default_channel.queue_delete(OurWorker.worker_queue())
+    return RabbitMQTestBroker(default_rabbitmq_broker)
 
 
 # pytest-celery has them in a set; its order differs between the processes of a test run.
