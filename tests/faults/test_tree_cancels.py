@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 
 CANCELLED, FINISHED, RUNNING = JobStatus.CANCELLED, JobStatus.FINISHED, JobStatus.RUNNING
 LANES = 2
-STOPS = 8
+STOPS = 4
 """Statements, drawn of up to fifty, at which one of two calls is stopped; a long run takes them all."""
 
 

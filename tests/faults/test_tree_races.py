@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(stretched(900))]
 FINISHED, ERROR, CANCELLED, RUNNING = "Finished", "Error", "Cancelled", "Running"
 READY = "what it needs has ended"
 LANES = 2
-STOPS = 8
+STOPS = 4
 """Statements, drawn of up to fifty, at which the end of a member is stopped; a long run takes them all."""
 
 

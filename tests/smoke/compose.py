@@ -49,15 +49,34 @@ class Compose:
 
     def python(self, program: str) -> Any:
         """Run a program that prints JSON in the container of Flower, which has the app; return the value."""
-        imports = "import json; from tasks.application import app, jobs; from jobhandle_celery import Job\n"
+        imports = "import json, time; from tasks.application import jobs; from jobhandle_celery import Job\n"
         output = self("exec", "-T", "flower", "python", "-c", imports + program)
         return json.loads(output.splitlines()[-1])
 
-    def containers(self, service: str) -> list[dict[str, Any]]:
-        """Inspect the containers of a service."""
-        ids = self("ps", "--quiet", service).split()
-        return [container for number in ids for container in json.loads(_docker("inspect", number))]
+    def containers(self, service: str) -> "list[Container]":
+        """Return the containers of a service."""
+        return [Container(number) for number in self("ps", "--quiet", service).split()]
 
 
-def _docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+class Container:
+    """A container, asked without docker-compose: that needs half a second of processor time to answer."""
+
+    def __init__(self, number: str) -> None:
+        self._number = number
+
+    def inspect(self) -> dict[str, Any]:
+        (found,) = json.loads(self._docker("inspect"))
+        return dict(found)
+
+    def logs(self) -> str:
+        return self._docker("logs")
+
+    def _docker(self, command: str) -> str:
+        done = subprocess.run(
+            ["docker", command, self._number],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+        return done.stdout

@@ -77,15 +77,18 @@ def up(
 
 
 def wait_until_healthy(compose: Compose, service: str) -> None:
+    (container,) = compose.containers(service)
+
     def health() -> str:
-        (container,) = compose.containers(service)
-        return str(container["State"]["Health"]["Status"])
+        return str(container.inspect()["State"]["Health"]["Status"])
 
     eventually(lambda: health() == "healthy", 180, f"{service} is not healthy")
 
 
 def wait_until_ready(compose: Compose, workers: int) -> None:
-    eventually(lambda: len(set(re.findall(r"celery@\w+ ready", compose("logs", "worker")))) == workers)
+    containers = compose.containers("worker")
+    assert len(containers) == workers
+    eventually(lambda: all(re.search(r"celery@\w+ ready", container.logs()) for container in containers))
 
 
 def test_demo_writes_its_manifest(up: Compose, data: Path) -> None:
@@ -130,7 +133,7 @@ def test_ports_are_published_on_loopback_only(up: Compose) -> None:
         binding["HostIp"]
         for service in SERVICES
         for container in up.containers(service)
-        for bindings in container["NetworkSettings"]["Ports"].values()
+        for bindings in container.inspect()["NetworkSettings"]["Ports"].values()
         for binding in bindings or []
     ]
 
@@ -176,19 +179,19 @@ def test_workers_are_scaled_and_give_jobs_back_when_stopped(up: Compose, data: P
     up("up", "--detach", "--scale", "worker=3")
     wait_until_ready(up, 3)
     short, endless = submit(up, "1.bin"), submit(up, "endless")
-    eventually(lambda: read_job(up, endless)["status"] == "Running")
+    read_job(up, endless, once="job.status == 'Running'")
 
     up("stop", "worker")
 
     assert read_job(up, short)["status"] == "Finished"
     stopped = read_job(up, endless)
     assert stopped["moves"][:3] == ["Submitted", "Running", "Requeued"]
-    assert {container["State"]["ExitCode"] for container in up.containers("worker")} == {0}
+    assert {container.inspect()["State"]["ExitCode"] for container in up.containers("worker")} == {0}
 
     up("up", "--detach", "--scale", "worker=1")
-    eventually(lambda: read_job(up, endless)["attempt"] == 2)
+    read_job(up, endless, once="job.attempt == 2")
     assert up.python(f"print(json.dumps(jobs.attach({endless}).cancel_job()))") == "Running"
-    eventually(lambda: read_job(up, endless)["status"] == "Cancelled")
+    read_job(up, endless, once="job.status == 'Cancelled'")
 
 
 def submit(up: Compose, name: str) -> int:
@@ -198,9 +201,10 @@ def submit(up: Compose, name: str) -> int:
     return job_id
 
 
-def read_job(up: Compose, job_id: int) -> dict[str, Any]:
+def read_job(up: Compose, job_id: int, once: str = "True") -> dict[str, Any]:
+    """Read a job once it fulfils a condition: in one process, to import the app once."""
     answer: dict[str, Any] = up.python(
-        f"job = jobs.attach({job_id}).get_job()\n"
+        f"while not (job := jobs.attach({job_id}).get_job(), {once})[1]: time.sleep(0.1)\n"
         f"moves = [event.status for event in jobs.events({job_id})]\n"
         "print(json.dumps({'status': job.status, 'attempt': job.attempt, 'moves': moves}))"
     )

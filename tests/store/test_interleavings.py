@@ -40,7 +40,7 @@ IN_STEPS_AND_AT_ONCE = ["sqlite", pytest.param("postgresql", marks=pytest.mark.s
 """A database that runs a transition in steps, as MariaDB does, and one that runs it at once."""
 DRAWN = 4
 """Sampled encounters of each act; there are about eighty."""
-DRAWN_OF_SOME = 8
+DRAWN_OF_SOME = 4
 """The same of one act of each call, in one scene; there are up to thirty."""
 NO_VERBS = {"submit_in_session", "is_crowded"}
 """A submit in the caller's transaction, see test_after_commit.py; and what a process remembers of settles."""

@@ -19,7 +19,7 @@ from tests.store.crash_machine import CrashMachine
 from tests.store.cutting import Cutter
 
 LONGER = os.environ.get("JOBHANDLE_TEST_MACHINE_EXAMPLES")
-EXAMPLES = {name: int(LONGER or "15") for name in DATABASES} | {"sqlite": int(LONGER or "30")}
+EXAMPLES = {name: int(LONGER or "10") for name in DATABASES} | {"sqlite": int(LONGER or "20")}
 """Fewer on the servers, which take several times as long for an example."""
 PHASES = (Phase.generate, Phase.shrink) if LONGER else (Phase.generate,)
 STEPS = 40
