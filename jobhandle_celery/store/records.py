@@ -230,7 +230,7 @@ class RejectionReason(Enum):
     EARLY = "it is not time yet"
     UNKNOWN = "there is no such job"
     NO_LEASE = "this worker's lease has ended"
-    """The one reason that may be over a moment later: the claim is worth another try."""
+    """The worker may renew it: the claim is worth another try."""
 
 
 @dataclass(frozen=True)

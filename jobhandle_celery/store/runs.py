@@ -326,7 +326,7 @@ def _rejected(db: Executor, run: Run, task: str) -> Run | ClaimRejected:
         return ClaimRejected(RejectionReason.EXPIRED)
     if row.alive and row.early:
         return ClaimRejected(RejectionReason.EARLY)
-    # A lease that is alive now was renewed after the claim had been refused for it.
+    # If nothing refuses the claim now, its worker has renewed the lease since, or its time has come since.
     return ClaimRejected(RejectionReason.NO_LEASE)
 
 

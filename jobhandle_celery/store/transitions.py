@@ -51,7 +51,7 @@ DUE = or_(job.c.not_before.is_(None), job.c.not_before <= clock())
 WAITING_WITHOUT_TIME = and_(job.c.status_id == status_literal(JobStatus.WAITING), job.c.not_before.is_(None))
 """Held, or blocked by needs."""
 EARLY = or_(STOP_REQUESTED, WAITING_WITHOUT_TIME, ~DUE)
-"""A stop, a hold, needs or a time to come stand in the way of its start."""
+"""Not to be started now: it is asked to stop, held or blocked by needs, or its time has not come."""
 IS_TASK = job.c.kind.is_(None)
 """Not a node of a tree, which is never published and runs no body."""
 WAS_SENT = (job.c.publish_count > 0) | (job.c.attempt > 0)

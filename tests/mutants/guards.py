@@ -280,7 +280,7 @@ GUARDS = [
     ),
     Mutant(
         280,
-        "a claim that was refused for a lease, renewed since, is told that it is early",
+        "a claim that was refused for a lease, renewed since, counts as early",
         "store.runs:_rejected",
         (Replace(("row", "alive", "row", "early"), by="row.alive"),),
         "tests/store/test_claim.py -k renewed",

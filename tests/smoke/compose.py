@@ -65,18 +65,13 @@ class Container:
         self._number = number
 
     def inspect(self) -> dict[str, Any]:
-        (found,) = json.loads(self._docker("inspect"))
+        (found,) = json.loads(self._docker("inspect").stdout)
         return dict(found)
 
     def logs(self) -> str:
-        return self._docker("logs")
+        """Return what its program has printed, to either stream."""
+        printed = self._docker("logs")
+        return printed.stdout + printed.stderr
 
-    def _docker(self, command: str) -> str:
-        done = subprocess.run(
-            ["docker", command, self._number],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+    def _docker(self, command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["docker", command, self._number], capture_output=True, text=True, check=True)

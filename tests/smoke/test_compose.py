@@ -204,7 +204,8 @@ def submit(up: Compose, name: str) -> int:
 def read_job(up: Compose, job_id: int, once: str = "True") -> dict[str, Any]:
     """Read a job once it fulfils a condition: in one process, to import the app once."""
     answer: dict[str, Any] = up.python(
-        f"while not (job := jobs.attach({job_id}).get_job(), {once})[1]: time.sleep(0.1)\n"
+        f"handle = jobs.attach({job_id}); job = handle.get_job()\n"
+        f"while not ({once}): time.sleep(0.1); job = handle.get_job()\n"
         f"moves = [event.status for event in jobs.events({job_id})]\n"
         "print(json.dumps({'status': job.status, 'attempt': job.attempt, 'moves': moves}))"
     )

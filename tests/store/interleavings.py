@@ -167,8 +167,8 @@ def some_encounters(worlds: Worlds, second: str) -> list[Encounter]:
 def loosely(answer: Any) -> Any:
     """Return an answer without the reason of a rejection, except whether it is reported to Celery.
 
-    A claim reads the reason after its guard, so a faster call may change it in between. That one which was
-    refused for a lease is made again then is in test_claim.py.
+    A claim reads the reason after its guard, so a faster call may change it in between. test_claim.py has
+    the reason that matters: a claim that was refused for a lease is made again.
     """
     return ("refused", answer.reason in REPORTED) if isinstance(answer, ClaimRejected) else answer
 
